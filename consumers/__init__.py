@@ -1,0 +1,1 @@
+"""How do events get in, and never get lost?"""

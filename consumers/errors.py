@@ -1,0 +1,37 @@
+"""The errors of the house. The type of an error decides its fate: retry, dead-letter, or stop."""
+
+
+class RetunedError(Exception):
+    """An error a person can act on: its text is one line that names the thing and the way out. The daemon stops."""
+
+
+class ConfigurationError(RetunedError):
+    """A setting is unknown, of the wrong type or contradicts another."""
+
+
+class WarehouseError(RetunedError):
+    """The warehouse cannot be opened, read or written."""
+
+
+class Fenced(RetunedError):
+    """Another consumer owns a partition now: the rows in hand were rolled back, and this consumer must stop."""
+
+
+class BrokerUnavailable(RetunedError):
+    """The broker does not answer. Worth another try, after a pause."""
+
+
+class BrokerRefused(RetunedError):
+    """The broker answered and said no (credentials, certificate, authorisation). Trying again does not help."""
+
+
+class TooManyDeadLetters(RetunedError):
+    """More events than the configured share cannot be decoded: stop before everything is thrown away."""
+
+
+class ChildFailed(RetunedError):
+    """A child process (training, evaluation, drift) ended without a result."""
+
+
+class Cancelled(RetunedError):
+    """A run was asked to stop; it can be resumed."""

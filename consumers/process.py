@@ -1,0 +1,165 @@
+"""Long work runs in a child process that can be killed: the parent's side and the child's side.
+
+The parent writes a job as JSON, the child answers with JSON lines on its standard output: any number of progress
+lines and one last line with a result or an error. What libraries print goes to a log file in the job's folder.
+"""
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def run_child(
+    module: str,
+    job: dict[str, Any],
+    folder: Path,
+    *,
+    timeout_seconds: float,
+    stop: threading.Event | None = None,
+    on_progress: Emit | None = None,
+    grace_seconds: float = 8.0,
+    environment: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run `python -m module` on a job and return its result.
+
+    Args:
+        job: what the child gets, JSON-serialisable; kept as `<module>.job.json` in the folder.
+        folder: made when missing; the child's log is kept there as `<module>.log`.
+        stop: when set, the child gets SIGTERM and, after the grace, SIGKILL.
+        on_progress: called in this thread with each progress line.
+
+    Raises:
+        Cancelled: stop was set before the child had a result.
+        ChildFailed: the child reported an error, died, or ran out of time; the text says which and names the log.
+    """
+    name = module.rsplit(".", 1)[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
+    job_file.write_text(json.dumps(job), encoding="utf-8")
+    environ = os.environ | {
+        # Busy-waiting OpenMP threads starve everything else on a small machine.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RETUNED_PARENT": str(os.getpid()),
+    }
+    with log_file.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environ | (environment or {}),
+            start_new_session=True,  # a Ctrl-C in the terminal reaches the daemon alone, which then decides
+        )
+    try:
+        return _follow(child, name, log_file, timeout_seconds, stop or threading.Event(), on_progress or (lambda _: None), grace_seconds)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+
+
+def _follow(
+    child: subprocess.Popen[bytes],
+    name: str,
+    log_file: Path,
+    timeout_seconds: float,
+    stop: threading.Event,
+    on_progress: Emit,
+    grace_seconds: float,
+) -> dict[str, Any]:
+    lines: queue.Queue[bytes | None] = queue.Queue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    reader = threading.Thread(target=read, name=f"{name}-output", daemon=True)
+    reader.start()
+    deadline = time.monotonic() + timeout_seconds
+    asked_to_stop = False
+    last: dict[str, Any] = {}
+    while True:
+        if stop.is_set() and not asked_to_stop:
+            asked_to_stop, deadline = True, time.monotonic() + grace_seconds
+            child.terminate()
+        if time.monotonic() > deadline:
+            child.kill()
+            if not asked_to_stop:
+                raise ChildFailed(f"{name}: took longer than {timeout_seconds:g} s and was ended; see {log_file}")
+        try:
+            line = lines.get(timeout=0.1)
+        except queue.Empty:
+            continue
+        if line is None:
+            break
+        last = json.loads(line)
+        if "result" not in last and "error" not in last:
+            on_progress(last)
+    status = child.wait()
+    reader.join()
+    if "result" in last:
+        result: dict[str, Any] = last["result"]
+        return result
+    if asked_to_stop:
+        raise Cancelled(f"{name}: stopped before it was done")
+    if "error" in last:
+        raise ChildFailed(f"{name}: {last['error']}")
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+    raise ChildFailed(f"{name}: the child process ended without a result, {how}{hint}; see {log_file}")
+
+
+def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
+    """The child's side: read the job, work, answer. Exits the process.
+
+    An error a person can act on is answered in one line; any other also leaves its traceback in the log.
+    """
+    _die_with_parent()
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+
+    def emit(line: dict[str, Any]) -> None:
+        answer.write(json.dumps(line) + "\n")
+        answer.flush()
+
+    try:
+        emit({"result": work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)})
+    except Cancelled:
+        sys.exit(75)
+    except RetunedError as error:
+        emit({"error": str(error)})
+        sys.exit(1)
+    except MemoryError:
+        emit({"error": "out of memory; give this machine more, or use a smaller model or batch"})
+        sys.exit(1)
+    except Exception as error:
+        emit({"error": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def _die_with_parent() -> None:
+    """No child outlives a daemon that was killed (Linux; elsewhere it runs to its end)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.environ.get("RETUNED_PARENT", str(os.getppid())) != str(os.getppid()):
+            sys.exit(1)  # the parent died before the line above

@@ -1,0 +1,93 @@
+"""Settings of getting events in: broker, ingestion, privacy, warehouse."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class KafkaSettings(Section):
+    """Where events come from, and where model events go."""
+
+    bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
+    group_id: str = Field("retuned", description="consumer group; offsets are kept in the warehouse, not in the group")
+    interactions_topic: str = Field("interactions", description="what the model was asked and what it answered")
+    feedback_topic: str = Field("feedback", description="what people thought of an answer")
+    model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
+    dead_letter_topic: str | None = Field(
+        None, description="copies of events that could not be decoded; they are kept in the warehouse in any case"
+    )
+    start: Literal["earliest", "latest"] = Field(
+        "earliest", description="where to begin on a partition that was never read"
+    )
+    isolation_level: Literal["read_uncommitted", "read_committed"] = Field(
+        "read_committed", description="read_committed hides records of aborted transactions"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(None)
+    sasl_username: str | None = Field(None)
+    sasl_password: SecretStr | None = Field(
+        None, description="set it by RETUNED__KAFKA__SASL_PASSWORD or sasl_password_file, never in a file under version control"
+    )
+    sasl_password_file: Path | None = Field(None, description="a file whose content is the password")
+    ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
+    ssl_certfile: Path | None = Field(None, description="client certificate, PEM")
+    ssl_keyfile: Path | None = Field(None, description="key of the client certificate, PEM")
+    session_timeout_seconds: PositiveFloat = Field(
+        30.0, description="a consumer that is silent for this long loses its partitions"
+    )
+
+
+class IngestSettings(Section):
+    """How events are written."""
+
+    batch_events: PositiveInt = Field(5_000, description="most events written in one transaction")
+    batch_seconds: PositiveFloat = Field(0.5, description="longest wait for the first event of a batch")
+    deduplicate_seconds: PositiveFloat = Field(
+        3_600.0, description="an id is a duplicate when it is stored with a timestamp within this distance"
+    )
+    dead_letter_share_limit: Share = Field(
+        0.5, description="stop when more than this share of the last dead_letter_window events could not be decoded"
+    )
+    dead_letter_window: PositiveInt = Field(1_000, description="events over which that share is taken")
+    max_event_bytes: PositiveInt = Field(5_000_000, description="larger events become dead letters")
+
+
+class PrivacySettings(Section):
+    """What is taken out of an event before it is stored."""
+
+    redact: bool = Field(True, description="replace e-mails, phones, cards, IBANs, ids, IPs, keys and tokens")
+    user_key: SecretStr | None = Field(
+        None, description="key of the hash that replaces user_id; set it by RETUNED__PRIVACY__USER_KEY or user_key_file"
+    )
+    user_key_file: Path | None = Field(
+        None, description="a file with that key; when neither is set, one is made beside the warehouse, readable by its owner"
+    )
+
+
+class WarehouseSettings(Section):
+    """The DuckDB file that holds everything."""
+
+    path: Path = Field(Path("data/retuned.duckdb"), description="the DuckDB file; one daemon owns it")
+    memory_limit: str = Field("1GB", description="DuckDB's memory limit")
+    threads: PositiveInt = Field(2, description="DuckDB's threads")
+    checkpoint_threshold: str = Field("128MB", description="size of the write-ahead log that triggers a checkpoint")
+
+
+class Settings(Section):
+    """All settings of this package."""
+
+    kafka: KafkaSettings = Field(default_factory=lambda: KafkaSettings())
+    ingest: IngestSettings = Field(default_factory=lambda: IngestSettings())
+    privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
+    warehouse: WarehouseSettings = Field(default_factory=lambda: WarehouseSettings())

@@ -1,0 +1,159 @@
+"""The warehouse: one DuckDB file, opened by one process. Connection, migrations, named queries, transactions."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from retuned.consumers.errors import WarehouseError
+from retuned.consumers.settings import WarehouseSettings
+
+MIGRATIONS = files("retuned.consumers") / "sql"
+
+
+class Warehouse:
+    """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        self._connection = connection
+        self.path = path
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same database, for one thread and one transaction at a time."""
+        return self._connection.cursor()
+
+    def rows(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> list[dict[str, Any]]:
+        """The result of a query as dictionaries."""
+        with self.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            names = [column[0] for column in cursor.description or []]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def row(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> dict[str, Any] | None:
+        """The first row of a query, or None."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def execute(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> None:
+        """Run one statement in a transaction of its own."""
+        with self.transaction() as cursor:
+            cursor.execute(sql, parameters)
+
+    def insert(self, table: str, **values: Any) -> None:
+        """Insert one row, in a transaction of its own."""
+        with self.transaction() as cursor:
+            insert(cursor, table, **values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Everything done on the cursor is written together, or not at all.
+
+        Raises:
+            WarehouseError: the disk is full or the file cannot be written; nothing was.
+        """
+        cursor = self.cursor()
+        try:
+            cursor.begin()
+            try:
+                yield cursor
+                # Only reached when no statement failed: DuckDB's COMMIT of an aborted transaction writes nothing, silently.
+                cursor.commit()
+            except BaseException:
+                try:
+                    cursor.rollback()
+                except duckdb.Error:
+                    pass  # already rolled back by the failure that is being raised
+                raise
+        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+            raise WarehouseError(f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again") from error
+        finally:
+            cursor.close()
+
+    def close(self) -> None:
+        """Close the file; safe to repeat."""
+        self._connection.close()
+
+
+def open_warehouse(settings: WarehouseSettings) -> Warehouse:
+    """Open the file, create it when it is not there, and bring its schema up to date.
+
+    Raises:
+        WarehouseError: another process has it open, it is not a DuckDB file, it cannot be written, or it was
+            made by a newer retuned.
+    """
+    path = settings.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = duckdb.connect(
+            str(path),
+            config={
+                "memory_limit": settings.memory_limit,
+                "threads": settings.threads,
+                "checkpoint_threshold": settings.checkpoint_threshold,
+                "temp_directory": str(path) + ".tmp",
+            },
+        )
+    except (duckdb.Error, OSError) as error:
+        raise _not_opened(path, error) from error
+    warehouse = Warehouse(connection, path)
+    try:
+        migrate(warehouse)
+    except BaseException:
+        warehouse.close()
+        raise
+    return warehouse
+
+
+def migrate(warehouse: Warehouse) -> None:
+    """Apply the numbered migrations that the file has not seen, each in a transaction of its own."""
+    warehouse.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
+    )
+    done = {row["number"] for row in warehouse.rows("SELECT number FROM schema_migrations")}
+    known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
+    if newer := done - known.keys():
+        raise WarehouseError(
+            f"warehouse {warehouse.path}: its schema ({max(newer)}) is newer than this retuned knows ({max(known)}); upgrade retuned"
+        )
+    for number in sorted(known.keys() - done):
+        with warehouse.transaction() as cursor:
+            cursor.execute(known[number].read_text(encoding="utf-8"))
+            cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [number, known[number].name, utc_now()])
+
+
+def insert(cursor: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:
+    """Insert one row inside a transaction. Table and column names are the code's own, never input."""
+    columns = ", ".join(f'"{name}"' for name in values)
+    marks = ", ".join("?" for _ in values)
+    cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(values.values()))
+
+
+def named_queries(folder: Traversable, file: str) -> dict[str, str]:
+    """The queries of an .sql file, each under a line `-- name: some_name`."""
+    parts = re.split(r"^-- name: (\w+)\n", (folder / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def utc_now() -> datetime:
+    """The time as the warehouse keeps it: UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _not_opened(path: Path, error: Exception) -> WarehouseError:
+    text = str(error)
+    if "lock" in text:
+        owner = re.search(r"PID (\d+)", text)
+        by = f" by process {owner[1]}" if owner else ""
+        return WarehouseError(f"warehouse {path}: in use{by}; DuckDB lets one process in: stop that one, or ask it over HTTP")
+    return WarehouseError(f"warehouse {path}: cannot be opened ({first_line(error)}); check warehouse.path")

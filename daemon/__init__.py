@@ -1,0 +1,1 @@
+"""What runs when, and who may ask for it?"""

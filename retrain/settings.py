@@ -1,0 +1,90 @@
+"""Settings of making a better model: models, dataset, training, evaluation, gate."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+
+
+class ModelsSettings(Section):
+    """Where models are."""
+
+    base: Path | None = Field(
+        None, description="folder of the base model (transformers format); without it the daemon watches and never trains"
+    )
+    directory: Path = Field(Path("data/models"), description="versions and aliases are kept here, a folder for each workload")
+    workloads: tuple[str, ...] | None = Field(None, description="workloads to retrain; null: every one that has events")
+
+
+class DatasetSettings(Section):
+    """What is learned from."""
+
+    minimum_rows: PositiveInt = Field(50, description="with fewer rows no dataset is made")
+    maximum_rows: PositiveInt = Field(20_000, description="the newest so many are used")
+    accepted_answers: bool = Field(True, description="learn from answers that people called helpful, beside corrections")
+    replay_share: Share = Field(
+        0.5, description="share of a training set that repeats older examples, so that they are not forgotten"
+    )
+    holdout_share: Share = Field(0.25, description="share of prompts that are never trained on")
+    validation_share: Share = Field(0.1, description="share of prompts that decide when training stops")
+    near_duplicate_similarity: Share = Field(
+        0.8, description="prompts at least this alike (Jaccard similarity of character 5-grams) are one prompt"
+    )
+
+
+class TrainSettings(Section):
+    """LoRA training."""
+
+    rank: PositiveInt = Field(16, description="rank of the adapter")
+    alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
+    target_modules: tuple[str, ...] | None = Field(
+        None, description="modules that get an adapter; null: the linear layers of attention and MLP"
+    )
+    learning_rate: PositiveFloat = Field(2e-3, description="peak learning rate")
+    batch_size: PositiveInt = Field(8, description="examples in a step")
+    epochs: PositiveInt = Field(5, description="most passes over the training rows")
+    patience: PositiveInt = Field(2, description="stop after so many epochs without a better validation loss")
+    warmup_share: Share = Field(0.1, description="share of the steps over which the learning rate rises")
+    max_length: PositiveInt = Field(1_024, description="longer examples lose the start of their prompt")
+    checkpoint_steps: PositiveInt = Field(20, description="a resumable checkpoint is written every so many steps")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen base model; auto: whichever is faster on this machine"
+    )
+    threads: PositiveInt | None = Field(None, description="CPU threads; null: as torch chooses")
+    seed: int = Field(0, description="of shuffling and initialisation")
+    timeout_seconds: PositiveFloat = Field(6 * 3_600.0, description="a training that takes longer is ended and counted as failed")
+
+
+class EvaluateSettings(Section):
+    """How models are compared on the holdout."""
+
+    max_new_tokens: PositiveInt = Field(128, description="longest answer generated")
+    batch_size: PositiveInt = Field(16, description="prompts generated at once, the same for each model")
+    maximum_examples: PositiveInt = Field(200, description="most holdout rows that are generated, and most regression rows")
+    timeout_seconds: PositiveFloat = Field(2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed")
+
+
+class GateSettings(Section):
+    """What a candidate must show."""
+
+    minimum_examples: PositiveInt = Field(20, description="with fewer holdout rows the answer is no")
+    minimum_gain: Share = Field(
+        0.0, description="the lower end of the interval of candidate minus champion must be above this"
+    )
+    confidence: Share = Field(0.95, description="of the paired bootstrap interval")
+    resamples: PositiveInt = Field(2_000, description="of the bootstrap")
+    maximum_hallucination_rise: Share = Field(0.02, description="the hallucination rate may rise by so much")
+    maximum_regression_drop: Share = Field(0.05, description="the score on the regression set may fall by so much")
+    maximum_latency_ratio: PositiveFloat = Field(1.25, description="median latency of the candidate over the champion's")
+
+
+class Settings(Section):
+    """All settings of this package."""
+
+    models: ModelsSettings = Field(default_factory=lambda: ModelsSettings())
+    dataset: DatasetSettings = Field(default_factory=lambda: DatasetSettings())
+    train: TrainSettings = Field(default_factory=lambda: TrainSettings())
+    evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
+    gate: GateSettings = Field(default_factory=lambda: GateSettings())
