@@ -1,0 +1,212 @@
+"""The daemon: wiring and lifecycle in one straight line. Read `run` from top to bottom and you know the program."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.kafka import KafkaPublisher, KafkaSource, check_broker
+from retuned.consumers.metrics import Metrics as ConsumerMetrics
+from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
+from retuned.daemon import commands
+from retuned.daemon.check import base_model as check_base_model
+from retuned.daemon.http import Server, application
+from retuned.daemon.jobs import Jobs
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.settings import Settings
+from retuned.daemon.status import status
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain import registry
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+
+
+class App:
+    """The parts of a daemon, and what the HTTP server may ask of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Builds everything; nothing runs yet. What was built is undone when a later part fails.
+
+        Raises:
+            RetunedError: a part cannot be built; the text names the way out.
+        """
+        self.settings = settings
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+        self.started_at: datetime = utc_now()
+        self._stops: list[tuple[str, Callable[[], None]]] = []
+        self._stop_lock = threading.Lock()
+        try:
+            self.registry = CollectorRegistry()
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self.registry)
+            check_base_model(settings.models.base)
+            log.info("broker: %s", check_broker(settings.kafka))
+            self.warehouse: Warehouse = open_warehouse(settings.warehouse)
+            self._stops.append(("warehouse", self.warehouse.close))
+            registry.reconcile(self.warehouse, settings)
+
+            self.publisher = KafkaPublisher(settings.kafka)
+            self._stops.append(("publisher", self.publisher.close))
+            self.source = KafkaSource(settings.kafka, lambda: stored_offsets(self.warehouse))
+            self.ingest = Ingest(self.source, self.warehouse, settings, ConsumerMetrics(self.registry), self.publisher)
+            self._ingest_thread = threading.Thread(target=self._ingest, name="ingest")
+            self._stops.append(("ingestion", self._stop_ingest))
+
+            metrics = Metrics(self.registry)
+            self.jobs = Jobs(
+                self.warehouse,
+                settings,
+                self.publisher,
+                metrics,
+                MonitorMetrics(self.registry),
+                RetrainMetrics(self.registry),
+                self.stopping,
+                self.fail,
+                utc_now,
+            )
+            self._stops.append(("jobs", self.jobs.shutdown))
+
+            self.server = Server(application(self, settings.http), settings.http)
+            self._stops.append(("http", self.server.stop))
+            metrics.build.labels(self.status()["version"]).set(1)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self) -> None:
+        """Start the threads: ingestion, jobs, HTTP."""
+        self._ingest_thread.start()
+        self.jobs.start()
+        self.server.start()
+        log.info("serving on %s", self.server.url)
+
+    def stop(self) -> None:
+        """Stop everything, last built first; each stop is bounded in time and safe to repeat."""
+        self.stopping.set()
+        with self._stop_lock:
+            while self._stops:
+                name, stop = self._stops.pop()
+                log.debug("stopping %s", name)
+                stop()
+
+    def fail(self, error: BaseException) -> None:
+        """The daemon cannot go on: remember why, and stop."""
+        self.error = self.error or error
+        self.stopping.set()
+
+    # What the HTTP server asks (see http.Daemon)
+
+    def health(self) -> list[str]:
+        """What is broken for good; empty when the process is sound."""
+        if self.error is not None:
+            return [str(self.error)]
+        return [] if self._ingest_thread.is_alive() else ["ingestion is not running"]
+
+    def readiness(self) -> list[str]:
+        """What is not there yet, or not there now; empty when events flow."""
+        return [] if self.ingest.broker_up else [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
+
+    def status(self) -> dict[str, Any]:
+        """See `retuned.daemon.status`."""
+        return status(self.warehouse, self.jobs, self.ingest, self.started_at)
+
+    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out `retrain`, `promote` or `rollback`."""
+        return commands.carry_out(self.jobs, name, workload, arguments)
+
+    @property
+    def reports(self) -> Path:
+        """The folder of drift reports."""
+        return self.jobs.reports
+
+    # Inside
+
+    def _ingest(self) -> None:
+        try:
+            self.ingest.run(self.stopping)
+        except BaseException as error:  # noqa: BLE001: whatever ends this thread ends the daemon, which then tells why
+            self.fail(error)
+        finally:
+            self.source.close()  # by the thread that polls: the client is not made for two
+
+    def _stop_ingest(self) -> None:
+        if self._ingest_thread.is_alive():
+            self._ingest_thread.join(timeout=STOP_SECONDS)
+        elif self._ingest_thread.ident is None:  # built, never started
+            self.source.close()
+
+
+def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
+    """Run the daemon until a signal or an error ends it; the first signal drains, the second forces.
+
+    Args:
+        ready: called once everything runs.
+
+    Returns:
+        The exit status: 0 after a signal.
+
+    Raises:
+        RetunedError: the daemon could not start, or could not go on.
+    """
+    app = App(settings)
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if app.stopping.is_set():
+            os._exit(128 + number)  # children die with this process, and DuckDB's file is whole at any moment
+        log.info("%s: stopping; a run under way is resumed at the next start", signal.Signals(number).name)
+        app.stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        app.start()
+        if ready:
+            ready(app)
+        while not app.stopping.wait(1.0):
+            pass
+    finally:
+        overdue = threading.Timer(STOP_SECONDS, _overdue)
+        overdue.daemon = True
+        overdue.start()
+        app.stop()
+        overdue.cancel()
+    if app.error is not None:
+        raise app.error
+    log.info("stopped")
+    return 0
+
+
+def run_once(settings: Settings) -> None:
+    """One pass: take in what the broker has, measure, check for drift, decide, retrain if it is time.
+
+    Raises:
+        RetunedError: the pass could not be made.
+    """
+    app = App(settings)
+    try:
+        while app.ingest.step() or not app.ingest.caught_up:
+            pass
+        app.jobs.watch()
+        app.jobs.check_drift()
+        app.jobs.resume()
+    finally:
+        app.stop()
+
+
+def _overdue() -> None:
+    log.error("not stopped after %g s: leaving by force; nothing that was stored is lost", STOP_SECONDS)
+    os._exit(1)
+
+

@@ -1,0 +1,85 @@
+"""`retuned check`: try everything that a run would need, and say what is wrong before the night does."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.kafka import check_broker
+from retuned.consumers.warehouse import open_warehouse
+from retuned.daemon.http import bind
+from retuned.daemon.settings import Settings
+
+ENOUGH_DISK = 2 * 1024**3
+
+
+def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
+    """(what was tried, the problem if there is one, what was found), one after the other."""
+    tries: list[tuple[str, Callable[[], str]]] = [
+        ("configuration", lambda: "valid"),
+        ("broker", lambda: check_broker(settings.kafka)),
+        ("warehouse", lambda: _warehouse(settings)),
+        ("base model", lambda: base_model(settings.models.base)),
+        ("models", lambda: _writable(settings.models.directory)),
+        ("disk", lambda: _disk(settings.warehouse.path)),
+        ("http", lambda: _http(settings)),
+    ]
+    for name, attempt in tries:
+        try:
+            yield name, None, attempt()
+        except RetunedError as error:
+            yield name, str(error), ""
+
+
+def base_model(folder: Path | None) -> str:
+    """What the base model's folder holds.
+
+    Raises:
+        ConfigurationError: it is not there, or not a model in transformers' format.
+    """
+    if folder is None:
+        return "none (models.base): the daemon watches and never trains"
+    config = folder / "config.json"
+    if not folder.is_dir():
+        raise ConfigurationError(f"models.base: {folder} is not there; give the folder of a model in transformers' format")
+    if not config.is_file() or not any(folder.glob("*.safetensors")):
+        raise ConfigurationError(f"models.base: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ConfigurationError(f"models.base: {folder} holds no tokenizer (tokenizer_config.json)")
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("architectures", ["?"])[0]
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"models.base: {config} cannot be read ({error})") from error
+    return f"{kind} in {folder}"
+
+
+def _warehouse(settings: Settings) -> str:
+    fresh = not settings.warehouse.path.exists()
+    open_warehouse(settings.warehouse).close()
+    if fresh:
+        settings.warehouse.path.unlink()
+        return f"{settings.warehouse.path} can be made"
+    return f"{settings.warehouse.path} opens"
+
+
+def _writable(folder: Path) -> str:
+    place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not os.access(place, os.W_OK):
+        raise ConfigurationError(f"models.directory: {place} cannot be written by this user")
+    return f"{folder} can be written"
+
+
+def _disk(path: Path) -> str:
+    place = next(parent for parent in path.resolve().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < ENOUGH_DISK:
+        raise ConfigurationError(f"warehouse.path: {free / 1024**3:.1f} GiB are free at {place}; have at least {ENOUGH_DISK / 1024**3:.0f}")
+    return f"{free / 1024**3:.0f} GiB free"
+
+
+def _http(settings: Settings) -> str:
+    settings.http.tokens()
+    bind(settings.http).close()
+    return f"{settings.http.host}:{settings.http.port} is free"

@@ -1,0 +1,213 @@
+"""The command line: `retuned`."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon.settings import Settings, load
+
+DEFAULT_CONFIG = Path("retuned.yaml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("kafka", "apscheduler", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.INFO if options.verbose else logging.ERROR)
+    try:
+        status: int = options.act(options)
+    except RetunedError as error:
+        print(f"retuned: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="retuned", description="Keeps a language model in step with the business that uses it.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)")
+    common.add_argument("--verbose", action="store_true", help="log more")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, act: Any, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help, parents=[common])
+        added.set_defaults(act=act)
+        return added
+
+    run = command("run", _run, "run the daemon")
+    run.add_argument("--once", action="store_true", help="one pass: take in, measure, decide, retrain if it is time; then exit")
+    command("check", _check, "try the configuration and every connection")
+    status = command("status", _status, "what the daemon knows, for people or as JSON")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    for name, help in (
+        ("retrain", "retrain a workload now"),
+        ("promote", "put a version into service"),
+        ("rollback", "put the previous version back into service"),
+    ):
+        added = command(name, _command, help)
+        added.set_defaults(name=name)
+        added.add_argument("workload")
+        if name == "promote":
+            added.add_argument("version")
+        added.add_argument("--reason", help="kept with the decision")
+    command("config", _config, "print the example configuration, every key explained")
+
+    demo = command("demo", _demo, "the whole loop on this machine: a broker, a model, its users, and a change of policy")
+    demo.add_argument("--folder", type=Path, default=Path("build/demo"), help="where everything is kept (default: build/demo)")
+    demo.add_argument("--company", type=Path, metavar="FILE", help="another company in the form of daemon/demo_company.yaml")
+    demo.add_argument("--seed", type=int, default=0, help="repeats a run (default: 0)")
+    demo.add_argument("--port", type=int, default=0, help="port of the status page (default: any free one)")
+    demo.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    file = options.config
+    if file is None and DEFAULT_CONFIG.exists():
+        file = DEFAULT_CONFIG
+    return load(file)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from retuned.daemon import app
+
+    settings = _settings(options)
+    if options.once:
+        app.run_once(settings)
+        return 0
+    return app.run(settings)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from retuned.daemon.check import check
+
+    sound = True
+    for name, problem, found in check(_settings(options)):
+        sound = sound and not problem
+        print(f"{'FAIL' if problem else 'ok':4}  {name}: {problem or found}")
+    return 0 if sound else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    answer = _ask(settings, "GET", "/api/v1/status")
+    if answer is None:
+        from retuned.daemon.offline import offline
+        from retuned.daemon.status import as_json, status
+
+        with offline(settings) as jobs:
+            answer = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return 0
+    print("\n".join(_summary(answer)))
+    return 0
+
+
+def _summary(status: dict[str, Any]) -> list[str]:
+    """The status for a person at a terminal."""
+    ingestion = status["ingestion"]
+    broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
+    lines = [
+        f"retuned {status['version']}, " + (f"running since {status['started_at']}" if status["running"] else "not running"),
+        f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
+        f"{ingestion['dead_letters']} dead letters; broker {broker}",
+    ]
+    lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
+    for name, workload in status["workloads"].items():
+        lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
+        for figure in workload["quality"]:
+            if figure["model"] == "*":
+                lines.append(
+                    f"  {figure['metric']:<28} {figure['value']:.3f}  ({figure['low']:.3f} to {figure['high']:.3f},"
+                    f" n={figure['n']}, {figure['source']})"
+                )
+        if workload["drift"]:
+            lines.append(f"  drift       {workload['drift'][0]['detail']}")
+        if workload["decisions"]:
+            decision = workload["decisions"][0]
+            lines.append(f"  decision    {decision['kind']}: {'yes' if decision['outcome'] else 'no'}: {'; '.join(decision['reasons'])}")
+        roi = workload["roi"]
+        if roi["ratio"] is not None:
+            lines.append(f"  ROI         {roi['ratio']:.2f}  (gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']})")
+    return lines
+
+
+def _command(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    arguments = {key: getattr(options, key) for key in ("version", "reason") if getattr(options, key, None)}
+    path = f"/api/v1/workloads/{urllib.request.quote(options.workload, safe='')}/{options.name}"  # type: ignore[attr-defined]
+    answer = _ask(settings, "POST", path, arguments)
+    if answer is None:
+        from retuned.daemon import commands
+        from retuned.daemon.offline import offline
+
+        with offline(settings) as jobs:
+            answer = commands.carry_out(jobs, options.name, options.workload, arguments)
+            jobs.retrain_waiting()
+    print(f"{answer['workload']}: {answer['done']}")
+    return 0
+
+
+def _config(_: argparse.Namespace) -> int:
+    from retuned.daemon.example import example
+
+    print(example(), end="")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from retuned.daemon.demo import demo
+
+    return demo(options.folder, options.company, options.seed, options.port, options.keep)
+
+
+def _ask(settings: Settings, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Ask the running daemon; None when none is listening.
+
+    Raises:
+        RetunedError: the daemon refused; the text is its own.
+    """
+    host = settings.http.host if settings.http.loopback else "127.0.0.1"
+    request = urllib.request.Request(
+        f"http://{host}:{settings.http.port}{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    token = next((token for token, role in settings.http.tokens().items() if role == "operator"), None)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never send a token to a proxy
+    try:
+        with opener.open(request, timeout=30) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        try:
+            raise RetunedError(json.load(error)["error"]) from error
+        except (ValueError, KeyError):
+            raise ConfigurationError(
+                f"http.port: what listens on {settings.http.port} answered {error.code} and is not retuned"
+            ) from error
+    except (urllib.error.URLError, ConnectionError):
+        return None
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The example configuration, written from the settings themselves: every key, its default, what it means."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from retuned.daemon.settings import Settings
+
+# In the order in which an event meets them.
+SECTIONS = (
+    *("kafka", "ingest", "privacy", "warehouse"),
+    *("windows", "drift", "quality", "roi"),
+    *("models", "dataset", "train", "evaluate", "gate"),
+    *("policy", "schedule", "http"),
+)
+
+HEAD = """\
+# Configuration of retuned: every key with its default and its meaning. A file needs only the keys that differ.
+# The environment overrides the file: RETUNED__KAFKA__BOOTSTRAP_SERVERS=broker:9092. Secrets belong there, or in files.
+"""
+
+
+def example() -> str:
+    """The YAML text of deploy/retuned.example.yaml."""
+    parts = [HEAD]
+    for section in SECTIONS:
+        model = Settings.model_fields[section].annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        parts.append(f"\n# {(model.__doc__ or '').strip()}\n{section}:\n")
+        for key, inner in model.model_fields.items():
+            choices = _choices(inner.annotation)
+            comment = ". ".join(part for part in (inner.description, choices) if part)
+            if comment:
+                parts.append(textwrap.indent(textwrap.fill(comment, 110), "  # ") + "\n")
+            parts.append(f"  {key}: {_plain(inner.default)}\n")
+    return "".join(parts)
+
+
+def _choices(annotation: Any) -> str:
+    values = [v for v in getattr(annotation, "__args__", ()) if isinstance(v, str)]
+    nested = [v for part in getattr(annotation, "__args__", ()) for v in getattr(part, "__args__", ()) if isinstance(v, str)]
+    return f"One of {', '.join(values or nested)}" if values or nested else ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        raise ValueError("a secret has no default")
+    return json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else list(v))

@@ -1,0 +1,191 @@
+"""The daemon's HTTP server: health, metrics, status, reports, and the commands of an operator."""
+
+import contextlib
+import hmac
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvicorn
+from jinja2 import Environment, PackageLoader
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon.settings import HttpSettings
+from retuned.daemon.status import as_json
+
+
+class Daemon(Protocol):
+    """What the server needs of the daemon."""
+
+    registry: CollectorRegistry
+
+    def health(self) -> list[str]:
+        """What is broken for good; empty when the process is sound."""
+
+    def readiness(self) -> list[str]:
+        """What is not there yet, or not there now; empty when events flow."""
+
+    def status(self) -> dict[str, Any]:
+        """See `retuned.daemon.status`."""
+
+    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out `retrain`, `promote` or `rollback` and tell what was done."""
+
+    @property
+    def reports(self) -> Path:
+        """The folder of drift reports."""
+
+
+COMMANDS = ("retrain", "promote", "rollback")
+
+
+def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
+    """The routes. All but the health checks ask for a token when tokens are configured.
+
+    Raises:
+        ConfigurationError: a token file cannot be read.
+    """
+    tokens = settings.tokens()
+    page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
+
+    def require(request: Request, role: str) -> None:
+        if not tokens:
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        held = next((role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given.encode())), None)
+        if held is None:
+            raise HTTPException(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+        if role == "operator" and held != "operator":
+            raise HTTPException(403, "an operator's token is required")
+
+    def healthz(_: Request) -> Response:
+        return _verdict(daemon.health())
+
+    def readyz(_: Request) -> Response:
+        return _verdict(daemon.health() or daemon.readiness())
+
+    # Plain functions run in Starlette's thread pool: the event loop stays free while metrics are rendered.
+    def metrics(request: Request) -> Response:
+        require(request, "viewer")
+        return Response(generate_latest(daemon.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def status(request: Request) -> Response:
+        require(request, "viewer")
+        return Response(as_json(daemon.status()), media_type="application/json")
+
+    def index(request: Request) -> Response:
+        require(request, "viewer")
+        return HTMLResponse(page.render(status=json.loads(as_json(daemon.status()))))
+
+    def report(request: Request) -> Response:
+        require(request, "viewer")
+        name = request.path_params["id"]
+        file = daemon.reports / f"{name}.html"
+        if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
+            raise HTTPException(404, "no such report; it may have been pruned (drift.keep_reports)")
+        return FileResponse(file, media_type="text/html")
+
+    async def command(request: Request) -> Response:
+        require(request, "operator")
+        name = request.path_params["command"]
+        if name not in COMMANDS:
+            raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            # A page in a browser cannot send this type across origins without asking first.
+            raise HTTPException(415, "send a JSON object, content type application/json")
+        try:
+            arguments = json.loads(await request.body() or b"{}")
+        except ValueError as error:
+            raise HTTPException(400, f"the body is not JSON: {error}") from error
+        if not isinstance(arguments, dict):
+            raise HTTPException(400, "send a JSON object")
+        try:
+            done = await run_in_threadpool(daemon.command, name, request.path_params["workload"], arguments)
+        except RetunedError as error:
+            raise HTTPException(409, str(error)) from error
+        return JSONResponse(done)
+
+    def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+    # A name that resolves to this machine must not let a page of another site read the status.
+    hosts = ["localhost", "127.0.0.1", "[::1]"] if settings.loopback else ["*"]
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/", index),
+            Route("/reports/{id}", report),
+            Route("/api/v1/status", status),
+            Route("/api/v1/workloads/{workload}/{command}", command, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        exception_handlers={HTTPException: problem},
+    )
+
+
+class Server:
+    """Uvicorn in a thread of its own, so that the main thread keeps the signals."""
+
+    def __init__(self, application: Starlette, settings: HttpSettings) -> None:
+        """Binds the address; raises as `bind` does."""
+        self._socket = bind(settings)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="off")
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Serve from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the requests under way, at most 2 s, and stop; safe to repeat."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(timeout=4)
+        self._socket.close()
+
+
+def bind(settings: HttpSettings) -> socket.socket:
+    """A socket bound to the configured address.
+
+    Raises:
+        ConfigurationError: the address is taken or not this machine's.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((settings.host, settings.port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(
+            f"http.port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); is another retuned running?"
+        ) from error
+    return bound
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _verdict(problems: list[str]) -> Response:
+    return PlainTextResponse("\n".join(problems) + "\n" if problems else "ok\n", 503 if problems else 200)

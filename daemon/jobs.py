@@ -1,0 +1,305 @@
+"""The scheduled jobs: watch quality, check for drift, decide, retrain. APScheduler runs them; each can be called by itself."""
+
+import json
+import logging
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from retuned.consumers.errors import BrokerUnavailable, Cancelled, ChildFailed, RetunedError, WarehouseError
+from retuned.consumers.kafka import Publisher
+from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.daemon import policy
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.settings import Settings
+from retuned.monitors import drift, quality, roi
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain import rollout, run
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+
+log = logging.getLogger(__name__)
+SQL = named_queries(files("retuned.daemon") / "sql", "evidence.sql")
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001: the warehouse keeps UTC without a zone
+
+
+class Jobs:
+    """The jobs, their schedule, and the requests to retrain that wait for their turn."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        publisher: Publisher,
+        metrics: Metrics,
+        monitor_metrics: MonitorMetrics,
+        retrain_metrics: RetrainMetrics,
+        stop: threading.Event,
+        fail: Callable[[BaseException], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`fail` is told of an error after which the daemon cannot go on; `stop` ends a run under way."""
+        self.warehouse, self.settings, self.publisher = warehouse, settings, publisher
+        self.metrics, self.monitor_metrics, self.retrain_metrics = metrics, monitor_metrics, retrain_metrics
+        self.stop, self.fail, self.now = stop, fail, now
+        self.progress: dict[str, Any] = {}
+        """What the run under way last said; empty when none is."""
+        self.failures: dict[str, str] = {}
+        """The last error of each job that has not succeeded since."""
+        self._waiting: dict[str, tuple[str, ...]] = {}  # workload to reasons
+        self._lock = threading.Lock()
+        self._scheduler: BackgroundScheduler | None = None
+
+    # The schedule
+
+    def start(self) -> None:
+        """Start the schedule. Intervals count from what history says, so a restart neither skips nor repeats a job."""
+        schedule = self.settings.schedule
+        scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(1), "drift": ThreadPoolExecutor(1), "retrain": ThreadPoolExecutor(1)},
+            job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
+            timezone=UTC,
+        )
+        scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+        soon = self.now()
+        scheduler.add_job(self.watch, "interval", seconds=schedule.quality_seconds, id="quality", next_run_time=_aware(soon))
+        last = (self.warehouse.row(SQL["last_check"]) or {})["created_at"]
+        due = max(soon, last + timedelta(seconds=schedule.drift_seconds)) if last else soon
+        scheduler.add_job(
+            self.check_drift, "interval", seconds=schedule.drift_seconds, id="drift", executor="drift", next_run_time=_aware(due)
+        )
+        if schedule.retrain_cron:
+            trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
+            scheduler.add_job(self.on_schedule, trigger, id="retrain-cron", misfire_grace_time=3_600)
+        scheduler.add_job(self.resume, id="resume", executor="retrain", next_run_time=_aware(soon))
+        self._scheduler = scheduler
+        scheduler.start()
+
+    def shutdown(self) -> None:
+        """Stop the schedule and wait for the jobs; `stop` must be set, so that they end soon."""
+        if self._scheduler and self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
+
+    # The jobs
+
+    def workloads(self) -> list[str]:
+        """The workloads that have events."""
+        return [row["workload"] for row in self.warehouse.rows(SQL["workloads"])]
+
+    def watch(self) -> None:
+        """Measure quality, book the ledger, announce what waits to be announced, and ask the policy, for each workload."""
+        self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
+        now = self.now()
+        roi.book(self.warehouse, self.settings, now)
+        for workload in self.workloads():
+            self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
+            self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
+            self.retrain_metrics.aliases(self.warehouse, workload)
+            self.ask_policy(workload)
+        try:
+            rollout.announce_pending(self.warehouse, self.publisher, self.settings.kafka.model_events_topic)
+        except BrokerUnavailable as error:
+            log.warning("%s; the announcement of a model waits", error)
+        self._kick()
+
+    def check_drift(self) -> None:
+        """Compare the current window with the reference, for each workload, and ask the policy."""
+        failed: list[ChildFailed] = []
+        for workload in self.workloads():
+            try:
+                check = drift.check(self.warehouse, self.settings, workload, self.now(), self.reports, self.stop)
+            except ChildFailed as error:  # one workload's bad luck must not hide another's drift
+                failed.append(error)
+                continue
+            except Cancelled:
+                return
+            self.monitor_metrics.drift(check)
+            if check.drifted:
+                log.info("drift in %s: %s", workload, check.detail)
+            self.ask_policy(workload)
+        if failed:
+            raise failed[0]
+
+    def on_schedule(self) -> None:
+        """The configured time to retrain has come."""
+        for workload in self.workloads():
+            self.ask_policy(workload, scheduled=True)
+
+    def resume(self) -> None:
+        """Take up a run that a stop or a crash interrupted, then whatever waits."""
+        for workload in self.workloads():
+            self._run(workload, lambda workload=workload: run.resume(
+                self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic, workload,
+                self.now, self.stop, lambda line: self._on_progress(workload, line),
+            ))
+        self.retrain_waiting()
+
+    def retrain_waiting(self) -> None:
+        """Retrain whatever was asked for, one workload after the other."""
+        while not self.stop.is_set():
+            with self._lock:
+                if not self._waiting:
+                    return
+                workload, reasons = next(iter(self._waiting.items()))
+                del self._waiting[workload]
+                self.progress = {"workload": workload, "stage": "starting"}
+            self._run(workload, lambda workload=workload, reasons=reasons: run.retrain(
+                self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic, workload,
+                list(reasons), self.now, self.stop, lambda line: self._on_progress(workload, line),
+            ))
+
+    # The policy
+
+    def ask_policy(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Decision:
+        """Decide whether to retrain; a yes is put in line, and a decision that says something new is stored."""
+        evidence = self.evidence(workload, asked_by, scheduled)
+        decision = policy.decide(evidence, self.settings.policy, self.now())
+        if self.settings.models.base is None and decision.retrain:
+            decision = policy.Decision(False, (*decision.reasons, "but there is no base model (models.base)"))
+        trained = self.settings.models.workloads
+        if trained is not None and workload not in trained and decision.retrain:
+            decision = policy.Decision(False, (*decision.reasons, "but this workload is not one to retrain (models.workloads)"))
+        self._store(workload, decision, evidence)
+        if decision.retrain:
+            with self._lock:
+                self._waiting.setdefault(workload, decision.reasons)
+            self._kick()
+        return decision
+
+    def evidence(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Evidence:
+        """What is known about a workload now."""
+        now = self.now()
+        champion = self.warehouse.row(SQL["champion"], {"workload": workload}) or {}
+        last_run = self.warehouse.row(SQL["last_run"], {"workload": workload}) or {}
+        first = (self.warehouse.row(SQL["first_event"], {"workload": workload}) or {})["timestamp"] or now
+        promoted_at = champion.get("promoted_at") or first
+        ran_at = last_run.get("started_at") or EPOCH
+        windows = self.settings.windows
+        ratings = self.warehouse.row(
+            SQL["ratings"],
+            {
+                "workload": workload,
+                "promoted_at": promoted_at,
+                "now": now,
+                "current_seconds": windows.current_seconds,
+                "current_events": windows.current_events,
+                "reference_seconds": windows.reference_seconds,
+            },
+        )
+        corrections = self.warehouse.row(
+            SQL["corrections"],
+            {"workload": workload, "since_dataset": champion.get("dataset_at") or EPOCH, "since_run": ran_at},
+        )
+        assert ratings is not None
+        assert corrections is not None
+        drifted = self.warehouse.rows(
+            SQL["drift"],
+            {"workload": workload, "since": last_run.get("finished_at") or EPOCH, "checks": self.settings.policy.drift_checks},
+        )
+        return policy.Evidence(
+            drifted=tuple(row["drifted"] for row in drifted),
+            ratings_before=policy.Ratings(ratings["before_helpful"], ratings["before_total"]),
+            ratings_now=policy.Ratings(ratings["now_helpful"], ratings["now_total"]),
+            new_corrections=corrections["new"],
+            corrections_to_learn=corrections["to_learn"],
+            minimum_rows=self.settings.dataset.minimum_rows,
+            last_run_finished_at=last_run.get("finished_at"),
+            running=workload == self.progress.get("workload") or workload in self._waiting,
+            scheduled=scheduled,
+            asked_by=asked_by,
+        )
+
+    @property
+    def reports(self) -> Path:
+        """The folder of drift reports."""
+        return self.warehouse.path.parent / "reports"
+
+    # Inside
+
+    def _run(self, workload: str, work: Callable[[], run.RunResult | None]) -> None:
+        self.metrics.training.labels(workload).set(1)
+        try:
+            result = work()
+            if result is not None:
+                self.retrain_metrics.finished(result)
+                log.info("run %s of %s: %s: %s", result.run_id, workload, result.state, "; ".join(result.reasons))
+        finally:
+            self.metrics.training.labels(workload).set(0)
+            self.progress = {}
+
+    def _on_progress(self, workload: str, line: dict[str, Any]) -> None:
+        self.progress = {**self.progress, "workload": workload, **line}
+        self.retrain_metrics.progress(workload, line)
+
+    def _kick(self) -> None:
+        """Wake the retrain job when something waits and it is not at work."""
+        with self._lock:
+            idle = bool(self._waiting) and not self.progress
+        if idle and self._scheduler and self._scheduler.running and not self.stop.is_set():
+            self._scheduler.add_job(self.retrain_waiting, id="retrain", executor="retrain", replace_existing=True)
+
+    def _store(self, workload: str, decision: policy.Decision, evidence: policy.Evidence) -> None:
+        self.metrics.decisions.labels(workload, "yes" if decision.retrain else "no").inc()
+        last = self.warehouse.row(SQL["last_decision"], {"workload": workload})
+        news = last is None or last["outcome"] != decision.retrain or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
+        if not (decision.retrain or news):
+            return
+        self.warehouse.insert(
+            "decisions",
+            id=uuid.uuid4().hex,
+            created_at=self.now(),
+            workload=workload,
+            kind="retrain",
+            outcome=decision.retrain,
+            reasons=json.dumps(decision.reasons),
+            figures=json.dumps(
+                {
+                    "drifted": list(evidence.drifted),
+                    "helpful_rate_before": evidence.ratings_before.rate,
+                    "ratings_before": evidence.ratings_before.total,
+                    "helpful_rate_now": evidence.ratings_now.rate,
+                    "ratings_now": evidence.ratings_now.total,
+                    "new_corrections": evidence.new_corrections,
+                    "corrections_to_learn": evidence.corrections_to_learn,
+                }
+            ),
+            run_id=None,
+        )
+        if decision.retrain:
+            log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
+
+    def _on_event(self, event: JobExecutionEvent) -> None:
+        job = "retrain" if event.job_id == "resume" else event.job_id
+        if event.code == EVENT_JOB_MISSED:
+            self.metrics.job_runs.labels(job, "missed").inc()
+        elif event.exception is None:
+            self.metrics.job_runs.labels(job, "succeeded").inc()
+            self.metrics.job_last_success.labels(job).set(self.now().replace(tzinfo=UTC).timestamp())
+            self.failures.pop(job, None)
+        else:
+            self.metrics.job_runs.labels(job, "failed").inc()
+            self.failures[job] = str(event.exception)
+            if isinstance(event.exception, WarehouseError):
+                self.fail(event.exception)
+            elif isinstance(event.exception, RetunedError):
+                log.error("job %s: %s", job, event.exception)
+            else:
+                log.error("job %s failed: %s\n%s", job, event.exception, event.traceback)
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC)
+
+
+def _gist(reasons: list[str] | tuple[str, ...]) -> list[str]:
+    """Reasons without their figures: a count that moved is not a new reason."""
+    return ["".join(c for c in reason if not c.isdigit()) for reason in reasons]

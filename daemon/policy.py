@@ -1,0 +1,118 @@
+"""When to retrain: a pure function of the evidence. It returns its decision with every reason."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from math import sqrt
+
+from retuned.daemon.settings import PolicySettings
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Answers that people rated, and how many of them they called helpful."""
+
+    helpful: int
+    total: int
+
+    @property
+    def rate(self) -> float:
+        """Share of helpful answers; 0 when nobody rated."""
+        return self.helpful / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about one workload when the policy is asked.
+
+    Attributes:
+        drifted: outcome of the latest drift checks since the last run, newest first; None: too few events to tell.
+        ratings_before: ratings of the first answers of the model in service.
+        ratings_now: its latest ratings.
+        new_corrections: corrections since the last run began.
+        corrections_to_learn: corrections since the champion's dataset was made (without a champion: all).
+        minimum_rows: rows that a dataset needs.
+        last_run_finished_at: when the latest run ended, whatever came of it.
+        running: a run is under way.
+        scheduled: the configured time has come.
+        asked_by: who asked by hand, if anyone.
+    """
+
+    drifted: tuple[bool | None, ...] = ()
+    ratings_before: Ratings = Ratings(0, 0)
+    ratings_now: Ratings = Ratings(0, 0)
+    new_corrections: int = 0
+    corrections_to_learn: int = 0
+    minimum_rows: int = 1
+    last_run_finished_at: datetime | None = None
+    running: bool = False
+    scheduled: bool = False
+    asked_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Retrain or not, and why."""
+
+    retrain: bool
+    reasons: tuple[str, ...] = field(default=())
+
+
+def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:
+    """Retrain when there is a reason, something to learn, and nothing against it."""
+    reasons = _reasons(evidence, settings)
+    if evidence.asked_by:
+        # A person outranks the cool-down and the counts; behind a run under way the request waits its turn.
+        return Decision(True, (f"asked for by {evidence.asked_by}", *reasons))
+    if not settings.enabled:
+        return Decision(False, ("the policy is switched off (policy.enabled)",))
+    if not reasons:
+        return Decision(False, ("no reason to retrain",))
+    against = _against(evidence, settings, now)
+    if against:
+        return Decision(False, (*reasons, *against))
+    return Decision(True, reasons)
+
+
+def _reasons(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
+    reasons = []
+    latest = evidence.drifted[: settings.drift_checks]
+    if len(latest) == settings.drift_checks and all(latest):
+        checks = "the latest check" if len(latest) == 1 else f"each of the latest {len(latest)} checks"
+        reasons.append(f"drift in {checks}")
+    before, now = evidence.ratings_before, evidence.ratings_now
+    if min(before.total, now.total) >= settings.minimum_ratings:
+        drop = before.rate - now.rate
+        # Beyond chance as well as beyond the configured drop: a one-sided two-proportion test at 1%.
+        if drop >= settings.helpful_rate_drop and _drop_z(before, now) > 2.33:
+            reasons.append(
+                f"the helpful rate fell from {before.rate:.0%} ({before.total} ratings) to {now.rate:.0%} ({now.total} ratings)"
+            )
+    if settings.new_corrections is not None and evidence.new_corrections >= settings.new_corrections:
+        reasons.append(f"{evidence.new_corrections} new corrections")
+    if evidence.scheduled:
+        reasons.append("the scheduled time has come")
+    return tuple(reasons)
+
+
+def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tuple[str, ...]:
+    against = []
+    if evidence.running:
+        against.append("but a run is under way")
+    if evidence.corrections_to_learn < evidence.minimum_rows:
+        against.append(
+            f"but there is too little to learn: {evidence.corrections_to_learn} new corrections of {evidence.minimum_rows} needed"
+        )
+    elif not evidence.new_corrections:
+        against.append("but nothing new was learned since the last run")
+    if evidence.last_run_finished_at is not None:
+        rested = evidence.last_run_finished_at + timedelta(seconds=settings.cooldown_seconds)
+        if now < rested:
+            against.append(f"but the cool-down lasts until {rested:%Y-%m-%d %H:%M:%S}")
+    return tuple(against)
+
+
+def _drop_z(before: Ratings, now: Ratings) -> float:
+    """Standard score of the fall from one rate to another, with the pooled variance."""
+    pooled = (before.helpful + now.helpful) / (before.total + now.total)
+    deviation = sqrt(pooled * (1 - pooled) * (1 / before.total + 1 / now.total))
+    return (before.rate - now.rate) / deviation if deviation else 0.0

@@ -1,0 +1,189 @@
+"""The whole configuration: one YAML file, overridden by the environment. The only module that reads either."""
+
+import difflib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from apscheduler.triggers.cron import CronTrigger
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from retuned.consumers import settings as consumers
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.monitors import settings as monitors
+from retuned.retrain import settings as retrain
+
+ENVIRONMENT_PREFIX = "RETUNED__"
+
+
+def _cron(expression: str) -> str:
+    CronTrigger.from_crontab(expression)
+    return expression
+
+
+class PolicySettings(Section):
+    """When to retrain."""
+
+    enabled: bool = Field(True, description="false: retrain only when asked by hand")
+    drift_checks: PositiveInt = Field(2, description="drift in so many checks in a row is a reason to retrain")
+    helpful_rate_drop: Share = Field(
+        0.1, description="a helpful rate that fell by at least so much since the champion's promotion is a reason to retrain"
+    )
+    minimum_ratings: PositiveInt = Field(30, description="with fewer ratings on either side, the helpful rate says nothing")
+    new_corrections: PositiveInt | None = Field(
+        200, description="so many corrections since the champion's dataset are a reason to retrain; null: never by itself"
+    )
+    cooldown_seconds: PositiveFloat = Field(3_600.0, description="rest after a run, whatever came of it")
+
+
+class ScheduleSettings(Section):
+    """How often jobs run."""
+
+    quality_seconds: PositiveFloat = Field(60.0, description="quality, ledger and the policy's decision, every so often")
+    drift_seconds: PositiveFloat = Field(900.0, description="a drift check of each workload, every so often")
+    retrain_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
+        None, description="retrain at these times (UTC, crontab form, such as '0 3 * * sun') when there is something new to learn"
+    )
+
+
+class HttpSettings(Section):
+    """The daemon's own HTTP server: status, metrics, commands."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback requires tokens")
+    port: Annotated[int, Field(ge=0, lt=65_536)] = Field(8321, description="0: any free port")
+    viewer_token: SecretStr | None = Field(
+        None, description="bearer token for reading; set it by RETUNED__HTTP__VIEWER_TOKEN or viewer_token_file"
+    )
+    viewer_token_file: Path | None = Field(None, description="a file whose content is that token")
+    operator_token: SecretStr | None = Field(
+        None, description="bearer token for reading and commanding; set it by RETUNED__HTTP__OPERATOR_TOKEN or operator_token_file"
+    )
+    operator_token_file: Path | None = Field(None, description="a file whose content is that token")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def tokens(self) -> dict[str, str]:
+        """Token to role. Empty: no token is required.
+
+        Raises:
+            ConfigurationError: a token file cannot be read.
+        """
+        found = {}
+        for role, token, file in (
+            ("viewer", self.viewer_token, self.viewer_token_file),
+            ("operator", self.operator_token, self.operator_token_file),
+        ):
+            if token is not None:
+                found[token.get_secret_value()] = role
+            elif file is not None:
+                try:
+                    found[file.read_text(encoding="utf-8").strip()] = role
+                except OSError as error:
+                    raise ConfigurationError(f"http.{role}_token_file: {file} cannot be read ({error.strerror})") from error
+        return found
+
+    @model_validator(mode="after")
+    def _tokens_when_exposed(self) -> Self:
+        if not self.loopback and not (self.operator_token or self.operator_token_file):
+            raise ValueError(
+                f"host {self.host} is reachable from other machines: set operator_token_file (and viewer_token_file), or listen on 127.0.0.1"
+            )
+        return self
+
+
+class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSettings):
+    """All settings. Each package is handed this object and sees its own sections."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        protected_namespaces=(),
+    )
+
+    policy: PolicySettings = Field(default_factory=lambda: PolicySettings())
+    schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
+    http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over what `load` read from the file."""
+        return env_settings, init_settings
+
+
+def load(file: Path | None) -> Settings:
+    """Read the file (None: defaults alone), then the environment, and validate the whole.
+
+    Raises:
+        ConfigurationError: a line for each thing that is wrong: its key, its value, what was expected.
+    """
+    try:
+        return Settings(**(_read(file) if file else {}))
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(f"{_source(item, file)}: {_explain(item)}" for item in error.errors())) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read ({error.strerror}); name the configuration with --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or "not UTF-8 text"
+        raise ConfigurationError(f"{file}{line}: not YAML ({problem})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigurationError(f"{file}: expected sections such as kafka: and warehouse: at the top, not a {type(content).__name__}")
+    return content
+
+
+def _source(item: Any, file: Path | None) -> str:
+    """Where the wrong value stands: a variable of the environment, or the file."""
+    variable = ENVIRONMENT_PREFIX + "__".join(str(part) for part in item["loc"])
+    found = [name for name in os.environ if name.upper() == variable.upper()]
+    return found[0] if found else str(file or "configuration")
+
+
+def _explain(item: Any) -> str:
+    """One line for one of pydantic's errors."""
+    key = ".".join(str(part) for part in item["loc"]) or "configuration"
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _known(item["loc"][:-1]), n=1)
+        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "; see deploy/retuned.example.yaml")
+    expected = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" or any(word in key for word in ("password", "token", "user_key")):
+        return f"{key}: {expected}"
+    return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"
+
+
+def _known(path: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+

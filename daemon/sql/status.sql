@@ -1,0 +1,37 @@
+-- name: counts
+SELECT (SELECT count(*) FROM interactions) AS interactions,
+       (SELECT count(*) FROM feedback) AS feedback,
+       (SELECT count(*) FROM dead_letters) AS dead_letters
+
+-- name: aliases
+SELECT alias, version, created_at FROM aliases WHERE workload = $workload
+
+-- name: quality
+-- The latest figures of each metric, source and model.
+SELECT metric, source, model, value, low, high, n, created_at FROM quality
+WHERE workload = $workload
+QUALIFY row_number() OVER (PARTITION BY metric, source, model ORDER BY created_at DESC) = 1
+ORDER BY metric, source, model
+
+-- name: history
+-- One figure over time, at most 120 points, oldest first.
+SELECT created_at, value, low, high FROM (
+    SELECT created_at, value, low, high, row_number() OVER (ORDER BY created_at DESC) AS age FROM quality
+    WHERE workload = $workload AND metric = $metric AND source = $source AND model = '*'
+) WHERE age <= 120 ORDER BY created_at
+
+-- name: drift
+SELECT id, created_at, drifted, severity, detail, report, reference_rows, current_rows FROM drift_checks
+WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
+
+-- name: decisions
+SELECT created_at, kind, outcome, reasons, run_id FROM decisions
+WHERE workload = $workload ORDER BY created_at DESC LIMIT 10
+
+-- name: runs
+SELECT id, state, reasons, started_at, finished_at, version, train_seconds, error FROM runs
+WHERE workload = $workload ORDER BY started_at DESC LIMIT 10
+
+-- name: promotions
+SELECT created_at, event, version, previous_version, actor, reason, announced FROM promotions
+WHERE workload = $workload ORDER BY created_at DESC LIMIT 10

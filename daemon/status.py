@@ -1,0 +1,65 @@
+"""What the daemon knows, in one dictionary: for the API, the page and the command line."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.daemon.jobs import Jobs
+from retuned.monitors import roi
+
+SQL = named_queries(files("retuned.daemon") / "sql", "status.sql")
+
+
+def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
+    """JSON-serialisable; times are ISO 8601, UTC. `ingest` and `started_at` are None when no daemon is running."""
+    counts = warehouse.row(SQL["counts"])
+    return {
+        "version": version("retuned"),
+        "started_at": started_at,
+        "running": ingest is not None,
+        "ingestion": {
+            **(counts or {}),
+            "broker_up": ingest.broker_up if ingest else None,
+            "lag_events": ingest.lag if ingest else None,
+            "last_event_at": ingest.last_event_at if ingest else None,
+        },
+        "jobs": {"failures": dict(jobs.failures)},
+        "training": dict(jobs.progress),
+        "currency": jobs.settings.roi.currency,
+        "workloads": {name: _workload(warehouse, name) for name in jobs.workloads()},
+    }
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """The dictionary as JSON."""
+    return json.dumps(content, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds") + "Z"
+    raise TypeError(f"not JSON: {value!r}")
+
+
+def _workload(warehouse: Warehouse, workload: str) -> dict[str, Any]:
+    def rows(query: str, **more: str) -> list[dict[str, Any]]:
+        found = warehouse.rows(SQL[query], {"workload": workload, **more})
+        return [{**row, "reasons": json.loads(row["reasons"])} if "reasons" in row else row for row in found]
+
+    aliases = {row["alias"]: row["version"] for row in rows("aliases")}
+    return {
+        "champion": aliases.get("champion"),
+        "previous": aliases.get("previous"),
+        "quality": rows("quality"),
+        "helpful_rate": rows("history", metric="helpful_rate", source="user"),
+        "drift": rows("drift"),
+        "decisions": rows("decisions"),
+        "runs": rows("runs"),
+        "promotions": rows("promotions"),
+        "roi": asdict(roi.summary(warehouse, workload)),
+    }
