@@ -14,7 +14,7 @@ class WindowsSettings(Section):
 
     reference_seconds: PositiveFloat = Field(
         7 * 86_400.0,
-        description="length of the reference: this long from the champion's promotion on, or, without a champion, from the first event on",
+        description="length of the reference, from the champion's promotion on, or from the first event on without one",
     )
     current_seconds: PositiveFloat = Field(86_400.0, description="the current window reaches this far back")
     current_events: PositiveInt | None = Field(
@@ -32,7 +32,9 @@ class DriftSettings(Section):
     )
     topics: PositiveInt = Field(8, description="clusters that the prompts of the reference are sorted into")
     keep_reports: PositiveInt = Field(50, description="reports kept for each workload; older ones are deleted")
-    timeout_seconds: PositiveFloat = Field(300.0, description="a check that takes longer is ended and counted as failed")
+    timeout_seconds: PositiveFloat = Field(
+        300.0, description="a check that takes longer is ended and counted as failed"
+    )
 
 
 class QualitySettings(Section):

@@ -185,3 +185,12 @@ CREATE TABLE ledger (
     amount    DOUBLE    NOT NULL,                   -- quantity × rate, never negative
     reference VARCHAR   NOT NULL                    -- what it was counted from
 );
+
+-- Events below next_offset are in the ledger, and so is the fixed cost up to booked_at.
+CREATE TABLE ledger_progress (
+    topic       VARCHAR   NOT NULL,
+    partition   INTEGER   NOT NULL,
+    next_offset BIGINT    NOT NULL,
+    booked_at   TIMESTAMP NOT NULL,
+    PRIMARY KEY (topic, partition)                  -- two bookings at once conflict, and one is rolled back
+);

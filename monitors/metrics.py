@@ -1,0 +1,127 @@
+"""The metrics of watching the model, with their help. Gauges are set from results; nothing is queried at a scrape."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from retuned.monitors.drift import DriftCheck
+from retuned.monitors.quality import QUANTILES, Figure
+from retuned.monitors.roi import Roi
+
+
+class Metrics:
+    """All metrics of this package, on the registry that is passed in. `*` as model_name is all models of the window."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        model = ["workload", "model_name"]
+        self.drift_detected = Gauge(
+            "retuned_drift_detected",
+            "1 when the latest check that had enough rows found drift, 0 when it did not",
+            ["workload"],
+            registry=registry,
+        )
+        self.drift_severity = Gauge(
+            "retuned_drift_severity_ratio",
+            "Share of the compared features that moved, in the latest check that had enough rows",
+            ["workload"],
+            registry=registry,
+        )
+        self.drift_checked = Gauge(
+            "retuned_drift_check_timestamp_seconds",
+            "When the latest drift check was made, enough rows or not",
+            ["workload"],
+            registry=registry,
+        )
+        self.drift_checks = Counter(
+            "retuned_drift_checks_total",
+            "Drift checks since start, by outcome: drifted, quiet or too_few_rows",
+            ["workload", "outcome"],
+            registry=registry,
+        )
+        self.hallucination = Gauge(
+            "retuned_hallucination_ratio",
+            "Share of the judged answers of the current window that were invented, by who judged them",
+            [*model, "source"],
+            registry=registry,
+        )
+        self.helpful = Gauge(
+            "retuned_helpful_ratio",
+            "Share of the rated answers of the current window that were helpful, by who rated them",
+            [*model, "source"],
+            registry=registry,
+        )
+        self.judged = Gauge(
+            "retuned_judged_answers",
+            "Answers of the current window that a rate was counted from; rate is hallucination or helpful",
+            [*model, "rate", "source"],
+            registry=registry,
+        )
+        self.latency = Gauge(
+            "retuned_answer_latency_seconds",
+            "Latency of the answers of the current window, by quantile",
+            [*model, "quantile"],
+            registry=registry,
+        )
+        self.tokens = Gauge(
+            "retuned_answer_tokens",
+            "Mean tokens of an interaction of the current window, by kind: input or output",
+            [*model, "kind"],
+            registry=registry,
+        )
+        self.roi_ratio = Gauge(
+            "retuned_roi_ratio",
+            "(gains - costs) / costs of the whole ledger; absent while nothing was spent",
+            ["workload"],
+            registry=registry,
+        )
+        self.roi_amount = Gauge(
+            "retuned_roi_amount",
+            "Sum of the whole ledger by kind (gain or cost) and item, in the configured currency",
+            ["workload", "kind", "item"],
+            registry=registry,
+        )
+        self._shown: dict[tuple[Gauge, str], set[tuple[str, ...]]] = {}
+
+    def drift(self, check: DriftCheck, *, counted: bool = True) -> None:
+        """Show a check. One without enough rows leaves the last verdict standing; one from before a restart is shown
+        and not counted."""
+        self.drift_checked.labels(check.workload).set(check.created_at.replace(tzinfo=UTC).timestamp())
+        outcome = {None: "too_few_rows", True: "drifted", False: "quiet"}[check.drifted]
+        if counted:
+            self.drift_checks.labels(check.workload, outcome).inc()
+        if check.drifted is not None and check.severity is not None:
+            self.drift_detected.labels(check.workload).set(check.drifted)
+            self.drift_severity.labels(check.workload).set(check.severity)
+
+    def quality(self, workload: str, figures: list[Figure]) -> None:
+        """Show the figures of a workload; what has no figure any more disappears."""
+        rates = {"hallucination_rate": self.hallucination, "helpful_rate": self.helpful}
+        quantiles = {metric: f"{quantile:g}" for quantile, metric in QUANTILES.items()}
+        for metric, gauge in rates.items():
+            self._replace(gauge, workload, [((f.model, f.source), f.value) for f in figures if f.metric == metric])
+        judged = [((f.model, f.metric.removesuffix("_rate"), f.source), f.n) for f in figures if f.metric in rates]
+        latency = [((f.model, quantiles[f.metric]), f.value) for f in figures if f.metric in quantiles]
+        tokens = [
+            ((f.model, f.metric.removesuffix("_tokens")), f.value) for f in figures if f.metric.endswith("_tokens")
+        ]
+        self._replace(self.judged, workload, judged)
+        self._replace(self.latency, workload, latency)
+        self._replace(self.tokens, workload, tokens)
+
+    def roi(self, workload: str, summary: Roi) -> None:
+        """Show the ledger of a workload, or of all as `*`."""
+        amounts = defaultdict[tuple[str, str], float](float)
+        for item in summary.items:
+            amounts[item.kind, item.item] += item.amount
+        self._replace(self.roi_ratio, workload, [] if summary.ratio is None else [((), summary.ratio)])
+        self._replace(self.roi_amount, workload, amounts.items())
+
+    def _replace(self, gauge: Gauge, workload: str, series: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        values = dict(series)
+        for labels in self._shown.get((gauge, workload), set()) - values.keys():
+            gauge.remove(workload, *labels)
+        self._shown[gauge, workload] = set(values)
+        for labels, value in values.items():
+            gauge.labels(workload, *labels).set(value)

@@ -1,0 +1,106 @@
+-- name: sampled
+-- Both samples as one, with the last thing the user said.
+CREATE OR REPLACE TEMP TABLE sampled AS
+WITH united AS (
+    SELECT 'reference' AS "window", * FROM reference_rows
+    UNION ALL
+    SELECT 'current' AS "window", * FROM current_rows
+), parsed AS (
+    SELECT *, from_json(messages, '[{"role": "VARCHAR", "content": "VARCHAR"}]') AS turns FROM united
+)
+SELECT
+    "window", id, response, latency_seconds, context,
+    coalesce(list_filter(turns, lambda turn: turn.role = 'user')[-1].content, turns[-1].content, '') AS prompt,
+    list_distinct(regexp_extract_all(lower(prompt), '[\p{L}][\p{L}\p{M}''’]+')) AS words
+FROM parsed
+
+-- name: features
+WITH spoken AS (
+    SELECT "window", id, unnest(words) AS word FROM sampled
+), vocabulary AS (
+    SELECT word, count(*) AS rows FROM spoken WHERE "window" = 'reference' GROUP BY word
+), unseen AS (
+    -- A word counts as new when no other row of the reference has it; without "other", rows of the reference
+    -- would have no new words by construction, and every quiet window would look different from them.
+    SELECT
+        spoken."window", id,
+        avg(CASE WHEN coalesce(vocabulary.rows, 0) <= (spoken."window" = 'reference')::INTEGER THEN 1.0 ELSE 0.0 END) AS share
+    FROM spoken LEFT JOIN vocabulary USING (word)
+    GROUP BY spoken."window", id
+), languages (language, function_words) AS (
+    VALUES
+        ('english', ['the', 'is', 'my', 'what', 'how', 'you', 'to', 'can', 'do', 'of', 'and', 'not', 'for', 'with']),
+        ('german', ['der', 'die', 'das', 'ist', 'ich', 'und', 'wie', 'nicht', 'mein', 'meine', 'kann', 'ein', 'eine', 'zu']),
+        ('french', ['le', 'les', 'est', 'je', 'et', 'comment', 'pas', 'mon', 'une', 'des', 'que', 'vous', 'pour', 'du']),
+        ('spanish', ['el', 'los', 'es', 'yo', 'cómo', 'mi', 'una', 'qué', 'por', 'para', 'con', 'del', 'puedo', 'tengo']),
+        ('italian', ['il', 'che', 'di', 'è', 'non', 'come', 'sono', 'mio', 'gli', 'della', 'posso', 'ho', 'mi', 'una']),
+        ('portuguese', ['os', 'não', 'como', 'uma', 'meu', 'eu', 'para', 'você', 'do', 'da', 'posso', 'são', 'minha', 'com']),
+        ('dutch', ['het', 'een', 'ik', 'niet', 'hoe', 'mijn', 'van', 'kan', 'wat', 'en', 'voor', 'de', 'heb', 'naar'])
+), guessed AS (
+    SELECT
+        "window", id,
+        arg_max(language, len(list_intersect(words, function_words)) - ordinal / 100.0) AS language,
+        max(len(list_intersect(words, function_words))) AS hits
+    FROM sampled, (SELECT *, row_number() OVER () AS ordinal FROM languages)
+    GROUP BY "window", id
+), helpful AS (
+    SELECT interaction_id AS id, arg_max(value::VARCHAR, timestamp) AS value
+    FROM feedback
+    WHERE name = 'helpful' AND source = 'user' AND interaction_id IN (SELECT id FROM sampled)
+    GROUP BY interaction_id
+)
+SELECT
+    sampled."window",
+    prompt,
+    length(prompt)::DOUBLE AS prompt_length,
+    length(response)::DOUBLE AS response_length,
+    length(regexp_replace(prompt, '\D', '', 'g')) / greatest(length(prompt), 1)::DOUBLE AS digit_share,
+    (length(prompt) - length(replace(prompt, '?', '')))::DOUBLE AS question_marks,
+    unseen.share AS new_words,
+    latency_seconds,
+    CASE
+        WHEN regexp_matches(prompt, '[\p{Hiragana}\p{Katakana}]') THEN 'japanese'
+        WHEN regexp_matches(prompt, '\p{Hangul}') THEN 'korean'
+        WHEN regexp_matches(prompt, '\p{Han}') THEN 'chinese'
+        WHEN regexp_matches(prompt, '\p{Cyrillic}') THEN 'cyrillic'
+        WHEN regexp_matches(prompt, '\p{Arabic}') THEN 'arabic'
+        WHEN regexp_matches(prompt, '\p{Devanagari}') THEN 'devanagari'
+        WHEN regexp_matches(prompt, '\p{Greek}') THEN 'greek'
+        WHEN regexp_matches(prompt, '\p{Hebrew}') THEN 'hebrew'
+        WHEN regexp_matches(prompt, '\p{Thai}') THEN 'thai'
+        WHEN guessed.hits > 0 THEN guessed.language
+        ELSE 'unknown'
+    END AS language,
+    CASE WHEN regexp_matches(
+        replace(lower(response), '’', ''''),
+        '\b(i''?m (sorry|afraid|unable|not able)|i am (sorry|afraid|unable|not able)|i (can''?t|cannot|can not|won''?t) (help|assist|answer|provide|do|say|tell)|i (do not|don''?t) (know|have)|as an ai|es tut mir leid|(das )?weiß ich nicht|kann ich (leider )?nicht|je suis désolée?|je ne (sais|peux) pas|lo siento|no (lo sé|puedo))\b'
+    ) THEN 'yes' ELSE 'no' END AS refusal,
+    CASE WHEN coalesce(json_array_length(context), 0) > 0 THEN 'yes' ELSE 'no' END AS has_context,
+    CASE helpful.value WHEN 'true' THEN 'yes' WHEN 'false' THEN 'no' END AS helpful
+FROM sampled
+LEFT JOIN unseen ON unseen."window" = sampled."window" AND unseen.id = sampled.id
+LEFT JOIN guessed ON guessed."window" = sampled."window" AND guessed.id = sampled.id
+LEFT JOIN helpful ON helpful.id = sampled.id
+ORDER BY sampled."window", sampled.id
+
+-- name: new_terms
+-- Words of the current window that the reference does not know, the most frequent first.
+SELECT word
+FROM (SELECT "window", unnest(words) AS word FROM sampled)
+GROUP BY word
+HAVING count(*) FILTER ("window" = 'reference') = 0 AND count(*) >= 3 AND length(word) > 3
+ORDER BY count(*) DESC, word
+LIMIT 5
+
+-- name: old_reports
+SELECT id, report
+FROM drift_checks
+WHERE workload = $workload AND report IS NOT NULL
+ORDER BY created_at DESC, id DESC
+OFFSET $keep
+
+-- name: latest
+SELECT * FROM drift_checks
+WHERE workload = $workload AND (drifted IS NOT NULL OR NOT $decided)
+ORDER BY created_at DESC, id DESC
+LIMIT 1

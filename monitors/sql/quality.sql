@@ -1,0 +1,67 @@
+-- name: window
+-- What figures are made of: the interactions of the current window, without their texts.
+CREATE OR REPLACE TEMP TABLE answered AS
+SELECT id, model, latency_seconds, input_tokens, output_tokens
+FROM interactions
+WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+
+-- name: votes
+-- One vote for each interaction, name and source: the last one. Feedback is not older than what it is about, but
+-- for clocks that differ; so the day before the window is enough.
+WITH votes AS (
+    SELECT interaction_id, name, source, arg_max(value::VARCHAR, timestamp) AS value
+    FROM feedback
+    WHERE name IN ('hallucination', 'helpful') AND timestamp >= $start - INTERVAL 1 DAY
+        AND interaction_id IN (SELECT id FROM answered)
+    GROUP BY interaction_id, name, source
+)
+SELECT name, source, coalesce(model, '*') AS model, count(*) FILTER (value = 'true') AS yes, count(*) AS n
+FROM votes JOIN answered ON answered.id = votes.interaction_id
+WHERE value IN ('true', 'false')
+GROUP BY GROUPING SETS ((name, source, model), (name, source))
+ORDER BY ALL
+
+-- name: latency
+-- Quantiles with their distribution-free intervals: the order statistics around the rank (Conover 1999, 3.2).
+WITH sorted AS (
+    SELECT coalesce(model, '*') AS model, list_sort(list(latency_seconds)) AS latencies, count(*) AS n
+    FROM answered
+    WHERE isfinite(latency_seconds) AND latency_seconds >= 0
+    GROUP BY GROUPING SETS ((model), ())
+), ranks AS (
+    SELECT model, latencies, n, quantile, ceil(n * quantile) AS rank, 1.96 * sqrt(n * quantile * (1 - quantile)) AS reach
+    FROM sorted, (VALUES (0.5), (0.95), (0.99)) quantiles (quantile)
+    WHERE n > 0
+)
+SELECT
+    model, quantile, n,
+    latencies[rank::BIGINT] AS value,
+    latencies[greatest(1, floor(n * quantile - reach))::BIGINT] AS low,
+    latencies[least(n, ceil(n * quantile + reach))::BIGINT] AS high
+FROM ranks
+ORDER BY ALL
+
+-- name: tokens
+SELECT
+    coalesce(model, '*') AS model, kind, count(tokens) AS n, avg(tokens) AS mean,
+    coalesce(1.96 * stddev_samp(tokens) / sqrt(count(tokens)), 0.0) AS half
+FROM (
+    SELECT model, 'input_tokens' AS kind, input_tokens AS tokens FROM answered
+    UNION ALL
+    SELECT model, 'output_tokens' AS kind, output_tokens AS tokens FROM answered
+)
+WHERE tokens IS NOT NULL
+GROUP BY GROUPING SETS ((model, kind), (kind))
+ORDER BY ALL
+
+-- name: grounded
+SELECT model, response, context
+FROM sampled_answers
+WHERE coalesce(json_array_length(context), 0) > 0
+ORDER BY id
+
+-- name: latest
+SELECT workload, model, metric, source, value, low, high, n
+FROM quality
+WHERE workload = $workload AND created_at = (SELECT max(created_at) FROM quality WHERE workload = $workload)
+ORDER BY model, metric, source
