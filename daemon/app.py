@@ -136,7 +136,7 @@ class App:
     def _ingest(self) -> None:
         try:
             self.ingest.run(self.stopping)
-        except BaseException as error:  # noqa: BLE001: whatever ends this thread ends the daemon, which then tells why
+        except BaseException as error:  # noqa: BLE001  (whatever ends this thread ends the daemon)
             self.fail(error)
         finally:
             self.source.close()  # by the thread that polls: the client is not made for two
@@ -208,5 +208,3 @@ def run_once(settings: Settings) -> None:
 def _overdue() -> None:
     log.error("not stopped after %g s: leaving by force; nothing that was stored is lost", STOP_SECONDS)
     os._exit(1)
-
-

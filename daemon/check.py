@@ -43,9 +43,13 @@ def base_model(folder: Path | None) -> str:
         return "none (models.base): the daemon watches and never trains"
     config = folder / "config.json"
     if not folder.is_dir():
-        raise ConfigurationError(f"models.base: {folder} is not there; give the folder of a model in transformers' format")
+        raise ConfigurationError(
+            f"models.base: {folder} is not there; give the folder of a model in transformers' format"
+        )
     if not config.is_file() or not any(folder.glob("*.safetensors")):
-        raise ConfigurationError(f"models.base: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?")
+        raise ConfigurationError(
+            f"models.base: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?"
+        )
     if not (folder / "tokenizer_config.json").is_file():
         raise ConfigurationError(f"models.base: {folder} holds no tokenizer (tokenizer_config.json)")
     try:
@@ -75,7 +79,9 @@ def _disk(path: Path) -> str:
     place = next(parent for parent in path.resolve().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if free < ENOUGH_DISK:
-        raise ConfigurationError(f"warehouse.path: {free / 1024**3:.1f} GiB are free at {place}; have at least {ENOUGH_DISK / 1024**3:.0f}")
+        raise ConfigurationError(
+            f"warehouse.path: {free / 1024**3:.1f} GiB are free at {place}; have at least {ENOUGH_DISK / 1024**3:.0f}"
+        )
     return f"{free / 1024**3:.0f} GiB free"
 
 

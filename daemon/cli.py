@@ -37,9 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="retuned", description="Keeps a language model in step with the business that uses it.")
+    parser = argparse.ArgumentParser(
+        prog="retuned", description="Keeps a language model in step with the business that uses it."
+    )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)")
+    common.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
+    )
     common.add_argument("--verbose", action="store_true", help="log more")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -49,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     run = command("run", _run, "run the daemon")
-    run.add_argument("--once", action="store_true", help="one pass: take in, measure, decide, retrain if it is time; then exit")
+    run.add_argument(
+        "--once", action="store_true", help="one pass: take in, measure, decide, retrain if it is time; then exit"
+    )
     command("check", _check, "try the configuration and every connection")
     status = command("status", _status, "what the daemon knows, for people or as JSON")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -66,9 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--reason", help="kept with the decision")
     command("config", _config, "print the example configuration, every key explained")
 
-    demo = command("demo", _demo, "the whole loop on this machine: a broker, a model, its users, and a change of policy")
-    demo.add_argument("--folder", type=Path, default=Path("build/demo"), help="where everything is kept (default: build/demo)")
-    demo.add_argument("--company", type=Path, metavar="FILE", help="another company in the form of daemon/demo_company.yaml")
+    demo = command(
+        "demo", _demo, "the whole loop on this machine: a broker, a model, its users, and a change of policy"
+    )
+    demo.add_argument(
+        "--folder", type=Path, default=Path("build/demo"), help="where everything is kept (default: build/demo)"
+    )
+    demo.add_argument(
+        "--company", type=Path, metavar="FILE", help="another company in the form of daemon/demo_company.yaml"
+    )
     demo.add_argument("--seed", type=int, default=0, help="repeats a run (default: 0)")
     demo.add_argument("--port", type=int, default=0, help="port of the status page (default: any free one)")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
@@ -123,7 +135,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
     ingestion = status["ingestion"]
     broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
     lines = [
-        f"retuned {status['version']}, " + (f"running since {status['started_at']}" if status["running"] else "not running"),
+        f"retuned {status['version']}, "
+        + (f"running since {status['started_at']}" if status["running"] else "not running"),
         f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
         f"{ingestion['dead_letters']} dead letters; broker {broker}",
     ]
@@ -140,10 +153,12 @@ def _summary(status: dict[str, Any]) -> list[str]:
             lines.append(f"  drift       {workload['drift'][0]['detail']}")
         if workload["decisions"]:
             decision = workload["decisions"][0]
-            lines.append(f"  decision    {decision['kind']}: {'yes' if decision['outcome'] else 'no'}: {'; '.join(decision['reasons'])}")
+            verdict = "yes" if decision["outcome"] else "no"
+            lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
         roi = workload["roi"]
         if roi["ratio"] is not None:
-            lines.append(f"  ROI         {roi['ratio']:.2f}  (gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']})")
+            sums = f"gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']}"
+            lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums})")
     return lines
 
 

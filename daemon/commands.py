@@ -1,4 +1,4 @@
-"""What an operator may command: retrain, promote, roll back. Over HTTP to a running daemon, or in this process without one."""
+"""What an operator may command: retrain, promote, roll back; over HTTP to a daemon, or in this process without one."""
 
 from typing import Any
 
@@ -18,7 +18,9 @@ def carry_out(jobs: Jobs, name: str, workload: str, arguments: dict[str, Any]) -
     """
     known = jobs.workloads()
     if workload not in known:
-        raise RetunedError(f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}")
+        raise RetunedError(
+            f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
+        )
     reason = str(arguments.get("reason") or "asked for by an operator")
     if name == "retrain":
         decision = jobs.ask_policy(workload, asked_by="an operator")
@@ -31,7 +33,15 @@ def carry_out(jobs: Jobs, name: str, workload: str, arguments: dict[str, Any]) -
         if not isinstance(version, str) or not version:
             raise RetunedError("promote: name the version, for example 3f2a91c0")
         rollout.promote(
-            jobs.warehouse, jobs.settings, jobs.publisher, topic, workload, version, actor="operator", reason=reason, now=jobs.now()
+            jobs.warehouse,
+            jobs.settings,
+            jobs.publisher,
+            topic,
+            workload,
+            version,
+            actor="operator",
+            reason=reason,
+            now=jobs.now(),
         )
         return {"workload": workload, "done": f"{workload}@{version} is the champion"}
     previous = rollout.rollback(

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from retuned.daemon.settings import Settings
 
@@ -42,11 +42,11 @@ def example() -> str:
 
 def _choices(annotation: Any) -> str:
     values = [v for v in getattr(annotation, "__args__", ()) if isinstance(v, str)]
-    nested = [v for part in getattr(annotation, "__args__", ()) for v in getattr(part, "__args__", ()) if isinstance(v, str)]
+    nested = [
+        v for part in getattr(annotation, "__args__", ()) for v in getattr(part, "__args__", ()) if isinstance(v, str)
+    ]
     return f"One of {', '.join(values or nested)}" if values or nested else ""
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        raise ValueError("a secret has no default")
     return json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else list(v))

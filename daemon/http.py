@@ -65,7 +65,9 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         if not tokens:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        held = next((role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given.encode())), None)
+        held = next(
+            (role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given.encode())), None
+        )
         if held is None:
             raise HTTPException(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
         if role == "operator" and held != "operator":
@@ -147,9 +149,13 @@ class Server:
         self._socket = bind(settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="off")
+        config = uvicorn.Config(
+            application, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="off"
+        )
         self._server = _Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True
+        )
 
     def start(self) -> None:
         """Serve from now on."""
@@ -176,7 +182,8 @@ def bind(settings: HttpSettings) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ConfigurationError(
-            f"http.port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); is another retuned running?"
+            f"http.port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            "is another retuned running?"
         ) from error
     return bound
 

@@ -1,4 +1,4 @@
-"""The scheduled jobs: watch quality, check for drift, decide, retrain. APScheduler runs them; each can be called by itself."""
+"""The scheduled jobs: watch quality, check for drift, decide, retrain. Each can be called without the schedule."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 log = logging.getLogger(__name__)
 SQL = named_queries(files("retuned.daemon") / "sql", "evidence.sql")
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001: the warehouse keeps UTC without a zone
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a zone)
 
 
 class Jobs:
@@ -65,17 +65,28 @@ class Jobs:
         """Start the schedule. Intervals count from what history says, so a restart neither skips nor repeats a job."""
         schedule = self.settings.schedule
         scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(1), "drift": ThreadPoolExecutor(1), "retrain": ThreadPoolExecutor(1)},
+            executors={
+                "default": ThreadPoolExecutor(1),
+                "drift": ThreadPoolExecutor(1),
+                "retrain": ThreadPoolExecutor(1),
+            },
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
             timezone=UTC,
         )
         scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
         soon = self.now()
-        scheduler.add_job(self.watch, "interval", seconds=schedule.quality_seconds, id="quality", next_run_time=_aware(soon))
+        scheduler.add_job(
+            self.watch, "interval", seconds=schedule.quality_seconds, id="quality", next_run_time=_aware(soon)
+        )
         last = (self.warehouse.row(SQL["last_check"]) or {})["created_at"]
         due = max(soon, last + timedelta(seconds=schedule.drift_seconds)) if last else soon
         scheduler.add_job(
-            self.check_drift, "interval", seconds=schedule.drift_seconds, id="drift", executor="drift", next_run_time=_aware(due)
+            self.check_drift,
+            "interval",
+            seconds=schedule.drift_seconds,
+            id="drift",
+            executor="drift",
+            next_run_time=_aware(due),
         )
         if schedule.retrain_cron:
             trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
@@ -96,7 +107,7 @@ class Jobs:
         return [row["workload"] for row in self.warehouse.rows(SQL["workloads"])]
 
     def watch(self) -> None:
-        """Measure quality, book the ledger, announce what waits to be announced, and ask the policy, for each workload."""
+        """Measure quality, book the ledger, announce what waits for it, and ask the policy, for each workload."""
         self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
         now = self.now()
         roi.book(self.warehouse, self.settings, now)
@@ -137,10 +148,19 @@ class Jobs:
     def resume(self) -> None:
         """Take up a run that a stop or a crash interrupted, then whatever waits."""
         for workload in self.workloads():
-            self._run(workload, lambda workload=workload: run.resume(
-                self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic, workload,
-                self.now, self.stop, lambda line: self._on_progress(workload, line),
-            ))
+            self._run(
+                workload,
+                lambda workload=workload: run.resume(
+                    self.warehouse,
+                    self.settings,
+                    self.publisher,
+                    self.settings.kafka.model_events_topic,
+                    workload,
+                    self.now,
+                    self.stop,
+                    lambda line: self._on_progress(workload, line),
+                ),
+            )
         self.retrain_waiting()
 
     def retrain_waiting(self) -> None:
@@ -152,10 +172,20 @@ class Jobs:
                 workload, reasons = next(iter(self._waiting.items()))
                 del self._waiting[workload]
                 self.progress = {"workload": workload, "stage": "starting"}
-            self._run(workload, lambda workload=workload, reasons=reasons: run.retrain(
-                self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic, workload,
-                list(reasons), self.now, self.stop, lambda line: self._on_progress(workload, line),
-            ))
+            self._run(
+                workload,
+                lambda workload=workload, reasons=reasons: run.retrain(
+                    self.warehouse,
+                    self.settings,
+                    self.publisher,
+                    self.settings.kafka.model_events_topic,
+                    workload,
+                    list(reasons),
+                    self.now,
+                    self.stop,
+                    lambda line: self._on_progress(workload, line),
+                ),
+            )
 
     # The policy
 
@@ -167,7 +197,9 @@ class Jobs:
             decision = policy.Decision(False, (*decision.reasons, "but there is no base model (models.base)"))
         trained = self.settings.models.workloads
         if trained is not None and workload not in trained and decision.retrain:
-            decision = policy.Decision(False, (*decision.reasons, "but this workload is not one to retrain (models.workloads)"))
+            decision = policy.Decision(
+                False, (*decision.reasons, "but this workload is not one to retrain (models.workloads)")
+            )
         self._store(workload, decision, evidence)
         if decision.retrain:
             with self._lock:
@@ -203,7 +235,11 @@ class Jobs:
         assert corrections is not None
         drifted = self.warehouse.rows(
             SQL["drift"],
-            {"workload": workload, "since": last_run.get("finished_at") or EPOCH, "checks": self.settings.policy.drift_checks},
+            {
+                "workload": workload,
+                "since": last_run.get("finished_at") or EPOCH,
+                "checks": self.settings.policy.drift_checks,
+            },
         )
         return policy.Evidence(
             drifted=tuple(row["drifted"] for row in drifted),
@@ -250,7 +286,11 @@ class Jobs:
     def _store(self, workload: str, decision: policy.Decision, evidence: policy.Evidence) -> None:
         self.metrics.decisions.labels(workload, "yes" if decision.retrain else "no").inc()
         last = self.warehouse.row(SQL["last_decision"], {"workload": workload})
-        news = last is None or last["outcome"] != decision.retrain or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
+        news = (
+            last is None
+            or last["outcome"] != decision.retrain
+            or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
+        )
         if not (decision.retrain or news):
             return
         self.warehouse.insert(

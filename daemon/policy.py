@@ -85,7 +85,8 @@ def _reasons(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
         # Beyond chance as well as beyond the configured drop: a one-sided two-proportion test at 1%.
         if drop >= settings.helpful_rate_drop and _drop_z(before, now) > 2.33:
             reasons.append(
-                f"the helpful rate fell from {before.rate:.0%} ({before.total} ratings) to {now.rate:.0%} ({now.total} ratings)"
+                f"the helpful rate fell from {before.rate:.0%} ({before.total} ratings) "
+                f"to {now.rate:.0%} ({now.total} ratings)"
             )
     if settings.new_corrections is not None and evidence.new_corrections >= settings.new_corrections:
         reasons.append(f"{evidence.new_corrections} new corrections")
@@ -100,7 +101,8 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
         against.append("but a run is under way")
     if evidence.corrections_to_learn < evidence.minimum_rows:
         against.append(
-            f"but there is too little to learn: {evidence.corrections_to_learn} new corrections of {evidence.minimum_rows} needed"
+            f"but there is too little to learn: {evidence.corrections_to_learn} new corrections "
+            f"of {evidence.minimum_rows} needed"
         )
     elif not evidence.new_corrections:
         against.append("but nothing new was learned since the last run")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 import yaml
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
 from retuned.consumers.errors import ConfigurationError
@@ -31,11 +31,15 @@ class PolicySettings(Section):
     enabled: bool = Field(True, description="false: retrain only when asked by hand")
     drift_checks: PositiveInt = Field(2, description="drift in so many checks in a row is a reason to retrain")
     helpful_rate_drop: Share = Field(
-        0.1, description="a helpful rate that fell by at least so much since the champion's promotion is a reason to retrain"
+        0.1,
+        description="a helpful rate that fell by so much since the champion's promotion is a reason to retrain",
     )
-    minimum_ratings: PositiveInt = Field(30, description="with fewer ratings on either side, the helpful rate says nothing")
+    minimum_ratings: PositiveInt = Field(
+        30, description="with fewer ratings on either side, the helpful rate says nothing"
+    )
     new_corrections: PositiveInt | None = Field(
-        200, description="so many corrections since the champion's dataset are a reason to retrain; null: never by itself"
+        200,
+        description="so many corrections since the champion's dataset are a reason to retrain; null: never by itself",
     )
     cooldown_seconds: PositiveFloat = Field(3_600.0, description="rest after a run, whatever came of it")
 
@@ -43,10 +47,13 @@ class PolicySettings(Section):
 class ScheduleSettings(Section):
     """How often jobs run."""
 
-    quality_seconds: PositiveFloat = Field(60.0, description="quality, ledger and the policy's decision, every so often")
+    quality_seconds: PositiveFloat = Field(
+        60.0, description="quality, ledger and the policy's decision, every so often"
+    )
     drift_seconds: PositiveFloat = Field(900.0, description="a drift check of each workload, every so often")
     retrain_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
-        None, description="retrain at these times (UTC, crontab form, such as '0 3 * * sun') when there is something new to learn"
+        None,
+        description="retrain at these times when there is something new to learn; UTC, crontab form: '0 3 * * sun'",
     )
 
 
@@ -60,7 +67,8 @@ class HttpSettings(Section):
     )
     viewer_token_file: Path | None = Field(None, description="a file whose content is that token")
     operator_token: SecretStr | None = Field(
-        None, description="bearer token for reading and commanding; set it by RETUNED__HTTP__OPERATOR_TOKEN or operator_token_file"
+        None,
+        description="bearer token for commanding too; set it by RETUNED__HTTP__OPERATOR_TOKEN or operator_token_file",
     )
     operator_token_file: Path | None = Field(None, description="a file whose content is that token")
 
@@ -89,14 +97,17 @@ class HttpSettings(Section):
                 try:
                     found[file.read_text(encoding="utf-8").strip()] = role
                 except OSError as error:
-                    raise ConfigurationError(f"http.{role}_token_file: {file} cannot be read ({error.strerror})") from error
+                    raise ConfigurationError(
+                        f"http.{role}_token_file: {file} cannot be read ({error.strerror})"
+                    ) from error
         return found
 
     @model_validator(mode="after")
     def _tokens_when_exposed(self) -> Self:
         if not self.loopback and not (self.operator_token or self.operator_token_file):
             raise ValueError(
-                f"host {self.host} is reachable from other machines: set operator_token_file (and viewer_token_file), or listen on 127.0.0.1"
+                f"host {self.host} is reachable from other machines: set operator_token_file "
+                "(and viewer_token_file), or listen on 127.0.0.1"
             )
         return self
 
@@ -120,11 +131,11 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003  (pydantic-settings names the arguments)
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over what `load` read from the file."""
         return env_settings, init_settings
@@ -139,14 +150,18 @@ def load(file: Path | None) -> Settings:
     try:
         return Settings(**(_read(file) if file else {}))
     except ValidationError as error:
-        raise ConfigurationError("\n".join(f"{_source(item, file)}: {_explain(item)}" for item in error.errors())) from error
+        raise ConfigurationError(
+            "\n".join(f"{_source(item, file)}: {_explain(item)}" for item in error.errors())
+        ) from error
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read ({error.strerror}); name the configuration with --config") from error
+        raise ConfigurationError(
+            f"{file}: cannot be read ({error.strerror}); name the configuration with --config"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -155,7 +170,9 @@ def _read(file: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigurationError(f"{file}: expected sections such as kafka: and warehouse: at the top, not a {type(content).__name__}")
+        raise ConfigurationError(
+            f"{file}: expected sections such as kafka: and warehouse: at the top, not a {type(content).__name__}"
+        )
     return content
 
 
@@ -186,4 +203,3 @@ def _known(path: tuple[Any, ...]) -> list[str]:
             return []
         model = inner
     return list(model.model_fields)
-

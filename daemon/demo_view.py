@@ -1,0 +1,152 @@
+"""The demo's terminal view: what has happened, what is happening, and the figures, live."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass
+class Stage:
+    """A step of the story."""
+
+    title: str
+    began: float | None = None
+    ended: float | None = None
+    note: str = ""
+
+
+@dataclass
+class Figures:
+    """What the view shows beside the stages."""
+
+    status: dict[str, Any] = field(default_factory=dict)
+    events_per_second: float = 0.0
+    right_share: float | None = None
+    policies: str = "the first policies"
+    memory_gigabytes: float = 0.0
+
+
+class View:
+    """Shows the stages live on a terminal; elsewhere, a line for each stage that begins or ends."""
+
+    def __init__(self, console: Console, titles: Iterable[str], headline: str) -> None:
+        self.stages = [Stage(title) for title in titles]
+        self.figures = Figures()
+        self._console, self._headline = console, headline
+        self._began = time.monotonic()
+        self._live = Live(self, console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+
+    def __enter__(self) -> "View":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def begin(self, number: int) -> None:
+        """A stage begins; the one before it must have ended."""
+        self.stages[number].began = time.monotonic()
+        self._say(f"… {self.stages[number].title}")
+
+    def end(self, number: int, note: str) -> None:
+        """A stage ended; the note says with what."""
+        stage = self.stages[number]
+        stage.ended, stage.note = time.monotonic(), note
+        assert stage.began is not None
+        self._say(f"✓ {stage.title}: {note} ({stage.ended - stage.began:.0f} s)")
+
+    def __rich__(self) -> RenderableType:
+        elapsed = time.monotonic() - self._began
+        return Panel(
+            Group(self._stages(), Text(), self._numbers(), *self._training()),
+            title=self._headline,
+            subtitle=f"{elapsed // 60:.0f}:{elapsed % 60:02.0f}",
+        )
+
+    def _say(self, line: str) -> None:
+        if not self._live:
+            self._console.print(f"[{time.monotonic() - self._began:5.0f} s] {line}", markup=False, highlight=False)
+
+    def _stages(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for stage in self.stages:
+            if stage.ended is not None:
+                mark, style, spent = "✓", "green", stage.ended - (stage.began or 0)
+            elif stage.began is not None:
+                mark, style, spent = "▶", "bold", time.monotonic() - stage.began
+            else:
+                mark, style, spent = "·", "dim", 0.0
+            table.add_row(
+                Text(mark, style),
+                Text(stage.title, style),
+                Text(f"{spent:4.0f} s" if spent else "", "dim"),
+                Text(stage.note, "dim"),
+            )
+        return table
+
+    def _numbers(self) -> Table:
+        figures = self.figures
+        table = Table.grid(padding=(0, 2))
+        ingestion = figures.status.get("ingestion", {})
+        table.add_row(
+            "events",
+            f"{figures.events_per_second:.0f}/s · {ingestion.get('interactions', 0)} interactions, "
+            f"{ingestion.get('feedback', 0)} feedback, {ingestion.get('lag_events') or 0} behind",
+        )
+        if figures.right_share is not None:
+            table.add_row(
+                "customers", f"{figures.right_share:.0%} of the latest answers are right by {figures.policies}"
+            )
+        for workload in figures.status.get("workloads", {}).values():
+            rates = {
+                f["metric"]: f
+                for f in workload["quality"]
+                if f["model"] == "*" and f["source"] == "user" and f["metric"].endswith("_rate")
+            }
+            table.add_row(
+                "measured",
+                " · ".join(
+                    f"{name.replace('_', ' ')} {f['value']:.0%} ({f['low']:.0%}–{f['high']:.0%})"
+                    for name, f in rates.items()
+                )
+                or "–",
+            )
+            if workload["drift"]:
+                check = workload["drift"][0]
+                table.add_row(
+                    "drift",
+                    Text(check["detail"], "yellow" if check["drifted"] else "", overflow="ellipsis", no_wrap=True),
+                )
+            if workload["decisions"]:
+                decision = workload["decisions"][0]
+                said = f"{decision['kind']}: {'yes' if decision['outcome'] else 'no'}: {'; '.join(decision['reasons'])}"
+                table.add_row("decision", Text(said, overflow="ellipsis", no_wrap=True))
+            if workload["roi"]["ratio"] is not None:
+                table.add_row("ROI", f"{workload['roi']['ratio']:.1f}")
+            table.add_row("serving", workload["champion"] or "the base model")
+        table.add_row("memory", f"{figures.memory_gigabytes:.1f} GB in all")
+        return table
+
+    def _training(self) -> list[RenderableType]:
+        training = self.figures.status.get("training") or {}
+        if not training:
+            return []
+        words = " · ".join(
+            f"{key.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{key.replace('_', ' ')} {value}"
+            for key, value in training.items()
+            if key != "workload" and isinstance(value, str | int | float)
+        )
+        lines: list[RenderableType] = [Text(), Text(f"retraining: {words}", "cyan")]
+        if training.get("steps"):
+            lines.append(ProgressBar(total=training["steps"], completed=training.get("step", 0), width=60))
+        return lines

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.daemon.example import example
+from retuned.daemon.settings import Settings, load
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "retuned.example.yaml"
+
+
+def refused(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "retuned.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(file)
+    return str(caught.value).replace(str(file), "FILE")
+
+
+def test_defaults_are_valid() -> None:
+    assert load(None) == Settings()
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    assert refused(tmp_path, "kafka: {bootstrap_server: b:1}") == (
+        "FILE: kafka.bootstrap_server: unknown key; did you mean bootstrap_servers?"
+    )
+    assert refused(tmp_path, "polcy: {}") == "FILE: polcy: unknown key; did you mean policy?"
+
+
+def test_a_wrong_type_is_told_with_key_value_and_expectation(tmp_path: Path) -> None:
+    said = refused(tmp_path, "ingest: {batch_events: many}")
+    assert said.startswith("FILE: ingest.batch_events: input should be a valid integer")
+    assert said.endswith("not 'many'")
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    said = refused(tmp_path, "ingest: {batch_events: 0}\nwindows: {sample_rows: x}\nhttp: {port: 70000}")
+    assert {line.split(": ")[1] for line in said.splitlines()} == {
+        "ingest.batch_events",
+        "windows.sample_rows",
+        "http.port",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "not YAML"),
+        ("- kafka", "expected sections such as kafka: and warehouse: at the top, not a list"),
+        ("schedule: {retrain_cron: never}", "schedule.retrain_cron: Wrong number of fields"),
+    ],
+)
+def test_what_is_not_a_configuration_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refused(tmp_path, text)
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"nowhere.yaml: cannot be read .*name the configuration with --config"
+    ):
+        load(Path("nowhere.yaml"))
+
+
+def test_a_secret_is_never_repeated(tmp_path: Path) -> None:
+    said = refused(tmp_path, "kafka: {sasl_password: [hunter2]}")
+    assert "kafka.sasl_password" in said
+    assert "hunter2" not in said
+    file = tmp_path / "retuned.yaml"
+    file.write_text("kafka: {sasl_password: hunter2}")
+    assert "hunter2" not in repr(load(file))
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "retuned.yaml"
+    file.write_text("kafka: {bootstrap_servers: 'file:1', group_id: mine}")
+    monkeypatch.setenv("RETUNED__KAFKA__BOOTSTRAP_SERVERS", "environment:1")
+    monkeypatch.setenv("RETUNED__MODELS__WORKLOADS", '["support"]')
+    settings = load(file)
+    assert (settings.kafka.bootstrap_servers, settings.kafka.group_id) == ("environment:1", "mine")
+    assert settings.models.workloads == ("support",)
+
+
+def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETUNED__KAFKA__BOOT", "x")
+    with pytest.raises(ConfigurationError, match=r"^RETUNED__KAFKA__BOOT: kafka.boot: unknown key"):
+        load(None)
+
+
+def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
+    assert "host 0.0.0.0 is reachable from other machines" in refused(tmp_path, "http: {host: 0.0.0.0}")
+    token = tmp_path / "token"
+    token.write_text("let-me-in\n")
+    file = tmp_path / "good.yaml"
+    file.write_text(f"http: {{host: 0.0.0.0, operator_token_file: {token}}}")
+    assert load(file).http.tokens() == {"let-me-in": "operator"}
+    token.unlink()
+    with pytest.raises(ConfigurationError, match=r"http.operator_token_file: .* cannot be read"):
+        load(file).http.tokens()
+
+
+def test_the_example_holds_every_key_with_its_default(tmp_path: Path) -> None:
+    assert EXAMPLE.read_text() == example(), "write it anew: retuned config > deploy/retuned.example.yaml"
+    assert load(EXAMPLE) == Settings()
+    sections = yaml.safe_load(example())
+    for name, field in Settings.model_fields.items():
+        assert set(sections[name]) == set(field.annotation.model_fields)  # type: ignore[union-attr]
