@@ -100,7 +100,7 @@ def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
         load(file).http.tokens()
 
 
-def test_the_example_holds_every_key_with_its_default(tmp_path: Path) -> None:
+def test_the_example_holds_every_key_with_its_default() -> None:
     assert EXAMPLE.read_text() == example(), "write it anew: retuned config > deploy/retuned.example.yaml"
     assert load(EXAMPLE) == Settings()
     sections = yaml.safe_load(example())

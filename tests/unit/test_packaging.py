@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def test_the_wheel_holds_the_tree(tmp_path: Path) -> None:
 
 
 def test_importing_a_package_brings_in_nothing_heavy() -> None:
-    heavy = "torch transformers peft evidently sklearn".split()
+    heavy = ["torch", "transformers", "peft", "evidently", "sklearn"]
     code = f"import sys, retuned.daemon.app, retuned.daemon.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
@@ -43,7 +44,7 @@ def test_importing_a_package_brings_in_nothing_heavy() -> None:
 
 def test_the_constraints_name_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    needed = list(chain(project["dependencies"], *project["optional-dependencies"].values()))
     pinned = {
         line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
