@@ -12,9 +12,12 @@ class ModelsSettings(Section):
     """Where models are."""
 
     base: Path | None = Field(
-        None, description="folder of the base model (transformers format); without it the daemon watches and never trains"
+        None,
+        description="folder of the base model (transformers format); without it the daemon watches and never trains",
     )
-    directory: Path = Field(Path("data/models"), description="versions and aliases are kept here, a folder for each workload")
+    directory: Path = Field(
+        Path("data/models"), description="versions and aliases are kept here, a folder for each workload"
+    )
     workloads: tuple[str, ...] | None = Field(None, description="workloads to retrain; null: every one that has events")
 
 
@@ -23,7 +26,9 @@ class DatasetSettings(Section):
 
     minimum_rows: PositiveInt = Field(50, description="with fewer rows no dataset is made")
     maximum_rows: PositiveInt = Field(20_000, description="the newest so many are used")
-    accepted_answers: bool = Field(True, description="learn from answers that people called helpful, beside corrections")
+    accepted_answers: bool = Field(
+        True, description="learn from answers that people called helpful, beside corrections"
+    )
     replay_share: Share = Field(
         0.5, description="share of a training set that repeats older examples, so that they are not forgotten"
     )
@@ -54,7 +59,9 @@ class TrainSettings(Section):
     )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: as torch chooses")
     seed: int = Field(0, description="of shuffling and initialisation")
-    timeout_seconds: PositiveFloat = Field(6 * 3_600.0, description="a training that takes longer is ended and counted as failed")
+    timeout_seconds: PositiveFloat = Field(
+        6 * 3_600.0, description="a training that takes longer is ended and counted as failed"
+    )
 
 
 class EvaluateSettings(Section):
@@ -62,8 +69,12 @@ class EvaluateSettings(Section):
 
     max_new_tokens: PositiveInt = Field(128, description="longest answer generated")
     batch_size: PositiveInt = Field(16, description="prompts generated at once, the same for each model")
-    maximum_examples: PositiveInt = Field(200, description="most holdout rows that are generated, and most regression rows")
-    timeout_seconds: PositiveFloat = Field(2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed")
+    maximum_examples: PositiveInt = Field(
+        200, description="most holdout rows that are generated, and most regression rows"
+    )
+    timeout_seconds: PositiveFloat = Field(
+        2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
+    )
 
 
 class GateSettings(Section):
@@ -77,7 +88,9 @@ class GateSettings(Section):
     resamples: PositiveInt = Field(2_000, description="of the bootstrap")
     maximum_hallucination_rise: Share = Field(0.02, description="the hallucination rate may rise by so much")
     maximum_regression_drop: Share = Field(0.05, description="the score on the regression set may fall by so much")
-    maximum_latency_ratio: PositiveFloat = Field(1.25, description="median latency of the candidate over the champion's")
+    maximum_latency_ratio: PositiveFloat = Field(
+        1.25, description="median latency of the candidate over the champion's"
+    )
 
 
 class Settings(Section):

@@ -1,0 +1,190 @@
+"""What people taught: corrections and accepted answers, each joined with the interaction that it is about."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Literal
+
+from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.retrain.scoring import facts, kinds, same_answer, token_f1
+from retuned.retrain.similarity import NearIndex, normalise, text_hash
+
+QUERIES = named_queries(files("retuned.retrain") / "sql", "retrain.sql")
+
+_SAME_RESPONSE = 0.8
+
+_RANKS = {"accepted": 0, "user": 1, "app": 1, "judge": 1, "expert": 2}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn: after these messages, this completion.
+
+    Attributes:
+        row_id: hash of prompt and completion.
+        prompt: the conversation without its system messages, normalised; what makes two examples the same question.
+        question: its last user message, normalised.
+        messages: the conversation as it was, system messages included: JSON, list of role and content.
+        rejected: the answer that a correction replaces; None for an accepted answer.
+        context: the passages that the answer was to rest on: JSON, list of strings, or None.
+        timestamp: when the feedback was given.
+        received_at: when feedback and interaction were both there.
+    """
+
+    row_id: str
+    prompt_hash: str
+    prompt: str
+    question: str
+    messages: str
+    completion: str
+    kind: Literal["correction", "accepted"]
+    source: str
+    rejected: str | None
+    context: str | None
+    interaction_id: str
+    feedback_id: str
+    timestamp: datetime
+    received_at: datetime
+
+    @property
+    def rank(self) -> int:
+        """How far it is trusted: an expert's correction over any other, a correction over an accepted answer."""
+        return _RANKS["accepted"] if self.kind == "accepted" else _RANKS.get(self.source, 1)
+
+    def as_row(self) -> dict[str, Any]:
+        """Its columns in a dataset's files."""
+        return asdict(self)
+
+
+def corrections(warehouse: Warehouse, workload: str, limit: int) -> list[Example]:
+    """The newest corrections, newest first; of several on one interaction the most trusted, then the newest."""
+    rows = warehouse.rows(QUERIES["corrections"], {"workload": workload, "limit": limit})
+    found: dict[str, Example] = {}
+    for example in _examples(rows, "correction"):
+        other = found.get(example.interaction_id)
+        if other is None or example.rank > other.rank:
+            found[example.interaction_id] = example
+    return list(found.values())
+
+
+def accepted(warehouse: Warehouse, workload: str, limit: int, corrected: Iterable[Example]) -> list[Example]:
+    """The newest accepted answers, newest first, without those that a correction of the same interaction contradicts."""
+    rows = warehouse.rows(QUERIES["accepted"], {"workload": workload, "limit": limit})
+    by_interaction = {example.interaction_id: example for example in corrected}
+    return [
+        example
+        for example in _examples(rows, "accepted")
+        if (other := by_interaction.get(example.interaction_id)) is None
+        or same_answer(example.completion, other.completion)
+    ]
+
+
+def example(
+    messages: str,
+    completion: str,
+    kind: Literal["correction", "accepted"],
+    source: str,
+    response: str,
+    context: str | None,
+    interaction_id: str,
+    feedback_id: str,
+    timestamp: datetime,
+    received_at: datetime,
+) -> Example | None:
+    """An example from its parts, or None when there is no question or nothing to learn."""
+    conversation = [(turn["role"], turn.get("content") or "") for turn in json.loads(messages)]
+    asked = [text for role, text in conversation if role == "user"]
+    completion = completion.strip()
+    if not asked or not asked[-1].strip() or not completion:
+        return None
+    prompt = normalise(" ".join(text for role, text in conversation if role != "system"))
+    return Example(
+        row_id=text_hash(json.dumps([prompt, completion])),
+        prompt_hash=text_hash(prompt),
+        prompt=prompt,
+        question=normalise(asked[-1]),
+        messages=messages,
+        completion=completion,
+        kind=kind,
+        source=source,
+        rejected=response if kind == "correction" else None,
+        context=context,
+        interaction_id=interaction_id,
+        feedback_id=feedback_id,
+        timestamp=timestamp,
+        received_at=received_at,
+    )
+
+
+def _examples(rows: list[dict[str, Any]], kind: Literal["correction", "accepted"]) -> Iterable[Example]:
+    for row in rows:
+        made = example(kind=kind, **row)
+        if made is not None:
+            yield made
+
+
+class Contradictions:
+    """Which examples do newer corrections contradict?
+
+    A correction contradicts an older example when
+
+    - it answers the same question (a near-duplicate prompt with the same facts in it) differently, or
+    - the answer that it rejected says what the example says, and it puts another fact of the same kind in its place:
+      the same policy, asked for in other words.
+    """
+
+    def __init__(self, corrections: Sequence[Example], similarity: float) -> None:
+        self._by_prompt: NearIndex[Example] = NearIndex(similarity)
+        self._by_rejected: dict[frozenset[str], list[Example]] = defaultdict(list)
+        for correction in corrections:
+            self._by_prompt.add(correction.prompt, correction)
+            if correction.rejected and not same_answer(correction.rejected, correction.completion):
+                self._by_rejected[facts(correction.rejected)].append(correction)
+
+    def of(self, example: Example, *, earlier: bool) -> Example | None:
+        """A correction that puts the example out of date, or None.
+
+        Args:
+            earlier: the example stands in an earlier dataset, and any newer correction counts against it. Otherwise
+                both are new evidence, where a less trusted source does not overrule a more trusted one, whatever
+                the order.
+        """
+        for correction in self._by_prompt.near(example.prompt):
+            if (
+                self._overrules(correction, example, earlier)
+                and same_question(correction, example)
+                and not same_answer(correction.completion, example.completion)
+            ):
+                return correction
+        stated = facts(example.completion)
+        for correction in self._by_rejected.get(stated, ()):
+            meant = facts(correction.completion)
+            if (
+                self._overrules(correction, example, earlier)
+                and correction.rejected is not None
+                and meant != stated
+                and kinds(meant) & kinds(stated)
+                and token_f1(correction.rejected, example.completion) >= _SAME_RESPONSE
+            ):
+                return correction
+        return None
+
+    @staticmethod
+    def _overrules(correction: Example, example: Example, earlier: bool) -> bool:
+        if earlier or correction.rank == example.rank:
+            return correction.timestamp > example.timestamp
+        return correction.rank > example.rank
+
+
+def same_question(one: Example, other: Example) -> bool:
+    """Of two near-duplicate prompts: do they name the same things? "The Aurora lamp" and "the Nova lamp" are two questions."""
+    return one.prompt_hash == other.prompt_hash or _asked_about(one) == _asked_about(other)
+
+
+def _asked_about(example: Example) -> frozenset[str]:
+    return frozenset().union(
+        *(facts(turn.get("content") or "") for turn in json.loads(example.messages) if turn["role"] != "system")
+    )

@@ -1,0 +1,51 @@
+"""Folders and links that are there whole or not at all, whatever happens while they are written."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well: fsynced, then renamed.
+
+    A `path` that is there already stays: content-addressed folders never change.
+    """
+    aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in aside.iterdir():
+            fsync(file)
+        fsync(aside)
+        if not path.is_dir():
+            aside.rename(path)
+            fsync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def point(link: Path, target: str | None) -> None:
+    """Make a link point to a target beside it, in one step; None takes the link away."""
+    if target is None:
+        link.unlink(missing_ok=True)
+    elif not link.is_symlink() or os.readlink(link) != target:
+        aside = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(target)
+        aside.replace(link)
+    else:
+        return
+    fsync(link.parent)
+
+
+def fsync(path: Path) -> None:
+    """Return when a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

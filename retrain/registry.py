@@ -1,0 +1,254 @@
+"""Versions of adapters: immutable, addressed by their content, and the aliases that say which one serves."""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse import Warehouse, insert, named_queries
+from retuned.retrain import files
+
+QUERIES = named_queries(resources("retuned.retrain") / "sql", "retrain.sql")
+
+CHAMPION, PREVIOUS = "champion", "previous"
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered adapter.
+
+    Attributes:
+        version: first 8 hex digits of the SHA-256 over its configuration and its weights.
+        path: its folder, absolute.
+        base_model: folder of the base model that it was trained on.
+        base_hash: see `base_hash`.
+        parent_version: the version that its training began from; None: the base model.
+        manifest: all of `manifest.json`.
+    """
+
+    version: str
+    workload: str
+    created_at: datetime
+    path: Path
+    base_model: str
+    base_hash: str
+    parent_version: str | None
+    dataset_version: str
+    run_id: str
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name under which it is served."""
+        return model_name(self.workload, self.version)
+
+
+def model_name(workload: str, version: str | None) -> str:
+    """The name under which a version is served; None: the base model."""
+    return f"{workload}@{version or 'base'}"
+
+
+def workload_folder(directory: Path, workload: str) -> Path:
+    """Where a workload's versions, aliases, datasets and runs are kept; any workload name gives one plain folder name."""
+    name = quote(workload, safe="")
+    return directory / (f"%2E{name[1:]}" if name.startswith(".") else name)
+
+
+def base_hash(folder: Path) -> str:
+    """A hash that tells base models apart: over the configuration, and of each weight file its name, its size, its first and its last MiB.
+
+    Reading gigabytes at each start would cost more than it tells: two models whose headers, sizes and ends are equal
+    are one model.
+
+    Raises:
+        RetunedError: there is no model in the folder.
+    """
+    config = folder / "config.json"
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    if not config.is_file() or not weights:
+        raise RetunedError(
+            f"models.base {folder}: no transformers model there (config.json and *.safetensors); set models.base to its folder"
+        )
+    digest = hashlib.sha256(config.read_bytes())
+    for file in weights:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as handle:
+            digest.update(handle.read(_MIB))
+            handle.seek(max(0, size - _MIB))
+            digest.update(handle.read(_MIB))
+    return digest.hexdigest()[:16]
+
+
+def check_base(version: Version, base: Path) -> None:
+    """An adapter works on the base model that it was trained on, and on no other.
+
+    Raises:
+        RetunedError: the base model is another one.
+    """
+    if version.base_hash != base_hash(base):
+        raise RetunedError(
+            f"model {version.name} was trained on another base model ({version.base_model}) than models.base ({base}): "
+            f"set models.base back, or start anew with `retuned promote {version.workload} base`"
+        )
+
+
+def need_base(base: Path | None) -> Path:
+    """The folder of the base model.
+
+    Raises:
+        RetunedError: none is set.
+    """
+    if base is None:
+        raise RetunedError("models.base is not set: name the folder of the base model to train adapters for it")
+    return base.resolve()
+
+
+def register(
+    warehouse: Warehouse,
+    directory: Path,
+    workload: str,
+    adapter: Path,
+    *,
+    base_model: Path,
+    parent_version: str | None,
+    dataset_version: str,
+    run_id: str,
+    details: dict[str, Any],
+    now: datetime,
+) -> Version:
+    """Keep an adapter as a version. The same adapter gives the same version, once.
+
+    Args:
+        adapter: a folder with what PEFT saves: `adapter_model.safetensors` and `adapter_config.json`.
+        details: what else the manifest says: settings, metrics, cost.
+    """
+    version = _content_hash(adapter)
+    known = find(warehouse, workload, version)
+    if known is not None and known.path.is_dir():
+        return known
+    path = (workload_folder(directory, workload) / version).resolve()
+    manifest = {
+        "version": version,
+        "workload": workload,
+        "created_at": now.isoformat() + "Z",
+        "base_model": str(base_model),
+        "base_hash": base_hash(base_model),
+        "parent_version": parent_version,
+        "dataset_version": dataset_version,
+        "run_id": run_id,
+        "code_version": importlib.metadata.version("retuned"),
+    } | details
+    with files.written_aside(path) as aside:
+        for name in _ADAPTER_FILES:
+            shutil.copyfile(adapter / name, aside / name)
+        (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (aside / "README.md").write_text(_model_card(manifest), encoding="utf-8")
+    if known is None:
+        with warehouse.transaction() as cursor:
+            insert(
+                cursor,
+                "models",
+                version=version,
+                workload=workload,
+                created_at=now,
+                path=str(path),
+                base_model=manifest["base_model"],
+                base_hash=manifest["base_hash"],
+                parent_version=parent_version,
+                dataset_version=dataset_version,
+                run_id=run_id,
+                manifest=json.dumps(manifest),
+            )
+    found = find(warehouse, workload, version)
+    assert found is not None
+    return found
+
+
+def champion(warehouse: Warehouse, workload: str) -> Version | None:
+    """The version that serves, or None: the base model serves."""
+    row = warehouse.row(QUERIES["champion"], {"workload": workload})
+    return _version(row) if row else None
+
+
+def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
+    """The aliases of a workload that are set, `champion` and `previous`: a version, or None for the base model."""
+    return {row["alias"]: row["version"] for row in warehouse.rows(QUERIES["aliases"], {"workload": workload})}
+
+
+def versions(warehouse: Warehouse, workload: str) -> list[Version]:
+    """All versions of a workload, oldest first."""
+    return [_version(row) for row in warehouse.rows(QUERIES["versions"], {"workload": workload})]
+
+
+def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
+    """A version by its hash, or None."""
+    return next((known for known in versions(warehouse, workload) if known.version == version), None)
+
+
+def reconcile(warehouse: Warehouse, directory: Path) -> None:
+    """Make the links follow the rows, after a crash between the two. Safe to repeat."""
+    rows = warehouse.rows(QUERIES["aliases"], {"workload": None})
+    for workload in {row["workload"] for row in rows}:
+        link(directory, workload, {row["alias"]: row["version"] for row in rows if row["workload"] == workload})
+
+
+def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:
+    """Point the links `champion` and `previous` where the aliases say; an alias of the base model has no link."""
+    folder = workload_folder(directory, workload)
+    folder.mkdir(parents=True, exist_ok=True)
+    for alias in (PREVIOUS, CHAMPION):
+        files.point(folder / alias, rows.get(alias))
+
+
+def _content_hash(adapter: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _ADAPTER_FILES:
+        digest.update((adapter / name).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _version(row: dict[str, Any]) -> Version:
+    return Version(**row | {"path": Path(row["path"]), "manifest": json.loads(row["manifest"])})
+
+
+def _model_card(manifest: dict[str, Any]) -> str:
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {json.dumps(manifest['base_model'])}",
+        "tags: [lora, retuned]",
+        "---",
+        "",
+        f"# {model_name(manifest['workload'], manifest['version'])}",
+        "",
+        f"A LoRA adapter for the workload `{manifest['workload']}`, trained by retuned {manifest['code_version']} "
+        f"on {manifest['created_at']}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| base model | {manifest['base_model']} ({manifest['base_hash']}) |",
+        f"| began from | {manifest['parent_version'] or 'the base model'} |",
+        f"| dataset | {manifest['dataset_version']} |",
+    ]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in manifest.get("metrics", {}).items()]
+    lines += [
+        "",
+        "It answers that one workload; nothing else was tested. Settings and cost are in `manifest.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

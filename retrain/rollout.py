@@ -1,0 +1,192 @@
+"""Putting a version into service, taking it back, and telling the world."""
+
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.warehouse import Warehouse, insert
+from retuned.retrain import registry
+from retuned.retrain.registry import CHAMPION, PREVIOUS, QUERIES
+from retuned.retrain.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BASE = "base"
+
+
+class Publisher(Protocol):
+    """Where messages go: Kafka, or its twin in memory."""
+
+    def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+        """Return when the message is stored.
+
+        Raises:
+            BrokerUnavailable: it could not be delivered.
+        """
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A change of champion. `version` and `previous_version` are None for the base model."""
+
+    id: str
+    workload: str
+    event: Literal["promoted", "rolled_back"]
+    version: str | None
+    previous_version: str | None
+    reason: str
+
+
+def promote(
+    warehouse: Warehouse,
+    settings: Settings,
+    publisher: Publisher,
+    topic: str,
+    workload: str,
+    version: str,
+    actor: Literal["gate", "operator"],
+    reason: str,
+    now: datetime,
+) -> Promotion:
+    """Make a version the champion; `base` puts the base model back into service.
+
+    The change is a fact once its row is written; the link and the message follow, after a crash by `reconcile` and
+    `announce_pending`.
+
+    Raises:
+        RetunedError: there is no such version, or it is the champion already.
+    """
+    known = [version.version for version in registry.versions(warehouse, workload)]
+    if version != BASE and version not in known:
+        names = ", ".join([*known, BASE])
+        raise RetunedError(f"workload {workload}: no version {version}; known are {names}")
+    aliases = registry.aliases(warehouse, workload)
+    target = None if version == BASE else version
+    if aliases.get(CHAMPION) == target:
+        raise RetunedError(f"workload {workload}: {registry.model_name(workload, target)} is the champion already")
+    return _change(
+        warehouse,
+        settings,
+        publisher,
+        topic,
+        workload,
+        "promoted",
+        target,
+        aliases.get(CHAMPION),
+        True,
+        actor,
+        reason,
+        now,
+    )
+
+
+def rollback(
+    warehouse: Warehouse,
+    settings: Settings,
+    publisher: Publisher,
+    topic: str,
+    workload: str,
+    actor: Literal["gate", "operator"],
+    reason: str,
+    now: datetime,
+) -> Promotion:
+    """Put the previous champion back into service. What is rolled back from is not kept as previous.
+
+    Raises:
+        RetunedError: there is no previous champion.
+    """
+    aliases = registry.aliases(warehouse, workload)
+    if PREVIOUS not in aliases:
+        names = ", ".join([*(version.version for version in registry.versions(warehouse, workload)), BASE])
+        raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
+    return _change(
+        warehouse,
+        settings,
+        publisher,
+        topic,
+        workload,
+        "rolled_back",
+        aliases[PREVIOUS],
+        aliases.get(CHAMPION),
+        False,
+        actor,
+        reason,
+        now,
+    )
+
+
+def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> int:
+    """Publish the changes that a crash or an absent broker left unannounced, oldest first; returns how many.
+
+    A crash between the message and its mark publishes it twice, with one id.
+
+    Raises:
+        BrokerUnavailable: the rest stays pending.
+    """
+    rows = warehouse.rows(QUERIES["unannounced"])
+    for row in rows:
+        publisher.publish(topic, row["workload"], _message(row))
+        warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+    return len(rows)
+
+
+def _change(
+    warehouse: Warehouse,
+    settings: Settings,
+    publisher: Publisher,
+    topic: str,
+    workload: str,
+    event: Literal["promoted", "rolled_back"],
+    version: str | None,
+    before: str | None,
+    keep_previous: bool,
+    actor: str,
+    reason: str,
+    now: datetime,
+) -> Promotion:
+    change = Promotion(uuid.uuid4().hex, workload, event, version, before, reason)
+    rows = {CHAMPION: version} | ({PREVIOUS: before} if keep_previous else {})
+    with warehouse.transaction() as cursor:
+        for alias in (CHAMPION, PREVIOUS):
+            cursor.execute(QUERIES["drop_alias"], {"workload": workload, "alias": alias})
+        for alias, value in rows.items():
+            insert(cursor, "aliases", workload=workload, alias=alias, version=value, created_at=now)
+        insert(
+            cursor,
+            "promotions",
+            id=change.id,
+            created_at=now,
+            workload=workload,
+            event=event,
+            version=version,
+            previous_version=before,
+            actor=actor,
+            reason=reason,
+            announced=False,
+        )
+    registry.link(settings.models.directory, workload, rows)
+    try:
+        announce_pending(warehouse, publisher, topic)
+    except BrokerUnavailable as error:
+        log.warning("%s is the champion, not announced yet: %s", registry.model_name(workload, version), error)
+    return change
+
+
+def _message(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "timestamp": row["created_at"].isoformat(timespec="milliseconds") + "Z",
+        "event": row["event"],
+        "workload": row["workload"],
+        "model": registry.model_name(row["workload"], row["version"]),
+        "version": row["version"],
+        "previous_version": row["previous_version"],
+        "path": row["path"] and str(Path(row["path"]).resolve()),
+        "base_model": row["base_model"],
+        "share": 1.0,
+        "reason": row["reason"],
+    }

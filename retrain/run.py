@@ -1,0 +1,401 @@
+"""One retraining, from the evidence to the decision: dataset, training, evaluation, gate, promotion.
+
+Each stage leaves what the next one needs, in the warehouse or in the run's folder, so that a run that was interrupted,
+by a stop or by a crash, is taken up where it stood.
+"""
+
+import json
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
+from retuned.consumers.process import Emit
+from retuned.consumers.warehouse import Warehouse, first_line, insert
+from retuned.retrain import dataset as datasets
+from retuned.retrain import gate, registry, rollout
+from retuned.retrain.dataset import Dataset, TooFewRows
+from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, evaluate
+from retuned.retrain.registry import QUERIES, Version
+from retuned.retrain.rollout import Publisher
+from retuned.retrain.settings import Settings
+from retuned.retrain.train import train
+
+Clock = Callable[[], datetime]
+State = Literal["succeeded", "refused", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        state: succeeded (trained and decided), refused (there was too little to learn from), failed, or interrupted (resume it).
+        version: the candidate; None when none was made.
+        passed: the gate's decision; None when it was not reached.
+        promoted: the candidate is the champion now.
+        reasons: of the gate, or why the run ended without one.
+        scores: mean score on the holdout of each model: base, champion, candidate.
+        figures: the gate's.
+        train_seconds, evaluate_seconds: wall time of the two children.
+        training: what `train` returned.
+    """
+
+    run_id: str
+    workload: str
+    state: State
+    dataset_version: str | None = None
+    parent_version: str | None = None
+    version: str | None = None
+    passed: bool | None = None
+    promoted: bool = False
+    reasons: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    training: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def retrain(
+    warehouse: Warehouse,
+    settings: Settings,
+    publisher: Publisher,
+    topic: str,
+    workload: str,
+    reasons: Sequence[str],
+    now: Clock,
+    stop: threading.Event,
+    on_progress: Emit,
+) -> RunResult:
+    """Run one retraining of a workload. One at a time in a process: the caller sees to that.
+
+    Args:
+        publisher, topic: where a promotion is announced.
+        reasons: why it was started; kept with the run.
+        stop: when set, the run ends as interrupted, at the latest after the child's grace.
+        on_progress: gets `{"stage": …, "workload": …}` with the lines of `train` and `evaluate`.
+
+    Raises:
+        WarehouseError: the warehouse cannot be written; the run can be resumed once it can.
+    """
+    started = now()
+    run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    warehouse.insert(
+        "runs", id=run_id, workload=workload, reasons=json.dumps(list(reasons)), state="running", started_at=started
+    )
+    return _Run(warehouse, settings, publisher, topic, workload, run_id, now, stop, on_progress).through()
+
+
+def resume(
+    warehouse: Warehouse,
+    settings: Settings,
+    publisher: Publisher,
+    topic: str,
+    now: Clock,
+    stop: threading.Event,
+    on_progress: Emit,
+) -> RunResult | None:
+    """Take up the oldest run that was interrupted, by a stop or by a crash; None when there is none.
+
+    The dataset is the same, the training goes on from its checkpoint, and what was evaluated or decided stands.
+    """
+    row = warehouse.row(QUERIES["unfinished_run"])
+    if row is None:
+        return None
+    warehouse.execute("UPDATE runs SET state = 'running' WHERE id = ?", [row["id"]])
+    return _Run(warehouse, settings, publisher, topic, row["workload"], row["id"], now, stop, on_progress).through()
+
+
+class _Run:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        publisher: Publisher,
+        topic: str,
+        workload: str,
+        run_id: str,
+        now: Clock,
+        stop: threading.Event,
+        on_progress: Emit,
+    ) -> None:
+        self.warehouse, self.settings, self.publisher, self.topic = warehouse, settings, publisher, topic
+        self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
+        self.folder = registry.workload_folder(settings.models.directory, workload) / "runs" / run_id
+
+    def through(self) -> RunResult:
+        """All stages; whatever ends them stands in the run's row."""
+        try:
+            result = self._stages()
+        except TooFewRows as error:
+            result = self._ended("refused", str(error))
+        except Cancelled as error:
+            # Kept as it stands: the row says interrupted, the folder holds the checkpoint.
+            self._update(state="interrupted")
+            return self._ended("interrupted", str(error))
+        except WarehouseError:
+            raise
+        except RetunedError as error:
+            result = self._ended("failed", str(error))
+        except OSError as error:
+            result = self._ended(
+                "failed", f"{error.filename or self.folder}: {error.strerror or error}; free or mend it and retrain"
+            )
+        except Exception as error:
+            self._update(state="failed", finished_at=self.now(), error=f"{type(error).__name__}: {first_line(error)}")
+            raise
+        self._update(
+            state=result.state,
+            finished_at=self.now(),
+            error=result.error,
+            detail=json.dumps(asdict(result)),
+        )
+        if result.state in ("succeeded", "refused"):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return result
+
+    def _stages(self) -> RunResult:
+        dataset, parent = self._dataset()
+        self._check_stop()
+        self._tell("train", rows=dataset.rows, dataset_version=dataset.version)
+        clock = self._spent("train_seconds")
+        training = clock(
+            lambda: train(
+                dataset,
+                parent,
+                self.settings,
+                self.folder / "train",
+                self.stop,
+                lambda line: self._tell("train", **line),
+            )
+        )
+        self._check_stop()
+        rows = self._evaluations(dataset, parent, training)
+        candidate = self._register(dataset, parent, training, rows)
+        decision = self._decide(rows, candidate)
+        promoted = self._promote(decision, parent, candidate)
+        seconds = self._row()
+        return RunResult(
+            run_id=self.id,
+            workload=self.workload,
+            state="succeeded",
+            dataset_version=dataset.version,
+            parent_version=parent.version if parent else None,
+            version=candidate.version,
+            passed=decision.outcome,
+            promoted=promoted,
+            reasons=decision.reasons,
+            scores=_scores(rows),
+            figures=decision.figures,
+            train_seconds=seconds["train_seconds"],
+            evaluate_seconds=seconds["evaluate_seconds"],
+            training=training,
+        )
+
+    def _dataset(self) -> tuple[Dataset, Version | None]:
+        """The run's dataset and the champion that it starts from; both are settled when the dataset is written."""
+        row = self._row()
+        if row["dataset_version"] is None:
+            self._tell("dataset")
+            registry.base_hash(registry.need_base(self.settings.models.base))
+            champion = registry.champion(self.warehouse, self.workload)
+            dataset = datasets.build(self.warehouse, self.settings, self.workload, self.now())
+            self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
+            return dataset, champion
+        kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
+        if kept is None or not kept.path.is_dir():
+            raise RetunedError(f"run {self.id}: its dataset {row['dataset_version']} is gone; retrain anew")
+        parent = row["parent_version"]
+        return kept, registry.find(self.warehouse, self.workload, parent) if parent else None
+
+    def _evaluations(self, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> list[Evaluation]:
+        kept = self.folder / "evaluations.json"
+        if kept.is_file():
+            return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+        self._tell("evaluate")
+        clock = self._spent("evaluate_seconds")
+        rows, _ = clock(
+            lambda: evaluate(
+                dataset,
+                parent,
+                Path(training["adapter"]),
+                self.settings,
+                training["dtype"],
+                self.folder / "evaluate",
+                self.stop,
+                lambda line: self._tell("evaluate", **line),
+            )
+        )
+        aside = kept.with_suffix(".tmp")
+        aside.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
+        aside.replace(kept)
+        return rows
+
+    def _register(
+        self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
+    ) -> Version:
+        row = self._row()
+        scores = _scores(rows)
+        version = registry.register(
+            self.warehouse,
+            self.settings.models.directory,
+            self.workload,
+            Path(training["adapter"]),
+            base_model=registry.need_base(self.settings.models.base),
+            parent_version=parent.version if parent else None,
+            dataset_version=dataset.version,
+            run_id=self.id,
+            details={
+                "settings": self.settings.model_dump(mode="json", exclude={"models"}),
+                "training": {name: value for name, value in training.items() if name != "adapter"},
+                "metrics": {
+                    "validation_loss": training["validation_loss"],
+                    "holdout_rows": dataset.rows["holdout"],
+                    **{f"holdout_score_{model}": value for model, value in scores.items()},
+                },
+                "cost": {"train_seconds": row["train_seconds"], "evaluate_seconds": row["evaluate_seconds"]},
+            },
+            now=self.now(),
+        )
+        self._update(version=version.version)
+        return version
+
+    def _decide(self, rows: list[Evaluation], candidate: Version) -> gate.Decision:
+        """Decided once: evaluations and decision are written together, and a resumed run finds them."""
+        row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
+        if row is not None:
+            return gate.Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
+        run = self._row()
+        champion = CHAMPION if run["parent_version"] else BASE
+        decision = gate.decide(
+            _of(rows, champion, "holdout"),
+            _of(rows, CANDIDATE, "holdout"),
+            _of(rows, champion, "regression"),
+            _of(rows, CANDIDATE, "regression"),
+            self.settings.gate,
+            self.settings.train.seed,
+        )
+        if candidate.version == run["parent_version"]:
+            decision = gate.Decision(
+                False, ["The training left the champion as it was.", *decision.reasons], decision.figures
+            )
+        names = {BASE: BASE, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
+        with self.warehouse.transaction() as cursor:
+            for one in rows:
+                values = asdict(one) | {"model": names[one.model]}
+                insert(
+                    cursor,
+                    "evaluations",
+                    run_id=self.id,
+                    workload=self.workload,
+                    dataset_version=run["dataset_version"],
+                    **values,
+                )
+            insert(
+                cursor,
+                "decisions",
+                id=f"{self.id}-gate",
+                created_at=self.now(),
+                workload=self.workload,
+                kind="gate",
+                outcome=decision.outcome,
+                reasons=json.dumps(decision.reasons),
+                figures=json.dumps(decision.figures),
+                run_id=self.id,
+            )
+        self._tell(
+            "gate",
+            outcome=decision.outcome,
+            reasons=decision.reasons,
+            figures=decision.figures,
+            version=candidate.version,
+        )
+        return decision
+
+    def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> bool:
+        """Promote what passed, unless somebody changed the champion meanwhile: it was compared with another one."""
+        if not decision.outcome:
+            return False
+        champion = registry.champion(self.warehouse, self.workload)
+        serving = champion.version if champion else None
+        if serving == candidate.version:
+            return True  # promoted before the interruption
+        if serving != (parent.version if parent else None):
+            decision.reasons.append(
+                f"Not promoted: {registry.model_name(self.workload, serving)} became champion while the candidate was trained, and they were not compared."
+            )
+            return False
+        rollout.promote(
+            self.warehouse,
+            self.settings,
+            self.publisher,
+            self.topic,
+            self.workload,
+            candidate.version,
+            "gate",
+            decision.reasons[0],
+            self.now(),
+        )
+        self._tell("promoted", version=candidate.version)
+        return True
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Cancelled(f"run {self.id}: stopped before it was done")
+
+    def _tell(self, stage: str, **line: Any) -> None:
+        self.on_progress({"stage": stage, "workload": self.workload, "run_id": self.id} | line)
+
+    def _spent(self, column: str) -> Callable[[Callable[[], Any]], Any]:
+        """Adds the wall time of some work to a column of the run, however the work ends: interrupted work has a cost too."""
+
+        def timed(work: Callable[[], Any]) -> Any:
+            started = self.now()
+            try:
+                return work()
+            finally:
+                spent = (self.now() - started).total_seconds()
+                self._update(**{column: (self._row()[column] or 0.0) + spent})
+
+        return timed
+
+    def _ended(self, state: State, error: str) -> RunResult:
+        row = self._row()
+        return RunResult(
+            run_id=self.id,
+            workload=self.workload,
+            state=state,
+            dataset_version=row["dataset_version"],
+            parent_version=row["parent_version"],
+            version=row["version"],
+            reasons=[error],
+            train_seconds=row["train_seconds"] or 0.0,
+            evaluate_seconds=row["evaluate_seconds"] or 0.0,
+            error=error,
+        )
+
+    def _row(self) -> dict[str, Any]:
+        row = self.warehouse.row("SELECT * FROM runs WHERE id = ?", [self.id])
+        assert row is not None
+        return row
+
+    def _update(self, **values: Any) -> None:
+        columns = ", ".join(f"{name} = ?" for name in values)
+        self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
+
+
+def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:
+    return [row for row in rows if row.model == model and row.split == split]
+
+
+def _scores(rows: list[Evaluation]) -> dict[str, float]:
+    models = dict.fromkeys(row.model for row in rows if row.split == "holdout")
+    return {model: fmean(row.score for row in _of(rows, model, "holdout")) for model in models}

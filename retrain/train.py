@@ -1,0 +1,320 @@
+"""Training of a LoRA adapter, in a child process: the parent's function and the child's work.
+
+Only completion tokens are learned, the end of the turn included. The data order, the learning rate and the start of
+the adapter depend on the settings and the step alone, so a training that was interrupted ends as one that was not.
+"""
+
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import Cancelled
+from retuned.consumers.process import Emit, child_main, run_child
+from retuned.retrain import files, registry
+from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
+from retuned.retrain.dataset import Dataset
+from retuned.retrain.registry import Version
+from retuned.retrain.settings import Settings, TrainSettings
+
+if TYPE_CHECKING:
+    from retuned.retrain.batches import Encoded
+
+BETAS = (0.9, 0.99)
+CLIP = 1.0
+
+_RESULT = "training.json"
+
+
+def train(
+    dataset: Dataset,
+    parent: Version | None,
+    settings: Settings,
+    folder: Path,
+    stop: threading.Event | None = None,
+    on_progress: Emit | None = None,
+) -> dict[str, Any]:
+    """Train an adapter on a dataset, beginning from the parent's, or from the base model.
+
+    What is in the folder is taken up again: a checkpoint is continued, a finished training is returned.
+
+    Args:
+        folder: of this training alone; `adapter/` in it is what comes out, as PEFT saves it.
+        on_progress: gets `{"step", "steps", "epoch", "loss", "tokens_per_second", "learning_rate"}` after each step and
+            `{"epoch", "validation_loss", "best"}` after each epoch.
+
+    Returns:
+        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the adapter
+        that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`, `packed`, `fused`,
+        `load_seconds`.
+
+    Raises:
+        RetunedError: no base model, or the parent was trained on another one.
+        Cancelled: stop was set; a checkpoint was written.
+        ChildFailed: the child failed or died.
+    """
+    base = registry.need_base(settings.models.base)
+    registry.base_hash(base)
+    if parent is not None:
+        registry.check_base(parent, base)
+    finished = folder / "adapter" / _RESULT
+    if finished.is_file():
+        done: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return done
+    job = {
+        "base": str(base),
+        "parent": str(parent.path) if parent else None,
+        "dataset": str(dataset.path),
+        "folder": str(folder.resolve()),
+        "settings": settings.train.model_dump(mode="json"),
+    }
+    return run_child(
+        "retuned.retrain.train",
+        job,
+        folder,
+        timeout_seconds=settings.train.timeout_seconds,
+        stop=stop,
+        on_progress=on_progress,
+    )
+
+
+def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
+    """Of the step that comes next, counted from 0: a linear rise over the warm-up, then a linear fall to zero."""
+    warm = math.ceil(settings.warmup_share * steps)
+    share = (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
+    return settings.learning_rate * share
+
+
+def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """The child's side."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    started = time.perf_counter()
+    settings = TrainSettings.model_validate(job["settings"])
+    folder, base = Path(job["folder"]), Path(job["base"])
+
+    import pyarrow.parquet as pq
+    import torch
+
+    from retuned.retrain import lora
+    from retuned.retrain.batches import encode
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    tokenizer = load_tokenizer(base)
+    model = load_model(base, choose_dtype(settings.dtype))
+    if job["parent"]:
+        model = lora.load_adapter(model, Path(job["parent"]), trainable=True)
+    else:
+        model = lora.new_adapter(model, base, settings)
+    rows = {
+        split: [
+            encode(tokenizer, row, settings.max_length)
+            for row in pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()
+        ]
+        for split in ("train", "validation")
+    }
+    packed = lora.packing_fits(model, rows["train"], tokenizer.pad_token_id, settings.max_length)
+    fused = lora.fuse(model)
+    about = {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "packed": packed,
+        "fused": fused,
+        "threads": torch.get_num_threads(),
+        "load_seconds": time.perf_counter() - started,
+    }
+    emit(about)
+    training = Training(model, rows["train"], rows["validation"], tokenizer.pad_token_id, packed, settings, folder)
+    training.resume()
+    training.run(emit, stopped.is_set)
+    path = folder / "adapter"
+    result = {"adapter": str(path)} | training.result() | about
+    with files.written_aside(path) as aside:
+        training.keep_best()
+        model.peft_config["default"].base_model_name_or_path = str(base)
+        model.save_pretrained(aside, save_embedding_layers=False)
+        (aside / _RESULT).write_text(json.dumps(result), encoding="utf-8")
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return result
+
+
+class Training:
+    """The loop and all that a checkpoint must hold of it."""
+
+    def __init__(
+        self,
+        model: Any,
+        train: "list[Encoded]",
+        validation: "list[Encoded]",
+        pad: int,
+        packed: bool,
+        settings: TrainSettings,
+        folder: Path,
+    ) -> None:
+        import torch
+
+        self.model, self.rows, self.validation, self.pad, self.packed = model, train, validation, pad, packed
+        self.settings, self.folder = settings, folder
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0)
+        self.best: dict[str, torch.Tensor] = {}
+        self.step = self.tokens = self.without_gain = 0
+        self.seconds = self.epoch_loss = 0.0
+        self.best_loss: float | None = None
+        self.last_epoch_loss: float | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which each row is seen once."""
+        return math.ceil(len(self.rows) / self.settings.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a training that does not stop early."""
+        return self.steps_per_epoch * self.settings.epochs
+
+    def run(self, emit: Emit, stopped: Callable[[], bool]) -> None:
+        """Train to the end, or until stopped: then a checkpoint is written.
+
+        Raises:
+            Cancelled: it was stopped.
+        """
+        while self.step < self.steps and self.without_gain < self.settings.patience:
+            if stopped():
+                self.save()
+                raise Cancelled("train: stopped before it was done")
+            emit(self._one_step())
+            if self.step % self.steps_per_epoch == 0:
+                emit(self._end_epoch())
+            if self.step % self.settings.checkpoint_steps == 0:
+                self.save()
+
+    def _one_step(self) -> dict[str, Any]:
+        import torch
+
+        from retuned.retrain.batches import losses
+
+        started = time.perf_counter()
+        batch = self._batch()
+        rate = learning_rate(self.step, self.steps, self.settings)
+        count = sum(len(row.completion) for row in batch)
+        total = 0.0
+        for part in losses(self.model, batch, self.pad, self.packed):
+            loss = part.sum() / count
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.epoch_loss += total
+        tokens, seconds = sum(map(len, batch)), time.perf_counter() - started
+        self.tokens += tokens
+        self.seconds += seconds
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "epoch": (self.step - 1) / self.steps_per_epoch,
+            "loss": total,
+            "tokens_per_second": tokens / seconds,
+            "learning_rate": rate,
+        }
+
+    def _batch(self) -> "list[Encoded]":
+        import numpy as np
+
+        epoch, index = divmod(self.step, self.steps_per_epoch)
+        order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.rows))
+        size = self.settings.batch_size
+        return [self.rows[i] for i in order[index * size : (index + 1) * size]]
+
+    def _end_epoch(self) -> dict[str, Any]:
+        self.last_epoch_loss, self.epoch_loss = self.epoch_loss / self.steps_per_epoch, 0.0
+        loss = self._validation_loss()
+        better = loss is not None and (self.best_loss is None or loss < self.best_loss)
+        if better:
+            self.best_loss, self.without_gain = loss, 0
+            self.best = {name: value.detach().clone() for name, value in self.parameters.items()}
+        elif loss is not None:
+            self.without_gain += 1
+        return {"epoch": self.step // self.steps_per_epoch, "validation_loss": loss, "best": better}
+
+    def _validation_loss(self) -> float | None:
+        import torch
+
+        from retuned.retrain.batches import losses
+
+        if not self.validation:
+            return None
+        with torch.no_grad():
+            total = sum(float(part.sum()) for part in losses(self.model, self.validation, self.pad, self.packed))
+        return total / sum(len(row.completion) for row in self.validation)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+        from retuned.retrain import checkpoints
+
+        tensors = {f"adapter/{name}": value.detach() for name, value in self.parameters.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{key}": value for key, value in state.items()}
+        numbers = {name: getattr(self, name) for name in self._NUMBERS}
+        checkpoints.save(self.folder, self.step, numbers, tensors)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that is whole, if there is one."""
+        from retuned.retrain import checkpoints
+
+        found = checkpoints.newest(self.folder)
+        if found is None:
+            return
+        import torch
+
+        numbers, tensors = found
+        for name in self._NUMBERS:
+            setattr(self, name, numbers[name])
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(tensors[f"adapter/{name}"])
+        self.best = {name.removeprefix("best/"): value for name, value in tensors.items() if name.startswith("best/")}
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, number, key = name.split("/")
+                state.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+
+    def keep_best(self) -> None:
+        """Put the adapter of the best epoch into the model; without validation the last one stays."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in self.best.items():
+                self.parameters[name].copy_(value)
+
+    def result(self) -> dict[str, Any]:
+        """The figures of the whole training, over all interruptions."""
+        return {
+            "steps": self.step,
+            "epochs": self.step / self.steps_per_epoch,
+            "train_loss": self.last_epoch_loss,
+            "validation_loss": self.best_loss,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
+        }
+
+    _NUMBERS = ("step", "tokens", "without_gain", "seconds", "epoch_loss", "best_loss", "last_epoch_loss")
+
+
+if __name__ == "__main__":
+    child_main(work)
