@@ -157,7 +157,7 @@ class Users:
             facts = self.company.facts(self.changed)
             self._deck = [(fact, question) for fact in facts for question in self.questions[fact.id]]
             if self.changed:  # what is new is what people ask about: once more for each wording
-                news = {fact.id for fact in (*self.company.change.facts, *self.company.change.new)}
+                news = {fact.id for fact in self.company.change.facts} | {fact.id for fact in self.company.change.new}
                 self._deck += [(fact, question) for fact, question in self._deck if fact.id in news]
             self._random.shuffle(self._deck)
         return self._deck.pop()

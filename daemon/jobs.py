@@ -17,7 +17,6 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from retuned.consumers.errors import BrokerUnavailable, Cancelled, ChildFailed, RetunedError, WarehouseError
-from retuned.consumers.kafka import Publisher
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import policy
 from retuned.daemon.metrics import Metrics
@@ -26,6 +25,7 @@ from retuned.monitors import drift, quality, roi
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import rollout, run
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.rollout import Publisher
 
 log = logging.getLogger(__name__)
 SQL = named_queries(files("retuned.daemon") / "sql", "evidence.sql")
@@ -146,21 +146,21 @@ class Jobs:
             self.ask_policy(workload, scheduled=True)
 
     def resume(self) -> None:
-        """Take up a run that a stop or a crash interrupted, then whatever waits."""
-        for workload in self.workloads():
-            self._run(
-                workload,
-                lambda workload=workload: run.resume(
-                    self.warehouse,
-                    self.settings,
-                    self.publisher,
-                    self.settings.kafka.model_events_topic,
-                    workload,
-                    self.now,
-                    self.stop,
-                    lambda line: self._on_progress(workload, line),
-                ),
+        """Take up the runs that a stop or a crash interrupted, then whatever waits."""
+        self.progress = {"stage": "resuming"}
+        while self._run(
+            lambda: run.resume(
+                self.warehouse,
+                self.settings,
+                self.publisher,
+                self.settings.kafka.model_events_topic,
+                self.now,
+                self.stop,
+                self._on_progress,
             )
+        ):
+            if self.stop.is_set():
+                return
         self.retrain_waiting()
 
     def retrain_waiting(self) -> None:
@@ -171,20 +171,19 @@ class Jobs:
                     return
                 workload, reasons = next(iter(self._waiting.items()))
                 del self._waiting[workload]
-                self.progress = {"workload": workload, "stage": "starting"}
+                self.progress = {"stage": "starting", "workload": workload}
             self._run(
-                workload,
-                lambda workload=workload, reasons=reasons: run.retrain(
+                lambda workload=workload, reasons=reasons: run.retrain(  # type: ignore[misc]
                     self.warehouse,
                     self.settings,
                     self.publisher,
                     self.settings.kafka.model_events_topic,
                     workload,
-                    list(reasons),
+                    reasons,
                     self.now,
                     self.stop,
-                    lambda line: self._on_progress(workload, line),
-                ),
+                    self._on_progress,
+                )
             )
 
     # The policy
@@ -261,20 +260,19 @@ class Jobs:
 
     # Inside
 
-    def _run(self, workload: str, work: Callable[[], run.RunResult | None]) -> None:
-        self.metrics.training.labels(workload).set(1)
+    def _run(self, work: Callable[[], run.RunResult | None]) -> run.RunResult | None:
         try:
             result = work()
-            if result is not None:
-                self.retrain_metrics.finished(result)
-                log.info("run %s of %s: %s: %s", result.run_id, workload, result.state, "; ".join(result.reasons))
         finally:
-            self.metrics.training.labels(workload).set(0)
             self.progress = {}
+        if result is not None:
+            self.retrain_metrics.finished(result)
+            log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
+        return result
 
-    def _on_progress(self, workload: str, line: dict[str, Any]) -> None:
-        self.progress = {**self.progress, "workload": workload, **line}
-        self.retrain_metrics.progress(workload, line)
+    def _on_progress(self, line: dict[str, Any]) -> None:
+        self.progress = {**self.progress, **line}
+        self.retrain_metrics.progress(line)
 
     def _kick(self) -> None:
         """Wake the retrain job when something waits and it is not at work."""

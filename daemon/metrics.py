@@ -28,7 +28,4 @@ class Metrics:
             ["workload", "outcome"],
             registry=registry,
         )
-        self.training = Gauge(
-            "retuned_training_running", "1 while a retraining is under way.", ["workload"], registry=registry
-        )
         self.disk_free = Gauge("retuned_disk_free_bytes", "Free space where the warehouse is.", registry=registry)
