@@ -25,6 +25,10 @@ class BrokerRefused(RetunedError):
     """The broker answered and said no (credentials, certificate, authorisation). Trying again does not help."""
 
 
+class Unreadable(RetunedError):
+    """What the broker holds cannot be unpacked (a missing codec, a broken batch). Reading on would skip events."""
+
+
 class TooManyDeadLetters(RetunedError):
     """More events than the configured share cannot be decoded: stop before everything is thrown away."""
 

@@ -37,7 +37,8 @@ class KafkaSettings(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(None)
     sasl_username: str | None = Field(None)
     sasl_password: SecretStr | None = Field(
-        None, description="set it by RETUNED__KAFKA__SASL_PASSWORD or sasl_password_file, never in a file under version control"
+        None,
+        description="better set by RETUNED__KAFKA__SASL_PASSWORD or sasl_password_file than in a shared file",
     )
     sasl_password_file: Path | None = Field(None, description="a file whose content is the password")
     ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
@@ -71,7 +72,8 @@ class PrivacySettings(Section):
         None, description="key of the hash that replaces user_id; set it by RETUNED__PRIVACY__USER_KEY or user_key_file"
     )
     user_key_file: Path | None = Field(
-        None, description="a file with that key; when neither is set, one is made beside the warehouse, readable by its owner"
+        None,
+        description="a file with that key; with neither, one is made beside the warehouse, readable by its owner",
     )
 
 

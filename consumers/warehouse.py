@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -62,16 +62,16 @@ class Warehouse:
             cursor.begin()
             try:
                 yield cursor
-                # Only reached when no statement failed: DuckDB's COMMIT of an aborted transaction writes nothing, silently.
+                # Only when no statement failed: DuckDB's COMMIT of an aborted transaction writes nothing, silently.
                 cursor.commit()
             except BaseException:
-                try:
+                with suppress(duckdb.Error):  # the failure that is being raised may have rolled back already
                     cursor.rollback()
-                except duckdb.Error:
-                    pass  # already rolled back by the failure that is being raised
                 raise
         except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
-            raise WarehouseError(f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again") from error
+            raise WarehouseError(
+                f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
+            ) from error
         finally:
             cursor.close()
 
@@ -113,13 +113,15 @@ def open_warehouse(settings: WarehouseSettings) -> Warehouse:
 def migrate(warehouse: Warehouse) -> None:
     """Apply the numbered migrations that the file has not seen, each in a transaction of its own."""
     warehouse.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
+        "CREATE TABLE IF NOT EXISTS schema_migrations "
+        "(number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
     )
     done = {row["number"] for row in warehouse.rows("SELECT number FROM schema_migrations")}
     known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
     if newer := done - known.keys():
         raise WarehouseError(
-            f"warehouse {warehouse.path}: its schema ({max(newer)}) is newer than this retuned knows ({max(known)}); upgrade retuned"
+            f"warehouse {warehouse.path}: its schema ({max(newer)}) is newer than this retuned knows ({max(known)}); "
+            "upgrade retuned"
         )
     for number in sorted(known.keys() - done):
         with warehouse.transaction() as cursor:
@@ -155,5 +157,7 @@ def _not_opened(path: Path, error: Exception) -> WarehouseError:
     if "lock" in text:
         owner = re.search(r"PID (\d+)", text)
         by = f" by process {owner[1]}" if owner else ""
-        return WarehouseError(f"warehouse {path}: in use{by}; DuckDB lets one process in: stop that one, or ask it over HTTP")
+        return WarehouseError(
+            f"warehouse {path}: in use{by}; DuckDB lets one process in: stop that one, or ask it over HTTP"
+        )
     return WarehouseError(f"warehouse {path}: cannot be opened ({first_line(error)}); check warehouse.path")

@@ -50,7 +50,8 @@ CREATE TABLE dead_letters (
 CREATE TABLE offsets (
     topic       VARCHAR NOT NULL,
     partition   INTEGER NOT NULL,
-    next_offset BIGINT  NOT NULL
+    next_offset BIGINT  NOT NULL,
+    PRIMARY KEY (topic, partition)                  -- two writers of a first offset must collide
 );
 
 CREATE TABLE datasets (

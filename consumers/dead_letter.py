@@ -1,0 +1,88 @@
+"""Messages that are no events: what is kept of one, and when there are too many."""
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from retuned.consumers.errors import TooManyDeadLetters
+from retuned.consumers.events import BadEvent, to_json
+from retuned.consumers.kafka import Record
+from retuned.consumers.privacy import Redactor, user_hash
+
+KEPT_CHARACTERS = 65_536
+# What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
+CUT_MARGIN = 256
+
+_USER_ID = re.compile(r'("user_id"\s{0,8}:\s{0,8})"(?:[^"\\]|\\.)*+"?')
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that is no event, redacted."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    payload: str | None
+
+    @property
+    def key(self) -> str:
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+def dead_letter(record: Record, bad: BadEvent, redactor: Redactor, user_key: bytes) -> DeadLetter:
+    """What is kept of a message that is no event."""
+    payload = None if record.value is None else _payload(record.value, redactor, user_key)
+    return DeadLetter(record.topic, record.partition, record.offset, bad.reason, redactor.text(bad.detail), payload)
+
+
+def _payload(value: bytes, redactor: Redactor, user_key: bytes) -> str:
+    if len(value) <= KEPT_CHARACTERS:
+        try:
+            # Through the values, so that nothing hides behind JSON's escapes.
+            return to_json(redactor.value(_without_users(msgspec.json.decode(value), user_key)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # no JSON: as text
+    text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
+    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text))
+    return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
+
+
+def _without_users(value: Any, user_key: bytes) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: user_hash(user_key, str(item))
+            if key == "user_id" and item is not None
+            else _without_users(item, user_key)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_users(item, user_key) for item in value]
+    return value
+
+
+class DeadLetterLimit:
+    """Stops ingestion when most of what comes is no event: better than to throw a whole topic away."""
+
+    def __init__(self, share: float, window: int) -> None:
+        self._share, self._last = share, deque[bool](maxlen=window)
+
+    def check(self, events: int, dead: int, example: DeadLetter | None) -> None:
+        """Count a batch.
+
+        Raises:
+            TooManyDeadLetters: the share over the last window, once that is full, is above the limit.
+        """
+        self._last.extend([False] * (events - dead) + [True] * dead)
+        found = sum(self._last)
+        if len(self._last) == self._last.maxlen and found > self._share * len(self._last):
+            last = f"; the last one: {example.key}, {example.reason}, {example.detail}" if example else ""
+            raise TooManyDeadLetters(
+                f"{found} of the last {len(self._last)} messages are no events "
+                f"(ingest.dead_letter_share_limit {self._share:g}); they are in dead_letters; correct the producer and start again{last}"
+            )

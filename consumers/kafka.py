@@ -1,0 +1,482 @@
+"""Kafka: the source of events, the publisher of ours, and one line on what answers. On kafka-python 3."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.net.compat import KafkaNetClient
+from kafka.structs import OffsetAndMetadata
+
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, RetunedError, Unreadable
+from retuned.consumers.settings import KafkaSettings
+from retuned.consumers.warehouse import first_line
+
+log = logging.getLogger(__name__)
+
+Partition = tuple[str, int]
+Offsets = dict[Partition, int]
+
+CONNECT_SECONDS = 4.0
+AWAY_SECONDS = 2.0
+LOOK_SECONDS = 5.0
+
+
+class Record(Protocol):
+    """One message, as it lies in a partition."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one poll brought.
+
+    Attributes:
+        records: in order within each partition.
+        starts: the stored offset that each moved partition is read from; absent for one that was never stored.
+        nexts: where to go on with each moved partition. Offsets have gaps, so it is not the last record's plus one,
+            and a partition can move without a record.
+    """
+
+    records: Sequence[Record] = ()
+    starts: Offsets = field(default_factory=dict)
+    nexts: Offsets = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where events come from: Kafka, or memory."""
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        """Wait for at most so long and return what is there.
+
+        Raises:
+            BrokerUnavailable: worth another try.
+            BrokerRefused, Unreadable: it is not.
+        """
+
+    def commit(self, nexts: Offsets) -> None:
+        """Tell the broker how far we are, for lag tools only. Never blocks, never fails."""
+
+    def lag(self) -> int:
+        """Events on the assigned partitions that were not polled yet, as far as known."""
+
+    def caught_up(self) -> bool:
+        """Whether partitions are assigned and all of their events were polled."""
+
+    def close(self) -> None:
+        """Leave the group; safe to repeat."""
+
+
+class Publisher(Protocol):
+    """Where our own messages go."""
+
+    def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+        """Returns once the broker has the message.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: it does not have it.
+        """
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Returns once the broker has all messages; raises as `publish` does."""
+
+    def close(self) -> None:
+        """Safe to repeat."""
+
+
+class KafkaSource:
+    """Both topics, read by a consumer group, from the offsets that the warehouse holds. Connects on the first poll."""
+
+    def __init__(self, settings: KafkaSettings, stored: Callable[[], Offsets]) -> None:
+        """`stored` returns the next offset of each partition; it is asked on every assignment."""
+        self._settings = settings
+        self._config = client_config(settings)
+        self._stored = stored
+        self._consumer: Any = None
+        self._reached: Offsets = {}
+        self._failure: Exception | None = None
+        self._postponed: Exception | None = None
+        self._away_since: float | None = None
+        self._looked_at = 0.0
+        self._missing: set[str] = set()
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        if self._consumer is None:
+            self._consumer = self._connect()
+        with _translated(self._settings):
+            if self._postponed is not None:
+                error, self._postponed = self._postponed, None
+                raise error
+            records = self._read(max_records, timeout_seconds)
+            if self._failure is not None:
+                raise self._failure
+            if not records:
+                self._look_around()
+            else:
+                self._away_since = None
+            return self._batch(records)
+
+    def _read(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        records: list[Record] = []
+        try:
+            found = self._consumer.poll(int(timeout_seconds * 1000), max_records=max_records)
+            while found:
+                for some in found.values():
+                    records += some
+                if len(records) >= max_records:
+                    break
+                found = self._consumer.poll(0, max_records=max_records - len(records))
+        except kafka_errors.OffsetOutOfRangeError as error:
+            self._restart(error.args[0])
+        except Exception as error:
+            if self._failure is not None:
+                raise self._failure from error
+            if not records:
+                raise
+            self._postponed = error  # what was read is stored first; the client raises an error once only
+        return records
+
+    def commit(self, nexts: Offsets) -> None:
+        if self._consumer is not None and nexts:
+            # Asynchronous, and a failure is dropped: the truth is in the warehouse.
+            self._consumer.commit_async(
+                {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in nexts.items()},
+                callback=lambda _, response: log.debug("group commit: %s", response),
+            )
+
+    def lag(self) -> int:
+        if self._consumer is None:
+            return 0
+        total = 0
+        for partition in self._consumer.assignment():
+            end, reached = (
+                self._consumer.highwater(partition),
+                self._reached.get((partition.topic, partition.partition)),
+            )
+            if end is not None and reached is not None:
+                total += max(0, end - reached)
+        return total
+
+    def caught_up(self) -> bool:
+        if self._consumer is None or not self._consumer.assignment():
+            return False
+        ends = [
+            (self._consumer.highwater(partition), self._reached.get((partition.topic, partition.partition)))
+            for partition in self._consumer.assignment()
+        ]
+        return all(end is not None and (reached or 0) >= end for end, reached in ends)
+
+    def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _connect(self) -> Any:
+        settings = self._settings
+        session_ms = int(settings.session_timeout_seconds * 1000)
+        options = {
+            "group_id": settings.group_id,
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": max(100, session_ms // 3),
+            "auto_offset_reset": "none",
+            "enable_auto_commit": False,
+            "isolation_level": settings.isolation_level,
+            "allow_auto_create_topics": False,
+            "max_partition_fetch_bytes": 8 * 2**20,
+            "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a topic that appears is seen
+        }
+        consumer = _build(KafkaConsumer, settings, self._config | options)
+        consumer.subscribe([settings.interactions_topic, settings.feedback_topic], listener=_Listener(self))
+        self._away_since = None
+        return consumer
+
+    def _assigned(self, partitions: Sequence[Any]) -> None:
+        """On the client's IO thread, which would only log a failure and read on from a wrong place."""
+        try:
+            stored = self._stored()
+            self._reached = {}
+            for partition in partitions:
+                offset = stored.get((partition.topic, partition.partition))
+                if offset is not None:
+                    self._reached[partition.topic, partition.partition] = offset
+                    self._consumer.seek(partition, offset)
+                elif self._settings.start == "earliest":
+                    self._consumer.seek_to_beginning(partition)
+                else:
+                    self._consumer.seek_to_end(partition)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _batch(self, records: list[Record]) -> Batch:
+        starts, nexts = {}, {}
+        for partition in self._consumer.assignment():
+            position = self._consumer.position(partition, timeout_ms=0)
+            key = (partition.topic, partition.partition)
+            reached = self._reached.get(key)
+            if position is not None and position != reached:
+                nexts[key] = position
+                if reached is not None:
+                    starts[key] = reached
+        self._reached |= nexts
+        return Batch(records, starts, nexts)
+
+    def _restart(self, lost: dict[Any, int]) -> None:
+        """The broker no longer has the offset (retention), or not yet (a new topic of that name)."""
+        for partition, offset in lost.items():
+            log.error(
+                "kafka topic %s partition %d: offset %d is not on the broker; going on with the oldest event there is",
+                partition.topic, partition.partition, offset,
+            )  # fmt: skip
+            self._consumer.seek_to_beginning(partition)
+
+    def _look_around(self) -> None:
+        """Nothing came: is the broker away, or a topic missing?
+
+        Raises:
+            BrokerUnavailable: there has been no connection for a while.
+        """
+        now = time.monotonic()
+        if not self._consumer.metrics()["consumer-metrics"]["connection-count"]:
+            self._away_since = self._away_since or now
+            if now - self._away_since >= AWAY_SECONDS:
+                raise BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+            return
+        self._away_since = None
+        assigned = {partition.topic for partition in self._consumer.assignment()}
+        self._missing -= assigned
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for topic in {self._settings.interactions_topic, self._settings.feedback_topic} - assigned - self._missing:
+            if not self._consumer.partitions_for_topic(topic):
+                self._missing.add(topic)
+                log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        pass  # rows and offsets are written together before the next poll, so there is nothing in hand
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self._source._assigned(assigned)
+
+
+class KafkaPublisher:
+    """Messages of ours, acknowledged by all replicas. Connects on the first one. Threads may share it."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._config = client_config(settings)
+        self._producer: Any = None
+        self._lock = threading.Lock()
+
+    def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+        self.publish_all(topic, [(key, value)])
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        producer = self._connected()
+        with _translated(self._settings, f"topic {topic!r}: "):
+            futures = [
+                producer.send(topic, key=key.encode(), value=msgspec.json.encode(value)) for key, value in messages
+            ]
+            for future in futures:
+                future.get(timeout=10)
+
+    def close(self) -> None:
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=2)
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._producer is None:
+                options = {
+                    "acks": "all",
+                    "max_block_ms": 5_000,
+                    "request_timeout_ms": 5_000,
+                    "delivery_timeout_ms": 8_000,
+                    "max_request_size": 8 * 2**20,
+                }
+                self._producer = _build(KafkaProducer, self._settings, self._config | options)
+            return self._producer
+
+
+def check_broker(settings: KafkaSettings) -> str:
+    """One line on what answers.
+
+    Raises:
+        BrokerUnavailable: nothing answers.
+        BrokerRefused: it says no.
+        ConfigurationError: the settings contradict each other.
+    """
+    consumer = _build(KafkaConsumer, settings, client_config(settings) | {"allow_auto_create_topics": False})
+    try:
+        with _translated(settings):
+            there = consumer.topics()
+            version = ".".join(str(part) for part in consumer.config["api_version"])
+            topics = []
+            for name in (settings.interactions_topic, settings.feedback_topic):
+                partitions = len(consumer.partitions_for_topic(name)) if name in there else 0
+                topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (not there yet)")
+            return f"kafka {settings.bootstrap_servers}: answers (protocol {version}), topics {', '.join(topics)}"
+    finally:
+        consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def client_config(settings: KafkaSettings) -> dict[str, Any]:
+    """kafka-python's options for reaching the broker, the same for consumer and producer.
+
+    Raises:
+        ConfigurationError: a credential is missing, or a file is.
+    """
+    config: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in settings.bootstrap_servers.split(",")],
+        "client_id": "retuned",
+        "security_protocol": settings.security_protocol,
+        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
+        "reconnect_backoff_max_ms": 2_000,
+    }
+    if "SASL" in settings.security_protocol:
+        if settings.sasl_mechanism is None or settings.sasl_username is None:
+            raise ConfigurationError(
+                f"kafka.security_protocol {settings.security_protocol}: needs sasl_mechanism and sasl_username"
+            )
+        config |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": _password(settings),
+        }
+    if "SSL" in settings.security_protocol:
+        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            path: Path | None = getattr(settings, key)
+            if path is not None and not path.is_file():
+                raise ConfigurationError(f"kafka.{key} {path}: there is no such file")
+            config[key] = None if path is None else str(path)
+    return config
+
+
+def _password(settings: KafkaSettings) -> str:
+    if settings.sasl_password is not None:
+        return settings.sasl_password.get_secret_value()
+    if settings.sasl_password_file is None:
+        raise ConfigurationError(
+            "kafka.sasl_password: is missing; set RETUNED__KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
+        )
+    try:
+        return settings.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"kafka.sasl_password_file {settings.sasl_password_file}: {error.strerror}") from error
+
+
+def _build(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
+    """A connected client, or one error that says whether the broker is away or said no."""
+    clients: list[Any] = []
+
+    def client(**options: Any) -> Any:
+        clients.append(KafkaNetClient(**options))
+        return clients[-1]
+
+    with _causes() as causes:
+        try:
+            return kind(kafka_client=client, **config)
+        except kafka_errors.KafkaError as error:
+            for started in clients:
+                started.close()  # a client that failed to connect leaves its thread running
+            # The client says "Unable to bootstrap" whatever the reason: the reason is in what it logged.
+            reasons = [cause for cause in causes if _is_refusal(cause)] or causes or [error]
+            raise _error(settings, reasons[-1]) from error
+        except OSError as error:  # a certificate that cannot be loaded
+            raise ConfigurationError(
+                f"kafka.ssl_cafile, ssl_certfile, ssl_keyfile: cannot be used ({first_line(error)})"
+            ) from error
+
+
+@contextmanager
+def _causes() -> Iterator[list[BaseException]]:
+    """The errors that the client logs while it connects, instead of a page of log lines."""
+    causes: list[BaseException] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            causes.extend(a for a in record.args or () if isinstance(a, BaseException))
+
+    logger = logging.getLogger("kafka")
+    handler, propagate, level = Collect(), logger.propagate, logger.level
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield causes
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        logger.setLevel(level)
+
+
+@contextmanager
+def _translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
+    try:
+        yield
+    except RetunedError:
+        raise
+    except kafka_errors.KafkaError as error:
+        raise _error(settings, error, where) from error
+    except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError, EOFError, ImportError) as error:
+        raise _unreadable(settings, error, where) from error
+
+
+def _error(settings: KafkaSettings, error: BaseException, where: str = "") -> RetunedError:
+    text = f"kafka {settings.bootstrap_servers}: {where}"
+    reason = f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}")
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
+        return BrokerRefused(
+            f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"
+        )
+    if _is_refusal(error):
+        return BrokerRefused(
+            f"{text}refused; check kafka.security_protocol, the ssl files and what this user may do ({reason})"
+        )
+    if isinstance(error, kafka_errors.RetriableError):
+        return BrokerUnavailable(
+            f"{text}does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs"
+        )
+    if isinstance(error, kafka_errors.BrokerResponseError):
+        return BrokerRefused(f"{text}refused ({reason})")
+    return _unreadable(settings, error, where)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    refusals = (
+        kafka_errors.SaslAuthenticationFailedError,
+        kafka_errors.UnsupportedSaslMechanismError,
+        kafka_errors.AuthorizationError,
+    )
+    return isinstance(error, refusals) or "SSL" in str(error) or "CERTIFICATE" in str(error)
+
+
+def _unreadable(settings: KafkaSettings, error: BaseException, where: str) -> Unreadable:
+    return Unreadable(
+        f"kafka {settings.bootstrap_servers}: {where}what the broker sent cannot be unpacked "
+        f"({type(error).__name__}: {first_line(error)}); is a compression codec missing here?"
+    )

