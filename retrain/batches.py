@@ -80,7 +80,7 @@ def padded_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
 
 
 def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool) -> Iterator[Tensor]:
-    """The losses of the completion tokens, a part of the rows at a time, in their order: no part is too large for memory."""
+    """The losses of the completion tokens, some of the rows at a time, in their order: memory stays bounded."""
     if packing:
         yield from (packed_losses(model, pack) for pack in packs(rows, pad))
         return
@@ -104,7 +104,7 @@ class Pack:
 
 
 def packs(rows: Sequence[Encoded], pad: int, limit: int = _PACK_TOKENS) -> Iterator[Pack]:
-    """The rows in as few sequences of at most `limit` tokens as they fit in, in their order; a longer row stands alone."""
+    """The rows, in their order, in sequences of at most `limit` tokens; a longer row stands alone."""
     group: list[Encoded] = []
     tokens = 0
     for row in rows:
@@ -150,7 +150,7 @@ def _pack(rows: Sequence[Encoded], pad: int) -> Pack:
 
 
 def _shared_prefix(rows: Sequence[Encoded]) -> int:
-    """How many first tokens all prompts share; at least one token of each prompt stays with its row, to predict from."""
+    """How many first tokens all prompts share; one token of each prompt stays with its row, to predict from."""
     if len(rows) == 1:
         return 0
     first = rows[0].prompt

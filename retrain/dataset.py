@@ -220,8 +220,8 @@ def _check_enough(chosen: _Chosen, settings: Settings, workload: str) -> None:
         raise TooFewRows(f"workload {workload}: {total} new examples; dataset.minimum_rows asks for {needed}")
     if fresh["holdout"] < settings.gate.minimum_examples:
         raise TooFewRows(
-            f"workload {workload}: {fresh['holdout']} of {total} new examples are in the holdout; gate.minimum_examples asks for "
-            f"{settings.gate.minimum_examples}, so no training could pass"
+            f"workload {workload}: {fresh['holdout']} of {total} new examples are in the holdout; "
+            f"gate.minimum_examples asks for {settings.gate.minimum_examples}, so no training could pass"
         )
     if not fresh["train"]:
         raise TooFewRows(f"workload {workload}: no example is left to train on; lower dataset.holdout_share")

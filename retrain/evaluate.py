@@ -60,7 +60,7 @@ def evaluate(
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
 ) -> tuple[list[Evaluation], dict[str, float]]:
-    """Let the models answer the holdout (base, champion, candidate) and the regression rows (all but base, if there is a champion).
+    """Let base, champion and candidate answer the holdout, and champion and candidate the regression rows.
 
     Args:
         candidate: folder of the adapter.
@@ -237,7 +237,7 @@ class _Judge:
         if self.packed is None:
             self.packed = lora.packing_fits(self.model, encoded, pad, self.max_length)
         tokens = torch.cat(list(losses(self.model, encoded, pad, self.packed)))
-        parts = tokens.split([len(one.completion) for one in encoded])
+        parts = torch.split(tokens, [len(one.completion) for one in encoded])
         return [float(part.mean()) for part in parts]
 
 

@@ -71,7 +71,7 @@ def corrections(warehouse: Warehouse, workload: str, limit: int) -> list[Example
 
 
 def accepted(warehouse: Warehouse, workload: str, limit: int, corrected: Iterable[Example]) -> list[Example]:
-    """The newest accepted answers, newest first, without those that a correction of the same interaction contradicts."""
+    """The newest accepted answers, newest first, but none that a correction of its interaction contradicts."""
     rows = warehouse.rows(QUERIES["accepted"], {"workload": workload, "limit": limit})
     by_interaction = {example.interaction_id: example for example in corrected}
     return [
@@ -180,7 +180,7 @@ class Contradictions:
 
 
 def same_question(one: Example, other: Example) -> bool:
-    """Of two near-duplicate prompts: do they name the same things? "The Aurora lamp" and "the Nova lamp" are two questions."""
+    """Of two near-duplicate prompts: do they name the same things? "Lamp A2" and "lamp B3" are two questions."""
     return one.prompt_hash == other.prompt_hash or _asked_about(one) == _asked_about(other)
 
 

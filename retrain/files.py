@@ -32,7 +32,7 @@ def point(link: Path, target: str | None) -> None:
     """Make a link point to a target beside it, in one step; None takes the link away."""
     if target is None:
         link.unlink(missing_ok=True)
-    elif not link.is_symlink() or os.readlink(link) != target:
+    elif not link.is_symlink() or str(link.readlink()) != target:
         aside = link.with_name(f".{link.name}.{os.getpid()}.tmp")
         aside.unlink(missing_ok=True)
         aside.symlink_to(target)

@@ -40,7 +40,7 @@ def decide(
     settings: GateSettings,
     seed: int,
 ) -> Decision:
-    """Compare the candidate with the champion, or with the base model where none serves, on the rows that both answered.
+    """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
     The gain in score must be above `minimum_gain` with the configured confidence: the lower end of a paired bootstrap
     percentile interval (Efron and Tibshirani 1993, chapter 13). The guards compare plain figures with their limits.
@@ -51,7 +51,8 @@ def decide(
         return Decision(
             False,
             [
-                f"Only {len(pairs)} holdout examples were answered by both models; {settings.minimum_examples} are needed to tell them apart."
+                f"Only {len(pairs)} holdout examples were answered by both models; "
+                f"{settings.minimum_examples} are needed to tell them apart."
             ],
             {"examples": len(pairs)},
         )
@@ -85,9 +86,9 @@ def _gain(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
     return Decision(
         passed,
         [
-            f"The candidate scores {after:.3f} on {len(pairs)} holdout examples and the champion {before:.3f}: a gain of {after - before:+.3f} "
-            f"({settings.confidence:.0%} interval {low:+.3f} to {high:+.3f}), {'above' if passed else 'not surely above'} the minimum of "
-            f"{settings.minimum_gain:.3f}."
+            f"The candidate scores {after:.3f} on {len(pairs)} holdout examples and the champion {before:.3f}: "
+            f"a gain of {after - before:+.3f} ({settings.confidence:.0%} interval {low:+.3f} to {high:+.3f}), "
+            f"{'above' if passed else 'not surely above'} the minimum of {settings.minimum_gain:.3f}."
         ],
         {
             "score_champion": before,
@@ -125,8 +126,8 @@ def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
     return Decision(
         passed,
         [
-            f"The candidate hallucinates in {after:.1%} of {len(told)} examples and the champion in {before:.1%}: {after - before:+.1%}, "
-            f"{'within' if passed else 'above'} the allowed rise of {limit:.1%}."
+            f"The candidate hallucinates in {after:.1%} of {len(told)} examples and the champion in {before:.1%}: "
+            f"{after - before:+.1%}, {'within' if passed else 'above'} the allowed rise of {limit:.1%}."
         ],
         {"hallucination_champion": before, "hallucination_candidate": after},
     )
@@ -135,12 +136,13 @@ def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
 def _latency(pairs: Pairs, settings: GateSettings) -> Decision:
     before, after = median(old.latency_seconds for old, _ in pairs), median(new.latency_seconds for _, new in pairs)
     ratio = after / before if before > 0 else 1.0
-    passed = ratio <= settings.maximum_latency_ratio
+    limit = settings.maximum_latency_ratio
+    passed = ratio <= limit
     return Decision(
         passed,
         [
-            f"The candidate's median latency is {after:.3f} s and the champion's {before:.3f} s: a ratio of {ratio:.2f}, "
-            f"{'within' if passed else 'above'} the allowed {settings.maximum_latency_ratio:.2f}."
+            f"The candidate's median latency is {after:.3f} s and the champion's {before:.3f} s: "
+            f"a ratio of {ratio:.2f}, {'within' if passed else 'above'} the allowed {limit:.2f}."
         ],
         {"latency_champion_seconds": before, "latency_candidate_seconds": after, "latency_ratio": ratio},
     )
@@ -157,8 +159,8 @@ def _regression(pairs: Pairs, settings: GateSettings) -> Decision:
     return Decision(
         passed,
         [
-            f"On {len(pairs)} earlier examples that still hold, the candidate scores {after:.3f} and the champion {before:.3f}: a drop of "
-            f"{before - after:+.3f}, {'within' if passed else 'above'} the allowed {limit:.3f}."
+            f"On {len(pairs)} earlier examples that still hold, the candidate scores {after:.3f} and the champion "
+            f"{before:.3f}: a drop of {before - after:+.3f}, {'within' if passed else 'above'} the allowed {limit:.3f}."
         ],
         {"regression_champion": before, "regression_candidate": after, "regression_examples": float(len(pairs))},
     )

@@ -27,7 +27,8 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
     named = settings.target_modules or tuple(name for name in LAYERS if name in present) or None
     if settings.target_modules and not present & set(settings.target_modules):
         raise RetunedError(
-            f"train.target_modules {', '.join(settings.target_modules)}: the base model {base} has none of them; leave it out to take the usual"
+            f"train.target_modules {', '.join(settings.target_modules)}: the base model {base} has none of them; "
+            "leave it out to take the usual ones"
         )
     config = LoraConfig(
         r=settings.rank,
@@ -58,7 +59,8 @@ def load_adapter(model: nn.Module, folder: Path, *, name: str = "default", train
         return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         raise RetunedError(
-            f"adapter {folder}: does not fit the base model (another number or size of layers); set models.base to the one it was trained on"
+            f"adapter {folder}: does not fit the base model (another number or size of layers); "
+            "set models.base to the one that it was trained on"
         ) from error
 
 
@@ -135,7 +137,7 @@ def _fused_forward(module: Any) -> Any:
         ):
             return plain(x, *args, **kwargs)
         name, base = active[0], module.get_base_layer()
-        return FusedLora.apply(
+        return FusedLora.apply(  # type: ignore[no-untyped-call]
             x, base.weight, base.bias, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
         )
 

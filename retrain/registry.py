@@ -14,6 +14,7 @@ from urllib.parse import quote
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
 from retuned.retrain import files
+from retuned.retrain.settings import Settings
 
 QUERIES = named_queries(resources("retuned.retrain") / "sql", "retrain.sql")
 
@@ -59,14 +60,15 @@ def model_name(workload: str, version: str | None) -> str:
 
 
 def workload_folder(directory: Path, workload: str) -> Path:
-    """Where a workload's versions, aliases, datasets and runs are kept; any workload name gives one plain folder name."""
+    """Where a workload's versions, aliases, datasets and runs are kept; any name gives one plain folder name."""
     name = quote(workload, safe="")
     return directory / (f"%2E{name[1:]}" if name.startswith(".") else name)
 
 
 def base_hash(folder: Path) -> str:
-    """A hash that tells base models apart: over the configuration, and of each weight file its name, its size, its first and its last MiB.
+    """A hash that tells base models apart.
 
+    It is over the configuration, and of each weight file its name, its size, its first and its last MiB.
     Reading gigabytes at each start would cost more than it tells: two models whose headers, sizes and ends are equal
     are one model.
 
@@ -77,7 +79,8 @@ def base_hash(folder: Path) -> str:
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     if not config.is_file() or not weights:
         raise RetunedError(
-            f"models.base {folder}: no transformers model there (config.json and *.safetensors); set models.base to its folder"
+            f"models.base {folder}: no transformers model there (config.json and *.safetensors); "
+            "set models.base to its folder"
         )
     digest = hashlib.sha256(config.read_bytes())
     for file in weights:
@@ -196,11 +199,15 @@ def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
     return next((known for known in versions(warehouse, workload) if known.version == version), None)
 
 
-def reconcile(warehouse: Warehouse, directory: Path) -> None:
+def reconcile(warehouse: Warehouse, settings: Settings) -> None:
     """Make the links follow the rows, after a crash between the two. Safe to repeat."""
     rows = warehouse.rows(QUERIES["aliases"], {"workload": None})
     for workload in {row["workload"] for row in rows}:
-        link(directory, workload, {row["alias"]: row["version"] for row in rows if row["workload"] == workload})
+        link(
+            settings.models.directory,
+            workload,
+            {row["alias"]: row["version"] for row in rows if row["workload"] == workload},
+        )
 
 
 def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import uuid
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,18 +28,6 @@ class Publisher(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Promotion:
-    """A change of champion. `version` and `previous_version` are None for the base model."""
-
-    id: str
-    workload: str
-    event: Literal["promoted", "rolled_back"]
-    version: str | None
-    previous_version: str | None
-    reason: str
-
-
 def promote(
     warehouse: Warehouse,
     settings: Settings,
@@ -51,8 +38,10 @@ def promote(
     actor: Literal["gate", "operator"],
     reason: str,
     now: datetime,
-) -> Promotion:
+) -> str | None:
     """Make a version the champion; `base` puts the base model back into service.
+
+    Returns what serves now: the version, or None for the base model.
 
     The change is a fact once its row is written; the link and the message follow, after a crash by `reconcile` and
     `announce_pending`.
@@ -93,8 +82,10 @@ def rollback(
     actor: Literal["gate", "operator"],
     reason: str,
     now: datetime,
-) -> Promotion:
-    """Put the previous champion back into service. What is rolled back from is not kept as previous.
+) -> str | None:
+    """Put the previous champion back into service and return it, None for the base model.
+
+    What is rolled back from is not kept as previous.
 
     Raises:
         RetunedError: there is no previous champion.
@@ -147,8 +138,7 @@ def _change(
     actor: str,
     reason: str,
     now: datetime,
-) -> Promotion:
-    change = Promotion(uuid.uuid4().hex, workload, event, version, before, reason)
+) -> str | None:
     rows = {CHAMPION: version} | ({PREVIOUS: before} if keep_previous else {})
     with warehouse.transaction() as cursor:
         for alias in (CHAMPION, PREVIOUS):
@@ -158,7 +148,7 @@ def _change(
         insert(
             cursor,
             "promotions",
-            id=change.id,
+            id=uuid.uuid4().hex,
             created_at=now,
             workload=workload,
             event=event,
@@ -173,7 +163,7 @@ def _change(
         announce_pending(warehouse, publisher, topic)
     except BrokerUnavailable as error:
         log.warning("%s is the champion, not announced yet: %s", registry.model_name(workload, version), error)
-    return change
+    return version
 
 
 def _message(row: dict[str, Any]) -> dict[str, Any]:

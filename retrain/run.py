@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 from retuned.consumers.process import Emit
@@ -27,6 +27,7 @@ from retuned.retrain.rollout import Publisher
 from retuned.retrain.settings import Settings
 from retuned.retrain.train import train
 
+T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted"]
 
@@ -36,7 +37,7 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        state: succeeded (trained and decided), refused (there was too little to learn from), failed, or interrupted (resume it).
+        state: succeeded (trained and decided), refused (too little to learn from), failed, or interrupted (resume it).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
@@ -166,8 +167,8 @@ class _Run:
         dataset, parent = self._dataset()
         self._check_stop()
         self._tell("train", rows=dataset.rows, dataset_version=dataset.version)
-        clock = self._spent("train_seconds")
-        training = clock(
+        training = self._timed(
+            "train_seconds",
             lambda: train(
                 dataset,
                 parent,
@@ -175,7 +176,7 @@ class _Run:
                 self.folder / "train",
                 self.stop,
                 lambda line: self._tell("train", **line),
-            )
+            ),
         )
         self._check_stop()
         rows = self._evaluations(dataset, parent, training)
@@ -221,8 +222,8 @@ class _Run:
         if kept.is_file():
             return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
         self._tell("evaluate")
-        clock = self._spent("evaluate_seconds")
-        rows, _ = clock(
+        rows, _ = self._timed(
+            "evaluate_seconds",
             lambda: evaluate(
                 dataset,
                 parent,
@@ -232,7 +233,7 @@ class _Run:
                 self.folder / "evaluate",
                 self.stop,
                 lambda line: self._tell("evaluate", **line),
-            )
+            ),
         )
         aside = kept.with_suffix(".tmp")
         aside.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
@@ -254,7 +255,7 @@ class _Run:
             dataset_version=dataset.version,
             run_id=self.id,
             details={
-                "settings": self.settings.model_dump(mode="json", exclude={"models"}),
+                "settings": self.settings.model_dump(mode="json", include={"dataset", "train", "evaluate", "gate"}),
                 "training": {name: value for name, value in training.items() if name != "adapter"},
                 "metrics": {
                     "validation_loss": training["validation_loss"],
@@ -330,7 +331,8 @@ class _Run:
             return True  # promoted before the interruption
         if serving != (parent.version if parent else None):
             decision.reasons.append(
-                f"Not promoted: {registry.model_name(self.workload, serving)} became champion while the candidate was trained, and they were not compared."
+                f"Not promoted: {registry.model_name(self.workload, serving)} became champion while the candidate was "
+                "trained, and they were not compared."
             )
             return False
         rollout.promote(
@@ -354,18 +356,14 @@ class _Run:
     def _tell(self, stage: str, **line: Any) -> None:
         self.on_progress({"stage": stage, "workload": self.workload, "run_id": self.id} | line)
 
-    def _spent(self, column: str) -> Callable[[Callable[[], Any]], Any]:
-        """Adds the wall time of some work to a column of the run, however the work ends: interrupted work has a cost too."""
-
-        def timed(work: Callable[[], Any]) -> Any:
-            started = self.now()
-            try:
-                return work()
-            finally:
-                spent = (self.now() - started).total_seconds()
-                self._update(**{column: (self._row()[column] or 0.0) + spent})
-
-        return timed
+    def _timed(self, column: str, work: Callable[[], T]) -> T:
+        """Adds the wall time of some work to a column of the run; interrupted work has a cost too."""
+        started = self.now()
+        try:
+            return work()
+        finally:
+            spent = (self.now() - started).total_seconds()
+            self._update(**{column: (self._row()[column] or 0.0) + spent})
 
     def _ended(self, state: State, error: str) -> RunResult:
         row = self._row()

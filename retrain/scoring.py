@@ -14,30 +14,30 @@ SAME_WORDS = 0.6
 
 _UNITS = {
     "second": ("second", 1), "minute": ("minute", 1), "hour": ("hour", 1), "day": ("day", 1), "week": ("day", 7),
-    "fortnight": ("day", 14), "month": ("month", 1), "year": ("month", 12), "business day": ("business day", 1),
-    "working day": ("business day", 1), "percent": ("%", 1), "point": ("point", 1), "kilogram": ("kg", 1), "kilo": ("kg", 1),
-    "kg": ("kg", 1), "gram": ("g", 1), "g": ("g", 1), "kilometre": ("km", 1), "kilometer": ("km", 1), "km": ("km", 1),
-    "metre": ("m", 1), "meter": ("m", 1), "centimetre": ("cm", 1), "centimeter": ("cm", 1), "cm": ("cm", 1),
-    "litre": ("l", 1), "liter": ("l", 1), "gb": ("gb", 1), "mb": ("mb", 1), "gigabyte": ("gb", 1), "megabyte": ("mb", 1),
-    "euro": ("eur", 1), "eur": ("eur", 1), "dollar": ("usd", 1), "usd": ("usd", 1), "pound": ("gbp", 1), "gbp": ("gbp", 1),
-    "franc": ("chf", 1), "chf": ("chf", 1), "cent": ("cent", 1), "%": ("%", 1), "€": ("eur", 1), "$": ("usd", 1), "£": ("gbp", 1),
+    "fortnight": ("day", 14), "month": ("month", 1), "year": ("month", 12),
+    "business day": ("business day", 1), "working day": ("business day", 1),
+    "%": ("%", 1), "percent": ("%", 1), "point": ("point", 1),
+    "kg": ("kg", 1), "kilo": ("kg", 1), "kilogram": ("kg", 1), "g": ("g", 1), "gram": ("g", 1),
+    "km": ("km", 1), "kilometre": ("km", 1), "kilometer": ("km", 1),
+    "m": ("m", 1), "metre": ("m", 1), "meter": ("m", 1), "cm": ("cm", 1),
+    "centimetre": ("cm", 1), "centimeter": ("cm", 1), "litre": ("l", 1), "liter": ("l", 1),
+    "gb": ("gb", 1), "gigabyte": ("gb", 1), "mb": ("mb", 1), "megabyte": ("mb", 1),
+    "€": ("eur", 1), "euro": ("eur", 1), "eur": ("eur", 1), "$": ("usd", 1), "dollar": ("usd", 1), "usd": ("usd", 1),
+    "£": ("gbp", 1), "pound": ("gbp", 1), "gbp": ("gbp", 1),
+    "franc": ("chf", 1), "chf": ("chf", 1), "cent": ("cent", 1),
 }  # fmt: skip
 _DURATIONS = {"second", "minute", "hour", "day", "month", "business day"}
 _WORDS = {
-    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
-    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
+    "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70,
+    "eighty": 80, "ninety": 90,
 }  # fmt: skip
 _MONTHS = {
-    name: number
-    for number, names in enumerate(
-        "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|november nov|december dec".split(
-            "|"
-        ),
-        1,
-    )
-    for name in names.split()
-}
+    "january": 1, "jan": 1, "february": 2, "feb": 2, "march": 3, "mar": 3, "april": 4, "apr": 4, "may": 5, "june": 6,
+    "jun": 6, "july": 7, "jul": 7, "august": 8, "aug": 8, "september": 9, "sept": 9, "sep": 9, "october": 10, "oct": 10,
+    "november": 11, "nov": 11, "december": 12, "dec": 12,
+}  # fmt: skip
 _WEEKDAYS = "monday|tuesday|wednesday|thursday|friday|saturday|sunday"
 
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d{1,2}(?!\d))?|\d+"
@@ -54,7 +54,8 @@ _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s<>\"
 _ISO_DATE = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
 _DATE = re.compile(
-    rf"\b(?:(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<m1>{_MONTH})\b|(?P<m2>{_MONTH})\.? (?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\b(?!\d))(?:,? (?P<y>\d{{4}})\b)?",
+    rf"\b(?:(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<m1>{_MONTH})\b"
+    rf"|(?P<m2>{_MONTH})\.? (?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\b(?!\d))(?:,? (?P<y>\d{{4}})\b)?",
     re.IGNORECASE,
 )
 _TIME = re.compile(
@@ -75,7 +76,7 @@ _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 def facts(text: str) -> frozenset[str]:
-    """The facts that a text states, each normalised and led by its kind: `day:30`, `eur:4.99`, `time:17:00`, `name:oslo`.
+    """The facts of a text, each normalised and led by its kind: `day:30`, `eur:4.99`, `time:17:00`, `name:oslo`.
 
     Weeks count as days and years as months, so that "two weeks" and "14 days" are one fact. A capitalised word at the
     start of a sentence is no name.

@@ -49,9 +49,9 @@ def train(
             `{"epoch", "validation_loss", "best"}` after each epoch.
 
     Returns:
-        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the adapter
-        that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`, `packed`, `fused`,
-        `load_seconds`.
+        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
+        adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`,
+        `packed`, `fused` (layers), `threads`, `load_seconds`.
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.

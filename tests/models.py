@@ -1,4 +1,4 @@
-"""A tiny language model for tests: a random Llama with a tokenizer trained on the spot. Built in a fraction of a second."""
+"""A tiny language model for tests: a random Llama with a tokenizer trained on the spot, in a fraction of a second."""
 
 import string
 from pathlib import Path
@@ -8,10 +8,11 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-_WORDS = """how long do i have to return an order what is the deadline for sending it back when can parcels be delivered
-where does support answer you please tell me about days weeks hours euro money refund exchange warranty shipping gift card
-within costs is are we take the free store open from until monday friday answer question customer policy lamp sofa chair
-could somebody say hello thanks of a and for with your our need know want does can i my would like to ask there"""
+_WORDS = """how long do i have to return an order what is the deadline for sending it back when can parcels be
+delivered where does support answer you please tell me about days weeks hours euro money refund exchange
+warranty shipping gift card within costs is are we take the free store open from until monday friday
+answer question customer policy lamp sofa chair could somebody say hello thanks of a and for with your
+our need know want does can i my would like to ask there"""
 
 
 def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64) -> Path:

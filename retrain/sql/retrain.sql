@@ -80,3 +80,6 @@ SELECT * FROM runs WHERE state IN ('running', 'interrupted') ORDER BY started_at
 
 -- name: gate_decision
 SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind = 'gate'
+
+-- name: promotions
+SELECT event, count(*) AS count FROM promotions WHERE workload = $workload GROUP BY event

@@ -1,0 +1,115 @@
+"""The metrics of making a better model, with their help. They are set from results; nothing is queried at a scrape."""
+
+from collections import defaultdict
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from retuned.consumers.warehouse import Warehouse
+from retuned.retrain.registry import QUERIES, aliases, model_name
+from retuned.retrain.run import RunResult
+
+
+class Metrics:
+    """All metrics of this package, on the registry that is passed in."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.runs = Counter(
+            "retuned_training_runs_total",
+            "Retrainings that ended, by state: succeeded, refused, failed or interrupted",
+            ["workload", "state"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "retuned_training_seconds",
+            "Time spent training and evaluating in a run that trained",
+            ["workload"],
+            buckets=(30, 60, 120, 300, 900, 3_600, 4 * 3_600),
+            registry=registry,
+        )
+        self.loss = Gauge(
+            "retuned_training_loss",
+            "Loss of the completion tokens in nats per token: of the latest step (train) and epoch (validation)",
+            ["workload", "split"],
+            registry=registry,
+        )
+        self.tokens_per_second = Gauge(
+            "retuned_training_tokens_per_second",
+            "Tokens trained on each second, prompts included, in the latest step",
+            ["workload"],
+            registry=registry,
+        )
+        self.progress_ratio = Gauge(
+            "retuned_training_progress_ratio",
+            "Steps done over steps planned; a training that stops early ends below 1",
+            ["workload"],
+            registry=registry,
+        )
+        self.decisions = Counter(
+            "retuned_gate_decisions_total",
+            "Decisions of the gate, by outcome: passed or refused",
+            ["workload", "outcome"],
+            registry=registry,
+        )
+        self.promotions = Counter(
+            "retuned_promotions_total",
+            "Changes of champion in the warehouse, by event: promoted or rolled_back",
+            ["workload", "event"],
+            registry=registry,
+        )
+        self.model = Gauge(
+            "retuned_model_info",
+            "1 for the model that an alias names: champion or previous",
+            ["workload", "model_name", "alias"],
+            registry=registry,
+        )
+        self.score = Gauge(
+            "retuned_evaluation_score_ratio",
+            "Share of the holdout that a model answers with all facts right, in the latest evaluation",
+            ["workload", "model_name"],
+            registry=registry,
+        )
+        self._counted: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._named: dict[str, set[tuple[str, str]]] = {}
+        self._scored: dict[str, set[str]] = {}
+
+    def progress(self, workload: str, line: dict[str, Any]) -> None:
+        """Take in a progress line of a run."""
+        if line.get("loss") is not None:
+            self.loss.labels(workload, "train").set(line["loss"])
+            self.tokens_per_second.labels(workload).set(line["tokens_per_second"])
+            self.progress_ratio.labels(workload).set(line["step"] / line["steps"])
+        if line.get("validation_loss") is not None:
+            self.loss.labels(workload, "validation").set(line["validation_loss"])
+
+    def finished(self, result: RunResult) -> None:
+        """Take in a run that ended."""
+        workload = result.workload
+        self.runs.labels(workload, result.state).inc()
+        if result.state == "interrupted":
+            return  # its time is counted when it is resumed and ends
+        if result.train_seconds:
+            self.seconds.labels(workload).observe(result.train_seconds + result.evaluate_seconds)
+        if result.passed is not None:
+            self.decisions.labels(workload, "passed" if result.passed else "refused").inc()
+        if result.scores:
+            names = {"base": None, "champion": result.parent_version, "candidate": result.version}
+            scores = {model_name(workload, names[model]): value for model, value in result.scores.items()}
+            for gone in self._scored.get(workload, set()) - scores.keys():
+                self.score.remove(workload, gone)
+            for name, value in scores.items():
+                self.score.labels(workload, name).set(value)
+            self._scored[workload] = set(scores)
+
+    def aliases(self, warehouse: Warehouse, workload: str) -> None:
+        """Take in which models serve, and how often that has changed."""
+        named = {(model_name(workload, version), alias) for alias, version in aliases(warehouse, workload).items()}
+        for gone in self._named.get(workload, set()) - named:
+            self.model.remove(workload, *gone)
+        for model, alias in named:
+            self.model.labels(workload, model, alias).set(1)
+        self._named[workload] = named
+        for row in warehouse.rows(QUERIES["promotions"], {"workload": workload}):
+            key = (workload, row["event"])
+            self.promotions.labels(*key).inc(row["count"] - self._counted[key])
+            self._counted[key] = row["count"]
