@@ -204,7 +204,7 @@ def compare(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
 
     rows = pd.read_parquet(job["rows"])
     reference, current = rows[rows["window"] == "reference"].copy(), rows[rows["window"] == "current"].copy()
-    left_out = _add_topics(reference, current, job["topics"])
+    left_out = add_topics(reference, current, job["topics"])
     columns = []
     for column in NUMBERS + CATEGORIES:
         if column in left_out:
@@ -306,7 +306,8 @@ def _run(reference: "pd.DataFrame", current: "pd.DataFrame", threshold: float) -
     )
 
 
-def _add_topics(reference: "pd.DataFrame", current: "pd.DataFrame", topics: int) -> dict[str, str]:
+def add_topics(reference: "pd.DataFrame", current: "pd.DataFrame", topics: int) -> dict[str, str]:
+    """Add a column `topic` to both; returns what had to be left out, with the reason."""
     from retuned.monitors.topics import assign_topics
 
     assigned = assign_topics(list(reference["prompt"]), list(current["prompt"]), topics)

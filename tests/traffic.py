@@ -1,0 +1,123 @@
+"""Made-up traffic, put straight into a warehouse: for tests of what looks at events, not of how they come in."""
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+
+START = datetime(2026, 3, 2, 9, 0, 0)
+MINUTE = timedelta(minutes=1)
+ASKED = {
+    "refund": ("how do I get my money back for order {n}", "the {thing} I bought is wrong, I want to return it"),
+    "delivery": (
+        "where is my parcel {n}",
+        "how long does shipping to {city} take",
+        "deliver the {thing} to {city} please",
+    ),
+    "account": ("I cannot log in any more", "how do I change my password", "please delete my account"),
+    "billing": ("why was I charged {n} euros", "can I pay the {thing} by card", "send me the invoice of order {n}"),
+    "warranty": ("the {thing} is broken, who repairs it", "does the guarantee cover a broken {thing}"),
+}
+THINGS = ("lamp", "chair", "kettle", "desk", "phone", "tent", "bicycle", "coat")
+CITIES = ("Berlin", "Paris", "Rome", "Oslo", "Madrid")
+
+
+def new_warehouse(folder: Path) -> Warehouse:
+    """An empty warehouse in a folder."""
+    return open_warehouse(WarehouseSettings(path=folder / "retuned.duckdb", memory_limit="512MB"))
+
+
+def prompts(count: int, rng: random.Random, weights: Sequence[float] = (3, 3, 2, 2, 1)) -> list[str]:
+    """Questions of customers, drawn by topic; one word in each comes from a long tail of made-up names."""
+    made = []
+    for topic in rng.choices(list(ASKED), weights, k=count):
+        text = rng.choice(ASKED[topic]).format(
+            n=rng.randint(10, 9999), thing=rng.choice(THINGS), city=rng.choice(CITIES)
+        )
+        name = "".join(rng.choice("bdfgklmnprst") + rng.choice("aeiou") for _ in range(1 + int(rng.expovariate(1.0))))
+        made.append(f"{rng.choice(('', 'Hello, ', 'Hi there. '))}{text}{rng.choice(('', '?', ' thanks'))} {name}")
+    return made
+
+
+def interactions(
+    warehouse: Warehouse,
+    asked: Sequence[str],
+    rng: random.Random,
+    *,
+    start: datetime = START,
+    step: timedelta = MINUTE,
+    workload: str = "support",
+    answer_length: float = 1.0,
+    offset: int = 0,
+    **columns: Any,
+) -> list[str]:
+    """Store one interaction for each prompt and return their ids. Further columns override what is drawn."""
+    rows = []
+    for number, prompt in enumerate(asked):
+        when = start + number * step
+        rows.append(
+            {
+                "id": f"{workload}-{offset + number}",
+                "timestamp": when,
+                "workload": workload,
+                "model": "base",
+                "messages": json.dumps(
+                    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]
+                ),
+                "response": "You find it in the app. " * max(1, int(rng.gauss(4, 1.5) * answer_length)),
+                "context": json.dumps(["You find it in the app."]) if rng.random() < 0.5 else None,
+                "latency_seconds": rng.lognormvariate(0, 0.4),
+                "input_tokens": 20,
+                "output_tokens": 10,
+                "topic": "interactions",
+                "partition": 0,
+                "offset": offset + number,
+                "received_at": when,
+            }
+            | columns
+        )
+    store(warehouse, "interactions", rows)
+    return [str(row["id"]) for row in rows]
+
+
+def feedback(
+    warehouse: Warehouse,
+    about: Iterable[str],
+    name: str,
+    value: Any,
+    *,
+    source: str = "user",
+    when: datetime = START,
+    offset: int = 0,
+) -> None:
+    """Store one feedback for each interaction id."""
+    rows = [
+        {
+            "id": f"feedback-{offset + number}",
+            "timestamp": when,
+            "interaction_id": interaction,
+            "name": name,
+            "value": json.dumps(value),
+            "source": source,
+            "topic": "feedback",
+            "partition": 0,
+            "offset": offset + number,
+            "received_at": when,
+        }
+        for number, interaction in enumerate(about)
+    ]
+    store(warehouse, "feedback", rows)
+
+
+def store(warehouse: Warehouse, table: str, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, by the names of their columns."""
+    with warehouse.transaction() as cursor:
+        cursor.register("incoming", pa.Table.from_pylist(rows))
+        cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")

@@ -1,0 +1,84 @@
+"""What counts as said by the context."""
+
+import pytest
+
+from retuned.monitors.grounding import grounding
+
+CONTEXT = (
+    "Returns are accepted within 30 days of delivery. The customer pays the return shipping.",
+    "Gift cards cannot be refunded. Orders above 1,000 euros are insured by Aurelia Mutual.",
+    "Our shop in Lisbon opens at 9:30 and closes at 18:00. It is closed on Sundays.",
+)
+SUPPORTED = (
+    "You can return it within 30 days of delivery.",
+    "The return shipping is paid by the customer.",
+    "Gift cards can't be refunded.",
+    "Orders above 1000 euros are insured.",
+    "The shop in Lisbon opens at 9:30.",
+    "It closes at 18:00 and is closed on Sundays.",
+    "Returns are accepted within thirty days of delivery.".replace("thirty", "30"),
+    "Happy to help! Gift cards cannot be refunded. Have a nice day!",
+)
+INVENTED = (
+    "You can return it within 60 days of delivery.",
+    "Gift cards can be refunded.",
+    "Returns are not accepted.",
+    "Orders are insured by Meridian Mutual.",
+    "The shop in Porto opens at 9:30.",
+    "The shop closes at 19:00.",
+    "Returns are accepted within 30 days of delivery. We also offer a lifetime warranty on batteries.",
+    "Premium members enjoy complimentary overnight upgrades.",
+)
+
+
+@pytest.mark.parametrize("answer", SUPPORTED)
+def test_what_the_context_says_is_grounded(answer: str) -> None:
+    assert grounding(answer, CONTEXT) >= 0.7
+
+
+@pytest.mark.parametrize("answer", INVENTED)
+def test_what_it_does_not_say_is_not(answer: str) -> None:
+    assert grounding(answer, CONTEXT) < 0.7
+
+
+def test_one_invented_sentence_is_not_hidden_by_true_ones() -> None:
+    true = "Returns are accepted within 30 days of delivery. Gift cards cannot be refunded. "
+    assert grounding(true, CONTEXT) == 1.0
+    assert grounding(true + "Zebras graze upon purple moons.", CONTEXT) == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "I don't know.", "I’m sorry, I cannot find that.", "Thank you!", "May I ask why?"]
+)
+def test_what_claims_nothing_invents_nothing(answer: str) -> None:
+    assert grounding(answer, CONTEXT) == 1.0
+    assert grounding(answer, []) == 1.0
+
+
+def test_a_claim_without_context_is_not_grounded() -> None:
+    assert grounding("The shop opens at 9:30.", []) == 0.0
+    assert grounding("The shop opens at 9:30.", [""]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "source"),
+    [
+        ("1000 euros", "1,000 euros"),
+        ("3.5 euros", "3.50 euros"),
+        ("3,5 euros", "3.50 euros"),
+        ("2 visits", "two visits"),
+    ],
+)
+def test_one_number_has_many_spellings(said: str, source: str) -> None:
+    assert grounding(f"It costs {said}.", f"It costs {source}.") == 1.0
+
+
+def test_numbers_are_told_apart() -> None:
+    assert grounding("It costs 100 euros.", "It costs 1,000 euros.") < 0.7
+    assert grounding("It costs 10 euros.", "It costs 1 euro, or 0 on Sundays.") < 0.7
+
+
+@pytest.mark.parametrize("answer", ["a" * 100_000, "1." * 20_000, "\u0000\n\n", "。！？", "… ' ’ -", "Straße ist 5€"])
+def test_any_text_has_a_score(answer: str) -> None:
+    assert 0.0 <= grounding(answer, CONTEXT) <= 1.0
+    assert 0.0 <= grounding("The shop opens.", answer) <= 1.0

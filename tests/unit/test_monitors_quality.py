@@ -1,0 +1,169 @@
+"""Rates, latency and tokens of the current window."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
+
+from retuned.consumers.warehouse import Warehouse
+from retuned.monitors import quality
+from retuned.monitors.metrics import Metrics
+from retuned.monitors.quality import Figure, measure
+from retuned.monitors.settings import Settings, WindowsSettings
+
+SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
+NOW = START + timedelta(hours=2)
+GROUNDED = {"context": json.dumps(["Parcels take two days."]), "response": "Parcels take 2 days."}
+INVENTED = {"context": json.dumps(["Parcels take two days."]), "response": "Parcels take 9 days."}
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = new_warehouse(tmp_path)
+    # Before the current window: nothing of this may be in a figure.
+    old = answers(opened, 60, start=START, model="old", latency_seconds=99.0, **INVENTED)
+    feedback(opened, old, "helpful", False, when=START, offset=10_000)
+    yield opened
+    opened.close()
+
+
+def answers(warehouse: Warehouse, count: int, **columns: object) -> list[str]:
+    offset = int(columns.pop("offset", 0))  # type: ignore[call-overload]
+    start = columns.pop("start", START + timedelta(hours=1))
+    rng = random.Random(6)
+    return interactions(
+        warehouse,
+        prompts(count, rng),
+        rng,
+        start=start,
+        step=MINUTE / 10,
+        offset=offset,
+        **({"context": None} | columns),
+    )
+
+
+def found(figures: list[Figure], metric: str, source: str, model: str = "*") -> Figure:
+    (figure,) = [f for f in figures if (f.metric, f.source, f.model) == (metric, source, model)]
+    return figure
+
+
+def test_sources_are_never_mixed(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 100, offset=100)
+    feedback(warehouse, ids[:10], "helpful", True, when=NOW, offset=0)
+    feedback(warehouse, ids[10:20], "helpful", False, when=NOW, offset=10)
+    feedback(warehouse, ids[:4], "helpful", False, source="judge", when=NOW, offset=20)
+    feedback(warehouse, ids[:8], "hallucination", True, source="expert", when=NOW, offset=30)
+    feedback(warehouse, ids[8:10], "hallucination", False, source="expert", when=NOW, offset=40)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert (found(figures, "helpful_rate", "user").value, found(figures, "helpful_rate", "user").n) == (0.5, 20)
+    assert (found(figures, "helpful_rate", "judge").value, found(figures, "helpful_rate", "judge").n) == (0.0, 4)
+    expert = found(figures, "hallucination_rate", "expert")
+    assert (expert.value, expert.n) == (0.8, 10)
+    assert (expert.low, expert.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert {f.source for f in figures if f.metric.endswith("_rate")} == {"user", "judge", "expert"}
+
+
+def test_figures_are_told_by_model(warehouse: Warehouse) -> None:
+    first = answers(warehouse, 20, offset=100, model="support@1")
+    second = answers(warehouse, 30, offset=200, model="support@2")
+    feedback(warehouse, first, "helpful", False, when=NOW, offset=0)
+    feedback(warehouse, second, "helpful", True, when=NOW, offset=50)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert found(figures, "helpful_rate", "user", "support@1").value == 0.0
+    assert found(figures, "helpful_rate", "user", "support@2").value == 1.0
+    assert found(figures, "helpful_rate", "user").value == 0.6
+    assert "old" not in {f.model for f in figures}
+
+
+def test_one_person_changing_their_mind_has_one_vote(warehouse: Warehouse) -> None:
+    (answer,) = answers(warehouse, 1, offset=100)
+    feedback(warehouse, [answer], "helpful", True, when=NOW - 2 * MINUTE, offset=0)
+    feedback(warehouse, [answer], "helpful", False, when=NOW - MINUTE, offset=1)
+    figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
+    assert (figure.value, figure.n) == (0.0, 1)
+
+
+def test_grounding_judges_the_answers_that_had_context(warehouse: Warehouse) -> None:
+    answers(warehouse, 30, offset=100, **GROUNDED)
+    answers(warehouse, 10, offset=200, **INVENTED)
+    answers(warehouse, 50, offset=300)
+    figure = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding")
+    assert (figure.value, figure.n) == (0.25, 40)
+
+
+def test_latency_quantiles_stand_inside_their_intervals(warehouse: Warehouse) -> None:
+    for number in range(100):
+        answers(warehouse, 1, offset=100 + number, latency_seconds=float(number + 1))
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert found(figures, "latency_p50_seconds", "app").value == 50.0
+    assert found(figures, "latency_p95_seconds", "app").value == 95.0
+    assert found(figures, "latency_p99_seconds", "app").value == 99.0
+    median = found(figures, "latency_p50_seconds", "app")
+    assert (median.low, median.high, median.n) == (40.0, 60.0, 100)
+
+
+def test_tokens_are_means_of_an_interaction(warehouse: Warehouse) -> None:
+    answers(warehouse, 1, offset=100, input_tokens=10)
+    answers(warehouse, 1, offset=101, input_tokens=20)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    tokens = found(figures, "input_tokens", "app")
+    assert (tokens.value, tokens.n) == (15.0, 2)
+    assert tokens.low < 15.0 < tokens.high
+
+
+def test_no_figure_is_nan_whatever_is_missing(warehouse: Warehouse) -> None:
+    columns = {"latency_seconds": None, "input_tokens": None, "output_tokens": None, "response": ""}
+    answers(warehouse, 3, offset=100, **columns)
+    answers(warehouse, 1, offset=110, latency_seconds=math.nan, input_tokens=5)
+    answers(warehouse, 1, offset=120, latency_seconds=math.inf)
+    (answer,) = answers(warehouse, 1, offset=130, context="[]")
+    feedback(warehouse, [answer], "helpful", "perhaps", when=NOW)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert figures
+    assert all(math.isfinite(value) for f in figures for value in (f.value, f.low, f.high))
+    assert all(f.low <= f.value <= f.high and f.n > 0 for f in figures)
+    assert not [f for f in figures if f.metric == "helpful_rate"]
+
+
+def test_an_empty_window_has_no_figures(warehouse: Warehouse) -> None:
+    assert measure(warehouse, SETTINGS, "support", NOW) == []
+    assert measure(warehouse, SETTINGS, "unheard_of", NOW) == []
+
+
+def test_figures_are_kept_and_the_latest_are_found_again(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 20, offset=100)
+    measure(warehouse, SETTINGS, "support", NOW - MINUTE)
+    feedback(warehouse, ids, "helpful", True, when=NOW)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    latest = quality.latest(warehouse, "support")
+    assert set(latest) == set(figures)
+    assert quality.latest(warehouse, "unheard_of") == []
+    (kept,) = warehouse.rows("SELECT count(DISTINCT created_at) AS times FROM quality")
+    assert kept["times"] == 2
+
+
+def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    ids = answers(warehouse, 20, offset=100, model="support@1", latency_seconds=0.5)
+    feedback(warehouse, ids, "helpful", True, when=NOW)
+    metrics.quality("support", measure(warehouse, SETTINGS, "support", NOW))
+    labels = {"workload": "support", "model_name": "support@1", "source": "user"}
+    assert registry.get_sample_value("retuned_helpful_ratio", labels) == 1.0
+    assert registry.get_sample_value("retuned_judged_answers", labels | {"rate": "helpful"}) == 20
+    latency = {"workload": "support", "model_name": "*", "quantile": "0.95"}
+    assert registry.get_sample_value("retuned_answer_latency_seconds", latency) == 0.5
+    tokens = {"workload": "support", "model_name": "*", "kind": "input"}
+    assert registry.get_sample_value("retuned_answer_tokens", tokens) == 20.0
+
+    metrics.quality("another", [])
+    assert registry.get_sample_value("retuned_helpful_ratio", labels) == 1.0
+    metrics.quality("support", [])
+    assert registry.get_sample_value("retuned_helpful_ratio", labels) is None
+    assert registry.get_sample_value("retuned_answer_latency_seconds", latency) is None

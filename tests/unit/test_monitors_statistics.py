@@ -1,0 +1,77 @@
+"""Intervals and two-sample tests."""
+
+import math
+import random
+
+import pytest
+
+from retuned.monitors.statistics import two_sample_chi_square, two_sample_ks, wilson
+
+
+def test_wilson_is_what_the_formula_gives() -> None:
+    rate, low, high = wilson(8, 10)
+    assert rate == 0.8
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 1_000, 10**9])
+def test_wilson_is_never_nan_and_always_an_interval(n: int) -> None:
+    for successes in {0, min(1, n), n // 2, n}:
+        rate, low, high = wilson(successes, n)
+        assert not any(math.isnan(value) for value in (rate, low, high))
+        assert 0 <= low <= rate <= high <= 1
+    assert wilson(0, 0) == (0.0, 0.0, 1.0)
+
+
+def test_wilson_covers_the_true_rate_19_times_in_20() -> None:
+    rng = random.Random(1)
+    covered = 0
+    for _ in range(2_000):
+        successes = sum(rng.random() < 0.1 for _ in range(60))
+        _, low, high = wilson(successes, 60)
+        covered += low <= 0.1 <= high
+    assert 0.93 <= covered / 2_000 <= 0.98
+
+
+def test_quiet_samples_pass_the_chi_square_test_as_often_as_promised() -> None:
+    """A goodness-of-fit test, with the reference as exact, fails 40 and more of 100 such pairs."""
+    rng = random.Random(2)
+    weights = (30, 20, 15, 10, 10, 8, 5, 2)
+    alarms = sum(
+        two_sample_chi_square(rng.choices("abcdefgh", weights, k=500), rng.choices("abcdefgh", weights, k=500)) < 0.05
+        for _ in range(300)
+    )
+    assert alarms / 300 <= 0.09
+
+
+def test_a_moved_mix_fails_the_chi_square_test() -> None:
+    rng = random.Random(3)
+    for _ in range(20):
+        before = rng.choices("abcde", (3, 3, 2, 1, 1), k=500)
+        after = [
+            rng.choice("e") if rng.random() < 0.2 else letter for letter in rng.choices("abcde", (3, 3, 2, 1, 1), k=500)
+        ]
+        assert two_sample_chi_square(before, after) < 0.005
+
+
+def test_rare_categories_are_pooled_not_trusted() -> None:
+    """Every value of one sample is another's stranger, once each: five counts of one are no evidence."""
+    common = ["usual"] * 95
+    assert two_sample_chi_square([*common, *"abcde"], [*common, *"fghij"]) > 0.5
+
+
+def test_a_rare_event_that_becomes_frequent_is_seen() -> None:
+    assert two_sample_chi_square(["no"] * 500, ["no"] * 489 + ["yes"] * 11) < 0.005
+    assert two_sample_chi_square(["no"] * 100, ["no"] * 92 + ["yes"] * 8) < 0.01  # Fisher: expected counts of 4
+
+
+def test_one_category_everywhere_is_no_difference() -> None:
+    assert two_sample_chi_square(["no"] * 100, ["no"] * 100) == 1.0
+
+
+def test_ks_sees_longer_answers_and_not_equal_ones() -> None:
+    rng = random.Random(4)
+    before = [rng.gauss(100, 30) for _ in range(500)]
+    assert two_sample_ks(before, [rng.gauss(100, 30) for _ in range(500)]) > 0.01
+    assert two_sample_ks(before, [1.3 * rng.gauss(100, 30) for _ in range(500)]) < 1e-6

@@ -1,0 +1,126 @@
+"""Which events are compared with which."""
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from traffic import MINUTE, START, interactions, new_warehouse, prompts
+
+from retuned.consumers.warehouse import Warehouse
+from retuned.monitors.settings import WindowsSettings
+from retuned.monitors.windows import Window, bounds, sample, windows
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = new_warehouse(tmp_path)
+    yield opened
+    opened.close()
+
+
+def stored(
+    warehouse: Warehouse, count: int, start: datetime = START, offset: int = 0, workload: str = "support"
+) -> None:
+    rng = random.Random(5)
+    interactions(warehouse, prompts(count, rng), rng, start=start, offset=offset, workload=workload)
+
+
+def hours(reference: float, current: float, events: int | None = None) -> WindowsSettings:
+    return WindowsSettings(reference_seconds=3_600 * reference, current_seconds=3_600 * current, current_events=events)
+
+
+def test_a_workload_without_events_has_no_windows(warehouse: Warehouse) -> None:
+    assert windows(warehouse, hours(2, 1), "support", START) is None
+    stored(warehouse, 10, workload="other")
+    assert windows(warehouse, hours(2, 1), "support", START + HOUR) is None
+
+
+def test_without_a_champion_the_reference_begins_with_the_first_event(warehouse: Warehouse) -> None:
+    stored(warehouse, 300)
+    found = windows(warehouse, hours(2, 1), "support", START + 5 * HOUR)
+    assert found is not None
+    assert found.reference == Window(START, START + 2 * HOUR, 120)
+    assert found.current == Window(START + 4 * HOUR, START + 5 * HOUR, 60)
+
+
+def test_with_a_champion_it_begins_with_the_promotion(warehouse: Warehouse) -> None:
+    stored(warehouse, 300)
+    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=START + HOUR)
+    warehouse.insert("aliases", workload="other", alias="champion", version="v1", created_at=START + 3 * HOUR)
+    found = windows(warehouse, hours(2, 1), "support", START + 5 * HOUR)
+    assert found is not None
+    assert (found.reference.start, found.reference.end) == (START + HOUR, START + 3 * HOUR)
+
+
+def test_the_current_window_can_be_a_count(warehouse: Warehouse) -> None:
+    stored(warehouse, 300)
+    found = windows(warehouse, hours(2, 24, events=25), "support", START + 5 * HOUR)
+    assert found is not None
+    assert found.current == Window(START + 275 * MINUTE, START + 5 * HOUR, 25)
+
+
+def test_the_future_is_not_read(warehouse: Warehouse) -> None:
+    stored(warehouse, 300)
+    found = windows(warehouse, hours(2, 1), "support", START + 3 * HOUR)
+    assert found is not None
+    assert (found.reference.rows, found.current.rows) == (120, 60)
+
+
+@pytest.mark.parametrize("reference", [1, 3, 24])
+@pytest.mark.parametrize("current", [0.5, 2, 24])
+def test_windows_never_overlap_and_never_reach_before_the_anchor(reference: float, current: float) -> None:
+    for minutes in range(-120, 1_800, 7):
+        now = START + minutes * MINUTE
+        start, end, current_start = bounds(START, now - current * HOUR, now, 3_600 * reference)
+        assert start <= end <= current_start <= now
+        assert end - start <= reference * HOUR
+        if minutes >= 0:
+            assert start >= START
+
+
+def test_before_the_reference_span_has_passed_its_older_part_is_the_reference(warehouse: Warehouse) -> None:
+    stored(warehouse, 180)
+    found = windows(warehouse, hours(24, 1), "support", START + 3 * HOUR)
+    assert found is not None
+    assert (found.reference.rows, found.current.rows) == (120, 60)
+    assert found.shortage(60) is None
+
+
+def test_too_few_rows_are_told(warehouse: Warehouse) -> None:
+    stored(warehouse, 90)
+    found = windows(warehouse, hours(24, 1), "support", START + 90 * MINUTE)
+    assert found is not None
+    assert found.shortage(30) is None
+    assert found.shortage(31) == "30 events in the reference window and 60 in the current one; 31 are needed in each"
+
+
+def test_a_sample_is_repeatable_by_its_seed_and_comes_from_its_window_alone(warehouse: Warehouse) -> None:
+    stored(warehouse, 300)
+    stored(warehouse, 300, workload="other")
+    window = Window(START + HOUR, START + 3 * HOUR, 120)
+
+    def drawn(seed: str, rows: int = 40) -> list[tuple[str, datetime]]:
+        with warehouse.cursor() as cursor:
+            sample(cursor, "drawn", "support", window, rows, seed)
+            return cursor.execute("SELECT id, timestamp FROM drawn ORDER BY id").fetchall()
+
+    assert len(drawn("a")) == 40
+    assert drawn("a") == drawn("a")
+    assert drawn("a") != drawn("b")
+    assert all(window.start <= when < window.end for _, when in drawn("a"))
+    assert all(name.startswith("support-") for name, _ in drawn("a"))
+    assert len(drawn("a", rows=1_000)) == 120
+
+
+def test_a_sample_favours_no_part_of_its_window(warehouse: Warehouse) -> None:
+    stored(warehouse, 2_000)
+    window = Window(START, START + 2_000 * MINUTE, 2_000)
+    with warehouse.cursor() as cursor:
+        sample(cursor, "drawn", "support", window, 500, "a")
+        early = cursor.execute("SELECT count(*) FROM drawn WHERE timestamp < ?", [START + 1_000 * MINUTE]).fetchone()
+    assert early is not None
+    assert 200 <= early[0] <= 300
