@@ -110,12 +110,12 @@ class Model:
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
+        if not (folder / "config.json").is_file():
+            raise RetunedError(f"base model {folder}: there is no config.json; name a folder that holds a model")
         import torch
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(threads)
-        if not (folder / "config.json").is_file():
-            raise RetunedError(f"base model {folder}: there is no config.json; name a folder that holds a model")
         self._tokenizer = load_tokenizer(folder)
         self._tokenizer_lock = threading.Lock()  # a fast tokenizer in two threads fails with "Already borrowed"
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype("auto"))

@@ -11,12 +11,14 @@ import argparse
 import asyncio
 import logging
 import queue
+import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -296,6 +298,14 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status, headers=headers)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn would take the signals and end the process by them before the other threads have ended."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 def main() -> None:
     """Load the model, follow the events, serve until a signal comes."""
     parser = argparse.ArgumentParser(prog="python -m retuned.daemon.demo_server", description=__doc__.split("\n")[0])
@@ -324,10 +334,19 @@ def main() -> None:
     for follower in followers:
         follower.start()
     log.info("%s in %s on http://127.0.0.1:%d", worker.served, model.dtype, arguments.port)
-    try:
-        uvicorn.run(
-            app(model, worker), host="127.0.0.1", port=arguments.port, log_level="warning", timeout_graceful_shutdown=5
+    server = _Server(
+        uvicorn.Config(
+            app(model, worker),
+            host="127.0.0.1",
+            port=arguments.port,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
         )
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    try:
+        server.run()
     finally:
         stop.set()
         worker.stop()
