@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -33,6 +33,10 @@ class DeadLetter:
     @property
     def key(self) -> str:
         return f"{self.topic}:{self.partition}:{self.offset}"
+
+    def message(self) -> dict[str, Any]:
+        """As it goes to the dead-letter topic."""
+        return asdict(self)
 
 
 def dead_letter(record: Record, bad: BadEvent, redactor: Redactor, user_key: bytes) -> DeadLetter:
@@ -84,5 +88,6 @@ class DeadLetterLimit:
             last = f"; the last one: {example.key}, {example.reason}, {example.detail}" if example else ""
             raise TooManyDeadLetters(
                 f"{found} of the last {len(self._last)} messages are no events "
-                f"(ingest.dead_letter_share_limit {self._share:g}); they are in dead_letters; correct the producer and start again{last}"
+                f"(ingest.dead_letter_share_limit {self._share:g}); they are in dead_letters; "
+                f"correct the producer and start again{last}"
             )

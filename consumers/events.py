@@ -8,8 +8,8 @@ from msgspec import Meta
 
 Kind = Literal["interactions", "feedback"]
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"\S")]
-Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\S")]
+Identifier = Annotated[str, Meta(min_length=1, max_length=512)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Amount = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Timestamp = Annotated[datetime, Meta(description="ISO 8601 (RFC 3339); without an offset it is UTC.")]
@@ -101,8 +101,12 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Int
         raise BadEvent("too_deep", "nested too deeply") from error
     event.timestamp = _naive_utc(event.timestamp)
     if isinstance(event, Interaction):
+        if event.id.isspace() or event.workload.isspace() or event.model.isspace():
+            raise BadEvent("bad_value", "id, workload, model: expected more than white space")
         _check_messages(event.messages)
     else:
+        if event.id.isspace() or event.interaction_id.isspace() or event.name.isspace():
+            raise BadEvent("bad_value", "id, interaction_id, name: expected more than white space")
         _check_value(event.name, event.value)
     return event
 
@@ -129,11 +133,12 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _naive_utc(timestamp: datetime) -> datetime:
-    try:
-        offset = timestamp.utcoffset()
-        plain = timestamp.replace(tzinfo=None) if not offset else timestamp.astimezone(UTC).replace(tzinfo=None)
-    except OverflowError as error:
-        raise BadEvent("bad_value", "timestamp: out of range") from error
+    if timestamp.tzinfo is not UTC and timestamp.tzinfo is not None:
+        try:
+            timestamp = timestamp.astimezone(UTC)
+        except OverflowError as error:
+            raise BadEvent("bad_value", "timestamp: out of range") from error
+    plain = timestamp.replace(tzinfo=None)
     if not EARLIEST <= plain < LATEST:
         raise BadEvent("bad_value", f"timestamp: {plain.isoformat()} is not between 1970 and 2200")
     return plain
@@ -144,7 +149,7 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not role:
             raise BadEvent("bad_value", f"messages[{number}].role: expected a string that is not empty")
-        if content is not None and not isinstance(content, str | list):
+        if type(content) is not str and content is not None and not isinstance(content, list):
             raise BadEvent("bad_value", f"messages[{number}].content: expected a string, a list of parts or null")
 
 

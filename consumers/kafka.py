@@ -60,7 +60,13 @@ class Batch:
 
 
 class Source(Protocol):
-    """Where events come from: Kafka, or memory."""
+    """Where events come from: Kafka, or memory.
+
+    Attributes:
+        before_assignment: called before stored offsets are asked for, so that a write under way can end.
+    """
+
+    before_assignment: Callable[[], None]
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         """Wait for at most so long and return what is there.
@@ -100,6 +106,10 @@ class Publisher(Protocol):
         """Safe to repeat."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class KafkaSource:
     """Both topics, read by a consumer group, from the offsets that the warehouse holds. Connects on the first poll."""
 
@@ -108,6 +118,7 @@ class KafkaSource:
         self._settings = settings
         self._config = client_config(settings)
         self._stored = stored
+        self.before_assignment: Callable[[], None] = _nothing
         self._consumer: Any = None
         self._reached: Offsets = {}
         self._failure: Exception | None = None
@@ -209,6 +220,7 @@ class KafkaSource:
     def _assigned(self, partitions: Sequence[Any]) -> None:
         """On the client's IO thread, which would only log a failure and read on from a wrong place."""
         try:
+            self.before_assignment()
             stored = self._stored()
             self._reached = {}
             for partition in partitions:

@@ -77,6 +77,7 @@ class MemorySource:
     ) -> None:
         self._log, self._topics, self._start = log, set(topics), start
         self._stored = stored
+        self.before_assignment: Callable[[], None] = lambda: None
         self._assigned: Offsets | None = None
         self._positions: Offsets = {}
         self._reached: Offsets = {}
@@ -112,6 +113,7 @@ class MemorySource:
 
     def _assign(self) -> None:
         if self._assigned is None:
+            self.before_assignment()
             self._assigned = self._stored()
             self._reached = dict(self._assigned)
         for key, end in self._log.ends().items():
