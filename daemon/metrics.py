@@ -12,14 +12,14 @@ class Metrics:
         )
         self.job_runs = Counter(
             "retuned_job_runs_total",
-            "Runs of a scheduled job, by outcome (succeeded, failed, missed).",
-            ["job", "outcome"],
+            "Runs of a scheduled job, by outcome (succeeded, failed, missed); Prometheus itself owns the label job.",
+            ["task", "outcome"],
             registry=registry,
         )
         self.job_last_success = Gauge(
             "retuned_job_last_success_timestamp_seconds",
             "When a job last succeeded, Unix time.",
-            ["job"],
+            ["task"],
             registry=registry,
         )
         self.decisions = Counter(
