@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -64,7 +65,7 @@ def grounding(answer: str, context: str | Sequence[str]) -> float:
     "Handling divergent reference texts"), taken per sentence, so that one invention does not hide behind nine truths.
     """
     passages = [context] if isinstance(context, str) else list(context)
-    sources = [_Words(sentence) for passage in passages for sentence in _sentences(passage)]
+    sources = [words for passage in passages for words in _read(passage)]
     stems = frozenset[str]().union(*(source.stems for source in sources))
     numbers = frozenset[str]().union(*(source.numbers for source in sources))
     scores = [
@@ -93,6 +94,12 @@ class _Words:
         self.names = frozenset(_stem(small) for word, small in content if word[0].isupper() and word != words[0])
         spelled = {_NUMBER_WORDS[word] for word in lower if word in _NUMBER_WORDS}
         self.numbers = frozenset(_plain_number(number) for number in _NUMBER.findall(sentence)) | spelled
+
+
+@lru_cache(maxsize=1_024)
+def _read(passage: str) -> tuple[_Words, ...]:
+    """The sentences of a passage; many answers share one."""
+    return tuple(_Words(sentence) for sentence in _sentences(passage))
 
 
 def _support(claim: _Words, sources: list[_Words], stems: frozenset[str], numbers: frozenset[str]) -> float:

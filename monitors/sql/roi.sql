@@ -64,7 +64,7 @@ ORDER BY workload
 -- name: training
 SELECT id, workload, (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600 AS hours
 FROM runs
-WHERE finished_at IS NOT NULL AND state <> 'interrupted' AND hours > 0
+WHERE finished_at IS NOT NULL AND hours > 0
     AND id NOT IN (SELECT reference FROM ledger WHERE item = 'training')
 ORDER BY finished_at, id
 

@@ -177,9 +177,11 @@ def test_an_escalation_is_one_however_often_it_is_told(warehouse: Warehouse) -> 
     feedback(warehouse, ids[:1], "escalated", True, when=START, offset=0)
     feedback(warehouse, ids[:1], "escalated", True, source="app", when=START, offset=1)
     book(warehouse, SETTINGS, START + MINUTE)
-    feedback(warehouse, ids[:1], "escalated", True, source="expert", when=START, offset=2)
-    book(warehouse, SETTINGS, START + 2 * MINUTE)
     assert amounts(warehouse) == {"escalations_avoided": 16.0}
+    feedback(warehouse, ids[:1], "escalated", True, source="expert", when=START, offset=2)
+    answers(warehouse, 10, offset=10)
+    book(warehouse, SETTINGS, START + 2 * MINUTE)
+    assert amounts(warehouse) == {"escalations_avoided": 40.0}
 
 
 def test_more_escalations_than_the_baseline_are_carried_over(warehouse: Warehouse) -> None:
