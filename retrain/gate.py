@@ -43,7 +43,9 @@ def decide(
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
     The gain in score must be above `minimum_gain` with the configured confidence: the lower end of a paired bootstrap
-    percentile interval (Efron and Tibshirani 1993, chapter 13). The guards compare plain figures with their limits.
+    percentile interval (Efron and Tibshirani 1993, chapter 13). Latency is compared with its limit as it is. A rise of
+    hallucinations, or a drop on the regression set, above its limit refuses the candidate unless chance explains it (the
+    interval of the difference reaches zero): among twenty examples a single one would be above any sensible limit.
     All conditions are looked at, so that a refusal names all its reasons.
     """
     pairs = _pairs(champion, candidate)
@@ -58,9 +60,9 @@ def decide(
         )
     checks = [
         _gain(pairs, settings, seed),
-        _hallucination(pairs, settings),
+        _hallucination(pairs, settings, seed),
         _latency(pairs, settings),
-        _regression(_pairs(champion_regression, candidate_regression), settings),
+        _regression(_pairs(champion_regression, candidate_regression), settings, seed),
     ]
     figures = {"examples": float(len(pairs))}
     for check in checks:
@@ -108,7 +110,7 @@ def bootstrap(differences: np.ndarray, confidence: float, resamples: int, seed: 
     return float(low), float(high)
 
 
-def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
+def _hallucination(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
     told = [
         (old.hallucinated, new.hallucinated)
         for old, new in pairs
@@ -122,15 +124,25 @@ def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
         )
     before, after = fmean(bool(old) for old, _ in told), fmean(bool(new) for _, new in told)
     limit = settings.maximum_hallucination_rise
-    passed = after - before <= limit
+    passed, verdict = _within(after - before, [float(new) - float(old) for old, new in told], limit, settings, seed)
     return Decision(
         passed,
         [
             f"The candidate hallucinates in {after:.1%} of {len(told)} examples and the champion in {before:.1%}: "
-            f"{after - before:+.1%}, {'within' if passed else 'above'} the allowed rise of {limit:.1%}."
+            f"{after - before:+.1%}, {verdict} the allowed rise of {limit:.1%}."
         ],
         {"hallucination_champion": before, "hallucination_candidate": after},
     )
+
+
+def _within(
+    worse: float, differences: list[float], limit: float, settings: GateSettings, seed: int
+) -> tuple[bool, str]:
+    """Whether a guard holds, and how to say it; `differences` are candidate against champion, above zero where worse."""
+    if worse <= limit:
+        return True, "within"
+    low, _ = bootstrap(np.array(differences), settings.confidence, settings.resamples, seed)
+    return (False, "surely above") if low > 0 else (True, "which chance explains, beside")
 
 
 def _latency(pairs: Pairs, settings: GateSettings) -> Decision:
@@ -148,19 +160,19 @@ def _latency(pairs: Pairs, settings: GateSettings) -> Decision:
     )
 
 
-def _regression(pairs: Pairs, settings: GateSettings) -> Decision:
+def _regression(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
     if not pairs:
         return Decision(
             True, ["There are no examples of earlier datasets to fall back on; no regression could be measured."], {}
         )
     before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
     limit = settings.maximum_regression_drop
-    passed = before - after <= limit
+    passed, verdict = _within(before - after, [old.score - new.score for old, new in pairs], limit, settings, seed)
     return Decision(
         passed,
         [
             f"On {len(pairs)} earlier examples that still hold, the candidate scores {after:.3f} and the champion "
-            f"{before:.3f}: a drop of {before - after:+.3f}, {'within' if passed else 'above'} the allowed {limit:.3f}."
+            f"{before:.3f}: a drop of {before - after:+.3f}, {verdict} the allowed {limit:.3f}."
         ],
         {"regression_champion": before, "regression_candidate": after, "regression_examples": float(len(pairs))},
     )

@@ -86,8 +86,12 @@ class GateSettings(Section):
     )
     confidence: Share = Field(0.95, description="of the paired bootstrap interval")
     resamples: PositiveInt = Field(2_000, description="of the bootstrap")
-    maximum_hallucination_rise: Share = Field(0.02, description="the hallucination rate may rise by so much")
-    maximum_regression_drop: Share = Field(0.05, description="the score on the regression set may fall by so much")
+    maximum_hallucination_rise: Share = Field(
+        0.02, description="the hallucination rate may rise by so much, beyond what chance explains"
+    )
+    maximum_regression_drop: Share = Field(
+        0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
+    )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median latency of the candidate over the champion's"
     )
