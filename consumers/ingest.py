@@ -38,6 +38,7 @@ class Ingest:
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
+        lag: events that waited on the broker after the last batch.
     """
 
     def __init__(
@@ -64,6 +65,12 @@ class Ingest:
         self.events_seen = 0
         self.last_event_at: datetime | None = None
         self.broker_up = False
+        self.lag = 0
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that the broker has on our partitions was read."""
+        return self._source.caught_up()
 
     def step(self) -> int:
         """One batch: wait for it, store it. Returns the number of messages in it.
@@ -184,7 +191,8 @@ class Ingest:
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
         metrics.batch_seconds.observe(rows.seconds)
-        metrics.lag.set(self._source.lag())
+        self.lag = self._source.lag()
+        metrics.lag.set(self.lag)
         if records:
             self.events_seen += len(records)
             self.last_event_at = rows.received_at

@@ -55,7 +55,7 @@ class App:
             log.info("broker: %s", check_broker(settings.kafka))
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))
-            registry.reconcile(self.warehouse, settings.models.directory)
+            registry.reconcile(self.warehouse, settings)
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))

@@ -44,7 +44,7 @@ def carry_out(jobs: Jobs, name: str, workload: str, arguments: dict[str, Any]) -
             now=jobs.now(),
         )
         return {"workload": workload, "done": f"{workload}@{version} is the champion"}
-    change = rollout.rollback(
+    previous = rollout.rollback(
         jobs.warehouse, jobs.settings, jobs.publisher, topic, workload, actor="operator", reason=reason, now=jobs.now()
     )
-    return {"workload": workload, "done": f"{workload}@{change.version or 'base'} is the champion again"}
+    return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}

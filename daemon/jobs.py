@@ -272,7 +272,7 @@ class Jobs:
 
     def _on_progress(self, line: dict[str, Any]) -> None:
         self.progress = {**self.progress, **line}
-        self.retrain_metrics.progress(line)
+        self.retrain_metrics.progress(line["workload"], line)
 
     def _kick(self) -> None:
         """Wake the retrain job when something waits and it is not at work."""

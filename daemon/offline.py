@@ -25,7 +25,7 @@ def offline(settings: Settings) -> Iterator[Jobs]:
     """
     warehouse = open_warehouse(settings.warehouse)
     try:
-        registry.reconcile(warehouse, settings.models.directory)
+        registry.reconcile(warehouse, settings)
         publisher = KafkaPublisher(settings.kafka)
         try:
             metrics = CollectorRegistry()
