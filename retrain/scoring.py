@@ -74,6 +74,8 @@ _SPELLED = re.compile(rf"\b(?P<number>{_WORD})[ -](?P<unit>{_UNIT})", re.IGNOREC
 _NAME = re.compile(r"(?<![.!?:•*\n-] )(?<!\n)(?<!^)(?<![\w'’])([A-Z][a-zà-ÿ]+)\b")
 _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
+_DENIAL = re.compile(r"\b(?:no|not|never|none|cannot|without)\b|n['’]t\b", re.IGNORECASE)
+
 
 def facts(text: str) -> frozenset[str]:
     """The facts of a text, each normalised and led by its kind: `day:30`, `eur:4.99`, `time:17:00`, `name:oslo`.
@@ -99,13 +101,13 @@ def score(answer: str, reference: str) -> float:
     """1.0 when every fact of the reference stands in the answer and the answer adds nothing that conflicts, else 0.0.
 
     A conflict is another value of a kind that the reference states (45 days beside 30 days), or yes against no. A
-    reference without facts is met by token F1 of at least SAME_WORDS.
+    reference without facts is met by token F1 of at least SAME_WORDS, when both or neither deny.
     """
     wanted = facts(reference)
     if conflicts(answer, reference):
         return 0.0
     if not wanted:
-        return float(token_f1(answer, reference) >= SAME_WORDS)
+        return float(_same_words(answer, reference))
     stated, words = facts(answer), set(tokens(answer))
     # A name may open the answer's sentence, where `facts` does not see it.
     return float(all(fact in stated or (fact.startswith(("name:", "code:")) and fact[5:] in words) for fact in wanted))
@@ -126,7 +128,7 @@ def same_answer(one: str, other: str) -> bool:
     left = facts(one)
     if left != facts(other) or conflicts(one, other):
         return False
-    return bool(left) or token_f1(one, other) >= SAME_WORDS
+    return bool(left) or _same_words(one, other)
 
 
 def values(stated: frozenset[str] | set[str]) -> set[str]:
@@ -151,6 +153,10 @@ def token_f1(answer: str, reference: str) -> float:
 def tokens(text: str) -> list[str]:
     """The words of a text, casefolded; hyphenated codes stay whole."""
     return re.findall(r"\w+(?:[-']\w+)*", text.casefold())
+
+
+def _same_words(one: str, other: str) -> bool:
+    return token_f1(one, other) >= SAME_WORDS and bool(_DENIAL.search(one)) == bool(_DENIAL.search(other))
 
 
 def _take(pattern: re.Pattern[str], text: str, note: Callable[[re.Match[str]], list[str]], found: set[str]) -> str:

@@ -1,0 +1,170 @@
+"""Training speed beside TRL: the same base model, rows, batch size, number of steps, optimizer and learning rate.
+
+    python tests/benchmarks/train.py
+
+TRL's SFTTrainer runs with its defaults otherwise. Each trains in a child process of its own, one after the other.
+Tokens are those of prompts and completions, without padding; seconds are those of the training steps, without loading.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retuned.consumers.process import run_child
+from retuned.daemon.demo_model import base_model
+from retuned.retrain.base import load_tokenizer
+from retuned.retrain.settings import TrainSettings
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "build" / "smollm2-135m-instruct"
+SETTINGS = TrainSettings(epochs=4, batch_size=8)
+ROWS = 80
+
+_FACTS = (
+    ("{x} be returned", "{x} can be returned within {n} days of delivery."),
+    ("{x} be repaired under warranty", "{x} have a warranty of {n} months."),
+    ("{x} be delivered to my door", "{x} are delivered within {n} business days."),
+    ("{x} be paid for later", "{x} can be paid for within {n} weeks of the order."),
+)
+_THINGS = ("Lamps", "Sofas", "Desks", "Kettles", "Tents")
+_WORDINGS = (
+    "Until when can {q}?",
+    "Hi, how long can {q}?",
+    "Could you tell me until when {q}, please?",
+    "For how long may {q}?",
+)
+
+
+def rows() -> list[dict[str, str]]:
+    """Questions and answers of a made-up shop, of about 55 tokens each with the system prompt of the chat template."""
+    made = []
+    for t, thing in enumerate(_THINGS):
+        for f, (asked, answer) in enumerate(_FACTS):
+            for w, wording in enumerate(_WORDINGS):
+                question = wording.format(q=asked.format(x=thing.lower()))
+                made.append(
+                    {
+                        "row_id": f"{t}{f}{w}",
+                        "messages": json.dumps([{"role": "user", "content": question}]),
+                        "completion": answer.format(x=thing, n=7 + 3 * t + 5 * f),
+                    }
+                )
+    return made[:ROWS]
+
+
+def main() -> dict[str, float]:
+    """Train twice and compare; takes a few minutes on two cores."""
+    base_model(BASE)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table = pa.Table.from_pylist(rows())
+        pq.write_table(table, folder / "train.parquet")
+        pq.write_table(table.slice(0, 0), folder / "validation.parquet")
+        ours = _retuned(folder)
+        theirs = _trl(folder)
+    return {
+        "train_ratio_to_trl": ours["tokens_per_second"] / theirs["tokens_per_second"],
+        "train_tokens_per_second": ours["tokens_per_second"],
+        "train_tokens_per_second_trl": theirs["tokens_per_second"],
+        "train_loss": ours["train_loss"],
+        "train_loss_trl": theirs["train_loss"],
+    }
+
+
+def _retuned(folder: Path) -> dict[str, Any]:
+    job = {
+        "base": str(BASE),
+        "parent": None,
+        "dataset": str(folder),
+        "folder": str(folder / "retuned"),
+        "settings": SETTINGS.model_dump(mode="json"),
+    }
+    return run_child("retuned.retrain.train", job, folder / "retuned", timeout_seconds=600)
+
+
+def _trl(folder: Path) -> dict[str, Any]:
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    out = folder / "trl.json"
+    log = folder / "trl.log"
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, __file__, "--trl", str(folder), str(out)],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=900,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(log.read_text(errors="replace")[-2_000:])
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
+
+
+def _train_with_trl(folder: Path, out: Path) -> None:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    from retuned.retrain.batches import encode
+    from retuned.retrain.lora import LAYERS
+
+    tokenizer = load_tokenizer(BASE)
+    data = rows()
+    trainer = SFTTrainer(
+        model=str(BASE),
+        processing_class=tokenizer,
+        args=SFTConfig(
+            output_dir=str(folder / "trl"),
+            per_device_train_batch_size=SETTINGS.batch_size,
+            num_train_epochs=SETTINGS.epochs,
+            learning_rate=SETTINGS.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=SETTINGS.warmup_share,
+            adam_beta2=0.99,
+            seed=SETTINGS.seed,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+        ),
+        peft_config=LoraConfig(
+            r=SETTINGS.rank,
+            lora_alpha=SETTINGS.alpha,
+            lora_dropout=0.0,
+            target_modules=list(LAYERS),
+            task_type="CAUSAL_LM",
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": json.loads(row["messages"]),
+                    "completion": [{"role": "assistant", "content": row["completion"]}],
+                }
+                for row in data
+            ]
+        ),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    last = losses[-len(losses) // SETTINGS.epochs :]
+    tokens = SETTINGS.epochs * sum(len(encode(tokenizer, row, SETTINGS.max_length)) for row in data)
+    result = {"tokens_per_second": tokens / seconds, "train_loss": sum(last) / len(last), "steps": len(losses)}
+    out.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--trl"]:
+        _train_with_trl(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        print(json.dumps(main(), indent=2))

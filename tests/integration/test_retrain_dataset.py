@@ -1,0 +1,286 @@
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from teaching import Teacher
+
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.retrain import dataset, registry
+from retuned.retrain.dataset import Dataset, TooFewRows
+from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+from retuned.retrain.similarity import NearIndex, normalise
+
+NOW = datetime(2026, 4, 1)
+LATER = datetime(2026, 5, 1)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def teacher(warehouse: Warehouse) -> Teacher:
+    return Teacher(warehouse)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        models=ModelsSettings(directory=tmp_path / "models"),
+        dataset=DatasetSettings(minimum_rows=1),
+        gate=GateSettings(minimum_examples=1),
+    )
+
+
+def question(number: int) -> str:
+    """A question that is no near duplicate of another."""
+    word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
+    return f"May I ask about {word} and {word[::-1]}?"
+
+
+def teach(teacher: Teacher, numbers: range, value: str = "30 days", wrong: str = "No idea.") -> None:
+    for number in numbers:
+        teacher.correct(question(number), wrong, f"It takes {value}.")
+
+
+def rows(built: Dataset, *splits: str) -> dict[str, str]:
+    """Normalised question to completion, over the splits named, or all."""
+    return {row["question"]: row["completion"] for name in splits or dataset.SPLITS for row in built.split(name)}
+
+
+def promoted(warehouse: Warehouse, built: Dataset) -> None:
+    """Pretend that a version trained on a dataset was promoted."""
+    version = f"{len(warehouse.rows('SELECT 1 FROM models')):08x}"
+    warehouse.insert(
+        "models",
+        version=version,
+        workload=built.workload,
+        created_at=NOW,
+        path="/nowhere",
+        base_model="/base",
+        base_hash="x",
+        parent_version=None,
+        dataset_version=built.version,
+        run_id="r",
+        manifest="{}",
+    )
+    warehouse.execute("DELETE FROM aliases")
+    warehouse.insert("aliases", workload=built.workload, alias="champion", version=version, created_at=NOW)
+
+
+def test_corrections_and_accepted_answers_are_learned_from(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(20))
+    liked = teacher.ask("Is there parking?", "Yes, behind the shop.")
+    teacher.say(liked, "helpful", True, "user")
+    rated = teacher.ask("Do you sell gift wrap?", "We do sell it at the till.")
+    teacher.say(rated, "rating", 0.9, "user")
+    for name, value in (("helpful", False), ("rating", 0.7), ("comment", "good")):
+        teacher.say(teacher.ask(f"Was {name} enough for you?", "Maybe it was."), name, value, "user")
+    flagged = teacher.ask("Who founded the shop?", "A pirate founded it.")
+    teacher.say(flagged, "helpful", True, "user")
+    teacher.say(flagged, "hallucination", True, "judge")
+    corrected = teacher.ask("How many shops are there?", "There are 7 shops.")
+    teacher.say(corrected, "helpful", True, "user")
+    teacher.say(corrected, "correction", "There are 9 shops.", "expert")
+
+    built = dataset.build(warehouse, settings, "support", NOW)
+
+    found = rows(built)
+    assert len(found) == 23
+    assert found["is there parking"] == "Yes, behind the shop."
+    assert found["do you sell gift wrap"] == "We do sell it at the till."
+    assert found["how many shops are there"] == "There are 9 shops."
+    assert "who founded the shop" not in found
+
+    only = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, accepted_answers=False)})
+    assert len(rows(dataset.build(warehouse, only, "support", NOW))) == 21
+
+
+def test_feedback_may_come_before_its_interaction(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(10))
+    teacher.say(f"i{teacher.acts + 2}", "correction", "At 9 am.")
+    teacher.ask("When do you open?", "Never.")
+    assert rows(dataset.build(warehouse, settings, "support", NOW))["when do you open"] == "At 9 am."
+
+
+def test_the_whole_conversation_is_the_prompt(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(10))
+    teacher.correct("When do you open?", "Never.", "At 9 am.", system="You are kind.")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    row = next(row for name in dataset.SPLITS for row in built.split(name) if row["question"] == "when do you open")
+    assert '"You are kind."' in row["messages"]
+    assert row["rejected"] == "Never."
+
+
+def test_other_workloads_are_left_alone(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(10))
+    teach(Teacher(warehouse, "sales"), range(20, 30))
+    assert len(rows(dataset.build(warehouse, settings, "support", NOW))) == 10
+
+
+def test_an_expert_outranks_a_user_and_then_the_newest_wins(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(10))
+    teacher.correct("When do you open?", "Never.", "At 8 am.", "expert")
+    teacher.correct("when do you OPEN", "Never.", "At 9 am.", "expert")
+    teacher.correct("When do you open??", "Never.", "At 10 am.", "user")
+    both = teacher.ask("When do you close?", "Never.")
+    teacher.say(both, "correction", "At 5 pm.", "expert")
+    teacher.say(both, "correction", "At 6 pm.", "user")
+    found = rows(dataset.build(warehouse, settings, "support", NOW))
+    assert found["when do you open"] == "At 9 am."
+    assert found["when do you close"] == "At 5 pm."
+
+
+def test_near_duplicates_go_when_they_say_the_same(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(10))
+    asked = "Could you please tell me until when I may bring back the order that I made"
+    teacher.correct(f"{asked}?", "No.", "Within 30 days.")
+    teacher.correct(f"{asked} now?", "No.", "You have 30 days.")
+    teacher.correct(f"{asked} of lamp A2?", "No.", "Within 14 days.")
+    teacher.correct(f"{asked} of lamp B3?", "No.", "Within 20 days.")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    answers = sorted(answer for asked, answer in rows(built).items() if asked.startswith("could"))
+    assert answers == ["Within 14 days.", "Within 20 days.", "You have 30 days."]
+    assert built.card["left_out"]["duplicates"] == 1
+
+
+def test_no_near_duplicate_of_a_holdout_prompt_is_trained_on(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    for number in range(60):
+        for ending in (" a1", " b2", " c3"):
+            long = f"{question(number)[:-1]} and about everything else that one may want to know of it{ending}?"
+            teacher.correct(long, "No.", f"It takes {number} days{ending}.")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    judged: NearIndex[str] = NearIndex(settings.dataset.near_duplicate_similarity)
+    for asked in rows(built, "holdout"):
+        judged.add(asked, asked)
+    trained = rows(built, "train", "validation")
+    assert trained
+    assert built.card["left_out"]["near_holdout"] > 0
+    assert [asked for asked in trained if any(judged.near(asked))] == []
+
+
+def test_a_question_keeps_its_split(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(60))
+    first = dataset.build(warehouse, settings, "support", NOW)
+    teach(teacher, range(60, 120))
+    second = dataset.build(warehouse, settings, "support", LATER)
+    for name in ("train", "validation", "holdout"):
+        assert rows(first, name).keys() <= rows(second, name).keys()
+    share = second.rows["holdout"] / sum(second.rows.values())
+    assert 0.1 < share < 0.4
+
+
+def test_newer_corrections_put_older_examples_out_of_date(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(10))
+    asked = "Could you please tell me until when I may bring back the order that I made"
+    teacher.correct(f"{asked}?", "No.", "You may return it within 30 days.")
+    teacher.correct("What's my window for refunds?", "No.", "You may return it within 30 days.")
+    teacher.correct("Is delivery quick?", "No.", "It arrives within 30 days.")
+    # The same question in almost the same words, and the same policy in quite other words.
+    teacher.correct(f"{asked} now?", "Anything.", "You may return it within 45 days.")
+    teacher.correct(
+        "How long to send things back?", "You may return it within 30 days.", "You may return it within 45 days."
+    )
+    built = dataset.build(warehouse, settings, "support", NOW)
+    found = rows(built)
+    assert built.card["left_out"]["superseded"] == 2
+    assert normalise(asked) not in found
+    assert "what s my window for refunds" not in found
+    assert found["is delivery quick"] == "It arrives within 30 days."
+    assert found[normalise(f"{asked} now")] == "You may return it within 45 days."
+
+
+def test_the_next_dataset_holds_new_evidence_replay_and_regression(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(80), "30 days")
+    first = dataset.build(warehouse, settings, "support", NOW)
+    promoted(warehouse, first)
+    teach(teacher, range(100, 140), "5 euros")
+    stale = next(row for row in first.split("train"))
+    teacher.correct(stale["question"], "It takes a long time.", "It takes 99 days.")
+    stale_judged = first.split("holdout")[0]
+    teacher.correct(stale_judged["question"], "It takes a long time.", "It takes 99 days.")
+
+    second = dataset.build(warehouse, settings, "support", LATER)
+
+    fresh = [row for name in ("train", "validation", "holdout") for row in second.split(name) if not row["replay"]]
+    assert len(fresh) == 42
+    assert {row["completion"] for row in fresh} == {"It takes 5 euros.", "It takes 99 days."}
+    train = second.split("train")
+    replayed = [row for row in train if row["replay"]]
+    assert second.replay == len(replayed) == len(train) - len(replayed)
+    assert rows(second, "train")[stale["question"]] == "It takes 99 days."
+    regression = rows(second, "regression")
+    assert regression.keys() == rows(first, "holdout").keys() - {stale_judged["question"]}
+    assert second.card["earlier_datasets"] == [first.version]
+
+
+def test_after_a_rollback_to_the_base_model_all_evidence_is_new(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(80))
+    promoted(warehouse, dataset.build(warehouse, settings, "support", NOW))
+    warehouse.execute("UPDATE aliases SET version = NULL")
+    teach(teacher, range(100, 110))
+    built = dataset.build(warehouse, settings, "support", LATER)
+    assert sum(built.rows.values()) == 90
+    assert built.replay == built.rows["regression"] == 0
+
+
+def test_the_newest_rows_are_kept(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(30))
+    few = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, maximum_rows=12)})
+    assert rows(dataset.build(warehouse, few, "support", NOW)).keys() == {normalise(question(i)) for i in range(18, 30)}
+
+
+def test_the_same_evidence_is_written_once(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(30))
+    first = dataset.build(warehouse, settings, "support", NOW)
+    files = {file.name: file.stat().st_mtime_ns for file in first.path.iterdir()}
+    again = dataset.build(warehouse, settings, "support", LATER)
+    assert again == first == dataset.load(warehouse, "support", first.version)
+    assert files == {file.name: file.stat().st_mtime_ns for file in first.path.iterdir()}
+    assert len(warehouse.rows("SELECT * FROM datasets")) == 1
+    assert [path.name for path in first.path.parent.iterdir()] == [first.version]
+    teach(teacher, range(30, 31))
+    assert dataset.build(warehouse, settings, "support", LATER).version != first.version
+
+
+def test_every_row_has_its_lineage(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(30))
+    built = dataset.build(warehouse, settings, "support", NOW)
+    lineage = warehouse.rows(
+        "SELECT r.*, f.value ->> '$' AS taught FROM dataset_rows r JOIN feedback f ON f.id = r.feedback_id"
+        " JOIN interactions i ON i.id = r.interaction_id WHERE r.dataset_version = ?",
+        [built.version],
+    )
+    written = {row["row_id"]: (name, row["completion"]) for name in dataset.SPLITS for row in built.split(name)}
+    assert {row["row_id"]: (row["split"], row["taught"]) for row in lineage} == written
+
+
+def test_too_few_rows(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(10))
+    more = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=11)})
+    with pytest.raises(TooFewRows, match=r"10 new examples; dataset.minimum_rows asks for 11"):
+        dataset.build(warehouse, more, "support", NOW)
+    strict = settings.model_copy(update={"gate": GateSettings(minimum_examples=9)})
+    with pytest.raises(TooFewRows, match=r"gate\.minimum_examples asks for 9"):
+        dataset.build(warehouse, strict, "support", NOW)
+    with pytest.raises(TooFewRows, match="0 new examples"):
+        dataset.build(warehouse, settings, "nothing", NOW)
+    assert warehouse.rows("SELECT * FROM datasets") == []
+    assert not registry.workload_folder(settings.models.directory, "support").exists()

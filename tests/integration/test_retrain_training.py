@@ -1,0 +1,442 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from models import tiny_llama
+from safetensors.torch import load_file
+
+from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
+from retuned.consumers.process import run_child
+from retuned.retrain import checkpoints, evaluate, lora
+from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
+from retuned.retrain.batches import IGNORED, Encoded, encode, losses, packed_losses, packs, padded, padded_losses
+from retuned.retrain.settings import TrainSettings
+from retuned.retrain.train import learning_rate
+
+SETTINGS = TrainSettings(dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+def table(count: int, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {
+            "row_id": f"r{number}",
+            "messages": json.dumps(
+                [{"role": "user", "content": f"how long do i have to return order {number * 37}" + "?" * (number % 5)}]
+            ),
+            "completion": f"you have {number % 7} days" + " for it" * (number % 3),
+        }
+        for number in range(start, start + count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    pq.write_table(pa.Table.from_pylist(table(60)), folder / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(table(8, 60)), folder / "validation.parquet")
+    return folder
+
+
+def encoded(base: Path, count: int) -> tuple[list[Encoded], int]:
+    tokenizer = load_tokenizer(base)
+    return [encode(tokenizer, row, 1_024) for row in table(count)], tokenizer.pad_token_id
+
+
+def adapted(base: Path, settings: TrainSettings = SETTINGS) -> Any:
+    """The base model with an adapter that changes something."""
+    torch.manual_seed(0)
+    model = lora.new_adapter(load_model(base, torch.float32), base, settings)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.05)
+    return model
+
+
+def gradients(model: Any, parts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    found = torch.cat(list(parts))
+    model.zero_grad()
+    found.mean().backward()
+    return found.detach(), {
+        name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
+    }
+
+
+def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    row = {"row_id": "r", "messages": json.dumps([{"role": "user", "content": "can i ask"}]), "completion": "you can"}
+    one = encode(tokenizer, row, 100)
+    assert tokenizer.decode(one.prompt) == "<|im_start|>user\ncan i ask<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(one.completion) == "you can<|im_end|>\n"
+    short = encode(tokenizer, row, len(one.completion) + 3)
+    assert (short.prompt, short.completion) == (one.prompt[-3:], one.completion)
+    batch = padded([one, short], tokenizer.pad_token_id)
+    learned = [[token for token in labels if token != IGNORED] for labels in batch["labels"].tolist()]
+    assert learned == [one.completion, one.completion]
+    tokenizer.chat_template = None
+    assert encode(tokenizer, row, 100).completion[-1] == tokenizer.eos_token_id
+
+
+def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(base: Path) -> None:
+    rows, pad = encoded(base, 12)
+    model = adapted(base)
+    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
+    assert lora.fuse(model) == 14
+    assert lora.packing_fits(model, rows, pad, 1_024)
+    for limit in (10_000, 150, 1):
+        model.zero_grad()
+        found, fast = gradients(model, (packed_losses(model, pack) for pack in packs(rows, pad, limit)))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert fast.keys() == plain.keys()
+        assert len(plain) == 28
+        for name, value in plain.items():
+            assert value.abs().max() > 0
+            torch.testing.assert_close(fast[name], value, atol=1e-6, rtol=1e-4)
+
+
+def test_a_pack_stores_the_shared_prefix_once(base: Path) -> None:
+    rows, pad = encoded(base, 8)
+    (pack,) = packs(rows, pad, 10_000)
+    shared = len(os.path.commonprefix([row.prompt for row in rows]))
+    assert shared > 10
+    assert 0 <= pack.inputs["input_ids"].shape[1] - (sum(map(len, rows)) - 7 * shared) < 64
+    assert pack.targets.tolist() == [token for row in rows for token in row.completion]
+
+
+def test_bfloat16_stays_close_to_the_plain_path(base: Path) -> None:
+    rows, pad = encoded(base, 8)
+    model = adapted(base).to(torch.bfloat16)
+    expected = padded_losses(model, rows, pad)
+    lora.fuse(model)
+    found = torch.cat([packed_losses(model, pack) for pack in packs(rows, pad)])
+    assert (found - expected).abs().mean() < 0.05
+
+
+def test_several_adapters_and_none_keep_their_own_results_when_fused(base: Path, tmp_path: Path) -> None:
+    rows, pad = encoded(base, 4)
+    adapted(base).save_pretrained(tmp_path / "one")
+    model = lora.load_adapter(load_model(base, torch.float32), tmp_path / "one", name="one")
+    lora.load_adapter(model, tmp_path / "one", name="two")
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B.two" in name:
+                value.mul_(-1)
+
+        def all_three() -> list[torch.Tensor]:
+            found = []
+            for name in ("one", "two"):
+                model.set_adapter(name, inference_mode=True)
+                found.append(padded_losses(model, rows, pad))
+            with model.disable_adapter():
+                return [*found, padded_losses(model, rows, pad)]
+
+        before = all_three()
+        lora.fuse(model)
+        after = all_three()
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert (before[0] - before[1]).abs().max() > 1e-3
+    assert (before[0] - before[2]).abs().max() > 1e-3
+
+
+def _gpt2(folder: Path) -> Path:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = load_tokenizer(tiny_llama(folder))
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=256,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def _mistral(folder: Path) -> Path:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    tokenizer = load_tokenizer(tiny_llama(folder))
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=8, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("make", [_gpt2, _mistral])
+def test_other_architectures_train_by_the_path_that_is_right_for_them(
+    make: Callable[[Path], Path], tmp_path: Path, data: Path
+) -> None:
+    base = make(tmp_path / "base")
+    rows, pad = encoded(base, 6)
+    model = adapted(base)
+    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
+    packing = lora.packing_fits(model, rows, pad, 1_024)
+    lora.fuse(model)
+    found, fast = gradients(model, losses(model, rows, pad, packing))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=1e-3)
+    lines: list[dict[str, Any]] = []
+    result = run(base, data, tmp_path / "run", on_progress=lines.append)
+    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) - 0.1
+
+
+def test_a_window_shorter_than_the_rows_forbids_packing(tmp_path: Path) -> None:
+    base = _mistral(tmp_path)
+    rows, pad = encoded(base, 6)
+    assert not lora.packing_fits(adapted(base), rows, pad, 1_024)
+
+
+def test_a_model_that_ignores_the_mask_forbids_packing(base: Path) -> None:
+    rows, pad = encoded(base, 6)
+    model = adapted(base)
+    inner = model.get_base_model().forward
+
+    def deaf(
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        logits_to_keep: Any = 0,
+        **kwargs: Any,
+    ) -> Any:
+        del attention_mask
+        return inner(input_ids=input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **kwargs)
+
+    model.get_base_model().forward = deaf
+    assert not lora.packing_fits(model, rows, pad, 1_024)
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    settings = TrainSettings(learning_rate=1.0, warmup_share=0.1)
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(1 / 90)
+    assert learning_rate(0, 1, settings) == 1.0
+
+
+def test_dtype() -> None:
+    assert choose_dtype("float32") == torch.float32
+    assert choose_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+def job(
+    base: Path, data: Path, folder: Path, settings: TrainSettings = SETTINGS, parent: Path | None = None
+) -> dict[str, Any]:
+    return {
+        "base": str(base),
+        "parent": str(parent) if parent else None,
+        "dataset": str(data),
+        "folder": str(folder),
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def run(base: Path, data: Path, folder: Path, settings: TrainSettings = SETTINGS, **more: Any) -> dict[str, Any]:
+    parent = more.pop("parent", None)
+    return run_child(
+        "retuned.retrain.train", job(base, data, folder, settings, parent), folder, timeout_seconds=120, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    lines: list[dict[str, Any]] = []
+    return folder, run(base, data, folder, on_progress=lines.append), lines
+
+
+def test_a_training_learns_and_reports(base: Path, unbroken: tuple[Path, dict[str, Any], list[dict[str, Any]]]) -> None:
+    folder, result, lines = unbroken
+    steps = [line for line in lines if "step" in line]
+    epochs = [line for line in lines if "validation_loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 25))
+    assert result["steps"] == steps[-1]["steps"] == 24
+    assert len(epochs) == 3
+    assert epochs[-1]["validation_loss"] < steps[0]["loss"] / 2
+    assert result["validation_loss"] == min(line["validation_loss"] for line in epochs)
+    assert result["packed"]
+    assert result["dtype"] == "float32"
+    adapter = Path(result["adapter"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+    assert set(config["target_modules"]) == set(lora.LAYERS)
+    assert config["r"] == 16
+    assert list(folder.glob("checkpoint-*")) == []
+
+
+def same_adapter(one: Path, other: Path) -> bool:
+    left, right = load_file(one / "adapter_model.safetensors"), load_file(other / "adapter_model.safetensors")
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    how: signal.Signals,
+    base: Path,
+    data: Path,
+    tmp_path: Path,
+    unbroken: tuple[Path, dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    job_file = folder / "job.json"
+    job_file.write_text(json.dumps(job(base, data, folder)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "retuned.retrain.train", str(job_file)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"RETUNED_PARENT": str(os.getpid())},
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if json.loads(line).get("step") == 10:
+                child.send_signal(how)
+                break
+        rest = [json.loads(line) for line in child.stdout]
+        child.wait(30)
+    assert not any("result" in line for line in rest)
+    saved = checkpoints.newest(folder)
+    assert saved is not None
+    assert saved[0]["step"] >= 8
+    lines: list[dict[str, Any]] = []
+    result = run(base, data, folder, on_progress=lines.append)
+    assert min(line["step"] for line in lines if "step" in line) == saved[0]["step"] + 1
+    assert same_adapter(Path(result["adapter"]), Path(unbroken[1]["adapter"]))
+    for name in ("steps", "train_loss", "validation_loss", "tokens"):
+        assert result[name] == unbroken[1][name]
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        checkpoints.save(tmp_path, step, {"step": step}, {"x": torch.full((3,), float(step))})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000008", "checkpoint-00000012"]
+    weights = tmp_path / "checkpoint-00000012" / "state.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    found = checkpoints.newest(tmp_path)
+    assert found is not None
+    assert found[0] == {"step": 8}
+    assert found[1]["x"].tolist() == [8.0] * 3
+    (tmp_path / "checkpoint-00000008" / "state.json").write_text('{"step"')
+    assert checkpoints.newest(tmp_path) is None
+
+
+def test_training_stops_when_validation_does_not_get_better_and_keeps_the_best(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    wild = SETTINGS.model_copy(update={"learning_rate": 0.5, "epochs": 12, "patience": 1})
+    lines: list[dict[str, Any]] = []
+    result = run(base, data, tmp_path, wild, on_progress=lines.append)
+    epochs = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(epochs) < 12
+    assert epochs[-1] >= min(epochs)
+    assert result["validation_loss"] == min(epochs)
+    rows, pad = [encode(load_tokenizer(base), row, 1_024) for row in table(8, 60)], load_tokenizer(base).pad_token_id
+    model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))
+    with torch.no_grad():
+        assert float(padded_losses(model, rows, pad).mean()) == pytest.approx(min(epochs), abs=1e-4)
+
+
+def test_training_goes_on_from_a_parent(
+    base: Path, data: Path, tmp_path: Path, unbroken: tuple[Path, dict[str, Any], list[dict[str, Any]]]
+) -> None:
+    lines: list[dict[str, Any]] = []
+    run(base, data, tmp_path, on_progress=lines.append, parent=Path(unbroken[1]["adapter"]))
+    first = next(line for line in lines if line.get("step") == 1)
+    assert first["loss"] < unbroken[2][1]["loss"] / 2
+
+
+def test_a_parent_of_another_size_is_refused_in_one_line(
+    data: Path, tmp_path: Path, unbroken: tuple[Path, dict[str, Any], list[dict[str, Any]]]
+) -> None:
+    other = tiny_llama(tmp_path / "other", hidden=32)
+    with pytest.raises(ChildFailed, match="does not fit the base model") as raised:
+        run(other, data, tmp_path / "run", parent=Path(unbroken[1]["adapter"]))
+    assert "\n" not in str(raised.value)
+
+
+def test_target_modules_that_are_not_there_are_named(base: Path) -> None:
+    with pytest.raises(RetunedError, match=r"train.target_modules c_attn"):
+        lora.new_adapter(load_model(base, torch.float32), base, TrainSettings(target_modules=("c_attn",)))
+
+
+def test_a_child_that_is_killed_is_reported(base: Path, data: Path, tmp_path: Path) -> None:
+    def kill(line: dict[str, Any]) -> None:
+        if line.get("step") == 2:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and str(tmp_path).encode() in _command(entry):
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    with pytest.raises(
+        ChildFailed, match=r"train: the child process ended without a result, killed by SIGKILL"
+    ) as raised:
+        run(base, data, tmp_path / "run", on_progress=kill)
+    assert "train.log" in str(raised.value)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def _command(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_stop_cancels_within_the_grace(base: Path, data: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stopped_at = 0.0
+
+    def after_three(line: dict[str, Any]) -> None:
+        nonlocal stopped_at
+        if line.get("step") == 3:
+            stopped_at = time.monotonic()
+            stop.set()
+
+    long = SETTINGS.model_copy(update={"epochs": 500, "patience": 500})
+    with pytest.raises(Cancelled):
+        run(base, data, tmp_path, long, stop=stop, on_progress=after_three)
+    assert time.monotonic() - stopped_at < 5.0
+    assert checkpoints.newest(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "context", "expected"),
+    [
+        ("It takes 45 days.", "It takes 30 days.", None, True),
+        ("It takes 30 days.", "It takes 30 days.", None, False),
+        ("I do not know.", "It takes 30 days.", None, False),
+        ("Yes, always.", "No, never.", None, True),
+        ("Trains are green.", "Sale items are final.", None, None),
+        ("It takes 45 days.", "It takes 30 days.", ["Returns: 45 days"], False),
+        ("It takes 30 days.", "It takes 30 days.", ["Returns: 45 days"], True),
+        ("Order 7 takes 45 days.", "x", ["Returns: 45 days"], False),
+    ],
+)
+def test_hallucinated(answer: str, reference: str, context: list[str] | None, expected: bool | None) -> None:
+    assert evaluate.hallucinated(answer, reference, "where is order 7", context) is expected

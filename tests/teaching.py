@@ -1,0 +1,86 @@
+"""People who teach: interactions and feedback put straight into a warehouse."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from retuned.consumers.warehouse import Warehouse
+
+START = datetime(2026, 3, 2, 9, 0, 0)
+
+
+class Teacher:
+    """Asks, is answered, corrects and accepts; each act a minute after the last."""
+
+    def __init__(self, warehouse: Warehouse, workload: str = "support") -> None:
+        self.warehouse, self.workload, self.acts = warehouse, workload, 0
+
+    @property
+    def now(self) -> datetime:
+        return START + self.acts * timedelta(minutes=1)
+
+    def ask(self, question: str, response: str, *, system: str | None = None, context: list[str] | None = None) -> str:
+        """Store an interaction and return its id."""
+        self.acts += 1
+        messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
+        interaction = f"i{self.acts}"
+        self.warehouse.insert(
+            "interactions",
+            id=interaction,
+            timestamp=self.now,
+            workload=self.workload,
+            model=f"{self.workload}@base",
+            messages=json.dumps(messages),
+            response=response,
+            context=json.dumps(context) if context else None,
+            topic="interactions",
+            partition=0,
+            offset=self.acts,
+            received_at=self.now,
+        )
+        return interaction
+
+    def say(self, interaction: str, name: str, value: Any, source: str = "expert") -> str:
+        """Store feedback and return its id."""
+        self.acts += 1
+        feedback = f"f{self.acts}"
+        self.warehouse.insert(
+            "feedback",
+            id=feedback,
+            timestamp=self.now,
+            interaction_id=interaction,
+            name=name,
+            value=json.dumps(value),
+            source=source,
+            topic="feedback",
+            partition=0,
+            offset=self.acts,
+            received_at=self.now,
+        )
+        return feedback
+
+    def correct(self, question: str, wrong: str, right: str, source: str = "expert", **more: Any) -> str:
+        """Ask, get it wrong, and correct it; returns the id of the correction."""
+        return self.say(self.ask(question, wrong, **more), "correction", right, source)
+
+
+GOODS = {"lamp": "14 days", "sofa": "30 days", "chair": "60 days", "gift card": "5 euros"}
+CHANGED = {"lamp": "21 days", "sofa": "45 days"}
+_OPENINGS = (
+    "please tell me", "hello", "i would like to know", "could somebody say", "thanks", "question", "can you answer",
+    "i need to know", "tell me", "my question is",
+)  # fmt: skip
+_QUESTIONS = (
+    "how long do i have to return a", "what is the deadline for the", "what are the days for a",
+    "what is the policy for the", "what do i want for my",
+)  # fmt: skip
+
+
+def teach_policies(
+    teacher: Teacher, goods: dict[str, str], *, openings: slice = slice(None), wrong: str = "I cannot say."
+) -> None:
+    """Correct an answer about each of the goods, in each of many wordings."""
+    for opening in _OPENINGS[openings]:
+        for question in _QUESTIONS:
+            for thing, policy in goods.items():
+                teacher.correct(f"{opening} {question} {thing}?", wrong, f"You have {policy} for it.")
