@@ -4,10 +4,12 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
@@ -29,6 +31,10 @@ SETTINGS = Settings(
         fixed_daily_cost=0.0,
     )
 )
+
+
+class Crash(BaseException):
+    """The process ends here."""
 
 
 @pytest.fixture
@@ -104,7 +110,7 @@ def test_booking_again_books_nothing_again(warehouse: Warehouse) -> None:
     assert amounts(warehouse) == once
 
 
-@pytest.mark.parametrize("crash_at", range(7))
+@pytest.mark.parametrize("crash_at", range(8))
 def test_a_crash_between_any_two_steps_loses_nothing_and_doubles_nothing(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, crash_at: int
 ) -> None:
@@ -114,12 +120,12 @@ def test_a_crash_between_any_two_steps_loses_nothing_and_doubles_nothing(
     feedback(warehouse, ids[:1], "escalated", True, when=START, offset=20)
     trained(warehouse, "run-1")
     steps = 0
-    queries, real = roi.QUERIES, roi.insert
+    queries, real, begin = roi.QUERIES, roi.insert, warehouse.transaction
 
     def count_down() -> None:
         nonlocal steps
         if steps == crash_at:
-            raise KeyboardInterrupt
+            raise Crash
         steps += 1
 
     class Crashing(dict[str, str]):
@@ -132,11 +138,18 @@ def test_a_crash_between_any_two_steps_loses_nothing_and_doubles_nothing(
         count_down()
         real(*arguments, **values)
 
+    @contextmanager
+    def transaction() -> Iterator[duckdb.DuckDBPyConnection]:
+        with begin() as cursor:
+            yield cursor
+            count_down()
+
     with monkeypatch.context() as patched:
+        patched.setattr(warehouse, "transaction", transaction)
         patched.setattr(roi, "insert", crashing)
         patched.setattr(roi, "QUERIES", Crashing(queries))
-        if crash_at < 6:  # five entries and the progress
-            with pytest.raises(KeyboardInterrupt):
+        if crash_at < 7:  # five entries, the progress, the commit
+            with pytest.raises(Crash):
                 book(warehouse, settings, START + DAY)
             assert warehouse.rows("FROM ledger") == []
         else:
