@@ -232,6 +232,8 @@ def test_the_daemon_takes_the_configuration_of_the_image_and_of_compose(
         monkeypatch.setenv(name, value)
     settings = load(None)
     assert settings.http.host == "0.0.0.0"
+    assert settings.kafka.bootstrap_servers == "kafka:19092"
+    assert settings.kafka.dead_letter_topic == "retuned.dead-letters"
     assert f"127.0.0.1:{settings.http.port}:{settings.http.port}" in COMPOSE["services"]["retuned"]["ports"]
     targets = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0][
         "targets"
