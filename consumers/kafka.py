@@ -228,8 +228,8 @@ class KafkaSource:
                 if offset is not None:
                     self._reached[partition.topic, partition.partition] = offset
                     self._consumer.seek(partition, offset)
-                elif self._settings.start == "earliest":
-                    self._consumer.seek_to_beginning(partition)
+                elif self._settings.start == "earliest" or any(topic == partition.topic for topic, _ in stored):
+                    self._consumer.seek_to_beginning(partition)  # also what was added to a topic that is being read
                 else:
                     self._consumer.seek_to_end(partition)
         except Exception as error:

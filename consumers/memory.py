@@ -118,7 +118,8 @@ class MemorySource:
             self._reached = dict(self._assigned)
         for key, end in self._log.ends().items():
             if key[0] in self._topics and key not in self._positions:
-                self._positions[key] = self._assigned.get(key, 0 if self._start == "earliest" else end)
+                known = self._start == "earliest" or any(topic == key[0] for topic, _ in self._reached)
+                self._positions[key] = self._assigned.get(key, 0 if known else end)
 
 
 class MemoryPublisher:

@@ -46,7 +46,7 @@ _KEY = re.compile(
     | AIza[0-9A-Za-z_\-]{30,}+                                     # Google
     | hf_[A-Za-z0-9]{20,}+ | glpat-[A-Za-z0-9_\-]{16,}+            # Hugging Face, GitLab
     | [srp]k_(?:live|test)_[A-Za-z0-9]{10,}+                       # Stripe
-    | eyJ[A-Za-z0-9_\-]{8,}+\.[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]*+)?  # JSON web tokens
+    | (?<![_\-])eyJ[A-Za-z0-9_\-]{8,}+\.[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]*+)?  # JSON web tokens
     )""",
     re.VERBOSE,
 )

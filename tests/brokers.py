@@ -80,7 +80,7 @@ def run_tansu(folder: Path) -> Iterator[Broker]:
     try:
         yield broker
     finally:
-        broker.stop()
+        broker.stop(signal.SIGKILL)
 
 
 def no_apache_kafka() -> str | None:

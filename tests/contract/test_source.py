@@ -1,0 +1,252 @@
+"""What every source of events keeps: memory, Tansu and Apache Kafka under one suite."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from brokers import Broker
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient, NewPartitions
+
+from retuned.consumers.kafka import Batch, KafkaSource, Offsets, Source
+from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.settings import KafkaSettings
+
+numbers = itertools.count()
+
+
+@dataclass
+class World:
+    """One place where messages lie: how to put them there, and how to read them."""
+
+    interactions: str
+    feedback: str
+    produce: Callable[[str, bytes, int], None]
+    open: Callable[..., Source]
+    add_partition: Callable[[str], None] | None
+    gap: Callable[[str], None] | None
+    flush: Callable[[], None] = lambda: None
+
+
+def memory_world() -> Iterator[World]:
+    log = MemoryLog()
+    yield World(
+        "interactions",
+        "feedback",
+        lambda topic, value, partition: (log.append(topic, value, partition), None)[1],
+        lambda stored, start="earliest": MemorySource(log, ["interactions", "feedback"], stored, start),
+        lambda _: None,
+        log.skip,
+    )
+
+
+def kafka_world(broker: Broker, apache: bool) -> Iterator[World]:
+    number = next(numbers)
+    names = f"interactions-{number}", f"feedback-{number}"
+    broker.create_topics(*names)
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=1, metadata_max_age_ms=300)
+    opened: list[KafkaSource] = []
+
+    def open_source(stored: Callable[[], Offsets], start: Any = "earliest") -> Source:
+        settings = KafkaSettings(
+            bootstrap_servers=broker.bootstrap_servers,
+            group_id=f"group-{number}",
+            interactions_topic=names[0],
+            feedback_topic=names[1],
+            start=start,
+            session_timeout_seconds=2,
+        )
+        opened.append(KafkaSource(settings, stored))
+        return opened[-1]
+
+    def gap(topic: str) -> None:
+        """A transaction leaves a marker, which takes an offset and is no record."""
+        other = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, transactional_id=f"tx-{next(numbers)}")
+        other.init_transactions()
+        other.begin_transaction()
+        other.send(topic, b"aborted", partition=0)
+        other.flush()
+        other.abort_transaction()
+        other.close()
+
+    def produce(topic: str, value: bytes, partition: int) -> None:
+        deadline = time.monotonic() + 10
+        while partition not in (producer.partitions_for(topic) or ()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        producer.send(topic, value, partition=partition)
+
+    def add_partition(topic: str) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+        admin.create_partitions({topic: NewPartitions(2)})
+        admin.close()
+
+    yield World(
+        *names,
+        produce,
+        open_source,
+        add_partition if apache else None,
+        gap if apache else None,
+        producer.flush,
+    )
+    for source in opened:
+        source.close()
+    producer.close()
+
+
+@pytest.fixture(params=["memory", "tansu", "apache_kafka"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "memory":
+        yield from memory_world()
+    else:
+        # Tansu delivers aborted records, and its topics do not grow.
+        yield from kafka_world(request.getfixturevalue(request.param), request.param == "apache_kafka")
+
+
+def read(source: Source, enough: Callable[[list[Batch]], bool], seconds: float = 20) -> list[Batch]:
+    batches: list[Batch] = []
+    deadline = time.monotonic() + seconds
+    while not enough(batches) and time.monotonic() < deadline:
+        batches.append(source.poll(100, 0.2))
+    return batches
+
+
+def values(batches: list[Batch], topic: str | None = None) -> list[bytes | None]:
+    return [record.value for batch in batches for record in batch.records if topic in (None, record.topic)]
+
+
+def has(count: int) -> Callable[[list[Batch]], bool]:
+    return lambda batches: len(values(batches)) >= count
+
+
+def nexts(batches: list[Batch]) -> Offsets:
+    merged: Offsets = {}
+    for batch in batches:
+        merged |= batch.nexts
+    return merged
+
+
+def test_order_in_each_partition_and_where_to_go_on(world: World) -> None:
+    sent = [b"%d" % number for number in range(250)]
+    for value in sent:
+        world.produce(world.interactions, value, 0)
+    world.produce(world.feedback, b"f", 0)
+    world.flush()
+    source = world.open(dict)
+    batches = read(source, has(251))
+    assert values(batches, world.interactions) == sent
+    assert values(batches, world.feedback) == [b"f"]
+    assert all(len(batch.records) <= 100 for batch in batches)
+    assert nexts(batches) == {(world.interactions, 0): 250, (world.feedback, 0): 1}
+    source.close()
+
+
+def test_each_batch_starts_where_the_last_one_ended(world: World) -> None:
+    for number in range(250):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.flush()
+    source = world.open(dict)
+    key = (world.interactions, 0)
+    moved = [batch for batch in read(source, has(250)) if key in batch.nexts]
+    assert key not in moved[0].starts  # never stored
+    for before, after in itertools.pairwise(moved):
+        assert after.starts[key] == before.nexts[key]
+    source.close()
+
+
+def test_it_goes_on_from_the_stored_offset(world: World) -> None:
+    for number in range(10):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.flush()
+    source = world.open(lambda: {(world.interactions, 0): 7})
+    batches = read(source, has(3))
+    assert values(batches) == [b"7", b"8", b"9"]
+    first = next(batch for batch in batches if batch.records)
+    assert first.starts[world.interactions, 0] == 7
+    source.close()
+
+
+def test_what_was_polled_and_not_stored_comes_again(world: World) -> None:
+    world.produce(world.interactions, b"x", 0)
+    world.flush()
+    stored: Offsets = {}
+    first = world.open(lambda: stored)
+    batches = read(first, has(1))
+    first.commit(nexts(batches))  # the group's offset is for lag tools: it must not count
+    first.close()
+    second = world.open(lambda: stored)
+    assert values(read(second, has(1))) == [b"x"]
+    second.close()
+
+
+def test_an_offset_without_a_record_is_passed_over(world: World) -> None:
+    if world.gap is None:
+        pytest.skip("this broker leaves no gaps")
+    world.produce(world.interactions, b"before", 0)
+    world.flush()
+    world.gap(world.interactions)
+    source = world.open(dict)
+    batches = read(source, lambda batches: nexts(batches).get((world.interactions, 0), 0) > 1)
+    assert values(batches) == [b"before"]
+    end = nexts(batches)[world.interactions, 0]
+    world.produce(world.interactions, b"after", 0)
+    world.flush()
+    more = read(source, has(1))
+    assert values(more) == [b"after"]
+    assert next(batch for batch in more if batch.records).starts[world.interactions, 0] == end
+    source.close()
+
+
+def test_a_partition_that_is_added_is_read_from_its_beginning(world: World) -> None:
+    """Even where a topic that was never read begins at its end: nobody would ever read those events."""
+    if world.add_partition is None:
+        pytest.skip("this broker's topics do not grow")
+    world.produce(world.interactions, b"old", 0)
+    world.flush()
+    stored: Offsets = {}
+    source = world.open(lambda: stored, "latest")
+    stored |= nexts(read(source, lambda batches: (world.interactions, 0) in nexts(batches)))
+    world.add_partition(world.interactions)
+    world.produce(world.interactions, b"new", 1)
+    world.flush()
+    batches = read(source, has(1))
+    assert values(batches) == [b"new"]
+    assert nexts(batches)[world.interactions, 1] == 1
+    source.close()
+
+
+def test_latest_begins_at_the_end_and_says_so_at_once(world: World) -> None:
+    world.produce(world.interactions, b"old", 0)
+    world.flush()
+    source = world.open(dict, "latest")
+    batches = read(source, lambda batches: (world.interactions, 0) in nexts(batches))
+    assert values(batches) == []
+    assert nexts(batches)[world.interactions, 0] == 1
+    world.produce(world.interactions, b"new", 0)
+    world.flush()
+    assert values(read(source, has(1))) == [b"new"]
+    source.close()
+
+
+def test_lag_counts_what_was_not_polled(world: World) -> None:
+    for number in range(50):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.flush()
+    source = world.open(dict)
+    seen = 0
+    deadline = time.monotonic() + 20
+    while seen < 50 and time.monotonic() < deadline:
+        seen += len(source.poll(10, 0.2).records)
+        if seen:
+            assert source.lag() == 50 - seen
+    assert source.lag() == 0
+    source.close()
+
+
+def test_close_is_safe_to_repeat(world: World) -> None:
+    source = world.open(dict)
+    source.poll(1, 0)
+    source.close()
+    source.close()

@@ -1,0 +1,545 @@
+"""Ingestion from real brokers into real DuckDB files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka
+from kafka import KafkaProducer
+from prometheus_client import CollectorRegistry
+
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Fenced, TooManyDeadLetters
+from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.kafka import KafkaPublisher, KafkaSource, check_broker
+from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+
+numbers = iter(range(1000))
+
+
+def interaction(id: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": id,
+        "timestamp": "2026-11-24T09:30:00Z",
+        "workload": "support.refunds",
+        "model": "base",
+        "messages": [{"role": "user", "content": "Where is my parcel?"}],
+        "response": "On its way.",
+    } | changes
+
+
+def feedback(id: str, interaction_id: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": id,
+        "timestamp": "2026-11-24T09:31:00Z",
+        "interaction_id": interaction_id,
+        "name": "helpful",
+        "value": True,
+    } | changes
+
+
+def settings_for(folder: Path, bootstrap_servers: str = "memory", **kafka: Any) -> Settings:
+    number = next(numbers)
+    names = {"interactions_topic": f"in-{number}", "feedback_topic": f"fb-{number}", "group_id": f"group-{number}"}
+    return Settings(
+        kafka=KafkaSettings(bootstrap_servers=bootstrap_servers, session_timeout_seconds=2, **(names | kafka)),
+        ingest=IngestSettings(batch_seconds=0.2),
+        warehouse=WarehouseSettings(path=folder / f"w{number}.duckdb"),
+    )
+
+
+class Rig:
+    """An ingestion of one warehouse, by memory or by a broker."""
+
+    def __init__(self, settings: Settings, warehouse: Warehouse, log: MemoryLog | None = None) -> None:
+        self.settings, self.warehouse, self.log = settings, warehouse, log
+        self.registry = CollectorRegistry()
+        self.publisher = MemoryPublisher()
+        topics = settings.kafka.interactions_topic, settings.kafka.feedback_topic
+        self.source: Any = (
+            MemorySource(log, topics, lambda: stored_offsets(warehouse))
+            if log
+            else KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
+        )
+        self.ingest = Ingest(self.source, warehouse, settings, Metrics(self.registry), self.publisher)
+
+    def send(self, *events: dict[str, Any] | bytes) -> None:
+        assert self.log
+        for event in events:
+            is_feedback = isinstance(event, dict) and "interaction_id" in event
+            topic = self.settings.kafka.feedback_topic if is_feedback else self.settings.kafka.interactions_topic
+            self.log.append(topic, event if isinstance(event, bytes) else json.dumps(event).encode())
+
+    def drain(self) -> int:
+        total = 0
+        while count := self.ingest.step():
+            total += count
+        return total
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    settings = settings_for(tmp_path)
+    warehouse = open_warehouse(settings.warehouse)
+    yield Rig(settings, warehouse, MemoryLog())
+    warehouse.close()
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def producer_for(broker: Broker) -> KafkaProducer:
+    return KafkaProducer(
+        bootstrap_servers=broker.bootstrap_servers, value_serializer=lambda value: json.dumps(value).encode()
+    )
+
+
+def test_all_fields_arrive_redacted_with_a_pseudonym(rig: Rig) -> None:
+    rig.send(
+        interaction(
+            "i1",
+            messages=[
+                {"role": "user", "content": "I am anna@example.com"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"function": {"arguments": '{"mail":"anna@example.com"}'}}],
+                },
+            ],
+            response="Dear anna@example.com",
+            context=["Call +49 30 1234567"],
+            attributes={"from": "anna@example.com", "channel": "web"},
+            user_id="anna",
+            conversation_id="c1",
+            latency_seconds=0.8,
+            input_tokens=10,
+        ),
+        feedback("f1", "i1", name="comment", value="I am anna@example.com", user_id="anna", source="expert"),
+    )
+    assert rig.drain() == 2
+    row = rig.warehouse.row("SELECT * FROM interactions")
+    said = rig.warehouse.row("SELECT * FROM feedback")
+    assert row is not None
+    assert said is not None
+    assert "anna" not in json.dumps([row, said], default=str)
+    assert json.loads(row["messages"])[1]["tool_calls"] == [{"function": {"arguments": '{"mail":"<EMAIL>"}'}}]
+    assert (row["response"], json.loads(row["context"])) == ("Dear <EMAIL>", ["Call <PHONE>"])
+    assert json.loads(row["attributes"]) == {"from": "<EMAIL>", "channel": "web"}
+    assert (row["conversation_id"], row["latency_seconds"], row["input_tokens"], row["output_tokens"]) == (
+        "c1",
+        0.8,
+        10,
+        None,
+    )
+    assert json.loads(said["value"]) == "I am <EMAIL>"
+    assert row["user_id"] == said["user_id"]
+    assert len(row["user_id"]) == 32
+    assert rig.count("retuned_redactions_total", kind="EMAIL") == 5
+    assert rig.count("retuned_events_total", topic=rig.settings.kafka.feedback_topic) == 1
+    assert rig.ingest.events_seen == 2
+    assert rig.ingest.last_event_at == row["received_at"]
+
+
+def test_an_id_is_stored_once_within_the_distance(rig: Rig) -> None:
+    rig.send(interaction("a"), interaction("b"), interaction("a"))
+    rig.drain()
+    rig.send(interaction("a"), interaction("a", timestamp="2026-11-24T10:29:59Z"), interaction("c"))
+    rig.send(interaction("a", timestamp="2026-11-25T09:30:00Z"))  # a day later: another event
+    rig.send(feedback("a", "a"), feedback("a", "a"))  # ids of the two kinds are apart
+    rig.drain()
+    ids = [row["id"] for row in rig.warehouse.rows("SELECT id FROM interactions ORDER BY id, timestamp")]
+    assert ids == ["a", "a", "b", "c"]
+    assert len(rig.warehouse.rows("SELECT id FROM feedback")) == 1
+    assert rig.count("retuned_event_duplicates_total") == 4
+
+
+def test_feedback_may_come_before_its_interaction(rig: Rig) -> None:
+    rig.send(feedback("f1", "late"))
+    rig.drain()
+    rig.send(interaction("late"))
+    rig.drain()
+    joined = rig.warehouse.rows("SELECT f.value FROM feedback f JOIN interactions i ON i.id = f.interaction_id")
+    assert joined == [{"value": "true"}]
+
+
+def test_malformed_events_become_dead_letters_and_stop_nothing(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, dead_letter_topic="dead")
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse, MemoryLog())
+    rig.send(interaction("good"))
+    rig.send(b'{"user_id": "anna", "text": "anna\\u0040example.com"}', b"\xff\xfe anna@example.com", b"{}", b"")
+    rig.send(b'{"user_id": "anna", broken', interaction("good too"), b"x" * 100_000)
+    assert rig.drain() == 8
+    letters = warehouse.rows('SELECT * FROM dead_letters ORDER BY "offset"')
+    assert [letter["offset"] for letter in letters] == [1, 2, 3, 4, 5, 7]
+    assert [letter["reason"] for letter in letters] == [
+        "not_an_event", "not_json", "not_an_event", "empty", "not_json", "not_json",
+    ]  # fmt: skip
+    assert "anna" not in json.dumps(letters, default=str)
+    assert "<EMAIL>" in letters[0]["payload"]
+    assert "id" in letters[2]["detail"]
+    assert len(letters[5]["payload"]) < 70_000
+    assert len(warehouse.rows("SELECT id FROM interactions")) == 2
+    assert stored_offsets(warehouse) == {(settings.kafka.interactions_topic, 0): 8}
+    assert [(topic, value["reason"]) for topic, _, value in rig.publisher.messages] == [
+        ("dead", letter["reason"]) for letter in letters
+    ]
+    assert rig.count("retuned_dead_letters_total", reason="not_json") == 3
+    warehouse.close()
+
+
+def test_a_dead_letter_topic_that_is_away_loses_nothing(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, dead_letter_topic="dead")
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse, MemoryLog())
+
+    def away(*_: Any) -> None:
+        raise BrokerUnavailable("away")
+
+    rig.publisher.publish_all = away  # type: ignore[method-assign]
+    rig.send(b"bad", interaction("good"))
+    assert rig.drain() == 2
+    assert len(warehouse.rows("SELECT * FROM dead_letters")) == 1
+    assert rig.count("retuned_dead_letter_publish_failures_total") == 1
+    warehouse.close()
+
+
+def test_too_many_dead_letters_stop_after_they_are_stored(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    settings = settings.model_copy(
+        update={"ingest": IngestSettings(batch_seconds=0.2, dead_letter_window=10, dead_letter_share_limit=0.5)}
+    )
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse, MemoryLog())
+    rig.send(*[b"bad"] * 5, *[interaction(str(number)) for number in range(5)])
+    rig.drain()  # half is not more than half
+    rig.send(b"bad")
+    with pytest.raises(TooManyDeadLetters, match=r"6 of the last 10 .*dead_letter_share_limit 0\.5.*not_json"):
+        rig.ingest.step()
+    assert len(warehouse.rows("SELECT * FROM dead_letters")) == 6
+    warehouse.close()
+
+
+def test_another_consumer_that_moved_an_offset_fences(rig: Rig) -> None:
+    rig.send(interaction("a"))
+    rig.drain()
+    rig.send(interaction("b"))
+    rig.warehouse.execute("UPDATE offsets SET next_offset = 2")
+    with pytest.raises(Fenced, match="one daemon for each warehouse"):
+        rig.ingest.step()
+    assert [row["id"] for row in rig.warehouse.rows("SELECT id FROM interactions")] == ["a"]
+
+
+def test_two_first_writers_of_a_partition_fence(rig: Rig) -> None:
+    rig.send(interaction("a"))
+    other = Rig(rig.settings, rig.warehouse, rig.log)
+    batch, late = rig.source.poll(10, 0), other.source.poll(10, 0)
+    for source, ready in ((rig.source, batch), (other.source, late)):
+        source.poll = lambda *_, ready=ready: ready
+    rig.ingest.step()
+    with pytest.raises(Fenced):
+        other.ingest.step()
+    assert len(rig.warehouse.rows("SELECT id FROM interactions")) == 1
+
+
+def test_run_stores_what_it_read_before_it_stops(rig: Rig) -> None:
+    rig.send(*[interaction(str(number)) for number in range(200)])
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.ingest.run, args=(stop,))
+    thread.start()
+    until(lambda: rig.ingest.events_seen == 200)
+    rig.send(*[interaction(f"x{number}") for number in range(200)])
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    rows = rig.warehouse.row("SELECT count(*) AS n FROM interactions")
+    assert rows is not None
+    offset = stored_offsets(rig.warehouse)[rig.settings.kafka.interactions_topic, 0]
+    assert rows["n"] == offset == rig.ingest.events_seen
+
+
+def test_run_lets_other_errors_out(rig: Rig) -> None:
+    rig.send(interaction("a"))
+    rig.warehouse.execute("INSERT INTO offsets VALUES (?, 0, 5)", [rig.settings.kafka.interactions_topic])
+    rig.source._stored = dict  # believes that nothing was stored
+    with pytest.raises(Fenced):
+        rig.ingest.run(threading.Event())
+
+
+@pytest.fixture(params=["tansu", "apache_kafka"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    found: Broker = request.getfixturevalue(request.param)
+    return found
+
+
+def test_both_topics_from_a_broker(broker: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic, partitions=3)
+    producer = producer_for(broker)
+    for number in range(300):
+        producer.send(settings.kafka.interactions_topic, interaction(str(number)), partition=number % 3)
+        producer.send(settings.kafka.feedback_topic, feedback(str(number), str(number)), partition=number % 3)
+    producer.flush()
+    producer.close()
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    until(lambda: rig.ingest.step() >= 0 and rig.ingest.events_seen == 600)
+    assert warehouse.row("SELECT count(DISTINCT id) AS n FROM interactions") == {"n": 300}
+    assert warehouse.row("SELECT count(DISTINCT id) AS n FROM feedback") == {"n": 300}
+    assert set(stored_offsets(warehouse).values()) == {100}
+    assert rig.ingest.broker_up
+    rig.source.close()
+    warehouse.close()
+
+
+def test_a_fenced_consumer_of_the_same_group_stops(apache_kafka: Broker, tmp_path: Path) -> None:
+    """It polled a batch, lost its partition while it slept, and another one stored the batch."""
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
+    apache_kafka.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    producer = producer_for(apache_kafka)
+    for number in range(10):
+        producer.send(settings.kafka.interactions_topic, interaction(str(number)))
+    producer.flush()
+    producer.close()
+    warehouse = open_warehouse(settings.warehouse)
+    slow, quick = Rig(settings, warehouse), Rig(settings, warehouse)
+    until(lambda: (batch := slow.source.poll(100, 0.2)).records and setattr(slow, "batch", batch) is None)
+    slow.source._consumer._coordinator.close(timeout_ms=1000)  # leaves the group, as after a long pause
+    until(lambda: quick.ingest.step() >= 0 and quick.ingest.events_seen == 10)
+    slow.source.poll = lambda *_: slow.batch  # type: ignore[attr-defined]
+    with pytest.raises(Fenced):
+        slow.ingest.step()
+    assert warehouse.row("SELECT count(*) AS n, count(DISTINCT id) AS ids FROM interactions") == {"n": 10, "ids": 10}
+    quick.source.close()
+    slow.source.close()
+    warehouse.close()
+
+
+def test_topics_that_are_missing_are_named_and_read_when_they_appear(
+    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.ingest.run, args=(stop,))
+    thread.start()
+    topic = settings.kafka.interactions_topic
+    until(lambda: f"topic {topic!r} is not on the broker: create it" in caplog.text)
+    assert "(not there yet)" in check_broker(settings.kafka)
+    apache_kafka.create_topics(topic, settings.kafka.feedback_topic)
+    producer = producer_for(apache_kafka)
+    producer.send(topic, interaction("a")).get(10)
+    producer.close()
+    until(lambda: rig.ingest.events_seen == 1)
+    assert caplog.text.count(f"topic {topic!r} is not on the broker") == 1
+    stop.set()
+    thread.join(10)
+    rig.source.close()
+    warehouse.close()
+
+
+def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if reason := no_apache_kafka():
+        pytest.skip(reason)
+    caplog.set_level("INFO", "retuned")
+    with run_apache_kafka(tmp_path / "kafka") as broker:
+        settings = settings_for(tmp_path, broker.bootstrap_servers)
+        broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+        producer = producer_for(broker)
+        producer.send(settings.kafka.interactions_topic, interaction("before")).get(10)
+        producer.close()
+        warehouse = open_warehouse(settings.warehouse)
+        rig = Rig(settings, warehouse)
+        stop = threading.Event()
+        thread = threading.Thread(target=rig.ingest.run, args=(stop,))
+        thread.start()
+        until(lambda: rig.ingest.events_seen == 1)
+        broker.stop(signal.SIGKILL)
+        until(lambda: not rig.ingest.broker_up)
+        assert rig.count("retuned_broker_up") == 0
+        broker.start()
+        producer = producer_for(broker)
+        producer.send(settings.kafka.interactions_topic, interaction("after")).get(20)
+        producer.close()
+        until(lambda: rig.ingest.events_seen == 2)
+        assert rig.ingest.broker_up
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        ids = [row["id"] for row in warehouse.rows("SELECT id FROM interactions ORDER BY id")]
+        assert ids == ["after", "before"]
+        said = [record.getMessage() for record in caplog.records if record.name == "retuned.consumers.ingest"]
+        assert [text.partition("; ")[2] or text.partition(": ")[2] for text in said] == [
+            "answers",
+            "trying again until it answers",
+            "answers",
+        ]
+        rig.source.close()
+        warehouse.close()
+
+
+def test_events_that_retention_deleted_are_passed_over_loudly(
+    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
+    topic = settings.kafka.interactions_topic
+    apache_kafka.create_topics(topic, settings.kafka.feedback_topic)
+    producer = producer_for(apache_kafka)
+    producer.send(topic, interaction("a")).get(10)
+    producer.close()
+    warehouse = open_warehouse(settings.warehouse)
+    warehouse.insert("offsets", topic=topic, partition=0, next_offset=50)
+    rig = Rig(settings, warehouse)
+    until(lambda: rig.ingest.step() >= 0 and rig.ingest.events_seen == 1)
+    assert f"topic {topic} partition 0: offset 50 is not on the broker" in caplog.text
+    assert stored_offsets(warehouse)[topic, 0] == 1
+    rig.source.close()
+    warehouse.close()
+
+
+def test_nothing_answers(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, f"127.0.0.1:{free_port()}")
+    with pytest.raises(BrokerUnavailable, match=r"does not answer.*kafka\.bootstrap_servers"):
+        check_broker(settings.kafka)
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
+        KafkaSource(settings.kafka, dict).poll(1, 0)
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
+        KafkaPublisher(settings.kafka).publish("t", "k", {})
+    assert not [thread for thread in threading.enumerate() if "kafka" in thread.name.lower() and "net" in thread.name]
+
+
+def test_check_names_what_answers(tansu: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tansu.bootstrap_servers)
+    tansu.create_topics(settings.kafka.interactions_topic)
+    line = check_broker(settings.kafka)
+    assert tansu.bootstrap_servers in line
+    assert f"{settings.kafka.interactions_topic} (1 partitions)" in line
+
+
+def test_publisher_returns_when_the_broker_has_it(broker: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    publisher = KafkaPublisher(settings.kafka)
+    publisher.publish(settings.kafka.interactions_topic, "conversation", interaction("published"))
+    publisher.close()
+    publisher.close()
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    until(lambda: rig.ingest.step() >= 0 and rig.ingest.events_seen == 1)
+    assert warehouse.rows("SELECT id FROM interactions") == [{"id": "published"}]
+    rig.source.close()
+    warehouse.close()
+
+
+@pytest.fixture(scope="module")
+def sasl_ssl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
+    if reason := no_apache_kafka():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("sasl_ssl")
+    with run_apache_kafka(folder, "SASL_SSL") as broker:
+        yield broker, folder / "ca.pem"
+
+
+def test_credentials_and_certificates(sasl_ssl: tuple[Broker, Path], tmp_path: Path) -> None:
+    broker, authority = sasl_ssl
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    secure = {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": "retuned",
+        "sasl_password_file": password,
+        "ssl_cafile": authority,
+    }
+
+    def settings(**changes: Any) -> KafkaSettings:
+        return settings_for(tmp_path, broker.bootstrap_servers, **(secure | changes)).kafka
+
+    assert "answers" in check_broker(settings())
+    with pytest.raises(BrokerRefused, match=r"credentials are refused; check kafka\.sasl_username"):
+        check_broker(settings(sasl_password="wrong"))
+    with pytest.raises(BrokerRefused, match="credentials are refused"):
+        KafkaSource(settings(sasl_password="wrong"), dict).poll(1, 0)
+    with pytest.raises(BrokerRefused, match="CERTIFICATE_VERIFY_FAILED"):
+        check_broker(settings(ssl_cafile=None))
+    with pytest.raises(ConfigurationError, match=r"kafka.ssl_cafile .*nowhere.*no such file"):
+        check_broker(settings(ssl_cafile=tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match="sasl_password"):
+        check_broker(settings(sasl_password_file=None))
+
+
+INGEST = """
+import sys, threading
+from pathlib import Path
+from prometheus_client import CollectorRegistry
+from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.kafka import KafkaSource
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import Settings
+from retuned.consumers.warehouse import open_warehouse
+settings = Settings.model_validate_json(sys.argv[1])
+warehouse = open_warehouse(settings.warehouse)
+source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
+Ingest(source, warehouse, settings, Metrics(CollectorRegistry())).run(threading.Event())
+"""
+
+
+def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_path: Path) -> None:
+    total = 6_000
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    settings = settings.model_copy(update={"ingest": IngestSettings(batch_events=200, batch_seconds=0.1)})
+    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+
+    def produce() -> None:
+        producer = producer_for(broker)
+        for number in range(total):
+            producer.send(settings.kafka.interactions_topic, interaction(str(number)))
+            if number % 100 == 0:
+                producer.flush()
+                time.sleep(0.05)
+        producer.flush()
+        producer.close()
+
+    sending = threading.Thread(target=produce)
+    sending.start()
+    command = [sys.executable, "-c", INGEST, settings.model_dump_json()]
+    for _ in range(3):
+        with subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
+            time.sleep(3)
+            assert process.poll() is None
+            process.kill()
+    sending.join()
+    with duckdb.connect(str(settings.warehouse.path), read_only=False) as connection:
+        stored = connection.execute("SELECT count(*) FROM interactions").fetchone()
+        assert stored is not None
+        assert stored[0] > 0
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    end = (settings.kafka.interactions_topic, 0)
+    until(lambda: rig.ingest.step() >= 0 and stored_offsets(warehouse).get(end, 0) == total)
+    assert warehouse.row("SELECT count(*) AS n, count(DISTINCT id) AS ids FROM interactions") == {
+        "n": total,
+        "ids": total,
+    }
+    assert rig.count("retuned_event_duplicates_total") == 0
+    rig.source.close()
+    warehouse.close()

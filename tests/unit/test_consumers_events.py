@@ -1,0 +1,200 @@
+"""The two events: what is understood, what becomes a dead letter, and the schemas that are published."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from retuned.consumers.events import BadEvent, Feedback, Interaction, decode, json_schemas
+
+SCHEMAS = Path(__file__).parents[2] / "deploy" / "schemas"
+
+INTERACTION: dict[str, Any] = {
+    "id": "0198",
+    "timestamp": "2026-11-24T09:30:00.123Z",
+    "workload": "support.refunds",
+    "model": "support.refunds@3f2a91c0",
+    "messages": [{"role": "user", "content": "Where is my parcel?"}],
+    "response": "On its way.",
+}
+FEEDBACK: dict[str, Any] = {
+    "id": "f1",
+    "timestamp": "2026-11-24T09:31:00Z",
+    "interaction_id": "0198",
+    "name": "helpful",
+    "value": True,
+}
+
+
+def interaction(**changes: Any) -> Interaction:
+    event = decode("interactions", json.dumps(INTERACTION | changes).encode())
+    assert isinstance(event, Interaction)
+    return event
+
+
+def feedback(**changes: Any) -> Feedback:
+    event = decode("feedback", json.dumps(FEEDBACK | changes).encode())
+    assert isinstance(event, Feedback)
+    return event
+
+
+def reason(kind: Any, payload: bytes | None) -> str:
+    with pytest.raises(BadEvent) as bad:
+        decode(kind, payload)
+    return bad.value.reason
+
+
+def test_required_fields_are_enough_and_unknown_ones_are_ignored() -> None:
+    event = interaction(new_field={"from": "a newer producer"})
+    assert (event.id, event.workload, event.response) == ("0198", "support.refunds", "On its way.")
+    assert event.context is None
+    assert event.latency_seconds is None
+    assert feedback(new_field=1).source == "user"
+
+
+@pytest.mark.parametrize("field", ["id", "timestamp", "workload", "model", "messages", "response"])
+def test_an_interaction_without_a_required_field_is_bad(field: str) -> None:
+    payload = {key: value for key, value in INTERACTION.items() if key != field}
+    assert reason("interactions", json.dumps(payload).encode()) == "not_an_event"
+
+
+@pytest.mark.parametrize("field", ["id", "timestamp", "interaction_id", "name", "value"])
+def test_feedback_without_a_required_field_is_bad(field: str) -> None:
+    payload = {key: value for key, value in FEEDBACK.items() if key != field}
+    assert reason("feedback", json.dumps(payload).encode()) == "not_an_event"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-24T09:30:00.123Z", datetime(2026, 11, 24, 9, 30, 0, 123000)),
+        ("2026-11-24T09:30:00", datetime(2026, 11, 24, 9, 30)),
+        ("2026-11-24T11:30:00+02:00", datetime(2026, 11, 24, 9, 30)),
+        ("2026-11-24 01:30:00-08:00", datetime(2026, 11, 24, 9, 30)),
+    ],
+)
+def test_timestamps_become_naive_utc(text: str, expected: datetime) -> None:
+    assert interaction(timestamp=text).timestamp == expected
+
+
+def test_messages_keep_fields_that_only_the_model_server_knows() -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+    ]
+    assert interaction(messages=messages).messages == messages
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": ""},
+        {"id": "  "},
+        {"id": 7},
+        {"id": "x" * 513},
+        {"workload": ""},
+        {"messages": []},
+        {"messages": "hello"},
+        {"messages": [{"content": "no role"}]},
+        {"messages": [{"role": "", "content": "x"}]},
+        {"messages": [{"role": "user", "content": 7}]},
+        {"response": None},
+        {"latency_seconds": -1},
+        {"latency_seconds": "fast"},
+        {"input_tokens": 1.5},
+        {"input_tokens": 2**63},
+        {"timestamp": 1764000000},
+        {"timestamp": "yesterday"},
+        {"timestamp": "0001-01-01T00:00:00+14:00"},
+        {"timestamp": "9999-01-01T00:00:00Z"},
+        {"context": [1]},
+        {"attributes": []},
+    ],
+)
+def test_wrong_values_of_an_interaction_are_bad(changes: dict[str, Any]) -> None:
+    assert reason("interactions", json.dumps(INTERACTION | changes).encode()) in {"not_an_event", "bad_value"}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "wrong"),
+    [
+        ("helpful", [True, False], [1, "yes", 0.5]),
+        ("hallucination", [True], ["true"]),
+        ("resolved", [False], [0]),
+        ("escalated", [True], [1]),
+        ("rating", [0, 1, 0.75], [-0.1, 1.5, True, "5"]),
+        ("time_saved_seconds", [120, 0.5, -30], [True, "120"]),
+        ("correction", ["It takes 14 days."], ["", "  ", 14, True]),
+        ("comment", ["thanks"], [1]),
+        ("tone_of_voice", [True, 3, 0.5, "warm"], [None, [], {}]),
+    ],
+)
+def test_reserved_names_have_one_type_and_others_any_scalar(name: str, good: list[Any], wrong: list[Any]) -> None:
+    for value in good:
+        kept = feedback(name=name, value=value).value
+        assert kept == value
+        assert isinstance(kept, bool) == isinstance(value, bool)
+    for value in wrong:
+        assert reason("feedback", json.dumps(FEEDBACK | {"name": name, "value": value}).encode()) in {
+            "not_an_event",
+            "bad_value",
+        }
+
+
+def test_only_known_sources() -> None:
+    assert feedback(source="expert").source == "expert"
+    assert reason("feedback", json.dumps(FEEDBACK | {"source": "somebody"}).encode()) == "not_an_event"
+
+
+def _with_id(raw: bytes) -> bytes:
+    return json.dumps(FEEDBACK).encode().replace(b'"f1"', raw)
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"not json", "not_json"),
+        (b"[1, 2]", "not_an_event"),
+        (b"null", "not_an_event"),
+        (json.dumps(FEEDBACK).encode() + b" trailing", "not_json"),
+        (json.dumps(FEEDBACK).encode()[:-5], "not_json"),
+        (_with_id(b'"\xff\xfe"'), "not_utf8"),
+        (_with_id(b'"a\xed\xa0\x80b"'), "not_utf8"),
+        (_with_id(b'"\\ud800"'), "not_json"),
+        (_with_id(b'"\\udc00"'), "not_json"),
+        (json.dumps(FEEDBACK).encode().replace(b"true", b"NaN"), "not_json"),
+        (json.dumps(FEEDBACK).encode().replace(b"true", b"Infinity"), "not_json"),
+        (json.dumps(FEEDBACK).encode().replace(b"true", b"1e999"), "not_an_event"),
+        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too_deep"),
+        (b" " * 5_000_001, "too_large"),
+    ],
+)
+def test_what_is_no_event_has_a_reason(payload: bytes | None, expected: str) -> None:
+    assert reason("feedback", payload) == expected
+
+
+@pytest.mark.parametrize("name", ["interaction", "feedback"])
+def test_published_schemas_are_made_from_the_code(name: str) -> None:
+    """After a change of the events, write the files anew from `json_schemas()`."""
+    written = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    assert written == json_schemas()[name]
+    jsonschema.Draft202012Validator.check_schema(written)
+
+
+def test_the_schemas_accept_what_the_code_accepts() -> None:
+    schemas = json_schemas()
+    jsonschema.validate(INTERACTION, schemas["interaction"])
+    jsonschema.validate(FEEDBACK, schemas["feedback"])
+    for wrong in ({"id": ""}, {"messages": [{"content": "no role"}]}, {"latency_seconds": -1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(INTERACTION | wrong, schemas["interaction"])

@@ -1,0 +1,117 @@
+"""The warehouse file: migrations, one owner, transactions, a full disk."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from retuned.consumers.errors import WarehouseError
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+
+TABLES = {
+    "interactions", "feedback", "dead_letters", "offsets", "datasets", "dataset_rows", "runs", "evaluations",
+    "decisions", "promotions", "drift_checks", "quality", "ledger",
+}  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> WarehouseSettings:
+    return WarehouseSettings(path=tmp_path / "data" / "w.duckdb")
+
+
+def tables(warehouse: Warehouse) -> set[str]:
+    return {row["table_name"] for row in warehouse.rows("SELECT table_name FROM information_schema.tables")}
+
+
+def test_a_new_file_gets_all_tables_and_keeps_its_rows(settings: WarehouseSettings) -> None:
+    warehouse = open_warehouse(settings)
+    assert tables(warehouse) >= TABLES
+    warehouse.insert("offsets", topic="t", partition=0, next_offset=7)
+    warehouse.close()
+    again = open_warehouse(settings)
+    assert again.rows("SELECT * FROM offsets") == [{"topic": "t", "partition": 0, "next_offset": 7}]
+    again.close()
+
+
+def test_a_newer_schema_is_refused(settings: WarehouseSettings) -> None:
+    warehouse = open_warehouse(settings)
+    warehouse.execute("INSERT INTO schema_migrations VALUES (999, '999_future.sql', '2030-01-01')")
+    warehouse.close()
+    with pytest.raises(WarehouseError, match=r"schema \(999\) is newer.*upgrade retuned"):
+        open_warehouse(settings)
+    with duckdb.connect(str(settings.path)) as connection:  # nothing holds the file
+        assert connection.execute("SELECT max(number) FROM schema_migrations").fetchone() == (999,)
+
+
+def test_another_process_that_has_it_open_is_named(settings: WarehouseSettings) -> None:
+    settings.path.parent.mkdir()
+    code = f"import duckdb; c = duckdb.connect({str(settings.path)!r}); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(WarehouseError, match=rf"in use by process {holder.pid};.*stop that one"):
+            open_warehouse(settings)
+        holder.communicate("\n")
+
+
+def test_what_is_no_warehouse_is_refused(settings: WarehouseSettings) -> None:
+    settings.path.parent.mkdir()
+    settings.path.write_text("this is no database" * 1000)
+    with pytest.raises(WarehouseError, match=r"w\.duckdb: cannot be opened"):
+        open_warehouse(settings)
+    assert settings.path.read_text().startswith("this is no database")
+
+
+def test_a_failed_transaction_leaves_nothing(settings: WarehouseSettings) -> None:
+    warehouse = open_warehouse(settings)
+
+    def write(then: str) -> None:
+        with warehouse.transaction() as cursor:
+            cursor.execute("INSERT INTO offsets VALUES ('t', 0, 1)")
+            cursor.execute(then)
+
+    with pytest.raises(duckdb.ConversionException):
+        write("INSERT INTO offsets VALUES ('t', 1, 'no number')")
+    with pytest.raises(duckdb.CatalogException):
+        write("INSERT INTO no_such_table VALUES (1)")
+    assert warehouse.rows("SELECT * FROM offsets") == []
+    warehouse.close()
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from retuned.consumers.errors import WarehouseError
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import open_warehouse
+warehouse = open_warehouse(WarehouseSettings(path=Path(sys.argv[1])))
+warehouse.insert("offsets", topic="before", partition=0, next_offset=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+try:
+    with warehouse.transaction() as cursor:
+        cursor.execute("INSERT INTO offsets VALUES ('with it', 0, 1)")
+        cursor.execute("CREATE TABLE big AS SELECT random() AS x FROM range(3_000_000)")
+except WarehouseError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limit on this system")
+def test_a_full_disk_is_one_clear_line_and_nothing_half_written(settings: WarehouseSettings) -> None:
+    """A limit on the size of files stands for the disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(settings.path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "cannot write" in done.stdout, done.stderr
+    assert "free disk space" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    warehouse = open_warehouse(settings)
+    assert [row["topic"] for row in warehouse.rows("SELECT topic FROM offsets")] == ["before"]
+    assert "big" not in tables(warehouse)
+    warehouse.close()
