@@ -2,21 +2,26 @@
 -- What is new: the events that were stored, and the pairs of feedback and interaction that were completed, since
 -- the last booking. A pair is new when either of the two is: feedback may come hours before its interaction.
 CREATE OR REPLACE TEMP TABLE new_interactions AS
-SELECT interactions.*
+SELECT id, workload, cost, input_tokens, output_tokens
 FROM interactions LEFT JOIN ledger_progress USING (topic, partition)
-WHERE interactions."offset" >= coalesce(next_offset, 0);
+WHERE "offset" >= coalesce(next_offset, 0);
 
 CREATE OR REPLACE TEMP TABLE money_feedback AS
-SELECT feedback.*, feedback."offset" >= coalesce(next_offset, 0) AS is_new
+SELECT interaction_id, name, value::VARCHAR AS value, "offset" >= coalesce(next_offset, 0) AS is_new
 FROM feedback LEFT JOIN ledger_progress USING (topic, partition)
 WHERE name IN ('time_saved_seconds', 'escalated');
 
+-- All pairs of the interactions that have a new one: whether an escalation is the first is seen from its elders.
 CREATE OR REPLACE TEMP TABLE pairs AS
-SELECT interactions.workload, feedback.interaction_id, feedback.name, feedback.value::VARCHAR AS value,
-    is_new OR interactions."offset" >= coalesce(next_offset, 0) AS is_new
-FROM money_feedback feedback
-JOIN interactions ON interactions.id = feedback.interaction_id
-LEFT JOIN ledger_progress ON ledger_progress.topic = interactions.topic AND ledger_progress.partition = interactions.partition;
+WITH touched AS (
+    SELECT id FROM new_interactions UNION SELECT interaction_id FROM money_feedback WHERE is_new
+)
+SELECT
+    interactions.workload, told.interaction_id, told.name, told.value,
+    told.is_new OR interactions."offset" >= coalesce(next_offset, 0) AS is_new
+FROM (SELECT * FROM money_feedback WHERE interaction_id IN (SELECT id FROM touched)) told
+JOIN interactions ON interactions.id = told.interaction_id
+LEFT JOIN ledger_progress USING (topic, partition);
 
 -- name: time_saved
 SELECT workload, sum(hours) AS hours, count(*) AS answers
@@ -28,7 +33,9 @@ ORDER BY workload
 -- name: escalations
 -- Workloads that tell of escalations at all: of one that never does, nothing is known to be avoided.
 WITH telling AS (
-    SELECT workload FROM pairs WHERE name = 'escalated' GROUP BY workload
+    SELECT workload FROM pairs WHERE name = 'escalated'
+    UNION
+    SELECT workload FROM ledger WHERE item = 'escalations_avoided'
 ), counted AS (
     SELECT workload, count(*) AS interactions FROM new_interactions GROUP BY workload
 ), escalated AS (
