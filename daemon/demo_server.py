@@ -248,7 +248,9 @@ def follow(
     while not stop.is_set():
         consumer = None
         try:
-            consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False)
+            consumer = KafkaConsumer(
+                bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False, bootstrap_timeout_ms=3_000
+            )
             _read(consumer, topic, workload, change, stop, positions)
         except KafkaError as error:
             log.warning("model events: %s; trying again", error)
