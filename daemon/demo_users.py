@@ -44,7 +44,7 @@ class ModelServer:
         """The conversation as the app sends it."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": question}]
 
-    def ask(self, question: str, max_tokens: int = 40) -> Answer:
+    def ask(self, question: str, max_tokens: int = 32) -> Answer:
         """One question, one answer.
 
         Raises:
@@ -98,7 +98,7 @@ class Users:
         """Between two questions, over all people."""
         self.changed = False
         self._random = random.Random(seed)
-        self._deck: list[tuple[Fact, str]] = []
+        self._news = {fact.id for fact in company.change.facts} | {fact.id for fact in company.change.new}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._next_at = 0.0
@@ -120,7 +120,7 @@ class Users:
     def change_policies(self) -> None:
         """From now on the company's new policies are the truth, and people ask about what changed."""
         with self._lock:
-            self.changed, self._deck = True, []
+            self.changed = True
             self.recent.clear()
 
     def stop(self) -> None:
@@ -152,15 +152,11 @@ class Users:
                     return
 
     def _draw(self) -> tuple[Fact, str]:
-        """The next question: every wording of every fact comes up before any comes twice."""
-        if not self._deck:
-            facts = self.company.facts(self.changed)
-            self._deck = [(fact, question) for fact in facts for question in self.questions[fact.id]]
-            if self.changed:  # what is new is what people ask about: once more for each wording
-                news = {fact.id for fact in self.company.change.facts} | {fact.id for fact in self.company.change.new}
-                self._deck += [(fact, question) for fact, question in self._deck if fact.id in news]
-            self._random.shuffle(self._deck)
-        return self._deck.pop()
+        """The next question. After the change, what is new is asked about twice as often as the rest."""
+        facts = self.company.facts(self.changed)
+        weights = [1 + (self.changed and fact.id in self._news) for fact in facts]
+        (fact,) = self._random.choices(facts, weights)
+        return fact, self._random.choice(self.questions[fact.id])
 
     def _serve(self, fact: Fact, question: str, luck: random.Random) -> None:
         answer = self.server.ask(question)
