@@ -44,8 +44,8 @@ def decide(
 
     The gain in score must be above `minimum_gain` with the configured confidence: the lower end of a paired bootstrap
     percentile interval (Efron and Tibshirani 1993, chapter 13). Latency is compared with its limit as it is. A rise of
-    hallucinations, or a drop on the regression set, above its limit refuses the candidate unless chance explains it (the
-    interval of the difference reaches zero): among twenty examples a single one would be above any sensible limit.
+    hallucinations, or a drop on the regression set, above its limit refuses the candidate unless chance explains it
+    (the interval of the difference reaches zero): among twenty examples a single one would be above any limit.
     All conditions are looked at, so that a refusal names all its reasons.
     """
     pairs = _pairs(champion, candidate)
@@ -138,7 +138,7 @@ def _hallucination(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
 def _within(
     worse: float, differences: list[float], limit: float, settings: GateSettings, seed: int
 ) -> tuple[bool, str]:
-    """Whether a guard holds, and how to say it; `differences` are candidate against champion, above zero where worse."""
+    """Whether a guard holds, and how to say it; `differences` are above zero where the candidate is worse."""
     if worse <= limit:
         return True, "within"
     low, _ = bootstrap(np.array(differences), settings.confidence, settings.resamples, seed)

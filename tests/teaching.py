@@ -23,7 +23,7 @@ class Teacher:
         """Store an interaction and return its id."""
         self.acts += 1
         messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
-        interaction = f"i{self.acts}"
+        interaction = f"{self.workload}-i{self.acts}"
         self.warehouse.insert(
             "interactions",
             id=interaction,
@@ -43,7 +43,7 @@ class Teacher:
     def say(self, interaction: str, name: str, value: Any, source: str = "expert") -> str:
         """Store feedback and return its id."""
         self.acts += 1
-        feedback = f"f{self.acts}"
+        feedback = f"{self.workload}-f{self.acts}"
         self.warehouse.insert(
             "feedback",
             id=feedback,

@@ -25,8 +25,8 @@ from retuned.retrain.settings import TrainSettings
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
-SETTINGS = TrainSettings(epochs=4, batch_size=8)
-ROWS = 80
+SETTINGS = TrainSettings(epochs=3, batch_size=8)
+ROWS = 64
 
 _FACTS = (
     ("{x} be returned", "{x} can be returned within {n} days of delivery."),

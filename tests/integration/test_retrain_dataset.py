@@ -105,7 +105,7 @@ def test_corrections_and_accepted_answers_are_learned_from(
 
 def test_feedback_may_come_before_its_interaction(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(10))
-    teacher.say(f"i{teacher.acts + 2}", "correction", "At 9 am.")
+    teacher.say(f"support-i{teacher.acts + 2}", "correction", "At 9 am.")
     teacher.ask("When do you open?", "Never.")
     assert rows(dataset.build(warehouse, settings, "support", NOW))["when do you open"] == "At 9 am."
 

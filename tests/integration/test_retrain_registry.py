@@ -1,0 +1,280 @@
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.retrain import registry, rollout
+from retuned.retrain.metrics import Metrics
+from retuned.retrain.registry import Version
+from retuned.retrain.settings import ModelsSettings, Settings
+
+NOW = datetime(2026, 4, 1, 12, 30, 0, 250_000)
+TOPIC = "model-events"
+
+
+class AbsentPublisher:
+    def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+        raise BrokerUnavailable(f"broker: not there ({topic}, {key}, {len(value)})")
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(models=ModelsSettings(base=_base(tmp_path / "base"), directory=tmp_path / "models"))
+
+
+@pytest.fixture
+def publisher() -> MemoryPublisher:
+    return MemoryPublisher()
+
+
+def _base(folder: Path, weights: bytes = b"weights") -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def register(
+    warehouse: Warehouse, settings: Settings, weights: str, workload: str = "support", parent: str | None = None
+) -> Version:
+    adapter = settings.models.directory.parent / "adapter"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_config.json").write_text('{"r": 16}')
+    (adapter / "adapter_model.safetensors").write_text(weights)
+    assert settings.models.base is not None
+    return registry.register(
+        warehouse,
+        settings.models.directory,
+        workload,
+        adapter,
+        base_model=settings.models.base,
+        parent_version=parent,
+        dataset_version="d1",
+        run_id="r1",
+        details={"metrics": {"holdout_score_candidate": 0.91}, "cost": {"train_seconds": 60.0}},
+        now=NOW,
+    )
+
+
+def promote(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher, version: str) -> str | None:
+    return rollout.promote(warehouse, settings, publisher, TOPIC, "support", version, "operator", "by hand", NOW)
+
+
+def rollback(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher) -> str | None:
+    return rollout.rollback(warehouse, settings, publisher, TOPIC, "support", "operator", "it is worse", NOW)
+
+
+def links(settings: Settings) -> dict[str, str]:
+    folder = registry.workload_folder(settings.models.directory, "support")
+    return {link.name: str(link.readlink()) for link in folder.iterdir() if link.is_symlink()}
+
+
+def test_a_version_is_immutable_and_complete(warehouse: Warehouse, settings: Settings) -> None:
+    version = register(warehouse, settings, "one")
+    assert version == register(warehouse, settings, "one") == registry.find(warehouse, "support", version.version)
+    assert register(warehouse, settings, "two").version != version.version
+    assert len(registry.versions(warehouse, "support")) == 2
+    assert len(version.version) == 8
+    assert version.path == settings.models.directory / "support" / version.version
+    assert sorted(file.name for file in version.path.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    ]
+    manifest = json.loads((version.path / "manifest.json").read_text())
+    assert manifest == version.manifest
+    for name in (
+        "base_model",
+        "base_hash",
+        "dataset_version",
+        "parent_version",
+        "code_version",
+        "metrics",
+        "cost",
+        "run_id",
+    ):
+        assert name in manifest
+    assert f"# {version.name}" in (version.path / "README.md").read_text()
+    assert "| holdout_score_candidate | 0.91 |" in (version.path / "README.md").read_text()
+    assert version.name == f"support@{version.version}"
+
+
+def test_a_registration_that_fails_leaves_nothing(
+    warehouse: Warehouse, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(registry.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        register(warehouse, settings, "one")
+    assert list((settings.models.directory / "support").iterdir()) == []
+    assert registry.versions(warehouse, "support") == []
+
+
+def test_any_workload_name_gives_a_folder_inside_the_directory(tmp_path: Path) -> None:
+    for name in ("a/b", "..", ".", "../../etc", "ä ö", "support.refunds", "a%2Fb", ".hidden"):
+        assert registry.workload_folder(tmp_path, name).resolve().parent == tmp_path.resolve()
+    names = [registry.workload_folder(tmp_path, name).name for name in ("a/b", "a%2Fb", "..", "%2E.")]
+    assert len(set(names)) == 4
+    assert registry.workload_folder(tmp_path, "support.refunds").name == "support.refunds"
+
+
+def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> None:
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    assert registry.champion(warehouse, "support") is None
+    assert promote(warehouse, settings, publisher, one.version) == one.version
+    assert registry.champion(warehouse, "support") == one
+    assert links(settings) == {"champion": one.version}
+    assert promote(warehouse, settings, publisher, two.version) == two.version
+    assert links(settings) == {"champion": two.version, "previous": one.version}
+    assert registry.aliases(warehouse, "support") == {"champion": two.version, "previous": one.version}
+    assert rollback(warehouse, settings, publisher) == one.version
+    assert links(settings) == {"champion": one.version}
+    with pytest.raises(
+        RetunedError, match=rf"no previous champion .* {one.version}, {two.version}, base|no previous champion"
+    ):
+        rollback(warehouse, settings, publisher)
+
+    topic, key, message = publisher.messages[1]
+    row = warehouse.rows("SELECT * FROM promotions ORDER BY rowid")[1]
+    assert (topic, key) == (TOPIC, "support")
+    assert message == {
+        "id": row["id"],
+        "timestamp": "2026-04-01T12:30:00.250Z",
+        "event": "promoted",
+        "workload": "support",
+        "model": two.name,
+        "version": two.version,
+        "previous_version": one.version,
+        "path": str(two.path),
+        "base_model": str(settings.models.base),
+        "share": 1.0,
+        "reason": "by hand",
+    }
+    assert [value["event"] for _, _, value in publisher.messages] == ["promoted", "promoted", "rolled_back"]
+    assert all(row["announced"] for row in warehouse.rows("SELECT announced FROM promotions"))
+
+
+def test_rolling_back_the_first_champion_brings_the_base_model_back(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
+) -> None:
+    one = register(warehouse, settings, "one")
+    promote(warehouse, settings, publisher, one.version)
+    assert rollback(warehouse, settings, publisher) is None
+    assert registry.champion(warehouse, "support") is None
+    assert links(settings) == {}
+    message = publisher.messages[-1][2]
+    assert (message["model"], message["version"], message["path"]) == ("support@base", None, None)
+    assert message["base_model"] == str(settings.models.base)
+    assert promote(warehouse, settings, publisher, one.version) == one.version
+    assert promote(warehouse, settings, publisher, "base") is None
+    assert links(settings) == {"previous": one.version}
+
+
+def test_promotions_that_make_no_sense(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> None:
+    one = register(warehouse, settings, "one")
+    with pytest.raises(RetunedError, match=f"no version deadbeef; known are {one.version}, base"):
+        promote(warehouse, settings, publisher, "deadbeef")
+    with pytest.raises(RetunedError, match="support@base is the champion already"):
+        promote(warehouse, settings, publisher, "base")
+    promote(warehouse, settings, publisher, one.version)
+    with pytest.raises(RetunedError, match="is the champion already"):
+        promote(warehouse, settings, publisher, one.version)
+    assert len(publisher.messages) == 1
+
+
+def test_links_follow_the_rows_after_a_crash_between_the_two(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    promote(warehouse, settings, publisher, one.version)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote(warehouse, settings, publisher, two.version)
+    assert links(settings) == {"champion": one.version}
+    registry.reconcile(warehouse, settings)
+    registry.reconcile(warehouse, settings)
+    assert links(settings) == {"champion": two.version, "previous": one.version}
+    assert len(publisher.messages) == 1
+    assert rollout.announce_pending(warehouse, publisher, TOPIC) == 1
+    assert rollout.announce_pending(warehouse, publisher, TOPIC) == 0
+    assert publisher.messages[-1][2]["version"] == two.version
+
+
+def test_an_absent_broker_delays_the_announcement_alone(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
+) -> None:
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    assert promote(warehouse, settings, AbsentPublisher(), one.version) == one.version
+    assert links(settings) == {"champion": one.version}
+    with pytest.raises(BrokerUnavailable):
+        rollout.announce_pending(warehouse, AbsentPublisher(), TOPIC)
+    promote(warehouse, settings, publisher, two.version)
+    assert [value["version"] for _, _, value in publisher.messages] == [one.version, two.version]
+
+
+def test_an_adapter_of_another_base_model(warehouse: Warehouse, settings: Settings, tmp_path: Path) -> None:
+    one = register(warehouse, settings, "one")
+    assert settings.models.base is not None
+    registry.check_base(one, settings.models.base)
+    other = _base(tmp_path / "other", b"weightz")
+    with pytest.raises(
+        RetunedError, match=r"was trained on another base model \(.*base\) than models.base \(.*other\)"
+    ):
+        registry.check_base(one, other)
+    with pytest.raises(RetunedError, match=r"no transformers model there"):
+        registry.base_hash(tmp_path)
+    with pytest.raises(RetunedError, match=r"models.base is not set"):
+        registry.need_base(None)
+
+
+def test_the_base_hash_sees_size_start_and_end(tmp_path: Path) -> None:
+    big = b"a" + bytes(3 << 20) + b"z"
+    hashes = {registry.base_hash(_base(tmp_path / name, weights)) for name, weights in (
+        ("1", big), ("2", b"b" + big[1:]), ("3", big[:-1] + b"y"), ("4", big[:100] + big),
+    )}  # fmt: skip
+    assert len(hashes) == 4
+
+
+def test_metrics_follow_aliases_and_promotions(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
+) -> None:
+    collectors = CollectorRegistry()
+    metrics = Metrics(collectors)
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    promote(warehouse, settings, publisher, one.version)
+    metrics.aliases(warehouse, "support")
+    promote(warehouse, settings, publisher, two.version)
+    metrics.aliases(warehouse, "support")
+    metrics.aliases(warehouse, "support")
+    found = {
+        (sample.labels["model_name"], sample.labels["alias"]): sample.value
+        for family in collectors.collect()
+        for sample in family.samples
+        if sample.name == "retuned_model_info"
+    }
+    assert found == {(two.name, "champion"): 1.0, (one.name, "previous"): 1.0}
+    labels = {"workload": "support", "event": "promoted"}
+    assert collectors.get_sample_value("retuned_promotions_total", labels) == 2.0
