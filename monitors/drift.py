@@ -78,7 +78,8 @@ def check(
 ) -> DriftCheck:
     """Compare the windows of a workload, store the outcome in `drift_checks`, its report in the folder, and return it.
 
-    The same `now` on the same warehouse draws the same samples. Reports beyond drift.keep_reports are deleted.
+    The same `now` on the same warehouse draws the same samples. Reports beyond drift.keep_reports are deleted. One
+    check at a time writes to a folder.
 
     Raises:
         ChildFailed: the child process died or ran out of time; nothing was stored.
@@ -129,6 +130,8 @@ def _compare(
 
     report, rows_file = folder / f"{identity}.json", folder / f"{identity}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
+    for left_behind in folder.glob("*.parquet"):
+        left_behind.unlink()  # by a check whose process was killed: prompts are kept in the warehouse alone
     with warehouse.cursor() as cursor:
         sample(cursor, "reference_rows", found.workload, found.reference, settings.windows.sample_rows, now.isoformat())
         sample(cursor, "current_rows", found.workload, found.current, settings.windows.sample_rows, now.isoformat())
@@ -150,7 +153,7 @@ def _compare(
         report.with_suffix(".html").unlink(missing_ok=True)
         raise
     finally:
-        rows_file.unlink()  # prompts: they are kept in the warehouse alone
+        rows_file.unlink()
     features = [Feature(**feature) for feature in result["features"]]
     moved = [feature for feature in features if feature.drifted]
     return DriftCheck(

@@ -7,6 +7,7 @@ from functools import lru_cache
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|\n+")
+_CLAUSE_END = re.compile(r"[,;:](?=\s)|\b(?:but|except|unless)\b")
 _LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+")
 _STOP_WORDS = frozenset(
     """
@@ -16,11 +17,26 @@ _STOP_WORDS = frozenset(
     under until up us was we were what when where which while who why will with would you your yours please
     """.split()  # noqa: SIM905 - as a list it is a page long
 )
-_NEGATIONS = frozenset({"no", "not", "never", "none", "nothing", "nor", "neither", "cannot", "without"})
+_NEGATIONS = frozenset(
+    {
+        "no",
+        "not",
+        "never",
+        "none",
+        "nothing",
+        "nor",
+        "neither",
+        "cannot",
+        "without",
+        "excluded",
+        "forbidden",
+        "prohibited",
+    }
+)
 _NUMBER_WORDS = dict(
     zip(
-        ("zero", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-        ("0", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"),
+        ("zero", "two", "twice", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+        ("0", "2", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"),
         strict=True,
     )
 )
@@ -32,24 +48,7 @@ _NO_CLAIM = re.compile(
     r"|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
     re.IGNORECASE,
 )
-_SUFFIXES = (
-    "ations",
-    "ation",
-    "ments",
-    "ment",
-    "ings",
-    "ing",
-    "ies",
-    "ied",
-    "ers",
-    "ed",
-    "er",
-    "es",
-    "ly",
-    "s",
-    "e",
-    "y",
-)
+_ENDINGS = ("ations", "ation", "ments", "ment", "ings", "ing", "ied", "ers", "ed", "er", "ly", "es", "s")
 
 
 def grounding(answer: str, context: str | Sequence[str]) -> float:
@@ -75,9 +74,10 @@ def grounding(answer: str, context: str | Sequence[str]) -> float:
 
 
 class _Words:
-    """What a sentence is made of."""
+    """What a sentence, or a clause of one, is made of."""
 
-    def __init__(self, sentence: str) -> None:
+    def __init__(self, sentence: str, *, whole: bool = True) -> None:
+        self.clauses = [_Words(part, whole=False) for part in _CLAUSE_END.split(sentence)] if whole else []
         words = _WORD.findall(sentence)
         lower = [word.lower().replace("’", "'") for word in words]
         self.negated = any(word in _NEGATIONS or word.endswith("n't") for word in lower)
@@ -112,10 +112,24 @@ def _support(claim: _Words, sources: list[_Words], stems: frozenset[str], number
         score /= 3
     if claim.names - stems:
         score /= 2
-    closest = max(sources, key=lambda source: (len(claim.stems & source.stems), source.negated == claim.negated))
-    if claim.negated != closest.negated and 2 * len(claim.stems & closest.stems) >= len(claim.stems):
+    if any(_contradicted(clause, sources) for clause in claim.clauses):
         score /= 2
     return score
+
+
+def _contradicted(clause: "_Words", sources: list["_Words"]) -> bool:
+    """Whether the sources say a clause with a no where it has none, or without the no that it has.
+
+    A word that the sources have beside a no alone is denied by them, whatever else stands there; without such a word
+    the closest clause tells.
+    """
+    clauses = [part for sentence in sources for part in sentence.clauses]
+    affirmed = frozenset[str]().union(*(part.stems for part in clauses if not part.negated))
+    denied = frozenset[str]().union(*(part.stems for part in clauses if part.negated))
+    if clause.stems & denied - affirmed:
+        return not clause.negated
+    closest = max(clauses, key=lambda part: (len(clause.stems & part.stems), part.negated == clause.negated))
+    return clause.negated != closest.negated and 2 * len(clause.stems & closest.stems) >= max(len(clause.stems), 1)
 
 
 def _sentences(text: str) -> list[str]:
@@ -127,12 +141,17 @@ def _claims(sentence: str) -> bool:
 
 
 def _stem(word: str) -> str:
+    """What a word shares with its other forms: "ship" of "shipped" and "ships", "librar" of "libraries"."""
     word = word.removesuffix("'s")
-    for suffix in _SUFFIXES:
-        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
-            word = word[: -len(suffix)]
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)]
             break
-    # "shipped" and "ship", "refunding" and "refund": a doubled last consonant comes from the suffix.
+    # What is left may still end as the form without the ending does: "deliveri" and "delivery", "clos" and "close".
+    for vowel in ("e", "y", "i"):
+        if word.endswith(vowel) and len(word) - len(vowel) >= 3:
+            word = word[: -len(vowel)]
+            break
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou" else word
 
 

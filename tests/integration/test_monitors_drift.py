@@ -85,6 +85,8 @@ def flagged(outcome: DriftCheck) -> list[str]:
 
 def test_a_quiet_window_is_quiet_and_its_report_is_kept(warehouse: Warehouse, tmp_path: Path) -> None:
     traffic(warehouse)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "killed.parquet").write_text("what a killed check left")
     outcome = check(warehouse, SETTINGS, "support", NOW, tmp_path / "reports")
     assert (outcome.drifted, outcome.severity) == (False, 0.0)
     assert {feature.feature for feature in outcome.features} == set(NUMBERS + CATEGORIES) - {"helpful", "refusal"}

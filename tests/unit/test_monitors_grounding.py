@@ -8,6 +8,7 @@ CONTEXT = (
     "Returns are accepted within 30 days of delivery. The customer pays the return shipping.",
     "Gift cards cannot be refunded. Orders above 1,000 euros are insured by Aurelia Mutual.",
     "Our shop in Lisbon opens at 9:30 and closes at 18:00. It is closed on Sundays.",
+    "Dogs are allowed on the terrace, but not inside.",
 )
 SUPPORTED = (
     "You can return it within 30 days of delivery.",
@@ -16,13 +17,16 @@ SUPPORTED = (
     "Orders above 1000 euros are insured.",
     "The shop in Lisbon opens at 9:30.",
     "It closes at 18:00 and is closed on Sundays.",
-    "Returns are accepted within thirty days of delivery.".replace("thirty", "30"),
+    "Dogs are allowed on the terrace.",
+    "Dogs are not allowed inside.",
+    "It is closed on a Sunday.",
     "Happy to help! Gift cards cannot be refunded. Have a nice day!",
 )
 INVENTED = (
     "You can return it within 60 days of delivery.",
     "Gift cards can be refunded.",
     "Returns are not accepted.",
+    "Dogs are allowed inside.",
     "Orders are insured by Meridian Mutual.",
     "The shop in Porto opens at 9:30.",
     "The shop closes at 19:00.",
@@ -67,10 +71,16 @@ def test_a_claim_without_context_is_not_grounded() -> None:
         ("3.5 euros", "3.50 euros"),
         ("3,5 euros", "3.50 euros"),
         ("2 visits", "two visits"),
+        ("4 visits", "four visits"),
     ],
 )
 def test_one_number_has_many_spellings(said: str, source: str) -> None:
     assert grounding(f"It costs {said}.", f"It costs {source}.") == 1.0
+
+
+def test_what_is_forbidden_is_not_allowed() -> None:
+    assert grounding("Smoking is not allowed in the rooms.", "Smoking is prohibited in the rooms.") >= 0.7
+    assert grounding("Smoking in the rooms is fine.", "Smoking is prohibited in the rooms.") < 0.7
 
 
 def test_numbers_are_told_apart() -> None:
