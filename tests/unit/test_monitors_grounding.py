@@ -79,8 +79,9 @@ def test_one_number_has_many_spellings(said: str, source: str) -> None:
 
 
 def test_what_is_forbidden_is_not_allowed() -> None:
-    assert grounding("Smoking is not allowed in the rooms.", "Smoking is prohibited in the rooms.") >= 0.7
-    assert grounding("Smoking in the rooms is fine.", "Smoking is prohibited in the rooms.") < 0.7
+    source = "Smoking is prohibited in the rooms of the hotel."
+    assert grounding("Smoking is not allowed in the hotel rooms.", source) >= 0.7
+    assert grounding("Smoking is allowed in the hotel rooms.", source) < 0.7
 
 
 def test_numbers_are_told_apart() -> None:
