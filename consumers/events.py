@@ -14,9 +14,6 @@ Amount = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Timestamp = Annotated[datetime, Meta(description="ISO 8601 (RFC 3339); without an offset it is UTC.")]
 
-# Outside of these a clock was wrong, and one such row would stretch every window over all of history.
-EARLIEST, LATEST = datetime(1970, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001 the warehouse keeps naive UTC
-
 
 class BadEvent(Exception):
     """A message that is no event. It becomes a dead letter and stops nothing.
@@ -100,13 +97,11 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Int
     except RecursionError as error:
         raise BadEvent("too_deep", "nested too deeply") from error
     event.timestamp = _naive_utc(event.timestamp)
+    if event.id.isspace():
+        raise BadEvent("bad_value", "id: expected more than white space")
     if isinstance(event, Interaction):
-        if event.id.isspace() or event.workload.isspace() or event.model.isspace():
-            raise BadEvent("bad_value", "id, workload, model: expected more than white space")
         _check_messages(event.messages)
     else:
-        if event.id.isspace() or event.interaction_id.isspace() or event.name.isspace():
-            raise BadEvent("bad_value", "id, interaction_id, name: expected more than white space")
         _check_value(event.name, event.value)
     return event
 
@@ -139,18 +134,19 @@ def _naive_utc(timestamp: datetime) -> datetime:
         except OverflowError as error:
             raise BadEvent("bad_value", "timestamp: out of range") from error
     plain = timestamp.replace(tzinfo=None)
-    if not EARLIEST <= plain < LATEST:
+    if not 1970 <= plain.year < 2200:
+        # A clock was wrong, and one such row would stretch every window over all of history.
         raise BadEvent("bad_value", f"timestamp: {plain.isoformat()} is not between 1970 and 2200")
     return plain
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> None:
-    for number, message in enumerate(messages):
+    for message in messages:
         role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str) or not role:
-            raise BadEvent("bad_value", f"messages[{number}].role: expected a string that is not empty")
-        if type(content) is not str and content is not None and not isinstance(content, list):
-            raise BadEvent("bad_value", f"messages[{number}].content: expected a string, a list of parts or null")
+        if type(role) is not str or not role:
+            raise BadEvent("bad_value", "messages: each needs a role, a string that is not empty")
+        if type(content) is not str and content is not None and type(content) is not list:
+            raise BadEvent("bad_value", "messages: content is a string, a list of parts or null")
 
 
 _BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})

@@ -49,7 +49,8 @@ class Rows:
     def __init__(self, batch: Batch, distance_seconds: float, received_at: datetime) -> None:
         self.batch, self.received_at = batch, received_at
         self._distance = timedelta(seconds=distance_seconds)
-        self._seen: dict[tuple[type, str], datetime] = {}
+        self._interactions_seen: dict[str, datetime] = {}
+        self._feedback_seen: dict[str, datetime] = {}
         self.interactions: list[Row] = []
         self.feedback: list[Row] = []
         self.dead: list[DeadLetter] = []
@@ -59,36 +60,34 @@ class Rows:
 
     def add(self, event: Interaction | Feedback, record: Record, user: str | None) -> None:
         """Add an event, unless the batch has its id already. `user` is the pseudonym."""
-        key = (type(event), event.id)
-        before = self._seen.get(key)
-        if before is not None and abs(event.timestamp - before) <= self._distance:
-            self.duplicates += 1
-            return
-        self._seen[key] = event.timestamp
-        where = (record.topic, record.partition, record.offset, self.received_at)
         if isinstance(event, Interaction):
-            self.interactions.append(
-                (
-                    event.id, event.timestamp, event.workload, event.model, to_json(event.messages), event.response,
-                    None if event.context is None else to_json(event.context), event.conversation_id, user,
-                    event.latency_seconds, event.time_to_first_token_seconds, event.input_tokens, event.output_tokens,
-                    event.cost, event.finish_reason, None if event.attributes is None else to_json(event.attributes),
-                    *where,
-                )
-            )  # fmt: skip
-        else:
+            if self._is_new(event, self._interactions_seen):
+                self.interactions.append(
+                    (
+                        event.id, event.timestamp, event.workload, event.model, to_json(event.messages), event.response,
+                        None if event.context is None else to_json(event.context), event.conversation_id, user,
+                        event.latency_seconds, event.time_to_first_token_seconds, event.input_tokens,
+                        event.output_tokens, event.cost, event.finish_reason,
+                        None if event.attributes is None else to_json(event.attributes),
+                        record.topic, record.partition, record.offset, self.received_at,
+                    )
+                )  # fmt: skip
+        elif self._is_new(event, self._feedback_seen):
             self.feedback.append(
                 (
-                    event.id,
-                    event.timestamp,
-                    event.interaction_id,
-                    event.name,
-                    to_json(event.value),
-                    event.source,
-                    user,
-                    *where,
+                    event.id, event.timestamp, event.interaction_id, event.name, to_json(event.value), event.source,
+                    user, record.topic, record.partition, record.offset, self.received_at,
                 )
-            )
+            )  # fmt: skip
+
+    def _is_new(self, event: Interaction | Feedback, seen: dict[str, datetime]) -> bool:
+        before = seen.setdefault(event.id, event.timestamp)
+        if before is not event.timestamp:
+            if abs(event.timestamp - before) <= self._distance:
+                self.duplicates += 1
+                return False
+            seen[event.id] = event.timestamp
+        return True
 
     def bounds(self, events: list[Row]) -> dict[str, Any]:
         """The parameters of the anti-join: column 1 is the timestamp."""

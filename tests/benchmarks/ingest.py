@@ -1,0 +1,181 @@
+"""Ingestion against the raw poll of kafka-python on the same topic, and against one INSERT per event; on Tansu."""
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from prometheus_client import CollectorRegistry
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from brokers import Broker, run_tansu
+
+from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.kafka import KafkaSource
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.privacy import Redactor
+from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
+from retuned.consumers.warehouse import open_warehouse
+
+EVENTS, NAIVE_EVENTS, ROUNDS = 60_000, 1_500, 3
+TOPIC = "interactions"
+
+
+def event(number: int) -> dict[str, Any]:
+    """About 1 KB, as a support assistant would publish it; ids never repeat, and nothing is to be redacted."""
+    return {
+        "id": f"{number:032x}",
+        "timestamp": f"2026-11-24T09:{number // 60 % 60:02d}:{number % 60:02d}.123Z",
+        "workload": "support.refunds",
+        "model": "support.refunds@3f2a91c0",
+        "messages": [
+            {"role": "system", "content": "You are the assistant of a shop that sells jackets and shoes. Be brief."},
+            {
+                "role": "user",
+                "content": f"I would like to return the blue jacket that I bought last week, order A-{number % 9000}. "
+                "The zip broke after three days. Can I get a refund, and who pays for the parcel?",
+            },
+        ],
+        "response": "You can return it within 30 days of delivery. We pay for the parcel when an item is faulty, and "
+        "the money is back on your card in five working days. " * 2,
+        "conversation_id": f"c{number // 3}",
+        "user_id": f"u{number % 500}",
+        "latency_seconds": 0.83,
+        "input_tokens": 132,
+        "output_tokens": 64,
+        "cost": 0.0004,
+        "finish_reason": "stop",
+        "attributes": {"channel": "web"},
+    }
+
+
+def produce(broker: Broker) -> float:
+    """Returns the mean size of an event in bytes."""
+    producer = KafkaProducer(
+        bootstrap_servers=broker.bootstrap_servers, compression_type="lz4", linger_ms=20, batch_size=2**18
+    )
+    size = 0
+    for number in range(EVENTS):
+        value = json.dumps(event(number)).encode()
+        size += len(value)
+        producer.send(TOPIC, value)
+    producer.flush()
+    producer.close()
+    return size / EVENTS
+
+
+def raw_poll(broker: Broker) -> float:
+    """Events per second of polling alone, with the fetch sizes that the source uses."""
+    consumer = _consumer(broker)
+    count, started = 0, time.perf_counter()
+    while count < EVENTS:
+        count += sum(len(records) for records in consumer.poll(500).values())
+    rate = EVENTS / (time.perf_counter() - started)
+    consumer.close()
+    return rate
+
+
+def ingest(broker: Broker, folder: Path, number: int) -> float:
+    """Events per second of the whole way into a new warehouse, redaction and all, from the first batch on."""
+    settings = Settings(
+        kafka=KafkaSettings(
+            bootstrap_servers=broker.bootstrap_servers, group_id=f"bench-{number}", session_timeout_seconds=2
+        ),
+        ingest=IngestSettings(batch_seconds=0.1),
+        warehouse=WarehouseSettings(path=folder / f"{number}.duckdb"),
+    )
+    warehouse = open_warehouse(settings.warehouse)
+    source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
+    loop = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+    while not loop.events_seen:  # joining the group is not what is measured
+        loop.step()
+    first, started = loop.events_seen, time.perf_counter()
+    stop = threading.Event()
+    thread = threading.Thread(target=loop.run, args=(stop,))
+    thread.start()
+    while loop.events_seen < EVENTS and thread.is_alive():
+        time.sleep(0.002)
+    rate = (EVENTS - first) / (time.perf_counter() - started)
+    stop.set()
+    thread.join()
+    stored = warehouse.row("SELECT count(DISTINCT id) AS n FROM interactions")
+    assert stored == {"n": EVENTS}, stored
+    source.close()
+    warehouse.close()
+    return rate
+
+
+def naive(broker: Broker, folder: Path) -> float:
+    """Events per second of a loop of one json.loads and one INSERT per event."""
+    with duckdb.connect(str(folder / "naive.duckdb")) as connection:
+        connection.execute("CREATE TABLE interactions (id VARCHAR, timestamp TIMESTAMP, workload VARCHAR, event JSON)")
+        consumer = _consumer(broker)
+        count, started = 0, time.perf_counter()
+        while count < NAIVE_EVENTS:
+            for records in consumer.poll(500, max_records=500).values():
+                for record in records:
+                    value = json.loads(record.value)
+                    connection.execute(
+                        "INSERT INTO interactions VALUES (?, ?, ?, ?)",
+                        [value["id"], value["timestamp"].rstrip("Z"), value["workload"], json.dumps(value)],
+                    )
+                    count += 1
+        rate = count / (time.perf_counter() - started)
+        consumer.close()
+    return rate
+
+
+def redaction() -> float:
+    """Texts per second, of about 300 characters, each with something to look at and nothing to find."""
+    texts = [event(number)["response"] + f" See order A-{number}, 59.90 EUR, 24.12.2026." for number in range(5_000)]
+    redactor = Redactor()
+    started = time.perf_counter()
+    for text in texts:
+        redactor.text(text)
+    return len(texts) / (time.perf_counter() - started)
+
+
+def _consumer(broker: Broker) -> Any:
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker.bootstrap_servers,
+        enable_auto_commit=False,
+        max_poll_records=5_000,
+        max_partition_fetch_bytes=8 * 2**20,
+    )
+    partition = TopicPartition(TOPIC, 0)
+    consumer.assign([partition])
+    consumer.seek(partition, 0)
+    return consumer
+
+
+def main() -> dict[str, float]:
+    """Rounds take turns and the best of each counts, so that a busy moment of the machine does not decide."""
+    with tempfile.TemporaryDirectory() as name, run_tansu(Path(name)) as broker:
+        folder = Path(name)
+        broker.create_topics(TOPIC, "feedback")
+        size = produce(broker)
+        raw, whole = [], []
+        for number in range(ROUNDS):
+            raw.append(raw_poll(broker))
+            whole.append(ingest(broker, folder, number))
+        slow = naive(broker, folder)
+    return {
+        "ingest_ratio_to_raw": max(whole) / max(raw),
+        "ingest_ratio_to_naive": max(whole) / slow,
+        "ingest_events_per_second": max(whole),
+        "raw_poll_events_per_second": max(raw),
+        "naive_events_per_second": slow,
+        "ingest_event_bytes": size,
+        "redaction_texts_per_second": redaction(),
+    }
+
+
+if __name__ == "__main__":
+    json.dump(main(), sys.stdout, indent=2)
+    print()
