@@ -11,7 +11,7 @@ from functools import lru_cache
 import duckdb
 
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
-from retuned.consumers.errors import BrokerUnavailable, Fenced
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced
 from retuned.consumers.events import BadEvent, Kind, decode
 from retuned.consumers.kafka import Offsets, Publisher, Source
 from retuned.consumers.metrics import Metrics
@@ -23,6 +23,7 @@ from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
+COPY_PAUSE_SECONDS = 30.0
 
 
 def stored_offsets(warehouse: Warehouse) -> Offsets:
@@ -65,6 +66,7 @@ class Ingest:
         self.events_seen = 0
         self.last_event_at: datetime | None = None
         self.broker_up = False
+        self._copy_from = 0.0
         self.lag = 0
 
     @property
@@ -202,14 +204,15 @@ class Ingest:
 
     def _publish(self, dead: list[DeadLetter]) -> None:
         topic = self._settings.kafka.dead_letter_topic
-        if not dead or topic is None or self._publisher is None:
+        if not dead or topic is None or self._publisher is None or time.monotonic() < self._copy_from:
             return
         try:
             self._publisher.publish_all(topic, [(letter.key, letter.message()) for letter in dead])
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, BrokerRefused) as error:
             # Nothing is lost: the warehouse has them, the topic is a copy.
             self._metrics.dead_letter_publish_failures.inc()
-            log.warning("dead letters are stored, but not copied to %s: %s", topic, error)
+            self._copy_from = time.monotonic() + COPY_PAUSE_SECONDS
+            log.warning("dead letters are stored, but for a while not copied to %s: %s", topic, error)
 
     def _broker_is(self, *, up: bool, why: str = "") -> None:
         if self.broker_up and not up:

@@ -28,6 +28,8 @@ Offsets = dict[Partition, int]
 CONNECT_SECONDS = 4.0
 AWAY_SECONDS = 2.0
 LOOK_SECONDS = 5.0
+BATCH_BYTES = 64 * 2**20
+FIRST_RECORDS = 100
 
 
 class Record(Protocol):
@@ -144,15 +146,16 @@ class KafkaSource:
             return self._batch(records)
 
     def _read(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        """At most so many records and, going by the size of the first, about so many bytes."""
         records: list[Record] = []
+        size, wanted, wait_ms = 0, min(FIRST_RECORDS, max_records), int(timeout_seconds * 1000)
         try:
-            found = self._consumer.poll(int(timeout_seconds * 1000), max_records=max_records)
-            while found:
+            while wanted > 0 and (found := self._consumer.poll(wait_ms, max_records=wanted)):
                 for some in found.values():
                     records += some
-                if len(records) >= max_records:
-                    break
-                found = self._consumer.poll(0, max_records=max_records - len(records))
+                    size += sum(len(record.value or b"") for record in some)
+                fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
+                wanted, wait_ms = min(max_records - len(records), fitting), 0
         except kafka_errors.OffsetOutOfRangeError as error:
             self._restart(error.args[0])
         except Exception as error:
@@ -307,12 +310,16 @@ class KafkaPublisher:
 
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
         producer = self._connected()
-        with _translated(self._settings, f"topic {topic!r}: "):
-            futures = [
-                producer.send(topic, key=key.encode(), value=msgspec.json.encode(value)) for key, value in messages
-            ]
-            for future in futures:
-                future.get(timeout=10)
+        with _translated(self._settings, f"topic {topic!r}, which has to be there: "):
+            try:
+                futures = [
+                    producer.send(topic, key=key.encode(), value=msgspec.json.encode(value)) for key, value in messages
+                ]
+                for future in futures:
+                    future.get(timeout=10)
+            except kafka_errors.KafkaError:
+                self.close()  # an idempotent producer that failed once may answer with that failure for ever
+                raise
 
     def close(self) -> None:
         with self._lock:
@@ -460,7 +467,8 @@ def _translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
 
 def _error(settings: KafkaSettings, error: BaseException, where: str = "") -> RetunedError:
     text = f"kafka {settings.bootstrap_servers}: {where}"
-    reason = f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}")
+    name, said = type(error).__name__, first_line(error)
+    reason = said if name in said else f"{name}: {said}"
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
         return BrokerRefused(
             f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"

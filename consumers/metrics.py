@@ -21,7 +21,7 @@ class Metrics:
         )
         self.dead_letter_publish_failures = Counter(
             "retuned_dead_letter_publish_failures",
-            "Batches whose dead letters are in the warehouse but did not reach the dead-letter topic.",
+            "Failed copies of dead letters to their topic; the warehouse has them. The next try is 30 s later.",
             registry=registry,
         )
         self.lag = Gauge("retuned_ingest_lag_events", "Events on the broker that were not read yet.", registry=registry)

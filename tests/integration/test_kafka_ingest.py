@@ -206,18 +206,24 @@ def test_malformed_events_become_dead_letters_and_stop_nothing(tmp_path: Path) -
     warehouse.close()
 
 
-def test_a_dead_letter_topic_that_is_away_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), BrokerRefused("not allowed")])
+def test_a_dead_letter_topic_that_takes_nothing_loses_nothing(tmp_path: Path, error: Exception) -> None:
     settings = settings_for(tmp_path, dead_letter_topic="dead")
     warehouse = open_warehouse(settings.warehouse)
     rig = Rig(settings, warehouse, MemoryLog())
 
-    def away(*_: Any) -> None:
-        raise BrokerUnavailable("away")
+    tries = []
 
-    rig.publisher.publish_all = away  # type: ignore[method-assign]
-    rig.send(b"bad", interaction("good"))
-    assert rig.drain() == 2
-    assert len(warehouse.rows("SELECT * FROM dead_letters")) == 1
+    def fail(*arguments: Any) -> None:
+        tries.append(arguments)
+        raise error
+
+    rig.publisher.publish_all = fail  # type: ignore[method-assign]
+    for number in range(3):
+        rig.send(b"bad", interaction(f"good {number}"))
+        assert rig.drain() == 2
+    assert len(warehouse.rows("SELECT * FROM dead_letters")) == 3
+    assert len(tries) == 1  # each try may take seconds, and events must not wait for a copy
     assert rig.count("retuned_dead_letter_publish_failures_total") == 1
     warehouse.close()
 
@@ -308,6 +314,22 @@ def test_both_topics_from_a_broker(broker: Broker, tmp_path: Path) -> None:
     assert rig.ingest.broker_up
     rig.source.close()
     warehouse.close()
+
+
+def test_batches_are_bounded_in_bytes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retuned.consumers.kafka.BATCH_BYTES", 1_000_000)
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=10)
+    for _ in range(300):
+        producer.send(settings.kafka.interactions_topic, b"x" * 9_000)
+    producer.flush()
+    producer.close()
+    source = KafkaSource(settings.kafka, dict)
+    sizes: list[int] = []
+    until(lambda: sizes.append(len(source.poll(5_000, 0.5).records)) is None and sum(sizes) == 300)
+    assert max(sizes) <= 112
+    source.close()
 
 
 def test_a_fenced_consumer_of_the_same_group_stops(apache_kafka: Broker, tmp_path: Path) -> None:
@@ -456,6 +478,17 @@ def test_publisher_returns_when_the_broker_has_it(broker: Broker, tmp_path: Path
     assert warehouse.rows("SELECT id FROM interactions") == [{"id": "published"}]
     rig.source.close()
     warehouse.close()
+
+
+def test_publisher_recovers_from_a_refused_message(apache_kafka: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
+    topic = settings.kafka.interactions_topic
+    apache_kafka.create_topics(topic)
+    publisher = KafkaPublisher(settings.kafka)
+    with pytest.raises(BrokerRefused, match="MessageSizeTooLarge"):
+        publisher.publish(topic, "k", {"too large": "x" * 2_000_000})
+    publisher.publish(topic, "k", {"small": True})
+    publisher.close()
 
 
 @pytest.fixture(scope="module")
