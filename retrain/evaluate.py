@@ -97,14 +97,14 @@ def evaluate(
     return [Evaluation(**row) for row in result["rows"]], result["times"]
 
 
-def hallucinated(answer: str, reference: str, question: str, context: list[str] | None) -> bool | None:
+def hallucinated(answer: str, reference: str, asked: str, context: list[str] | None) -> bool | None:
     """Does the answer state what nothing supports?
 
-    With context: a number, price, date or time that stands neither in the context nor in the question. Without: a value
-    that conflicts with the reference's, or yes against its no. None when the reference holds nothing to conflict with.
+    With context: a number, price, date or time that stands neither in the context nor in what was asked. Without: a
+    value that conflicts with the reference's, or yes against its no. None when there is nothing to conflict with.
     """
     if context:
-        return bool(values(facts(answer)) - facts("\n".join([*context, question])))
+        return bool(values(facts(answer)) - facts("\n".join([*context, asked])))
     if conflicts(answer, reference):
         return True
     return False if values(facts(reference)) else None
@@ -188,6 +188,7 @@ class _Judge:
         found = []
         for row, output, loss in zip(rows, outputs, losses, strict=True):
             context = json.loads(row["context"]) if row["context"] else None
+            asked = "\n".join(turn.get("content") or "" for turn in json.loads(row["messages"]))
             found.append(
                 Evaluation(
                     model=model,
@@ -196,7 +197,7 @@ class _Judge:
                     score=score(output, row["completion"]),
                     token_f1=token_f1(output, row["completion"]),
                     loss=loss,
-                    hallucinated=hallucinated(output, row["completion"], row["question"], context),
+                    hallucinated=hallucinated(output, row["completion"], asked, context),
                     latency_seconds=seconds / len(rows),
                     output=output,
                 )

@@ -141,8 +141,8 @@ class Contradictions:
         self._by_rejected: dict[frozenset[str], list[Example]] = defaultdict(list)
         for correction in corrections:
             self._by_prompt.add(correction.prompt, correction)
-            if correction.rejected and not same_answer(correction.rejected, correction.completion):
-                self._by_rejected[facts(correction.rejected)].append(correction)
+            if correction.rejected and (stated := facts(correction.rejected)):
+                self._by_rejected[stated].append(correction)
 
     def of(self, example: Example, *, earlier: bool) -> Example | None:
         """A correction that puts the example out of date, or None.
@@ -160,7 +160,7 @@ class Contradictions:
             ):
                 return correction
         stated = facts(example.completion)
-        for correction in self._by_rejected.get(stated, ()):
+        for correction in self._by_rejected.get(stated, ()) if stated else ():
             meant = facts(correction.completion)
             if (
                 self._overrules(correction, example, earlier)

@@ -28,6 +28,15 @@ def written_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what `written_aside` and `point` left at any depth when they were killed. Nothing may be writing."""
+    for left in list(folder.rglob(".*.tmp")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def point(link: Path, target: str | None) -> None:
     """Make a link point to a target beside it, in one step; None takes the link away."""
     if target is None:

@@ -200,7 +200,8 @@ def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
 
 
 def reconcile(warehouse: Warehouse, settings: Settings) -> None:
-    """Make the links follow the rows, after a crash between the two. Safe to repeat."""
+    """At start: make the links follow the rows, after a crash between the two, and sweep up what was half-written."""
+    files.sweep(settings.models.directory)
     rows = warehouse.rows(QUERIES["aliases"], {"workload": None})
     for workload in {row["workload"] for row in rows}:
         link(

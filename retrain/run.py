@@ -135,6 +135,7 @@ class _Run:
     def through(self) -> RunResult:
         """All stages; whatever ends them stands in the run's row."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             result = self._stages()
         except TooFewRows as error:
             result = self._ended("refused", str(error))

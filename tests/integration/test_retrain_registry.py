@@ -223,6 +223,17 @@ def test_links_follow_the_rows_after_a_crash_between_the_two(
     assert publisher.messages[-1][2]["version"] == two.version
 
 
+def test_what_was_half_written_is_swept_up_at_start(warehouse: Warehouse, settings: Settings) -> None:
+    one = register(warehouse, settings, "one")
+    half = one.path.parent / ".deadbeef.123.tmp"
+    half.mkdir()
+    (half / "adapter_config.json").write_text("{")
+    (one.path.parent / ".champion.123.tmp").symlink_to(one.version)
+    registry.reconcile(warehouse, settings)
+    assert [path.name for path in one.path.parent.iterdir()] == [one.version]
+    assert len(list(one.path.iterdir())) == 4
+
+
 def test_an_absent_broker_delays_the_announcement_alone(
     warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
 ) -> None:

@@ -1,6 +1,8 @@
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from teaching import CHANGED, GOODS, Teacher, teach_policies
 from retuned.consumers.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
-from retuned.retrain import registry, run
+from retuned.retrain import registry, rollout, run
+from retuned.retrain.evaluate import CANDIDATE, Evaluation
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.run import RunResult
 from retuned.retrain.settings import GateSettings, ModelsSettings, Settings, TrainSettings
@@ -22,30 +25,17 @@ TOPIC = "model-events"
 Lines = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def settings(tmp_path: Path, base: Path) -> Settings:
+def settings_for(folder: Path, base: Path) -> Settings:
     return Settings(
-        models=ModelsSettings(base=base, directory=tmp_path / "models"),
+        models=ModelsSettings(base=base, directory=folder / "models"),
         train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32", checkpoint_steps=10),
         gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50),
     )
 
 
-@pytest.fixture
-def publisher() -> MemoryPublisher:
-    return MemoryPublisher()
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 class Bench:
@@ -84,85 +74,147 @@ class Bench:
 
 
 @pytest.fixture
-def bench(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> Bench:
-    return Bench(warehouse, settings, publisher)
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
+    yield opened
+    opened.close()
 
 
-def test_a_retraining_really_improves_the_answers_and_follows_a_change(bench: Bench, warehouse: Warehouse) -> None:
-    teacher = Teacher(warehouse)
+@pytest.fixture
+def bench(warehouse: Warehouse, tmp_path: Path, base: Path) -> Bench:
+    return Bench(warehouse, settings_for(tmp_path, base), MemoryPublisher())
+
+
+@dataclass(frozen=True)
+class Real:
+    """Two retrainings that were really made, and what the children of the first returned."""
+
+    bench: Bench
+    first: RunResult
+    second: RunResult
+    training: dict[str, Any]
+    evaluations: list[Evaluation]
+
+    def play(self, monkeypatch: pytest.MonkeyPatch, evaluations: list[Evaluation] | None = None) -> None:
+        """Let runs get from their children what the first run got, at once: for tests of what is made of it."""
+        found = self.evaluations if evaluations is None else evaluations
+        monkeypatch.setattr(run, "train", lambda *_: self.training)
+        monkeypatch.setattr(run, "evaluate", lambda *_: (found, {"seconds": 1.0}))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]:
+    folder = tmp_path_factory.mktemp("real")
+    opened = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
+    bench = Bench(opened, settings_for(folder, base), MemoryPublisher())
+    teacher = Teacher(opened)
+    kept: dict[str, Any] = {}
+
+    def keep(line: dict[str, Any]) -> None:
+        if line["stage"] == "gate" and not kept:
+            (work,) = bench.work_folders()
+            shutil.copytree(work / "train" / "adapter", folder / "adapter")
+            training = json.loads((folder / "adapter" / "training.json").read_text())
+            kept["training"] = training | {"adapter": str(folder / "adapter")}
+            kept["evaluations"] = [Evaluation(**row) for row in json.loads((work / "evaluations.json").read_text())]
+
+    bench.on_line = keep
     teach_policies(teacher, GOODS)
     first = bench.retrain()
+    # The company changes two policies: the champion's answers are corrected.
+    for thing, policy in CHANGED.items():
+        teach_policies(teacher, {thing: policy}, wrong=f"You have {GOODS[thing]} for it.")
+    second = bench.retrain()
+    yield Real(bench, first, second, **kept)
+    opened.close()
 
+
+def test_a_retraining_really_improves_the_answers(real: Real) -> None:
+    first, warehouse = real.first, real.bench.warehouse
     assert first.state == "succeeded", first.error
     assert first.passed
     assert first.promoted
     assert first.scores["base"] == 0.0
     assert first.scores["candidate"] > 0.7
-    champion = registry.champion(warehouse, "support")
-    assert champion is not None
-    assert champion.version == first.version
-    assert champion.manifest["metrics"]["holdout_score_candidate"] == first.scores["candidate"]
-    assert champion.manifest["cost"]["train_seconds"] > 0
-    assert bench.publisher.messages[0][2]["model"] == champion.name
-    assert bench.work_folders() == []
-    row = bench.row()
+    version = registry.find(warehouse, "support", str(first.version))
+    assert version is not None
+    assert version.manifest["metrics"]["holdout_score_candidate"] == first.scores["candidate"]
+    assert version.manifest["cost"]["train_seconds"] > 0
+    assert real.bench.publisher.messages[0][2]["model"] == version.name
+    assert real.bench.work_folders() == []
+
+
+def test_everything_about_a_run_is_stored(real: Real) -> None:
+    first, warehouse = real.first, real.bench.warehouse
+    row = warehouse.rows("SELECT * FROM runs ORDER BY started_at")[0]
     assert (row["state"], row["version"], json.loads(row["reasons"])) == ("succeeded", first.version, ["by hand"])
     assert row["train_seconds"] == first.train_seconds > 0
-    (decision,) = warehouse.rows("SELECT * FROM decisions")
-    assert (decision["kind"], decision["outcome"], json.loads(decision["reasons"])) == ("gate", True, first.reasons)
-    stored = warehouse.rows(
-        "SELECT model, count(*) AS n, avg(score) AS score FROM evaluations GROUP BY model ORDER BY model DESC"
+    (decision,) = warehouse.rows("SELECT * FROM decisions WHERE run_id = ?", [first.run_id])
+    assert (decision["kind"], decision["outcome"]) == ("gate", True)
+    assert json.loads(decision["reasons"]) == first.reasons
+    scores = warehouse.rows(
+        "SELECT model, avg(score) AS score FROM evaluations WHERE run_id = ? GROUP BY 1", [first.run_id]
     )
-    assert {row["model"]: row["score"] for row in stored} == pytest.approx(
-        {"base": 0.0, champion.version: first.scores["candidate"]}
+    found = {row["model"]: row["score"] for row in scores}
+    assert found == pytest.approx({"base": 0.0, first.version: first.scores["candidate"]})
+    judged = warehouse.rows("SELECT DISTINCT row_id FROM evaluations WHERE run_id = ?", [first.run_id])
+    holdout = warehouse.rows(
+        "SELECT row_id FROM dataset_rows WHERE split = 'holdout' AND dataset_version = ?", [first.dataset_version]
     )
-    holdout = {row["row_id"] for row in warehouse.rows("SELECT row_id FROM dataset_rows WHERE split = 'holdout'")}
-    assert {row["row_id"] for row in warehouse.rows("SELECT row_id FROM evaluations")} == holdout
+    assert {row["row_id"] for row in judged} == {row["row_id"] for row in holdout}
 
-    # The company changes two policies: the champion's answers are corrected.
-    for thing, policy in CHANGED.items():
-        teach_policies(teacher, {thing: policy}, wrong=f"You have {GOODS[thing]} for it.")
-    second = bench.retrain()
 
+def test_the_next_retraining_follows_a_change_and_keeps_the_rest(real: Real) -> None:
+    first, second, warehouse = real.first, real.second, real.bench.warehouse
     assert second.state == "succeeded", second.error
     assert second.promoted, second.reasons
     assert second.parent_version == first.version
     assert second.scores["champion"] < 0.2
     assert second.scores["candidate"] > 0.7
     assert second.figures["regression_examples"] > 5
+    assert second.figures["regression_candidate"] > 0.7
     assert registry.aliases(warehouse, "support") == {"champion": second.version, "previous": first.version}
-    replayed = warehouse.row("SELECT replay, train FROM datasets ORDER BY created_at DESC LIMIT 1")
-    assert replayed is not None
-    assert 0 < replayed["replay"] <= replayed["train"] / 2
+    row = warehouse.row("SELECT replay, train FROM datasets WHERE version = ?", [second.dataset_version])
+    assert row is not None
+    assert 0 < row["replay"] <= row["train"] / 2
 
+
+def test_metrics_of_runs(real: Real) -> None:
     collectors = CollectorRegistry()
     metrics = Metrics(collectors)
-    for line in bench.lines:
+    for line in real.bench.lines:
         metrics.progress("support", line)
-    for result in (first, second):
+    for result in (real.first, real.second, replace(real.second, state="interrupted")):
         metrics.finished(result)
-    value = collectors.get_sample_value
-    assert value("retuned_training_runs_total", {"workload": "support", "state": "succeeded"}) == 2
-    assert value("retuned_gate_decisions_total", {"workload": "support", "outcome": "passed"}) == 2
-    assert value("retuned_training_loss", {"workload": "support", "split": "validation"}) > 0
+    labels = {"workload": "support"}
+
+    def value(name: str, **more: str) -> float | None:
+        return collectors.get_sample_value(name, labels | more)
+
+    assert value("retuned_training_runs_total", state="succeeded") == 2
+    assert value("retuned_training_runs_total", state="interrupted") == 1
+    assert value("retuned_training_seconds_count") == 2
+    assert value("retuned_gate_decisions_total", outcome="passed") == 2
+    validation = [line["validation_loss"] for line in real.bench.lines if "validation_loss" in line]
+    assert value("retuned_training_loss", split="validation") == validation[-1]
+    name = f"support@{real.second.version}"
+    assert value("retuned_evaluation_score_ratio", model_name=name) == real.second.scores["candidate"]
     assert (
-        value("retuned_evaluation_score_ratio", {"workload": "support", "model_name": f"support@{second.version}"})
-        > 0.7
+        value("retuned_evaluation_score_ratio", model_name=f"support@{real.first.version}")
+        == real.second.scores["champion"]
     )
 
 
-def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(bench: Bench, warehouse: Warehouse) -> None:
-    teach_policies(Teacher(warehouse), GOODS)
-    bench.settings = bench.settings.model_copy(
-        update={"train": bench.settings.train.model_copy(update={"learning_rate": 1e-9, "epochs": 1})}
-    )
+def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch, [replace(row, score=0.0) if row.model == CANDIDATE else row for row in real.evaluations])
     result = bench.retrain()
-    assert result.state == "succeeded"
-    assert result.passed is False
-    assert not result.promoted
+    assert (result.state, result.passed, result.promoted) == ("succeeded", False, False)
     assert "not surely above" in result.reasons[0]
-    assert registry.champion(warehouse, "support") is None
-    assert [version.version for version in registry.versions(warehouse, "support")] == [result.version]
+    assert registry.champion(bench.warehouse, "support") is None
+    assert [version.version for version in registry.versions(bench.warehouse, "support")] == [result.version]
     assert bench.publisher.messages == []
 
 
@@ -175,78 +227,86 @@ def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:
     assert bench.work_folders() == []
 
 
-@pytest.mark.parametrize(
-    "where",
-    [{"stage": "train", "step": 15}, {"stage": "evaluate", "split": "holdout"}, {"stage": "dataset"}],
-    ids=["training", "evaluating", "dataset"],
-)
-def test_a_run_that_was_stopped_is_taken_up_where_it_stood(
-    bench: Bench, warehouse: Warehouse, where: dict[str, Any]
-) -> None:
-    teach_policies(Teacher(warehouse), GOODS)
-    bench.stop_at(**where)
+def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: Real) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    bench.stop_at(stage="train", step=15)
     stopped = bench.retrain()
     assert stopped.state == "interrupted"
-    assert bench.row()["state"] == "interrupted"
-    assert bench.row()["finished_at"] is None
-    assert registry.champion(warehouse, "support") is None
-    dataset_version = bench.row()["dataset_version"]
-    teach_policies(Teacher(warehouse, "other"), {"lamp": "14 days"})
+    row = bench.row()
+    assert (row["state"], row["finished_at"], row["dataset_version"]) == ("interrupted", None, stopped.dataset_version)
+    assert registry.champion(bench.warehouse, "support") is None
 
     bench.stop.clear()
-    bench.on_line = lambda _: None
-    before = len(bench.lines)
-    resumed = bench.resume()
+    bench.lines.clear()
+    bench.stop_at(stage="evaluate", split="holdout")
+    again = bench.resume()
+    assert again is not None
+    assert (again.state, again.run_id) == ("interrupted", stopped.run_id)
+    assert min(line["step"] for line in bench.lines if "step" in line) >= 15
 
-    assert resumed is not None
-    assert resumed.run_id == stopped.run_id
-    assert (resumed.state, resumed.promoted) == ("succeeded", True)
-    if dataset_version is not None:
-        assert resumed.dataset_version == dataset_version
-    steps = [line["step"] for line in bench.lines[before:] if "step" in line]
-    if where["stage"] == "train":
-        assert steps[0] >= 15
-    if where["stage"] == "evaluate":
-        assert steps == []
+    bench.stop.clear()
+    bench.lines.clear()
+    bench.on_line = lambda _: None
+    done = bench.resume()
+    assert done is not None
+    assert (done.state, done.promoted, done.run_id) == ("succeeded", True, stopped.run_id)
+    assert [line for line in bench.lines if "step" in line] == []
+    # As if nothing had happened: the same data, settings and seed gave the same adapter in the unbroken run.
+    assert done.dataset_version == real.first.dataset_version
+    assert done.training["validation_loss"] == real.first.training["validation_loss"]
     assert bench.resume() is None
-    assert len(warehouse.rows("SELECT * FROM decisions")) == 1
 
 
 def test_a_daemon_that_was_killed_after_the_decision_only_promotes(
-    bench: Bench, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teach_policies(Teacher(warehouse), GOODS)
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.rollout, "promote", killed)
+        patch.setattr(rollout, "promote", killed)
         with pytest.raises(KeyboardInterrupt):
             bench.retrain()
     assert bench.row()["state"] == "running"
-    before = len(bench.lines)
+    monkeypatch.setattr(run, "evaluate", killed)
     resumed = bench.resume()
     assert resumed is not None
     assert resumed.promoted
-    assert not [line for line in bench.lines[before:] if "step" in line or "evaluated" in line]
-    rows = warehouse.rows("SELECT count(*) AS n, count(DISTINCT row_id) AS d FROM evaluations GROUP BY model")
-    assert all(row["n"] == row["d"] for row in rows)
+    assert len(bench.warehouse.rows("SELECT * FROM decisions")) == 1
+    counts = bench.warehouse.rows("SELECT count(*) AS n, count(DISTINCT row_id) AS d FROM evaluations GROUP BY model")
+    assert all(row["n"] == row["d"] for row in counts)
 
 
-def test_a_champion_that_changed_meanwhile_is_not_replaced(bench: Bench, warehouse: Warehouse) -> None:
-    teach_policies(Teacher(warehouse), GOODS)
+def test_a_champion_that_changed_meanwhile_is_not_replaced(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
 
     def meddle(line: dict[str, Any]) -> None:
-        if line.get("stage") == "gate":
-            warehouse.insert("models", version="aaaaaaaa", workload="support", created_at=utc_now(), path="/x", base_model="b",
-                             base_hash="h", dataset_version="d", run_id="r", manifest="{}")  # fmt: skip
-            warehouse.insert("aliases", workload="support", alias="champion", version="aaaaaaaa", created_at=utc_now())
+        if line["stage"] == "gate":
+            bench.warehouse.insert(
+                "models",
+                version="aaaaaaaa",
+                workload="support",
+                created_at=utc_now(),
+                path="/x",
+                base_model="b",
+                base_hash="h",
+                dataset_version="d",
+                run_id="r",
+                manifest="{}",
+            )
+            bench.warehouse.insert(
+                "aliases", workload="support", alias="champion", version="aaaaaaaa", created_at=utc_now()
+            )
 
     bench.on_line = meddle
     result = bench.retrain()
-    assert result.passed
-    assert not result.promoted
+    assert (result.passed, result.promoted) == (True, False)
     assert "support@aaaaaaaa became champion while" in result.reasons[-1]
 
 
@@ -284,14 +344,17 @@ def test_a_run_without_a_base_model_fails_before_any_work(bench: Bench, warehous
     assert warehouse.rows("SELECT * FROM datasets") == []
 
 
-def test_a_champion_of_another_base_model_is_named(bench: Bench, warehouse: Warehouse, tmp_path: Path) -> None:
-    teacher = Teacher(warehouse)
+def test_a_champion_of_another_base_model_is_named(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    teacher = Teacher(bench.warehouse)
     teach_policies(teacher, GOODS)
-    assert bench.retrain().promoted
+    with monkeypatch.context() as patch:
+        real.play(patch)
+        assert bench.retrain().promoted
     other = tiny_llama(tmp_path / "other", seed=1)
-    bench.settings = bench.settings.model_copy(
-        update={"models": ModelsSettings(base=other, directory=tmp_path / "models")}
-    )
+    models = ModelsSettings(base=other, directory=tmp_path / "models")
+    bench.settings = bench.settings.model_copy(update={"models": models})
     teach_policies(teacher, CHANGED)
     result = bench.retrain()
     assert result.state == "failed"
