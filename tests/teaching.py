@@ -1,6 +1,7 @@
 """People who teach: interactions and feedback put straight into a warehouse."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -76,11 +77,17 @@ _QUESTIONS = (
 )  # fmt: skip
 
 
-def teach_policies(
-    teacher: Teacher, goods: dict[str, str], *, openings: slice = slice(None), wrong: str = "I cannot say."
-) -> None:
-    """Correct an answer about each of the goods, in each of many wordings."""
+def questions(goods: dict[str, str], openings: slice = slice(None)) -> Iterator[tuple[str, str]]:
+    """Each question about each of the goods, in each of many wordings, with its right answer."""
     for opening in _OPENINGS[openings]:
         for question in _QUESTIONS:
             for thing, policy in goods.items():
-                teacher.correct(f"{opening} {question} {thing}?", wrong, f"You have {policy} for it.")
+                yield f"{opening} {question} {thing}?", f"You have {policy} for it."
+
+
+def teach_policies(
+    teacher: Teacher, goods: dict[str, str], *, openings: slice = slice(None), wrong: str = "I cannot say."
+) -> None:
+    """Correct an answer to every question."""
+    for question, right in questions(goods, openings):
+        teacher.correct(question, wrong, right)
