@@ -91,6 +91,10 @@ class Jobs:
         if schedule.retrain_cron:
             trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
             scheduler.add_job(self.on_schedule, trigger, id="retrain-cron", misfire_grace_time=3_600)
+        for workload in self.workloads():
+            check = drift.latest(self.warehouse, workload, decided=True)
+            if check is not None:  # else the gauges would be absent until the next check, and alerts begin anew
+                self.monitor_metrics.drift(check, counted=False)
         scheduler.add_job(self.resume, id="resume", executor="retrain", next_run_time=_aware(soon))
         self._scheduler = scheduler
         scheduler.start()

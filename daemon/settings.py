@@ -147,6 +147,7 @@ def load(file: Path | None) -> Settings:
     Raises:
         ConfigurationError: a line for each thing that is wrong: its key, its value, what was expected.
     """
+    _check_sections()
     try:
         return Settings(**(_read(file) if file else {}))
     except ValidationError as error:
@@ -174,6 +175,17 @@ def _read(file: Path) -> dict[str, Any]:
             f"{file}: expected sections such as kafka: and warehouse: at the top, not a {type(content).__name__}"
         )
     return content
+
+
+def _check_sections() -> None:
+    """pydantic-settings ignores a variable whose section it does not know."""
+    for variable in os.environ:
+        section = variable.upper().removeprefix(ENVIRONMENT_PREFIX).split("__")[0].lower()
+        if variable.upper().startswith(ENVIRONMENT_PREFIX) and section not in Settings.model_fields:
+            near = difflib.get_close_matches(section, Settings.model_fields, n=1)
+            raise ConfigurationError(
+                f"{variable}: unknown section {section}" + (f"; did you mean {near[0]}?" if near else "")
+            )
 
 
 def _source(item: Any, file: Path | None) -> str:

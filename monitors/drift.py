@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 QUERIES = named_queries(SQL, "drift.sql")
 NUMBERS = ("prompt_length", "response_length", "digit_share", "question_marks", "new_words", "latency_seconds")
 CATEGORIES = ("topic", "language", "refusal", "has_context", "helpful")
+# Told when they move, and no drift by themselves: a slow machine is not a reason to retrain.
+OPERATIONS = ("latency_seconds",)
 KS, CHI_SQUARE = "two_sample_ks", "two_sample_chi_square"
 # A column with fewer values than this in either window is not compared.
 MINIMUM_VALUES = 30
@@ -47,7 +49,8 @@ class Feature:
 class DriftCheck:
     """What a check found.
 
-    `drifted` and `severity` (share of the compared features that moved, 0 to 1) are None when there were too few rows.
+    `drifted` and `severity` (share of the compared features that moved, 0 to 1) are None when there were too few rows;
+    latency is compared and told, and counts in neither.
     `report` is the JSON report; Evidently's page lies beside it as .html. `detail` is a sentence for a person.
     """
 
@@ -155,19 +158,26 @@ def _compare(
     finally:
         rows_file.unlink()
     features = [Feature(**feature) for feature in result["features"]]
-    moved = [feature for feature in features if feature.drifted]
+    drifted, severity = verdict(features)
     return DriftCheck(
         identity,
         now,
         found.workload,
-        bool(moved),
-        len(moved) / max(len(features), 1),
+        drifted,
+        severity,
         features,
         found.reference.rows,
         found.current.rows,
         report if features else None,
         sentence(features, terms, result["left_out"]),
     )
+
+
+def verdict(features: list[Feature]) -> tuple[bool, float]:
+    """Whether anything but operations moved, and the share of those features that did."""
+    content = [feature for feature in features if feature.feature not in OPERATIONS]
+    moved = sum(feature.drifted for feature in content)
+    return moved > 0, moved / max(len(content), 1)
 
 
 def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]) -> str:

@@ -88,6 +88,12 @@ def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.Mon
         load(None)
 
 
+def test_an_unknown_section_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETUNED__KAFAK__BOOTSTRAP_SERVERS", "x:1")
+    with pytest.raises(ConfigurationError, match=r"^RETUNED__KAFAK__BOOTSTRAP_SERVERS: .*did you mean kafka\?"):
+        load(None)
+
+
 def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
     assert "host 0.0.0.0 is reachable from other machines" in refused(tmp_path, "http: {host: 0.0.0.0}")
     token = tmp_path / "token"

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from retuned.monitors.drift import Feature, sentence, verdict
 from retuned.monitors.statistics import two_sample_chi_square, two_sample_ks, wilson
 
 
@@ -80,3 +81,13 @@ def test_ks_sees_longer_answers_and_not_equal_ones() -> None:
     before = [rng.gauss(100, 30) for _ in range(500)]
     assert two_sample_ks(before, [rng.gauss(100, 30) for _ in range(500)]) > 0.01
     assert two_sample_ks(before, [1.3 * rng.gauss(100, 30) for _ in range(500)]) < 1e-6
+
+
+def test_latency_that_moved_is_told_and_is_no_drift() -> None:
+    def feature(name: str, drifted: bool) -> Feature:
+        return Feature(name, "two_sample_ks", 0.01, 0.0001 if drifted else 0.5, drifted, "a mean of 1", "9")
+
+    quiet = [feature("prompt_length", False), feature("topic", False), feature("latency_seconds", True)]
+    assert verdict(quiet) == (False, 0.0)
+    assert "latency seconds from a mean of 1 to 9" in sentence(quiet, [], {})
+    assert verdict([feature("prompt_length", True), *quiet[1:]]) == (True, 0.5)
