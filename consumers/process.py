@@ -67,7 +67,15 @@ def run_child(
             start_new_session=True,  # a Ctrl-C in the terminal reaches the daemon alone, which then decides
         )
     try:
-        return _follow(child, name, log_file, timeout_seconds, stop or threading.Event(), on_progress or (lambda _: None), grace_seconds)
+        return _follow(
+            child,
+            name,
+            log_file,
+            timeout_seconds,
+            stop or threading.Event(),
+            on_progress or (lambda _: None),
+            grace_seconds,
+        )
     finally:
         if child.poll() is None:
             child.kill()
