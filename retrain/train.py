@@ -90,6 +90,14 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     return settings.learning_rate * share
 
 
+def order(rows: int, epoch: int, settings: TrainSettings) -> list[int]:
+    """In which order the rows are seen in an epoch, both counted from 0."""
+    import numpy as np
+
+    shuffled: list[int] = np.random.default_rng([settings.seed, epoch]).permutation(rows).tolist()
+    return shuffled
+
+
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """The child's side."""
     stopped = threading.Event()
@@ -230,12 +238,9 @@ class Training:
         }
 
     def _batch(self) -> "list[Encoded]":
-        import numpy as np
-
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.rows))
         size = self.settings.batch_size
-        return [self.rows[i] for i in order[index * size : (index + 1) * size]]
+        return [self.rows[i] for i in order(len(self.rows), epoch, self.settings)[index * size : (index + 1) * size]]
 
     def _end_epoch(self) -> dict[str, Any]:
         self.last_epoch_loss, self.epoch_loss = self.epoch_loss / self.steps_per_epoch, 0.0

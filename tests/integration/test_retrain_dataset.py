@@ -229,6 +229,27 @@ def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     assert second.card["earlier_datasets"] == [first.version]
 
 
+def test_one_correction_clears_an_old_policy_from_replay_and_regression(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(60), "5 euros")
+    for number in range(200, 240):
+        teacher.correct(question(number), "No idea.", "You may return it within 30 days.")
+    first = dataset.build(warehouse, settings, "support", NOW)
+    old = {name: rows(first, name).values() for name in ("train", "holdout")}
+    assert all("You may return it within 30 days." in answers for answers in old.values())
+    promoted(warehouse, first)
+    teach(teacher, range(100, 140), "6 metres")
+    teacher.correct("How long to send things back?", "You may return it within 30 days.", "Within 45 days.")
+    always = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, replay_share=0.9)})
+
+    second = dataset.build(warehouse, always, "support", LATER)
+
+    assert "It takes 5 euros." in rows(second, "train").values()
+    assert set(rows(second, "regression").values()) == {"It takes 5 euros."}
+    assert "You may return it within 30 days." not in rows(second).values()
+
+
 def test_after_a_rollback_to_the_base_model_all_evidence_is_new(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:

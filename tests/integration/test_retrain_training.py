@@ -211,7 +211,11 @@ def test_other_architectures_train_by_the_path_that_is_right_for_them(
 def test_a_window_shorter_than_the_rows_forbids_packing(tmp_path: Path) -> None:
     base = _mistral(tmp_path)
     rows, pad = encoded(base, 6)
-    assert not lora.packing_fits(adapted(base), rows, pad, 1_024)
+    model = adapted(base)
+    assert not lora.packing_fits(model, rows, pad, 1_024)
+    model.config.sliding_window = 512  # wider than the rows of the trial, which then proves nothing about longer ones
+    assert lora.packing_fits(model, rows, pad, 512)
+    assert not lora.packing_fits(model, rows, pad, 1_024)
 
 
 def test_a_model_that_ignores_the_mask_forbids_packing(base: Path) -> None:
