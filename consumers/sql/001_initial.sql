@@ -69,7 +69,7 @@ CREATE TABLE datasets (
 CREATE TABLE dataset_rows (
     dataset_version VARCHAR NOT NULL,
     row_id          VARCHAR NOT NULL,               -- hash of prompt and completion
-    split           VARCHAR NOT NULL,               -- train, validation or holdout
+    split           VARCHAR NOT NULL,               -- train, validation, holdout or regression
     prompt_hash     VARCHAR NOT NULL,               -- of the normalised prompt
     interaction_id  VARCHAR NOT NULL,
     feedback_id     VARCHAR NOT NULL                -- the correction or acceptance it came from
