@@ -211,8 +211,8 @@ class Stage:
             "roi": {"training_hourly_rate": 2.0},
             "models": {"base": str(base), "directory": str(data / "models")},
             "dataset": {"minimum_rows": 70},
-            "evaluate": {"max_new_tokens": 32},
-            "policy": {"new_corrections": 110, "minimum_ratings": 25, "cooldown_seconds": 20.0},
+            "evaluate": {"max_new_tokens": 24},
+            "policy": {"new_corrections": 120, "minimum_ratings": 25, "cooldown_seconds": 20.0},
             "schedule": {"quality_seconds": 3.0, "drift_seconds": 12.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
         }

@@ -44,7 +44,7 @@ class ModelServer:
         """The conversation as the app sends it."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": question}]
 
-    def ask(self, question: str, max_tokens: int = 32) -> Answer:
+    def ask(self, question: str, max_tokens: int = 24) -> Answer:
         """One question, one answer.
 
         Raises:

@@ -232,7 +232,12 @@ class Jobs:
         )
         corrections = self.warehouse.row(
             SQL["corrections"],
-            {"workload": workload, "since_dataset": champion.get("dataset_at") or EPOCH, "since_run": ran_at},
+            {
+                "workload": workload,
+                "since_dataset": champion.get("dataset_at") or EPOCH,
+                "since_run": ran_at,
+                "promoted_at": promoted_at,
+            },
         )
         assert ratings is not None
         assert corrections is not None

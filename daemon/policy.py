@@ -28,7 +28,7 @@ class Evidence:
         drifted: outcome of the latest drift checks since the last run, newest first; None: too few events to tell.
         ratings_before: ratings of the first answers of the model in service.
         ratings_now: its latest ratings.
-        new_corrections: corrections since the last run began.
+        new_corrections: corrections of the model in service since the last run began.
         corrections_to_learn: corrections since the champion's dataset was made (without a champion: all).
         minimum_rows: rows that a dataset needs.
         last_run_finished_at: when the latest run ended, whatever came of it.

@@ -71,7 +71,7 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     evidence = corrected + (
         accepted(warehouse, workload, limit, corrected) if settings.dataset.accepted_answers else []
     )
-    chosen = _choose(evidence, corrected, earlier, settings.dataset)
+    chosen = _choose(evidence, earlier, settings.dataset)
     _check_enough(chosen, settings, workload)
     version = text_hash(json.dumps([[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]))[:12]
     card = {
@@ -132,12 +132,10 @@ class _Chosen:
     left_out: dict[str, int]
 
 
-def _choose(
-    evidence: Sequence[Example], corrected: Sequence[Example], earlier: _Earlier, settings: DatasetSettings
-) -> _Chosen:
+def _choose(evidence: Sequence[Example], earlier: _Earlier, settings: DatasetSettings) -> _Chosen:
     left_out = dict.fromkeys(("superseded", "duplicates", "near_holdout", "near_training"), 0)
     similarity = settings.near_duplicate_similarity
-    contradictions = Contradictions(corrected, similarity)
+    contradictions = Contradictions(evidence, similarity, earlier.until)
     fresh = [row for row in evidence if earlier.until is None or row.received_at > earlier.until]
     valid = [row for row in fresh if contradictions.of(row, earlier=False) is None]
     left_out["superseded"] = len(fresh) - len(valid)

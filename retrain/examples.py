@@ -15,6 +15,7 @@ from retuned.retrain.similarity import NearIndex, normalise, text_hash
 QUERIES = named_queries(files("retuned.retrain") / "sql", "retrain.sql")
 
 _SAME_RESPONSE = 0.8
+_LATEST = 5
 
 _RANKS = {"accepted": 0, "user": 1, "app": 1, "judge": 1, "expert": 2}
 
@@ -133,16 +134,24 @@ class Contradictions:
 
     - it answers the same question (a near-duplicate prompt with the same facts in it) differently, or
     - the answer that it rejected says what the example says, and it puts another fact of the same kind in its place:
-      the same policy, asked for in other words.
+      the same policy, asked for in other words. One such correction proves little, for a model also gives the right
+      answer to the wrong question: of the latest things that people said of that answer, most must reject it.
     """
 
-    def __init__(self, corrections: Sequence[Example], similarity: float) -> None:
+    def __init__(self, evidence: Sequence[Example], similarity: float, since: datetime | None) -> None:
+        """`evidence`: corrections and accepted answers. `since`: until when earlier datasets reach, if there are any."""
+        self._since = since
         self._by_prompt: NearIndex[Example] = NearIndex(similarity)
         self._by_rejected: dict[frozenset[str], list[Example]] = defaultdict(list)
-        for correction in corrections:
-            self._by_prompt.add(correction.prompt, correction)
-            if correction.rejected and (stated := facts(correction.rejected)):
-                self._by_rejected[stated].append(correction)
+        self._by_completion: dict[frozenset[str], list[Example]] = defaultdict(list)
+        for example in evidence:
+            if stated := facts(example.completion):
+                self._by_completion[stated].append(example)
+            if example.kind != "correction":
+                continue
+            self._by_prompt.add(example.prompt, example)
+            if example.rejected and (stated := facts(example.rejected)):
+                self._by_rejected[stated].append(example)
 
     def of(self, example: Example, *, earlier: bool) -> Example | None:
         """A correction that puts the example out of date, or None.
@@ -160,17 +169,28 @@ class Contradictions:
             ):
                 return correction
         stated = facts(example.completion)
-        for correction in self._by_rejected.get(stated, ()) if stated else ():
-            meant = facts(correction.completion)
-            if (
-                self._overrules(correction, example, earlier)
-                and correction.rejected is not None
-                and meant != stated
-                and kinds(meant) & kinds(stated)
-                and token_f1(correction.rejected, example.completion) >= _SAME_RESPONSE
-            ):
-                return correction
-        return None
+        rejections = [
+            correction
+            for correction in (self._by_rejected.get(stated, ()) if stated else ())
+            if self._overrules(correction, example, earlier)
+            and correction.rejected is not None
+            and (meant := facts(correction.completion)) != stated
+            and kinds(meant) & kinds(stated)
+            and token_f1(correction.rejected, example.completion) >= _SAME_RESPONSE
+        ]
+        if not rejections:
+            return None
+        upheld = [
+            other
+            for other in self._by_completion.get(stated, ())
+            if other.timestamp > example.timestamp
+            # What upheld an answer before the champion learned it says nothing of today.
+            and (not earlier or self._since is None or other.received_at > self._since)
+            and token_f1(other.completion, example.completion) >= _SAME_RESPONSE
+        ]
+        latest = sorted(rejections + upheld, key=lambda said: said.timestamp, reverse=True)[:_LATEST]
+        against = [said for said in latest if said in rejections]
+        return against[0] if 2 * len(against) > len(latest) else None
 
     @staticmethod
     def _overrules(correction: Example, example: Example, earlier: bool) -> bool:

@@ -18,8 +18,10 @@ WHERE workload = $workload AND created_at > $since
 ORDER BY created_at DESC LIMIT $checks
 
 -- name: corrections
-SELECT count(*) FILTER (f.received_at > $since_dataset) AS to_learn, count(*) FILTER (f.received_at > $since_run) AS new
-FROM feedback f SEMI JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
+-- What was said of an earlier model's answers is learned from, and says nothing of the one in service.
+SELECT count(*) FILTER (f.received_at > $since_dataset) AS to_learn,
+       count(*) FILTER (f.received_at > $since_run AND i.timestamp >= $promoted_at) AS new
+FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
 WHERE f.name = 'correction' AND f.received_at > least($since_dataset, $since_run)
 
 -- name: ratings

@@ -203,6 +203,25 @@ def test_newer_corrections_put_older_examples_out_of_date(
     assert found[normalise(f"{asked} now")] == "You may return it within 45 days."
 
 
+def test_a_right_answer_to_a_wrong_question_stays_right(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(10))
+    free, fee = "Shipping is free above 60 euros.", "Shipping costs 4 euros."
+    teacher.correct("From what sum on is postage free?", "No.", free)
+    for asked in ("What does postage cost?", "How much is the postage?"):
+        teacher.correct(asked, free, fee)  # the model mixes the two up
+        teacher.say(teacher.ask(f"{asked} And when is it free?", free), "helpful", True)
+    found = rows(dataset.build(warehouse, settings, "support", NOW))
+    assert found["from what sum on is postage free"] == free
+    # But when people stop upholding it, it is out of date.
+    for asked in ("Free postage from when?", "When do I pay no postage?", "Minimum for free postage?"):
+        teacher.correct(asked, free, "Shipping is free above 80 euros.")
+    found = rows(dataset.build(warehouse, settings, "support", NOW))
+    assert "from what sum on is postage free" not in found
+    assert found["free postage from when"] == "Shipping is free above 80 euros."
+
+
 def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
