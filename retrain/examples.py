@@ -139,7 +139,7 @@ class Contradictions:
     """
 
     def __init__(self, evidence: Sequence[Example], similarity: float, since: datetime | None) -> None:
-        """`evidence`: corrections and accepted answers. `since`: until when earlier datasets reach, if there are any."""
+        """`evidence`: corrections and accepted answers. `since`: when earlier datasets end, if there are any."""
         self._since = since
         self._by_prompt: NearIndex[Example] = NearIndex(similarity)
         self._by_rejected: dict[frozenset[str], list[Example]] = defaultdict(list)

@@ -1,0 +1,34 @@
+"""`make bench`: every benchmark, one after the other; figures go to build/bench.json, flat, one name one number.
+
+A ratio compares two programs within this one run: absolute figures move with the machine.
+"""
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+RESULT = FOLDER.parents[1] / "build" / "bench.json"
+BENCHMARKS = ("ingest", "train")
+
+
+def main() -> int:
+    sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
+    figures: dict[str, float] = {}
+    for name in BENCHMARKS:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        found = importlib.import_module(name).main()
+        figures |= found | {f"{name}_benchmark_seconds": time.monotonic() - began}
+        for figure, value in found.items():
+            print(f"{figure:36} {value:.4g}", flush=True)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {RESULT}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
