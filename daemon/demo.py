@@ -42,6 +42,7 @@ STAGES = (
 )
 TOPICS = ("interactions", "feedback", "retuned.model-events")
 PATIENCE_SECONDS = 300.0
+NIGHT_PAUSE_SECONDS = 5.0  # two cores serve and train: while they train, few customers are awake
 
 
 def demo(folder: Path, company_file: Path | None, seed: int, port: int, keep: bool) -> int:
@@ -57,7 +58,7 @@ def demo(folder: Path, company_file: Path | None, seed: int, port: int, keep: bo
         RetunedError: a part is missing or failed; the text names it.
     """
     company = load(company_file)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the clean-up below
     with ExitStack() as stack:
         stage = Stage(folder, company, seed, port, stack)
@@ -103,12 +104,10 @@ class Stage:
         base = right_answers(self.server, facts, self.exam)
         users.start()
         run = self._wait(lambda: self._run_number(0), "the daemon does not retrain")
-        users.pause_seconds = 1.5  # production goes on while the daemon trains, as at night
         view.end(1, f"{_share(base)} right on questions that nobody is trained on")
 
         view.begin(2)
         self._wait(lambda: self._served(1), "the first adapter is not promoted")
-        users.pause_seconds = 0.0
         view.end(2, f"because of {'; '.join(run['reasons'])}")
 
         view.begin(3)
@@ -123,13 +122,11 @@ class Stage:
         view.figures.policies = "the new policies"
         stale = right_answers(self.server, facts, self.exam)
         run = self._wait(lambda: self._run_number(1), "the daemon does not notice the change")
-        users.pause_seconds = 1.5
         during = self._figures()
         view.end(4, f"{_share(stale)} right by the new policies")
 
         view.begin(5)
         self._wait(lambda: self._served(2), "the second adapter is not promoted")
-        users.pause_seconds = 0.0
         view.end(5, f"because of {'; '.join(run['reasons'])}")
 
         view.begin(6)
@@ -208,12 +205,19 @@ class Stage:
                 "reference_seconds": 45.0,
                 "minimum_rows": 40,
             },
-            "roi": {"training_hourly_rate": 2.0},
+            "roi": {"fixed_daily_cost": 60.0 * 288},
             "models": {"base": str(base), "directory": str(data / "models")},
-            "dataset": {"minimum_rows": 70},
+            "dataset": {"minimum_rows": 60},
+            "gate": {"minimum_examples": 12},
             "evaluate": {"max_new_tokens": 24},
-            "policy": {"new_corrections": 120, "minimum_ratings": 25, "cooldown_seconds": 20.0},
-            "schedule": {"quality_seconds": 3.0, "drift_seconds": 12.0},
+            "train": {"epochs": 6, "patience": 3},
+            "policy": {
+                "new_corrections": 150,
+                "minimum_corrections": 110,
+                "minimum_ratings": 25,
+                "cooldown_seconds": 20.0,
+            },
+            "schedule": {"quality_seconds": 3.0, "drift_seconds": 15.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
         }
 
@@ -316,7 +320,7 @@ class Stage:
         return result
 
     def _watch(self, view: View, users: Users) -> None:
-        """Feed the view, and watch the memory, until the process ends."""
+        """Feed the view, watch the memory and set the pace, until the process ends."""
         seen, at = 0, time.monotonic()
         while True:
             time.sleep(1.0)
@@ -329,6 +333,7 @@ class Stage:
             self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
             view.figures.memory_gigabytes = memory / 1e9
             view.figures.status = self.status() or view.figures.status
+            users.pause_seconds = NIGHT_PAUSE_SECONDS if view.figures.status.get("training") else 0.0
 
     # What came of it
 
@@ -382,7 +387,7 @@ class Stage:
             table.add_column(name, justify="right")
         asked = result["exam_questions"]
         table.add_row(
-            "right answers, questions never trained on",
+            "right answers*",
             *(f"{result['right_answers_ratio'][m]:.0%} of {asked[m]}" for m in moments),
         )
         for label, key, form in (
@@ -395,6 +400,7 @@ class Stage:
             figures = (result["figures"].get(m, {}).get(key) for m in moments)
             table.add_row(label, *("–" if value is None else form.format(value) for value in figures))
         console.print(table)
+        console.print("* to questions in wordings that no customer ever asked and nothing was trained on", style="dim")
         for decision in result["decisions"]:
             verdict = "yes" if decision["outcome"] else "no"
             console.print(

@@ -255,7 +255,6 @@ class Jobs:
             ratings_now=policy.Ratings(ratings["now_helpful"], ratings["now_total"]),
             new_corrections=corrections["new"],
             corrections_to_learn=corrections["to_learn"],
-            minimum_rows=self.settings.dataset.minimum_rows,
             last_run_finished_at=last_run.get("finished_at"),
             running=workload == self.progress.get("workload") or workload in self._waiting,
             scheduled=scheduled,

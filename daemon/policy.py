@@ -30,7 +30,6 @@ class Evidence:
         ratings_now: its latest ratings.
         new_corrections: corrections of the model in service since the last run began.
         corrections_to_learn: corrections since the champion's dataset was made (without a champion: all).
-        minimum_rows: rows that a dataset needs.
         last_run_finished_at: when the latest run ended, whatever came of it.
         running: a run is under way.
         scheduled: the configured time has come.
@@ -42,7 +41,6 @@ class Evidence:
     ratings_now: Ratings = Ratings(0, 0)
     new_corrections: int = 0
     corrections_to_learn: int = 0
-    minimum_rows: int = 1
     last_run_finished_at: datetime | None = None
     running: bool = False
     scheduled: bool = False
@@ -99,10 +97,10 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
     against = []
     if evidence.running:
         against.append("but a run is under way")
-    if evidence.corrections_to_learn < evidence.minimum_rows:
+    if evidence.corrections_to_learn < settings.minimum_corrections:
         against.append(
             f"but there is too little to learn: {evidence.corrections_to_learn} new corrections "
-            f"of {evidence.minimum_rows} needed"
+            f"of {settings.minimum_corrections} needed"
         )
     elif not evidence.new_corrections:
         against.append("but nothing new was learned since the last run")

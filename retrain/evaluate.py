@@ -36,7 +36,8 @@ class Evaluation:
         score: the primary metric, 0 to 1 (see `scoring.score`).
         loss: of the reference, nats per token.
         hallucinated: None when it cannot be told.
-        latency_seconds: this row's share of its batch's time.
+        latency_seconds: this row's share of its batch's time. On a CPU it is the time that the threads worked: what
+            else the machine does meanwhile, serving for example, is nobody's latency.
     """
 
     model: str
@@ -181,9 +182,9 @@ class _Judge:
             if not self.warm:
                 self._generate(encoded, 2)  # the first call prepares kernels: its time is nobody's latency
                 self.warm = True
-            started = time.perf_counter()
+            started = self._clock()
             outputs = self._generate(encoded, limit)
-            seconds = time.perf_counter() - started
+            seconds = self._clock() - started
             losses = self._losses(encoded)
         found = []
         for row, output, loss in zip(rows, outputs, losses, strict=True):
@@ -203,6 +204,13 @@ class _Judge:
                 )
             )
         return found
+
+    def _clock(self) -> float:
+        if self.model.device.type != "cpu":
+            return time.perf_counter()  # `generate` has waited for the device when it returns
+        import torch
+
+        return time.process_time() / torch.get_num_threads()
 
     def _as(self, model: str) -> Any:
         from contextlib import nullcontext

@@ -26,7 +26,7 @@ WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
 
 -- name: decisions
 SELECT created_at, kind, outcome, reasons, run_id FROM decisions
-WHERE workload = $workload ORDER BY created_at DESC LIMIT 10
+WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs
 SELECT id, state, reasons, started_at, finished_at, version, train_seconds, error FROM runs

@@ -10,7 +10,7 @@ SETTINGS = PolicySettings(drift_checks=2, helpful_rate_drop=0.1, minimum_ratings
 
 
 def evidence(**changes: object) -> Evidence:
-    quiet: dict[str, object] = {"corrections_to_learn": 60, "new_corrections": 60, "minimum_rows": 50}
+    quiet: dict[str, object] = {"corrections_to_learn": 60, "new_corrections": 60}
     return Evidence(**(quiet | changes))  # type: ignore[arg-type]
 
 
