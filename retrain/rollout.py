@@ -1,10 +1,13 @@
 """Putting a version into service, taking it back, and telling the world."""
 
 import logging
+import threading
 import uuid
+from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.warehouse import Warehouse, insert
@@ -14,7 +17,12 @@ from retuned.retrain.settings import Settings
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 BASE = "base"
+
+_lock = threading.RLock()
 
 
 class Publisher(Protocol):
@@ -28,6 +36,18 @@ class Publisher(Protocol):
         """
 
 
+def _one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
+    """The gate, an operator and the announcing job work in threads of their own, on the same rows and links."""
+
+    @wraps(work)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _lock:
+            return work(*args, **kwargs)
+
+    return alone
+
+
+@_one_at_a_time
 def promote(
     warehouse: Warehouse,
     settings: Settings,
@@ -73,6 +93,7 @@ def promote(
     )
 
 
+@_one_at_a_time
 def rollback(
     warehouse: Warehouse,
     settings: Settings,
@@ -110,6 +131,7 @@ def rollback(
     )
 
 
+@_one_at_a_time
 def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> int:
     """Publish the changes that a crash or an absent broker left unannounced, oldest first; returns how many.
 

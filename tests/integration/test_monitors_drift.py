@@ -17,7 +17,7 @@ from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompt
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors import drift
-from retuned.monitors.drift import CATEGORIES, NUMBERS, DriftCheck, check, compare, latest, sentence, unusable
+from retuned.monitors.drift import CATEGORIES, NUMBERS, DriftCheck, check, compare, latest, sentence, unusable, verdict
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.settings import DriftSettings, Settings, WindowsSettings
 from retuned.monitors.statistics import two_sample_chi_square, two_sample_ks
@@ -105,7 +105,8 @@ def test_planted_shifts_are_found_and_named(warehouse: Warehouse, tmp_path: Path
     outcome = check(warehouse, SETTINGS, "support", NOW, tmp_path / "reports")
     assert outcome.drifted is True
     assert {"topic", "response_length"} <= set(flagged(outcome))
-    assert outcome.severity == len(flagged(outcome)) / len(outcome.features)
+    assert (outcome.drifted, outcome.severity) == verdict(outcome.features)
+    assert outcome.severity == len(flagged(outcome)) / (len(outcome.features) - 1)  # latency counts in neither
     assert "broken" in outcome.detail
     assert "response length from a mean of" in outcome.detail
 

@@ -1,4 +1,6 @@
 import json
+import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -289,3 +291,28 @@ def test_metrics_follow_aliases_and_promotions(
     assert found == {(two.name, "champion"): 1.0, (one.name, "previous"): 1.0}
     labels = {"workload": "support", "event": "promoted"}
     assert collectors.get_sample_value("retuned_promotions_total", labels) == 2.0
+
+
+def test_threads_that_announce_at_once_tell_each_change_once(warehouse: Warehouse, settings: Settings) -> None:
+    class SlowPublisher(MemoryPublisher):
+        def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+            time.sleep(0.05)
+            super().publish(topic, key, value)
+
+    slow, errors = SlowPublisher(), []
+    version = register(warehouse, settings, "one").version
+    promote(warehouse, settings, AbsentPublisher(), version)
+
+    def announce() -> None:
+        try:
+            rollout.announce_pending(warehouse, slow, TOPIC)
+        except Exception as error:  # noqa: BLE001  (a thread's error would be lost)
+            errors.append(error)
+
+    threads = [threading.Thread(target=announce) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(slow.messages) == 1
