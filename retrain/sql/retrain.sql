@@ -70,7 +70,7 @@ FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
 WHERE NOT p.announced
-ORDER BY p.created_at, p.id
+ORDER BY p.created_at, p.rowid
 
 -- name: announced
 UPDATE promotions SET announced = true WHERE id = $id
