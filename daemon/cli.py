@@ -24,8 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for chatty in ("kafka", "apscheduler", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.INFO if options.verbose else logging.ERROR)
+    if not options.verbose:
+        for chatty in ("apscheduler", "uvicorn"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as our own errors
     try:
         status: int = options.act(options)
     except RetunedError as error:
