@@ -1,5 +1,6 @@
 """The daemon's HTTP server: health, metrics, status, reports, and the commands of an operator."""
 
+import base64
 import contextlib
 import hmac
 import json
@@ -64,12 +65,13 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
     def require(request: Request, role: str) -> None:
         if not tokens:
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        given = _given_token(request.headers.get("authorization", ""))
         held = next(
             (role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given.encode())), None
         )
         if held is None:
-            raise HTTPException(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+            asks = {"WWW-Authenticate": 'Basic realm="retuned: the token is the password"'}
+            raise HTTPException(401, "a token is required: as a bearer token, or as the password", headers=asks)
         if role == "operator" and held != "operator":
             raise HTTPException(403, "an operator's token is required")
 
@@ -192,6 +194,17 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _given_token(authorization: str) -> str:
+    """The token of a program (Bearer), or of a browser, which asks its user for a name and a password (Basic)."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return value.strip()
+    try:
+        return base64.b64decode(value).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _verdict(problems: list[str]) -> Response:

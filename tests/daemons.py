@@ -27,7 +27,7 @@ class Daemon:
         self.folder, self.port = folder, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "retuned.yaml"
-        self.config.write_text(yaml.safe_dump({**settings, "http": {"port": self.port}}))
+        self.config.write_text(yaml.safe_dump({**settings, "http": {"port": self.port, **settings.get("http", {})}}))
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
 
