@@ -12,6 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+TOLD = ("stage", "step", "steps", "loss", "validation_loss", "tokens_per_second", "split", "evaluated")
+"""What the view tells of a run under way."""
+
 
 @dataclass
 class Stage:
@@ -141,10 +144,10 @@ class View:
         training = self.figures.status.get("training") or {}
         if not training:
             return []
+        told = {name: training[name] for name in TOLD if name in training}
         words = " · ".join(
-            f"{key.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{key.replace('_', ' ')} {value}"
-            for key, value in training.items()
-            if key != "workload" and isinstance(value, str | int | float)
+            f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+            for name, value in told.items()
         )
         lines: list[RenderableType] = [Text(), Text(f"retraining: {words}", "cyan")]
         if training.get("steps"):
