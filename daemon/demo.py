@@ -41,7 +41,7 @@ STAGES = (
     "customers are served by the second adapter",
 )
 TOPICS = ("interactions", "feedback", "retuned.model-events")
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 420.0
 NIGHT_PAUSE_SECONDS = 5.0  # two cores serve and train: while they train, few customers are awake
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import fmean, median
 from typing import Protocol
 
@@ -45,7 +46,7 @@ def decide(
     The gain in score must be above `minimum_gain` with the configured confidence: the lower end of a paired bootstrap
     percentile interval (Efron and Tibshirani 1993, chapter 13). Latency is compared with its limit as it is. A rise of
     hallucinations, or a drop on the regression set, above its limit refuses the candidate unless chance explains it
-    (the interval of the difference reaches zero): among twenty examples a single one would be above any limit.
+    (an exact sign test of the pairs that differ): among twenty examples a single one would be above any limit.
     All conditions are looked at, so that a refusal names all its reasons.
     """
     pairs = _pairs(champion, candidate)
@@ -60,9 +61,9 @@ def decide(
         )
     checks = [
         _gain(pairs, settings, seed),
-        _hallucination(pairs, settings, seed),
+        _hallucination(pairs, settings),
         _latency(pairs, settings),
-        _regression(_pairs(champion_regression, candidate_regression), settings, seed),
+        _regression(_pairs(champion_regression, candidate_regression), settings),
     ]
     figures = {"examples": float(len(pairs))}
     for check in checks:
@@ -110,7 +111,7 @@ def bootstrap(differences: np.ndarray, confidence: float, resamples: int, seed: 
     return float(low), float(high)
 
 
-def _hallucination(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
+def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
     told = [
         (old.hallucinated, new.hallucinated)
         for old, new in pairs
@@ -124,7 +125,7 @@ def _hallucination(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
         )
     before, after = fmean(bool(old) for old, _ in told), fmean(bool(new) for _, new in told)
     limit = settings.maximum_hallucination_rise
-    passed, verdict = _within(after - before, [float(new) - float(old) for old, new in told], limit, settings, seed)
+    passed, verdict = _within(after - before, [float(new) - float(old) for old, new in told], limit, settings)
     return Decision(
         passed,
         [
@@ -135,14 +136,18 @@ def _hallucination(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
     )
 
 
-def _within(
-    worse: float, differences: list[float], limit: float, settings: GateSettings, seed: int
-) -> tuple[bool, str]:
-    """Whether a guard holds, and how to say it; `differences` are above zero where the candidate is worse."""
+def _within(worse: float, differences: list[float], limit: float, settings: GateSettings) -> tuple[bool, str]:
+    """Whether a guard holds, and how to say it; `differences` are above zero where the candidate is worse.
+
+    Chance is judged by the exact sign test on the pairs that differ (McNemar 1947): a bootstrap of a few rows knows no
+    doubt, one of a single row none at all.
+    """
     if worse <= limit:
         return True, "within"
-    low, _ = bootstrap(np.array(differences), settings.confidence, settings.resamples, seed)
-    return (False, "surely above") if low > 0 else (True, "which chance explains, beside")
+    losses, gains = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    changed = losses + gains
+    chance = sum(comb(changed, k) for k in range(losses, changed + 1)) / 2**changed
+    return (False, "surely above") if chance <= 1 - settings.confidence else (True, "which chance explains, beside")
 
 
 def _latency(pairs: Pairs, settings: GateSettings) -> Decision:
@@ -160,14 +165,14 @@ def _latency(pairs: Pairs, settings: GateSettings) -> Decision:
     )
 
 
-def _regression(pairs: Pairs, settings: GateSettings, seed: int) -> Decision:
+def _regression(pairs: Pairs, settings: GateSettings) -> Decision:
     if not pairs:
         return Decision(
             True, ["There are no examples of earlier datasets to fall back on; no regression could be measured."], {}
         )
     before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
     limit = settings.maximum_regression_drop
-    passed, verdict = _within(before - after, [old.score - new.score for old, new in pairs], limit, settings, seed)
+    passed, verdict = _within(before - after, [old.score - new.score for old, new in pairs], limit, settings)
     return Decision(
         passed,
         [

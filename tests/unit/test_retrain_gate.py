@@ -102,6 +102,16 @@ def test_forgetting_is_refused() -> None:
     assert "+0.100, which chance explains, beside the allowed" in decide(POOR, GOOD, kept, one, SETTINGS, 0).reasons[3]
 
 
+def test_one_lost_example_of_one_proves_nothing() -> None:
+    kept, forgot = rows([1.0]), rows([0.0])
+    decision = decide(POOR, GOOD, kept, forgot, SETTINGS, 0)
+    assert decision.outcome
+    assert "+1.000, which chance explains, beside the allowed 0.050" in decision.reasons[3]
+    four, five = rows([0.0] * 4), rows([0.0] * 5)
+    assert decide(POOR, GOOD, rows([1.0] * 4), four, SETTINGS, 0).outcome
+    assert not decide(POOR, GOOD, rows([1.0] * 5), five, SETTINGS, 0).outcome
+
+
 def test_the_bootstrap_covers_the_true_gain_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     covered = 0
