@@ -21,6 +21,10 @@ from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 
 Emit = Callable[[dict[str, Any]], None]
 
+# OpenMP threads that wait spinning starve everything else on a small machine; threads that sleep at once must be woken
+# thousands of times in a training step. libgomp, which torch uses on Linux, spins for some 50 microseconds instead.
+THREADS_WAIT_BRIEFLY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+
 
 def run_child(
     module: str,
@@ -50,8 +54,7 @@ def run_child(
     job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
     environ = os.environ | {
-        # Busy-waiting OpenMP threads starve everything else on a small machine.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **THREADS_WAIT_BRIEFLY,
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retuned.consumers.errors import RetunedError
+from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon.demo_company import Company, load, split_questions
 from retuned.daemon.demo_model import base_model
 from retuned.daemon.demo_users import WORKLOAD, ModelServer, Users, right_answers
@@ -222,12 +223,7 @@ class Stage:
         }
 
     def _start(self, name: str, command: list[str]) -> None:
-        # Idle OpenMP threads that spin would starve the other processes.
-        environment = os.environ | {
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         with (self.folder / "logs" / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

@@ -105,7 +105,7 @@ def _retuned(folder: Path) -> dict[str, Any]:
 
 
 def _trl(folder: Path) -> dict[str, Any]:
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     out = folder / "trl.json"
     log = folder / "trl.log"
     with log.open("wb") as output:
