@@ -25,6 +25,10 @@ BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
 _LONGER = 1.5
 _MORE_TOKENS = 8
 
+_TRIALS = 3
+_TRIAL_ROWS = 4
+_TRIAL_TOKENS = 8
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -36,8 +40,10 @@ class Evaluation:
         score: the primary metric, 0 to 1 (see `scoring.score`).
         loss: of the reference, nats per token.
         hallucinated: None when it cannot be told.
-        latency_seconds: this row's share of its batch's time. On a CPU it is the time that the threads worked: what
-            else the machine does meanwhile, serving for example, is nobody's latency.
+        latency_seconds: the answer's tokens at the model's pace. The pace is the best of a few trials, the models in
+            turn; on a CPU by the time that the threads worked. What else the machine does meanwhile, serving for
+            example, is nobody's latency. The bare base model is given the candidate's pace: what any adapter costs
+            is a matter of how it is served, and holds nothing against what it learned.
     """
 
     model: str
@@ -153,7 +159,7 @@ class _Judge:
         )
         self.packed: bool | None = None
         self.fused = lora.fuse(model)
-        self.warm = False
+        self.paces: dict[str, float] = {}
 
     def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
         from retuned.retrain.batches import encode
@@ -165,6 +171,8 @@ class _Judge:
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))
         size = self.settings.batch_size
+        if not self.paces:
+            self.paces = self._paces([encoded[row["row_id"]] for row in rows[:_TRIAL_ROWS]], models)
         found = []
         for first in range(0, len(rows), size):
             batch = rows[first : first + size]
@@ -179,15 +187,12 @@ class _Judge:
         import torch
 
         with torch.inference_mode(), self._as(model):
-            if not self.warm:
-                self._generate(encoded, 2)  # the first call prepares kernels: its time is nobody's latency
-                self.warm = True
-            started = self._clock()
-            outputs = self._generate(encoded, limit)
-            seconds = self._clock() - started
+            generated = self._generate(encoded, limit)
             losses = self._losses(encoded)
+        outputs = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        lengths = (generated != self.tokenizer.pad_token_id).sum(dim=1).tolist()
         found = []
-        for row, output, loss in zip(rows, outputs, losses, strict=True):
+        for row, output, length, loss in zip(rows, map(str.strip, outputs), lengths, losses, strict=True):
             context = json.loads(row["context"]) if row["context"] else None
             asked = "\n".join(turn.get("content") or "" for turn in json.loads(row["messages"]))
             found.append(
@@ -199,11 +204,24 @@ class _Judge:
                     token_f1=token_f1(output, row["completion"]),
                     loss=loss,
                     hallucinated=hallucinated(output, row["completion"], asked, context),
-                    latency_seconds=seconds / len(rows),
+                    latency_seconds=max(length, 1) * self.paces[model],
                     output=output,
                 )
             )
         return found
+
+    def _paces(self, encoded: list[Any], models: list[str]) -> dict[str, float]:
+        """Seconds that each model takes for a token, in a small batch."""
+        import torch
+
+        best = {model: math.inf for model in models if model != BASE}
+        for _ in range(_TRIALS):
+            for model in best:
+                with torch.inference_mode(), self._as(model):
+                    started = self._clock()
+                    self._generate(encoded, _TRIAL_TOKENS, at_least=_TRIAL_TOKENS)
+                    best[model] = min(best[model], self._clock() - started)
+        return {model: best.get(model, best[CANDIDATE]) / _TRIAL_TOKENS for model in models}
 
     def _clock(self) -> float:
         if self.model.device.type != "cpu":
@@ -220,21 +238,22 @@ class _Judge:
         self.model.set_adapter(model, inference_mode=True)
         return nullcontext()
 
-    def _generate(self, encoded: list[Any], limit: int) -> list[str]:
+    def _generate(self, encoded: list[Any], limit: int, at_least: int = 0) -> Any:
+        """Token ids of the answers, shape (rows, at most limit), padded on the right."""
         batch = self.tokenizer.pad({"input_ids": [one.prompt for one in encoded]}, return_tensors="pt").to(
             self.model.device
         )
         ids = self.model.generate(
             **batch,
             max_new_tokens=limit,
+            min_new_tokens=at_least or None,
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        answers = self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
+        return ids[:, batch["input_ids"].shape[1] :]
 
     def _losses(self, encoded: list[Any]) -> list[float]:
         import torch

@@ -171,9 +171,7 @@ class Training:
         self.model, self.rows, self.validation, self.pad, self.packed = model, train, validation, pad, packed
         self.settings, self.folder = settings, folder
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
         self.best: dict[str, torch.Tensor] = {}
         self.step = self.tokens = self.without_gain = 0
         self.seconds = self.epoch_loss = 0.0

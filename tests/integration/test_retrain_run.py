@@ -164,6 +164,19 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
     assert {row["row_id"] for row in judged} == {row["row_id"] for row in holdout}
 
 
+def test_the_bare_base_model_is_timed_as_if_it_carried_an_adapter(real: Real) -> None:
+    """Else what an adapter costs, whatever it learned, would refuse the first one: on a small model, for ever."""
+    rows = real.bench.warehouse.rows("SELECT latency_seconds FROM evaluations WHERE run_id = ?", [real.first.run_id])
+    latencies = {row["latency_seconds"] for row in rows}
+    longest = max(latencies)
+    # One pace: each latency is a whole number of tokens at it.
+    assert any(
+        all(abs(seconds * tokens / longest - round(seconds * tokens / longest)) < 1e-6 for seconds in latencies)
+        for tokens in range(1, 130)
+    )
+    assert len(latencies) > 1
+
+
 def test_the_next_retraining_follows_a_change_and_keeps_the_rest(real: Real) -> None:
     first, second, warehouse = real.first, real.second, real.bench.warehouse
     assert second.state == "succeeded", second.error

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,14 +357,20 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
 def test_training_stops_when_validation_does_not_get_better_and_keeps_the_best(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
-    wild = SETTINGS.model_copy(update={"learning_rate": 0.5, "epochs": 12, "patience": 1})
+    # The answers to judge by contradict those to learn: the surer it is of the one, the worse it does on the other.
+    contrary = tmp_path / "contrary"
+    contrary.mkdir()
+    shutil.copy(data / "train.parquet", contrary)
+    judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(table(8))]
+    pq.write_table(pa.Table.from_pylist(judged), contrary / "validation.parquet")
     lines: list[dict[str, Any]] = []
-    result = run(base, data, tmp_path, wild, on_progress=lines.append)
+    patient = SETTINGS.model_copy(update={"epochs": 12, "patience": 1})
+    result = run(base, contrary, tmp_path, patient, on_progress=lines.append)
     epochs = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert len(epochs) < 12
     assert epochs[-1] >= min(epochs)
     assert result["validation_loss"] == min(epochs)
-    rows, pad = [encode(load_tokenizer(base), row, 1_024) for row in table(8, 60)], load_tokenizer(base).pad_token_id
+    rows, pad = [encode(load_tokenizer(base), row, 1_024) for row in judged], load_tokenizer(base).pad_token_id
     model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))
     with torch.no_grad():
         assert float(padded_losses(model, rows, pad).mean()) == pytest.approx(min(epochs), abs=1e-4)
