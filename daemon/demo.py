@@ -43,7 +43,7 @@ STAGES = (
 )
 TOPICS = ("interactions", "feedback", "retuned.model-events")
 PATIENCE_SECONDS = 420.0
-NIGHT_PAUSE_SECONDS = 5.0  # two cores serve and train: while they train, few customers are awake
+NIGHT_PAUSE_SECONDS = 8.0  # two cores serve and train: while they train, few customers are awake
 
 
 def demo(folder: Path, company_file: Path | None, seed: int, port: int, keep: bool) -> int:
@@ -113,7 +113,7 @@ class Stage:
 
         view.begin(3)
         first = right_answers(self.server, facts, self.exam)
-        self._wait(lambda: self._customers_served(users) >= 110, "no customers")
+        self._wait(lambda: self._customers_served(users) >= 90, "no customers")
         before = self._figures()
         view.end(3, f"{_share(first)} right on questions never trained on")
 
@@ -132,7 +132,7 @@ class Stage:
 
         view.begin(6)
         second = right_answers(self.server, facts, self.exam)
-        self._wait(lambda: self._customers_served(users) >= 70, "no customers")
+        self._wait(lambda: self._customers_served(users) >= 60, "no customers")
         users.stop()
         self._wait(lambda: self._caught_up(users), "the daemon did not take in every event")
         after = self._figures()
@@ -213,12 +213,12 @@ class Stage:
             "evaluate": {"max_new_tokens": 24, "batch_size": 32},
             "train": {"batch_size": 4, "epochs": 4},
             "policy": {
-                "new_corrections": 150,
-                "minimum_corrections": 140,
+                "new_corrections": 130,
+                "minimum_corrections": 120,
                 "minimum_ratings": 25,
                 "cooldown_seconds": 20.0,
             },
-            "schedule": {"quality_seconds": 3.0, "drift_seconds": 15.0},
+            "schedule": {"quality_seconds": 3.0, "drift_seconds": 20.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
         }
 
