@@ -211,7 +211,7 @@ class Stage:
             "dataset": {"minimum_rows": 60, "holdout_share": 0.3},
             "gate": {"minimum_examples": 12},
             "evaluate": {"max_new_tokens": 24, "batch_size": 32},
-            "train": {"batch_size": 4, "epochs": 4},
+            "train": {"batch_size": 6, "epochs": 4},
             "policy": {
                 "new_corrections": 130,
                 "minimum_corrections": 120,
