@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from retuned.consumers.errors import ChildFailed, RetunedError
+from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon import demo_model
 from retuned.daemon.demo_model import Model, base_model
 from retuned.daemon.demo_server import MOST_WAITING, ModelEvent, Worker, follow
@@ -333,7 +334,7 @@ def serving(base: Path, folder: Path, *options: str) -> Iterator[Server]:
             command,
             stdout=output,
             stderr=output,
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"},
+            env=os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1"},
         )
     server = Server(process, f"http://127.0.0.1:{port}", log)
 
