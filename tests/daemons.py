@@ -1,7 +1,6 @@
 """The daemon as a process, as a user starts it, and an app that sends it events."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -37,7 +36,6 @@ class Daemon:
                 [sys.executable, "-m", "retuned.daemon.cli", "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
             )
         self.until(lambda: self.answers("/readyz"), "ready")
 
