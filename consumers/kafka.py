@@ -1,31 +1,27 @@
-"""Kafka: the source of events, the publisher of ours, and one line on what answers. On kafka-python 3."""
+"""Kafka: the source of events and the publisher of ours. On kafka-python 3."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
-from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, RetunedError, Unreadable
+from retuned.consumers.connection import client_config, connect, translated
+from retuned.consumers.errors import BrokerUnavailable
 from retuned.consumers.settings import KafkaSettings
-from retuned.consumers.warehouse import first_line
 
 log = logging.getLogger(__name__)
 
 Partition = tuple[str, int]
 Offsets = dict[Partition, int]
 
-CONNECT_SECONDS = 4.0
 AWAY_SECONDS = 2.0
 LOOK_SECONDS = 5.0
 BATCH_BYTES = 64 * 2**20
@@ -132,7 +128,7 @@ class KafkaSource:
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._consumer is None:
             self._consumer = self._connect()
-        with _translated(self._settings):
+        with translated(self._settings):
             if self._postponed is not None:
                 error, self._postponed = self._postponed, None
                 raise error
@@ -215,7 +211,7 @@ class KafkaSource:
             "max_partition_fetch_bytes": 8 * 2**20,
             "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a topic that appears is seen
         }
-        consumer = _build(KafkaConsumer, settings, self._config | options)
+        consumer = connect(KafkaConsumer, settings, self._config | options)
         consumer.subscribe([settings.interactions_topic, settings.feedback_topic], listener=_Listener(self))
         self._away_since = None
         return consumer
@@ -310,7 +306,7 @@ class KafkaPublisher:
 
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
         producer = self._connected()
-        with _translated(self._settings, f"topic {topic!r}, which has to be there: "):
+        with translated(self._settings, f"topic {topic!r}, which has to be there: "):
             try:
                 futures = [
                     producer.send(topic, key=key.encode(), value=msgspec.json.encode(value)) for key, value in messages
@@ -337,166 +333,5 @@ class KafkaPublisher:
                     "delivery_timeout_ms": 8_000,
                     "max_request_size": 8 * 2**20,
                 }
-                self._producer = _build(KafkaProducer, self._settings, self._config | options)
+                self._producer = connect(KafkaProducer, self._settings, self._config | options)
             return self._producer
-
-
-def check_broker(settings: KafkaSettings) -> str:
-    """One line on what answers.
-
-    Raises:
-        BrokerUnavailable: nothing answers.
-        BrokerRefused: it says no.
-        ConfigurationError: the settings contradict each other.
-    """
-    consumer = _build(KafkaConsumer, settings, client_config(settings) | {"allow_auto_create_topics": False})
-    try:
-        with _translated(settings):
-            there = consumer.topics()
-            version = ".".join(str(part) for part in consumer.config["api_version"])
-            topics = []
-            for name in (settings.interactions_topic, settings.feedback_topic):
-                partitions = len(consumer.partitions_for_topic(name)) if name in there else 0
-                topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (not there yet)")
-            return f"kafka {settings.bootstrap_servers}: answers (protocol {version}), topics {', '.join(topics)}"
-    finally:
-        consumer.close(autocommit=False, timeout_ms=2_000)
-
-
-def client_config(settings: KafkaSettings) -> dict[str, Any]:
-    """kafka-python's options for reaching the broker, the same for consumer and producer.
-
-    Raises:
-        ConfigurationError: a credential is missing, or a file is.
-    """
-    config: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in settings.bootstrap_servers.split(",")],
-        "client_id": "retuned",
-        "security_protocol": settings.security_protocol,
-        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
-        "reconnect_backoff_max_ms": 2_000,
-    }
-    if "SASL" in settings.security_protocol:
-        if settings.sasl_mechanism is None or settings.sasl_username is None:
-            raise ConfigurationError(
-                f"kafka.security_protocol {settings.security_protocol}: needs sasl_mechanism and sasl_username"
-            )
-        config |= {
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": _password(settings),
-        }
-    if "SSL" in settings.security_protocol:
-        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-            path: Path | None = getattr(settings, key)
-            if path is not None and not path.is_file():
-                raise ConfigurationError(f"kafka.{key} {path}: there is no such file")
-            config[key] = None if path is None else str(path)
-    return config
-
-
-def _password(settings: KafkaSettings) -> str:
-    if settings.sasl_password is not None:
-        return settings.sasl_password.get_secret_value()
-    if settings.sasl_password_file is None:
-        raise ConfigurationError(
-            "kafka.sasl_password: is missing; set RETUNED__KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
-        )
-    try:
-        return settings.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ConfigurationError(f"kafka.sasl_password_file {settings.sasl_password_file}: {error.strerror}") from error
-
-
-def _build(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
-    """A connected client, or one error that says whether the broker is away or said no."""
-    clients: list[Any] = []
-
-    def client(**options: Any) -> Any:
-        clients.append(KafkaNetClient(**options))
-        return clients[-1]
-
-    with _causes() as causes:
-        try:
-            return kind(kafka_client=client, **config)
-        except kafka_errors.KafkaError as error:
-            for started in clients:
-                started.close()  # a client that failed to connect leaves its thread running
-            # The client says "Unable to bootstrap" whatever the reason: the reason is in what it logged.
-            reasons = [cause for cause in causes if _is_refusal(cause)] or causes or [error]
-            raise _error(settings, reasons[-1]) from error
-        except OSError as error:  # a certificate that cannot be loaded
-            raise ConfigurationError(
-                f"kafka.ssl_cafile, ssl_certfile, ssl_keyfile: cannot be used ({first_line(error)})"
-            ) from error
-
-
-@contextmanager
-def _causes() -> Iterator[list[BaseException]]:
-    """The errors that the client logs while it connects, instead of a page of log lines."""
-    causes: list[BaseException] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            causes.extend(a for a in record.args or () if isinstance(a, BaseException))
-
-    logger = logging.getLogger("kafka")
-    handler, propagate, level = Collect(), logger.propagate, logger.level
-    logger.addHandler(handler)
-    logger.propagate = False
-    logger.setLevel(logging.WARNING)
-    try:
-        yield causes
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-        logger.setLevel(level)
-
-
-@contextmanager
-def _translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
-    try:
-        yield
-    except RetunedError:
-        raise
-    except kafka_errors.KafkaError as error:
-        raise _error(settings, error, where) from error
-    except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError, EOFError, ImportError) as error:
-        raise _unreadable(settings, error, where) from error
-
-
-def _error(settings: KafkaSettings, error: BaseException, where: str = "") -> RetunedError:
-    text = f"kafka {settings.bootstrap_servers}: {where}"
-    name, said = type(error).__name__, first_line(error)
-    reason = said if name in said else f"{name}: {said}"
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
-        return BrokerRefused(
-            f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"
-        )
-    if _is_refusal(error):
-        return BrokerRefused(
-            f"{text}refused; check kafka.security_protocol, the ssl files and what this user may do ({reason})"
-        )
-    if isinstance(error, kafka_errors.RetriableError):
-        return BrokerUnavailable(
-            f"{text}does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs"
-        )
-    if isinstance(error, kafka_errors.BrokerResponseError):
-        return BrokerRefused(f"{text}refused ({reason})")
-    return _unreadable(settings, error, where)
-
-
-def _is_refusal(error: BaseException) -> bool:
-    refusals = (
-        kafka_errors.SaslAuthenticationFailedError,
-        kafka_errors.UnsupportedSaslMechanismError,
-        kafka_errors.AuthorizationError,
-    )
-    return isinstance(error, refusals) or "SSL" in str(error) or "CERTIFICATE" in str(error)
-
-
-def _unreadable(settings: KafkaSettings, error: BaseException, where: str) -> Unreadable:
-    return Unreadable(
-        f"kafka {settings.bootstrap_servers}: {where}what the broker sent cannot be unpacked "
-        f"({type(error).__name__}: {first_line(error)}); is a compression codec missing here?"
-    )

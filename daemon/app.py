@@ -13,8 +13,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from retuned.consumers.connection import check_broker
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource, check_broker
+from retuned.consumers.kafka import KafkaPublisher, KafkaSource
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
 from retuned.daemon import commands

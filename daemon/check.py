@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.consumers.kafka import check_broker
 from retuned.consumers.warehouse import open_warehouse
 from retuned.daemon.http import bind
 from retuned.daemon.settings import Settings

@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kafka.admin import KafkaAdminClient, NewTopic
@@ -61,6 +62,60 @@ class Broker:
             admin.create_topics([NewTopic(name, partitions, 1) for name in names])
         finally:
             admin.close()
+
+
+class Proxy:
+    """A way to a broker that can be cut: every connection through it ends, or the broker's bytes come late."""
+
+    def __init__(self, target: int, delay_seconds: float = 0.0) -> None:
+        self._target, self._delay = target, delay_seconds
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End what is connected now; new connections are taken."""
+        cut, self._sockets = self._sockets, []
+        for connection in cut:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with suppress(OSError):
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                    self._sockets += [client, server]
+                    for here, there, delay in ((client, server, 0.0), (server, client, self._delay)):
+                        threading.Thread(target=self._pump, args=(here, there, delay), daemon=True).start()
+                    continue
+                client.close()
+
+    def _pump(self, here: socket.socket, there: socket.socket, delay: float) -> None:
+        with suppress(OSError):
+            while data := here.recv(2**16):
+                time.sleep(delay)
+                if delay and _has_ended(here):  # the last answer and the end leave in one packet
+                    there.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, True)
+                there.sendall(data)
+        for connection in (here, there):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 def tansu_binary() -> Path:

@@ -13,13 +13,14 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka
+from brokers import Broker, Proxy, free_port, no_apache_kafka, run_apache_kafka
 from kafka import KafkaProducer
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Fenced, TooManyDeadLetters
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource, check_broker
+from retuned.consumers.kafka import KafkaPublisher, KafkaSource
 from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
@@ -441,7 +442,7 @@ def test_events_that_retention_deleted_are_passed_over_loudly(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test of a broker that is not there need not wait for it as long as a daemon does."""
-    monkeypatch.setattr("retuned.consumers.kafka.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("retuned.consumers.connection.CONNECT_SECONDS", 0.5)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -526,6 +527,39 @@ def test_credentials_and_certificates(sasl_ssl: tuple[Broker, Path], tmp_path: P
         check_broker(settings(ssl_cafile=tmp_path / "nowhere"))
     with pytest.raises(ConfigurationError, match="sasl_password"):
         check_broker(settings(sasl_password_file=None))
+
+
+def test_credentials_that_are_refused(tmp_path: Path) -> None:
+    """At the start; and when a daemon has read for months, and its password was changed while its broker was away."""
+    if reason := no_apache_kafka():
+        pytest.skip(reason)
+    with run_apache_kafka(tmp_path / "kafka", "SASL_PLAINTEXT") as broker:
+        sasl = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_username": "retuned"}
+        proxy = Proxy(broker.port, delay_seconds=0.3)
+        settings = settings_for(tmp_path, f"127.0.0.1:{proxy.port}", sasl_password="wrong", **sasl)
+        for _ in range(3):  # here the broker's answer and its hanging up arrive in one piece
+            with pytest.raises(BrokerRefused, match="credentials are refused"):
+                KafkaSource(settings.kafka, dict).poll(1, 0)
+        proxy.close()
+        settings = settings_for(tmp_path, broker.bootstrap_servers, sasl_password="secret", **sasl)
+        source = KafkaSource(settings.kafka, dict)
+        source.poll(1, 0.5)
+        broker.stop(signal.SIGKILL)
+        with pytest.raises(BrokerUnavailable, match="the connection is lost"):
+            until(lambda: source.poll(1, 0.2).records)
+        properties = tmp_path / "kafka" / "server.properties"
+        properties.write_text(properties.read_text().replace('="secret"', '="changed"'))
+        broker.start()
+        with pytest.raises(BrokerRefused, match="credentials are refused"):
+            until(lambda: _poll_when_there(source))
+        source.close()
+
+
+def _poll_when_there(source: KafkaSource) -> bool:
+    try:
+        return bool(source.poll(1, 0.2).records)
+    except BrokerUnavailable:
+        return False
 
 
 INGEST = """
