@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from retuned.consumers.dialects import BadPart
 from retuned.consumers.errors import TooManyDeadLetters
-from retuned.consumers.events import BadEvent, to_json
+from retuned.consumers.events import to_json
 from retuned.consumers.kafka import Record
 from retuned.consumers.privacy import Redactor, user_hash
 
@@ -39,10 +40,12 @@ class DeadLetter:
         return asdict(self)
 
 
-def dead_letter(record: Record, bad: BadEvent, redactor: Redactor, user_key: bytes) -> DeadLetter:
-    """What is kept of a message that is no event."""
-    payload = None if record.value is None else _payload(record.value, redactor, user_key)
-    return DeadLetter(record.topic, record.partition, record.offset, bad.reason, redactor.text(bad.detail), payload)
+def dead_letter(record: Record, bad: BadPart, redactor: Redactor, user_key: bytes) -> DeadLetter:
+    """What is kept of a message, or of a part of one, that is no event."""
+    value = record.value if bad.part is None else bad.part
+    payload = None if value is None else _payload(value, redactor, user_key)
+    reason, detail = bad.error.reason, redactor.text(bad.error.detail)
+    return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload)
 
 
 def _payload(value: bytes, redactor: Redactor, user_key: bytes) -> str:
