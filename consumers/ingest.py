@@ -5,13 +5,16 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
 from retuned.consumers.dialects import BadPart, decode_any
+from retuned.consumers.duplicates import Stored
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced
 from retuned.consumers.events import Kind
 from retuned.consumers.kafka import Offsets, Publisher, Source
@@ -60,9 +63,11 @@ class Ingest:
         self._publisher = publisher
         self._queries = named_queries(MIGRATIONS, "ingest.sql")
         self._limit = DeadLetterLimit(settings.ingest.dead_letter_share_limit, settings.ingest.dead_letter_window)
-        # One for each thread: the reader redacts dead letters, the writer columns.
-        self._letter_redactor, self._redactor = Redactor(settings.privacy.redact), Redactor(settings.privacy.redact)
+        self._redactor = Redactor(settings.privacy.redact)
         self._user_key = load_user_key(settings.privacy, warehouse.path)
+        distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
+        kinds: tuple[Kind, Kind] = ("interactions", "feedback")
+        self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
         self._pseudonym = lru_cache(100_000)(lambda user: user_hash(self._user_key, user))
         self.events_seen = 0
         self.last_event_at: datetime | None = None
@@ -94,7 +99,8 @@ class Ingest:
     def run(self, stop: threading.Event) -> None:
         """Read until asked to stop. A broker that is away is waited for; every other error comes out, as from `step`.
 
-        The next batch is read and decoded while the last one is written: DuckDB works outside of Python's lock.
+        The next batch is read, decoded and redacted while the last one is written: that is Python's work, and DuckDB's
+        is done outside of its lock.
         """
         pending: Future[Rows] | None = None
 
@@ -126,7 +132,7 @@ class Ingest:
                     self._finish(pending.result())
 
     def _read(self) -> Rows | None:
-        """The next batch, decoded; None when no partition moved."""
+        """The next batch, decoded and redacted; None when no partition moved."""
         settings = self._settings
         batch = self._source.poll(settings.ingest.batch_events, settings.ingest.batch_seconds)
         self._broker_is(up=True)
@@ -139,10 +145,12 @@ class Ingest:
             kind: Kind = "feedback" if record.topic == feedback_topic else "interactions"
             for event in decode_any(kind, record.value, record.headers, max_bytes):
                 if isinstance(event, BadPart):
-                    rows.dead.append(dead_letter(record, event, self._letter_redactor, self._user_key))
-                else:
-                    rows.add(event, record, None if event.user_id is None else self._pseudonym(event.user_id))
-        rows.redactions += self._letter_redactor.take_counts()
+                    rows.dead.append(dead_letter(record, event, self._redactor, self._user_key))
+                    continue
+                if event.user_id is not None:
+                    event.user_id = self._pseudonym(event.user_id)
+                rows.add(event, record)
+        rows.close(self._redactor)
         rows.seconds += time.perf_counter() - started
         return rows
 
@@ -151,29 +159,42 @@ class Ingest:
         started = time.perf_counter()
         try:
             with self._warehouse.transaction() as cursor:
-                if rows.interactions:
-                    cursor.register("batch_interactions", rows.interactions_table(self._redactor))
-                    cursor.execute(self._queries["insert_interactions"], rows.bounds(rows.interactions))
-                    rows.duplicates += len(rows.interactions) - _changed(cursor)
-                if rows.feedback:
-                    cursor.register("batch_feedback", rows.feedback_table(self._redactor))
-                    cursor.execute(self._queries["insert_feedback"], rows.bounds(rows.feedback))
-                    rows.duplicates += len(rows.feedback) - _changed(cursor)
+                for name in rows.tables:
+                    self._insert(cursor, name, rows)
                 if rows.dead:
                     cursor.register("batch_dead_letters", rows.dead_letters_table())
                     cursor.execute(self._queries["insert_dead_letters"])
                 self._move_offsets(cursor, rows)
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
-        rows.redactions += self._redactor.take_counts()
         rows.seconds += time.perf_counter() - started
         return rows
 
+    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows) -> None:
+        """The events of one kind, those apart whose id may be stored."""
+        table = rows.tables[name]
+        bounds = rows.bounds(table)
+        doubted = self._stored[name].may_have(rows.ids[name], bounds["low"])
+        if doubted.any():
+            doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
+            cursor.register(f"batch_{name}", doubtful)
+            new = _changed(cursor.execute(self._queries[f"insert_new_{name}"], rows.bounds(doubtful)))
+            rows.duplicates += doubtful.num_rows - new
+        if table.num_rows:
+            cursor.register(f"batch_{name}", table)
+            cursor.execute(self._queries[f"insert_{name}"])
+
     def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
         starts, nexts = rows.batch.starts, rows.batch.nexts
-        cursor.register("batch_offsets", rows.offsets_table())
-        updated = _changed(cursor.execute(self._queries["move_offsets"]))
-        cursor.execute(self._queries["first_offsets"])  # the primary key refuses a second first one
+        first = {key: offset for key, offset in nexts.items() if key not in starts}
+        updated = 0
+        if starts:
+            moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts})}
+            updated = _changed(cursor.execute(self._queries["move_offsets"], moved))
+        if first:
+            cursor.execute(
+                self._queries["first_offsets"], _columns(first)
+            )  # the primary key refuses a second first one
         if updated != len(starts):
             raise Fenced(
                 f"another consumer of group {self._settings.kafka.group_id!r} moved the offsets of "
@@ -221,6 +242,14 @@ class Ingest:
             log.info("kafka %s: answers", self._settings.kafka.bootstrap_servers)
         self.broker_up = up
         self._metrics.broker_up.set(up)
+
+
+def _columns(offsets: Offsets) -> dict[str, list[Any]]:
+    return {
+        "topics": [topic for topic, _ in offsets],
+        "partitions": [partition for _, partition in offsets],
+        "nexts": list(offsets.values()),
+    }
 
 
 def _changed(cursor: duckdb.DuckDBPyConnection) -> int:

@@ -15,6 +15,7 @@ from kafka.structs import OffsetAndMetadata
 
 from retuned.consumers.connection import client_config, connect, translated
 from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.records import FastRecords
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -214,6 +215,7 @@ class KafkaSource:
             "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a topic that appears is seen
         }
         consumer = connect(KafkaConsumer, settings, self._config | options)
+        consumer._fetcher.PartitionRecords = FastRecords
         consumer.subscribe([settings.interactions_topic, settings.feedback_topic], listener=_Listener(self))
         self._away_since = None
         return consumer

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -139,20 +139,20 @@ class Redactor:
         self.enabled = enabled
         self.counts: Counter[str] = Counter()
 
-    def column(self, texts: Sequence[str | None], *, of_json: bool = False) -> Any:
+    def column(self, texts: Any, *, of_json: bool = False) -> Any:
         """An Arrow array of strings, redacted. With `of_json` each is JSON, and the texts inside are redacted.
 
         One look at the whole column, without Python in between, finds the few texts that need a closer one.
         """
-        array = pa.array(texts, type=pa.string())
+        array = texts if isinstance(texts, pa.Array) else pa.array(texts, type=pa.string())
         if not self.enabled:
             return array
         suspects = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(array, _SUSPECT), False)).to_pylist()
         if not suspects:
             return array
-        cleaned = list(texts)
+        cleaned = array.to_pylist()
         for index in suspects:
-            text = texts[index] or ""
+            text = cleaned[index]
             cleaned[index] = self.json(text) if of_json else self.text(text)
         return pa.array(cleaned, type=pa.string())
 

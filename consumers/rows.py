@@ -1,18 +1,17 @@
 """A batch on its way into the warehouse: rows of each table, each id once, as Arrow tables."""
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import UNSET
 
 from retuned.consumers.dead_letter import DeadLetter
-from retuned.consumers.events import Feedback, Interaction, to_json
+from retuned.consumers.events import Event, Feedback, Interaction, Kind, to_json
 from retuned.consumers.kafka import Batch, Record
 from retuned.consumers.privacy import Redactor
-
-Row = tuple[Any, ...]
 
 _WHERE = [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())]
 _RECEIVED = ("received_at", pa.timestamp("us"))
@@ -34,10 +33,6 @@ _FEEDBACK = pa.schema(
 _DEAD_LETTERS = pa.schema(
     [*_WHERE, ("reason", pa.string()), ("detail", pa.string()), ("payload", pa.string()), _RECEIVED]
 )
-_OFFSETS = pa.schema(
-    [("topic", pa.string()), ("partition", pa.int32()), ("start_offset", pa.int64()), ("next_offset", pa.int64())]
-)
-
 
 # What people write. JSON columns are redacted inside.
 _TEXTS = {"response": False, "messages": True, "context": True, "attributes": True, "value": True}
@@ -51,36 +46,28 @@ class Rows:
         self._distance = timedelta(seconds=distance_seconds)
         self._interactions_seen: dict[str, datetime] = {}
         self._feedback_seen: dict[str, datetime] = {}
-        self.interactions: list[Row] = []
-        self.feedback: list[Row] = []
+        self._interactions: list[Interaction] = []
+        self._interaction_records: list[Record] = []
+        self._feedback: list[Feedback] = []
+        self._feedback_records: list[Record] = []
+        self.tables: dict[Kind, Any] = {}
+        self.ids: dict[Kind, list[str]] = {}
         self.dead: list[DeadLetter] = []
         self.duplicates = 0
         self.redactions: Counter[str] = Counter()
         self.seconds = 0.0
 
-    def add(self, event: Interaction | Feedback, record: Record, user: str | None) -> None:
-        """Add an event, unless the batch has its id already. `user` is the pseudonym."""
-        if isinstance(event, Interaction):
+    def add(self, event: Event, record: Record) -> None:
+        """Add an event, unless the batch has its id already. Its user is the pseudonym."""
+        if type(event) is Interaction:
             if self._is_new(event, self._interactions_seen):
-                self.interactions.append(
-                    (
-                        event.id, event.timestamp, event.workload, event.model, to_json(event.messages), event.response,
-                        None if event.context is None else to_json(event.context), event.conversation_id, user,
-                        event.latency_seconds, event.time_to_first_token_seconds, event.input_tokens,
-                        event.output_tokens, event.cost, event.finish_reason,
-                        None if event.attributes is None else to_json(event.attributes),
-                        record.topic, record.partition, record.offset, self.received_at,
-                    )
-                )  # fmt: skip
-        elif self._is_new(event, self._feedback_seen):
-            self.feedback.append(
-                (
-                    event.id, event.timestamp, event.interaction_id, event.name, to_json(event.value), event.source,
-                    user, record.topic, record.partition, record.offset, self.received_at,
-                )
-            )  # fmt: skip
+                self._interactions.append(event)
+                self._interaction_records.append(record)
+        elif type(event) is Feedback and self._is_new(event, self._feedback_seen):
+            self._feedback.append(event)
+            self._feedback_records.append(record)
 
-    def _is_new(self, event: Interaction | Feedback, seen: dict[str, datetime]) -> bool:
+    def _is_new(self, event: Event, seen: dict[str, datetime]) -> bool:
         before = seen.setdefault(event.id, event.timestamp)
         if before is not event.timestamp:
             if abs(event.timestamp - before) <= self._distance:
@@ -89,41 +76,87 @@ class Rows:
             seen[event.id] = event.timestamp
         return True
 
-    def bounds(self, events: list[Row]) -> dict[str, Any]:
-        """The parameters of the anti-join: column 1 is the timestamp."""
-        times = [event[1] for event in events]
+    def close(self, redactor: Redactor) -> None:
+        """Nothing more comes: make `tables` of what came, Arrow and redacted, and `ids`, in the same order."""
+        if self._interactions:
+            events = self._interactions
+            columns: dict[str, list[Any]] = {
+                "id": [event.id for event in events],
+                "timestamp": [event.timestamp for event in events],
+                "workload": [event.workload for event in events],
+                "model": [event.model for event in events],
+                "messages": [str(event.messages, "utf-8") for event in events],
+                "response": [event.response for event in events],
+                "context": [_json_or_none(event.context) for event in events],
+                "conversation_id": [event.conversation_id for event in events],
+                "user_id": [event.user_id for event in events],
+                "latency_seconds": [event.latency_seconds for event in events],
+                "time_to_first_token_seconds": [event.time_to_first_token_seconds for event in events],
+                "input_tokens": [event.input_tokens for event in events],
+                "output_tokens": [event.output_tokens for event in events],
+                "cost": [event.cost for event in events],
+                "finish_reason": [event.finish_reason for event in events],
+                "attributes": [_json_or_none(event.attributes) for event in events],
+            }
+            self._make("interactions", columns, self._interaction_records, _INTERACTIONS)
+        if self._feedback:
+            said = self._feedback
+            columns = {
+                "id": [event.id for event in said],
+                "timestamp": [event.timestamp for event in said],
+                "interaction_id": [event.interaction_id for event in said],
+                "name": [event.name for event in said],
+                "value": [to_json(event.value) for event in said],
+                "source": [event.source for event in said],
+                "user_id": [event.user_id for event in said],
+            }
+            self._make("feedback", columns, self._feedback_records, _FEEDBACK)
+        self.tables = {kind: redacted(table, redactor) for kind, table in self.tables.items()}
+        self.redactions = redactor.take_counts()
+
+    def _make(self, kind: Kind, columns: dict[str, list[Any]], records: list[Record], schema: Any) -> None:
+        columns["topic"] = [record.topic for record in records]
+        columns["partition"] = [record.partition for record in records]
+        columns["offset"] = [record.offset for record in records]
+        arrays = [_array(columns[field.name], field) for field in schema if field.name != _RECEIVED[0]]
+        arrays.append(pa.repeat(pa.scalar(self.received_at, _RECEIVED[1]), len(records)))
+        self.tables[kind] = pa.Table.from_arrays(arrays, schema=schema)
+        self.ids[kind] = columns["id"]
+
+    def bounds(self, table: Any) -> dict[str, Any]:
+        """The parameters of the anti-join over a table of events."""
+        span = pc.min_max(table["timestamp"]).as_py()
         return {
-            "low": min(times) - self._distance,
-            "high": max(times) + self._distance,
+            "low": span["min"] - self._distance,
+            "high": span["max"] + self._distance,
             "distance": self._distance // timedelta(microseconds=1),
         }
-
-    def interactions_table(self, redactor: Redactor) -> Any:
-        """An Arrow table, redacted."""
-        return _table(self.interactions, _INTERACTIONS, redactor)
-
-    def feedback_table(self, redactor: Redactor) -> Any:
-        """An Arrow table, redacted."""
-        return _table(self.feedback, _FEEDBACK, redactor)
 
     def dead_letters_table(self) -> Any:
         """An Arrow table; dead letters are redacted when they are made."""
         fields = ("topic", "partition", "offset", "reason", "detail", "payload")
-        return _table(
-            [(*(getattr(dead, name) for name in fields), self.received_at) for dead in self.dead], _DEAD_LETTERS
-        )
-
-    def offsets_table(self) -> Any:
-        """An Arrow table of the offsets that the batch moves."""
-        moved = [(*key, self.batch.starts.get(key), offset) for key, offset in self.batch.nexts.items()]
-        return _table(moved, _OFFSETS)
+        columns = [pa.array([getattr(dead, name) for dead in self.dead]) for name in fields]
+        received = pa.repeat(pa.scalar(self.received_at, _RECEIVED[1]), len(self.dead))
+        return pa.Table.from_arrays([*columns, received], names=_DEAD_LETTERS.names).cast(_DEAD_LETTERS)
 
 
-def _table(rows: Sequence[Row], schema: Any, redactor: Redactor | None = None) -> Any:
-    columns = []
-    for values, field in zip(zip(*rows, strict=True), schema, strict=True):
-        if redactor is not None and field.name in _TEXTS:
-            columns.append(redactor.column(values, of_json=_TEXTS[field.name]))
-        else:
-            columns.append(pa.array(values, type=field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
+def redacted(table: Any, redactor: Redactor) -> Any:
+    """A table of events as it may be stored."""
+    for position, name in enumerate(table.schema.names):
+        if name in _TEXTS:
+            column = redactor.column(table[name].combine_chunks(), of_json=_TEXTS[name])
+            table = table.set_column(position, name, column)
+    return table
+
+
+def _array(values: list[Any], field: Any) -> Any:
+    if field.name == "timestamp":  # whatever its zone, as UTC
+        return pa.array(values, pa.timestamp("us", "UTC")).cast(field.type)
+    return pa.array(values, field.type)
+
+
+def _json_or_none(nested: Any) -> str | None:
+    if nested is UNSET:
+        return None
+    text = str(nested, "utf-8")
+    return None if text == "null" else text

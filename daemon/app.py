@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -32,6 +33,16 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
+
+
+def tune_interpreter() -> None:
+    """For many short-lived objects and threads that mostly work outside of Python's lock."""
+    # Events have no cycles: collecting less often is an eighth faster.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    # DuckDB and Arrow come back for the lock many times a batch; waiting 5 ms each time is a fifth slower.
+    sys.setswitchinterval(0.0005)
 
 
 class App:
@@ -89,10 +100,7 @@ class App:
 
     def start(self) -> None:
         """Start the threads: ingestion, jobs, HTTP."""
-        # Events are many short-lived objects without cycles: collecting less often is an eighth faster.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(100_000, 50, 100)
+        tune_interpreter()
         self._ingest_thread.start()
         self.jobs.start()
         self.server.start()

@@ -2,6 +2,9 @@
 SELECT topic, partition, next_offset FROM offsets;
 
 -- name: insert_interactions
+INSERT INTO interactions SELECT * FROM batch_interactions;
+
+-- name: insert_new_interactions
 INSERT INTO interactions
 SELECT * FROM batch_interactions AS batch
 WHERE NOT EXISTS (
@@ -12,23 +15,61 @@ WHERE NOT EXISTS (
       AND stored.timestamp BETWEEN batch.timestamp - to_microseconds($distance) AND batch.timestamp + to_microseconds($distance)
 );
 
+-- name: reach_interactions
+-- From when on ids are remembered: a distance before the newest event, or less, if that are more than so many.
+SELECT
+    CASE WHEN count(*) < $most THEN max(timestamp) - to_microseconds($distance) ELSE min(timestamp) END AS since,
+    count(*) AS ids
+FROM (
+    SELECT timestamp FROM interactions
+    WHERE timestamp >= (SELECT max(timestamp) FROM interactions) - to_microseconds($distance)
+    ORDER BY timestamp DESC
+    LIMIT $most
+);
+
+-- name: ids_interactions
+SELECT id FROM interactions WHERE timestamp >= $since;
+
 -- name: insert_feedback
+INSERT INTO feedback SELECT * FROM batch_feedback;
+
+-- name: insert_new_feedback
 INSERT INTO feedback
 SELECT * FROM batch_feedback AS batch
 WHERE NOT EXISTS (
     SELECT 1 FROM feedback AS stored
     WHERE stored.id = batch.id
+      -- The first bounds are constants: whole row groups are skipped by them.
       AND stored.timestamp BETWEEN $low AND $high
       AND stored.timestamp BETWEEN batch.timestamp - to_microseconds($distance) AND batch.timestamp + to_microseconds($distance)
 );
+
+-- name: reach_feedback
+-- From when on ids are remembered: a distance before the newest event, or less, if that are more than so many.
+SELECT
+    CASE WHEN count(*) < $most THEN max(timestamp) - to_microseconds($distance) ELSE min(timestamp) END AS since,
+    count(*) AS ids
+FROM (
+    SELECT timestamp FROM feedback
+    WHERE timestamp >= (SELECT max(timestamp) FROM feedback) - to_microseconds($distance)
+    ORDER BY timestamp DESC
+    LIMIT $most
+);
+
+-- name: ids_feedback
+SELECT id FROM feedback WHERE timestamp >= $since;
 
 -- name: insert_dead_letters
 INSERT INTO dead_letters SELECT * FROM batch_dead_letters;
 
 -- name: move_offsets
 UPDATE offsets SET next_offset = moved.next_offset
-FROM batch_offsets AS moved
+FROM (
+    SELECT
+        unnest($topics::VARCHAR[]) AS topic, unnest($partitions::INTEGER[]) AS partition,
+        unnest($starts::BIGINT[]) AS start_offset, unnest($nexts::BIGINT[]) AS next_offset
+) AS moved
 WHERE offsets.topic = moved.topic AND offsets.partition = moved.partition AND offsets.next_offset = moved.start_offset;
 
 -- name: first_offsets
-INSERT INTO offsets SELECT topic, partition, next_offset FROM batch_offsets WHERE start_offset IS NULL;
+INSERT INTO offsets SELECT unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]);

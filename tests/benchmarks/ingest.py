@@ -1,6 +1,8 @@
 """Ingestion against the raw poll of kafka-python on the same topic, and against one INSERT per event; on Tansu."""
 
+import contextlib
 import json
+import statistics
 import sys
 import tempfile
 import threading
@@ -18,11 +20,23 @@ from brokers import Broker, run_tansu
 
 from retuned.consumers.ingest import Ingest, stored_offsets
 from retuned.consumers.kafka import KafkaSource
+from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse import open_warehouse
+from retuned.daemon.app import tune_interpreter
 
+NOW = "2026-11-24 12:00:00"
+GROWTH_BATCHES = 15
+STORED = """
+INSERT INTO interactions
+SELECT
+    'old' || (n + $from), $last::TIMESTAMP - to_milliseconds(n), 'support.refunds', 'base',
+    '[{"role": "user", "content": "Where is my parcel, order ' || n || '?"}]', 'On its way.', NULL, 'c' || n, NULL,
+    0.8, NULL, 132, 64, 0.0004, 'stop', NULL, 'old', 0, n, $last::TIMESTAMP
+FROM range($rows) AS numbers(n)
+"""
 EVENTS, NAIVE_EVENTS, ROUNDS = 60_000, 1_500, 3
 TOPIC = "interactions"
 
@@ -141,6 +155,52 @@ def redaction() -> float:
     return len(texts) / (time.perf_counter() - started)
 
 
+def growth(folder: Path) -> dict[str, float]:
+    """Seconds of a batch of 1,000 new events at 3 million stored rows over that at 100 thousand, from memory.
+
+    A plain INSERT of the same rows into a table of the same size stands beside it. A month of events is stored, and
+    then an hour of a thousand a second: what deduplication by a scan would have to look at.
+    """
+    log = MemoryLog()
+    settings = Settings(
+        ingest=IngestSettings(batch_events=1_000), warehouse=WarehouseSettings(path=folder / "g.duckdb")
+    )
+    with contextlib.closing(open_warehouse(settings.warehouse)) as warehouse:
+        topics = settings.kafka.interactions_topic, settings.kafka.feedback_topic
+        source = MemorySource(log, topics, lambda: stored_offsets(warehouse))
+        template = event(0)
+        seconds: dict[str, list[float]] = {}
+        number = 0
+        for rows in (100_000, 3_000_000):
+            have = warehouse.row("SELECT count(*) AS n FROM interactions") or {}
+            warehouse.execute(STORED, {"rows": rows - have["n"], "from": have["n"], "last": NOW})
+            loop = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+            for turn in range(GROWTH_BATCHES + 3):
+                for _ in range(1_000):
+                    number += 1
+                    log.append(topics[0], json.dumps(template | {"id": f"n{number}", "timestamp": f"{NOW}Z"}).encode())
+                began = time.perf_counter()
+                loop.step()
+                ours = time.perf_counter() - began
+                with warehouse.cursor() as cursor:
+                    newest = cursor.execute("FROM interactions WHERE id[1] = 'n' ORDER BY rowid DESC LIMIT 1000")
+                    same = newest.to_arrow_table()
+                began = time.perf_counter()
+                with warehouse.transaction() as cursor:
+                    cursor.register("same", same)
+                    cursor.execute("INSERT INTO interactions SELECT * FROM same")
+                if turn >= 3:  # the filter is loaded in the first
+                    seconds.setdefault(f"batch {rows}", []).append(ours)
+                    seconds.setdefault(f"plain {rows}", []).append(time.perf_counter() - began)
+                warehouse.execute("CHECKPOINT")
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "ingest_growth_3m_over_100k": median["batch 3000000"] / median["batch 100000"],
+        "insert_growth_3m_over_100k": median["plain 3000000"] / median["plain 100000"],
+        "ingest_batch_1k_seconds": median["batch 3000000"],
+    }
+
+
 def _consumer(broker: Broker) -> Any:
     consumer = KafkaConsumer(
         bootstrap_servers=broker.bootstrap_servers,
@@ -160,11 +220,13 @@ def main() -> dict[str, float]:
         folder = Path(name)
         broker.create_topics(TOPIC, "feedback")
         size = produce(broker)
+        tune_interpreter()  # as the daemon does; it serves the raw poll as well
         raw, whole = [], []
         for number in range(ROUNDS):
             raw.append(raw_poll(broker))
             whole.append(ingest(broker, folder, number))
         slow = naive(broker, folder)
+        grown = growth(folder)
     return {
         "ingest_ratio_to_raw": max(whole) / max(raw),
         "ingest_ratio_to_naive": max(whole) / slow,
@@ -173,6 +235,7 @@ def main() -> dict[str, float]:
         "naive_events_per_second": slow,
         "ingest_event_bytes": size,
         "redaction_texts_per_second": redaction(),
+        **grown,
     }
 
 

@@ -2,15 +2,16 @@
 
 import base64
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from retuned.consumers.dialects import BadPart, decode_any
-from retuned.consumers.events import Feedback, Interaction
+from retuned.consumers.events import NESTED, Feedback, Interaction
 
-AT = datetime(2026, 11, 24, 9, 30)
+AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 UNIX = 1795512600  # the same instant
 
 NATIVE = {
@@ -115,8 +116,15 @@ def span(attributes: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def all_of(value: Any, kind: Any = "interactions", headers: Any = ()) -> list[Any]:
+    """What a message holds; what an interaction keeps as JSON is read, so that it can be compared."""
     payload = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return decode_any(kind, payload, headers)
+    found = decode_any(kind, payload, headers)
+    for event in found:
+        if isinstance(event, Interaction):
+            for name in NESTED:
+                if getattr(event, name) is not UNSET:
+                    setattr(event, name, json.loads(bytes(getattr(event, name))))
+    return found
 
 
 def one(value: Any, kind: Any = "interactions", headers: Any = ()) -> Any:

@@ -1,12 +1,13 @@
 """The two events: what is understood, what becomes a dead letter, and the schemas that are published."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from msgspec import UNSET
 
 from retuned.consumers.events import BadEvent, Feedback, Interaction, decode, json_schemas
 
@@ -50,7 +51,7 @@ def reason(kind: Any, payload: bytes | None) -> str:
 def test_required_fields_are_enough_and_unknown_ones_are_ignored() -> None:
     event = interaction(new_field={"from": "a newer producer"})
     assert (event.id, event.workload, event.response) == ("0198", "support.refunds", "On its way.")
-    assert event.context is None
+    assert event.context is UNSET
     assert event.latency_seconds is None
     assert feedback(new_field=1).source == "user"
 
@@ -70,13 +71,13 @@ def test_feedback_without_a_required_field_is_bad(field: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("2026-11-24T09:30:00.123Z", datetime(2026, 11, 24, 9, 30, 0, 123000)),
-        ("2026-11-24T09:30:00", datetime(2026, 11, 24, 9, 30)),
-        ("2026-11-24T11:30:00+02:00", datetime(2026, 11, 24, 9, 30)),
-        ("2026-11-24 01:30:00-08:00", datetime(2026, 11, 24, 9, 30)),
+        ("2026-11-24T09:30:00.123Z", datetime(2026, 11, 24, 9, 30, 0, 123000, UTC)),
+        ("2026-11-24T09:30:00", datetime(2026, 11, 24, 9, 30, tzinfo=UTC)),
+        ("2026-11-24T11:30:00+02:00", datetime(2026, 11, 24, 9, 30, tzinfo=UTC)),
+        ("2026-11-24 01:30:00-08:00", datetime(2026, 11, 24, 9, 30, tzinfo=UTC)),
     ],
 )
-def test_timestamps_become_naive_utc(text: str, expected: datetime) -> None:
+def test_timestamps_have_a_zone_and_are_utc_without_one(text: str, expected: datetime) -> None:
     assert interaction(timestamp=text).timestamp == expected
 
 
@@ -90,7 +91,30 @@ def test_messages_keep_fields_that_only_the_model_server_knows() -> None:
         },
         {"role": "tool", "tool_call_id": "c1", "content": "42"},
     ]
-    assert interaction(messages=messages).messages == messages
+    assert json.loads(bytes(interaction(messages=messages).messages)) == messages
+
+
+@pytest.mark.parametrize("name", ["messages", "context", "attributes"])
+def test_nothing_hides_behind_escapes_in_what_stays_json(name: str) -> None:
+    text = "anna\\u0040example.com, a\\/b, caf\\u00e9, \\ud83d\\ude00"
+    nested = {
+        "messages": f'[{{"role": "user", "content": "{text}", "more": "{text}"}}]',
+        "context": f'["{text}"]',
+        "attributes": f'{{"{text}": "{text}"}}',
+    }[name]
+    plain = json.dumps(INTERACTION | {name: "?"}).encode().replace(b'"?"', nested.encode())
+    event = decode("interactions", plain)
+    kept = bytes(getattr(event, name)).decode()
+    assert "anna@example.com, a/b, café, 😀" in kept
+    assert json.loads(kept) == json.loads(nested)
+
+
+def test_what_stays_json_is_utf8_wherever_it_stands() -> None:
+    for where in (b'"x": "?"', b'"messages": [{"role": "user", "more": "?"}]', b'"attributes": {"a": ["?"]}'):
+        payload = (
+            json.dumps({k: v for k, v in INTERACTION.items() if k != "messages"}).encode()[:-1] + b"," + where + b"}"
+        )
+        assert reason("interactions", payload.replace(b"?", b"\xff")) == "not_utf8"
 
 
 @pytest.mark.parametrize(

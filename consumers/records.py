@@ -1,0 +1,159 @@
+"""Kafka's record batches, read faster than kafka-python reads them.
+
+The client (3.0.12) spends some 4 µs of Python on a record: two objects, six calls for numbers, properties, sizes for
+its metrics. What we need of one is its offset, value and headers, so the records of a batch are read here in one loop.
+The client keeps everything else: fetching, checksums, codecs, transactions, positions.
+Source of the format: https://kafka.apache.org/documentation/#recordbatch
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+
+
+class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
+    """One message, as it lies in a partition."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]] | tuple[()] = ()
+
+
+def read_batch(buffer: bytes, count: int, base_offset: int, topic: str, partition: int) -> list[FetchedRecord]:
+    """The records of a batch of format 2, from its uncompressed body.
+
+    Raises:
+        CorruptRecordError: it does not hold so many records, or not only them.
+    """
+    messages: list[FetchedRecord] = []
+    append = messages.append
+    at = 0
+    try:
+        for _ in range(count):
+            # Numbers are zigzag varints. The ones that are nearly always one or two bytes are read in place.
+            byte = buffer[at]
+            at += 1
+            if byte < 0x80:
+                end = at + (byte >> 1)
+            elif (second := buffer[at]) < 0x80:
+                at += 1
+                end = at + ((byte & 0x7F | second << 7) >> 1)
+            else:
+                length, at = _varint(buffer, at - 1)
+                end = at + length
+            at += 1  # attributes, which are not used
+            while buffer[at] >= 0x80:  # time since the first record
+                at += 1
+            at += 1
+            byte = buffer[at]
+            at += 1
+            if byte < 0x80:
+                delta = byte >> 1
+            elif (second := buffer[at]) < 0x80:
+                at += 1
+                delta = (byte & 0x7F | second << 7) >> 1
+            else:
+                delta, at = _varint(buffer, at - 1)
+            byte = buffer[at]
+            at += 1
+            if byte >= 0x80:
+                key, at = _varint(buffer, at - 1)
+                at += key
+            elif byte != 1:  # 1 is -1: no key
+                at += byte >> 1
+            byte = buffer[at]
+            at += 1
+            if byte < 0x80:
+                size = (byte >> 1) ^ -(byte & 1)
+            elif (second := buffer[at]) < 0x80:
+                at += 1
+                size = (byte & 0x7F | second << 7) >> 1
+            else:
+                size, at = _varint(buffer, at - 1)
+            if size >= 0:
+                value = buffer[at : at + size]
+                at += size
+            else:
+                value = None
+            if buffer[at] == 0:
+                at += 1
+                append(FetchedRecord(topic, partition, base_offset + delta, value))
+            else:
+                headers, at = _headers(buffer, at)
+                append(FetchedRecord(topic, partition, base_offset + delta, value, headers))
+            if at != end:
+                raise kafka_errors.CorruptRecordError(f"a record ends {at - end} bytes beside its end")
+    except (IndexError, UnicodeDecodeError) as error:
+        raise kafka_errors.CorruptRecordError(f"a record cannot be read ({error})") from error
+    if at != len(buffer):
+        raise kafka_errors.CorruptRecordError(f"{len(buffer) - at} bytes after the last record of a batch")
+    return messages
+
+
+def _varint(buffer: bytes, at: int) -> tuple[int, int]:
+    """A zigzag varint, and where it ends."""
+    number = shift = 0
+    while True:
+        byte = buffer[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1), at
+        shift += 7
+
+
+def _headers(buffer: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]:
+    count, at = _varint(buffer, at)
+    headers: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        size, at = _varint(buffer, at)
+        name = buffer[at : at + size].decode()
+        size, at = _varint(buffer, at + size)
+        if size >= 0:
+            headers.append((name, buffer[at : at + size]))
+            at += size
+        else:
+            headers.append((name, None))
+    return headers, at
+
+
+class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """What was fetched of one partition, in the client's place for it."""
+
+    def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[FetchedRecord]:
+        while (batch := records.next_batch()) is not None:
+            if self.check_crcs and not batch.validate_crc():
+                raise kafka_errors.CorruptRecordError(
+                    f"the checksum of a batch of {tp} is wrong, from offset {batch.base_offset} on"
+                )
+            if batch.magic < 2:  # kept by brokers older than 0.11, or never rewritten since
+                for record in batch:
+                    self.next_fetch_offset = record.offset + 1
+                    yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value)
+                continue
+            self.leader_epoch = batch.leader_epoch
+            if not self._is_hidden(batch):
+                batch._maybe_uncompress()
+                body = bytes(memoryview(batch._buffer)[batch._pos :])
+                for message in read_batch(body, batch.records_count, batch.base_offset, tp.topic, tp.partition):
+                    self.next_fetch_offset = message.offset + 1
+                    yield message
+                self.records_read += batch.records_count
+                self.bytes_read += len(body)
+            self.next_fetch_offset = batch.next_offset  # the last ones may have been compacted away
+        self.drain()
+
+    def _is_hidden(self, batch: Any) -> bool:
+        """Whether a batch is a marker of a transaction or, where only what was committed is read, of one aborted."""
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return bool(batch.is_control_batch)
