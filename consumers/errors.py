@@ -29,6 +29,10 @@ class Unreadable(RetunedError):
     """What the broker holds cannot be unpacked (a missing codec, a broken batch). Reading on would skip events."""
 
 
+class EventsLost(RetunedError):
+    """The broker deleted events before they were read, and the configuration says to stop then."""
+
+
 class TooManyDeadLetters(RetunedError):
     """More events than the configured share cannot be decoded: stop before everything is thrown away."""
 

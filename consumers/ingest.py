@@ -69,6 +69,8 @@ class Ingest:
         kinds: tuple[Kind, Kind] = ("interactions", "feedback")
         self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
         self._pseudonym = lru_cache(100_000)(lambda user: user_hash(self._user_key, user))
+        for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
+            metrics.lost.labels(topic)  # a series that begins at 0, so that an alert sees its first rise
         self.events_seen = 0
         self.last_event_at: datetime | None = None
         self.broker_up = False
@@ -208,6 +210,8 @@ class Ingest:
         metrics, records = self._metrics, rows.batch.records
         for topic, count in Counter(record.topic for record in records).items():
             metrics.events.labels(topic).inc(count)
+        for topic, count in rows.batch.lost.items():
+            metrics.lost.labels(topic).inc(count)
         for reason, count in Counter(dead.reason for dead in rows.dead).items():
             metrics.dead_letters.labels(reason).inc(count)
         for kind, count in rows.redactions.items():

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 
 from retuned.consumers.connection import client_config, connect, translated
-from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.errors import BrokerUnavailable, EventsLost
 from retuned.consumers.records import FastRecords
 from retuned.consumers.settings import KafkaSettings
 
@@ -27,6 +28,8 @@ AWAY_SECONDS = 2.0
 LOOK_SECONDS = 5.0
 BATCH_BYTES = 64 * 2**20
 FIRST_RECORDS = 100
+
+_CHOICES = {"earliest": "oldest", "latest": "next new"}
 
 
 class Record(Protocol):
@@ -53,11 +56,13 @@ class Batch:
         starts: the stored offset that each moved partition is read from; absent for one that was never stored.
         nexts: where to go on with each moved partition. Offsets have gaps, so it is not the last record's plus one,
             and a partition can move without a record.
+        lost: events that the broker deleted before they were read, by topic.
     """
 
     records: Sequence[Record] = ()
     starts: Offsets = field(default_factory=dict)
     nexts: Offsets = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -75,6 +80,7 @@ class Source(Protocol):
         Raises:
             BrokerUnavailable: worth another try.
             BrokerRefused, Unreadable: it is not.
+            EventsLost: the next event was deleted, and the settings say to stop then.
         """
 
     def commit(self, nexts: Offsets) -> None:
@@ -107,6 +113,13 @@ class Publisher(Protocol):
         """Safe to repeat."""
 
 
+def lost_events(offset: int, first: int, end: int, choice: str) -> int:
+    """How many events from `offset` on will never be read, where the broker holds those from `first` up to `end`."""
+    if offset > end:  # of another topic of that name: nothing of this one was read
+        return end - first if choice == "latest" else 0
+    return (end if choice == "latest" else first) - offset
+
+
 def _nothing() -> None:
     pass
 
@@ -122,6 +135,7 @@ class KafkaSource:
         self.before_assignment: Callable[[], None] = _nothing
         self._consumer: Any = None
         self._reached: Offsets = {}
+        self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
         self._postponed: Exception | None = None
         self._away_since: float | None = None
@@ -250,16 +264,24 @@ class KafkaSource:
                 if reached is not None:
                     starts[key] = reached
         self._reached |= nexts
-        return Batch(records, starts, nexts)
+        lost, self._lost = self._lost, Counter()
+        return Batch(records, starts, nexts, dict(lost))
 
-    def _restart(self, lost: dict[Any, int]) -> None:
+    def _restart(self, missing: dict[Any, int]) -> None:
         """The broker no longer has the offset (retention), or not yet (a new topic of that name)."""
-        for partition, offset in lost.items():
-            log.error(
-                "kafka topic %s partition %d: offset %d is not on the broker; going on with the oldest event there is",
-                partition.topic, partition.partition, offset,
-            )  # fmt: skip
-            self._consumer.seek_to_beginning(partition)
+        choice = self._settings.on_lost_offset
+        first, end = (ask(list(missing)) for ask in (self._consumer.beginning_offsets, self._consumer.end_offsets))
+        for partition, offset in missing.items():
+            lost = lost_events(offset, first[partition], end[partition], choice)
+            where = f"kafka topic {partition.topic} partition {partition.partition}"
+            what = f"{lost} events from offset {offset} on were deleted before they were read"
+            if offset > end[partition]:
+                what = f"offset {offset} is beyond its end {end[partition]}: the topic was made anew"
+            if choice == "stop":
+                raise EventsLost(f"{where}: {what}; to go on, set kafka.on_lost_offset to earliest or latest")
+            log.error("%s: %s; going on with the %s event there is", where, what, _CHOICES[choice])
+            self._consumer.seek(partition, first[partition] if choice == "earliest" else end[partition])
+            self._lost[partition.topic] += lost
 
     def _look_around(self) -> None:
         """Nothing came: is the broker away, or a topic missing?

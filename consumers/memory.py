@@ -3,12 +3,13 @@
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from retuned.consumers.dialects import Headers
-from retuned.consumers.kafka import Batch, Offsets, Partition, Record
+from retuned.consumers.errors import EventsLost
+from retuned.consumers.kafka import Batch, Offsets, Partition, Record, lost_events
 
 
 class MemoryRecord(NamedTuple):
@@ -26,6 +27,7 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self._records: dict[Partition, list[MemoryRecord]] = defaultdict(list)
+        self._firsts: Offsets = {}
         self._ends: Offsets = {}
         self._changed = threading.Condition()
 
@@ -43,6 +45,13 @@ class MemoryLog:
         with self._changed:
             self._ends[topic, partition] = self._ends.get((topic, partition), 0) + 1
             self._changed.notify_all()
+
+    def delete(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete the records before an offset, as retention does."""
+        with self._changed:
+            kept = self._records[topic, partition]
+            self._firsts[topic, partition] = before
+            self._records[topic, partition] = [record for record in kept if record.offset >= before]
 
     def read(self, starts: Offsets, limit: int) -> tuple[list[Record], Offsets]:
         """Records from the given offsets on, and where to go on."""
@@ -65,6 +74,11 @@ class MemoryLog:
         with self._changed:
             return dict(self._ends)
 
+    def firsts(self) -> Offsets:
+        """The first offset of each partition."""
+        with self._changed:
+            return {key: self._firsts.get(key, 0) for key in self._ends}
+
     def wait(self, seconds: float) -> None:
         """Until something is added, or so long."""
         with self._changed:
@@ -75,9 +89,14 @@ class MemorySource:
     """A source over a `MemoryLog`; see `retuned.consumers.kafka.Source`."""
 
     def __init__(
-        self, log: MemoryLog, topics: Sequence[str], stored: Callable[[], Offsets], start: str = "earliest"
+        self,
+        log: MemoryLog,
+        topics: Sequence[str],
+        stored: Callable[[], Offsets],
+        start: str = "earliest",
+        on_lost_offset: str = "earliest",
     ) -> None:
-        self._log, self._topics, self._start = log, set(topics), start
+        self._log, self._topics, self._start, self._on_lost = log, set(topics), start, on_lost_offset
         self._stored = stored
         self.before_assignment: Callable[[], None] = lambda: None
         self._assigned: Offsets | None = None
@@ -89,6 +108,7 @@ class MemorySource:
         deadline = time.monotonic() + timeout_seconds
         while True:
             self._assign()
+            lost = self._restart()
             records, positions = self._log.read(self._positions, max_records)
             self._positions |= positions
             moved = {key: end for key, end in positions.items() if self._reached.get(key) != end}
@@ -96,7 +116,7 @@ class MemorySource:
             if moved or left <= 0:
                 starts = {key: self._reached[key] for key in moved if key in self._reached}
                 self._reached |= moved
-                return Batch(records, starts, moved)
+                return Batch(records, starts, moved, lost)
             self._log.wait(left)
 
     def commit(self, nexts: Offsets) -> None:
@@ -112,6 +132,20 @@ class MemorySource:
     def close(self) -> None:
         self._positions.clear()
         self._assigned = None
+
+    def _restart(self) -> dict[str, int]:
+        lost: Counter[str] = Counter()
+        ends = self._log.ends()
+        for key, first in self._log.firsts().items():
+            offset, end = self._positions.get(key), ends[key]
+            if offset is None or first <= offset <= end:
+                continue
+            count = lost_events(offset, first, end, self._on_lost)
+            if self._on_lost == "stop":
+                raise EventsLost(f"{key}: {count} events from offset {offset} on were deleted before they were read")
+            self._positions[key] = first if self._on_lost == "earliest" else end
+            lost[key[0]] += count
+        return dict(lost)
 
     def _assign(self) -> None:
         if self._assigned is None:

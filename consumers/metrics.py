@@ -16,6 +16,12 @@ class Metrics:
         self.dead_letters = Counter(
             "retuned_dead_letters", "Messages that are no events.", ["reason"], registry=registry
         )
+        self.lost = Counter(
+            "retuned_events_lost",
+            "Events that the broker deleted before they were read.",
+            ["topic"],
+            registry=registry,
+        )
         self.redactions = Counter(
             "retuned_redactions", "Pieces of text replaced before storage.", ["kind"], registry=registry
         )

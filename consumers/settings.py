@@ -30,6 +30,11 @@ class KafkaSettings(Section):
     start: Literal["earliest", "latest"] = Field(
         "earliest", description="where to begin on a partition that was never read"
     )
+    on_lost_offset: Literal["stop", "earliest", "latest"] = Field(
+        "earliest",
+        description="where to go on when retention has deleted the next event, or the topic was made anew; "
+        "what was passed over is counted in retuned_events_lost_total",
+    )
     isolation_level: Literal["read_uncommitted", "read_committed"] = Field(
         "read_committed", description="read_committed hides records of aborted transactions"
     )

@@ -2,15 +2,17 @@
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from brokers import Broker
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
+from retuned.consumers.errors import EventsLost
 from retuned.consumers.kafka import Batch, KafkaSource, Offsets, Source
 from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.settings import KafkaSettings
@@ -28,6 +30,7 @@ class World:
     open: Callable[..., Source]
     add_partition: Callable[[str], None] | None
     gap: Callable[[str], None] | None
+    delete: Callable[[str, int], None] | None
     flush: Callable[[], None] = lambda: None
 
 
@@ -37,9 +40,12 @@ def memory_world() -> Iterator[World]:
         "interactions",
         "feedback",
         lambda topic, value, partition: (log.append(topic, value, partition), None)[1],
-        lambda stored, start="earliest": MemorySource(log, ["interactions", "feedback"], stored, start),
+        lambda stored, start="earliest", lost="earliest": MemorySource(
+            log, ["interactions", "feedback"], stored, start, lost
+        ),
         lambda _: None,
         log.skip,
+        log.delete,
     )
 
 
@@ -50,13 +56,14 @@ def kafka_world(broker: Broker, apache: bool) -> Iterator[World]:
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=1, metadata_max_age_ms=300)
     opened: list[KafkaSource] = []
 
-    def open_source(stored: Callable[[], Offsets], start: Any = "earliest") -> Source:
+    def open_source(stored: Callable[[], Offsets], start: Any = "earliest", lost: Any = "earliest") -> Source:
         settings = KafkaSettings(
             bootstrap_servers=broker.bootstrap_servers,
             group_id=f"group-{number}",
             interactions_topic=names[0],
             feedback_topic=names[1],
             start=start,
+            on_lost_offset=lost,
             session_timeout_seconds=2,
         )
         opened.append(KafkaSource(settings, stored))
@@ -83,12 +90,18 @@ def kafka_world(broker: Broker, apache: bool) -> Iterator[World]:
         admin.create_partitions({topic: NewPartitions(2)})
         admin.close()
 
+    def delete(topic: str, before: int) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+        admin.delete_records({TopicPartition(topic, 0): before})
+        admin.close()
+
     yield World(
         *names,
         produce,
         open_source,
         add_partition if apache else None,
         gap if apache else None,
+        delete if apache else None,
         producer.flush,
     )
     for source in opened:
@@ -217,6 +230,38 @@ def test_a_partition_that_is_added_is_read_from_its_beginning(world: World) -> N
     batches = read(source, has(1))
     assert values(batches) == [b"new"]
     assert nexts(batches)[world.interactions, 1] == 1
+    source.close()
+
+
+@not_tansu
+@pytest.mark.parametrize(("choice", "expected", "lost"), [("earliest", [b"7", b"8", b"9"], 5), ("latest", [], 8)])
+def test_what_was_deleted_before_it_was_read_is_counted(
+    world: World, choice: str, expected: list[bytes], lost: int
+) -> None:
+    assert world.delete
+    for number in range(10):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.flush()
+    world.delete(world.interactions, 7)
+    key = (world.interactions, 0)
+    source = world.open(lambda: {key: 2}, "earliest", choice)
+    batches = read(source, lambda batches: nexts(batches).get(key) == 10)
+    assert values(batches) == expected
+    assert sum((Counter(batch.lost) for batch in batches), Counter()) == {world.interactions: lost}
+    assert next(batch.starts[key] for batch in batches if key in batch.nexts) == 2
+    source.close()
+
+
+@not_tansu
+def test_what_was_deleted_may_be_a_reason_to_stop(world: World) -> None:
+    assert world.delete
+    for number in range(10):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.flush()
+    world.delete(world.interactions, 7)
+    source = world.open(lambda: {(world.interactions, 0): 2}, "earliest", "stop")
+    with pytest.raises(EventsLost, match="5 events from offset 2 on"):
+        read(source, has(1))
     source.close()
 
 

@@ -14,11 +14,19 @@ from typing import Any
 import duckdb
 import pytest
 from brokers import Broker, Proxy, free_port, no_apache_kafka, run_apache_kafka
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers.connection import check_broker
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Fenced, TooManyDeadLetters
+from retuned.consumers.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    EventsLost,
+    Fenced,
+    TooManyDeadLetters,
+)
 from retuned.consumers.ingest import Ingest, stored_offsets
 from retuned.consumers.kafka import KafkaPublisher, KafkaSource
 from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
@@ -459,7 +467,42 @@ def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.Lo
         warehouse.close()
 
 
-def test_events_that_retention_deleted_are_passed_over_loudly(
+@pytest.mark.parametrize("choice", ["stop", "earliest", "latest"])
+def test_events_that_retention_deleted(
+    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, choice: str
+) -> None:
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers, on_lost_offset=choice)
+    topic = settings.kafka.interactions_topic
+    apache_kafka.create_topics(topic, settings.kafka.feedback_topic)
+    producer = producer_for(apache_kafka)
+    for number in range(50):
+        producer.send(topic, interaction(f"{number}"))
+    producer.flush()
+    admin = KafkaAdminClient(bootstrap_servers=apache_kafka.bootstrap_servers)
+    admin.delete_records({TopicPartition(topic, 0): 40})
+    admin.close()
+    warehouse = open_warehouse(settings.warehouse)
+    warehouse.insert("offsets", topic=topic, partition=0, next_offset=10)
+    rig = Rig(settings, warehouse)
+    assert rig.count("retuned_events_lost_total", topic=topic) == 0
+    said = f"topic {topic} partition 0: {40 if choice == 'latest' else 30} events from offset 10 on were deleted"
+    if choice == "stop":
+        with pytest.raises(EventsLost, match=f"{said} .*on_lost_offset"):
+            until(lambda: rig.ingest.step() and False)
+        assert stored_offsets(warehouse)[topic, 0] == 10
+    else:
+        until(lambda: rig.ingest.step() >= 0 and stored_offsets(warehouse)[topic, 0] == 50)
+        producer.send(topic, interaction("new")).get(10)
+        until(lambda: rig.ingest.step() >= 0 and stored_offsets(warehouse)[topic, 0] == 51)
+        assert said in caplog.text
+        assert warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 11 if choice == "earliest" else 1}
+        assert rig.count("retuned_events_lost_total", topic=topic) == (30 if choice == "earliest" else 40)
+    producer.close()
+    rig.source.close()
+    warehouse.close()
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_beginning(
     apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
@@ -472,8 +515,9 @@ def test_events_that_retention_deleted_are_passed_over_loudly(
     warehouse.insert("offsets", topic=topic, partition=0, next_offset=50)
     rig = Rig(settings, warehouse)
     until(lambda: rig.ingest.step() >= 0 and rig.ingest.events_seen == 1)
-    assert f"topic {topic} partition 0: offset 50 is not on the broker" in caplog.text
+    assert f"topic {topic} partition 0: offset 50 is beyond its end 1: the topic was made anew" in caplog.text
     assert stored_offsets(warehouse)[topic, 0] == 1
+    assert rig.count("retuned_events_lost_total", topic=topic) == 0
     rig.source.close()
     warehouse.close()
 
