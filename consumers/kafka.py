@@ -29,7 +29,7 @@ LOOK_SECONDS = 5.0
 BATCH_BYTES = 64 * 2**20
 FIRST_RECORDS = 100
 
-_CHOICES = {"earliest": "oldest", "latest": "next new"}
+CHOICES = {"earliest": "oldest", "latest": "next new"}
 
 
 class Record(Protocol):
@@ -120,8 +120,30 @@ def lost_events(offset: int, first: int, end: int, choice: str) -> int:
     return (end if choice == "latest" else first) - offset
 
 
+def lost_text(topic: str, partition: int, offset: int, first: int, end: int, choice: str) -> str:
+    """The same in words."""
+    where = f"kafka topic {topic} partition {partition}"
+    if offset > end:
+        return f"{where}: offset {offset} is beyond its end {end}: the topic was made anew"
+    lost = lost_events(offset, first, end, choice)
+    return f"{where}: {lost} events from offset {offset} on were deleted before they were read"
+
+
 def _nothing() -> None:
     pass
+
+
+def open_source(settings: KafkaSettings, stored: Callable[[], Offsets]) -> Source:
+    """The source on the client that the settings name; `stored` is asked for the next offsets on every assignment.
+
+    Raises:
+        ConfigurationError: the client is not installed, or the settings contradict each other.
+    """
+    if settings.client == "confluent":
+        from retuned.consumers.confluent import ConfluentSource
+
+        return ConfluentSource(settings, stored)
+    return KafkaSource(settings, stored)
 
 
 class KafkaSource:
@@ -272,16 +294,13 @@ class KafkaSource:
         choice = self._settings.on_lost_offset
         first, end = (ask(list(missing)) for ask in (self._consumer.beginning_offsets, self._consumer.end_offsets))
         for partition, offset in missing.items():
-            lost = lost_events(offset, first[partition], end[partition], choice)
-            where = f"kafka topic {partition.topic} partition {partition.partition}"
-            what = f"{lost} events from offset {offset} on were deleted before they were read"
-            if offset > end[partition]:
-                what = f"offset {offset} is beyond its end {end[partition]}: the topic was made anew"
+            held = first[partition], end[partition]
+            what = lost_text(partition.topic, partition.partition, offset, *held, choice)
             if choice == "stop":
-                raise EventsLost(f"{where}: {what}; to go on, set kafka.on_lost_offset to earliest or latest")
-            log.error("%s: %s; going on with the %s event there is", where, what, _CHOICES[choice])
-            self._consumer.seek(partition, first[partition] if choice == "earliest" else end[partition])
-            self._lost[partition.topic] += lost
+                raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
+            log.error("%s; going on with the %s event there is", what, CHOICES[choice])
+            self._consumer.seek(partition, held[0] if choice == "earliest" else held[1])
+            self._lost[partition.topic] += lost_events(offset, *held, choice)
 
     def _look_around(self) -> None:
         """Nothing came: is the broker away, or a topic missing?

@@ -20,6 +20,9 @@ class KafkaSettings(Section):
     """Where events come from, and where model events go."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
+    client: Literal["kafka-python", "confluent"] = Field(
+        "kafka-python", description="what reads events; confluent is faster and needs pip install 'retuned[confluent]'"
+    )
     group_id: str = Field("retuned", description="consumer group; offsets are kept in the warehouse, not in the group")
     interactions_topic: str = Field("interactions", description="what the model was asked and what it answered")
     feedback_topic: str = Field("feedback", description="what people thought of an answer")

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from retuned.consumers.connection import check_broker
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource
+from retuned.consumers.kafka import KafkaPublisher, open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
 from retuned.daemon import commands
@@ -72,7 +72,7 @@ class App:
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
-            self.source = KafkaSource(settings.kafka, lambda: stored_offsets(self.warehouse))
+            self.source = open_source(settings.kafka, lambda: stored_offsets(self.warehouse))
             self.ingest = Ingest(self.source, self.warehouse, settings, ConsumerMetrics(self.registry), self.publisher)
             self._ingest_thread = threading.Thread(target=self._ingest, name="ingest")
             self._stops.append(("ingestion", self._stop_ingest))

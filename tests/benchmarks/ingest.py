@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from brokers import Broker, run_tansu
 
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaSource
+from retuned.consumers.kafka import open_source
 from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
@@ -95,17 +95,17 @@ def raw_poll(broker: Broker) -> float:
     return rate
 
 
-def ingest(broker: Broker, folder: Path, number: int) -> float:
+def ingest(broker: Broker, folder: Path, name: str, client: Literal["kafka-python", "confluent"]) -> float:
     """Events per second of the whole way into a new warehouse, redaction and all, from the first batch on."""
     settings = Settings(
         kafka=KafkaSettings(
-            bootstrap_servers=broker.bootstrap_servers, group_id=f"bench-{number}", session_timeout_seconds=2
+            client=client, bootstrap_servers=broker.bootstrap_servers, group_id=name, session_timeout_seconds=2
         ),
         ingest=IngestSettings(batch_seconds=0.1),
-        warehouse=WarehouseSettings(path=folder / f"{number}.duckdb"),
+        warehouse=WarehouseSettings(path=folder / f"{name}.duckdb"),
     )
     warehouse = open_warehouse(settings.warehouse)
-    source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
+    source = open_source(settings.kafka, lambda: stored_offsets(warehouse))
     loop = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
     while not loop.events_seen:  # joining the group is not what is measured
         loop.step()
@@ -221,14 +221,16 @@ def main() -> dict[str, float]:
         broker.create_topics(TOPIC, "feedback")
         size = produce(broker)
         tune_interpreter()  # as the daemon does; it serves the raw poll as well
-        raw, whole = [], []
+        raw, whole, confluent = [], [], []
         for number in range(ROUNDS):
             raw.append(raw_poll(broker))
-            whole.append(ingest(broker, folder, number))
+            whole.append(ingest(broker, folder, f"kafka-python-{number}", "kafka-python"))
+            confluent.append(ingest(broker, folder, f"confluent-{number}", "confluent"))
         slow = naive(broker, folder)
         grown = growth(folder)
     return {
         "ingest_ratio_to_raw": max(whole) / max(raw),
+        "ingest_confluent_ratio": max(confluent) / max(whole),
         "ingest_ratio_to_naive": max(whole) / slow,
         "ingest_events_per_second": max(whole),
         "raw_poll_events_per_second": max(raw),

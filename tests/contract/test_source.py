@@ -12,6 +12,7 @@ from brokers import Broker
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
+from retuned.consumers.confluent import ConfluentSource
 from retuned.consumers.errors import EventsLost
 from retuned.consumers.kafka import Batch, KafkaSource, Offsets, Source
 from retuned.consumers.memory import MemoryLog, MemorySource
@@ -49,12 +50,12 @@ def memory_world() -> Iterator[World]:
     )
 
 
-def kafka_world(broker: Broker, apache: bool) -> Iterator[World]:
+def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterator[World]:
     number = next(numbers)
     names = f"interactions-{number}", f"feedback-{number}"
     broker.create_topics(*names)
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=1, metadata_max_age_ms=300)
-    opened: list[KafkaSource] = []
+    opened: list[Any] = []
 
     def open_source(stored: Callable[[], Offsets], start: Any = "earliest", lost: Any = "earliest") -> Source:
         settings = KafkaSettings(
@@ -66,8 +67,8 @@ def kafka_world(broker: Broker, apache: bool) -> Iterator[World]:
             on_lost_offset=lost,
             session_timeout_seconds=2,
         )
-        opened.append(KafkaSource(settings, stored))
-        return opened[-1]
+        opened.append(kind(settings, stored))
+        return opened[-1]  # type: ignore[no-any-return]
 
     def gap(topic: str) -> None:
         """A transaction leaves a marker, which takes an offset and is no record."""
@@ -109,16 +110,18 @@ def kafka_world(broker: Broker, apache: bool) -> Iterator[World]:
     producer.close()
 
 
-@pytest.fixture(params=["memory", "tansu", "apache_kafka"])
+@pytest.fixture(params=["memory", "tansu", "apache_kafka", "confluent"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "memory":
         yield from memory_world()
+    elif request.param == "confluent":
+        yield from kafka_world(request.getfixturevalue("apache_kafka"), True, ConfluentSource)
     else:
         yield from kafka_world(request.getfixturevalue(request.param), request.param == "apache_kafka")
 
 
 # Tansu delivers aborted records, leaves no markers, and its topics do not grow.
-not_tansu = pytest.mark.parametrize("world", ["memory", "apache_kafka"], indirect=True)
+not_tansu = pytest.mark.parametrize("world", ["memory", "apache_kafka", "confluent"], indirect=True)
 
 
 def read(source: Source, enough: Callable[[list[Batch]], bool], seconds: float = 20) -> list[Batch]:

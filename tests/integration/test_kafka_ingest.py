@@ -28,13 +28,14 @@ from retuned.consumers.errors import (
     TooManyDeadLetters,
 )
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource
+from retuned.consumers.kafka import KafkaPublisher, KafkaSource, open_source
 from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse import Warehouse, open_warehouse
 
 numbers = iter(range(1000))
+CLIENTS = ("kafka-python", "confluent")
 
 
 def interaction(id: str, **changes: Any) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Rig:
         self.source: Any = (
             MemorySource(log, topics, lambda: stored_offsets(warehouse))
             if log
-            else KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
+            else open_source(settings.kafka, lambda: stored_offsets(warehouse))
         )
         self.ingest = Ingest(self.source, warehouse, settings, Metrics(self.registry), self.publisher)
 
@@ -403,10 +404,11 @@ def test_a_fenced_consumer_of_the_same_group_stops(apache_kafka: Broker, tmp_pat
     warehouse.close()
 
 
+@pytest.mark.parametrize("client", CLIENTS)
 def test_topics_that_are_missing_are_named_and_read_when_they_appear(
-    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, client: str
 ) -> None:
-    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers, client=client)
     warehouse = open_warehouse(settings.warehouse)
     rig = Rig(settings, warehouse)
     stop = threading.Event()
@@ -427,12 +429,13 @@ def test_topics_that_are_missing_are_named_and_read_when_they_appear(
     warehouse.close()
 
 
-def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture, client: str) -> None:
     if reason := no_apache_kafka():
         pytest.skip(reason)
     caplog.set_level("INFO", "retuned")
     with run_apache_kafka(tmp_path / "kafka") as broker:
-        settings = settings_for(tmp_path, broker.bootstrap_servers)
+        settings = settings_for(tmp_path, broker.bootstrap_servers, client=client)
         broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
         producer = producer_for(broker)
         producer.send(settings.kafka.interactions_topic, interaction("before")).get(10)
@@ -467,11 +470,12 @@ def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.Lo
         warehouse.close()
 
 
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("choice", ["stop", "earliest", "latest"])
 def test_events_that_retention_deleted(
-    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, choice: str
+    apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, choice: str, client: str
 ) -> None:
-    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers, on_lost_offset=choice)
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers, on_lost_offset=choice, client=client)
     topic = settings.kafka.interactions_topic
     apache_kafka.create_topics(topic, settings.kafka.feedback_topic)
     producer = producer_for(apache_kafka)
@@ -534,8 +538,9 @@ def test_nothing_answers(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, f"127.0.0.1:{free_port()}")
     with pytest.raises(BrokerUnavailable, match=r"does not answer.*kafka\.bootstrap_servers"):
         check_broker(settings.kafka)
-    with pytest.raises(BrokerUnavailable, match="does not answer"):
-        KafkaSource(settings.kafka, dict).poll(1, 0)
+    for client in CLIENTS:
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
+            open_source(settings.kafka.model_copy(update={"client": client}), dict).poll(1, 0)
     with pytest.raises(BrokerUnavailable, match="does not answer"):
         KafkaPublisher(settings.kafka).publish("t", "k", {})
     assert threading.active_count() == threads
@@ -602,8 +607,11 @@ def test_credentials_and_certificates(sasl_ssl: tuple[Broker, Path], tmp_path: P
     assert "answers" in check_broker(settings())
     with pytest.raises(BrokerRefused, match=r"credentials are refused; check kafka\.sasl_username"):
         check_broker(settings(sasl_password="wrong"))
-    with pytest.raises(BrokerRefused, match="credentials are refused"):
-        KafkaSource(settings(sasl_password="wrong"), dict).poll(1, 0)
+    for client in CLIENTS:
+        with pytest.raises(BrokerRefused, match="credentials are refused"):
+            open_source(settings(sasl_password="wrong", client=client), dict).poll(1, 0)
+        with pytest.raises(BrokerRefused, match=r"refused; check .*(?i:certificate)"):
+            open_source(settings(ssl_cafile=None, client=client), dict).poll(1, 0)
     with pytest.raises(BrokerRefused, match="CERTIFICATE_VERIFY_FAILED"):
         check_broker(settings(ssl_cafile=None))
     with pytest.raises(ConfigurationError, match=r"kafka.ssl_cafile .*nowhere.*no such file"):
