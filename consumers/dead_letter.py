@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import msgspec
 from retuned.consumers.errors import TooManyDeadLetters
 from retuned.consumers.events import BadEvent, to_json
 from retuned.consumers.kafka import Record
-from retuned.consumers.privacy import Redactor, user_hash
+from retuned.consumers.placeholders import Scope
+from retuned.consumers.privacy import Redactor
 
 KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
@@ -39,34 +41,36 @@ class DeadLetter:
         return asdict(self)
 
 
-def dead_letter(record: Record, bad: BadEvent, redactor: Redactor, user_key: bytes) -> DeadLetter:
-    """What is kept of a message that is no event."""
-    payload = None if record.value is None else _payload(record.value, redactor, user_key)
-    return DeadLetter(record.topic, record.partition, record.offset, bad.reason, redactor.text(bad.detail), payload)
+def dead_letter(
+    record: Record, bad: BadEvent, redactor: Redactor, pseudonym: Callable[[str], str]
+) -> DeadLetter:
+    """What is kept of a message that is no event. The detail shares the numbers of the payload's placeholders."""
+    scope = redactor.scope(None if record.value is None else record.value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
+    payload = None if record.value is None else _payload(record.value, redactor, scope, pseudonym)
+    detail = redactor.text(bad.detail, scope)
+    return DeadLetter(record.topic, record.partition, record.offset, bad.reason, detail, payload)
 
 
-def _payload(value: bytes, redactor: Redactor, user_key: bytes) -> str:
+def _payload(value: bytes, redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]) -> str:
     if len(value) <= KEPT_CHARACTERS:
         try:
             # Through the values, so that nothing hides behind JSON's escapes.
-            return to_json(redactor.value(_without_users(msgspec.json.decode(value), user_key)))
+            return to_json(redactor.value(_without_users(msgspec.json.decode(value), pseudonym), scope))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
-    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text))
+    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text), scope)
     return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
 
 
-def _without_users(value: Any, user_key: bytes) -> Any:
+def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {
-            key: user_hash(user_key, str(item))
-            if key == "user_id" and item is not None
-            else _without_users(item, user_key)
+            key: pseudonym(str(item)) if key == "user_id" and item is not None else _without_users(item, pseudonym)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_without_users(item, user_key) for item in value]
+        return [_without_users(item, pseudonym) for item in value]
     return value
 
 

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
-from functools import lru_cache
 
 import duckdb
 
@@ -15,7 +14,8 @@ from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced
 from retuned.consumers.events import BadEvent, Kind, decode
 from retuned.consumers.kafka import Offsets, Publisher, Source
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.privacy import Redactor, load_user_key, user_hash
+from retuned.consumers.privacy import Redactor
+from retuned.consumers.pseudonyms import load_user_keys
 from retuned.consumers.rows import Rows
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named_queries, utc_now
@@ -53,16 +53,15 @@ class Ingest:
         """The publisher is used when settings.kafka.dead_letter_topic is set.
 
         Raises:
-            ConfigurationError: the key of the user hash cannot be read or made.
+            ConfigurationError: the key of the user hash cannot be read or made, or names are to be found without the extra.
         """
         self._source, self._warehouse, self._settings, self._metrics = source, warehouse, settings, metrics
         self._publisher = publisher
         self._queries = named_queries(MIGRATIONS, "ingest.sql")
         self._limit = DeadLetterLimit(settings.ingest.dead_letter_share_limit, settings.ingest.dead_letter_window)
         # One for each thread: the reader redacts dead letters, the writer columns.
-        self._letter_redactor, self._redactor = Redactor(settings.privacy.redact), Redactor(settings.privacy.redact)
-        self._user_key = load_user_key(settings.privacy, warehouse.path)
-        self._pseudonym = lru_cache(100_000)(lambda user: user_hash(self._user_key, user))
+        self._letter_redactor, self._redactor = Redactor(settings.privacy), Redactor(settings.privacy)
+        self._pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym
         self.events_seen = 0
         self.last_event_at: datetime | None = None
         self.broker_up = False
@@ -139,7 +138,7 @@ class Ingest:
             try:
                 event = decode(kind, record.value, max_bytes)
             except BadEvent as bad:
-                rows.dead.append(dead_letter(record, bad, self._letter_redactor, self._user_key))
+                rows.dead.append(dead_letter(record, bad, self._letter_redactor, self._pseudonym))
             else:
                 rows.add(event, record, None if event.user_id is None else self._pseudonym(event.user_id))
         rows.redactions += self._letter_redactor.take_counts()
@@ -152,7 +151,7 @@ class Ingest:
         try:
             with self._warehouse.transaction() as cursor:
                 if rows.interactions:
-                    cursor.register("batch_interactions", rows.interactions_table(self._redactor))
+                    cursor.register("batch_interactions", rows.interactions_table(self._redactor, self._pseudonym))
                     cursor.execute(self._queries["insert_interactions"], rows.bounds(rows.interactions))
                     rows.duplicates += len(rows.interactions) - _changed(cursor)
                 if rows.feedback:

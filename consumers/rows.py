@@ -1,7 +1,7 @@
 """A batch on its way into the warehouse: rows of each table, each id once, as Arrow tables."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,8 +39,10 @@ _OFFSETS = pa.schema(
 )
 
 
-# What people write. JSON columns are redacted inside.
-_TEXTS = {"response": False, "messages": True, "context": True, "attributes": True, "value": True}
+# What people write, in the order in which it is read; JSON columns are redacted inside.
+_INTERACTION_TEXTS = ("messages", "response", "context", "attributes", "finish_reason")
+_FEEDBACK_TEXTS = ("name", "value")
+_JSON = frozenset({"messages", "context", "attributes", "value"})
 
 
 class Rows:
@@ -98,32 +100,45 @@ class Rows:
             "distance": self._distance // timedelta(microseconds=1),
         }
 
-    def interactions_table(self, redactor: Redactor) -> Any:
-        """An Arrow table, redacted."""
-        return _table(self.interactions, _INTERACTIONS, redactor)
+    def interactions_table(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> Any:
+        """An Arrow table, redacted; a conversation id that is an address becomes its pseudonym."""
+        columns = _columns(self.interactions, _INTERACTIONS)
+        ids, conversations = columns["id"], columns["conversation_id"]
+        redactor.remember(ids, conversations)
+        texts = {name: columns[name] for name in _INTERACTION_TEXTS}
+        columns |= redactor.columns(texts, _JSON, ids, conversations)
+        columns["conversation_id"] = redactor.identifiers(conversations, pseudonym)
+        return _table(columns, _INTERACTIONS)
 
     def feedback_table(self, redactor: Redactor) -> Any:
-        """An Arrow table, redacted."""
-        return _table(self.feedback, _FEEDBACK, redactor)
+        """An Arrow table, redacted, with the numbers of the conversations that the feedback is on."""
+        columns = _columns(self.feedback, _FEEDBACK)
+        ids = columns["interaction_id"]
+        texts = {name: columns[name] for name in _FEEDBACK_TEXTS}
+        columns |= redactor.columns(texts, _JSON, ids, redactor.conversations_of(ids))
+        return _table(columns, _FEEDBACK)
 
     def dead_letters_table(self) -> Any:
         """An Arrow table; dead letters are redacted when they are made."""
         fields = ("topic", "partition", "offset", "reason", "detail", "payload")
-        return _table(
-            [(*(getattr(dead, name) for name in fields), self.received_at) for dead in self.dead], _DEAD_LETTERS
-        )
+        rows = [(*(getattr(dead, name) for name in fields), self.received_at) for dead in self.dead]
+        return _table(_columns(rows, _DEAD_LETTERS), _DEAD_LETTERS)
 
     def offsets_table(self) -> Any:
         """An Arrow table of the offsets that the batch moves."""
         moved = [(*key, self.batch.starts.get(key), offset) for key, offset in self.batch.nexts.items()]
-        return _table(moved, _OFFSETS)
+        return _table(_columns(moved, _OFFSETS), _OFFSETS)
 
 
-def _table(rows: Sequence[Row], schema: Any, redactor: Redactor | None = None) -> Any:
-    columns = []
-    for values, field in zip(zip(*rows, strict=True), schema, strict=True):
-        if redactor is not None and field.name in _TEXTS:
-            columns.append(redactor.column(values, of_json=_TEXTS[field.name]))
-        else:
-            columns.append(pa.array(values, type=field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
+def _columns(rows: Sequence[Row], schema: Any) -> dict[str, Any]:
+    return dict(zip(schema.names, zip(*rows, strict=True), strict=True))
+
+
+def _table(columns: dict[str, Any], schema: Any) -> Any:
+    return pa.Table.from_arrays(
+        [
+            column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+            for column, field in zip(columns.values(), schema, strict=True)
+        ],
+        schema=schema,
+    )
