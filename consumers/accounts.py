@@ -8,17 +8,17 @@ from retuned.consumers.national_ids import luhn
 Mark = Callable[[str, str], str]
 
 _CARD = re.compile(
-    r"(?<![0-9])(?:[2-6][0-9]{3}([ \u00a0.-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?"
-    r"|3[0-9]{3}([ \u00a0.-])[0-9]{6}\2[0-9]{4,5}|[2-6][0-9]{12,18})(?![0-9])"
+    r"(?<![0-9+])(?:[2-6][0-9]{3}([ \u00a0.-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?"
+    r"|3[0-9]{3}([ \u00a0.-])[0-9]{6}\2[0-9]{4,5}|[2-6][0-9]{13,18})(?![0-9])"
 )
 # Issuers and lengths: Visa, Mastercard, American Express, Diners, JCB, Discover, UnionPay, Maestro.
 _ISSUED = re.compile(
-    r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|5[1-5][0-9]{14}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"
+    r"4(?:[0-9]{15}|[0-9]{18})|5[1-5][0-9]{14}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"
     r"|3[47][0-9]{13}|3(?:0[0-5]|[689][0-9])[0-9]{11}|35[0-9]{14}"
     r"|6(?:011|4[4-9][0-9]|5[0-9]{2})[0-9]{12}|62[0-9]{14,17}|(?:50|5[6-8]|6[0-9])[0-9]{11,17}"
 )
 _IBAN_START = re.compile(
-    r"(?:(?<![A-Za-z0-9])|(?<=IBAN))(?P<country>[A-Za-z]{2})[ \u00a0-]?[0-9]{2}(?=[ \u00a0-]?[A-Za-z0-9])"
+    r"(?:(?<![A-Za-z0-9])|(?<=IBAN))(?:(?P<country>[A-Za-z]{2})|(?P<apart>[A-Z]{2})[ \u00a0-])[0-9]{2}(?=[ \u00a0-]?[A-Za-z0-9])"
 )
 _IBAN_LENGTHS = {
     country: length
@@ -31,7 +31,7 @@ _IBAN_LENGTHS = {
     for country in countries.split()
 }  # fmt: skip
 
-SUSPECT = (r"[A-Za-z]{2}[ \x{a0}-]?[0-9]{2}(?:[ \x{a0}\-]{0,3}[A-Za-z0-9]){11}",)
+SUSPECT = (r"(?:[A-Za-z]{2}|[A-Z]{2}[ \x{a0}\-])[0-9]{2}(?:[ \x{a0}\-]{0,3}[A-Za-z0-9]){11}",)
 
 
 def replace_cards(text: str, mark: Mark) -> str:
@@ -48,7 +48,7 @@ def replace_ibans(text: str, mark: Mark) -> str:
     """IBANs of the right length whose check digits are right, `<IBAN>`."""
     parts, position, search = [], 0, 0
     while start := _IBAN_START.search(text, search):
-        found = _iban(text, start.start(), start["country"])
+        found = _iban(text, start.start(), start["country"] or start["apart"])
         search = start.end()
         if found is not None:
             search, iban = found

@@ -82,6 +82,7 @@ _COOKIE = re.compile(
 # Randomness: what no name announces. Hexadecimal is left alone: most of it is hashes of commits and images.
 _TOKEN = re.compile(r"(?<![A-Za-z0-9_+/\-])[A-Za-z0-9_+/\-]{20,128}+(?![A-Za-z0-9_+/\-])={0,2}")
 _ALNUM = re.compile(r"[A-Za-z0-9]{20}")
+_NUMBERS = re.compile("[0-9]{1,128}+")
 _CLASSES = str.maketrans(
     {chr(c): "a" for c in range(97, 123)} | {chr(c): "A" for c in range(65, 91)} | {chr(c): "0" for c in range(48, 58)}
 )
@@ -166,7 +167,8 @@ def _private_keys(text: str, mark: Mark) -> str:
 
 
 def _is_random(token: str) -> bool:
-    """Whether a token looks drawn at random: three kinds of characters, often changing, of high Shannon entropy.
+    """Whether a token looks drawn at random: three kinds of characters, often changing, digits in more than one place,
+    and high Shannon entropy.
 
     Words, names in code, paths, UUIDs, hashes in hexadecimal and numbers of orders fail at least one of these.
     """
@@ -174,7 +176,7 @@ def _is_random(token: str) -> bool:
         return False
     plain = re.sub(r"[^A-Za-z0-9]", "", token)
     classes = plain.translate(_CLASSES)
-    if len(set(classes)) < 3:
+    if len(set(classes)) < 3 or len(_NUMBERS.findall(plain)) < 2:  # one number may end or join words
         return False
     changes = sum(one != other for one, other in zip(classes, classes[1:], strict=False))
     return changes >= 0.3 * len(plain) and entropy(plain) >= 3.5

@@ -8,7 +8,7 @@ Mark = Callable[[str, str], str]
 
 # Without a word before it, a number must have a form or check digits that other numbers hardly ever have.
 _FORM = re.compile(
-    r"""(?<![A-Za-z0-9_.\-/+])(?:
+    r"""(?<![A-Za-z0-9_.\-/+])(?=[A-Za-z]{0,9}[ ]?[0-9])(?:  # most words end here
       (?P<us>(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4})
     | (?P<uk>(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ ]?[0-9]{2}[ ]?[0-9]{2}[ ]?[0-9]{2}[ ]?[A-D])
     | (?P<uk_driver>[A-Z]{2,5}9{0,3}[0-9][0156][0-9][0-3][0-9]{2}[A-Z9]{2}[0-9][A-Z]{2})
@@ -41,12 +41,14 @@ _WORD = (
     r"|taxpayer id|contribuinte|kimlik|rodn[eé] [cč][ií]slo|f[üu]hrerschein(?:nummer)?|permis de conduire))"
     r"|身份证号?码?|护照号?码?|आधार|マイナンバー|주민등록번호)"
 ).replace(" ", "[ _-]")
-# A few words and signs may stand between: "passport number is", "SIN: ", "(NIF)".
+# Read backwards from a number: a few words and signs may stand between, as in "passport number is", "SIN: ", "(NIF)".
 _NAMED = re.compile(
-    rf"(?P<kept>{_WORD}(?:[^\w\n]{{1,3}}(?i:number|numbers|card|no|nr|num|nummer|número|numero|numéro|n|of|is|was|ist"
-    r"|lautet|es|est|é|è|er|on|file|code|for|the|id)\b){0,4}[^\w\n]{0,4})"
-    r"(?P<id>(?:[A-Z]{1,3}[ -]?)?[0-9](?:[ ./\-]?[0-9]){7,14}(?:[ -]?[A-Z]{1,2})?(?![A-Za-z0-9])"
-    r"|(?=[A-Z0-9]{0,11}[0-9][A-Z0-9]{0,10}[0-9])[A-Z0-9]{7,14}(?![A-Za-z0-9]))"
+    rf"{_WORD}(?:[^\w\n]{{1,3}}(?i:number|numbers|card|no|nr|num|nummer|número|numero|numéro|n|of|is|was|ist"
+    r"|lautet|es|est|é|è|er|file|code|for|the|id)\b){0,4}[^\w\n]{0,4}$"
+)
+_ID = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:[A-Z]{1,2}[ -]?)?[0-9](?:[ ./\-]?[0-9]){7,14}(?:[ -]?[A-Z]{1,2})?"
+    r"|(?=[A-Z]{0,11}[0-9][A-Z0-9]{0,10}[0-9])[A-Z0-9]{7,14})(?![A-Za-z0-9])"
 )
 _DATE = re.compile(r"[0-9]{4}[./-][0-9]{1,2}[./-][0-9]{1,2}|[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2,4}")
 
@@ -62,16 +64,16 @@ def replace_national_ids(text: str, mark: Mark) -> str:
     """Both kinds, `<NATIONAL_ID>`."""
 
     def named(match: re.Match[str]) -> str:
-        if _DATE.fullmatch(match["id"]):
+        if _DATE.fullmatch(match[0]) or not _NAMED.search(text[max(0, match.start() - 64) : match.start()]):
             return match[0]
-        return match["kept"] + mark("NATIONAL_ID", _plain(match["id"]))
+        return mark("NATIONAL_ID", _plain(match[0]))
 
     def formed(match: re.Match[str]) -> str:
         plain = _plain(match[0])
         check = _CHECKS.get(match.lastgroup or "")
         return match[0] if check is not None and not check(plain) else mark("NATIONAL_ID", plain)
 
-    return _FORM.sub(formed, _NAMED.sub(named, text))
+    return _FORM.sub(formed, _ID.sub(named, text))
 
 
 def _plain(text: str) -> str:

@@ -62,9 +62,11 @@ def replace_phones(text: str, mark: Mark, regions: Sequence[str]) -> str:
 
     def uncertain(match: re.Match[str]) -> str:
         nonlocal lookups
+        if _DATE.match(match[0]):
+            return match[0]
         before = text[max(0, match.start() - 40) : match.start()]
         spoken_of = _SPOKEN_OF.search(before) or _SPOKEN_OF.search(text[match.end() : match.end() + 24])
-        if not (spoken_of or _AREA.fullmatch(match[0])) or _SOMETHING_ELSE.search(before) or _DATE.match(match[0]):
+        if not (spoken_of or _AREA.fullmatch(match[0])) or _SOMETHING_ELSE.search(before):
             return match[0]
         lookups += 1
         if lookups <= MOST_LOOKUPS and not _is_valid(match[0], regions):

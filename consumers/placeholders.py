@@ -14,6 +14,11 @@ MOST_VALUES = 100_000
 MOST_EVENTS = 50_000
 
 
+def unnumbered(text: str) -> str:
+    """A text with `<EMAIL>` for `<EMAIL_1>`: for comparing texts of different conversations."""
+    return PLACEHOLDER.sub(r"<\1>", text)
+
+
 class Scope:
     """The numbers of one conversation: the first e-mail address is 1, the second 2, the first phone 1."""
 

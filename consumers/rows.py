@@ -137,7 +137,7 @@ def _columns(rows: Sequence[Row], schema: Any) -> dict[str, Any]:
 def _table(columns: dict[str, Any], schema: Any) -> Any:
     return pa.Table.from_arrays(
         [
-            column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+            column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, type=field.type)
             for column, field in zip(columns.values(), schema, strict=True)
         ],
         schema=schema,

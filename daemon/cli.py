@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.settings import Settings, load
 
 DEFAULT_CONFIG = Path("retuned.yaml")
@@ -19,11 +20,10 @@ DEFAULT_CONFIG = Path("retuned.yaml")
 def main(arguments: list[str] | None = None) -> int:
     """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
     if not options.verbose:
         for chatty in ("apscheduler", "uvicorn"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status: int = options.act(options)
     except RetunedError as error:
-        print(f"retuned: {error}", file=sys.stderr)
+        print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
