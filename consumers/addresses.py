@@ -25,8 +25,12 @@ _SPELLED = re.compile(
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?<![A-Za-z0-9_.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?[A-Za-z0-9_])")
-# A version of four parts looks the same.
-_VERSION = re.compile(r"(?:version|release|firmware|build|driver|update|patch|ver\.?|\bv\.?)[\s:=]{0,3}$", re.I)
+# Versions and sections of four parts look the same.
+_VERSION = re.compile(
+    r"(?:version|release|firmware|build|driver|update|patch|\bver\.?|\bv\.?|figure|\bfig\.?|section|sect?\.|chapter|clause"
+    r"|table|article|paragraph|§)[\s:=]{0,3}$",
+    re.I,
+)
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?:(?:\.[0-9]{1,3}){3})?(?![\w:])")
 _MAC = re.compile(
     r"(?<![A-Za-z0-9_:.-])(?:[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}"

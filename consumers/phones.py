@@ -38,7 +38,8 @@ _SOMETHING_ELSE = re.compile(
     r"(?:order|invoice|ticket|case|customer|client|account|ref(?:erence)?|article|item|tracking|serial|contract|booking"
     r"|policy|model|part|parcel|shipment|bestell\w{0,10}|rechnung\w{0,8}|auftrag\w{0,8}|kunden\w{0,8}|artikel\w{0,8}|commande"
     r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|isbn|ean|sku|vat|id|lot|version|build)"
-    r"[^\w\n]{0,3}(?:number|no|nr|num|nummer|id|is)?[^\w\n]{0,4}$",
+    r"(?:[^\w\n]{0,3}(?:number|no|nr|num|nummer|numer|número|numéro|numero|id|code|is|was|ist|lautet|es|est|é|è|to)\b){0,3}"
+    r"[^\w\n]{0,4}$",
     re.I,
 )
 _DATE = re.compile(r"\(?[0-9]{1,2}([./-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})(?![0-9.])")
