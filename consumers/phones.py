@@ -30,19 +30,21 @@ _AREA = re.compile(r"\([0-9]{2,5}\) ?[0-9]{3,5}[ -]?[0-9]{3,4}")
 _SPOKEN_OF = re.compile(
     r"phone|\btel|\bcell|\bcall|\bring\b|\btext\b|mobil|whats ?app|\bsms\b|\bfax\b|signal\b|viber|telegram|handy|ruf(?:nummer|en)"
     r"|anruf|erreich|m[oó]vil|celular|tel[eé]f|ll[aá]m|ligue|telem[oó]v|portable|appel|joindre|num[eé]ro est|cellulare"
-    r"|\bbel\b|bellen|zadzwo|kom[oó]rk|puhelin|ringa?\b|contact|reach|(?:my|new|his|her|our) (?:number|no\b|num\b)|number is"
+    r"|\bbel\b|bellen|zadzwo|kom[oó]rk|puhelin|ringa?\b|contact (?:me|us|him|her|no\b|num)|reach (?:me|us|him|her|out)|(?:my|new|his|her|our) (?:number|no\b|num\b)|number is"
     r"|\bmob\b|телефон|номер|звон|携帯|電話|电话|手机|전화|هاتف|جوال|फ़ोन|फोन|मोबाइल",
     re.I,
 )
 _SOMETHING_ELSE = re.compile(
     r"(?:order|invoice|ticket|case|customer|client|account|ref(?:erence)?|article|item|tracking|serial|contract|booking"
     r"|policy|model|part|parcel|shipment|bestell\w{0,10}|rechnung\w{0,8}|auftrag\w{0,8}|kunden\w{0,8}|artikel\w{0,8}|commande"
-    r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|isbn|ean|sku|vat|id|lot|version|build)"
+    r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|isbn|ean|upc|gtin|mpn|sku|iban|vat|id|lot|version|build)"
     r"(?:[^\w\n]{0,3}(?:number|no|nr|num|nummer|numer|número|numéro|numero|id|code|is|was|ist|lautet|es|est|é|è|to)\b){0,3}"
     r"[^\w\n]{0,4}$",
     re.I,
 )
-_DATE = re.compile(r"\(?[0-9]{1,2}([./-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})(?![0-9.])")
+_DATE = re.compile(
+    r"\(?(?:[0-3]?[0-9]([./-])[0-3]?[0-9]\1(?:[0-9]{4}|[0-9]{2})|(?:19|20)[0-9]{2}([./-])[01]?[0-9]\2[0-3]?[0-9])(?![0-9.])"
+)
 
 # A text with more candidates than this is a list of numbers, or hostile: all of them go.
 MOST_LOOKUPS = 200
@@ -57,8 +59,10 @@ def replace_phones(text: str, mark: Mark, regions: Sequence[str]) -> str:
     lookups = 0
 
     def certain(match: re.Match[str]) -> str:
-        if match[0].lstrip("(").startswith("0") and _DATE.match(match[0]):
-            return match[0]
+        if not match[0].startswith("+"):
+            before = text[max(0, match.start() - 40) : match.start()]
+            if _DATE.match(match[0]) or _SOMETHING_ELSE.search(before):
+                return match[0]
         return mark("PHONE", _identity(match[0]))
 
     def uncertain(match: re.Match[str]) -> str:
