@@ -18,7 +18,8 @@ _ISSUED = re.compile(
     r"|6(?:011|4[4-9][0-9]|5[0-9]{2})[0-9]{12}|62[0-9]{14,17}|(?:50|5[6-8]|6[0-9])[0-9]{11,17}"
 )
 _IBAN_START = re.compile(
-    r"(?:(?<![A-Za-z0-9])|(?<=IBAN))(?:(?P<country>[A-Za-z]{2})|(?P<apart>[A-Z]{2})[ \u00a0-])[0-9]{2}(?=[ \u00a0-]?[A-Za-z0-9])"
+    r"(?:(?<![A-Za-z0-9])|(?<=IBAN))(?:(?P<country>[A-Za-z]{2})|(?P<apart>[A-Z]{2})[ \u00a0-])[0-9]{2}"
+    r"(?=[ \u00a0-]?[A-Za-z0-9])"
 )
 _IBAN_LENGTHS = {
     country: length

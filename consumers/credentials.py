@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from math import log2
 
 Mark = Callable[[str, str], str]
@@ -29,7 +30,9 @@ _KEY = re.compile(
     )""",
     re.VERBOSE,
 )
-_WEBHOOK = re.compile(r"(?P<kept>(?:hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/))[A-Za-z0-9/_\-]{20,}+")
+_WEBHOOK = re.compile(
+    r"(?P<kept>(?:hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/))[A-Za-z0-9/_\-]{20,}+"
+)
 _AUTHORIZATION = re.compile(
     r"(?P<kept>(?<![A-Za-z0-9_])(?:bearer|basic|digest|apikey|token)[ \t]{1,4})(?=[^\s\"']{0,64}[0-9=])"
     r"[A-Za-z0-9._~+/=\-]{12,}+",
@@ -41,8 +44,8 @@ _COMMAND_LINE = re.compile(
 )
 
 _SECRET = (
-    r"(?:pass ?phrase|password|passwd|passwort|passcode|kennwort|pwd|mot de passe|contrase[nñ]a|senha|wachtwoord|has[lł]o"
-    r"|l[oö]senord|salasana|пароль|パスワード|密码|비밀번호|credentials?|secret|token"
+    r"(?:pass ?phrase|password|passwd|passwort|passcode|kennwort|pwd|mot de passe|contrase[nñ]a|senha|wachtwoord"
+    r"|has[lł]o|l[oö]senord|salasana|пароль|パスワード|密码|비밀번호|credentials?|secret|token"
     r"|(?:api|access|secret|auth|account|private|encryption|license)[_\- ]?key)"
 )
 _IS = r"(?:[:=：]|->|=>|\b(?:is now|is|was|ist|lautet|es|est|é|è|to jest)\b)"
@@ -54,18 +57,21 @@ _NAMED = re.compile(
     re.I,
 )
 _FLAG = re.compile(
-    rf"(?P<kept>(?<![\w-])--?(?:[a-z]{{1,12}}-){{0,2}}{_SECRET}[ ][\"']?)(?=[^\s\"']{{0,64}}[0-9])(?!<[A-Z\x00])[^\s\"']{{6,}}+",
+    rf"(?P<kept>(?<![\w-])--?(?:[a-z]{{1,12}}-){{0,2}}{_SECRET}[ ][\"']?)"
+    r"(?=[^\s\"']{0,64}[0-9])(?!<[A-Z\x00])[^\s\"']{6,}+",
     re.I,
 )
 _PIN = re.compile(
-    r"(?P<kept>(?<![A-Za-z])(?:pin|otp|cv[vc]2?|passcode|(?:security|verification|confirmation|one[ -]time|access|unlock)"
-    r" (?:code|pin|password|passcode))(?:[ -]?(?:code|number|nummer))?(?:[ ][^\W\d]{1,12}){0,4}[\"']?[ ]?"
+    r"(?P<kept>(?<![A-Za-z])(?:pin|otp|cv[vc]2?|passcode|(?:security|verification|confirmation|one[ -]time|access"
+    r"|unlock) (?:code|pin|password|passcode))(?:[ -]?(?:code|number|nummer))?(?:[ ][^\W\d]{1,12}){0,4}[\"']?[ ]?"
     r"(?:[:=]|\b(?:is now|is|was|ist|lautet|es|est))[ ]{0,2}[\"']?)[0-9]{3,8}(?![0-9A-Za-z]|[.,][0-9])",
     re.I,
 )
 
 # Parameters of URLs and matrix parameters (;jsessionid=).
-_SESSION_NAMES = r"j?session(?:[_-]?id|[_-]?token)?|phpsessid|jsessionid|aspsessionid\w{0,12}|s?sid|cfid|cftoken|connect\.sid"
+_SESSION_NAMES = (
+    r"j?session(?:[_-]?id|[_-]?token)?|phpsessid|jsessionid|aspsessionid\w{0,12}|s?sid|cfid|cftoken|connect\.sid"
+)
 _PARAMETER = re.compile(
     rf"(?P<kept>[?&;](?:(?P<session>{_SESSION_NAMES})|(?:[a-z]{{1,12}}[_-]){{0,3}}(?:token|sig|signature|auth|apikey|api[_-]key"
     r"|secret|credential|password|pwd|pass|jwt|otp|ticket|hmac|access[_-]key|subscription-key|key|code|state|nonce))=)"
@@ -74,7 +80,8 @@ _PARAMETER = re.compile(
 )
 _PAIR = r"[\w!#$%&'*.^`|~+\-]{1,64}=[^\s;,\"'<>]{1,4096}"
 _COOKIE = re.compile(
-    rf"(?P<kept>(?<![A-Za-z])(?:(?P<set>set-)?cookie|document\.cookie)(?:\\?[\"'])?[ \t]{{0,3}}[:=][ \t]{{0,3}}(?:\\?[\"'])?)"
+    r"(?P<kept>(?<![A-Za-z])(?:(?P<set>set-)?cookie|document\.cookie)"
+    r"(?:\\?[\"'])?[ \t]{0,3}[:=][ \t]{0,3}(?:\\?[\"'])?)"
     rf"(?P<first>{_PAIR})(?P<others>(?:;[ ]?{_PAIR}){{0,60}})",
     re.I,
 )
@@ -92,8 +99,8 @@ _IDS = re.compile(  # names that services give to their objects, and images
 )
 
 HINTS = (
-    "sk-", "akia", "asia", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "xapp-", "eyj", "aiza", "ya29.",
-    "hf_", "_live_", "_test_", "whsec_", "sg.", "bearer", "basic", "digest", "apikey", "private key", "://",
+    "sk-", "akia", "asia", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "xapp-", "eyj", "aiza",
+    "ya29.", "hf_", "_live_", "_test_", "whsec_", "sg.", "bearer", "basic", "digest", "apikey", "private key", "://",
     "npm", "pypi", "dckr_pat", "dop_v1", "shpat", "shpss", "hvs", "gsk", "pplx", "r8", "nvapi", "xai", "lin_api", "sbp",
     "key", "figd", "glsa", "atatt3", "eaa", ":aa", "hooks.slack", "/webhooks/", "--user", "--proxy-user", " -u",
     *("gl" + middle for middle in ("pat-", "rt-", "dt-", "ptt-", "cbt-", "agent-", "soat-", "ft-", "imt-")),
@@ -111,8 +118,8 @@ SUSPECT = (
     r"(?: -u|--user|--proxy-user)",
     rf"(?i:{_SECRET})(?:[_-][A-Za-z]{{1,12}}){{0,2}}(?:\\.|[^A-Za-z0-9]){{0,8}}(?:[:=：>]|(?i:is|was|lautet|es|é|è|to))",
     rf"(?i:-(?:[a-z]{{1,12}}-){{0,2}}{_SECRET}) ",
-    r"(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|cv[vc]|passcode|(?:security|verification|confirmation|time|access|unlock) [cp])"
-    r"[^0-9]{0,90}[0-9]{3})",
+    r"(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|cv[vc]|passcode"
+    r"|(?:security|verification|confirmation|time|access|unlock) [cp])[^0-9]{0,90}[0-9]{3})",
     r"[?&;][A-Za-z0-9._\-]{2,60}=[^&\s]{8}",
     r"(?i:cookie)(?:\\.|[^A-Za-z0-9]){0,8}[:=]",
     r"[A-Za-z0-9]{20}",
@@ -120,7 +127,7 @@ SUSPECT = (
 
 
 def replace_credentials(text: str, lowered: str, mark: Mark) -> str:
-    """Keys, passwords and tokens, `<KEY>`, and cookies and sessions, `<COOKIE>`. `lowered` is the text in lower case."""
+    """Keys, passwords and tokens, `<KEY>`, cookies and sessions, `<COOKIE>`. `lowered` is the text in lower case."""
 
     def key(match: re.Match[str]) -> str:
         kept = match.groupdict().get("kept") or ""
@@ -178,7 +185,7 @@ def _is_random(token: str) -> bool:
     classes = plain.translate(_CLASSES)
     if len(set(classes)) < 3 or len(_NUMBERS.findall(plain)) < 2:  # one number may end or join words
         return False
-    changes = sum(one != other for one, other in zip(classes, classes[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(classes))
     return changes >= 0.3 * len(plain) and entropy(plain) >= 3.5
 
 

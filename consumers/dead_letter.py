@@ -41,9 +41,7 @@ class DeadLetter:
         return asdict(self)
 
 
-def dead_letter(
-    record: Record, bad: BadEvent, redactor: Redactor, pseudonym: Callable[[str], str]
-) -> DeadLetter:
+def dead_letter(record: Record, bad: BadEvent, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
     """What is kept of a message that is no event. The detail shares the numbers of the payload's placeholders."""
     scope = redactor.scope(None if record.value is None else record.value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
     payload = None if record.value is None else _payload(record.value, redactor, scope, pseudonym)

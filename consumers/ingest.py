@@ -53,7 +53,7 @@ class Ingest:
         """The publisher is used when settings.kafka.dead_letter_topic is set.
 
         Raises:
-            ConfigurationError: the key of the user hash cannot be read or made, or names are to be found without the extra.
+            ConfigurationError: the key of the user hash cannot be read or made, or privacy.names lacks its extra.
         """
         self._source, self._warehouse, self._settings, self._metrics = source, warehouse, settings, metrics
         self._publisher = publisher

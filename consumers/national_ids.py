@@ -1,4 +1,4 @@
-"""National identity, tax and insurance numbers: by their form and check digits, or by the word that stands before one."""
+"""National identity, tax and insurance numbers: by form and check digits, or by the word that stands before one."""
 
 import re
 from collections import Counter

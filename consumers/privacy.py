@@ -80,7 +80,7 @@ class Redactor:
         event_ids: Sequence[str],
         conversation_ids: Sequence[str | None],
     ) -> dict[str, Any]:
-        """Columns of the same events as Arrow arrays of strings, redacted; an event's texts in the order of the columns.
+        """Columns of the same events as Arrow arrays of strings, redacted. The columns are read in their order.
 
         Args:
             texts: the columns by name.

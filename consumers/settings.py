@@ -10,6 +10,11 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Region = Annotated[str, Field(pattern="^[A-Z]{2}$")]
 
+_REGIONS = (
+    "US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "AT", "CH", "PL", "PT", "SE", "DK", "NO",
+    "FI", "IE", "CZ", "RU", "TR", "IN", "CN", "JP", "KR", "AU", "NZ", "BR", "MX", "AR", "ZA",
+)  # fmt: skip
+
 
 class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
@@ -69,12 +74,11 @@ class PrivacySettings(Section):
     """What is taken out of an event before it is stored."""
 
     redact: bool = Field(
-        True, description="replace e-mails, phones, cards, IBANs, ids, IPs, keys, tokens and cookies by <EMAIL_1> and so on"
+        True,
+        description="replace e-mails, phones, cards, IBANs, ids, IPs, keys, tokens and cookies by <EMAIL_1> and so on",
     )
     phone_regions: tuple[Region, ...] = Field(
-        tuple(
-            "US GB DE FR ES IT NL BE AT CH PL PT SE DK NO FI IE CZ RU TR IN CN JP KR AU NZ BR MX AR ZA".split()
-        ),
+        _REGIONS,
         description="countries (ISO 3166) whose phone numbers are known without a + before them",
     )
     names: bool = Field(

@@ -23,12 +23,12 @@ class RedactingFormatter(logging.Formatter):
         """A text as it may be shown; placeholders are numbered within it."""
         return self._redactor.text(text)
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+    def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = self.redact(record.message)
         return super().formatMessage(record)
 
-    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802
+    def formatException(self, ei: _ExcInfo) -> str:
         return self.redact(super().formatException(ei))
 
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+    def formatStack(self, stack_info: str) -> str:
         return self.redact(super().formatStack(stack_info))

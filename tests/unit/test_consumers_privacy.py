@@ -157,11 +157,12 @@ HOSTILE = [
     "a", "a.", "a@", "a@b.", "1", "1 ", "0 1", "01", "+1", "(0", "DE89 ", "de89-", "4111 1111 1111 1111 ", "1.1.",
     "a:", "::1", "password=", "password is ", "a_b_c_", "token ", "://", "://a:", "eyJ", "eyJaaaaaaaa.",
     "-eyJaaaaaaaa", "sk-", "Bearer ", "Bearer a", "-----BEGIN PRIVATE KEY", "-----BEGIN PRIVATE KEY-----", "'@'",
-    "1-", "A1", "ABCDEF", "AB12", "123-", "-@.", "%", "\u00a0", "a dot ", "a (at) ", "a at b dot ", "a%40", "%40", "[dot]",
-    "a[at]b", "curl -", "curl -u ", "Cookie: ", "Cookie: a=b; ", "cookie=a;", "?token=", "?a=1&", "&sig=aaaaaaa1", "aB3",
-    "aB3-", "AKIA", "pin is ", "pin a a ", "passport ", "passport no. ", "SSN 1", "SSN: AB", "tel 98453207180 ",
-    "call (11) 98231-4407 ", "+1 ", "order 1234567890 ", "12345678 ", "a1:", "a1-", "12:34:", "a1b2.", "IBAN", "DE 12 ",
-    "--password ", "_session=", "<EMAIL_1>", "<\x000>", "_1>", "npm_", "SG.a.", "version 1.1.1.1 ", "s3 ", "ext. ",
+    "1-", "A1", "ABCDEF", "AB12", "123-", "-@.", "%", "\u00a0", "a dot ", "a (at) ", "a at b dot ", "a%40", "%40",
+    "[dot]", "a[at]b", "curl -", "curl -u ", "Cookie: ", "Cookie: a=b; ", "cookie=a;", "?token=", "?a=1&",
+    "&sig=aaaaaaa1", "aB3", "aB3-", "AKIA", "pin is ", "pin a a ", "passport ", "passport no. ", "SSN 1", "SSN: AB",
+    "tel 98453207180 ", "call (11) 98231-4407 ", "+1 ", "order 1234567890 ", "12345678 ", "a1:", "a1-", "12:34:",
+    "a1b2.", "IBAN", "DE 12 ", "--password ", "_session=", "<EMAIL_1>", "<\x000>", "_1>", "npm_", "SG.a.",
+    "version 1.1.1.1 ", "s3 ", "ext. ",
 ]  # fmt: skip
 
 
@@ -280,7 +281,14 @@ def test_the_memory_of_conversations_is_bounded() -> None:
 
 
 def test_an_id_that_is_an_address_is_hashed() -> None:
-    names = [None, "c-81", "a@x.org", "whatsapp:+49 171 2938475", "550e8400-e29b-41d4-a716-446655440000", "203.0.113.9#1"]
+    names = [
+        None,
+        "c-81",
+        "a@x.org",
+        "whatsapp:+49 171 2938475",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "203.0.113.9#1",
+    ]
     assert Redactor().identifiers(names, lambda name: f"hash of {len(name)}").to_pylist() == [
         None, "c-81", "hash of 7", "hash of 24", "550e8400-e29b-41d4-a716-446655440000", "hash of 13",
     ]  # fmt: skip
@@ -288,8 +296,9 @@ def test_an_id_that_is_an_address_is_hashed() -> None:
 
 def test_only_random_tokens_are_taken_for_keys() -> None:
     kept = [
-        "550e8400-e29b-41d4-a716-446655440000", "3f2a91c0d4b85e6f7a1b2c3d4e5f60718293a4b5", "call_Yz8kLmQ2pR7tVw3xB9nC4dF6",
-        "NullPointerException2HandlerFactoryBean", "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAf", "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "550e8400-e29b-41d4-a716-446655440000", "3f2a91c0d4b85e6f7a1b2c3d4e5f60718293a4b5",
+        "call_Yz8kLmQ2pR7tVw3xB9nC4dF6", "NullPointerException2HandlerFactoryBean",
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAf", "01ARZ3NDEKTSV4RRFFQ69G5FAV",
         "Donaudampfschifffahrtsgesellschaft2026", "aB3" * 60, "aB1aB1aB1aB1aB1aB1aB1aB1",
     ]  # fmt: skip
     assert [text for text in kept if Redactor().text(text) != text] == []
