@@ -37,12 +37,15 @@ SUSPECT = (r"(?:[A-Za-z]{2}|[A-Z]{2}[ \x{a0}\-])[0-9]{2}(?:[ \x{a0}\-]{0,3}[A-Za
 
 def replace_cards(text: str, mark: Mark) -> str:
     """Card numbers of known issuers whose check digit is right, `<CARD>`."""
-
-    def replace(match: re.Match[str]) -> str:
+    parts, position, search = [], 0, 0
+    while match := _CARD.search(text, search):
         digits = re.sub(r"[^0-9]", "", match[0])
-        return mark("CARD", digits) if _ISSUED.fullmatch(digits) and luhn(digits) else match[0]
-
-    return _CARD.sub(replace, text)
+        if _ISSUED.fullmatch(digits) and luhn(digits):
+            parts += [text[position : match.start()], mark("CARD", digits)]
+            position = search = match.end()
+        else:  # the groups of another number may stand before those of a card
+            search = match.start() + 4
+    return "".join([*parts, text[position:]]) if parts else text
 
 
 def replace_ibans(text: str, mark: Mark) -> str:

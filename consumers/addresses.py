@@ -9,16 +9,18 @@ Mark = Callable[[str, str], str]
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++(?:@|%40)([\w-]++(?:\.[\w-]++)++)")
 # In a URL the sign is escaped, and the pattern above would take it for a part of the name.
 _ESCAPED_EMAIL = re.compile(r"(?<![\w.+'-])[\w.+'-]++%40([\w-]++(?:\.[\w-]++)++)")
-_DOT = r"(?:\s{0,2}[(\[{]\s?(?:dot|punkt|punto|point)\s?[)\]}]\s{0,2}|\s(?:dot|punkt|punto)\s)"
+_DOT = r"(?:[ ]{0,2}[(\[{][ ]?(?:dot|punkt|punto|point)[ ]?[)\]}][ ]{0,2}|[ ](?:dot|punkt|punto)[ ])"
+_AT = r"[(\[{][ ]?(?:at|@|ät|æt|arroba|chez)[ ]?[)\]}]"
 # anna (at) example.com, anna[at]example[dot]com
 _BRACKETED = re.compile(
-    rf"(?<![\w.+'-])[\w.+'-]++(?:{_DOT}[\w-]++){{0,3}}+\s{{0,2}}[(\[{{]\s?(?:at|@|ät|æt|arroba|chez)\s?[)\]}}]\s{{0,2}}"
+    rf"(?<![\w.+'-])[\w.+'-]++(?:{_DOT}[\w-]++){{0,3}}+[ ]{{0,2}}{_AT}[ ]{{0,2}}"
     rf"[\w-]++(?:(?:\.|{_DOT})[\w-]++){{1,4}}+",
     re.I,
 )
 # anna dot smith at example dot com: the last word must be one that seldom follows "dot" in a sentence.
 _SPELLED = re.compile(
-    rf"(?<![\w.+'-])[\w.+'-]++(?:{_DOT}[\w-]++){{0,3}}+\s(?:at|arroba|chez)\s[\w.-]{{1,64}}(?:{_DOT}[\w-]{{1,64}}){{0,2}}?{_DOT}"
+    rf"(?<![\w.+'-])[\w.+'-]++(?:{_DOT}[\w-]++){{0,3}}+[ ](?:at|arroba|chez)[ ]"
+    rf"[\w.-]{{1,64}}(?:{_DOT}[\w-]{{1,64}}){{0,2}}?{_DOT}"
     r"(?:com|net|org|edu|gov|info|biz|co|io|dev|app|ai|eu|de|fr|es|nl|pl|se|dk|ch|uk|ie|cz|br|pt|jp|au|ca|nz|ru|cn|mx)\b",
     re.I,
 )
@@ -39,7 +41,8 @@ _MAC = re.compile(
 
 SUSPECT = (
     r"@|%40",
-    r"(?i:[(\[{]\s?(?:at|ät|æt|arroba|chez)\s?[)\]}]|(?:\s|\\[nrt])(?:dot|punkt|punto)(?:\s|\\[nrt])|[(\[{]\s?(?:dot|punkt|punto|point)\s?[)\]}])",
+    rf"(?i:{_AT})",
+    r"(?i: (?:dot|punkt|punto) |[(\[{][ ]?(?:dot|punkt|punto|point)[ ]?[)\]}])",
     r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|::|[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]",
     r"[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}",
 )
@@ -69,7 +72,9 @@ def replace_emails(text: str, mark: Mark) -> str:
 
 def _email(text: str) -> str:
     plain = re.sub(_DOT, ".", text.casefold().replace("%40", "@"))
-    return re.sub(r"\s{0,2}[(\[{]\s?(?:at|@|ät|æt|arroba|chez)\s?[)\]}]\s{0,2}|\s(?:at|arroba|chez)\s", "@", plain)
+    return re.sub(
+        r"[ ]{0,2}[(\[{][ ]?(?:at|@|ät|æt|arroba|chez)[ ]?[)\]}][ ]{0,2}|[ ](?:at|arroba|chez)[ ]", "@", plain
+    )
 
 
 def replace_machines(text: str, mark: Mark) -> str:

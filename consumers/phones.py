@@ -30,7 +30,7 @@ _CANDIDATE = re.compile(
 )
 _AREA = re.compile(r"\([0-9]{2,5}\) ?[0-9]{3,5}[ -]?[0-9]{3,4}")
 _SPOKEN_OF = re.compile(
-    r"phone|\btel|\bcell|\bcall|\bring\b|\btext\b|mobil|whats ?app|\bsms\b|\bfax\b|viber|telegram|handy"
+    r"(?<!<)phone|\btel|\bcell|\bcall|\bring\b|\btext\b|mobil|whats ?app|\bsms\b|\bfax\b|viber|telegram|handy"
     r"|ruf(?:nummer|en)|anruf|erreich|m[oó]vil|celular|tel[eé]f|ll[aá]m|ligue|telem[oó]v|portable"
     r"|appel|joindre|num[eé]ro est|cellulare|\bbel\b|bellen|zadzwo|kom[oó]rk|puhelin|ringa?\b"
     r"|contact (?:me|us|him|her|no\b|num)|reach (?:me|us|him|her|out)"

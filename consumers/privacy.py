@@ -181,7 +181,7 @@ class Redactor:
         text = credentials.replace_credentials(text, text.lower(), mark)
         text = addresses.replace_emails(text, mark)
         digits = len(text.encode("utf-8", "replace").translate(None, _NOT_DIGITS))
-        if digits >= 4 and self._machines and (":" in text or "." in text or "-" in text):
+        if self._machines and ("::" in text or (digits >= 4 and any(sign in text for sign in ":.-"))):
             text = addresses.replace_machines(text, mark)
         if digits >= 6:
             text = accounts.replace_ibans(text, mark)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from personal_data import Labelled, labelled
 
 from retuned.consumers import accounts, addresses, credentials, national_ids, phones, placeholders, privacy
 from retuned.consumers.placeholders import Conversations, unnumbered
@@ -30,6 +31,7 @@ FOUND = [
     ("4111111111111111", "<CARD>"),
     ("3782 822463 10005", "<CARD>"),
     ("42 4111-1111-1111-1111", "42 <CARD>"),
+    ("1234 4111 1111 1111 1111", "1234 <CARD>"),
     ("DE89 3704 0044 0532 0130 00 is my", "<IBAN> is my"),
     ("gb82west12345698765432", "<IBAN>"),
     ("NO93 8601 1117 947", "<IBAN>"),
@@ -46,6 +48,7 @@ FOUND = [
     ("86 095 742 719", "<NATIONAL_ID>"),
     ("44051401359", "<NATIONAL_ID>"),
     ("from 10.0.0.1 and 2001:db8::1", "from <IP> and <IP>"),
+    ("fe80::1 is up", "<IP> is up"),
     ("fe80:0:0:0:1ff:fe23:4567:890a", "<IP>"),
     ("sk-abcdefghijklmnopqrstuvwx", "<KEY>"),
     ("AKIAIOSFODNN7EXAMPLE", "<KEY>"),
@@ -311,6 +314,20 @@ def test_a_long_list_of_numbers_goes_as_a_whole() -> None:
     redacted = Redactor().text(text)
     assert "999900000199" in redacted
     assert "999900000299" not in redacted
+
+
+def test_a_placeholder_is_no_talk_of_phones() -> None:
+    assert Redactor().text("<PHONE_1> or 633481205") == "<PHONE_1> or 633481205"
+
+
+@pytest.mark.parametrize("item", labelled(), ids=lambda item: item.kind)
+def test_a_column_finds_in_the_labelled_strings_what_a_text_does(item: Labelled) -> None:
+    redacted = Redactor().text(item.text)
+    assert column(Redactor(), [item.text]) == [redacted]
+    nested = msgspec.json.encode([msgspec.json.encode({"x": item.text}).decode()]).decode()
+    (inside,) = msgspec.json.decode(column(Redactor(), [nested], json=True)[0] or "")
+    assert inside == Redactor().text(msgspec.json.encode({"x": item.text}).decode())
+    assert Redactor().text(redacted) == redacted
 
 
 def test_the_countries_of_phones_can_be_set() -> None:
