@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.pseudonyms import load_user_keys
 from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.settings import Settings, load
 
@@ -72,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "promote":
             added.add_argument("version")
         added.add_argument("--reason", help="kept with the decision")
+    pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
+    pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
 
     demo = command(
@@ -177,6 +180,13 @@ def _command(options: argparse.Namespace) -> int:
             answer = commands.carry_out(jobs, options.name, options.workload, arguments)
             jobs.retrain_waiting()
     print(f"{answer['workload']}: {answer['done']}")
+    return 0
+
+
+def _pseudonym(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    keys = load_user_keys(settings.privacy, settings.warehouse.path)
+    print("\n".join(keys.pseudonyms(options.user)))
     return 0
 
 

@@ -1,5 +1,6 @@
 """Pseudonyms of users, their keys and the rotation of those."""
 
+import logging
 import stat
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pydantic import SecretStr
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.settings import PrivacySettings
+from retuned.daemon import cli
 
 
 def test_a_user_is_a_keyed_hash_that_names_its_key() -> None:
@@ -65,3 +67,13 @@ def test_a_key_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: Path
     (tmp_path / "empty").write_text(" \n\n")
     with pytest.raises(ConfigurationError, match="empty"):
         load_user_keys(PrivacySettings(user_key_file=tmp_path / "empty"), tmp_path / "w")
+
+
+def test_the_command_line_shows_what_a_user_is_stored_as(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETUNED__PRIVACY__USER_KEY", "new key\nold key")
+    assert cli.main(["pseudonym", "anna"]) == 0
+    assert capsys.readouterr().out.split() == UserKeys([b"new key", b"old key"]).pseudonyms("anna")
