@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from retuned.consumers.dialects import BadPart
 from retuned.consumers.errors import TooManyDeadLetters
-from retuned.consumers.events import BadEvent, to_json
+from retuned.consumers.events import to_json
 from retuned.consumers.kafka import Record
 from retuned.consumers.placeholders import Scope
 from retuned.consumers.privacy import Redactor
@@ -18,7 +19,9 @@ KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
 CUT_MARGIN = 256
 
-_USER_ID = re.compile(r'("user_id"\s{0,8}:\s{0,8})"(?:[^"\\]|\\.)*+"?')
+# Where the formats that are understood keep the user.
+_USERS = ("user_id", "user", "user.id", "enduser.id", "safety_identifier")
+_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, _USERS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,13 @@ class DeadLetter:
         return asdict(self)
 
 
-def dead_letter(record: Record, bad: BadEvent, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
-    """What is kept of a message that is no event. The detail shares the numbers of the payload's placeholders."""
-    scope = redactor.scope(None if record.value is None else record.value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
-    payload = None if record.value is None else _payload(record.value, redactor, scope, pseudonym)
-    detail = redactor.text(bad.detail, scope)
-    return DeadLetter(record.topic, record.partition, record.offset, bad.reason, detail, payload)
+def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
+    """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers."""
+    value = record.value if bad.part is None else bad.part
+    scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
+    payload = None if value is None else _payload(value, redactor, scope, pseudonym)
+    reason, detail = bad.error.reason, redactor.text(bad.error.detail, scope)
+    return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload)
 
 
 def _payload(value: bytes, redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]) -> str:
@@ -62,14 +66,24 @@ def _payload(value: bytes, redactor: Redactor, scope: Scope, pseudonym: Callable
 
 
 def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: pseudonym(str(item)) if key == "user_id" and item is not None else _without_users(item, pseudonym)
-            for key, item in value.items()
-        }
     if isinstance(value, list):
         return [_without_users(item, pseudonym) for item in value]
-    return value
+    if not isinstance(value, dict):
+        return value
+    if value.get("key") in _USERS and "value" in value:  # an attribute as OpenTelemetry writes it
+        return value | {"value": _all_hashed(value["value"], pseudonym)}
+    return {
+        key: _all_hashed(item, pseudonym) if key in _USERS else _without_users(item, pseudonym)
+        for key, item in value.items()
+    }
+
+
+def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _all_hashed(item, pseudonym) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_all_hashed(item, pseudonym) for item in value]
+    return None if value is None else pseudonym(str(value))
 
 
 class DeadLetterLimit:

@@ -70,12 +70,14 @@ class Feedback(msgspec.Struct, kw_only=True, gc=False):
     user_id: Annotated[Identifier, Meta(description="Stored as a keyed hash.")] | None = None
 
 
+Event = Interaction | Feedback
+
 _INTERACTION = msgspec.json.Decoder(Interaction)
 _FEEDBACK = msgspec.json.Decoder(Feedback)
 _TO_JSON = msgspec.json.Encoder()
 
 
-def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Interaction | Feedback:
+def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Event:
     """One event from the bytes of one message. Timestamps come back as naive UTC.
 
     Raises:
@@ -85,7 +87,7 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Int
         raise BadEvent("empty", "the message has no value")
     if len(payload) > max_bytes:
         raise BadEvent("too_large", f"{len(payload)} bytes, the limit is {max_bytes} (ingest.max_event_bytes)")
-    event: Interaction | Feedback
+    event: Event
     try:
         event = _INTERACTION.decode(payload) if kind == "interactions" else _FEEDBACK.decode(payload)
     except msgspec.ValidationError as error:
@@ -96,6 +98,24 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Int
         raise BadEvent("not_utf8", f"{error.reason} in a string") from error
     except RecursionError as error:
         raise BadEvent("too_deep", "nested too deeply") from error
+    return _checked(event)
+
+
+def convert(kind: Kind, value: Any) -> Event:
+    """One event from decoded JSON, under the same rules as `decode`.
+
+    Raises:
+        BadEvent: it is not one; the reason is a code.
+    """
+    event: Event
+    try:
+        event = msgspec.convert(value, Interaction) if kind == "interactions" else msgspec.convert(value, Feedback)
+    except msgspec.ValidationError as error:
+        raise BadEvent("not_an_event", str(error)) from error
+    return _checked(event)
+
+
+def _checked(event: Event) -> Event:
     event.timestamp = _naive_utc(event.timestamp)
     if event.id.isspace():
         raise BadEvent("bad_value", "id: expected more than white space")

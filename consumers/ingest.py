@@ -10,8 +10,9 @@ from datetime import datetime
 import duckdb
 
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
+from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced
-from retuned.consumers.events import BadEvent, Kind, decode
+from retuned.consumers.events import Kind
 from retuned.consumers.kafka import Offsets, Publisher, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
@@ -135,12 +136,11 @@ class Ingest:
         feedback_topic, max_bytes = settings.kafka.feedback_topic, settings.ingest.max_event_bytes
         for record in batch.records:
             kind: Kind = "feedback" if record.topic == feedback_topic else "interactions"
-            try:
-                event = decode(kind, record.value, max_bytes)
-            except BadEvent as bad:
-                rows.dead.append(dead_letter(record, bad, self._letter_redactor, self._pseudonym))
-            else:
-                rows.add(event, record, None if event.user_id is None else self._pseudonym(event.user_id))
+            for event in decode_any(kind, record.value, record.headers, max_bytes):
+                if isinstance(event, BadPart):
+                    rows.dead.append(dead_letter(record, event, self._letter_redactor, self._pseudonym))
+                else:
+                    rows.add(event, record, None if event.user_id is None else self._pseudonym(event.user_id))
         rows.redactions += self._letter_redactor.take_counts()
         rows.seconds += time.perf_counter() - started
         return rows

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from retuned.consumers.dialects import Headers
 from retuned.consumers.kafka import Batch, Offsets, Partition, Record
 
 
@@ -17,6 +18,7 @@ class MemoryRecord(NamedTuple):
     partition: int
     offset: int
     value: bytes | None
+    headers: Headers = ()
 
 
 class MemoryLog:
@@ -27,11 +29,11 @@ class MemoryLog:
         self._ends: Offsets = {}
         self._changed = threading.Condition()
 
-    def append(self, topic: str, value: bytes | None, partition: int = 0) -> int:
+    def append(self, topic: str, value: bytes | None, partition: int = 0, headers: Headers = ()) -> int:
         """Add a message and return its offset."""
         with self._changed:
             offset = self._ends.get((topic, partition), 0)
-            self._records[topic, partition].append(MemoryRecord(topic, partition, offset, value))
+            self._records[topic, partition].append(MemoryRecord(topic, partition, offset, value, headers))
             self._ends[topic, partition] = offset + 1
             self._changed.notify_all()
             return offset

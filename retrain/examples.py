@@ -8,6 +8,7 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any, Literal
 
+from retuned.consumers.messages import joined_text
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.retrain.scoring import facts, kinds, same_answer, token_f1
 from retuned.retrain.similarity import NearIndex, normalise, text_hash
@@ -28,7 +29,7 @@ class Example:
         row_id: hash of prompt and completion.
         prompt: the conversation without its system messages, normalised; what makes two examples the same question.
         question: its last user message, normalised.
-        messages: the conversation as it was, system messages included: JSON, list of role and content.
+        messages: the conversation, system messages included: JSON, list of objects with role and content, a string.
         rejected: the answer that a correction replaces; None for an accepted answer.
         context: the passages that the answer was to rest on: JSON, list of strings, or None.
         timestamp: when the feedback was given.
@@ -95,19 +96,24 @@ def example(
     timestamp: datetime,
     received_at: datetime,
 ) -> Example | None:
-    """An example from its parts, or None when there is no question or nothing to learn."""
-    conversation = [(turn["role"], turn.get("content") or "") for turn in json.loads(messages)]
-    asked = [text for role, text in conversation if role == "user"]
+    """An example from its parts, or None when there is no question, nothing to learn, or more than text to read."""
+    conversation = []
+    for turn in json.loads(messages):
+        text = joined_text(turn.get("content") or "")
+        if text is None:
+            return None  # images and the like: a model of text cannot learn from them
+        conversation.append({**turn, "content": text})
+    asked = [turn["content"] for turn in conversation if turn["role"] == "user"]
     completion = completion.strip()
     if not asked or not asked[-1].strip() or not completion:
         return None
-    prompt = normalise(" ".join(text for role, text in conversation if role != "system"))
+    prompt = normalise(" ".join(turn["content"] for turn in conversation if turn["role"] != "system"))
     return Example(
         row_id=text_hash(json.dumps([prompt, completion])),
         prompt_hash=text_hash(prompt),
         prompt=prompt,
         question=normalise(asked[-1]),
-        messages=messages,
+        messages=json.dumps(conversation, ensure_ascii=False),
         completion=completion,
         kind=kind,
         source=source,

@@ -210,6 +210,24 @@ def test_the_key_of_the_user_hash_is_nowhere_in_the_warehouse(rig: Rig) -> None:
     assert user["user_id"] in user["payload"]
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"user": "anna", "request": {"user": {"name": "anna", "n": null}, "safety_identifier": ["anna"]}}',
+        b'{"attributes": [{"key": "enduser.id", "value": {"stringValue": "anna"}}, {"key": "role", "value": "user"}]}',
+        b'{"attributes": {"user.id": "anna", "role": "user"}}',
+        b'{"user.id" : "anna", "role": "user", broken',
+    ],
+)
+def test_users_are_in_no_dead_letter_whatever_its_format(rig: Rig, payload: bytes) -> None:
+    rig.send(payload)
+    rig.drain()
+    letter = rig.warehouse.row("SELECT payload FROM dead_letters")
+    assert letter is not None
+    assert "anna" not in letter["payload"]
+    assert b"role" not in payload or '"user"' in letter["payload"]
+
+
 def test_an_id_is_stored_once_within_the_distance(rig: Rig) -> None:
     rig.send(interaction("a"), interaction("b"), interaction("a"))
     rig.drain()
@@ -364,6 +382,45 @@ def test_both_topics_from_a_broker(broker: Broker, tmp_path: Path) -> None:
     assert warehouse.row("SELECT count(DISTINCT id) AS n FROM feedback") == {"n": 300}
     assert set(stored_offsets(warehouse).values()) == {100}
     assert rig.ingest.broker_up
+    rig.source.close()
+    warehouse.close()
+
+
+def test_formats_are_mixed_in_one_topic(broker: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    topic = settings.kafka.interactions_topic
+    broker.create_topics(topic, settings.kafka.feedback_topic)
+    answer = {"id": "openai", "choices": [{"message": {"role": "assistant", "content": "Mail anna@example.com."}}]}
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Whom?"}], "user": "anna"}
+    openai = {"timestamp": 1795512600, "workload_id": "support.refunds", "request": asked, "response": answer}
+    otel = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
+    otel |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna.", "timestamp": 1795512600}
+    verdict = {"gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": 1, "gen_ai.response.id": "otel"}
+    judged = {"event.name": "gen_ai.evaluation.result", "timestamp": 1795512601, **verdict}
+    event = interaction("replaced")
+    del event["id"]
+    producer = producer_for(broker)
+    producer.send(topic, openai)
+    producer.send(topic, otel)
+    producer.send(topic, judged)
+    producer.send(topic, event, headers=[("ce_specversion", b"1.0"), ("ce_id", b"cloud")])
+    producer.send(topic, {"specversion": "1.0", "id": "structured", "data": event})
+    producer.send(topic, interaction("native"))
+    producer.send(topic, {"specversion": "1.0", "data": {"price": 3}})
+    producer.flush()
+    producer.close()
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    until(lambda: rig.ingest.step() >= 0 and rig.ingest.events_seen == 7)
+    stored = {row["id"]: row for row in warehouse.rows("SELECT * FROM interactions")}
+    assert stored.keys() == {"openai", "otel", "cloud", "structured", "native"}
+    assert stored["openai"]["response"] == "Mail <EMAIL_1>."
+    assert len(stored["openai"]["user_id"]) == 32
+    said = warehouse.row("SELECT name, source, interaction_id FROM feedback")
+    assert said == {"name": "relevance", "source": "judge", "interaction_id": "otel"}
+    letters = warehouse.rows("SELECT reason, payload FROM dead_letters")
+    assert [letter["reason"] for letter in letters] == ["not_an_event"]
+    assert json.loads(letters[0]["payload"])["data"] == {"price": 3}
     rig.source.close()
     warehouse.close()
 

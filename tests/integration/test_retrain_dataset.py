@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +42,32 @@ def question(number: int) -> str:
     """A question that is no near duplicate of another."""
     word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
     return f"May I ask about {word} and {word[::-1]}?"
+
+
+def test_messages_in_parts_and_of_tools_are_learned_from_and_images_are_not(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(20))
+    conversations = {
+        "parts": [{"role": "user", "content": [{"type": "text", "text": "Is there parking for my van?"}]}],
+        "tools": [
+            {"role": "user", "content": "Will it rain on my trip to Oslo?"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]},
+            {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+        ],
+        "image": [{"role": "user", "content": [{"type": "text", "text": "What plant is it?"}, {"type": "image_url"}]}],
+    }
+    asked = {}
+    for name, messages in conversations.items():
+        asked[name] = teacher.ask("to be replaced", "Maybe.")
+        warehouse.execute("UPDATE interactions SET messages = ? WHERE id = ?", [json.dumps(messages), asked[name]])
+        teacher.say(asked[name], "correction", f"Surely, by {name}.")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    learned = {row["completion"]: row for split in dataset.SPLITS for row in built.split(split)}
+    assert "Surely, by image." not in learned
+    assert json.loads(learned["Surely, by parts."]["messages"])[0]["content"] == "Is there parking for my van?"
+    assert learned["Surely, by tools."]["question"] == normalise("Will it rain on my trip to Oslo?")
+    assert [turn["content"] for turn in json.loads(learned["Surely, by tools."]["messages"])][1:] == ["", "rain"]
 
 
 def teach(teacher: Teacher, numbers: range, value: str = "30 days", wrong: str = "No idea.") -> None:

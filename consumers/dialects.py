@@ -1,0 +1,223 @@
+"""Other people's formats onto ours, recognised by content and mixed in one topic as they come.
+
+Understood: OpenAI request/response logs (chat completions, completions, responses), OpenTelemetry GenAI (`otel`),
+CloudEvents around any of them (structured and binary), and Confluent's framing. The README has a table of which field
+becomes which. A translation only fills in the events of `events`; there they are checked, as ours are.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from retuned.consumers import otel
+from retuned.consumers.events import BadEvent, Event, Kind, convert, decode
+from retuned.consumers.messages import content_hash, instant, joined_text, without_nothing
+
+Headers = Sequence[tuple[str, bytes | None]]
+Plain = dict[str, Any]
+
+CONFLUENT_MAGIC = b"\x00"
+CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
+ENVELOPES = 3
+
+
+class BadPart(msgspec.Struct, frozen=True):
+    """What is no event, in a message that may hold several.
+
+    Attributes:
+        part: that part alone, as JSON; None when it is the whole message.
+    """
+
+    error: BadEvent
+    part: bytes | None = None
+
+
+def decode_any(
+    kind: Kind, payload: bytes | None, headers: Headers, max_bytes: int = 5_000_000
+) -> list[Event | BadPart]:
+    """The events of one message in any of the formats: mostly one; of a batch of spans, many or none.
+
+    Ours is tried first, so that the others cost it nothing. A message in none of them is reported as no event of ours.
+    `kind` is what the topic is for; it decides where the content does not.
+    """
+    if payload and payload.startswith(CONFLUENT_MAGIC):
+        payload = payload[CONFLUENT_HEADER_BYTES:]
+    try:
+        return [decode(kind, payload, max_bytes)]
+    except BadEvent as error:
+        if error.reason != "not_an_event" or payload is None:
+            return [BadPart(error)]
+        try:
+            value = msgspec.json.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return [BadPart(error)]  # ours was refused before its end was read
+        return list(_translated(value, headers, error))
+
+
+def _translated(value: Any, headers: Headers, error: BadEvent) -> Iterator[Event | BadPart]:
+    """`error` says why it is no event of ours; it stands if it is none of anybody's."""
+    envelope = _binary_envelope(headers)
+    try:
+        for _ in range(ENVELOPES):
+            if not (isinstance(value, dict) and "specversion" in value and value.keys() & {"data", "data_base64"}):
+                break
+            envelope, value = value, _data(value)
+        found = list(_recognised(value, envelope))
+    except BadEvent as bad:
+        yield BadPart(bad)
+        return
+    except RecursionError:
+        yield BadPart(BadEvent("too_deep", "nested too deeply"))
+        return
+    if not found and not otel.is_otel(value):  # spans that are about no model are no mistake
+        yield BadPart(error)
+    for kind, plain in found:
+        try:
+            yield convert(kind, _completed(plain, envelope))
+        except BadEvent as bad:
+            yield BadPart(bad, msgspec.json.encode(plain) if len(found) > 1 else None)
+
+
+def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain]]:
+    if not isinstance(value, dict):
+        return
+    if value.keys() >= {"interaction_id", "name"}:
+        yield "feedback", value
+    elif "messages" in value and isinstance(value.get("response"), str):
+        yield "interactions", value
+    elif isinstance(value.get("request"), dict) and "response" in value:
+        yield "interactions", _openai(value)
+    elif envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
+        yield from otel.events({"name": envelope["type"], "attributes": value})
+    elif otel.is_otel(value):
+        yield from otel.events(value)
+
+
+# --- CloudEvents -----------------------------------------------------------------------------------------------------
+
+
+def _binary_envelope(headers: Headers) -> Plain:
+    """The attributes of an event in binary mode, which are the headers `ce_…`."""
+    return {name[3:]: value.decode("utf-8", "replace") for name, value in headers if name.startswith("ce_") and value}
+
+
+def _data(envelope: Plain) -> Any:
+    if "data_base64" not in envelope:
+        data = envelope["data"]
+    else:
+        try:
+            data = base64.b64decode(envelope["data_base64"], validate=True)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise BadEvent("not_an_event", f"data_base64: {error}") from error
+    if not isinstance(data, bytes | str):
+        return data
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadEvent("not_json", f"data of the CloudEvent: {error}") from error
+
+
+def _completed(plain: Plain, envelope: Plain) -> Plain:
+    """What the event does not say itself, its envelope may."""
+    said = {"id": envelope.get("id"), "timestamp": envelope.get("time"), "workload": envelope.get("workload")}
+    return without_nothing(said) | plain
+
+
+# --- OpenAI ----------------------------------------------------------------------------------------------------------
+
+
+def _openai(log: Plain) -> Plain:
+    """A logged request with its response, as the OpenAI API has them, and what stands around them."""
+    request, response = log["request"], log["response"]
+    if not isinstance(response, dict):
+        raise BadEvent(
+            "not_an_event", f"response: expected an object, got {type(response).__name__}; did the call fail?"
+        )
+    message, text, finish_reason = _answer(response)
+    metadata = _object(request.get("metadata")) | _object(response.get("metadata"))
+    usage = _object(response.get("usage"))
+    latency_ms = log.get("latency_ms")
+    conversation = log.get("conversation_id") or request.get("conversation") or metadata.get("conversation_id")
+    attributes = metadata | {
+        "client_id": log.get("client_id"),
+        "tool_calls": message.get("tool_calls"),
+        **_object(log.get("attributes")),
+    }
+    return without_nothing(
+        {
+            "id": log.get("id") or response.get("id") or content_hash(log),
+            "timestamp": instant(log.get("timestamp") or response.get("created") or response.get("created_at")),
+            "workload": log.get("workload") or log.get("workload_id") or metadata.get("workload"),
+            "model": response.get("model") or request.get("model"),
+            "messages": _prompt(request),
+            "response": text,
+            "context": log.get("context"),
+            "conversation_id": conversation.get("id") if isinstance(conversation, dict) else conversation,
+            "user_id": log.get("user_id") or request.get("user") or request.get("safety_identifier"),
+            "latency_seconds": latency_ms / 1000 if isinstance(latency_ms, int | float) else log.get("latency_seconds"),
+            "time_to_first_token_seconds": log.get("time_to_first_token_seconds"),
+            "input_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
+            "output_tokens": usage.get("completion_tokens", usage.get("output_tokens")),
+            "cost": log.get("cost"),
+            "finish_reason": finish_reason,
+            "attributes": without_nothing(attributes) or None,
+        }
+    )
+
+
+def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
+    """The first choice as a message, its text, and why it ended."""
+    if choices := _objects(response.get("choices")):
+        choice = choices[0]
+        message = _object(choice.get("message"))
+        text = choice.get("text", joined_text(message.get("content")))
+        if text is None:
+            text = message.get("refusal") or ("" if message.get("tool_calls") else None)
+        return message, text, choice.get("finish_reason")
+    output = _objects(response.get("output"))
+    if not output:
+        return {}, None, None
+    texts = [joined_text(item.get("content")) for item in output if item.get("type", "message") == "message"]
+    calls = [_tool_call(item) for item in output if item.get("type") == "function_call"]
+    text = "".join(text for text in texts if text)
+    message = {"tool_calls": calls} if calls else {}
+    return message, text if text or calls else None, response.get("status")
+
+
+def _prompt(request: Plain) -> Any:
+    """Messages of a chat; of a completion, its prompt; of the responses API, its instructions and input."""
+    if "messages" in request:
+        return request["messages"]
+    if isinstance(request.get("prompt"), str):
+        return [{"role": "user", "content": request["prompt"]}]
+    instructions, given = request.get("instructions"), request.get("input")
+    messages = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
+    if isinstance(given, str):
+        return [*messages, {"role": "user", "content": given}]
+    return [*messages, *(_input_item(item) for item in _objects(given))] or None
+
+
+def _input_item(item: Plain) -> Plain:
+    """An item of the responses API as a chat message."""
+    if item.get("type") == "function_call":
+        return {"role": "assistant", "content": None, "tool_calls": [_tool_call(item)]}
+    if item.get("type") == "function_call_output":
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+    text = joined_text(item.get("content"))
+    return item if text is None else {"role": item.get("role"), "content": text}
+
+
+def _tool_call(item: Plain) -> Plain:
+    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    return {"id": item.get("call_id"), "type": "function", "function": function}
+
+
+def _object(value: Any) -> Plain:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[Plain]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

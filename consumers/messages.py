@@ -1,0 +1,49 @@
+"""What the translations of other formats share: texts in parts, instants, ids of what has none."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+TEXT_PARTS = ("text", "input_text", "output_text")
+# Unix times in seconds stay below the first until 5138, in milliseconds below the second; above are nanoseconds.
+MILLISECONDS_FROM, NANOSECONDS_FROM = 1e11, 1e15
+
+
+def joined_text(content: Any) -> str | None:
+    """The text of a message that is a string or a list of text parts alone; None where it holds anything else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        text = part.get("text", part.get("content")) if isinstance(part, dict) else None
+        if not isinstance(text, str) or part.get("type") not in TEXT_PARTS:
+            return None
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def instant(value: Any) -> Any:
+    """Unix time in seconds, milliseconds or nanoseconds, a number or digits, as ISO 8601; what else it is stays."""
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        return value
+    seconds = value if value < MILLISECONDS_FROM else value / 1e3 if value < NANOSECONDS_FROM else value / 1e9
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return value
+
+
+def content_hash(value: Any) -> str:
+    """An id for what has none: the same content, sent twice, is one event."""
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
+
+
+def without_nothing(values: dict[str, Any]) -> dict[str, Any]:
+    """Only what is there."""
+    return {key: value for key, value in values.items() if value is not None}

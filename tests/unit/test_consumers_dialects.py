@@ -1,0 +1,455 @@
+"""Other people's formats: what each becomes, what is refused and why, and that none is mistaken for another."""
+
+import base64
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from retuned.consumers.dialects import BadPart, decode_any
+from retuned.consumers.events import Feedback, Interaction
+
+AT = datetime(2026, 11, 24, 9, 30)
+UNIX = 1795512600  # the same instant
+
+NATIVE = {
+    "id": "i1",
+    "timestamp": "2026-11-24T09:30:00Z",
+    "workload": "support.refunds",
+    "model": "base",
+    "messages": [{"role": "user", "content": "Where is my parcel?"}],
+    "response": "On its way.",
+}
+NATIVE_FEEDBACK = {
+    "id": "f1", "timestamp": "2026-11-24T09:31:00Z", "interaction_id": "i1", "name": "helpful", "value": True,
+}  # fmt: skip
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Weather in Paris?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "c1", "content": "rain, 14 °C"},
+]
+
+OPENAI = {
+    "timestamp": UNIX,
+    "workload_id": "support.refunds",
+    "client_id": "web",
+    "request": {"model": "base", "messages": CHAT, "user": "u1", "metadata": {"channel": "chat"}},
+    "response": {
+        "id": "chatcmpl-1",
+        "created": 1,
+        "model": "support.refunds@3f2a91c0",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Rain."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 30, "completion_tokens": 2},
+    },
+}
+
+PARTS_IN = [
+    {"role": "user", "parts": [{"type": "text", "content": "Weather in Paris?"}]},
+    {
+        "role": "assistant",
+        "parts": [{"type": "tool_call", "id": "c1", "name": "weather", "arguments": {"city": "Paris"}}],
+    },
+    {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": "rain, 14 °C"}]},
+]
+PARTS_OUT = [{"role": "assistant", "parts": [{"type": "text", "content": "Rain."}], "finish_reason": "stop"}]
+SPAN = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "openai",
+    "gen_ai.request.model": "base",
+    "gen_ai.response.model": "support.refunds@3f2a91c0",
+    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.agent.name": "support.refunds",
+    "gen_ai.conversation.id": "conv-1",
+    "gen_ai.usage.input_tokens": 30,
+    "gen_ai.usage.output_tokens": 2,
+    "gen_ai.response.finish_reasons": ["stop"],
+    "gen_ai.system_instructions": [{"type": "text", "content": "Be brief."}],
+    "gen_ai.input.messages": PARTS_IN,
+    "gen_ai.output.messages": PARTS_OUT,
+}
+EVALUATION = {
+    "gen_ai.evaluation.name": "relevance",
+    "gen_ai.evaluation.score.value": 0.9,
+    "gen_ai.evaluation.score.label": "relevant",
+    "gen_ai.evaluation.explanation": "It says what was asked.",
+    "gen_ai.response.id": "chatcmpl-1",
+}
+
+
+def typed(value: Any) -> dict[str, Any]:
+    """A value as OTLP JSON writes it."""
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, int):
+        return {"intValue": str(value)}
+    if isinstance(value, float):
+        return {"doubleValue": value}
+    if isinstance(value, list):
+        return {"arrayValue": {"values": [typed(item) for item in value]}}
+    if isinstance(value, dict):
+        return {"kvlistValue": {"values": keys(value)}}
+    return {"stringValue": value}
+
+
+def keys(attributes: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": typed(value)} for key, value in attributes.items()]
+
+
+def otlp(*spans: dict[str, Any], resource: dict[str, Any] | None = None) -> dict[str, Any]:
+    group = {"scopeSpans": [{"scope": {"name": "x"}, "spans": list(spans)}]}
+    return {"resourceSpans": [{"resource": {"attributes": keys(resource or {})}, **group}]}
+
+
+def span(attributes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    times = {"startTimeUnixNano": str(UNIX * 10**9 - 830_000_000), "endTimeUnixNano": str(UNIX * 10**9)}
+    return {"traceId": "t1", "spanId": "s1", "name": "chat base", **times, "attributes": keys(attributes), **more}
+
+
+def all_of(value: Any, kind: Any = "interactions", headers: Any = ()) -> list[Any]:
+    payload = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return decode_any(kind, payload, headers)
+
+
+def one(value: Any, kind: Any = "interactions", headers: Any = ()) -> Any:
+    (event,) = all_of(value, kind, headers)
+    return event
+
+
+def refused(value: Any, kind: Any = "interactions", headers: Any = ()) -> tuple[str, str]:
+    bad = one(value, kind, headers)
+    assert isinstance(bad, BadPart)
+    return bad.error.reason, bad.error.detail
+
+
+# --- ours, wherever it stands ----------------------------------------------------------------------------------------
+
+
+def test_events_are_known_by_content_whatever_the_topic_is_for() -> None:
+    assert isinstance(one(NATIVE, "feedback"), Interaction)
+    assert isinstance(one(NATIVE_FEEDBACK, "interactions"), Feedback)
+
+
+def test_confluent_framing_is_taken_off() -> None:
+    frame = b"\x00\x00\x00\x00\x2a"
+    assert one(frame + json.dumps(NATIVE).encode()) == one(NATIVE)
+    assert one(frame + json.dumps(OPENAI).encode()) == one(OPENAI)
+    assert refused(frame + b"\x02avro")[0] == "not_json"
+    assert refused(frame)[0] == "empty"
+
+
+@pytest.mark.parametrize(
+    "value", [[], "text", 7, None, {}, {"request": 1}, {"messages": []}, [NATIVE], {"a": {"b": 1}}]
+)
+def test_what_is_nobodys_event_is_reported_as_no_event_of_ours(value: Any) -> None:
+    reason, _ = refused(value)
+    assert reason == "not_an_event"
+
+
+def test_a_native_event_with_a_mistake_is_told_that_mistake() -> None:
+    assert refused({**NATIVE, "latency_seconds": -1})[1].endswith("`$.latency_seconds`")
+    assert "workload" in refused({key: value for key, value in NATIVE.items() if key != "workload"})[1]
+    assert refused({**NATIVE_FEEDBACK, "value": "yes"}, "interactions")[0] == "bad_value"
+
+
+def test_json_that_ends_badly_after_a_mistake() -> None:
+    assert refused(b'{"id": 1, "messages"')[0] in ("not_an_event", "not_json")
+
+
+# --- OpenAI ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_openai_log() -> None:
+    event = one(OPENAI)
+    assert (event.id, event.timestamp, event.workload) == ("chatcmpl-1", AT, "support.refunds")
+    assert (event.model, event.messages, event.response) == ("support.refunds@3f2a91c0", CHAT, "Rain.")
+    assert (event.input_tokens, event.output_tokens, event.finish_reason, event.user_id) == (30, 2, "stop", "u1")
+    assert event.attributes == {"channel": "chat", "client_id": "web"}
+    assert one(OPENAI, "feedback") == event
+
+
+@pytest.mark.parametrize("timestamp", [UNIX, float(UNIX), UNIX * 1000, str(UNIX), "2026-11-24T10:30:00+01:00"])
+def test_an_openai_log_of_whatever_clock(timestamp: Any) -> None:
+    assert one({**OPENAI, "timestamp": timestamp}).timestamp == AT
+
+
+def test_an_answer_that_calls_a_tool_keeps_the_call() -> None:
+    call = CHAT[2]["tool_calls"]
+    message = {"role": "assistant", "content": None, "tool_calls": call}
+    event = one({**OPENAI, "response": {**OPENAI["response"], "choices": [{"message": message}]}})
+    assert event.response == ""
+    assert event.attributes["tool_calls"] == call
+
+
+def test_an_openai_log_without_an_id_has_one_by_its_content() -> None:
+    response = {key: value for key, value in OPENAI["response"].items() if key != "id"}
+    first, again = one({**OPENAI, "response": response}), one({**OPENAI, "response": response})
+    other = one({**OPENAI, "response": response, "timestamp": UNIX + 1})
+    assert first.id == again.id != other.id
+
+
+def test_the_completions_api() -> None:
+    event = one(
+        {
+            "timestamp": UNIX,
+            "workload": "w",
+            "request": {"model": "m", "prompt": "Once"},
+            "response": {"id": "cmpl-1", "choices": [{"text": " upon a time", "finish_reason": "length"}]},
+        }
+    )
+    assert (event.messages, event.response) == ([{"role": "user", "content": "Once"}], " upon a time")
+    assert (event.model, event.finish_reason) == ("m", "length")
+
+
+def test_the_responses_api() -> None:
+    event = one(
+        {
+            "workload": "w",
+            "latency_ms": 830,
+            "request": {
+                "model": "m",
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "user", "content": [{"type": "input_text", "text": "Weather in Paris?"}]},
+                    {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city":"Paris"}'},
+                    {"type": "function_call_output", "call_id": "c1", "output": "rain, 14 °C"},
+                ],
+                "conversation": {"id": "conv-1"},
+            },
+            "response": {
+                "id": "resp-1",
+                "created_at": UNIX,
+                "status": "completed",
+                "output": [
+                    {"type": "reasoning", "summary": []},
+                    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Rain."}]},
+                ],
+                "usage": {"input_tokens": 30, "output_tokens": 2},
+            },
+        }
+    )
+    assert event.messages == CHAT
+    assert (event.response, event.timestamp, event.conversation_id) == ("Rain.", AT, "conv-1")
+    assert (event.input_tokens, event.output_tokens, event.latency_seconds) == (30, 2, 0.83)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"response": None}, "response: expected an object, got NoneType"),
+        ({"response": {"error": {"message": "overloaded"}}}, "response"),
+        ({"workload_id": None}, "workload"),
+        ({"request": {"model": "m"}}, "messages"),
+        ({"timestamp": "yesterday"}, "timestamp"),
+    ],
+)
+def test_an_openai_log_that_misses_something_says_what(change: dict[str, Any], said: str) -> None:
+    reason, detail = refused({**OPENAI, **change})
+    assert reason == "not_an_event"
+    assert said in detail
+
+
+# --- OpenTelemetry ---------------------------------------------------------------------------------------------------
+
+
+def check_span(event: Any) -> None:
+    assert (event.id, event.workload, event.model) == ("chatcmpl-1", "support.refunds", "support.refunds@3f2a91c0")
+    assert event.messages == CHAT
+    assert (event.response, event.finish_reason, event.conversation_id) == ("Rain.", "stop", "conv-1")
+    assert (event.input_tokens, event.output_tokens, event.timestamp) == (30, 2, AT)
+    assert event.attributes["gen_ai.provider.name"] == "openai"
+
+
+def test_otlp_json_from_the_collector() -> None:
+    event = one(otlp(span(SPAN), resource={"service.name": "shop"}))
+    check_span(event)
+    assert event.latency_seconds == pytest.approx(0.83)
+    assert event.attributes["service.name"] == "shop"
+    assert (event.attributes["trace_id"], event.attributes["span_id"]) == ("t1", "s1")
+
+
+def test_messages_as_json_text() -> None:
+    text = {key: json.dumps(value) if isinstance(value, list) else value for key, value in SPAN.items()}
+    check_span(one(otlp(span(text))))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"timestamp": "2026-11-24T09:30:00Z", "attributes": SPAN},
+        {"timestamp": "2026-11-24T09:30:00Z", **SPAN},
+        {"time": UNIX, "name": "gen_ai.client.inference.operation.details", "attributes": SPAN},
+        {"context": {"trace_id": "t", "span_id": "s"}, "start_time": "2026-11-24T09:29:59.170Z",
+         "end_time": "2026-11-24T09:30:00Z", "attributes": SPAN},
+    ],
+)  # fmt: skip
+def test_one_object_nested_or_flat(around: dict[str, Any]) -> None:
+    event = one(around)
+    check_span(event)
+    if "start_time" in around:
+        assert event.latency_seconds == pytest.approx(0.83)
+
+
+def test_the_names_before_1_37() -> None:
+    old = {
+        "gen_ai.system": "openai",
+        "gen_ai.request.model": "base",
+        "gen_ai.response.id": "chatcmpl-1",
+        "service.name": "support.refunds",
+        "gen_ai.usage.prompt_tokens": 30,
+        "gen_ai.usage.completion_tokens": 2,
+        "gen_ai.prompt": json.dumps(CHAT),
+        "gen_ai.completion": json.dumps([{"role": "assistant", "content": "Rain."}]),
+    }
+    event = one({"timestamp": UNIX, "attributes": old})
+    assert (event.messages, event.response, event.workload) == (CHAT, "Rain.", "support.refunds")
+    assert (event.input_tokens, event.output_tokens, event.model) == (30, 2, "base")
+
+
+def test_numbered_messages() -> None:
+    numbered = {"gen_ai.request.model": "m", "gen_ai.agent.name": "w", "gen_ai.completion.0.content": "Rain."}
+    for number, message in enumerate(CHAT):
+        numbered |= {f"gen_ai.prompt.{number}.{key}": value for key, value in message.items() if key != "tool_calls"}
+    numbered |= {"gen_ai.prompt.2.tool_calls.0.name": "weather", "gen_ai.prompt.2.tool_calls.0.id": "c1"}
+    event = one({"timestamp": UNIX, **numbered})
+    assert [message["content"] for message in event.messages] == [message["content"] for message in CHAT]
+    assert event.messages[2]["tool_calls"] == [{"name": "weather", "id": "c1"}]
+    assert event.response == "Rain."
+
+
+def test_messages_on_events_of_the_span() -> None:
+    said = [
+        ("gen_ai.system.message", {"content": "Be brief."}),
+        ("gen_ai.user.message", {"content": "Weather in Paris?"}),
+        ("gen_ai.assistant.message", {"tool_calls": json.dumps(CHAT[2]["tool_calls"])}),
+        ("gen_ai.tool.message", {"id": "c1", "content": "rain, 14 °C"}),
+        ("gen_ai.choice", {"index": 0, "finish_reason": "stop", "message": json.dumps({"content": "Rain."})}),
+    ]
+    plain = {key: value for key, value in SPAN.items() if "messages" not in key and "instructions" not in key}
+    attached = [{"name": name, "timeUnixNano": "1", "attributes": keys(attributes)} for name, attributes in said]
+    check_span(one(otlp(span(plain, events=attached))))
+
+
+def test_a_batch_of_spans_is_many_events_and_what_concerns_no_model_is_passed_over() -> None:
+    spans = [span({**SPAN, "gen_ai.response.id": f"r{number}"}) for number in range(3)]
+    others = [span({"http.method": "GET"}), span({**SPAN, "gen_ai.operation.name": "execute_tool"})]
+    assert [event.id for event in all_of(otlp(*spans, *others))] == ["r0", "r1", "r2"]
+    assert all_of(otlp(*others)) == []
+    assert all_of({"resourceSpans": []}) == []
+
+
+def test_a_span_without_content_is_refused_alone() -> None:
+    bare = {key: value for key, value in SPAN.items() if "messages" not in key and "instructions" not in key}
+    good, bad = all_of(otlp(span(SPAN), span(bare)))
+    check_span(good)
+    assert isinstance(bad, BadPart)
+    assert "messages" in bad.error.detail
+    assert bad.part is not None
+    assert json.loads(bad.part)["id"] == "chatcmpl-1"
+
+
+def test_parts_that_are_no_text_stay_parts() -> None:
+    image = {"type": "uri", "modality": "image", "uri": "https://example.com/a.png"}
+    asked = [{"role": "user", "parts": [{"type": "text", "content": "What is this?"}, image]}]
+    event = one({"timestamp": UNIX, **SPAN, "gen_ai.input.messages": asked})
+    assert event.messages[1]["content"] == [{"type": "text", "content": "What is this?"}, image]
+
+
+def evaluation(value: dict[str, Any]) -> dict[str, Any]:
+    record = {"timeUnixNano": str(UNIX * 10**9), "eventName": "gen_ai.evaluation.result", "attributes": keys(value)}
+    return {"resourceLogs": [{"resource": {}, "scopeLogs": [{"logRecords": [record]}]}]}
+
+
+@pytest.mark.parametrize("kind", ["interactions", "feedback"])
+def test_an_evaluation_is_feedback_of_a_judge(kind: str) -> None:
+    verdict, comment = all_of(evaluation(EVALUATION), kind)
+    assert (verdict.name, verdict.value, verdict.source, verdict.interaction_id) == (
+        "relevance", 0.9, "judge", "chatcmpl-1",
+    )  # fmt: skip
+    assert verdict.timestamp == AT
+    assert (comment.name, comment.value) == ("comment", "It says what was asked.")
+    assert verdict.id != comment.id
+    assert [event.id for event in all_of(evaluation(EVALUATION), kind)] == [verdict.id, comment.id]
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "value"),
+    [(1, "fail", True), (0.0, None, False), (None, "true", True), (None, "No", False), ("1.0", None, True)],
+)
+def test_an_evaluation_under_a_reserved_name_is_a_boolean(score: Any, label: Any, value: bool) -> None:
+    given = {
+        "gen_ai.evaluation.name": "hallucination", "gen_ai.evaluation.score.value": score,
+        "gen_ai.evaluation.score.label": label, "gen_ai.response.id": "r",
+    }  # fmt: skip
+    found = {key: item for key, item in given.items() if item is not None}
+    assert one({"timestamp": UNIX, "event.name": "gen_ai.evaluation.result", **found}).value is value
+
+
+def test_a_score_between_is_no_boolean() -> None:
+    given = {"gen_ai.evaluation.name": "hallucination", "gen_ai.evaluation.score.value": 0.4, "gen_ai.response.id": "r"}
+    assert refused({"timestamp": UNIX, "event.name": "gen_ai.evaluation.result", **given})[0] == "bad_value"
+
+
+def test_an_evaluation_on_its_span_is_about_that_span() -> None:
+    plain = {key: value for key, value in SPAN.items() if key != "gen_ai.response.id"}
+    verdict = {key: value for key, value in EVALUATION.items() if key != "gen_ai.response.id"}
+    attached = [{"name": "gen_ai.evaluation.result", "timeUnixNano": str(UNIX * 10**9), "attributes": keys(verdict)}]
+    answer, judged, _ = all_of(otlp(span(plain, events=attached)))
+    assert answer.id == "t1-s1" == judged.interaction_id
+
+
+# --- CloudEvents -----------------------------------------------------------------------------------------------------
+
+ENVELOPE = {
+    "specversion": "1.0", "id": "ce1", "source": "/app", "type": "com.example.answer", "time": "2026-11-24T09:30:00Z",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", [NATIVE, OPENAI, {"timestamp": UNIX, **SPAN}, NATIVE_FEEDBACK])
+def test_cloudevents_around_each(inside: dict[str, Any]) -> None:
+    plain = one(inside)
+    text = json.dumps(inside)
+    headers = [(f"ce_{key}", value.encode()) for key, value in ENVELOPE.items()]
+    headers += [("content-type", b"application/json"), ("ce_empty", None)]
+    assert one({**ENVELOPE, "data": inside}) == plain
+    assert one({**ENVELOPE, "data": text}) == plain
+    assert one({**ENVELOPE, "data_base64": base64.b64encode(text.encode()).decode()}) == plain
+    assert one(inside, headers=headers) == plain
+
+
+def test_an_envelope_says_what_the_event_does_not() -> None:
+    short = {key: value for key, value in NATIVE.items() if key not in ("id", "timestamp", "workload")}
+    headers = [("ce_id", b"ce1"), ("ce_time", b"2026-11-24T09:30:00Z"), ("ce_workload", b"w")]
+    for event in (one({**ENVELOPE, "workload": "w", "data": short}), one(short, headers=headers)):
+        assert (event.id, event.timestamp, event.workload) == ("ce1", AT, "w")
+
+
+def test_an_evaluation_named_by_its_envelope_alone() -> None:
+    verdict, _ = all_of({**ENVELOPE, "type": "gen_ai.evaluation.result", "data": EVALUATION}, "feedback")
+    assert (verdict.name, verdict.timestamp) == ("relevance", AT)
+
+
+def test_cloudevents_around_nothing_we_know() -> None:
+    assert refused({**ENVELOPE, "data": {"price": 3}})[0] == "not_an_event"
+    assert refused({**ENVELOPE, "data": "no JSON"})[0] == "not_json"
+    assert refused({**ENVELOPE, "data_base64": "%"})[0] == "not_an_event"
+    nested: Any = NATIVE
+    for _ in range(10):
+        nested = {**ENVELOPE, "data": nested}
+    assert refused(nested)[0] == "not_an_event"
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_hostile_nesting(depth: int) -> None:
+    inside = b'{"a":' * depth + b"1" + b"}" * depth
+    for value in (inside, b'{"request":' + inside + b',"response":{}}', b'{"gen_ai.prompt":' + inside + b"}"):
+        (bad,) = all_of(value)
+        assert isinstance(bad, BadPart)
