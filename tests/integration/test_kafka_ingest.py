@@ -415,7 +415,7 @@ def test_formats_are_mixed_in_one_topic(broker: Broker, tmp_path: Path) -> None:
     stored = {row["id"]: row for row in warehouse.rows("SELECT * FROM interactions")}
     assert stored.keys() == {"openai", "otel", "cloud", "structured", "native"}
     assert stored["openai"]["response"] == "Mail <EMAIL_1>."
-    assert len(stored["openai"]["user_id"]) == 32
+    assert len(stored["openai"]["user_id"]) == 4 + 1 + 32
     said = warehouse.row("SELECT name, source, interaction_id FROM feedback")
     assert said == {"name": "relevance", "source": "judge", "interaction_id": "otel"}
     letters = warehouse.rows("SELECT reason, payload FROM dead_letters")
