@@ -1,7 +1,8 @@
 """The labelled strings of tests/data: what must go from a text, and texts from which nothing may go. All invented.
 
 Of the strings, those with `written: before` were written and committed before the patterns were changed for them, those
-with `after` once the patterns were done; nothing was changed for the latter, so their recall is the honest one.
+with `after` once the patterns were done; nothing was changed for the latter, so their recall is the honest one. Of the
+ordinary texts, patterns were corrected for six of the first 86; nothing was changed for the last 20.
 """
 
 import json
