@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,13 +12,16 @@ from retuned.consumers.dialects import BadPart
 from retuned.consumers.errors import TooManyDeadLetters
 from retuned.consumers.events import to_json
 from retuned.consumers.kafka import Record
-from retuned.consumers.privacy import Redactor, user_hash
+from retuned.consumers.placeholders import Scope
+from retuned.consumers.privacy import Redactor
 
 KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
 CUT_MARGIN = 256
 
-_USER_ID = re.compile(r'("user_id"\s{0,8}:\s{0,8})"(?:[^"\\]|\\.)*+"?')
+# Where the formats that are understood keep the user.
+_USERS = ("user_id", "user", "user.id", "enduser.id", "safety_identifier")
+_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, _USERS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
 
 
 @dataclass(frozen=True)
@@ -40,37 +44,46 @@ class DeadLetter:
         return asdict(self)
 
 
-def dead_letter(record: Record, bad: BadPart, redactor: Redactor, user_key: bytes) -> DeadLetter:
-    """What is kept of a message, or of a part of one, that is no event."""
+def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
+    """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers."""
     value = record.value if bad.part is None else bad.part
-    payload = None if value is None else _payload(value, redactor, user_key)
-    reason, detail = bad.error.reason, redactor.text(bad.error.detail)
+    scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
+    payload = None if value is None else _payload(value, redactor, scope, pseudonym)
+    reason, detail = bad.error.reason, redactor.text(bad.error.detail, scope)
     return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload)
 
 
-def _payload(value: bytes, redactor: Redactor, user_key: bytes) -> str:
+def _payload(value: bytes, redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]) -> str:
     if len(value) <= KEPT_CHARACTERS:
         try:
             # Through the values, so that nothing hides behind JSON's escapes.
-            return to_json(redactor.value(_without_users(msgspec.json.decode(value), user_key)))
+            return to_json(redactor.value(_without_users(msgspec.json.decode(value), pseudonym), scope))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
-    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text))
+    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text), scope)
     return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
 
 
-def _without_users(value: Any, user_key: bytes) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: user_hash(user_key, str(item))
-            if key == "user_id" and item is not None
-            else _without_users(item, user_key)
-            for key, item in value.items()
-        }
+def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
     if isinstance(value, list):
-        return [_without_users(item, user_key) for item in value]
-    return value
+        return [_without_users(item, pseudonym) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("key") in _USERS and "value" in value:  # an attribute as OpenTelemetry writes it
+        return value | {"value": _all_hashed(value["value"], pseudonym)}
+    return {
+        key: _all_hashed(item, pseudonym) if key in _USERS else _without_users(item, pseudonym)
+        for key, item in value.items()
+    }
+
+
+def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _all_hashed(item, pseudonym) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_all_hashed(item, pseudonym) for item in value]
+    return None if value is None else pseudonym(str(value))
 
 
 class DeadLetterLimit:

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import duckdb
@@ -19,7 +18,8 @@ from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced
 from retuned.consumers.events import Kind
 from retuned.consumers.kafka import Offsets, Publisher, Source
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.privacy import Redactor, load_user_key, user_hash
+from retuned.consumers.privacy import Redactor
+from retuned.consumers.pseudonyms import load_user_keys
 from retuned.consumers.rows import Rows
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named_queries, utc_now
@@ -57,18 +57,17 @@ class Ingest:
         """The publisher is used when settings.kafka.dead_letter_topic is set.
 
         Raises:
-            ConfigurationError: the key of the user hash cannot be read or made.
+            ConfigurationError: the key of the user hash cannot be read or made, or privacy.names lacks its extra.
         """
         self._source, self._warehouse, self._settings, self._metrics = source, warehouse, settings, metrics
         self._publisher = publisher
         self._queries = named_queries(MIGRATIONS, "ingest.sql")
         self._limit = DeadLetterLimit(settings.ingest.dead_letter_share_limit, settings.ingest.dead_letter_window)
-        self._redactor = Redactor(settings.privacy.redact)
-        self._user_key = load_user_key(settings.privacy, warehouse.path)
+        self._redactor = Redactor(settings.privacy)
+        self._pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
         kinds: tuple[Kind, Kind] = ("interactions", "feedback")
         self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
-        self._pseudonym = lru_cache(100_000)(lambda user: user_hash(self._user_key, user))
         for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
             metrics.lost.labels(topic)  # a series that begins at 0, so that an alert sees its first rise
         self.events_seen = 0
@@ -147,12 +146,12 @@ class Ingest:
             kind: Kind = "feedback" if record.topic == feedback_topic else "interactions"
             for event in decode_any(kind, record.value, record.headers, max_bytes):
                 if isinstance(event, BadPart):
-                    rows.dead.append(dead_letter(record, event, self._redactor, self._user_key))
+                    rows.dead.append(dead_letter(record, event, self._redactor, self._pseudonym))
                     continue
                 if event.user_id is not None:
                     event.user_id = self._pseudonym(event.user_id)
                 rows.add(event, record)
-        rows.close(self._redactor)
+        rows.close(self._redactor, self._pseudonym)
         rows.seconds += time.perf_counter() - started
         return rows
 
@@ -194,9 +193,8 @@ class Ingest:
             moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts})}
             updated = _changed(cursor.execute(self._queries["move_offsets"], moved))
         if first:
-            cursor.execute(
-                self._queries["first_offsets"], _columns(first)
-            )  # the primary key refuses a second first one
+            # The primary key refuses a second first one.
+            cursor.execute(self._queries["first_offsets"], _columns(first))
         if updated != len(starts):
             raise Fenced(
                 f"another consumer of group {self._settings.kafka.group_id!r} moved the offsets of "

@@ -1,405 +1,220 @@
-"""What is taken out of an event before it is stored: personal data, keys and tokens; and the pseudonyms of users.
+"""What is taken out of an event before it is stored: personal data, keys and tokens.
 
 Every pattern runs in time linear in the text: quantifiers are bounded or possessive, and what a pattern cannot tell
-(a checksum, a date) is settled in Python on one short match. Cheap looks at the whole text come first, because most
-texts hold nothing to find.
+(a checksum, a date, the plan of a country) is settled in Python on one short match. Cheap looks at the whole text come
+first, because most texts hold nothing to find.
 """
 
-import hmac
-import os
 import re
-import secrets
 from collections import Counter
-from collections.abc import Callable
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retuned.consumers.errors import ConfigurationError
+from retuned.consumers import accounts, addresses, credentials, national_ids, placeholders
+from retuned.consumers.names import load_names
+from retuned.consumers.phones import replace_phones
+from retuned.consumers.placeholders import Conversations, Scope
 from retuned.consumers.settings import PrivacySettings
 
-Check = Callable[[str], bool]
-
 _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
-_SEPARATOR = r"[ \u00a0\u202f().\-/]"
+# Eight digits that stand close together: without them there is no phone and no card in a text.
+_LONG_NUMBER = re.compile(r"[0-9](?:[ \u00a0\u202f().\-/]{0,3}[0-9]){7}")
+# Stands for what was found until all of a text is searched: numbers go by the order of appearance, not of the patterns.
+_FOUND = re.compile("<\x00([0-9]{1,9})>")
 
-# --- keys and tokens -------------------------------------------------------------------------------------------------
-
-_KEY_HINTS = (
-    "sk-", "akia", "asia", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "eyj",
-    "aiza", "hf_", "glpat-", "_live_", "_test_", "bearer", "basic", "private key", "passw", "pwd", "secret", "token",
-    "api", "://",
-)  # fmt: skip
-_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
-_PRIVATE_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#@:\"'<>]{0,256}:[^\s/?#@\"'<>]{1,256}@")
-_KEY = re.compile(
-    r"""(?<![A-Za-z0-9])(?:
-      sk-[A-Za-z0-9_\-]{16,}+                                      # OpenAI and those who took over its form
-    | (?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])                     # AWS
-    | gh[pousr]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+  # GitHub
-    | xox[abeoprs]-[A-Za-z0-9\-]{10,}+                             # Slack
-    | AIza[0-9A-Za-z_\-]{30,}+                                     # Google
-    | hf_[A-Za-z0-9]{20,}+ | glpat-[A-Za-z0-9_\-]{16,}+            # Hugging Face, GitLab
-    | [srp]k_(?:live|test)_[A-Za-z0-9]{10,}+                       # Stripe
-    | (?<![_\-])eyJ[A-Za-z0-9_\-]{8,}+\.[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]*+)?  # JSON web tokens
-    )""",
-    re.VERBOSE,
-)
-_AUTHORIZATION = re.compile(
-    r"\b(?P<kept>(?:bearer|basic)[ \t]{1,4})(?=[^\s\"']{0,64}[0-9=])[A-Za-z0-9._~+/=\-]{12,}+", re.I
-)
-# What follows "password:" is only taken for one when it holds a digit: "password: please reset it" is no secret.
-_NAMED_SECRET = re.compile(
-    r"(?P<kept>(?<![A-Za-z])(?:[a-z]{1,12}[_-]){0,3}"
-    r"(?:password|passwd|passwort|pwd|secret|token|(?:api|access|secret)[_\- ]?key)"
-    r"[\"']?[ \t]{0,3}(?:[:=]|\bis\b)[ \t]{0,3}[\"']?)(?=[^\s\"',;]{0,64}[0-9])[^\s\"',;]{6,}+",
-    re.I,
-)
-
-# --- addresses -------------------------------------------------------------------------------------------------------
-
-_EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++@([\w-]++(?:\.[\w-]++)++)")
-_IPV4 = re.compile(
-    r"(?<![\w.])(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?!\.?[\w])"
-)
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?:(?:\.[0-9]{1,3}){3})?(?![\w:])")
-
-# --- numbers ---------------------------------------------------------------------------------------------------------
-
-# Eight digits that stand close together: without them there is no phone, card, account or id in a text.
-_LONG_NUMBER = re.compile(rf"[0-9](?:{_SEPARATOR}{{0,3}}[0-9]){{7}}")
-_CARD = re.compile(
-    r"(?<![0-9])(?:[2-6][0-9]{3}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}|3[47][0-9]{2}([ \u00a0-])[0-9]{6}\2[0-9]{5}"
-    r"|[2-6][0-9]{13,18})(?![0-9])"
-)
-_IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?=[ \u00a0]?[A-Za-z0-9])")
-_IBAN_LENGTHS = {
-    country: length
-    for length, countries in {
-        15: "NO", 16: "BE", 18: "DK FI FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU XK", 21: "CH CR HR LI LV",
-        22: "BG BH DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
-        25: "LY PT ST", 26: "IS TR", 27: "FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV",
-        29: "BI BR DJ EG PS QA UA", 30: "JO KW MU", 31: "MT SC", 32: "LC", 33: "RU",
-    }.items()
-    for country in countries.split()
-}  # fmt: skip
-_PHONE = re.compile(
-    # +49 (0)30 123456, 0033 6 12 34 56 78
-    rf"(?<![\w+.,])(?:\+|00(?=[1-9]))(?:{_SEPARATOR}{{0,3}}[0-9]){{8,15}}(?![0-9])"
-    # 030 1234567, 0151-23456789, 06 12 34 56 78, (020) 7946 0958
-    rf"|(?<![\w.,:/+\-])\(?0[1-9](?:{_SEPARATOR}{{0,3}}[0-9]){{7,10}}(?![0-9]|[.,:][0-9])"
-    # (555) 123-4567, 555-123-4567, 1.555.123.4567, 212 555 0198
-    r"|(?<![\w.,:/+\-])(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?[0-9]{3}[ .-][0-9]{4}|[2-9][0-9]{2}([.-])[0-9]{3}\1[0-9]{4}"
-    r"|[2-9][0-9]{2} [2-9][0-9]{2}[ -][0-9]{4})(?![\w-]|[.,:][0-9])"
-)
-_DATE = re.compile(r"\(?[0-9]{1,2}([./-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})(?![0-9.])")
-_NATIONAL_ID = re.compile(
-    r"""(?<![\w.-])(?:
-      (?P<us>(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4})
-    | (?P<uk>(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ ]?[0-9]{2}[ ]?[0-9]{2}[ ]?[0-9]{2}[ ]?[A-D])
-    | (?P<es>(?:[0-9]{8}|[XYZ][0-9]{7})-?[A-HJ-NP-TV-Z])
-    | (?P<it>[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z])
-    | (?P<fr>[12][ ]?[0-9]{2}[ ]?[0-9]{2}[ ]?(?:[0-9]{2}|2[AB])[ ]?[0-9]{3}[ ]?[0-9]{3}[ ]?[0-9]{2})
-    | (?P<br>[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2})
-    | (?P<cn>[1-9][0-9]{5}(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])[0-9]{3}[0-9X])
-    | (?P<se>[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])[-+][0-9]{4})
-    | (?P<de_or_pl>[0-9]{2}[ ]?[0-9]{3}[ ]?[0-9]{3}[ ]?[0-9]{3})
-    )(?![\w-])""",
-    re.VERBOSE,
-)
-
-
-# What a text holds whenever a pattern above matches in it, and seldom else, also where JSON has escaped the text.
+# What a text holds whenever something is found in it, and seldom else, also where JSON has escaped the text.
 # In the dialect of RE2, which Arrow runs over a whole column.
 _SUSPECT = "|".join(
     (
-        "@",
         r"[0-9](?:[ \x{a0}\x{202f}().\-/]{0,3}[0-9]){7}",
-        r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|::|[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]",
-        r"[A-Za-z]{2}[0-9]{2}(?:[ \x{a0}\-]{0,3}[A-Za-z0-9]){11}",
-        r"[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2}|[XYZ][0-9]{7}|[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z]",
-        r"sk-[A-Za-z0-9_\-]{16}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_|xox[abeoprs]-|AIza|glpat-",
-        r"hf_[A-Za-z0-9]{20}|k_(?:live|test)_|eyJ[A-Za-z0-9_\-]{8}|PRIVATE KEY",
-        r"(?i:bearer|basic)(?:\\t|[ \t])",
-        r"(?i:password|passwd|passwort|pwd|secret|token|(?:api|access|secret)[_\- ]?key)"
-        r"(?:\\.|[^A-Za-z0-9]){0,8}(?:[:=]|(?i:is))",
+        *addresses.SUSPECT,
+        *accounts.SUSPECT,
+        *national_ids.SUSPECT,
+        *credentials.SUSPECT,
+        placeholders.SUSPECT,
     )
 )
+_SUSPECT_NAME = r"\p{Lu}\p{Ll}"
+# What a conversation may be named after.
+_SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
 
 
 class Redactor:
-    """Replaces what must not be stored by its kind in angle brackets. `counts` says how often, until cleared."""
+    """Replaces what must not be stored by typed placeholders: <EMAIL_1> <PHONE_1> <CARD_1> <IBAN_1> <NATIONAL_ID_1>
+    <IP_1> <MAC_1> <KEY_1> <COOKIE_1>, and <NAME_1> with privacy.names.
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
-        self.counts: Counter[str] = Counter()
+    Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
+    `columns` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
+    stand in a text already stay, and their numbers are not given again in their scope.
 
-    def column(self, texts: Any, *, of_json: bool = False) -> Any:
-        """An Arrow array of strings, redacted. With `of_json` each is JSON, and the texts inside are redacted.
+    For one thread. `take_counts` says how often something was replaced.
+    """
 
-        One look at the whole column, without Python in between, finds the few texts that need a closer one.
+    def __init__(self, settings: PrivacySettings | None = None, *, machines: bool = True) -> None:
+        """Without `machines`, IP and MAC addresses stay: what the daemon logs are its operator's.
+
+        Raises:
+            ConfigurationError: privacy.names is on and its extra is not installed.
         """
-        array = texts if isinstance(texts, pa.Array) else pa.array(texts, type=pa.string())
-        if not self.enabled:
-            return array
-        suspects = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(array, _SUSPECT), False)).to_pylist()
-        if not suspects:
-            return array
-        cleaned = array.to_pylist()
-        for index in suspects:
-            text = cleaned[index]
-            cleaned[index] = self.json(text) if of_json else self.text(text)
-        return pa.array(cleaned, type=pa.string())
-
-    def json(self, text: str) -> str:
-        """JSON text with the texts inside redacted."""
-        return msgspec.json.encode(self.value(msgspec.json.decode(text))).decode()
+        settings = settings or PrivacySettings()
+        self.enabled = settings.redact
+        self._regions, self._machines = settings.phone_regions, machines
+        self._replace_names = load_names() if settings.redact and settings.names else None
+        self._suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
+        self._conversations = Conversations()
+        self._counts: Counter[str] = Counter()
 
     def take_counts(self) -> Counter[str]:
         """How often something was replaced, by kind, since the last call."""
-        counts, self.counts = self.counts, Counter()
+        counts, self._counts = self._counts, Counter()
         return counts
 
-    def value(self, value: Any) -> Any:
+    def columns(
+        self,
+        texts: dict[str, Sequence[str | None]],
+        json: Set[str],
+        event_ids: Sequence[str],
+        conversation_ids: Sequence[str | None],
+    ) -> dict[str, Any]:
+        """Columns of the same events as Arrow arrays of strings, redacted. The columns are read in their order.
+
+        Args:
+            texts: the columns by name.
+            json: those that hold JSON; the texts inside are redacted.
+            event_ids: what an event without a conversation is told by.
+            conversation_ids: what events share their numbers by.
+
+        One look at each whole column, without Python in between, finds the few events that need a closer one.
+        """
+        arrays = {name: pa.array(values, type=pa.string()) for name, values in texts.items()}
+        if not self.enabled:
+            return arrays
+        suspects = _suspects(list(arrays.values()), self._suspect)
+        if not suspects:
+            return arrays
+        cleaned = {name: list(values) for name, values in texts.items()}
+        for index in suspects:
+            scope = self._conversations.open(event_ids[index], conversation_ids[index])
+            for values in cleaned.values():
+                scope.reserve(values[index] or "")
+            for name, values in cleaned.items():
+                text = values[index]
+                if text is not None:
+                    values[index] = self._json(text, scope) if name in json else self.text(text, scope)
+            self._conversations.close(scope)
+        return {name: pa.array(values, type=pa.string()) for name, values in cleaned.items()}
+
+    def remember(self, event_ids: Sequence[str], conversation_ids: Sequence[str | None]) -> None:
+        """Which conversation these interactions belong to, for the feedback that comes after them."""
+        if self.enabled:
+            self._conversations.remember(event_ids, conversation_ids)
+
+    def conversations_of(self, interaction_ids: Sequence[str]) -> list[str | None]:
+        """The conversations of interactions that were remembered."""
+        return [self._conversations.of(name) for name in interaction_ids]
+
+    def identifiers(self, names: Sequence[str | None], pseudonym: Callable[[str], str]) -> Any:
+        """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed."""
+        array = pa.array(names, type=pa.string())
+        suspects = _suspects([array], _SUSPECT_ID) if self.enabled else []
+        if not suspects:
+            return array
+        cleaned = list(names)
+        for index in suspects:
+            name, found = names[index] or "", list[tuple[str, str]]()
+            self._mark(name, found)
+            if any(kind in ("EMAIL", "PHONE", "IP") for kind, _ in found):
+                cleaned[index] = pseudonym(name)
+        return pa.array(cleaned, type=pa.string())
+
+    def value(self, value: Any, scope: Scope | None = None) -> Any:
         """A JSON value with every text in it redacted, names of fields too."""
+        scope = scope or self.scope(value)
         if isinstance(value, str):
-            return self.text(value)
+            return self.text(value, scope)
         if isinstance(value, dict):
-            return {self.text(key): self.value(item) for key, item in value.items()}
+            return {self.text(key, scope): self.value(item, scope) for key, item in value.items()}
         if isinstance(value, list):
-            return [self.value(item) for item in value]
-        if isinstance(value, int) and abs(value) >= 10**13 and self.enabled:
-            text = self.text(str(value))
+            return [self.value(item, scope) for item in value]
+        if isinstance(value, int) and abs(value) >= 10**12:
+            text = self.text(str(value), scope)
             return value if text == str(value) else text
         return value
 
-    def text(self, text: str) -> str:
-        """A text with placeholders: <EMAIL> <PHONE> <CARD> <IBAN> <NATIONAL_ID> <IP> <KEY>."""
+    def text(self, text: str, scope: Scope | None = None) -> str:
+        """A text with placeholders."""
         if not self.enabled:
             return text
-        lowered = text.lower()
-        if any(hint in lowered for hint in _KEY_HINTS):
-            text = self._keys(text)
-        if "@" in text:
-            text = _EMAIL.sub(self._if(_is_domain, "EMAIL", 1), text)
+        found: list[tuple[str, str]] = []
+        marked = self._mark(text, found)
+        if not found:
+            return text
+        numbers = scope or self.scope(text)
+        self._counts.update(kind for kind, _ in found)
+
+        def placeholder(match: re.Match[str]) -> str:
+            index = int(match[1])
+            return numbers.placeholder(*found[index]) if index < len(found) else match[0]
+
+        return _FOUND.sub(placeholder, marked)
+
+    def scope(self, value: Any = None) -> Scope:
+        """Numbers that nothing else shares; those of placeholders in a JSON value are taken."""
+        scope = self._conversations.fresh()
+        _reserve(scope, value)
+        return scope
+
+    def _json(self, text: str, scope: Scope) -> str:
+        return msgspec.json.encode(self.value(msgspec.json.decode(text), scope)).decode()
+
+    def _mark(self, text: str, found: list[tuple[str, str]]) -> str:
+        """The text with marks for what goes, which is added to `found` as kind and value."""
+
+        def mark(kind: str, value: str) -> str:
+            found.append((kind, value))
+            return f"<\x00{len(found) - 1}>"
+
+        text = credentials.replace_credentials(text, text.lower(), mark)
+        text = addresses.replace_emails(text, mark)
         digits = len(text.encode("utf-8", "replace").translate(None, _NOT_DIGITS))
-        if digits >= 8 and _LONG_NUMBER.search(text):
-            text = self._ibans(text)
-            text = _CARD.sub(self._if(_is_card, "CARD"), text)
-            text = _NATIONAL_ID.sub(self._national_id, text)
-            text = _PHONE.sub(self._if(_is_phone, "PHONE"), text)
-        elif digits >= 6:  # an account number may hold letters between its digits
-            text = self._ibans(text)
-            text = _NATIONAL_ID.sub(self._national_id, text)
-        if "::" in text or (digits >= 4 and ":" in text):
-            text = _IPV6.sub(self._if(_is_ipv6, "IP"), text)
-        if digits >= 4 and "." in text:
-            text = _IPV4.sub(self._if(None, "IP"), text)
-        return text
-
-    def _if(self, check: Check | None, kind: str, group: int = 0) -> Callable[[re.Match[str]], str]:
-        def replace(match: re.Match[str]) -> str:
-            if check is not None and not check(match[group]):
-                return match[0]
-            self.counts[kind] += 1
-            return f"<{kind}>"
-
-        return replace
-
-    def _keys(self, text: str) -> str:
-        text = self._private_keys(text)
-        text = _URL_CREDENTIALS.sub(self._kept("KEY", after="@"), text)
-        text = _KEY.sub(self._kept("KEY"), text)
-        text = _AUTHORIZATION.sub(self._kept("KEY"), text)
-        return _NAMED_SECRET.sub(self._kept("KEY"), text)
-
-    def _kept(self, kind: str, after: str = "") -> Callable[[re.Match[str]], str]:
-        def replace(match: re.Match[str]) -> str:
-            self.counts[kind] += 1
-            return f"{match.groupdict().get('kept') or ''}<{kind}>{after}"
-
-        return replace
-
-    def _private_keys(self, text: str) -> str:
-        parts, position = [], 0
-        while begin := _PRIVATE_KEY.search(text, position):
-            end = _PRIVATE_KEY_END.search(text, begin.end())
-            parts += [text[position : begin.start()], "<KEY>"]
-            self.counts["KEY"] += 1
-            position = end.end() if end else len(text)  # a key that was cut off reaches to the end
-        return "".join([*parts, text[position:]]) if parts else text
-
-    def _ibans(self, text: str) -> str:
-        parts, position, search = [], 0, 0
-        while start := _IBAN_START.search(text, search):
-            end = _iban_end(text, start.start())
-            search = start.end() if end is None else end
-            if end is not None:
-                parts += [text[position : start.start()], "<IBAN>"]
-                self.counts["IBAN"] += 1
-                position = end
-        return "".join([*parts, text[position:]]) if parts else text
-
-    def _national_id(self, match: re.Match[str]) -> str:
-        country = match.lastgroup or ""
-        plain = re.sub(r"[ .+-]", "", match[0])
-        if not _ID_CHECKS.get(country, _always)(plain):
-            return match[0]
-        self.counts["NATIONAL_ID"] += 1
-        return "<NATIONAL_ID>"
+        if self._machines and ("::" in text or (digits >= 4 and any(sign in text for sign in ":.-"))):
+            text = addresses.replace_machines(text, mark)
+        if digits >= 6:
+            text = accounts.replace_ibans(text, mark)
+            long = digits >= 8 and _LONG_NUMBER.search(text)
+            if long:
+                text = accounts.replace_cards(text, mark)
+            text = national_ids.replace_national_ids(text, mark)
+            if long:
+                text = replace_phones(text, mark, self._regions)
+        return self._replace_names(text, mark) if self._replace_names else text
 
 
-def _always(_: str) -> bool:
-    return True
+def _suspects(arrays: list[Any], pattern: str) -> list[int]:
+    """The rows in which the pattern matches, in any of the arrays."""
+    # Arrow compiles the pattern anew at each call, which takes as long as looking through a thousand texts.
+    if len(arrays) > 1 and sum(array.nbytes for array in arrays) < 2**31:
+        looked_at = [pa.concat_arrays(arrays)]
+    else:
+        looked_at = arrays
+    rows: set[int] = set()
+    for array in looked_at:
+        found = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(array, pattern), False))
+        rows.update(index % len(arrays[0]) for index in found.to_pylist())
+    return sorted(rows)
 
 
-def _is_domain(domain: str) -> bool:
-    return domain.rsplit(".", 1)[1][:1].isalpha()  # react@18.2.0 is a version
-
-
-def _is_ipv6(text: str) -> bool:
-    if not any(c.isdigit() for c in text):
-        return False
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _luhn(digits: str) -> bool:
-    doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
-    return sum(number - 9 if number > 9 else number for number in doubled) % 10 == 0
-
-
-def _is_card(text: str) -> bool:
-    digits = re.sub(r"[^0-9]", "", text)
-    return 14 <= len(digits) <= 19 and _luhn(digits) and len(set(digits)) > 1
-
-
-def _is_phone(text: str) -> bool:
-    return not (text.lstrip("(").startswith("0") and _DATE.match(text))
-
-
-def _iban_end(text: str, start: int) -> int | None:
-    """Where an IBAN that starts here ends, or None when there is none."""
-    length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
-    if length is None:
-        return None
-    letters: list[str] = []
-    position = start
-    while position < len(text) and len(letters) < length:
-        character = text[position]
-        if character.isascii() and character.isalnum():
-            letters.append(character.upper())
-        elif character not in " \u00a0-":
-            return None
-        position += 1
-    if len(letters) < length or (position < len(text) and text[position].isalnum()):
-        return None
-    number = "".join(str(int(letter, 36)) for letter in letters[4:] + letters[:4])
-    return position if int(number) % 97 == 1 else None
-
-
-def _spain(text: str) -> bool:
-    number = text[:-1].translate(str.maketrans("XYZ", "012"))
-    return "TRWAGMYFPDXBNJZSQVHLCKE"[int(number) % 23] == text[-1]
-
-
-_ITALY_ODD = (1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23)
-
-
-def _italy(text: str) -> bool:
-    values = [int(c) if c.isdigit() else ord(c) - ord("A") for c in text[:-1]]
-    total = sum(value if position % 2 else _ITALY_ODD[value] for position, value in enumerate(values))
-    return total % 26 == ord(text[-1]) - ord("A")
-
-
-def _france(text: str) -> bool:
-    number = text[:-2].replace("2A", "19").replace("2B", "18")
-    return number.isdigit() and 97 - int(number) % 97 == int(text[-2:])
-
-
-def _brazil(text: str) -> bool:
-    for length in (9, 10):
-        total = sum(int(digit) * (length + 1 - position) for position, digit in enumerate(text[:length]))
-        if total * 10 % 11 % 10 != int(text[length]):
-            return False
-    return True
-
-
-def _china(text: str) -> bool:
-    total = sum(int(digit) * pow(2, 17 - position, 11) for position, digit in enumerate(text[:17]))
-    return "10X98765432"[total % 11] == text[17]
-
-
-def _germany(text: str) -> bool:
-    repeats = sorted(Counter(text[:10]).values(), reverse=True)
-    if text[0] == "0" or repeats[0] not in (2, 3) or repeats[1] > 1:  # one digit occurs twice or thrice, no other does
-        return False
-    product = 10
-    for digit in text[:10]:
-        total = (int(digit) + product) % 10 or 10
-        product = total * 2 % 11
-    return (11 - product) % 10 == int(text[10])
-
-
-def _poland(text: str) -> bool:
-    if not 1 <= int(text[2:4]) % 20 <= 12 or not 1 <= int(text[4:6]) <= 31:  # the century is coded in the month
-        return False
-    return (
-        sum(int(digit) * weight for digit, weight in zip(text, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1), strict=True)) % 10
-        == 0
-    )
-
-
-_ID_CHECKS: dict[str, Check] = {
-    "es": _spain, "it": _italy, "fr": _france, "br": _brazil, "cn": _china, "se": _luhn,
-    "de_or_pl": lambda text: _germany(text) or _poland(text),
-}  # fmt: skip
-
-
-def user_hash(key: bytes, user_id: str) -> str:
-    """The pseudonym of a user: HMAC-SHA256 under a key, 32 hexadecimal characters."""
-    return hmac.digest(key, user_id.encode(), "sha256").hex()[:32]
-
-
-def load_user_key(settings: PrivacySettings, warehouse: Path) -> bytes:
-    """The key of `user_hash`: from the settings, else from `<warehouse>.key`, which is made when it is not there.
-
-    Raises:
-        ConfigurationError: the file cannot be read or made, or the key is empty.
-    """
-    if settings.user_key is not None:
-        return _not_empty(settings.user_key.get_secret_value().encode(), "privacy.user_key")
-    path = settings.user_key_file or warehouse.with_name(warehouse.name + ".key")
-    try:
-        if settings.user_key_file is None and not path.exists():
-            _make_key(path)
-        return _not_empty(path.read_bytes().strip(), f"privacy.user_key_file {path}")
-    except OSError as error:
-        raise ConfigurationError(
-            f"privacy.user_key_file {path}: {error.strerror}; check the path and its permissions"
-        ) from error
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)  # never half a key: every pseudonym hangs on it
-
-
-def _not_empty(key: bytes, name: str) -> bytes:
-    if not key:
-        raise ConfigurationError(f"{name}: is empty; give it a secret of at least 16 characters")
-    return key
+def _reserve(scope: Scope, value: Any) -> None:
+    if isinstance(value, str):
+        scope.reserve(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            scope.reserve(key)
+            _reserve(scope, item)
+    elif isinstance(value, list):
+        for item in value:
+            _reserve(scope, item)

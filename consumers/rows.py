@@ -1,6 +1,7 @@
 """A batch on its way into the warehouse: rows of each table, each id once, as Arrow tables."""
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,8 +35,10 @@ _DEAD_LETTERS = pa.schema(
     [*_WHERE, ("reason", pa.string()), ("detail", pa.string()), ("payload", pa.string()), _RECEIVED]
 )
 
-# What people write. JSON columns are redacted inside.
-_TEXTS = {"response": False, "messages": True, "context": True, "attributes": True, "value": True}
+# What people write, in the order in which it is read; JSON columns are redacted inside.
+_INTERACTION_TEXTS = ("messages", "response", "context", "attributes", "finish_reason")
+_FEEDBACK_TEXTS = ("name", "value")
+_JSON = frozenset({"messages", "context", "attributes", "value"})
 
 
 class Rows:
@@ -76,11 +79,14 @@ class Rows:
             seen[event.id] = event.timestamp
         return True
 
-    def close(self, redactor: Redactor) -> None:
-        """Nothing more comes: make `tables` of what came, Arrow and redacted, and `ids`, in the same order."""
+    def close(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
+        """Nothing more comes: make `tables` of what came, Arrow and redacted, and `ids`, in the same order.
+
+        A conversation id that is an address becomes its pseudonym.
+        """
         if self._interactions:
             events = self._interactions
-            columns: dict[str, list[Any]] = {
+            columns: dict[str, Any] = {
                 "id": [event.id for event in events],
                 "timestamp": [event.timestamp for event in events],
                 "workload": [event.workload for event in events],
@@ -98,6 +104,11 @@ class Rows:
                 "finish_reason": [event.finish_reason for event in events],
                 "attributes": [_json_or_none(event.attributes) for event in events],
             }
+            ids, conversations = columns["id"], columns["conversation_id"]
+            redactor.remember(ids, conversations)
+            texts = {name: columns[name] for name in _INTERACTION_TEXTS}
+            columns |= redactor.columns(texts, _JSON, ids, conversations)
+            columns["conversation_id"] = redactor.identifiers(conversations, pseudonym)
             self._make("interactions", columns, self._interaction_records, _INTERACTIONS)
         if self._feedback:
             said = self._feedback
@@ -110,11 +121,14 @@ class Rows:
                 "source": [event.source for event in said],
                 "user_id": [event.user_id for event in said],
             }
+            # With the numbers of the conversations that the feedback is on.
+            ids = columns["interaction_id"]
+            texts = {name: columns[name] for name in _FEEDBACK_TEXTS}
+            columns |= redactor.columns(texts, _JSON, ids, redactor.conversations_of(ids))
             self._make("feedback", columns, self._feedback_records, _FEEDBACK)
-        self.tables = {kind: redacted(table, redactor) for kind, table in self.tables.items()}
         self.redactions = redactor.take_counts()
 
-    def _make(self, kind: Kind, columns: dict[str, list[Any]], records: list[Record], schema: Any) -> None:
+    def _make(self, kind: Kind, columns: dict[str, Any], records: list[Record], schema: Any) -> None:
         columns["topic"] = [record.topic for record in records]
         columns["partition"] = [record.partition for record in records]
         columns["offset"] = [record.offset for record in records]
@@ -140,16 +154,9 @@ class Rows:
         return pa.Table.from_arrays([*columns, received], names=_DEAD_LETTERS.names).cast(_DEAD_LETTERS)
 
 
-def redacted(table: Any, redactor: Redactor) -> Any:
-    """A table of events as it may be stored."""
-    for position, name in enumerate(table.schema.names):
-        if name in _TEXTS:
-            column = redactor.column(table[name].combine_chunks(), of_json=_TEXTS[name])
-            table = table.set_column(position, name, column)
-    return table
-
-
-def _array(values: list[Any], field: Any) -> Any:
+def _array(values: Any, field: Any) -> Any:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
     if field.name == "timestamp":  # whatever its zone, as UTC
         return pa.array(values, pa.timestamp("us", "UTC")).cast(field.type)
     return pa.array(values, field.type)

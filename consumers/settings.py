@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Region = Annotated[str, Field(pattern="^[A-Z]{2}$")]
+
+_REGIONS = (
+    "US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "AT", "CH", "PL", "PT", "SE", "DK", "NO",
+    "FI", "IE", "CZ", "RU", "TR", "IN", "CN", "JP", "KR", "AU", "NZ", "BR", "MX", "AR", "ZA",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -75,13 +81,25 @@ class IngestSettings(Section):
 class PrivacySettings(Section):
     """What is taken out of an event before it is stored."""
 
-    redact: bool = Field(True, description="replace e-mails, phones, cards, IBANs, ids, IPs, keys and tokens")
+    redact: bool = Field(
+        True,
+        description="replace e-mails, phones, cards, IBANs, ids, IPs, keys, tokens and cookies by <EMAIL_1> and so on",
+    )
+    phone_regions: tuple[Region, ...] = Field(
+        _REGIONS,
+        description="countries (ISO 3166) whose phone numbers are known without a + before them",
+    )
+    names: bool = Field(
+        False, description="replace names of people too, in English text; slow, and needs pip install 'retuned[names]'"
+    )
     user_key: SecretStr | None = Field(
-        None, description="key of the hash that replaces user_id; set it by RETUNED__PRIVACY__USER_KEY or user_key_file"
+        None,
+        description="key of the hash that replaces user_id, or several, one a line, newest first; "
+        "set it by RETUNED__PRIVACY__USER_KEY or user_key_file",
     )
     user_key_file: Path | None = Field(
         None,
-        description="a file with that key; with neither, one is made beside the warehouse, readable by its owner",
+        description="a file with that; with neither, a key is made beside the warehouse, readable by its owner",
     )
 
 

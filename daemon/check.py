@@ -8,6 +8,8 @@ from pathlib import Path
 
 from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.privacy import Redactor
+from retuned.consumers.pseudonyms import load_user_keys
 from retuned.consumers.warehouse import open_warehouse
 from retuned.daemon.http import bind
 from retuned.daemon.settings import Settings
@@ -21,6 +23,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("configuration", lambda: "valid"),
         ("broker", lambda: check_broker(settings.kafka)),
         ("warehouse", lambda: _warehouse(settings)),
+        ("privacy", lambda: _privacy(settings)),
         ("base model", lambda: base_model(settings.models.base)),
         ("models", lambda: _writable(settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
@@ -66,6 +69,16 @@ def _warehouse(settings: Settings) -> str:
         settings.warehouse.path.unlink()
         return f"{settings.warehouse.path} can be made"
     return f"{settings.warehouse.path} opens"
+
+
+def _privacy(settings: Settings) -> str:
+    privacy = settings.privacy
+    Redactor(privacy)
+    if privacy.user_key or privacy.user_key_file:
+        load_user_keys(privacy, settings.warehouse.path)
+    if not privacy.redact:
+        return "privacy.redact is off: what events hold is stored as it is"
+    return "redacts what patterns find" + (", and names of people" if privacy.names else "")
 
 
 def _writable(folder: Path) -> str:

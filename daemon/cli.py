@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.pseudonyms import load_user_keys
+from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.settings import Settings, load
 
 DEFAULT_CONFIG = Path("retuned.yaml")
@@ -19,11 +21,10 @@ DEFAULT_CONFIG = Path("retuned.yaml")
 def main(arguments: list[str] | None = None) -> int:
     """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
     if not options.verbose:
         for chatty in ("apscheduler", "uvicorn"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status: int = options.act(options)
     except RetunedError as error:
-        print(f"retuned: {error}", file=sys.stderr)
+        print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -72,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "promote":
             added.add_argument("version")
         added.add_argument("--reason", help="kept with the decision")
+    pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
+    pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
 
     demo = command(
@@ -177,6 +180,13 @@ def _command(options: argparse.Namespace) -> int:
             answer = commands.carry_out(jobs, options.name, options.workload, arguments)
             jobs.retrain_waiting()
     print(f"{answer['workload']}: {answer['done']}")
+    return 0
+
+
+def _pseudonym(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    keys = load_user_keys(settings.privacy, settings.warehouse.path)
+    print("\n".join(keys.pseudonyms(options.user)))
     return 0
 
 

@@ -406,7 +406,7 @@ class Stage:
         sent, stored = result["sent"], result["stored"]
         console.print(
             f"\n{sum(sent.values())} events sent, {sum(stored.values())} stored, "
-            f"{result['dead_letters']} dead letters; {result['addresses_sent']} e-mail addresses, stored as <EMAIL>."
+            f"{result['dead_letters']} dead letters; {result['addresses_sent']} e-mail addresses, stored as <EMAIL_1>."
         )
         console.print(
             f"{result['seconds']:.0f} s, {result['peak_memory_gigabytes']:.1f} GB at most, all processes together."

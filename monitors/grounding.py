@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from retuned.consumers.placeholders import unnumbered
+
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|\n+")
@@ -93,7 +95,7 @@ class _Words:
         # A capital inside a sentence marks a name; at its start it marks the start.
         self.names = frozenset(_stem(small) for word, small in content if word[0].isupper() and word != words[0])
         spelled = {_NUMBER_WORDS[word] for word in lower if word in _NUMBER_WORDS}
-        self.numbers = frozenset(_plain_number(number) for number in _NUMBER.findall(sentence)) | spelled
+        self.numbers = frozenset(_plain_number(number) for number in _NUMBER.findall(unnumbered(sentence))) | spelled
 
 
 @lru_cache(maxsize=1_024)

@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from retuned.consumers.placeholders import unnumbered
+
 SAME_WORDS = 0.6
 """Token F1 from which an answer whose reference holds no fact counts as right."""
 
@@ -81,10 +83,10 @@ def facts(text: str) -> frozenset[str]:
     """The facts of a text, each normalised and led by its kind: `day:30`, `eur:4.99`, `time:17:00`, `name:oslo`.
 
     Weeks count as days and years as months, so that "two weeks" and "14 days" are one fact. A capitalised word at the
-    start of a sentence is no name.
+    start of a sentence is no name. The number of a placeholder (`<EMAIL_2>`) counts in its conversation and is no fact.
     """
     found: set[str] = set()
-    rest = _take(_ADDRESS, text, lambda match: [f"address:{match[0].rstrip('.,;:!?').casefold()}"], found)
+    rest = _take(_ADDRESS, unnumbered(text), lambda match: [f"address:{match[0].rstrip('.,;:!?').casefold()}"], found)
     rest = _take(_ISO_DATE, rest, lambda match: [f"date:{int(match[2])}-{int(match[3])}", f"year:{match[1]}"], found)
     rest = _take(_DATE, rest, _date, found)
     rest = _take(_TIME, rest, _time, found)
@@ -151,8 +153,8 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a text, casefolded; hyphenated codes stay whole."""
-    return re.findall(r"\w+(?:[-']\w+)*", text.casefold())
+    """The words of a text, casefolded; hyphenated codes stay whole, placeholders lose their numbers."""
+    return re.findall(r"\w+(?:[-']\w+)*", unnumbered(text).casefold())
 
 
 def _same_words(one: str, other: str) -> bool:

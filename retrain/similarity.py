@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from datasketch import MinHash, MinHashLSH
 
+from retuned.consumers.placeholders import unnumbered
+
 T = TypeVar("T")
 
 _PERMUTATIONS = 128
@@ -15,8 +17,9 @@ _SHINGLE = 5
 
 
 def normalise(text: str) -> str:
-    """A text without what does not change its meaning: case, punctuation, spacing, Unicode variants."""
-    return " ".join(re.findall(r"[\w€$£%]+", unicodedata.normalize("NFKC", text).casefold()))
+    """A text without what does not change its meaning: case, punctuation, spacing, Unicode variants, and the numbers
+    of placeholders (`<EMAIL_2>`), which count within one conversation."""
+    return " ".join(re.findall(r"[\w€$£%]+", unicodedata.normalize("NFKC", unnumbered(text)).casefold()))
 
 
 def text_hash(text: str) -> str:

@@ -209,7 +209,7 @@ def test_bad_events_are_counted_and_shown_and_stop_nothing(tansu: Broker, tmp_pa
     warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "data" / "retuned.duckdb"))
     everything = str(warehouse.rows("SELECT * FROM interactions")) + str(warehouse.rows("SELECT * FROM dead_letters"))
     warehouse.close()
-    assert "<EMAIL>" in everything
+    assert "<EMAIL_1>" in everything
     assert "jo@example.org" not in everything
     assert "jo@example.org" not in daemon.log.read_text()
 
@@ -306,17 +306,19 @@ def test_check_tries_everything(tansu: Broker, tmp_path: Path, base: Path) -> No
     config.write_text(yaml.safe_dump(settings))
     good = cli("check", config=config)
     assert good.returncode == 0, good.stdout
-    assert [line.split()[0] for line in good.stdout.splitlines()] == ["ok"] * 7
+    assert [line.split()[0] for line in good.stdout.splitlines()] == ["ok"] * 8
     assert not (tmp_path / "data" / "retuned.duckdb").exists()  # a check leaves nothing behind
     settings["kafka"]["bootstrap_servers"] = f"127.0.0.1:{free_port()}"
     settings["models"]["base"] = str(tmp_path)
+    settings["privacy"] = {"user_key_file": str(tmp_path / "nowhere")}
     config.write_text(yaml.safe_dump(settings))
     bad = cli("check", config=config)
     assert bad.returncode == 1
     failed = [line for line in bad.stdout.splitlines() if line.startswith("FAIL")]
-    assert len(failed) == 2
+    assert len(failed) == 3
     assert "broker" in failed[0]
-    assert "base model" in failed[1]
+    assert "privacy.user_key_file" in failed[1]
+    assert "base model" in failed[2]
 
 
 @pytest.fixture

@@ -150,22 +150,91 @@ def test_all_fields_arrive_redacted_with_a_pseudonym(rig: Rig) -> None:
     assert row is not None
     assert said is not None
     assert "anna" not in json.dumps([row, said], default=str)
-    assert json.loads(row["messages"])[1]["tool_calls"] == [{"function": {"arguments": '{"mail":"<EMAIL>"}'}}]
-    assert (row["response"], json.loads(row["context"])) == ("Dear <EMAIL>", ["Call <PHONE>"])
-    assert json.loads(row["attributes"]) == {"from": "<EMAIL>", "channel": "web"}
+    assert json.loads(row["messages"])[1]["tool_calls"] == [{"function": {"arguments": '{"mail":"<EMAIL_1>"}'}}]
+    assert (row["response"], json.loads(row["context"])) == ("Dear <EMAIL_1>", ["Call <PHONE_1>"])
+    assert json.loads(row["attributes"]) == {"from": "<EMAIL_1>", "channel": "web"}
     assert (row["conversation_id"], row["latency_seconds"], row["input_tokens"], row["output_tokens"]) == (
         "c1",
         0.8,
         10,
         None,
     )
-    assert json.loads(said["value"]) == "I am <EMAIL>"
+    assert json.loads(said["value"]) == "I am <EMAIL_1>"
     assert row["user_id"] == said["user_id"]
-    assert len(row["user_id"]) == 32
+    assert len(row["user_id"]) == 4 + 1 + 32
     assert rig.count("retuned_redactions_total", kind="EMAIL") == 5
     assert rig.count("retuned_events_total", topic=rig.settings.kafka.feedback_topic) == 1
     assert rig.ingest.events_seen == 2
     assert rig.ingest.last_event_at == row["received_at"]
+
+
+def test_placeholders_are_numbered_within_a_conversation_over_batches_and_feedback(rig: Rig) -> None:
+    said = [{"role": "user", "name": "a@x.org", "content": "from a@x.org to b@x.org"}]
+    rig.send(interaction("i1", conversation_id="c1", messages=said, response="c@x.org", finish_reason="stop: a@x.org"))
+    rig.send(interaction("i2", conversation_id="c2", response="c@x.org"), interaction("i3", conversation_id="c1"))
+    rig.drain()
+    rig.send(interaction("i4", conversation_id="c1", response="d@x.org, c@x.org"))
+    rig.send(feedback("f1", "i3", name="comment", value="ask b@x.org"))  # nothing was found in i3 itself
+    rig.send(
+        feedback("f2", "i2", name="about c@x.org", value="e@x.org"),
+        feedback("f3", "unseen", name="other", value="b@x.org"),
+    )
+    rig.drain()
+    rows = {row["id"]: row for row in rig.warehouse.rows("SELECT * FROM interactions")}
+    assert json.loads(rows["i1"]["messages"]) == [
+        {"role": "user", "name": "<EMAIL_1>", "content": "from <EMAIL_1> to <EMAIL_2>"}
+    ]
+    assert (rows["i1"]["response"], rows["i1"]["finish_reason"]) == ("<EMAIL_3>", "stop: <EMAIL_1>")
+    assert (rows["i2"]["response"], rows["i4"]["response"]) == ("<EMAIL_1>", "<EMAIL_4>, <EMAIL_3>")
+    said_later = {row["id"]: (row["name"], row["value"]) for row in rig.warehouse.rows("SELECT * FROM feedback")}
+    assert said_later == {
+        "f1": ("comment", '"ask <EMAIL_2>"'),
+        "f2": ("about <EMAIL_1>", '"<EMAIL_2>"'),
+        "f3": ("other", '"<EMAIL_1>"'),
+    }
+
+
+def test_a_conversation_named_after_a_person_is_hashed_and_stays_one(rig: Rig) -> None:
+    rig.send(interaction("i1", conversation_id="whatsapp:+49 171 2938475"), interaction("i2", conversation_id="c1"))
+    rig.send(interaction("i3", conversation_id="whatsapp:+49 171 2938475", response="a@x.org"))
+    rig.drain()
+    one, two, three = (
+        row["conversation_id"] for row in rig.warehouse.rows("SELECT conversation_id FROM interactions ORDER BY id")
+    )
+    assert one == three
+    assert len(one) == 4 + 1 + 32
+    assert two == "c1"
+
+
+def test_the_key_of_the_user_hash_is_nowhere_in_the_warehouse(rig: Rig) -> None:
+    rig.send(interaction("i1", user_id="anna"), b'{"user_id": "anna"}')
+    rig.drain()
+    path = rig.warehouse.path
+    rig.warehouse.cursor().execute("CHECKPOINT")
+    key = path.with_name(path.name + ".key").read_bytes().strip()
+    assert key
+    assert key not in path.read_bytes()
+    user = rig.warehouse.row("SELECT user_id, payload FROM interactions, dead_letters")
+    assert user is not None
+    assert user["user_id"] in user["payload"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"user": "anna", "request": {"user": {"name": "anna", "n": null}, "safety_identifier": ["anna"]}}',
+        b'{"attributes": [{"key": "enduser.id", "value": {"stringValue": "anna"}}, {"key": "role", "value": "user"}]}',
+        b'{"attributes": {"user.id": "anna", "role": "user"}}',
+        b'{"user.id" : "anna", "role": "user", broken',
+    ],
+)
+def test_users_are_in_no_dead_letter_whatever_its_format(rig: Rig, payload: bytes) -> None:
+    rig.send(payload)
+    rig.drain()
+    letter = rig.warehouse.row("SELECT payload FROM dead_letters")
+    assert letter is not None
+    assert "anna" not in letter["payload"]
+    assert b"role" not in payload or '"user"' in letter["payload"]
 
 
 def test_an_id_is_stored_once_within_the_distance(rig: Rig) -> None:
@@ -204,7 +273,7 @@ def test_malformed_events_become_dead_letters_and_stop_nothing(tmp_path: Path) -
         "not_an_event", "not_utf8", "not_an_event", "empty", "not_json", "not_json",
     ]  # fmt: skip
     assert "anna" not in json.dumps(letters, default=str)
-    assert "<EMAIL>" in letters[0]["payload"]
+    assert "<EMAIL_1>" in letters[0]["payload"]
     assert "id" in letters[2]["detail"]
     assert len(letters[5]["payload"]) < 70_000
     assert len(warehouse.rows("SELECT id FROM interactions")) == 2
@@ -354,8 +423,8 @@ def test_formats_are_mixed_in_one_topic(broker: Broker, tmp_path: Path) -> None:
     until(lambda: rig.ingest.step() >= 0 and rig.ingest.events_seen == 7)
     stored = {row["id"]: row for row in warehouse.rows("SELECT * FROM interactions")}
     assert stored.keys() == {"openai", "otel", "cloud", "structured", "native"}
-    assert stored["openai"]["response"] == "Mail <EMAIL>."
-    assert len(stored["openai"]["user_id"]) == 32
+    assert stored["openai"]["response"] == "Mail <EMAIL_1>."
+    assert len(stored["openai"]["user_id"]) == 4 + 1 + 32
     said = warehouse.row("SELECT name, source, interaction_id FROM feedback")
     assert said == {"name": "relevance", "source": "judge", "interaction_id": "otel"}
     letters = warehouse.rows("SELECT reason, payload FROM dead_letters")

@@ -93,3 +93,7 @@ def test_numbers_are_told_apart() -> None:
 def test_any_text_has_a_score(answer: str) -> None:
     assert 0.0 <= grounding(answer, CONTEXT) <= 1.0
     assert 0.0 <= grounding("The shop opens.", answer) <= 1.0
+
+
+def test_the_number_of_a_placeholder_claims_nothing() -> None:
+    assert grounding("We wrote to <EMAIL_7>.", ["They wrote to <EMAIL_2>."]) == 1.0

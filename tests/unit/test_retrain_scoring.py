@@ -71,3 +71,9 @@ def test_token_f1() -> None:
     assert token_f1("a b", "a b") == 1.0
     assert token_f1("a b c", "a") == pytest.approx(0.5)
     assert token_f1("x", "a") == 0.0
+
+
+def test_the_number_of_a_placeholder_is_no_fact() -> None:
+    assert facts("Write to <EMAIL_1> by May 3.") == facts("Write to <EMAIL_12> by May 3.")
+    assert same_answer("Ask <NAME_1>.", "Ask <NAME_2>.")
+    assert token_f1("Call <PHONE_1>", "call <PHONE_2>") == 1

@@ -1,0 +1,101 @@
+"""Phone numbers. Cheap patterns find candidates; where only the plan of a country can tell, `phonenumbers` does."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import phonenumbers
+
+Mark = Callable[[str, str], str]
+
+_SEPARATOR = r"[ \u00a0\u202f().\-/]"
+_BEFORE = r"(?<![A-Za-z0-9_.,/+\-])(?<![0-9]:)"
+_AFTER = r"(?![0-9]|[.,:][0-9])"
+_EXTENSION = r"(?:[ ,;]{0,3}\(?(?:(?:ext|extension|durchwahl|dw|poste|anexo|interno)\b\.?:?|x) ?[0-9]{1,6}\)?)?"
+
+# Forms that are phone numbers in themselves.
+_CERTAIN = re.compile(
+    # +49 (0)30 123456, 0033 6 12 34 56 78
+    rf"(?<![A-Za-z0-9_+.,])(?:\+|00(?=[1-9]))(?:{_SEPARATOR}{{0,3}}[0-9]){{8,15}}(?![0-9]){_EXTENSION}"
+    # 030 1234567, 0151-23456789, 06 12 34 56 78, (020) 7946 0958
+    rf"|{_BEFORE}\(?0[1-9](?:{_SEPARATOR}{{0,3}}[0-9]){{7,10}}{_AFTER}{_EXTENSION}"
+    # (555) 123-4567, 555-123-4567, 1.555.123.4567, 212 555 0198
+    rf"|{_BEFORE}(?:1[ .-])?(?:\([2-9][0-9]{{2}}\)[ .-]?[0-9]{{3}}[ .-][0-9]{{4}}"
+    r"|[2-9][0-9]{2}([.-])[0-9]{3}\1[0-9]{4}|[2-9][0-9]{2} [2-9][0-9]{2}[ -][0-9]{4})(?![A-Za-z0-9_-]|[.,:][0-9])"
+    rf"{_EXTENSION}",
+    re.I,
+)
+# Forms that also other numbers have.
+_CANDIDATE = re.compile(
+    rf"{_BEFORE}\(?[0-9](?:{_SEPARATOR}{{0,3}}[0-9]){{7,12}}(?![A-Za-z0-9_]|[.,:-][0-9]){_EXTENSION}", re.I
+)
+_AREA = re.compile(r"\([0-9]{2,5}\) ?[0-9]{3,5}[ -]?[0-9]{3,4}")
+_SPOKEN_OF = re.compile(
+    r"(?<!<)phone|\btel|\bcell|\bcall|\bring\b|\btext\b|mobil|whats ?app|\bsms\b|\bfax\b|viber|telegram|handy"
+    r"|ruf(?:nummer|en)|anruf|erreich|m[oó]vil|celular|tel[eé]f|ll[aá]m|ligue|telem[oó]v|portable"
+    r"|appel|joindre|num[eé]ro est|cellulare|\bbel\b|bellen|zadzwo|kom[oó]rk|puhelin|ringa?\b"
+    r"|contact (?:me|us|him|her|no\b|num)|reach (?:me|us|him|her|out)"
+    r"|(?:my|new|his|her|our) (?:number|no\b|num\b)|number is"
+    r"|\bmob\b|телефон|номер|звон|携帯|電話|电话|手机|전화|هاتف|جوال|फ़ोन|फोन|मोबाइल",
+    re.I,
+)
+_SOMETHING_ELSE = re.compile(
+    r"\b(?:order|invoice|ticket|case|customer|client|account|ref(?:erence)?|article|item|tracking|serial|contract|booking"
+    r"|policy|model|part|parcel|shipment|bestell\w{0,10}|rechnung\w{0,8}|auftrag\w{0,8}|kunden\w{0,8}|artikel\w{0,8}|commande"
+    r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|isbn|ean|upc|gtin|mpn|sku|iban|vat|id|lot|version|build)"
+    r"(?:[^\w\n]{0,3}(?:number|no|nr|num|nummer|numer|número|numéro|numero|id|code|is|was|ist|lautet|es|est|é|è|to)\b){0,3}"
+    r"[^\w\n]{0,4}$",
+    re.I,
+)
+_DATE = re.compile(
+    r"\(?(?:[0-3]?[0-9]([./-])[0-3]?[0-9]\1(?:[0-9]{4}|[0-9]{2})|(?:19|20)[0-9]{2}([./-])[01]?[0-9]\2[0-3]?[0-9])(?![0-9.])"
+)
+
+# A text with more candidates than this is a list of numbers, or hostile: all of them go.
+MOST_LOOKUPS = 200
+
+
+def replace_phones(text: str, mark: Mark, regions: Sequence[str]) -> str:
+    """Phone numbers, `<PHONE>`.
+
+    What has no certain form must be spoken of as a phone number nearby, or lead with an area code in brackets, and be
+    valid in one of the regions (ISO 3166, two letters).
+    """
+    lookups = 0
+
+    def certain(match: re.Match[str]) -> str:
+        if not match[0].startswith("+"):
+            before = text[max(0, match.start() - 40) : match.start()]
+            if _DATE.match(match[0]) or _SOMETHING_ELSE.search(before):
+                return match[0]
+        return mark("PHONE", _identity(match[0]))
+
+    def uncertain(match: re.Match[str]) -> str:
+        nonlocal lookups
+        if _DATE.match(match[0]):
+            return match[0]
+        before = text[max(0, match.start() - 40) : match.start()]
+        spoken_of = _SPOKEN_OF.search(before) or _SPOKEN_OF.search(text[match.end() : match.end() + 24])
+        if not (spoken_of or _AREA.fullmatch(match[0])) or _SOMETHING_ELSE.search(before):
+            return match[0]
+        lookups += 1
+        if lookups <= MOST_LOOKUPS and not _is_valid(match[0], regions):
+            return match[0]
+        return mark("PHONE", _identity(match[0]))
+
+    text = _CERTAIN.sub(certain, text)
+    return _CANDIDATE.sub(uncertain, text)
+
+
+def _is_valid(number: str, regions: Sequence[str]) -> bool:
+    for region in regions:
+        try:
+            if phonenumbers.is_valid_number(phonenumbers.parse(number, region)):
+                return True
+        except phonenumbers.NumberParseException:
+            continue
+    return False
+
+
+def _identity(number: str) -> str:
+    """The same phone is written with and without its country: its last eight digits tell."""
+    return re.sub(r"[^0-9]", "", re.split("[a-z]", number, maxsplit=1, flags=re.I)[0])[-8:]

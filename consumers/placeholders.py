@@ -1,0 +1,91 @@
+"""Placeholders such as `<EMAIL_1>`, and the numbers that keep them apart within one conversation."""
+
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "IP", "MAC", "KEY", "COOKIE", "NAME")
+# A number of any length would let one hostile text push all later ones beyond what is read as a placeholder again.
+PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})_([1-9][0-9]{{0,8}})>")
+SUSPECT = r"_[1-9][0-9]{0,8}>"
+
+MOST_VALUES = 100_000
+MOST_EVENTS = 50_000
+
+
+def unnumbered(text: str) -> str:
+    """A text with `<EMAIL>` for `<EMAIL_1>`: for comparing texts of different conversations."""
+    return PLACEHOLDER.sub(r"<\1>", text)
+
+
+class Scope:
+    """The numbers of one conversation: the first e-mail address is 1, the second 2, the first phone 1."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._last: dict[str, int] = {}
+        self._numbers: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        """Values with a number; an empty scope counts as one."""
+        return len(self._numbers) or 1
+
+    def reserve(self, text: str) -> None:
+        """Placeholders that stand in a text already stay as they are: no new value gets their numbers."""
+        for kind, number in PLACEHOLDER.findall(text):
+            self._last[kind] = max(self._last.get(kind, 0), int(number))
+
+    def placeholder(self, kind: str, value: str) -> str:
+        """The placeholder of a value, which is told from others by a keyed hash and not kept."""
+        key = blake2b(f"{kind} {value}".encode("utf-8", "replace"), key=self._secret, digest_size=12).digest()
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = self._last[kind] = self._last.get(kind, 0) + 1
+        return f"<{kind}_{number}>"
+
+
+class Conversations:
+    """The scopes of the conversations that were used last, in memory alone. For one thread.
+
+    Bounded by the values that have numbers, over all conversations, and by the events whose conversation is known.
+    """
+
+    def __init__(self, most_values: int = MOST_VALUES, most_events: int = MOST_EVENTS) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._scopes: OrderedDict[str, Scope] = OrderedDict()
+        self._values, self._most_values, self._most_events = 0, most_values, most_events
+        self._conversation_of: dict[str, str | None] = {}
+
+    def fresh(self) -> Scope:
+        """A scope that nothing else shares."""
+        return Scope(self._secret)
+
+    def open(self, event_id: str, conversation_id: str | None) -> Scope:
+        """The scope of an event; give it back to `close`. Without a conversation the event has a scope of its own."""
+        key = f"event {event_id}" if conversation_id is None else f"conversation {conversation_id}"
+        scope = self._scopes.get(key)
+        if scope is None:
+            scope = self._scopes[key] = self.fresh()
+        else:
+            self._scopes.move_to_end(key)
+            self._values -= len(scope)
+        return scope
+
+    def close(self, scope: Scope) -> None:
+        """Count what the scope holds now, and forget the conversations that were not used for longest."""
+        self._values += len(scope)
+        while self._values > self._most_values and len(self._scopes) > 1:
+            self._values -= len(self._scopes.popitem(last=False)[1])
+
+    def remember(self, event_ids: Sequence[str], conversation_ids: Sequence[str | None]) -> None:
+        """Which conversation interactions belong to, so that feedback on them shares its numbers."""
+        known = self._conversation_of
+        known.update(zip(event_ids, conversation_ids, strict=True))
+        if len(known) > 2 * self._most_events:  # seldom, and then by half
+            self._conversation_of = dict(list(known.items())[-self._most_events :])
+
+    def of(self, interaction_id: str) -> str | None:
+        """The conversation of an interaction, None when it has none or was not seen lately."""
+        return self._conversation_of.get(interaction_id)

@@ -1,0 +1,79 @@
+"""Pseudonyms of users, their keys and the rotation of those."""
+
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.pseudonyms import UserKeys, load_user_keys
+from retuned.consumers.settings import PrivacySettings
+from retuned.daemon import cli
+
+
+def test_a_user_is_a_keyed_hash_that_names_its_key() -> None:
+    one, other = UserKeys([b"k"]), UserKeys([b"other"])
+    assert one.pseudonym("u1") == UserKeys([b"k"]).pseudonym("u1")
+    assert len({one.pseudonym("u1"), other.pseudonym("u1"), one.pseudonym("u2")}) == 3
+    name, _, digest = one.pseudonym("ü").partition(":")
+    assert (len(name), len(digest)) == (4, 32)
+    assert one.pseudonym("u1").startswith(f"{name}:")
+    assert not other.pseudonym("u1").startswith(f"{name}:")
+
+
+def test_after_a_rotation_only_who_holds_both_keys_links_a_user(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("old key of 16 characters\n")
+    settings = PrivacySettings(user_key_file=file)
+    before = load_user_keys(settings, tmp_path / "w").pseudonym("anna")
+    file.write_text("new key of 16 characters\n\n old key of 16 characters \n")
+    both = load_user_keys(settings, tmp_path / "w")
+    assert both.pseudonym("anna") != before
+    assert both.pseudonyms("anna") == [both.pseudonym("anna"), before]
+    file.write_text("new key of 16 characters\n")
+    assert load_user_keys(settings, tmp_path / "w").pseudonyms("anna") == [both.pseudonym("anna")]
+
+
+def test_keys_do_not_show() -> None:
+    keys = UserKeys([b"first secret", b"second secret"])
+    assert "secret" not in repr(keys)
+    assert "secret" not in str(keys)
+    assert "given" not in repr(PrivacySettings(user_key=SecretStr("given")))
+
+
+def test_a_key_is_made_once_beside_the_warehouse_for_its_owner_alone(tmp_path: Path) -> None:
+    warehouse = tmp_path / "new" / "w.duckdb"
+    user = load_user_keys(PrivacySettings(), warehouse).pseudonym("u")
+    assert load_user_keys(PrivacySettings(), warehouse).pseudonym("u") == user
+    assert stat.S_IMODE((tmp_path / "new" / "w.duckdb.key").stat().st_mode) == 0o600
+    assert len((tmp_path / "new" / "w.duckdb.key").read_bytes().strip()) == 64
+
+
+def test_a_key_comes_from_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("from a file\n")
+    loaded = load_user_keys(PrivacySettings(user_key_file=file), tmp_path / "w")
+    assert loaded.pseudonym("u") == UserKeys([b"from a file"]).pseudonym("u")
+    both = PrivacySettings(user_key=SecretStr("given\nolder"), user_key_file=file)
+    assert load_user_keys(both, tmp_path / "w").pseudonyms("u") == UserKeys([b"given", b"older"]).pseudonyms("u")
+    assert not (tmp_path / "w.key").exists()
+
+
+def test_a_key_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"user_key_file .*nowhere"):
+        load_user_keys(PrivacySettings(user_key_file=tmp_path / "nowhere"), tmp_path / "w")
+    (tmp_path / "empty").write_text(" \n\n")
+    with pytest.raises(ConfigurationError, match="empty"):
+        load_user_keys(PrivacySettings(user_key_file=tmp_path / "empty"), tmp_path / "w")
+
+
+def test_the_command_line_shows_what_a_user_is_stored_as(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETUNED__PRIVACY__USER_KEY", "new key\nold key")
+    assert cli.main(["pseudonym", "anna"]) == 0
+    assert capsys.readouterr().out.split() == UserKeys([b"new key", b"old key"]).pseudonyms("anna")
