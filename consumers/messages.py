@@ -1,6 +1,7 @@
 """What the translations of other formats share: texts in parts, instants, ids of what has none."""
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +29,7 @@ def joined_text(content: Any) -> str | None:
 
 def instant(value: Any) -> Any:
     """Unix time in seconds, milliseconds or nanoseconds, a number or digits, as ISO 8601; what else it is stays."""
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         return value

@@ -7,6 +7,7 @@ its events. `gen_ai.evaluation.result` is feedback of a judge on the answer with
 Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -56,7 +57,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain]]:
         if name in OLD_MESSAGES or name == "gen_ai.choice":
             continue  # a message without its span; the span is reported when it does not have them
         attached = [
-            (item.get("name", ""), _attributes(item.get("attributes")), item) for item in _objects(record.get("events"))
+            (_name(item, {}), _attributes(item.get("attributes")), item) for item in _objects(record.get("events"))
         ]
         for attached_name, more, _ in attached:
             if attached_name != EVALUATION and attached_name not in OLD_MESSAGES:
@@ -274,9 +275,10 @@ def _any_value(value: Any) -> Any:
         return value
     ((kind, inner),) = value.items()
     if kind == "intValue":
-        return int(inner) if isinstance(inner, str) and inner.lstrip("-").isdigit() else inner
+        return int(inner) if isinstance(inner, str) and re.fullmatch("-?[0-9]{1,19}", inner) else inner
     if kind == "arrayValue":
-        return [_any_value(item) for item in _object(inner).get("values", [])]
+        values = _object(inner).get("values")
+        return [_any_value(item) for item in values] if isinstance(values, list) else []
     if kind == "kvlistValue":
         return _attributes(_object(inner).get("values"))
     return inner if kind.endswith("Value") else value

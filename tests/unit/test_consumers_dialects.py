@@ -461,3 +461,39 @@ def test_hostile_nesting(depth: int) -> None:
     for value in (inside, b'{"request":' + inside + b',"response":{}}', b'{"gen_ai.prompt":' + inside + b"}"):
         (bad,) = all_of(value)
         assert isinstance(bad, BadPart)
+
+
+JUNK: list[Any] = [
+    None, True, 0, -1, 1.5, 10**30, "", "x", "²", "9" * 5_000, "[1]", '{"a": 1}', [], [[]], [None], [1], {}, {"a": {}},
+    {"type": "text"}, {"values": 5}, {"intValue": "x"}, {"arrayValue": 3}, {"kvlistValue": {"values": [{"key": 1}]}},
+    [{"key": "gen_ai.prompt", "value": {"stringValue": 7}}], {"role": 5, "content": [{"text": 1}]},
+    "\x00", "\ud83d\ude00",
+]  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [deep for key, item in inner for deep in places(item, (*path, key))]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [NATIVE, OPENAI, {"time": UNIX, **SPAN}, otlp(span(SPAN, events=[{"name": "gen_ai.choice", "attributes": []}])),
+     evaluation(EVALUATION), {**ENVELOPE, "data": OPENAI},
+     {"workload": "w", "request": {"model": "m", "instructions": "i", "input": PARTS_IN, "conversation": {"id": "c"}},
+      "response": {"id": "r", "created_at": UNIX, "output": [{"type": "function_call"}, {"content": [{}]}]}},
+     {"time": UNIX, "gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "a", "gen_ai.completion": "b"}],
+)  # fmt: skip
+def test_no_junk_in_any_place_brings_anything_but_events_and_reasons(sample: Any) -> None:
+    for path in places(sample):
+        for junk in JUNK:
+            broken = json.loads(json.dumps(sample))
+            node = broken
+            for key in path[:-1]:
+                node = node[key]
+            node[path[-1]] = junk
+            for kind in ("interactions", "feedback"):
+                assert all(isinstance(found, Interaction | Feedback | BadPart) for found in all_of(broken, kind))
+            node[f"{path[-1]}x" if isinstance(node, dict) else -1] = junk
+            all_of(broken)
