@@ -14,6 +14,9 @@ from retuned.consumers.events import to_json
 from retuned.consumers.kafka import Record
 from retuned.consumers.placeholders import Scope
 from retuned.consumers.privacy import Redactor
+from retuned.consumers.warehouse import MIGRATIONS, Warehouse, named_queries
+
+QUERIES = named_queries(MIGRATIONS, "ingest.sql")
 
 KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
@@ -84,6 +87,11 @@ def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_all_hashed(item, pseudonym) for item in value]
     return None if value is None else pseudonym(str(value))
+
+
+def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> list[dict[str, Any]]:
+    """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at."""
+    return warehouse.rows(QUERIES["dead_letters"], {"limit": limit, "reason": reason})
 
 
 class DeadLetterLimit:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,12 +14,13 @@ import pyarrow as pa
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced
-from retuned.consumers.events import Kind
-from retuned.consumers.kafka import Offsets, Publisher, Source
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced, RetunedError
+from retuned.consumers.events import Event, Kind
+from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
-from retuned.consumers.pseudonyms import load_user_keys
+from retuned.consumers.pseudonyms import is_pseudonym, load_user_keys
+from retuned.consumers.records import FetchedRecord
 from retuned.consumers.rows import Rows
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named_queries, utc_now
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 COPY_PAUSE_SECONDS = 30.0
+REPLAY_SECONDS = 25.0
+REPLAY_LETTERS = 1_000
 
 
 def stored_offsets(warehouse: Warehouse) -> Offsets:
@@ -74,6 +77,9 @@ class Ingest:
         self.last_event_at: datetime | None = None
         self.broker_up = False
         self._copy_from = 0.0
+        self._lock = threading.Lock()
+        self._running = False
+        self._asked: deque[Future[dict[str, int]]] = deque()
         self.lag = 0
 
     @property
@@ -112,6 +118,8 @@ class Ingest:
         # A new assignment starts from the stored offsets, so what is being written has to be stored first.
         self._source.before_assignment = settle
         pause = FIRST_PAUSE_SECONDS
+        with self._lock:
+            self._running = True
         with ThreadPoolExecutor(1, "retuned-writer") as writer:
             try:
                 while not stop.is_set():
@@ -126,11 +134,88 @@ class Ingest:
                     written, pending = pending, None
                     if written is not None:
                         self._finish(written.result())
+                    self._answer()  # nothing is being written now
                     if rows is not None:
                         pending = writer.submit(self._write, rows)
             finally:
                 if pending is not None:
                     self._finish(pending.result())
+                with self._lock:
+                    self._running = False
+                    self._answer()
+
+    def replay(self) -> dict[str, int]:
+        """Decode the dead letters again, after a fix, and move those that are events now to where they belong.
+
+        While `run` is at work, its thread does it between two batches: one writer knows which ids are stored.
+        Letters that were cut are kept, as are all that are still no events.
+
+        Returns:
+            How many letters were `tried` and how many `replayed`, and how many events were `stored`: one letter may
+            hold several, and a duplicate is stored once.
+
+        Raises:
+            RetunedError: the thread does not come to it in time.
+        """
+        with self._lock:
+            if not self._running:
+                return self._replay()
+            asked: Future[dict[str, int]] = Future()
+            self._asked.append(asked)
+        try:
+            return asked.result(REPLAY_SECONDS)
+        except TimeoutError as error:
+            raise RetunedError(
+                f"dead letters: not replayed within {REPLAY_SECONDS:g} s; the daemon goes on with it, ask again"
+            ) from error
+
+    def _answer(self) -> None:
+        while self._asked:
+            asked = self._asked.popleft()
+            try:
+                asked.set_result(self._replay())
+            except BaseException as error:
+                asked.set_exception(error)
+                raise
+
+    def _replay(self) -> dict[str, int]:
+        total = Counter(tried=0, replayed=0, stored=0)
+        with self._warehouse.cursor() as reading:
+            reading.execute(self._queries["letters_to_replay"])
+            while letters := reading.fetchmany(REPLAY_LETTERS):
+                total.update(self._replay_some(letters))
+        return dict(total)
+
+    def _replay_some(self, letters: list[Any]) -> Counter[str]:
+        rows = Rows(Batch(), self._settings.ingest.deduplicate_seconds, utc_now())
+        done = []
+        for topic, partition, offset, payload in letters:
+            record = FetchedRecord(topic, partition, offset, payload.encode())
+            found = self._decode(record)
+            events = [event for event in found if not isinstance(event, BadPart)]
+            if not events or len(events) < len(found):
+                continue
+            done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
+            for event in events:
+                # A letter holds the pseudonym already.
+                if event.user_id is not None and not is_pseudonym(event.user_id):
+                    event.user_id = self._pseudonym(event.user_id)
+                rows.add(event, record)
+        rows.close(self._redactor, self._pseudonym)
+        stored = sum(table.num_rows for table in rows.tables.values())
+        duplicates = rows.duplicates
+        if done:
+            with self._warehouse.transaction() as cursor:
+                for name in rows.tables:
+                    self._insert(cursor, name, rows)
+                cursor.register("batch_replayed", pa.Table.from_pylist(done))
+                cursor.execute(self._queries["delete_replayed"])
+        return Counter(tried=len(letters), replayed=len(done), stored=stored - (rows.duplicates - duplicates))
+
+    def _decode(self, record: Record) -> list[Event | BadPart]:
+        settings = self._settings
+        kind: Kind = "feedback" if record.topic == settings.kafka.feedback_topic else "interactions"
+        return decode_any(kind, record.value, record.headers, settings.ingest.max_event_bytes)
 
     def _read(self) -> Rows | None:
         """The next batch, decoded and redacted; None when no partition moved."""
@@ -141,10 +226,8 @@ class Ingest:
             return None
         started = time.perf_counter()
         rows = Rows(batch, settings.ingest.deduplicate_seconds, utc_now())
-        feedback_topic, max_bytes = settings.kafka.feedback_topic, settings.ingest.max_event_bytes
         for record in batch.records:
-            kind: Kind = "feedback" if record.topic == feedback_topic else "interactions"
-            for event in decode_any(kind, record.value, record.headers, max_bytes):
+            for event in self._decode(record):
                 if isinstance(event, BadPart):
                     rows.dead.append(dead_letter(record, event, self._redactor, self._pseudonym))
                     continue

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,6 +33,11 @@ class UserKeys:
     def pseudonyms(self, user_id: str) -> list[str]:
         """The pseudonym of a user under each key, newest first."""
         return [f"{name}:{_hash(key, user_id)}" for name, key in self._keys]
+
+
+def is_pseudonym(user_id: str) -> bool:
+    """Whether a user id has the form of a pseudonym."""
+    return re.fullmatch("[0-9a-f]{4}:[0-9a-f]{32}", user_id) is not None
 
 
 def load_user_keys(settings: PrivacySettings, warehouse: Path) -> UserKeys:

@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from retuned.consumers.connection import check_broker
+from retuned.consumers.dead_letter import dead_letters
 from retuned.consumers.ingest import Ingest, stored_offsets
 from retuned.consumers.kafka import KafkaPublisher, open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
@@ -139,6 +140,14 @@ class App:
     def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Carry out `retrain`, `promote` or `rollback`."""
         return commands.carry_out(self.jobs, name, workload, arguments)
+
+    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+        """The newest dead letters, newest first."""
+        return dead_letters(self.warehouse, limit, reason)
+
+    def replay(self) -> dict[str, int]:
+        """See `Ingest.replay`."""
+        return self.ingest.replay()
 
     @property
     def reports(self) -> Path:

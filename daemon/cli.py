@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "promote":
             added.add_argument("version")
         added.add_argument("--reason", help="kept with the decision")
+    letters = command("dead-letters", _dead_letters, "list what could not be decoded, or decode it again after a fix")
+    letters.add_argument("action", choices=("list", "replay"))
+    letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
+    letters.add_argument("--reason", help="list those with this reason code only")
+    letters.add_argument("--json", action="store_true", help="as JSON, with their payloads")
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
@@ -183,6 +189,31 @@ def _command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _dead_letters(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if options.action == "replay":
+        done = _ask(settings, "POST", "/api/v1/dead-letters/replay", {})
+        if done is None:
+            from retuned.daemon.offline import replay
+
+            done = replay(settings)
+        print(f"{done['replayed']} of {done['tried']} dead letters are events now; {done['stored']} were stored")
+        return 0
+    query = {"limit": options.limit} | ({"reason": options.reason} if options.reason else {})
+    letters = _ask(settings, "GET", f"/api/v1/dead-letters?{urllib.parse.urlencode(query)}")
+    if letters is None:
+        from retuned.daemon.offline import letters as stored_letters
+
+        letters = stored_letters(settings, options.limit, options.reason)
+    if options.json:
+        print(json.dumps(letters, indent=2))
+        return 0
+    for letter in letters:
+        where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
+        print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
+    return 0
+
+
 def _pseudonym(options: argparse.Namespace) -> int:
     settings = _settings(options)
     keys = load_user_keys(settings.privacy, settings.warehouse.path)
@@ -203,7 +234,7 @@ def _demo(options: argparse.Namespace) -> int:
     return demo(options.folder, options.company, options.seed, options.port, options.keep)
 
 
-def _ask(settings: Settings, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+def _ask(settings: Settings, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Ask the running daemon; None when none is listening.
 
     Raises:
@@ -222,8 +253,7 @@ def _ask(settings: Settings, method: str, path: str, body: dict[str, Any] | None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never send a token to a proxy
     try:
         with opener.open(request, timeout=30) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+            return json.load(response)
     except urllib.error.HTTPError as error:
         try:
             raise RetunedError(json.load(error)["error"]) from error

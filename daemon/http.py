@@ -45,6 +45,12 @@ class Daemon(Protocol):
     def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Carry out `retrain`, `promote` or `rollback` and tell what was done."""
 
+    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+        """The newest dead letters, newest first."""
+
+    def replay(self) -> dict[str, int]:
+        """Decode the dead letters again; see `retuned.consumers.ingest.Ingest.replay`."""
+
     @property
     def reports(self) -> Path:
         """The folder of drift reports."""
@@ -75,6 +81,11 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         if role == "operator" and held != "operator":
             raise HTTPException(403, "an operator's token is required")
 
+    def ask_for_json(request: Request) -> None:
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            # A page in a browser cannot send this type across origins without asking first.
+            raise HTTPException(415, "send a JSON object, content type application/json")
+
     def healthz(_: Request) -> Response:
         return _verdict(daemon.health())
 
@@ -102,14 +113,29 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             raise HTTPException(404, "no such report; it may have been pruned (drift.keep_reports)")
         return FileResponse(file, media_type="text/html")
 
+    def letters(request: Request) -> Response:
+        require(request, "viewer")
+        limit = request.query_params.get("limit", "20")
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", limit):
+            raise HTTPException(400, f"limit: expected a number from 1 to 99999, got {limit!r}")
+        return Response(
+            as_json(daemon.dead_letters(int(limit), request.query_params.get("reason"))), media_type="application/json"
+        )
+
+    def replay(request: Request) -> Response:
+        require(request, "operator")
+        ask_for_json(request)
+        try:
+            return JSONResponse(daemon.replay())
+        except RetunedError as error:
+            raise HTTPException(409, str(error)) from error
+
     async def command(request: Request) -> Response:
         require(request, "operator")
         name = request.path_params["command"]
         if name not in COMMANDS:
             raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
-        if not request.headers.get("content-type", "").startswith("application/json"):
-            # A page in a browser cannot send this type across origins without asking first.
-            raise HTTPException(415, "send a JSON object, content type application/json")
+        ask_for_json(request)
         try:
             arguments = json.loads(await request.body() or b"{}")
         except ValueError as error:
@@ -136,6 +162,8 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/", index),
             Route("/reports/{id}", report),
             Route("/api/v1/status", status),
+            Route("/api/v1/dead-letters", letters),
+            Route("/api/v1/dead-letters/replay", replay, methods=["POST"]),
             Route("/api/v1/workloads/{workload}/{command}", command, methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],

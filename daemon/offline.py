@@ -1,16 +1,23 @@
 """Commands while no daemon is running: the same jobs, on the warehouse opened by this process."""
 
+import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers.dead_letter import dead_letters
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka import KafkaPublisher
+from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse import open_warehouse, utc_now
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
+from retuned.daemon.status import as_json
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
 from retuned.retrain.metrics import Metrics as RetrainMetrics
@@ -44,3 +51,17 @@ def offline(settings: Settings) -> Iterator[Jobs]:
             publisher.close()
     finally:
         warehouse.close()
+
+
+def letters(settings: Settings, limit: int, reason: str | None) -> list[dict[str, Any]]:
+    """The newest dead letters, as the daemon answers them."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        found: list[dict[str, Any]] = json.loads(as_json(dead_letters(warehouse, limit, reason)))
+        return found
+
+
+def replay(settings: Settings) -> dict[str, int]:
+    """See `retuned.consumers.ingest.Ingest.replay`."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        source = MemorySource(MemoryLog(), (), dict)
+        return Ingest(source, warehouse, settings, ConsumerMetrics(CollectorRegistry())).replay()

@@ -35,8 +35,8 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
     }
 
 
-def as_json(content: dict[str, Any]) -> str:
-    """The dictionary as JSON."""
+def as_json(content: Any) -> str:
+    """As JSON; times are UTC."""
     return json.dumps(content, default=_plain)
 
 

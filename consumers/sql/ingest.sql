@@ -73,3 +73,17 @@ WHERE offsets.topic = moved.topic AND offsets.partition = moved.partition AND of
 
 -- name: first_offsets
 INSERT INTO offsets SELECT unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]);
+
+-- name: dead_letters
+SELECT topic, partition, "offset", reason, detail, payload, received_at FROM dead_letters
+WHERE $reason IS NULL OR reason = $reason
+ORDER BY received_at DESC, topic, partition, "offset" DESC
+LIMIT $limit;
+
+-- name: letters_to_replay
+SELECT topic, partition, "offset", payload FROM dead_letters WHERE payload IS NOT NULL ORDER BY received_at, "offset";
+
+-- name: delete_replayed
+DELETE FROM dead_letters USING batch_replayed AS done
+WHERE dead_letters.topic = done.topic AND dead_letters.partition = done.partition
+  AND dead_letters."offset" = done."offset" AND dead_letters.payload = done.payload;

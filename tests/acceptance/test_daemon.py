@@ -1,6 +1,7 @@
 """The daemon as a process: what its user sees, from the first event to a promoted adapter, a stop, and a restart."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -197,6 +198,12 @@ def test_nothing_is_lost_or_doubled_over_kills_and_restarts(tansu: Broker, tmp_p
 def test_bad_events_are_counted_and_shown_and_stop_nothing(tansu: Broker, tmp_path: Path, app_of: Any) -> None:
     settings = settings_for(tansu, tmp_path)
     app = app_of(settings)
+
+    def letters(*arguments: str) -> str:
+        done = cli("dead-letters", *arguments, config=daemon.config)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     with running(tmp_path, settings) as daemon:
         app.answered("a question", "an answer, write to jo@example.org")
         app.producer.send(settings["kafka"]["interactions_topic"], {"id": "x", "response": "mail jo@example.org"})
@@ -205,7 +212,14 @@ def test_bad_events_are_counted_and_shown_and_stop_nothing(tansu: Broker, tmp_pa
         daemon.until(lambda: daemon.status()["ingestion"]["interactions"] == 2, "events")
         assert daemon.status()["ingestion"]["dead_letters"] == 1
         daemon.until(lambda: daemon.metric("retuned_dead_letters_total") == 1, "metric")
+        listed = letters("list")
+        assert re.search(r"@\d+  not_an_event: Object missing required field `timestamp`\n$", listed)
+        assert "0 of 1 dead letters are events now; 0 were stored" in letters("replay")
+        assert letters("list", "--reason", "not_json") == ""
         assert daemon.stop() == 0
+    assert letters("list") == listed  # also while no daemon runs
+    assert json.loads(letters("list", "--json"))[0]["payload"] == ('{"id":"x","response":"mail <EMAIL_1>"}')
+    assert "0 of 1" in letters("replay")
     warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "data" / "retuned.duckdb"))
     everything = str(warehouse.rows("SELECT * FROM interactions")) + str(warehouse.rows("SELECT * FROM dead_letters"))
     warehouse.close()

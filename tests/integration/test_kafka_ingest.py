@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse import Warehouse, open_warehouse
+
+OTEL = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
+OTEL |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna."}
 
 numbers = iter(range(1000))
 CLIENTS = ("kafka-python", "confluent")
@@ -285,6 +289,76 @@ def test_malformed_events_become_dead_letters_and_stop_nothing(tmp_path: Path) -
     warehouse.close()
 
 
+def letter(warehouse: Warehouse, offset: int, payload: Any, topic: str = "in") -> None:
+    """A dead letter of a version that could not decode what this one can."""
+    text = payload if isinstance(payload, str) else json.dumps(payload)
+    row = {"topic": topic, "partition": 0, "offset": offset, "reason": "not_an_event", "detail": "…", "payload": text}
+    warehouse.insert("dead_letters", **row, received_at=datetime(2026, 11, 24))
+
+
+def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
+    rig.send(interaction("seen", user_id="anna"))
+    rig.drain()
+    stored = rig.warehouse.row("SELECT user_id FROM interactions")
+    assert stored is not None
+    topic, feedback_topic = rig.settings.kafka.interactions_topic, rig.settings.kafka.feedback_topic
+    letter(rig.warehouse, 1, interaction("new", user_id=stored["user_id"]), topic)
+    letter(rig.warehouse, 2, interaction("seen"), topic)
+    letter(rig.warehouse, 3, feedback("f", "new", value="yes", name="comment"), feedback_topic)
+    letter(rig.warehouse, 4, interaction("named", user_id="anna", response="Mail bob@example.com"), topic)
+    letter(rig.warehouse, 5, {"price": 3}, topic)
+    letter(rig.warehouse, 6, "not json", topic)
+    good, bad = {"time": 1795512600, **OTEL}, {"time": 1795512600, "gen_ai.request.model": "m"}
+    spans = [{"attributes": [{"key": k, "value": {"stringValue": v}} for k, v in x.items()]} for x in (good, bad)]
+    letter(rig.warehouse, 7, {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}, topic)
+    assert rig.ingest.replay() == {"tried": 7, "replayed": 4, "stored": 3}
+    rows = {row["id"]: row for row in rig.warehouse.rows("SELECT * FROM interactions")}
+    assert rows.keys() == {"seen", "new", "named"}
+    assert rows["new"]["user_id"] == rows["named"]["user_id"] == rows["seen"]["user_id"]
+    assert rows["named"]["response"] == "Mail <EMAIL_1>"
+    assert (rows["new"]["topic"], rows["new"]["offset"]) == (topic, 1)
+    assert [row["value"] for row in rig.warehouse.rows("SELECT value FROM feedback")] == ['"yes"']
+    kept = [row["offset"] for row in rig.warehouse.rows('SELECT "offset" FROM dead_letters ORDER BY 1')]
+    assert kept == [5, 6, 7]  # also the one of which only a part is an event
+    assert rig.ingest.replay() == {"tried": 3, "replayed": 0, "stored": 0}
+    rig.send(interaction("new"))  # a producer that sends it again, later: it is known
+    rig.drain()
+    assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 3}
+
+
+def test_dead_letters_are_replayed_while_events_flow(rig: Rig) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.ingest.run, args=(stop,))
+    thread.start()
+    try:
+        for number in range(30):
+            rig.send(*[interaction(f"{number}-{n}") for n in range(20)])
+            letter(rig.warehouse, number, interaction(f"letter {number}"), rig.settings.kafka.interactions_topic)
+            if number % 10 == 9:
+                assert rig.ingest.replay() == {"tried": 10, "replayed": 10, "stored": 10}
+        until(lambda: rig.ingest.events_seen == 600)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert rig.warehouse.row("SELECT count(*) AS n, count(DISTINCT id) AS ids FROM interactions") == {
+        "n": 630,
+        "ids": 630,
+    }
+    letter(rig.warehouse, 99, interaction("after"), rig.settings.kafka.interactions_topic)
+    assert rig.ingest.replay()["stored"] == 1
+
+
+def test_a_replay_that_cannot_be_written_changes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    letter(rig.warehouse, 1, interaction("new"), rig.settings.kafka.interactions_topic)
+    monkeypatch.setitem(rig.ingest._queries, "delete_replayed", "SELECT error('full')")
+    with pytest.raises(duckdb.Error, match="full"):
+        rig.ingest.replay()
+    assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 0}
+    assert rig.warehouse.row("SELECT count(*) AS n FROM dead_letters") == {"n": 1}
+    monkeypatch.undo()
+    assert rig.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+
+
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), BrokerRefused("not allowed")])
 def test_a_dead_letter_topic_that_takes_nothing_loses_nothing(tmp_path: Path, error: Exception) -> None:
     settings = settings_for(tmp_path, dead_letter_topic="dead")
@@ -402,8 +476,7 @@ def test_formats_are_mixed_in_one_topic(broker: Broker, tmp_path: Path) -> None:
     answer = {"id": "openai", "choices": [{"message": {"role": "assistant", "content": "Mail anna@example.com."}}]}
     asked = {"model": "m", "messages": [{"role": "user", "content": "Whom?"}], "user": "anna"}
     openai = {"timestamp": 1795512600, "workload_id": "support.refunds", "request": asked, "response": answer}
-    otel = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
-    otel |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna.", "timestamp": 1795512600}
+    otel = {**OTEL, "timestamp": 1795512600}
     verdict = {"gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": 1, "gen_ai.response.id": "otel"}
     judged = {"event.name": "gen_ai.evaluation.result", "timestamp": 1795512601, **verdict}
     event = interaction("replaced")
