@@ -14,7 +14,7 @@ import msgspec
 
 from retuned.consumers import otel
 from retuned.consumers.events import BadEvent, Event, Kind, convert, decode
-from retuned.consumers.messages import content_hash, instant, joined_text, without_nothing
+from retuned.consumers.messages import content_hash, instant, joined_text, object_of, objects_of, without_nothing
 
 Headers = Sequence[tuple[str, bytes | None]]
 Plain = dict[str, Any]
@@ -137,14 +137,14 @@ def _openai(log: Plain) -> Plain:
             "not_an_event", f"response: expected an object, got {type(response).__name__}; did the call fail?"
         )
     message, text, finish_reason = _answer(response)
-    metadata = _object(request.get("metadata")) | _object(response.get("metadata"))
-    usage = _object(response.get("usage"))
+    metadata = object_of(request.get("metadata")) | object_of(response.get("metadata"))
+    usage = object_of(response.get("usage"))
     latency_ms = log.get("latency_ms")
     conversation = log.get("conversation_id") or request.get("conversation") or metadata.get("conversation_id")
     attributes = metadata | {
         "client_id": log.get("client_id"),
         "tool_calls": message.get("tool_calls"),
-        **_object(log.get("attributes")),
+        **object_of(log.get("attributes")),
     }
     return without_nothing(
         {
@@ -170,14 +170,14 @@ def _openai(log: Plain) -> Plain:
 
 def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
     """The first choice as a message, its text, and why it ended."""
-    if choices := _objects(response.get("choices")):
+    if choices := objects_of(response.get("choices")):
         choice = choices[0]
-        message = _object(choice.get("message"))
+        message = object_of(choice.get("message"))
         text = choice.get("text", joined_text(message.get("content")))
         if text is None:
             text = message.get("refusal") or ("" if message.get("tool_calls") else None)
         return message, text, choice.get("finish_reason")
-    output = _objects(response.get("output"))
+    output = objects_of(response.get("output"))
     if not output:
         return {}, None, None
     texts = [joined_text(item.get("content")) for item in output if item.get("type", "message") == "message"]
@@ -197,7 +197,7 @@ def _prompt(request: Plain) -> Any:
     messages = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
     if isinstance(given, str):
         return [*messages, {"role": "user", "content": given}]
-    return [*messages, *(_input_item(item) for item in _objects(given))] or None
+    return [*messages, *(_input_item(item) for item in objects_of(given))] or None
 
 
 def _input_item(item: Plain) -> Plain:
@@ -213,11 +213,3 @@ def _input_item(item: Plain) -> Plain:
 def _tool_call(item: Plain) -> Plain:
     function = {"name": item.get("name"), "arguments": item.get("arguments")}
     return {"id": item.get("call_id"), "type": "function", "function": function}
-
-
-def _object(value: Any) -> Plain:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[Plain]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -48,3 +48,13 @@ def content_hash(value: Any) -> str:
 def without_nothing(values: dict[str, Any]) -> dict[str, Any]:
     """Only what is there."""
     return {key: value for key, value in values.items() if value is not None}
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """An object, an empty one for whatever else stands in its place."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects_of(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list, none for whatever else stands in its place."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

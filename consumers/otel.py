@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.events import Kind
-from retuned.consumers.messages import content_hash, instant, joined_text, without_nothing
+from retuned.consumers.messages import content_hash, instant, joined_text, object_of, objects_of, without_nothing
 
 Plain = dict[str, Any]
 
@@ -57,7 +57,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain]]:
         if name in OLD_MESSAGES or name == "gen_ai.choice":
             continue  # a message without its span; the span is reported when it does not have them
         attached = [
-            (_name(item, {}), _attributes(item.get("attributes")), item) for item in _objects(record.get("events"))
+            (_name(item, {}), _attributes(item.get("attributes")), item) for item in objects_of(record.get("events"))
         ]
         for attached_name, more, _ in attached:
             if attached_name != EVALUATION and attached_name not in OLD_MESSAGES:
@@ -80,11 +80,11 @@ def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
         ("resourceSpans", "scopeSpans", "spans"),
         ("resourceLogs", "scopeLogs", "logRecords"),
     ):
-        for group in _objects(value.get(groups)):
+        for group in objects_of(value.get(groups)):
             resource = group.get("resource")
             sender = _attributes(resource.get("attributes")) if isinstance(resource, dict) else {}
-            for scope in _objects(group.get(scopes)):
-                for item in _objects(scope.get(items)):
+            for scope in objects_of(group.get(scopes)):
+                for item in objects_of(scope.get(items)):
                     if _concerns_genai(item):
                         yield item, sender
 
@@ -183,7 +183,7 @@ def _messages(attributes: Plain, current: str, old: str) -> list[Plain]:
         found = _numbered(attributes, old + ".")
     if isinstance(found, str):
         return [{"role": "user" if old == "gen_ai.prompt" else "assistant", "content": found}]
-    return [message for item in _objects(found) for message in _chat(item)]
+    return [message for item in objects_of(found) for message in _chat(item)]
 
 
 def _chat(message: Plain) -> list[Plain]:
@@ -192,7 +192,7 @@ def _chat(message: Plain) -> list[Plain]:
     if not isinstance(parts, list):
         return [message]
     rest, calls, results = [], [], []
-    for part in _objects(parts):
+    for part in objects_of(parts):
         if part.get("type") == "tool_call":
             arguments = part.get("arguments")
             text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
@@ -267,7 +267,9 @@ def _attributes(found: Any) -> Plain:
     """Attributes as one object: OTLP writes a list of keys and typed values."""
     if isinstance(found, dict):
         return found
-    return {item["key"]: _any_value(item.get("value")) for item in _objects(found) if isinstance(item.get("key"), str)}
+    return {
+        item["key"]: _any_value(item.get("value")) for item in objects_of(found) if isinstance(item.get("key"), str)
+    }
 
 
 def _any_value(value: Any) -> Any:
@@ -277,10 +279,10 @@ def _any_value(value: Any) -> Any:
     if kind == "intValue":
         return int(inner) if isinstance(inner, str) and re.fullmatch("-?[0-9]{1,19}", inner) else inner
     if kind == "arrayValue":
-        values = _object(inner).get("values")
+        values = object_of(inner).get("values")
         return [_any_value(item) for item in values] if isinstance(values, list) else []
     if kind == "kvlistValue":
-        return _attributes(_object(inner).get("values"))
+        return _attributes(object_of(inner).get("values"))
     return inner if kind.endswith("Value") else value
 
 
@@ -290,7 +292,7 @@ def _name(record: Plain, attributes: Plain) -> str:
 
 
 def _where(record: Plain) -> Plain:
-    context = _object(record.get("context"))
+    context = object_of(record.get("context"))
     return {
         "trace_id": record.get("traceId") or record.get("trace_id") or context.get("trace_id"),
         "span_id": record.get("spanId") or record.get("span_id") or context.get("span_id"),
@@ -336,11 +338,3 @@ def _decoded(value: Any) -> Any:
         return msgspec.json.decode(value)
     except msgspec.DecodeError:
         return value
-
-
-def _object(value: Any) -> Plain:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[Plain]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
