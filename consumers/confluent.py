@@ -24,6 +24,7 @@ from retuned.consumers.kafka import (
     Batch,
     Offsets,
     Partition,
+    from_beginning,
     lost_events,
     lost_text,
 )
@@ -249,8 +250,8 @@ class ConfluentSource:
         for key in self._assignment() if keys is None else keys:
             if key in self._reached:
                 offset = self._reached[key]
-            elif self._settings.start == "earliest" or any(topic == key[0] for topic, _ in self._known):
-                offset = self._kafka.OFFSET_BEGINNING  # also of what was added to a topic that is being read
+            elif from_beginning(key[0], self._settings.start, self._known):
+                offset = self._kafka.OFFSET_BEGINNING
             else:
                 offset = self._kafka.OFFSET_END
             placed.append(self._kafka.TopicPartition(*key, offset))

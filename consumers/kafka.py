@@ -113,6 +113,11 @@ class Publisher(Protocol):
         """Safe to repeat."""
 
 
+def from_beginning(topic: str, start: str, stored: Offsets) -> bool:
+    """Where a partition that was never stored is begun: what was added to a topic that is being read, at its start."""
+    return start == "earliest" or any(topic == known for known, _ in stored)
+
+
 def lost_events(offset: int, first: int, end: int, choice: str) -> int:
     """How many events from `offset` on will never be read, where the broker holds those from `first` up to `end`."""
     if offset > end:  # of another topic of that name: nothing of this one was read
@@ -267,8 +272,8 @@ class KafkaSource:
                 if offset is not None:
                     self._reached[partition.topic, partition.partition] = offset
                     self._consumer.seek(partition, offset)
-                elif self._settings.start == "earliest" or any(topic == partition.topic for topic, _ in stored):
-                    self._consumer.seek_to_beginning(partition)  # also what was added to a topic that is being read
+                elif from_beginning(partition.topic, self._settings.start, stored):
+                    self._consumer.seek_to_beginning(partition)
                 else:
                     self._consumer.seek_to_end(partition)
         except Exception as error:

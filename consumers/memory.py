@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from retuned.consumers.dialects import Headers
 from retuned.consumers.errors import EventsLost
-from retuned.consumers.kafka import Batch, Offsets, Partition, Record, lost_events
+from retuned.consumers.kafka import Batch, Offsets, Partition, Record, from_beginning, lost_events
 
 
 class MemoryRecord(NamedTuple):
@@ -154,8 +154,8 @@ class MemorySource:
             self._reached = dict(self._assigned)
         for key, end in self._log.ends().items():
             if key[0] in self._topics and key not in self._positions:
-                known = self._start == "earliest" or any(topic == key[0] for topic, _ in self._reached)
-                self._positions[key] = self._assigned.get(key, 0 if known else end)
+                begin = 0 if from_beginning(key[0], self._start, self._reached) else end
+                self._positions[key] = self._assigned.get(key, begin)
 
 
 class MemoryPublisher:
