@@ -1,23 +1,22 @@
 """The status page in a real browser."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from brokers import Broker
 from daemons import App, running, settings_for
+from playwright.sync_api import Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
+def page() -> Iterator[Page]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
@@ -25,7 +24,7 @@ def page() -> Iterator[Any]:
         browser.close()
 
 
-def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, page: Any) -> None:
+def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, page: Page) -> None:
     settings = settings_for(tansu, tmp_path, windows={"minimum_rows": 40, "current_events": 60})
     settings["schedule"]["drift_seconds"] = 1.0
     problems: list[str] = []
@@ -45,19 +44,17 @@ def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, pag
         name = "shop & <b>more</b>"
         daemon.until(lambda: daemon.workload(name) and daemon.workload(name)["quality"], "figures")
         daemon.until(lambda: [c for c in daemon.workload(name)["drift"] if c["report"]], "drift report", 60)
-        page.goto(daemon.url)
-        text = page.inner_text("body")
-        assert name in text
-        assert f"{name}@base" in text
-        assert "160 interactions" in text
-        assert "helpful rate" in text
-        assert "no reason to retrain" in text
-        assert page.title() == "retuned"
+        # The page loads itself anew every few seconds. Each line below waits and tries again, since a load of its own
+        # may come between any two of them.
+        body = expect(page.locator("body"))
+        for text in (name, f"{name}@base", "160 interactions", "helpful rate", "no reason to retrain"):
+            body.to_contain_text(text, timeout=30_000)
+        expect(page).to_have_title("retuned")
         # The report opens from the page, whole, and asks nobody else for anything.
         asked_for: list[str] = []
         page.on("request", lambda request: asked_for.append(request.url))
         page.click("text=report >> nth=0")
+        expect(page).to_have_url(re.compile("/reports/"), timeout=30_000)
         page.wait_for_load_state("load")
-        assert "/reports/" in page.url
         assert all(url.startswith((daemon.url, "data:", "blob:")) for url in asked_for)
     assert problems == []
