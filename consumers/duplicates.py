@@ -81,5 +81,5 @@ class Stored:
         self._filter = BloomFilter(min(LARGEST, max(SMALLEST, 4 * (found["ids"] + more))))
         with self._warehouse.cursor() as cursor:
             cursor.execute(QUERIES[f"ids_{self._table}"], {"since": self._from})
-            while rows := cursor.fetchmany(100_000):
+            while rows := cursor.fetchmany(10_000):
                 self._filter.add([id for (id,) in rows])

@@ -10,7 +10,7 @@ import pytest
 
 from retuned.consumers.errors import WarehouseError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import ROW_GROUP_ROWS, Warehouse, open_warehouse
 
 TABLES = {
     "interactions", "feedback", "dead_letters", "offsets", "datasets", "dataset_rows", "runs", "evaluations",
@@ -115,3 +115,17 @@ def test_a_full_disk_is_one_clear_line_and_nothing_half_written(settings: Wareho
     assert [row["topic"] for row in warehouse.rows("SELECT topic FROM offsets")] == ["before"]
     assert "big" not in tables(warehouse)
     warehouse.close()
+
+
+def test_row_groups_are_small_in_every_life(tmp_path: Path) -> None:
+    settings = WarehouseSettings(path=tmp_path / "the team's data" / "w.duckdb")
+    for life in range(2):
+        warehouse = open_warehouse(settings)
+        warehouse.execute(f"INSERT INTO offsets SELECT 't', {life} * 50_000 + n, 0 FROM range(50_000) numbers(n)")
+        warehouse.execute("CHECKPOINT")
+        warehouse.close()
+    with duckdb.connect(str(settings.path)) as connection:
+        stored = "SELECT max(count), sum(count) FROM pragma_storage_info('offsets') WHERE column_name = 'next_offset'"
+        largest, rows = connection.execute(f"{stored} AND segment_type <> 'VALIDITY'").fetchone() or (0, 0)
+        assert rows == 100_000
+        assert 0 < largest <= ROW_GROUP_ROWS
