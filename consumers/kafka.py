@@ -27,6 +27,9 @@ Offsets = dict[Partition, int]
 AWAY_SECONDS = 2.0
 LOOK_SECONDS = 5.0
 BATCH_BYTES = 64 * 2**20
+# What the client may hold of all partitions together, and of one. It asks for more of a partition when nothing of it
+# is left, so its memory would grow with the number of partitions.
+HELD_BYTES, LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 64 * 2**20, 128 * 2**10, 8 * 2**20
 FIRST_RECORDS = 100
 
 CHOICES = {"earliest": "oldest", "latest": "next new"}
@@ -252,7 +255,7 @@ class KafkaSource:
             "enable_auto_commit": False,
             "isolation_level": settings.isolation_level,
             "allow_auto_create_topics": False,
-            "max_partition_fetch_bytes": 8 * 2**20,
+            "max_partition_fetch_bytes": MOST_PARTITION_BYTES,
             "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a topic that appears is seen
         }
         consumer = connect(KafkaConsumer, settings, self._config | options)
@@ -266,6 +269,10 @@ class KafkaSource:
         try:
             self.before_assignment()
             stored = self._stored()
+            share = HELD_BYTES // max(len(partitions), 1)
+            self._consumer._fetcher.config["max_partition_fetch_bytes"] = max(
+                LEAST_PARTITION_BYTES, min(share, MOST_PARTITION_BYTES)
+            )
             self._reached = {}
             for partition in partitions:
                 offset = stored.get((partition.topic, partition.partition))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -520,6 +521,32 @@ def test_batches_are_bounded_in_bytes(broker: Broker, tmp_path: Path, monkeypatc
     sizes: list[int] = []
     until(lambda: sizes.append(len(source.poll(5_000, 0.5).records)) is None and sum(sizes) == 300)
     assert max(sizes) <= 112
+    source.close()
+
+
+def test_what_the_client_holds_of_many_partitions_is_bounded(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.consumers.kafka.HELD_BYTES", 8 * 2**20)
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    broker.create_topics(settings.kafka.interactions_topic, partitions=16)
+    broker.create_topics(settings.kafka.feedback_topic)
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    for number in range(16 * 40):  # 4 MB in each
+        producer.send(settings.kafka.interactions_topic, b"x" * 100_000, partition=number % 16)
+    producer.flush()
+    producer.close()
+    source = KafkaSource(settings.kafka, dict)
+    seen = 0
+    tracemalloc.start()
+    try:
+        while seen < 200:
+            seen += len(source.poll(1, 0.5).records)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Some of it in several copies, on its way from the connection.
+    assert peak < 6 * 8 * 2**20
     source.close()
 
 
