@@ -6,6 +6,7 @@ from typing import Any
 
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t#]*$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-{2,})[ \t]*$")
+_LINE_OF_LIST = re.compile(r"[ \t]*([-*+>|]|[0-9]+[.)])")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 
 
@@ -29,7 +30,7 @@ def sections(lines: Iterable[str], most: int) -> Iterator[dict[str, Any] | str]:
         under = None if fence or heading else _UNDERLINE.match(line)
         if heading:
             level, title = len(heading[1]), heading[2].strip()
-        elif under and text and text[-1].strip() and (len(text) == 1 or not text[-2].strip()):
+        elif under and text and _may_be_heading(text[-2:]):
             level, title = (1 if under[1].startswith("=") else 2), text.pop().strip()
         else:
             size += len(line)
@@ -40,6 +41,12 @@ def sections(lines: Iterable[str], most: int) -> Iterator[dict[str, Any] | str]:
         headings = [*(headings + [""] * 6)[: level - 1], title]
         text, size = [], 0
     yield from _section(headings, text, size > most)
+
+
+def _may_be_heading(lines: list[str]) -> bool:
+    """Whether the last line is a paragraph of its own, which a line under it makes a heading."""
+    alone = len(lines) == 1 or not lines[0].strip()
+    return alone and bool(lines[-1].strip()) and not _LINE_OF_LIST.match(lines[-1])
 
 
 def _section(headings: list[str], text: list[str], cut: bool) -> Iterator[dict[str, Any] | str]:

@@ -108,7 +108,9 @@ def _import(file: EventFile, settings: Settings, destination: Destination) -> in
     began = time.monotonic()
     try:
         with _Progress(file, sys.stderr) as show:
-            for batch in file.batches(position, settings.ingest.batch_events):
+            for number, batch in enumerate(file.batches(position, settings.ingest.batch_events)):
+                if position and not number:
+                    print(f"{file.path}: goes on after row {position:,}; what comes before is stored", file=sys.stderr)
                 taken = destination.take(batch)
                 stored.update(taken.stored)
                 refused.update(taken.refused)
