@@ -68,11 +68,11 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
     """
     fields = {column(name): value for name, value in row.items() if value is not None and value != ""}
     workload = fields.pop("workload", None) or workload
-    if workload is None:
-        raise NoWorkload
     own_time = next((fields.pop(name) for name in TIMES if name in fields), None)
     chosen = fields.pop("chosen", None) if "rejected" in fields else None
     messages, answer = _exchange(fields)
+    if workload is None:
+        raise NoWorkload
     judged = {name: _judgement(name, fields.pop(name)) for name in JUDGEMENTS if name in fields}
     if str(fields.get("label")).lower() in ("true", "false"):
         judged.setdefault("helpful", _judgement("helpful", fields.pop("label")))

@@ -52,7 +52,7 @@ def _may_be_heading(lines: list[str]) -> bool:
 def _section(headings: list[str], text: list[str], cut: bool) -> Iterator[dict[str, Any] | str]:
     answer = "\n".join(text).strip()
     path = [heading for heading in headings if heading]
-    if not answer:
+    if not answer and not cut:
         return
     if not path:
         yield f"text before the first heading answers no question: {answer[:60]}"
