@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.daemon.client import download
 from retuned.daemon.exports import Export, content, write
 from retuned.daemon.imports import from_bytes, import_files, to_bytes
 from retuned.daemon.jobs import Jobs
@@ -380,6 +382,27 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         write(iter([b""]), tmp_path / "gone" / "x")
 
 
+def test_a_daemon_that_goes_away_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
+    half = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+
+        def answer() -> None:
+            connection, _ = peer.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(half)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        settings = Settings(http={"port": peer.getsockname()[1]})
+        pieces = download(settings, Export("interactions").path())
+        assert pieces is not None
+        with pytest.raises(RetunedError, match="the daemon went away in the middle"):
+            write(pieces, tmp_path / "x.jsonl")
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a warehouse that is full of corrections and thumbs."""
@@ -436,8 +459,9 @@ def test_training_sets_have_trls_forms(taught: House, tmp_path: Path, form: str,
         }
 
 
-@pytest.mark.parametrize("form", ["chat", "preference", "kto"])
-def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path: Path, form: str) -> None:
+def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path: Path) -> None:
+    forms = ("chat", "preference", "kto")
+
     def asked(rows: list[dict[str, Any]]) -> set[str]:
         prompts = [row.get("prompt", row.get("messages", [None])[:-1]) for row in rows]
         return {examples.normalise(prompt[-1]["content"]) for prompt in prompts}
@@ -451,7 +475,8 @@ def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path
     built = dataset.build(taught.warehouse, settings, "support", datetime(2026, 4, 1))
     judged = {row["question"] for row in built.split("holdout")}
     assert len(judged) > 10
-    assert not asked(taught.lines(form)) & judged
+    for form in forms:
+        assert not asked(taught.lines(form)) & judged
     # Under another share the same questions would not be held out, but the champion was judged on them.
     then = datetime(2026, 4, 1)
     taught.warehouse.insert("aliases", workload="support", alias="champion", version="v", created_at=then)
@@ -463,9 +488,10 @@ def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path
     taught.settings = settings.model_copy(
         update={"dataset": settings.dataset.model_copy(update={"holdout_share": 0.0, "near_duplicate_similarity": 1.0})}
     )
-    exported = asked(taught.lines(form))
-    assert len(exported) > 40
-    assert not exported & judged
+    for form in forms:
+        exported = asked(taught.lines(form))
+        assert len(exported) > 40
+        assert not exported & judged
 
 
 def test_a_training_set_has_the_bounds_and_the_workload_that_were_asked_for(taught: House) -> None:
