@@ -33,7 +33,6 @@ from retuned.consumers.kafka import Batch
 from retuned.consumers.messages import content_hash, without_nothing
 from retuned.consumers.records import FetchedRecord
 
-FORMATS = ("json", "csv", "parquet", "text")
 SUFFIXES = {
     ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".md": "text", ".markdown": "text", ".txt": "text",
@@ -60,6 +59,9 @@ class FileRecord(FetchedRecord, frozen=True, gc=False):
     """
 
     problem: str | None = None
+
+
+_TOO_LONG = "longer than an event may be (ingest.max_event_bytes)"
 
 
 class BadRow(str):
@@ -102,6 +104,7 @@ class EventFile:
                     found.update(chunk)
         self.topic = TOPIC + found.hexdigest()
         self.share, self.rows = 0.0, 0
+        self._cut = False  # of the line that was read last, there was more
 
     def batches(self, start: int | None, most: int) -> Iterator[Batch]:
         """The file from a row on, in batches of `most` rows or fewer; None: it was never begun.
@@ -209,16 +212,15 @@ class EventFile:
                 value, at = decode(buffer, at)
             except json.JSONDecodeError as error:
                 if ended or len(buffer) - at > self._most:
-                    raise BadFile(
-                        f"{self.path}: is no JSON array from element {self.rows + 1} on ({error.msg})"
-                    ) from error
+                    where = f"element {self.rows + 1} of the array"
+                    raise BadFile(f"{self.path}: {where} is no JSON ({error.msg}), or {_TOO_LONG}") from error
                 chunk = stream.read(CHUNK_BYTES)
                 buffer, at, ended = buffer[at:] + utf8.decode(chunk, final=not chunk), 0, not chunk
                 continue
             yield value if isinstance(value, dict) else BadRow(f"expected an object, got {type(value).__name__}")
 
     def _csv(self, stream: io.BufferedReader) -> Iterator[Row]:
-        lines = (line.decode() for line in self._lines(stream))
+        lines = self._texts(stream)
         head = next(lines, "")
         delimiter = max(",;\t", key=head.count)
         csv.field_size_limit(self._most)  # of the whole process, and of nothing else in it
@@ -236,7 +238,10 @@ class EventFile:
             except csv.Error as error:
                 yield BadRow(f"no CSV: {error}")
                 continue
-            if not values:
+            if self._cut:
+                self._cut = False
+                yield BadRow(_TOO_LONG)
+            elif not values:
                 yield None
             elif len(values) != len(names):
                 yield BadRow(f"{len(values)} fields, where the header names {len(names)}")
@@ -245,7 +250,9 @@ class EventFile:
 
     def _text(self, stream: io.BufferedReader) -> Iterator[Row]:
         found = False
-        for section in sections((line.decode() for line in self._lines(stream)), self._most):
+        for section in sections(self._texts(stream), self._most):
+            if self._cut:
+                raise BadFile(f"{self.path}: one of its lines is {_TOO_LONG}")
             if isinstance(section, str):
                 yield BadRow(section)
                 continue
@@ -273,13 +280,16 @@ class EventFile:
                 self.share = number / max(file.metadata.num_rows, 1)
 
     def _lines(self, stream: io.BufferedReader) -> Iterator[bytes]:
-        """Lines, and of one that is longer than an event may be its beginning."""
+        """Lines, and the beginning of one that is longer than an event may be."""
         while line := stream.readline(self._most + 2):
+            if len(line) == self._most + 2 and not line.endswith(b"\n"):
+                self._cut = True
+                while (rest := stream.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
+                    pass
             yield line
-            while len(line) > self._most + 1 and not line.endswith(b"\n"):
-                line = stream.readline(CHUNK_BYTES)
-                if len(line) < CHUNK_BYTES:
-                    break
+
+    def _texts(self, stream: io.BufferedReader) -> Iterator[str]:
+        return (line.decode(errors="replace" if self._cut else "strict") for line in self._lines(stream))
 
     def _check_columns(self, names: list[str]) -> None:
         columns = {demonstrations.column(name) for name in names}

@@ -142,21 +142,27 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
 
+    def topic(request: Request) -> str:
+        name: str = request.path_params["id"]
+        if not re.fullmatch("[0-9a-f]{16}", name):
+            raise HTTPException(404, "a file is named by 16 hexadecimal digits; this is for `retuned import`")
+        return TOPIC + name
+
     def position(request: Request) -> Response:
         require(request, "viewer")
-        return JSONResponse({"position": daemon.ingest.position(TOPIC + request.path_params["id"])})
+        return JSONResponse({"position": daemon.ingest.position(topic(request))})
 
     async def take(request: Request) -> Response:
         require(request, "operator")
         if request.headers.get("content-type") != "application/msgpack":  # as for JSON: no page can send it unasked
             raise HTTPException(415, "this is for `retuned import`, content type application/msgpack")
-        most, body = most_bytes(daemon.settings), bytearray()
+        name, most, body = topic(request), most_bytes(daemon.settings), bytearray()
         async for piece in request.stream():
             body += piece
             if len(body) > most:
                 raise HTTPException(413, f"a batch of more than {most} bytes (ingest.max_event_bytes)")
         try:
-            batch = from_bytes(TOPIC + request.path_params["id"], bytes(body))
+            batch = from_bytes(name, bytes(body))
         except ValueError as error:
             raise HTTPException(400, f"no batch of rows: {error}") from error
         try:
@@ -213,8 +219,8 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/api/v1/status", status),
             Route("/api/v1/dead-letters", letters),
             Route("/api/v1/dead-letters/replay", replay, methods=["POST"]),
-            Route("/api/v1/imports/{id:str}", position),
-            Route("/api/v1/imports/{id:str}", take, methods=["POST"]),
+            Route("/api/v1/imports/{id}", position),
+            Route("/api/v1/imports/{id}", take, methods=["POST"]),
             Route("/api/v1/exports/{what}", export),
             Route("/api/v1/workloads/{workload}/{command}", command, methods=["POST"]),
         ],

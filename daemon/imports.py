@@ -76,7 +76,9 @@ def from_bytes(topic: str, body: bytes) -> Batch:
     """
     packed = msgspec.msgpack.decode(body, type=_Packed)
     first = packed.start or 0
-    if not all(first <= offset < packed.next < 2**63 for offset, _, _ in packed.records):
+    if not 0 <= first <= packed.next < 2**63:
+        raise ValueError("it ends before it begins")
+    if not all(first <= offset < packed.next for offset, _, _ in packed.records):
         raise ValueError("a row lies outside of its batch")
     key = (topic, 0)
     records = [FileRecord(topic, 0, offset, value, problem=problem) for offset, value, problem in packed.records]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -158,6 +159,7 @@ def test_export_from_the_daemon_and_without_it_is_the_same(daemon: Daemon, tmp_p
 
 def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
     tokens = {"operator_token": "all", "viewer_token": "looks"}
+    file = "/imports/0123456789abcdef"
     with running(tmp_path, settings_for(tansu, tmp_path, http=tokens)) as daemon:
 
         def sent(method: str, path: str, token: str | None, **more: Any) -> int:
@@ -165,14 +167,20 @@ def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
             return httpx.request(method, f"{daemon.url}/api/v1{path}", headers=headers, timeout=20, **more).status_code
 
         assert [sent("GET", "/exports/chat", token) for token in (None, "looks", "all")] == [401, 200, 200]
-        assert [sent("GET", "/imports/x", token) for token in (None, "looks", "all")] == [401, 200, 200]
-        assert [sent("POST", "/imports/x", token, content=b"") for token in (None, "looks", "all")] == [401, 403, 400]
+        assert [sent("GET", file, token) for token in (None, "looks", "all")] == [401, 200, 200]
+        assert [sent("POST", file, token, content=b"") for token in (None, "looks", "all")] == [
+            401,
+            403,
+            400,
+        ]
+        assert sent("GET", "/imports/..", "all") == sent("GET", "/imports/x", "all") == 404
+        backwards = msgspec.msgpack.encode((5, 3, []))
+        assert sent("POST", file, "all", content=backwards) == 400
+        assert sent("POST", file, "all", content=msgspec.msgpack.encode((5, 6, []))) == 409
         large = (b"x" * 2**20 for _ in range(60))
         with suppress(httpx.WriteError):  # it may close before all was sent
-            assert sent("POST", "/imports/x", "all", content=large) == 413
-        assert (
-            httpx.post(f"{daemon.url}/api/v1/imports/x", auth=("", "all"), content=b"{}", timeout=20).status_code == 415
-        )
+            assert sent("POST", file, "all", content=large) == 413
+        assert httpx.post(f"{daemon.url}/api/v1{file}", auth=("", "all"), content=b"{}", timeout=20).status_code == 415
         faq = tmp_path / "faq.jsonl"
         faq.write_text('{"question": "q", "answer": "a"}\n')
         done = cli(daemon.config, "import", faq, "--workload", "w")

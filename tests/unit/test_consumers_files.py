@@ -167,7 +167,7 @@ def test_bad_rows_are_named_and_the_good_ones_come_through(tmp_path: Path) -> No
         ("x.jsonl", b'{"question": "q", "answer": "a"}\n', None, "row 1 names no workload.*--workload"),
         ("x.jsonl", b'{\n"question": 1\n}', "w", "expected an object on each line.*jq -c"),
         ("x.jsonl", "{}".encode("utf-16"), "w", "is UTF-16"),
-        ("x.json", b'[{"question": "q", "answer": "a"}, {"que', "w", "is no JSON array from element 2 on"),
+        ("x.json", b'[{"question": "q", "answer": "a"}, {"que', "w", r"element 2 of the array is no JSON \(Unterm"),
         ("x.jsonl.gz", b"no gzip", "w", "is no gzip file"),
         ("x.parquet", b"PAR1 no parquet", "w", "is no whole Parquet file"),
         ("x.md", b"just a text\n", "w", "no section: a document needs headings"),
@@ -219,6 +219,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert max(sizes.values()) < 10_000_000, sizes
+    table = written(tmp_path / "x.csv", "question,answer", "q,a", "q," + ",".join(["é" * 30_000] * 4), "q2,a2")
+    assert [record.problem for record in records(table, "w")] == [
+        None, None, "longer than an event may be (ingest.max_event_bytes)", None, None,
+    ]  # fmt: skip
+    with pytest.raises(BadFile, match="one of its lines is longer"):
+        records(written(tmp_path / "long.md", "# Heading", "é" * MOST), "w")
     long = records(tmp_path / "long.jsonl", "w")[2]
     assert len(long.value or b"") > MOST  # so that the decoder refuses it
 
