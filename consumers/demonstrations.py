@@ -23,7 +23,7 @@ ANSWERS = ("answer", "response", "output", "completion")
 TIMES = ("timestamp", "created_at", "created", "time", "date")
 JUDGEMENTS = (*sorted(BOOLEANS), *sorted(NUMBERS), *sorted(STRINGS))
 FIELDS = (
-    "conversation_id", "user_id", "latency_seconds", "time_to_first_token_seconds", "input_tokens", "output_tokens",
+    "latency_seconds", "time_to_first_token_seconds", "input_tokens", "output_tokens",
     "cost", "finish_reason",
 )  # fmt: skip
 SOURCES = ("user", "expert", "judge", "app")
@@ -77,7 +77,7 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
     if str(fields.get("label")).lower() in ("true", "false"):
         judged.setdefault("helpful", _judgement("helpful", fields.pop("label")))
     source = fields.pop("source") if fields.get("source") in SOURCES else "user"
-    model = fields.pop("model", None)
+    model = named = fields.pop("model", None)
     if chosen is not None:
         judged, source = {**judged, "correction": _text(chosen)}, "expert"
     if model is None and not judged:
@@ -89,13 +89,16 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
         "messages": messages,
         "response": answer,
         "context": [context] if isinstance(context, str) else context,
+        **{name: str(fields.pop(name)) for name in ("conversation_id", "user_id") if name in fields},
         **{name: fields.pop(name, None) for name in FIELDS},
     }
-    id = fields.pop("id", None)
+    # The ids of logs are what feedback in other files refers to. Others are numbers of rows as often as not, which
+    # two files have in common.
+    id = str(fields.pop("id")) if named and "id" in fields else None
     attributes = object_of(fields.pop("attributes", None)) | object_of(fields.pop("metadata", None)) | fields
     interaction = without_nothing({**interaction, "attributes": attributes or None})
     when = time(own_time)
-    id = str(id) if id is not None else content_hash([interaction, when])
+    id = id or content_hash([interaction, when])
     made = [{"id": id, "timestamp": when or timestamp, **interaction}]
     for name, value in judged.items():
         said = {"interaction_id": id, "name": name, "value": value, "source": source}

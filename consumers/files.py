@@ -28,7 +28,7 @@ from retuned.consumers.demonstrations import NoWorkload
 from retuned.consumers.dialects import is_foreign
 from retuned.consumers.documents import sections
 from retuned.consumers.errors import BadFile
-from retuned.consumers.events import NESTED, STRINGS, BadEvent, Kind
+from retuned.consumers.events import STRINGS, BadEvent, Kind
 from retuned.consumers.kafka import Batch
 from retuned.consumers.messages import content_hash, without_nothing
 from retuned.consumers.records import FetchedRecord
@@ -47,7 +47,14 @@ _REQUIRED: dict[Kind, tuple[str, ...]] = {
     "feedback": ("id", "timestamp", "interaction_id", "name", "value"),
 }
 _BETWEEN = re.compile(r"[\s,]*")
-_NUMBERS = ("latency_seconds", "time_to_first_token_seconds", "input_tokens", "output_tokens", "cost")
+# What tables hold as text, and what it is.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("messages", "context"), list),
+    "attributes": dict,
+    **dict.fromkeys(("latency_seconds", "time_to_first_token_seconds", "cost"), int | float),
+    **dict.fromkeys(("input_tokens", "output_tokens"), int),
+    "value": bool | int | float | str,
+}
 
 
 class FileRecord(FetchedRecord, frozen=True, gc=False):
@@ -191,7 +198,7 @@ class EventFile:
 
     def _json(self, stream: io.BufferedReader) -> Iterator[Row]:
         """JSON Lines, or one array."""
-        if stream.peek(1)[:1] == b"[":
+        if stream.peek(1).lstrip()[:1] == b"[":
             yield from self._array(stream)
             return
         for line in self._lines(stream):
@@ -203,21 +210,29 @@ class EventFile:
     def _array(self, stream: io.BufferedReader) -> Iterator[Row]:
         decode, utf8 = json.JSONDecoder().raw_decode, codecs.getincrementaldecoder("utf-8")()
         buffer, at, ended = "", 0, False
-        stream.read(1)
+        while stream.read(1) != b"[":
+            pass
         while True:
             at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
             if buffer.startswith("]", at):
+                if (buffer[at + 1 :] + utf8.decode(stream.read(CHUNK_BYTES))).strip():
+                    raise BadFile(f"{self.path}: more stands after the end of its array")
                 return
             try:
                 value, at = decode(buffer, at)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 if ended or len(buffer) - at > self._most:
                     where = f"element {self.rows + 1} of the array"
-                    raise BadFile(f"{self.path}: {where} is no JSON ({error.msg}), or {_TOO_LONG}") from error
+                    raise BadFile(
+                        f"{self.path}: {where} is no JSON ({getattr(error, 'msg', 'too deep')}), or {_TOO_LONG}"
+                    ) from error
                 chunk = stream.read(CHUNK_BYTES)
                 buffer, at, ended = buffer[at:] + utf8.decode(chunk, final=not chunk), 0, not chunk
                 continue
-            yield value if isinstance(value, dict) else BadRow(f"expected an object, got {type(value).__name__}")
+            try:
+                yield msgspec.json.encode(value)
+            except UnicodeEncodeError:
+                yield BadRow("no JSON: it holds half a character (a lone surrogate)")
 
     def _csv(self, stream: io.BufferedReader) -> Iterator[Row]:
         lines = self._texts(stream)
@@ -340,15 +355,17 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a table as JSON has it: what is nested stands in tables as text, and numbers in CSV too."""
     typed = {}
     for name, value in row.items():
-        if value is None or value == "":
+        if value is None or (value == "" and name != "response"):
             continue
-        if name in (*NESTED, *_NUMBERS, "value") and isinstance(value, str):
+        if isinstance(value, str) and name in _TYPES:
+            wanted = str if name == "value" and row.get("name") in STRINGS else _TYPES[name]
             try:
                 decoded = msgspec.json.decode(value)
-                wanted = str if row.get("name") in STRINGS and name == "value" else object
                 value = decoded if isinstance(decoded, wanted) else value
             except msgspec.DecodeError:
                 pass  # it is a text
+            if name == "context" and isinstance(value, str):
+                value = [value]
         elif name == "messages" and isinstance(value, list):  # fields that only other messages have
             value = [without_nothing(item) if isinstance(item, dict) else item for item in value]
         typed[name] = value

@@ -36,7 +36,7 @@ REPLAY_LETTERS = 1_000
 ASKED_SECONDS = 25.0
 # While somebody asks, the broker is not waited for: what is asked for has to wait for that too.
 BUSY_SECONDS, BUSY_POLL_SECONDS = 1.0, 0.005
-# Files hold years: what is stored at any time is a duplicate. A plain number of days between 1970 and 2200.
+# Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
 EVER_SECONDS = 231 * 366 * 86_400.0
 REFUSALS = 5
 
@@ -189,7 +189,7 @@ class Ingest:
         return self._between_batches("dead letters", self._replay)
 
     def position(self, topic: str) -> int | None:
-        """The next row to take of a file (`files.topic_of`); None when nothing of it was taken."""
+        """The next row to take of a file (`files.EventFile.topic`); None when nothing of it was taken."""
         return stored_offsets(self._warehouse).get((topic, 0))
 
     def take(self, batch: Batch) -> Taken:

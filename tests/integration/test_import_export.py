@@ -316,7 +316,7 @@ def test_what_is_exported_and_imported_is_the_same(house: House, tmp_path: Path,
     }
     rows = [
         logged(1, response="Ask jo@example.org, “Zoë”\nor call", **more),
-        logged(2, messages=[{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}]),
+        logged(2, messages=[{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], response=""),
         *[logged(n) for n in range(3, 12_000)],
     ]
     for number, value in enumerate((True, 0.5, "fine, <EMAIL_1>", 7)):

@@ -88,7 +88,8 @@ def test_ids_come_from_the_content_alone() -> None:
 
     assert ids() == ids(at="2020-01-01") == ids(None, workload="support")
     assert len({*ids(), *ids(answer="b"), *ids("other"), *ids(created_at="2024-05-06"), *ids(context="c")}) == 10
-    assert ids(id=7)[0] == "7"
+    assert ids(id=7, model="m") == ["7"]  # of a log, for feedback refers to it
+    assert not {*ids(id=7)} & {*ids(id=7, answer="b"), *ids()}  # the seventh rows of two tables are not one
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,11 @@ def test_tables_hold_nested_values_and_numbers_as_text(tmp_path: Path) -> None:
         tmp_path / "x.csv",
         "id,timestamp,workload,model,messages,response,context,latency_seconds,input_tokens",
         'i,2026-11-24T09:30:00Z,w,m,"[{""role"": ""user"", ""content"": ""q""}]",a,"[""c""]",0.5,',
+        'j,2026-11-24T09:30:00Z,w,m,"[{""role"": ""user"", ""content"": ""q""}]",,14,,3',
     )
-    (interaction,) = events(path)
+    interaction, other = events(path)
+    assert isinstance(other, Interaction)
+    assert (other.response, bytes(other.context), other.input_tokens) == ("", b'["14"]', 3)  # type: ignore[arg-type]
     assert isinstance(interaction, Interaction)
     assert bytes(interaction.context) == b'["c"]'  # type: ignore[arg-type]
     assert (interaction.latency_seconds, interaction.input_tokens) == (0.5, None)
@@ -148,6 +151,11 @@ def test_bad_rows_are_named_and_the_good_ones_come_through(tmp_path: Path) -> No
     assert [record.offset for record in found] == [0, 0, 1, 2, 3, 3]
     assert found[2].value == b"{broken"
     assert "no question with an answer" in str(found[3].problem)
+    array = written(
+        tmp_path / "x.json", '[{"question": "q", "answer": "\\ud83d"}, 5, {"question": "q", "answer": "a"}]'
+    )
+    problems = [record.problem for record in records(array, "w")]
+    assert problems == ["no JSON: it holds half a character (a lone surrogate)", None, None, None]
     table = written(tmp_path / "x.csv", "question,answer", "q,a", "q,a,more", 'q,"a" b', "q2,a2")
     problems = [record.problem for record in records(table, "w")]
     assert problems[2] == "3 fields, where the header names 2"
@@ -168,6 +176,8 @@ def test_bad_rows_are_named_and_the_good_ones_come_through(tmp_path: Path) -> No
         ("x.jsonl", b'{\n"question": 1\n}', "w", "expected an object on each line.*jq -c"),
         ("x.jsonl", "{}".encode("utf-16"), "w", "is UTF-16"),
         ("x.json", b'[{"question": "q", "answer": "a"}, {"que', "w", r"element 2 of the array is no JSON \(Unterm"),
+        ("x.json", b' [{"question": "q", "answer": "a"}]\n[]', "w", "more stands after the end of its array"),
+        ("x.json", b"[" * 200_000, "w", "element 1 of the array is no JSON .too deep"),
         ("x.jsonl.gz", b"no gzip", "w", "is no gzip file"),
         ("x.parquet", b"PAR1 no parquet", "w", "is no whole Parquet file"),
         ("x.md", b"just a text\n", "w", "no section: a document needs headings"),
