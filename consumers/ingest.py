@@ -242,7 +242,7 @@ class Ingest:
                 raise OutOfStep(
                     f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?"
                 )
-        rows = self._rows(batch, EVER_SECONDS)
+        rows = self._rows(batch, EVER_SECONDS, keep_pseudonyms=True)
         self._write(rows)
         self._count(rows)
         self._publish(rows.dead)
@@ -272,7 +272,7 @@ class Ingest:
                 continue
             done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
             for event in events:
-                self._add(event, record, rows, keep_pseudonyms=True)
+                self._add(event, record, rows, True)
         rows.close(self._redactor, self._pseudonym)
         if done:
             with self._warehouse.transaction() as cursor:
@@ -297,7 +297,7 @@ class Ingest:
         self._broker_is(up=True)
         return self._rows(batch, settings.deduplicate_seconds) if batch.nexts else None
 
-    def _rows(self, batch: Batch, distance_seconds: float) -> Rows:
+    def _rows(self, batch: Batch, distance_seconds: float, *, keep_pseudonyms: bool = False) -> Rows:
         """The rows of a batch, decoded and redacted."""
         started = time.perf_counter()
         rows = Rows(batch, distance_seconds, utc_now())
@@ -306,12 +306,12 @@ class Ingest:
                 if isinstance(event, BadPart):
                     rows.dead.append(dead_letter(record, event, self._redactor, self._pseudonym))
                 else:
-                    self._add(event, record, rows, keep_pseudonyms=isinstance(record, FileRecord))
+                    self._add(event, record, rows, keep_pseudonyms)
         rows.close(self._redactor, self._pseudonym)
         rows.seconds += time.perf_counter() - started
         return rows
 
-    def _add(self, event: Event, record: Record, rows: Rows, *, keep_pseudonyms: bool) -> None:
+    def _add(self, event: Event, record: Record, rows: Rows, keep_pseudonyms: bool) -> None:
         """A letter and an export hold the pseudonym already; what an app sends is always the user."""
         if event.user_id is not None and not (keep_pseudonyms and is_pseudonym(event.user_id)):
             event.user_id = self._pseudonym(event.user_id)

@@ -4,6 +4,7 @@ import os
 import sys
 import urllib.parse
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -23,6 +24,7 @@ from retuned.retrain.forms import FORMS, training_set
 
 QUERIES = named_queries(files("retuned.daemon") / "sql", "exports.sql")
 TABLES = tuple(QUERIES)
+WORKLOADS = named_queries(files("retuned.daemon") / "sql", "evidence.sql")["workloads"]
 FORMATS = ("jsonl", "parquet")
 PATH = "/api/v1/exports/"
 ROWS = 5_000  # at a time, and in a row group
@@ -91,18 +93,34 @@ def write(pieces: Iterable[bytes], path: Path | None) -> None:
         except BrokenPipeError:  # who reads has enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
+        with _naming(path), path.open("wb") as file:
+            file.writelines(pieces)
+        return
+    path = path.resolve()  # a link stays one
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with _naming(path):
+            file = aside.open("wb")
+        with file:
             for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise RetunedError(f"export: {path} cannot be written ({error.strerror})") from error
+                with _naming(path):
+                    file.write(piece)
+            with _naming(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _naming(path):
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RetunedError(f"export: {path} cannot be written ({error.strerror})") from error
 
 
 def _table(export: Export, warehouse: Warehouse) -> Iterator[bytes]:
@@ -141,7 +159,7 @@ def _training_rows(export: Export, warehouse: Warehouse, settings: Settings) -> 
     def wanted(row: Example) -> bool:
         return (since is None or row.timestamp >= since) and (until is None or row.timestamp < until)
 
-    workloads = [row["workload"] for row in warehouse.rows("SELECT DISTINCT workload FROM interactions ORDER BY 1")]
+    workloads = [row["workload"] for row in warehouse.rows(WORKLOADS)]
     for workload in workloads if export.workload is None else [export.workload]:
         yield from training_set(warehouse, settings, workload, export.what, wanted)
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -378,6 +379,18 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RetunedError, match="went away"):
         write(broken(), path)
     assert [(file.name, file.read_text()) for file in tmp_path.glob("*x.jsonl*")] == [("x.jsonl", "before")]
+    (tmp_path / "link").symlink_to(path)
+    write(iter([b"whole", b" file"]), tmp_path / "link")
+    assert (path.read_text(), (tmp_path / "link").is_symlink()) == ("whole file", True)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        write(iter([b"into ", b"it"]), pipe)
+        assert read.result(10) == b"into it"
+    assert pipe.is_fifo()  # and not a file in its place
+    with pytest.raises(RetunedError, match="Is a directory"):
+        write(iter([b""]), tmp_path)
     with pytest.raises(RetunedError, match=r"gone/x cannot be written \(No such file"):
         write(iter([b""]), tmp_path / "gone" / "x")
 
