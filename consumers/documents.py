@@ -55,7 +55,7 @@ def _section(headings: list[str], text: list[str], cut: bool) -> Iterator[dict[s
     if not answer and not cut:
         return
     if not path:
-        yield f"text before the first heading answers no question: {answer[:60]}"
+        yield f"text before the first heading (# Heading) answers no question: {answer[:60]}"
         return
     if cut:
         yield f"the text under {path[-1][:60]} is longer than an event may be (ingest.max_event_bytes)"

@@ -117,24 +117,30 @@ class EventFile:
         """The file from a row on, in batches of `most` rows or fewer; None: it was never begun.
 
         Raises:
-            BadFile: the rest cannot be read.
+            BadFile: the rest cannot be read; what came before is in the batches.
         """
         key = (self.topic, 0)
         reached, number, size = start, start or 0, 0
         records: list[FileRecord] = []
-        with self._readable(lambda: number):
-            for row in self._rows(number):
-                offset, number = number, number + 1
-                if row is not None:
-                    self.rows += 1
-                    made = self._records(row, offset)
-                    records += made
-                    size += sum(len(record.value or b"") for record in made)
-                if number - (reached or 0) >= most or size >= BATCH_BYTES:
-                    yield Batch(records, {} if reached is None else {key: reached}, {key: number})
-                    reached, records, size = number, [], 0
+        failed: BadFile | None = None
+        try:
+            with self._readable(lambda: number):
+                for row in self._rows(number):
+                    if row is not None:
+                        made = self._records(row, number)
+                        records += made
+                        size += sum(len(record.value or b"") for record in made)
+                        self.rows += 1
+                    number += 1
+                    if number - (reached or 0) >= most or size >= BATCH_BYTES:
+                        yield Batch(records, {} if reached is None else {key: reached}, {key: number})
+                        reached, records, size = number, [], 0
+        except BadFile as error:
+            failed = error
         if number != (reached or 0):
             yield Batch(records, {} if reached is None else {key: reached}, {key: number})
+        if failed is not None:
+            raise failed
         self.share = 1.0
 
     # Rows to records
@@ -264,17 +270,10 @@ class EventFile:
                 yield _typed(dict(zip(names, values, strict=True)))
 
     def _text(self, stream: io.BufferedReader) -> Iterator[Row]:
-        found = False
         for section in sections(self._texts(stream), self._most):
             if self._cut:
                 raise BadFile(f"{self.path}: one of its lines is {_TOO_LONG}")
-            if isinstance(section, str):
-                yield BadRow(section)
-                continue
-            found = True
-            yield section
-        if not found:
-            raise BadFile(f"{self.path}: no section: a document needs headings (# Heading) with text under them")
+            yield BadRow(section) if isinstance(section, str) else section
 
     def _parquet(self, start: int) -> Iterator[Row]:
         with pq.ParquetFile(self.path) as file:

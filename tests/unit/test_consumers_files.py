@@ -180,7 +180,6 @@ def test_bad_rows_are_named_and_the_good_ones_come_through(tmp_path: Path) -> No
         ("x.json", b"[" * 200_000, "w", "element 1 of the array is no JSON .too deep"),
         ("x.jsonl.gz", b"no gzip", "w", "is no gzip file"),
         ("x.parquet", b"PAR1 no parquet", "w", "is no whole Parquet file"),
-        ("x.md", b"just a text\n", "w", "no section: a document needs headings"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(
@@ -208,8 +207,8 @@ def test_a_half_written_gz_gives_what_it_holds_and_then_says_so(tmp_path: Path) 
     path.write_bytes(packed[: len(packed) // 2])
     taken: list[int] = []
     with pytest.raises(BadFile, match=r"is cut or damaged after row \d{5}; import it again when whole"):
-        taken.extend(len(batch.records) for batch in opened(path, "w").batches(None, 1_000))
-    assert sum(taken) > 20_000
+        taken.extend(len(batch.records) for batch in opened(path, "w").batches(None, 100_000))
+    assert sum(taken) > 20_000  # of the last batch too
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
@@ -266,7 +265,7 @@ We ship.
         ("Handbook: Returns: Sofas", "30 days.\nShipping\n--------\nWe ship.\n\n- to Oslo\n---"),
     ]
     assert found[0]["context"] == [found[0]["answer"]]
-    assert list(sections(["hello\n"], 100)) == ["text before the first heading answers no question: hello"]
+    assert list(sections(["hello\n"], 100)) == ["text before the first heading (# Heading) answers no question: hello"]
     assert "longer than an event" in str(next(iter(sections(["# x\n", "y" * 101], 100))))
     underlined = list(sections(["Shop\n", "====\n", "Open?\n", "-----\n", "Yes.\n"], 100))
     assert underlined == [{"question": "Open?", "answer": "Yes.", "context": ["Yes."]}]
