@@ -57,6 +57,14 @@ def decode_any(
         return list(_translated(value, headers, error))
 
 
+def is_foreign(value: Any) -> bool:
+    """Whether a decoded message is in another format that `decode_any` understands, by its look."""
+    if not isinstance(value, dict):
+        return False
+    is_log = isinstance(value.get("request"), dict) and "response" in value
+    return is_log or "specversion" in value or otel.is_otel(value)
+
+
 def _translated(value: Any, headers: Headers, error: BadEvent) -> Iterator[Event | BadPart]:
     """`error` says why it is no event of ours; it stands if it is none of anybody's."""
     envelope = _binary_envelope(headers)

@@ -17,6 +17,10 @@ class Fenced(RetunedError):
     """Another consumer owns a partition now: the rows in hand were rolled back, and this consumer must stop."""
 
 
+class OutOfStep(RetunedError):
+    """A batch of a file does not begin where the last one ended: nothing was stored, and only who sent it is told."""
+
+
 class BrokerUnavailable(RetunedError):
     """The broker does not answer. Worth another try, after a pause."""
 
@@ -31,6 +35,10 @@ class Unreadable(RetunedError):
 
 class EventsLost(RetunedError):
     """The broker deleted events before they were read, and the configuration says to stop then."""
+
+
+class BadFile(RetunedError):
+    """A file cannot be read, or not to its end; what was read of it before is stored."""
 
 
 class TooManyDeadLetters(RetunedError):

@@ -30,6 +30,10 @@ class BadEvent(Exception):
 
 
 NESTED = ("messages", "context", "attributes")
+# The reserved names of feedback, by the type of their value.
+BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
+NUMBERS = frozenset({"rating", "time_saved_seconds"})
+STRINGS = frozenset({"correction", "comment"})
 
 
 class Message(msgspec.Struct, gc=False):
@@ -184,20 +188,15 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     return schemas
 
 
-_BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
-_NUMBERS = frozenset({"rating", "time_saved_seconds"})
-_STRINGS = frozenset({"correction", "comment"})
-
-
 def _check_value(name: str, value: bool | float | str) -> None:
     """Reserved names have one type each: a rate over a mix of types would mean nothing."""
-    if name in _BOOLEANS:
+    if name in BOOLEANS:
         fits, expected = isinstance(value, bool), "a boolean"
-    elif name in _NUMBERS:
+    elif name in NUMBERS:
         fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
         if fits and name == "rating":
             fits, expected = 0 <= float(value) <= 1, "a number from 0 to 1"
-    elif name in _STRINGS:
+    elif name in STRINGS:
         fits, expected = isinstance(value, str) and bool(value.strip()), "a string that is not empty"
     else:
         return

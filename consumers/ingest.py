@@ -4,9 +4,11 @@ import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -14,8 +16,9 @@ import pyarrow as pa
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced, RetunedError
-from retuned.consumers.events import Event, Kind
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced, OutOfStep, RetunedError
+from retuned.consumers.events import BadEvent, Event, Kind
+from retuned.consumers.files import FileRecord
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
@@ -29,8 +32,34 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 COPY_PAUSE_SECONDS = 30.0
-REPLAY_SECONDS = 25.0
 REPLAY_LETTERS = 1_000
+ASKED_SECONDS = 25.0
+# While somebody asks, the broker is not waited for: what is asked for has to wait for that too.
+BUSY_SECONDS, BUSY_POLL_SECONDS = 1.0, 0.005
+# Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
+EVER_SECONDS = 231 * 366 * 86_400.0
+REFUSALS = 5
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row of a file that is no event, redacted; the dead letter has the rest."""
+
+    offset: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a batch of rows: events stored, of each kind, and what was not stored and why."""
+
+    stored: dict[Kind, int]
+    duplicates: int
+    refused: dict[str, int]
+    examples: list[Refusal]
 
 
 def stored_offsets(warehouse: Warehouse) -> Offsets:
@@ -79,7 +108,8 @@ class Ingest:
         self._copy_from = 0.0
         self._lock = threading.Lock()
         self._running = False
-        self._asked: deque[Future[dict[str, int]]] = deque()
+        self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._busy_until = 0.0
         self.lag = 0
 
     @property
@@ -129,7 +159,7 @@ class Ingest:
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
                         self._broker_is(up=False, why=str(error))
-                        stop.wait(pause)
+                        self._rest(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                     written, pending = pending, None
                     if written is not None:
@@ -147,7 +177,6 @@ class Ingest:
     def replay(self) -> dict[str, int]:
         """Decode the dead letters again, after a fix, and move those that are events now to where they belong.
 
-        While `run` is at work, its thread does it between two batches: one writer knows which ids are stored.
         Letters that were cut are kept, as are all that are still no events.
 
         Returns:
@@ -155,28 +184,74 @@ class Ingest:
             hold several, and a duplicate is stored once.
 
         Raises:
-            RetunedError: the thread does not come to it in time.
+            RetunedError: the thread of `run` does not come to it in time.
         """
+        return self._between_batches("dead letters", self._replay)
+
+    def position(self, topic: str) -> int | None:
+        """The next row to take of a file (`files.EventFile.topic`); None when nothing of it was taken."""
+        return stored_offsets(self._warehouse).get((topic, 0))
+
+    def take(self, batch: Batch) -> Taken:
+        """Store a batch of rows of one file as `step` stores a batch of Kafka's.
+
+        Pseudonyms stay as they are, and an id that is stored at any time is a duplicate.
+
+        Raises:
+            OutOfStep: the batch does not begin where the last one of this file ended. Nothing was stored.
+            RetunedError: the thread of `run` does not come to it in time; it may store the batch later.
+        """
+        return self._between_batches("import", lambda: self._take(batch))
+
+    def _between_batches(self, name: str, work: Callable[[], T]) -> T:
+        """While `run` is at work, its thread does it between two batches: one writer knows which ids are stored."""
         with self._lock:
             if not self._running:
-                return self._replay()
-            asked: Future[dict[str, int]] = Future()
-            self._asked.append(asked)
+                return work()
+            asked: Future[T] = Future()
+            self._asked.append((work, asked))
         try:
-            return asked.result(REPLAY_SECONDS)
+            return asked.result(ASKED_SECONDS)
         except TimeoutError as error:
             raise RetunedError(
-                f"dead letters: not replayed within {REPLAY_SECONDS:g} s; the daemon goes on with it, ask again"
+                f"{name}: not done within {ASKED_SECONDS:g} s; the daemon goes on with it, ask again"
             ) from error
 
     def _answer(self) -> None:
         while self._asked:
-            asked = self._asked.popleft()
+            work, asked = self._asked.popleft()
             try:
-                asked.set_result(self._replay())
+                asked.set_result(work())
+            except OutOfStep as error:  # the fault of who asks
+                asked.set_exception(error)
             except BaseException as error:
                 asked.set_exception(error)
                 raise
+            self._busy_until = time.monotonic() + BUSY_SECONDS
+
+    def _rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait, but not with an answer."""
+        until = time.monotonic() + seconds
+        while not self._asked and time.monotonic() < until and not stop.wait(0.1):
+            pass
+
+    def _take(self, batch: Batch) -> Taken:
+        for (topic, partition), end in batch.nexts.items():
+            stored = self.position(topic)
+            if stored != batch.starts.get((topic, partition)):
+                raise OutOfStep(
+                    f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?"
+                )
+        rows = self._rows(batch, EVER_SECONDS, keep_pseudonyms=True)
+        self._write(rows)
+        self._count(rows)
+        self._publish(rows.dead)
+        return Taken(
+            rows.stored,
+            rows.duplicates,
+            dict(Counter(dead.reason for dead in rows.dead)),
+            [Refusal(dead.offset, dead.reason, dead.detail) for dead in rows.dead[:REFUSALS]],
+        )
 
     def _replay(self) -> dict[str, int]:
         total = Counter(tried=0, replayed=0, stored=0)
@@ -197,46 +272,50 @@ class Ingest:
                 continue
             done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
             for event in events:
-                # A letter holds the pseudonym already.
-                if event.user_id is not None and not is_pseudonym(event.user_id):
-                    event.user_id = self._pseudonym(event.user_id)
-                rows.add(event, record)
+                self._add(event, record, rows, True)
         rows.close(self._redactor, self._pseudonym)
-        stored = sum(table.num_rows for table in rows.tables.values())
-        duplicates = rows.duplicates
         if done:
             with self._warehouse.transaction() as cursor:
                 for name in rows.tables:
                     self._insert(cursor, name, rows)
                 cursor.register("batch_replayed", pa.Table.from_pylist(done))
                 cursor.execute(self._queries["delete_replayed"])
-        return Counter(tried=len(letters), replayed=len(done), stored=stored - (rows.duplicates - duplicates))
+        return Counter(tried=len(letters), replayed=len(done), stored=sum(rows.stored.values()))
 
     def _decode(self, record: Record) -> list[Event | BadPart]:
         settings = self._settings
+        if isinstance(record, FileRecord) and record.problem is not None:
+            return [BadPart(BadEvent("not_an_event", record.problem))]
         kind: Kind = "feedback" if record.topic == settings.kafka.feedback_topic else "interactions"
         return decode_any(kind, record.value, record.headers, settings.ingest.max_event_bytes)
 
     def _read(self) -> Rows | None:
         """The next batch, decoded and redacted; None when no partition moved."""
-        settings = self._settings
-        batch = self._source.poll(settings.ingest.batch_events, settings.ingest.batch_seconds)
+        settings = self._settings.ingest
+        busy = self._asked or time.monotonic() < self._busy_until
+        batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
         self._broker_is(up=True)
-        if not batch.nexts:
-            return None
+        return self._rows(batch, settings.deduplicate_seconds) if batch.nexts else None
+
+    def _rows(self, batch: Batch, distance_seconds: float, *, keep_pseudonyms: bool = False) -> Rows:
+        """The rows of a batch, decoded and redacted."""
         started = time.perf_counter()
-        rows = Rows(batch, settings.ingest.deduplicate_seconds, utc_now())
+        rows = Rows(batch, distance_seconds, utc_now())
         for record in batch.records:
             for event in self._decode(record):
                 if isinstance(event, BadPart):
                     rows.dead.append(dead_letter(record, event, self._redactor, self._pseudonym))
-                    continue
-                if event.user_id is not None:
-                    event.user_id = self._pseudonym(event.user_id)
-                rows.add(event, record)
+                else:
+                    self._add(event, record, rows, keep_pseudonyms)
         rows.close(self._redactor, self._pseudonym)
         rows.seconds += time.perf_counter() - started
         return rows
+
+    def _add(self, event: Event, record: Record, rows: Rows, keep_pseudonyms: bool) -> None:
+        """A letter and an export hold the pseudonym already; what an app sends is always the user."""
+        if event.user_id is not None and not (keep_pseudonyms and is_pseudonym(event.user_id)):
+            event.user_id = self._pseudonym(event.user_id)
+        rows.add(event, record)
 
     def _write(self, rows: Rows) -> Rows:
         """Everything of a batch in one transaction."""
@@ -259,14 +338,17 @@ class Ingest:
         table = rows.tables[name]
         bounds = rows.bounds(table)
         doubted = self._stored[name].may_have(rows.ids[name], bounds["low"])
+        found = 0
         if doubted.any():
             doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
             cursor.register(f"batch_{name}", doubtful)
             new = _changed(cursor.execute(self._queries[f"insert_new_{name}"], rows.bounds(doubtful)))
-            rows.duplicates += doubtful.num_rows - new
+            found = doubtful.num_rows - new
+            rows.duplicates += found
         if table.num_rows:
             cursor.register(f"batch_{name}", table)
             cursor.execute(self._queries[f"insert_{name}"])
+        rows.stored[name] = rows.tables[name].num_rows - found
 
     def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
         starts, nexts = rows.batch.starts, rows.batch.nexts
@@ -288,17 +370,10 @@ class Ingest:
     def _finish(self, rows: Rows) -> None:
         """What follows a batch that is stored."""
         self._source.commit(rows.batch.nexts)
+        self._count(rows)
         metrics, records = self._metrics, rows.batch.records
-        for topic, count in Counter(record.topic for record in records).items():
-            metrics.events.labels(topic).inc(count)
         for topic, count in rows.batch.lost.items():
             metrics.lost.labels(topic).inc(count)
-        for reason, count in Counter(dead.reason for dead in rows.dead).items():
-            metrics.dead_letters.labels(reason).inc(count)
-        for kind, count in rows.redactions.items():
-            metrics.redactions.labels(kind).inc(count)
-        metrics.duplicates.inc(rows.duplicates)
-        metrics.batch_seconds.observe(rows.seconds)
         self.lag = self._source.lag()
         metrics.lag.set(self.lag)
         if records:
@@ -307,6 +382,18 @@ class Ingest:
             metrics.last_event.set_to_current_time()
         self._publish(rows.dead)
         self._limit.check(len(records), len(rows.dead), rows.dead[-1] if rows.dead else None)
+
+    def _count(self, rows: Rows) -> None:
+        metrics = self._metrics
+        # All files are one series: `import`.
+        for topic, count in Counter(record.topic.partition(":")[0] for record in rows.batch.records).items():
+            metrics.events.labels(topic).inc(count)
+        for reason, count in Counter(dead.reason for dead in rows.dead).items():
+            metrics.dead_letters.labels(reason).inc(count)
+        for kind, count in rows.redactions.items():
+            metrics.redactions.labels(kind).inc(count)
+        metrics.duplicates.inc(rows.duplicates)
+        metrics.batch_seconds.observe(rows.seconds)
 
     def _publish(self, dead: list[DeadLetter]) -> None:
         topic = self._settings.kafka.dead_letter_topic

@@ -8,7 +8,10 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
-            "retuned_events", "Messages read, dead letters and duplicates among them.", ["topic"], registry=registry
+            "retuned_events",
+            "Messages read, dead letters and duplicates among them; those of files have the topic import.",
+            ["topic"],
+            registry=registry,
         )
         self.duplicates = Counter(
             "retuned_event_duplicates", "Events that were not stored because their id was.", registry=registry

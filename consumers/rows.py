@@ -56,6 +56,7 @@ class Rows:
         self.tables: dict[Kind, Any] = {}
         self.ids: dict[Kind, list[str]] = {}
         self.dead: list[DeadLetter] = []
+        self.stored: dict[Kind, int] = {}
         self.duplicates = 0
         self.redactions: Counter[str] = Counter()
         self.seconds = 0.0

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
 from retuned.daemon import commands
 from retuned.daemon.check import base_model as check_base_model
+from retuned.daemon.exports import Export, content
 from retuned.daemon.http import Server, application
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.metrics import Metrics
@@ -148,6 +149,10 @@ class App:
     def replay(self) -> dict[str, int]:
         """See `Ingest.replay`."""
         return self.ingest.replay()
+
+    def export(self, export: Export) -> Iterator[bytes]:
+        """See `retuned.daemon.exports.content`."""
+        return content(export, self.warehouse, self.settings)
 
     @property
     def reports(self) -> Path:

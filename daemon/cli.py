@@ -5,18 +5,30 @@ import json
 import logging
 import os
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.pseudonyms import load_user_keys
+from retuned.daemon.client import ask, download
 from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.settings import Settings, load
 
 DEFAULT_CONFIG = Path("retuned.yaml")
+
+_IMPORT = (
+    "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
+    "headings, also packed (.gz). Taken are events in every format that topics may have, transcripts, questions with "
+    "answers, and preferences; they are redacted and deduplicated as on their way from Kafka. Importing a file again "
+    "stores nothing twice, and goes on where it was stopped. The exit status is 1 if a row was refused."
+)
+_EXPORT = (
+    "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
+    "runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger. Training sets in TRL's "
+    "forms: chat (corrected and accepted answers), preference (corrections over the answers that they correct), kto "
+    "(thumbs); the questions that models are judged on, and what comes near to them, are left out of these."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--verbose", action="store_true", help="log more")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, act: Any, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help, parents=[common])
+    def command(name: str, act: Any, help: str, description: str | None = None) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=description or help, parents=[common])
         added.set_defaults(act=act)
         return added
 
@@ -79,6 +91,21 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
     letters.add_argument("--reason", help="list those with this reason code only")
     letters.add_argument("--json", action="store_true", help="as JSON, with their payloads")
+    imported = command("import", _import, "store the events and the examples in files", _IMPORT)
+    imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    imported.add_argument("--workload", help="of the rows that name none")
+    imported.add_argument(
+        "--format", choices=("json", "csv", "parquet", "text"), help="json: lines or an array (default: by the name)"
+    )
+    exported = command("export", _export, "write a table or a training set to a file", _EXPORT)
+    exported.add_argument("what", metavar="TABLE|FORM", help="for example interactions, ledger, chat, preference, kto")
+    exported.add_argument("--workload", help="of this workload only")
+    exported.add_argument("--since", metavar="TIME", help="not older: a date or a time, ISO 8601, UTC")
+    exported.add_argument("--until", metavar="TIME", help="older than this")
+    exported.add_argument("--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl")
+    exported.add_argument(
+        "-o", "--output", type=Path, metavar="PATH", help="default: TABLE.FORMAT in this folder; -: standard output"
+    )
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
@@ -127,7 +154,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    answer = _ask(settings, "GET", "/api/v1/status")
+    answer = ask(settings, "GET", "/api/v1/status")
     if answer is None:
         from retuned.daemon.offline import offline
         from retuned.daemon.status import as_json, status
@@ -176,8 +203,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
 def _command(options: argparse.Namespace) -> int:
     settings = _settings(options)
     arguments = {key: getattr(options, key) for key in ("version", "reason") if getattr(options, key, None)}
-    path = f"/api/v1/workloads/{urllib.request.quote(options.workload, safe='')}/{options.name}"  # type: ignore[attr-defined]
-    answer = _ask(settings, "POST", path, arguments)
+    path = f"/api/v1/workloads/{urllib.parse.quote(options.workload, safe='')}/{options.name}"
+    answer = ask(settings, "POST", path, arguments)
     if answer is None:
         from retuned.daemon import commands
         from retuned.daemon.offline import offline
@@ -192,7 +219,7 @@ def _command(options: argparse.Namespace) -> int:
 def _dead_letters(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.action == "replay":
-        done = _ask(settings, "POST", "/api/v1/dead-letters/replay", {})
+        done = ask(settings, "POST", "/api/v1/dead-letters/replay", {})
         if done is None:
             from retuned.daemon.offline import replay
 
@@ -200,7 +227,7 @@ def _dead_letters(options: argparse.Namespace) -> int:
         print(f"{done['replayed']} of {done['tried']} dead letters are events now; {done['stored']} were stored")
         return 0
     query = {"limit": options.limit} | ({"reason": options.reason} if options.reason else {})
-    letters = _ask(settings, "GET", f"/api/v1/dead-letters?{urllib.parse.urlencode(query)}")
+    letters = ask(settings, "GET", f"/api/v1/dead-letters?{urllib.parse.urlencode(query)}")
     if letters is None:
         from retuned.daemon.offline import letters as stored_letters
 
@@ -234,35 +261,40 @@ def _demo(options: argparse.Namespace) -> int:
     return demo(options.folder, options.company, options.seed, options.port, options.keep)
 
 
-def _ask(settings: Settings, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the running daemon; None when none is listening.
+def _import(options: argparse.Namespace) -> int:
+    from retuned.daemon.imports import Remote, import_files
 
-    Raises:
-        RetunedError: the daemon refused; the text is its own.
-    """
-    host = settings.http.host if settings.http.loopback else "127.0.0.1"
-    request = urllib.request.Request(
-        f"http://{host}:{settings.http.port}{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    token = next((token for token, role in settings.http.tokens().items() if role == "operator"), None)
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never send a token to a proxy
-    try:
-        with opener.open(request, timeout=30) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        try:
-            raise RetunedError(json.load(error)["error"]) from error
-        except (ValueError, KeyError):
-            raise ConfigurationError(
-                f"http.port: what listens on {settings.http.port} answered {error.code} and is not retuned"
-            ) from error
-    except (urllib.error.URLError, ConnectionError):
-        return None
+    settings = _settings(options)
+    given = options.files, options.format, options.workload, settings
+    if ask(settings, "GET", "/api/v1/status") is not None:
+        return import_files(*given, Remote(settings))
+    from retuned.daemon.offline import ingestion
+
+    with ingestion(settings) as ingest:
+        return import_files(*given, ingest)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from retuned.daemon import exports
+
+    settings = _settings(options)
+    to_stdout = options.output == Path("-")
+    named = options.output.suffix[1:] if options.output and options.output.suffix[1:] in exports.FORMATS else "jsonl"
+    format = options.format or named
+    if to_stdout and format == "parquet" and sys.stdout.isatty():
+        raise RetunedError("export: Parquet is nothing to read; name a file with --output")
+    wanted = exports.Export(options.what, format, options.workload, options.since, options.until)
+    wanted.check()
+    path = None if to_stdout else options.output or Path(f"{options.what}.{format}")
+    pieces = download(settings, wanted.path())
+    if pieces is None:
+        from retuned.daemon.offline import export
+
+        pieces = export(settings, wanted)
+    exports.write(pieces, path)
+    if path is not None:
+        print(f"{path}: {path.stat().st_size:,} bytes", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":

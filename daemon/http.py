@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.daemon.settings import HttpSettings
+from retuned.consumers.files import TOPIC
+from retuned.daemon.exports import Export
+from retuned.daemon.imports import Destination, from_bytes, most_bytes
+from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.status import as_json
 
 
@@ -32,6 +36,11 @@ class Daemon(Protocol):
     """What the server needs of the daemon."""
 
     registry: CollectorRegistry
+    settings: Settings
+
+    @property
+    def ingest(self) -> Destination:
+        """Where the rows of imports go."""
 
     def health(self) -> list[str]:
         """What is broken for good; empty when the process is sound."""
@@ -50,6 +59,9 @@ class Daemon(Protocol):
 
     def replay(self) -> dict[str, int]:
         """Decode the dead letters again; see `retuned.consumers.ingest.Ingest.replay`."""
+
+    def export(self, export: Export) -> Iterator[bytes]:
+        """The bytes of an export; see `retuned.daemon.exports.content`."""
 
     @property
     def reports(self) -> Path:
@@ -130,6 +142,49 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
 
+    def topic(request: Request) -> str:
+        name: str = request.path_params["id"]
+        if not re.fullmatch("[0-9a-f]{16}", name):
+            raise HTTPException(404, "a file is named by 16 hexadecimal digits; this is for `retuned import`")
+        return TOPIC + name
+
+    def position(request: Request) -> Response:
+        require(request, "viewer")
+        return JSONResponse({"position": daemon.ingest.position(topic(request))})
+
+    async def take(request: Request) -> Response:
+        require(request, "operator")
+        if request.headers.get("content-type") != "application/msgpack":  # as for JSON: no page can send it unasked
+            raise HTTPException(415, "this is for `retuned import`, content type application/msgpack")
+        name, most, body = topic(request), most_bytes(daemon.settings), bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most:
+                raise HTTPException(413, f"a batch of more than {most} bytes (ingest.max_event_bytes)")
+        try:
+            batch = from_bytes(name, bytes(body))
+        except ValueError as error:
+            raise HTTPException(400, f"no batch of rows: {error}") from error
+        try:
+            return JSONResponse(asdict(await run_in_threadpool(daemon.ingest.take, batch)))
+        except RetunedError as error:
+            raise HTTPException(409, str(error)) from error
+
+    def export(request: Request) -> Response:
+        require(request, "viewer")
+        known = {key: request.query_params.get(key) for key in ("format", "workload", "since", "until")}
+        if unknown := request.query_params.keys() - known.keys():
+            raise HTTPException(400, f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+        wanted = Export(
+            request.path_params["what"], **{key: value for key, value in known.items() if value is not None}
+        )
+        try:
+            pieces = daemon.export(wanted)
+        except RetunedError as error:
+            raise HTTPException(400, str(error)) from error
+        media = "application/jsonl" if wanted.format == "jsonl" else "application/vnd.apache.parquet"
+        return StreamingResponse(pieces, media_type=media)
+
     async def command(request: Request) -> Response:
         require(request, "operator")
         name = request.path_params["command"]
@@ -164,6 +219,9 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/api/v1/status", status),
             Route("/api/v1/dead-letters", letters),
             Route("/api/v1/dead-letters/replay", replay, methods=["POST"]),
+            Route("/api/v1/imports/{id}", position),
+            Route("/api/v1/imports/{id}", take, methods=["POST"]),
+            Route("/api/v1/exports/{what}", export),
             Route("/api/v1/workloads/{workload}/{command}", command, methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],

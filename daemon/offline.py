@@ -14,6 +14,7 @@ from retuned.consumers.kafka import KafkaPublisher
 from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse import open_warehouse, utc_now
+from retuned.daemon.exports import Export, content
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
@@ -62,6 +63,19 @@ def letters(settings: Settings, limit: int, reason: str | None) -> list[dict[str
 
 def replay(settings: Settings) -> dict[str, int]:
     """See `retuned.consumers.ingest.Ingest.replay`."""
-    with closing(open_warehouse(settings.warehouse)) as warehouse:
+    with ingestion(settings) as ingest:
+        return ingest.replay()
+
+
+@contextmanager
+def ingestion(settings: Settings) -> Iterator[Ingest]:
+    """What writes events, without a broker to read them from. Raises as `offline` does."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
         source = MemorySource(MemoryLog(), (), dict)
-        return Ingest(source, warehouse, settings, ConsumerMetrics(CollectorRegistry())).replay()
+        yield Ingest(source, warehouse, settings, ConsumerMetrics(CollectorRegistry()), publisher)
+
+
+def export(settings: Settings, wanted: Export) -> Iterator[bytes]:
+    """See `retuned.daemon.exports.content`."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        yield from content(wanted, warehouse, settings)

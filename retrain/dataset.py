@@ -66,11 +66,7 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     """
     champion = registry.champion(warehouse, workload)
     earlier = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None)
-    limit = settings.dataset.maximum_rows
-    corrected = corrections(warehouse, workload, limit)
-    evidence = corrected + (
-        accepted(warehouse, workload, limit, corrected) if settings.dataset.accepted_answers else []
-    )
+    evidence = _evidence(warehouse, settings, workload)
     chosen = _choose(evidence, earlier, settings.dataset)
     _check_enough(chosen, settings, workload)
     version = text_hash(json.dumps([[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]))[:12]
@@ -93,6 +89,25 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
         return None
     card = json.loads(row["card"])
     return Dataset(version, workload, row["created_at"], Path(row["path"]), card["rows"], row["replay"], card)
+
+
+def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> tuple[list[Example], list[Example]]:
+    """What a training from scratch would learn from, oldest first, and what it would be judged on.
+
+    Chosen as for a dataset: what is out of date, what says the same twice, and what comes near to a question that is
+    judged on, now or by the champion and those before it, is not learned from.
+    """
+    champion = registry.champion(warehouse, workload)
+    judged = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None).judged
+    chosen = _choose(_evidence(warehouse, settings, workload), _Earlier([], None, [], judged), settings.dataset)
+    learned = sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id))
+    return learned, chosen.splits["holdout"] + chosen.splits["regression"]
+
+
+def _evidence(warehouse: Warehouse, settings: Settings, workload: str) -> list[Example]:
+    limit = settings.dataset.maximum_rows
+    corrected = corrections(warehouse, workload, limit)
+    return corrected + (accepted(warehouse, workload, limit, corrected) if settings.dataset.accepted_answers else [])
 
 
 @dataclass(frozen=True)

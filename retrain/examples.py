@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -82,6 +82,15 @@ def accepted(warehouse: Warehouse, workload: str, limit: int, corrected: Iterabl
         if (other := by_interaction.get(example.interaction_id)) is None
         or same_answer(example.completion, other.completion)
     ]
+
+
+def thumbs(warehouse: Warehouse, workload: str, limit: int) -> Iterator[tuple[Example, bool]]:
+    """The answers that people last called helpful or not, newest first, and which of the two."""
+    for row in warehouse.rows(QUERIES["thumbs"], {"workload": workload, "limit": limit}):
+        helpful = row.pop("helpful")
+        made = example(kind="accepted", **row)
+        if made is not None:
+            yield made, helpful
 
 
 def example(

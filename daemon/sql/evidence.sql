@@ -18,9 +18,10 @@ WHERE workload = $workload AND created_at > $since
 ORDER BY created_at DESC LIMIT $checks
 
 -- name: corrections
--- What was said of an earlier model's answers is learned from, and says nothing of the one in service.
+-- What was said of an earlier model's answers is learned from, and says nothing of the one in service. A demonstration
+-- is about no model.
 SELECT count(*) FILTER (f.received_at > $since_dataset) AS to_learn,
-       count(*) FILTER (f.received_at > $since_run AND i.timestamp >= $promoted_at) AS new
+       count(*) FILTER (f.received_at > $since_run AND (i.timestamp >= $promoted_at OR i.model = 'demonstration')) AS new
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
 WHERE f.name = 'correction' AND f.received_at > least($since_dataset, $since_run)
 
@@ -43,7 +44,7 @@ SELECT count(*) FILTER (is_current) AS now_total,
 FROM placed
 
 -- name: first_event
-SELECT min(timestamp) AS timestamp FROM interactions WHERE workload = $workload
+SELECT min(timestamp) AS timestamp FROM traffic WHERE workload = $workload
 
 -- name: last_decision
 SELECT outcome, reasons FROM decisions

@@ -2,7 +2,7 @@
 -- What figures are made of: the interactions of the current window, without their texts.
 CREATE OR REPLACE TEMP TABLE answered AS
 SELECT id, model, latency_seconds, input_tokens, output_tokens
-FROM interactions
+FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 
 -- name: votes

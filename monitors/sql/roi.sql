@@ -1,15 +1,16 @@
 -- name: window
 -- What is new: the events that were stored, and the pairs of feedback and interaction that were completed, since
 -- the last booking. A pair is new when either of the two is: feedback may come hours before its interaction.
+-- What was imported from files is history that nobody paid or was paid for here.
 CREATE OR REPLACE TEMP TABLE new_interactions AS
 SELECT id, workload, cost, input_tokens, output_tokens
 FROM interactions LEFT JOIN ledger_progress USING (topic, partition)
-WHERE "offset" >= coalesce(next_offset, 0);
+WHERE "offset" >= coalesce(next_offset, 0) AND NOT starts_with(topic, 'import:');
 
 CREATE OR REPLACE TEMP TABLE money_feedback AS
 SELECT interaction_id, name, value::VARCHAR AS value, "offset" >= coalesce(next_offset, 0) AS is_new
 FROM feedback LEFT JOIN ledger_progress USING (topic, partition)
-WHERE name IN ('time_saved_seconds', 'escalated');
+WHERE name IN ('time_saved_seconds', 'escalated') AND NOT starts_with(topic, 'import:');
 
 -- All pairs of the interactions that have a new one: whether an escalation is the first is seen from its elders.
 CREATE OR REPLACE TEMP TABLE pairs AS

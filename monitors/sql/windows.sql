@@ -2,25 +2,25 @@
 -- Where the reference begins: the champion's promotion, or the first event.
 SELECT coalesce(
     (SELECT max(created_at) FROM aliases WHERE workload = $workload AND alias = 'champion'),
-    (SELECT min(timestamp) FROM interactions WHERE workload = $workload AND timestamp < $now)
+    (SELECT min(timestamp) FROM traffic WHERE workload = $workload AND timestamp < $now)
 ) AS anchor
 
 -- name: nth_latest
 SELECT timestamp
-FROM interactions
+FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $now
 ORDER BY timestamp DESC
 LIMIT 1 OFFSET $skip
 
 -- name: count
 SELECT count(*) AS rows
-FROM interactions
+FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 
 -- name: sample
 -- The rows with the lowest hashes: the same rows for the same seed, whatever DuckDB's threads do, and a filter
 -- that is applied before the sampling.
-SELECT * FROM interactions
+SELECT * FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 ORDER BY hash(id, $seed)
 LIMIT $rows

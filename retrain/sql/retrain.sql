@@ -37,6 +37,29 @@ WHERE i.workload = $workload
 ORDER BY j.timestamp DESC, j.feedback_id
 LIMIT $limit
 
+-- name: thumbs
+-- The last word of people on an answer.
+WITH judged AS (
+    SELECT
+        interaction_id,
+        arg_max(id, timestamp) AS feedback_id,
+        arg_max(source, timestamp) AS source,
+        arg_max(value::VARCHAR, timestamp) = 'true' AS helpful,
+        max(timestamp) AS timestamp,
+        max(received_at) AS received_at
+    FROM feedback
+    WHERE name = 'helpful' AND source IN ('user', 'expert') AND value::VARCHAR IN ('true', 'false')
+    GROUP BY interaction_id
+)
+SELECT
+    j.feedback_id, j.timestamp, j.source, j.helpful, i.response AS completion,
+    greatest(j.received_at, i.received_at) AS received_at, i.id AS interaction_id, i.messages, i.response, i.context
+FROM judged j
+JOIN interactions i ON i.id = j.interaction_id
+WHERE i.workload = $workload
+ORDER BY j.timestamp DESC, j.feedback_id
+LIMIT $limit
+
 -- name: earlier_datasets
 SELECT version, path, created_at
 FROM datasets

@@ -1,0 +1,70 @@
+-- Each table that users may read, in the order in which it was written.
+
+-- name: interactions
+SELECT * FROM interactions
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR timestamp >= $since) AND ($until IS NULL OR timestamp < $until)
+
+-- name: feedback
+SELECT * FROM feedback
+WHERE ($workload IS NULL OR interaction_id IN (SELECT id FROM interactions WHERE workload = $workload))
+  AND ($since IS NULL OR timestamp >= $since) AND ($until IS NULL OR timestamp < $until)
+
+-- name: dead_letters
+SELECT * FROM dead_letters
+WHERE ($since IS NULL OR received_at >= $since) AND ($until IS NULL OR received_at < $until)
+
+-- name: offsets
+SELECT * FROM offsets
+
+-- name: datasets
+SELECT * FROM datasets
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: dataset_rows
+SELECT * FROM dataset_rows
+WHERE $workload IS NULL OR dataset_version IN (SELECT version FROM datasets WHERE workload = $workload)
+
+-- name: runs
+SELECT * FROM runs
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR started_at >= $since) AND ($until IS NULL OR started_at < $until)
+
+-- name: evaluations
+SELECT * FROM evaluations WHERE $workload IS NULL OR workload = $workload
+
+-- name: decisions
+SELECT * FROM decisions
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: models
+SELECT * FROM models
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: aliases
+SELECT * FROM aliases
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: promotions
+SELECT * FROM promotions
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: drift_checks
+SELECT * FROM drift_checks
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: quality
+SELECT * FROM quality
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: ledger
+SELECT * FROM ledger
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)

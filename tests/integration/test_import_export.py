@@ -1,0 +1,522 @@
+"""Files into real warehouses and out again, in process: the commands over HTTP are in tests/acceptance."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from prometheus_client import CollectorRegistry
+from teaching import GOODS, Teacher, questions
+
+from retuned.consumers.errors import OutOfStep, RetunedError, TooManyDeadLetters
+from retuned.consumers.files import EventFile
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.daemon.client import download
+from retuned.daemon.exports import Export, content, write
+from retuned.daemon.imports import from_bytes, import_files, to_bytes
+from retuned.daemon.jobs import Jobs
+from retuned.daemon.settings import Settings
+from retuned.monitors import roi
+from retuned.monitors.windows import windows
+from retuned.retrain import dataset, examples
+
+PLACE = ("topic", "partition", "offset", "received_at")
+
+
+class House:
+    """A warehouse and what writes into it."""
+
+    def __init__(self, folder: Path, **sections: Any) -> None:
+        self.settings = Settings(warehouse={"path": folder / "w.duckdb"}, **sections)
+        self.warehouse: Warehouse = open_warehouse(self.settings.warehouse)
+        self.log, self.registry = MemoryLog(), CollectorRegistry()
+        self.ingest = Ingest(
+            MemorySource(self.log, ["interactions", "feedback"], dict),
+            self.warehouse,
+            self.settings,
+            Metrics(self.registry),
+        )
+
+    def take(self, *paths: Path, workload: str | None = None) -> int:
+        return import_files(list(paths), None, workload, self.settings, self.ingest)
+
+    def count(self, table: str) -> int:
+        row = self.warehouse.row(f"SELECT count(*) AS n FROM {table}")
+        assert row is not None
+        return int(row["n"])
+
+    def events(self) -> dict[str, list[dict[str, Any]]]:
+        """All events but for where they came from, what is nested decoded."""
+        return {table: [plain(row) for row in self.warehouse.rows(f"FROM {table} ORDER BY id")] for table in EVENTS}
+
+    def export(self, what: str, format: str = "jsonl", **more: str) -> bytes:
+        return b"".join(content(Export(what, format, **more), self.warehouse, self.settings))
+
+    def lines(self, what: str, **more: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.export(what, **more).splitlines()]
+
+
+EVENTS = ("interactions", "feedback")
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    nested = ("messages", "context", "attributes", "value")
+    return {
+        key: json.loads(value) if key in nested and value is not None else value
+        for key, value in row.items()
+        if key not in PLACE
+    }
+
+
+@contextmanager
+def opened(folder: Path, **sections: Any) -> Iterator[House]:
+    folder.mkdir(exist_ok=True)
+    house = House(folder, **sections)
+    try:
+        yield house
+    finally:
+        house.warehouse.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with opened(tmp_path / "house") as made:
+        yield made
+
+
+def written(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def logged(number: int, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"i{number}",
+        "timestamp": f"2024-01-{1 + number % 28:02}T09:30:00.123456Z",
+        "workload": "support",
+        "model": "m",
+        "messages": [{"role": "user", "content": f"question {number}"}],
+        "response": "an answer",
+        **more,
+    }
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    return [{"question": f"question {n}", "answer": f"answer {n}"} for n in range(count)]
+
+
+def test_a_file_again_or_a_copy_of_it_or_of_its_rows_stores_nothing_twice(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "faq.jsonl", *pairs(30), {"x": 1})
+    assert house.take(path, workload="support") == 1  # a row was refused
+    before = house.events()
+    assert (len(before["interactions"]), len(before["feedback"]), house.count("dead_letters")) == (30, 30, 1)
+    copy = tmp_path / "renamed.json"
+    copy.write_bytes(path.read_bytes())
+    assert house.take(path, copy, workload="support") == 0
+    assert capsys.readouterr().out.count("nothing is left to import") == 2
+    assert house.count("dead_letters") == 1
+    other = written(tmp_path / "other.jsonl", *reversed(pairs(40)))
+    os.utime(other, (0, 1_000_000_000))  # years apart
+    assert house.take(other, workload="support") == 0
+    out = capsys.readouterr().out
+    assert "stored      10 interactions, 10 feedback" in out
+    assert "duplicates  60" in out
+    assert house.take(path, workload="sales") == 1
+    assert house.count("interactions") == 70
+
+
+def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(
+        tmp_path / "log.jsonl",
+        logged(1, response="Write to jo@example.org", user_id="anna"),
+        {"mail": "jo@example.org"},
+        "broken jo@example.org",
+        logged(2, latency_seconds="jo@example.org"),
+    )
+    assert house.take(path) == 1
+    out = capsys.readouterr().out
+    assert "refused     3, kept as dead letters of import:" in out
+    assert "row 2: not_an_event: no event, and no question with an answer" in out
+    assert "row 3: not_json" in out
+    assert "row 4: not_an_event: Expected `float | null`, got `str`" in out
+    row = house.warehouse.row("FROM interactions")
+    assert row is not None
+    assert row["response"] == "Write to <EMAIL_1>"
+    assert row["user_id"] not in (None, "anna")
+    assert row["topic"].startswith("import:")
+    assert row["offset"] == 0
+    letters = house.warehouse.rows('FROM dead_letters ORDER BY "offset"')
+    assert [(letter["offset"], letter["reason"]) for letter in letters] == [
+        (1, "not_an_event"), (2, "not_json"), (3, "not_an_event"),
+    ]  # fmt: skip
+    assert "jo@example" not in str(letters) + out
+    assert house.registry.get_sample_value("retuned_events_total", {"topic": "import"}) == 4
+
+
+def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -> None:
+    log = {"request": {"model": "m", "messages": [{"role": "user", "content": "q"}]}, "response": None}
+    house.take(written(tmp_path / "log.jsonl", log), workload="support")
+    house.warehouse.execute(
+        "UPDATE dead_letters SET payload = replace(payload, '\"response\":null', "
+        '\'"response":{"id":"r","choices":[{"message":{"content":"now"}}]}\')'
+    )
+    assert house.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+    row = house.warehouse.row("SELECT workload, response FROM interactions")
+    assert row == {"workload": "support", "response": "now"}
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_what_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "faq.jsonl", *pairs(100))
+    batches = {"batch_events": 30}
+    with opened(tmp_path / "house", ingest=batches) as house:
+        take, left = house.ingest.take, [1, 1]
+
+        def killed(batch: Any) -> Any:
+            if not left:
+                raise Killed
+            left.pop()
+            return take(batch)
+
+        monkeypatch.setattr(house.ingest, "take", killed)
+        with pytest.raises(Killed):
+            house.take(path, workload="support")
+        assert house.count("interactions") == 60
+    capsys.readouterr()
+    with opened(tmp_path / "house", ingest=batches) as house:
+        assert house.take(path, workload="support") == 0
+        said = capsys.readouterr()
+        assert "goes on after row 60" in said.err
+        assert "40 rows read" in said.out
+        assert (house.count("interactions"), house.count("feedback")) == (100, 100)
+
+
+def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_path: Path) -> None:
+    first, second = EventFile(written(tmp_path / "x.jsonl", *pairs(4)), None, "w", 10_000).batches(None, 2)
+    stop = threading.Event()
+    thread = threading.Thread(target=house.ingest.run, args=(stop,))
+    thread.start()
+    try:
+        for number in range(20):  # while events flow
+            house.log.append("interactions", json.dumps(logged(number)).encode())
+        with pytest.raises(OutOfStep, match="imported twice at once"):
+            house.ingest.take(second)
+        assert house.ingest.take(from_bytes("import:x", to_bytes(first))).stored == {"interactions": 2, "feedback": 2}
+        with pytest.raises(OutOfStep):
+            house.ingest.take(from_bytes("import:x", to_bytes(first)))
+        assert house.ingest.take(from_bytes("import:x", to_bytes(second))).stored == {"interactions": 2, "feedback": 2}
+        assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join(10)
+    house.ingest.step()
+    assert house.count("interactions") == 24
+
+
+def test_nothing_of_a_batch_is_stored_when_a_part_cannot_be(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "x.jsonl", *pairs(4), {"x": 1})
+    monkeypatch.setitem(
+        house.ingest._queries, "first_offsets", "SELECT error('full' || $topics[1] || $partitions[1] || $nexts[1])"
+    )
+    with pytest.raises(duckdb.Error, match="full"):
+        house.take(path, workload="w")
+    assert [house.count(table) for table in (*EVENTS, "dead_letters", "offsets")] == [0, 0, 0, 0]
+    monkeypatch.undo()
+    assert house.take(path, workload="w") == 1
+    assert [house.count(table) for table in (*EVENTS, "dead_letters", "offsets")] == [4, 4, 1, 1]
+
+
+def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_path: Path) -> None:
+    house.settings = house.settings.model_copy(
+        update={"ingest": house.settings.ingest.model_copy(update={"batch_events": 500})}
+    )
+    path = written(tmp_path / "x.jsonl", *[{"x": n} for n in range(5_000)])
+    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
+        house.take(path, workload="w")
+    assert house.count("dead_letters") == 1_000
+
+
+def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Path) -> None:
+    path = written(tmp_path / "faq.jsonl", *[{"question": q, "answer": a} for q, a in questions(GOODS)])
+    house.take(path, workload="support")
+    taught = examples.corrections(house.warehouse, "support", 1_000)
+    assert {(row.kind, row.rank, row.completion) for row in taught} == {
+        ("correction", 2, f"You have {policy} for it.") for policy in GOODS.values()
+    }
+    small = house.settings.model_copy(
+        update={
+            "models": house.settings.models.model_copy(update={"directory": tmp_path / "models"}),
+            "gate": house.settings.gate.model_copy(update={"minimum_examples": 1}),
+        }
+    )
+    built = dataset.build(house.warehouse, small, "support", datetime(2026, 4, 1))
+    assert built.rows["train"] > 50
+    assert windows(house.warehouse, house.settings.windows, "support", datetime(2030, 1, 1)) is None
+    jobs = Jobs(*[house.warehouse, house.settings, *[None] * 6], lambda: datetime(2030, 1, 1))  # type: ignore[arg-type, call-arg]
+    evidence = jobs.evidence("support")
+    assert evidence.new_corrections == evidence.corrections_to_learn == len(taught)
+    house.log.append("interactions", json.dumps(logged(1)).encode())
+    house.ingest.step()
+    found = windows(house.warehouse, house.settings.windows, "support", datetime(2024, 1, 3))
+    assert found is not None
+    assert found.current.rows + found.reference.rows == 1
+
+
+def test_history_is_not_booked_as_gain_or_cost(house: House, tmp_path: Path) -> None:
+    said = {"interaction_id": "i1", "timestamp": "2024-01-02T00:00:00Z", "source": "user"}
+    rows = [
+        logged(1, cost=100.0),
+        {**said, "id": "f1", "name": "time_saved_seconds", "value": 7_200},
+        {**said, "id": "f2", "name": "escalated", "value": False},
+    ]
+    house.take(written(tmp_path / "log.jsonl", *rows))
+    booked = roi.book(house.warehouse, house.settings, datetime(2026, 1, 1))
+    assert {entry.item for entry in booked} <= {"fixed"}
+    house.log.append("interactions", json.dumps(logged(2, cost=3.0)).encode())
+    house.ingest.step()
+    booked = roi.book(house.warehouse, house.settings, datetime(2026, 1, 2))
+    assert [entry.amount for entry in booked if entry.item == "inference"] == [3.0]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_what_is_exported_and_imported_is_the_same(house: House, tmp_path: Path, format: str) -> None:
+    more = {
+        "context": ["a passage"],
+        "conversation_id": "anna@example.org",
+        "user_id": "anna",
+        "latency_seconds": 0.25,
+        "input_tokens": 3,
+        "cost": 0.001,
+        "finish_reason": "stop",
+        "attributes": {"channel": "web", "deep": {"er": [1, None, 2.5]}},
+    }
+    rows = [
+        logged(1, response="Ask jo@example.org, “Zoë”\nor call", **more),
+        logged(2, messages=[{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], response=""),
+        *[logged(n) for n in range(3, 12_000)],
+    ]
+    for number, value in enumerate((True, 0.5, "fine, <EMAIL_1>", 7)):
+        name = ("helpful", "rating", "correction", "stars")[number]
+        said = {"id": f"f{number}", "timestamp": "2024-02-01T00:00:00Z", "interaction_id": "i1", "source": "expert"}
+        rows.append({**said, "name": name, "value": value, "user_id": "bob"})
+    house.take(written(tmp_path / "all.jsonl", *rows))
+    paths = [tmp_path / f"{table}.{format}" for table in EVENTS]
+    for table, path in zip(EVENTS, paths, strict=True):
+        write(content(Export(table, format), house.warehouse, house.settings), path)
+    with opened(tmp_path / "other") as other:
+        assert other.take(*paths) == 0
+        assert other.events() == house.events()
+        assert len(other.events()["interactions"]) == 11_999
+    assert sorted(tmp_path.glob("*.tmp")) == []
+
+
+def test_columns_of_json_are_nested_and_bounds_hold(house: House, tmp_path: Path) -> None:
+    house.take(written(tmp_path / "x.jsonl", *[logged(n) for n in range(1, 5)], logged(9, workload="sales"), {"x": 1}))
+    assert house.lines("interactions", since="2024-01-03", until="2024-01-05")[0] == {
+        **dict.fromkeys(house.warehouse.rows("FROM interactions")[0]),
+        **logged(2),
+        **house.warehouse.rows("SELECT topic, partition, \"offset\" FROM interactions WHERE id = 'i2'")[0],
+        "received_at": house.lines("interactions")[0]["received_at"],
+    }
+    ids = [row["id"] for row in house.lines("interactions", since="2024-01-03T11:30:00+02:00", until="2024-01-05")]
+    assert ids == ["i2", "i3"]
+    assert [row["id"] for row in house.lines("interactions", workload="sales")] == ["i9"]
+    assert [row["reason"] for row in house.lines("dead_letters")] == ["not_an_event"]
+    table = pq.read_table(io.BytesIO(house.export("interactions", "parquet")))
+    assert str(table.schema.field("timestamp").type) == "timestamp[us]"
+    assert table.num_rows == 5
+    assert pq.read_table(io.BytesIO(house.export("ledger", "parquet"))).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"what": "secrets"}, "secrets is none of interactions, feedback"),
+        ({"what": "interactions", "format": "csv"}, "format csv is none of jsonl, parquet"),
+        ({"what": "dead_letters", "workload": "w"}, "dead_letters have no workload"),
+        ({"what": "offsets", "since": "2024-01-01"}, "offsets have no time"),
+        ({"what": "chat", "since": "monday"}, "since: expected a date or a time such as .*, got 'monday'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(house: House, asked: dict[str, str], said: str) -> None:
+    with pytest.raises(RetunedError, match=said):
+        content(Export(**asked), house.warehouse, house.settings)
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("before")
+
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise RetunedError("the daemon went away")
+
+    with pytest.raises(RetunedError, match="went away"):
+        write(broken(), path)
+    assert [(file.name, file.read_text()) for file in tmp_path.glob("*x.jsonl*")] == [("x.jsonl", "before")]
+    (tmp_path / "link").symlink_to(path)
+    write(iter([b"whole", b" file"]), tmp_path / "link")
+    assert (path.read_text(), (tmp_path / "link").is_symlink()) == ("whole file", True)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        write(iter([b"into ", b"it"]), pipe)
+        assert read.result(10) == b"into it"
+    assert pipe.is_fifo()  # and not a file in its place
+    with pytest.raises(RetunedError, match="Is a directory"):
+        write(iter([b""]), tmp_path)
+    with pytest.raises(RetunedError, match=r"gone/x cannot be written \(No such file"):
+        write(iter([b""]), tmp_path / "gone" / "x")
+
+
+def test_a_daemon_that_goes_away_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
+    half = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+
+        def answer() -> None:
+            connection, _ = peer.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(half)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        settings = Settings(http={"port": peer.getsockname()[1]})
+        pieces = download(settings, Export("interactions").path())
+        assert pieces is not None
+        with pytest.raises(RetunedError, match="the daemon went away in the middle"):
+            write(pieces, tmp_path / "x.jsonl")
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a warehouse that is full of corrections and thumbs."""
+    folder = tmp_path_factory.mktemp("school")
+    with opened(folder) as house:
+        teacher = Teacher(house.warehouse)
+        for number, (question, right) in enumerate(questions(GOODS)):
+            shown = teacher.ask(question, "I cannot say." if number % 3 else right, system="Be brief.")
+            if number % 3:
+                teacher.say(shown, "correction", right)
+            teacher.say(shown, "helpful", not number % 3, "user")
+    return folder
+
+
+@pytest.fixture
+def taught(school: Path, tmp_path: Path) -> Iterator[House]:
+    shutil.copytree(school, tmp_path / "taught")
+    with opened(tmp_path / "taught") as house:
+        yield house
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["chat", "preference", "kto"])
+def test_training_sets_have_trls_forms(taught: House, tmp_path: Path, form: str, format: str) -> None:
+    """As the `datasets` library, which TRL trains from, loads them, and as TRL's own checks see them."""
+    from datasets import load_dataset
+    from models import tiny_llama
+    from transformers import AutoTokenizer
+    from trl.data_utils import apply_chat_template, is_conversational, unpair_preference_dataset
+
+    path = tmp_path / f"set.{format}"
+    write(content(Export(form, format), taught.warehouse, taught.settings), path)
+    kind = "json" if format == "jsonl" else "parquet"
+    loaded = load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(loaded.column_names) == {
+        "chat": {"messages"}, "preference": {"prompt", "chosen", "rejected"}, "kto": {"prompt", "completion", "label"},
+    }[form]  # fmt: skip
+    assert len(loaded) > 40
+    assert all(is_conversational(row) for row in loaded)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama(tmp_path / "base"))
+    text = apply_chat_template(loaded[0], tokenizer)
+    assert set(text) == {"chat": {"text"}}.get(form, set(loaded.column_names))
+    if form == "preference":
+        assert {row["rejected"][0]["content"] for row in loaded} == {"I cannot say."}
+        assert len(unpair_preference_dataset(loaded)) == 2 * len(loaded)
+    if form == "kto":
+        assert {(row["completion"][0]["content"] == "I cannot say.", row["label"]) for row in loaded} == {
+            (True, False), (False, True),
+        }  # fmt: skip
+    if form == "chat":
+        assert [turn["role"] for turn in loaded[0]["messages"]] == ["system", "user", "assistant"]
+        assert {row["messages"][-1]["content"] for row in loaded} == {
+            f"You have {days} for it." for days in GOODS.values()
+        }
+
+
+def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path: Path) -> None:
+    forms = ("chat", "preference", "kto")
+
+    def asked(rows: list[dict[str, Any]]) -> set[str]:
+        prompts = [row.get("prompt", row.get("messages", [None])[:-1]) for row in rows]
+        return {examples.normalise(prompt[-1]["content"]) for prompt in prompts}
+
+    settings = taught.settings.model_copy(
+        update={
+            "models": taught.settings.models.model_copy(update={"directory": tmp_path / "models"}),
+            "gate": taught.settings.gate.model_copy(update={"minimum_examples": 1}),
+        }
+    )
+    built = dataset.build(taught.warehouse, settings, "support", datetime(2026, 4, 1))
+    judged = {row["question"] for row in built.split("holdout")}
+    assert len(judged) > 10
+    for form in forms:
+        assert not asked(taught.lines(form)) & judged
+    # Under another share the same questions would not be held out, but the champion was judged on them.
+    then = datetime(2026, 4, 1)
+    taught.warehouse.insert("aliases", workload="support", alias="champion", version="v", created_at=then)
+    model = dict.fromkeys(("path", "base_model", "base_hash", "run_id"), "x")
+    taught.warehouse.insert(
+        "models", version="v", workload="support", dataset_version=built.version, manifest="{}",
+        created_at=then, **model,
+    )  # fmt: skip
+    taught.settings = settings.model_copy(
+        update={"dataset": settings.dataset.model_copy(update={"holdout_share": 0.0, "near_duplicate_similarity": 1.0})}
+    )
+    for form in forms:
+        exported = asked(taught.lines(form))
+        assert len(exported) > 40
+        assert not exported & judged
+
+
+def test_a_training_set_has_the_bounds_and_the_workload_that_were_asked_for(taught: House) -> None:
+    other = Teacher(taught.warehouse, "sales")
+    for question, right in questions(GOODS, slice(0, 2)):
+        other.correct(question, "no", right)
+    everything = taught.lines("chat")
+    assert len(taught.lines("chat", workload="support")) + len(taught.lines("chat", workload="sales")) == len(
+        everything
+    )
+    early, late = taught.lines("kto", until="2026-03-02T13:00"), taught.lines("kto", since="2026-03-02T13:00")
+    assert early
+    assert late
+    assert early + late == taught.lines("kto")
+    assert taught.lines("chat", workload="nobody") == []

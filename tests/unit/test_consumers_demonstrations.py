@@ -1,0 +1,127 @@
+"""Rows of files that are no events: what becomes of them."""
+
+from typing import Any
+
+import pytest
+
+from retuned.consumers.demonstrations import NoWorkload, events
+from retuned.consumers.events import BadEvent, convert
+
+TIME = "2026-01-02T03:04:05+00:00"
+
+
+def made(**row: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The interaction and the feedback of a row, which are events."""
+    interaction, *feedback = events(row, "support", TIME)
+    convert("interactions", interaction)
+    for said in feedback:
+        convert("feedback", said)
+        assert said["interaction_id"] == interaction["id"]
+    return interaction, feedback
+
+
+def asked(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("row", "messages", "response"),
+    [
+        ({"question": "q", "answer": "a"}, asked("q"), "a"),
+        ({"Prompt": "q", " Completion ": "a"}, asked("q"), "a"),
+        ({"instruction": "q", "input": "", "output": "a"}, asked("q"), "a"),
+        ({"instruction": "q", "input": "i", "output": "a"}, asked("q\n\ni"), "a"),
+        ({"input": "q", "output": "a"}, asked("q"), "a"),
+        ({"system": "s", "query": "q", "response": "a"}, [{"role": "system", "content": "s"}, *asked("q")], "a"),
+        ({"messages": [*asked("q"), {"role": "assistant", "content": "a"}, *asked("thanks")]}, asked("q"), "a"),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, asked("q"), "a"),
+        ({"prompt": asked("q"), "completion": [{"role": "assistant", "content": "a"}]}, asked("q"), "a"),
+        ({"messages": [*asked("q"), {"role": "model", "content": [{"type": "text", "text": "a"}]}]}, asked("q"), "a"),
+    ],
+)
+def test_a_row_that_names_no_model_is_an_experts_demonstration(
+    row: dict[str, Any], messages: list[dict[str, str]], response: str
+) -> None:
+    interaction, feedback = made(**row)
+    assert (interaction["messages"], interaction["response"]) == (messages, response)
+    assert (interaction["model"], interaction["workload"], interaction["timestamp"]) == (
+        "demonstration",
+        "support",
+        TIME,
+    )
+    assert [(said["name"], said["value"], said["source"]) for said in feedback] == [("correction", response, "expert")]
+
+
+def test_the_last_answer_is_the_response_and_what_was_said_before_is_asked() -> None:
+    turns = [*asked("one"), {"role": "assistant", "content": "1"}, *asked("two"), {"role": "assistant", "content": "2"}]
+    interaction, _ = made(messages=turns)
+    assert (interaction["messages"], interaction["response"]) == (turns[:-1], "2")
+
+
+def test_a_row_that_names_its_model_is_a_log_and_teaches_nothing() -> None:
+    interaction, feedback = made(question="q", answer="a", model="gpt-4", latency_seconds=0.5, team="north")
+    assert feedback == []
+    assert interaction["model"] == "gpt-4"
+    assert interaction["latency_seconds"] == 0.5
+    assert interaction["attributes"] == {"team": "north"}
+
+
+def test_judgements_in_columns_become_feedback_of_users() -> None:
+    interaction, feedback = made(question="q", answer="a", helpful="No", rating="0.2", comment="rude")
+    assert interaction["model"] == "unknown"
+    assert {said["name"]: said["value"] for said in feedback} == {"helpful": False, "rating": 0.2, "comment": "rude"}
+    assert {said["source"] for said in feedback} == {"user"}
+
+
+def test_preferences_are_corrections_and_labels_are_thumbs() -> None:
+    interaction, (said,) = made(prompt="q", chosen=[{"role": "assistant", "content": "good"}], rejected="bad")
+    assert interaction["response"] == "bad"
+    assert (said["name"], said["value"], said["source"]) == ("correction", "good", "expert")
+    interaction, (said,) = made(prompt="q", completion="bad", label=False)
+    assert interaction["response"] == "bad"
+    assert (said["name"], said["value"], said["source"]) == ("helpful", False, "user")
+
+
+def test_ids_come_from_the_content_alone() -> None:
+    def ids(of: str | None = "support", at: str = TIME, **row: Any) -> list[str]:
+        return [event["id"] for event in events({"question": "q", "answer": "a"} | row, of, at)]
+
+    assert ids() == ids(at="2020-01-01") == ids(None, workload="support")
+    assert len({*ids(), *ids(answer="b"), *ids("other"), *ids(created_at="2024-05-06"), *ids(context="c")}) == 10
+    assert ids(id=7, model="m") == ["7"]  # of a log, for feedback refers to it
+    assert not {*ids(id=7)} & {*ids(id=7, answer="b"), *ids()}  # the seventh rows of two tables are not one
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("2024-05-06", "2024-05-06T00:00:00+00:00"),
+        ("2024-05-06 07:08:09", "2024-05-06T07:08:09+00:00"),
+        (1714979289, "2024-05-06T07:08:09+00:00"),
+    ],
+)
+def test_times_as_tables_have_them(given: Any, expected: str) -> None:
+    interaction, feedback = made(question="q", answer="a", created_at=given)
+    assert interaction["timestamp"] == feedback[0]["timestamp"] == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "detail"),
+    [
+        ({"a": 1}, "no question with an answer: expected one of question, prompt"),
+        ({"question": "q"}, "no answer"),
+        ({"question": 5, "answer": "a"}, "question: expected a text"),
+        ({"question": "q", "answer": "  "}, "no answer: expected a text"),
+        ({"messages": asked("q")}, "no answer: expected a last message of the assistant"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "no question"),
+        ({"messages": ["q", "a"]}, "messages: expected objects with role and content"),
+    ],
+)
+def test_what_shows_nothing_is_refused_with_what_was_expected(row: dict[str, Any], detail: str) -> None:
+    with pytest.raises(BadEvent, match=detail):
+        events(row, "support", TIME)
+
+
+def test_a_workload_is_required() -> None:
+    with pytest.raises(NoWorkload, match="--workload"):
+        events({"question": "q", "answer": "a"}, None, TIME)
