@@ -14,7 +14,7 @@ import pyarrow as pa
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced, RetunedError
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Busy, Fenced, RetunedError
 from retuned.consumers.events import Event, Kind
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
@@ -155,6 +155,7 @@ class Ingest:
             hold several, and a duplicate is stored once.
 
         Raises:
+            Busy: some letters are being archived; those before them were replayed.
             RetunedError: the thread does not come to it in time.
         """
         with self._lock:
@@ -174,6 +175,8 @@ class Ingest:
             asked = self._asked.popleft()
             try:
                 asked.set_result(self._replay())
+            except Busy as error:
+                asked.set_exception(error)
             except BaseException as error:
                 asked.set_exception(error)
                 raise
@@ -205,11 +208,16 @@ class Ingest:
         stored = sum(table.num_rows for table in rows.tables.values())
         duplicates = rows.duplicates
         if done:
-            with self._warehouse.transaction() as cursor:
-                for name in rows.tables:
-                    self._insert(cursor, name, rows)
-                cursor.register("batch_replayed", pa.Table.from_pylist(done))
-                cursor.execute(self._queries["delete_replayed"])
+            try:
+                with self._warehouse.transaction() as cursor:
+                    for name in rows.tables:
+                        self._insert(cursor, name, rows)
+                    cursor.register("batch_replayed", pa.Table.from_pylist(done))
+                    cursor.execute(self._queries["delete_replayed"])
+            except duckdb.TransactionException as error:
+                raise Busy(
+                    "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
+                ) from error
         return Counter(tried=len(letters), replayed=len(done), stored=stored - (rows.duplicates - duplicates))
 
     def _decode(self, record: Record) -> list[Event | BadPart]:

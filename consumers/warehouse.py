@@ -1,8 +1,10 @@
 """The warehouse: one DuckDB file, opened by one process. Connection, migrations, named queries, transactions."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -11,10 +13,20 @@ from typing import Any
 
 import duckdb
 
-from retuned.consumers.errors import WarehouseError
+from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 
 MIGRATIONS = files("retuned.consumers") / "sql"
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes: of the file, of what is used in it (the rest is free for what comes), and of its write-ahead log."""
+
+    file: int
+    used: int
+    log: int
 
 
 class Warehouse:
@@ -74,6 +86,40 @@ class Warehouse:
             ) from error
         finally:
             cursor.close()
+
+    def size(self) -> "Size":
+        """What the file and its write-ahead log take."""
+        found = self.row("SELECT block_size, total_blocks, used_blocks FROM pragma_database_size()")
+        assert found is not None
+        log = self.path.with_name(self.path.name + ".wal")
+        return Size(
+            file=found["block_size"] * found["total_blocks"],
+            used=found["block_size"] * found["used_blocks"],
+            log=log.stat().st_size if log.exists() else 0,
+        )
+
+    def checkpoint(self) -> None:
+        """Write the log into the file and make the space of what was deleted free for what comes.
+
+        DuckDB does it by itself at the end of a transaction, once the log is long enough. It never does while another
+        transaction is open, not even one that only reads: this waits for a gap between them.
+
+        Raises:
+            Busy: there is none for half a minute.
+        """
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
+        while True:
+            try:
+                with self.cursor() as cursor:
+                    cursor.execute("CHECKPOINT")
+                return
+            except duckdb.TransactionException as error:
+                if time.monotonic() > deadline:
+                    raise Busy(
+                        f"warehouse {self.path}: no checkpoint within {CHECKPOINT_SECONDS:g} s, a query goes on for "
+                        "longer; it is tried again"
+                    ) from error
+                time.sleep(0.01)
 
     def close(self) -> None:
         """Close the file; safe to repeat."""
