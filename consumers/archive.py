@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from retuned.consumers.errors import ArchiveError
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, insert, named_queries
+from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, insert, literal, named_queries
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries(MIGRATIONS, "archive.sql")
@@ -174,7 +174,7 @@ class _Run:
         try:
             sql, parameters = _asked(query, {"day": day})
             written = cursor.execute(
-                f"COPY ({sql}) TO '{_quoted(aside)}' (FORMAT parquet, COMPRESSION zstd)", parameters
+                f"COPY ({sql}) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd)", parameters
             ).fetchone()
             if written is None or not written[0]:
                 return None
@@ -261,10 +261,6 @@ def _row(cursor: duckdb.DuckDBPyConnection) -> Any:
     row = cursor.fetchone()
     assert row is not None
     return row
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 def _sha256(path: Path) -> str:

@@ -109,7 +109,9 @@ class WarehouseSettings(Section):
     path: Path = Field(Path("data/retuned.duckdb"), description="the DuckDB file; one daemon owns it")
     memory_limit: str = Field("1GB", description="DuckDB's memory limit")
     threads: PositiveInt = Field(2, description="DuckDB's threads")
-    checkpoint_threshold: str = Field("128MB", description="size of the write-ahead log that triggers a checkpoint")
+    checkpoint_threshold: str = Field(
+        "32MB", description="size of the write-ahead log that triggers a checkpoint, during which events wait"
+    )
 
 
 class RetentionSettings(Section):
