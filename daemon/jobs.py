@@ -60,6 +60,7 @@ class Jobs:
         """The last error of each job that has not succeeded since."""
         self._waiting: dict[str, tuple[str, ...]] = {}  # workload to reasons
         self._lock = threading.Lock()
+        self._booking = threading.Lock()
         self._scheduler: BackgroundScheduler | None = None
 
     # The schedule
@@ -127,7 +128,7 @@ class Jobs:
         self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
         self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
         now = self.now()
-        roi.book(self.warehouse, self.settings, now)
+        self._book(now)
         for workload in self.workloads():
             self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
             self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
@@ -160,7 +161,7 @@ class Jobs:
     def archive(self) -> Archived:
         """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
         now = self.now()
-        roi.book(self.warehouse, self.settings, now)  # what has left is not booked any more
+        self._book(now)  # what has left is not booked any more
         spans: list[Span] = []
         taught: list[str] = []
         for workload in self.workloads():
@@ -306,6 +307,10 @@ class Jobs:
             self.retrain_metrics.finished(result)
             log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
         return result
+
+    def _book(self, now: datetime) -> None:
+        with self._booking:  # of two bookings at once the second fails
+            roi.book(self.warehouse, self.settings, now)
 
     def _on_progress(self, line: dict[str, Any]) -> None:
         self.progress = {**self.progress, **line}

@@ -82,9 +82,7 @@ def in_archive(folder: Path, table: str) -> list[str]:
     if not list(folder.glob(f"{table}/*/*.parquet")):
         return []
     with duckdb.connect() as connection:
-        rows = connection.execute(
-            f"SELECT {KEYS[table]} FROM '{folder}/{table}/*/*.parquet' ORDER BY ALL"
-        )
+        rows = connection.execute(f"SELECT {KEYS[table]} FROM '{folder}/{table}/*/*.parquet' ORDER BY ALL")
         return [row[0] for row in rows.fetchall()]
 
 
