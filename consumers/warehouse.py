@@ -177,7 +177,11 @@ def open_warehouse(settings: WarehouseSettings) -> Warehouse:
 
 
 def migrate(warehouse: Warehouse) -> None:
-    """Apply the numbered migrations that the file has not seen, each in a transaction of its own."""
+    """Apply the numbered migrations that the file has not seen, each in a transaction of its own.
+
+    Raises:
+        WarehouseError: one failed, and the file is as it was before that one; or the file is of a newer retuned.
+    """
     warehouse.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations "
         "(number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
@@ -190,9 +194,16 @@ def migrate(warehouse: Warehouse) -> None:
             "upgrade retuned"
         )
     for number in sorted(known.keys() - done):
-        with warehouse.transaction() as cursor:
-            cursor.execute(known[number].read_text(encoding="utf-8"))
-            cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [number, known[number].name, utc_now()])
+        name = known[number].name
+        try:
+            with warehouse.transaction() as cursor:
+                cursor.execute(known[number].read_text(encoding="utf-8"))
+                cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [number, name, utc_now()])
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"warehouse {warehouse.path}: migration {name} failed ({first_line(error)}); nothing of it was done: "
+                "go on with the retuned before this one"
+            ) from error
 
 
 def insert(cursor: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:
