@@ -194,9 +194,12 @@ def test_the_oldest_days_leave_when_the_warehouse_is_too_large(warehouse: Wareho
 
 
 def test_files_that_were_not_recorded_are_recorded_and_hold_no_row_twice(tmp_path: Path) -> None:
-    """A kill after the rename, or a warehouse put back from a backup: both leave files that it knows nothing of."""
+    """A kill after the rename, or a warehouse put back from a backup: both leave files that it knows nothing of.
+
+    Written anew they would be other files, for something was said since of what they hold.
+    """
     warehouse = new_warehouse(tmp_path)
-    fill(warehouse)
+    ids = fill(warehouse)
     before = everything(warehouse, tmp_path / "archive")
     warehouse.close()
     backup = (tmp_path / "retuned.duckdb").read_bytes()
@@ -207,6 +210,8 @@ def test_files_that_were_not_recorded_are_recorded_and_hold_no_row_twice(tmp_pat
     (tmp_path / "retuned.duckdb").write_bytes(backup)
     (tmp_path / "archive/interactions/writing.tmp").write_bytes(b"PAR1 half")
     warehouse = new_warehouse(tmp_path)
+    feedback(warehouse, ids[:1], "comment", "Late.", when=NOW - DAY, offset=1_000)
+    before["feedback"] = sorted([*before["feedback"], "feedback-1000"])
     done = run(warehouse)
     assert stored_files(warehouse) == files
     assert done.files == len(files)
@@ -261,7 +266,8 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path: Path
     warehouse.close()
     interrupted = 0
     for _ in range(8):
-        command = [sys.executable, "-c", ARCHIVE, str(tmp_path / "retuned.duckdb"), "20"]
+        rows = str(rng.randint(15, 40))  # so that no two runs write the same files
+        command = [sys.executable, "-c", ARCHIVE, str(tmp_path / "retuned.duckdb"), rows]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "open\n"
