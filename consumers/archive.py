@@ -146,6 +146,7 @@ class _Run:
 
     def _move_part(self, table: str, day: date, before: datetime) -> bool:
         """Move some rows of a day and table, with the feedback on them; False when there are none."""
+        files: list[_File] = []
         with self._warehouse.cursor() as cursor:
             try:
                 cursor.register("kept_spans", _spans(self._kept.spans))
@@ -154,17 +155,19 @@ class _Run:
                 found = cursor.execute(*_asked(f"leaving_{table}", wanted | {"rows": PART_ROWS})).fetchone()
                 if found is None or not found[0]:
                     return False
-                files = [self._write(cursor, table, day, table)]
+                files += self._write(cursor, table, day, table)
                 if table == "interactions":
-                    files.append(self._write(cursor, "feedback_with_interactions", day, "feedback"))
+                    files += self._write(cursor, "feedback_with_interactions", day, "feedback")
             except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
+                for file in files:  # an interaction does not leave without its feedback
+                    file.path.unlink()
                 raise self._not_written(error) from error
-        if not self._take_over([file for file in files if file]):
+        if not self._take_over(files):
             raise ArchiveError(f"archive {self._folder}: rows of {day} in {table} were written, and not found again")
         return True
 
-    def _write(self, cursor: duckdb.DuckDBPyConnection, query: str, day: date, table: str) -> _File | None:
-        """The rows of a query as a file of the archive, on the disk for good; None when there are none."""
+    def _write(self, cursor: duckdb.DuckDBPyConnection, query: str, day: date, table: str) -> list[_File]:
+        """The rows of a query as a file of the archive, on the disk for good; no file when there are none."""
         folder = self._folder / table / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -177,7 +180,7 @@ class _Run:
                 f"COPY ({sql}) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd)", parameters
             ).fetchone()
             if written is None or not written[0]:
-                return None
+                return []
             _fsync(aside)
             path = folder / f"{_sha256(aside)[:16]}.parquet"
             aside.rename(path)
@@ -185,7 +188,7 @@ class _Run:
             aside.unlink(missing_ok=True)
         for place in (folder, folder.parent, self._folder, self._folder.parent):
             _fsync(place)
-        return _File(path, table)
+        return [_File(path, table)]
 
     def _take_over(self, files: Sequence[_File]) -> int:
         """Delete from the warehouse what the files hold and record them, in one transaction; how many were deleted."""

@@ -19,6 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from traffic import START, feedback, interactions, new_warehouse, prompts, store
 
+from retuned.consumers import archive as module
 from retuned.consumers.archive import Archived, Kept, Span, archive, archived
 from retuned.consumers.errors import ArchiveError, Busy
 from retuned.consumers.ingest import Ingest
@@ -304,6 +305,30 @@ def test_on_a_full_disk_the_rows_stay_and_events_still_come_in(tmp_path: Path) -
     run(warehouse)
     assert len(in_archive(tmp_path / "archive", "interactions")) > 500
     warehouse.close()
+
+
+def test_the_last_of_a_disk_is_left_to_the_events(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = fill(warehouse)
+    monkeypatch.setattr(module, "FREE_BYTES", 2**60)
+    with pytest.raises(ArchiveError, match=r"MiB are free, and \d+ must stay so\); what it was to hold stays"):
+        run(warehouse)
+    assert stored(warehouse, "interactions") == sorted(ids)
+    assert in_archive(tmp_path / "archive", "interactions") == []
+
+
+def test_an_interaction_does_not_leave_without_its_feedback(warehouse: Warehouse, tmp_path: Path) -> None:
+    """The second of the two files cannot be written."""
+    ids = fill(warehouse)
+    (tmp_path / "archive").mkdir()
+    blocked = tmp_path / "archive/feedback"
+    blocked.write_text("a file stands where the folder is to be")
+    for _ in range(2):
+        with pytest.raises(ArchiveError, match="cannot be written"):
+            run(warehouse)
+        assert in_archive(tmp_path / "archive", "interactions") == []
+    assert stored(warehouse, "interactions") == sorted(ids)
 
 
 def test_a_replay_of_letters_that_are_being_archived_is_refused_and_stops_nothing(tmp_path: Path) -> None:
