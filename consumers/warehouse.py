@@ -26,8 +26,8 @@ Measured with DuckDB 2.0.1 on two busy cores, batches of 1,000 events of 1 KB on
 batch took 0.16 s at a median of 20 ms with these groups, texts as zstd and a log of 32 MB; 2.6 s at 38 ms with DuckDB's
 groups of 122,880, its own choice of compression (FSST) and a log of 128 MB. With longer texts and a busier machine it
 was 1.0 against 12 s. The file is half as large. Nothing else helped: a CHECKPOINT from another thread makes writers
-wait just as long, and half of the tries fail when they are busy; and with the large groups a log of 16 MB is no better
-than one of 128 MB. A start after a crash reads the log: 0.2 s for 32 MB, 1.5 s for 128, 4 s for 512. The price: a sample of
+wait just as long, and half of the tries fail when they are busy; with the large groups a log of 16 MB is no better than
+one of 128 MB. A start after a crash reads the log: 0.2 s for 32 MB, 1.5 s for 128, 4 s for 512. The price: a sample of
 full rows is read up to four times slower. Groups are also what is given back when rows are deleted: one is free when
 none of its rows is left, or when two neighbours fit into one.
 """
