@@ -96,9 +96,7 @@ class Warehouse:
                     cursor.rollback()
                 raise
         except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
-            raise WarehouseError(
-                f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
-            ) from error
+            raise self._not_written(error) from error
         finally:
             cursor.close()
 
@@ -123,6 +121,7 @@ class Warehouse:
 
         Raises:
             Busy: there is none for half a minute.
+            WarehouseError: the disk is full or the file cannot be written.
         """
         deadline = time.monotonic() + CHECKPOINT_SECONDS
         while True:
@@ -137,10 +136,17 @@ class Warehouse:
                         "longer; it is tried again"
                     ) from error
                 time.sleep(0.01)
+            except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+                raise self._not_written(error) from error
 
     def close(self) -> None:
         """Close the file; safe to repeat."""
         self._connection.close()
+
+    def _not_written(self, error: Exception) -> WarehouseError:
+        return WarehouseError(
+            f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
+        )
 
 
 def open_warehouse(settings: WarehouseSettings) -> Warehouse:
