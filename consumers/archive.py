@@ -32,7 +32,8 @@ QUERIES = named_queries(MIGRATIONS, "archive.sql")
 
 TABLES = ("interactions", "feedback", "dead_letters")
 PART_ROWS = 100_000
-"""Most interactions moved at once: a transaction of a second or two, beside which events come in."""
+"""Most rows moved at once. With 3 million stored, on two cores, 74,000 rows a second leave so, and the longest batch of
+1,000 events that came in beside it took 0.6 s (median 25 ms; 20 ms without)."""
 FREE_BYTES = 2**30
 """Left free on the disk of the archive: it may be the warehouse's, and events need room to come in."""
 
