@@ -13,6 +13,14 @@ class WarehouseError(RetunedError):
     """The warehouse cannot be opened, read or written."""
 
 
+class Busy(RetunedError):
+    """Something else is at work there. Worth another try, later."""
+
+
+class ArchiveError(RetunedError):
+    """Old events cannot be archived. They stay in the warehouse, and the daemon goes on."""
+
+
 class Fenced(RetunedError):
     """Another consumer owns a partition now: the rows in hand were rolled back, and this consumer must stop."""
 

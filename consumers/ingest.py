@@ -16,7 +16,7 @@ import pyarrow as pa
 from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced, OutOfStep, RetunedError
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Busy, Fenced, OutOfStep, RetunedError
 from retuned.consumers.events import BadEvent, Event, Kind
 from retuned.consumers.files import FileRecord
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
@@ -184,6 +184,7 @@ class Ingest:
             hold several, and a duplicate is stored once.
 
         Raises:
+            Busy: some letters are being archived; those before them were replayed.
             RetunedError: the thread of `run` does not come to it in time.
         """
         return self._between_batches("dead letters", self._replay)
@@ -222,7 +223,7 @@ class Ingest:
             work, asked = self._asked.popleft()
             try:
                 asked.set_result(work())
-            except OutOfStep as error:  # the fault of who asks
+            except (Busy, OutOfStep) as error:  # for who asks, and no fault of ours
                 asked.set_exception(error)
             except BaseException as error:
                 asked.set_exception(error)
@@ -275,11 +276,16 @@ class Ingest:
                 self._add(event, record, rows, True)
         rows.close(self._redactor, self._pseudonym)
         if done:
-            with self._warehouse.transaction() as cursor:
-                for name in rows.tables:
-                    self._insert(cursor, name, rows)
-                cursor.register("batch_replayed", pa.Table.from_pylist(done))
-                cursor.execute(self._queries["delete_replayed"])
+            try:
+                with self._warehouse.transaction() as cursor:
+                    for name in rows.tables:
+                        self._insert(cursor, name, rows)
+                    cursor.register("batch_replayed", pa.Table.from_pylist(done))
+                    cursor.execute(self._queries["delete_replayed"])
+            except duckdb.TransactionException as error:
+                raise Busy(
+                    "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
+                ) from error
         return Counter(tried=len(letters), replayed=len(done), stored=sum(rows.stored.values()))
 
     def _decode(self, record: Record) -> list[Event | BadPart]:

@@ -109,7 +109,24 @@ class WarehouseSettings(Section):
     path: Path = Field(Path("data/retuned.duckdb"), description="the DuckDB file; one daemon owns it")
     memory_limit: str = Field("1GB", description="DuckDB's memory limit")
     threads: PositiveInt = Field(2, description="DuckDB's threads")
-    checkpoint_threshold: str = Field("64MB", description="size of the write-ahead log that triggers a checkpoint")
+    checkpoint_threshold: str = Field(
+        "32MB", description="size of the write-ahead log that triggers a checkpoint, during which events wait"
+    )
+
+
+class RetentionSettings(Section):
+    """When events leave the warehouse for Parquet files; what monitors and learning still read stays in any case."""
+
+    keep_days: PositiveInt | None = Field(
+        90, description="events received more than so many days ago are archived; null: never because of their age"
+    )
+    keep_bytes: PositiveInt | None = Field(
+        None,
+        description="when the warehouse uses more than this, its oldest days are archived early; null: no limit",
+    )
+    archive: Path | None = Field(
+        None, description="folder of the archive, which only grows; null: the folder archive beside the warehouse"
+    )
 
 
 class Settings(Section):
@@ -119,3 +136,4 @@ class Settings(Section):
     ingest: IngestSettings = Field(default_factory=lambda: IngestSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
     warehouse: WarehouseSettings = Field(default_factory=lambda: WarehouseSettings())
+    retention: RetentionSettings = Field(default_factory=lambda: RetentionSettings())

@@ -217,7 +217,7 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
 
 
 def run_once(settings: Settings) -> None:
-    """One pass: take in what the broker has, measure, check for drift, decide, retrain if it is time.
+    """One pass: take in what the broker has, measure, check for drift, decide, retrain if it is time, archive.
 
     Raises:
         RetunedError: the pass could not be made.
@@ -229,6 +229,7 @@ def run_once(settings: Settings) -> None:
         app.jobs.watch()
         app.jobs.check_drift()
         app.jobs.resume()
+        app.jobs.archive()
     finally:
         app.stop()
 

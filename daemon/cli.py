@@ -25,9 +25,10 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger. Training sets in TRL's "
-    "forms: chat (corrected and accepted answers), preference (corrections over the answers that they correct), kto "
-    "(thumbs); the questions that models are judged on, and what comes near to them, are left out of these."
+    "runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives. Training sets "
+    "in TRL's forms: chat (corrected and accepted answers), preference (corrections over the answers that they "
+    "correct), kto (thumbs); the questions that models are judged on, and what comes near to them, are left out of "
+    "these."
 )
 
 
@@ -70,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "run the daemon")
     run.add_argument(
-        "--once", action="store_true", help="one pass: take in, measure, decide, retrain if it is time; then exit"
+        "--once",
+        action="store_true",
+        help="one pass: take in, measure, decide, retrain if it is time, archive; then exit",
     )
     command("check", _check, "try the configuration and every connection")
     status = command("status", _status, "what the daemon knows, for people or as JSON")
@@ -178,6 +181,13 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
         f"{ingestion['dead_letters']} dead letters; broker {broker}",
     ]
+    storage = status["storage"]
+    rows, taken = (sum(table[what] for table in storage["archived"]) for what in ("rows", "bytes"))
+    last = max((table["last_archived_at"] for table in storage["archived"]), default=None)
+    lines.append(
+        f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
+        + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
+    )
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
         lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
@@ -198,6 +208,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
             sums = f"gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']}"
             lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums})")
     return lines
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _command(options: argparse.Namespace) -> int:

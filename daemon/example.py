@@ -11,7 +11,7 @@ from retuned.daemon.settings import Settings
 
 # In the order in which an event meets them.
 SECTIONS = (
-    *("kafka", "ingest", "privacy", "warehouse"),
+    *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "roi"),
     *("models", "dataset", "train", "evaluate", "gate"),
     *("policy", "schedule", "http"),

@@ -1,4 +1,4 @@
-"""The scheduled jobs: watch quality, check for drift, decide, retrain. Each can be called without the schedule."""
+"""The scheduled jobs: watch quality, check for drift, decide, retrain, archive. Each runs without the schedule too."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from retuned.consumers.archive import Archived, Kept, Span, archive, archived
 from retuned.consumers.errors import BrokerUnavailable, Cancelled, ChildFailed, RetunedError, WarehouseError
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import policy
@@ -23,12 +24,14 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, quality, roi
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.retrain import rollout, run
+from retuned.monitors.windows import windows
+from retuned.retrain import examples, rollout, run
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.rollout import Publisher
 
 log = logging.getLogger(__name__)
 SQL = named_queries(files("retuned.daemon") / "sql", "evidence.sql")
+ARCHIVE_SECONDS = 3_600.0
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a zone)
 
 
@@ -57,6 +60,7 @@ class Jobs:
         """The last error of each job that has not succeeded since."""
         self._waiting: dict[str, tuple[str, ...]] = {}  # workload to reasons
         self._lock = threading.Lock()
+        self._booking = threading.Lock()
         self._scheduler: BackgroundScheduler | None = None
 
     # The schedule
@@ -68,6 +72,7 @@ class Jobs:
             executors={
                 "default": ThreadPoolExecutor(1),
                 "drift": ThreadPoolExecutor(1),
+                "archive": ThreadPoolExecutor(1),
                 "retrain": ThreadPoolExecutor(1),
             },
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
@@ -87,6 +92,14 @@ class Jobs:
             id="drift",
             executor="drift",
             next_run_time=_aware(due),
+        )
+        scheduler.add_job(
+            self.archive,
+            "interval",
+            seconds=ARCHIVE_SECONDS,
+            id="archive",
+            executor="archive",
+            next_run_time=_aware(soon),
         )
         if schedule.retrain_cron:
             trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
@@ -113,8 +126,9 @@ class Jobs:
     def watch(self) -> None:
         """Measure quality, book the ledger, announce what waits for it, and ask the policy, for each workload."""
         self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
+        self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
         now = self.now()
-        roi.book(self.warehouse, self.settings, now)
+        self._book(now)
         for workload in self.workloads():
             self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
             self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
@@ -143,6 +157,22 @@ class Jobs:
             self.ask_policy(workload)
         if failed:
             raise failed[0]
+
+    def archive(self) -> Archived:
+        """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
+        now = self.now()
+        self._book(now)  # what has left is not booked any more
+        spans: list[Span] = []
+        taught: list[str] = []
+        for workload in self.workloads():
+            if found := windows(self.warehouse, self.settings.windows, workload, now):
+                spans.append(Span(workload, found.reference.start, found.reference.end))
+                spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
+            taught += examples.sources(self.warehouse, workload, self.settings.dataset)
+        done = archive(self.warehouse, self.settings, Kept(spans, taught), now, self.stop)
+        if done.files:
+            log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
+        return done
 
     def on_schedule(self) -> None:
         """The configured time to retrain has come."""
@@ -277,6 +307,10 @@ class Jobs:
             self.retrain_metrics.finished(result)
             log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
         return result
+
+    def _book(self, now: datetime) -> None:
+        with self._booking:  # of two bookings at once the second fails
+            roi.book(self.warehouse, self.settings, now)
 
     def _on_progress(self, line: dict[str, Any]) -> None:
         self.progress = {**self.progress, **line}

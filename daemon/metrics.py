@@ -1,6 +1,12 @@
 """The daemon's own metrics. Those of ingestion, monitoring and retraining stand in their packages' metrics modules."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from retuned.consumers.warehouse import Size
 
 
 class Metrics:
@@ -29,3 +35,21 @@ class Metrics:
             registry=registry,
         )
         self.disk_free = Gauge("retuned_disk_free_bytes", "Free space where the warehouse is.", registry=registry)
+        self.warehouse_bytes = Gauge(
+            "retuned_warehouse_bytes",
+            "Size of the warehouse, by part: its file, what is used of it, its write-ahead log (file, used, log).",
+            ["part"],
+            registry=registry,
+        )
+        self.archived_rows = Gauge("retuned_archived_rows", "Rows in the archive.", ["table"], registry=registry)
+        self.archived_bytes = Gauge(
+            "retuned_archived_bytes", "Size of the archive's files.", ["table"], registry=registry
+        )
+
+    def storage(self, size: Size, archived: Iterable[Mapping[str, Any]]) -> None:
+        """What the warehouse takes, and what the archive holds, by table."""
+        for part, value in asdict(size).items():
+            self.warehouse_bytes.labels(part).set(value)
+        for table in archived:
+            self.archived_rows.labels(table["table_name"]).set(table["rows"])
+            self.archived_bytes.labels(table["table_name"]).set(table["bytes"])

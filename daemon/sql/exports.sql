@@ -68,3 +68,7 @@ WHERE ($workload IS NULL OR workload = $workload)
 SELECT * FROM ledger
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: archives
+SELECT * FROM archives
+WHERE ($since IS NULL OR last_received_at >= $since) AND ($until IS NULL OR first_received_at < $until)

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import random
+import re
 import statistics
 import sys
 import tempfile
@@ -23,12 +25,14 @@ from retuned.consumers.kafka import open_source
 from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
-from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.settings import IngestSettings, KafkaSettings, PrivacySettings, Settings, WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
 from retuned.daemon.app import tune_interpreter
 
 NOW = "2026-11-24 12:00:00"
 GROWTH_BATCHES = 15
+STALL_BATCHES = 250
+ORDINARY = Path(__file__).parents[1] / "data" / "ordinary_texts.jsonl"
 STORED = """
 INSERT INTO interactions
 SELECT
@@ -158,8 +162,8 @@ def redaction() -> float:
 def growth(folder: Path) -> dict[str, float]:
     """Seconds of a batch of 1,000 new events at 3 million stored rows over that at 100 thousand, from memory.
 
-    A plain INSERT of the same rows into a table of the same size stands beside it. A month of events is stored, and
-    then an hour of a thousand a second: what deduplication by a scan would have to look at.
+    A plain INSERT of the same rows into a table of the same size stands beside it, and `stalls` at the end. A month
+    of events is stored, and then an hour of a thousand a second: what deduplication by a scan would have to look at.
     """
     log = MemoryLog()
     settings = Settings(
@@ -192,12 +196,40 @@ def growth(folder: Path) -> dict[str, float]:
                 if turn >= 3:  # the filter is loaded in the first
                     seconds.setdefault(f"batch {rows}", []).append(ours)
                     seconds.setdefault(f"plain {rows}", []).append(time.perf_counter() - began)
-                warehouse.execute("CHECKPOINT")
+                warehouse.checkpoint()
+        stalled = stalls(log, source, warehouse, settings)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "ingest_growth_3m_over_100k": median["batch 3000000"] / median["batch 100000"],
         "insert_growth_3m_over_100k": median["plain 3000000"] / median["plain 100000"],
         "ingest_batch_1k_seconds": median["batch 3000000"],
+        **stalled,
+    }
+
+
+def stalls(log: MemoryLog, source: MemorySource, warehouse: Warehouse, settings: Settings) -> dict[str, float]:
+    """Seconds of the longest of many batches of 1,000 events over the median, across several checkpoints.
+
+    Texts are words of ordinary ones in any order, so that no two are alike for the compression; they are not redacted,
+    which would take most of the time with such words.
+    """
+    unredacted = settings.model_copy(update={"privacy": PrivacySettings(redact=False)})
+    loop = Ingest(source, warehouse, unredacted, Metrics(CollectorRegistry()))
+    rng = random.Random(0)
+    words = re.findall(r"\b[a-z]+\b", ORDINARY.read_text(encoding="utf-8"))
+    template, seconds = event(0), []
+    for batch in range(-3, STALL_BATCHES):
+        for number in range(1_000):
+            said = {"response": " ".join(rng.choices(words, k=80)), "id": f"s{batch}-{number}", "timestamp": f"{NOW}Z"}
+            log.append(settings.kafka.interactions_topic, json.dumps(template | said).encode())
+        began = time.perf_counter()
+        loop.step()
+        if batch >= 0:  # the filter is loaded in the first
+            seconds.append(time.perf_counter() - began)
+    return {
+        "ingest_stall_ratio": max(seconds) / statistics.median(seconds),
+        "ingest_longest_batch_seconds": max(seconds),
+        "ingest_p99_batch_seconds": statistics.quantiles(seconds, n=100)[-1],
     }
 
 

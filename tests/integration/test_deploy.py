@@ -41,7 +41,8 @@ VALUES = {
     "outcome": ["failed", "drifted", "passed"],
     "state": ["failed", "succeeded"],
     "event": ["promoted", "rolled_back"],
-    "task": ["quality", "drift"],
+    "task": ["quality", "drift", "archive"],
+    "part": ["file", "used", "log"],
     "rate": ["helpful", "hallucination"],
 }
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (apt: prometheus)")

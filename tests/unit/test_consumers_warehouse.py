@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from retuned.consumers.errors import WarehouseError
+from retuned.consumers import warehouse as module
+from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import ROW_GROUP_ROWS, Warehouse, open_warehouse
 
@@ -87,7 +88,8 @@ def test_a_failed_transaction_leaves_nothing(settings: WarehouseSettings) -> Non
 FILL = """
 import resource, sys
 from pathlib import Path
-from retuned.consumers.errors import WarehouseError
+from retuned.consumers import warehouse as module
+from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import open_warehouse
 warehouse = open_warehouse(WarehouseSettings(path=Path(sys.argv[1])))
@@ -129,3 +131,34 @@ def test_row_groups_are_small_in_every_life(tmp_path: Path) -> None:
         largest, rows = connection.execute(f"{stored} AND segment_type <> 'VALIDITY'").fetchone() or (0, 0)
         assert rows == 100_000
         assert 0 < largest <= ROW_GROUP_ROWS
+
+
+def test_a_long_reader_keeps_checkpoints_away_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log grows while it reads, and is short again after the first write that follows."""
+    warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb", checkpoint_threshold="1MB"))
+    warehouse.insert("offsets", topic="t", partition=0, next_offset=0)
+
+    def write() -> None:
+        with warehouse.transaction() as cursor:
+            cursor.execute(
+                "INSERT INTO dead_letters SELECT 't', 0, n, 'r', 'd', md5(n::VARCHAR), now()::TIMESTAMP "
+                "FROM range(2000) AS numbers(n)"
+            )
+            cursor.execute("UPDATE offsets SET next_offset = next_offset + 2000")
+
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.2)
+    with warehouse.cursor() as reader:
+        reader.begin()
+        reader.execute("FROM offsets").fetchall()
+        for _ in range(40):
+            write()
+        assert warehouse.size().log > 3_000_000
+        with pytest.raises(Busy, match=r"no checkpoint within 0\.2 s"):
+            warehouse.checkpoint()
+        assert reader.execute("SELECT next_offset FROM offsets").fetchone() == (0,)
+    write()
+    assert warehouse.size().log < 1_000_000
+    assert warehouse.row("SELECT count(*) AS n FROM dead_letters") == {"n": 82_000}
+    warehouse.checkpoint()
+    assert warehouse.size().log == 0
+    warehouse.close()

@@ -1,0 +1,98 @@
+-- name: days
+-- The days on which something was received that is still here.
+SELECT DISTINCT received_at::DATE AS day
+FROM (
+    SELECT received_at FROM interactions
+    UNION ALL
+    SELECT received_at FROM feedback
+    UNION ALL
+    SELECT received_at FROM dead_letters
+)
+WHERE received_at < $before
+ORDER BY day
+
+-- name: leaving_interactions
+-- Interactions of one day that nothing needs any more, the oldest first. One with younger feedback waits for it.
+CREATE OR REPLACE TEMP TABLE leaving AS
+SELECT id, timestamp, topic, partition, "offset", received_at
+FROM interactions
+WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
+    AND timestamp < (SELECT max(timestamp) FROM interactions) - to_microseconds($distance)
+    AND id NOT IN (SELECT id FROM kept_interactions)
+    AND NOT EXISTS (
+        SELECT 1 FROM kept_spans AS kept
+        WHERE kept.workload = interactions.workload
+            AND interactions.timestamp >= kept.start_at AND interactions.timestamp < kept.end_at
+    )
+    AND id NOT IN (
+        SELECT interaction_id FROM feedback
+        WHERE received_at >= $before
+            OR timestamp >= (SELECT max(timestamp) FROM feedback) - to_microseconds($distance)
+    )
+LIMIT $rows
+
+-- name: leaving_feedback
+-- Feedback of one day whose interaction is not here: it left earlier, or never came.
+CREATE OR REPLACE TEMP TABLE leaving AS
+SELECT id, timestamp, topic, partition, "offset", received_at
+FROM feedback
+WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
+    AND timestamp < (SELECT max(timestamp) FROM feedback) - to_microseconds($distance)
+    AND interaction_id NOT IN (SELECT id FROM interactions)
+LIMIT $rows
+
+-- name: leaving_dead_letters
+CREATE OR REPLACE TEMP TABLE leaving AS
+SELECT received_at FROM dead_letters
+WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
+ORDER BY received_at
+LIMIT $rows
+
+-- name: interactions
+SELECT interactions.* FROM interactions SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
+WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
+
+-- name: feedback_with_interactions
+SELECT * FROM feedback WHERE interaction_id IN (SELECT id FROM leaving)
+
+-- name: feedback
+SELECT feedback.* FROM feedback SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
+WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
+
+-- name: dead_letters
+-- All of what was received at once: the parts of one message have no key that tells them apart.
+SELECT * FROM dead_letters WHERE received_at >= $day AND received_at <= (SELECT max(received_at) FROM leaving)
+
+-- name: held
+SELECT count(*) AS rows, min(received_at) AS first, max(received_at) AS last FROM read_parquet($file)
+
+-- name: delete_interactions
+DELETE FROM interactions USING read_parquet($file, hive_partitioning = false) AS gone
+WHERE interactions.received_at BETWEEN $first AND $last  -- constants, by which whole row groups are skipped
+    AND interactions.id = gone.id AND interactions.timestamp = gone.timestamp
+    AND interactions.received_at = gone.received_at AND interactions.topic = gone.topic
+    AND interactions.partition = gone.partition AND interactions."offset" = gone."offset"
+
+-- name: delete_feedback
+DELETE FROM feedback USING read_parquet($file, hive_partitioning = false) AS gone
+WHERE feedback.received_at BETWEEN $first AND $last
+    AND feedback.id = gone.id AND feedback.timestamp = gone.timestamp
+    AND feedback.received_at = gone.received_at AND feedback.topic = gone.topic
+    AND feedback.partition = gone.partition AND feedback."offset" = gone."offset"
+
+-- name: delete_dead_letters
+DELETE FROM dead_letters USING read_parquet($file, hive_partitioning = false) AS gone
+WHERE dead_letters.received_at BETWEEN $first AND $last
+    AND dead_letters.received_at = gone.received_at AND dead_letters.topic = gone.topic
+    AND dead_letters.partition = gone.partition AND dead_letters."offset" = gone."offset"
+
+-- name: known_files
+SELECT file FROM archives
+
+-- name: archived
+-- What the archive holds, by table.
+SELECT table_name, count(*) AS files, sum(rows)::BIGINT AS rows, sum(bytes)::BIGINT AS bytes,
+       max(archived_at) AS last_archived_at
+FROM archives
+GROUP BY table_name
+ORDER BY table_name

@@ -1,0 +1,129 @@
+"""The archive job: what monitors and learning read stays, and a failure is shown and stops nothing."""
+
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Broker
+from daemons import App, running, settings_for
+from teaching import START, Teacher
+
+from retuned.consumers.warehouse import open_warehouse
+from retuned.daemon.cli import main
+from retuned.daemon.offline import offline
+from retuned.daemon.settings import Settings
+from retuned.monitors import quality
+from retuned.monitors.windows import windows
+from retuned.retrain import dataset
+
+DAY = timedelta(days=1)
+
+
+def old_settings(folder: Path, **sections: dict[str, Any]) -> Settings:
+    return Settings(
+        warehouse={"path": folder / "data" / "retuned.duckdb"},
+        models={"directory": folder / "models"},
+        dataset={"minimum_rows": 1},
+        gate={"minimum_examples": 1},
+        retention={"keep_days": 5},
+        **sections,
+    )
+
+
+def teach(teacher: Teacher) -> None:
+    """30 days: each day a correction, a helpful answer, one that nobody spoke of, and one called helpful and wrong."""
+    for day in range(30):
+        teacher.acts = day * 1_440
+        word = "".join(chr(97 + int(digit)) * 3 for digit in str(day * 7_919 + 11))
+        teacher.say(teacher.ask(f"May I return {word}?", "No."), "correction", f"Within {day + 2} days.")
+        teacher.say(teacher.ask(f"Where is {word} made?", f"In {word}."), "helpful", True)
+        teacher.ask(f"Who sells {word} here?", "We do.")
+        told = teacher.ask(f"Is {word} sold out?", "Yes.")
+        teacher.say(told, "helpful", True)
+        teacher.say(told, "hallucination", True)
+
+
+def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Path) -> None:
+    settings = old_settings(tmp_path, windows={"reference_seconds": 3 * 86_400.0, "minimum_rows": 1})
+    now = START + 30 * DAY
+    with offline(settings) as jobs:
+        jobs.now = lambda: now
+        teach(Teacher(jobs.warehouse))
+
+        def seen() -> Any:
+            found = windows(jobs.warehouse, settings.windows, "support", now)
+            figures = quality.measure(jobs.warehouse, settings, "support", now)
+            evidence = jobs.evidence("support")
+            return found, figures, evidence
+
+        before = seen()
+        made = dataset.build(jobs.warehouse, settings, "support", now)
+        done = jobs.archive()
+        assert seen() == before
+        again = dataset.build(jobs.warehouse, settings, "support", now)
+        assert (again.version, again.card) == (made.version, made.card)
+        # Left: what nobody spoke of, and what is no evidence, of 25 days less the three of the reference.
+        left = jobs.warehouse.rows("SELECT * FROM archives")
+        assert sum(row["rows"] for row in left if row["table_name"] == "interactions") == 2 * 22
+        assert sum(row["rows"] for row in left if row["table_name"] == "feedback") == 2 * 22
+        assert done.rows == 4 * 22
+
+
+def test_what_is_archived_was_booked_first(tmp_path: Path) -> None:
+    settings = old_settings(tmp_path)
+    with offline(settings) as jobs:
+        jobs.now = lambda: START + 60 * DAY
+        teacher = Teacher(jobs.warehouse)
+        for _ in range(3):
+            teacher.say(teacher.ask("How long?", "Long."), "time_saved_seconds", 3_600)
+        teacher.acts += 10_000
+        teacher.say(teacher.ask("Still there?", "Yes."), "comment", "Good.")
+        # A later champion: the reference is not the first events any more.
+        later = START + 50 * DAY
+        jobs.warehouse.insert("aliases", workload="support", alias="champion", version=None, created_at=later)
+        assert jobs.archive().rows == 6
+        hours = jobs.warehouse.row("SELECT sum(quantity) AS hours FROM ledger WHERE item = 'time_saved'")
+        assert hours == {"hours": 3}
+
+
+def test_a_workload_whose_events_have_all_left_is_still_known(tmp_path: Path) -> None:
+    with offline(old_settings(tmp_path)) as jobs:
+        jobs.warehouse.insert("aliases", workload="quiet", alias="champion", version="v1", created_at=START + 100 * DAY)
+        assert jobs.workloads() == ["quiet"]
+        jobs.now = lambda: START + 101 * DAY
+        jobs.watch()
+
+
+def test_an_archive_that_cannot_be_written_is_seen_and_stops_nothing(
+    tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And once it can be, the rows that stayed move."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file stands where the folder is to be")
+    settings = settings_for(tansu, tmp_path, retention={"archive": str(blocked)})
+    warehouse = open_warehouse(Settings(**settings).warehouse)
+    teacher = Teacher(warehouse)
+    teacher.ask("Is anybody there?", "No.")
+    teacher.acts += 1_000
+    teacher.ask("And now?", "No.")
+    warehouse.insert("aliases", workload="support", alias="champion", version=None, created_at=START + 100 * DAY)
+    warehouse.close()
+    with closing(App(settings)) as app, running(tmp_path, settings) as daemon:
+        daemon.until(lambda: daemon.metric("retuned_job_runs_total", task="archive", outcome="failed"), "a failure")
+        app.answered("Do events still come in?", "Yes.")
+        app.flush()
+        daemon.until(lambda: daemon.status()["ingestion"]["interactions"] == 3, "the event")
+        assert daemon.get("/healthz").status_code == 200
+        assert "cannot be written" in daemon.status()["jobs"]["failures"]["archive"]
+        assert daemon.stop() == 0
+    blocked.unlink()
+    with running(tmp_path, settings) as daemon:
+        daemon.until(lambda: daemon.metric("retuned_archived_rows", table="interactions"), "the archive")
+        assert daemon.metric("retuned_archived_bytes", table="interactions")
+        assert daemon.metric("retuned_warehouse_bytes", part="used")
+        assert daemon.status()["ingestion"]["interactions"] == 1
+        assert main(["status", "--config", str(daemon.config)]) == 0
+        said = capsys.readouterr().out
+        assert "archive 2 rows in" in said
