@@ -177,6 +177,8 @@ def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") 
         return BrokerRefused(
             f"{text}refused; check kafka.security_protocol, the ssl files and what this user may do ({reason})"
         )
+    if isinstance(error, kafka_errors.CorruptRecordError):
+        return Unreadable(f"{text}{said}")
     if isinstance(error, kafka_errors.RetriableError):
         return BrokerUnavailable(
             f"{text}does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs"

@@ -15,12 +15,12 @@ from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_lett
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Fenced, RetunedError
-from retuned.consumers.events import Event, Kind
+from retuned.consumers.events import BadEvent, Event, Kind
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
 from retuned.consumers.pseudonyms import is_pseudonym, load_user_keys
-from retuned.consumers.records import FetchedRecord
+from retuned.consumers.records import BrokenBatch, FetchedRecord
 from retuned.consumers.rows import Rows
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named_queries, utc_now
@@ -92,7 +92,7 @@ class Ingest:
 
         Raises:
             BrokerUnavailable: worth another try.
-            Fenced: another consumer moved an offset; nothing of the batch was stored.
+            Fenced: another consumer of the group is at work; nothing of the batch was stored.
             TooManyDeadLetters: raised after the batch is stored.
             WarehouseError: nothing of the batch was stored.
         """
@@ -213,6 +213,8 @@ class Ingest:
         return Counter(tried=len(letters), replayed=len(done), stored=stored - (rows.duplicates - duplicates))
 
     def _decode(self, record: Record) -> list[Event | BadPart]:
+        if isinstance(record, BrokenBatch):
+            return [BadPart(BadEvent("unreadable", str(record)))]
         settings = self._settings
         kind: Kind = "feedback" if record.topic == settings.kafka.feedback_topic else "interactions"
         return decode_any(kind, record.value, record.headers, settings.ingest.max_event_bytes)
@@ -293,6 +295,10 @@ class Ingest:
             metrics.events.labels(topic).inc(count)
         for topic, count in rows.batch.lost.items():
             metrics.lost.labels(topic).inc(count)
+        for batch in records:
+            if isinstance(batch, BrokenBatch):
+                metrics.lost.labels(batch.topic).inc(batch.events)
+                log.error("%s; going on behind it", batch)
         for reason, count in Counter(dead.reason for dead in rows.dead).items():
             metrics.dead_letters.labels(reason).inc(count)
         for kind, count in rows.redactions.items():

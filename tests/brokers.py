@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.record.util import calc_crc32c
 
 
 def free_port() -> int:
@@ -62,6 +63,34 @@ class Broker:
             admin.create_topics([NewTopic(name, partitions, 1) for name in names])
         finally:
             admin.close()
+
+
+def break_batch(broker: Broker, topic: str, number: int, how: str) -> tuple[int, int]:
+    """Damage a batch where Apache Kafka keeps it, in partition 0; returns its first offset and the next batch's.
+
+    `checksum`: a bit flips on the disk. The others are what a broken producer might have sent, with a checksum that is
+    right: `compressed` is not as the codec writes it, `codec` is one that nobody has, `records` do not fill the batch.
+    """
+    segment = broker.log.parent / "data" / f"{topic}-0" / f"{0:020}.log"
+    data = bytearray(segment.read_bytes())
+    at = 0
+    for _ in range(number):
+        at += 12 + int.from_bytes(data[at + 8 : at + 12])
+    end = at + 12 + int.from_bytes(data[at + 8 : at + 12])
+    if how == "codec":
+        data[at + 22] = data[at + 22] & ~7 | 6
+    elif how == "records":
+        data[at + 61] ^= 2  # the length of the first one
+    else:
+        data[end - 3] ^= 0xFF
+        if how == "compressed":
+            data[at + 61 : at + 70] = bytes(9)
+    if how != "checksum":
+        data[at + 17 : at + 21] = calc_crc32c(bytes(data[at + 21 : end])).to_bytes(4)
+    with segment.open("r+b") as file:
+        file.write(data)
+    first = int.from_bytes(data[at : at + 8])
+    return first, first + int.from_bytes(data[at + 23 : at + 27]) + 1
 
 
 class Proxy:
