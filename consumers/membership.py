@@ -8,7 +8,7 @@ from typing import Any
 from kafka.admin import KafkaAdminClient
 
 from retuned.consumers.connection import client_config, connect, translated
-from retuned.consumers.errors import Fenced
+from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,17 @@ class Membership:
 
         Raises:
             Fenced: another member is there, and this one has to give way.
-            BrokerUnavailable, BrokerRefused: it does not say.
+            BrokerRefused: the broker does not say.
         """
         assignments, now = self._assignments, time.monotonic()
         if assignments == self._looked_at or now < self._next_look:
             return
-        self._next_look = now + LOOK_SECONDS
-        if self.is_alone(member, group_members(self._settings), now):
+        try:
+            members = group_members(self._settings)
+        except BrokerUnavailable:
+            members = None  # the poll that follows tells; this is asked again
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        if members is not None and self.is_alone(member, members, now):
             self._looked_at = assignments
 
     def is_alone(self, member: str, members: Mapping[str, str], now: float) -> bool:

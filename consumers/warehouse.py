@@ -16,6 +16,8 @@ from retuned.consumers.settings import WarehouseSettings
 
 MIGRATIONS = files("retuned.consumers") / "sql"
 
+_NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file")
+
 
 class Warehouse:
     """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
@@ -68,7 +70,12 @@ class Warehouse:
                 with suppress(duckdb.Error):  # the failure that is being raised may have rolled back already
                     cursor.rollback()
                 raise
-        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+        except (
+            duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException, duckdb.TransactionException,
+        ) as error:  # fmt: skip
+            # A disk that is full at the commit shows as a conflict of transactions, by its type.
+            if isinstance(error, duckdb.TransactionException) and not _NOT_WRITTEN.search(str(error)):
+                raise
             raise WarehouseError(
                 f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
             ) from error

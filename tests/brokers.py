@@ -68,29 +68,45 @@ class Broker:
 def break_batch(broker: Broker, topic: str, number: int, how: str) -> tuple[int, int]:
     """Damage a batch where Apache Kafka keeps it, in partition 0; returns its first offset and the next batch's.
 
-    `checksum`: a bit flips on the disk. The others are what a broken producer might have sent, with a checksum that is
-    right: `compressed` is not as the codec writes it, `codec` is one that nobody has, `records` do not fill the batch.
+    `checksum`: a byte is lost on the disk. The others are what a broken producer might have sent, with a checksum that
+    is right: `compressed` is not as the codec writes it, `codec` is one that nobody has, `records` have a wrong length.
     """
-    segment = broker.log.parent / "data" / f"{topic}-0" / f"{0:020}.log"
-    data = bytearray(segment.read_bytes())
-    at = 0
-    for _ in range(number):
-        at += 12 + int.from_bytes(data[at + 8 : at + 12])
-    end = at + 12 + int.from_bytes(data[at + 8 : at + 12])
+    data = _segment(broker, topic).read_bytes()
+    at, end = list(_batches(data))[number]
+    batch = bytearray(data[at:end])
     if how == "codec":
-        data[at + 22] = data[at + 22] & ~7 | 6
+        batch[22] = batch[22] & ~7 | 6
     elif how == "records":
-        data[at + 61] ^= 2  # the length of the first one
+        batch[61] ^= 2  # the length of the first one
+    elif how == "compressed":
+        batch[61:70] = bytes(9)
     else:
-        data[end - 3] ^= 0xFF
-        if how == "compressed":
-            data[at + 61 : at + 70] = bytes(9)
+        batch[-3] ^= 0xFF
     if how != "checksum":
-        data[at + 17 : at + 21] = calc_crc32c(bytes(data[at + 21 : end])).to_bytes(4)
-    with segment.open("r+b") as file:
-        file.write(data)
-    first = int.from_bytes(data[at : at + 8])
-    return first, first + int.from_bytes(data[at + 23 : at + 27]) + 1
+        batch[17:21] = calc_crc32c(bytes(batch[21:])).to_bytes(4)
+    with _segment(broker, topic).open("r+b") as file:
+        file.seek(at)
+        file.write(batch)
+    first = int.from_bytes(batch[:8])
+    return first, first + int.from_bytes(batch[23:27]) + 1
+
+
+def first_offsets(broker: Broker, topic: str) -> list[int]:
+    """Where each batch of partition 0 begins, on the disk of Apache Kafka."""
+    data = _segment(broker, topic).read_bytes()
+    return [int.from_bytes(data[at : at + 8]) for at, _ in _batches(data)]
+
+
+def _segment(broker: Broker, topic: str) -> Path:
+    return broker.log.parent / "data" / f"{topic}-0" / f"{0:020}.log"
+
+
+def _batches(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each whole batch begins and ends."""
+    at = 0
+    while (end := at + 12 + int.from_bytes(data[at + 8 : at + 12])) <= len(data) and end > at + 61:
+        yield at, end
+        at = end
 
 
 class Proxy:

@@ -776,7 +776,7 @@ def test_credentials_that_are_refused(tmp_path: Path) -> None:
         proxy.close()
         settings = settings_for(tmp_path, broker.bootstrap_servers, sasl_password="secret", **sasl)
         source = KafkaSource(settings.kafka, dict)
-        source.poll(1, 0.5)
+        until(lambda: source.poll(1, 0.2) and source._membership._owner)  # is in its group, and knows that it is alone
         broker.stop(signal.SIGKILL)
         with pytest.raises(BrokerUnavailable, match="the connection is lost"):
             until(lambda: source.poll(1, 0.2).records)
