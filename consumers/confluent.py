@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from retuned.consumers.connection import CONNECT_SECONDS, client_config
+from retuned.consumers.connection import CONNECT_SECONDS, check_broker, client_config, refusal
 from retuned.consumers.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -157,6 +157,7 @@ class ConfluentSource:
 
     def _connect(self) -> Any:
         settings = self._settings
+        check_broker(settings)  # librdkafka does not say what is wrong with a certificate
         session_ms = int(settings.session_timeout_seconds * 1000)
         consumer = self._kafka.Consumer(
             self._config
@@ -265,7 +266,7 @@ class ConfluentSource:
         self._errors.clear()
         for error in errors:
             if self._is_refusal(error):
-                raise self._translated(error)
+                raise refusal(self._settings) or self._translated(error)
             if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN:
                 self._away_since = self._away_since or time.monotonic()
         if something_came:
@@ -275,7 +276,8 @@ class ConfluentSource:
                 self._consumer.list_topics(timeout=AWAY_SECONDS)
                 self._away_since = None
             except self._kafka.KafkaException as error:
-                raise BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost") from error
+                lost = BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                raise refusal(self._settings) or lost from error
 
     def _placed(self, keys: Sequence[Partition] | None = None) -> list[Any]:
         """The assignment, with where to read on in each partition."""
@@ -320,10 +322,12 @@ class ConfluentSource:
             )
         if self._is_refusal(error):
             return BrokerRefused(
-                f"{text}refused; check kafka.security_protocol, the ssl files and what this user may do ({error.str()})"
+                f"{text}the broker is reached, but refuses; check kafka.security_protocol, the ssl files and what this "
+                f"user may do ({error.str()})"
             )
         return BrokerUnavailable(
-            f"{text}does not answer ({error.str()}); check kafka.bootstrap_servers and that the broker runs"
+            f"{text}does not answer ({error.str()}); check kafka.bootstrap_servers, kafka.security_protocol, and that "
+            "the broker runs"
         )
 
 

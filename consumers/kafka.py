@@ -14,10 +14,10 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 
-from retuned.consumers.connection import CONNECT_SECONDS, client_config, connect, translated
+from retuned.consumers.connection import CONNECT_SECONDS, client_config, connect, refusal, translated
 from retuned.consumers.errors import BrokerUnavailable, EventsLost
 from retuned.consumers.membership import Membership
-from retuned.consumers.records import BrokenBatch, FastRecords, endless
+from retuned.consumers.records import BrokenBatch, FastRecords
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -297,9 +297,6 @@ class KafkaSource:
             key = (partition.topic, partition.partition)
             reached = self._reached.get(key)
             if position is not None and position != reached:
-                end = self._consumer.highwater(partition)
-                if end is not None and position > end:  # as the header of a broken batch says
-                    raise endless(*key, end if reached is None else reached)
                 nexts[key] = position
                 if reached is not None:
                     starts[key] = reached
@@ -325,12 +322,14 @@ class KafkaSource:
 
         Raises:
             BrokerUnavailable: there has been no connection for a while.
+            BrokerRefused: nor will there be one.
         """
         now = time.monotonic()
         if not self._consumer.metrics()["consumer-metrics"]["connection-count"]:
             self._away_since = self._away_since or now
             if now - self._away_since >= AWAY_SECONDS:
-                raise BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                lost = BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                raise refusal(self._settings) or lost
             return
         self._away_since = None
         assigned = {partition.topic for partition in self._consumer.assignment()}
@@ -368,8 +367,6 @@ def broken_batch(settings: KafkaSettings, key: Partition, offset: int) -> Broken
                 raise BrokerUnavailable(f"kafka {settings.bootstrap_servers}: no answer on what is at {key}, {offset}")
             if not isinstance(found[0], BrokenBatch):
                 return None
-            if found[0].next_offset > consumer.highwater(partition):
-                raise endless(*key, offset)
             return found[0]
     finally:
         consumer.close(autocommit=False, timeout_ms=2_000)

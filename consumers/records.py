@@ -178,7 +178,8 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 messages = self._messages(batch, tp)
             except kafka_errors.CorruptRecordError as error:
                 first = max(batch.base_offset, self.fetch_offset)
-                if batch.next_offset <= first:
+                # Nothing in a header with a wrong checksum can be trusted, but two numbers do not break alike.
+                if batch.next_offset <= first or batch.records_count != batch.last_offset_delta + 1:
                     raise endless(tp.topic, tp.partition, first) from error
                 self.next_fetch_offset = batch.next_offset
                 yield BrokenBatch(tp.topic, tp.partition, first, batch.next_offset, error.args[0])

@@ -18,6 +18,8 @@ from pathlib import Path
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.record.util import calc_crc32c
 
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -206,8 +208,9 @@ def no_apache_kafka() -> str | None:
 def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | None = None) -> Iterator[Broker]:
     """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
 
-    Behind a proxy, it tells clients to come through there. With SASL the user is `retuned` and the password `secret`;
-    with SSL the authority is `folder/ca.pem`.
+    Behind a proxy, it tells clients to come through there. With SASL (PLAIN, SCRAM) the user is `retuned` and the
+    password `secret`; with SSL the authority is `folder/ca.pem`, and the host is 127.0.0.1, by no
+    other name.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -240,27 +243,36 @@ def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | 
         "group.min.session.timeout.ms": 500,
     }
     if "SASL" in security:
-        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        module = "org.apache.kafka.common.security"
         properties |= {
-            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
             "sasl.mechanism.inter.broker.protocol": "PLAIN",
             "listener.name.client.plain.sasl.jaas.config": (
-                f'{module} required username="retuned" password="secret" user_retuned="secret";'
+                f'{module}.plain.PlainLoginModule required username="retuned" password="secret" user_retuned="secret";'
             ),
+        } | {
+            f"listener.name.client.{scram.lower()}.sasl.jaas.config": f"{module}.scram.ScramLoginModule required;"
+            for scram in SCRAM
         }
     if "SSL" in security:
-        _certificates(folder)
+        make_authority(folder)
+        make_certificate(folder, "server")
+        _openssl(folder, "pkcs8", "-topk8", "-nocrypt", "-in", "server.key", "-out", "server.pk8")
+        parts = ("server.pk8", "server.pem", "ca.pem")
+        (folder / "keystore.pem").write_text("".join((folder / part).read_text() for part in parts))
         properties |= {
             "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": folder / "server.pem",
+            "ssl.keystore.location": folder / "keystore.pem",
+            "listener.name.client.ssl.client.auth": "requested",  # asked for, and verified where there is one
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": folder / "ca.pem",
         }
     config = folder / "server.properties"
     config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    users = [f"--add-scram={scram}=[name=retuned,password=secret]" for scram in SCRAM if "SASL" in security]
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)],
+        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config), *users],
         check=True,
         capture_output=True,
     )
@@ -272,19 +284,32 @@ def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | 
         broker.stop(signal.SIGKILL)
 
 
-def _certificates(folder: Path) -> None:
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
+def make_authority(folder: Path, name: str = "ca") -> None:
+    """A certificate authority: `name.pem`, and its key beside it."""
+    subject = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+    _openssl(folder, "req", "-x509", *subject, "-days", "30", "-keyout", f"{name}.key", "-out", f"{name}.pem")
 
-    subject = ["-newkey", "rsa:2048", "-nodes", "-subj"]
-    openssl("req", "-x509", *subject, "/CN=test authority", "-days", "30", "-keyout", "ca.key", "-out", "ca.pem")
-    openssl("req", *subject, "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    sign = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names"]
-    openssl("x509", "-req", "-in", "server.csr", *sign, "-out", "server.crt")
-    openssl("pkcs8", "-topk8", "-nocrypt", "-in", "server.key", "-out", "server.pk8")
-    parts = ("server.pk8", "server.crt", "ca.pem")
-    (folder / "server.pem").write_text("".join((folder / part).read_text() for part in parts))
+
+def make_certificate(folder: Path, name: str, expired: bool = False) -> None:
+    """`name.pem` and `name.key`, of 127.0.0.1, signed by the authority `ca`."""
+    subject = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+    _openssl(folder, "req", *subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    (folder / "index").touch()
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=a\n[a]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\nunique_subject=no\nserial=serial\n"
+        "[p]\ncommonName=supplied\n"
+    )
+    days = (-2, -1) if expired else (-1, 30)
+    first, last = (time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 86_400 * day)) for day in days)
+    _openssl(
+        folder, "ca", "-batch", "-notext", "-rand_serial", "-config", "ca.cnf", "-cert", "ca.pem", "-keyfile", "ca.key",
+        "-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", "names", "-startdate", first, "-enddate", last,
+    )  # fmt: skip
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
 
 
 def _answers(port: int) -> bool:

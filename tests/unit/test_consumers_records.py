@@ -95,9 +95,10 @@ def test_a_batch_with_a_broken_checksum_stands_for_its_records() -> None:
     assert (part.next_fetch_offset, bool(part)) == (6, False)
 
 
-def test_a_batch_that_does_not_say_where_it_ends_is_an_error() -> None:
+@pytest.mark.parametrize("byte", [23, 26])
+def test_a_batch_that_does_not_say_where_it_ends_is_an_error(byte: int) -> None:
     data = bytearray(batch(ROWS))
-    data[23] = 0xFF  # the last offset is below the first
+    data[byte] ^= 0x80  # the last offset is below the first, or too far away
     with pytest.raises(
         CorruptRecordError, match="batch at offset 0 is broken, and where it ends cannot be told; delete"
     ):
