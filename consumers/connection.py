@@ -203,7 +203,7 @@ def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") 
         advice = next(advice for piece, advice in _REASONS.items() if piece in reason)
         return BrokerRefused(f"{text}the broker is reached, but {advice} ({reason})")
     if isinstance(error, kafka_errors.CorruptRecordError):
-        return Unreadable(f"{text}{said}")
+        return Unreadable(f"{text}{error.args[0]}")
     if isinstance(error, kafka_errors.RetriableError):
         return BrokerUnavailable(
             f"{text}does not answer ({reason}); check kafka.bootstrap_servers, kafka.security_protocol, and that the "

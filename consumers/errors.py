@@ -14,7 +14,7 @@ class WarehouseError(RetunedError):
 
 
 class Fenced(RetunedError):
-    """Another consumer owns a partition now: the rows in hand were rolled back, and this consumer must stop."""
+    """Another consumer of the group is at work: nothing in hand is stored, and this consumer must stop."""
 
 
 class BrokerUnavailable(RetunedError):
@@ -26,7 +26,7 @@ class BrokerRefused(RetunedError):
 
 
 class Unreadable(RetunedError):
-    """What the broker holds cannot be unpacked (a missing codec, a broken batch). Reading on would skip events."""
+    """What the broker holds cannot be unpacked here (a missing codec, a batch without an end): reading on would skip it."""
 
 
 class EventsLost(RetunedError):

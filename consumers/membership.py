@@ -89,6 +89,8 @@ def group_members(settings: KafkaSettings) -> dict[str, str]:
     try:
         with translated(settings, f"consumer group {settings.group_id!r}: "):
             group = admin.describe_groups([settings.group_id])[settings.group_id]
+            if group["error"]:
+                raise BrokerUnavailable(f"consumer group {settings.group_id!r}: {group['error']}")
             return {member["member_id"]: member["client_host"] for member in group["members"]}
     finally:
         admin.close()
