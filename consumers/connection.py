@@ -13,6 +13,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, RetunedError, Unreadable
+from retuned.consumers.records import EndlessBatch
 from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.warehouse import first_line
 
@@ -202,7 +203,7 @@ def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") 
     if _is_refusal(error):
         advice = next(advice for piece, advice in _REASONS.items() if piece in reason)
         return BrokerRefused(f"{text}the broker is reached, but {advice} ({reason})")
-    if isinstance(error, kafka_errors.CorruptRecordError):
+    if isinstance(error, EndlessBatch):
         return Unreadable(f"{text}{error.args[0]}")
     if isinstance(error, kafka_errors.RetriableError):
         return BrokerUnavailable(

@@ -26,7 +26,7 @@ class BrokerRefused(RetunedError):
 
 
 class Unreadable(RetunedError):
-    """What the broker holds cannot be unpacked here (a missing codec, a batch without an end): reading on would skip it."""
+    """What the broker holds cannot be read here (a missing codec, a batch without an end). Reading on would skip it."""
 
 
 class EventsLost(RetunedError):

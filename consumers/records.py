@@ -55,12 +55,14 @@ class BrokenBatch(msgspec.Struct, frozen=True):
         )
 
 
-def endless(topic: str, partition: int, offset: int) -> kafka_errors.CorruptRecordError:
-    """The error for a batch so broken that where the next one begins is unknown."""
-    return kafka_errors.CorruptRecordError(
-        f"topic {topic} partition {partition}: the batch at offset {offset} is broken, and where it ends cannot be "
-        "told; delete the records up to the next whole one (kafka-delete-records.sh) and start again"
-    )
+class EndlessBatch(kafka_errors.CorruptRecordError):  # type: ignore[misc]
+    """A batch so broken that where the next one begins is unknown."""
+
+    def __init__(self, topic: str, partition: int, offset: int) -> None:
+        super().__init__(
+            f"topic {topic} partition {partition}: the batch at offset {offset} is broken, and where it ends cannot be "
+            "told; delete the records up to the next whole one (kafka-delete-records.sh) and start again"
+        )
 
 
 def read_batch(buffer: bytes, count: int, base_offset: int, topic: str, partition: int) -> list[FetchedRecord]:
@@ -168,7 +170,7 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         while (batch := records.next_batch()) is not None:
             if batch.magic < 2:  # kept by brokers older than 0.11, or never rewritten since
                 if self.check_crcs and not batch.validate_crc():
-                    raise endless(tp.topic, tp.partition, batch.base_offset)
+                    raise EndlessBatch(tp.topic, tp.partition, batch.base_offset)
                 for record in batch:
                     self.next_fetch_offset = record.offset + 1
                     yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value)
@@ -180,7 +182,7 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 first = max(batch.base_offset, self.fetch_offset)
                 # Nothing in a header with a wrong checksum can be trusted, but two numbers do not break alike.
                 if batch.next_offset <= first or batch.records_count != batch.last_offset_delta + 1:
-                    raise endless(tp.topic, tp.partition, first) from error
+                    raise EndlessBatch(tp.topic, tp.partition, first) from error
                 self.next_fetch_offset = batch.next_offset
                 yield BrokenBatch(tp.topic, tp.partition, first, batch.next_offset, error.args[0])
                 continue
