@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from retuned.consumers.connection import CONNECT_SECONDS, client_config
+from retuned.consumers.connection import CONNECT_SECONDS, check_broker, client_config, refusal
 from retuned.consumers.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -24,11 +24,13 @@ from retuned.consumers.kafka import (
     Batch,
     Offsets,
     Partition,
+    broken_batch,
     from_beginning,
     lost_events,
     lost_text,
 )
-from retuned.consumers.records import FetchedRecord
+from retuned.consumers.membership import Membership
+from retuned.consumers.records import BrokenBatch, FetchedRecord
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class ConfluentSource:
         self._kafka: Any = confluent_kafka
         self._settings, self._stored = settings, stored
         self._config = _config(settings)
+        codes = confluent_kafka.KafkaError
+        self._broken = (codes._BAD_MSG, codes._BAD_COMPRESSION, codes._NOT_IMPLEMENTED)
         self.before_assignment: Callable[[], None] = lambda: None
         self._consumer: Any = None
         self._starts: Offsets = {}  # where the next batch begins; made anew with each assignment
@@ -72,24 +76,34 @@ class ConfluentSource:
         self._ended: set[Partition] = set()
         self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
+        self._stuck: dict[Partition, Any] = {}  # an error in the place of the next message
+        self._postponed: RetunedError | None = None
         self._errors: list[Any] = []
         self._away_since: float | None = None
         self._missing: set[str] = set()
+        self._membership = Membership(settings)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._consumer is None:
             self._consumer = self._connect()
-        records: list[FetchedRecord] = []
-        assignment = self._starts
+        if self._postponed is not None:
+            failure, self._postponed = self._postponed, None
+            raise failure
+        records: list[FetchedRecord | BrokenBatch] = []
         try:
-            messages = self._consume(max_records, timeout_seconds)
+            # What asks the broker comes before anything is read: when it fails, nothing is in hand.
+            self._membership.check(self._consumer.memberid() or "")
+            if self._stuck:
+                records += self._free(next(iter(self._stuck)))
+            assignment = self._starts
+            messages = [] if records else self._consume(max_records, timeout_seconds)
             if self._starts is not assignment and messages:
                 # Some may be from before the new assignment, and would come twice: all of them come again.
                 self._consumer.assign(self._placed())
                 messages = []
             for message in messages:
                 if (error := message.error()) is not None:
-                    self._on_error(message, error)
+                    self._postponed = self._on_error(message, error) or self._postponed
                     continue
                 key = (message.topic(), message.partition())
                 records.append(FetchedRecord(*key, message.offset(), message.value(), message.headers() or ()))
@@ -143,6 +157,7 @@ class ConfluentSource:
 
     def _connect(self) -> Any:
         settings = self._settings
+        check_broker(settings)  # librdkafka does not say what is wrong with a certificate
         session_ms = int(settings.session_timeout_seconds * 1000)
         consumer = self._kafka.Consumer(
             self._config
@@ -154,6 +169,8 @@ class ConfluentSource:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
+                # Of use only when it is right: librdkafka 2.16 may abort the process when a checksum is wrong.
+                "check.crcs": False,
                 "isolation.level": settings.isolation_level,
                 "allow.auto.create.topics": False,
                 "topic.metadata.refresh.interval.ms": int(LOOK_SECONDS * 1000),
@@ -177,6 +194,8 @@ class ConfluentSource:
 
     def _assigned(self, consumer: Any, partitions: Sequence[Any]) -> None:
         try:
+            self._membership.assigned()
+            self._stuck.clear()
             self.before_assignment()
             self._known = self._stored()
             keys = [(partition.topic, partition.partition) for partition in partitions]
@@ -187,19 +206,15 @@ class ConfluentSource:
             self._failure = error
             raise
 
-    def _on_error(self, message: Any, error: Any) -> None:
-        """What comes in the place of a message.
-
-        Raises:
-            BrokerRefused, Unreadable, EventsLost: as `poll` says.
-        """
+    def _on_error(self, message: Any, error: Any) -> RetunedError | None:
+        """What comes in the place of a message. Returns what `poll` has to raise, once what was read is stored."""
         key = (message.topic(), message.partition())
         codes = self._kafka.KafkaError
         if error.code() == codes._PARTITION_EOF:
             self._reached[key] = message.offset()
             self._ended.add(key)
-        elif error.code() in (codes._AUTO_OFFSET_RESET, codes.OFFSET_OUT_OF_RANGE):
-            self._restart(key)
+        elif error.code() in (codes._AUTO_OFFSET_RESET, codes.OFFSET_OUT_OF_RANGE, *self._broken):
+            self._stuck[key] = message
         elif error.code() in (codes.UNKNOWN_TOPIC_OR_PART, codes._UNKNOWN_TOPIC):
             if message.topic() not in self._missing:
                 self._missing.add(message.topic())
@@ -207,7 +222,27 @@ class ConfluentSource:
                     "kafka topic %r is not on the broker: create it; reading starts when it is there", message.topic()
                 )
         elif not error.retriable():
-            raise self._translated(error)
+            return self._translated(error)
+        return None
+
+    def _free(self, key: Partition) -> list[BrokenBatch]:
+        """Go on behind what is deleted or broken; the latter, in the place of its records."""
+        message = self._stuck[key]
+        if message.error().code() not in self._broken:
+            self._restart(key)
+            passed = []
+        elif batch := broken_batch(self._settings, key, self._reached.get(key, message.offset())):
+            self._reached[key] = batch.next_offset
+            passed = [batch]
+        else:
+            raise Unreadable(
+                f"kafka {self._settings.bootstrap_servers}: librdkafka cannot unpack what kafka-python can "
+                f"({message.error().str()}); set kafka.client to kafka-python"
+            )
+        self._consumer.assign(self._placed())  # a partition whose offset is lost cannot be sought in
+        self._ended.discard(key)
+        del self._stuck[key]
+        return passed
 
     def _restart(self, key: Partition) -> None:
         """The broker no longer has the offset (retention), or not yet (a new topic of that name)."""
@@ -219,7 +254,6 @@ class ConfluentSource:
         log.error("%s; going on with the %s event there is", what, CHOICES[choice])
         self._lost[key[0]] += lost_events(offset, first, end, choice)
         self._reached[key] = first if choice == "earliest" else end
-        self._consumer.assign(self._placed())  # a partition whose offset is lost cannot be sought in
 
     def _look_around(self, something_came: bool) -> None:
         """Raises what the client only reports aside.
@@ -232,7 +266,7 @@ class ConfluentSource:
         self._errors.clear()
         for error in errors:
             if self._is_refusal(error):
-                raise self._translated(error)
+                raise refusal(self._settings) or self._translated(error)
             if error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN:
                 self._away_since = self._away_since or time.monotonic()
         if something_came:
@@ -242,7 +276,8 @@ class ConfluentSource:
                 self._consumer.list_topics(timeout=AWAY_SECONDS)
                 self._away_since = None
             except self._kafka.KafkaException as error:
-                raise BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost") from error
+                lost = BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                raise refusal(self._settings) or lost from error
 
     def _placed(self, keys: Sequence[Partition] | None = None) -> list[Any]:
         """The assignment, with where to read on in each partition."""
@@ -287,12 +322,12 @@ class ConfluentSource:
             )
         if self._is_refusal(error):
             return BrokerRefused(
-                f"{text}refused; check kafka.security_protocol, the ssl files and what this user may do ({error.str()})"
+                f"{text}the broker is reached, but refuses; check kafka.security_protocol, the ssl files and what this "
+                f"user may do ({error.str()})"
             )
-        if error.code() in (codes._BAD_MSG, codes._BAD_COMPRESSION, codes._NOT_IMPLEMENTED):
-            return Unreadable(f"{text}what the broker sent cannot be unpacked ({error.str()})")
         return BrokerUnavailable(
-            f"{text}does not answer ({error.str()}); check kafka.bootstrap_servers and that the broker runs"
+            f"{text}does not answer ({error.str()}); check kafka.bootstrap_servers, kafka.security_protocol, and that "
+            "the broker runs"
         )
 
 

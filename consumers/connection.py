@@ -13,6 +13,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, RetunedError, Unreadable
+from retuned.consumers.records import EndlessBatch
 from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.warehouse import first_line
 
@@ -20,6 +21,21 @@ CONNECT_SECONDS = 4.0
 
 # What OpenSSL says when one side will never accept the other. Not an end of file: a broker may be restarting.
 _TLS_REFUSAL = re.compile("CERTIFICATE|ALERT|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS", re.IGNORECASE)
+
+# What is behind a refusal, by a piece of its text; the first that fits.
+_REASONS = {
+    "certificate has expired": "its certificate has expired; renew it on the broker, or correct this machine's clock",
+    "certificate is not yet valid": "its certificate is not valid yet; correct this machine's clock",
+    "certificate is not valid for": "its certificate is of another host; name the broker in kafka.bootstrap_servers, "
+    "and in what it advertises, as its certificate does",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is of an authority that is not trusted here; check kafka.ssl_cafile",
+    "ALERT": "it refuses the certificate of this client; check that kafka.ssl_certfile is there, has not expired, and "
+    "is of an authority that the broker trusts",
+    "Invalid frame length": "it does not speak Kafka without TLS; check kafka.security_protocol and the port",
+    "IllegalSaslState": "it takes no credentials there; check kafka.security_protocol and the port",
+    "SSL": "it does not speak TLS as this client does; check kafka.security_protocol and the port",
+    "": "check what this user may do on the broker",
+}
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
@@ -106,6 +122,17 @@ def check_broker(settings: KafkaSettings) -> str:
         consumer.close(autocommit=False, timeout_ms=2_000)
 
 
+def refusal(settings: KafkaSettings) -> BrokerRefused | None:
+    """What the broker says to a new connection when it says no: a client that lost its connection is not told why."""
+    try:
+        check_broker(settings)
+    except BrokerRefused as error:
+        return error
+    except BrokerUnavailable:
+        pass
+    return None
+
+
 def client_config(settings: KafkaSettings) -> dict[str, Any]:
     """kafka-python's options for reaching the broker, the same for consumer and producer.
 
@@ -174,12 +201,14 @@ def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") 
             f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"
         )
     if _is_refusal(error):
-        return BrokerRefused(
-            f"{text}refused; check kafka.security_protocol, the ssl files and what this user may do ({reason})"
-        )
+        advice = next(advice for piece, advice in _REASONS.items() if piece in reason)
+        return BrokerRefused(f"{text}the broker is reached, but {advice} ({reason})")
+    if isinstance(error, EndlessBatch):
+        return Unreadable(f"{text}{error.args[0]}")
     if isinstance(error, kafka_errors.RetriableError):
         return BrokerUnavailable(
-            f"{text}does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs"
+            f"{text}does not answer ({reason}); check kafka.bootstrap_servers, kafka.security_protocol, and that the "
+            "broker runs"
         )
     if isinstance(error, kafka_errors.BrokerResponseError):
         return BrokerRefused(f"{text}refused ({reason})")
@@ -191,6 +220,8 @@ def _is_refusal(error: BaseException | None) -> bool:
         kafka_errors.SaslAuthenticationFailedError,
         kafka_errors.UnsupportedSaslMechanismError,
         kafka_errors.AuthorizationError,
+        kafka_errors.IllegalSaslStateError,
+        kafka_errors.InvalidReceiveError,
     )
     return isinstance(error, refusals) or ("SSL" in str(error) and _TLS_REFUSAL.search(str(error)) is not None)
 

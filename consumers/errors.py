@@ -22,7 +22,7 @@ class ArchiveError(RetunedError):
 
 
 class Fenced(RetunedError):
-    """Another consumer owns a partition now: the rows in hand were rolled back, and this consumer must stop."""
+    """Another consumer of the group is at work: nothing in hand is stored, and this consumer must stop."""
 
 
 class OutOfStep(RetunedError):
@@ -38,7 +38,7 @@ class BrokerRefused(RetunedError):
 
 
 class Unreadable(RetunedError):
-    """What the broker holds cannot be unpacked (a missing codec, a broken batch). Reading on would skip events."""
+    """What the broker holds cannot be read here (a missing codec, a batch without an end). Reading on would skip it."""
 
 
 class EventsLost(RetunedError):

@@ -20,7 +20,8 @@ class BadEvent(Exception):
     """A message that is no event. It becomes a dead letter and stops nothing.
 
     Attributes:
-        reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event or bad_value.
+        reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value, or
+            unreadable, of a batch that the broker holds broken.
         detail: what was wrong, for a person. It may quote the message.
     """
 

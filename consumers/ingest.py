@@ -23,7 +23,7 @@ from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
 from retuned.consumers.pseudonyms import is_pseudonym, load_user_keys
-from retuned.consumers.records import FetchedRecord
+from retuned.consumers.records import BrokenBatch, FetchedRecord
 from retuned.consumers.rows import Rows
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named_queries, utc_now
@@ -122,7 +122,7 @@ class Ingest:
 
         Raises:
             BrokerUnavailable: worth another try.
-            Fenced: another consumer moved an offset; nothing of the batch was stored.
+            Fenced: another consumer of the group is at work; nothing of the batch was stored.
             TooManyDeadLetters: raised after the batch is stored.
             WarehouseError: nothing of the batch was stored.
         """
@@ -289,6 +289,8 @@ class Ingest:
         return Counter(tried=len(letters), replayed=len(done), stored=sum(rows.stored.values()))
 
     def _decode(self, record: Record) -> list[Event | BadPart]:
+        if isinstance(record, BrokenBatch):
+            return [BadPart(BadEvent("unreadable", str(record)))]
         settings = self._settings
         if isinstance(record, FileRecord) and record.problem is not None:
             return [BadPart(BadEvent("not_an_event", record.problem))]
@@ -380,6 +382,10 @@ class Ingest:
         metrics, records = self._metrics, rows.batch.records
         for topic, count in rows.batch.lost.items():
             metrics.lost.labels(topic).inc(count)
+        for batch in records:
+            if isinstance(batch, BrokenBatch):
+                metrics.lost.labels(batch.topic).inc(batch.events)
+                log.error("%s; going on behind it", batch)
         self.lag = self._source.lag()
         metrics.lag.set(self.lag)
         if records:

@@ -14,9 +14,10 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 
-from retuned.consumers.connection import client_config, connect, translated
+from retuned.consumers.connection import CONNECT_SECONDS, client_config, connect, refusal, translated
 from retuned.consumers.errors import BrokerUnavailable, EventsLost
-from retuned.consumers.records import FastRecords
+from retuned.consumers.membership import Membership
+from retuned.consumers.records import BrokenBatch, FastRecords
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Batch:
     """What one poll brought.
 
     Attributes:
-        records: in order within each partition.
+        records: in order within each partition; a batch that nobody can unpack is one, a `BrokenBatch`.
         starts: the stored offset that each moved partition is read from; absent for one that was never stored.
         nexts: where to go on with each moved partition. Offsets have gaps, so it is not the last record's plus one,
             and a partition can move without a record.
@@ -84,6 +85,7 @@ class Source(Protocol):
             BrokerUnavailable: worth another try.
             BrokerRefused, Unreadable: it is not.
             EventsLost: the next event was deleted, and the settings say to stop then.
+            Fenced: another consumer of the group reads a part of the events.
         """
 
     def commit(self, nexts: Offsets) -> None:
@@ -171,6 +173,7 @@ class KafkaSource:
         self._away_since: float | None = None
         self._looked_at = 0.0
         self._missing: set[str] = set()
+        self._membership = Membership(settings)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._consumer is None:
@@ -178,7 +181,9 @@ class KafkaSource:
         with translated(self._settings):
             if self._postponed is not None:
                 error, self._postponed = self._postponed, None
-                raise error
+                self._meet(error)
+            # What asks the broker comes before anything is read: when it fails, nothing is in hand.
+            self._membership.check(self._consumer.group_metadata().member_id)
             records = self._read(max_records, timeout_seconds)
             if self._failure is not None:
                 raise self._failure
@@ -199,15 +204,19 @@ class KafkaSource:
                     size += sum(len(record.value or b"") for record in some)
                 fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
                 wanted, wait_ms = min(max_records - len(records), fitting), 0
-        except kafka_errors.OffsetOutOfRangeError as error:
-            self._restart(error.args[0])
         except Exception as error:
             if self._failure is not None:
                 raise self._failure from error
-            if not records:
-                raise
-            self._postponed = error  # what was read is stored first; the client raises an error once only
+            if records:
+                self._postponed = error  # what was read is stored first; the client raises an error once only
+            else:
+                self._meet(error)
         return records
+
+    def _meet(self, error: Exception) -> None:
+        if not isinstance(error, kafka_errors.OffsetOutOfRangeError):
+            raise error
+        self._restart(error.args[0])
 
     def commit(self, nexts: Offsets) -> None:
         if self._consumer is not None and nexts:
@@ -267,6 +276,7 @@ class KafkaSource:
     def _assigned(self, partitions: Sequence[Any]) -> None:
         """On the client's IO thread, which would only log a failure and read on from a wrong place."""
         try:
+            self._membership.assigned()
             self.before_assignment()
             stored = self._stored()
             share = HELD_BYTES // max(len(partitions), 1)
@@ -319,12 +329,14 @@ class KafkaSource:
 
         Raises:
             BrokerUnavailable: there has been no connection for a while.
+            BrokerRefused: nor will there be one.
         """
         now = time.monotonic()
         if not self._consumer.metrics()["consumer-metrics"]["connection-count"]:
             self._away_since = self._away_since or now
             if now - self._away_since >= AWAY_SECONDS:
-                raise BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                lost = BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                raise refusal(self._settings) or lost
             return
         self._away_since = None
         assigned = {partition.topic for partition in self._consumer.assignment()}
@@ -336,6 +348,35 @@ class KafkaSource:
             if not self._consumer.partitions_for_topic(topic):
                 self._missing.add(topic)
                 log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)
+
+
+def broken_batch(settings: KafkaSettings, key: Partition, offset: int) -> BrokenBatch | None:
+    """What kafka-python makes of the batch at an offset; None if it can unpack it.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused, Unreadable: as `Source.poll` does.
+    """
+    options = {
+        "auto_offset_reset": "none",
+        "enable_auto_commit": False,
+        "isolation_level": settings.isolation_level,
+        "allow_auto_create_topics": False,
+    }
+    consumer = connect(KafkaConsumer, settings, client_config(settings) | options)
+    consumer._fetcher.PartitionRecords = FastRecords
+    partition = TopicPartition(*key)
+    try:
+        with translated(settings):
+            consumer.assign([partition])
+            consumer.seek(partition, offset)
+            found = consumer.poll(int(CONNECT_SECONDS * 1000), max_records=1).get(partition)
+            if not found:
+                raise BrokerUnavailable(f"kafka {settings.bootstrap_servers}: no answer on what is at {key}, {offset}")
+            if not isinstance(found[0], BrokenBatch):
+                return None
+            return found[0]
+    finally:
+        consumer.close(autocommit=False, timeout_ms=2_000)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -21,7 +21,7 @@ class Metrics:
         )
         self.lost = Counter(
             "retuned_events_lost",
-            "Events that the broker deleted before they were read.",
+            "Events that the broker deleted before they were read, or holds broken.",
             ["topic"],
             registry=registry,
         )

@@ -13,6 +13,8 @@ import msgspec
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 
+from retuned.consumers.warehouse import first_line
+
 
 class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
     """One message, as it lies in a partition."""
@@ -22,6 +24,45 @@ class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
     offset: int
     value: bytes | None
     headers: list[tuple[str, bytes | None]] | tuple[()] = ()
+
+
+class BrokenBatch(msgspec.Struct, frozen=True):
+    """A batch that nobody can unpack, in the place of its records.
+
+    Attributes:
+        offset: of the first event that is passed over.
+        next_offset: where the next batch begins.
+        why: what is wrong with it, for a person.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    next_offset: int
+    why: str
+    value: None = None
+    headers: tuple[()] = ()
+
+    @property
+    def events(self) -> int:
+        """How many events are passed over, going by the offsets."""
+        return self.next_offset - self.offset
+
+    def __str__(self) -> str:
+        return (
+            f"kafka topic {self.topic} partition {self.partition}: the batch of offsets {self.offset} to "
+            f"{self.next_offset - 1} cannot be unpacked: {self.why}"
+        )
+
+
+class EndlessBatch(kafka_errors.CorruptRecordError):  # type: ignore[misc]
+    """A batch so broken that where the next one begins is unknown."""
+
+    def __init__(self, topic: str, partition: int, offset: int) -> None:
+        super().__init__(
+            f"topic {topic} partition {partition}: the batch at offset {offset} is broken, and where it ends cannot be "
+            "told; delete the records up to the next whole one (kafka-delete-records.sh) and start again"
+        )
 
 
 def read_batch(buffer: bytes, count: int, base_offset: int, topic: str, partition: int) -> list[FetchedRecord]:
@@ -125,28 +166,55 @@ def _headers(buffer: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], in
 class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """What was fetched of one partition, in the client's place for it."""
 
-    def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[FetchedRecord]:
+    def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[FetchedRecord | BrokenBatch]:
         while (batch := records.next_batch()) is not None:
-            if self.check_crcs and not batch.validate_crc():
-                raise kafka_errors.CorruptRecordError(
-                    f"the checksum of a batch of {tp} is wrong, from offset {batch.base_offset} on"
-                )
             if batch.magic < 2:  # kept by brokers older than 0.11, or never rewritten since
+                if self.check_crcs and not batch.validate_crc():
+                    raise EndlessBatch(tp.topic, tp.partition, batch.base_offset)
                 for record in batch:
                     self.next_fetch_offset = record.offset + 1
                     yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value)
                 continue
             self.leader_epoch = batch.leader_epoch
-            if not self._is_hidden(batch):
-                batch._maybe_uncompress()
-                body = bytes(memoryview(batch._buffer)[batch._pos :])
-                for message in read_batch(body, batch.records_count, batch.base_offset, tp.topic, tp.partition):
-                    self.next_fetch_offset = message.offset + 1
-                    yield message
-                self.records_read += batch.records_count
-                self.bytes_read += len(body)
+            try:
+                messages = self._messages(batch, tp)
+            except kafka_errors.CorruptRecordError as error:
+                first = max(batch.base_offset, self.fetch_offset)
+                # Nothing in a header with a wrong checksum can be trusted, but two numbers do not break alike.
+                if batch.next_offset <= first or batch.records_count != batch.last_offset_delta + 1:
+                    raise EndlessBatch(tp.topic, tp.partition, first) from error
+                self.next_fetch_offset = batch.next_offset
+                yield BrokenBatch(tp.topic, tp.partition, first, batch.next_offset, error.args[0])
+                continue
+            for message in messages:
+                self.next_fetch_offset = message.offset + 1
+                yield message
+            self.records_read += len(messages)
             self.next_fetch_offset = batch.next_offset  # the last ones may have been compacted away
         self.drain()
+
+    def _messages(self, batch: Any, tp: Any) -> list[FetchedRecord]:
+        """The records of a batch; none of one that is hidden.
+
+        Raises:
+            CorruptRecordError: the batch is broken.
+            UnsupportedCodecError: the library of its codec is not installed here.
+        """
+        if self.check_crcs and not batch.validate_crc():
+            raise kafka_errors.CorruptRecordError("the checksum is wrong")
+        if self._is_hidden(batch):
+            return []
+        if batch.compression_type > batch.CODEC_ZSTD:
+            raise kafka_errors.CorruptRecordError(f"there is no compression codec {batch.compression_type}")
+        try:
+            batch._maybe_uncompress()
+        except (kafka_errors.UnsupportedCodecError, MemoryError):
+            raise
+        except Exception as error:  # each codec has errors of its own
+            raise kafka_errors.CorruptRecordError(f"it cannot be decompressed ({first_line(error)})") from error
+        body = bytes(memoryview(batch._buffer)[batch._pos :])
+        self.bytes_read += len(body)
+        return read_batch(body, batch.records_count, batch.base_offset, tp.topic, tp.partition)
 
     def _is_hidden(self, batch: Any) -> bool:
         """Whether a batch is a marker of a transaction or, where only what was committed is read, of one aborted."""

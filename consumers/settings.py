@@ -29,7 +29,10 @@ class KafkaSettings(Section):
     client: Literal["kafka-python", "confluent"] = Field(
         "kafka-python", description="what reads events; confluent is faster and needs pip install 'retuned[confluent]'"
     )
-    group_id: str = Field("retuned", description="consumer group; offsets are kept in the warehouse, not in the group")
+    group_id: str = Field(
+        "retuned",
+        description="consumer group, one for each daemon; offsets are kept in the warehouse, not in the group",
+    )
     interactions_topic: str = Field("interactions", description="what the model was asked and what it answered")
     feedback_topic: str = Field("feedback", description="what people thought of an answer")
     model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")

@@ -19,6 +19,7 @@ from retuned.consumers.settings import WarehouseSettings
 MIGRATIONS = files("retuned.consumers") / "sql"
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
+_NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file")
 ROW_GROUP_ROWS = 10_240
 """Rows that DuckDB compresses together. It writes the unfinished group anew at each checkpoint, and all writers wait.
 
@@ -95,7 +96,12 @@ class Warehouse:
                 with suppress(duckdb.Error):  # the failure that is being raised may have rolled back already
                     cursor.rollback()
                 raise
-        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+        except (
+            duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException, duckdb.TransactionException,
+        ) as error:  # fmt: skip
+            # A disk that is full at the commit shows as a conflict of transactions, by its type.
+            if isinstance(error, duckdb.TransactionException) and not _NOT_WRITTEN.search(str(error)):
+                raise
             raise self._not_written(error) from error
         finally:
             cursor.close()

@@ -11,17 +11,28 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.record.util import calc_crc32c
+
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 class Broker:
@@ -62,6 +73,50 @@ class Broker:
             admin.create_topics([NewTopic(name, partitions, 1) for name in names])
         finally:
             admin.close()
+
+
+def break_batch(broker: Broker, topic: str, number: int, how: str) -> tuple[int, int]:
+    """Damage a batch where Apache Kafka keeps it, in partition 0; returns its first offset and the next batch's.
+
+    `checksum`: a byte is lost on the disk. The others are what a broken producer might have sent, with a checksum that
+    is right: `compressed` is not as the codec writes it, `codec` is one that nobody has, `records` have a wrong length.
+    """
+    data = _segment(broker, topic).read_bytes()
+    at, end = list(_batches(data))[number]
+    batch = bytearray(data[at:end])
+    if how == "codec":
+        batch[22] = batch[22] & ~7 | 6
+    elif how == "records":
+        batch[61] ^= 2  # the length of the first one
+    elif how == "compressed":
+        batch[61:70] = bytes(9)
+    else:
+        batch[-3] ^= 0xFF
+    if how != "checksum":
+        batch[17:21] = calc_crc32c(bytes(batch[21:])).to_bytes(4)
+    with _segment(broker, topic).open("r+b") as file:
+        file.seek(at)
+        file.write(batch)
+    first = int.from_bytes(batch[:8])
+    return first, first + int.from_bytes(batch[23:27]) + 1
+
+
+def first_offsets(broker: Broker, topic: str) -> list[int]:
+    """Where each batch of partition 0 begins, on the disk of Apache Kafka."""
+    data = _segment(broker, topic).read_bytes()
+    return [int.from_bytes(data[at : at + 8]) for at, _ in _batches(data)]
+
+
+def _segment(broker: Broker, topic: str) -> Path:
+    return broker.log.parent / "data" / f"{topic}-0" / f"{0:020}.log"
+
+
+def _batches(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each whole batch begins and ends."""
+    at = 0
+    while (end := at + 12 + int.from_bytes(data[at + 8 : at + 12])) <= len(data) and end > at + 61:
+        yield at, end
+        at = end
 
 
 class Proxy:
@@ -161,8 +216,9 @@ def no_apache_kafka() -> str | None:
 def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | None = None) -> Iterator[Broker]:
     """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
 
-    Behind a proxy, it tells clients to come through there. With SASL the user is `retuned` and the password `secret`;
-    with SSL the authority is `folder/ca.pem`.
+    Behind a proxy, it tells clients to come through there. With SASL (PLAIN, SCRAM) the user is `retuned` and the
+    password `secret`; with SSL the authority is `folder/ca.pem`, and the host is 127.0.0.1, by no
+    other name.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,27 +251,36 @@ def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | 
         "group.min.session.timeout.ms": 500,
     }
     if "SASL" in security:
-        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        module = "org.apache.kafka.common.security"
         properties |= {
-            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
             "sasl.mechanism.inter.broker.protocol": "PLAIN",
             "listener.name.client.plain.sasl.jaas.config": (
-                f'{module} required username="retuned" password="secret" user_retuned="secret";'
+                f'{module}.plain.PlainLoginModule required username="retuned" password="secret" user_retuned="secret";'
             ),
+        } | {
+            f"listener.name.client.{scram.lower()}.sasl.jaas.config": f"{module}.scram.ScramLoginModule required;"
+            for scram in SCRAM
         }
     if "SSL" in security:
-        _certificates(folder)
+        make_authority(folder)
+        make_certificate(folder, "server")
+        _openssl(folder, "pkcs8", "-topk8", "-nocrypt", "-in", "server.key", "-out", "server.pk8")
+        parts = ("server.pk8", "server.pem", "ca.pem")
+        (folder / "keystore.pem").write_text("".join((folder / part).read_text() for part in parts))
         properties |= {
             "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": folder / "server.pem",
+            "ssl.keystore.location": folder / "keystore.pem",
+            "listener.name.client.ssl.client.auth": "requested",  # asked for, and verified where there is one
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": folder / "ca.pem",
         }
     config = folder / "server.properties"
     config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    users = [f"--add-scram={scram}=[name=retuned,password=secret]" for scram in SCRAM if "SASL" in security]
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)],
+        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config), *users],
         check=True,
         capture_output=True,
     )
@@ -227,19 +292,32 @@ def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | 
         broker.stop(signal.SIGKILL)
 
 
-def _certificates(folder: Path) -> None:
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
+def make_authority(folder: Path, name: str = "ca") -> None:
+    """A certificate authority: `name.pem`, and its key beside it."""
+    subject = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+    _openssl(folder, "req", "-x509", *subject, "-days", "30", "-keyout", f"{name}.key", "-out", f"{name}.pem")
 
-    subject = ["-newkey", "rsa:2048", "-nodes", "-subj"]
-    openssl("req", "-x509", *subject, "/CN=test authority", "-days", "30", "-keyout", "ca.key", "-out", "ca.pem")
-    openssl("req", *subject, "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    sign = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names"]
-    openssl("x509", "-req", "-in", "server.csr", *sign, "-out", "server.crt")
-    openssl("pkcs8", "-topk8", "-nocrypt", "-in", "server.key", "-out", "server.pk8")
-    parts = ("server.pk8", "server.crt", "ca.pem")
-    (folder / "server.pem").write_text("".join((folder / part).read_text() for part in parts))
+
+def make_certificate(folder: Path, name: str, expired: bool = False) -> None:
+    """`name.pem` and `name.key`, of 127.0.0.1, signed by the authority `ca`."""
+    subject = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+    _openssl(folder, "req", *subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    (folder / "index").touch()
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=a\n[a]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\nunique_subject=no\nserial=serial\n"
+        "[p]\ncommonName=supplied\n"
+    )
+    days = (-2, -1) if expired else (-1, 30)
+    first, last = (time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 86_400 * day)) for day in days)
+    _openssl(
+        folder, "ca", "-batch", "-notext", "-rand_serial", "-config", "ca.cnf", "-cert", "ca.pem", "-keyfile", "ca.key",
+        "-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", "names", "-startdate", first, "-enddate", last,
+    )  # fmt: skip
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
 
 
 def _answers(port: int) -> bool:

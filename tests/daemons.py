@@ -23,21 +23,26 @@ class Daemon:
     """`retuned run` in a process of its own."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self.settings, self.port = folder, settings, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "retuned.yaml"
         self.config.write_text(yaml.safe_dump({**settings, "http": {"port": self.port, **settings.get("http", {})}}))
+        self.warehouse = Path(settings["warehouse"]["path"])
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self.launch()
+        self.until(lambda: self.answers("/readyz"), "ready")
+
+    def launch(self) -> None:
+        """Start it, and do not wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "retuned.daemon.cli", "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
             )
-        self.until(lambda: self.answers("/readyz"), "ready")
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout_seconds: float = 15.0) -> int:
         """Signal the daemon and return its exit status."""
@@ -49,6 +54,15 @@ class Daemon:
             self.process.kill()
             self.process.wait()
             raise
+
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def end(self) -> None:
+        """However it is; safe to repeat."""
+        if self.process is not None and self.runs():
+            self.process.kill()
+            self.process.wait()
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=20)
@@ -97,9 +111,7 @@ def running(folder: Path, settings: dict[str, Any]) -> Iterator[Daemon]:
     try:
         yield daemon
     finally:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.process.kill()
-            daemon.process.wait()
+        daemon.end()
 
 
 def settings_for(broker: Broker, folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:

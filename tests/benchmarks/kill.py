@@ -7,7 +7,6 @@ On Tansu, and on Apache Kafka where KAFKA_HOME names a distribution.
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from kafka import KafkaProducer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
+from faults import event
 
 CONFIGURATION = """
 kafka: {{bootstrap_servers: "{servers}", session_timeout_seconds: 2}}
@@ -31,20 +31,6 @@ warehouse: {{path: "{folder}/retuned.duckdb"}}
 models: {{directory: "{folder}/models"}}
 http: {{port: 0}}
 """
-
-
-def event(number: int) -> bytes:
-    return json.dumps(
-        {
-            "id": f"e{number}",
-            "timestamp": "2026-11-24T09:30:00Z",
-            "workload": "support.refunds",
-            "model": "base",
-            "messages": [{"role": "user", "content": f"Where is my parcel, order A-{number}?"}],
-            "response": "On its way.",
-            "user_id": f"u{number % 100}",
-        }
-    ).encode()
 
 
 class Sender(threading.Thread):

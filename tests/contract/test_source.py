@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from brokers import Broker
+from brokers import Broker, break_batch
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
@@ -16,6 +16,7 @@ from retuned.consumers.confluent import ConfluentSource
 from retuned.consumers.errors import EventsLost
 from retuned.consumers.kafka import Batch, KafkaSource, Offsets, Source
 from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.records import BrokenBatch
 from retuned.consumers.settings import KafkaSettings
 
 numbers = itertools.count()
@@ -32,6 +33,7 @@ class World:
     add_partition: Callable[[str], None] | None
     gap: Callable[[str], None] | None
     delete: Callable[[str, int], None] | None
+    broker: Broker | None = None
     flush: Callable[[], None] = lambda: None
 
 
@@ -103,6 +105,7 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
         add_partition if apache else None,
         gap if apache else None,
         delete if apache else None,
+        broker if apache else None,
         producer.flush,
     )
     for source in opened:
@@ -265,6 +268,44 @@ def test_what_was_deleted_may_be_a_reason_to_stop(world: World) -> None:
     source = world.open(lambda: {(world.interactions, 0): 2}, "earliest", "stop")
     with pytest.raises(EventsLost, match="5 events from offset 2 on"):
         read(source, has(1))
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("world", "how"),
+    [
+        ("apache_kafka", "checksum"),  # which librdkafka does not look at,
+        ("apache_kafka", "records"),  # and here it waits for ever
+        *itertools.product(("apache_kafka", "confluent"), ("compressed", "codec")),
+    ],
+    indirect=["world"],
+)
+@pytest.mark.parametrize("begin", [None, 12])
+def test_a_batch_that_nobody_can_unpack_comes_in_the_place_of_its_records(
+    world: World, how: str, begin: int | None
+) -> None:
+    """Also where the first of its records are stored."""
+    assert world.broker
+    producer = KafkaProducer(
+        bootstrap_servers=world.broker.bootstrap_servers,
+        linger_ms=100,
+        compression_type="zstd" if how == "compressed" else None,
+    )
+    for _ in range(3):
+        for number in range(10):
+            producer.send(world.interactions, b"%d" % number)
+        producer.flush()
+    producer.close()
+    assert break_batch(world.broker, world.interactions, 1, how) == (10, 20)
+    key = (world.interactions, 0)
+    source = world.open(lambda: {} if begin is None else {key: begin})
+    batches = read(source, lambda batches: nexts(batches).get(key) == 30)
+    records = [record for batch in batches for record in batch.records]
+    first = begin or 0
+    passed = max(first, 10)
+    assert [record.offset for record in records] == [*range(first, 10), passed, *range(20, 30)]
+    broken = [record for record in records if isinstance(record, BrokenBatch)]
+    assert [(batch.offset, batch.next_offset, batch.events) for batch in broken] == [(passed, 20, 20 - passed)]
     source.close()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import Broker, Proxy, free_port, no_apache_kafka, run_apache_kafka
+from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from prometheus_client import CollectorRegistry
@@ -24,7 +24,6 @@ from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import (
     BrokerRefused,
     BrokerUnavailable,
-    ConfigurationError,
     EventsLost,
     Fenced,
     TooManyDeadLetters,
@@ -112,13 +111,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     warehouse = open_warehouse(settings.warehouse)
     yield Rig(settings, warehouse, MemoryLog())
     warehouse.close()
-
-
-def until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def producer_for(broker: Broker) -> KafkaProducer:
@@ -747,79 +739,6 @@ def test_publisher_recovers_from_a_refused_message(apache_kafka: Broker, tmp_pat
         publisher.publish(topic, "k", {"too large": "x" * 2_000_000})
     publisher.publish(topic, "k", {"small": True})
     publisher.close()
-
-
-@pytest.fixture(scope="module")
-def sasl_ssl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
-    if reason := no_apache_kafka():
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("sasl_ssl")
-    with run_apache_kafka(folder, "SASL_SSL") as broker:
-        yield broker, folder / "ca.pem"
-
-
-def test_credentials_and_certificates(sasl_ssl: tuple[Broker, Path], tmp_path: Path) -> None:
-    broker, authority = sasl_ssl
-    password = tmp_path / "password"
-    password.write_text("secret\n")
-    secure = {
-        "security_protocol": "SASL_SSL",
-        "sasl_mechanism": "PLAIN",
-        "sasl_username": "retuned",
-        "sasl_password_file": password,
-        "ssl_cafile": authority,
-    }
-
-    def settings(**changes: Any) -> KafkaSettings:
-        return settings_for(tmp_path, broker.bootstrap_servers, **(secure | changes)).kafka
-
-    assert "answers" in check_broker(settings())
-    with pytest.raises(BrokerRefused, match=r"credentials are refused; check kafka\.sasl_username"):
-        check_broker(settings(sasl_password="wrong"))
-    for client in CLIENTS:
-        with pytest.raises(BrokerRefused, match="credentials are refused"):
-            open_source(settings(sasl_password="wrong", client=client), dict).poll(1, 0)
-        with pytest.raises(BrokerRefused, match=r"refused; check .*(?i:certificate)"):
-            open_source(settings(ssl_cafile=None, client=client), dict).poll(1, 0)
-    with pytest.raises(BrokerRefused, match="CERTIFICATE_VERIFY_FAILED"):
-        check_broker(settings(ssl_cafile=None))
-    with pytest.raises(ConfigurationError, match=r"kafka.ssl_cafile .*nowhere.*no such file"):
-        check_broker(settings(ssl_cafile=tmp_path / "nowhere"))
-    with pytest.raises(ConfigurationError, match="sasl_password"):
-        check_broker(settings(sasl_password_file=None))
-
-
-def test_credentials_that_are_refused(tmp_path: Path) -> None:
-    """At the start; and when a daemon has read for months, and its password was changed while its broker was away."""
-    if reason := no_apache_kafka():
-        pytest.skip(reason)
-    with run_apache_kafka(tmp_path / "kafka", "SASL_PLAINTEXT") as broker:
-        sasl = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_username": "retuned"}
-        proxy = Proxy(broker.port, delay_seconds=0.3)
-        settings = settings_for(tmp_path, f"127.0.0.1:{proxy.port}", sasl_password="wrong", **sasl)
-        for _ in range(3):  # here the broker's answer and its hanging up arrive in one piece
-            with pytest.raises(BrokerRefused, match="credentials are refused"):
-                KafkaSource(settings.kafka, dict).poll(1, 0)
-        proxy.close()
-        settings = settings_for(tmp_path, broker.bootstrap_servers, sasl_password="secret", **sasl)
-        source = KafkaSource(settings.kafka, dict)
-        source.poll(1, 0.5)
-        broker.stop(signal.SIGKILL)
-        with pytest.raises(BrokerUnavailable, match="the connection is lost"):
-            until(lambda: source.poll(1, 0.2).records)
-        properties = tmp_path / "kafka" / "server.properties"
-        properties.write_text(properties.read_text().replace('="secret"', '="changed"'))
-        broker.start()
-        with pytest.raises(BrokerRefused, match="credentials are refused"):
-            until(lambda: _poll_when_there(source))
-        source.close()
-
-
-def _poll_when_there(source: KafkaSource) -> bool:
-    try:
-        return bool(source.poll(1, 0.2).records)
-    except BrokerUnavailable:
-        return False
 
 
 INGEST = """

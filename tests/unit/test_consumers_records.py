@@ -4,11 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from kafka.errors import CorruptRecordError
+from kafka.errors import CorruptRecordError, UnsupportedCodecError
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
-from retuned.consumers.records import FastRecords, read_batch
+from retuned.consumers.records import BrokenBatch, FastRecords, FetchedRecord, read_batch
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 Row = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
@@ -78,11 +78,40 @@ def test_records_that_were_compacted_away_leave_gaps() -> None:
     assert part.next_fetch_offset == 7
 
 
-def test_a_broken_checksum_is_no_record() -> None:
-    data = bytearray(batch([(0, None, b"x" * 50, [])]))
-    data[-1] ^= 1
-    with pytest.raises(CorruptRecordError, match="checksum"):
+ROWS: list[Row] = [(0, None, b"x" * 50, []), (0, None, b"y" * 50, [])]
+
+
+def test_a_batch_with_a_broken_checksum_stands_for_its_records() -> None:
+    data = bytearray(b"".join(offset.to_bytes(8) + batch(ROWS)[8:] for offset in (0, 2, 4)))
+    data[len(data) // 2] ^= 1
+    part = fetched(bytes(data))
+    found = part.take()
+    assert [(type(record), record.offset) for record in found] == [
+        (FetchedRecord, 0), (FetchedRecord, 1), (BrokenBatch, 2), (FetchedRecord, 4), (FetchedRecord, 5),
+    ]  # fmt: skip
+    assert str(found[2]) == (
+        "kafka topic t partition 3: the batch of offsets 2 to 3 cannot be unpacked: the checksum is wrong"
+    )
+    assert (part.next_fetch_offset, bool(part)) == (6, False)
+
+
+@pytest.mark.parametrize("byte", [23, 26])
+def test_a_batch_that_does_not_say_where_it_ends_is_an_error(byte: int) -> None:
+    data = bytearray(batch(ROWS))
+    data[byte] ^= 0x80  # the last offset is below the first, or too far away
+    with pytest.raises(
+        CorruptRecordError, match="batch at offset 0 is broken, and where it ends cannot be told; delete"
+    ):
         fetched(bytes(data)).take()
+
+
+def test_a_codec_that_is_not_installed_here_passes_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kafka.codec.zstd", None)
+    data = batch(ROWS)
+    zstd = bytearray(data)
+    zstd[22] |= CODECS["zstd"]
+    with pytest.raises(UnsupportedCodecError, match="zstd"):
+        fetched(bytes(zstd), check_crcs=False).take()
 
 
 def body(rows: list[Row]) -> bytes:
