@@ -57,17 +57,6 @@ _TYPES: dict[str, Any] = {
 }
 
 
-class FileRecord(FetchedRecord, frozen=True, gc=False):
-    """A row of a file, or an event that was made of it.
-
-    Attributes:
-        offset: the number of the row, from 0.
-        problem: why it is no event, where the reader knows better than the decoder; else None.
-    """
-
-    problem: str | None = None
-
-
 _TOO_LONG = "longer than an event may be (ingest.max_event_bytes)"
 
 
@@ -121,7 +110,7 @@ class EventFile:
         """
         key = (self.topic, 0)
         reached, number, size = start, start or 0, 0
-        records: list[FileRecord] = []
+        records: list[FetchedRecord] = []
         failed: BadFile | None = None
         try:
             with self._readable(lambda: number):
@@ -145,9 +134,9 @@ class EventFile:
 
     # Rows to records
 
-    def _records(self, row: bytes | dict[str, Any] | BadRow, offset: int) -> list[FileRecord]:
+    def _records(self, row: bytes | dict[str, Any] | BadRow, offset: int) -> list[FetchedRecord]:
         if isinstance(row, BadRow):
-            return [FileRecord(self.topic, 0, offset, None, problem=row)]
+            return [FetchedRecord(self.topic, 0, offset, None, problem=row)]
         try:
             value = msgspec.json.decode(row) if isinstance(row, bytes) else row
             payloads = self._payloads(value, row)
@@ -156,10 +145,10 @@ class EventFile:
         except NoWorkload as error:
             if not offset:
                 raise BadFile(f"{self.path}: row 1 {error.detail}") from error
-            return [FileRecord(self.topic, 0, offset, _bytes(row), problem=error.detail)]
+            return [FetchedRecord(self.topic, 0, offset, _bytes(row), problem=error.detail)]
         except BadEvent as error:
-            return [FileRecord(self.topic, 0, offset, _bytes(row), problem=error.detail)]
-        return [FileRecord(self.topic, 0, offset, payload) for payload in payloads]
+            return [FetchedRecord(self.topic, 0, offset, _bytes(row), problem=error.detail)]
+        return [FetchedRecord(self.topic, 0, offset, payload) for payload in payloads]
 
     def _payloads(self, value: Any, row: bytes | dict[str, Any]) -> list[bytes]:
         """The events in a row as they go on, filled in where the file may speak for the row."""

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit, dead_letter
+from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Busy, Fenced, OutOfStep, RetunedError
 from retuned.consumers.events import BadEvent, Event, Kind
-from retuned.consumers.files import FileRecord
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
@@ -243,7 +242,7 @@ class Ingest:
                 raise OutOfStep(
                     f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?"
                 )
-        rows = self._rows(batch, EVER_SECONDS, keep_pseudonyms=True)
+        rows = self._rows(batch, EVER_SECONDS, self._once)
         self._write(rows)
         self._count(rows)
         self._publish(rows.dead)
@@ -273,7 +272,9 @@ class Ingest:
                 continue
             done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
             for event in events:
-                self._add(event, record, rows, True)
+                if event.user_id is not None:
+                    event.user_id = self._once(event.user_id)
+                rows.add(event, record)
         rows.close(self._redactor, self._pseudonym)
         if done:
             try:
@@ -289,11 +290,10 @@ class Ingest:
         return Counter(tried=len(letters), replayed=len(done), stored=sum(rows.stored.values()))
 
     def _decode(self, record: Record) -> list[Event | BadPart]:
-        if isinstance(record, BrokenBatch):
-            return [BadPart(BadEvent("unreadable", str(record)))]
+        if record.problem is not None:
+            reason = "unreadable" if isinstance(record, BrokenBatch) else "not_an_event"
+            return [BadPart(BadEvent(reason, record.problem))]
         settings = self._settings
-        if isinstance(record, FileRecord) and record.problem is not None:
-            return [BadPart(BadEvent("not_an_event", record.problem))]
         kind: Kind = "feedback" if record.topic == settings.kafka.feedback_topic else "interactions"
         return decode_any(kind, record.value, record.headers, settings.ingest.max_event_bytes)
 
@@ -303,27 +303,27 @@ class Ingest:
         busy = self._asked or time.monotonic() < self._busy_until
         batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
         self._broker_is(up=True)
-        return self._rows(batch, settings.deduplicate_seconds) if batch.nexts else None
+        return self._rows(batch, settings.deduplicate_seconds, self._pseudonym) if batch.nexts else None
 
-    def _rows(self, batch: Batch, distance_seconds: float, *, keep_pseudonyms: bool = False) -> Rows:
-        """The rows of a batch, decoded and redacted."""
+    def _rows(self, batch: Batch, distance_seconds: float, pseudonym: Callable[[str], str]) -> Rows:
+        """The rows of a batch, decoded and redacted; `pseudonym` is of a user as the batch names one."""
         started = time.perf_counter()
         rows = Rows(batch, distance_seconds, utc_now())
         for record in batch.records:
             for event in self._decode(record):
                 if isinstance(event, BadPart):
-                    rows.dead.append(dead_letter(record, event, self._redactor, self._pseudonym))
+                    rows.add_bad(record, event)
                 else:
-                    self._add(event, record, rows, keep_pseudonyms)
+                    if event.user_id is not None:
+                        event.user_id = pseudonym(event.user_id)
+                    rows.add(event, record)
         rows.close(self._redactor, self._pseudonym)
         rows.seconds += time.perf_counter() - started
         return rows
 
-    def _add(self, event: Event, record: Record, rows: Rows, keep_pseudonyms: bool) -> None:
-        """A letter and an export hold the pseudonym already; what an app sends is always the user."""
-        if event.user_id is not None and not (keep_pseudonyms and is_pseudonym(event.user_id)):
-            event.user_id = self._pseudonym(event.user_id)
-        rows.add(event, record)
+    def _once(self, user_id: str) -> str:
+        """The pseudonym of what may be one already, as in letters and exports; an app always sends the user itself."""
+        return user_id if is_pseudonym(user_id) else self._pseudonym(user_id)
 
     def _write(self, rows: Rows) -> Rows:
         """Everything of a batch in one transaction."""
@@ -382,10 +382,10 @@ class Ingest:
         metrics, records = self._metrics, rows.batch.records
         for topic, count in rows.batch.lost.items():
             metrics.lost.labels(topic).inc(count)
-        for batch in records:
-            if isinstance(batch, BrokenBatch):
-                metrics.lost.labels(batch.topic).inc(batch.events)
-                log.error("%s; going on behind it", batch)
+        for record, _ in rows.bad:
+            if isinstance(record, BrokenBatch):
+                metrics.lost.labels(record.topic).inc(record.events)
+                log.error("%s; going on behind it", record.problem)
         self.lag = self._source.lag()
         metrics.lag.set(self.lag)
         if records:
@@ -397,9 +397,8 @@ class Ingest:
 
     def _count(self, rows: Rows) -> None:
         metrics = self._metrics
-        # All files are one series: `import`.
-        for topic, count in Counter(record.topic.partition(":")[0] for record in rows.batch.records).items():
-            metrics.events.labels(topic).inc(count)
+        for topic, count in Counter([record.topic for record in rows.batch.records]).items():
+            metrics.events.labels(topic.partition(":")[0]).inc(count)  # all files are one series: `import`
         for reason, count in Counter(dead.reason for dead in rows.dead).items():
             metrics.dead_letters.labels(reason).inc(count)
         for kind, count in rows.redactions.items():

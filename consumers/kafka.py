@@ -27,6 +27,7 @@ Offsets = dict[Partition, int]
 
 AWAY_SECONDS = 2.0
 LOOK_SECONDS = 5.0
+JOIN_SECONDS = 2.0
 BATCH_BYTES = 64 * 2**20
 # What the client may hold of all partitions together, and of one. It asks for more of a partition when nothing of it
 # is left, so its memory would grow with the number of partitions.
@@ -49,6 +50,9 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    @property
+    def problem(self) -> str | None:
+        """Why it is no event, where the reader knows better than the decoder."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ class KafkaSource:
                 self._meet(error)
             # What asks the broker comes before anything is read: when it fails, nothing is in hand.
             self._membership.check(self._consumer.group_metadata().member_id)
+            self._finish_joining()
             records = self._read(max_records, timeout_seconds)
             if self._failure is not None:
                 raise self._failure
@@ -192,6 +197,17 @@ class KafkaSource:
             else:
                 self._away_since = None
             return self._batch(records)
+
+    def _finish_joining(self) -> None:
+        """End what the last poll was too short for.
+
+        kafka-python (3.0.12) may forget it: it then takes the group for joined, is dropped from it, and reads nothing,
+        for ever. And it begins anew when the answer comes between two polls.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
+            coordinator.ensure_active_group(timeout_ms=JOIN_SECONDS * 1000)
 
     def _read(self, max_records: int, timeout_seconds: float) -> list[Record]:
         """At most so many records and, going by the size of the first, about so many bytes."""

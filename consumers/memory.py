@@ -5,28 +5,19 @@ import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from retuned.consumers.dialects import Headers
 from retuned.consumers.errors import EventsLost
 from retuned.consumers.kafka import Batch, Offsets, Partition, Record, from_beginning, lost_events
-
-
-class MemoryRecord(NamedTuple):
-    """One message."""
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes | None
-    headers: Headers = ()
+from retuned.consumers.records import FetchedRecord
 
 
 class MemoryLog:
     """Topics in memory: what a broker is to the source. Threads may share it."""
 
     def __init__(self) -> None:
-        self._records: dict[Partition, list[MemoryRecord]] = defaultdict(list)
+        self._records: dict[Partition, list[FetchedRecord]] = defaultdict(list)
         self._firsts: Offsets = {}
         self._ends: Offsets = {}
         self._changed = threading.Condition()
@@ -35,7 +26,7 @@ class MemoryLog:
         """Add a message and return its offset."""
         with self._changed:
             offset = self._ends.get((topic, partition), 0)
-            self._records[topic, partition].append(MemoryRecord(topic, partition, offset, value, headers))
+            self._records[topic, partition].append(FetchedRecord(topic, partition, offset, value, headers))
             self._ends[topic, partition] = offset + 1
             self._changed.notify_all()
             return offset

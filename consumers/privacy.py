@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -74,39 +75,38 @@ class Redactor:
         return counts
 
     def columns(
-        self,
-        texts: dict[str, Sequence[str | None]],
-        json: Set[str],
-        event_ids: Sequence[str],
-        conversation_ids: Sequence[str | None],
+        self, texts: dict[str, Any], json: Set[str], event_ids: Sequence[str], conversation_ids: Sequence[str | None]
     ) -> dict[str, Any]:
-        """Columns of the same events as Arrow arrays of strings, redacted. The columns are read in their order.
+        """Columns of the same events, redacted. They are read in their order.
 
         Args:
-            texts: the columns by name.
+            texts: the columns by name, Arrow arrays of strings.
             json: those that hold JSON; the texts inside are redacted.
             event_ids: what an event without a conversation is told by.
             conversation_ids: what events share their numbers by.
 
         One look at each whole column, without Python in between, finds the few events that need a closer one.
         """
-        arrays = {name: pa.array(values, type=pa.string()) for name, values in texts.items()}
-        if not self.enabled:
-            return arrays
-        suspects = _suspects(list(arrays.values()), self._suspect)
+        suspects = _suspects(list(texts.values()), self._suspect) if self.enabled else []
         if not suspects:
-            return arrays
-        cleaned = {name: list(values) for name, values in texts.items()}
-        for index in suspects:
+            return dict(texts)
+        rows = pa.array(suspects)
+        cleaned = {name: array.take(rows).to_pylist() for name, array in texts.items()}
+        for place, index in enumerate(suspects):
             scope = self._conversations.open(event_ids[index], conversation_ids[index])
             for values in cleaned.values():
-                scope.reserve(values[index] or "")
+                scope.reserve(values[place] or "")
             for name, values in cleaned.items():
-                text = values[index]
+                text = values[place]
                 if text is not None:
-                    values[index] = self._json(text, scope) if name in json else self.text(text, scope)
+                    values[place] = self._json(text, scope) if name in json else self.text(text, scope)
             self._conversations.close(scope)
-        return {name: pa.array(values, type=pa.string()) for name, values in cleaned.items()}
+        mask = np.zeros(len(event_ids), bool)
+        mask[suspects] = True
+        return {
+            name: pc.replace_with_mask(array, mask, pa.array(cleaned[name], pa.string()))
+            for name, array in texts.items()
+        }
 
     def remember(self, event_ids: Sequence[str], conversation_ids: Sequence[str | None]) -> None:
         """Which conversation these interactions belong to, for the feedback that comes after them."""

@@ -6,7 +6,7 @@ The client keeps everything else: fetching, checksums, codecs, transactions, pos
 Source of the format: https://kafka.apache.org/documentation/#recordbatch
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,13 +17,18 @@ from retuned.consumers.warehouse import first_line
 
 
 class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
-    """One message, as it lies in a partition."""
+    """One message, as it lies in a partition, or a row of a file.
+
+    Attributes:
+        problem: why it is no event, where the reader knows better than the decoder; else None.
+    """
 
     topic: str
     partition: int
     offset: int
     value: bytes | None
-    headers: list[tuple[str, bytes | None]] | tuple[()] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    problem: str | None = None
 
 
 class BrokenBatch(msgspec.Struct, frozen=True):
@@ -48,7 +53,9 @@ class BrokenBatch(msgspec.Struct, frozen=True):
         """How many events are passed over, going by the offsets."""
         return self.next_offset - self.offset
 
-    def __str__(self) -> str:
+    @property
+    def problem(self) -> str:
+        """The same for a person."""
         return (
             f"kafka topic {self.topic} partition {self.partition}: the batch of offsets {self.offset} to "
             f"{self.next_offset - 1} cannot be unpacked: {self.why}"

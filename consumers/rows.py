@@ -1,7 +1,7 @@
 """A batch on its way into the warehouse: rows of each table, each id once, as Arrow tables."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import UNSET
 
-from retuned.consumers.dead_letter import DeadLetter
+from retuned.consumers.dead_letter import DeadLetter, dead_letter
+from retuned.consumers.dialects import BadPart
 from retuned.consumers.events import Event, Feedback, Interaction, Kind, to_json
 from retuned.consumers.kafka import Batch, Record
 from retuned.consumers.privacy import Redactor
@@ -42,17 +43,26 @@ _JSON = frozenset({"messages", "context", "attributes", "value"})
 
 
 class Rows:
-    """The rows of one batch, each id once within the deduplication distance."""
+    """The rows of one batch, each id once within the deduplication distance.
+
+    Filled by `add` and `add_bad`; `close` makes of it what is stored.
+
+    Attributes:
+        bad: what is no event, as it came.
+        tables: Arrow tables of the events, redacted.
+        ids: of the events, in the order of their tables.
+        dead: the dead letters.
+    """
 
     def __init__(self, batch: Batch, distance_seconds: float, received_at: datetime) -> None:
         self.batch, self.received_at = batch, received_at
         self._distance = timedelta(seconds=distance_seconds)
-        self._interactions_seen: dict[str, datetime] = {}
-        self._feedback_seen: dict[str, datetime] = {}
+        self._seen: dict[Kind, dict[str, datetime]] = {"interactions": {}, "feedback": {}}
         self._interactions: list[Interaction] = []
         self._interaction_records: list[Record] = []
         self._feedback: list[Feedback] = []
         self._feedback_records: list[Record] = []
+        self.bad: list[tuple[Record, BadPart]] = []
         self.tables: dict[Kind, Any] = {}
         self.ids: dict[Kind, list[str]] = {}
         self.dead: list[DeadLetter] = []
@@ -64,12 +74,16 @@ class Rows:
     def add(self, event: Event, record: Record) -> None:
         """Add an event, unless the batch has its id already. Its user is the pseudonym."""
         if type(event) is Interaction:
-            if self._is_new(event, self._interactions_seen):
+            if self._is_new(event, self._seen["interactions"]):
                 self._interactions.append(event)
                 self._interaction_records.append(record)
-        elif type(event) is Feedback and self._is_new(event, self._feedback_seen):
+        elif type(event) is Feedback and self._is_new(event, self._seen["feedback"]):
             self._feedback.append(event)
             self._feedback_records.append(record)
+
+    def add_bad(self, record: Record, bad: BadPart) -> None:
+        """Add what is no event."""
+        self.bad.append((record, bad))
 
     def _is_new(self, event: Event, seen: dict[str, datetime]) -> bool:
         before = seen.setdefault(event.id, event.timestamp)
@@ -81,10 +95,16 @@ class Rows:
         return True
 
     def close(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
-        """Nothing more comes: make `tables` of what came, Arrow and redacted, and `ids`, in the same order.
+        """Nothing more comes: make `tables`, `ids` and `dead` of what came, without personal data.
 
         A conversation id that is an address becomes its pseudonym.
         """
+        self._make_tables()
+        self._redact(redactor, pseudonym)
+        self.dead = [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
+        self.redactions = redactor.take_counts()
+
+    def _make_tables(self) -> None:
         if self._interactions:
             events = self._interactions
             columns: dict[str, Any] = {
@@ -105,11 +125,6 @@ class Rows:
                 "finish_reason": [event.finish_reason for event in events],
                 "attributes": [_json_or_none(event.attributes) for event in events],
             }
-            ids, conversations = columns["id"], columns["conversation_id"]
-            redactor.remember(ids, conversations)
-            texts = {name: columns[name] for name in _INTERACTION_TEXTS}
-            columns |= redactor.columns(texts, _JSON, ids, conversations)
-            columns["conversation_id"] = redactor.identifiers(conversations, pseudonym)
             self._make("interactions", columns, self._interaction_records, _INTERACTIONS)
         if self._feedback:
             said = self._feedback
@@ -122,12 +137,20 @@ class Rows:
                 "source": [event.source for event in said],
                 "user_id": [event.user_id for event in said],
             }
-            # With the numbers of the conversations that the feedback is on.
-            ids = columns["interaction_id"]
-            texts = {name: columns[name] for name in _FEEDBACK_TEXTS}
-            columns |= redactor.columns(texts, _JSON, ids, redactor.conversations_of(ids))
             self._make("feedback", columns, self._feedback_records, _FEEDBACK)
-        self.redactions = redactor.take_counts()
+
+    def _redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
+        if (table := self.tables.get("interactions")) is not None:
+            conversations = table["conversation_id"].to_pylist()
+            redactor.remember(self.ids["interactions"], conversations)
+            clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, self.ids["interactions"], conversations)
+            clean["conversation_id"] = redactor.identifiers(conversations, pseudonym)
+            self.tables["interactions"] = _with(table, clean)
+        if (table := self.tables.get("feedback")) is not None:
+            # With the numbers of the conversations that the feedback is on.
+            ids = table["interaction_id"].to_pylist()
+            clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, ids, redactor.conversations_of(ids))
+            self.tables["feedback"] = _with(table, clean)
 
     def _make(self, kind: Kind, columns: dict[str, Any], records: list[Record], schema: Any) -> None:
         columns["topic"] = [record.topic for record in records]
@@ -155,9 +178,18 @@ class Rows:
         return pa.Table.from_arrays([*columns, received], names=_DEAD_LETTERS.names).cast(_DEAD_LETTERS)
 
 
+def _some(table: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: table[name].combine_chunks() for name in names}
+
+
+def _with(table: Any, columns: dict[str, Any]) -> Any:
+    """The table with these columns in the place of its own."""
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    return table
+
+
 def _array(values: Any, field: Any) -> Any:
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
     if field.name == "timestamp":  # whatever its zone, as UTC
         return pa.array(values, pa.timestamp("us", "UTC")).cast(field.type)
     return pa.array(values, field.type)

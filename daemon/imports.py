@@ -10,9 +10,10 @@ from typing import Any, Protocol, TextIO
 import msgspec
 
 from retuned.consumers.errors import RetunedError, TooManyDeadLetters
-from retuned.consumers.files import BATCH_BYTES, TOPIC, EventFile, FileRecord
+from retuned.consumers.files import BATCH_BYTES, TOPIC, EventFile
 from retuned.consumers.ingest import REFUSALS, Refusal, Taken
 from retuned.consumers.kafka import Batch
+from retuned.consumers.records import FetchedRecord
 from retuned.daemon.client import ask
 from retuned.daemon.settings import Settings
 
@@ -64,7 +65,7 @@ def most_bytes(settings: Settings) -> int:
 def to_bytes(batch: Batch) -> bytes:
     """A batch of one file as it is sent."""
     ((key, end),) = batch.nexts.items()
-    records = [(r.offset, r.value, r.problem if isinstance(r, FileRecord) else None) for r in batch.records]
+    records = [(r.offset, r.value, r.problem) for r in batch.records]
     return msgspec.msgpack.encode(_Packed(batch.starts.get(key), end, records))
 
 
@@ -81,7 +82,7 @@ def from_bytes(topic: str, body: bytes) -> Batch:
     if not all(first <= offset < packed.next for offset, _, _ in packed.records):
         raise ValueError("a row lies outside of its batch")
     key = (topic, 0)
-    records = [FileRecord(topic, 0, offset, value, problem=problem) for offset, value, problem in packed.records]
+    records = [FetchedRecord(topic, 0, offset, value, problem=problem) for offset, value, problem in packed.records]
     return Batch(records, {} if packed.start is None else {key: packed.start}, {key: packed.next})
 
 

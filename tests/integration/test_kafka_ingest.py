@@ -590,6 +590,23 @@ def test_topics_that_are_missing_are_named_and_read_when_they_appear(
     warehouse.close()
 
 
+def test_a_rebalance_that_outlasts_a_poll_is_completed(apache_kafka: Broker, tmp_path: Path) -> None:
+    """The group is joined again for a topic that appears, by polls that are each too short for that."""
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
+    topics = settings.kafka.interactions_topic, settings.kafka.feedback_topic
+    apache_kafka.create_topics(topics[0])
+    source = KafkaSource(settings.kafka, dict)
+    until(lambda: source.poll(100, 0.2) and source.caught_up())
+    apache_kafka.create_topics(topics[1])
+    producer = producer_for(apache_kafka)
+    for topic in topics:
+        producer.send(topic, {}).get(10)
+    producer.close()
+    seen: set[str] = set()
+    until(lambda: seen.update(record.topic for record in source.poll(100, 0.001).records) or seen == set(topics))
+    source.close()
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture, client: str) -> None:
     if reason := no_apache_kafka():

@@ -14,7 +14,8 @@ from retuned.consumers.dialects import decode_any
 from retuned.consumers.documents import sections
 from retuned.consumers.errors import BadFile
 from retuned.consumers.events import Event, Feedback, Interaction
-from retuned.consumers.files import EventFile, FileRecord
+from retuned.consumers.files import EventFile
+from retuned.consumers.records import FetchedRecord
 
 MOST = 100_000
 INTERACTION = {
@@ -33,7 +34,7 @@ def opened(path: Path, workload: str | None = None, format: str | None = None) -
     return EventFile(path, format, workload, MOST)
 
 
-def records(path: Path, workload: str | None = None, start: int | None = None, most: int = 100) -> list[FileRecord]:
+def records(path: Path, workload: str | None = None, start: int | None = None, most: int = 100) -> list[FetchedRecord]:
     return [record for batch in opened(path, workload).batches(start, most) for record in batch.records]  # type: ignore[misc]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 from personal_data import Labelled, labelled
 
@@ -108,7 +109,8 @@ KEPT = [
 def column(redactor: Redactor, texts: list[str | None], *, json: bool = False) -> list[str | None]:
     """One column of events, each in a conversation of its own."""
     names = [str(number) for number in range(len(texts))]
-    found: list[str | None] = redactor.columns({"c": texts}, {"c"} if json else set(), names, names)["c"].to_pylist()
+    columns = redactor.columns({"c": pa.array(texts, pa.string())}, {"c"} if json else set(), names, names)
+    found: list[str | None] = columns["c"].to_pylist()
     return found
 
 
@@ -234,7 +236,8 @@ def test_placeholders_that_come_back_stay_and_their_numbers_are_not_given_again(
 
 
 def event(redactor: Redactor, id: str, conversation: str | None, **texts: str | None) -> dict[str, str | None]:
-    columns = redactor.columns({name: [text] for name, text in texts.items()}, {"messages"}, [id], [conversation])
+    arrays = {name: pa.array([text], pa.string()) for name, text in texts.items()}
+    columns = redactor.columns(arrays, {"messages"}, [id], [conversation])
     return {name: values.to_pylist()[0] for name, values in columns.items()}
 
 

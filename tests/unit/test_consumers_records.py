@@ -89,7 +89,7 @@ def test_a_batch_with_a_broken_checksum_stands_for_its_records() -> None:
     assert [(type(record), record.offset) for record in found] == [
         (FetchedRecord, 0), (FetchedRecord, 1), (BrokenBatch, 2), (FetchedRecord, 4), (FetchedRecord, 5),
     ]  # fmt: skip
-    assert str(found[2]) == (
+    assert found[2].problem == (
         "kafka topic t partition 3: the batch of offsets 2 to 3 cannot be unpacked: the checksum is wrong"
     )
     assert (part.next_fetch_offset, bool(part)) == (6, False)
