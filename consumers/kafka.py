@@ -1,6 +1,7 @@
 """Kafka: the source of events and the publisher of ours. On kafka-python 3."""
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -180,23 +181,30 @@ class KafkaSource:
         self._membership = Membership(settings)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
-        if self._consumer is None:
-            self._consumer = self._connect()
-        with translated(self._settings):
-            if self._postponed is not None:
-                error, self._postponed = self._postponed, None
-                self._meet(error)
-            # What asks the broker comes before anything is read: when it fails, nothing is in hand.
-            self._membership.check(self._consumer.group_metadata().member_id)
-            self._finish_joining()
-            records = self._read(max_records, timeout_seconds)
-            if self._failure is not None:
-                raise self._failure
-            if not records:
-                self._look_around()
-            else:
-                self._away_since = None
-            return self._batch(records)
+        try:
+            if self._consumer is None:
+                self._consumer = self._connect()
+            with translated(self._settings):
+                return self._poll(max_records, timeout_seconds)
+        except BrokerUnavailable:
+            self._away_since = -math.inf  # a quiet poll is no answer before there is a connection
+            raise
+
+    def _poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        if self._postponed is not None:
+            error, self._postponed = self._postponed, None
+            self._meet(error)
+        # What asks the broker comes before anything is read: when it fails, nothing is in hand.
+        self._membership.check(self._consumer.group_metadata().member_id)
+        self._finish_joining()
+        records = self._read(max_records, timeout_seconds)
+        if self._failure is not None:
+            raise self._failure
+        if not records:
+            self._look_around()
+        else:
+            self._away_since = None
+        return self._batch(records)
 
     def _finish_joining(self) -> None:
         """End what the last poll was too short for.

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, until
+from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from prometheus_client import CollectorRegistry
@@ -29,7 +29,7 @@ from retuned.consumers.errors import (
     TooManyDeadLetters,
 )
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource, open_source
+from retuned.consumers.kafka import KafkaPublisher, KafkaSource, Source, open_source
 from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
@@ -639,13 +639,38 @@ def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.Lo
         ids = [row["id"] for row in warehouse.rows("SELECT id FROM interactions ORDER BY id")]
         assert ids == ["after", "before"]
         said = [record.getMessage() for record in caplog.records if record.name == "retuned.consumers.ingest"]
-        assert [text.partition("; ")[2] or text.partition(": ")[2] for text in said] == [
+        assert [text.rpartition("; ")[2].rpartition(": ")[2] for text in said] == [
             "answers",
             "trying again until it answers",
             "answers",
         ]
         rig.source.close()
         warehouse.close()
+
+
+def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> None:
+    with run_tansu(tmp_path) as broker:
+        settings = settings_for(tmp_path, broker.bootstrap_servers)
+        broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+        source = KafkaSource(settings.kafka, dict)
+        until(lambda: not source.poll(100, 0.1).records and source.caught_up())
+        broker.stop(signal.SIGKILL)
+        # As a look at the group fails that comes just then.
+        source._postponed = BrokerUnavailable("away")
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable):
+                source.poll(100, 0.1)
+        broker.start()
+        until(lambda: _answers(source))
+        source.close()
+
+
+def _answers(source: Source) -> bool:
+    try:
+        source.poll(100, 0.1)
+    except BrokerUnavailable:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("client", CLIENTS)
