@@ -168,14 +168,14 @@ def _quality(record: Record) -> list[str]:
             if not theirs:
                 continue
             better = [own[row] - score for row, score in theirs.items() if row in own]
-            gain = "" if model == record.manifest["version"] else _signed(better)
-            rows.append(f"| {said} | {name} | {len(theirs)} | {_interval(list(theirs.values()))} | {gain} |")
+            gain = "" if model == record.manifest["version"] else _difference(better)
+            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.1%} | {gain} |")
     parts = ["## How good it is"]
     if rows:
         parts.append(
             "\n".join(
                 [
-                    "| on | model | questions | right answers (95% interval) | this version is better by |",
+                    "| on | model | questions | right answers | this version is better by (95% interval) |",
                     "|---|---|---|---|---|",
                     *rows,
                 ]
@@ -183,7 +183,7 @@ def _quality(record: Record) -> list[str]:
         )
         parts.append(
             "An answer is right when it states every fact of the reference and none that contradicts it. Intervals are "
-            "bootstrapped; those of differences are paired, question by question."
+            "bootstrapped over the questions."
         )
     if record.decision is not None:
         parts.append("The gate, in its own words:")
@@ -191,12 +191,7 @@ def _quality(record: Record) -> list[str]:
     return parts
 
 
-def _interval(values: Sequence[float]) -> str:
-    low, high = bootstrap(np.array(values), _CONFIDENCE, _RESAMPLES, seed=0)
-    return f"{fmean(values):.1%} ({low:.1%} to {high:.1%})"
-
-
-def _signed(differences: Sequence[float]) -> str:
+def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
     low, high = bootstrap(np.array(differences), _CONFIDENCE, _RESAMPLES, seed=0)

@@ -21,7 +21,6 @@ from retuned.daemon.jobs import Jobs
 from retuned.daemon.offline import offline
 from retuned.daemon.settings import Settings
 from retuned.retrain import dataset, labels, registry, rollout
-from retuned.retrain.examples import corrections
 from retuned.retrain.metrics import Metrics
 
 DAY = timedelta(days=1)
@@ -101,7 +100,6 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
         answered = next(row for row in rows(jobs.warehouse) if row["interaction_id"] == first)
         assert (answered["feedback_id"], answered["answered_at"]) == (answer, teacher.now - timedelta(minutes=1))
         assert file.read_text() == ""
-        assert "Within 14 days." in {one.completion for one in corrections(jobs.warehouse, "support", 100)}
         # Months later, what is answered is not asked again.
         jobs.now = lambda: teacher.now + 90 * DAY
         jobs.request_labels()
