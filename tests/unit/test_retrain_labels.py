@@ -61,7 +61,10 @@ def test_uncertain_people_called_it_wrong_and_nobody_said_what_is_right() -> Non
 def test_disagreeing_people_about_one_answer() -> None:
     pick = only(Candidate(SOUND, good=2, bad=2))
     assert (pick.reason, pick.score) == ("disagreeing", 0.5)
-    assert picked(Candidate(SOUND, good=1)) == []
+    # What people called good, and nobody bad, is taken for good whatever else speaks against it.
+    hedged = asked("May I return a lamp?", "I'm not sure, perhaps.")
+    assert picked(Candidate(hedged)) != []
+    assert picked(Candidate(hedged, good=1)) == []
 
 
 def test_disagreeing_answers_to_one_question() -> None:
