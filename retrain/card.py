@@ -204,7 +204,7 @@ def _learned(record: Record) -> list[str]:
         return []
     rows = [
         ("trained on", f"{dataset['train']} examples, of which {dataset['replay']} repeat older ones"),
-        ("training was ended by", f"{dataset['validation']} examples"),
+        ("when to stop was decided on", f"{dataset['validation']} examples"),
         ("judged on", f"{dataset['holdout']} examples that nothing was trained on"),
     ]
     rows += [(f"from {one['source']}", f"{one['rows']} examples") for one in record.sources]
