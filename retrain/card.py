@@ -214,7 +214,10 @@ def _learned(record: Record) -> list[str]:
     left_out = {name: count for name, count in dataset["card"].get("left_out", {}).items() if count}
     if left_out:
         rows.append(("left out", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())))
-    told = "Personal data that patterns find was replaced before anything was stored; patterns do not find everything."
+    told = (
+        "Unless `privacy.redact` was off, personal data that patterns find was replaced before anything was stored; "
+        "patterns do not find everything."
+    )
     return ["## What it learned from", _table(rows), told]
 
 
