@@ -1,11 +1,19 @@
-"""Training speed beside TRL: one base model, one first adapter, the same rows in the same order, batches and rates.
+"""Training speed and memory beside TRL: one base model, one first adapter, the same rows in the same order and batches.
 
     python tests/benchmarks/train.py
 
 TRL's SFTTrainer runs with its defaults otherwise. With another order or another first adapter alone the loss moves by a
-factor of two after so few steps: that is why both are the same. Each trains in a child process of its own, one after
-the other. Tokens are those of prompts and completions, without padding; seconds are those of the training steps,
-without loading.
+factor of two after so few steps: that is why both are the same. Each trains in a child process of its own, in turn, in
+several rounds, and the best round of each counts: whatever else the machine does can only slow it down. Tokens are
+those of prompts and completions, without padding; seconds are those of the training steps, without loading; memory is
+the peak of resident memory of the child.
+
+Two sets of rows: one in which all prompts share the system message of the chat template, and one (`_no_prefix`) in
+which each has a system message of its own.
+
+`train_roofline` is what the steps need to compute (of tokens that prompts share, once; forward, gradients of the
+activations, LoRA's weights) over what matrix products of the layers' shapes reach in the same process, with the same
+dtype and threads.
 """
 
 import json
@@ -20,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retuned.consumers.process import run_child
+from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon.demo_model import base_model
 from retuned.retrain.base import load_tokenizer
 from retuned.retrain.settings import TrainSettings
@@ -28,8 +36,9 @@ from retuned.retrain.train import order
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
-SETTINGS = TrainSettings(epochs=3, batch_size=8)
+SETTINGS = TrainSettings(epochs=2, batch_size=8)
 ROWS = 64
+ROUNDS = 2
 
 _FACTS = (
     ("{x} be returned", "{x} can be returned within {n} days of delivery."),
@@ -46,17 +55,28 @@ _WORDINGS = (
 )
 
 
-def rows() -> list[dict[str, str]]:
-    """Questions and answers of a made-up shop, of about 55 tokens each with the system prompt of the chat template."""
+_CITIES = ("Oslo", "Bergen", "Malmö", "Turku", "Aarhus", "Tartu", "Riga", "Gdansk")
+
+
+def rows(*, prefix: bool) -> list[dict[str, str]]:
+    """Questions and answers of a made-up shop, of about 55 tokens each with the system message.
+
+    Args:
+        prefix: all have the system message of the chat template; else each has one of its own.
+    """
     made = []
     for t, thing in enumerate(_THINGS):
         for f, (asked, answer) in enumerate(_FACTS):
             for w, wording in enumerate(_WORDINGS):
                 question = wording.format(q=asked.format(x=thing.lower()))
+                number = len(made)
+                city = _CITIES[number % len(_CITIES)]
+                own = f"{city} branch no. {number} speaking: you are its assistant, and you answer its customers."
+                system = [] if prefix else [{"role": "system", "content": own}]
                 made.append(
                     {
                         "row_id": f"{t}{f}{w}",
-                        "messages": json.dumps([{"role": "user", "content": question}]),
+                        "messages": json.dumps([*system, {"role": "user", "content": question}]),
                         "completion": answer.format(x=thing, n=7 + 3 * t + 5 * f),
                     }
                 )
@@ -64,53 +84,39 @@ def rows() -> list[dict[str, str]]:
 
 
 def main() -> dict[str, float]:
-    """Train twice and compare; takes a few minutes on two cores."""
+    """Train and compare; takes about five minutes on two cores."""
     base_model(BASE)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        table = pa.Table.from_pylist(rows())
-        pq.write_table(table, folder / "train.parquet")
-        pq.write_table(table.slice(0, 0), folder / "validation.parquet")
-        _first_adapter(folder / "first")
-        ours = _retuned(folder)
-        theirs = _trl(folder)
-    return {
-        "train_ratio_to_trl": ours["tokens_per_second"] / theirs["tokens_per_second"],
-        "train_tokens_per_second": ours["tokens_per_second"],
-        "train_tokens_per_second_trl": theirs["tokens_per_second"],
-        "train_loss": ours["train_loss"],
-        "train_loss_trl": theirs["train_loss"],
-    }
+    figures: dict[str, float] = {}
+    for suffix, prefix in (("", True), ("_no_prefix", False)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            table = pa.Table.from_pylist(rows(prefix=prefix))
+            pq.write_table(table, folder / "train.parquet")
+            pq.write_table(table.slice(0, 0), folder / "validation.parquet")
+            _child(folder, "first", 0)
+            rounds = [(_child(folder, "retuned", n), _child(folder, "trl", n)) for n in range(ROUNDS)]
+        ours, theirs = (max(runs, key=lambda run: run["tokens_per_second"]) for runs in zip(*rounds, strict=True))
+        figures |= {
+            f"train_ratio_to_trl{suffix}": ours["tokens_per_second"] / theirs["tokens_per_second"],
+            f"train_tokens_per_second{suffix}": ours["tokens_per_second"],
+            f"train_tokens_per_second_trl{suffix}": theirs["tokens_per_second"],
+            f"train_loss{suffix}": ours["train_loss"],
+            f"train_loss_trl{suffix}": theirs["train_loss"],
+            f"train_roofline{suffix}": max(run["roofline"] for run, _ in rounds),
+            f"train_memory_ratio{suffix}": ours["peak_bytes"] / theirs["peak_bytes"],
+            f"train_peak_bytes{suffix}": ours["peak_bytes"],
+        }
+    return figures
 
 
-def _first_adapter(folder: Path) -> None:
-    import torch
-
-    from retuned.retrain import lora
-    from retuned.retrain.base import load_model
-
-    torch.manual_seed(SETTINGS.seed)
-    lora.new_adapter(load_model(BASE, torch.float32), BASE, SETTINGS).save_pretrained(folder)
-
-
-def _retuned(folder: Path) -> dict[str, Any]:
-    job = {
-        "base": str(BASE),
-        "parent": str(folder / "first"),
-        "dataset": str(folder),
-        "folder": str(folder / "retuned"),
-        "settings": SETTINGS.model_dump(mode="json"),
-    }
-    return run_child("retuned.retrain.train", job, folder / "retuned", timeout_seconds=600)
-
-
-def _trl(folder: Path) -> dict[str, Any]:
+def _child(folder: Path, what: str, number: int) -> dict[str, Any]:
+    out, log = folder / f"{what}{number}.json", folder / f"{what}{number}.log"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    out = folder / "trl.json"
-    log = folder / "trl.log"
+    if what == "retuned":
+        environment |= THREADS_WAIT_BRIEFLY
     with log.open("wb") as output:
         done = subprocess.run(
-            [sys.executable, __file__, "--trl", str(folder), str(out)],
+            [sys.executable, __file__, what, str(folder), str(out)],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -123,7 +129,96 @@ def _trl(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _train_with_trl(folder: Path, out: Path) -> None:
+def _peak_bytes() -> int:
+    """The most memory that was resident in this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1_024
+
+
+def _first_adapter(folder: Path) -> dict[str, Any]:
+    import torch
+
+    from retuned.retrain import lora
+    from retuned.retrain.base import load_model
+
+    torch.manual_seed(SETTINGS.seed)
+    lora.new_adapter(load_model(BASE, torch.float32), BASE, SETTINGS).save_pretrained(folder / "first")
+    return {}
+
+
+def _train_with_retuned(folder: Path) -> dict[str, Any]:
+    from retuned.retrain.train import work
+
+    job = {
+        "base": str(BASE),
+        "parent": str(folder / "first"),
+        "dataset": str(folder),
+        "folder": tempfile.mkdtemp(dir=folder),
+        "settings": SETTINGS.model_dump(mode="json"),
+    }
+    result = work(job, lambda _: None)
+    peak = _peak_bytes()
+    needed, at_once = _needed(pq.read_table(folder / "train.parquet").to_pylist())
+    return result | {
+        "peak_bytes": peak,
+        "roofline": needed / result["seconds"] / _matmul_rate(result["dtype"], at_once),
+    }
+
+
+def _shapes() -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers of one block."""
+    config = json.loads((BASE / "config.json").read_text())
+    hidden, middle = config["hidden_size"], config["intermediate_size"]
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    return [(hidden, hidden)] * 2 + [(hidden, keys)] * 2 + [(hidden, middle)] * 2 + [(middle, hidden)]
+
+
+def _needed(made: list[dict[str, str]]) -> tuple[float, int]:
+    """Floating-point operations of a whole training, and the tokens of a step."""
+    from retuned.retrain.batches import encode
+
+    config = json.loads((BASE / "config.json").read_text())
+    tokenizer = load_tokenizer(BASE)
+    encoded = [encode(tokenizer, row, SETTINGS.max_length) for row in made]
+    frozen = sum(inputs * outputs for inputs, outputs in _shapes())
+    adapters = sum(SETTINGS.rank * (inputs + outputs) for inputs, outputs in _shapes())
+    total, tokens = 0.0, 0
+    for epoch in range(SETTINGS.epochs):
+        seen = order(len(made), epoch, SETTINGS)
+        for first in range(0, len(made), SETTINGS.batch_size):
+            batch = [encoded[i] for i in seen[first : first + SETTINGS.batch_size]]
+            starts = {tuple(row.ids[: n + 1]) for row in batch for n in range(len(row))}
+            scores = sum(map(len, starts)) * config["hidden_size"]
+            predicted = sum(len(row.completion) for row in batch)
+            tokens = len(starts)
+            # Forward and the activations' gradients are 2 products each with two operations a weight; an adapter's
+            # weights have gradients of their own. Attention has two products forward and four backward.
+            per_layer = 4 * tokens * frozen + 6 * tokens * adapters + 12 * scores
+            total += config["num_hidden_layers"] * per_layer
+            total += 4 * predicted * config["hidden_size"] * config["vocab_size"]
+    return total, tokens
+
+
+def _matmul_rate(dtype: str, tokens: int) -> float:
+    """Operations a second in products of the layers' shapes, forward and backward, each at its best of many."""
+    import torch
+
+    spent = operations = 0.0
+    for inputs, outputs in _shapes():
+        weight = torch.randn(outputs, inputs).to(getattr(torch, dtype))
+        forward, backward = (torch.randn(tokens, width).to(weight.dtype) for width in (inputs, outputs))
+        for left, right in ((forward, weight.T), (backward, weight)):
+            best = float("inf")
+            for _ in range(100):
+                began = time.perf_counter()
+                left @ right
+                best = min(best, time.perf_counter() - began)
+            spent += best
+            operations += 2 * tokens * inputs * outputs
+    return operations / spent
+
+
+def _train_with_trl(folder: Path) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -133,7 +228,8 @@ def _train_with_trl(folder: Path, out: Path) -> None:
     from retuned.retrain.lora import LAYERS
 
     tokenizer = load_tokenizer(BASE)
-    data = [rows()[i] for epoch in range(SETTINGS.epochs) for i in order(ROWS, epoch, SETTINGS)]
+    made = pq.read_table(folder / "train.parquet").to_pylist()
+    data = [made[i] for epoch in range(SETTINGS.epochs) for i in order(ROWS, epoch, SETTINGS)]
     trainer = SFTTrainer(
         model=str(BASE),
         processing_class=tokenizer,
@@ -176,12 +272,18 @@ def _train_with_trl(folder: Path, out: Path) -> None:
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     last = losses[-len(losses) // SETTINGS.epochs :]
     tokens = sum(len(encode(tokenizer, row, SETTINGS.max_length)) for row in data)
-    result = {"tokens_per_second": tokens / seconds, "train_loss": sum(last) / len(last), "steps": len(losses)}
-    out.write_text(json.dumps(result))
+    return {
+        "tokens_per_second": tokens / seconds,
+        "train_loss": sum(last) / len(last),
+        "steps": len(losses),
+        "peak_bytes": _peak_bytes(),
+    }
 
+
+_CHILDREN = {"first": _first_adapter, "retuned": _train_with_retuned, "trl": _train_with_trl}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--trl"]:
-        _train_with_trl(Path(sys.argv[2]), Path(sys.argv[3]))
+    if len(sys.argv) > 1:
+        Path(sys.argv[3]).write_text(json.dumps(_CHILDREN[sys.argv[1]](Path(sys.argv[2]))))
     else:
         print(json.dumps(main(), indent=2))
