@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from retuned.retrain.attention import Paths
+from retuned.retrain.fused import FusedCrossEntropy
 from retuned.retrain.templates import prompt_and_whole, same_text, with_context
 
 IGNORED = -100
 _ROUND = 32
 _BLOCK = 64
 _CHUNK_TOKENS = {True: 1_024, False: 4_096}
-_CHUNK_LOGITS = 256
 
 
 @dataclass(frozen=True)
@@ -213,30 +213,3 @@ def packed_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
     head = base.get_output_embeddings()
     predicting, targets = found.predicting.to(device), found.targets.to(device)
     return FusedCrossEntropy.apply(hidden.index_select(0, predicting), head.weight, head.bias, targets)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class FusedCrossEntropy(torch.autograd.Function):
-    """The cross-entropy of each token with the logits of a frozen head, which are never all there at once.
-
-    A token's gradient depends on its own logits alone, and is computed while they are there. After Hsu et al. 2024
-    (Liger Kernel).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        found, gradients = [], []
-        for part, wanted in zip(torch.split(hidden, _CHUNK_LOGITS), torch.split(targets, _CHUNK_LOGITS), strict=True):
-            logs = torch.log_softmax(functional.linear(part, weight, bias).float(), dim=-1)
-            found.append(-logs.gather(1, wanted[:, None])[:, 0])
-            if ctx.needs_input_grad[0]:
-                shares = logs.exp_()
-                shares[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
-                gradients.append(shares.to(weight.dtype) @ weight)
-        if gradients:
-            ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(found)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (per_token,) = ctx.saved_tensors
-        return per_token * gradients[0][:, None].to(per_token.dtype), None, None, None

@@ -4,7 +4,7 @@ Runs in child processes alone.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain import attention
 from retuned.retrain.batches import Encoded, packed_losses, padded, padded_losses
+from retuned.retrain.fused import FusedGate, FusedLora, FusedNorm
 from retuned.retrain.settings import TrainSettings
 
 LAYERS = (
@@ -82,51 +82,56 @@ def load_adapter(
         ) from error
 
 
-class FusedLora(torch.autograd.Function):
-    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen.
-
-    PEFT computes the same from separate layers, which cast and keep more activations than the gradients of A, B and x
-    need.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        a_cast, b_cast = a.to(flat.dtype), b.to(flat.dtype)
-        y = functional.linear(flat, weight, bias)
-        inner = flat @ a_cast.T
-        y.addmm_(inner, b_cast.T, alpha=scale)
-        ctx.save_for_backward(flat, inner, weight, a_cast, b_cast)
-        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, a.dtype
-        return y.view(*x.shape[:-1], weight.shape[0])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        flat, inner, weight, a, b = ctx.saved_tensors
-        g = gradients[0].reshape(-1, weight.shape[0])
-        g_b = (g.T @ inner).mul_(ctx.scale).to(ctx.dtype)
-        g_inner = (g @ b).mul_(ctx.scale)
-        g_a = (g_inner.T @ flat).to(ctx.dtype)
-        g_x = (g @ weight).addmm_(g_inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return g_x, None, None, g_a, g_b, None
-
-
 def fuse(model: Any) -> int:
-    """Let the adapted linear layers compute with FusedLora where it says the same; returns how many do.
+    """Let layers compute in fewer steps where that says the same; returns how many adapted ones do.
 
-    Layers with dropout, DoRA, a quantized weight, a LoRA bias or a transposed weight keep PEFT's forward, and so does any call with
-    adapters off, merged, mixed or several at once.
+    Layers with dropout, DoRA, a LoRA bias, a quantized or a transposed weight keep PEFT's forward, and so does any call
+    with adapters off, merged, mixed or several at once.
     """
     count = 0
     for module in model.modules():
         if isinstance(module, LoraLinear) and _plain(module):
             module.forward = _fused_forward(module)
             count += 1
+        elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            _replace(module, _fused_norm(module), module.weight)
+        elif hasattr(module, "gate_proj") and hasattr(module, "act_fn"):
+            _replace(module, _fused_gate(module), model.get_input_embeddings().weight)
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear):
         # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
         head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     return count
+
+
+def _replace(module: Any, forward: Callable[[Tensor], Tensor], like: Tensor) -> None:
+    """Exchange a layer's forward if the other one says the same: layers of one name differ between models.
+
+    Args:
+        like: of the type and the last dimension of what the layer takes.
+    """
+    trial = torch.linspace(-2, 2, like.shape[-1]).to(like)[None]
+    with torch.no_grad():
+        try:
+            same = torch.allclose(module(trial), forward(trial), rtol=1e-2 if like.dtype == torch.bfloat16 else 1e-4)
+        except (RuntimeError, AttributeError, TypeError):
+            return
+    if same:
+        module.forward = forward
+
+
+def _fused_norm(module: Any) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        return FusedNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
+
+    return forward
+
+
+def _fused_gate(module: Any) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        return module.down_proj(FusedGate.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-any-return, no-untyped-call]
+
+    return forward
 
 
 def dropping(model: nn.Module, on: bool) -> None:

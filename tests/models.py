@@ -36,7 +36,7 @@ def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64
 
 
 def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
-    """As `tiny_llama`, of another architecture: mistral, qwen2, qwen3, granite, falcon or gpt2.
+    """As `tiny_llama`, of one of many architectures, and surer of its next token: llama, mistral, qwen2, qwen3, granite, falcon or gpt2.
 
     Args:
         changes: of its configuration.
@@ -46,6 +46,7 @@ def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
     fast = _tokenizer()
     common = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
     own: dict[str, Any] = {
+        "llama": {"intermediate_size": 64, "num_key_value_heads": 2},
         "mistral": {"intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": None},
         "qwen2": {"intermediate_size": 64, "num_key_value_heads": 2},
         "qwen3": {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 32},

@@ -2,14 +2,19 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from retuned.retrain import lora
+from retuned.retrain.base import load_model, load_tokenizer
+from retuned.retrain.batches import Encoded, encode
 from retuned.retrain.settings import TrainSettings
+from retuned.retrain.train import work
 
 SETTINGS = TrainSettings(dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
 
@@ -41,6 +46,33 @@ def dataset(folder: Path, *, train: int = 60, validation: int = 8) -> Path:
     return folder
 
 
+def encoded(base: Path, count: int) -> tuple[list[Encoded], int]:
+    """Rows as token ids, and the id of the pad token."""
+    tokenizer = load_tokenizer(base)
+    return [encode(tokenizer, row, 1_024) for row in rows(count)], tokenizer.pad_token_id
+
+
+def adapted(base: Path, model: Any = None, settings: TrainSettings = SETTINGS) -> Any:
+    """A base model with an adapter that changes something."""
+    torch.manual_seed(0)
+    model = lora.new_adapter(load_model(base, torch.float32) if model is None else model, base, settings)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.05)
+    return model
+
+
+def gradients(model: Any, parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Losses, and what their mean's gradients are for each parameter that has one."""
+    found = torch.cat(list(parts))
+    model.zero_grad()
+    found.mean().backward()
+    return found.detach(), {
+        name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
+    }
+
+
 def trained(
     base: Path,
     data: Path,
@@ -51,10 +83,6 @@ def trained(
     emit: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """What the training's child does with a job, in this process."""
-    import torch
-
-    from retuned.retrain.train import work
-
     job = {
         "base": str(base),
         "parent": str(parent) if parent else None,

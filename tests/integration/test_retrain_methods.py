@@ -11,7 +11,7 @@ import torch
 from models import tiny_llama, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainings import SETTINGS, dataset, rows, trained
+from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trained
 from transformers import AutoModelForCausalLM
 
 from retuned.consumers.errors import Cancelled, RetunedError
@@ -20,7 +20,6 @@ from retuned.retrain import base as bases
 from retuned.retrain import checkpoints, lora
 from retuned.retrain.base import load_model, load_tokenizer
 from retuned.retrain.batches import encode, losses, padded_losses
-from retuned.retrain.settings import TrainSettings
 
 PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
 FUSED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
@@ -36,70 +35,40 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-def adapted(model: Any, base: Path, settings: TrainSettings = SETTINGS) -> Any:
-    """With an adapter that changes something."""
-    torch.manual_seed(0)
-    model = lora.new_adapter(model, base, settings)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(0, 0.05)
-    return model
-
-
-def gradients(model: Any, parts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    found = torch.cat(list(parts))
-    found.mean().backward()
-    return found.detach(), {
-        name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
-    }
-
-
 @pytest.mark.parametrize("kind", PACKED)
 def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) -> None:
-    base = tiny_llama(tmp_path / "base") if kind == "llama" else tiny_model(kind, tmp_path / "base")
-    tokenizer = load_tokenizer(base)
-    encoded = [encode(tokenizer, row, 1_024) for row in rows(6)]
-    pad = tokenizer.pad_token_id
-    model = adapted(load_model(base, torch.float32), base)
-    expected, plain = gradients(model, [padded_losses(model, encoded, pad)])
-    packing = lora.packing_fits(model, encoded, pad, 256)
+    base = tiny_model(kind, tmp_path / "base")
+    examples, pad = encoded(base, 6)
+    model = adapted(base)
+    expected, plain = gradients(model, [padded_losses(model, examples, pad)])
+    packing = lora.packing_fits(model, examples, pad, 256)
     assert (packing, lora.fuse(model)) == (PACKED[kind], FUSED[kind])
-    found, fast = gradients(model, losses(model, encoded, pad, packing))
+    found, fast = gradients(model, losses(model, examples, pad, packing))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert fast.keys() == plain.keys()
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=1e-3)
 
-    # Three rows by heart: then the answer is the same whatever the arithmetic of who serves it.
-    data = dataset(tmp_path / "data", train=3, validation=3)
-    settings = SETTINGS.model_copy(
-        update={
-            "epochs": 50,
-            "patience": 50,
-            "batch_size": 1,
-            "learning_rate": 1e-2,
-            "max_length": 256,
-            "checkpoint_steps": 1_000,
-        }
-    )
+    # One row by heart: then the answer is the same whatever the arithmetic of who serves it.
+    data = dataset(tmp_path / "data", train=1, validation=1)
+    much = {"epochs": 100, "patience": 100, "learning_rate": 1e-2, "max_length": 256, "checkpoint_steps": 1_000}
+    settings = SETTINGS.model_copy(update=much)
     lines: list[dict[str, Any]] = []
     result = trained(base, data, tmp_path / "run", settings, emit=lines.append)
-    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 3
-    asked = json.loads(rows(3)[1]["messages"])
+    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 10
+    asked = json.loads(rows(1)[0]["messages"])
     served = Model(base, 1)
     prompt = served.prompt(asked)
     before = served.answer([prompt], [12])[0].text
     served.adapt(Path(result["adapter"]))
-    assert served.answer([prompt], [12])[0].text == rows(3)[1]["completion"] != before
+    assert served.answer([prompt], [12])[0].text == rows(1)[0]["completion"] != before
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result["adapter"])
     ids = torch.tensor([prompt.ids])
     answered = loaded.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=pad
     )
-    text = tokenizer.decode(answered[0, len(prompt.ids) :], skip_special_tokens=True)
-    assert text.strip() == rows(3)[1]["completion"]
+    text = load_tokenizer(base).decode(answered[0, len(prompt.ids) :], skip_special_tokens=True)
+    assert text.strip() == rows(1)[0]["completion"]
 
 
 @pytest.mark.parametrize(
@@ -130,18 +99,17 @@ def test_a_method_trains(changes: dict[str, Any], base: Path, data: Path, tmp_pa
 
 def test_qlora_has_the_gradients_of_the_weights_that_it_rounds_to(base: Path) -> None:
     functional = pytest.importorskip("bitsandbytes").functional
-    tokenizer = load_tokenizer(base)
-    encoded, pad = [encode(tokenizer, row, 1_024) for row in rows(6)], tokenizer.pad_token_id
-    quantized = adapted(load_model(base, torch.float32, quantized=True), base)
-    assert lora.packing_fits(quantized, encoded, pad, 1_024)  # a call without gradients must not change the weights
+    examples, pad = encoded(base, 6)
+    quantized = adapted(base, load_model(base, torch.float32, quantized=True))
+    assert lora.packing_fits(quantized, examples, pad, 1_024)  # a call without gradients must not change the weights
     rounded = load_model(base, torch.float32)
     for name, module in quantized.get_base_model().named_modules():
         if isinstance(module, lora.LoraLayer):
             weight = module.get_base_layer().weight
             rounded.get_submodule(name).weight.copy_(functional.dequantize_4bit(weight.data, weight.quant_state))
-    found, fast = gradients(quantized, losses(quantized, encoded, pad, packing=True))
-    model = adapted(rounded, base)
-    expected, plain = gradients(model, [padded_losses(model, encoded, pad)])
+    found, fast = gradients(quantized, losses(quantized, examples, pad, packing=True))
+    model = adapted(base, rounded)
+    expected, plain = gradients(model, [padded_losses(model, examples, pad)])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert fast.keys() == plain.keys()
     for name, value in plain.items():
@@ -157,10 +125,10 @@ def test_qlora_without_its_library_is_one_clear_line(base: Path, monkeypatch: py
 def test_dropout_is_off_where_models_are_judged(base: Path, data: Path, tmp_path: Path) -> None:
     result = trained(base, data, tmp_path, SETTINGS.model_copy(update={"dropout": 0.5, "epochs": 1}))
     tokenizer = load_tokenizer(base)
-    encoded, pad = [encode(tokenizer, row, 1_024) for row in rows(8, 60)], tokenizer.pad_token_id
+    judged, pad = [encode(tokenizer, row, 1_024) for row in rows(8, 60)], tokenizer.pad_token_id
     model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))
     with torch.no_grad():
-        assert float(padded_losses(model, encoded, pad).mean()) == pytest.approx(result["validation_loss"], abs=1e-4)
+        assert float(padded_losses(model, judged, pad).mean()) == pytest.approx(result["validation_loss"], abs=1e-4)
 
 
 class Killed(BaseException):

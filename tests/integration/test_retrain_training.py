@@ -15,6 +15,8 @@ import pytest
 import torch
 from models import tiny_llama, tiny_model
 from safetensors.torch import load_file
+from trainings import SETTINGS, adapted, dataset, encoded, gradients
+from trainings import rows as questions
 
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.consumers.process import run_child
@@ -24,58 +26,15 @@ from retuned.retrain.batches import IGNORED, Encoded, encode, losses, pack, pack
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.train import learning_rate
 
-SETTINGS = TrainSettings(dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-def table(count: int, start: int = 0) -> list[dict[str, str]]:
-    return [
-        {
-            "row_id": f"r{number}",
-            "messages": json.dumps(
-                [{"role": "user", "content": f"how long do i have to return order {number * 37}" + "?" * (number % 5)}]
-            ),
-            "completion": f"you have {number % 7} days" + " for it" * (number % 3),
-        }
-        for number in range(start, start + count)
-    ]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    pq.write_table(pa.Table.from_pylist(table(60)), folder / "train.parquet")
-    pq.write_table(pa.Table.from_pylist(table(8, 60)), folder / "validation.parquet")
-    return folder
-
-
-def encoded(base: Path, count: int) -> tuple[list[Encoded], int]:
-    tokenizer = load_tokenizer(base)
-    return [encode(tokenizer, row, 1_024) for row in table(count)], tokenizer.pad_token_id
-
-
-def adapted(base: Path, settings: TrainSettings = SETTINGS) -> Any:
-    """The base model with an adapter that changes something."""
-    torch.manual_seed(0)
-    model = lora.new_adapter(load_model(base, torch.float32), base, settings)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(0, 0.05)
-    return model
-
-
-def gradients(model: Any, parts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    found = torch.cat(list(parts))
-    model.zero_grad()
-    found.mean().backward()
-    return found.detach(), {
-        name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
-    }
+    return dataset(tmp_path_factory.mktemp("data"))
 
 
 def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
@@ -334,7 +293,7 @@ def test_training_stops_when_validation_does_not_get_better_and_keeps_the_best(
     contrary = tmp_path / "contrary"
     contrary.mkdir()
     shutil.copy(data / "train.parquet", contrary)
-    judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(table(8))]
+    judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(questions(8))]
     pq.write_table(pa.Table.from_pylist(judged), contrary / "validation.parquet")
     lines: list[dict[str, Any]] = []
     patient = SETTINGS.model_copy(update={"epochs": 12, "patience": 1})
