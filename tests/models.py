@@ -36,9 +36,10 @@ def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64
 
 
 def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
-    """As `tiny_llama`, of one of many architectures, and surer of its next token: llama, mistral, qwen2, qwen3, granite, falcon or gpt2.
+    """As `tiny_llama`, of one of many architectures, and surer of its next token.
 
     Args:
+        kind: llama, mistral, qwen2, qwen3, granite, falcon or gpt2.
         changes: of its configuration.
     """
     from transformers import AutoConfig
