@@ -4,16 +4,16 @@
 
 TRL's SFTTrainer runs with its defaults otherwise. With another order or another first adapter alone the loss moves by a
 factor of two after so few steps: that is why both are the same. Each trains in a child process of its own, in turn, in
-several rounds, and the best round of each counts: whatever else the machine does can only slow it down. Tokens are
-those of prompts and completions, without padding; seconds are those of the training steps, without loading; memory is
-the peak of resident memory of the child.
+several rounds, with OpenMP's threads waiting alike, and the fastest step of each counts: whatever else the machine does
+can only slow it down. Tokens are those of prompts and completions, without padding; memory is the peak of resident
+memory of the child.
 
 Two sets of rows: one in which all prompts share the system message of the chat template, and one (`_no_prefix`) in
 which each has a system message of its own.
 
-`train_roofline` is what the steps need to compute (of tokens that prompts share, once; forward, gradients of the
-activations, LoRA's weights) over what matrix products of the layers' shapes reach in the same process, with the same
-dtype and threads.
+`train_roofline` is what a step needs to compute (of tokens that prompts share, once; forward, gradients of the
+activations, LoRA's weights) over what matrix products alone reach in the same process, dtype and threads: those of all
+layers' shapes with weights of their own, which come from memory as the model's do.
 """
 
 import json
@@ -39,6 +39,8 @@ BASE = ROOT / "build" / "smollm2-135m-instruct"
 SETTINGS = TrainSettings(epochs=2, batch_size=8)
 ROWS = 64
 ROUNDS = 2
+
+_BLOCKS = 30
 
 _FACTS = (
     ("{x} be returned", "{x} can be returned within {n} days of delivery."),
@@ -95,11 +97,11 @@ def main() -> dict[str, float]:
             pq.write_table(table.slice(0, 0), folder / "validation.parquet")
             _child(folder, "first", 0)
             rounds = [(_child(folder, "retuned", n), _child(folder, "trl", n)) for n in range(ROUNDS)]
-        ours, theirs = (max(runs, key=lambda run: run["tokens_per_second"]) for runs in zip(*rounds, strict=True))
+        ours, theirs = (max(runs, key=lambda run: run["best"]) for runs in zip(*rounds, strict=True))
         figures |= {
-            f"train_ratio_to_trl{suffix}": ours["tokens_per_second"] / theirs["tokens_per_second"],
-            f"train_tokens_per_second{suffix}": ours["tokens_per_second"],
-            f"train_tokens_per_second_trl{suffix}": theirs["tokens_per_second"],
+            f"train_ratio_to_trl{suffix}": ours["best"] / theirs["best"],
+            f"train_tokens_per_second{suffix}": ours["best"],
+            f"train_tokens_per_second_trl{suffix}": theirs["best"],
             f"train_loss{suffix}": ours["train_loss"],
             f"train_loss_trl{suffix}": theirs["train_loss"],
             f"train_roofline{suffix}": max(run["roofline"] for run, _ in rounds),
@@ -111,9 +113,7 @@ def main() -> dict[str, float]:
 
 def _child(folder: Path, what: str, number: int) -> dict[str, Any]:
     out, log = folder / f"{what}{number}.json", folder / f"{what}{number}.log"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if what == "retuned":
-        environment |= THREADS_WAIT_BRIEFLY
+    environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("wb") as output:
         done = subprocess.run(
             [sys.executable, __file__, what, str(folder), str(out)],
@@ -156,12 +156,17 @@ def _train_with_retuned(folder: Path) -> dict[str, Any]:
         "folder": tempfile.mkdtemp(dir=folder),
         "settings": SETTINGS.model_dump(mode="json"),
     }
-    result = work(job, lambda _: None)
+    lines: list[dict[str, Any]] = []
+    result = work(job, lines.append)
     peak = _peak_bytes()
-    needed, at_once = _needed(pq.read_table(folder / "train.parquet").to_pylist())
+    steps = _steps(folder)
+    rates = [line["tokens_per_second"] for line in lines if "step" in line]
+    best = rates.index(max(rates))
+    reached = _operations(steps[best]) * rates[best] / sum(map(len, steps[best]))
     return result | {
+        "best": rates[best],
         "peak_bytes": peak,
-        "roofline": needed / result["seconds"] / _matmul_rate(result["dtype"], at_once),
+        "roofline": reached / _matmul_rate(result["dtype"], len(_starts(steps[best]))),
     }
 
 
@@ -173,48 +178,55 @@ def _shapes() -> list[tuple[int, int]]:
     return [(hidden, hidden)] * 2 + [(hidden, keys)] * 2 + [(hidden, middle)] * 2 + [(middle, hidden)]
 
 
-def _needed(made: list[dict[str, str]]) -> tuple[float, int]:
-    """Floating-point operations of a whole training, and the tokens of a step."""
+def _steps(folder: Path) -> list[list[Any]]:
+    """The encoded rows of each step of a training."""
     from retuned.retrain.batches import encode
 
-    config = json.loads((BASE / "config.json").read_text())
     tokenizer = load_tokenizer(BASE)
-    encoded = [encode(tokenizer, row, SETTINGS.max_length) for row in made]
+    table = pq.read_table(folder / "train.parquet").to_pylist()
+    encoded = [encode(tokenizer, row, SETTINGS.max_length) for row in table]
+    seen = [encoded[i] for epoch in range(SETTINGS.epochs) for i in order(len(encoded), epoch, SETTINGS)]
+    return [seen[first : first + SETTINGS.batch_size] for first in range(0, len(seen), SETTINGS.batch_size)]
+
+
+def _starts(batch: list[Any]) -> set[tuple[int, ...]]:
+    """Each token with all before it: what rows begin with alike is there once."""
+    return {tuple(row.ids[: n + 1]) for row in batch for n in range(len(row))}
+
+
+def _operations(batch: list[Any]) -> float:
+    """Floating-point operations that a step needs.
+
+    Forward and the activations' gradients are two products, each with two operations a weight and token; an adapter's
+    weights have gradients of their own. Attention has two products forward and four backward.
+    """
+    config = json.loads((BASE / "config.json").read_text())
     frozen = sum(inputs * outputs for inputs, outputs in _shapes())
     adapters = sum(SETTINGS.rank * (inputs + outputs) for inputs, outputs in _shapes())
-    total, tokens = 0.0, 0
-    for epoch in range(SETTINGS.epochs):
-        seen = order(len(made), epoch, SETTINGS)
-        for first in range(0, len(made), SETTINGS.batch_size):
-            batch = [encoded[i] for i in seen[first : first + SETTINGS.batch_size]]
-            starts = {tuple(row.ids[: n + 1]) for row in batch for n in range(len(row))}
-            scores = sum(map(len, starts)) * config["hidden_size"]
-            predicted = sum(len(row.completion) for row in batch)
-            tokens = len(starts)
-            # Forward and the activations' gradients are 2 products each with two operations a weight; an adapter's
-            # weights have gradients of their own. Attention has two products forward and four backward.
-            per_layer = 4 * tokens * frozen + 6 * tokens * adapters + 12 * scores
-            total += config["num_hidden_layers"] * per_layer
-            total += 4 * predicted * config["hidden_size"] * config["vocab_size"]
-    return total, tokens
+    starts = _starts(batch)
+    scores = sum(map(len, starts)) * config["hidden_size"]
+    predicted = sum(len(row.completion) for row in batch)
+    layers = config["num_hidden_layers"] * (len(starts) * (4 * frozen + 6 * adapters) + 12 * scores)
+    return float(layers + 4 * predicted * config["hidden_size"] * config["vocab_size"])
 
 
 def _matmul_rate(dtype: str, tokens: int) -> float:
-    """Operations a second in products of the layers' shapes, forward and backward, each at its best of many."""
+    """Operations a second in products of the layers' shapes, forward and backward; the best of many rounds of each."""
     import torch
 
     spent = operations = 0.0
     for inputs, outputs in _shapes():
-        weight = torch.randn(outputs, inputs).to(getattr(torch, dtype))
-        forward, backward = (torch.randn(tokens, width).to(weight.dtype) for width in (inputs, outputs))
-        for left, right in ((forward, weight.T), (backward, weight)):
+        weights = [torch.randn(outputs, inputs).to(getattr(torch, dtype)) for _ in range(_BLOCKS)]
+        forward, backward = (torch.randn(tokens, width).to(weights[0].dtype) for width in (inputs, outputs))
+        for left, turned in ((forward, True), (backward, False)):
             best = float("inf")
-            for _ in range(100):
+            for _ in range(10):
                 began = time.perf_counter()
-                left @ right
+                for weight in weights:
+                    left @ (weight.T if turned else weight)
                 best = min(best, time.perf_counter() - began)
             spent += best
-            operations += 2 * tokens * inputs * outputs
+            operations += 2 * tokens * inputs * outputs * len(weights)
     return operations / spent
 
 
@@ -222,10 +234,22 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from retuned.retrain.batches import encode
     from retuned.retrain.lora import LAYERS
+
+    class _Times(TrainerCallback):  # type: ignore[misc]
+        """How long each step takes."""
+
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.began)
 
     tokenizer = load_tokenizer(BASE)
     made = pq.read_table(folder / "train.parquet").to_pylist()
@@ -266,14 +290,14 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
         ),
     )
     set_peft_model_state_dict(trainer.model, load_file(folder / "first" / "adapter_model.safetensors"))
-    started = time.perf_counter()
+    times = _Times()
+    trainer.add_callback(times)
     trainer.train()
-    seconds = time.perf_counter() - started
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     last = losses[-len(losses) // SETTINGS.epochs :]
-    tokens = sum(len(encode(tokenizer, row, SETTINGS.max_length)) for row in data)
+    tokens = [sum(map(len, batch)) for batch in _steps(folder)]
     return {
-        "tokens_per_second": tokens / seconds,
+        "best": max(count / seconds for count, seconds in zip(tokens, times.seconds, strict=True)),
         "train_loss": sum(last) / len(last),
         "steps": len(losses),
         "peak_bytes": _peak_bytes(),
