@@ -32,7 +32,7 @@ from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon.demo_model import base_model
 from retuned.retrain.base import load_tokenizer
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.train import order
+from retuned.retrain.train import learning_rate, order
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
@@ -234,6 +234,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
+    from torch.optim.lr_scheduler import LambdaLR
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -263,8 +264,6 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
             num_train_epochs=1,
             train_sampling_strategy="sequential",
             learning_rate=SETTINGS.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=SETTINGS.warmup_share,
             adam_beta2=0.99,
             seed=SETTINGS.seed,
             logging_steps=1,
@@ -290,6 +289,11 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
         ),
     )
     set_peft_model_state_dict(trainer.model, load_file(folder / "first" / "adapter_model.safetensors"))
+    steps = len(data) // SETTINGS.batch_size
+    trainer.create_optimizer()
+    trainer.lr_scheduler = LambdaLR(
+        trainer.optimizer, lambda step: learning_rate(step, steps, SETTINGS) / SETTINGS.learning_rate
+    )
     times = _Times()
     trainer.add_callback(times)
     trainer.train()
