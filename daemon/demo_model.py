@@ -254,7 +254,7 @@ class Model:
         if not isinstance(config, dict) or config.get("peft_type") != "LORA":
             raise wrong("is no LoRA adapter")
         # What is not a plain LoRA would be added wrongly, without a sign of it.
-        for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias"):
+        for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"):
             if config.get(key):
                 raise wrong(f"uses {key}, which this server cannot add into the weights")
         try:
@@ -268,6 +268,8 @@ class Model:
             module = key.removesuffix(".lora_A.weight")
             name = f"{module.removeprefix(ADAPTER_PREFIX)}.weight"
             a, b = tensors.pop(key), tensors.pop(f"{module}.lora_B.weight", None)
+            if b is not None and config.get("fan_in_fan_out"):  # GPT-2 keeps its weights transposed
+                a, b = b.T, a.T
             if (
                 b is None
                 or name not in weights

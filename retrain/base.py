@@ -1,8 +1,11 @@
 """The frozen base model, as the child processes load it. Imports torch inside: only children may."""
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import RetunedError
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +25,44 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path, dtype: "torch.dtype") -> Any:
-    """The causal language model, frozen, in evaluation mode, on the GPU where there is one."""
+def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -> Any:
+    """The causal language model, frozen, in evaluation mode, on the GPU where there is one.
+
+    Args:
+        quantized: linear layers in 4 bits (NF4), as in QLoRA (Dettmers et al. 2023).
+
+    Raises:
+        RetunedError: bitsandbytes, which quantizes, is not there.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from retuned.retrain import attention
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # On a CPU and at these lengths plain attention with an additive mask beats the fused kernel.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager" if device == "cpu" else None
-    )
+    how = _quantization(dtype, device) if quantized else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would lay the weights out for inference at the first call without gradients, for good, and
+            # what is computed from that layout has none.
+            module.support_avx512bf16_for_cpu = False
+    attention.use(model)
     model.requires_grad_(False).eval()
-    return model.to(device)
+    return model if quantized else model.to(device)
+
+
+def _quantization(dtype: "torch.dtype", device: str) -> dict[str, Any]:
+    if find_spec("bitsandbytes") is None:
+        raise RetunedError(
+            "train.method qlora: bitsandbytes is not installed; run pip install 'retuned[qlora]', or set lora"
+        )
+    from transformers import BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": nf4, "device_map": {"": device}}
 
 
 def choose_dtype(wanted: str) -> "torch.dtype":

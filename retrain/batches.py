@@ -6,16 +6,21 @@ Runs in child processes alone.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.retrain.attention import Paths
+from retuned.retrain.fused import FusedCrossEntropy
+from retuned.retrain.templates import prompt_and_whole, same_text, with_context
+
 IGNORED = -100
-_ROUND = 64
-_PACK_TOKENS = 1024
-_PADDED_TOKENS = 4096
+_ROUND = 32
+_BLOCK = 64
+_CHUNK_TOKENS = {True: 1_024, False: 4_096}
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,25 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
 
+    @property
+    def ids(self) -> list[int]:
+        """All of it."""
+        return self.prompt + self.completion
 
-def encode(tokenizer: Any, row: dict[str, Any], max_length: int) -> Encoded:
-    """A dataset row as token ids. A row longer than max_length loses the start of its prompt."""
+
+def encode(tokenizer: Any, row: dict[str, Any], max_length: int, *, context: bool = True) -> Encoded:
+    """A dataset row as token ids. A row longer than max_length loses the start of its prompt.
+
+    Args:
+        context: put the row's passages into the prompt, if it does not hold them already (see `with_context`). A
+            passage that is the answer itself, as in an imported document, stays out: it would teach to copy.
+    """
     messages = json.loads(row["messages"])
-    prompt = encode_prompt(tokenizer, messages)
-    completion: list[int] = []
-    if tokenizer.chat_template:
-        answered = [*messages, {"role": "assistant", "content": row["completion"]}]
-        whole = tokenizer.apply_chat_template(answered, return_dict=False)
-        if whole[: len(prompt)] == prompt:
-            completion = whole[len(prompt) :]
+    if context and row.get("context"):
+        passages = [passage for passage in json.loads(row["context"]) if not same_text(passage, row["completion"])]
+        messages = with_context(messages, passages)
+    prompt, whole = prompt_and_whole(tokenizer, messages, row["completion"])
+    completion = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
     if not completion:
         completion = tokenizer(row["completion"], add_special_tokens=False).input_ids
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in completion:
@@ -48,14 +61,40 @@ def encode(tokenizer: Any, row: dict[str, Any], max_length: int) -> Encoded:
     return Encoded(row["row_id"], prompt[-(max_length - len(completion)) :], completion)
 
 
-def encode_prompt(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
-    """A conversation as token ids, up to where the answer begins."""
-    if tokenizer.chat_template:
-        ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        return ids
-    text = "".join(f"{turn['role']}: {turn['content']}\n" for turn in messages) + "assistant: "
-    plain: list[int] = tokenizer(text).input_ids
-    return plain
+def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1) -> Iterator[Tensor]:
+    """The loss of each completion token, in nats, for some of the rows at a time, in their order: memory stays bounded.
+
+    Args:
+        together: so many rows that follow each other always come at the same time.
+    """
+    for chunk in _chunks(rows, packing, together):
+        yield _losses(model, chunk, pad, packing)
+
+
+def log_probabilities(
+    model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1
+) -> Iterator[Tensor]:
+    """The log-probability of each row's whole completion, for some of the rows at a time, as for `losses`."""
+    for chunk in _chunks(rows, packing, together):
+        tokens = torch.split(_losses(model, chunk, pad, packing), [len(row.completion) for row in chunk])
+        yield -torch.stack([one.sum() for one in tokens])
+
+
+def _losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool) -> Tensor:
+    return packed_losses(model, rows, pad) if packing else padded_losses(model, rows, pad)
+
+
+def _chunks(rows: Sequence[Encoded], packing: bool, together: int) -> Iterator[list[Encoded]]:
+    chunk: list[Encoded] = []
+    for first in range(0, len(rows), together):
+        unit = rows[first : first + together]
+        lengths = [len(row) for row in (*chunk, *unit)]
+        if chunk and (sum(lengths) if packing else len(lengths) * max(lengths)) > _CHUNK_TOKENS[packing]:
+            yield chunk
+            chunk = []
+        chunk += unit
+    if chunk:
+        yield chunk
 
 
 def padded(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
@@ -64,7 +103,7 @@ def padded(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
     ids, mask, labels = [], [], []
     for row in rows:
         gap = width - len(row)
-        ids.append(row.prompt + row.completion + [pad] * gap)
+        ids.append(row.ids + [pad] * gap)
         mask.append([1] * len(row) + [0] * gap)
         labels.append([IGNORED] * len(row.prompt) + row.completion + [IGNORED] * gap)
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
@@ -79,96 +118,98 @@ def padded_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
     return functional.cross_entropy(logits[taken].float(), labels[taken], reduction="none")
 
 
-def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool) -> Iterator[Tensor]:
-    """The losses of the completion tokens, some of the rows at a time, in their order: memory stays bounded."""
-    if packing:
-        yield from (packed_losses(model, pack) for pack in packs(rows, pad))
-        return
-    step = max(1, _PADDED_TOKENS // max(map(len, rows)))
-    for first in range(0, len(rows), step):
-        yield padded_losses(model, rows[first : first + step], pad)
-
-
 @dataclass(frozen=True)
 class Pack:
-    """Several rows in one sequence; the tokens that all their prompts begin with stand there once.
+    """Several rows in one sequence, where the tokens that a row begins with as the row before it stand once.
 
-    Each row attends to that shared prefix and to itself, at the positions that it would have alone, so that every
-    completion token sees what it sees in the padded batch. Attention is causal: the prefix cannot see the rows, and
-    its hidden states are the same for each.
+    Each token attends to the tokens of its own row alone, at the positions that it would have alone, so that every
+    completion token sees what it sees in the padded batch. Attention is causal: what two rows begin with cannot see
+    how they go on, and its hidden states are the same in both. Rows in sorted order share the most.
+
+    Attributes:
+        ids, positions: of the tokens, shape (T,), T rounded up.
+        predicting: indices of the tokens whose successors are the completion tokens, row after row.
+        targets: those completion tokens.
     """
 
-    inputs: dict[str, Tensor]
-    predicting: Tensor  # indices of the tokens whose successor is a completion token
+    ids: Tensor
+    positions: Tensor
+    paths: Paths
+    predicting: Tensor
     targets: Tensor
 
 
-def packs(rows: Sequence[Encoded], pad: int, limit: int = _PACK_TOKENS) -> Iterator[Pack]:
-    """The rows, in their order, in sequences of at most `limit` tokens; a longer row stands alone."""
-    group: list[Encoded] = []
-    tokens = 0
-    for row in rows:
-        if group and tokens + len(row) > limit:
-            yield _pack(group, pad)
-            group, tokens = [], 0
-        group.append(row)
-        tokens += len(row)
-    if group:
-        yield _pack(group, pad)
-
-
-def _pack(rows: Sequence[Encoded], pad: int) -> Pack:
-    shared = _shared_prefix(rows)
-    ids = rows[0].prompt[:shared]
-    positions = list(range(shared))
-    segments = [0] * shared
+def pack(rows: Sequence[Encoded], pad: int) -> Pack:
+    """Rows as one pack."""
+    ids: list[int] = []
+    positions: list[int] = []
+    blocks: list[tuple[list[int], list[int]]] = []
     predicting: list[int] = []
-    targets: list[int] = []
-    for number, row in enumerate(rows, 1):
-        rest = row.prompt[shared:] + row.completion
-        first = len(ids) + len(row.prompt) - shared - 1
-        predicting += range(first, first + len(row.completion))
-        targets += row.completion
-        positions += range(shared, shared + len(rest))
-        segments += [number] * len(rest)
-        ids += rest
-    # Kernels are chosen by shape: a few round lengths keep them warm. Padding attends to itself alone.
+    path: list[int] = []
+    before: list[int] = []
+    for number, row in enumerate(rows):
+        own = row.ids
+        shared = _same_start(before, own)
+        new = list(range(len(ids), len(ids) + len(own) - shared))
+        path = path[:shared] + new
+        ids += own[shared:]
+        positions += range(shared, len(own))
+        # Blocks of even size waste least: what the next row shares is one of its own, and a long row has several.
+        ahead = _same_start(own, rows[number + 1].ids) if number + 1 < len(rows) else 0
+        stops = sorted({*range(_BLOCK, len(new), _BLOCK), max(0, ahead - shared), len(new)} - {0})
+        blocks += [(new[start:stop], path[: shared + stop]) for start, stop in pairwise([0, *stops])]
+        predicting += path[len(row.prompt) - 1 : len(own) - 1]
+        before = own
     gap = -len(ids) % _ROUND
-    ids, positions, segments = ids + [pad] * gap, positions + [0] * gap, segments + [-1] * gap
-    segment = torch.tensor(segments)
-    order = torch.arange(len(ids))
-    seen = (order[:, None] >= order[None, :]) & ((segment[:, None] == segment[None, :]) | (segment[None, :] == 0))
-    padding = segment == -1
-    seen[padding] = False
-    seen |= torch.diag(padding)
-    inputs = {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "attention_mask": seen[None, None],
-    }
-    return Pack(inputs, torch.tensor(predicting), torch.tensor(targets))
+    if gap:
+        # Kernels are chosen by shape: a few round lengths keep them warm.
+        padding = list(range(len(ids), len(ids) + gap))
+        blocks.append((padding, padding))
+        ids, positions = ids + [pad] * gap, positions + list(range(gap))
+    targets = [token for row in rows for token in row.completion]
+    return Pack(
+        torch.tensor(ids), torch.tensor(positions), _paths(blocks), torch.tensor(predicting), torch.tensor(targets)
+    )
 
 
-def _shared_prefix(rows: Sequence[Encoded]) -> int:
-    """How many first tokens all prompts share; one token of each prompt stays with its row, to predict from."""
-    if len(rows) == 1:
-        return 0
-    first = rows[0].prompt
-    length = min(len(row.prompt) for row in rows) - 1
-    for row in rows[1:]:
-        length = next((i for i in range(length) if row.prompt[i] != first[i]), length)
-    return max(length, 0)
+def _same_start(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def packed_losses(model: Any, pack: Pack) -> Tensor:
-    """The loss of each completion token of a pack, in nats: the padded batch's, without its waste.
+def _paths(blocks: Sequence[tuple[list[int], list[int]]]) -> Paths:
+    """From each block's queries and the path down to its last one."""
+    widest = max(len(queries) for queries, _ in blocks)
+    longest = -(-max(len(path) for _, path in blocks) // _ROUND) * _ROUND
+    places = [0] * sum(len(queries) for queries, _ in blocks)
+    for number, (queries, _) in enumerate(blocks):
+        for i, token in enumerate(queries):
+            places[token] = number * widest + i
+    last = torch.tensor(
+        [[*range(len(path) - len(queries), len(path)), *[0] * (widest - len(queries))] for queries, path in blocks]
+    )
+    return Paths(
+        queries=torch.tensor([token for queries, _ in blocks for token in _filled(queries, widest)]),
+        keys=torch.tensor([token for _, path in blocks for token in _filled(path, longest)]),
+        unseen=(last[:, :, None] < torch.arange(longest))[:, None],
+        places=torch.tensor(places),
+    )
 
-    Logits are computed only where a completion token is predicted.
-    """
-    device, dtype = model.device, model.dtype
-    inputs = {name: value.to(device) for name, value in pack.inputs.items()}
-    # An additive mask: eager attention adds it as it is.
-    blocked = torch.zeros(inputs["attention_mask"].shape, dtype=dtype, device=device)
-    inputs["attention_mask"] = blocked.masked_fill_(~inputs["attention_mask"], torch.finfo(dtype).min)
-    logits = model(**inputs, use_cache=False, logits_to_keep=pack.predicting.to(device)).logits[0]
-    return functional.cross_entropy(logits.float(), pack.targets.to(device), reduction="none")
+
+def _filled(tokens: list[int], length: int) -> list[int]:
+    return tokens + [0] * (length - len(tokens))
+
+
+def packed_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
+    """The loss of each completion token, in nats: the padded batch's, without its waste."""
+    found, device = pack(rows, pad), model.device
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.base_model(
+        input_ids=found.ids[None].to(device),
+        position_ids=found.positions[None].to(device),
+        attention_mask=torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),  # paths say it all
+        paths=found.paths.to(device),
+        use_cache=False,
+    ).last_hidden_state[0]
+    head = base.get_output_embeddings()
+    predicting, targets = found.predicting.to(device), found.targets.to(device)
+    return FusedCrossEntropy.apply(hidden.index_select(0, predicting), head.weight, head.bias, targets)  # type: ignore[no-any-return, no-untyped-call]

@@ -19,7 +19,8 @@ def save(folder: Path, step: int, numbers: dict[str, Any], tensors: dict[str, Te
     """Write `checkpoint-<step>` and drop the ones before the last."""
     with files.written_aside(folder / f"checkpoint-{step:08d}") as aside:
         save_file(tensors, aside / "state.safetensors")
-        digest = hashlib.sha256((aside / "state.safetensors").read_bytes()).hexdigest()
+        with (aside / "state.safetensors").open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         (aside / "state.json").write_text(json.dumps(numbers | {"sha256": digest}), encoding="utf-8")
     for old in _found(folder)[_KEEP:]:
         shutil.rmtree(old)

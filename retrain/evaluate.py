@@ -91,6 +91,7 @@ def evaluate(
         "dtype": dtype,
         "threads": settings.train.threads,
         "max_length": settings.train.max_length,
+        "context": settings.train.context,
         "settings": settings.evaluate.model_dump(mode="json"),
     }
     result = run_child(
@@ -137,7 +138,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         split: pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()[: settings.maximum_examples]
         for split in ("holdout", "regression")
     }
-    judge = _Judge(model, tokenizer, settings, job["max_length"], emit)
+    judge = _Judge(model, tokenizer, settings, job["max_length"], job["context"], emit)
     load_seconds = time.perf_counter() - started
     found = judge.answers("holdout", rows["holdout"], [BASE, *([CHAMPION] if job["champion"] else []), CANDIDATE])
     # Where no champion serves, the base model takes its place.
@@ -147,16 +148,13 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 class _Judge:
-    def __init__(self, model: Any, tokenizer: Any, settings: EvaluateSettings, max_length: int, emit: Emit) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: EvaluateSettings, max_length: int, context: bool, emit: Emit
+    ) -> None:
         from retuned.retrain import lora
 
-        self.model, self.tokenizer, self.settings, self.max_length, self.emit = (
-            model,
-            tokenizer,
-            settings,
-            max_length,
-            emit,
-        )
+        self.model, self.tokenizer, self.settings, self.emit = model, tokenizer, settings, emit
+        self.max_length, self.context = max_length, context
         self.packed: bool | None = None
         self.fused = lora.fuse(model)
         self.paces: dict[str, float] = {}
@@ -166,7 +164,7 @@ class _Judge:
 
         if not rows:
             return []
-        encoded = {row["row_id"]: encode(self.tokenizer, row, self.max_length) for row in rows}
+        encoded = {row["row_id"]: encode(self.tokenizer, row, self.max_length, context=self.context) for row in rows}
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))

@@ -40,12 +40,32 @@ class DatasetSettings(Section):
 
 
 class TrainSettings(Section):
-    """LoRA training."""
+    """LoRA training. A training that goes on from a champion keeps its rank, alpha, modules, DoRA and rsLoRA."""
 
+    method: Literal["lora", "qlora"] = Field(
+        "lora",
+        description="qlora: the base model in 4 bits while training, but not where it is judged or served; needs "
+        "pip install 'retuned[qlora]'",
+    )
     rank: PositiveInt = Field(16, description="rank of the adapter")
     alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
     target_modules: tuple[str, ...] | None = Field(
         None, description="modules that get an adapter; null: the linear layers of attention and MLP"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that is dropped in a step")
+    use_dora: bool = Field(
+        False, description="DoRA: magnitudes beside the adapter (slower; vLLM and the demo do not serve it)"
+    )
+    use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(rank) in place of alpha / rank")
+    preference: Literal["none", "dpo", "kto"] = Field(
+        "none",
+        description="learn also that corrections are better than what they replaced (dpo), or what people called "
+        "helpful and not (kto)",
+    )
+    preference_weight: PositiveFloat = Field(0.1, description="of the preference loss beside that of the completions")
+    preference_beta: PositiveFloat = Field(0.1, description="how closely preferences hold to where training began")
+    context: bool = Field(
+        True, description="put retrieved passages before the last question, where the conversation does not hold them"
     )
     learning_rate: PositiveFloat = Field(2e-3, description="peak learning rate")
     batch_size: PositiveInt = Field(8, description="examples in a step")

@@ -1,7 +1,8 @@
 """Training of a LoRA adapter, in a child process: the parent's function and the child's work.
 
-Only completion tokens are learned, the end of the turn included. The data order, the learning rate and the start of
-the adapter depend on the settings and the step alone, so a training that was interrupted ends as one that was not.
+Only completion tokens are learned, the end of the turn included. The data order, the learning rate, what dropout drops
+and the start of the adapter depend on the settings and the step alone, so a training that was interrupted ends as one
+that was not.
 """
 
 import json
@@ -24,11 +25,13 @@ from retuned.retrain.settings import Settings, TrainSettings
 
 if TYPE_CHECKING:
     from retuned.retrain.batches import Encoded
+    from retuned.retrain.preference import Preferences
 
 BETAS = (0.9, 0.99)
 CLIP = 1.0
 
 _RESULT = "training.json"
+_SEEDS = 1_000_003  # a prime between the seeds of two trainings
 
 
 def train(
@@ -45,13 +48,15 @@ def train(
 
     Args:
         folder: of this training alone; `adapter/` in it is what comes out, as PEFT saves it.
-        on_progress: gets `{"step", "steps", "epoch", "loss", "tokens_per_second", "learning_rate"}` after each step and
-            `{"epoch", "validation_loss", "best"}` after each epoch.
+        on_progress: gets `{"step", "steps", "epoch", "loss", "tokens_per_second", "learning_rate"}` after each step
+            (with preferences also `"preference_loss"`) and `{"epoch", "validation_loss", "best"}` after each epoch.
 
     Returns:
         `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`,
-        `packed`, `fused` (layers), `threads`, `load_seconds`.
+        `packed`, `fused` (layers), `threads`, `load_seconds`. Signs of overfitting: `best_epoch` (the one that is
+        kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last
+        epoch, nats per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
@@ -109,21 +114,21 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     import pyarrow.parquet as pq
     import torch
 
-    from retuned.retrain import lora
+    from retuned.retrain import lora, preference
     from retuned.retrain.batches import encode
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(base)
-    model = load_model(base, choose_dtype(settings.dtype))
+    model = load_model(base, choose_dtype(settings.dtype), quantized=settings.method == "qlora")
     if job["parent"]:
-        model = lora.load_adapter(model, Path(job["parent"]), trainable=True)
+        model = lora.load_adapter(model, Path(job["parent"]), trainable=True, dropout=settings.dropout)
     else:
         model = lora.new_adapter(model, base, settings)
     rows = {
         split: [
-            encode(tokenizer, row, settings.max_length)
+            encode(tokenizer, row, settings.max_length, context=settings.context)
             for row in pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()
         ]
         for split in ("train", "validation")
@@ -138,7 +143,10 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "load_seconds": time.perf_counter() - started,
     }
     emit(about)
-    training = Training(model, rows["train"], rows["validation"], tokenizer.pad_token_id, packed, settings, folder)
+    preferences = preference.load(tokenizer, Path(job["dataset"]), settings)
+    training = Training(
+        model, rows["train"], rows["validation"], preferences, tokenizer.pad_token_id, packed, settings, folder
+    )
     training.resume()
     training.run(emit, stopped.is_set)
     path = folder / "adapter"
@@ -161,6 +169,7 @@ class Training:
         model: Any,
         train: "list[Encoded]",
         validation: "list[Encoded]",
+        preferences: "Preferences | None",
         pad: int,
         packed: bool,
         settings: TrainSettings,
@@ -169,14 +178,16 @@ class Training:
         import torch
 
         self.model, self.rows, self.validation, self.pad, self.packed = model, train, validation, pad, packed
-        self.settings, self.folder = settings, folder
+        self.preferences, self.settings, self.folder = preferences, settings, folder
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
         self.best: dict[str, torch.Tensor] = {}
         self.step = self.tokens = self.without_gain = 0
-        self.seconds = self.epoch_loss = 0.0
+        self.seconds = self.epoch_loss = self.epoch_preference = 0.0
         self.best_loss: float | None = None
+        self.last_loss: float | None = None
         self.last_epoch_loss: float | None = None
+        self.last_preference: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -207,9 +218,12 @@ class Training:
     def _one_step(self) -> dict[str, Any]:
         import torch
 
+        from retuned.retrain import lora
         from retuned.retrain.batches import losses
 
         started = time.perf_counter()
+        torch.manual_seed(self.settings.seed * _SEEDS + self.step)
+        lora.dropping(self.model, True)
         batch = self._batch()
         rate = learning_rate(self.step, self.steps, self.settings)
         count = sum(len(row.completion) for row in batch)
@@ -218,6 +232,8 @@ class Training:
             loss = part.sum() / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+        preference = self._learn_preferences()
+        lora.dropping(self.model, False)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -235,16 +251,30 @@ class Training:
             "loss": total,
             "tokens_per_second": tokens / seconds,
             "learning_rate": rate,
-        }
+        } | ({} if preference is None else {"preference_loss": preference})
+
+    def _learn_preferences(self) -> float | None:
+        """Add the gradient of the step's preferences to that of its completions."""
+        if self.preferences is None:
+            return None
+        total = 0.0
+        for part in self.preferences.losses(self.model, self.step, self.pad, self.packed, self.settings):
+            (self.settings.preference_weight * part).backward()  # type: ignore[no-untyped-call]
+            total += float(part.detach())
+        self.epoch_preference += total
+        return total
 
     def _batch(self) -> "list[Encoded]":
         epoch, index = divmod(self.step, self.steps_per_epoch)
         size = self.settings.batch_size
-        return [self.rows[i] for i in order(len(self.rows), epoch, self.settings)[index * size : (index + 1) * size]]
+        rows = [self.rows[i] for i in order(len(self.rows), epoch, self.settings)[index * size : (index + 1) * size]]
+        return sorted(rows, key=lambda row: row.ids)  # a sum has no order, and neighbours share the most
 
     def _end_epoch(self) -> dict[str, Any]:
         self.last_epoch_loss, self.epoch_loss = self.epoch_loss / self.steps_per_epoch, 0.0
-        loss = self._validation_loss()
+        if self.preferences is not None:
+            self.last_preference, self.epoch_preference = self.epoch_preference / self.steps_per_epoch, 0.0
+        loss = self.last_loss = self._validation_loss()
         better = loss is not None and (self.best_loss is None or loss < self.best_loss)
         if better:
             self.best_loss, self.without_gain = loss, 0
@@ -270,17 +300,21 @@ class Training:
 
         tensors = {f"adapter/{name}": value.detach() for name, value in self.parameters.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        if self.preferences is not None:
+            tensors["reference"] = self.preferences.reference
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": value for key, value in state.items()}
         numbers = {name: getattr(self, name) for name in self._NUMBERS}
         checkpoints.save(self.folder, self.step, numbers, tensors)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint that is whole, if there is one."""
+        """Go on from the newest checkpoint that is whole, if there is one; else what there is now is the reference."""
         from retuned.retrain import checkpoints
 
         found = checkpoints.newest(self.folder)
         if found is None:
+            if self.preferences is not None:
+                self.preferences.measure(self.model, self.pad, self.packed)
             return
         import torch
 
@@ -290,6 +324,8 @@ class Training:
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(tensors[f"adapter/{name}"])
+        if self.preferences is not None:
+            self.preferences.reference = tensors["reference"]
         self.best = {name.removeprefix("best/"): value for name, value in tensors.items() if name.startswith("best/")}
         state: dict[int, dict[str, Any]] = {}
         for name, value in tensors.items():
@@ -308,17 +344,27 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """The figures of the whole training, over all interruptions."""
-        return {
+        learned = self.last_epoch_loss
+        figures = {
             "steps": self.step,
             "epochs": self.step / self.steps_per_epoch,
-            "train_loss": self.last_epoch_loss,
+            "train_loss": learned,
             "validation_loss": self.best_loss,
+            "best_epoch": self.step // self.steps_per_epoch - self.without_gain,
+            "epochs_after_best": self.without_gain,
+            "validation_gap": self.last_loss - learned if self.last_loss is not None and learned is not None else None,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
         }
+        if self.preferences is not None:
+            figures |= {"preference_pairs": len(self.preferences.pairs), "preference_loss": self.last_preference}
+        return figures
 
-    _NUMBERS = ("step", "tokens", "without_gain", "seconds", "epoch_loss", "best_loss", "last_epoch_loss")
+    _NUMBERS = (
+        "step", "tokens", "without_gain", "seconds", "epoch_loss", "epoch_preference", "best_loss", "last_loss",
+        "last_epoch_loss", "last_preference",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import string
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -17,9 +18,49 @@ our need know want does can i my would like to ask there"""
 
 def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64) -> Path:
     """Save a random Llama and its tokenizer, with a chat template, into a folder; returns the folder."""
-    import torch
+    from transformers import LlamaConfig
+
+    fast = _tokenizer()
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+        **_tokens(fast),
+    )
+    return _saved(config, fast, folder, seed)
+
+
+def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
+    """As `tiny_llama`, of one of many architectures, and surer of its next token.
+
+    Args:
+        kind: llama, mistral, qwen2, qwen3, granite, falcon or gpt2.
+        changes: of its configuration.
+    """
+    from transformers import AutoConfig
+
+    fast = _tokenizer()
+    common = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+    own: dict[str, Any] = {
+        "llama": {"intermediate_size": 64, "num_key_value_heads": 2},
+        "mistral": {"intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": None},
+        "qwen2": {"intermediate_size": 64, "num_key_value_heads": 2},
+        "qwen3": {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 32},
+        "granite": {"intermediate_size": 64, "num_key_value_heads": 2},
+        "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+        "gpt2": {"n_positions": 256},
+    }
+    return _saved(AutoConfig.for_model(kind, **common | own[kind] | _tokens(fast) | changes), fast, folder, 0)
+
+
+def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,21 +79,23 @@ def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64
         additional_special_tokens=["<|im_start|>"],
     )
     fast.chat_template = TEMPLATE
+    return fast
+
+
+def _tokens(fast: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(fast),
+        "bos_token_id": None,
+        "eos_token_id": fast.eos_token_id,
+        "pad_token_id": fast.pad_token_id,
+    }
+
+
+def _saved(config: Any, fast: Any, folder: Path, seed: int) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.1,
-        bos_token_id=None,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder

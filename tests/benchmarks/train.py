@@ -1,11 +1,19 @@
-"""Training speed beside TRL: one base model, one first adapter, the same rows in the same order, batches and rates.
+"""Training speed and memory beside TRL: one base model, one first adapter, the same rows in the same order and batches.
 
     python tests/benchmarks/train.py
 
 TRL's SFTTrainer runs with its defaults otherwise. With another order or another first adapter alone the loss moves by a
-factor of two after so few steps: that is why both are the same. Each trains in a child process of its own, one after
-the other. Tokens are those of prompts and completions, without padding; seconds are those of the training steps,
-without loading.
+factor of two after so few steps: that is why both are the same. Each trains in a child process of its own, in turn, in
+several rounds, with OpenMP's threads waiting alike, and the fastest step of each counts: whatever else the machine does
+can only slow it down. Tokens are those of prompts and completions, without padding; memory is the peak of resident
+memory of the child.
+
+Two sets of rows: one in which all prompts share the system message of the chat template, and one (`_no_prefix`) in
+which each has a system message of its own.
+
+`train_roofline` is what a step needs to compute (of tokens that prompts share, once; forward, gradients of the
+activations, LoRA's weights) over what matrix products alone reach in the same process, dtype and threads: those of all
+layers' shapes with weights of their own, which come from memory as the model's do.
 """
 
 import json
@@ -20,16 +28,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retuned.consumers.process import run_child
+from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon.demo_model import base_model
 from retuned.retrain.base import load_tokenizer
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.train import order
+from retuned.retrain.train import learning_rate, order
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
-SETTINGS = TrainSettings(epochs=3, batch_size=8)
+SETTINGS = TrainSettings(epochs=2, batch_size=8)
 ROWS = 64
+ROUNDS = 2
+
+_BLOCKS = 30
 
 _FACTS = (
     ("{x} be returned", "{x} can be returned within {n} days of delivery."),
@@ -46,17 +57,28 @@ _WORDINGS = (
 )
 
 
-def rows() -> list[dict[str, str]]:
-    """Questions and answers of a made-up shop, of about 55 tokens each with the system prompt of the chat template."""
+_CITIES = ("Oslo", "Bergen", "Malmö", "Turku", "Aarhus", "Tartu", "Riga", "Gdansk")
+
+
+def rows(*, prefix: bool) -> list[dict[str, str]]:
+    """Questions and answers of a made-up shop, of about 55 tokens each with the system message.
+
+    Args:
+        prefix: all have the system message of the chat template; else each has one of its own.
+    """
     made = []
     for t, thing in enumerate(_THINGS):
         for f, (asked, answer) in enumerate(_FACTS):
             for w, wording in enumerate(_WORDINGS):
                 question = wording.format(q=asked.format(x=thing.lower()))
+                number = len(made)
+                city = _CITIES[number % len(_CITIES)]
+                own = f"{city} branch no. {number} speaking: you are its assistant, and you answer its customers."
+                system = [] if prefix else [{"role": "system", "content": own}]
                 made.append(
                     {
                         "row_id": f"{t}{f}{w}",
-                        "messages": json.dumps([{"role": "user", "content": question}]),
+                        "messages": json.dumps([*system, {"role": "user", "content": question}]),
                         "completion": answer.format(x=thing, n=7 + 3 * t + 5 * f),
                     }
                 )
@@ -64,53 +86,37 @@ def rows() -> list[dict[str, str]]:
 
 
 def main() -> dict[str, float]:
-    """Train twice and compare; takes a few minutes on two cores."""
+    """Train and compare; takes about five minutes on two cores."""
     base_model(BASE)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        table = pa.Table.from_pylist(rows())
-        pq.write_table(table, folder / "train.parquet")
-        pq.write_table(table.slice(0, 0), folder / "validation.parquet")
-        _first_adapter(folder / "first")
-        ours = _retuned(folder)
-        theirs = _trl(folder)
-    return {
-        "train_ratio_to_trl": ours["tokens_per_second"] / theirs["tokens_per_second"],
-        "train_tokens_per_second": ours["tokens_per_second"],
-        "train_tokens_per_second_trl": theirs["tokens_per_second"],
-        "train_loss": ours["train_loss"],
-        "train_loss_trl": theirs["train_loss"],
-    }
+    figures: dict[str, float] = {}
+    for suffix, prefix in (("", True), ("_no_prefix", False)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            table = pa.Table.from_pylist(rows(prefix=prefix))
+            pq.write_table(table, folder / "train.parquet")
+            pq.write_table(table.slice(0, 0), folder / "validation.parquet")
+            _child(folder, "first", 0)
+            rounds = [(_child(folder, "retuned", n), _child(folder, "trl", n)) for n in range(ROUNDS)]
+        ours, theirs = (max(runs, key=lambda run: run["best"]) for runs in zip(*rounds, strict=True))
+        figures |= {
+            f"train_ratio_to_trl{suffix}": ours["best"] / theirs["best"],
+            f"train_tokens_per_second{suffix}": ours["best"],
+            f"train_tokens_per_second_trl{suffix}": theirs["best"],
+            f"train_loss{suffix}": ours["train_loss"],
+            f"train_loss_trl{suffix}": theirs["train_loss"],
+            f"train_roofline{suffix}": max(run["roofline"] for run, _ in rounds),
+            f"train_memory_ratio{suffix}": ours["peak_bytes"] / theirs["peak_bytes"],
+            f"train_peak_bytes{suffix}": ours["peak_bytes"],
+        }
+    return figures
 
 
-def _first_adapter(folder: Path) -> None:
-    import torch
-
-    from retuned.retrain import lora
-    from retuned.retrain.base import load_model
-
-    torch.manual_seed(SETTINGS.seed)
-    lora.new_adapter(load_model(BASE, torch.float32), BASE, SETTINGS).save_pretrained(folder)
-
-
-def _retuned(folder: Path) -> dict[str, Any]:
-    job = {
-        "base": str(BASE),
-        "parent": str(folder / "first"),
-        "dataset": str(folder),
-        "folder": str(folder / "retuned"),
-        "settings": SETTINGS.model_dump(mode="json"),
-    }
-    return run_child("retuned.retrain.train", job, folder / "retuned", timeout_seconds=600)
-
-
-def _trl(folder: Path) -> dict[str, Any]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    out = folder / "trl.json"
-    log = folder / "trl.log"
+def _child(folder: Path, what: str, number: int) -> dict[str, Any]:
+    out, log = folder / f"{what}{number}.json", folder / f"{what}{number}.log"
+    environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("wb") as output:
         done = subprocess.run(
-            [sys.executable, __file__, "--trl", str(folder), str(out)],
+            [sys.executable, __file__, what, str(folder), str(out)],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -123,17 +129,132 @@ def _trl(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _train_with_trl(folder: Path, out: Path) -> None:
+def _peak_bytes() -> int:
+    """The most memory that was resident in this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1_024
+
+
+def _first_adapter(folder: Path) -> dict[str, Any]:
+    import torch
+
+    from retuned.retrain import lora
+    from retuned.retrain.base import load_model
+
+    torch.manual_seed(SETTINGS.seed)
+    lora.new_adapter(load_model(BASE, torch.float32), BASE, SETTINGS).save_pretrained(folder / "first")
+    return {}
+
+
+def _train_with_retuned(folder: Path) -> dict[str, Any]:
+    from retuned.retrain.train import work
+
+    job = {
+        "base": str(BASE),
+        "parent": str(folder / "first"),
+        "dataset": str(folder),
+        "folder": tempfile.mkdtemp(dir=folder),
+        "settings": SETTINGS.model_dump(mode="json"),
+    }
+    lines: list[dict[str, Any]] = []
+    result = work(job, lines.append)
+    peak = _peak_bytes()
+    steps = _steps(folder)
+    rates = [line["tokens_per_second"] for line in lines if "step" in line]
+    best = rates.index(max(rates))
+    reached = _operations(steps[best]) * rates[best] / sum(map(len, steps[best]))
+    return result | {
+        "best": rates[best],
+        "peak_bytes": peak,
+        "roofline": reached / _matmul_rate(result["dtype"], len(_starts(steps[best]))),
+    }
+
+
+def _shapes() -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers of one block."""
+    config = json.loads((BASE / "config.json").read_text())
+    hidden, middle = config["hidden_size"], config["intermediate_size"]
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    return [(hidden, hidden)] * 2 + [(hidden, keys)] * 2 + [(hidden, middle)] * 2 + [(middle, hidden)]
+
+
+def _steps(folder: Path) -> list[list[Any]]:
+    """The encoded rows of each step of a training."""
+    from retuned.retrain.batches import encode
+
+    tokenizer = load_tokenizer(BASE)
+    table = pq.read_table(folder / "train.parquet").to_pylist()
+    encoded = [encode(tokenizer, row, SETTINGS.max_length) for row in table]
+    seen = [encoded[i] for epoch in range(SETTINGS.epochs) for i in order(len(encoded), epoch, SETTINGS)]
+    return [seen[first : first + SETTINGS.batch_size] for first in range(0, len(seen), SETTINGS.batch_size)]
+
+
+def _starts(batch: list[Any]) -> set[tuple[int, ...]]:
+    """Each token with all before it: what rows begin with alike is there once."""
+    return {tuple(row.ids[: n + 1]) for row in batch for n in range(len(row))}
+
+
+def _operations(batch: list[Any]) -> float:
+    """Floating-point operations that a step needs.
+
+    Forward and the activations' gradients are two products, each with two operations a weight and token; an adapter's
+    weights have gradients of their own. Attention has two products forward and four backward.
+    """
+    config = json.loads((BASE / "config.json").read_text())
+    frozen = sum(inputs * outputs for inputs, outputs in _shapes())
+    adapters = sum(SETTINGS.rank * (inputs + outputs) for inputs, outputs in _shapes())
+    starts = _starts(batch)
+    scores = sum(map(len, starts)) * config["hidden_size"]
+    predicted = sum(len(row.completion) for row in batch)
+    layers = config["num_hidden_layers"] * (len(starts) * (4 * frozen + 6 * adapters) + 12 * scores)
+    return float(layers + 4 * predicted * config["hidden_size"] * config["vocab_size"])
+
+
+def _matmul_rate(dtype: str, tokens: int) -> float:
+    """Operations a second in products of the layers' shapes, forward and backward; the best of many rounds of each."""
+    import torch
+
+    spent = operations = 0.0
+    for inputs, outputs in _shapes():
+        weights = [torch.randn(outputs, inputs).to(getattr(torch, dtype)) for _ in range(_BLOCKS)]
+        forward, backward = (torch.randn(tokens, width).to(weights[0].dtype) for width in (inputs, outputs))
+        for left, turned in ((forward, True), (backward, False)):
+            best = float("inf")
+            for _ in range(10):
+                began = time.perf_counter()
+                for weight in weights:
+                    left @ (weight.T if turned else weight)
+                best = min(best, time.perf_counter() - began)
+            spent += best
+            operations += 2 * tokens * inputs * outputs * len(weights)
+    return operations / spent
+
+
+def _train_with_trl(folder: Path) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
+    from torch.optim.lr_scheduler import LambdaLR
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from retuned.retrain.batches import encode
     from retuned.retrain.lora import LAYERS
 
+    class _Times(TrainerCallback):  # type: ignore[misc]
+        """How long each step takes."""
+
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.began)
+
     tokenizer = load_tokenizer(BASE)
-    data = [rows()[i] for epoch in range(SETTINGS.epochs) for i in order(ROWS, epoch, SETTINGS)]
+    made = pq.read_table(folder / "train.parquet").to_pylist()
+    data = [made[i] for epoch in range(SETTINGS.epochs) for i in order(ROWS, epoch, SETTINGS)]
     trainer = SFTTrainer(
         model=str(BASE),
         processing_class=tokenizer,
@@ -143,8 +264,6 @@ def _train_with_trl(folder: Path, out: Path) -> None:
             num_train_epochs=1,
             train_sampling_strategy="sequential",
             learning_rate=SETTINGS.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=SETTINGS.warmup_share,
             adam_beta2=0.99,
             seed=SETTINGS.seed,
             logging_steps=1,
@@ -170,18 +289,29 @@ def _train_with_trl(folder: Path, out: Path) -> None:
         ),
     )
     set_peft_model_state_dict(trainer.model, load_file(folder / "first" / "adapter_model.safetensors"))
-    started = time.perf_counter()
+    steps = len(data) // SETTINGS.batch_size
+    trainer.create_optimizer()
+    trainer.lr_scheduler = LambdaLR(
+        trainer.optimizer, lambda step: learning_rate(step, steps, SETTINGS) / SETTINGS.learning_rate
+    )
+    times = _Times()
+    trainer.add_callback(times)
     trainer.train()
-    seconds = time.perf_counter() - started
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     last = losses[-len(losses) // SETTINGS.epochs :]
-    tokens = sum(len(encode(tokenizer, row, SETTINGS.max_length)) for row in data)
-    result = {"tokens_per_second": tokens / seconds, "train_loss": sum(last) / len(last), "steps": len(losses)}
-    out.write_text(json.dumps(result))
+    tokens = [sum(map(len, batch)) for batch in _steps(folder)]
+    return {
+        "best": max(count / seconds for count, seconds in zip(tokens, times.seconds, strict=True)),
+        "train_loss": sum(last) / len(last),
+        "steps": len(losses),
+        "peak_bytes": _peak_bytes(),
+    }
 
+
+_CHILDREN = {"first": _first_adapter, "retuned": _train_with_retuned, "trl": _train_with_trl}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--trl"]:
-        _train_with_trl(Path(sys.argv[2]), Path(sys.argv[3]))
+    if len(sys.argv) > 1:
+        Path(sys.argv[3]).write_text(json.dumps(_CHILDREN[sys.argv[1]](Path(sys.argv[2]))))
     else:
         print(json.dumps(main(), indent=2))

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from models import tiny_llama
+from models import tiny_llama, tiny_model
 from safetensors.torch import load_file
+from trainings import SETTINGS, adapted, dataset, encoded, gradients
+from trainings import rows as questions
 
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.consumers.process import run_child
-from retuned.retrain import checkpoints, evaluate, lora
+from retuned.retrain import batches, checkpoints, evaluate, lora
 from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
-from retuned.retrain.batches import IGNORED, Encoded, encode, losses, packed_losses, packs, padded, padded_losses
+from retuned.retrain.batches import IGNORED, Encoded, encode, losses, pack, packed_losses, padded, padded_losses
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.train import learning_rate
-
-SETTINGS = TrainSettings(dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
 
 
 @pytest.fixture(scope="module")
@@ -33,50 +32,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-def table(count: int, start: int = 0) -> list[dict[str, str]]:
-    return [
-        {
-            "row_id": f"r{number}",
-            "messages": json.dumps(
-                [{"role": "user", "content": f"how long do i have to return order {number * 37}" + "?" * (number % 5)}]
-            ),
-            "completion": f"you have {number % 7} days" + " for it" * (number % 3),
-        }
-        for number in range(start, start + count)
-    ]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    pq.write_table(pa.Table.from_pylist(table(60)), folder / "train.parquet")
-    pq.write_table(pa.Table.from_pylist(table(8, 60)), folder / "validation.parquet")
-    return folder
-
-
-def encoded(base: Path, count: int) -> tuple[list[Encoded], int]:
-    tokenizer = load_tokenizer(base)
-    return [encode(tokenizer, row, 1_024) for row in table(count)], tokenizer.pad_token_id
-
-
-def adapted(base: Path, settings: TrainSettings = SETTINGS) -> Any:
-    """The base model with an adapter that changes something."""
-    torch.manual_seed(0)
-    model = lora.new_adapter(load_model(base, torch.float32), base, settings)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(0, 0.05)
-    return model
-
-
-def gradients(model: Any, parts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    found = torch.cat(list(parts))
-    model.zero_grad()
-    found.mean().backward()
-    return found.detach(), {
-        name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
-    }
+    return dataset(tmp_path_factory.mktemp("data"))
 
 
 def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
@@ -94,15 +52,19 @@ def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
     assert encode(tokenizer, row, 100).completion[-1] == tokenizer.eos_token_id
 
 
-def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(base: Path) -> None:
+def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, pad = encoded(base, 12)
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
     assert lora.fuse(model) == 14
     assert lora.packing_fits(model, rows, pad, 1_024)
     for limit in (10_000, 150, 1):
-        model.zero_grad()
-        found, fast = gradients(model, (packed_losses(model, pack) for pack in packs(rows, pad, limit)))
+        monkeypatch.setitem(batches._CHUNK_TOKENS, True, limit)
+        parts = list(losses(model, rows, pad, packing=True))
+        assert len(parts) == {10_000: 1, 150: 4, 1: 12}[limit]
+        found, fast = gradients(model, parts)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         assert fast.keys() == plain.keys()
         assert len(plain) == 28
@@ -111,15 +73,34 @@ def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(bas
             torch.testing.assert_close(fast[name], value, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("block", [64, 7])
+def test_rows_of_any_lengths_in_any_order_pack_exactly(block: int, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_BLOCK", block)
+    some, pad = encoded(base, 5)
+    long = Encoded("long", some[0].prompt * 9, some[0].completion)
+    within = Encoded("within", some[0].prompt[:9], some[0].prompt[9:14])  # a beginning of another row
+    twice = Encoded("twice", some[1].prompt, some[2].completion)
+    rows = [some[3], long, some[0], within, some[1], twice, some[1], Encoded("short", [5], [7])]
+    model = adapted(base)
+    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
+    for order in (range(8), range(7, -1, -1), sorted(range(8), key=lambda i: rows[i].ids)):
+        model.zero_grad()
+        found, fast = gradients(model, [packed_losses(model, [rows[i] for i in order], pad)])
+        parts = expected.split([len(row.completion) for row in rows])
+        torch.testing.assert_close(found, torch.cat([parts[i] for i in order]), atol=1e-5, rtol=1e-5)
+        for name, value in plain.items():
+            torch.testing.assert_close(fast[name], value, atol=1e-6, rtol=1e-4)
+
+
 def test_a_pack_stores_the_shared_prefix_once(base: Path) -> None:
     rows, pad = encoded(base, 8)
-    (pack,) = packs(rows, pad, 10_000)
+    found = pack(rows, pad)
     shared = next(
         i for i, tokens in enumerate(zip(*(row.prompt for row in rows), strict=False)) if len(set(tokens)) > 1
     )
     assert shared > 10
-    assert 0 <= pack.inputs["input_ids"].shape[1] - (sum(map(len, rows)) - 7 * shared) < 64
-    assert pack.targets.tolist() == [token for row in rows for token in row.completion]
+    assert len(found.ids) <= sum(map(len, rows)) - 7 * shared + 31
+    assert found.targets.tolist() == [token for row in rows for token in row.completion]
 
 
 def test_bfloat16_stays_close_to_the_plain_path(base: Path) -> None:
@@ -127,7 +108,7 @@ def test_bfloat16_stays_close_to_the_plain_path(base: Path) -> None:
     model = adapted(base).to(torch.bfloat16)
     expected = padded_losses(model, rows, pad)
     lora.fuse(model)
-    found = torch.cat([packed_losses(model, pack) for pack in packs(rows, pad)])
+    found = packed_losses(model, rows, pad)
     assert (found - expected).abs().mean() < 0.05
 
 
@@ -158,59 +139,8 @@ def test_several_adapters_and_none_keep_their_own_results_when_fused(base: Path,
     assert (before[0] - before[2]).abs().max() > 1e-3
 
 
-def _gpt2(folder: Path) -> Path:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    tokenizer = load_tokenizer(tiny_llama(folder))
-    (folder / "model.safetensors").unlink()
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        n_positions=256,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
-
-
-def _mistral(folder: Path) -> Path:
-    from transformers import MistralConfig, MistralForCausalLM
-
-    tokenizer = load_tokenizer(tiny_llama(folder))
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, sliding_window=8, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("make", [_gpt2, _mistral])
-def test_other_architectures_train_by_the_path_that_is_right_for_them(
-    make: Callable[[Path], Path], tmp_path: Path, data: Path
-) -> None:
-    base = make(tmp_path / "base")
-    rows, pad = encoded(base, 6)
-    model = adapted(base)
-    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    packing = lora.packing_fits(model, rows, pad, 1_024)
-    lora.fuse(model)
-    found, fast = gradients(model, losses(model, rows, pad, packing))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    for name, value in plain.items():
-        torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=1e-3)
-    lines: list[dict[str, Any]] = []
-    result = run(base, data, tmp_path / "run", on_progress=lines.append)
-    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) - 0.1
-
-
 def test_a_window_shorter_than_the_rows_forbids_packing(tmp_path: Path) -> None:
-    base = _mistral(tmp_path)
+    base = tiny_model("mistral", tmp_path, sliding_window=8)
     rows, pad = encoded(base, 6)
     model = adapted(base)
     assert not lora.packing_fits(model, rows, pad, 1_024)
@@ -219,23 +149,25 @@ def test_a_window_shorter_than_the_rows_forbids_packing(tmp_path: Path) -> None:
     assert not lora.packing_fits(model, rows, pad, 1_024)
 
 
-def test_a_model_that_ignores_the_mask_forbids_packing(base: Path) -> None:
+def test_a_model_that_ignores_the_paths_forbids_packing(base: Path) -> None:
     rows, pad = encoded(base, 6)
     model = adapted(base)
-    inner = model.get_base_model().forward
+    inner = model.get_base_model().model.forward
 
-    def deaf(
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        logits_to_keep: Any = 0,
-        **kwargs: Any,
-    ) -> Any:
-        del attention_mask
-        return inner(input_ids=input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **kwargs)
+    def deaf(input_ids: Any = None, position_ids: Any = None, paths: Any = None, **kwargs: Any) -> Any:
+        del paths
+        return inner(input_ids=input_ids, position_ids=position_ids, **kwargs)
 
-    model.get_base_model().forward = deaf
+    model.get_base_model().model.forward = deaf
     assert not lora.packing_fits(model, rows, pad, 1_024)
+
+
+def test_a_model_that_makes_more_of_its_logits_forbids_packing(tmp_path: Path) -> None:
+    base = tiny_model("granite", tmp_path, logits_scaling=1.01)
+    rows, pad = encoded(base, 6)
+    assert not lora.packing_fits(adapted(base), rows, pad, 1_024)
+    base = tiny_model("granite", tmp_path, logits_scaling=1.0)
+    assert lora.packing_fits(adapted(base), rows, pad, 1_024)
 
 
 def test_learning_rate_rises_and_falls() -> None:
@@ -304,7 +236,7 @@ def test_a_training_learns_and_reports(base: Path, unbroken: tuple[Path, dict[st
     adapter = Path(result["adapter"])
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base)
-    assert set(config["target_modules"]) == set(lora.LAYERS)
+    assert set(config["target_modules"]) == set(lora.LAYERS[:7])
     assert config["r"] == 16
     assert list(folder.glob("checkpoint-*")) == []
 
@@ -371,7 +303,7 @@ def test_training_stops_when_validation_does_not_get_better_and_keeps_the_best(
     contrary = tmp_path / "contrary"
     contrary.mkdir()
     shutil.copy(data / "train.parquet", contrary)
-    judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(table(8))]
+    judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(questions(8))]
     pq.write_table(pa.Table.from_pylist(judged), contrary / "validation.parquet")
     lines: list[dict[str, Any]] = []
     patient = SETTINGS.model_copy(update={"epochs": 12, "patience": 1})

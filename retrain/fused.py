@@ -1,0 +1,101 @@
+"""Arithmetic of a frozen model's layers in few steps, with few of them kept for the gradients.
+
+Runs in child processes alone.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_CHUNK_LOGITS = 256
+
+
+class FusedLora(torch.autograd.Function):
+    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen.
+
+    PEFT computes the same from separate layers, which cast and keep more activations than the gradients of A, B and x
+    need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        a_cast, b_cast = a.to(flat.dtype), b.to(flat.dtype)
+        y = functional.linear(flat, weight, bias)
+        inner = flat @ a_cast.T
+        y.addmm_(inner, b_cast.T, alpha=scale)
+        ctx.save_for_backward(flat, inner, weight, a_cast, b_cast)
+        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, a.dtype
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        flat, inner, weight, a, b = ctx.saved_tensors
+        g = gradients[0].reshape(-1, weight.shape[0])
+        g_b = (g.T @ inner).mul_(ctx.scale).to(ctx.dtype)
+        g_inner = (g @ b).mul_(ctx.scale)
+        g_a = (g_inner.T @ flat).to(ctx.dtype)
+        g_x = (g @ weight).addmm_(g_inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return g_x, None, None, g_a, g_b, None
+
+
+class FusedNorm(torch.autograd.Function):
+    """y = w x / rms(x) with w frozen, as Llama has it: in float32, rounded before w (Zhang and Sennrich 2019)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(epsilon))
+        ctx.save_for_backward(x, scale, weight)
+        return (x * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, weight = ctx.saved_tensors
+        g = (gradients[0] * weight).float()
+        normal = x * scale
+        along = torch.linalg.vecdot(g, normal).div_(-x.shape[-1])[..., None]
+        return g.addcmul_(normal, along).mul_(scale).to(x.dtype), None, None
+
+
+class FusedGate(torch.autograd.Function):
+    """y = silu(g) u, of which silu(g) is computed again for the gradients, not kept (Shazeer 2020)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up = ctx.saved_tensors
+        (g,) = gradients
+        return torch.ops.aten.silu_backward(g * up, gate), functional.silu(gate).mul_(g)
+
+
+class FusedCrossEntropy(torch.autograd.Function):
+    """The cross-entropy of each token with the logits of a frozen head, which are never all there at once.
+
+    A token's gradient depends on its own logits alone, and is computed while they are there (Hsu et al. 2024).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        found, gradients = [], []
+        for part, wanted in zip(torch.split(hidden, _CHUNK_LOGITS), torch.split(targets, _CHUNK_LOGITS), strict=True):
+            logs = torch.log_softmax(functional.linear(part, weight, bias).float(), dim=-1)
+            found.append(-logs.gather(1, wanted[:, None])[:, 0])
+            if ctx.needs_input_grad[0]:
+                shares = logs.exp_()
+                shares[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
+                gradients.append(shares.to(weight.dtype) @ weight)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (per_token,) = ctx.saved_tensors
+        return per_token * gradients[0][:, None].to(per_token.dtype), None, None, None

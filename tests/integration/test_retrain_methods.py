@@ -1,0 +1,162 @@
+"""Each architecture and each method really trains, is saved, and is loaded by those who serve it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import tiny_llama, tiny_model
+from peft import PeftModel
+from safetensors.torch import load_file
+from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trained
+from transformers import AutoModelForCausalLM
+
+from retuned.consumers.errors import Cancelled, RetunedError
+from retuned.daemon.demo_model import Model
+from retuned.retrain import base as bases
+from retuned.retrain import checkpoints, lora
+from retuned.retrain.base import load_model, load_tokenizer
+from retuned.retrain.batches import encode, losses, padded_losses
+
+PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
+FUSED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) -> None:
+    base = tiny_model(kind, tmp_path / "base")
+    examples, pad = encoded(base, 6)
+    model = adapted(base)
+    expected, plain = gradients(model, [padded_losses(model, examples, pad)])
+    packing = lora.packing_fits(model, examples, pad, 256)
+    assert (packing, lora.fuse(model)) == (PACKED[kind], FUSED[kind])
+    found, fast = gradients(model, losses(model, examples, pad, packing))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert fast.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=1e-3)
+
+    # One row by heart: then the answer is the same whatever the arithmetic of who serves it.
+    data = dataset(tmp_path / "data", train=1, validation=1)
+    much = {"epochs": 100, "patience": 100, "learning_rate": 1e-2, "max_length": 256, "checkpoint_steps": 1_000}
+    settings = SETTINGS.model_copy(update=much)
+    lines: list[dict[str, Any]] = []
+    result = trained(base, data, tmp_path / "run", settings, emit=lines.append)
+    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 10
+    asked = json.loads(rows(1)[0]["messages"])
+    served = Model(base, 1)
+    prompt = served.prompt(asked)
+    before = served.answer([prompt], [12])[0].text
+    served.adapt(Path(result["adapter"]))
+    assert served.answer([prompt], [12])[0].text == rows(1)[0]["completion"] != before
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result["adapter"])
+    ids = torch.tensor([prompt.ids])
+    answered = loaded.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=pad
+    )
+    text = load_tokenizer(base).decode(answered[0, len(prompt.ids) :], skip_special_tokens=True)
+    assert text.strip() == rows(1)[0]["completion"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dropout": 0.2}, {"use_dora": True}, {"use_rslora": True}, {"method": "qlora"}], ids=str
+)
+def test_a_method_trains(changes: dict[str, Any], base: Path, data: Path, tmp_path: Path) -> None:
+    if "method" in changes:
+        pytest.importorskip("bitsandbytes")
+    lines: list[dict[str, Any]] = []
+    settings = SETTINGS.model_copy(update=changes)
+    result = trained(base, data, tmp_path, settings, emit=lines.append)
+    assert result["packed"]
+    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 2
+    config = json.loads((Path(result["adapter"]) / "adapter_config.json").read_text())
+    assert (config["use_dora"], config["use_rslora"], config["lora_dropout"]) == (
+        settings.use_dora,
+        settings.use_rslora,
+        settings.dropout,
+    )
+    assert any("magnitude" in name for name in load_file(Path(result["adapter"]) / "adapter_model.safetensors")) == (
+        settings.use_dora
+    )
+    # It goes on from what came out, on the base model as it is.
+    again = trained(base, data, tmp_path / "again", SETTINGS, parent=Path(result["adapter"]))
+    assert again["train_loss"] < result["train_loss"]
+    assert again["validation_loss"] < result["validation_loss"]
+
+
+def test_qlora_has_the_gradients_of_the_weights_that_it_rounds_to(base: Path) -> None:
+    functional = pytest.importorskip("bitsandbytes").functional
+    examples, pad = encoded(base, 6)
+    quantized = adapted(base, load_model(base, torch.float32, quantized=True))
+    assert lora.packing_fits(quantized, examples, pad, 1_024)  # a call without gradients must not change the weights
+    rounded = load_model(base, torch.float32)
+    for name, module in quantized.get_base_model().named_modules():
+        if isinstance(module, lora.LoraLayer):
+            weight = module.get_base_layer().weight
+            rounded.get_submodule(name).weight.copy_(functional.dequantize_4bit(weight.data, weight.quant_state))
+    found, fast = gradients(quantized, losses(quantized, examples, pad, packing=True))
+    model = adapted(base, rounded)
+    expected, plain = gradients(model, [padded_losses(model, examples, pad)])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert fast.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_qlora_without_its_library_is_one_clear_line(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bases, "find_spec", lambda _: None)
+    with pytest.raises(RetunedError, match=r"pip install 'retuned\[qlora\]'"):
+        load_model(base, torch.float32, quantized=True)
+
+
+def test_dropout_is_off_where_models_are_judged(base: Path, data: Path, tmp_path: Path) -> None:
+    result = trained(base, data, tmp_path, SETTINGS.model_copy(update={"dropout": 0.5, "epochs": 1}))
+    tokenizer = load_tokenizer(base)
+    judged, pad = [encode(tokenizer, row, 1_024) for row in rows(8, 60)], tokenizer.pad_token_id
+    model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))
+    with torch.no_grad():
+        assert float(padded_losses(model, judged, pad).mean()) == pytest.approx(result["validation_loss"], abs=1e-4)
+
+
+class Killed(BaseException):
+    """Ends the training at once, as SIGKILL would: nothing is saved that was not there."""
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("preference", ["dpo", "kto"])
+def test_dropout_and_preferences_go_on_bit_by_bit_after_a_stop(
+    how: str, preference: str, base: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"dropout": 0.2, "preference": preference, "epochs": 2})
+    whole = trained(base, data, tmp_path / "whole", settings)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line.get("step") == 10:
+            if how == "SIGKILL":
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Killed if how == "SIGKILL" else Cancelled):
+        trained(base, data, tmp_path / "broken", settings, emit=stop)
+    saved = checkpoints.newest(tmp_path / "broken")
+    assert saved is not None
+    assert saved[0]["step"] == (8 if how == "SIGKILL" else 10)
+    resumed = trained(base, data, tmp_path / "broken", settings)
+    left, right = (load_file(Path(one["adapter"]) / "adapter_model.safetensors") for one in (whole, resumed))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    for name in ("steps", "train_loss", "validation_loss", "validation_gap", "best_epoch", "preference_loss"):
+        assert resumed[name] == whole[name]

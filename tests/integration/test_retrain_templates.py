@@ -1,0 +1,113 @@
+"""Conversations as chat templates take them: tools, refused roles, retrieved passages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import tiny_llama
+
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.base import load_tokenizer
+from retuned.retrain.batches import encode
+from retuned.retrain.templates import with_context
+
+# As Gemma's: no system message, and user and assistant in turn.
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As Qwen's: calls and results have forms of their own.
+TOOLS = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}"
+    "<call>{{ call.function.name }} {{ call.function.arguments | tojson }}</call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = {"id": "c1", "type": "function", "function": {"name": "order_status", "arguments": '{"order": 7}'}}
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "where is order 7"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "in Oslo"},
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+def prompt(base: Path, messages: list[dict[str, Any]], template: str | None = None, **more: Any) -> str:
+    tokenizer = load_tokenizer(base)
+    if template is not None:
+        tokenizer.chat_template = template or None
+    row = {"row_id": "r", "messages": json.dumps(messages), "completion": "in Oslo now", "context": None}
+    found = encode(tokenizer, row | more.pop("row", {}), 1_024, **more)
+    assert tokenizer.decode(found.completion).startswith("in Oslo now<|im_end|>")
+    text: str = tokenizer.decode(found.prompt)
+    return text
+
+
+def test_a_template_that_knows_tools_gets_them_as_they_are(base: Path) -> None:
+    text = prompt(base, TURNS, TOOLS)
+    assert "<|im_start|>system\nBe brief.<|im_end|>" in text
+    assert '<call>order_status {"order": 7}</call>' in text  # an object, not JSON in a string
+    assert text.endswith("<|im_start|>tool\nin Oslo<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_leaves_calls_out_gets_them_in_words(base: Path) -> None:
+    assert prompt(base, TURNS) == (
+        "<|im_start|>user\nBe brief.\n\nwhere is order 7<|im_end|>\n"
+        '<|im_start|>assistant\nCall of order_status: {"order": 7}<|im_end|>\n'
+        "<|im_start|>user\nResult: in Oslo<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_template_that_refuses_a_role_is_told_otherwise(base: Path) -> None:
+    assert prompt(base, TURNS[:2], STRICT) == (
+        "<|im_start|>user\nBe brief.\n\nwhere is order 7<|im_end|>\n<|im_start|>assistant\n"
+    )
+    twice = [TURNS[1], {"role": "user", "content": "please"}]
+    assert "where is order 7\n\nplease" in prompt(base, twice, STRICT)
+    assert "<|im_start|>system\nBe brief." in prompt(base, TURNS[:2])
+
+
+def test_a_template_that_refuses_everything_is_one_clear_line(base: Path) -> None:
+    with pytest.raises(RetunedError, match=r"chat template refuses a conversation \(no\)"):
+        prompt(base, TURNS[:2], "{{ raise_exception('no') }}")
+
+
+def test_without_a_template_tools_are_told_in_words(base: Path) -> None:
+    assert prompt(base, TURNS, "") == (
+        "system: Be brief.\nuser: where is order 7\n"
+        'assistant: Call of order_status: {"order": 7}\ntool: Result: in Oslo\nassistant: '
+    )
+
+
+def test_passages_stand_before_the_last_question(base: Path) -> None:
+    turns = [*TURNS[:2], {"role": "assistant", "content": "which one"}, {"role": "user", "content": "number 7"}]
+    row = {"context": json.dumps(["Order 7: Oslo.", "Order 8: Riga."])}
+    text = prompt(base, turns, row=row)
+    assert "user\nContext:\n\nOrder 7: Oslo.\n\nOrder 8: Riga.\n\nQuestion: number 7<|im_end|>" in text
+    assert "user\nwhere is order 7<|im_end|>" in text
+    assert "Riga" not in prompt(base, turns, row=row, context=False)
+
+
+def test_passages_that_the_conversation_holds_are_not_said_again() -> None:
+    turns = [{"role": "system", "content": "Use this:\n  order 7:\n  OSLO."}, {"role": "user", "content": "where"}]
+    assert with_context(turns, ["Order 7: Oslo.", " "]) == turns
+    told = with_context(turns, ["Order 7: Oslo.", "Order 8: Riga."])
+    assert told[1]["content"] == "Context:\n\nOrder 8: Riga.\n\nQuestion: where"
+    assert turns[1]["content"] == "where"
+
+
+def test_a_passage_that_is_the_answer_itself_stays_out(base: Path) -> None:
+    row = {"context": json.dumps(["In  Oslo now", "Order 8: Riga."])}
+    text = prompt(base, TURNS[:2], row=row)
+    assert "Riga" in text
+    assert "Oslo" not in text
