@@ -21,6 +21,7 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.status import as_json
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
+from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 
@@ -79,3 +80,10 @@ def export(settings: Settings, wanted: Export) -> Iterator[bytes]:
     """See `retuned.daemon.exports.content`."""
     with closing(open_warehouse(settings.warehouse)) as warehouse:
         yield from content(wanted, warehouse, settings)
+
+
+def lineage_of(settings: Settings, id: str) -> dict[str, Any]:
+    """See `retuned.retrain.lineage.lineage`; as the daemon answers it."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        found: dict[str, Any] = json.loads(as_json(lineage(warehouse, id)))
+        return found

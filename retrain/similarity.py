@@ -4,6 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from datasketch import MinHash, MinHashLSH
@@ -49,15 +50,16 @@ class NearIndex(Generic[T]):
     def add(self, prompt: str, value: T) -> None:
         """Add a value under a prompt; one prompt may hold several."""
         grams = _grams(prompt)
-        self._lsh.insert(len(self._entries), _minhash(grams), check_duplication=False)
+        self._lsh.insert(len(self._entries), _minhash(prompt), check_duplication=False)
         self._entries.append((grams, value))
 
     def near(self, prompt: str) -> Iterator[T]:
         """The values of near duplicates and equals, in the order in which they were added."""
         grams = _grams(prompt)
-        for key in sorted(self._lsh.query(_minhash(grams))):
+        for key in sorted(self._lsh.query(_minhash(prompt))):
             other, value = self._entries[key]
-            if len(grams & other) >= self._similarity * len(grams | other):
+            shared = len(grams & other)
+            if shared >= self._similarity * (len(grams) + len(other) - shared):
                 yield value
 
 
@@ -65,7 +67,14 @@ def _grams(text: str) -> frozenset[bytes]:
     return frozenset(text[i : i + _SHINGLE].encode() for i in range(max(1, len(text) - _SHINGLE + 1)))
 
 
-def _minhash(grams: frozenset[bytes]) -> MinHash:
+@lru_cache(50_000)
+def _minhash(text: str) -> MinHash:
+    """Of its 5-grams. A dataset asks of each text several times, and this is what takes long; see `forget`."""
     found = MinHash(num_perm=_PERMUTATIONS)
-    found.update_batch(grams)
+    found.update_batch(_grams(text))
     return found
+
+
+def forget() -> None:
+    """Give back the memory of the texts that were compared, up to 70 MB."""
+    _minhash.cache_clear()
