@@ -29,6 +29,7 @@ _LANGUAGE_WORDS = 6
 _LANGUAGE_SURE = 0.9
 _LANGUAGE_SHARE = 0.05
 _LANGUAGE_SAMPLE = 200
+_LANGUAGE_ROWS = 3
 _KNOWN_WORDS = 0.25
 
 
@@ -104,7 +105,7 @@ def _off_language(rows: Sequence[Example]) -> list[str]:
     spoken = Counter(
         identifier.classify(row.completion)[0] for row in sample if len(words[row.feedback_id]) >= _LANGUAGE_WORDS
     )
-    usual = {language for language, times in spoken.items() if times >= _LANGUAGE_SHARE * spoken.total()}
+    usual = {name for name, times in spoken.items() if times >= max(_LANGUAGE_ROWS, _LANGUAGE_SHARE * spoken.total())}
     found = []
     for row in strange:
         language, sure = identifier.classify(row.completion)

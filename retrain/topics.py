@@ -64,14 +64,23 @@ class Topics:
         return [names[best] if near[row, best] >= _NEAR else OTHER for row, best in enumerate(near.argmax(axis=1))]
 
     def _vectors(self, questions: Sequence[str]) -> Any:
+        """TF-IDF, of length 1 over all words: one that is not known counts as the rarest, and is near nothing."""
         import numpy as np
+        from scipy.sparse import diags
         from sklearn.feature_extraction.text import CountVectorizer
-        from sklearn.preprocessing import normalize
 
-        counts = CountVectorizer(vocabulary=list(self.weights), token_pattern=_WORDS, dtype=np.float64)
-        vectors = counts.transform(questions)
+        counter = CountVectorizer(vocabulary=list(self.weights), token_pattern=_WORDS, dtype=np.float64)
+        words = counter.build_analyzer()
+        vectors = counter.transform(questions)
         vectors.data = 1 + np.log(vectors.data)
-        return normalize(vectors.multiply(np.array(list(self.weights.values()))).tocsr())
+        vectors = vectors.multiply(np.array(list(self.weights.values()))).tocsr()
+        unknown = np.array(
+            [len({word for word in words(question) if word not in self.weights}) for question in questions]
+        )
+        length = np.sqrt(
+            np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel() + unknown * max(self.weights.values()) ** 2
+        )
+        return diags(1 / np.maximum(length, 1e-9)) @ vectors
 
     def learned(self, questions: Sequence[str], most: int, seed: int = 0) -> "Topics":
         """These and those that the questions near none of them make, at most so many in all.
@@ -98,7 +107,7 @@ def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
         vectors = vectorizer.fit_transform(questions)
     except ValueError:  # scikit-learn's word for "no word is left"
         return Topics()
-    labels = KMeans(clusters, n_init=2, random_state=seed).fit_predict(vectors)
+    labels = KMeans(clusters, n_init=4, random_state=seed).fit_predict(vectors)
     words = vectorizer.get_feature_names_out()
     overall = np.asarray(vectors.mean(axis=0)).ravel()
     centres = {}

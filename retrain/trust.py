@@ -6,6 +6,7 @@ data"). Experts, and what was imported as a demonstration, are believed. Nothing
 anew for each dataset, and comes back when others bear it out.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ Reason = Literal["outvoted", "contradicts_expert", "account", "burst", "collusio
 
 QUARANTINED: tuple[Reason, ...] = ("outvoted", "contradicts_expert", "account", "burst", "collusion")
 QUORUM = 2.0
-"""Independent accounts that it takes to put another answer in the place of one that several upheld."""
+"""Independent accounts that it takes to put another answer in the place of one that several upheld; of one that many
+upheld, as many as it takes doublings to count them: 4 for 16, 7 for 128."""
 YOUNG = timedelta(days=3)
 BURST = timedelta(hours=1)
 BURST_MESSAGES = 20
@@ -32,7 +34,7 @@ BURST_RATIO = 5
 RING_ACCOUNTS = 5
 RING_WINDOW = 0.05  # of all messages, in the order of time
 RING_SHARE = 0.6
-CHANCE = 1e-3
+CHANCE = 0.01
 _ALIKE = 0.8
 _SAME_WORK = 0.5
 _MOST = 1_000
@@ -64,11 +66,11 @@ def judge(said: Sequence[Example], first_seen: Mapping[str, datetime], similarit
     """Which of the corrections and accepted answers are not to be learned from.
 
     - A newer answer takes the place of an older one when more independent accounts give it than have upheld the older
-      one since, and at least QUORUM where so many upheld that before. Else the newer one falls. What was said of an
+      one since, and at least a QUORUM where so many upheld that before. Else the newer one falls. What was said of an
       answer while it stood is superseded, and nobody's fault: policies change. What an expert contradicts falls.
     - An account that was wrong in most of what others could check is not believed, except where others say the same.
     - So is an account for what it says in a burst, many times faster than others.
-    - So are accounts, most of them new, that suddenly write nearly the same correction.
+    - So are new accounts, many more than usual, that write nearly the same at once, or what is contradicted elsewhere.
 
     Args:
         said: in any order.
@@ -84,7 +86,7 @@ def judge(said: Sequence[Example], first_seen: Mapping[str, datetime], similarit
             break
         disbelieved = found
     suspects = {
-        **court.ring(),
+        **court.rings(doubts),
         **court.bursts(),
         **{
             voice: Doubt("account", "most of what this account says is contradicted by independent accounts")
@@ -249,10 +251,9 @@ class _Court:
         rounds = self._disputes[change] if all(change) else [(other, claim)]
         old = sorted({voice for before, _ in rounds for voice in before.voices})
         new = sorted({voice for _, after in rounds for voice in after.voices} | set(self._instead.get(change, ())))
-        support = self._weight(new, disbelieved)
-        return support >= min(QUORUM, self._weight(old, disbelieved)) and support > self._weight(
-            old, disbelieved, new[0]
-        )
+        support, before = self._weight(new, disbelieved), self._weight(old, disbelieved)
+        needed = min(before, max(QUORUM, math.log2(max(before, 1))))
+        return support >= needed and support > self._weight(old, disbelieved, new[0])
 
     def _fall(self, claim: _Claim, since: int, doubt: Doubt, doubts: dict[int, Doubt]) -> None:
         """A claim loses: what was said of it after `since` was wrong, what was said before was so then."""
@@ -349,20 +350,27 @@ class _Court:
                 best = voices[start : end + 1]
         return best
 
-    def ring(self) -> dict[int, Doubt]:
-        """Nearly the same correction from several accounts at once, far more of them new than usual."""
+    def rings(self, doubts: Mapping[int, Doubt]) -> dict[int, Doubt]:
+        """What far more new accounts say than usual, when it is contradicted elsewhere or comes all at once.
+
+        At once, nearly the same corrections: thumbs on one answer are alike by nature.
+        """
         window = max(RING_WINDOW * len(self.said), RING_ACCOUNTS)
         found: dict[int, Doubt] = {}
         for text in self._upstart:
-            voices = [voice for voice in self._with_text[text] if self.said[voice].kind == "correction"]
-            young = {self._accounts[voice] for voice in voices if self._young[voice]}
-            if len(young) < RING_ACCOUNTS:
+            voices = self._with_text[text]
+            young = [voice for voice in voices if self._young[voice]]
+            if any(voice in doubts and doubts[voice].reason in QUARANTINED for voice in voices):
+                doubt = Doubt("collusion", "new accounts say what independent accounts contradict elsewhere")
+                found |= dict.fromkeys(young, doubt)
                 continue
-            starts = np.searchsorted(voices, np.array(voices) - window)
-            if int((np.arange(len(voices)) + 1 - starts).max()) < RING_SHARE * len(voices):
-                continue
-            doubt = Doubt("collusion", f"{len(young)} new accounts wrote nearly the same in a short time")
-            found |= {voice: doubt for voice in voices if self._young[voice]}
+            written = [voice for voice in voices if self.said[voice].kind == "correction"]
+            writers = {self._accounts[voice] for voice in written if self._young[voice]}
+            starts = np.searchsorted(written, np.array(written) - window)
+            at_once = int((np.arange(len(written)) + 1 - starts).max(initial=0))
+            if len(writers) >= RING_ACCOUNTS and at_once >= RING_SHARE * len(written):
+                doubt = Doubt("collusion", f"{len(writers)} new accounts wrote nearly the same in a short time")
+                found |= {voice: doubt for voice in written if self._young[voice]}
         return found
 
     def borne_out(self, voice: int, suspects: Mapping[int, Doubt]) -> bool:

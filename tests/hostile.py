@@ -24,7 +24,7 @@ HONEST = 1_200
 MISTAKEN = 0.03  # of what honest people say
 ATTACKED = 6
 ATTACKERS = {"few": 3, "many": None}  # None: an account for each two or three messages
-ATTACK_DAYS = (20, 24)
+ATTACK_DAYS = (26, 30)  # just before the dataset is made, when few have had the time to object
 WORKLOAD = "support"
 
 Attack = Literal["few", "many"]
@@ -69,8 +69,9 @@ class Month:
         luck = self._random
         for _ in range(HONEST):
             thing = luck.choice(list(self.right))
-            days = self.right[thing] if luck.random() > MISTAKEN else luck.randrange(60, 90)
             expert = luck.random() < experts
+            right = expert or luck.random() > MISTAKEN
+            days = self.right[thing] if right else luck.randrange(60, 90)
             when = START + timedelta(days=luck.uniform(0, DAYS))
             who = "staff" if expert else f"customer-{luck.randrange(PEOPLE)}"
             good = luck.random() < 0.5
