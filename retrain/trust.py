@@ -329,7 +329,8 @@ class _Court:
 
     def bursts(self) -> dict[int, Doubt]:
         """What accounts said within BURST, many times as much as others say at their busiest."""
-        busiest = {name: self._busiest(voices) for name, voices in self._of_account.items()}
+        people = (row.user_id for row in self.said if row.source == "user" and row.user_id is not None)
+        busiest = {name: self._busiest(self._of_account[name]) for name in set(people)}
         if len(busiest) < RING_ACCOUNTS:
             return {}
         usual = float(np.quantile([len(voices) for voices in busiest.values()], 0.75))
