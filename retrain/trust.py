@@ -7,11 +7,12 @@ anew for each dataset, and comes back when others bear it out.
 """
 
 import math
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import pairwise, permutations
+from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,8 @@ YOUNG = timedelta(days=3)
 BURST = timedelta(hours=1)
 BURST_MESSAGES = 20
 BURST_RATIO = 5
+OPEN_CLAIMS = 4
+OPEN_SHARE = 1 / 3
 RING_ACCOUNTS = 5
 RING_WINDOW = 0.05  # of all messages, in the order of time
 RING_SHARE = 0.6
@@ -66,8 +69,9 @@ def judge(said: Sequence[Example], first_seen: Mapping[str, datetime], similarit
     """Which of the corrections and accepted answers are not to be learned from.
 
     - A newer answer takes the place of an older one when more independent accounts give it than have upheld the older
-      one since, and at least a QUORUM where so many upheld that before. Else the newer one falls. What was said of an
-      answer while it stood is superseded, and nobody's fault: policies change. What an expert contradicts falls.
+      one since, who must be fewer than usual, and at least a QUORUM where so many upheld that before. Else the newer
+      one falls. What was said of an answer while it stood is superseded, and nobody's fault: policies change. What an
+      expert contradicts falls. A question with another answer for each who asks has no verdict.
     - An account that was wrong in most of what others could check is not believed, except where others say the same.
     - So is an account for what it says in a burst, many times faster than others.
     - So are new accounts, many more than usual, that write nearly the same at once, or what is contradicted elsewhere.
@@ -130,6 +134,15 @@ class _Court:
             self._of_account[self._accounts[number]].append(number)
         self._questions = self._group(similarity)
         self._claim_of = {voice: claim for claims in self._questions for claim in claims for voice in claim.voices}
+        # What is said where nobody disagrees: the clock of the usual, which an attack does not make run faster.
+        self._quiet = sorted(
+            voice
+            for claims in self._questions
+            if not any(_contradict(claims[0], other) for other in claims)
+            for claim in claims
+            for voice in claim.voices
+            if not self._expert[voice]
+        )
         self._work()
         self._usual = self._usually_young()
         self._upstart = {text for text, voices in self._with_text.items() if self._mostly_new(voices)}
@@ -188,11 +201,21 @@ class _Court:
         self._count = np.asarray(self._written.sum(axis=1)).ravel()
         shares = np.asarray(self._written.sum(axis=0)).ravel() / max(len(pairs), 1)
         self._meeting = float((shares**2).sum())  # two texts drawn at random are one
+        self._contested = [claims for claims in self._questions if len(claims) > 1 and not self._open(claims)]
         self._disputes: dict[_Change, list[tuple[_Claim, _Claim]]] = defaultdict(list)
-        for claims in self._questions:
+        for claims in self._contested:
             for one, other in permutations(claims, 2):
                 if _contradict(one, other):
                     self._disputes[one.stated, other.stated].append((one, other))
+        # What others could check: they said the same, or something that cannot be right beside it.
+        opposed = {id(claim) for rounds in self._disputes.values() for pair in rounds for claim in pair}
+        self._checked = [
+            voice
+            for claims in self._questions
+            for claim in claims
+            if id(claim) in opposed or len({self._accounts[voice] for voice in claim.voices}) > 1
+            for voice in claim.voices
+        ]
         # "Not A but B", over all questions: who says so of one wording bears out who says so of another.
         self._instead: dict[_Change, list[int]] = defaultdict(list)
         for number in range(len(self.said)):
@@ -209,10 +232,17 @@ class _Court:
     def vote(self, disbelieved: frozenset[str]) -> dict[int, Doubt]:
         """The voices that lose, and why."""
         doubts: dict[int, Doubt] = {}
-        for claims in self._questions:
-            if len(claims) > 1:
-                self._settle(claims, disbelieved, doubts)
+        for claims in self._contested:
+            self._settle(claims, disbelieved, doubts)
         return doubts
+
+    def _open(self, claims: list[_Claim]) -> bool:
+        """Whether a question has no one answer, as "where is my parcel?": no claim has a third of the accounts.
+
+        New accounts are not asked: a crowd of them could make any question seem so.
+        """
+        sizes = [len({self._accounts[voice] for voice in claim.voices if not self._young[voice]}) for claim in claims]
+        return len(claims) >= OPEN_CLAIMS and OPEN_SHARE * sum(sizes) > max(sizes)
 
     def _settle(self, claims: list[_Claim], disbelieved: frozenset[str], doubts: dict[int, Doubt]) -> None:
         last = max((voice for claim in claims for voice in claim.voices if self._expert[voice]), default=None)
@@ -252,8 +282,12 @@ class _Court:
         old = sorted({voice for before, _ in rounds for voice in before.voices})
         new = sorted({voice for _, after in rounds for voice in after.voices} | set(self._instead.get(change, ())))
         support, before = self._weight(new, disbelieved), self._weight(old, disbelieved)
-        needed = min(before, max(QUORUM, math.log2(max(before, 1))))
-        return support >= needed and support > self._weight(old, disbelieved, new[0])
+        after = self._weight(old, disbelieved, new[0])
+        # What is no longer true is no longer upheld; what as many uphold as before has not changed, whoever says so.
+        passed = bisect(self._quiet, new[0])
+        usual = self._weight(old[: bisect(old, new[0])], disbelieved) * (len(self._quiet) - passed) / max(passed, 1)
+        upheld = after >= max(QUORUM, usual / 2)
+        return support >= min(before, max(QUORUM, math.log2(max(before, 1)))) and support > after and not upheld
 
     def _fall(self, claim: _Claim, since: int, doubt: Doubt, doubts: dict[int, Doubt]) -> None:
         """A claim loses: what was said of it after `since` was wrong, what was said before was so then."""
@@ -290,15 +324,8 @@ class _Court:
 
     def _usually_young(self) -> float:
         """The share of new accounts where nobody disagrees; an attack is no part of what is usual."""
-        voices = [
-            voice
-            for claims in self._questions
-            if not any(_contradict(one, other) for one, other in pairwise(claims))
-            for claim in claims
-            for voice in claim.voices
-            if not self._expert[voice]
-        ]
-        return min(max((sum(self._young[voice] for voice in voices) + 1) / (len(voices) + 2), 0.01), 0.99)
+        young = sum(self._young[voice] for voice in self._quiet)
+        return min(max((young + 1) / (len(self._quiet) + 2), 0.01), 0.99)
 
     def _mostly_new(self, voices: list[int]) -> bool:
         """Whether far more of the accounts behind a text are new than chance explains."""
@@ -310,15 +337,8 @@ class _Court:
 
     def unreliable(self, doubts: Mapping[int, Doubt]) -> frozenset[str]:
         """The accounts that lost at least twice, and most of what others could check."""
-        lost: Counter[str] = Counter()
-        checked: Counter[str] = Counter()
-        for claims in self._questions:
-            for claim in claims:
-                contested = any(_contradict(claim, other) for other in claims if other is not claim)
-                agreed = len({self._accounts[voice] for voice in claim.voices}) > 1
-                for voice in claim.voices if contested or agreed else ():
-                    checked[self._accounts[voice]] += 1
-                    lost[self._accounts[voice]] += voice in doubts and doubts[voice].reason != "superseded"
+        checked = Counter(self._accounts[voice] for voice in self._checked)
+        lost = Counter(self._accounts[voice] for voice, doubt in doubts.items() if doubt.reason in QUARANTINED)
         return frozenset(name for name, times in lost.items() if times >= 2 and 2 * times > checked[name])
 
     # Other signs

@@ -23,11 +23,11 @@ PEOPLE = 250
 HONEST = 1_200
 MISTAKEN = 0.03  # of what honest people say
 ATTACKED = 6
-ATTACKERS = {"few": 3, "many": None}  # None: an account for each two or three messages
+ATTACKERS = {"few": 3, "many": None, "sleepers": None}  # None: an account for each two or three messages
 ATTACK_DAYS = (26, 30)  # just before the dataset is made, when few have had the time to object
 WORKLOAD = "support"
 
-Attack = Literal["few", "many"]
+Attack = Literal["few", "many", "sleepers"]
 
 _WORDINGS = (
     "How long may I keep a {thing} before I have to send it back?",
@@ -81,11 +81,18 @@ class Month:
         return self
 
     def attack(self, kind: Attack, share: float) -> "Month":
-        """Corrections to wrong facts, and thumbs up where the model states them; `share` of all messages."""
+        """Corrections to wrong facts, and thumbs up where the model states them; `share` of all messages.
+
+        Sleepers have said something right of another fact weeks before.
+        """
         luck = self._random
         messages = round(share / (1 - share) * HONEST)
         accounts = ATTACKERS[kind] or max(messages * 2 // 5, 1)
         first, last = ATTACK_DAYS
+        for number in range(accounts if kind == "sleepers" else 0):
+            thing = luck.choice(list(self.right)[ATTACKED:])
+            when = START + timedelta(days=luck.uniform(0, first / 2))
+            self._speak(thing, self.right[thing], f"attacker-{number}", when, True, 0, "user", self.honest)
         for number in range(messages):
             thing = luck.choice(list(self.attacked))
             when = START + timedelta(days=luck.uniform(first, last))

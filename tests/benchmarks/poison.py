@@ -1,4 +1,7 @@
-"""Poison: what datasets teach of facts that a hostile minority attacks, with the quarantine and without it."""
+"""Poison: what datasets teach of facts that a hostile minority attacks, with the quarantine and without it.
+
+Sleepers, many accounts that are old and were honest once, are there to show where the defence ends.
+"""
 
 import json
 import sys
@@ -13,7 +16,7 @@ from traffic import new_warehouse
 from retuned.retrain import dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
-ATTACKS: tuple[Attack, ...] = ("few", "many")
+ATTACKS: tuple[Attack, ...] = ("few", "many", "sleepers")
 SHARES = (0.05, 0.1, 0.2)
 
 

@@ -235,3 +235,16 @@ def test_voices_without_a_name_are_one_account_where_most_have_one() -> None:
     for _ in range(2):
         nameless.says(None, days(90), instead=days(30))
     assert set(nameless.reasons().values()) == {"superseded"}
+
+
+def test_a_question_that_has_another_answer_for_each_is_nobodys_fault() -> None:
+    talk, asked = Talk(), "Where is my parcel now?"
+    for number in range(12):
+        for _ in range(2):
+            talk.says(f"u{number}", f"Order {number + 100} comes in {number + 3} days.", question=asked)
+    talk.says("u1", "Order 103 comes in 6 days.", question=asked)
+    assert talk.judged() == Judgement()
+    for number in range(12):  # a crowd of new accounts cannot make a question seem so
+        talk.says(f"v{number}", days(30))
+    lies = [talk.says(f"new{number}", days(100 + number), instead=days(30), new=True) for number in range(40)]
+    assert talk.reasons() == dict.fromkeys(lies, "outvoted")
