@@ -78,7 +78,7 @@ class NearIndex(Generic[T]):
 def _bands(similarity: float) -> tuple[int, int]:
     """Number and width of the bands: as wide as may be, when two texts of that similarity are to share one."""
     found = (_PERMUTATIONS, 1)
-    for width in range(2, _PERMUTATIONS + 1):
+    for width in range(2, _PERMUTATIONS // 2 + 1):  # datasketch wants two bands or more
         number = _PERMUTATIONS // width
         if (1 - similarity**width) ** number > _MISSED:
             break

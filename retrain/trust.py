@@ -21,7 +21,7 @@ from retuned.retrain.examples import Example, same_question
 from retuned.retrain.scoring import facts, kinds, same_answer, values
 from retuned.retrain.similarity import NearIndex, normalise
 
-_Change = tuple[frozenset[str], frozenset[str]]
+_Change = tuple[int, frozenset[str]]  # from a text to other facts
 Reason = Literal["outvoted", "contradicts_expert", "account", "burst", "collusion", "superseded"]
 
 QUARANTINED: tuple[Reason, ...] = ("outvoted", "contradicts_expert", "account", "burst", "collusion")
@@ -143,7 +143,13 @@ class _Court:
             for voice in claim.voices
             if not self._expert[voice]
         )
-        self._work()
+        self._texts: NearIndex[tuple[int, frozenset[str]]] = NearIndex(_ALIKE)
+        self._known: dict[str, int] = {}
+        self._text_of = [
+            self._text(row.completion, self._claim_of[voice].stated) for voice, row in enumerate(self.said)
+        ]
+        self._read()
+        self._oppose()
         self._usual = self._usually_young()
         self._upstart = {text for text, voices in self._with_text.items() if self._mostly_new(voices)}
 
@@ -175,40 +181,43 @@ class _Court:
             claim.voices.append(number)
         return questions
 
-    def _work(self) -> None:
-        """Which texts each account has written or upheld, near duplicates as one."""
+    def _text(self, text: str, stated: frozenset[str]) -> int:
+        """A number for a text; near duplicates that state the same facts have one."""
+        text = normalise(text)
+        if text not in self._known:
+            alike = (number for number, others in self._texts.near(text) if others == stated)
+            self._known[text] = next(alike, len(self._known))
+            self._texts.add(text, (self._known[text], stated))
+        return self._known[text]
+
+    def _read(self) -> None:
+        """Which texts each account has written or upheld."""
         from scipy.sparse import csr_matrix
 
-        texts: NearIndex[tuple[int, frozenset[str]]] = NearIndex(_ALIKE)
-        known: dict[str, int] = {}
-        self._text_of: list[int] = []
-        for voice, row in enumerate(self.said):
-            text, stated = normalise(row.completion), self._claim_of[voice].stated
-            if text not in known:
-                alike = (number for number, others in texts.near(text) if others == stated)
-                known[text] = next(alike, len(known))
-                texts.add(text, (known[text], stated))
-            self._text_of.append(known[text])
         self._with_text: dict[int, list[int]] = defaultdict(list)
-        for voice, known_text in enumerate(self._text_of):
+        for voice, text in enumerate(self._text_of):
             if not self._expert[voice]:
-                self._with_text[known_text].append(voice)
+                self._with_text[text].append(voice)
         self._index = {name: number for number, name in enumerate(self._of_account)}
         pairs = sorted({(self._index[name], self._text_of[v]) for name, all in self._of_account.items() for v in all})
         rows, columns = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
-        shape = (len(self._index), max(known.values(), default=0) + 1)
+        shape = (len(self._index), max(self._text_of, default=0) + 1)
         self._written = csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)
         self._count = np.asarray(self._written.sum(axis=1)).ravel()
         shares = np.asarray(self._written.sum(axis=0)).ravel() / max(len(pairs), 1)
         self._meeting = float((shares**2).sum())  # two texts drawn at random are one
+
+    def _oppose(self) -> None:
+        """Which claims cannot both be right, and who could be checked by others."""
         self._contested = [claims for claims in self._questions if len(claims) > 1 and not self._open(claims)]
         self._disputes: dict[_Change, list[tuple[_Claim, _Claim]]] = defaultdict(list)
+        opposed: set[int] = set()
         for claims in self._contested:
             for one, other in permutations(claims, 2):
                 if _contradict(one, other):
-                    self._disputes[one.stated, other.stated].append((one, other))
-        # What others could check: they said the same, or something that cannot be right beside it.
-        opposed = {id(claim) for rounds in self._disputes.values() for pair in rounds for claim in pair}
+                    opposed.add(id(one))
+                    for change in self._changes(one, other):
+                        self._disputes[change].append((one, other))
         self._checked = [
             voice
             for claims in self._questions
@@ -216,16 +225,17 @@ class _Court:
             if id(claim) in opposed or len({self._accounts[voice] for voice in claim.voices}) > 1
             for voice in claim.voices
         ]
-        # "Not A but B", over all questions: who says so of one wording bears out who says so of another.
+        # "Not this text but B", over all questions: who says so of one wording bears out who says so of another.
         self._instead: dict[_Change, list[int]] = defaultdict(list)
-        for number in range(len(self.said)):
-            if (change := self._change(number)) is not None and not self._expert[number]:
-                self._instead[change].append(number)
+        for voice, row in enumerate(self.said):
+            stated = self._claim_of[voice].stated
+            rejected = facts(row.rejected) if row.rejected and not self._expert[voice] else None
+            if row.rejected and rejected and stated and rejected != stated:
+                self._instead[self._text(row.rejected, rejected), stated].append(voice)
 
-    def _change(self, voice: int) -> _Change | None:
-        row, claim = self.said[voice], self._claim_of[voice]
-        rejected = facts(row.rejected) if row.rejected else frozenset[str]()
-        return (rejected, claim.stated) if rejected and claim.stated and rejected != claim.stated else None
+    def _changes(self, old: _Claim, new: _Claim) -> set[_Change]:
+        """From each text of one claim to the facts of another. Without facts no two wordings are one change."""
+        return {(self._text_of[voice], new.stated) for voice in old.voices} if old.stated and new.stated else set()
 
     # Votes
 
@@ -277,16 +287,19 @@ class _Court:
         One fact is asked for in many wordings: all those count in which both claims are made, and who corrects the one
         to the other anywhere.
         """
-        change = (other.stated, claim.stated)
-        rounds = self._disputes[change] if all(change) else [(other, claim)]
+        changes = self._changes(other, claim)
+        rounds = [(other, claim), *(pair for change in changes for pair in self._disputes[change])]
         old = sorted({voice for before, _ in rounds for voice in before.voices})
-        new = sorted({voice for _, after in rounds for voice in after.voices} | set(self._instead.get(change, ())))
-        support, before = self._weight(new, disbelieved), self._weight(old, disbelieved)
-        after = self._weight(old, disbelieved, new[0])
+        new = {voice for _, after in rounds for voice in after.voices}
+        since = min(new)
+        new |= {voice for change in changes for voice in self._instead.get(change, ())}
+        support, before = self._weight(sorted(new), disbelieved), self._weight(old, disbelieved)
+        after = self._weight(old, disbelieved, since)
         # What is no longer true is no longer upheld; what as many uphold as before has not changed, whoever says so.
-        passed = bisect(self._quiet, new[0])
-        usual = self._weight(old[: bisect(old, new[0])], disbelieved) * (len(self._quiet) - passed) / max(passed, 1)
-        upheld = after >= max(QUORUM, usual / 2)
+        passed = bisect(self._quiet, since)
+        earlier = self._weight(old[: bisect(old, since)], disbelieved)
+        usual = earlier * (len(self._quiet) - passed) / max(passed, 1)
+        upheld = earlier >= QUORUM and after >= max(QUORUM, usual / 2)
         return support >= min(before, max(QUORUM, math.log2(max(before, 1)))) and support > after and not upheld
 
     def _fall(self, claim: _Claim, since: int, doubt: Doubt, doubts: dict[int, Doubt]) -> None:
