@@ -278,7 +278,7 @@ class Contradictions:
             and correction.rejected is not None
             and (meant := _facts(correction.completion)) != stated
             and kinds(meant) & kinds(stated)
-            and token_f1(correction.rejected, example.completion) >= _SAME_RESPONSE
+            and _same_response(correction.rejected, example.completion)
         )
         against = list(islice(rejections, _LATEST))
         if not against:
@@ -290,7 +290,7 @@ class Contradictions:
             )
             # What upheld an answer before the champion learned it says nothing of today.
             if (not earlier or self._since is None or other.received_at > self._since)
-            and token_f1(other.completion, example.completion) >= _SAME_RESPONSE
+            and _same_response(other.completion, example.completion)
         )
         said = [*against, *islice(upheld, _LATEST)]
         latest = sorted(said, key=lambda one: one.timestamp, reverse=True)[:_LATEST]
@@ -320,10 +320,19 @@ def same_question(one: Example, other: Example) -> bool:
     """
     if one.prompt_hash == other.prompt_hash:
         return True
-    mine, theirs = set(one.prompt.split()), set(other.prompt.split())
-    if _unlike(mine - theirs, theirs) and _unlike(theirs - mine, mine):
-        return False
-    return _asked_about(one) == _asked_about(other)
+    return not _replaces(one.prompt, other.prompt) and _asked_about(one) == _asked_about(other)
+
+
+@lru_cache(50_000)
+def _same_response(one: str, other: str) -> bool:
+    """Mostly the same words, and none in the place of another: an answer about a lamp is none about a sofa."""
+    return token_f1(one, other) >= _SAME_RESPONSE and not _replaces(normalise(one), normalise(other))
+
+
+def _replaces(one: str, other: str) -> bool:
+    """Whether each of two normalised texts has a word that names something in the place of one in the other."""
+    mine, theirs = set(one.split()), set(other.split())
+    return _unlike(mine - theirs, theirs) and _unlike(theirs - mine, mine)
 
 
 def _unlike(words: set[str], others: set[str]) -> bool:

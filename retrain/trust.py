@@ -229,7 +229,7 @@ class _Court:
         self._instead: dict[_Change, list[int]] = defaultdict(list)
         for voice, row in enumerate(self.said):
             stated = self._claim_of[voice].stated
-            rejected = facts(row.rejected) if row.rejected and not self._expert[voice] else None
+            rejected = facts(row.rejected) if row.rejected else None
             if row.rejected and rejected and stated and rejected != stated:
                 self._instead[self._text(row.rejected, rejected), stated].append(voice)
 
@@ -285,9 +285,12 @@ class _Court:
         """Does a claim put another out of date that was there before it?
 
         One fact is asked for in many wordings: all those count in which both claims are made, and who corrects the one
-        to the other anywhere.
+        to the other anywhere. An expert who does so decides.
         """
         changes = self._changes(other, claim)
+        for decided, corrected in ((False, self._changes(claim, other)), (True, changes)):
+            if any(self._expert[voice] for change in corrected for voice in self._instead.get(change, ())):
+                return decided
         rounds = [(other, claim), *(pair for change in changes for pair in self._disputes[change])]
         old = sorted({voice for before, _ in rounds for voice in before.voices})
         new = {voice for _, after in rounds for voice in after.voices}

@@ -23,6 +23,7 @@ PEOPLE = 250
 HONEST = 1_200
 MISTAKEN = 0.03  # of what honest people say
 ATTACKED = 6
+CHANGED = 10
 ATTACKERS = {"few": 3, "many": None, "sleepers": None}  # None: an account for each two or three messages
 ATTACK_DAYS = (26, 30)  # just before the dataset is made, when few have had the time to object
 WORKLOAD = "support"
@@ -64,20 +65,30 @@ class Month:
         self._interactions: list[dict[str, Any]] = []
         self._feedback: list[dict[str, Any]] = []
 
-    def people(self, experts: float = 0.0) -> "Month":
-        """Honest people ask about anything; the model is right half of the time, and they nearly always."""
+    def people(self, experts: float = 0.0, changed_at: int | None = None) -> "Month":
+        """Honest people ask about anything; the model is right half of the time, and they nearly always.
+
+        Args:
+            experts: share of what is said by the company's own.
+            changed_at: the day on which CHANGED of the facts become others, and the model goes on with the old ones.
+        """
         luck = self._random
+        before = dict(self.right)
+        if changed_at is not None:
+            self.right |= {thing: days + 5 for thing, days in list(self.right.items())[-CHANGED:]}
         for _ in range(HONEST):
             thing = luck.choice(list(self.right))
-            expert = luck.random() < experts
-            right = expert or luck.random() > MISTAKEN
-            days = self.right[thing] if right else luck.randrange(60, 90)
             when = START + timedelta(days=luck.uniform(0, DAYS))
+            truth = self.right if changed_at is not None and when >= START + timedelta(days=changed_at) else before
+            expert = luck.random() < experts
+            mistaken = not expert and luck.random() < MISTAKEN
+            shown, liked = luck.randrange(60, 90), luck.random() < 0.5
+            days = luck.randrange(60, 90) if mistaken else truth[thing]
+            if truth[thing] != before[thing]:
+                shown, liked = before[thing], mistaken
+                days = shown if mistaken else days
             who = "staff" if expert else f"customer-{luck.randrange(PEOPLE)}"
-            good = luck.random() < 0.5
-            self._speak(
-                thing, days, who, when, good, luck.randrange(60, 90), "expert" if expert else "user", self.honest
-            )
+            self._speak(thing, days, who, when, liked, shown, "expert" if expert else "user", self.honest)
         return self
 
     def attack(self, kind: Attack, share: float) -> "Month":

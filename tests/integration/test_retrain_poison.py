@@ -42,7 +42,14 @@ def test_without_the_quarantine_the_attack_works(tmp_path: Path, kind: Attack) -
     assert found.quarantined_hostile == 0
 
 
-def test_with_nobody_hostile_nobody_is_quarantined(tmp_path: Path) -> None:
+def test_with_nobody_hostile_hardly_anybody_is_quarantined(tmp_path: Path) -> None:
     found = measured(tmp_path, Month(seed=1).people(experts=0.1))
-    assert found.quarantined_honest == 0
+    assert found.quarantined_honest <= 0.002
     assert found.right_lost <= 0.01
+
+
+def test_a_change_of_policy_is_taught_although_many_upheld_the_old_one(tmp_path: Path) -> None:
+    month = Month(seed=1).people(changed_at=18)
+    found = measured(tmp_path, month)
+    assert found.right_lost <= 0.05
+    assert found.quarantined_honest <= 0.05
