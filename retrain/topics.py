@@ -5,7 +5,6 @@ with it: known topics stay as they are, and what belongs to none of them makes n
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,13 +110,13 @@ def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
     words = vectorizer.get_feature_names_out()
     overall = np.asarray(vectors.mean(axis=0)).ravel()
     centres = {}
-    for cluster, rows in sorted(Counter(labels.tolist()).items()):
-        if rows < 2:
-            continue
+    for cluster in sorted(set(labels.tolist())):
         centre = np.asarray(vectors[labels == cluster].mean(axis=0)).ravel()
+        heaviest = [place for place in centre.argsort()[::-1][:_CENTRE_WORDS] if centre[place] > 0]
+        if not heaviest:  # questions of rare words alone
+            continue
         # The words that set the topic apart, not those that all questions share.
         name = ", ".join(words[(centre - (overall if clusters > 1 else 0)).argsort()[::-1][:3]])
-        heaviest = [place for place in centre.argsort()[::-1][:_CENTRE_WORDS] if centre[place] > 0]
         length = float(np.sqrt((centre[heaviest] ** 2).sum()))
         centres[name] = {str(words[place]): round(float(centre[place]) / length, 6) for place in heaviest}
     weights = zip(words.tolist(), vectorizer.idf_.round(6).tolist(), strict=True)

@@ -55,6 +55,11 @@ def question(number: int) -> str:
     return f"May I ask about {word} and {word[::-1]}?"
 
 
+def long(number: int) -> str:
+    """The same, and with a word more it is a near duplicate."""
+    return f"Please be so kind and tell me this: {question(number)}"
+
+
 def teach(teacher: Teacher, numbers: range, value: str = "30 days", **more: Any) -> list[str]:
     return [teacher.correct(question(number), "No idea.", f"It takes {value}.", **more) for number in numbers]
 
@@ -158,13 +163,14 @@ def test_quarantine_is_what_is_doubted_now(
 def test_what_is_no_longer_believed_leaves_replay_and_regression(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
-    teach(teacher, range(60), "30 days", source="user", user_id="anna")
+    for number in range(60):
+        teacher.correct(long(number), "No idea.", "It takes 30 days.", "user", "anna")
     unguarded = with_dataset(settings, quarantine=False, maximum_user_share=1.0)
     first = dataset.build(warehouse, unguarded, "support", NOW)
     promote(warehouse, first, "v1")
     for number in range(60):
         for name in ("u1", "u2"):
-            liked = teacher.ask(question(number), "It takes 14 days.")
+            liked = teacher.ask(f"{long(number)} Now?", "It takes 14 days.")
             teacher.say(liked, "helpful", True, "user", name)
     teach(teacher, range(100, 130), "5 euros")
     second = dataset.build(warehouse, with_dataset(settings, replay_share=0.9), "support", LATER)
@@ -258,6 +264,10 @@ def test_thumbs_are_kept_for_preference_training_away_from_what_is_judged_on(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     teach(teacher, range(60))
+    for number in range(200, 260):
+        teacher.correct(long(number), "No idea.", "It takes 30 days.")
+        teacher.say(teacher.ask(f"{long(number)} Now?", "It takes 30 days."), "helpful", True, "user", "bob")
+        teacher.acts += 10
     for number in range(120):
         right = number % 3 > 0
         shown = teacher.ask(question(number), "It takes 30 days." if right else f"It takes {number + 7} weeks.")

@@ -45,3 +45,6 @@ def test_few_questions_have_no_topics(tmp_path: Path) -> None:
     assert Topics().learned(few, most=12) == Topics() == Topics.load(tmp_path)
     assert Topics().of(few) == [OTHER] * len(few)
     assert Topics().learned([str(number) for number in range(200)], most=12) == Topics()
+    rare = [f"zq{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(120)]
+    alone = Topics().learned([*rare, *(["where is it"] * 2)], most=4)
+    assert set(alone.of(rare)) == {OTHER}
