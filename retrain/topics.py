@@ -106,6 +106,8 @@ def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
         vectors = vectorizer.fit_transform(questions)
     except ValueError:  # scikit-learn's word for "no word is left"
         return Topics()
+    rows = zip(vectors.indptr, vectors.indptr[1:], strict=False)
+    clusters = min(clusters, len({vectors.indices[start:end].tobytes() for start, end in rows}))
     labels = KMeans(clusters, n_init=4, random_state=seed).fit_predict(vectors)
     words = vectorizer.get_feature_names_out()
     overall = np.asarray(vectors.mean(axis=0)).ravel()
