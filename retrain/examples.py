@@ -193,8 +193,8 @@ def example(
     feedback_id: str,
     timestamp: datetime,
     received_at: datetime,
-    user_id: str | None,
-    rewrite: Rewriter,
+    user_id: str | None = None,
+    rewrite: Callable[[str], str] = str,
 ) -> Example | None:
     """An example from its parts, or None when there is no question, nothing to learn, or more than text to read."""
     conversation = []
