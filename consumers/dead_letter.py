@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.dialects import BadPart
+from retuned.consumers.dialects import BadPart, binary_envelope
 from retuned.consumers.errors import TooManyDeadLetters
 from retuned.consumers.events import to_json
 from retuned.consumers.kafka import Record
@@ -48,19 +48,27 @@ class DeadLetter:
 
 
 def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
-    """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers."""
+    """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers.
+
+    Of a CloudEvent in binary mode, the structured form is kept: a replay has no headers.
+    """
     value = record.value if bad.part is None else bad.part
     scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
-    payload = None if value is None else _payload(value, redactor, scope, pseudonym)
+    envelope = binary_envelope(record.headers) if bad.part is None else {}
+    payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
     reason, detail = bad.error.reason, redactor.text(bad.error.detail, scope)
     return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload)
 
 
-def _payload(value: bytes, redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]) -> str:
+def _payload(
+    value: bytes, envelope: dict[str, Any], redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]
+) -> str:
     if len(value) <= KEPT_CHARACTERS:
         try:
+            plain = msgspec.json.decode(value)
+            whole = envelope | {"data": plain} if "specversion" in envelope else plain
             # Through the values, so that nothing hides behind JSON's escapes.
-            return to_json(redactor.value(_without_users(msgspec.json.decode(value), pseudonym), scope))
+            return to_json(redactor.value(_without_users(whole, pseudonym), scope))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")

@@ -67,7 +67,7 @@ def is_foreign(value: Any) -> bool:
 
 def _translated(value: Any, headers: Headers, error: BadEvent) -> Iterator[Event | BadPart]:
     """`error` says why it is no event of ours; it stands if it is none of anybody's."""
-    envelope = _binary_envelope(headers)
+    envelope = binary_envelope(headers)
     try:
         for _ in range(ENVELOPES):
             if not (isinstance(value, dict) and "specversion" in value and value.keys() & {"data", "data_base64"}):
@@ -83,10 +83,11 @@ def _translated(value: Any, headers: Headers, error: BadEvent) -> Iterator[Event
     if not found and not otel.is_otel(value):  # spans that are about no model are no mistake
         yield BadPart(error)
     for kind, plain in found:
+        whole = _completed(plain, envelope)
         try:
-            yield convert(kind, _completed(plain, envelope))
+            yield convert(kind, whole)
         except BadEvent as bad:
-            yield BadPart(bad, msgspec.json.encode(plain) if len(found) > 1 else None)
+            yield BadPart(bad, msgspec.json.encode(whole) if len(found) > 1 else None)
 
 
 def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain]]:
@@ -107,7 +108,7 @@ def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain]]:
 # --- CloudEvents -----------------------------------------------------------------------------------------------------
 
 
-def _binary_envelope(headers: Headers) -> Plain:
+def binary_envelope(headers: Headers) -> Plain:
     """The attributes of an event in binary mode, which are the headers `ce_…`."""
     return {name[3:]: value.decode("utf-8", "replace") for name, value in headers if name.startswith("ce_") and value}
 

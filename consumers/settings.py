@@ -36,6 +36,10 @@ class KafkaSettings(Section):
     interactions_topic: str = Field("interactions", description="what the model was asked and what it answered")
     feedback_topic: str = Field("feedback", description="what people thought of an answer")
     model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
+    label_requests_topic: str | None = Field(
+        "retuned.label-requests",
+        description="answers that experts are asked to judge are announced here; null: on no topic",
+    )
     dead_letter_topic: str | None = Field(
         None, description="copies of events that could not be decoded; they are kept in the warehouse in any case"
     )

@@ -30,6 +30,7 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
+from retuned.retrain.labels import open_requests
 from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
@@ -147,6 +148,10 @@ class App:
         """The newest dead letters, newest first."""
         return dead_letters(self.warehouse, limit, reason)
 
+    def labels(self, workload: str | None) -> list[dict[str, Any]]:
+        """The answers that experts are asked to judge, oldest first."""
+        return open_requests(self.warehouse, workload)
+
     def replay(self) -> dict[str, int]:
         """See `Ingest.replay`."""
         return self.ingest.replay()
@@ -222,7 +227,8 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
 
 
 def run_once(settings: Settings) -> None:
-    """One pass: take in what the broker has, measure, check for drift, decide, retrain if it is time, archive.
+    """One pass: take in what the broker has, measure, check for drift, decide, retrain if it is time, ask experts,
+    archive.
 
     Raises:
         RetunedError: the pass could not be made.
@@ -234,6 +240,7 @@ def run_once(settings: Settings) -> None:
         app.jobs.watch()
         app.jobs.check_drift()
         app.jobs.resume()
+        app.jobs.request_labels()
         app.jobs.archive()
     finally:
         app.stop()

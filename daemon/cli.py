@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives. "
-    "Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over the answers "
-    "that they correct), kto (thumbs); the questions that models are judged on, and what comes near to them, are left "
-    "out of these."
+    "quarantine, runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives, "
+    "label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over "
+    "the answers that they correct), kto (thumbs); the questions that models are judged on, and what comes near to "
+    "them, are left out of these."
 )
 
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--once",
         action="store_true",
-        help="one pass: take in, measure, decide, retrain if it is time, archive; then exit",
+        help="one pass: take in, measure, decide, retrain if it is time, ask experts, archive; then exit",
     )
     command("check", _check, "try the configuration and every connection")
     status = command("status", _status, "what the daemon knows, for people or as JSON")
@@ -95,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
     letters.add_argument("--reason", help="list those with this reason code only")
     letters.add_argument("--json", action="store_true", help="as JSON, with their payloads")
+    labels = command("labels", _labels, "list the answers that experts are asked to judge")
+    labels.add_argument("--workload", help="of this workload only")
+    labels.add_argument("--json", action="store_true", help="as JSON, with their conversations and contexts")
     imported = command("import", _import, "store the events and the examples in files", _IMPORT)
     imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
     imported.add_argument("--workload", help="of the rows that name none")
@@ -210,6 +214,9 @@ def _summary(status: dict[str, Any]) -> list[str]:
         if workload["quarantine"]:
             doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
             lines.append(f"  quarantine  {doubted}")
+        asked = workload["labels"]
+        if asked["open"] or asked["answered"]:
+            lines.append(f"  labels      {asked['open']} asked of experts, {asked['answered']} answered")
         roi = workload["roi"]
         if roi["ratio"] is not None:
             sums = f"gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']}"
@@ -279,11 +286,33 @@ def _lineage(options: argparse.Namespace) -> int:
             f"learned by {', '.join(row['models']) or 'none'}"
         )
     for row in found["quarantine"][:LINES]:
-        print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {row['detail']}")
+        print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {_line(row['detail'])}")
     more = sum(max(len(rows) - LINES, 0) for rows in found.values())
     if more:
         print(f"and {more} more; --json has them all")
     return 0
+
+
+def _labels(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    query = urllib.parse.urlencode({"workload": options.workload} if options.workload else {})
+    waiting = ask(settings, "GET", f"/api/v1/labels?{query}")
+    if waiting is None:
+        from retuned.daemon.offline import labels as stored_labels
+
+        waiting = stored_labels(settings, options.workload)
+    if options.json:
+        print(json.dumps(waiting, indent=2))
+        return 0
+    for one in waiting:
+        print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
+        print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
+    return 0
+
+
+def _line(text: str | None) -> str:
+    """A text on one line of a terminal, whatever stands in it."""
+    return textwrap.shorten("".join(c if c.isprintable() else " " for c in text or ""), 160, placeholder=" …")
 
 
 def _pseudonym(options: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ STAGES = (
     "the daemon noticed, and retrains",
     "customers are served by the second adapter",
 )
-TOPICS = ("interactions", "feedback", "retuned.model-events")
+TOPICS = ("interactions", "feedback", "retuned.model-events", "retuned.label-requests")
 PATIENCE_SECONDS = 420.0
 NIGHT_PAUSE_SECONDS = 8.0  # two cores serve and train: while they train, few customers are awake
 

@@ -13,7 +13,7 @@ from retuned.daemon.settings import Settings
 SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "roi"),
-    *("models", "dataset", "train", "evaluate", "gate"),
+    *("models", "dataset", "train", "evaluate", "gate", "labels"),
     *("policy", "schedule", "http"),
 )
 

@@ -57,6 +57,9 @@ class Daemon(Protocol):
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         """The newest dead letters, newest first."""
 
+    def labels(self, workload: str | None) -> list[dict[str, Any]]:
+        """The answers that experts are asked to judge, oldest first."""
+
     def replay(self) -> dict[str, int]:
         """Decode the dead letters again; see `retuned.consumers.ingest.Ingest.replay`."""
 
@@ -136,6 +139,10 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         return Response(
             as_json(daemon.dead_letters(int(limit), request.query_params.get("reason"))), media_type="application/json"
         )
+
+    def labels(request: Request) -> Response:
+        require(request, "viewer")
+        return JSONResponse(daemon.labels(request.query_params.get("workload")))
 
     def replay(request: Request) -> Response:
         require(request, "operator")
@@ -228,6 +235,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/", index),
             Route("/reports/{id}", report),
             Route("/api/v1/status", status),
+            Route("/api/v1/labels", labels),
             Route("/api/v1/dead-letters", letters),
             Route("/api/v1/dead-letters/replay", replay, methods=["POST"]),
             Route("/api/v1/imports/{id}", position),

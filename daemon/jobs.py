@@ -1,4 +1,7 @@
-"""The scheduled jobs: watch quality, check for drift, decide, retrain, archive. Each runs without the schedule too."""
+"""The scheduled jobs: watch quality, check for drift, decide, retrain, ask experts, archive.
+
+Each runs without the schedule too.
+"""
 
 import json
 import logging
@@ -6,6 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -19,13 +23,13 @@ from apscheduler.triggers.cron import CronTrigger
 from retuned.consumers.archive import Archived, Kept, Span, archive, archived
 from retuned.consumers.errors import BrokerUnavailable, Cancelled, ChildFailed, RetunedError, WarehouseError
 from retuned.consumers.warehouse import Warehouse, named_queries
-from retuned.daemon import policy
+from retuned.daemon import payoff, policy
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, quality, roi
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.windows import windows
-from retuned.retrain import examples, rollout, run
+from retuned.retrain import examples, labels, rollout, run
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.rollout import Publisher
 
@@ -101,6 +105,9 @@ class Jobs:
             executor="archive",
             next_run_time=_aware(soon),
         )
+        scheduler.add_job(
+            self.request_labels, "interval", seconds=schedule.labels_seconds, id="labels", next_run_time=_aware(soon)
+        )
         if schedule.retrain_cron:
             trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
             scheduler.add_job(self.on_schedule, trigger, id="retrain-cron", misfire_grace_time=3_600)
@@ -139,6 +146,20 @@ class Jobs:
         except BrokerUnavailable as error:
             log.warning("%s; the announcement of a model waits", error)
         self._kick()
+        labels.settle(self.warehouse)
+        self._tell_of_labels()
+
+    def request_labels(self) -> None:
+        """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
+        labels.settle(self.warehouse)
+        models = self.settings.models
+        for workload in self.workloads() if models.base is not None else []:
+            if models.workloads is not None and workload not in models.workloads:
+                continue
+            asked = labels.request(self.warehouse, self.settings, workload, self.now())
+            if asked:
+                log.info("%s: %d answers are asked about (retuned labels lists them)", workload, asked)
+        self._tell_of_labels()
 
     def check_drift(self) -> None:
         """Compare the current window with the reference, for each workload, and ask the policy."""
@@ -227,11 +248,15 @@ class Jobs:
         evidence = self.evidence(workload, asked_by, scheduled)
         decision = policy.decide(evidence, self.settings.policy, self.now())
         if self.settings.models.base is None and decision.retrain:
-            decision = policy.Decision(False, (*decision.reasons, "but there is no base model (models.base)"))
+            decision = replace(
+                decision, retrain=False, reasons=(*decision.reasons, "but there is no base model (models.base)")
+            )
         trained = self.settings.models.workloads
         if trained is not None and workload not in trained and decision.retrain:
-            decision = policy.Decision(
-                False, (*decision.reasons, "but this workload is not one to retrain (models.workloads)")
+            decision = replace(
+                decision,
+                retrain=False,
+                reasons=(*decision.reasons, "but this workload is not one to retrain (models.workloads)"),
             )
         self._store(workload, decision, evidence)
         if decision.retrain:
@@ -247,7 +272,6 @@ class Jobs:
         last_run = self.warehouse.row(SQL["last_run"], {"workload": workload}) or {}
         first = (self.warehouse.row(SQL["first_event"], {"workload": workload}) or {})["timestamp"] or now
         promoted_at = champion.get("promoted_at") or first
-        ran_at = last_run.get("started_at") or EPOCH
         windows = self.settings.windows
         ratings = self.warehouse.row(
             SQL["ratings"],
@@ -264,8 +288,8 @@ class Jobs:
             SQL["corrections"],
             {
                 "workload": workload,
-                "since_dataset": champion.get("dataset_at") or EPOCH,
-                "since_run": ran_at,
+                "since_dataset": champion.get("learned_until") or EPOCH,
+                "since_run": last_run.get("learned_until") or EPOCH,
                 "promoted_at": promoted_at,
             },
         )
@@ -281,14 +305,19 @@ class Jobs:
         )
         return policy.Evidence(
             drifted=tuple(row["drifted"] for row in drifted),
-            ratings_before=policy.Ratings(ratings["before_helpful"], ratings["before_total"]),
-            ratings_now=policy.Ratings(ratings["now_helpful"], ratings["now_total"]),
+            ratings_before=payoff.Ratings(ratings["before_helpful"], ratings["before_total"]),
+            ratings_now=payoff.Ratings(ratings["now_helpful"], ratings["now_total"]),
             new_corrections=corrections["new"],
+            untried_corrections=corrections["untried"],
             corrections_to_learn=corrections["to_learn"],
             last_run_finished_at=last_run.get("finished_at"),
-            running=workload == self.progress.get("workload") or workload in self._waiting,
+            # One that was interrupted goes on before another begins.
+            running=workload == self.progress.get("workload")
+            or workload in self._waiting
+            or bool(last_run and last_run["finished_at"] is None),
             scheduled=scheduled,
             asked_by=asked_by,
+            money=self._money(workload, now),
         )
 
     @property
@@ -297,6 +326,26 @@ class Jobs:
         return self.warehouse.path.parent / "reports"
 
     # Inside
+
+    def _money(self, workload: str, now: datetime) -> payoff.Money | None:
+        """What answers earned over the latest payback time, and what runs took; None before the first run."""
+        runs = self.warehouse.rows(SQL["past_runs"], {"workload": workload})
+        if not runs:
+            return None
+        since = now - timedelta(days=self.settings.policy.payback_days)
+        earned = self.warehouse.row(SQL["earned"], {"workload": workload, "since": since})
+        assert earned is not None
+        # Of less than a day nothing is projected: a lively hour is no day of such hours.
+        days = max((now - (earned["first_at"] or now)) / timedelta(days=1), 1.0)
+        return payoff.Money(
+            currency=self.settings.roi.currency,
+            gains=earned["gains"],
+            days=days,
+            answers=earned["answers"],
+            ratings=payoff.Ratings(earned["helpful"], earned["ratings"]),
+            hourly_rate=self.settings.roi.training_hourly_rate,
+            runs=tuple(payoff.PastRun(**run) for run in runs),
+        )
 
     def _run(self, work: Callable[[], run.RunResult | None]) -> run.RunResult | None:
         try:
@@ -307,6 +356,17 @@ class Jobs:
             self.retrain_metrics.finished(result)
             log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
         return result
+
+    def _tell_of_labels(self) -> None:
+        """Announce the requests that are not yet, and keep file and metrics up to date."""
+        self.retrain_metrics.labels(labels.counts(self.warehouse))
+        if self.settings.kafka.label_requests_topic is not None:
+            try:
+                labels.announce_pending(self.warehouse, self.publisher, self.settings.kafka.label_requests_topic)
+            except BrokerUnavailable as error:
+                log.warning("%s; requests for labels wait", error)
+        if self.settings.labels.file is not None:
+            labels.write_file(self.warehouse, self.settings.labels.file)
 
     def _book(self, now: datetime) -> None:
         with self._booking:  # of two bookings at once the second fails
@@ -349,7 +409,9 @@ class Jobs:
                     "helpful_rate_now": evidence.ratings_now.rate,
                     "ratings_now": evidence.ratings_now.total,
                     "new_corrections": evidence.new_corrections,
+                    "untried_corrections": evidence.untried_corrections,
                     "corrections_to_learn": evidence.corrections_to_learn,
+                    "payoff": asdict(decision.payoff) if decision.payoff else None,
                 }
             ),
             run_id=None,

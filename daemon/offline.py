@@ -21,6 +21,7 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.status import as_json
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
+from retuned.retrain.labels import open_requests
 from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
@@ -60,6 +61,12 @@ def letters(settings: Settings, limit: int, reason: str | None) -> list[dict[str
     with closing(open_warehouse(settings.warehouse)) as warehouse:
         found: list[dict[str, Any]] = json.loads(as_json(dead_letters(warehouse, limit, reason)))
         return found
+
+
+def labels(settings: Settings, workload: str | None) -> list[dict[str, Any]]:
+    """The answers that experts are asked to judge, as the daemon answers them."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        return open_requests(warehouse, workload)
 
 
 def replay(settings: Settings) -> dict[str, int]:

@@ -4,20 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import sqrt
 
+from retuned.daemon.payoff import UNRATED, Money, Payoff, Ratings, payoff
 from retuned.daemon.settings import PolicySettings
-
-
-@dataclass(frozen=True)
-class Ratings:
-    """Answers that people rated, and how many of them they called helpful."""
-
-    helpful: int
-    total: int
-
-    @property
-    def rate(self) -> float:
-        """Share of helpful answers; 0 when nobody rated."""
-        return self.helpful / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True)
@@ -28,47 +16,56 @@ class Evidence:
         drifted: outcome of the latest drift checks since the last run, newest first; None: too few events to tell.
         ratings_before: ratings of the first answers of the model in service.
         ratings_now: its latest ratings.
-        new_corrections: corrections of the model in service since the last run began.
-        corrections_to_learn: corrections since the champion's dataset was made (without a champion: all).
+        new_corrections: corrections of the model in service that the last run did not have.
+        untried_corrections: those of an earlier model too: what came in while that run trained, for example.
+        corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
         last_run_finished_at: when the latest run ended, whatever came of it.
         running: a run is under way.
         scheduled: the configured time has come.
         asked_by: who asked by hand, if anyone.
+        money: what answers earn and runs cost; None: nothing is known of it.
     """
 
     drifted: tuple[bool | None, ...] = ()
-    ratings_before: Ratings = Ratings(0, 0)
-    ratings_now: Ratings = Ratings(0, 0)
+    ratings_before: Ratings = UNRATED
+    ratings_now: Ratings = UNRATED
     new_corrections: int = 0
+    untried_corrections: int = 0
     corrections_to_learn: int = 0
     last_run_finished_at: datetime | None = None
     running: bool = False
     scheduled: bool = False
     asked_by: str | None = None
+    money: Money | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Retrain or not, and why."""
+    """Retrain or not, and why; with what it is expected to bring and to cost, where that can be told."""
 
     retrain: bool
     reasons: tuple[str, ...] = field(default=())
+    payoff: Payoff | None = None
 
 
 def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:
-    """Retrain when there is a reason, something to learn, and nothing against it."""
+    """Retrain when there is a reason, something to learn, it pays, and nothing else is against it."""
     reasons = _reasons(evidence, settings)
+    expected = _payoff(evidence, settings)
     if evidence.asked_by:
-        # A person outranks the cool-down and the counts; behind a run under way the request waits its turn.
-        return Decision(True, (f"asked for by {evidence.asked_by}", *reasons))
+        # A person outranks the cool-down, the counts and the money; behind a run under way the request waits its turn.
+        doubts = (f"though it does not pay: {expected}",) if expected and not expected.pays else ()
+        return Decision(True, (f"asked for by {evidence.asked_by}", *reasons, *doubts), expected)
     if not settings.enabled:
-        return Decision(False, ("the policy is switched off (policy.enabled)",))
+        return Decision(False, ("the policy is switched off (policy.enabled)",), expected)
     if not reasons:
-        return Decision(False, ("no reason to retrain",))
+        return Decision(False, ("no reason to retrain",), expected)
     against = _against(evidence, settings, now)
+    if expected and not expected.pays:
+        against = (*against, f"but it does not pay: {expected}")
     if against:
-        return Decision(False, (*reasons, *against))
-    return Decision(True, reasons)
+        return Decision(False, (*reasons, *against), expected)
+    return Decision(True, (*reasons, f"it pays: {expected}") if expected else reasons, expected)
 
 
 def _reasons(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
@@ -93,6 +90,18 @@ def _reasons(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
     return tuple(reasons)
 
 
+def _payoff(evidence: Evidence, settings: PolicySettings) -> Payoff | None:
+    if evidence.money is None:
+        return None
+    return payoff(
+        evidence.money,
+        evidence.ratings_now,
+        evidence.corrections_to_learn,
+        settings.payback_days,
+        settings.minimum_ratings,
+    )
+
+
 def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tuple[str, ...]:
     against = []
     if evidence.running:
@@ -102,7 +111,7 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
             f"but there is too little to learn: {evidence.corrections_to_learn} new corrections "
             f"of {settings.minimum_corrections} needed"
         )
-    elif not evidence.new_corrections:
+    elif not evidence.untried_corrections:
         against.append("but nothing new was learned since the last run")
     if evidence.last_run_finished_at is not None:
         rested = evidence.last_run_finished_at + timedelta(seconds=settings.cooldown_seconds)

@@ -45,6 +45,11 @@ class PolicySettings(Section):
         50, description="with fewer corrections since the champion's dataset, no reason is enough"
     )
     cooldown_seconds: PositiveFloat = Field(3_600.0, description="rest after a run, whatever came of it")
+    payback_days: PositiveFloat = Field(
+        30.0,
+        description="a run must be expected to earn its cost within so many days, by the ledger and past runs; that "
+        "holds back none that was asked for by hand, and none where no answer earns or no hour costs (see roi)",
+    )
 
 
 class ScheduleSettings(Section):
@@ -54,6 +59,9 @@ class ScheduleSettings(Section):
         60.0, description="quality, ledger and the policy's decision, every so often"
     )
     drift_seconds: PositiveFloat = Field(900.0, description="a drift check of each workload, every so often")
+    labels_seconds: PositiveFloat = Field(
+        3_600.0, description="a choice of what to ask experts next, every so often; labels.per_day is the most of a day"
+    )
     retrain_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         None,
         description="retrain at these times when there is something new to learn; UTC, crontab form: '0 3 * * sun'",

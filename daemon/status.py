@@ -12,6 +12,7 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
 from retuned.monitors import roi
+from retuned.retrain import labels
 
 SQL = named_queries(files("retuned.daemon") / "sql", "status.sql")
 
@@ -19,6 +20,7 @@ SQL = named_queries(files("retuned.daemon") / "sql", "status.sql")
 def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
     """JSON-serialisable; times are ISO 8601, UTC. `ingest` and `started_at` are None when no daemon is running."""
     counts = warehouse.row(SQL["counts"])
+    asked = labels.counts(warehouse)
     return {
         "version": version("retuned"),
         "started_at": started_at,
@@ -33,7 +35,10 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "jobs": {"failures": dict(jobs.failures)},
         "training": dict(jobs.progress),
         "currency": jobs.settings.roi.currency,
-        "workloads": {name: _workload(warehouse, name) for name in jobs.workloads()},
+        "workloads": {
+            name: _workload(warehouse, name) | {"labels": asked.get(name, {"open": 0, "answered": 0})}
+            for name in jobs.workloads()
+        },
     }
 
 

@@ -37,9 +37,9 @@ def load_model(folder: Path, dtype: "torch.dtype") -> Any:
 
 
 def choose_dtype(wanted: str) -> "torch.dtype":
-    """bfloat16 or float32: what the settings say, or what a trial of 50 ms finds to be fast on this machine.
+    """bfloat16 or float32: what the settings say, or bfloat16 where the machine has units for it.
 
-    A CPU without bfloat16 units emulates it, many times slower than float32.
+    A CPU without them emulates it, many times slower than float32. Where torch cannot tell, a trial of 50 ms does.
     """
     import torch
 
@@ -47,6 +47,9 @@ def choose_dtype(wanted: str) -> "torch.dtype":
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
+    if known.get("avx512_bf16") or known.get("amx_bf16"):
+        return torch.bfloat16
     pairs = {
         dtype: (torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype))
         for dtype in (torch.float32, torch.bfloat16)

@@ -58,3 +58,19 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Make a file hold a text, in one step; one that holds it already is left alone."""
+    content = text.encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        aside.write_bytes(content)
+        fsync(aside)
+        aside.replace(path)
+        fsync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)

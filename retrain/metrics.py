@@ -69,6 +69,18 @@ class Metrics:
             ["workload", "model_name"],
             registry=registry,
         )
+        self.label_requests = Gauge(
+            "retuned_label_requests_open",
+            "Answers that experts are asked to judge and have not yet",
+            ["workload"],
+            registry=registry,
+        )
+        self.labels_answered = Counter(
+            "retuned_label_requests_answered_total",
+            "Requests that experts answered, in the warehouse",
+            ["workload"],
+            registry=registry,
+        )
         self._counted: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._named: dict[str, set[tuple[str, str]]] = {}
         self._scored: dict[str, set[str]] = {}
@@ -113,3 +125,11 @@ class Metrics:
             key = (workload, row["event"])
             self.promotions.labels(*key).inc(row["count"] - self._counted[key])
             self._counted[key] = row["count"]
+
+    def labels(self, counts: dict[str, dict[str, int]]) -> None:
+        """Take in how many requests for labels are open and answered, by workload."""
+        for workload, count in counts.items():
+            self.label_requests.labels(workload).set(count["open"])
+            key = (workload, "label_answered")
+            self.labels_answered.labels(workload).inc(count["answered"] - self._counted[key])
+            self._counted[key] = count["answered"]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
-from retuned.retrain import files
+from retuned.retrain import card, files
 from retuned.retrain.settings import Settings
 
 QUERIES = named_queries(resources("retuned.retrain") / "sql", "retrain.sql")
@@ -156,7 +156,7 @@ def register(
         for name in _ADAPTER_FILES:
             shutil.copyfile(adapter / name, aside / name)
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        (aside / "README.md").write_text(_model_card(manifest), encoding="utf-8")
+        card.write(warehouse, aside, path, manifest)
     if known is None:
         with warehouse.transaction() as cursor:
             insert(
@@ -228,35 +228,3 @@ def _content_hash(adapter: Path) -> str:
 
 def _version(row: dict[str, Any]) -> Version:
     return Version(**row | {"path": Path(row["path"]), "manifest": json.loads(row["manifest"])})
-
-
-def _model_card(manifest: dict[str, Any]) -> str:
-    lines = [
-        "---",
-        "library_name: peft",
-        f"base_model: {json.dumps(manifest['base_model'])}",
-        "tags: [lora, retuned]",
-        "---",
-        "",
-        f"# {model_name(manifest['workload'], manifest['version'])}",
-        "",
-        f"A LoRA adapter for the workload `{manifest['workload']}`, trained by retuned {manifest['code_version']} "
-        f"on {manifest['created_at']}.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| base model | {manifest['base_model']} ({manifest['base_hash']}) |",
-        f"| began from | {manifest['parent_version'] or 'the base model'} |",
-        f"| dataset | {manifest['dataset_version']} |",
-    ]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in manifest.get("metrics", {}).items()]
-    lines += [
-        "",
-        "It answers that one workload; nothing else was tested. Settings and cost are in `manifest.json`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 from retuned.consumers.process import Emit
 from retuned.consumers.warehouse import Warehouse, first_line, insert
+from retuned.retrain import card, gate, registry, rollout
 from retuned.retrain import dataset as datasets
-from retuned.retrain import gate, registry, rollout
 from retuned.retrain.dataset import Dataset, TooFewRows
 from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, evaluate
 from retuned.retrain.registry import QUERIES, Version
@@ -183,6 +183,7 @@ class _Run:
         rows = self._evaluations(dataset, parent, training)
         candidate = self._register(dataset, parent, training, rows)
         decision = self._decide(rows, candidate)
+        card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before anybody is told of it
         promoted = self._promote(decision, parent, candidate)
         seconds = self._row()
         return RunResult(

@@ -133,6 +133,17 @@ class GateSettings(Section):
     )
 
 
+class LabelsSettings(Section):
+    """Which answers experts are asked to judge: those whose label would teach most."""
+
+    per_day: Annotated[int, Field(ge=0)] = Field(
+        20, description="most requests for a workload within 24 hours; 0: nothing is asked"
+    )
+    file: Path | None = Field(
+        None, description="the open requests are kept in this file too, JSON Lines; null: in none"
+    )
+
+
 class Settings(Section):
     """All settings of this package."""
 
@@ -141,3 +152,4 @@ class Settings(Section):
     train: TrainSettings = Field(default_factory=lambda: TrainSettings())
     evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
+    labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())

@@ -124,6 +124,7 @@ def settings_for(broker: Broker, folder: Path, **sections: dict[str, Any]) -> di
             "interactions_topic": f"{name}.interactions",
             "feedback_topic": f"{name}.feedback",
             "model_events_topic": f"{name}.model-events",
+            "label_requests_topic": f"{name}.label-requests",
             "session_timeout_seconds": 2.0,
         },
         "warehouse": {"path": str(folder / "data" / "retuned.duckdb")},

@@ -3,15 +3,22 @@
 SELECT workload FROM interactions UNION SELECT workload FROM aliases ORDER BY workload
 
 -- name: champion
--- When the model in service came into service, and when the dataset was made that it learned from.
-SELECT a.version, a.created_at AS promoted_at, d.created_at AS dataset_at
+-- When the model in service came into service, and up to when the evidence goes that it learned from.
+SELECT a.version, a.created_at AS promoted_at,
+       coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), d.created_at) AS learned_until
 FROM aliases a
 LEFT JOIN models m ON m.workload = a.workload AND m.version = a.version
 LEFT JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
 WHERE a.workload = $workload AND a.alias = 'champion'
 
 -- name: last_run
-SELECT started_at, finished_at FROM runs WHERE workload = $workload ORDER BY started_at DESC LIMIT 1
+-- What comes in while a run trains is not in its dataset, and counts for the next one.
+SELECT r.started_at, r.finished_at,
+       coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until
+FROM runs r
+LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
+WHERE r.workload = $workload
+ORDER BY r.started_at DESC LIMIT 1
 
 -- name: drift
 SELECT drifted FROM drift_checks
@@ -21,10 +28,58 @@ ORDER BY created_at DESC LIMIT $checks
 -- name: corrections
 -- What was said of an earlier model's answers is learned from, and says nothing of the one in service. A demonstration
 -- is about no model.
-SELECT count(*) FILTER (f.received_at > $since_dataset) AS to_learn,
-       count(*) FILTER (f.received_at > $since_run AND (i.timestamp >= $promoted_at OR i.model = 'demonstration')) AS new
-FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
-WHERE f.name = 'correction' AND f.received_at > least($since_dataset, $since_run)
+SELECT count(*) FILTER (received_at > $since_dataset) AS to_learn,
+       count(*) FILTER (received_at > $since_run) AS untried,
+       count(*) FILTER (received_at > $since_run AND (timestamp >= $promoted_at OR model = 'demonstration')) AS new
+FROM (
+    SELECT greatest(f.received_at, i.received_at) AS received_at, i.timestamp, i.model
+    FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
+    WHERE f.name = 'correction'
+)
+
+-- name: past_runs
+-- What the latest decided runs took and brought, and how many corrections each had that its parent had not.
+WITH learned AS (
+    SELECT version, coalesce(try_cast(card ->> 'evidence_until' AS TIMESTAMP), created_at) AS until
+    FROM datasets WHERE workload = $workload
+), past AS (
+    SELECT r.id, coalesce(r.train_seconds, 0) + coalesce(r.evaluate_seconds, 0) AS seconds,
+           coalesce((r.detail ->> 'promoted')::BOOLEAN, false) AS promoted,
+           coalesce(r.detail -> 'scores' ->> 'champion', r.detail -> 'scores' ->> 'base')::DOUBLE AS before,
+           (r.detail -> 'scores' ->> 'candidate')::DOUBLE AS after,
+           coalesce(inherited.until, TIMESTAMP '1970-01-01') AS since, own.until
+    FROM runs r
+    JOIN learned own ON own.version = r.dataset_version
+    LEFT JOIN models parent ON parent.workload = r.workload AND parent.version = r.parent_version
+    LEFT JOIN learned inherited ON inherited.version = parent.dataset_version
+    WHERE r.workload = $workload AND r.state = 'succeeded' AND seconds > 0
+    ORDER BY r.started_at DESC LIMIT 20
+), told AS (
+    SELECT greatest(f.received_at, i.received_at) AS received_at
+    FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
+    WHERE f.name = 'correction'
+)
+SELECT past.seconds, past.promoted, past.before, past.after, count(told.received_at) AS corrections
+FROM past LEFT JOIN told ON told.received_at > past.since AND told.received_at <= past.until
+GROUP BY past.id, past.seconds, past.promoted, past.before, past.after
+
+-- name: earned
+-- What was booked as gained, and what was answered and rated meanwhile. Imported history earned nothing here.
+WITH answered AS (
+    SELECT id, received_at FROM traffic
+    WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
+), rated AS (
+    SELECT arg_max(f.value ->> '$', f.timestamp) AS value
+    FROM feedback f JOIN answered ON answered.id = f.interaction_id
+    WHERE f.name = 'helpful' AND f.source = 'user'
+    GROUP BY f.interaction_id
+)
+SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
+        WHERE workload = $workload AND kind = 'gain' AND created_at > $since) AS gains,
+       (SELECT count(*) FROM answered) AS answers,
+       (SELECT min(received_at) FROM answered) AS first_at,
+       (SELECT count(*) FROM rated WHERE value IN ('true', 'false')) AS ratings,
+       (SELECT count(*) FROM rated WHERE value = 'true') AS helpful
 
 -- name: ratings
 -- Users' ratings since the promotion: the first ones, and those of the current window, which never overlap.

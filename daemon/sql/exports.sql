@@ -77,3 +77,8 @@ WHERE ($workload IS NULL OR workload = $workload)
 -- name: archives
 SELECT * FROM archives
 WHERE ($since IS NULL OR last_received_at >= $since) AND ($until IS NULL OR first_received_at < $until)
+
+-- name: label_requests
+SELECT * FROM label_requests
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)

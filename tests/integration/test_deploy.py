@@ -249,7 +249,8 @@ def test_compose_makes_the_topics_that_the_daemon_reads_and_writes() -> None:
     (made,) = re.findall(r"for topic in (.+); do", script)
     kafka = KafkaSettings()
     dead_letters = environment("retuned")["RETUNED__KAFKA__DEAD_LETTER_TOPIC"]
-    assert set(made.split()) == {kafka.interactions_topic, kafka.feedback_topic, kafka.model_events_topic, dead_letters}
+    ours = {kafka.model_events_topic, kafka.label_requests_topic, dead_letters}
+    assert set(made.split()) == {kafka.interactions_topic, kafka.feedback_topic, *ours}
 
 
 def test_compose_is_open_to_this_machine_alone_and_knows_who_is_well() -> None:

@@ -20,6 +20,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers import dialects
 from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import (
     BrokerRefused,
@@ -317,6 +318,21 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     rig.send(interaction("new"))  # a producer that sends it again, later: it is known
     rig.drain()
     assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 3}
+
+
+def test_a_cloud_event_in_binary_mode_is_replayed_with_its_headers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = interaction("replaced")
+    del event["id"], event["timestamp"]
+    headers = {"specversion": "1.0", "id": "cloud", "time": "2026-11-24T09:30:00Z", "subject": "anna@example.com"}
+    encoded = [(f"ce_{name}", value.encode()) for name, value in headers.items()]
+    monkeypatch.setattr(dialects, "_recognised", lambda *_: iter(()))  # as a daemon that does not know the format yet
+    rig.log.append(rig.settings.kafka.interactions_topic, json.dumps(event).encode(), headers=encoded)  # type: ignore[union-attr]
+    assert rig.drain() == 1
+    monkeypatch.undo()
+    payload = json.loads(rig.warehouse.rows("SELECT payload FROM dead_letters")[0]["payload"])
+    assert payload == headers | {"subject": "<EMAIL_1>", "data": event}
+    assert rig.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+    assert [row["id"] for row in rig.warehouse.rows("SELECT id FROM interactions")] == ["cloud"]
 
 
 def test_dead_letters_are_replayed_while_events_flow(rig: Rig) -> None:

@@ -113,7 +113,6 @@ def test_a_version_is_immutable_and_complete(warehouse: Warehouse, settings: Set
     ):
         assert name in manifest
     assert f"# {version.name}" in (version.path / "README.md").read_text()
-    assert "| holdout_score_candidate | 0.91 |" in (version.path / "README.md").read_text()
     assert version.name == f"support@{version.version}"
 
 

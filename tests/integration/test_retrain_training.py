@@ -252,6 +252,16 @@ def test_dtype() -> None:
     assert choose_dtype("auto") in (torch.float32, torch.bfloat16)
 
 
+@pytest.mark.parametrize("unit", ["avx512_bf16", "amx_bf16"])
+def test_a_busy_machine_does_not_decide_the_dtype(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
+    monkeypatch.setattr("retuned.retrain.base._TRIAL_SECONDS", -1)  # no trial: nothing is known to be fast
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict, raising=False)
+    assert choose_dtype("auto") == torch.float32
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {unit: True})
+    assert choose_dtype("auto") == torch.bfloat16
+
+
 def job(
     base: Path, data: Path, folder: Path, settings: TrainSettings = SETTINGS, parent: Path | None = None
 ) -> dict[str, Any]:

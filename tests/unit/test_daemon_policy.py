@@ -2,7 +2,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.daemon.policy import Decision, Evidence, Ratings, decide
+from retuned.daemon.payoff import Ratings
+from retuned.daemon.policy import Decision, Evidence, decide
 from retuned.daemon.settings import PolicySettings
 
 NOW = datetime(2026, 3, 1, 12)
@@ -10,7 +11,7 @@ SETTINGS = PolicySettings(drift_checks=2, helpful_rate_drop=0.1, minimum_ratings
 
 
 def evidence(**changes: object) -> Evidence:
-    quiet: dict[str, object] = {"corrections_to_learn": 60, "new_corrections": 60}
+    quiet: dict[str, object] = {"corrections_to_learn": 60, "untried_corrections": 60, "new_corrections": 60}
     return Evidence(**(quiet | changes))  # type: ignore[arg-type]
 
 
@@ -77,7 +78,7 @@ def test_a_reason_waits_for_something_to_learn() -> None:
 
 
 def test_the_same_corrections_are_not_tried_twice() -> None:
-    decision = decide(evidence(drifted=(True, True), new_corrections=0), SETTINGS, NOW)
+    decision = decide(evidence(drifted=(True, True), new_corrections=0, untried_corrections=0), SETTINGS, NOW)
     assert not decision.retrain
     assert decision.reasons[-1] == "but nothing new was learned since the last run"
 

@@ -1,0 +1,154 @@
+"""Does a retraining pay? What it is expected to earn and to cost, from the ledger and from past runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, linear_regression
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Answers that people rated, and how many of them they called helpful."""
+
+    helpful: int
+    total: int
+
+    @property
+    def rate(self) -> float:
+        """Share of helpful answers; 0 when nobody rated."""
+        return self.helpful / self.total if self.total else 0.0
+
+
+UNRATED = Ratings(0, 0)
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run that trained and was decided on.
+
+    Attributes:
+        corrections: how many it had to learn from.
+        seconds: of training and evaluation.
+        before, after: score of what served and of the candidate on the holdout, 0 to 1; None: not known.
+    """
+
+    corrections: int
+    seconds: float
+    promoted: bool
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class Money:
+    """What answers earned and runs cost.
+
+    Attributes:
+        gains: booked in the ledger over the latest `days`.
+        answers: given over the same days.
+        ratings: of users, over the same days.
+        hourly_rate: cost of an hour of training and evaluation.
+        runs: the latest, in any order.
+    """
+
+    currency: str
+    gains: float
+    days: float
+    answers: int
+    ratings: Ratings
+    hourly_rate: float
+    runs: tuple[PastRun, ...]
+
+
+@dataclass(frozen=True)
+class Payoff:
+    """What a run is expected to bring within `days`, and to cost.
+
+    Attributes:
+        gain, cost, value_of_answer: money; the gain holds the chance that nothing is promoted.
+        rise: of the share of right answers, if it is promoted.
+        chance: that it is promoted.
+    """
+
+    currency: str
+    days: float
+    gain: float
+    cost: float
+    answers_per_day: float
+    rise: float
+    value_of_answer: float
+    chance: float
+    hours: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the gain reaches the cost."""
+        return self.gain >= self.cost
+
+    def __str__(self) -> str:
+        return (
+            f"a gain of {self.gain:.2f} {self.currency} is expected within {self.days:g} days "
+            f"({self.answers_per_day:.0f} answers a day, {self.rise:.1%} more of them right, "
+            f"each worth {self.value_of_answer:.4f}, promoted with a chance of {self.chance:.0%}) "
+            f"at a cost of {self.cost:.2f} ({self.hours:.2f} hours)"
+        )
+
+
+def payoff(money: Money, latest: Ratings, corrections: int, days: float, minimum_ratings: int) -> Payoff | None:
+    """Gain = answers a day × rise × value of a right answer × days × chance of promotion; cost = hours × hourly rate.
+
+    - Value of a right answer: gains of the ledger / helpful answers of the same days.
+    - Rise: the share of wrong answers, by the latest ratings × the share of them that runs mend: the mean of
+      (after − before) / (1 − before) over promoted runs, with one more run of a half as prior. The gain on the holdout
+      itself would promise too much: it is made of what people corrected, not of what is asked.
+    - Chance of promotion: (promoted + 1) / (runs + 2), Laplace's rule of succession.
+    - Hours: the line of past runs over their corrections, at `corrections`.
+
+    Args:
+        latest: the ratings that tell how many answers are wrong now; those of `money` where they are too few.
+
+    Returns:
+        None where it cannot be told: no money is earned or asked for, no run is known, or too few answers are rated.
+    """
+    if money.ratings.total < minimum_ratings or not money.runs:
+        return None
+    helpful = money.answers * money.ratings.rate
+    if helpful == 0 or money.gains <= 0 or money.hourly_rate <= 0:
+        return None
+    wrong = 1 - (latest if latest.total >= minimum_ratings else money.ratings).rate
+    rise = wrong * _mended(money.runs)
+    chance = (sum(run.promoted for run in money.runs) + 1) / (len(money.runs) + 2)
+    value = money.gains / helpful
+    answers_per_day = money.answers / money.days
+    hours = _seconds(money.runs, corrections) / 3_600
+    return Payoff(
+        currency=money.currency,
+        days=days,
+        gain=answers_per_day * rise * value * days * chance,
+        cost=hours * money.hourly_rate,
+        answers_per_day=answers_per_day,
+        rise=rise,
+        value_of_answer=value,
+        chance=chance,
+        hours=hours,
+    )
+
+
+def _mended(runs: Sequence[PastRun]) -> float:
+    """The share of wrong answers that a promoted run makes right, 0 to 1."""
+    shares = [
+        max(run.after - run.before, 0.0) / (1 - run.before)
+        for run in runs
+        if run.promoted and run.before is not None and run.after is not None and run.before < 1
+    ]
+    return (sum(shares) + 0.5) / (len(shares) + 1)
+
+
+def _seconds(runs: Sequence[PastRun], corrections: int) -> float:
+    """How long a run over so many corrections takes; none is shorter than the shortest was."""
+    learned, seconds = [float(run.corrections) for run in runs], [run.seconds for run in runs]
+    if len(set(learned)) > 1:
+        slope, intercept = linear_regression(learned, seconds)
+        expected = intercept + slope * corrections if slope > 0 else fmean(seconds)
+    else:
+        expected = fmean(seconds) * max(1.0, corrections / max(learned[0], 1.0))
+    return max(expected, min(seconds))

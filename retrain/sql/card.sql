@@ -1,0 +1,39 @@
+-- name: dataset
+SELECT created_at, train, validation, holdout, replay, card FROM datasets WHERE workload = $workload AND version = $version
+
+-- name: sources
+-- Who taught what a model learned from and was judged on, the most first.
+SELECT
+    CASE
+        WHEN i.model = 'demonstration' THEN 'demonstrations'
+        WHEN f.name = 'correction' THEN 'corrections (' || f.source || ')'
+        ELSE 'answers called good (' || f.source || ')'
+    END AS source,
+    count(*) AS rows
+FROM dataset_rows d
+JOIN feedback f ON f.id = d.feedback_id
+JOIN interactions i ON i.id = d.interaction_id AND i.workload = $workload
+WHERE d.dataset_version = $version AND d.split IN ('train', 'validation', 'holdout')
+GROUP BY ALL
+ORDER BY rows DESC, source
+
+-- name: people
+-- How many people that are told apart taught, and the share of rows of the one who taught most.
+SELECT count(*) AS people, max(rows) / sum(rows) AS largest_share
+FROM (
+    SELECT f.user_id, count(*) AS rows
+    FROM dataset_rows d
+    JOIN feedback f ON f.id = d.feedback_id
+    JOIN interactions i ON i.id = d.interaction_id AND i.workload = $workload
+    WHERE d.dataset_version = $version AND d.split IN ('train', 'validation') AND f.user_id IS NOT NULL
+    GROUP BY f.user_id
+)
+
+-- name: run
+SELECT reasons, started_at, train_seconds, evaluate_seconds FROM runs WHERE id = $run_id
+
+-- name: decision
+SELECT outcome, reasons FROM decisions WHERE run_id = $run_id AND kind = 'gate'
+
+-- name: scores
+SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id ORDER BY model, split, row_id

@@ -1,0 +1,88 @@
+-- name: candidates
+-- The newest answers of the model in service, with what people said of them: who called them good or bad, whether it is
+-- known what is right (a correction, an expert's word, an earlier request).
+WITH newest AS (
+    SELECT id, timestamp, messages, response, context
+    FROM traffic
+    WHERE workload = $workload
+        AND timestamp >= coalesce(
+            (SELECT created_at FROM aliases WHERE workload = $workload AND alias = 'champion'), TIMESTAMP '1970-01-01'
+        )
+    ORDER BY timestamp DESC, id
+    LIMIT $limit
+), said AS (
+    SELECT
+        interaction_id,
+        count(*) FILTER ((name = 'helpful' AND value::VARCHAR = 'true') OR (name = 'rating' AND TRY_CAST(value AS DOUBLE) >= 0.8)) AS good,
+        count(*) FILTER (
+            (name = 'helpful' AND value::VARCHAR = 'false') OR (name = 'rating' AND TRY_CAST(value AS DOUBLE) <= 0.4)
+            OR (name = 'hallucination' AND value::VARCHAR = 'true')
+        ) AS bad,
+        bool_or(name = 'correction' OR (name = 'helpful' AND source = 'expert')) AS settled
+    FROM feedback
+    WHERE name IN ('helpful', 'rating', 'hallucination', 'correction') AND interaction_id IN (SELECT id FROM newest)
+    GROUP BY interaction_id
+)
+SELECT
+    newest.*, coalesce(good, 0) AS good, coalesce(bad, 0) AS bad,
+    coalesce(settled, false) OR id IN (SELECT interaction_id FROM label_requests WHERE workload = $workload) AS settled
+FROM newest LEFT JOIN said ON said.interaction_id = newest.id
+ORDER BY timestamp DESC, id
+
+-- name: known
+-- Questions that need no request: asked of experts and open, or since the champion came; corrected since what it learned.
+WITH champion AS (
+    SELECT max(a.created_at) AS promoted_at,
+           max(coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), d.created_at)) AS learned_until
+    FROM aliases a
+    LEFT JOIN models m ON m.workload = a.workload AND m.version = a.version
+    LEFT JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
+    WHERE a.workload = $workload AND a.alias = 'champion'
+)
+SELECT i.id, i.timestamp, i.messages, i.response, i.context
+FROM interactions i, champion
+WHERE i.workload = $workload AND (
+    i.id IN (
+        SELECT interaction_id FROM label_requests, champion
+        WHERE workload = $workload AND (answered_at IS NULL OR promoted_at IS NULL OR label_requests.created_at >= promoted_at)
+    )
+    OR i.id IN (
+        SELECT interaction_id FROM feedback, champion
+        WHERE name = 'correction' AND (learned_until IS NULL OR received_at > learned_until)
+    )
+)
+ORDER BY i.timestamp DESC, i.id
+LIMIT $limit
+
+-- name: asked
+SELECT count(*) AS requests FROM label_requests WHERE workload = $workload AND created_at > $since
+
+-- name: settle
+-- An expert's correction or verdict answers a request; the first one counts.
+UPDATE label_requests SET answered_at = answer.received_at, feedback_id = answer.id
+FROM (
+    SELECT interaction_id, min(received_at) AS received_at, arg_min(id, received_at) AS id
+    FROM feedback
+    WHERE source = 'expert' AND name IN ('correction', 'helpful')
+        AND interaction_id IN (SELECT interaction_id FROM label_requests WHERE answered_at IS NULL)
+    GROUP BY interaction_id
+) answer
+WHERE label_requests.answered_at IS NULL AND label_requests.interaction_id = answer.interaction_id
+
+-- name: open
+-- Those whose interaction is still here: an answer to an archived one would teach nothing any more.
+SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.response, i.context, r.reason, r.detail, r.score
+FROM label_requests r JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
+WHERE r.answered_at IS NULL AND ($workload IS NULL OR r.workload = $workload) AND (NOT $pending OR NOT r.announced)
+ORDER BY r.created_at, r.score DESC, r.id
+
+-- name: announced
+UPDATE label_requests SET announced = true WHERE id = $id
+
+-- name: counts
+SELECT r.workload,
+       count(*) FILTER (r.answered_at IS NULL AND i.id IS NOT NULL) AS open,
+       count(*) FILTER (r.answered_at IS NOT NULL) AS answered
+FROM label_requests r LEFT JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
+GROUP BY r.workload
+ORDER BY r.workload

@@ -1,0 +1,174 @@
+"""The policy on a real warehouse with a real run in it: money, and what comes in while a run trains."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import tiny_llama
+from teaching import CHANGED, GOODS, Teacher, teach_policies
+
+from retuned.daemon.jobs import Jobs
+from retuned.daemon.offline import offline
+from retuned.daemon.policy import Decision, Evidence
+from retuned.daemon.settings import Settings
+from retuned.retrain import dataset, registry
+
+TAUGHT = len(GOODS) * 50
+DURING = len(CHANGED) * 50
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run during which people went on correcting the model that it was to replace."""
+
+    jobs: Jobs
+    before: Evidence
+    meanwhile: list[Decision]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder = tmp_path_factory.mktemp("story")
+    settings = Settings(
+        warehouse={"path": folder / "data" / "retuned.duckdb"},
+        models={"base": tiny_llama(folder / "base"), "directory": folder / "models"},
+        train={"threads": 1, "learning_rate": 5e-3, "epochs": 8, "dtype": "float32", "checkpoint_steps": 10},
+        gate={"minimum_examples": 15, "maximum_latency_ratio": 50},
+        policy={"new_corrections": 50, "cooldown_seconds": 1, "minimum_ratings": 30},
+        roi={"hourly_rate": 60.0, "training_hourly_rate": 1.0},
+    )
+    with offline(settings) as jobs:
+        teacher = Teacher(jobs.warehouse)
+        jobs.now = lambda: teacher.now + timedelta(seconds=len(ticks))
+        ticks: list[None] = []
+        meanwhile: list[Decision] = []
+        teach_policies(teacher, GOODS)
+        before = jobs.evidence("support")
+        follow = jobs._on_progress
+
+        def on_progress(line: dict[str, Any]) -> None:
+            ticks.append(None)
+            follow(line)
+            if line["stage"] == "train" and not meanwhile:
+                for thing, policy in CHANGED.items():
+                    teach_policies(teacher, {thing: policy}, wrong=f"You have {GOODS[thing]} for it.")
+                meanwhile.append(jobs.ask_policy("support"))
+
+        jobs._on_progress = on_progress  # type: ignore[method-assign]
+        assert jobs.ask_policy("support").retrain
+        jobs.retrain_waiting()
+        yield Story(jobs, before, meanwhile)
+
+
+def test_never_two_runs_at_once(story: Story) -> None:
+    assert story.before.corrections_to_learn == story.before.untried_corrections == TAUGHT
+    (asked,) = story.meanwhile
+    assert not asked.retrain
+    assert "but a run is under way" in asked.reasons
+    (run,) = story.jobs.warehouse.rows("SELECT * FROM runs")
+    assert (run["state"], json.loads(run["detail"])["promoted"]) == ("succeeded", True), run["error"]
+
+
+def test_what_came_in_while_a_run_trained_counts_for_the_next_one(story: Story) -> None:
+    jobs = story.jobs
+    after = jobs.evidence("support")
+    assert (after.corrections_to_learn, after.untried_corrections) == (DURING, DURING)
+    assert after.new_corrections == 0  # they are about the model before: no reason by themselves
+    assert after.running is False
+    later = jobs.now() + timedelta(hours=1)
+    jobs.now = lambda: later
+    scheduled = jobs.ask_policy("support", scheduled=True)
+    assert scheduled.retrain, scheduled.reasons
+    made = dataset.build(jobs.warehouse, jobs.settings, "support", jobs.now())
+    taught = {row["completion"] for row in made.split("train") if not row["replay"]}
+    assert taught == {f"You have {policy} for it." for policy in CHANGED.values()}
+    jobs._waiting.clear()
+
+
+def test_the_model_card_is_complete_and_no_part_of_the_version(story: Story) -> None:
+    warehouse = story.jobs.warehouse
+    champion = registry.champion(warehouse, "support")
+    assert champion is not None
+    card = (champion.path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\n")
+    assert "**The gate passed it.**" in card
+    (decision,) = warehouse.rows("SELECT * FROM decisions WHERE kind = 'gate'")
+    assert all(f"- {reason}\n" in card for reason in json.loads(decision["reasons"]))
+    learned = dataset.load(warehouse, "support", champion.dataset_version)
+    assert learned is not None
+    everything = sum(learned.rows[split] for split in ("train", "validation", "holdout"))
+    assert f"| from corrections (expert) | {everything} examples |" in card
+    assert f"| retrained because of | {TAUGHT} new corrections |" in card
+    assert {file.name for file in champion.path.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    }
+    again = registry.register(
+        warehouse,
+        story.jobs.settings.models.directory,
+        "support",
+        champion.path,
+        base_model=Path(champion.base_model),
+        parent_version=None,
+        dataset_version=champion.dataset_version,
+        run_id="another",
+        details={},
+        now=story.jobs.now(),
+    )
+    assert again == champion  # its hash is what it was
+
+
+def test_a_run_that_was_interrupted_is_under_way(story: Story) -> None:
+    warehouse = story.jobs.warehouse
+    finished = warehouse.rows("SELECT finished_at FROM runs")[0]["finished_at"]
+    warehouse.execute("UPDATE runs SET finished_at = NULL, state = 'interrupted'")
+    try:
+        assert story.jobs.evidence("support").running
+    finally:
+        warehouse.execute("UPDATE runs SET finished_at = ?, state = 'succeeded'", [finished])
+
+
+def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) -> None:
+    jobs = story.jobs
+    assert jobs.evidence("support").money is not None
+    assert story.before.money is None
+    teacher = Teacher(jobs.warehouse)
+    teacher.acts = 10_000
+    for number in range(40):
+        answer = teacher.ask("how long do i have to return a lamp?", "You have 14 days for it.")
+        teacher.say(answer, "helpful", number % 4 > 0, "user")
+        teacher.say(answer, "time_saved_seconds", 60.0, "user")
+    answers = 40 + TAUGHT + DURING
+    now = teacher.now + timedelta(minutes=1)
+    jobs.now = lambda: now
+    jobs._book(now)
+    money = jobs.evidence("support").money
+    assert money is not None
+    assert money.gains == pytest.approx(40 * 1.0)
+    assert (money.answers, money.ratings.helpful, money.ratings.total) == (answers, 30, 40)
+    assert money.days == pytest.approx((10_000 + 120) / 1_440, abs=0.1)
+    (run,) = money.runs
+    row = jobs.warehouse.rows("SELECT * FROM runs")[0]
+    assert (run.corrections, run.promoted) == (TAUGHT, True)
+    assert run.seconds == pytest.approx(row["train_seconds"] + row["evaluate_seconds"])
+    assert run.before == 0.0
+    assert run.after is not None
+    assert run.after > 0.7
+
+    decision = jobs.ask_policy("support", scheduled=True)
+    assert decision.reasons[-1].startswith("it pays: a gain of ")
+    dear = jobs.settings.roi.model_copy(update={"training_hourly_rate": 1e7})
+    jobs.settings = jobs.settings.model_copy(update={"roi": dear})
+    refused = jobs.ask_policy("support", scheduled=True)
+    assert not refused.retrain
+    stored = jobs.warehouse.rows("SELECT * FROM decisions WHERE kind = 'retrain' ORDER BY rowid")[-1]
+    assert json.loads(stored["reasons"])[-1].startswith("but it does not pay: a gain of ")
+    figures = json.loads(stored["figures"])["payoff"]
+    assert figures["gain"] < figures["cost"]
+    assert jobs.ask_policy("support", asked_by="an operator").retrain

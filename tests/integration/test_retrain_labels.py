@@ -1,0 +1,321 @@
+"""What experts are asked, on a real warehouse: chosen, stored, announced, listed, answered."""
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from teaching import Teacher
+
+from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.warehouse import Warehouse
+from retuned.daemon import demo_company
+from retuned.daemon.cli import main
+from retuned.daemon.jobs import Jobs
+from retuned.daemon.offline import offline
+from retuned.daemon.settings import Settings
+from retuned.retrain import dataset, labels, registry, rollout
+from retuned.retrain.metrics import Metrics
+
+DAY = timedelta(days=1)
+TOPIC = "retuned.label-requests"
+
+
+def settings_of(folder: Path, **sections: dict[str, Any]) -> Settings:
+    (folder / "base").mkdir(exist_ok=True)
+    (folder / "base" / "config.json").write_text("{}")
+    (folder / "base" / "model.safetensors").write_bytes(b"weights")
+    return Settings(
+        warehouse={"path": folder / "data" / "retuned.duckdb"},
+        models={"base": folder / "base", "directory": folder / "models"},
+        **sections,
+    )
+
+
+@contextmanager
+def house(folder: Path, **sections: dict[str, Any]) -> Iterator[tuple[Jobs, Teacher, MemoryPublisher]]:
+    with offline(settings_of(folder, **sections)) as jobs:
+        teacher, publisher = Teacher(jobs.warehouse), MemoryPublisher()
+        jobs.publisher, jobs.now = publisher, lambda: teacher.now
+        yield jobs, teacher, publisher
+
+
+QUESTIONS = ("May I return a lamp?", "How long is the warranty of a sofa?", "When is the shop in Oslo open?")
+
+
+def doubted(teacher: Teacher, *questions: str) -> list[str]:
+    """Answers that people called wrong, and nobody corrected."""
+    asked = [teacher.ask(question, "Certainly.", context=["A passage."]) for question in questions]
+    for interaction in asked:
+        teacher.say(interaction, "helpful", False, "user")
+    return asked
+
+
+def rows(warehouse: Warehouse) -> list[dict[str, Any]]:
+    return warehouse.rows("SELECT * FROM label_requests ORDER BY created_at, score DESC, interaction_id")
+
+
+def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path) -> None:
+    with house(tmp_path, labels={"file": tmp_path / "out" / "requests.jsonl"}) as (jobs, teacher, publisher):
+        first, second = doubted(teacher, *QUESTIONS[:2])
+        jobs.request_labels()
+        found = {message["interaction_id"]: (topic, key, message) for topic, key, message in publisher.messages}
+        assert set(found) == {first, second}
+        topic, key, message = found[first]
+        stored = next(row for row in rows(jobs.warehouse) if row["interaction_id"] == first)
+        assert (topic, key) == (TOPIC, first)
+        assert message == {
+            "id": stored["id"],
+            "timestamp": teacher.now.isoformat(timespec="milliseconds") + "Z",
+            "workload": "support",
+            "interaction_id": first,
+            "model": "support@base",
+            "messages": [{"role": "user", "content": QUESTIONS[0]}],
+            "question": QUESTIONS[0],
+            "answer": "Certainly.",
+            "context": ["A passage."],
+            "reason": "uncertain",
+            "detail": "People called it wrong, and nobody said what is right (1 against, 0 for).",
+            "score": pytest.approx(2 / 3),
+        }
+        file = tmp_path / "out" / "requests.jsonl"
+        assert [json.loads(line) for line in file.read_text().splitlines()] == labels.open_requests(jobs.warehouse)
+        assert labels.counts(jobs.warehouse) == {"support": {"open": 2, "answered": 0}}
+
+        # A user's word is no answer; an expert's is, and it teaches.
+        teacher.say(first, "helpful", False, "user")
+        teacher.say(second, "correction", "Two years.", "user")
+        jobs.watch()
+        assert labels.counts(jobs.warehouse)["support"] == {"open": 2, "answered": 0}
+        answer = teacher.say(first, "correction", "Within 14 days.", "expert")
+        teacher.say(second, "helpful", True, "expert")
+        jobs.watch()
+        assert labels.counts(jobs.warehouse)["support"] == {"open": 0, "answered": 2}
+        answered = next(row for row in rows(jobs.warehouse) if row["interaction_id"] == first)
+        assert (answered["feedback_id"], answered["answered_at"]) == (answer, teacher.now - timedelta(minutes=1))
+        assert file.read_text() == ""
+        # Months later, what is answered is not asked again.
+        jobs.now = lambda: teacher.now + 90 * DAY
+        jobs.request_labels()
+        assert len(rows(jobs.warehouse)) == len(publisher.messages) == 2
+
+
+def test_a_broker_that_is_away_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
+    class Flaky(MemoryPublisher):
+        away = True
+
+        def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+            if self.away and len(self.messages) % 2 == 1:
+                raise BrokerUnavailable("broker: not there")
+            super().publish(topic, key, value)
+
+    with house(tmp_path) as (jobs, teacher, _):
+        jobs.publisher = flaky = Flaky()
+        doubted(teacher, *QUESTIONS)
+        jobs.request_labels()  # one goes out, then the broker is away
+        assert [row["announced"] for row in rows(jobs.warehouse)].count(True) == len(flaky.messages) == 1
+        jobs.request_labels()
+        jobs.watch()
+        assert len(flaky.messages) == 1
+        flaky.away = False
+        jobs.watch()
+        jobs.watch()
+        assert len({message["id"] for _, _, message in flaky.messages}) == len(flaky.messages) == 3
+        assert len(rows(jobs.warehouse)) == 3
+
+
+def test_a_pass_that_is_cut_off_has_asked_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with house(tmp_path) as (jobs, teacher, publisher):
+        doubted(teacher, *QUESTIONS)
+        inserted: list[None] = []
+        real = labels.insert
+
+        def killed(*arguments: Any, **values: Any) -> None:
+            inserted.append(None)
+            if len(inserted) == 3:
+                raise KeyboardInterrupt
+            real(*arguments, **values)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(labels, "insert", killed)
+            with pytest.raises(KeyboardInterrupt):
+                jobs.request_labels()
+        assert rows(jobs.warehouse) == []
+        jobs.request_labels()
+        assert len(rows(jobs.warehouse)) == len(publisher.messages) == 3
+
+
+def test_a_day_has_its_budget(tmp_path: Path) -> None:
+    with house(tmp_path, labels={"per_day": 2}) as (jobs, teacher, publisher):
+        doubted(teacher, *QUESTIONS)
+        jobs.request_labels()
+        jobs.request_labels()
+        assert len(publisher.messages) == 2
+        now = teacher.now
+        jobs.now = lambda: now + DAY
+        jobs.request_labels()
+        assert len(publisher.messages) == 3
+        jobs.settings = jobs.settings.model_copy(
+            update={"labels": jobs.settings.labels.model_copy(update={"per_day": 0})}
+        )
+        doubted(teacher, "Is breakfast included?")
+        jobs.now = lambda: now + 9 * DAY
+        jobs.request_labels()
+        assert len(publisher.messages) == 3
+
+
+def test_without_a_topic_requests_are_listed_alone_and_go_out_once_there_is_one(tmp_path: Path) -> None:
+    with house(tmp_path, kafka={"label_requests_topic": None}) as (jobs, teacher, publisher):
+        doubted(teacher, *QUESTIONS)
+        jobs.request_labels()
+        assert publisher.messages == []
+        assert len(labels.open_requests(jobs.warehouse)) == 3
+        assert labels.open_requests(jobs.warehouse, "sales") == []
+        assert labels.announce_pending(jobs.warehouse, publisher, TOPIC) == 3
+
+
+def test_the_answers_of_an_earlier_model_are_not_asked_about(tmp_path: Path) -> None:
+    with house(tmp_path) as (jobs, teacher, _):
+        doubted(teacher, *QUESTIONS)
+        jobs.warehouse.insert(
+            "aliases", workload="support", alias="champion", version=None, created_at=teacher.now + timedelta(seconds=1)
+        )
+        jobs.request_labels()
+        assert rows(jobs.warehouse) == []
+        (now,) = doubted(teacher, "May I return a lamp?")
+        jobs.request_labels()
+        assert [row["interaction_id"] for row in rows(jobs.warehouse)] == [now]
+
+
+def test_where_nothing_is_trained_nothing_is_asked(tmp_path: Path) -> None:
+    with house(tmp_path) as (jobs, teacher, _):
+        doubted(teacher, *QUESTIONS)
+        models = jobs.settings.models
+        for changed in ({"base": None}, {"workloads": ("sales",)}):
+            jobs.settings = jobs.settings.model_copy(update={"models": models.model_copy(update=changed)})
+            jobs.request_labels()
+            assert rows(jobs.warehouse) == []
+        jobs.settings = jobs.settings.model_copy(
+            update={"models": models.model_copy(update={"workloads": ("support",)})}
+        )
+        jobs.request_labels()
+        assert len(rows(jobs.warehouse)) == 3
+
+
+def test_metrics_of_requests(tmp_path: Path) -> None:
+    with house(tmp_path) as (jobs, teacher, _):
+        collectors = CollectorRegistry()
+        jobs.retrain_metrics = Metrics(collectors)
+        first, *_ = doubted(teacher, *QUESTIONS)
+        jobs.request_labels()
+        teacher.say(first, "correction", "Within 14 days.", "expert")
+        jobs.watch()
+        jobs.watch()
+        workload = {"workload": "support"}
+        assert collectors.get_sample_value("retuned_label_requests_open", workload) == 2
+        assert collectors.get_sample_value("retuned_label_requests_answered_total", workload) == 1
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with house(tmp_path, labels={"file": tmp_path / "taken" / "requests.jsonl"}) as (jobs, teacher, publisher):
+        doubted(teacher, *QUESTIONS)
+        with pytest.raises(RetunedError, match=r"labels\.file: .*requests\.jsonl cannot be written"):
+            jobs.request_labels()
+        assert len(publisher.messages) == 3
+
+
+def test_the_command_line_lists_what_is_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETUNED__HTTP__PORT", "1")  # no daemon answers there
+    monkeypatch.setenv("RETUNED__WAREHOUSE__PATH", str(tmp_path / "data" / "retuned.duckdb"))
+    with house(tmp_path) as (jobs, teacher, _):
+        (interaction,) = doubted(teacher, "May I\nreturn \x1b[31m a lamp?")
+        jobs.request_labels()
+    assert main(["labels"]) == 0
+    assert capsys.readouterr().out == (
+        f"{interaction}  support  0.67 uncertain: People called it wrong, and nobody said what is right (1 against, 0 "
+        "for).\n    asked     May I return [31m a lamp?\n    answered  Certainly.\n"
+    )
+    assert main(["labels", "--json", "--workload", "support"]) == 0
+    assert [one["interaction_id"] for one in json.loads(capsys.readouterr().out)] == [interaction]
+    assert main(["labels", "--workload", "sales"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["status"]) == 0
+    assert "  labels      1 asked of experts, 0 answered\n" in capsys.readouterr().out
+    assert main(["export", "label_requests", "-o", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["interaction_id"] == interaction
+
+
+def served(folder: Path, jobs: Jobs, teacher: Teacher) -> None:
+    """A champion that was taught what the demo's company held true before its change."""
+    company = demo_company.load(None)
+    for fact in company.facts(changed=False):
+        for question in fact.questions[:10]:
+            teacher.correct(question, "I cannot say.", fact.answer)
+    made = dataset.build(jobs.warehouse, jobs.settings, "support", teacher.now)
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_text("weights")
+    version = registry.register(
+        jobs.warehouse,
+        jobs.settings.models.directory,
+        "support",
+        adapter,
+        base_model=folder / "base",
+        parent_version=None,
+        dataset_version=made.version,
+        run_id="r1",
+        details={},
+        now=teacher.now,
+    )
+    rollout.promote(
+        jobs.warehouse, jobs.settings, MemoryPublisher(), "t", "support", version.version, "gate", "", teacher.now
+    )
+
+
+def traffic_after_the_change(teacher: Teacher, rates: float) -> dict[str, bool]:
+    """150 answers of that champion after the company changed, a share of them rated by customers; which are wrong.
+
+    It confuses a tenth of what it knows, repeats what is no longer true, and takes another fact for what is new. What
+    did not change is asked five times as often.
+    """
+    draw = random.Random(0)
+    company = demo_company.load(None)
+    before = {fact.id: fact for fact in company.facts(changed=False)}
+    after = company.facts(changed=True)
+    often = [5 if before.get(fact.id) == fact.model_copy(update={"other_values": ()}) else 1 for fact in after]
+    wrong = {}
+    for _ in range(150):
+        (fact,) = draw.choices(after, often)
+        knows = before.get(fact.id)
+        said = knows if knows and draw.random() < 0.9 else draw.choice(list(before.values()))
+        interaction = teacher.ask(draw.choice(fact.questions[10:]), said.answer)
+        wrong[interaction] = not demo_company.is_right(fact, said.answer)
+        if draw.random() < rates:
+            mistaken = draw.random() < company.users.mistaken
+            teacher.say(interaction, "helpful", wrong[interaction] == mistaken, "user")
+    return wrong
+
+
+@pytest.mark.parametrize("rates", [0.7, 0.1, 0.0])
+def test_what_is_picked_teaches_more_than_what_chance_picks(tmp_path: Path, rates: float) -> None:
+    """A label of a right answer teaches nothing: the share of picks that are wrong, against that of all answers."""
+    small = {"dataset": {"minimum_rows": 1}, "gate": {"minimum_examples": 1}, "labels": {"per_day": 20}}
+    with house(tmp_path, **small) as (jobs, teacher, _):
+        served(tmp_path, jobs, teacher)
+        wrong = traffic_after_the_change(teacher, rates)
+        jobs.request_labels()
+        asked = [row["interaction_id"] for row in rows(jobs.warehouse)]
+        assert len(asked) == 20
+        of_picks, of_all = (sum(wrong[one] for one in some) / len(some) for some in (asked, list(wrong)))
+        print(f"wrong: {of_picks:.2f} of the picks, {of_all:.2f} of all")
+        assert of_picks > 2 * of_all

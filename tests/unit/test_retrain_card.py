@@ -1,0 +1,127 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from retuned.retrain.card import Record, Score, licence_of, render
+
+MANIFEST: dict[str, Any] = {
+    "version": "3f2a91c0",
+    "workload": "support.refunds",
+    "created_at": "2026-11-24T09:30:00Z",
+    "base_model": "/models/smol: 2",
+    "base_hash": "00ff",
+    "parent_version": "77ab01de",
+    "dataset_version": "d1",
+    "run_id": "r1",
+    "code_version": "0.1.0",
+    "settings": {"train": {"rank": 32}},
+    "cost": {"train_seconds": 61.2, "evaluate_seconds": 40.0},
+}
+DATASET = {"train": 100, "validation": 10, "holdout": 40, "replay": 30, "card": {"left_out": {"superseded": 3, "x": 0}}}
+
+
+def scores(model: str, right: int, split: str = "holdout") -> list[Score]:
+    return [Score(model, split, f"{split}{n}", float(n < right)) for n in range(40)]
+
+
+def record(**more: Any) -> Record:
+    return Record(Path("/models/support.refunds/3f2a91c0"), MANIFEST, **more)
+
+
+FULL = record(
+    licence="apache-2.0",
+    dataset=DATASET,
+    sources=[{"source": "corrections (expert)", "rows": 90}, {"source": "demonstrations", "rows": 60}],
+    people={"people": 12, "largest_share": 0.25},
+    run={"reasons": ["drift | twice"], "train_seconds": 70.0, "evaluate_seconds": 30.0},
+    decision={"outcome": True, "reasons": ["A gain of +0.500.", "Within the limit."]},
+    scores=[
+        *scores("base", 0),
+        *scores("77ab01de", 10),
+        *scores("3f2a91c0", 30),
+        *scores("77ab01de", 20, "regression"),
+    ],
+)
+
+
+def header(card: str) -> dict[str, Any]:
+    assert card.startswith("---\n")
+    found: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return found
+
+
+def test_the_header_is_hugging_faces() -> None:
+    assert header(render(FULL)) == {
+        "library_name": "peft",
+        "base_model": "/models/smol: 2",
+        "license": "apache-2.0",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "retuned"],
+    }
+
+
+def test_it_says_in_one_line_what_a_manager_asks() -> None:
+    assert (
+        "**The gate passed it.** Right answers to questions that nothing was trained on: this version 75.0%, its "
+        "parent 77ab01de 25.0%, the base model 0.0%."
+    ) in render(FULL)
+    refused = Record(**{**vars(FULL), "decision": {"outcome": False, "reasons": []}})
+    assert "**The gate refused it.**" in render(refused)
+
+
+def test_figures_have_intervals_against_base_and_parent() -> None:
+    lines = [line for line in render(FULL).splitlines() if line.startswith("| new questions")]
+    assert lines[0] == "| new questions | this version | 40 | 75.0% |  |"
+    assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 25.0% | +50.0% (+3")
+    assert lines[2].startswith("| new questions | the base model | 40 | 0.0% | +75.0% (+6")
+    assert "- Within the limit.\n" in render(FULL)
+
+
+def test_what_it_learned_from_where_it_comes_from_and_how_to_load_it() -> None:
+    card = render(FULL)
+    for line in (
+        "| trained on | 100 examples, of which 30 repeat older ones |",
+        "| from corrections (expert) | 90 examples |",
+        "| people | 12; the one who taught most gave 25.0% of the examples |",
+        "| left out | 3 superseded |",
+        "| licence of the base model | apache-2.0 |",
+        "| began from | version 77ab01de |",
+        "| retrained because of | drift \\| twice |",
+        "| training took | 70 s |",
+        '  --lora-modules support.refunds@3f2a91c0="/models/support.refunds/3f2a91c0"',
+    ):
+        assert line in card.splitlines()
+    assert "--max-lora-rank 32 " in card
+
+
+def test_what_is_not_known_yet_is_left_out() -> None:
+    card = render(record())
+    assert "**Not decided yet.**" in card
+    assert header(card)["license"] == "unknown"
+    assert [line for line in card.splitlines() if line.startswith("## ")] == [
+        "## Where it comes from",
+        "## How to load it",
+        "## What it is not for",
+    ]
+    assert "| training took | 61 s |" in card
+    assert "None" not in card
+
+
+@pytest.mark.parametrize(
+    ("files", "licence"),
+    [
+        ({}, "unknown"),
+        ({"README.md": "---\nlicense: cc-by-4.0\n---\n# Model"}, "cc-by-4.0"),
+        ({"README.md": "---\n: [\n---\n", "config.json": "{"}, "unknown"),
+        ({"README.md": "# Model", "config.json": '{"license": "mit"}'}, "mit"),
+        ({"LICENSE": "   Apache License\n   Version 2.0, January 2004"}, "apache-2.0"),
+        ({"LICENSE.txt": "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT"}, "llama3.1"),
+        ({"LICENSE": "Ask Bob."}, "other"),
+    ],
+)
+def test_the_licence_is_read_from_the_base_model(files: dict[str, str], licence: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert licence_of(tmp_path) == licence
