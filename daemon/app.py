@@ -31,6 +31,7 @@ from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
 from retuned.retrain.labels import open_requests
+from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,10 @@ class App:
     def export(self, export: Export) -> Iterator[bytes]:
         """See `retuned.daemon.exports.content`."""
         return content(export, self.warehouse, self.settings)
+
+    def lineage(self, id: str) -> dict[str, Any]:
+        """See `retuned.retrain.lineage.lineage`."""
+        return lineage(self.warehouse, id)
 
     @property
     def reports(self) -> Path:

@@ -17,6 +17,7 @@ from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.settings import Settings, load
 
 DEFAULT_CONFIG = Path("retuned.yaml")
+LINES = 40
 
 _IMPORT = (
     "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
@@ -26,7 +27,7 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives, "
+    "quarantine, runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives, "
     "label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over "
     "the answers that they correct), kto (thumbs); the questions that models are judged on, and what comes near to "
     "them, are left out of these."
@@ -113,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument(
         "-o", "--output", type=Path, metavar="PATH", help="default: TABLE.FORMAT in this folder; -: standard output"
     )
+    traced = command("lineage", _lineage, "what came of a piece of feedback, and what a version learned from")
+    traced.add_argument("id", metavar="ID", help="of an interaction, a feedback, a row, a dataset or a version")
+    traced.add_argument("--json", action="store_true", help="as JSON, all of it")
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
@@ -207,6 +211,9 @@ def _summary(status: dict[str, Any]) -> list[str]:
             decision = workload["decisions"][0]
             verdict = "yes" if decision["outcome"] else "no"
             lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
+        if workload["quarantine"]:
+            doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
+            lines.append(f"  quarantine  {doubted}")
         asked = workload["labels"]
         if asked["open"] or asked["answered"]:
             lines.append(f"  labels      {asked['open']} asked of experts, {asked['answered']} answered")
@@ -259,6 +266,30 @@ def _dead_letters(options: argparse.Namespace) -> int:
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
+    return 0
+
+
+def _lineage(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    found = ask(settings, "GET", f"/api/v1/lineage/{urllib.parse.quote(options.id, safe='')}")
+    if found is None:
+        from retuned.daemon.offline import lineage_of
+
+        found = lineage_of(settings, options.id)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for row in found["rows"][:LINES]:
+        print(
+            f"{row['workload']}  dataset {row['dataset_version']}  {row['split']:10}  row {row['row_id']}  "
+            f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
+            f"learned by {', '.join(row['models']) or 'none'}"
+        )
+    for row in found["quarantine"][:LINES]:
+        print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {_line(row['detail'])}")
+    more = sum(max(len(rows) - LINES, 0) for rows in found.values())
+    if more:
+        print(f"and {more} more; --json has them all")
     return 0
 
 

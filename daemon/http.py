@@ -66,6 +66,9 @@ class Daemon(Protocol):
     def export(self, export: Export) -> Iterator[bytes]:
         """The bytes of an export; see `retuned.daemon.exports.content`."""
 
+    def lineage(self, id: str) -> dict[str, Any]:
+        """What came of a piece of feedback, and what a model learned from; see `retuned.retrain.lineage`."""
+
     @property
     def reports(self) -> Path:
         """The folder of drift reports."""
@@ -192,6 +195,14 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         media = "application/jsonl" if wanted.format == "jsonl" else "application/vnd.apache.parquet"
         return StreamingResponse(pieces, media_type=media)
 
+    def lineage(request: Request) -> Response:
+        require(request, "viewer")
+        try:
+            found = daemon.lineage(request.path_params["id"])
+        except RetunedError as error:
+            raise HTTPException(404, str(error)) from error
+        return Response(as_json(found), media_type="application/json")
+
     async def command(request: Request) -> Response:
         require(request, "operator")
         name = request.path_params["command"]
@@ -230,6 +241,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/api/v1/imports/{id}", position),
             Route("/api/v1/imports/{id}", take, methods=["POST"]),
             Route("/api/v1/exports/{what}", export),
+            Route("/api/v1/lineage/{id:path}", lineage),
             Route("/api/v1/workloads/{workload}/{command}", command, methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],

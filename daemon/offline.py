@@ -22,6 +22,7 @@ from retuned.daemon.status import as_json
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
 from retuned.retrain.labels import open_requests
+from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 
@@ -86,3 +87,10 @@ def export(settings: Settings, wanted: Export) -> Iterator[bytes]:
     """See `retuned.daemon.exports.content`."""
     with closing(open_warehouse(settings.warehouse)) as warehouse:
         yield from content(wanted, warehouse, settings)
+
+
+def lineage_of(settings: Settings, id: str) -> dict[str, Any]:
+    """See `retuned.retrain.lineage.lineage`; as the daemon answers it."""
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        found: dict[str, Any] = json.loads(as_json(lineage(warehouse, id)))
+        return found

@@ -68,5 +68,6 @@ def _workload(warehouse: Warehouse, workload: str) -> dict[str, Any]:
         "decisions": rows("decisions"),
         "runs": rows("runs"),
         "promotions": rows("promotions"),
+        "quarantine": rows("quarantine"),
         "roi": asdict(roi.summary(warehouse, workload)),
     }

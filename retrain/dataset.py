@@ -1,8 +1,9 @@
 """Datasets: what a training learns from and is judged on, written once and never changed."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -14,21 +15,38 @@ import pyarrow.parquet as pq
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert
 from retuned.retrain import files, registry
-from retuned.retrain.examples import QUERIES, Contradictions, Example, accepted, corrections, same_question
-from retuned.retrain.scoring import same_answer
+from retuned.retrain.examples import QUERIES, Contradictions, Example, agree, heard, one_each, same_question, thumbs
+from retuned.retrain.filters import filtered
 from retuned.retrain.settings import DatasetSettings, Settings
-from retuned.retrain.similarity import NearIndex, fraction, text_hash
+from retuned.retrain.similarity import NearIndex, forget, fraction, text_hash
+from retuned.retrain.topics import OTHER, Topics
+from retuned.retrain.trust import QUARANTINED, Judgement, judge
 
 SPLITS = ("train", "validation", "holdout", "regression")
+THUMBS = "thumbs"
+SET_ASIDE = "set_aside"
 
-_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in Example.__dataclass_fields__ if name not in ("timestamp", "received_at")]
-    + [("timestamp", pa.timestamp("us")), ("received_at", pa.timestamp("us")), ("replay", pa.bool_())]
-)
+_TIMES = ("timestamp", "received_at")
+_COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name not in _TIMES] + [
+    (name, pa.timestamp("us")) for name in _TIMES
+]
+_SCHEMAS = {
+    **dict.fromkeys(SPLITS, pa.schema([*_COLUMNS, ("replay", pa.bool_())])),
+    THUMBS: pa.schema([*_COLUMNS, ("desirable", pa.bool_())]),
+    SET_ASIDE: pa.schema([*_COLUMNS, ("reason", pa.string()), ("detail", pa.string())]),
+}
+_REASONS = ("superseded", "duplicates", "near_holdout", "near_training")
+_LEAST = 5  # rows of a group are no flood
+# In which order a question's place is looked for, as the query `places` numbers them.
+_PLACES = ("holdout", "validation", "train")
 
 
 class TooFewRows(RetunedError):
     """There is not enough evidence to learn from and to be judged on. Nothing was written."""
+
+
+class Leak(RetunedError):
+    """Something that is judged on would have been trained on. Nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +54,9 @@ class Dataset:
     """A written dataset.
 
     Attributes:
-        path: its folder: `train.parquet`, `validation.parquet`, `holdout.parquet`, `regression.parquet`, `card.json`.
+        path: its folder: `train.parquet`, `validation.parquet`, `holdout.parquet`, `regression.parquet`;
+            `thumbs.parquet`, answers that people called helpful or not, for preference training; `set_aside.parquet`,
+            what was left out and why; `topics.json`, by which the next dataset names the same topics; `card.json`.
         rows: number of rows of each split.
         replay: rows of train that repeat an earlier dataset.
         card: what it was made from, and what was left out and why.
@@ -51,7 +71,8 @@ class Dataset:
     card: dict[str, Any]
 
     def split(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a split: an `Example`'s columns and `replay`."""
+        """The rows of a split: an `Example`'s columns and `replay`. Of `thumbs`, `desirable` in its place; of
+        `set_aside`, `reason` and `detail`."""
         rows: list[dict[str, Any]] = pq.read_table(self.path / f"{name}.parquet").to_pylist()
         return rows
 
@@ -59,27 +80,40 @@ class Dataset:
 def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Dataset:
     """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
 
-    The same evidence gives the same version, which is then written once.
+    The same evidence gives the same version, which is then written once. What people said that is not believed is in
+    the table `quarantine` afterwards.
 
     Raises:
         TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
+        Leak: the splits share a question; a fault of this program.
     """
     champion = registry.champion(warehouse, workload)
     earlier = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None)
-    evidence = _evidence(warehouse, settings, workload)
-    chosen = _choose(evidence, earlier, settings.dataset)
-    _check_enough(chosen, settings, workload)
-    version = text_hash(json.dumps([[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]))[:12]
+    evidence = _Evidence.of(warehouse, settings, workload)
+    try:
+        chosen = _choose(evidence, earlier, settings.dataset)
+        _check_enough(chosen, settings, workload)
+        check_leaks(chosen.splits, chosen.thumbs, settings.dataset.near_duplicate_similarity)
+    finally:
+        forget()
+    content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
+    content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
+    version = text_hash(json.dumps(content))[:12]
     card = {
         "workload": workload,
-        "evidence_until": max(row.received_at for row in evidence).isoformat(),
+        "evidence_until": max(row.received_at for row in evidence.rows).isoformat(),
         "earlier_datasets": earlier.versions,
         "rows": {name: len(chosen.splits[name]) for name in SPLITS},
+        "thumbs": len(chosen.thumbs),
         "replay": len(chosen.replayed),
         "left_out": chosen.left_out,
+        **_profile(
+            [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]], chosen.replayed
+        ),
         "settings": settings.dataset.model_dump(mode="json"),
     }
-    return _write(warehouse, settings, workload, version, chosen, card, now)
+    quarantined = [one for one in evidence.left if one.reason in QUARANTINED]
+    return _write(warehouse, settings, workload, version, chosen, quarantined, card, now)
 
 
 def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
@@ -91,23 +125,128 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
     return Dataset(version, workload, row["created_at"], Path(row["path"]), card["rows"], row["replay"], card)
 
 
-def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> tuple[list[Example], list[Example]]:
+@dataclass(frozen=True)
+class Learnable:
     """What a training from scratch would learn from, oldest first, and what it would be judged on.
 
-    Chosen as for a dataset: what is out of date, what says the same twice, and what comes near to a question that is
-    judged on, now or by the champion and those before it, is not learned from.
+    Attributes:
+        thumbs: answers that people called helpful (True) or not.
     """
+
+    rows: list[Example]
+    thumbs: list[tuple[Example, bool]]
+    judged: list[Example]
+
+
+def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learnable:
+    """Chosen as for a dataset: what is not believed, what is out of date, what says the same twice, and what comes near
+    to a question that is judged on, now or by the champion and those before it, is not learned from."""
     champion = registry.champion(warehouse, workload)
     judged = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None).judged
-    chosen = _choose(_evidence(warehouse, settings, workload), _Earlier([], None, [], judged), settings.dataset)
-    learned = sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id))
-    return learned, chosen.splits["holdout"] + chosen.splits["regression"]
+    evidence = _Evidence.of(warehouse, settings, workload)
+    chosen = _choose(evidence, _Earlier([], None, [], judged), settings.dataset)
+    forget()
+    return Learnable(
+        sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
+        chosen.thumbs,
+        chosen.splits["holdout"] + chosen.splits["regression"],
+    )
 
 
-def _evidence(warehouse: Warehouse, settings: Settings, workload: str) -> list[Example]:
-    limit = settings.dataset.maximum_rows
-    corrected = corrections(warehouse, workload, limit)
-    return corrected + (accepted(warehouse, workload, limit, corrected) if settings.dataset.accepted_answers else [])
+def check_leaks(
+    splits: Mapping[str, Sequence[Example]], thumbs: Sequence[tuple[Example, bool]], similarity: float
+) -> None:
+    """Make sure that nothing learned from is a near duplicate of a question that is judged on.
+
+    Raises:
+        Leak: it names the first such row, its split and the question.
+    """
+    judged: NearIndex[Example] = NearIndex(similarity)
+    for row in chain(splits["holdout"], splits["regression"]):
+        judged.add(row.question, row)
+    learned = [(name, row) for name in ("train", "validation") for row in splits[name]]
+    for name, row in chain(learned, ((THUMBS, row) for row, _ in thumbs)):
+        near = next(judged.near(row.question), None)
+        if near is not None:
+            raise Leak(
+                f"dataset: row {row.row_id} of {name} asks what row {near.row_id} is judged on ({near.question!r}); "
+                "nothing was written: please report this"
+            )
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A row that was left out, and why."""
+
+    row: Example
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What may be learned from.
+
+    Attributes:
+        rows: corrections and accepted answers, one of an interaction.
+        left: what is not believed or not fit to be learned.
+        topics: those that earlier datasets know.
+        places: split of each prompt, by hash, that stood in an earlier dataset.
+    """
+
+    rows: list[Example]
+    thumbs: list[tuple[Example, bool]]
+    left: list[_Left]
+    judgement: Judgement
+    topics: Topics
+    places: dict[str, str]
+
+    @classmethod
+    def of(cls, warehouse: Warehouse, settings: Settings, workload: str) -> "_Evidence":
+        asked = settings.dataset
+        said = heard(warehouse, workload, asked)
+        judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked)
+        if judgement.disbelieved:  # nor does it count against an answer that they call it bad
+            said = heard(warehouse, workload, asked, judgement.disbelieved)
+            judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked)
+        all = [*said.corrections, *said.accepted]
+        unfit = filtered([row for row in all if row.feedback_id not in judgement.doubts], said.cut, asked.filters)
+        left = {
+            row.feedback_id: _Left(
+                row, judgement.doubts[row.feedback_id].reason, judgement.doubts[row.feedback_id].detail
+            )
+            if row.feedback_id in judgement.doubts
+            else _Left(row, unfit[row.feedback_id])
+            for row in all
+            if row.feedback_id in judgement.doubts or row.feedback_id in unfit
+        }
+        poor = {one.row.interaction_id for one in left.values() if one.row.kind == "accepted"}
+        places = {
+            row["prompt_hash"]: _PLACES[row["place"]]
+            for row in warehouse.rows(QUERIES["places"], {"workload": workload})
+        }
+        latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
+        return cls(
+            rows=one_each(said, lambda row: row.feedback_id not in left),
+            thumbs=[
+                (row, helpful)
+                for row, helpful in thumbs(warehouse, workload, asked, judgement.disbelieved)
+                if row.feedback_id not in judgement.doubts and not (helpful and row.interaction_id in poor)
+            ],
+            left=list(left.values()),
+            judgement=judgement,
+            topics=Topics.load(Path(latest["path"])) if latest else Topics(),
+            places=places,
+        )
+
+
+def _judged(warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings) -> Judgement:
+    if not settings.quarantine:
+        return Judgement()
+    accounts = sorted({row.user_id for row in said if row.user_id is not None})
+    seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
+    first_seen = {row["user_id"]: row["first_seen"] for row in seen}
+    return judge(said, first_seen, settings.near_duplicate_similarity)
 
 
 @dataclass(frozen=True)
@@ -125,6 +264,7 @@ class _Earlier:
             return cls([], None, [], [])
         train: dict[str, Example] = {}
         judged: dict[str, Example] = {}
+        first: dict[str, str] = {}
         versions = []
         until = None
         for row in warehouse.rows(QUERIES["earlier_datasets"], {"workload": workload, "version": version}):
@@ -137,85 +277,210 @@ class _Earlier:
                 for values in dataset.split(split):
                     values.pop("replay")
                     into.setdefault(values["prompt_hash"], Example(**values))
-        return cls(versions, until, list(train.values()), list(judged.values()))
+                    if split == "holdout":
+                        first[values["prompt_hash"]] = dataset.version
+        regression = [replace(row, origin=first.get(row.prompt_hash)) for row in judged.values()]
+        return cls(versions, until, list(train.values()), regression)
 
 
 @dataclass(frozen=True)
 class _Chosen:
     splits: dict[str, list[Example]]
     replayed: frozenset[str]
-    left_out: dict[str, int]
+    thumbs: list[tuple[Example, bool]]
+    left: list[_Left]
+    topics: Topics
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        return dict.fromkeys(_REASONS, 0) | dict(Counter(left.reason for left in self.left))
 
 
-def _choose(evidence: Sequence[Example], earlier: _Earlier, settings: DatasetSettings) -> _Chosen:
-    left_out = dict.fromkeys(("superseded", "duplicates", "near_holdout", "near_training"), 0)
+def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -> _Chosen:
     similarity = settings.near_duplicate_similarity
-    contradictions = Contradictions(evidence, similarity, earlier.until)
-    fresh = [row for row in evidence if earlier.until is None or row.received_at > earlier.until]
-    valid = [row for row in fresh if contradictions.of(row, earlier=False) is None]
-    left_out["superseded"] = len(fresh) - len(valid)
-    distinct = _distinct(valid, similarity)
-    left_out["duplicates"] = len(valid) - len(distinct)
-    distinct = sorted(distinct, key=lambda row: (row.timestamp, row.row_id), reverse=True)[: settings.maximum_rows]
+    contradictions = Contradictions(evidence.rows, similarity, earlier.until)
 
+    def fresh(row: Example) -> bool:
+        return earlier.until is None or row.received_at > earlier.until
+
+    def still_true(row: Example) -> bool:
+        return row.feedback_id not in evidence.judgement.doubts and contradictions.of(row, earlier=True) is None
+
+    left = [one for one in evidence.left if fresh(one.row)]
+    valid = []
+    for row in filter(fresh, evidence.rows):
+        against = contradictions.of(row, earlier=False)
+        if against is None:
+            valid.append(row)
+        else:
+            left.append(_Left(row, "superseded", f"{against.feedback_id} says: {against.completion}"))
+    distinct, twice = _distinct(valid, similarity)
+    left += twice
+    distinct = sorted(distinct, key=lambda row: (row.timestamp, row.row_id), reverse=True)[: settings.maximum_rows]
+    distinct = _capped(distinct, "user_share", _capped_user, lambda _: settings.maximum_user_share, 2, left)
+    distinct = _capped(
+        distinct,
+        "source_share",
+        lambda row: row.taught_by,
+        lambda name: settings.maximum_source_shares.get(name, 1),
+        1,
+        left,
+    )
+    topics = evidence.topics.learned([row.question for row in distinct], settings.topics)
+
+    def named(rows: Sequence[Example]) -> list[Example]:
+        names = topics.of([row.question for row in rows])
+        return [replace(row, topic=name) for row, name in zip(rows, names, strict=True)]
+
+    distinct = named(distinct)
+    place = _places(distinct, evidence, settings)
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for row in distinct:
-        splits[split_of(row.question, settings)].append(row)
+        splits[place[row.question]].append(row)
 
     # A prompt that the champion was trained on proves nothing, and one that is judged on is never trained on.
     trained = _index(earlier.train, similarity)
-    holdout = [row for row in splits["holdout"] if not any(trained.near(row.question))]
-    left_out["near_training"] = len(splits["holdout"]) - len(holdout)
+    holdout = _apart(splits["holdout"], trained, "near_training", left)
     asked = {row.prompt_hash for row in holdout}
-    regression = [
-        row for row in earlier.judged if row.prompt_hash not in asked and contradictions.of(row, earlier=True) is None
-    ]
+    regression = [row for row in earlier.judged if row.prompt_hash not in asked and still_true(row)]
     judged = _index(chain(holdout, regression), similarity)
     for name in ("train", "validation"):
-        kept = [row for row in splits[name] if not any(judged.near(row.question))]
-        left_out["near_holdout"] += len(splits[name]) - len(kept)
-        splits[name] = kept
+        splits[name] = _apart(splits[name], judged, "near_holdout", left)
+    splits["train"] = _capped(splits["train"], "topic_share", _topic, lambda _: settings.maximum_topic_share, 2, left)
 
     taught = {row.prompt_hash for row in splits["train"] + splits["validation"]}
     old = [
         row
         for row in earlier.train
-        if row.prompt_hash not in taught
-        and contradictions.of(row, earlier=True) is None
-        and not any(judged.near(row.question))
+        if row.prompt_hash not in taught and still_true(row) and not any(judged.near(row.question))
     ]
     share = min(settings.replay_share, 0.99)
     wanted = round(len(splits["train"]) * share / (1 - share))
-    replay = sorted(old, key=lambda row: row.row_id)[:wanted]  # by hash: an even draw, and the same each time
-    splits |= {"train": splits["train"] + replay, "holdout": holdout, "regression": regression}
-    return _Chosen(splits, frozenset(row.row_id for row in replay), left_out)
+    replay = named(sorted(old, key=lambda row: row.row_id)[:wanted])  # by hash: an even draw, and the same each time
+    splits |= {"train": splits["train"] + replay, "holdout": holdout, "regression": named(regression)}
+    thumbs = [
+        (row, desirable)
+        for row, desirable in evidence.thumbs
+        if fresh(row)
+        and "holdout"
+        not in (place.get(row.question), split_of(row.question, settings), evidence.places.get(row.prompt_hash))
+        and not any(judged.near(row.question))
+    ]
+    topical = zip(named([row for row, _ in thumbs]), (desirable for _, desirable in thumbs), strict=True)
+    oldest_first = sorted(topical, key=lambda thumb: (thumb[0].timestamp, thumb[0].row_id))
+    return _Chosen(splits, frozenset(row.row_id for row in replay), oldest_first, left, topics)
 
 
 def split_of(question: str, settings: DatasetSettings) -> str:
-    """Where a question belongs, today and in every later dataset: holdout, validation or train."""
+    """Where a question that was never asked before belongs: holdout, validation or train."""
     place = fraction(question)
     if place < settings.holdout_share:
         return "holdout"
     return "validation" if place < settings.holdout_share + settings.validation_share else "train"
 
 
-def _distinct(rows: Iterable[Example], similarity: float) -> list[Example]:
+def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSettings) -> dict[str, str]:
+    """The split of each question: where it stood first, for ever; else by its hash.
+
+    Where chance gives the new questions of a topic too little of the holdout, those whose hash comes next are added:
+    each topic is judged on.
+    """
+    known = {
+        row.question: evidence.places[row.prompt_hash] for row in evidence.rows if row.prompt_hash in evidence.places
+    }
+    place = {row.question: known.get(row.question) or split_of(row.question, settings) for row in rows}
+    of_topic: dict[str, set[str]] = {}
+    for row in rows:
+        if (topic := _topic(row)) is not None:
+            of_topic.setdefault(topic, set()).add(row.question)
+    for questions in of_topic.values():
+        lacking = int(settings.holdout_share * len(questions)) - sum(place[one] == "holdout" for one in questions)
+        free = (one for one in questions if one not in known and place[one] == "train")
+        for question in sorted(free, key=fraction)[: max(lacking, 0)]:
+            place[question] = "holdout"
+    return place
+
+
+def _capped(
+    rows: list[Example],
+    reason: str,
+    group: Callable[[Example], str | None],
+    share: Callable[[str], float],
+    even_shares: int,
+    left: list[_Left],
+) -> list[Example]:
+    """The rows without what a group has beyond its share; what is kept is the most trusted, then drawn by hash.
+
+    No group is cut below `even_shares` times what each would have if all had the same. Rows of no group stay.
+    """
+    groups: dict[str, list[Example]] = {}
+    for row in rows:
+        if (name := group(row)) is not None:
+            groups.setdefault(name, []).append(row)
+    dropped: set[str] = set()
+    for name, members in groups.items():
+        most = int(max(share(name), min(even_shares / len(groups), 1)) * len(rows))
+        for row in sorted(members, key=lambda row: (-row.rank, row.row_id))[max(most, _LEAST) :]:
+            dropped.add(row.row_id)
+            left.append(_Left(row, reason, f"{len(members)} rows of {name}"))
+    return [row for row in rows if row.row_id not in dropped]
+
+
+def _capped_user(row: Example) -> str | None:
+    return None if row.source in ("expert", "demonstration") else row.user_id
+
+
+def _topic(row: Example) -> str | None:
+    return None if row.topic == OTHER else row.topic
+
+
+def _apart(rows: Iterable[Example], others: NearIndex[bool], reason: str, left: list[_Left]) -> list[Example]:
+    kept = []
+    for row in rows:
+        if any(others.near(row.question)):
+            left.append(_Left(row, reason))
+        else:
+            kept.append(row)
+    return kept
+
+
+def _profile(rows: Sequence[Example], replayed: frozenset[str]) -> dict[str, Any]:
+    """Of the new rows: how many each source, topic and account gave."""
+    new = [row for row in rows if row.row_id not in replayed]
+    accounts = Counter(row.user_id for row in new if row.user_id is not None)
+    return {
+        "sources": dict(Counter(row.taught_by for row in new).most_common()),
+        "topics": dict(Counter(row.topic for row in new).most_common()),
+        "accounts": {
+            "number": len(accounts),
+            "largest_share": max(accounts.values(), default=0) / max(len(new), 1),
+            "nameless_rows": len(new) - accounts.total(),
+        },
+    }
+
+
+def _distinct(rows: Iterable[Example], similarity: float) -> tuple[list[Example], list[_Left]]:
     """One example for each question: the most trusted, then the newest. Near duplicates go when they say the same."""
     kept: list[Example] = []
-    seen: set[str] = set()
+    left: list[_Left] = []
+    seen: dict[str, Example] = {}
     index: NearIndex[Example] = NearIndex(similarity)
     for row in sorted(rows, key=lambda row: (row.rank, row.timestamp, row.row_id), reverse=True):
-        if row.prompt_hash in seen:
+        same = seen.get(row.prompt_hash) or next(
+            (
+                other
+                for other in index.near(row.prompt)
+                if same_question(row, other) and agree(row.completion, other.completion)
+            ),
+            None,
+        )
+        if same is not None:
+            left.append(_Left(row, "duplicates", f"{same.feedback_id} says: {same.completion}"))
             continue
-        if any(
-            same_question(row, other) and same_answer(row.completion, other.completion)
-            for other in index.near(row.prompt)
-        ):
-            continue
-        seen.add(row.prompt_hash)
+        seen[row.prompt_hash] = row
         index.add(row.prompt, row)
         kept.append(row)
-    return kept
+    return kept, left
 
 
 def _index(rows: Iterable[Example], similarity: float) -> NearIndex[bool]:
@@ -230,7 +495,11 @@ def _check_enough(chosen: _Chosen, settings: Settings, workload: str) -> None:
     fresh["train"] -= len(chosen.replayed)
     total, needed = sum(fresh.values()), settings.dataset.minimum_rows
     if total < needed:
-        raise TooFewRows(f"workload {workload}: {total} new examples; dataset.minimum_rows asks for {needed}")
+        left = ", ".join(f"{times} {reason}" for reason, times in chosen.left_out.items() if times)
+        raise TooFewRows(
+            f"workload {workload}: {total} new examples; dataset.minimum_rows asks for {needed}"
+            + (f"; left out: {left}" if left else "")
+        )
     if fresh["holdout"] < settings.gate.minimum_examples:
         raise TooFewRows(
             f"workload {workload}: {fresh['holdout']} of {total} new examples are in the holdout; "
@@ -246,33 +515,33 @@ def _write(
     workload: str,
     version: str,
     chosen: _Chosen,
+    quarantined: Sequence[_Left],
     card: dict[str, Any],
     now: datetime,
 ) -> Dataset:
     known = load(warehouse, workload, version)
-    if known is not None and known.path.is_dir():
-        return known
     path = registry.workload_folder(settings.models.directory, workload) / "datasets" / version
-    with files.written_aside(path) as aside:
-        for name in SPLITS:
-            values = [row.as_row() | {"replay": row.row_id in chosen.replayed} for row in chosen.splits[name]]
-            pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), aside / f"{name}.parquet")
-        (aside / "card.json").write_text(json.dumps(card | {"version": version}, indent=2) + "\n", encoding="utf-8")
-    lineage = [
-        {
-            "dataset_version": version,
-            "row_id": row.row_id,
-            "split": name,
-            "prompt_hash": row.prompt_hash,
-            "interaction_id": row.interaction_id,
-            "feedback_id": row.feedback_id,
-        }
-        for name in SPLITS
-        for row in chosen.splits[name]
-    ]
+    if known is None or not known.path.is_dir():
+        _write_files(path, version, chosen, card)
     counts = card["rows"]
-    if known is None:
-        with warehouse.transaction() as cursor:
+    with warehouse.transaction() as cursor:
+        cursor.execute(QUERIES["forget_quarantine"], {"workload": workload})
+        doubted = [
+            {
+                "workload": workload,
+                "feedback_id": one.row.feedback_id,
+                "interaction_id": one.row.interaction_id,
+                "user_id": one.row.user_id,
+                "reason": one.reason,
+                "detail": one.detail,
+                "dataset_version": version,
+                "created_at": now,
+            }
+            for one in quarantined
+        ]
+        if doubted:
+            cursor.execute(QUERIES["quarantine"], {"rows": doubted})
+        if known is None:
             insert(
                 cursor,
                 "datasets",
@@ -286,5 +555,38 @@ def _write(
                 replay=card["replay"],
                 card=json.dumps(card),
             )
-            cursor.execute(QUERIES["dataset_lineage"], {"rows": lineage})
+            cursor.execute(QUERIES["dataset_lineage"], {"rows": _lineage(version, chosen)})
+    if known is not None and known.path.is_dir():
+        return known
     return Dataset(version, workload, known.created_at if known else now, path.resolve(), counts, card["replay"], card)
+
+
+def _write_files(path: Path, version: str, chosen: _Chosen, card: dict[str, Any]) -> None:
+    rows = {
+        **{
+            name: [row.as_row() | {"replay": row.row_id in chosen.replayed} for row in chosen.splits[name]]
+            for name in SPLITS
+        },
+        THUMBS: [row.as_row() | {"desirable": desirable} for row, desirable in chosen.thumbs],
+        SET_ASIDE: [one.row.as_row() | {"reason": one.reason, "detail": one.detail} for one in chosen.left],
+    }
+    with files.written_aside(path) as aside:
+        for name, values in rows.items():
+            pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMAS[name]), aside / f"{name}.parquet")
+        chosen.topics.save(aside)
+        (aside / "card.json").write_text(json.dumps(card | {"version": version}, indent=2) + "\n", encoding="utf-8")
+
+
+def _lineage(version: str, chosen: _Chosen) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset_version": version,
+            "row_id": row.row_id,
+            "split": name,
+            "prompt_hash": row.prompt_hash,
+            "interaction_id": row.interaction_id,
+            "feedback_id": row.feedback_id,
+        }
+        for name, rows in [*chosen.splits.items(), (THUMBS, [row for row, _ in chosen.thumbs])]
+        for row in rows
+    ]

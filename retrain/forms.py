@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from retuned.consumers.warehouse import Warehouse
-from retuned.retrain.dataset import learnable, split_of
-from retuned.retrain.examples import Example, thumbs
+from retuned.retrain.dataset import learnable
+from retuned.retrain.examples import Example
 from retuned.retrain.scoring import same_answer
 from retuned.retrain.settings import Settings
-from retuned.retrain.similarity import NearIndex
 
 Row = dict[str, Any]
 
@@ -29,7 +28,7 @@ def training_set(
 
 def _chat(warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]) -> Iterator[Row]:
     """`messages`: what was asked, and the corrected or accepted answer."""
-    for row in learnable(warehouse, settings, workload)[0]:
+    for row in learnable(warehouse, settings, workload).rows:
         if wanted(row):
             yield {"messages": [*_prompt(row), *_answer(row.completion)]}
 
@@ -38,7 +37,7 @@ def _preference(
     warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]
 ) -> Iterator[Row]:
     """`prompt`, `chosen` (the correction), `rejected` (the answer): of a demonstration, nothing is rejected."""
-    for row in learnable(warehouse, settings, workload)[0]:
+    for row in learnable(warehouse, settings, workload).rows:
         rejected = (row.rejected or "").strip()
         if wanted(row) and rejected and not same_answer(rejected, row.completion):
             yield {"prompt": _prompt(row), "chosen": _answer(row.completion), "rejected": _answer(rejected)}
@@ -46,12 +45,8 @@ def _preference(
 
 def _kto(warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]) -> Iterator[Row]:
     """`prompt`, `completion`, `label`: whether people called it helpful."""
-    judged: NearIndex[bool] = NearIndex(settings.dataset.near_duplicate_similarity)
-    for row in learnable(warehouse, settings, workload)[1]:
-        judged.add(row.question, True)
-    for row, helpful in reversed(list(thumbs(warehouse, workload, settings.dataset.maximum_rows))):
-        held_out = split_of(row.question, settings.dataset) == "holdout" or any(judged.near(row.question))
-        if wanted(row) and not held_out:
+    for row, helpful in learnable(warehouse, settings, workload).thumbs:
+        if wanted(row):
             yield {"prompt": _prompt(row), "completion": _answer(row.completion), "label": helpful}
 
 

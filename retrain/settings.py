@@ -1,11 +1,23 @@
 """Settings of making a better model: models, dataset, training, evaluation, gate."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+
+Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
+FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression ({error})") from error
+    return text
 
 
 class ModelsSettings(Section):
@@ -36,6 +48,30 @@ class DatasetSettings(Section):
     validation_share: Share = Field(0.1, description="share of prompts that decide when training stops")
     near_duplicate_similarity: Share = Field(
         0.8, description="prompts at least this alike (Jaccard similarity of character 5-grams) are one prompt"
+    )
+    quarantine: bool = Field(
+        True,
+        description="set aside what independent accounts or experts contradict, bursts and collusion; "
+        "`retuned export quarantine` lists it",
+    )
+    filters: tuple[Filter, ...] = Field(FILTERS, description="answers of these kinds are not learned from")
+    maximum_user_share: Share = Field(
+        0.1, description="most that one account may give of the new rows; never less than twice an even share"
+    )
+    maximum_source_shares: dict[str, Share] = Field(
+        {"judge": 0.25, "app": 0.25},
+        description="most that a source may give of the new rows (user, expert, judge, app, demonstration, accepted); "
+        "never less than an even share",
+    )
+    topics: PositiveInt = Field(12, description="most topics that questions are sorted into")
+    maximum_topic_share: Share = Field(
+        0.3, description="most that one topic may have of the new rows to train on; never less than twice an even share"
+    )
+    replace: dict[Annotated[str, AfterValidator(_pattern)], str] = Field(
+        {}, description="regular expressions and what to write instead in what is learned: terms, names, spellings"
+    )
+    date_format: str | None = Field(
+        None, description="how dates such as 2026-11-24 are written in what is learned, for example '%d.%m.%Y'"
     )
 
 

@@ -20,7 +20,16 @@ class Teacher:
     def now(self) -> datetime:
         return START + self.acts * timedelta(minutes=1)
 
-    def ask(self, question: str, response: str, *, system: str | None = None, context: list[str] | None = None) -> str:
+    def ask(
+        self,
+        question: str,
+        response: str,
+        *,
+        system: str | None = None,
+        context: list[str] | None = None,
+        finish_reason: str | None = None,
+        model: str | None = None,
+    ) -> str:
         """Store an interaction and return its id."""
         self.acts += 1
         messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
@@ -30,10 +39,11 @@ class Teacher:
             id=interaction,
             timestamp=self.now,
             workload=self.workload,
-            model=f"{self.workload}@base",
+            model=model or f"{self.workload}@base",
             messages=json.dumps(messages),
             response=response,
             context=json.dumps(context) if context else None,
+            finish_reason=finish_reason,
             topic="interactions",
             partition=0,
             offset=self.acts,
@@ -41,7 +51,7 @@ class Teacher:
         )
         return interaction
 
-    def say(self, interaction: str, name: str, value: Any, source: str = "expert") -> str:
+    def say(self, interaction: str, name: str, value: Any, source: str = "expert", user_id: str | None = None) -> str:
         """Store feedback and return its id."""
         self.acts += 1
         feedback = f"{self.workload}-f{self.acts}"
@@ -53,6 +63,7 @@ class Teacher:
             name=name,
             value=json.dumps(value),
             source=source,
+            user_id=user_id,
             topic="feedback",
             partition=0,
             offset=self.acts,
@@ -60,9 +71,11 @@ class Teacher:
         )
         return feedback
 
-    def correct(self, question: str, wrong: str, right: str, source: str = "expert", **more: Any) -> str:
+    def correct(
+        self, question: str, wrong: str, right: str, source: str = "expert", user_id: str | None = None, **more: Any
+    ) -> str:
         """Ask, get it wrong, and correct it; returns the id of the correction."""
-        return self.say(self.ask(question, wrong, **more), "correction", right, source)
+        return self.say(self.ask(question, wrong, **more), "correction", right, source, user_id)
 
 
 GOODS = {"lamp": "14 days", "sofa": "30 days", "chair": "60 days", "gift card": "5 euros"}

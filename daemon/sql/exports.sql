@@ -26,6 +26,11 @@ WHERE ($workload IS NULL OR workload = $workload)
 SELECT * FROM dataset_rows
 WHERE $workload IS NULL OR dataset_version IN (SELECT version FROM datasets WHERE workload = $workload)
 
+-- name: quarantine
+SELECT * FROM quarantine
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
 -- name: runs
 SELECT * FROM runs
 WHERE ($workload IS NULL OR workload = $workload)

@@ -35,3 +35,8 @@ WHERE workload = $workload ORDER BY started_at DESC LIMIT 10
 -- name: promotions
 SELECT created_at, event, version, previous_version, actor, reason, announced FROM promotions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 10
+
+-- name: quarantine
+-- What people said and the latest dataset does not believe.
+SELECT reason, count(*) AS rows, count(DISTINCT user_id) AS accounts FROM quarantine WHERE workload = $workload
+GROUP BY reason ORDER BY reason

@@ -1,7 +1,12 @@
 -- name: corrections
+-- Of users who are not named with the feedback, it is who asked. What was imported as a demonstration is a source of its
+-- own, until somebody corrects it.
 SELECT
-    f.id AS feedback_id, f.timestamp, f.source, f.value ->> '$' AS completion, greatest(f.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context
+    f.id AS feedback_id, f.timestamp, f.value ->> '$' AS completion, greatest(f.received_at, i.received_at) AS received_at,
+    CASE WHEN i.model = 'demonstration' AND f.source = 'expert' AND f.value ->> '$' = i.response THEN 'demonstration'
+         ELSE f.source END AS source,
+    CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id,
+    i.id AS interaction_id, i.messages, i.response, i.context, i.finish_reason
 FROM feedback f
 JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) = 'VARCHAR'
@@ -9,56 +14,86 @@ ORDER BY f.timestamp DESC, f.id
 LIMIT $limit
 
 -- name: accepted
--- Answers that somebody called good, and nobody called bad, wrong or invented.
-WITH judged AS (
+-- Answers that somebody called good, and nobody called bad, wrong or invented. Accounts that are not believed do not
+-- count against an answer, nor for it where somebody else does.
+WITH said AS (
     SELECT
-        f.interaction_id,
-        arg_max(f.id, f.timestamp) FILTER (WHERE good) AS feedback_id,
-        max(f.timestamp) FILTER (WHERE good) AS timestamp,
-        arg_max(f.source, f.timestamp) FILTER (WHERE good) AS source,
-        max(f.received_at) AS received_at
-    FROM (
-        SELECT
-            *,
-            (name = 'helpful' AND TRY_CAST(value AS BOOLEAN)) OR (name = 'rating' AND TRY_CAST(value AS DOUBLE) >= 0.8) AS good,
-            (name = 'helpful' AND NOT TRY_CAST(value AS BOOLEAN)) OR (name = 'hallucination' AND TRY_CAST(value AS BOOLEAN)) AS bad
-        FROM feedback
-        WHERE name IN ('helpful', 'rating', 'hallucination')
-    ) f
-    GROUP BY f.interaction_id
-    HAVING bool_or(good) AND NOT coalesce(bool_or(bad), false)
+        f.interaction_id, f.timestamp, f.received_at,
+        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
+        coalesce(account IN (SELECT unnest($disbelieved::VARCHAR[])), false) AS disbelieved,
+        (f.name = 'helpful' AND TRY_CAST(f.value AS BOOLEAN)) OR (f.name = 'rating' AND TRY_CAST(f.value AS DOUBLE) >= 0.8) AS good,
+        (f.name = 'helpful' AND NOT TRY_CAST(f.value AS BOOLEAN)) OR (f.name = 'hallucination' AND TRY_CAST(f.value AS BOOLEAN)) AS bad,
+        {'id': f.id, 'timestamp': f.timestamp, 'source': f.source, 'user_id': account} AS voice
+    FROM feedback f
+    JOIN interactions i ON i.id = f.interaction_id
+    WHERE i.workload = $workload AND f.name IN ('helpful', 'rating', 'hallucination')
+), judged AS (
+    SELECT
+        interaction_id,
+        coalesce(arg_max(voice, timestamp) FILTER (good AND NOT disbelieved), arg_max(voice, timestamp) FILTER (good)) AS last,
+        max(received_at) AS received_at
+    FROM said
+    GROUP BY interaction_id
+    HAVING bool_or(good) AND NOT coalesce(bool_or(bad AND NOT disbelieved), false)
 )
 SELECT
-    j.feedback_id, j.timestamp, j.source, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context
+    j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
+    i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
+    i.id AS interaction_id, i.messages, i.response, i.context, i.finish_reason
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
-WHERE i.workload = $workload
-ORDER BY j.timestamp DESC, j.feedback_id
+ORDER BY j.last.timestamp DESC, j.last.id
 LIMIT $limit
 
 -- name: thumbs
 -- The last word of people on an answer.
 WITH judged AS (
     SELECT
-        interaction_id,
-        arg_max(id, timestamp) AS feedback_id,
-        arg_max(source, timestamp) AS source,
-        arg_max(value::VARCHAR, timestamp) = 'true' AS helpful,
-        max(timestamp) AS timestamp,
-        max(received_at) AS received_at
-    FROM feedback
-    WHERE name = 'helpful' AND source IN ('user', 'expert') AND value::VARCHAR IN ('true', 'false')
-    GROUP BY interaction_id
+        f.interaction_id,
+        arg_max({
+            'id': f.id, 'timestamp': f.timestamp, 'source': f.source, 'helpful': f.value::VARCHAR = 'true',
+            'user_id': CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END
+        }, f.timestamp) AS last,
+        max(f.received_at) AS received_at
+    FROM feedback f
+    JOIN interactions i ON i.id = f.interaction_id
+    WHERE i.workload = $workload AND f.name = 'helpful' AND f.source IN ('user', 'expert')
+        AND f.value::VARCHAR IN ('true', 'false')
+        AND (f.user_id IS NULL OR f.user_id NOT IN (SELECT unnest($disbelieved::VARCHAR[])))
+    GROUP BY f.interaction_id
 )
 SELECT
-    j.feedback_id, j.timestamp, j.source, j.helpful, i.response AS completion,
-    greatest(j.received_at, i.received_at) AS received_at, i.id AS interaction_id, i.messages, i.response, i.context
+    j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
+    j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
+    i.id AS interaction_id, i.messages, i.response, i.context
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
-WHERE i.workload = $workload
-ORDER BY j.timestamp DESC, j.feedback_id
+ORDER BY j.last.timestamp DESC, j.last.id
 LIMIT $limit
+
+-- name: first_seen
+-- When each account was first heard of, in whatever workload.
+SELECT user_id, min(timestamp) AS first_seen
+FROM (SELECT user_id, timestamp FROM interactions UNION ALL SELECT user_id, timestamp FROM feedback)
+WHERE user_id IN (SELECT unnest($accounts::VARCHAR[]))
+GROUP BY user_id
+
+-- name: places
+-- Where the prompts of earlier datasets stood: what was judged on before what was trained on.
+SELECT r.prompt_hash, min(CASE r.split WHEN 'holdout' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END) AS place
+FROM dataset_rows r
+JOIN datasets d ON d.version = r.dataset_version AND d.workload = $workload
+WHERE r.split IN ('holdout', 'validation', 'train')
+GROUP BY r.prompt_hash
+
+-- name: latest_dataset
+SELECT path FROM datasets WHERE workload = $workload ORDER BY created_at DESC, version LIMIT 1
+
+-- name: forget_quarantine
+DELETE FROM quarantine WHERE workload = $workload
+
+-- name: quarantine
+INSERT INTO quarantine BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
 
 -- name: earlier_datasets
 SELECT version, path, created_at
@@ -106,3 +141,29 @@ SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind 
 
 -- name: promotions
 SELECT event, count(*) AS count FROM promotions WHERE workload = $workload GROUP BY event
+
+-- name: lineage
+-- Which rows came from an interaction or a feedback, or stand in a dataset, or taught a version; and which versions
+-- learned from each: those trained on its dataset, and those whose training began from these.
+WITH RECURSIVE learned AS (
+    SELECT workload, version, dataset_version FROM models
+    UNION
+    SELECT m.workload, m.version, l.dataset_version
+    FROM models m JOIN learned l ON l.workload = m.workload AND l.version = m.parent_version
+), taught AS (
+    SELECT dataset_version, list(workload || '@' || version ORDER BY version) AS models FROM learned GROUP BY dataset_version
+)
+SELECT
+    d.workload, r.dataset_version, d.created_at, r.split, r.row_id, r.interaction_id, r.feedback_id,
+    CASE WHEN r.split IN ('train', 'validation', 'thumbs') THEN coalesce(t.models, []) ELSE [] END AS models
+FROM dataset_rows r
+JOIN datasets d ON d.version = r.dataset_version
+LEFT JOIN taught t ON t.dataset_version = r.dataset_version
+WHERE $id IN (r.interaction_id, r.feedback_id, r.row_id, r.dataset_version)
+    OR r.dataset_version IN (SELECT dataset_version FROM learned WHERE $id IN (version, workload || '@' || version))
+ORDER BY d.created_at, r.dataset_version, r.split, r.row_id
+
+-- name: in_quarantine
+SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_version, created_at
+FROM quarantine WHERE $id IN (interaction_id, feedback_id, user_id)
+ORDER BY feedback_id

@@ -345,6 +345,9 @@ def test_what_http_refuses(served: Daemon) -> None:
     import httpx
 
     assert served.get("/nothing").status_code == 404
+    unheard = served.get("/api/v1/lineage/support%403f2a91c0")
+    assert unheard.status_code == 404
+    assert unheard.json()["error"].startswith("lineage: support@3f2a91c0 is in no dataset")
     assert served.get("/reports/..%2f..%2fretuned").status_code == 404
     assert served.post("/api/v1/workloads/support/explode").status_code == 404
     unknown = served.post("/api/v1/workloads/support/retrain")

@@ -33,7 +33,7 @@ def old_settings(folder: Path, **sections: dict[str, Any]) -> Settings:
 
 
 def teach(teacher: Teacher) -> None:
-    """30 days: each day a correction, a helpful answer, one that nobody spoke of, and one called helpful and wrong."""
+    """30 days: each day a correction, a helpful answer, one that nobody spoke of, and one called solved and wrong."""
     for day in range(30):
         teacher.acts = day * 1_440
         word = "".join(chr(97 + int(digit)) * 3 for digit in str(day * 7_919 + 11))
@@ -41,7 +41,7 @@ def teach(teacher: Teacher) -> None:
         teacher.say(teacher.ask(f"Where is {word} made?", f"In {word}."), "helpful", True)
         teacher.ask(f"Who sells {word} here?", "We do.")
         told = teacher.ask(f"Is {word} sold out?", "Yes.")
-        teacher.say(told, "helpful", True)
+        teacher.say(told, "resolved", True)
         teacher.say(told, "hallucination", True)
 
 

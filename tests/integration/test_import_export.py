@@ -264,9 +264,9 @@ def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_pat
 def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Path) -> None:
     path = written(tmp_path / "faq.jsonl", *[{"question": q, "answer": a} for q, a in questions(GOODS)])
     house.take(path, workload="support")
-    taught = examples.corrections(house.warehouse, "support", 1_000)
-    assert {(row.kind, row.rank, row.completion) for row in taught} == {
-        ("correction", 2, f"You have {policy} for it.") for policy in GOODS.values()
+    taught = examples.heard(house.warehouse, "support", house.settings.dataset).corrections
+    assert {(row.kind, row.source, row.rank, row.rejected, row.completion) for row in taught} == {
+        ("correction", "demonstration", 2, None, f"You have {policy} for it.") for policy in GOODS.values()
     }
     small = house.settings.model_copy(
         update={
@@ -276,6 +276,7 @@ def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Pa
     )
     built = dataset.build(house.warehouse, small, "support", datetime(2026, 4, 1))
     assert built.rows["train"] > 50
+    assert built.card["sources"].keys() == {"demonstration"}
     assert windows(house.warehouse, house.settings.windows, "support", datetime(2030, 1, 1)) is None
     jobs = Jobs(*[house.warehouse, house.settings, *[None] * 6], lambda: datetime(2030, 1, 1))  # type: ignore[arg-type, call-arg]
     evidence = jobs.evidence("support")

@@ -49,6 +49,9 @@ INSERT INTO promotions VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.12300
 CREATE TABLE quality(created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, model VARCHAR NOT NULL, metric VARCHAR NOT NULL, "source" VARCHAR NOT NULL, "value" DOUBLE NOT NULL, low DOUBLE NOT NULL, high DOUBLE NOT NULL, n BIGINT NOT NULL);
 INSERT INTO quality VALUES ('2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'model 1, it''s “1”', 'metric 1, it''s “1”', 'source 1, it''s “1”', 1.1, 1.1, 1.1, 1099511627777);
 INSERT INTO quality VALUES ('2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'model 2, it''s “2”', 'metric 2, it''s “2”', 'source 2, it''s “2”', 2.1, 2.1, 2.1, 1099511627778);
+CREATE TABLE quarantine(workload VARCHAR NOT NULL, feedback_id VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, user_id VARCHAR, reason VARCHAR NOT NULL, detail VARCHAR NOT NULL, dataset_version VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+INSERT INTO quarantine VALUES ('workload 1, it''s “1”', 'feedback_id 1, it''s “1”', 'interaction_id 1, it''s “1”', 'user_id 1, it''s “1”', 'reason 1, it''s “1”', 'detail 1, it''s “1”', 'dataset_version 1, it''s “1”', '2026-03-03 09:30:00.123000');
+INSERT INTO quarantine VALUES ('workload 2, it''s “2”', 'feedback_id 2, it''s “2”', 'interaction_id 2, it''s “2”', NULL, 'reason 2, it''s “2”', 'detail 2, it''s “2”', 'dataset_version 2, it''s “2”', '2026-03-04 09:30:00.123000');
 CREATE TABLE runs(id VARCHAR NOT NULL, workload VARCHAR NOT NULL, reasons JSON NOT NULL, state VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, dataset_version VARCHAR, parent_version VARCHAR, "version" VARCHAR, train_seconds DOUBLE, evaluate_seconds DOUBLE, detail JSON, "error" VARCHAR);
 INSERT INTO runs VALUES ('id 1, it''s “1”', 'workload 1, it''s “1”', '{"reasons": [1, "it''s"]}', 'state 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'dataset_version 1, it''s “1”', 'parent_version 1, it''s “1”', 'version 1, it''s “1”', 1.1, 1.1, '{"detail": [1, "it''s"]}', 'error 1, it''s “1”');
 INSERT INTO runs VALUES ('id 2, it''s “2”', 'workload 2, it''s “2”', '{"reasons": [2, "it''s"]}', 'state 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
@@ -56,5 +59,6 @@ CREATE TABLE schema_migrations(number INTEGER NOT NULL, "name" VARCHAR NOT NULL,
 INSERT INTO schema_migrations VALUES (1, '001_initial.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (2, '002_traffic.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (3, '003_archives.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (4, '004_quarantine.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (6, '006_label_requests.sql', '2026-03-02 09:00:00');
 CREATE VIEW traffic AS SELECT * FROM interactions WHERE (model != 'demonstration');

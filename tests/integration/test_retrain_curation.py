@@ -1,0 +1,393 @@
+"""What a dataset tells of its rows: who, what about, where from; and what it leaves out, and says so."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from teaching import Teacher
+from traffic import ASKED, CITIES, THINGS
+
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.daemon.cli import main
+from retuned.retrain import dataset
+from retuned.retrain.dataset import Dataset, Leak, TooFewRows, check_leaks
+from retuned.retrain.examples import Example
+from retuned.retrain.lineage import lineage
+from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+from retuned.retrain.similarity import NearIndex, normalise
+from retuned.retrain.topics import OTHER
+
+NOW, LATER = datetime(2026, 4, 1), datetime(2026, 5, 1)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def teacher(warehouse: Warehouse) -> Teacher:
+    return Teacher(warehouse)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return with_dataset(Settings(models=ModelsSettings(directory=tmp_path / "models")))
+
+
+def with_dataset(settings: Settings, **asked: Any) -> Settings:
+    return settings.model_copy(
+        update={"dataset": DatasetSettings(minimum_rows=1, **asked), "gate": GateSettings(minimum_examples=1)}
+    )
+
+
+def question(number: int) -> str:
+    """A question that is no near duplicate of another."""
+    word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
+    return f"May I ask about {word} and {word[::-1]}?"
+
+
+def long(number: int) -> str:
+    """The same, and with a word more it is a near duplicate."""
+    return f"Please be so kind and tell me this: {question(number)}"
+
+
+def teach(teacher: Teacher, numbers: range, value: str = "30 days", **more: Any) -> list[str]:
+    return [teacher.correct(question(number), "No idea.", f"It takes {value}.", **more) for number in numbers]
+
+
+def teach_topics(teacher: Teacher, many: str = "refund", times: int = 3) -> None:
+    """Questions of five topics in many wordings; one of the topics is asked about more often than all others."""
+    number = 0
+    for topic, templates in ASKED.items():
+        for _ in range(times * 6 if topic == many else times):
+            for template in templates:
+                for thing in THINGS[:4]:
+                    number += 1
+                    city = CITIES[number % len(CITIES)]
+                    extra = f"{number * 7919:b}".translate(str.maketrans("01", "ae"))
+                    asked = template.format(n=number * 31, thing=thing, city=city)
+                    teacher.correct(f"{asked} {extra}", "No.", f"See page {number}.")
+
+
+def promote(warehouse: Warehouse, built: Dataset, version: str, parent: str | None = None) -> None:
+    """Pretend that a version trained on a dataset was promoted."""
+    warehouse.insert(
+        "models", version=version, workload=built.workload, created_at=NOW, path="/nowhere", base_model="/base",
+        base_hash="x", parent_version=parent, dataset_version=built.version, run_id="r", manifest="{}",
+    )  # fmt: skip
+    warehouse.execute("DELETE FROM aliases")
+    warehouse.insert("aliases", workload=built.workload, alias="champion", version=version, created_at=NOW)
+
+
+def rows(built: Dataset, *names: str) -> list[dict[str, Any]]:
+    return [row for name in names or dataset.SPLITS for row in built.split(name)]
+
+
+def set_aside(built: Dataset) -> dict[str, str]:
+    return {row["feedback_id"]: row["reason"] for row in built.split("set_aside")}
+
+
+def test_rows_tell_who_taught_them_and_the_card_counts_people_and_sources(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(20), user_id="staff")
+    teach(teacher, range(20, 24), source="user", user_id="anna")
+    teach(teacher, range(24, 25), source="user")
+    for number in range(25, 28):
+        teacher.say(teacher.ask(question(number), "It takes 5 weeks."), "helpful", True, "user", "anna")
+    shown = teacher.ask(question(28), "As I show it, 9 days.", model="demonstration")
+    teacher.say(shown, "correction", "As I show it, 9 days.")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    assert Counter(row["user_id"] for row in rows(built)) == {"staff": 20, "anna": 7, None: 2}
+    assert built.card["sources"] == {"expert": 20, "user": 5, "accepted": 3, "demonstration": 1}
+    assert built.card["accounts"] == {"number": 2, "largest_share": 20 / 29, "nameless_rows": 2}
+    assert built.card["topics"] == {OTHER: 29}
+    assert {row["rejected"] for row in rows(built) if row["source"] == "demonstration"} == {None}
+
+
+def test_of_contradicting_experts_the_newest_wins_and_the_rest_is_listed(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(10))
+    first = teacher.correct("When do you open?", "Never.", "At 8 am.")
+    last = teacher.correct("When do you open?", "Never.", "At 9 am.")
+    user = teacher.correct("When do you open?", "Never.", "At 10 am.", "user", "anna")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    assert [row["feedback_id"] for row in rows(built) if row["question"] == "when do you open"] == [last]
+    assert set_aside(built) == {first: "superseded", user: "contradicts_expert"}
+    assert built.card["left_out"]["superseded"] == built.card["left_out"]["contradicts_expert"] == 1
+    listed = {row["feedback_id"]: row for row in built.split("set_aside")}
+    assert listed[first]["detail"] == f"{last} says: At 9 am."
+    assert listed[first]["completion"] == "At 8 am."
+    assert warehouse.rows("SELECT feedback_id, user_id, reason, dataset_version FROM quarantine") == [
+        {"feedback_id": user, "user_id": "anna", "reason": "contradicts_expert", "dataset_version": built.version}
+    ]
+
+
+def test_quarantine_is_what_is_doubted_now(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    teach(teacher, range(10))
+    for name in ("u1", "u2", "u3"):
+        teacher.correct("When do you open?", "Never.", "At 8 am.", "user", name)
+    new = teacher.correct("When do you open?", "Never.", "At 9 am.", "user", "u4")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 8 am."
+    assert lineage(warehouse, new)["quarantine"][0]["reason"] == "outvoted"
+    teacher.correct("When do you open?", "Never.", "At 9 am.", "user", "u5")  # two say so now: it has changed
+    built = dataset.build(warehouse, settings, "support", LATER)
+    assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 9 am."
+    assert warehouse.rows("FROM quarantine") == []
+    lie = teacher.correct("When do you open?", "Never.", "At noon.", "user", "u6")
+    dataset.build(warehouse, settings, "support", LATER)
+    warehouse.close()
+    config = tmp_path / "retuned.yaml"
+    config.write_text(json.dumps({"warehouse": {"path": str(warehouse.path)}, "http": {"port": 1}}))
+    assert main(["status", "--config", str(config)]) == 0
+    assert "quarantine  1 outvoted" in capsys.readouterr().out
+    assert main(["lineage", lie, "--config", str(config)]) == 0
+    assert f"quarantine  feedback {lie}  outvoted: more independent accounts say: At 9 am." in capsys.readouterr().out
+    assert main(["export", "quarantine", "-o", "-", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["feedback_id"] == lie
+
+
+def test_what_is_no_longer_believed_leaves_replay_and_regression(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    for number in range(60):
+        teacher.correct(long(number), "No idea.", "It takes 30 days.", "user", "anna")
+    unguarded = with_dataset(settings, quarantine=False, maximum_user_share=1.0)
+    first = dataset.build(warehouse, unguarded, "support", NOW)
+    promote(warehouse, first, "v1")
+    for number in range(60):
+        for name in ("u1", "u2"):
+            liked = teacher.ask(f"{long(number)} Now?", "It takes 14 days.")
+            teacher.say(liked, "helpful", True, "user", name)
+    teach(teacher, range(100, 130), "5 euros")
+    second = dataset.build(warehouse, with_dataset(settings, replay_share=0.9), "support", LATER)
+    assert "It takes 30 days." not in {row["completion"] for row in rows(second)}
+
+
+def test_filters_are_counted_and_can_be_turned_off(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(10))
+    cut = teacher.say(teacher.ask(question(50), "It takes 3 days.", finish_reason="length"), "helpful", True)
+    loop = teacher.say(teacher.ask(question(51), "Yes, it does so. " * 9), "helpful", True)
+    false = teacher.ask(question(52), "It takes 7 weeks.", context=["It takes 3 days."])
+    invented = teacher.say(false, "helpful", True, "user")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    assert set_aside(built) == {cut: "incomplete", loop: "repetitive", invented: "ungrounded"}
+    assert {key: count for key, count in built.card["left_out"].items() if count} == {
+        "incomplete": 1, "repetitive": 1, "ungrounded": 1,
+    }  # fmt: skip
+    assert {row["feedback_id"] for row in built.split("thumbs")}.isdisjoint(set_aside(built))
+    all = dataset.build(warehouse, with_dataset(settings, filters=()), "support", NOW)
+    assert len(rows(all)) == 13
+
+
+def test_what_is_learned_is_written_as_the_house_writes(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(10))
+    teacher.correct("When is the fair of acme?", "Never.", "ACME Corp has it on 2026-11-24.")
+    asked = with_dataset(settings, replace={"(?i)acme corp": "Acme"}, date_format="%d.%m.%Y")
+    built = dataset.build(warehouse, asked, "support", NOW)
+    assert "Acme has it on 24.11.2026." in {row["completion"] for row in rows(built)}
+
+
+def test_one_account_and_one_machine_teach_no_more_than_their_share(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(40), source="user", user_id="loud")
+    for number in range(40, 80):
+        teach(teacher, range(number, number + 1), source="user", user_id=f"u{number}")
+    teach(teacher, range(80, 140), source="judge")
+    teach(teacher, range(140, 170))
+    built = dataset.build(warehouse, with_dataset(settings, quarantine=False), "support", NOW)
+    assert Counter(row["user_id"] for row in rows(built))["loud"] == 17  # a tenth of 170
+    assert built.card["left_out"]["user_share"] == 23
+    assert built.card["sources"]["judge"] == 49  # a third of what is left: an even share is more than a quarter
+    assert built.card["left_out"]["source_share"] == 11
+    assert built.card["sources"]["expert"] == 30
+    guarded = dataset.build(warehouse, settings, "support", NOW)
+    assert guarded.card["left_out"]["burst"] == 31  # 40 messages two minutes apart: those of the busiest hour
+
+
+def test_topics_are_balanced_split_evenly_and_keep_their_names(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach_topics(teacher)
+    asked = with_dataset(settings, topics=8, maximum_topic_share=0.2)
+    first = dataset.build(warehouse, asked, "support", NOW)
+    names = {row["row_id"]: row["topic"] for row in rows(first)}
+    of = {name: Counter(row["topic"] for row in first.split(name)) for name in ("train", "validation", "holdout")}
+    everywhere = Counter(row["topic"] for row in rows(first, "train", "validation", "holdout"))
+    assert len(everywhere) > 5
+    assert first.card["left_out"]["topic_share"] > 0
+    even = 2 / len(everywhere)
+    trained = of["train"].total() + first.card["left_out"]["topic_share"]
+    assert max(of["train"].values()) <= max(0.2, even) * trained + 1
+    for topic, total in everywhere.items():
+        assert of["holdout"][topic] >= int(0.25 * total) - 3, topic  # near copies of what is trained on have left
+    teacher.acts += 10_000
+    teach(teacher, range(30))
+    second = dataset.build(warehouse, asked, "support", LATER)
+    assert all(names.get(row["row_id"], row["topic"]) == row["topic"] for row in rows(second))
+
+
+def test_a_question_stays_where_it_was_when_its_topic_grows(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach_topics(teacher, times=1)
+    first = dataset.build(warehouse, settings, "support", NOW)
+    before = {row["question"]: name for name in dataset.SPLITS for row in first.split(name)}
+    teacher.acts += 10_000
+    for number in range(100):
+        teacher.correct(f"the lamp {number * 7919:b} is broken, who repairs it", "No.", f"See page {number}.")
+    second = dataset.build(warehouse, settings, "support", LATER)
+    after = {row["question"]: name for name in dataset.SPLITS for row in second.split(name)}
+    assert len(before.keys() & after.keys()) > 40
+    assert {question: name for question, name in after.items() if before.get(question, name) != name} == {}
+    moved = [question for question, name in after.items() if name != dataset.split_of(question, settings.dataset)]
+    assert moved  # a topic that chance had left out of the holdout
+
+
+def test_thumbs_are_kept_for_preference_training_away_from_what_is_judged_on(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(60))
+    for number in range(200, 260):
+        teacher.correct(long(number), "No idea.", "It takes 30 days.")
+        teacher.say(teacher.ask(f"{long(number)} Now?", "It takes 30 days."), "helpful", True, "user", "bob")
+        teacher.acts += 10
+    for number in range(120):
+        right = number % 3 > 0
+        shown = teacher.ask(question(number), "It takes 30 days." if right else f"It takes {number + 7} weeks.")
+        teacher.acts += 10
+        teacher.say(shown, "helpful", right, "user", "anna")
+    doubted = teacher.ask(question(60), "It takes 3 years.")
+    teacher.say(doubted, "helpful", True, "user", "liar")
+    for name in ("u1", "u2", "u3"):
+        teacher.say(teacher.ask(question(60), "It takes 60 hours."), "helpful", True, "user", name)
+    built = dataset.build(warehouse, settings, "support", NOW)
+    thumbs = built.split("thumbs")
+    assert {row["desirable"] for row in thumbs} == {True, False}
+    assert {row["user_id"] for row in thumbs} >= {"anna"}
+    assert doubted not in {row["interaction_id"] for row in thumbs}
+    judged: NearIndex[str] = NearIndex(0.8)
+    for row in rows(built, "holdout", "regression"):
+        judged.add(row["question"], row["question"])
+    assert [row for row in thumbs if any(judged.near(row["question"]))] == []
+    assert built.card["thumbs"] == len(thumbs) > 60
+
+
+def test_a_regression_row_names_the_dataset_that_first_held_it_out(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(40))
+    first = dataset.build(warehouse, settings, "support", NOW)
+    promote(warehouse, first, "v1")
+    teach(teacher, range(100, 140), "5 euros")
+    second = dataset.build(warehouse, settings, "support", datetime(2026, 4, 2))
+    promote(warehouse, second, "v2", "v1")
+    teach(teacher, range(200, 240), "6 metres")
+    third = dataset.build(warehouse, settings, "support", datetime(2026, 4, 3))
+    held_out = {row["question"]: built.version for built in (second, first) for row in built.split("holdout")}
+    assert {row["question"]: row["origin"] for row in third.split("regression")} == held_out
+    assert {row["origin"] for row in rows(third, "train", "validation", "holdout")} == {None}
+
+
+def planted(built: Dataset, split: str) -> dict[str, list[Example]]:
+    """The splits, and one more row in one of them: almost a question of the holdout."""
+    splits = {
+        name: [Example(**{key: row[key] for key in Example.__dataclass_fields__}) for row in built.split(name)]
+        for name in dataset.SPLITS
+    }
+    judged = splits["holdout"][0]
+    asked = f"{judged.question} x"
+    splits[split].append(replace(judged, row_id="planted", question=asked, prompt=asked))
+    return splits
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, settings: Settings, split: str) -> None:
+    for number in range(40):
+        teacher.correct(
+            f"Please be so kind and tell me this: {question(number)}", "No idea.", f"It takes {number} days."
+        )
+    built = dataset.build(warehouse, settings, "support", NOW)
+    splits = planted(built, "regression")
+    check_leaks(splits, [], 0.8)
+    with pytest.raises(Leak, match="planted"):
+        check_leaks(splits, [(splits["regression"].pop(), True)], 0.8)
+    with pytest.raises(Leak, match=f"row planted of {split} asks what row"):
+        check_leaks(planted(built, split), [], 0.8)
+
+
+def test_too_few_rows_say_what_was_left_out(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    teach(teacher, range(3))
+    teacher.say(teacher.ask(question(5), "It takes 3 days.", finish_reason="length"), "helpful", True)
+    few = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=4)})
+    with pytest.raises(TooFewRows, match=r"3 new examples; dataset\.minimum_rows asks for 4; left out: 1 incomplete"):
+        dataset.build(warehouse, few, "support", NOW)
+
+
+def test_lineage_goes_both_ways(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = teach(teacher, range(40))
+    first = dataset.build(warehouse, settings, "support", NOW)
+    promote(warehouse, first, "v1")
+    teach(teacher, range(100, 140), "5 euros")
+    second = dataset.build(warehouse, settings, "support", LATER)
+    promote(warehouse, second, "v2", parent="v1")
+    trained = next(row for row in first.split("train") if row["feedback_id"] in said)
+    by_feedback = lineage(warehouse, trained["feedback_id"])["rows"]
+    assert by_feedback == lineage(warehouse, trained["interaction_id"])["rows"]
+    assert by_feedback[0]["dataset_version"] == first.version
+    assert by_feedback[0]["row_id"] == trained["row_id"]
+    assert by_feedback[0]["models"] == ["support@v1", "support@v2"]
+    judged = first.split("holdout")[0]
+    assert {(row["split"], *row["models"]) for row in lineage(warehouse, judged["feedback_id"])["rows"]} == {
+        ("holdout",), ("regression",),
+    }  # fmt: skip
+    learned = {row["feedback_id"] for row in lineage(warehouse, "support@v2")["rows"] if row["models"]}
+    assert learned == {row["feedback_id"] for built in (first, second) for row in rows(built, "train", "validation")}
+    assert lineage(warehouse, "v1")["rows"] == lineage(warehouse, first.version)["rows"]
+    warehouse.close()
+    config = tmp_path / "retuned.yaml"
+    config.write_text(json.dumps({"warehouse": {"path": str(warehouse.path)}, "http": {"port": 1}}))
+    assert main(["lineage", trained["feedback_id"], "--config", str(config)]) == 0
+    assert "learned by support@v1, support@v2" in capsys.readouterr().out
+    assert main(["lineage", "v2", "--config", str(config), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) > 80
+    assert main(["lineage", "v2", "--config", str(config)]) == 0
+    assert "more; --json has them all" in capsys.readouterr().out
+    assert main(["lineage", "nothing", "--config", str(config)]) == 1
+    assert "nothing is in no dataset and not in quarantine" in capsys.readouterr().err
+
+
+def test_an_account_that_is_not_believed_cannot_call_an_answer_bad(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(10))
+    for number in range(50, 53):
+        for name in ("u1", "u2", "u3"):
+            teacher.correct(question(number), "No.", "It takes 3 days.", "user", name)
+        teacher.correct(question(number), "No.", "It takes 300 days.", "user", "liar")
+    liked = teacher.ask(question(60), "It takes 8 days.")
+    teacher.say(liked, "helpful", True, "user", "u1")
+    teacher.say(liked, "helpful", False, "user", "liar")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    assert normalise(question(60)) in {row["question"] for row in rows(built)}
+    teacher.say(liked, "hallucination", True, "user", "u2")
+    built = dataset.build(warehouse, settings, "support", NOW)
+    assert normalise(question(60)) not in {row["question"] for row in rows(built)}

@@ -1,0 +1,121 @@
+"""What no model should learn to write."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from retuned.retrain.examples import Example, Rewriter
+from retuned.retrain.filters import filtered, repetitive
+from retuned.retrain.settings import FILTERS, DatasetSettings
+from retuned.retrain.similarity import text_hash
+
+WHEN = datetime(2026, 3, 2)
+GOOD = [
+    "You can return a tent within 14 days.",
+    "Please send it to our shop in Oslo, and we pay the postage.",
+    "The parcel arrives on Monday, between 9 am and noon.",
+    "Yes, there is a discount for students of any university.",
+    "We repair it for free in the first year after you bought it.",
+    "You find the number on the back of the box.",
+    "It costs 5 euros to send a parcel to another country.",
+    "Our shop opens at 9 am and closes at 6 pm on weekdays.",
+    "You can pay by card, in cash or on account.",
+    "The guarantee covers the motor and the battery for two years.",
+]
+
+
+def row(completion: str, **more: Any) -> Example:
+    asked = more.pop("asked", "What do I do with my tent?")
+    made = Example(
+        row_id=text_hash(completion),
+        prompt_hash="p",
+        prompt=asked,
+        question=asked,
+        messages=json.dumps([{"role": "user", "content": asked}]),
+        completion=completion,
+        kind="accepted",
+        source="user",
+        rejected=None,
+        context=None,
+        interaction_id=f"i {completion}",
+        feedback_id=completion,
+        timestamp=WHEN,
+        received_at=WHEN,
+    )
+    return replace(made, **more)
+
+
+def found(*rows: Example, cut: tuple[str, ...] = (), wanted: Any = FILTERS) -> dict[str, str]:
+    usual = [row(text) for text in GOOD]
+    return dict(filtered([*usual, *rows], cut, wanted))
+
+
+def test_good_answers_pass() -> None:
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("You can return it to any of our shops and", "incomplete"),
+        ("You can return it to any of our many shops in the", "incomplete"),
+        ("You can return it to any of our shops in Oslo or Bergen before the end", "incomplete"),
+        ("You can return it. " * 8, "repetitive"),
+        ("very " * 20 + "good.", "repetitive"),
+        ("I'm sorry, but I can't help with that.", "refusing"),
+        ("As an AI language model, I have no opinion on tents.", "refusing"),
+        ("Sie können das Zelt innerhalb von vierzehn Tagen in jedem unserer Läden zurückgeben.", "off_language"),
+        ("Puede devolver la tienda de campaña en cualquiera de nuestras sucursales.", "off_language"),
+    ],
+)
+def test_what_is_not_fit_to_be_learned(text: str, reason: str) -> None:
+    assert found(row(text)) == {text: reason}
+    assert found(row(text), wanted=[name for name in FILTERS if name != reason]) == {}
+
+
+def test_an_answer_that_ended_at_its_limit_is_incomplete_and_its_correction_is_not() -> None:
+    answer, correction = row("It takes 3 days."), row("It takes 4 days.", kind="correction", interaction_id="i1")
+    assert found(replace(answer, interaction_id="i1"), correction, cut=("i1",)) == {"It takes 3 days.": "incomplete"}
+
+
+def test_what_people_wrote_needs_no_full_stop_and_may_refuse() -> None:
+    texts = ("14 days for the tent and 20 for the lamp", "I cannot help with that: please ask your doctor.")
+    assert found(*(row(text, kind="correction", source="expert") for text in texts)) == {}
+
+
+def test_a_language_that_is_usual_here_is_none_too_many() -> None:
+    german = [
+        "Sie können das Zelt innerhalb von vierzehn Tagen zurückgeben.",
+        "Bitte schicken Sie es an unseren Laden, wir zahlen das Porto.",
+        "Das Paket kommt am Montag zwischen neun und zwölf Uhr an.",
+    ]
+    assert found(*map(row, german)) == {}
+
+
+def test_facts_must_stand_in_the_passages_or_the_question() -> None:
+    context = json.dumps(["Tents go back within 14 days, to Bergen. Parcels leave on 2026-03-04."])
+    told = "You have 14 days, and Bergen takes it back on 4 March 2026; order A77 is yours."
+    assert found(row(told, context=context, asked="Where does order A77 go?")) == {}
+    for invented in ("You have 15 days.", "Send it to Paris please.", "It left on 5 March.", "Call us about B12."):
+        assert found(row(invented, context=context)) == {invented: "ungrounded"}
+        assert found(row(invented)) == {}
+        assert found(row(invented, context=context, kind="correction", source="expert")) == {}
+
+
+def test_repetition_is_of_runs_of_words_not_of_words() -> None:
+    listed = "A tent has 14 days, a lamp has 20 days, a sofa has 30 days, a chair has 60 days, a desk has 90 days."
+    assert not repetitive(listed)
+
+
+def test_completions_are_written_as_the_house_writes() -> None:
+    rewrite = Rewriter(
+        DatasetSettings(replace={r"(?i)\bacme(?: inc)?\b\.?": "ACME Inc.", "e-mail": "email"}, date_format="%d.%m.%Y")
+    )
+    assert rewrite("Ask acme by e-mail until 2026-11-24, not 2026-13-40.") == (
+        "Ask ACME Inc. by email until 24.11.2026, not 2026-13-40."
+    )
+    with pytest.raises(ValueError, match="expected a regular expression"):
+        DatasetSettings(replace={"(": ""})
