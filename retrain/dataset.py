@@ -1,8 +1,8 @@
 """Datasets: what a training learns from and is judged on, written once and never changed."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert
-from retuned.retrain import files, registry
+from retuned.retrain import files, holdout, registry
 from retuned.retrain.examples import QUERIES, Contradictions, Example, accepted, corrections, same_question
 from retuned.retrain.scoring import same_answer
 from retuned.retrain.settings import DatasetSettings, Settings
@@ -65,7 +65,7 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
     """
     champion = registry.champion(warehouse, workload)
-    earlier = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None)
+    earlier = _Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
     evidence = _evidence(warehouse, settings, workload)
     chosen = _choose(evidence, earlier, settings.dataset)
     _check_enough(chosen, settings, workload)
@@ -74,6 +74,7 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         "workload": workload,
         "evidence_until": max(row.received_at for row in evidence).isoformat(),
         "earlier_datasets": earlier.versions,
+        "generation": earlier.generation,
         "rows": {name: len(chosen.splits[name]) for name in SPLITS},
         "replay": len(chosen.replayed),
         "left_out": chosen.left_out,
@@ -98,8 +99,9 @@ def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> tuple[
     judged on, now or by the champion and those before it, is not learned from.
     """
     champion = registry.champion(warehouse, workload)
-    judged = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None).judged
-    chosen = _choose(_evidence(warehouse, settings, workload), _Earlier([], None, [], judged), settings.dataset)
+    earlier = _Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
+    anew = replace(earlier, versions=[], until=None, train=[])
+    chosen = _choose(_evidence(warehouse, settings, workload), anew, settings.dataset)
     learned = sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id))
     return learned, chosen.splits["holdout"] + chosen.splits["regression"]
 
@@ -112,32 +114,52 @@ def _evidence(warehouse: Warehouse, settings: Settings, workload: str) -> list[E
 
 @dataclass(frozen=True)
 class _Earlier:
-    """What the champion and those before it learned from and were judged on."""
+    """What the champion and those before it learned from and were judged on.
+
+    Attributes:
+        generation: the draw that questions are held out by today.
+        spent: what stood in holdouts since then that were drawn before today's; it is among `judged` too.
+    """
 
     versions: list[str]
     until: datetime | None
     train: list[Example]
     judged: list[Example]
+    generation: int
+    spent: list[Example]
 
     @classmethod
-    def of(cls, warehouse: Warehouse, workload: str, version: str | None) -> "_Earlier":
-        if version is None:
-            return cls([], None, [], [])
+    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, version: str | None) -> "_Earlier":
+        today = holdout.generation(warehouse, workload, version, settings.gate.holdout_tries)
         train: dict[str, Example] = {}
         judged: dict[str, Example] = {}
         versions = []
         until = None
-        for row in warehouse.rows(QUERIES["earlier_datasets"], {"workload": workload, "version": version}):
-            dataset = load(warehouse, workload, row["version"])
-            assert dataset is not None
+        # Newest first: of two datasets that hold one prompt, the newer answer counts.
+        for later in holdout.spent(warehouse, workload, version, today):
+            _gather(_known(warehouse, workload, later), ("holdout",), judged)
+        spent = list(judged.values())
+        earlier = {"workload": workload, "version": version}
+        for row in warehouse.rows(QUERIES["earlier_datasets"], earlier) if version else ():
+            dataset = _known(warehouse, workload, row["version"])
             versions.append(dataset.version)
             until = until or datetime.fromisoformat(dataset.card["evidence_until"])
-            # Newest first: of two datasets that hold one prompt, the newer answer counts.
-            for split, into in (("train", train), ("holdout", judged), ("regression", judged)):
-                for values in dataset.split(split):
-                    values.pop("replay")
-                    into.setdefault(values["prompt_hash"], Example(**values))
-        return cls(versions, until, list(train.values()), list(judged.values()))
+            _gather(dataset, ("train",), train)
+            _gather(dataset, ("holdout", "regression"), judged)
+        return cls(versions, until, list(train.values()), list(judged.values()), today, spent)
+
+
+def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:
+    dataset = load(warehouse, workload, version)
+    assert dataset is not None
+    return dataset
+
+
+def _gather(dataset: Dataset, splits: Iterable[str], into: dict[str, Example]) -> None:
+    for split in splits:
+        for values in dataset.split(split):
+            values.pop("replay")
+            into.setdefault(values["prompt_hash"], Example(**values))
 
 
 @dataclass(frozen=True)
@@ -148,7 +170,9 @@ class _Chosen:
 
 
 def _choose(evidence: Sequence[Example], earlier: _Earlier, settings: DatasetSettings) -> _Chosen:
-    left_out = dict.fromkeys(("superseded", "duplicates", "near_holdout", "near_training"), 0)
+    left_out = dict.fromkeys(
+        ("superseded", "duplicates", "near_holdout", "near_training", "spent", "regression_superseded"), 0
+    )
     similarity = settings.near_duplicate_similarity
     contradictions = Contradictions(evidence, similarity, earlier.until)
     fresh = [row for row in evidence if earlier.until is None or row.received_at > earlier.until]
@@ -160,17 +184,21 @@ def _choose(evidence: Sequence[Example], earlier: _Earlier, settings: DatasetSet
 
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for row in distinct:
-        splits[split_of(row.question, settings)].append(row)
+        splits[split_of(row.question, settings, earlier.generation)].append(row)
 
     # A prompt that the champion was trained on proves nothing, and one that is judged on is never trained on.
     trained = _index(earlier.train, similarity)
-    holdout = [row for row in splits["holdout"] if not any(trained.near(row.question))]
-    left_out["near_training"] = len(splits["holdout"]) - len(holdout)
-    asked = {row.prompt_hash for row in holdout}
-    regression = [
-        row for row in earlier.judged if row.prompt_hash not in asked and contradictions.of(row, earlier=True) is None
-    ]
-    judged = _index(chain(holdout, regression), similarity)
+    untaught = [row for row in splits["holdout"] if not any(trained.near(row.question))]
+    left_out["near_training"] = len(splits["holdout"]) - len(untaught)
+    spent = _index(earlier.spent, similarity)
+    held_out = [row for row in untaught if not any(spent.near(row.question))]
+    left_out["spent"] = len(untaught) - len(held_out)
+    # Once judged on, always judged on: a row leaves the regression set only for newer evidence.
+    asked = {row.prompt_hash for row in held_out}
+    kept_back = [row for row in earlier.judged if row.prompt_hash not in asked]
+    regression = [row for row in kept_back if contradictions.of(row, earlier=True) is None]
+    left_out["regression_superseded"] = len(kept_back) - len(regression)
+    judged = _index(chain(held_out, regression), similarity)
     for name in ("train", "validation"):
         kept = [row for row in splits[name] if not any(judged.near(row.question))]
         left_out["near_holdout"] += len(splits[name]) - len(kept)
@@ -187,16 +215,27 @@ def _choose(evidence: Sequence[Example], earlier: _Earlier, settings: DatasetSet
     share = min(settings.replay_share, 0.99)
     wanted = round(len(splits["train"]) * share / (1 - share))
     replay = sorted(old, key=lambda row: row.row_id)[:wanted]  # by hash: an even draw, and the same each time
-    splits |= {"train": splits["train"] + replay, "holdout": holdout, "regression": regression}
+    splits |= {"train": splits["train"] + replay, "holdout": held_out, "regression": regression}
     return _Chosen(splits, frozenset(row.row_id for row in replay), left_out)
 
 
-def split_of(question: str, settings: DatasetSettings) -> str:
-    """Where a question belongs, today and in every later dataset: holdout, validation or train."""
-    place = fraction(question)
+def split_of(question: str, settings: DatasetSettings, generation: int) -> str:
+    """Where a question belongs, in every dataset of a generation: holdout, validation or train.
+
+    The generations are independent draws; see `holdout` for when one follows another.
+    """
+    place = fraction(f"{generation} {question}" if generation else question)
     if place < settings.holdout_share:
         return "holdout"
     return "validation" if place < settings.holdout_share + settings.validation_share else "train"
+
+
+def split_today(warehouse: Warehouse, settings: Settings, workload: str) -> Callable[[str], str]:
+    """Where a question belongs in a dataset that would be made now."""
+    champion = registry.champion(warehouse, workload)
+    since = champion.dataset_version if champion else None
+    generation = holdout.generation(warehouse, workload, since, settings.gate.holdout_tries)
+    return lambda question: split_of(question, settings.dataset, generation)
 
 
 def _distinct(rows: Iterable[Example], similarity: float) -> list[Example]:

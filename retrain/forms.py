@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from retuned.consumers.warehouse import Warehouse
-from retuned.retrain.dataset import learnable, split_of
+from retuned.retrain.dataset import learnable, split_today
 from retuned.retrain.examples import Example, thumbs
 from retuned.retrain.scoring import same_answer
 from retuned.retrain.settings import Settings
@@ -46,11 +46,12 @@ def _preference(
 
 def _kto(warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]) -> Iterator[Row]:
     """`prompt`, `completion`, `label`: whether people called it helpful."""
+    split = split_today(warehouse, settings, workload)
     judged: NearIndex[bool] = NearIndex(settings.dataset.near_duplicate_similarity)
     for row in learnable(warehouse, settings, workload)[1]:
         judged.add(row.question, True)
     for row, helpful in reversed(list(thumbs(warehouse, workload, settings.dataset.maximum_rows))):
-        held_out = split_of(row.question, settings.dataset) == "holdout" or any(judged.near(row.question))
+        held_out = split(row.question) == "holdout" or any(judged.near(row.question))
         if wanted(row) and not held_out:
             yield {"prompt": _prompt(row), "completion": _answer(row.completion), "label": helpful}
 

@@ -9,7 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
@@ -19,9 +19,9 @@ from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 from retuned.consumers.process import Emit
 from retuned.consumers.warehouse import Warehouse, first_line, insert
 from retuned.retrain import dataset as datasets
-from retuned.retrain import gate, registry, rollout
+from retuned.retrain import gate, holdout, registry, rollout
 from retuned.retrain.dataset import Dataset, TooFewRows
-from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, evaluate
+from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, evaluate, summary
 from retuned.retrain.registry import QUERIES, Version
 from retuned.retrain.rollout import Publisher
 from retuned.retrain.settings import Settings
@@ -284,7 +284,9 @@ class _Run:
             _of(rows, CANDIDATE, "regression"),
             self.settings.gate,
             self.settings.train.seed,
+            holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
         )
+        decision = replace(decision, figures=summary(rows) | decision.figures)
         if candidate.version == run["parent_version"]:
             decision = gate.Decision(
                 False, ["The training left the champion as it was.", *decision.reasons], decision.figures

@@ -1,7 +1,7 @@
 """Settings of making a better model: models, dataset, training, evaluation, gate."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -84,16 +84,40 @@ class GateSettings(Section):
     minimum_gain: Share = Field(
         0.0, description="the lower end of the interval of candidate minus champion must be above this"
     )
-    confidence: Share = Field(0.95, description="of the paired bootstrap interval")
-    resamples: PositiveInt = Field(2_000, description="of the bootstrap")
+    expected_gain: Share = Field(
+        0.15, description="a refusal says how many examples find a gain of this size in nine of ten cases"
+    )
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95,
+        description="that nothing is promoted that is no better, over all tries on one holdout; the first try's "
+        "bootstrap interval has this level, and each further try halves what is left of the error",
+    )
+    resamples: PositiveInt = Field(10_000, description="of the bootstrap")
+    holdout_tries: PositiveInt = Field(
+        4, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
+    )
     maximum_hallucination_rise: Share = Field(
         0.02, description="the hallucination rate may rise by so much, beyond what chance explains"
+    )
+    maximum_refusal_rise: Share = Field(
+        0.02,
+        description="the share of questions left unanswered may rise by so much, beyond what chance explains",
     )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
     )
+    maximum_slice_drop: Share = Field(
+        0.1,
+        description="the score on any slice (topic, language, turns, context) may fall by so much, beyond what chance "
+        "explains",
+    )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median latency of the candidate over the champion's"
+    )
+    maximum_length_ratio: Annotated[float, Field(ge=1)] = Field(
+        1.5,
+        description="the median answer may be longer or shorter than the approved one by this factor, or as far off as "
+        "the champion's",
     )
 
 

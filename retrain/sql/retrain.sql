@@ -106,3 +106,48 @@ SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind 
 
 -- name: promotions
 SELECT event, count(*) AS count FROM promotions WHERE workload = $workload GROUP BY event
+
+-- name: holdout_tries
+-- Decisions on a holdout of which the given dataset's has at least the given share of its rows.
+WITH held_out AS (
+    SELECT DISTINCT dataset_version, row_id FROM dataset_rows WHERE split = 'holdout'
+), shared AS (
+    SELECT other.dataset_version, count(*) AS rows
+    FROM held_out own
+    JOIN held_out other USING (row_id)
+    WHERE own.dataset_version = $version
+    GROUP BY other.dataset_version
+)
+SELECT count(*) AS tries
+FROM decisions d
+JOIN runs r ON r.id = d.run_id
+JOIN shared ON shared.dataset_version = r.dataset_version
+WHERE d.kind = 'gate' AND d.workload = $workload
+    AND shared.rows >= $shared * (SELECT count(*) FROM held_out WHERE dataset_version = $version)
+
+-- name: holdout_generation
+-- The latest draw of the holdout, and the decisions on it since the champion's dataset.
+WITH drawn AS (
+    SELECT version, created_at, coalesce((card ->> 'generation')::INTEGER, 0) AS generation
+    FROM datasets
+    WHERE workload = $workload
+)
+SELECT drawn.generation, (
+    SELECT count(*)
+    FROM decisions d
+    JOIN runs r ON r.id = d.run_id
+    JOIN drawn judged ON judged.version = r.dataset_version
+    WHERE d.kind = 'gate' AND d.workload = $workload AND judged.generation = drawn.generation
+        AND ($version IS NULL OR judged.created_at > (SELECT created_at FROM drawn WHERE version = $version))
+) AS decisions
+FROM drawn
+ORDER BY drawn.generation DESC
+LIMIT 1
+
+-- name: spent_datasets
+-- Datasets after the given one whose holdout was drawn before a generation.
+SELECT version
+FROM datasets
+WHERE workload = $workload AND coalesce((card ->> 'generation')::INTEGER, 0) < $generation
+    AND ($version IS NULL OR created_at > (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version))
+ORDER BY created_at DESC, version
