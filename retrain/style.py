@@ -54,7 +54,7 @@ def features(text: str) -> tuple[bool, ...]:
         "!" in text,
         "?" in text,
         bool(_EMOJI.search(text)),
-        text[-1:] in ".!?…。！？:)",
+        text.endswith(tuple(".!?…。！？:)")),
     )
 
 
