@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.process import Emit, child_main, run_child
 from retuned.retrain import registry, style
@@ -25,6 +25,9 @@ from retuned.retrain.registry import Version
 from retuned.retrain.scoring import conflicts, facts, score, token_f1, values
 from retuned.retrain.settings import EvaluateSettings, Settings
 from retuned.retrain.similarity import text_hash
+
+if TYPE_CHECKING:
+    from retuned.retrain.generation import Generator
 
 BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
 
@@ -232,6 +235,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
 class _Evaluator:
     def __init__(self, model: Any, tokenizer: Any, settings: EvaluateSettings, max_length: int, emit: Emit) -> None:
         from retuned.retrain import lora
+        from retuned.retrain.generation import Generator
 
         self.model, self.tokenizer, self.settings, self.max_length, self.emit = (
             model,
@@ -242,6 +246,8 @@ class _Evaluator:
         )
         self.packed: bool | None = None
         self.fused = lora.fuse(model)
+        self.together = Generator.fits(model)
+        self.generator: Generator | None = None
         self.paces: dict[str, float] = {}
 
     def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
@@ -307,17 +313,20 @@ class _Evaluator:
             output=output,
         )
 
+    def _generator(self, models: list[str]) -> "Generator":
+        from retuned.retrain.generation import Generator
+
+        if self.generator is None or self.generator.models != models:
+            adapters = {model: None if model == BASE else model for model in models}
+            self.generator = Generator(self.model, adapters, self.tokenizer.pad_token_id)
+        return self.generator
+
     def _answers(self, encoded: list[Any], models: list[str], limit: int) -> dict[str, list[list[int]]]:
         """Token ids of each model's answers."""
         import torch
 
-        from retuned.retrain.generation import Generator
-
-        if Generator.fits(self.model):
-            adapters = {model: None if model == BASE else model for model in models}
-            return Generator(self.model, adapters, self.tokenizer.pad_token_id).answers(
-                [one.prompt for one in encoded], limit
-            )
+        if self.together:
+            return self._generator(models).answers([one.prompt for one in encoded], limit)
         found = {}
         for model in models:
             with torch.inference_mode(), self._as(model):
