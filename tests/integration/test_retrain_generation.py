@@ -5,6 +5,7 @@ import pytest
 import torch
 from models import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, FalconConfig, GPT2Config, Qwen3Config
 
 from retuned.retrain import lora
 from retuned.retrain.base import load_model, load_tokenizer
@@ -69,6 +70,32 @@ def test_models_answer_together_what_each_answers_alone(base: Path, system: str)
     assert found == expected
     assert len({len(answer) for answers in found.values() for answer in answers}) > 1
     assert found["base"] != found["champion"] != found["candidate"]
+
+
+_SMALL: dict[str, Any] = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+OTHERS = {
+    "GPT-2": (GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, eos_token_id=2), ["c_attn", "c_fc"]),
+    "Falcon": (FalconConfig(**_SMALL, alibi=True, eos_token_id=2), ["query_key_value", "dense_h_to_4h"]),
+    "Qwen 3": (
+        Qwen3Config(**_SMALL, intermediate_size=64, num_key_value_heads=2, head_dim=8, eos_token_id=2),
+        ["q_proj", "down_proj"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_do_models_of_other_kinds(name: str) -> None:
+    config, layers = OTHERS[name]
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    strong: dict[str, Any] = {"init_lora_weights": False, "task_type": "CAUSAL_LM", "lora_alpha": 24}
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=layers, **strong), adapter_name="champion")
+    model.add_adapter("candidate", LoraConfig(r=8, target_modules=layers[:1], **strong))
+    model.eval()
+    asked = [[5, 6, 7, 8, 9], [5, 6, 30, 31, 32, 33, 34, 35], [5, 6, 7]]
+    assert Generator.fits(model)
+    found = Generator(model, MODELS, pad=0).answers(asked, 8)
+    assert found == {label: [alone(model, adapter, prompt, 8) for prompt in asked] for label, adapter in MODELS.items()}
 
 
 def test_what_is_no_plain_addition_does_not_fit(base: Path) -> None:
