@@ -271,7 +271,7 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
     refused = [name for name, verdict in verdicts.items() if not verdict.passed]
     named = refused or [max(drops, key=lambda name: drops[name])]
     reasons = [
-        f"On the slice “{name}” ({len(slices[name])} examples) the score changes by {-drops[name]:+.3f}, "
+        f"On the slice “{name}” ({len(slices[name])} examples) the score changes by {0 - drops[name]:+.3f}, "
         f"{verdicts[name]} the allowed drop of {limit:.3f}"
         + ("." if refused else f"; it is the worst of {len(slices)} slices.")
         for name in named
