@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, median
 from typing import Protocol
@@ -13,6 +13,9 @@ from retuned.retrain.settings import GateSettings
 
 POWER = 0.95
 """With this probability as many examples as the decision names show a gain of `expected_gain`; guards refuse some."""
+
+GUARD_ERROR = 0.1
+"""A guard refuses a candidate that is worse by just its limit this often at most, and a harmless one hardly ever."""
 
 SLICE_EXAMPLES = 8
 """Smaller slices are not looked at: they could not show anything."""
@@ -65,10 +68,9 @@ def decide(
     Rubin 1983), half of what is left for each try.
 
     Guards then ask for evidence of harm. A rise of hallucinations or refusals, or a drop in score on the regression
-    set or on any slice of the holdout, above its limit refuses the candidate unless chance explains it: an exact sign
-    test of the pairs that differ (McNemar 1947), each at 1 − confidence, the slices together. Proof of harmlessness
-    would take thousands of examples. The medians of latency and length are compared with their limits as they are.
-    All conditions are looked at, so that a refusal names all its reasons.
+    set or on any slice of the holdout, above its limit refuses the candidate unless chance explains it (see `_within`).
+    Proof of harmlessness would take thousands of examples. The medians of latency and length are compared with their
+    limits as they are. All conditions are looked at, so that a refusal names all its reasons.
 
     Args:
         tries: earlier decisions on this holdout.
@@ -185,17 +187,17 @@ def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
             ["Hallucinations could not be told on any holdout example; nothing was held against the candidate."],
             {},
         )
-    return _rise(told, "hallucinates", "hallucination", settings.maximum_hallucination_rise, settings)
+    return _rise(told, "hallucinates", "hallucination", settings.maximum_hallucination_rise)
 
 
 def _refusals(pairs: Pairs, settings: GateSettings) -> Decision:
     told = [(old.refused, new.refused) for old, new in pairs]
-    return _rise(told, "refuses to answer", "refusal", settings.maximum_refusal_rise, settings)
+    return _rise(told, "refuses to answer", "refusal", settings.maximum_refusal_rise)
 
 
-def _rise(told: Sequence[tuple[bool, bool]], does: str, name: str, limit: float, settings: GateSettings) -> Decision:
+def _rise(told: Sequence[tuple[bool, bool]], does: str, name: str, limit: float) -> Decision:
     before, after = fmean(old for old, _ in told), fmean(new for _, new in told)
-    verdict = _within(after - before, [float(new) - old for old, new in told], limit, 1 - settings.confidence)
+    verdict = _within([float(new) - old for old, new in told], limit)
     return Decision(
         verdict.passed,
         [
@@ -215,13 +217,20 @@ class _Verdict:
         return self.text
 
 
-def _within(worse: float, differences: Iterable[float], limit: float, error: float) -> _Verdict:
-    """Whether a guard holds, and how to say it; `differences` are above zero where the candidate is worse."""
-    if worse <= limit + 1e-9:
+def _within(differences: Sequence[float], limit: float, error: float = GUARD_ERROR) -> _Verdict:
+    """Whether a guard holds, and how to say it; `differences` are above zero where the candidate is worse.
+
+    An exact sign test of the pairs that differ (McNemar 1947), against a candidate that is worse by just the limit:
+    of its changes so many more are for the worse as make up the limit.
+    """
+    if fmean(differences) <= limit + 1e-9:
         return _Verdict(True, "within")
+    from scipy.stats import binom  # half a second: where it is needed
+
     signs = [d > 0 for d in differences if d]
     changed, losses = len(signs), sum(signs)
-    chance = sum(math.comb(changed, k) for k in range(losses, changed + 1)) / 2**changed
+    worse = min(1.0, (1 + limit * len(differences) / changed) / 2)
+    chance = float(binom.sf(losses - 1, changed, worse))
     return _Verdict(False, "surely above") if chance <= error else _Verdict(True, "which chance explains, beside")
 
 
@@ -232,7 +241,7 @@ def _regression(pairs: Pairs, settings: GateSettings) -> Decision:
         )
     before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
     limit = settings.maximum_regression_drop
-    verdict = _within(before - after, (old.score - new.score for old, new in pairs), limit, 1 - settings.confidence)
+    verdict = _within([old.score - new.score for old, new in pairs], limit)
     figures = {
         "regression_champion": before,
         "regression_candidate": after,
@@ -262,10 +271,9 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
     if not slices:
         return Decision(True, ["No slice of the holdout is large enough to be looked at alone."], {})
     limit = settings.maximum_slice_drop
-    error = (1 - settings.confidence) / len(slices)
     drops = {name: fmean(old.score - new.score for old, new in part) for name, part in slices.items()}
     verdicts = {
-        name: _within(drops[name], (old.score - new.score for old, new in part), limit, error)
+        name: _within([old.score - new.score for old, new in part], limit, GUARD_ERROR / len(slices))
         for name, part in slices.items()
     }
     refused = [name for name, verdict in verdicts.items() if not verdict.passed]

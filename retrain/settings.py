@@ -121,7 +121,7 @@ class GateSettings(Section):
         0.0, description="the lower end of the interval of candidate minus champion must be above this"
     )
     expected_gain: Share = Field(
-        0.15, description="a refusal says how many examples find a gain of this size in nine of ten cases"
+        0.2, description="a refusal says how many examples find a gain of this size in nine of ten cases"
     )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95,

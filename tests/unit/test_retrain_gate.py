@@ -101,9 +101,8 @@ def test_one_lost_example_of_one_proves_nothing() -> None:
     decision = decide(POOR, GOOD, kept, forgot, SETTINGS, 0)
     assert decision.outcome
     assert "+1.000, which chance explains, beside the allowed 0.050" in decision.reasons[3]
-    four, five = rows([0.0] * 4), rows([0.0] * 5)
-    assert decide(POOR, GOOD, rows([1.0] * 4), four, SETTINGS, 0).outcome
-    assert not decide(POOR, GOOD, rows([1.0] * 5), five, SETTINGS, 0).outcome
+    assert decide(POOR, GOOD, rows([1.0] * 3), rows([0.0] * 3), SETTINGS, 0).outcome
+    assert not decide(POOR, GOOD, rows([1.0] * 4), rows([0.0] * 4), SETTINGS, 0).outcome
 
 
 def test_refusing_to_answer_is_refused() -> None:
@@ -165,11 +164,11 @@ def test_each_further_try_on_a_holdout_must_show_more() -> None:
 
 
 def test_a_refusal_for_want_of_examples_says_how_many_it_takes() -> None:
-    wobble = rows([0.0] * 28 + [1.0] * 12)
+    wobble = [Row(row.row_id, 1.0 if i % 3 == 0 else 0.0) for i, row in enumerate(POOR)]
     decision = decide(POOR, wobble, [], [], SETTINGS, 0)
     needed = int(decision.figures["examples_needed"])
     assert needed > 40
-    assert f"to be sure of a gain of 0.150 takes some {needed} examples" in decision.reasons[1]
+    assert f"to be sure of a gain of 0.200 takes some {needed} examples" in decision.reasons[1]
 
 
 def test_the_interval_is_of_its_level_among_few_examples() -> None:
@@ -205,7 +204,21 @@ def test_what_is_no_better_is_hardly_ever_promoted_in_four_tries(candidate: Cand
 def test_what_is_better_is_mostly_promoted_and_guards_hardly_ever_stand_in_its_way() -> None:
     better = simulate(Candidate(gain=0.3), 80, QUICK, runs=300, seed=2)
     assert better.promoted >= 0.9
-    assert sum(share for name, share in better.refused.items() if name != "gain") < 0.08
+    assert sum(share for name, share in better.refused.items() if name != "gain") < 0.05
+
+
+def test_a_guard_allows_what_its_limit_allows_however_many_the_examples() -> None:
+    """Two in a hundred more are allowed: among a thousand examples a rise of just that is seen, and passes."""
+    old = [Row(f"r{i}", float(i % 2)) for i in range(1_000)]
+    new = [replace(row, score=1.0, hallucinated=i < 20) for i, row in enumerate(old)]
+    assert decide(old, new, [], [], SETTINGS, 0).outcome
+    slightly = [replace(row, hallucinated=i < 21) for i, row in enumerate(new)]
+    assert "which chance explains" in decide(old, slightly, [], [], SETTINGS, 0).reasons[1]
+    twice = [replace(row, hallucinated=i % 25 == 0, score=1.0) for i, row in enumerate(old)]
+    mixed = [replace(row, hallucinated=i % 30 == 1) for i, row in enumerate(old)]
+    more = [replace(row, hallucinated=i % 14 == 0) for i, row in enumerate(new)]
+    assert decide(mixed, twice, [], [], SETTINGS, 0).outcome
+    assert not decide(mixed, more, [], [], SETTINGS, 0).outcome
 
 
 def test_what_is_better_and_harms_is_hardly_ever_promoted() -> None:
