@@ -6,6 +6,7 @@ By hand: for each adapter a process that loads the base model with it and lets t
 questions, 16 at a time, the longest answer equally long. Ours: one process with both adapters, which answers the same
 questions in the same batches. Both adapters are trained first, since an answer ends where a model has learned it to.
 Seconds are those of whole processes, imports and loading included; memory is the largest resident set of a process.
+CPU seconds say the same where something else is at work on the machine.
 """
 
 import json
@@ -51,6 +52,7 @@ def main() -> dict[str, float]:
                 if way not in best or seconds < best[way]["seconds"]:
                     best[way] = {
                         "seconds": seconds,
+                        "cpu_seconds": sum(one["cpu_seconds"] for one in found),
                         "bytes": max(one["bytes"] for one in found),
                         "answers": {name: answers for one in found for name, answers in one["answers"].items()},
                     }
@@ -58,6 +60,7 @@ def main() -> dict[str, float]:
     pairs = [pair for name in adapters for pair in zip(ours["answers"][name], by_hand["answers"][name], strict=True)]
     return {
         "evaluate_ratio_to_generate": ours["seconds"] / by_hand["seconds"],
+        "evaluate_cpu_ratio_to_generate": ours["cpu_seconds"] / by_hand["cpu_seconds"],
         "evaluate_memory_ratio": ours["bytes"] / by_hand["bytes"],
         "evaluate_seconds": ours["seconds"],
         "evaluate_seconds_by_hand": by_hand["seconds"],
@@ -79,9 +82,7 @@ def _train(folder: Path, name: str, parent: str | None) -> dict[str, Any]:
 def _process(folder: Path, way: str, adapters: dict[str, str], dtype: str) -> dict[str, Any]:
     job, out = folder / "job.json", folder / "out.json"
     job.write_text(json.dumps({"adapters": adapters, "dtype": dtype}))
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if way == "ours":
-        environment |= THREADS_WAIT_BRIEFLY
+    environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     started = time.perf_counter()
     with (folder / "log").open("wb") as log:
         done = subprocess.run(
@@ -152,7 +153,8 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         job = json.loads(Path(sys.argv[2]).read_text())
         made = (_ours if sys.argv[1] == "ours" else _by_hand)(job["adapters"], job["dtype"])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        Path(sys.argv[3]).write_text(json.dumps({"bytes": peak, "answers": made}))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        measured = {"bytes": used.ru_maxrss * 1024, "cpu_seconds": used.ru_utime + used.ru_stime}
+        Path(sys.argv[3]).write_text(json.dumps(measured | {"answers": made}))
     else:
         print(json.dumps(main(), indent=2))
