@@ -213,7 +213,7 @@ def _explain(item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), _known(item["loc"][:-1]), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "; see deploy/retuned.example.yaml")
     expected = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" or any(word in key for word in ("password", "token", "user_key")):
+    if item["type"] == "value_error" or any(word in key for word in ("password", "token", "user_key", "judge_key")):
         return f"{key}: {expected}"
     return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"
 

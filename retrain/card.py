@@ -17,7 +17,7 @@ import yaml
 
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.retrain.files import replace_text
-from retuned.retrain.gate import bootstrap
+from retuned.retrain.gate import interval
 
 QUERIES = named_queries(resources("retuned.retrain") / "sql", "card.sql")
 
@@ -194,7 +194,7 @@ def _quality(record: Record) -> list[str]:
 def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
-    low, high = bootstrap(np.array(differences), _CONFIDENCE, _RESAMPLES, seed=0)
+    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
     return f"{fmean(differences):+.1%} ({low:+.1%} to {high:+.1%})"
 
 

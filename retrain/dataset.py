@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert
-from retuned.retrain import files, registry
+from retuned.retrain import files, holdout, registry
 from retuned.retrain.examples import QUERIES, Contradictions, Example, agree, heard, one_each, same_question, thumbs
 from retuned.retrain.filters import filtered
 from retuned.retrain.settings import DatasetSettings, Settings
@@ -35,7 +35,7 @@ _SCHEMAS = {
     THUMBS: pa.schema([*_COLUMNS, ("desirable", pa.bool_())]),
     SET_ASIDE: pa.schema([*_COLUMNS, ("reason", pa.string()), ("detail", pa.string())]),
 }
-_REASONS = ("superseded", "duplicates", "near_holdout", "near_training")
+_REASONS = ("superseded", "duplicates", "near_holdout", "near_training", "spent", "regression_superseded")
 _LEAST = 5  # rows of a group are no flood
 # In which order a question's place is looked for, as the query `places` numbers them.
 _PLACES = ("holdout", "validation", "train")
@@ -88,8 +88,8 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         Leak: the splits share a question; a fault of this program.
     """
     champion = registry.champion(warehouse, workload)
-    earlier = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None)
-    evidence = _Evidence.of(warehouse, settings, workload)
+    earlier = _Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
+    evidence = _Evidence.of(warehouse, settings, workload, earlier.generation)
     try:
         chosen = _choose(evidence, earlier, settings.dataset)
         _check_enough(chosen, settings, workload)
@@ -103,6 +103,7 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         "workload": workload,
         "evidence_until": max(row.received_at for row in evidence.rows).isoformat(),
         "earlier_datasets": earlier.versions,
+        "generation": earlier.generation,
         "rows": {name: len(chosen.splits[name]) for name in SPLITS},
         "thumbs": len(chosen.thumbs),
         "replay": len(chosen.replayed),
@@ -142,9 +143,9 @@ def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learna
     """Chosen as for a dataset: what is not believed, what is out of date, what says the same twice, and what comes near
     to a question that is judged on, now or by the champion and those before it, is not learned from."""
     champion = registry.champion(warehouse, workload)
-    judged = _Earlier.of(warehouse, workload, champion.dataset_version if champion else None).judged
-    evidence = _Evidence.of(warehouse, settings, workload)
-    chosen = _choose(evidence, _Earlier([], None, [], judged), settings.dataset)
+    earlier = _Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
+    anew = replace(earlier, versions=[], until=None, train=[])
+    chosen = _choose(_Evidence.of(warehouse, settings, workload, earlier.generation), anew, settings.dataset)
     forget()
     return Learnable(
         sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
@@ -191,7 +192,7 @@ class _Evidence:
         rows: corrections and accepted answers, one of an interaction.
         left: what is not believed or not fit to be learned.
         topics: those that earlier datasets know.
-        places: split of each prompt, by hash, that stood in an earlier dataset.
+        places: split of each prompt, by hash, that stood in an earlier dataset of today's draw.
     """
 
     rows: list[Example]
@@ -202,7 +203,7 @@ class _Evidence:
     places: dict[str, str]
 
     @classmethod
-    def of(cls, warehouse: Warehouse, settings: Settings, workload: str) -> "_Evidence":
+    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, generation: int) -> "_Evidence":
         asked = settings.dataset
         said = heard(warehouse, workload, asked)
         judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked)
@@ -223,7 +224,7 @@ class _Evidence:
         poor = {one.row.interaction_id for one in left.values() if one.row.kind == "accepted"}
         places = {
             row["prompt_hash"]: _PLACES[row["place"]]
-            for row in warehouse.rows(QUERIES["places"], {"workload": workload})
+            for row in warehouse.rows(QUERIES["places"], {"workload": workload, "generation": generation})
         }
         latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
         return cls(
@@ -251,36 +252,57 @@ def _judged(warehouse: Warehouse, said: Sequence[Example], settings: DatasetSett
 
 @dataclass(frozen=True)
 class _Earlier:
-    """What the champion and those before it learned from and were judged on."""
+    """What the champion and those before it learned from and were judged on.
+
+    Attributes:
+        generation: the draw that questions are held out by today.
+        spent: what stood in holdouts since then that were drawn before today's; it is among `judged` too.
+    """
 
     versions: list[str]
     until: datetime | None
     train: list[Example]
     judged: list[Example]
+    generation: int
+    spent: list[Example]
 
     @classmethod
-    def of(cls, warehouse: Warehouse, workload: str, version: str | None) -> "_Earlier":
-        if version is None:
-            return cls([], None, [], [])
+    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, version: str | None) -> "_Earlier":
+        today = holdout.generation(warehouse, workload, version, settings.gate.holdout_tries)
         train: dict[str, Example] = {}
         judged: dict[str, Example] = {}
         first: dict[str, str] = {}
         versions = []
         until = None
-        for row in warehouse.rows(QUERIES["earlier_datasets"], {"workload": workload, "version": version}):
-            dataset = load(warehouse, workload, row["version"])
-            assert dataset is not None
+        # Newest first: of two datasets that hold one prompt, the newer answer counts.
+        for later in holdout.spent(warehouse, workload, version, today):
+            _gather(_known(warehouse, workload, later), ("holdout",), judged, first)
+        spent = list(judged.values())
+        earlier = {"workload": workload, "version": version}
+        for row in warehouse.rows(QUERIES["earlier_datasets"], earlier) if version else ():
+            dataset = _known(warehouse, workload, row["version"])
             versions.append(dataset.version)
             until = until or datetime.fromisoformat(dataset.card["evidence_until"])
-            # Newest first: of two datasets that hold one prompt, the newer answer counts.
-            for split, into in (("train", train), ("holdout", judged), ("regression", judged)):
-                for values in dataset.split(split):
-                    values.pop("replay")
-                    into.setdefault(values["prompt_hash"], Example(**values))
-                    if split == "holdout":
-                        first[values["prompt_hash"]] = dataset.version
+            _gather(dataset, ("train",), train, first)
+            _gather(dataset, ("holdout", "regression"), judged, first)
         regression = [replace(row, origin=first.get(row.prompt_hash)) for row in judged.values()]
-        return cls(versions, until, list(train.values()), regression)
+        return cls(versions, until, list(train.values()), regression, today, spent)
+
+
+def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:
+    dataset = load(warehouse, workload, version)
+    assert dataset is not None
+    return dataset
+
+
+def _gather(dataset: Dataset, splits: Iterable[str], into: dict[str, Example], first: dict[str, str]) -> None:
+    """Newest dataset first: `first` ends as where a prompt was held out first."""
+    for split in splits:
+        for values in dataset.split(split):
+            values.pop("replay")
+            into.setdefault(values["prompt_hash"], Example(**values))
+            if split == "holdout":
+                first[values["prompt_hash"]] = dataset.version
 
 
 @dataclass(frozen=True)
@@ -333,17 +355,20 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
         return [replace(row, topic=name) for row, name in zip(rows, names, strict=True)]
 
     distinct = named(distinct)
-    place = _places(distinct, evidence, settings)
+    place = _places(distinct, evidence, settings, earlier.generation)
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for row in distinct:
         splits[place[row.question]].append(row)
 
     # A prompt that the champion was trained on proves nothing, and one that is judged on is never trained on.
-    trained = _index(earlier.train, similarity)
-    holdout = _apart(splits["holdout"], trained, "near_training", left)
-    asked = {row.prompt_hash for row in holdout}
-    regression = [row for row in earlier.judged if row.prompt_hash not in asked and still_true(row)]
-    judged = _index(chain(holdout, regression), similarity)
+    untaught = _apart(splits["holdout"], _index(earlier.train, similarity), "near_training", left)
+    held_out = _apart(untaught, _index(earlier.spent, similarity), "spent", left)
+    # Once judged on, always judged on: a row leaves the regression set only for newer evidence.
+    asked = {row.prompt_hash for row in held_out}
+    kept_back = [row for row in earlier.judged if row.prompt_hash not in asked]
+    regression = [row for row in kept_back if still_true(row)]
+    left += [_Left(row, "regression_superseded") for row in kept_back if not still_true(row)]
+    judged = _index(chain(held_out, regression), similarity)
     for name in ("train", "validation"):
         splits[name] = _apart(splits[name], judged, "near_holdout", left)
     splits["train"] = _capped(splits["train"], "topic_share", _topic, lambda _: settings.maximum_topic_share, 2, left)
@@ -357,13 +382,17 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
     share = min(settings.replay_share, 0.99)
     wanted = round(len(splits["train"]) * share / (1 - share))
     replay = named(sorted(old, key=lambda row: row.row_id)[:wanted])  # by hash: an even draw, and the same each time
-    splits |= {"train": splits["train"] + replay, "holdout": holdout, "regression": named(regression)}
+    splits |= {"train": splits["train"] + replay, "holdout": held_out, "regression": named(regression)}
     thumbs = [
         (row, desirable)
         for row, desirable in evidence.thumbs
         if fresh(row)
         and "holdout"
-        not in (place.get(row.question), split_of(row.question, settings), evidence.places.get(row.prompt_hash))
+        not in (
+            place.get(row.question),
+            split_of(row.question, settings, earlier.generation),
+            evidence.places.get(row.prompt_hash),
+        )
         and not any(judged.near(row.question))
     ]
     topical = zip(named([row for row, _ in thumbs]), (desirable for _, desirable in thumbs), strict=True)
@@ -371,16 +400,23 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
     return _Chosen(splits, frozenset(row.row_id for row in replay), oldest_first, left, topics)
 
 
-def split_of(question: str, settings: DatasetSettings) -> str:
-    """Where a question that was never asked before belongs: holdout, validation or train."""
-    place = fraction(question)
+def split_of(question: str, settings: DatasetSettings, generation: int) -> str:
+    """Where a question that was never asked before belongs: holdout, validation or train.
+
+    The generations are independent draws; see `holdout` for when one follows another.
+    """
+    place = _drawn(question, generation)
     if place < settings.holdout_share:
         return "holdout"
     return "validation" if place < settings.holdout_share + settings.validation_share else "train"
 
 
-def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSettings) -> dict[str, str]:
-    """The split of each question: where it stood first, for ever; else by its hash.
+def _drawn(question: str, generation: int) -> float:
+    return fraction(f"{generation} {question}" if generation else question)
+
+
+def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSettings, generation: int) -> dict[str, str]:
+    """The split of each question: where it stood first since the holdout was drawn; else by its hash.
 
     Where chance gives the new questions of a topic too little of the holdout, those whose hash comes next are added:
     each topic is judged on.
@@ -388,7 +424,7 @@ def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSetti
     known = {
         row.question: evidence.places[row.prompt_hash] for row in evidence.rows if row.prompt_hash in evidence.places
     }
-    place = {row.question: known.get(row.question) or split_of(row.question, settings) for row in rows}
+    place = {row.question: known.get(row.question) or split_of(row.question, settings, generation) for row in rows}
     of_topic: dict[str, set[str]] = {}
     for row in rows:
         if (topic := _topic(row)) is not None:
@@ -396,7 +432,7 @@ def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSetti
     for questions in of_topic.values():
         lacking = int(settings.holdout_share * len(questions)) - sum(place[one] == "holdout" for one in questions)
         free = (one for one in questions if one not in known and place[one] == "train")
-        for question in sorted(free, key=fraction)[: max(lacking, 0)]:
+        for question in sorted(free, key=lambda one: _drawn(one, generation))[: max(lacking, 0)]:
             place[question] = "holdout"
     return place
 

@@ -1,29 +1,39 @@
 """Evaluation of base, champion and candidate on rows that none was trained on, in a child process.
 
-One base model is in memory; the adapters are switched on it. Each batch is answered by every model in turn, so that all
-see the same batches (bf16 arithmetic depends on them) and the same load of the machine.
+One base model is in memory, with the adapters on it. The models answer each batch together (see `generation`), or in
+turn where that does not fit them: all see the same batches (bf16 arithmetic depends on them) and the same load of the
+machine.
 """
 
 import json
 import math
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.process import Emit, child_main, run_child
-from retuned.retrain import registry
+from retuned.retrain import registry, style
 from retuned.retrain.base import load_model, load_tokenizer
 from retuned.retrain.dataset import Dataset
 from retuned.retrain.registry import Version
 from retuned.retrain.scoring import conflicts, facts, score, token_f1, values
 from retuned.retrain.settings import EvaluateSettings, Settings
+from retuned.retrain.similarity import text_hash
+
+if TYPE_CHECKING:
+    from retuned.retrain.generation import Generator
 
 BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
 
 _LONGER = 1.5
 _MORE_TOKENS = 8
+_BATCH_TOKENS = 8_192
 
 _TRIALS = 3
 _TRIAL_ROWS = 4
@@ -37,24 +47,78 @@ class Evaluation:
     Attributes:
         model: base, champion or candidate.
         split: holdout or regression.
+        topic: of the row's question; None where the dataset does not say.
+        origin: the dataset in whose holdout a regression row first stood; None elsewhere.
+        language: of the question and the approved answer (ISO 639-1); None where they are too short to tell.
+        turns: questions in the conversation, the one that is answered included.
+        with_context: the row has passages that the answer was to rest on.
         score: the primary metric, 0 to 1 (see `scoring.score`).
-        loss: of the reference, nats per token.
+        loss: of the approved answer, nats per token.
         hallucinated: None when it cannot be told.
+        grounded: share of the answer's values that stand in the context or in what was asked; None without context.
+        consistency: of tone and format with the approved answer, 0 to 1 (see `style.features`).
+        refused: it says that it cannot or will not answer, and the approved answer does not.
+        length_ratio: its words over those of the approved answer.
         latency_seconds: the answer's tokens at the model's pace. The pace is the best of a few trials, the models in
             turn; on a CPU by the time that the threads worked. What else the machine does meanwhile, serving for
             example, is nobody's latency. The bare base model is given the candidate's pace: what any adapter costs
             is a matter of how it is served, and holds nothing against what it learned.
+        verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
+            not asked, or gave no usable answer.
     """
 
     model: str
     split: str
     row_id: str
+    topic: str | None
+    origin: str | None
+    language: str | None
+    turns: int
+    with_context: bool
     score: float
     token_f1: float
     loss: float
     hallucinated: bool | None
+    grounded: float | None
+    consistency: float
+    refused: bool
+    length_ratio: float
     latency_seconds: float
     output: str
+    verdict: str | None = None
+
+    @property
+    def slices(self) -> list[str]:
+        """The kinds of question that the row belongs to, as the gate looks at them."""
+        return [
+            *([f"topic:{self.topic}"] if self.topic else []),
+            *([f"language:{self.language}"] if self.language else []),
+            "turns:one" if self.turns == 1 else "turns:several",
+            "context:with" if self.with_context else "context:without",
+        ]
+
+
+_SUMMARISED = {
+    "score": "score",
+    "token_f1": "token_f1",
+    "loss": "loss",
+    "hallucinated": "hallucination",
+    "grounded": "grounded",
+    "consistency": "consistency",
+    "refused": "refusal",
+}
+
+
+def summary(rows: Sequence[Evaluation]) -> dict[str, float]:
+    """Means over the holdout for each model, under names such as `consistency_base`, where they can be told."""
+    found: dict[str, float] = {}
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model and row.split == "holdout"]
+        for attribute, name in _SUMMARISED.items():
+            told = [value for row in own if (value := getattr(row, attribute)) is not None]
+            if told:
+                found[f"{name}_{model}"] = fmean(told)
+    return found
 
 
 def evaluate(
@@ -118,6 +182,28 @@ def hallucinated(answer: str, reference: str, asked: str, context: list[str] | N
     return False if values(facts(reference)) else None
 
 
+def grounded(answer: str, asked: str, context: list[str] | None) -> float | None:
+    """Share of an answer's values (numbers, prices, dates, times) that stand in the context or in what was asked.
+
+    None without context, or where the answer states no value.
+    """
+    stated = values(facts(answer)) if context else frozenset()
+    if not context or not stated:
+        return None
+    return len(stated & facts("\n".join([*context, asked]))) / len(stated)
+
+
+def drawn(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` rows: an even draw over topics and origins, the same each time, so that two runs compare."""
+    if len(rows) <= limit:
+        return rows
+    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: text_hash(row["row_id"])):
+        groups[row.get("topic"), row.get("origin")].append(row)
+    order = [row for turn in zip_longest(*groups.values()) for row in turn if row is not None]
+    return order[:limit]
+
+
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """The child's side."""
     started = time.perf_counter()
@@ -135,28 +221,31 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if job["champion"]:
         lora.load_adapter(model, Path(job["champion"]), name=CHAMPION)
     rows = {
-        split: pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()[: settings.maximum_examples]
+        split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
         for split in ("holdout", "regression")
     }
-    judge = _Judge(model, tokenizer, settings, job["max_length"], job["context"], emit)
+    evaluator = _Evaluator(model, tokenizer, settings, job["max_length"], job["context"], emit)
     load_seconds = time.perf_counter() - started
-    found = judge.answers("holdout", rows["holdout"], [BASE, *([CHAMPION] if job["champion"] else []), CANDIDATE])
+    found = evaluator.answers("holdout", rows["holdout"], [BASE, *([CHAMPION] if job["champion"] else []), CANDIDATE])
     # Where no champion serves, the base model takes its place.
-    found += judge.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
+    found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
     times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
     return {"rows": [asdict(row) for row in found], "times": times}
 
 
-class _Judge:
+class _Evaluator:
     def __init__(
         self, model: Any, tokenizer: Any, settings: EvaluateSettings, max_length: int, context: bool, emit: Emit
     ) -> None:
         from retuned.retrain import lora
+        from retuned.retrain.generation import Generator
 
         self.model, self.tokenizer, self.settings, self.emit = model, tokenizer, settings, emit
         self.max_length, self.context = max_length, context
         self.packed: bool | None = None
         self.fused = lora.fuse(model)
+        self.together = Generator.fits(model)
+        self.generator: Generator | None = None
         self.paces: dict[str, float] = {}
 
     def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
@@ -168,44 +257,79 @@ class _Judge:
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))
-        size = self.settings.batch_size
         if not self.paces:
             self.paces = self._paces([encoded[row["row_id"]] for row in rows[:_TRIAL_ROWS]], models)
-        found = []
-        for first in range(0, len(rows), size):
-            batch = rows[first : first + size]
-            for model in models:
-                found += self._batch(split, batch, [encoded[row["row_id"]] for row in batch], model, limit)
-            self.emit({"split": split, "evaluated": min(first + size, len(rows)), "rows": len(rows)})
+        found, done = [], 0
+        while done < len(rows):
+            batch = rows[done : done + self.settings.batch_size]
+            while len(batch) > 1 and len(batch) * (len(encoded[batch[-1]["row_id"]].prompt) + limit) > _BATCH_TOKENS:
+                batch = batch[:-1]
+            found += self._batch(split, batch, [encoded[row["row_id"]] for row in batch], models, limit)
+            done += len(batch)
+            self.emit({"split": split, "evaluated": done, "rows": len(rows)})
         return found
 
     def _batch(
-        self, split: str, rows: list[dict[str, Any]], encoded: list[Any], model: str, limit: int
+        self, split: str, rows: list[dict[str, Any]], encoded: list[Any], models: list[str], limit: int
     ) -> list[Evaluation]:
         import torch
 
-        with torch.inference_mode(), self._as(model):
-            generated = self._generate(encoded, limit)
-            losses = self._losses(encoded)
-        outputs = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
-        lengths = (generated != self.tokenizer.pad_token_id).sum(dim=1).tolist()
+        answers = self._answers(encoded, models, limit)
         found = []
-        for row, output, length, loss in zip(rows, map(str.strip, outputs), lengths, losses, strict=True):
-            context = json.loads(row["context"]) if row["context"] else None
-            asked = "\n".join(turn.get("content") or "" for turn in json.loads(row["messages"]))
-            found.append(
-                Evaluation(
-                    model=model,
-                    split=split,
-                    row_id=row["row_id"],
-                    score=score(output, row["completion"]),
-                    token_f1=token_f1(output, row["completion"]),
-                    loss=loss,
-                    hallucinated=hallucinated(output, row["completion"], asked, context),
-                    latency_seconds=max(length, 1) * self.paces[model],
-                    output=output,
-                )
-            )
+        for model in models:
+            with torch.inference_mode(), self._as(model):
+                losses = self._losses(encoded)
+            outputs = self.tokenizer.batch_decode(answers[model], skip_special_tokens=True)
+            for row, output, ids, loss in zip(rows, map(str.strip, outputs), answers[model], losses, strict=True):
+                found.append(self._evaluation(split, row, model, output, len(ids), loss))
+        return found
+
+    def _evaluation(
+        self, split: str, row: dict[str, Any], model: str, output: str, tokens: int, loss: float
+    ) -> Evaluation:
+        context, approved = json.loads(row["context"]) if row["context"] else None, row["completion"]
+        messages = json.loads(row["messages"])
+        asked = "\n".join(turn.get("content") or "" for turn in messages)
+        return Evaluation(
+            model=model,
+            split=split,
+            row_id=row["row_id"],
+            topic=row.get("topic"),
+            origin=row.get("origin"),
+            language=style.language(f"{messages[-1].get('content') or ''}\n{approved}"),
+            turns=sum(turn["role"] == "user" for turn in messages),
+            with_context=bool(context),
+            score=score(output, approved),
+            token_f1=token_f1(output, approved),
+            loss=loss,
+            hallucinated=hallucinated(output, approved, asked, context),
+            grounded=grounded(output, asked, context),
+            consistency=style.consistency(output, approved),
+            refused=style.refuses(output) and not style.refuses(approved),
+            length_ratio=style.length_ratio(output, approved),
+            latency_seconds=max(tokens, 1) * self.paces[model],
+            output=output,
+        )
+
+    def _generator(self, models: list[str]) -> "Generator":
+        from retuned.retrain.generation import Generator
+
+        if self.generator is None or self.generator.models != models:
+            adapters = {model: None if model == BASE else model for model in models}
+            self.generator = Generator(self.model, adapters, self.tokenizer.pad_token_id)
+        return self.generator
+
+    def _answers(self, encoded: list[Any], models: list[str], limit: int) -> dict[str, list[list[int]]]:
+        """Token ids of each model's answers."""
+        import torch
+
+        if self.together:
+            return self._generator(models).answers([one.prompt for one in encoded], limit)
+        found = {}
+        for model in models:
+            with torch.inference_mode(), self._as(model):
+                ids = self._generate(encoded, limit).tolist()
+            found[model] = [[token for token in row if token != self.tokenizer.pad_token_id] for row in ids]
         return found
 
     def _paces(self, encoded: list[Any], models: list[str]) -> dict[str, float]:

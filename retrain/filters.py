@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from retuned.retrain.examples import Example
 from retuned.retrain.scoring import facts, tokens
 from retuned.retrain.settings import Filter
+from retuned.retrain.style import load_identifier
 
 _END = re.compile(r"[.!?…。！？)\]}>\"'”’»`*:|]\s*$")
 _LINKS = "and|or|but|the|a|an|of|to|in|with|for|that|which|because|und|oder|der|die|das|et|ou|de|le|la"
@@ -98,9 +99,7 @@ def _off_language(rows: Sequence[Example]) -> list[str]:
     ]
     if not strange:
         return []
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = load_identifier()
     sample = sorted(rows, key=lambda row: row.row_id)[:_LANGUAGE_SAMPLE]
     spoken = Counter(
         identifier.classify(row.completion)[0] for row in sample if len(words[row.feedback_id]) >= _LANGUAGE_WORDS

@@ -9,7 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
@@ -18,10 +18,11 @@ from typing import Any, Literal, TypeVar
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 from retuned.consumers.process import Emit
 from retuned.consumers.warehouse import Warehouse, first_line, insert
-from retuned.retrain import card, gate, registry, rollout
+from retuned.retrain import card, gate, holdout, judge, registry, rollout
 from retuned.retrain import dataset as datasets
 from retuned.retrain.dataset import Dataset, TooFewRows
-from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, evaluate
+from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, drawn, evaluate, summary
+from retuned.retrain.judge import Opinion
 from retuned.retrain.registry import QUERIES, Version
 from retuned.retrain.rollout import Publisher
 from retuned.retrain.settings import Settings
@@ -181,8 +182,9 @@ class _Run:
         )
         self._check_stop()
         rows = self._evaluations(dataset, parent, training)
+        opinion = self._opinion(dataset, rows)
         candidate = self._register(dataset, parent, training, rows)
-        decision = self._decide(rows, candidate)
+        decision = self._decide(rows, opinion, candidate)
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before anybody is told of it
         promoted = self._promote(decision, parent, candidate)
         seconds = self._row()
@@ -237,10 +239,37 @@ class _Run:
                 lambda line: self._tell("evaluate", **line),
             ),
         )
-        aside = kept.with_suffix(".tmp")
-        aside.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
-        aside.replace(kept)
+        _write_json(kept, [asdict(row) for row in rows])
         return rows
+
+    def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
+        """What the judge says of the candidate's answers; None where there is no judge."""
+        settings = self.settings.evaluate
+        if settings.judge_url is None:
+            return None
+        kept = self.folder / "opinion.json"
+        if kept.is_file():
+            return Opinion(**json.loads(kept.read_text(encoding="utf-8")))
+        self._tell("judge")
+        opponent = CHAMPION if self._row()["parent_version"] else BASE
+        before, after = (
+            {row.row_id: row.output for row in _of(rows, model, "holdout")} for model in (opponent, CANDIDATE)
+        )
+        answered = [row for row in dataset.split("holdout") if row["row_id"] in before.keys() & after.keys()]
+        pairs = [
+            judge.Pair(
+                row_id=row["row_id"],
+                conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
+                context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
+                approved=row["completion"],
+                champion=before[row["row_id"]],
+                candidate=after[row["row_id"]],
+            )
+            for row in drawn(answered, settings.judge_examples)
+        ]
+        opinion = judge.compare(pairs, settings, self.stop)
+        _write_json(kept, asdict(opinion))
+        return opinion
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -271,7 +300,7 @@ class _Run:
         self._update(version=version.version)
         return version
 
-    def _decide(self, rows: list[Evaluation], candidate: Version) -> gate.Decision:
+    def _decide(self, rows: list[Evaluation], opinion: Opinion | None, candidate: Version) -> gate.Decision:
         """Decided once: evaluations and decision are written together, and a resumed run finds them."""
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
         if row is not None:
@@ -285,7 +314,20 @@ class _Run:
             _of(rows, CANDIDATE, "regression"),
             self.settings.gate,
             self.settings.train.seed,
+            holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
         )
+        decision = replace(decision, figures=summary(rows) | decision.figures)
+        if opinion is not None:
+            figures = decision.figures | opinion.figures()
+            decision = replace(
+                decision, reasons=[*decision.reasons, opinion.reason(self.settings.evaluate)], figures=figures
+            )
+            rows = [
+                replace(row, verdict=opinion.verdicts.get(row.row_id))
+                if (row.model, row.split) == (CANDIDATE, "holdout")
+                else row
+                for row in rows
+            ]
         if candidate.version == run["parent_version"]:
             decision = gate.Decision(
                 False, ["The training left the champion as it was.", *decision.reasons], decision.figures
@@ -390,6 +432,12 @@ class _Run:
     def _update(self, **values: Any) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
         self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
+
+
+def _write_json(file: Path, content: Any) -> None:
+    aside = file.with_suffix(".tmp")
+    aside.write_text(json.dumps(content), encoding="utf-8")
+    aside.replace(file)
 
 
 def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:

@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
 
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
@@ -131,6 +132,41 @@ class EvaluateSettings(Section):
     timeout_seconds: PositiveFloat = Field(
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
     )
+    judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = Field(
+        None,
+        description="a language model that compares answers, by OpenAI's chat completions: http://host:8000/v1; "
+        "it is shown questions and answers, and decides nothing; null: none",
+    )
+    judge_model: str | None = Field(None, description="the name under which that server knows the model")
+    judge_key: SecretStr | None = Field(
+        None, description="bearer token for it; set it by RETUNED__EVALUATE__JUDGE_KEY or judge_key_file"
+    )
+    judge_key_file: Path | None = Field(None, description="a file whose content is that token")
+    judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
+    judge_timeout_seconds: PositiveFloat = Field(60.0, description="longest wait for one answer of it")
+
+    def key(self) -> str | None:
+        """The judge's bearer token.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        if self.judge_key is not None:
+            return self.judge_key.get_secret_value()
+        if self.judge_key_file is None:
+            return None
+        try:
+            return self.judge_key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(
+                f"evaluate.judge_key_file: {self.judge_key_file} cannot be read ({error.strerror})"
+            ) from error
+
+    @model_validator(mode="after")
+    def _model_of_the_judge(self) -> Self:
+        if self.judge_url and not self.judge_model:
+            raise ValueError("judge_url is set: name the model with judge_model")
+        return self
 
 
 class GateSettings(Section):
@@ -140,16 +176,40 @@ class GateSettings(Section):
     minimum_gain: Share = Field(
         0.0, description="the lower end of the interval of candidate minus champion must be above this"
     )
-    confidence: Share = Field(0.95, description="of the paired bootstrap interval")
-    resamples: PositiveInt = Field(2_000, description="of the bootstrap")
+    expected_gain: Share = Field(
+        0.2, description="a refusal says how many examples find a gain of this size in nine of ten cases"
+    )
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95,
+        description="that nothing is promoted that is no better, over all tries on one holdout; the first try's "
+        "bootstrap interval has this level, and each further try halves what is left of the error",
+    )
+    resamples: PositiveInt = Field(10_000, description="of the bootstrap")
+    holdout_tries: PositiveInt = Field(
+        4, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
+    )
     maximum_hallucination_rise: Share = Field(
         0.02, description="the hallucination rate may rise by so much, beyond what chance explains"
+    )
+    maximum_refusal_rise: Share = Field(
+        0.02,
+        description="the share of questions left unanswered may rise by so much, beyond what chance explains",
     )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
     )
+    maximum_slice_drop: Share = Field(
+        0.1,
+        description="the score on any slice (topic, language, turns, context) may fall by so much, beyond what chance "
+        "explains",
+    )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median latency of the candidate over the champion's"
+    )
+    maximum_length_ratio: Annotated[float, Field(ge=1)] = Field(
+        1.5,
+        description="the median answer may be longer or shorter than the approved one by this factor, or as far off as "
+        "the champion's",
     )
 
 

@@ -79,11 +79,11 @@ WHERE user_id IN (SELECT unnest($accounts::VARCHAR[]))
 GROUP BY user_id
 
 -- name: places
--- Where the prompts of earlier datasets stood: what was judged on before what was trained on.
+-- Where the prompts of earlier datasets of a draw stood: what was judged on before what was trained on.
 SELECT r.prompt_hash, min(CASE r.split WHEN 'holdout' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END) AS place
 FROM dataset_rows r
 JOIN datasets d ON d.version = r.dataset_version AND d.workload = $workload
-WHERE r.split IN ('holdout', 'validation', 'train')
+WHERE r.split IN ('holdout', 'validation', 'train') AND coalesce((d.card ->> 'generation')::INTEGER, 0) = $generation
 GROUP BY r.prompt_hash
 
 -- name: latest_dataset
@@ -167,3 +167,48 @@ ORDER BY d.created_at, r.dataset_version, r.split, r.row_id
 SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_version, created_at
 FROM quarantine WHERE $id IN (interaction_id, feedback_id, user_id)
 ORDER BY feedback_id
+
+-- name: holdout_tries
+-- Decisions on a holdout of which the given dataset's has at least the given share of its rows.
+WITH held_out AS (
+    SELECT DISTINCT dataset_version, row_id FROM dataset_rows WHERE split = 'holdout'
+), shared AS (
+    SELECT other.dataset_version, count(*) AS rows
+    FROM held_out own
+    JOIN held_out other USING (row_id)
+    WHERE own.dataset_version = $version
+    GROUP BY other.dataset_version
+)
+SELECT count(*) AS tries
+FROM decisions d
+JOIN runs r ON r.id = d.run_id
+JOIN shared ON shared.dataset_version = r.dataset_version
+WHERE d.kind = 'gate' AND d.workload = $workload
+    AND shared.rows >= $shared * (SELECT count(*) FROM held_out WHERE dataset_version = $version)
+
+-- name: holdout_generation
+-- The latest draw of the holdout, and the decisions on it since the champion's dataset.
+WITH drawn AS (
+    SELECT version, created_at, coalesce((card ->> 'generation')::INTEGER, 0) AS generation
+    FROM datasets
+    WHERE workload = $workload
+)
+SELECT drawn.generation, (
+    SELECT count(*)
+    FROM decisions d
+    JOIN runs r ON r.id = d.run_id
+    JOIN drawn judged ON judged.version = r.dataset_version
+    WHERE d.kind = 'gate' AND d.workload = $workload AND judged.generation = drawn.generation
+        AND ($version IS NULL OR judged.created_at > (SELECT created_at FROM drawn WHERE version = $version))
+) AS decisions
+FROM drawn
+ORDER BY drawn.generation DESC
+LIMIT 1
+
+-- name: spent_datasets
+-- Datasets after the given one whose holdout was drawn before a generation.
+SELECT version
+FROM datasets
+WHERE workload = $workload AND coalesce((card ->> 'generation')::INTEGER, 0) < $generation
+    AND ($version IS NULL OR created_at > (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version))
+ORDER BY created_at DESC, version

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judges import answers, serving
 from models import tiny_llama
 from prometheus_client import CollectorRegistry
 from teaching import CHANGED, GOODS, Teacher, teach_policies
@@ -18,7 +19,7 @@ from retuned.retrain import registry, rollout, run
 from retuned.retrain.evaluate import CANDIDATE, Evaluation
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.run import RunResult
-from retuned.retrain.settings import GateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
 
 TOPIC = "model-events"
 
@@ -164,6 +165,21 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
     assert {row["row_id"] for row in judged} == {row["row_id"] for row in holdout}
 
 
+def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(real: Real) -> None:
+    rows = real.bench.warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [real.second.run_id])
+    assert {row["split"] for row in rows} == {"holdout", "regression"}
+    assert {row["language"] for row in rows} >= {"en"}
+    assert {(row["turns"], row["with_context"], row["grounded"]) for row in rows} == {(1, False, None)}
+    right = [row for row in rows if row["score"] == 1.0]
+    assert {row["consistency"] for row in right} == {1.0}
+    assert all(0.8 < row["length_ratio"] < 1.3 for row in right)
+    assert not any(row["refused"] for row in right)
+    figures = real.second.figures
+    assert figures["consistency_candidate"] > 0.9
+    assert figures["loss_candidate"] < figures["loss_champion"] < figures["loss_base"]
+    assert figures["passed[gain]"] == figures["passed[regression]"] == 1.0
+
+
 def test_the_bare_base_model_is_timed_as_if_it_carried_an_adapter(real: Real) -> None:
     """Else what an adapter costs, whatever it learned, would refuse the first one: on a small model, for ever."""
     rows = real.bench.warehouse.rows("SELECT latency_seconds FROM evaluations WHERE run_id = ?", [real.first.run_id])
@@ -226,9 +242,43 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     result = bench.retrain()
     assert (result.state, result.passed, result.promoted) == ("succeeded", False, False)
     assert "not surely above" in result.reasons[0]
+    assert result.figures["tries"] == 1
     assert registry.champion(bench.warehouse, "support") is None
     assert [version.version for version in registry.versions(bench.warehouse, "support")] == [result.version]
     assert bench.publisher.messages == []
+    # The same holdout again: it was looked at before.
+    again = bench.retrain()
+    assert again.figures["tries"] == 2
+    assert "decided on 1 time before" in again.reasons[1]
+
+
+def test_a_judge_is_asked_and_decides_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    with serving() as judging:
+        judging.reply = lambda shown: "Verdict: A" if len(answers(shown)[0]) > len(answers(shown)[1]) else "Verdict: B"
+        evaluate = judging.settings(judge_examples=10)
+        bench.settings = bench.settings.model_copy(update={"evaluate": evaluate})
+        result = bench.retrain()
+    assert result.promoted
+    assert "The judge wise, which decides nothing, prefers" in result.reasons[-1]
+    assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 10
+    verdicts = bench.warehouse.rows(
+        "SELECT model, split, verdict FROM evaluations WHERE verdict IS NOT NULL AND run_id = ?", [result.run_id]
+    )
+    assert len(verdicts) == 10
+    assert {(row["model"], row["split"]) for row in verdicts} == {(result.version, "holdout")}
+
+
+def test_a_judge_that_is_away_stops_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    away = EvaluateSettings(judge_url="http://127.0.0.1:9/v1", judge_model="gone")
+    bench.settings = bench.settings.model_copy(update={"evaluate": away})
+    result = bench.retrain()
+    assert result.promoted
+    assert "gave no verdict; " in result.reasons[-1]
+    assert "judge_win_rate" not in result.figures
 
 
 def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:

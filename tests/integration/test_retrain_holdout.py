@@ -1,0 +1,158 @@
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from teaching import Teacher
+
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.retrain import dataset, holdout
+from retuned.retrain.dataset import Dataset
+from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+
+NOW = datetime(2026, 4, 1)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
+    yield opened
+    opened.close()
+
+
+class House:
+    """A warehouse whose datasets are built, judged and promoted an hour apart."""
+
+    def __init__(self, warehouse: Warehouse, folder: Path) -> None:
+        self.warehouse, self.teacher, self.hours = warehouse, Teacher(warehouse), 0
+        self.settings = Settings(
+            models=ModelsSettings(directory=folder / "models"),
+            dataset=DatasetSettings(minimum_rows=1),
+            gate=GateSettings(minimum_examples=1, holdout_tries=2),
+        )
+
+    def teach(self, numbers: range, answer: str = "30 days", wrong: str = "No idea.") -> None:
+        for number in numbers:
+            word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
+            self.teacher.correct(f"May I ask about {word} and {word[::-1]}?", wrong, f"It takes {answer}.")
+
+    def build(self) -> Dataset:
+        self.hours += 1
+        return dataset.build(self.warehouse, self.settings, "support", NOW + timedelta(hours=self.hours))
+
+    def decide(self, built: Dataset, kind: str = "gate") -> None:
+        run = f"run{self.hours}-{len(self.warehouse.rows('SELECT 1 FROM runs'))}"
+        self.warehouse.insert(
+            "runs", id=run, workload="support", reasons="[]", state="succeeded", started_at=NOW,
+            dataset_version=built.version,
+        )  # fmt: skip
+        self.warehouse.insert(
+            "decisions", id=run, created_at=NOW, workload="support", kind=kind, outcome=False, reasons="[]",
+            figures="{}", run_id=run,
+        )  # fmt: skip
+
+    def promote(self, built: Dataset) -> None:
+        version = f"{len(self.warehouse.rows('SELECT 1 FROM models')):08x}"
+        self.warehouse.insert(
+            "models", version=version, workload="support", created_at=NOW, path="/nowhere", base_model="/base",
+            base_hash="x", dataset_version=built.version, run_id="r", manifest="{}",
+        )  # fmt: skip
+        self.warehouse.execute("DELETE FROM aliases")
+        self.warehouse.insert("aliases", workload="support", alias="champion", version=version, created_at=NOW)
+
+    def tries(self, built: Dataset) -> int:
+        return holdout.tries(self.warehouse, "support", built.version)
+
+
+@pytest.fixture
+def house(warehouse: Warehouse, tmp_path: Path) -> House:
+    return House(warehouse, tmp_path)
+
+
+def questions(built: Dataset, *splits: str) -> set[str]:
+    return {row["question"] for name in splits for row in built.split(name)}
+
+
+def test_decisions_on_the_same_holdout_are_counted(house: House) -> None:
+    house.teach(range(60))
+    first = house.build()
+    assert house.tries(first) == 0
+    house.decide(first, kind="retrain")
+    assert house.tries(first) == 0
+    house.decide(first)
+    assert house.tries(first) == 1
+    # More evidence: the holdout grows, and most of it was looked at.
+    house.teach(range(60, 80))
+    second = house.build()
+    assert second.version != first.version
+    assert house.tries(second) == 1
+
+
+def test_a_holdout_of_other_rows_is_a_fresh_one(house: House) -> None:
+    house.teach(range(60))
+    first = house.build()
+    house.decide(first)
+    house.promote(first)
+    house.teach(range(100, 160))
+    second = house.build()
+    assert house.tries(second) == 0
+    assert second.card["generation"] == 0
+
+
+def test_a_worn_out_holdout_is_drawn_anew_and_what_stood_in_it_is_never_taught(house: House) -> None:
+    house.teach(range(120))
+    first = house.build()
+    worn = questions(first, "holdout")
+    for _ in range(2):
+        assert questions(house.build(), "holdout") == worn
+        house.decide(first)
+    second = house.build()
+    assert second.card["generation"] == 1
+    assert len(questions(second, "holdout")) > 10
+    assert not questions(second, "holdout") & worn
+    assert questions(second, "regression") == worn
+    assert second.card["left_out"]["spent"] > 0
+    assert house.tries(second) == 0
+    assert house.build().version == second.version
+
+    for _ in range(2):
+        house.decide(second)
+    third = house.build()
+    spent = worn | questions(second, "holdout")
+    assert third.card["generation"] == 2
+    assert questions(third, "regression") == spent
+    assert not questions(third, "holdout", "train", "validation") & spent
+
+    # Once promoted, it stays so: the next dataset of fresh evidence goes on with the latest draw.
+    house.promote(third)
+    house.teach(range(200, 320))
+    fourth = house.build()
+    assert fourth.card["generation"] == 2
+    assert spent | questions(third, "holdout") == questions(fourth, "regression")
+    assert not questions(fourth, "train", "validation") & (spent | questions(third, "holdout"))
+    assert house.tries(fourth) == 0
+
+
+def test_the_regression_set_only_grows_but_for_what_newer_evidence_contradicts(house: House) -> None:
+    house.teach(range(60))
+    first = house.build()
+    house.promote(first)
+    house.teach(range(100, 160))
+    second = house.build()
+    held = questions(first, "holdout")
+    assert questions(second, "regression") == held
+    assert second.card["left_out"]["regression_superseded"] == 0
+    house.promote(second)
+    changed = sorted(held)[:3]
+    for number in range(60):
+        word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
+        if f"may i ask about {word} and {word[::-1]}" in changed:
+            house.teacher.correct(
+                f"Could I ask about {word} and {word[::-1]}?", "It takes 30 days.", "It takes 45 days."
+            )
+    house.teach(range(200, 260))
+    third = house.build()
+    gone = (held | questions(second, "holdout")) - questions(third, "regression")
+    assert gone == set(changed)
+    assert third.card["left_out"]["regression_superseded"] == 3

@@ -1,0 +1,76 @@
+"""A judge for tests: a real HTTP server that answers chat completions as it is told."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from retuned.retrain.settings import EvaluateSettings
+
+Reply = Callable[[str], Any]
+
+
+@dataclass
+class Server:
+    """Chat completions. `reply` gets what the judge is shown and returns its text, a status, or None for nonsense."""
+
+    reply: Reply = lambda _: "Verdict: tie"
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    def settings(self, **more: Any) -> EvaluateSettings:
+        return EvaluateSettings(judge_url=self.url, judge_model="wise", judge_timeout_seconds=10, **more)
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A server on a free port of this machine."""
+    state, over = Server(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.asked.append({"path": self.path, **body})
+            state.keys.append(self.headers["Authorization"])
+            said = state.reply(body["messages"][-1]["content"])
+            if said == "hang":
+                over.wait(30)
+                return
+            status = said if isinstance(said, int) else 200
+            answer = {"choices": [{"message": {"role": "assistant", "content": said}}]} if said is not None else []
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{listening.server_address[1]}/v1/"
+    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+    thread.start()
+    yield state
+    over.set()
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+def answers(shown: str) -> tuple[str, str]:
+    """Answers A and B of what a judge is shown."""
+    one, other = (shown.split(f"<answer {name}>\n")[1].split("\n</answer")[0] for name in "AB")
+    return one, other
+
+
+def prefers(good: str) -> Reply:
+    """An honest judge: of two answers the one that holds a text, wherever it stands."""
+
+    def reply(shown: str) -> str:
+        one, other = (good in answer for answer in answers(shown))
+        return "They differ.\n**Verdict: " + ("tie" if one == other else "A" if one else "B") + "**"
+
+    return reply

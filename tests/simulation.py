@@ -1,0 +1,132 @@
+"""Candidates of known worth on holdouts of known size: how often does the gate promote them?
+
+Rows differ in difficulty. A model answers a row right with the row's chance, which its worth shifts; champion and
+candidate answer independently, as two trainings do.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from retuned.retrain.gate import decide
+from retuned.retrain.settings import GateSettings
+
+Draw = Callable[[np.random.Generator, np.ndarray, float], np.ndarray]
+"""Scores of one model from the rows' chances and the model's gain."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the gate reads of an evaluation."""
+
+    row_id: str
+    score: float
+    hallucinated: bool | None = False
+    refused: bool = False
+    length_ratio: float = 1.0
+    latency_seconds: float = 1.0
+    slices: tuple[str, ...] = ()
+    origin: str | None = None
+
+
+def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:
+    """Right or wrong. A gain turns wrong rows right, and a negative one right rows wrong."""
+    right = rng.random(len(chances)) < chances
+    turned = rng.random(len(chances)) < abs(gain) / 0.5  # half of the rows are right, and half are wrong
+    return np.where(turned, gain > 0, right).astype(float)
+
+
+def graded(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:
+    """Anything from 0 to 1."""
+    return np.asarray(np.clip(chances * 0.5 + 0.25 + gain + rng.normal(0, 0.15, len(chances)), 0, 1))
+
+
+def skewed(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:
+    """Mostly a little better, and now and then all wrong: what a small sample hardly shows."""
+    lost = rng.random(len(chances)) < 0.05
+    return np.where(lost, 0.0, 0.5 + 0.5 * 0.05 / 0.95 + gain)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is simulated.
+
+    Attributes:
+        gain: true gain in mean score.
+        hallucinating: this much more often than the champion, which does it in 5% of all rows.
+        forgetting: of the earlier examples, of which the champion knows 90%.
+    """
+
+    gain: float = 0.0
+    draw: Draw = binary
+    hallucinating: float = 0.0
+    forgetting: float = 0.0
+
+
+@dataclass
+class Rates:
+    """Shares of the simulated holdouts: with a promotion, and with a refusal by each condition at the first try."""
+
+    promoted: float = 0.0
+    refused: dict[str, float] = field(default_factory=dict)
+
+
+def simulate(
+    candidate: Candidate, examples: int, settings: GateSettings, *, runs: int, seed: int, tries: int = 1
+) -> Rates:
+    """Let candidates of one kind try until one is promoted, at most `tries` of them on each holdout."""
+    rng = np.random.default_rng(seed)
+    rates = Rates()
+    refused: Counter[str] = Counter()
+    for run in range(runs):
+        chances = rng.beta(0.8, 0.8, examples)
+        steady = np.full(examples, 0.5)  # what a skewed candidate is compared with
+        old = steady if candidate.draw is skewed else candidate.draw(rng, chances, 0.0)
+        champion, earlier = _rows(rng, old, 0.0), _earlier(rng, 0.0)
+        for k in range(tries):
+            new = candidate.draw(rng, chances, candidate.gain)
+            decision = decide(
+                champion,
+                _rows(rng, new, candidate.hallucinating),
+                earlier,
+                _earlier(rng, candidate.forgetting),
+                settings,
+                seed=run,
+                tries=k,
+            )
+            if not k:
+                refused.update(
+                    name[len("passed[") : -1]
+                    for name, passed in decision.figures.items()
+                    if name.startswith("passed[") and not passed
+                )
+            if decision.outcome:
+                rates.promoted += 1 / runs
+                break
+    rates.refused = {name: count / runs for name, count in refused.items()}
+    return rates
+
+
+def _rows(rng: np.random.Generator, scores: np.ndarray, hallucinating: float) -> list[Row]:
+    invented = rng.random(len(scores)) < 0.05 + hallucinating
+    refused = rng.random(len(scores)) < 0.03
+    lengths = rng.lognormal(0, 0.3, len(scores))
+    return [
+        Row(
+            str(i),
+            float(score),
+            hallucinated=bool(invented[i]),
+            refused=bool(refused[i]),
+            length_ratio=float(lengths[i]),
+            latency_seconds=float(lengths[i]),
+            slices=(f"language:{'en' if i % 4 else 'de'}", f"topic:{i % 5}"),
+        )
+        for i, score in enumerate(scores)
+    ]
+
+
+def _earlier(rng: np.random.Generator, forgetting: float, examples: int = 60) -> list[Row]:
+    known = rng.random(examples) < 0.9 - forgetting
+    return [Row(str(i), float(value)) for i, value in enumerate(known)]

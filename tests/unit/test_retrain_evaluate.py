@@ -1,0 +1,75 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from retuned.retrain.evaluate import BASE, CANDIDATE, Evaluation, drawn, grounded, summary
+
+ROW = Evaluation(
+    model=CANDIDATE,
+    split="holdout",
+    row_id="r",
+    topic=None,
+    origin=None,
+    language="en",
+    turns=1,
+    with_context=False,
+    score=1.0,
+    token_f1=0.5,
+    loss=0.25,
+    hallucinated=None,
+    grounded=None,
+    consistency=1.0,
+    refused=False,
+    length_ratio=1.0,
+    latency_seconds=0.1,
+    output="x",
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "context", "expected"),
+    [
+        ("It takes 30 days and costs 5 euros.", ["Returns: 30 days"], 0.5),
+        ("Order 7 takes 30 days.", ["Returns: 30 days"], 1.0),
+        ("It takes 30 days.", None, None),
+        ("It takes a while.", ["Returns: 30 days"], None),
+    ],
+)
+def test_grounded(answer: str, context: list[str] | None, expected: float | None) -> None:
+    assert grounded(answer, "where is order 7?", context) == expected
+
+
+def test_slices_of_a_row() -> None:
+    assert ROW.slices == ["language:en", "turns:one", "context:without"]
+    other = replace(ROW, topic="refunds", language=None, turns=3, with_context=True)
+    assert other.slices == ["topic:refunds", "turns:several", "context:with"]
+
+
+def test_a_summary_has_means_of_what_can_be_told() -> None:
+    rows = [
+        ROW,
+        replace(ROW, score=0.0, hallucinated=True, refused=True),
+        replace(ROW, split="regression", score=0.0),
+        replace(ROW, model=BASE, score=0.0, grounded=0.25),
+    ]
+    found = summary(rows)
+    assert found["score_candidate"] == 0.5
+    assert found["hallucination_candidate"] == 1.0
+    assert found["refusal_candidate"] == 0.5
+    assert found["grounded_base"] == 0.25
+    assert "grounded_candidate" not in found
+    assert "hallucination_base" not in found
+
+
+def test_too_many_rows_are_drawn_evenly_over_topics_and_origins() -> None:
+    rows: list[dict[str, Any]] = [{"row_id": f"a{i}", "topic": "common"} for i in range(90)]
+    rows += [{"row_id": f"b{i}", "topic": "rare", "origin": "o"} for i in range(10)]
+    assert drawn(rows, 100) == rows
+    found = drawn(rows, 30)
+    assert [row["topic"] for row in found].count("rare") == 10
+    assert len({row["row_id"] for row in found}) == 30
+    assert found == drawn(rows[::-1], 30)
+    # Whoever stands in a smaller draw stands in a larger one: two runs see the same rows.
+    assert drawn(rows, 10) == found[:10]
+    assert len(drawn([{"row_id": str(i)} for i in range(9)], 4)) == 4

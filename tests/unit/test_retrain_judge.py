@@ -1,0 +1,155 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judges import Server, answers, prefers, serving
+from pydantic import SecretStr, ValidationError
+
+from retuned.consumers.errors import Cancelled, ConfigurationError
+from retuned.retrain import judge
+from retuned.retrain.judge import Pair
+from retuned.retrain.settings import EvaluateSettings
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as judging:
+        yield judging
+
+
+def pair(name: str, champion: str, candidate: str) -> Pair:
+    return Pair(name, "user: how long?", None, "30 days", champion, candidate)
+
+
+PAIRS = [
+    pair("better", "45 days", "30 days"),
+    pair("worse", "30 days", "45 days"),
+    pair("both", "within 30 days", "30 days, surely"),
+    pair("same", "I say 9", "I say 9"),
+]
+
+
+def ask(server: Server, pairs: list[Pair] = PAIRS, **more: Any) -> judge.Opinion:
+    return judge.compare(pairs, server.settings(**more), threading.Event())
+
+
+def test_each_pair_is_shown_in_both_orders(server: Server) -> None:
+    server.reply = prefers("30 days")
+    opinion = ask(server)
+    assert opinion.verdicts == {"better": "win", "worse": "loss", "both": "tie", "same": "tie"}
+    assert opinion.failures == {}
+    shown = [answers(one["messages"][-1]["content"]) for one in server.asked]
+    assert len(shown) == 6  # equal answers need no judge
+    assert {(other, one) for one, other in shown} == set(shown)
+    assert {(one["path"], one["model"]) for one in server.asked} == {("/v1/chat/completions", "wise")}
+    assert "30 days" in server.asked[0]["messages"][-1]["content"].split("<approved answer>")[1]
+
+
+def test_a_judge_that_looks_at_the_place_alone_gives_ties(server: Server) -> None:
+    server.reply = lambda _: "A"
+    assert set(ask(server).verdicts.values()) == {"tie"}
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [("Verdict: A", "loss"), ("verdict: answer A is better", "loss"), ("Verdict: a tie", "tie"), ("**A**", "loss")],
+)
+def test_a_verdict_in_other_words(server: Server, said: str, verdict: str) -> None:
+    server.reply = lambda shown: (
+        said if answers(shown)[0] == "30 days" else said.replace("A", "B").replace("a tie", "B")
+    )
+    assert ask(server, [pair("x", "30 days", "45 days")]).verdicts == {"x": verdict}
+
+
+def test_figures_of_its_own(server: Server) -> None:
+    server.reply = prefers("30 days")
+    pairs = [pair(f"w{i}", "45 days", "30 days") for i in range(18)] + [pair("l", "30 days", "45 days"), PAIRS[2]]
+    opinion = ask(server, pairs)
+    figures = opinion.figures()
+    assert (figures["judge_wins"], figures["judge_ties"], figures["judge_losses"]) == (18, 1, 1)
+    assert figures["judge_win_rate"] == pytest.approx(18.5 / 20)
+    assert 0.5 < figures["judge_win_rate_low"] < 18.5 / 20 < figures["judge_win_rate_high"] <= 1.0
+    assert "The judge wise, which decides nothing, prefers the candidate in 92% of 20 pairs" in opinion.reason(
+        server.settings()
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("I cannot decide.", "no verdict in its answer"),
+        (None, "not an answer of the chat completions"),
+        ([1], "not an answer of the chat completions"),
+        (429, "status 429"),
+    ],
+)
+def test_what_fails_is_counted_and_the_rest_goes_on(server: Server, said: Any, why: str) -> None:
+    honest = prefers("30 days")
+    server.reply = lambda shown: said if "45" in shown else honest(shown)
+    opinion = ask(server)
+    assert opinion.verdicts == {"both": "tie", "same": "tie"}
+    assert opinion.failures == {why: 2}
+    assert f"; 2 failed ({why})." in opinion.reason(server.settings())
+    assert opinion.figures()["judge_failures"] == 2
+
+
+def test_a_judge_that_does_not_answer_in_time_is_a_failure(server: Server) -> None:
+    server.reply = lambda _: "hang"
+    settings = server.settings().model_copy(update={"judge_timeout_seconds": 0.2})
+    assert judge.compare(PAIRS[:2], settings, threading.Event()).failures == {"timeout": 2}
+
+
+def test_a_judge_that_is_away_is_given_up(server: Server) -> None:
+    server.reply = lambda _: 503
+    opinion = ask(server, [pair(str(i), "a", "b") for i in range(40)])
+    assert opinion.failures == {"status 503": 8, "given up": 32}
+    assert len(server.asked) < 20
+    assert "gave no verdict; 40 failed" in opinion.reason(server.settings())
+    settings = EvaluateSettings(judge_url="http://127.0.0.1:9/v1", judge_model="m")
+    (why,) = judge.compare(PAIRS[:2], settings, threading.Event()).failures
+    assert why.startswith("no connection: ")
+
+
+def test_a_stop_ends_the_questions_at_once(server: Server) -> None:
+    stop = threading.Event()
+
+    def hang(_: str) -> str:
+        stop.set()
+        return "hang"
+
+    server.reply = hang
+    with pytest.raises(Cancelled):
+        judge.compare(PAIRS, server.settings(), stop)
+
+
+def test_the_key_comes_from_the_environment_or_a_file(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("from-file\n")
+    ask(server, PAIRS[:1], judge_key_file=file)
+    ask(server, PAIRS[:1], judge_key=SecretStr("given"))
+    ask(server, PAIRS[:1])
+    assert set(server.keys) == {"Bearer from-file", "Bearer given", None}
+    assert "given" not in str(server.settings(judge_key=SecretStr("given")).model_dump(mode="json"))
+    (failure,) = ask(server, PAIRS[:1], judge_key_file=tmp_path / "gone").failures
+    assert failure == f"evaluate.judge_key_file: {tmp_path / 'gone'} cannot be read (No such file or directory)"
+
+
+def test_a_url_needs_a_model() -> None:
+    with pytest.raises(ValidationError, match="name the model with judge_model"):
+        EvaluateSettings(judge_url="http://127.0.0.1:1/v1")
+    with pytest.raises(ValidationError, match="judge_url"):
+        EvaluateSettings(judge_url="127.0.0.1:1/v1", judge_model="m")
+
+
+def test_check_asks_something_easy(server: Server) -> None:
+    assert judge.check(EvaluateSettings()) == "none (evaluate.judge_url)"
+    server.reply = prefers("Four")
+    assert judge.check(server.settings()) == f"wise at {server.url} judges"
+    server.reply = prefers("Five")
+    with pytest.raises(ConfigurationError, match=r"judge_model: wise does not tell .* \(loss\); name a better judge"):
+        judge.check(server.settings())
+    server.reply = lambda _: 401
+    with pytest.raises(ConfigurationError, match=r"gives no verdict \(status 401\)"):
+        judge.check(server.settings())
