@@ -255,14 +255,18 @@ class _Court:
         return len(claims) >= OPEN_CLAIMS and OPEN_SHARE * sum(sizes) > max(sizes)
 
     def _settle(self, claims: list[_Claim], disbelieved: frozenset[str], doubts: dict[int, Doubt]) -> None:
-        last = max((voice for claim in claims for voice in claim.voices if self._expert[voice]), default=None)
+        last, right = self._expertise(claims)
         standing: list[_Claim] = []
         for claim in claims:
             since = claim.voices[0]
-            if last is not None and _contradict(claim, right := self._claim_of[last]):
-                self._fall(claim, last, Doubt("contradicts_expert", f"an expert says: {_short(right.text)}"), doubts)
+            if right is not None and _contradict(claim, right):
+                doubt = Doubt("contradicts_expert", f"an expert says: {_short(right.text)}")
+                self._fall(claim, last, doubt, doubts)
+                for voice in claim.voices:
+                    if self._expert[voice]:
+                        doubts[voice] = Doubt("superseded", doubt.detail)
                 continue
-            if last is not None and claim is self._claim_of[last]:
+            if claim is right:
                 standing.append(claim)
                 continue
             beaten = []
@@ -280,6 +284,18 @@ class _Court:
                     said = f"more independent accounts say: {_short(claim.text)}"
                     self._fall(other, since, Doubt("outvoted", said), doubts)
                 standing.append(claim)
+
+    def _expertise(self, claims: list[_Claim]) -> tuple[int, _Claim | None]:
+        """The last word of an expert and the claim that it makes right, if there is one."""
+        last = max((voice for claim in claims for voice in claim.voices if self._expert[voice]), default=-1)
+        right = self._claim_of[last] if last >= 0 else None
+        for claim in claims if right is not None else ():
+            # Of another wording of the question an expert may have said since that it is so no more.
+            changes = self._changes(right, claim) if right is not None and _contradict(claim, right) else ()
+            later = [v for change in changes for v in self._instead.get(change, ()) if self._expert[v] and v > last]
+            if later:
+                last, right = max(later), claim
+        return last, right
 
     def _overturns(self, claim: _Claim, other: _Claim, disbelieved: frozenset[str]) -> bool:
         """Does a claim put another out of date that was there before it?

@@ -126,7 +126,7 @@ def test_of_contradicting_experts_the_newest_wins_and_the_rest_is_listed(
     assert set_aside(built) == {first: "superseded", user: "contradicts_expert"}
     assert built.card["left_out"]["superseded"] == built.card["left_out"]["contradicts_expert"] == 1
     listed = {row["feedback_id"]: row for row in built.split("set_aside")}
-    assert listed[first]["detail"] == f"{last} says: At 9 am."
+    assert listed[first]["detail"] == "an expert says: At 9 am."
     assert listed[first]["completion"] == "At 8 am."
     assert warehouse.rows("SELECT feedback_id, user_id, reason, dataset_version FROM quarantine") == [
         {"feedback_id": user, "user_id": "anna", "reason": "contradicts_expert", "dataset_version": built.version}

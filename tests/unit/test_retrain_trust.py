@@ -133,6 +133,14 @@ def test_experts_decide_and_what_is_newer_than_their_word_is_not_believed() -> N
     assert talk.reasons() == dict.fromkeys(before, "superseded") | dict.fromkeys(after, "contradicts_expert")
 
 
+def test_what_an_expert_says_of_one_wording_ends_what_one_said_of_another() -> None:
+    talk, other = Talk(), "What is the deadline for returning a tent to your shop?"
+    old = talk.says("staff", days(30), source="expert", instead="No.")
+    talk.says("u1", days(45), instead=days(30))
+    talk.says("staff", days(45), source="expert", instead=days(30), question=other)
+    assert talk.reasons() == {old: "superseded"}
+
+
 def test_a_crowd_of_new_accounts_with_one_message_counts_as_one() -> None:
     def reasons(new: bool) -> Counter[str]:
         talk = Talk()
