@@ -75,7 +75,7 @@ def test_figures_have_intervals_against_base_and_parent() -> None:
     lines = [line for line in render(FULL).splitlines() if line.startswith("| new questions")]
     assert lines[0] == "| new questions | this version | 40 | 75.0% |  |"
     assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 25.0% | +50.0% (+3")
-    assert lines[2].startswith("| new questions | the base model | 40 | 0.0% | +75.0% (+6")
+    assert lines[2].startswith("| new questions | the base model | 40 | 0.0% | +75.0% (+5")
     assert "- Within the limit.\n" in render(FULL)
 
 
