@@ -77,7 +77,7 @@ def test_when_it_is_full_it_begins_again_with_the_newest(warehouse: Warehouse, m
     for round in range(40):
         more = [f"{round}-{number}" for number in range(50)]
         at = NOON + round * timedelta(minutes=10)
-        assert stored.may_have(more, at - timedelta(minutes=15)).sum() <= 3  # a filter errs now and then: hashes are salted
+        assert stored.may_have(more, at - timedelta(minutes=15)).sum() <= 3  # salted hashes: it errs now and then
         store(warehouse, more, at)
         ids += more
     assert stored.may_have(ids[-50:], NOON + timedelta(minutes=375)).all()
