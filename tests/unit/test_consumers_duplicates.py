@@ -1,25 +1,20 @@
 """Deduplication by a filter: it forgets no id, is rarely wrong, and knows what it does not know."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
+from hashlib import blake2b
 
 import pytest
 
 from retuned.consumers import duplicates
 from retuned.consumers.duplicates import BloomFilter, Stored
-from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import Warehouse
 
 NOON = datetime(2026, 11, 24, 12)
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
+def unsalted(id: str) -> int:
+    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), signed=True)
 
 
 def store(warehouse: Warehouse, ids: list[str], at: datetime) -> None:
@@ -72,12 +67,14 @@ def test_all_is_remembered_of_an_empty_table(warehouse: Warehouse) -> None:
 def test_when_it_is_full_it_begins_again_with_the_newest(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "SMALLEST", 64)
     monkeypatch.setattr(duplicates, "LARGEST", 256)
+    # Python salts its own: in one run of some twenty it errs about one of these two thousand.
+    monkeypatch.setattr(duplicates, "hash", unsalted, raising=False)
     stored = Stored(warehouse, "feedback", HOUR)
     ids: list[str] = []
     for round in range(40):
         more = [f"{round}-{number}" for number in range(50)]
         at = NOON + round * timedelta(minutes=10)
-        assert stored.may_have(more, at - timedelta(minutes=15)).sum() <= 3  # salted hashes: it errs now and then
+        assert not stored.may_have(more, at - timedelta(minutes=15)).any()
         store(warehouse, more, at)
         ids += more
     assert stored.may_have(ids[-50:], NOON + timedelta(minutes=375)).all()
