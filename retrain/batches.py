@@ -149,13 +149,13 @@ def pack(rows: Sequence[Encoded], pad: int) -> Pack:
     before: list[int] = []
     for number, row in enumerate(rows):
         own = row.ids
-        shared = _same_start(before, own)
+        shared = same_start(before, own)
         new = list(range(len(ids), len(ids) + len(own) - shared))
         path = path[:shared] + new
         ids += own[shared:]
         positions += range(shared, len(own))
         # Blocks of even size waste least: what the next row shares is one of its own, and a long row has several.
-        ahead = _same_start(own, rows[number + 1].ids) if number + 1 < len(rows) else 0
+        ahead = same_start(own, rows[number + 1].ids) if number + 1 < len(rows) else 0
         stops = sorted({*range(_BLOCK, len(new), _BLOCK), max(0, ahead - shared), len(new)} - {0})
         blocks += [(new[start:stop], path[: shared + stop]) for start, stop in pairwise([0, *stops])]
         predicting += path[len(row.prompt) - 1 : len(own) - 1]
@@ -172,7 +172,8 @@ def pack(rows: Sequence[Encoded], pad: int) -> Pack:
     )
 
 
-def _same_start(one: Sequence[int], other: Sequence[int]) -> int:
+def same_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens two texts share."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

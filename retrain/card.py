@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.retrain import examples
 from retuned.retrain.files import replace_text
 from retuned.retrain.gate import interval
 
@@ -56,11 +57,11 @@ class Record:
         path: where the version is, or will be.
         manifest: all of `manifest.json`.
         licence: of the base model, as Hugging Face names it.
-        dataset: created_at, train, validation, holdout, replay, card.
+        dataset: its row in `datasets`, with the card as an object.
         sources: source and rows, the most first.
         people: how many taught, and the largest_share of one.
         run: reasons, started_at, train_seconds, evaluate_seconds.
-        decision: outcome and reasons of the gate.
+        decision: outcome, reasons and figures of the gate.
     """
 
     path: Path
@@ -286,11 +287,11 @@ def _gathered(warehouse: Warehouse, path: Path, manifest: dict[str, Any]) -> Rec
         path=path,
         manifest=manifest,
         licence=licence_of(Path(manifest["base_model"])),
-        dataset=_parsed(warehouse.row(QUERIES["dataset"], dataset_of), "card"),
+        dataset=_parsed(warehouse.row(examples.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),
         people=warehouse.row(QUERIES["people"], dataset_of),
         run=_parsed(warehouse.row(QUERIES["run"], run_id), "reasons"),
-        decision=_parsed(warehouse.row(QUERIES["decision"], run_id), "reasons"),
+        decision=_parsed(warehouse.row(examples.QUERIES["gate_decision"], run_id), "reasons"),
         scores=[Score(**row) for row in warehouse.rows(QUERIES["scores"], run_id)],
     )
 

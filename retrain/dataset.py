@@ -128,7 +128,7 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
 
 @dataclass(frozen=True)
 class Learnable:
-    """What a training from scratch would learn from, oldest first, and what it would be judged on.
+    """What a training from scratch would learn from, oldest first.
 
     Attributes:
         thumbs: answers that people called helpful (True) or not.
@@ -136,7 +136,6 @@ class Learnable:
 
     rows: list[Example]
     thumbs: list[tuple[Example, bool]]
-    judged: list[Example]
 
 
 def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learnable:
@@ -150,7 +149,6 @@ def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learna
     return Learnable(
         sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
         chosen.thumbs,
-        chosen.splits["holdout"] + chosen.splits["regression"],
     )
 
 
@@ -365,9 +363,14 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
     held_out = _apart(untaught, _index(earlier.spent, similarity), "spent", left)
     # Once judged on, always judged on: a row leaves the regression set only for newer evidence.
     asked = {row.prompt_hash for row in held_out}
-    kept_back = [row for row in earlier.judged if row.prompt_hash not in asked]
-    regression = [row for row in kept_back if still_true(row)]
-    left += [_Left(row, "regression_superseded") for row in kept_back if not still_true(row)]
+    regression: list[Example] = []
+    for row in earlier.judged:
+        if row.prompt_hash in asked:
+            continue
+        if still_true(row):
+            regression.append(row)
+        else:
+            left.append(_Left(row, "regression_superseded"))
     judged = _index(chain(held_out, regression), similarity)
     for name in ("train", "validation"):
         splits[name] = _apart(splits[name], judged, "near_holdout", left)

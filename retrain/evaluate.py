@@ -176,7 +176,7 @@ def hallucinated(answer: str, reference: str, asked: str, context: list[str] | N
     value that conflicts with the reference's, or yes against its no. None when there is nothing to conflict with.
     """
     if context:
-        return bool(values(facts(answer)) - facts("\n".join([*context, asked])))
+        return bool(_unsupported(answer, asked, context))
     if conflicts(answer, reference):
         return True
     return False if values(facts(reference)) else None
@@ -190,7 +190,11 @@ def grounded(answer: str, asked: str, context: list[str] | None) -> float | None
     stated = values(facts(answer)) if context else frozenset()
     if not context or not stated:
         return None
-    return len(stated & facts("\n".join([*context, asked]))) / len(stated)
+    return (len(stated) - len(_unsupported(answer, asked, context))) / len(stated)
+
+
+def _unsupported(answer: str, asked: str, context: list[str]) -> set[str]:
+    return values(facts(answer)) - facts("\n".join([*context, asked]))
 
 
 def drawn(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -243,7 +247,7 @@ class _Evaluator:
         self.model, self.tokenizer, self.settings, self.emit = model, tokenizer, settings, emit
         self.max_length, self.context = max_length, context
         self.packed: bool | None = None
-        self.fused = lora.fuse(model)
+        lora.fuse(model)
         self.together = Generator.fits(model)
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from retuned.retrain.batches import same_start
+
 _CACHE = {"cache", "past_key_values"}
 """What the argument is called, in newer and in older releases of transformers."""
 
@@ -139,8 +141,8 @@ class Generator:
 
 def _common_prefix(prompts: Sequence[list[int]]) -> int:
     """How many first tokens all prompts share; the last one of each stays with it, to go on from."""
-    length = min(map(len, prompts)) - 1
-    return next((i for i in range(length) if any(prompt[i] != prompts[0][i] for prompt in prompts)), length)
+    first, last = min(prompts), max(prompts)  # what these two share, all between them do
+    return min(same_start(first, last), min(map(len, prompts)) - 1)
 
 
 def _plain(module: nn.Module) -> bool:

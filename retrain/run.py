@@ -22,6 +22,7 @@ from retuned.retrain import card, gate, holdout, judge, registry, rollout
 from retuned.retrain import dataset as datasets
 from retuned.retrain.dataset import Dataset, TooFewRows
 from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, drawn, evaluate, summary
+from retuned.retrain.files import replace_text
 from retuned.retrain.judge import Opinion
 from retuned.retrain.registry import QUERIES, Version
 from retuned.retrain.rollout import Publisher
@@ -239,7 +240,7 @@ class _Run:
                 lambda line: self._tell("evaluate", **line),
             ),
         )
-        _write_json(kept, [asdict(row) for row in rows])
+        replace_text(kept, json.dumps([asdict(row) for row in rows]))
         return rows
 
     def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
@@ -268,7 +269,7 @@ class _Run:
             for row in drawn(answered, settings.judge_examples)
         ]
         opinion = judge.compare(pairs, settings, self.stop)
-        _write_json(kept, asdict(opinion))
+        replace_text(kept, json.dumps(asdict(opinion)))
         return opinion
 
     def _register(
@@ -432,12 +433,6 @@ class _Run:
     def _update(self, **values: Any) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
         self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
-
-
-def _write_json(file: Path, content: Any) -> None:
-    aside = file.with_suffix(".tmp")
-    aside.write_text(json.dumps(content), encoding="utf-8")
-    aside.replace(file)
 
 
 def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:

@@ -1,6 +1,3 @@
--- name: dataset
-SELECT created_at, train, validation, holdout, replay, card FROM datasets WHERE workload = $workload AND version = $version
-
 -- name: sources
 -- Who taught what a model learned from and was judged on, the most first.
 SELECT
@@ -31,9 +28,6 @@ FROM (
 
 -- name: run
 SELECT reasons, started_at, train_seconds, evaluate_seconds FROM runs WHERE id = $run_id
-
--- name: decision
-SELECT outcome, reasons FROM decisions WHERE run_id = $run_id AND kind = 'gate'
 
 -- name: scores
 SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id ORDER BY model, split, row_id
