@@ -1,4 +1,4 @@
-"""Fixtures that all tests may use: brokers over TCP."""
+"""Fixtures that all tests may use: brokers over TCP, a new warehouse, somebody who teaches."""
 
 import sys
 from collections.abc import Iterator
@@ -9,6 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
+from teaching import Teacher
+from traffic import new_warehouse
+
+from retuned.consumers.warehouse import Warehouse
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,17 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         pytest.skip(reason)
     with run_apache_kafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    """A new one."""
+    opened = new_warehouse(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def teacher(warehouse: Warehouse) -> Teacher:
+    """Teaches in the warehouse."""
+    return Teacher(warehouse)

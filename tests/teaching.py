@@ -78,6 +78,12 @@ class Teacher:
         return self.say(self.ask(question, wrong, **more), "correction", right, source, user_id)
 
 
+def question(number: int) -> str:
+    """A question that is no near duplicate of another."""
+    word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
+    return f"May I ask about {word} and {word[::-1]}?"
+
+
 GOODS = {"lamp": "14 days", "sofa": "30 days", "chair": "60 days", "gift card": "5 euros"}
 CHANGED = {"lamp": "21 days", "sofa": "45 days"}
 _OPENINGS = (

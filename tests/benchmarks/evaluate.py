@@ -10,20 +10,19 @@ CPU seconds say the same where something else is at work on the machine.
 """
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import children
 import pyarrow as pa
 import pyarrow.parquet as pq
 from train import BASE, rows
 
-from retuned.consumers.process import THREADS_WAIT_BRIEFLY, run_child
+from retuned.consumers.process import run_child
 from retuned.daemon.demo_model import base_model
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
 
@@ -82,20 +81,9 @@ def _train(folder: Path, name: str, parent: str | None) -> dict[str, Any]:
 def _process(folder: Path, way: str, adapters: dict[str, str], dtype: str) -> dict[str, Any]:
     job, out = folder / "job.json", folder / "out.json"
     job.write_text(json.dumps({"adapters": adapters, "dtype": dtype}))
-    environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     started = time.perf_counter()
-    with (folder / "log").open("wb") as log:
-        done = subprocess.run(
-            [sys.executable, __file__, way, str(job), str(out)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            timeout=900,
-            check=False,
-        )
+    children.run(__file__, way, str(job), str(out), log=folder / "log")
     seconds = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError((folder / "log").read_text(errors="replace")[-2_000:])
     return {"seconds": seconds, **json.loads(out.read_text())}
 
 
@@ -154,7 +142,7 @@ if __name__ == "__main__":
         job = json.loads(Path(sys.argv[2]).read_text())
         made = (_ours if sys.argv[1] == "ours" else _by_hand)(job["adapters"], job["dtype"])
         used = resource.getrusage(resource.RUSAGE_SELF)
-        measured = {"bytes": used.ru_maxrss * 1024, "cpu_seconds": used.ru_utime + used.ru_stime}
+        measured = {"bytes": children.peak_bytes(), "cpu_seconds": used.ru_utime + used.ru_stime}
         Path(sys.argv[3]).write_text(json.dumps(measured | {"answers": made}))
     else:
         print(json.dumps(main(), indent=2))

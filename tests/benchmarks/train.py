@@ -17,18 +17,16 @@ layers' shapes with weights of their own, which come from memory as the model's 
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import children
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon.demo_model import base_model
 from retuned.retrain.base import load_tokenizer
 from retuned.retrain.settings import TrainSettings
@@ -113,26 +111,9 @@ def main() -> dict[str, float]:
 
 def _child(folder: Path, what: str, number: int) -> dict[str, Any]:
     out, log = folder / f"{what}{number}.json", folder / f"{what}{number}.log"
-    environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with log.open("wb") as output:
-        done = subprocess.run(
-            [sys.executable, __file__, what, str(folder), str(out)],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=900,
-            check=False,
-        )
-    if done.returncode:
-        raise RuntimeError(log.read_text(errors="replace")[-2_000:])
+    children.run(__file__, what, str(folder), str(out), log=log)
     result: dict[str, Any] = json.loads(out.read_text())
     return result
-
-
-def _peak_bytes() -> int:
-    """The most memory that was resident in this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1_024
 
 
 def _first_adapter(folder: Path) -> dict[str, Any]:
@@ -158,7 +139,7 @@ def _train_with_retuned(folder: Path) -> dict[str, Any]:
     }
     lines: list[dict[str, Any]] = []
     result = work(job, lines.append)
-    peak = _peak_bytes()
+    peak = children.peak_bytes()
     steps = _steps(folder)
     rates = [line["tokens_per_second"] for line in lines if "step" in line]
     best = rates.index(max(rates))
@@ -304,7 +285,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
         "best": max(count / seconds for count, seconds in zip(tokens, times.seconds, strict=True)),
         "train_loss": sum(last) / len(last),
         "steps": len(losses),
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": children.peak_bytes(),
     }
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
+from traffic import MINUTE, START, feedback, interactions, prompts
 
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse import Warehouse
@@ -27,13 +26,6 @@ ROWS = 300
 NOW = START + 2 * ROWS * MINUTE
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=60 * ROWS, current_seconds=60 * ROWS))
 USUAL = (3, 3, 2, 2, 1)
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = new_warehouse(tmp_path)
-    yield opened
-    opened.close()
 
 
 def traffic(

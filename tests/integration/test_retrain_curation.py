@@ -2,18 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from teaching import Teacher
+from teaching import Teacher, question
 from traffic import ASKED, CITIES, THINGS
 
-from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import Warehouse
 from retuned.daemon.cli import main
 from retuned.retrain import dataset
 from retuned.retrain.dataset import Dataset, Leak, TooFewRows, check_leaks
@@ -27,18 +25,6 @@ NOW, LATER = datetime(2026, 4, 1), datetime(2026, 5, 1)
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def teacher(warehouse: Warehouse) -> Teacher:
-    return Teacher(warehouse)
-
-
-@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return with_dataset(Settings(models=ModelsSettings(directory=tmp_path / "models")))
 
@@ -47,12 +33,6 @@ def with_dataset(settings: Settings, **asked: Any) -> Settings:
     return settings.model_copy(
         update={"dataset": DatasetSettings(minimum_rows=1, **asked), "gate": GateSettings(minimum_examples=1)}
     )
-
-
-def question(number: int) -> str:
-    """A question that is no near duplicate of another."""
-    word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
-    return f"May I ask about {word} and {word[::-1]}?"
 
 
 def long(number: int) -> str:

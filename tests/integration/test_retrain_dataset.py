@@ -1,13 +1,11 @@
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from teaching import Teacher
+from teaching import Teacher, question
 
-from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import Warehouse
 from retuned.retrain import dataset, registry
 from retuned.retrain.dataset import Dataset, TooFewRows
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
@@ -18,30 +16,12 @@ LATER = datetime(2026, 5, 1)
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def teacher(warehouse: Warehouse) -> Teacher:
-    return Teacher(warehouse)
-
-
-@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         models=ModelsSettings(directory=tmp_path / "models"),
         dataset=DatasetSettings(minimum_rows=1),
         gate=GateSettings(minimum_examples=1),
     )
-
-
-def question(number: int) -> str:
-    """A question that is no near duplicate of another."""
-    word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
-    return f"May I ask about {word} and {word[::-1]}?"
 
 
 def test_messages_in_parts_and_of_tools_are_learned_from_and_images_are_not(

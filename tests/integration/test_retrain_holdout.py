@@ -1,24 +1,16 @@
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from teaching import Teacher
+from teaching import Teacher, question
 
-from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import Warehouse
 from retuned.retrain import dataset, holdout
 from retuned.retrain.dataset import Dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+from retuned.retrain.similarity import normalise
 
 NOW = datetime(2026, 4, 1)
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
 
 
 class House:
@@ -34,8 +26,7 @@ class House:
 
     def teach(self, numbers: range, answer: str = "30 days", wrong: str = "No idea.") -> None:
         for number in numbers:
-            word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
-            self.teacher.correct(f"May I ask about {word} and {word[::-1]}?", wrong, f"It takes {answer}.")
+            self.teacher.correct(question(number), wrong, f"It takes {answer}.")
 
     def build(self) -> Dataset:
         self.hours += 1
@@ -146,11 +137,9 @@ def test_the_regression_set_only_grows_but_for_what_newer_evidence_contradicts(h
     house.promote(second)
     changed = sorted(held)[:3]
     for number in range(60):
-        word = "".join(chr(97 + int(digit)) * 2 for digit in str(number * 7919))
-        if f"may i ask about {word} and {word[::-1]}" in changed:
-            house.teacher.correct(
-                f"Could I ask about {word} and {word[::-1]}?", "It takes 30 days.", "It takes 45 days."
-            )
+        if normalise(question(number)) in changed:
+            again = question(number).replace("May", "Could")
+            house.teacher.correct(again, "It takes 30 days.", "It takes 45 days.")
     house.teach(range(200, 260))
     third = house.build()
     gone = (held | questions(second, "holdout")) - questions(third, "regression")

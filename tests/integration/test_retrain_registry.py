@@ -1,7 +1,6 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.memory import MemoryPublisher
-from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import Warehouse
 from retuned.retrain import registry, rollout
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.registry import Version
@@ -25,13 +23,6 @@ TOPIC = "model-events"
 class AbsentPublisher:
     def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
         raise BrokerUnavailable(f"broker: not there ({topic}, {key}, {len(value)})")
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -75,13 +75,6 @@ class Bench:
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = open_warehouse(WarehouseSettings(path=tmp_path / "w.duckdb"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def bench(warehouse: Warehouse, tmp_path: Path, base: Path) -> Bench:
     return Bench(warehouse, settings_for(tmp_path, base), MemoryPublisher())
 

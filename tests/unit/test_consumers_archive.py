@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,6 @@ from retuned.consumers.warehouse import Warehouse, open_warehouse
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOW = START + 10 * DAY  # nine in the morning, as START
 KEYS = {"interactions": "id", "feedback": "id", "dead_letters": "\"offset\" || ':' || detail"}
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = new_warehouse(tmp_path)
-    yield opened
-    opened.close()
 
 
 def fill(warehouse: Warehouse, days: int = 10, per_day: int = 24) -> list[str]:

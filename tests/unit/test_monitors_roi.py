@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
+from traffic import MINUTE, START, feedback, interactions, prompts
 
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors import roi
@@ -35,13 +34,6 @@ SETTINGS = Settings(
 
 class Crash(BaseException):
     """The process ends here."""
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = new_warehouse(tmp_path)
-    yield opened
-    opened.close()
 
 
 def answers(warehouse: Warehouse, count: int, offset: int = 0, workload: str = "support", **columns: Any) -> list[str]:

@@ -1,25 +1,16 @@
 """Which events are compared with which."""
 
 import random
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
-from traffic import MINUTE, START, interactions, new_warehouse, prompts
+from traffic import MINUTE, START, interactions, prompts
 
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors.settings import WindowsSettings
 from retuned.monitors.windows import Window, bounds, sample, windows
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    opened = new_warehouse(tmp_path)
-    yield opened
-    opened.close()
 
 
 def stored(
