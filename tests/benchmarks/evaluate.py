@@ -37,7 +37,7 @@ def main() -> dict[str, float]:
     base_model(BASE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        table = pa.Table.from_pylist(rows())
+        table = pa.Table.from_pylist(rows(prefix=True))
         pq.write_table(table, folder / "train.parquet")
         pq.write_table(table.slice(0, 8), folder / "validation.parquet")
         champion = _train(folder, "champion", None)
@@ -92,7 +92,7 @@ def _batches(tokenizer: Any) -> list[list[list[int]]]:
     prompts: list[list[int]] = sorted(
         (
             tokenizer.apply_chat_template(json.loads(row["messages"]), add_generation_prompt=True, return_dict=False)
-            for row in rows()
+            for row in rows(prefix=True)
         ),
         key=len,
     )

@@ -130,9 +130,10 @@ def lag(broker: Broker, folder: Path) -> dict[str, float]:
             figures[f"lag_recovery_{name}_seconds"] = time.monotonic() - began
             figures[f"lag_{name}_seconds"] = stream.lag_seconds
             if training:
-                assert not training.done(), "the training run ended too early to be measured beside"
+                early = training.done()
                 stop.set()
-                training.result()
+                training.result()  # what it failed with, if it did
+                assert not early, "the training run ended too early to be measured beside"
     return {"lag_recovery_seconds": figures.pop("lag_recovery_training_seconds"), **figures}
 
 
@@ -140,7 +141,7 @@ def train(folder: Path, stop: threading.Event, stepping: threading.Event) -> Non
     """A run that is longer than what is measured beside it, as the daemon would start it."""
     base_model(BASE)
     folder.mkdir()
-    table = pa.Table.from_pylist(rows())
+    table = pa.Table.from_pylist(rows(prefix=True))
     pq.write_table(table, folder / "train.parquet")
     pq.write_table(table.slice(0, 0), folder / "validation.parquet")
     job = {

@@ -24,8 +24,9 @@ def main() -> int:
         figures |= found | {f"{name}_benchmark_seconds": time.monotonic() - began}
         for figure, value in found.items():
             print(f"{figure:36} {value:.4g}", flush=True)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        # After each: if a later one fails, these stand.
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(f"written to {RESULT}", file=sys.stderr)
     return 0
 
