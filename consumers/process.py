@@ -24,6 +24,9 @@ Emit = Callable[[dict[str, Any]], None]
 # OpenMP threads that wait spinning starve everything else on a small machine; threads that sleep at once must be woken
 # thousands of times in a training step. libgomp, which torch uses on Linux, spins for some 50 microseconds instead.
 THREADS_WAIT_BRIEFLY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+# A training step takes hundreds of MB and gives them back, which the kernel must clear each time: in pages of 2 MB that
+# is done in a fraction of the time. The C library of Linux reads this; others do not.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def run_child(
@@ -53,7 +56,7 @@ def run_child(
     folder.mkdir(parents=True, exist_ok=True)
     job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
-    environ = os.environ | {
+    environ = HUGE_PAGES | os.environ | {
         **THREADS_WAIT_BRIEFLY,
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",

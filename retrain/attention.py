@@ -77,10 +77,10 @@ class PathAttention(torch.autograd.Function):
         blocks, _, width, _ = paths.unseen.shape
         q = _blocks_of_queries(query.index_select(0, paths.queries), blocks, key.shape[1])
         k, v = (_blocks_of_keys(part.index_select(0, paths.keys), blocks) for part in (key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scaling)
+        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
         scores.view(blocks, -1, width, k.shape[1]).masked_fill_(paths.unseen, -torch.inf)
-        shares = torch.softmax(scores, dim=-1)
-        seen = torch.bmm(shares.to(v.dtype), v)
+        shares = torch.softmax(scores, dim=-1)  # computed in float32 whatever comes in and goes out
+        seen = torch.bmm(shares, v)
         ctx.save_for_backward(q, k, v, shares)
         ctx.paths, ctx.scaling, ctx.tokens = paths, scaling, query.shape[0]
         return _tokens(seen, blocks, width, query.shape[1]).index_select(0, paths.places)
@@ -94,9 +94,9 @@ class PathAttention(torch.autograd.Function):
         heads, size = gradient.shape[1:]
         spread = gradient.new_zeros(blocks * width, heads, size).index_copy_(0, paths.places, gradient)
         g = _blocks_of_queries(spread, blocks, k.shape[0] // blocks)
-        g_v = torch.bmm(shares.to(g.dtype).transpose(1, 2), g)
-        g_scores = torch.bmm(g, v.transpose(1, 2)).float()
-        g_scores = torch._softmax_backward_data(g_scores, shares, -1, torch.float32).mul_(ctx.scaling).to(q.dtype)
+        g_v = torch.bmm(shares.transpose(1, 2), g)
+        g_scores = torch.bmm(g, v.transpose(1, 2))
+        g_scores = torch._softmax_backward_data(g_scores, shares, -1, shares.dtype).mul_(ctx.scaling)
         g_q = _tokens(torch.bmm(g_scores, k), blocks, width, heads).index_select(0, paths.places)
         g_k, g_v = (
             _gathered(part, blocks, paths.keys, ctx.tokens) for part in (torch.bmm(g_scores.transpose(1, 2), q), g_v)

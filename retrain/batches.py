@@ -18,7 +18,7 @@ from retuned.retrain.fused import FusedCrossEntropy
 from retuned.retrain.templates import prompt_and_whole, same_text, with_context
 
 IGNORED = -100
-_ROUND = 32
+_ROUND = 16
 _BLOCK = 64
 _CHUNK_TOKENS = {True: 1_024, False: 4_096}
 

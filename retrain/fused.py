@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _CHUNK_LOGITS = 256
+_CHUNK_SOFTMAX = 16  # rows of logits that stay in a CPU's cache from one step of the softmax to the next
 
 
 class FusedLora(torch.autograd.Function):
@@ -85,12 +86,16 @@ class FusedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         found, gradients = [], []
         for part, wanted in zip(torch.split(hidden, _CHUNK_LOGITS), torch.split(targets, _CHUNK_LOGITS), strict=True):
-            logs = torch.log_softmax(functional.linear(part, weight, bias).float(), dim=-1)
-            found.append(-logs.gather(1, wanted[:, None])[:, 0])
+            logits = functional.linear(part, weight, bias)
+            for rows, place in zip(logits.split(_CHUNK_SOFTMAX), wanted[:, None].split(_CHUNK_SOFTMAX), strict=True):
+                values = rows.float()
+                picked, top = values.gather(1, place), values.amax(1, keepdim=True)
+                total = values.sub_(top).exp_().sum(1, keepdim=True)
+                found.append((total.log() + top - picked)[:, 0])
+                if ctx.needs_input_grad[0]:
+                    rows.copy_(values.div_(total).scatter_add_(1, place, torch.full_like(picked, -1)))
             if ctx.needs_input_grad[0]:
-                shares = logs.exp_()
-                shares[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
-                gradients.append(shares.to(weight.dtype) @ weight)
+                gradients.append(logits @ weight)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(found)

@@ -5,16 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retuned.consumers.process import THREADS_WAIT_BRIEFLY
+from retuned.consumers.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
 
 
 def run(script: str, *arguments: str, log: Path) -> None:
-    """Run a script to its end, with OpenMP's threads waiting as in the daemon's children.
+    """Run a script to its end, with OpenMP's threads and memory as the daemon's children have them.
 
     Raises:
         RuntimeError: it failed; the text is the end of its log.
     """
-    environment = os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = HUGE_PAGES | os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("wb") as output:
         done = subprocess.run(
             [sys.executable, script, *arguments],
