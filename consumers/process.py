@@ -56,13 +56,17 @@ def run_child(
     folder.mkdir(parents=True, exist_ok=True)
     job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
-    environ = HUGE_PAGES | os.environ | {
-        **THREADS_WAIT_BRIEFLY,
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "RETUNED_PARENT": str(os.getpid()),
-    }
+    environ = (
+        HUGE_PAGES
+        | os.environ
+        | {
+            **THREADS_WAIT_BRIEFLY,
+            "HF_HUB_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "RETUNED_PARENT": str(os.getpid()),
+        }
+    )
     with log_file.open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", module, str(job_file)],

@@ -64,7 +64,8 @@ def forward(
     """As transformers calls attention: query (1, heads, T, D) and the others to (1, T, heads, D)."""
     if paths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)  # type: ignore[no-any-return]
-    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    # In mixed precision, positions turn queries and keys into float32.
+    query, key, value = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return PathAttention.apply(query, key, value, paths, scaling)[None], None  # type: ignore[no-untyped-call]
 

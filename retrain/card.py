@@ -115,12 +115,13 @@ def render(record: Record) -> str:
         "base_model": manifest["base_model"],
         "license": record.licence,
         "pipeline_tag": "text-generation",
-        "tags": ["lora", "retuned"],
+        "tags": ["full" if _full(record) else "lora", "retuned"],
     }
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {record.name}",
-        f"Answers what is asked in the workload `{manifest['workload']}`. A LoRA adapter for the base model "
+        f"Answers what is asked in the workload `{manifest['workload']}`. "
+        f"{'All weights of the blocks' if _full(record) else 'A LoRA adapter'} for the base model "
         f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
         _verdict(record),
         *_quality(record),
@@ -242,6 +243,13 @@ def _origin(record: Record) -> list[str]:
 def _loading(record: Record) -> list[str]:
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
     rank = record.manifest.get("settings", {}).get("train", {}).get("rank", 16)
+    served = (
+        "For vLLM, which takes no such weights beside a base model, make them a model of their own:\n\n"
+        '```python\nmodel.merge_and_unload().save_pretrained("merged")\ntokenizer.save_pretrained("merged")\n```'
+        if _full(record)
+        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} \\\n"
+        f"  --lora-modules {record.name}={path}\n```"
+    )
     return [
         "## How to load it",
         "```python\n"
@@ -251,10 +259,13 @@ def _loading(record: Record) -> list[str]:
         "tokenizer = AutoTokenizer.from_pretrained(base)\n"
         f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), {path})\n"
         "```",
-        f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} \\\n"
-        f"  --lora-modules {record.name}={path}\n```",
+        served,
         f"Ask it as `{record.name}`; never load another version under that name.",
     ]
+
+
+def _full(record: Record) -> bool:
+    return bool(record.manifest.get("settings", {}).get("train", {}).get("method") == "full")
 
 
 def _limits(record: Record) -> list[str]:

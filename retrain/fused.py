@@ -87,7 +87,8 @@ class FusedCrossEntropy(torch.autograd.Function):
         found, gradients = [], []
         for part, wanted in zip(torch.split(hidden, _CHUNK_LOGITS), torch.split(targets, _CHUNK_LOGITS), strict=True):
             logits = functional.linear(part, weight, bias)
-            for rows, place in zip(logits.split(_CHUNK_SOFTMAX), wanted[:, None].split(_CHUNK_SOFTMAX), strict=True):
+            places = torch.split(wanted[:, None], _CHUNK_SOFTMAX)
+            for rows, place in zip(torch.split(logits, _CHUNK_SOFTMAX), places, strict=True):
                 values = rows.float()
                 picked, top = values.gather(1, place), values.amax(1, keepdim=True)
                 total = values.sub_(top).exp_().sum(1, keepdim=True)

@@ -1,4 +1,5 @@
-"""LoRA adapters on a frozen base model (Hu et al. 2021), through PEFT, with the layers' arithmetic fused.
+"""What is trained of a base model, through PEFT: LoRA adapters (Hu et al. 2021), with the layers' arithmetic fused, or
+copies of all its layers.
 
 Runs in child processes alone.
 """
@@ -12,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
 from retuned.consumers.errors import RetunedError
@@ -29,8 +31,29 @@ LAYERS = (
 """The linear layers of attention and MLP, by the names that models give them."""
 
 
+def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainSettings) -> Any:
+    """The base model with what is trained: the parent's adapter, or a new one.
+
+    Raises:
+        RetunedError: the parent was made for another base model, or has all weights where an adapter is to be trained.
+    """
+    if parent is None:
+        return new_adapter(model, base, settings)
+    full = settings.method == "full"
+    parent_full = bool(PeftConfig.from_pretrained(parent).modules_to_save)
+    if parent_full and not full:
+        raise RetunedError(
+            f"train.method {settings.method}: the champion {parent} has all weights, and an adapter cannot go on from "
+            "them; set train.method to full, or start anew from the base model with `retuned promote <workload> base`"
+        )
+    found = load_adapter(model, parent, trainable=True, dropout=settings.dropout)
+    return new_adapter(found.merge_and_unload(), base, settings) if full and not parent_full else found
+
+
 def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
     """The base model with a fresh adapter, which at first changes nothing."""
+    if settings.method == "full":
+        return _copies_of_layers(model, base)
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     named = settings.target_modules or tuple(name for name in LAYERS if name in present) or None
     if settings.target_modules and not present & set(settings.target_modules):
@@ -54,6 +77,33 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
         raise RetunedError(
             f"train.target_modules: name the layers to adapt in the base model {base} ({error})"
         ) from error
+
+
+def _copies_of_layers(model: Any, base: Path) -> Any:
+    """The base model with a copy of each layer that has weights, to train; embeddings and head stay."""
+    kept = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+        and id(module) not in kept
+        and not isinstance(module, nn.Embedding)
+    }
+    config = LoraConfig(
+        target_modules=DUMMY_TARGET_MODULES,  # PEFT's name for no adapter beside the copies
+        modules_to_save=sorted(names),
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=str(base),
+    )
+    return get_peft_model(model, config).eval()
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let the layers of a model with float32 weights compute in another type, as mixed precision does
+    (Micikevicius et al. 2018)."""
+    if dtype != torch.float32:
+        inner = model.get_base_model().base_model
+        inner.forward = torch.autocast(model.device.type, dtype)(inner.forward)
 
 
 def load_adapter(
@@ -93,7 +143,7 @@ def fuse(model: Any) -> int:
         if isinstance(module, LoraLinear) and _plain(module):
             module.forward = _fused_forward(module)
             count += 1
-        elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        elif _frozen_norm(module):
             _replace(module, _fused_norm(module), module.weight)
         elif hasattr(module, "gate_proj") and hasattr(module, "act_fn"):
             _replace(module, _fused_gate(module), model.get_input_embeddings().weight)
@@ -118,6 +168,14 @@ def _replace(module: Any, forward: Callable[[Tensor], Tensor], like: Tensor) -> 
             return
     if same:
         module.forward = forward
+
+
+def _frozen_norm(module: Any) -> bool:
+    return (
+        type(module).__name__.endswith("RMSNorm")
+        and hasattr(module, "variance_epsilon")
+        and not module.weight.requires_grad
+    )
 
 
 def _fused_norm(module: Any) -> Callable[[Tensor], Tensor]:

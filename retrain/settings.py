@@ -77,12 +77,13 @@ class DatasetSettings(Section):
 
 
 class TrainSettings(Section):
-    """LoRA training. A training that goes on from a champion keeps its rank, alpha, modules, DoRA and rsLoRA."""
+    """Training. One that goes on from a champion keeps its rank, alpha, modules, DoRA and rsLoRA."""
 
-    method: Literal["lora", "qlora"] = Field(
+    method: Literal["lora", "qlora", "full"] = Field(
         "lora",
         description="qlora: the base model in 4 bits while training, but not where it is judged or served; needs "
-        "pip install 'retuned[qlora]'",
+        "pip install 'retuned[qlora]'. full: all weights but embeddings and head, no adapter (a version is as large as "
+        "the base model; vLLM and the demo do not serve it)",
     )
     rank: PositiveInt = Field(16, description="rank of the adapter")
     alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
@@ -104,7 +105,9 @@ class TrainSettings(Section):
     context: bool = Field(
         True, description="put retrieved passages before the last question, where the conversation does not hold them"
     )
-    learning_rate: PositiveFloat = Field(2e-3, description="peak learning rate")
+    learning_rate: PositiveFloat | None = Field(
+        None, description="peak learning rate; null: 2e-3 for adapters, 1e-4 for all weights"
+    )
     batch_size: PositiveInt = Field(8, description="examples in a step")
     epochs: PositiveInt = Field(5, description="most passes over the training rows")
     patience: PositiveInt = Field(2, description="stop after so many epochs without a better validation loss")
@@ -119,6 +122,11 @@ class TrainSettings(Section):
     timeout_seconds: PositiveFloat = Field(
         6 * 3_600.0, description="a training that takes longer is ended and counted as failed"
     )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The one that was set, or the method's own."""
+        return self.learning_rate or (1e-4 if self.method == "full" else 2e-3)
 
 
 class EvaluateSettings(Section):

@@ -1,4 +1,4 @@
-"""Training of a LoRA adapter, in a child process: the parent's function and the child's work.
+"""Training of an adapter, in a child process: the parent's function and the child's work.
 
 Only completion tokens are learned, the end of the turn included. The data order, the learning rate, what dropout drops
 and the start of the adapter depend on the settings and the step alone, so a training that was interrupted ends as one
@@ -92,7 +92,7 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     """Of the step that comes next, counted from 0: a linear rise over the warm-up, then a linear fall to zero."""
     warm = math.ceil(settings.warmup_share * steps)
     share = (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
-    return settings.learning_rate * share
+    return settings.peak_learning_rate * share
 
 
 def order(rows: int, epoch: int, settings: TrainSettings) -> list[int]:
@@ -121,11 +121,10 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(base)
-    model = load_model(base, choose_dtype(settings.dtype), quantized=settings.method == "qlora")
-    if job["parent"]:
-        model = lora.load_adapter(model, Path(job["parent"]), trainable=True, dropout=settings.dropout)
-    else:
-        model = lora.new_adapter(model, base, settings)
+    dtype, full = choose_dtype(settings.dtype), settings.method == "full"
+    # A step is too small to move most weights in bfloat16: those that train are held in float32.
+    model = load_model(base, torch.float32 if full else dtype, quantized=settings.method == "qlora")
+    model = lora.to_train(model, base, Path(job["parent"]) if job["parent"] else None, settings)
     rows = {
         split: [
             encode(tokenizer, row, settings.max_length, context=settings.context)
@@ -135,8 +134,10 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     }
     packed = lora.packing_fits(model, rows["train"], tokenizer.pad_token_id, settings.max_length)
     fused = lora.fuse(model)
+    if full:
+        lora.compute_in(model, dtype)
     about = {
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "packed": packed,
         "fused": fused,
         "threads": torch.get_num_threads(),

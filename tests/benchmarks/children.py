@@ -14,7 +14,9 @@ def run(script: str, *arguments: str, log: Path) -> None:
     Raises:
         RuntimeError: it failed; the text is the end of its log.
     """
-    environment = HUGE_PAGES | os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = (
+        HUGE_PAGES | os.environ | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    )
     with log.open("wb") as output:
         done = subprocess.run(
             [sys.executable, script, *arguments],

@@ -4,7 +4,7 @@
 
 TRL's SFTTrainer runs with its defaults otherwise. With another order or another first adapter alone the loss moves by a
 factor of two after so few steps: that is why both are the same. Each trains in a child process of its own, in turn, in
-several rounds, with OpenMP's threads waiting alike, and the fastest step of each counts: whatever else the machine does
+several rounds, with threads and memory alike, and the fastest step of each counts: whatever else the machine does
 can only slow it down. Tokens are those of prompts and completions, without padding; memory is the peak of resident
 memory of the child.
 
@@ -244,7 +244,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
             per_device_train_batch_size=SETTINGS.batch_size,
             num_train_epochs=1,
             train_sampling_strategy="sequential",
-            learning_rate=SETTINGS.learning_rate,
+            learning_rate=SETTINGS.peak_learning_rate,
             adam_beta2=0.99,
             seed=SETTINGS.seed,
             logging_steps=1,
@@ -273,7 +273,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     steps = len(data) // SETTINGS.batch_size
     trainer.create_optimizer()
     trainer.lr_scheduler = LambdaLR(
-        trainer.optimizer, lambda step: learning_rate(step, steps, SETTINGS) / SETTINGS.learning_rate
+        trainer.optimizer, lambda step: learning_rate(step, steps, SETTINGS) / SETTINGS.peak_learning_rate
     )
     times = _Times()
     trainer.add_callback(times)

@@ -122,6 +122,61 @@ def test_qlora_without_its_library_is_one_clear_line(base: Path, monkeypatch: py
         load_model(base, torch.float32, quantized=True)
 
 
+def test_all_weights_of_the_blocks_train(base: Path, data: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-3})
+    lines: list[dict[str, Any]] = []
+    result = trained(base, data, tmp_path / "full", settings, emit=lines.append)
+    assert (result["packed"], result["fused"]) == (True, 0)
+    assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 2
+    # What PEFT loads from it is what was trained: each layer's weights, and neither embeddings nor head.
+    tensors = load_file(Path(result["adapter"]) / "adapter_model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    assert {name.removeprefix("base_model.model.") for name in tensors} == {
+        name for name, _ in model.named_parameters() if "embed_tokens" not in name
+    }
+    loaded = PeftModel.from_pretrained(model, result["adapter"])
+    tokenizer = load_tokenizer(base)
+    judged = [encode(tokenizer, row, 1_024) for row in rows(8, 60)]
+    with torch.no_grad():
+        found = padded_losses(loaded, judged, tokenizer.pad_token_id).mean()
+        with loaded.disable_adapter():
+            before = padded_losses(loaded, judged, tokenizer.pad_token_id).mean()
+        # For those who serve no weights beside a base model:
+        loaded.merge_and_unload().save_pretrained(tmp_path / "merged")
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+        same = padded_losses(merged, judged, tokenizer.pad_token_id).mean()
+    assert float(found) == pytest.approx(result["validation_loss"], abs=1e-4)
+    assert float(before) > 2 * float(found)
+    assert float(same) == pytest.approx(float(found), abs=1e-4)
+
+    again = trained(base, data, tmp_path / "again", settings, parent=Path(result["adapter"]))
+    assert again["validation_loss"] < result["validation_loss"]
+    with pytest.raises(RetunedError, match=r"train.method lora: the champion .* has all weights"):
+        trained(base, data, tmp_path / "lora", SETTINGS, parent=Path(result["adapter"]))
+
+
+def test_all_weights_go_on_from_what_an_adapter_learned(base: Path, data: Path, tmp_path: Path) -> None:
+    learned = trained(base, data, tmp_path / "lora", SETTINGS)
+    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-4})
+    result = trained(base, data, tmp_path / "full", settings, parent=Path(learned["adapter"]))
+    assert result["validation_loss"] < learned["validation_loss"]
+    config = json.loads((Path(result["adapter"]) / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+
+
+def test_all_weights_compute_in_bfloat16_and_stay_in_float32(base: Path, data: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-3, "epochs": 1})
+    results = [
+        trained(base, data, tmp_path / dtype, settings.model_copy(update={"dtype": dtype}))
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert [result["dtype"] for result in results] == ["float32", "bfloat16"]
+    losses = [result["validation_loss"] for result in results]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+    tensors = load_file(Path(results[1]["adapter"]) / "adapter_model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+
+
 def test_dropout_is_off_where_models_are_judged(base: Path, data: Path, tmp_path: Path) -> None:
     result = trained(base, data, tmp_path, SETTINGS.model_copy(update={"dropout": 0.5, "epochs": 1}))
     tokenizer = load_tokenizer(base)

@@ -96,6 +96,16 @@ def test_what_it_learned_from_where_it_comes_from_and_how_to_load_it() -> None:
     assert "--max-lora-rank 32 " in card
 
 
+def test_a_version_that_has_all_weights_says_so_and_is_merged_for_vllm() -> None:
+    manifest = MANIFEST | {"settings": {"train": {"rank": 32, "method": "full"}}}
+    card = render(Record(Path("/models/support.refunds/3f2a91c0"), manifest))
+    assert header(card)["tags"] == ["full", "retuned"]
+    assert "All weights of the blocks for the base model" in card
+    assert 'model.merge_and_unload().save_pretrained("merged")' in card.splitlines()
+    assert "LoRA" not in card
+    assert "--enable-lora" not in card
+
+
 def test_what_is_not_known_yet_is_left_out() -> None:
     card = render(record())
     assert "**Not decided yet.**" in card
