@@ -10,7 +10,8 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -214,41 +215,61 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     import pyarrow.parquet as pq
     import torch
 
-    from retuned.retrain import lora
-
     if job["threads"]:
         torch.set_num_threads(job["threads"])
     base, settings = Path(job["base"]), EvaluateSettings.model_validate(job["settings"])
     tokenizer = load_tokenizer(base)
     tokenizer.padding_side = "left"
-    model = lora.load_adapter(load_model(base, getattr(torch, job["dtype"])), Path(job["candidate"]), name=CANDIDATE)
-    if job["champion"]:
-        lora.load_adapter(model, Path(job["champion"]), name=CHAMPION)
+    models = _models(job, base, getattr(torch, job["dtype"]))
     rows = {
         split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
         for split in ("holdout", "regression")
     }
-    evaluator = _Evaluator(model, tokenizer, settings, job["max_length"], job["context"], emit)
+    evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
     load_seconds = time.perf_counter() - started
-    found = evaluator.answers("holdout", rows["holdout"], [BASE, *([CHAMPION] if job["champion"] else []), CANDIDATE])
+    found = evaluator.answers("holdout", rows["holdout"], list(models))
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
     times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
     return {"rows": [asdict(row) for row in found], "times": times}
 
 
+def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
+    """The PEFT model in which each of base, champion and candidate is found: one base model, with the adapters on it.
+
+    Adapters do not mix with copies of all layers (`train.method: full`) on one base model; then there are two of it.
+    """
+    from retuned.retrain import lora
+
+    paths = {name: Path(job[name]) for name in (CHAMPION, CANDIDATE) if job[name]}
+    found: dict[bool, Any] = {}
+    for name, path in paths.items():
+        full = lora.is_full(path)
+        found[full] = lora.load_adapter(found.get(full) or load_model(base, dtype), path, name=name)
+    of = {name: found[lora.is_full(path)] for name, path in paths.items()}
+    return {BASE: of[CANDIDATE], **of}
+
+
 class _Evaluator:
     def __init__(
-        self, model: Any, tokenizer: Any, settings: EvaluateSettings, max_length: int, context: bool, emit: Emit
+        self,
+        models: dict[str, Any],
+        tokenizer: Any,
+        settings: EvaluateSettings,
+        max_length: int,
+        context: bool,
+        emit: Emit,
     ) -> None:
         from retuned.retrain import lora
         from retuned.retrain.generation import Generator
 
-        self.model, self.tokenizer, self.settings, self.emit = model, tokenizer, settings, emit
+        self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
         self.max_length, self.context = max_length, context
         self.packed: bool | None = None
-        lora.fuse(model)
-        self.together = Generator.fits(model)
+        distinct = list({id(model): model for model in models.values()}.values())
+        for model in distinct:
+            lora.fuse(model)
+        self.together = len(distinct) == 1 and Generator.fits(distinct[0])
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}
 
@@ -281,8 +302,8 @@ class _Evaluator:
         answers = self._answers(encoded, models, limit)
         found = []
         for model in models:
-            with torch.inference_mode(), self._as(model):
-                losses = self._losses(encoded)
+            with torch.inference_mode(), self._as(model) as active:
+                losses = self._losses(active, encoded)
             outputs = self.tokenizer.batch_decode(answers[model], skip_special_tokens=True)
             for row, output, ids, loss in zip(rows, map(str.strip, outputs), answers[model], losses, strict=True):
                 found.append(self._evaluation(split, row, model, output, len(ids), loss))
@@ -320,7 +341,7 @@ class _Evaluator:
 
         if self.generator is None or self.generator.models != models:
             adapters = {model: None if model == BASE else model for model in models}
-            self.generator = Generator(self.model, adapters, self.tokenizer.pad_token_id)
+            self.generator = Generator(self.models[models[-1]], adapters, self.tokenizer.pad_token_id)
         return self.generator
 
     def _answers(self, encoded: list[Any], models: list[str], limit: int) -> dict[str, list[list[int]]]:
@@ -331,8 +352,8 @@ class _Evaluator:
             return self._generator(models).answers([one.prompt for one in encoded], limit)
         found = {}
         for model in models:
-            with torch.inference_mode(), self._as(model):
-                ids = self._generate(encoded, limit).tolist()
+            with torch.inference_mode(), self._as(model) as active:
+                ids = self._generate(active, encoded, limit).tolist()
             found[model] = [[token for token in row if token != self.tokenizer.pad_token_id] for row in ids]
         return found
 
@@ -343,33 +364,27 @@ class _Evaluator:
         best = {model: math.inf for model in models if model != BASE}
         for _ in range(_TRIALS):
             for model in best:
-                with torch.inference_mode(), self._as(model):
-                    started = self._clock()
-                    self._generate(encoded, _TRIAL_TOKENS, at_least=_TRIAL_TOKENS)
-                    best[model] = min(best[model], self._clock() - started)
+                with torch.inference_mode(), self._as(model) as active:
+                    started = _clock(active)
+                    self._generate(active, encoded, _TRIAL_TOKENS, at_least=_TRIAL_TOKENS)
+                    best[model] = min(best[model], _clock(active) - started)
         return {model: best.get(model, best[CANDIDATE]) / _TRIAL_TOKENS for model in models}
 
-    def _clock(self) -> float:
-        if self.model.device.type != "cpu":
-            return time.perf_counter()  # `generate` has waited for the device when it returns
-        import torch
+    @contextmanager
+    def _as(self, name: str) -> Iterator[Any]:
+        """The PEFT model, being base, champion or candidate meanwhile."""
+        model = self.models[name]
+        if name == BASE:
+            with model.disable_adapter():
+                yield model
+        else:
+            model.set_adapter(name, inference_mode=True)
+            yield model
 
-        return time.process_time() / torch.get_num_threads()
-
-    def _as(self, model: str) -> Any:
-        from contextlib import nullcontext
-
-        if model == BASE:
-            return self.model.disable_adapter()
-        self.model.set_adapter(model, inference_mode=True)
-        return nullcontext()
-
-    def _generate(self, encoded: list[Any], limit: int, at_least: int = 0) -> Any:
+    def _generate(self, model: Any, encoded: list[Any], limit: int, at_least: int = 0) -> Any:
         """Token ids of the answers, shape (rows, at most limit), padded on the right."""
-        batch = self.tokenizer.pad({"input_ids": [one.prompt for one in encoded]}, return_tensors="pt").to(
-            self.model.device
-        )
-        ids = self.model.generate(
+        batch = self.tokenizer.pad({"input_ids": [one.prompt for one in encoded]}, return_tensors="pt").to(model.device)
+        ids = model.generate(
             **batch,
             max_new_tokens=limit,
             min_new_tokens=at_least or None,
@@ -381,7 +396,7 @@ class _Evaluator:
         )
         return ids[:, batch["input_ids"].shape[1] :]
 
-    def _losses(self, encoded: list[Any]) -> list[float]:
+    def _losses(self, model: Any, encoded: list[Any]) -> list[float]:
         import torch
 
         from retuned.retrain import lora
@@ -389,10 +404,18 @@ class _Evaluator:
 
         pad = self.tokenizer.pad_token_id
         if self.packed is None:
-            self.packed = lora.packing_fits(self.model, encoded, pad, self.max_length)
-        tokens = torch.cat(list(losses(self.model, encoded, pad, self.packed)))
+            self.packed = lora.packing_fits(model, encoded, pad, self.max_length)
+        tokens = torch.cat(list(losses(model, encoded, pad, self.packed)))
         parts = torch.split(tokens, [len(one.completion) for one in encoded])
         return [float(part.mean()) for part in parts]
+
+
+def _clock(model: Any) -> float:
+    if model.device.type != "cpu":
+        return time.perf_counter()  # `generate` has waited for the device when it returns
+    import torch
+
+    return time.process_time() / torch.get_num_threads()
 
 
 if __name__ == "__main__":

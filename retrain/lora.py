@@ -40,7 +40,7 @@ def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainS
     if parent is None:
         return new_adapter(model, base, settings)
     full = settings.method == "full"
-    parent_full = bool(PeftConfig.from_pretrained(parent).modules_to_save)
+    parent_full = is_full(parent)
     if parent_full and not full:
         raise RetunedError(
             f"train.method {settings.method}: the champion {parent} has all weights, and an adapter cannot go on from "
@@ -48,6 +48,11 @@ def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainS
         )
     found = load_adapter(model, parent, trainable=True, dropout=settings.dropout)
     return new_adapter(found.merge_and_unload(), base, settings) if full and not parent_full else found
+
+
+def is_full(adapter: Path) -> bool:
+    """Whether a saved adapter holds copies of layers, as `train.method: full` makes them, and not additions to them."""
+    return bool(PeftConfig.from_pretrained(adapter).modules_to_save)
 
 
 def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:

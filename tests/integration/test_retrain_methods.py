@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from models import tiny_llama, tiny_model
@@ -17,9 +19,10 @@ from transformers import AutoModelForCausalLM
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.daemon.demo_model import Model
 from retuned.retrain import base as bases
-from retuned.retrain import checkpoints, lora
+from retuned.retrain import checkpoints, evaluate, lora
 from retuned.retrain.base import load_model, load_tokenizer
 from retuned.retrain.batches import encode, losses, padded_losses
+from retuned.retrain.settings import EvaluateSettings
 
 PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
 FUSED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
@@ -162,6 +165,55 @@ def test_all_weights_go_on_from_what_an_adapter_learned(base: Path, data: Path, 
     assert result["validation_loss"] < learned["validation_loss"]
     config = json.loads((Path(result["adapter"]) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base)
+
+
+def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path, data: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(rows(6, 60)), data / "holdout.parquet")
+    pq.write_table(pa.Table.from_pylist(rows(3, 66)), data / "regression.parquet")
+    full = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-4})
+    parents: dict[str, Path] = {}
+    for name, settings, parent in (("lora", SETTINGS, None), ("full", full, "lora"), ("again", full, "full")):
+        result = trained(base, data, tmp_path / name, settings, parent=parents.get(parent) if parent else None)
+        parents[name] = Path(result["adapter"])
+
+    tokenizer = load_tokenizer(base)
+    judged = [encode(tokenizer, row, 1_024) for row in rows(6, 60)]
+
+    def alone(adapter: Path | None) -> float:
+        model = load_model(base, torch.float32)
+        with torch.no_grad():
+            return float(
+                padded_losses(
+                    model if adapter is None else lora.load_adapter(model, adapter), judged, tokenizer.pad_token_id
+                ).mean()
+            )
+
+    for champion, candidate in (("lora", "full"), ("full", "again")):
+        job = {
+            "base": str(base),
+            "champion": str(parents[champion]),
+            "candidate": str(parents[candidate]),
+            "dataset": str(data),
+            "dtype": "float32",
+            "threads": 1,
+            "max_length": 1_024,
+            "context": True,
+            "settings": EvaluateSettings(max_new_tokens=8).model_dump(mode="json"),
+        }
+        found = evaluate.work(job, lambda _: None)["rows"]
+        by_model = {
+            name: [row for row in found if row["model"] == name and row["split"] == "holdout"]
+            for name in ("base", "champion", "candidate")
+        }
+        weights = [len(one.completion) for one in judged]
+        order = {row["row_id"]: weight for row, weight in zip(rows(6, 60), weights, strict=True)}
+        losses = {
+            name: sum(row["loss"] * order[row["row_id"]] for row in own) / sum(weights)
+            for name, own in by_model.items()
+        }
+        expected = {"base": alone(None), "champion": alone(parents[champion]), "candidate": alone(parents[candidate])}
+        assert losses == pytest.approx(expected, abs=1e-4)
+        assert len(set(losses.values())) == 3
 
 
 def test_all_weights_compute_in_bfloat16_and_stay_in_float32(base: Path, data: Path, tmp_path: Path) -> None:
