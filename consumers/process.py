@@ -28,6 +28,9 @@ THREADS_WAIT_BRIEFLY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 # is done in a fraction of the time. The C library of Linux reads this; others do not.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
+CANCELLED = 75
+"""Exit status of a child that was stopped before it was done."""
+
 
 def run_child(
     module: str,
@@ -163,7 +166,7 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
     try:
         emit({"result": work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)})
     except Cancelled:
-        sys.exit(75)
+        sys.exit(CANCELLED)
     except RetunedError as error:
         emit({"error": str(error)})
         sys.exit(1)
@@ -173,6 +176,17 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
     except Exception as error:
         emit({"error": f"{type(error).__name__}: {error}"})
         raise
+
+
+def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """From within a child, start another process on its job, which dies with it. Its log is this one's; what it answers
+    is in its `stdout`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, sys.argv[1]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=os.environ | environment | {"RETUNED_PARENT": str(os.getpid())},
+    )
 
 
 def _die_with_parent() -> None:

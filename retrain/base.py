@@ -26,7 +26,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -> Any:
-    """The causal language model, frozen, in evaluation mode, on the GPU where there is one.
+    """The causal language model, frozen, in evaluation mode, on this process's GPU where there is one.
 
     Args:
         quantized: linear layers in 4 bits (NF4), as in QLoRA (Dettmers et al. 2023).
@@ -39,7 +39,7 @@ def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -
 
     from retuned.retrain import attention
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     how = _quantization(dtype, device) if quantized else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     for module in model.modules():
@@ -52,7 +52,7 @@ def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -
     return model if quantized else model.to(device)
 
 
-def _quantization(dtype: "torch.dtype", device: str) -> dict[str, Any]:
+def _quantization(dtype: "torch.dtype", device: "torch.device") -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise RetunedError(
             "train.method qlora: bitsandbytes is not installed; run pip install 'retuned[qlora]', or set lora"

@@ -4,7 +4,7 @@ Preferences alone unlearn more than they teach: their loss is added, with a weig
 reference is the model as training found it. Runs in child processes alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from retuned.retrain.batches import Encoded, encode, log_probabilities
+from retuned.retrain.ranks import Ranks
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.templates import same_text
 
@@ -55,16 +56,22 @@ class Preferences:
     desirable: list[bool]
     reference: Tensor
 
-    def measure(self, model: Any, pad: int, packing: bool) -> None:
+    def measure(self, model: Any, pad: int, packing: bool, ranks: Ranks) -> None:
         """Let the model as it is be the reference."""
-        rows = [row for pair in self.pairs for row in pair]
+        own = ranks.part(range(len(self.pairs)))
+        rows = [row for i in own for row in self.pairs[i]]
+        reference = torch.zeros(len(self.pairs), 2, device=model.device)
         with torch.no_grad():
-            found = list(log_probabilities(model, rows, pad, packing, together=2))
-        self.reference = torch.cat(found).view(-1, 2).cpu()
+            reference[own] = _joined(model, log_probabilities(model, rows, pad, packing, together=2)).view(-1, 2)
+        ranks.add([reference])
+        self.reference = reference.cpu()
 
-    def losses(self, model: Any, step: int, pad: int, packing: bool, settings: TrainSettings) -> Iterator[Tensor]:
-        """The mean loss over the pairs of a step, in parts to add up: memory stays bounded."""
-        chosen = self._chosen(step, settings)
+    def losses(
+        self, model: Any, step: int, pad: int, packing: bool, settings: TrainSettings, ranks: Ranks
+    ) -> Iterator[Tensor]:
+        """This process's share of the mean loss over the pairs of a step, in parts to add up: memory stays bounded."""
+        pairs = self._chosen(step, settings)
+        chosen = ranks.part(pairs)
         reference = self.reference[chosen].to(model.device)
         if self.method == "dpo":
             rows, together = [row for i in chosen for row in self.pairs[i]], 2
@@ -72,8 +79,10 @@ class Preferences:
             rows, together = [self.pairs[i][0] for i in chosen], 1
             others = [self.pairs[i][1] for i in chosen]
             with torch.no_grad():
-                other = torch.cat(list(log_probabilities(model, others, pad, packing)))
-            divergence = (other - reference[:, 1]).mean().clamp(min=0)
+                other = _joined(model, log_probabilities(model, others, pad, packing))
+            divergence = (other - reference[:, 1]).sum()
+            ranks.add([divergence])
+            divergence = (divergence / len(pairs)).clamp(min=0)
             desirable = torch.tensor([self.desirable[i] for i in chosen], device=model.device)
             weights = self._weights().to(model.device)[desirable.long()]
         done = 0
@@ -86,7 +95,7 @@ class Preferences:
             else:
                 ratios = part - reference[those, 0]
                 loss = weights[those] * kto(ratios, desirable[those], divergence, settings.preference_beta)
-            yield loss.sum() / len(chosen)
+            yield loss.sum() / len(pairs)
             done += count
 
     def _chosen(self, step: int, settings: TrainSettings) -> list[int]:
@@ -103,6 +112,10 @@ class Preferences:
         bad = len(self.desirable) - good
         most = max(good, bad)
         return torch.tensor([most / max(1, bad), most / max(1, good)])
+
+
+def _joined(model: Any, parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.empty(0, device=model.device), *parts])
 
 
 def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences | None:

@@ -117,7 +117,10 @@ class TrainSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen base model; auto: whichever is faster on this machine"
     )
-    threads: PositiveInt | None = Field(None, description="CPU threads; null: as torch chooses")
+    processes: PositiveInt | None = Field(
+        None, description="processes that share each step's examples, one for each GPU; null: as many as there are GPUs"
+    )
+    threads: PositiveInt | None = Field(None, description="CPU threads of a process; null: as torch chooses")
     seed: int = Field(0, description="of shuffling and initialisation")
     timeout_seconds: PositiveFloat = Field(
         6 * 3_600.0, description="a training that takes longer is ended and counted as failed"

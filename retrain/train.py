@@ -26,6 +26,7 @@ from retuned.retrain.settings import Settings, TrainSettings
 if TYPE_CHECKING:
     from retuned.retrain.batches import Encoded
     from retuned.retrain.preference import Preferences
+    from retuned.retrain.ranks import Ranks
 
 BETAS = (0.9, 0.99)
 CLIP = 1.0
@@ -54,9 +55,10 @@ def train(
     Returns:
         `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`,
-        `packed`, `fused` (layers), `threads`, `load_seconds`. Signs of overfitting: `best_epoch` (the one that is
-        kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last
-        epoch, nats per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
+        `packed`, `fused` (layers), `processes`, `threads` (of each), `load_seconds`. Signs of overfitting:
+        `best_epoch` (the one that is kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss
+        over train loss of the last epoch, nats per token). With preferences: `preference_pairs`, `preference_loss`
+        (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
@@ -114,13 +116,15 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     import pyarrow.parquet as pq
     import torch
 
-    from retuned.retrain import lora, preference
+    from retuned.retrain import lora, preference, ranks
     from retuned.retrain.batches import encode
 
+    together = ranks.join("retuned.retrain.train", settings.processes, emit)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(base)
+    pad = tokenizer.pad_token_id
     dtype, full = choose_dtype(settings.dtype), settings.method == "full"
     # A step is too small to move most weights in bfloat16: those that train are held in float32.
     model = load_model(base, torch.float32 if full else dtype, quantized=settings.method == "qlora")
@@ -132,7 +136,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         ]
         for split in ("train", "validation")
     }
-    packed = lora.packing_fits(model, rows["train"], tokenizer.pad_token_id, settings.max_length)
+    packed = lora.packing_fits(model, rows["train"], pad, settings.max_length)
     fused = lora.fuse(model)
     if full:
         lora.compute_in(model, dtype)
@@ -140,16 +144,27 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "packed": packed,
         "fused": fused,
+        "processes": together.count,
         "threads": torch.get_num_threads(),
         "load_seconds": time.perf_counter() - started,
     }
     emit(about)
     preferences = preference.load(tokenizer, Path(job["dataset"]), settings)
     training = Training(
-        model, rows["train"], rows["validation"], preferences, tokenizer.pad_token_id, packed, settings, folder
+        model,
+        rows["train"],
+        rows["validation"],
+        preferences,
+        tokenizer.pad_token_id,
+        packed,
+        settings,
+        folder,
+        together,
     )
     training.resume()
     training.run(emit, stopped.is_set)
+    if not together.first:
+        return {}
     path = folder / "adapter"
     result = {"adapter": str(path)} | training.result() | about
     with files.written_aside(path) as aside:
@@ -175,11 +190,12 @@ class Training:
         packed: bool,
         settings: TrainSettings,
         folder: Path,
+        ranks: "Ranks",
     ) -> None:
         import torch
 
         self.model, self.rows, self.validation, self.pad, self.packed = model, train, validation, pad, packed
-        self.preferences, self.settings, self.folder = preferences, settings, folder
+        self.preferences, self.settings, self.folder, self.ranks = preferences, settings, folder, ranks
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
         self.best: dict[str, torch.Tensor] = {}
@@ -207,7 +223,7 @@ class Training:
             Cancelled: it was stopped.
         """
         while self.step < self.steps and self.without_gain < self.settings.patience:
-            if stopped():
+            if self.ranks.total(stopped()):  # the signal reaches one process, and all must heed it at the same step
                 self.save()
                 raise Cancelled("train: stopped before it was done")
             emit(self._one_step())
@@ -223,17 +239,19 @@ class Training:
         from retuned.retrain.batches import losses
 
         started = time.perf_counter()
-        torch.manual_seed(self.settings.seed * _SEEDS + self.step)
+        torch.manual_seed((self.settings.seed * _SEEDS + self.step) * self.ranks.count + self.ranks.number)
         lora.dropping(self.model, True)
         batch = self._batch()
         rate = learning_rate(self.step, self.steps, self.settings)
         count = sum(len(row.completion) for row in batch)
         total = 0.0
-        for part in losses(self.model, batch, self.pad, self.packed):
+        for part in losses(self.model, self.ranks.part(batch), self.pad, self.packed):
             loss = part.sum() / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+        total = self.ranks.total(total)
         preference = self._learn_preferences()
+        self._add_gradients()
         lora.dropping(self.model, False)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         for group in self.optimizer.param_groups:
@@ -259,11 +277,22 @@ class Training:
         if self.preferences is None:
             return None
         total = 0.0
-        for part in self.preferences.losses(self.model, self.step, self.pad, self.packed, self.settings):
+        for part in self.preferences.losses(self.model, self.step, self.pad, self.packed, self.settings, self.ranks):
             (self.settings.preference_weight * part).backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
+        total = self.ranks.total(total)
         self.epoch_preference += total
         return total
+
+    def _add_gradients(self) -> None:
+        """Add up what the processes found, each on its part of the batch; one may have had none."""
+        import torch
+
+        if self.ranks.count > 1:
+            for value in self.parameters.values():
+                if value.grad is None:
+                    value.grad = torch.zeros_like(value)
+        self.ranks.add(value.grad for value in self.parameters.values() if value.grad is not None)
 
     def _batch(self) -> "list[Encoded]":
         epoch, index = divmod(self.step, self.steps_per_epoch)
@@ -291,12 +320,15 @@ class Training:
 
         if not self.validation:
             return None
+        own = self.ranks.part(self.validation)
         with torch.no_grad():
-            total = sum(float(part.sum()) for part in losses(self.model, self.validation, self.pad, self.packed))
+            total = self.ranks.total(sum(float(part.sum()) for part in losses(self.model, own, self.pad, self.packed)))
         return total / sum(len(row.completion) for row in self.validation)
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
+        if not self.ranks.first:
+            return
         from retuned.retrain import checkpoints
 
         tensors = {f"adapter/{name}": value.detach() for name, value in self.parameters.items()}
@@ -315,7 +347,7 @@ class Training:
         found = checkpoints.newest(self.folder)
         if found is None:
             if self.preferences is not None:
-                self.preferences.measure(self.model, self.pad, self.packed)
+                self.preferences.measure(self.model, self.pad, self.packed, self.ranks)
             return
         import torch
 

@@ -13,6 +13,7 @@ from retuned.retrain import batches, lora, preference
 from retuned.retrain.base import load_model, load_tokenizer
 from retuned.retrain.batches import encode, log_probabilities, padded_losses
 from retuned.retrain.preference import Preferences, dpo, kto
+from retuned.retrain.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +62,13 @@ def test_a_steps_loss_and_gradients_are_those_of_the_plain_formula(
     lora.fuse(model)
     found = preference.load(tokenizer, data, settings)
     assert found is not None
-    found.measure(model, pad, packing=True)
+    found.measure(model, pad, True, Ranks())
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.05)
     step = 3
-    parts = list(found.losses(model, step, pad, True, settings))
+    parts = list(found.losses(model, step, pad, True, settings, Ranks()))
     assert (len(parts) > 1) == (limit == 60)
     torch.stack(parts).sum().backward()
     fast = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
