@@ -26,8 +26,9 @@ from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import payoff, policy
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.monitors import drift, quality, roi
+from retuned.monitors import drift, ledger, quality, roi
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.rates import rate_on
 from retuned.monitors.windows import windows
 from retuned.retrain import examples, labels, rollout, run
 from retuned.retrain.metrics import Metrics as RetrainMetrics
@@ -343,7 +344,7 @@ class Jobs:
             days=days,
             answers=earned["answers"],
             ratings=payoff.Ratings(earned["helpful"], earned["ratings"]),
-            hourly_rate=self.settings.roi.training_hourly_rate,
+            hourly_rate=rate_on(self.settings.roi.training_hourly_rate, now.date()),
             runs=tuple(payoff.PastRun(**run) for run in runs),
         )
 
@@ -370,7 +371,7 @@ class Jobs:
 
     def _book(self, now: datetime) -> None:
         with self._booking:  # of two bookings at once the second fails
-            roi.book(self.warehouse, self.settings, now)
+            ledger.book(self.warehouse, self.settings, now)
 
     def _on_progress(self, line: dict[str, Any]) -> None:
         self.progress = {**self.progress, **line}

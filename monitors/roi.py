@@ -1,37 +1,21 @@
-"""Return on investment: a ledger of what the model gained and cost, and (gains - costs) / costs over it."""
+"""Return on investment, by the ledger: (gains - costs) / costs, how sure it is, and what each promotion earned."""
 
-import json
-import uuid
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
-import duckdb
-
-from retuned.consumers.warehouse import Warehouse, insert, named_queries
-from retuned.monitors.settings import RoiSettings, Settings
+from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.monitors.ledger import COST, GAIN
+from retuned.monitors.settings import Settings
+from retuned.monitors.statistics import Z95
 from retuned.monitors.windows import SQL
 
 QUERIES = named_queries(SQL, "roi.sql")
-GAIN, COST = "gain", "cost"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the ledger: amount = quantity × rate, in the currency of the settings, never negative."""
-
-    workload: str
-    kind: str
-    item: str
-    quantity: float
-    unit: str
-    rate: float
-    reference: str
-
-    @property
-    def amount(self) -> float:
-        """What it is worth or cost."""
-        return self.quantity * self.rate
+LEAST_CONVERSATIONS = 30
+"""Below it, a sum over conversations is not taken as normal, and no interval is told."""
 
 
 @dataclass(frozen=True)
@@ -47,125 +31,184 @@ class Item:
 
 @dataclass(frozen=True)
 class Roi:
-    """Gains, costs and (gains - costs) / costs; the ratio is None while nothing was spent."""
+    """Gains, costs and (gains - costs) / costs; the ratio is None while nothing was spent.
+
+    Lows and highs are 95% intervals: of what as many conversations of the same kind would come to. None: too few.
+    """
 
     gains: float
+    gains_low: float | None
+    gains_high: float | None
     costs: float
     ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
     items: list[Item]
 
 
-def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]:
-    """Enter into the ledger what happened since the last booking, and return the new entries.
+@dataclass(frozen=True)
+class Tenure:
+    """What a champion gained since a change, and what the one before it would have gained with the same traffic.
 
-    The entries and how far they reach are written in one transaction: however often and wherever the process ends,
-    nothing is booked twice and nothing is left out. Events are told apart by their offsets, not by their times: an
-    event that was stored late is in the next booking.
-
-    - Gain `time_saved`: hours of `time_saved_seconds` feedback × hourly rate.
-    - Gain `escalations_avoided`: (baseline rate × interactions − escalated) × cost of one, for workloads that report
-      `escalated` at all. More escalations than the baseline are carried over and taken from the next gains.
-    - Cost `training`: hours of training and evaluation of finished runs. Cost `inference`: what the events say they
-      cost, or their tokens × token cost. Cost `fixed`: the daily cost by the time passed, shared out over
-      the workloads.
+    Attributes:
+        promotion, event, created_at, version, previous_version: the row of `promotions`.
+        costs: booked under this change: of training the version, of its answers, and what was fixed.
+        interactions, gains: of the new champion, until the next change.
+        counterfactual: the previous champion's gain per interaction in the window before the change × interactions;
+            None where it answered nothing then.
+        uplift, uplift_low, uplift_high: gains - counterfactual, and its 95% interval; None: too few conversations.
     """
-    roi = settings.roi
-    with warehouse.transaction() as cursor:
-        cursor.execute(QUERIES["window"])
-        entries = (
-            _time_saved(cursor, roi, now)
-            + _escalations_avoided(cursor, roi, now)
-            + _training(cursor, roi)
-            + _inference(cursor, roi, now)
-            + _fixed(cursor, roi, now)
+
+    promotion: str
+    event: str
+    created_at: datetime
+    version: str | None
+    previous_version: str | None
+    costs: float
+    interactions: int
+    gains: float
+    counterfactual: float | None
+    uplift: float | None
+    uplift_low: float | None
+    uplift_high: float | None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over conversations, of their interactions, gains and costs, and of squares and products of these."""
+
+    conversations: float = 0.0
+    interactions: float = 0.0
+    gain: float = 0.0
+    cost: float = 0.0
+    interactions_squared: float = 0.0
+    gain_squared: float = 0.0
+    cost_squared: float = 0.0
+    gain_interactions: float = 0.0
+    gain_cost: float = 0.0
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def gain_variance(self) -> float | None:
+        """Of the sum of gains."""
+        return self._variance(self.gain, self.gain_squared)
+
+    def ratio_variance(self, ratio: float, costs: float) -> float | None:
+        """Of gains / costs, where costs hold more than those of conversations."""
+        variance = self._variance(
+            self.gain - ratio * self.cost,
+            self.gain_squared - 2 * ratio * self.gain_cost + ratio * ratio * self.cost_squared,
         )
-        for entry in entries:
-            insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
-        cursor.execute(QUERIES["advance"], {"now": now})
-    return entries
+        return None if variance is None else variance / costs / costs
+
+    @property
+    def mean(self) -> float:
+        """Gain per interaction."""
+        return self.gain / self.interactions
+
+    @property
+    def mean_variance(self) -> float | None:
+        """Of the gain per interaction: conversations are independent of each other, their interactions are not."""
+        variance = self._variance(
+            0.0,
+            self.gain_squared
+            - 2 * self.mean * self.gain_interactions
+            + self.mean * self.mean * self.interactions_squared,
+        )
+        return None if variance is None else variance / self.interactions / self.interactions
+
+    def _variance(self, total: float, squares: float) -> float | None:
+        """Of a sum over conversations, from the sum and the sum of squares; None: too few, or beyond a float."""
+        n = self.conversations
+        if n < LEAST_CONVERSATIONS:
+            return None
+        variance = n / (n - 1) * max(squares - total * total / n, 0.0)
+        return variance if math.isfinite(variance) else None
 
 
 def summary(warehouse: Warehouse, workload: str | None = None) -> Roi:
     """The ledger of one workload, or of all, summed by item."""
-    items = [Item(**row) for row in warehouse.rows(QUERIES["summary"], {"workload": workload})]
+    moments = _moments(warehouse, workload)
+    return _roi(warehouse.rows(QUERIES["items"], {"workload": workload}), sum(moments.values(), Moments()))
+
+
+def versions(warehouse: Warehouse, workload: str) -> dict[str | None, Roi]:
+    """The ledger of a workload by version; None: the base model's, or another's that is none of ours."""
+    rows = defaultdict[str | None, list[dict[str, Any]]](list)
+    for row in warehouse.rows(QUERIES["items"], {"workload": workload}):
+        rows[row["version"]].append(row)
+    moments = _moments(warehouse, workload)
+    return {version: _roi(of, moments.get(version, Moments())) for version, of in rows.items()}
+
+
+def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Tenure]:
+    """What the latest changes of the champion earned, newest first, against the champion before each.
+
+    The counterfactual holds the previous champion at its gain per interaction in the last
+    `windows.current_seconds` before the change (whole hours).
+    """
+    found = []
+    for change in warehouse.rows(QUERIES["changes"], {"workload": workload}):
+        since = change["created_at"] - timedelta(seconds=settings.windows.current_seconds)
+        now = _moments(warehouse, workload, change["id"]).get(change["version"], Moments())
+        before = _moments(warehouse, workload, change.pop("before"), since).get(change["previous_version"], Moments())
+        counterfactual = before.mean * now.interactions if before.interactions > 0 else None
+        uplift = None if counterfactual is None else now.gain - counterfactual
+        low, high = None, None
+        if uplift is not None and now.interactions > 0:
+            low, high = interval(uplift, now.mean_variance, before.mean_variance, scale=now.interactions)
+        found.append(
+            Tenure(
+                promotion=change.pop("id"),
+                **change,
+                interactions=int(now.interactions),
+                gains=now.gain,
+                counterfactual=counterfactual,
+                uplift=uplift,
+                uplift_low=low,
+                uplift_high=high,
+            )
+        )
+    return found
+
+
+def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
+    """Sums of items with intervals.
+
+    What conversations gained and cost scatters from one to the next; training and fixed costs are as they are. The
+    variance of the ratio of two sums is that of gain - ratio × cost, summed, over the square of the costs
+    (linearisation; W. G. Cochran, "Sampling Techniques", 3rd edition (1977), chapters 6 and 9A for whole clusters).
+    """
+    sums = dict[tuple[str, str, str], tuple[float, float]]()
+    for row in rows:
+        key = row["kind"], row["item"], row["unit"]
+        quantity, amount = sums.get(key, (0.0, 0.0))
+        sums[key] = quantity + row["quantity"], amount + row["amount"]
+    items = [Item(kind, item, quantity, unit, amount) for (kind, item, unit), (quantity, amount) in sums.items()]
     gains = sum(item.amount for item in items if item.kind == GAIN)
     costs = sum(item.amount for item in items if item.kind == COST)
-    return Roi(gains, costs, (gains - costs) / costs if costs > 0 else None, items)
+    gains_low, gains_high = interval(gains, moments.gain_variance)
+    ratio, ratio_low, ratio_high = None, None, None
+    if costs > 0:
+        ratio = (gains - costs) / costs
+        ratio_low, ratio_high = interval(ratio, moments.ratio_variance(gains / costs, costs))
+    return Roi(gains, gains_low, gains_high, costs, ratio, ratio_low, ratio_high, items)
 
 
-def _time_saved(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
-    return [
-        Entry(
-            row["workload"],
-            GAIN,
-            "time_saved",
-            row["hours"],
-            "hours",
-            roi.hourly_rate,
-            _until(now, answers=row["answers"]),
-        )
-        for row in _rows(cursor, "time_saved")
-    ]
+def interval(value: float, *variances: float | None, scale: float = 1.0) -> tuple[float | None, float | None]:
+    """95% interval of a sum or difference of independent figures; None where a variance is not known."""
+    known = [variance for variance in variances if variance is not None]
+    if len(known) < len(variances):
+        return None, None
+    half = Z95 * scale * math.sqrt(sum(known))
+    return value - half, value + half
 
 
-def _escalations_avoided(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
-    carried = {row["workload"]: row["carried"] for row in _rows(cursor, "carried")}
-    entries = []
-    for row in _rows(cursor, "escalations"):
-        expected = roi.baseline_escalation_rate * row["interactions"]
-        avoided = expected - row["escalations"] + carried.get(row["workload"], 0.0)
-        reference = _until(
-            now, interactions=row["interactions"], escalated=row["escalations"], carried=min(avoided, 0.0)
-        )
-        entries.append(
-            Entry(
-                row["workload"],
-                GAIN,
-                "escalations_avoided",
-                max(avoided, 0.0),
-                "escalations",
-                roi.escalation_cost,
-                reference,
-            )
-        )
-    return entries
-
-
-def _training(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings) -> list[Entry]:
-    return [
-        Entry(row["workload"], COST, "training", row["hours"], "hours", roi.training_hourly_rate, row["id"])
-        for row in _rows(cursor, "training")
-    ]
-
-
-def _inference(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
-    entries = []
-    for row in _rows(cursor, "inference"):
-        if row["cost"] > 0:
-            reference = _until(now, answers=row["priced"])
-            entries.append(Entry(row["workload"], COST, "inference", row["cost"], roi.currency, 1.0, reference))
-        if row["tokens"] > 0:
-            entries.append(
-                Entry(row["workload"], COST, "inference", row["tokens"], "tokens", roi.token_cost, _until(now))
-            )
-    return entries
-
-
-def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
-    since = _rows(cursor, "since")[0]["since"]
-    workloads = [row["workload"] for row in _rows(cursor, "workloads")]
-    if since is None or since >= now or not workloads or roi.fixed_daily_cost == 0:
-        return []
-    days = (now - since).total_seconds() / 86_400 / len(workloads)
-    reference = _until(now, since=since.isoformat())
-    return [Entry(workload, COST, "fixed", days, "days", roi.fixed_daily_cost, reference) for workload in workloads]
-
-
-def _until(now: datetime, **counted: Any) -> str:
-    return json.dumps({"until": now.isoformat(), **counted})
-
-
-def _rows(cursor: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
-    cursor.execute(QUERIES[query])
-    names = [column[0] for column in cursor.description or []]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _moments(
+    warehouse: Warehouse, workload: str | None, promotion: str | None = None, since: datetime | None = None
+) -> dict[str | None, Moments]:
+    """By version: of all promotions or of one ('': before the first), in the hours from `since` on."""
+    rows = warehouse.rows(QUERIES["moments"], {"workload": workload, "promotion": promotion, "since": since})
+    return {row.pop("version"): Moments(**row) for row in rows}

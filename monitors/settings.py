@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.monitors.rates import Rate, ShareRate
 
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -49,14 +50,32 @@ class RoiSettings(Section):
     """What a gain is worth and what a run costs, in one currency."""
 
     currency: str = Field("EUR", description="name of the currency; nothing is converted")
-    hourly_rate: NotNegative = Field(40.0, description="worth of an hour that an answer saved (time_saved_seconds)")
-    escalation_cost: NotNegative = Field(8.0, description="cost of one conversation handed to a person")
-    baseline_escalation_rate: Share = Field(
+    hourly_rate: Rate = Field(
+        40.0,
+        description="worth of an hour that an answer saved (time_saved_seconds). Each rate is a number, or a list of "
+        "numbers with the day (UTC) from which on they hold, oldest first: "
+        "[{from: 2026-01-01, value: 40}, {from: 2026-07-01, value: 42}]; before the first day it is 0",
+    )
+    escalation_cost: Rate = Field(8.0, description="cost of one conversation handed to a person")
+    baseline_escalation_rate: ShareRate = Field(
         0.3, description="share of interactions that would be handed to a person without the model"
     )
-    training_hourly_rate: NotNegative = Field(2.0, description="cost of an hour of training and evaluation")
-    token_cost: NotNegative = Field(0.000_001, description="cost of one token, where an event does not say its cost")
-    fixed_daily_cost: NotNegative = Field(0.0, description="licences, machines, people: cost of one day")
+    ticket_cost: Rate = Field(
+        0.0,
+        description="worth of an answer that was called resolved: the cost of a ticket × the share of such questions "
+        "that would have become one. Where escalations count too, price here what is not in escalation_cost",
+    )
+    third_party_cost: Rate = Field(
+        0.0,
+        description="price of the third-party call that one answer replaces, where its attribute third_party_cost "
+        "does not say it",
+    )
+    training_hourly_rate: Rate = Field(2.0, description="cost of an hour of training and evaluation")
+    token_cost: Rate = Field(0.000_001, description="cost of one token, where an event does not say its cost")
+    expert_hourly_rate: Rate = Field(60.0, description="cost of an hour of an expert who corrects or judges answers")
+    expert_minutes: NotNegative = Field(3.0, description="minutes that an expert takes for one answer")
+    licence_monthly_cost: Rate = Field(0.0, description="licences: cost of one calendar month")
+    fixed_daily_cost: Rate = Field(0.0, description="machines, people and all else that is fixed: cost of one day")
 
 
 class Settings(Section):

@@ -116,6 +116,24 @@ def feedback(
     store(warehouse, "feedback", rows)
 
 
+def promoted(
+    warehouse: Warehouse, name: str, version: str | None, previous: str | None, when: datetime, **columns: Any
+) -> None:
+    """Store a change of the champion."""
+    row = {
+        "id": name,
+        "created_at": when,
+        "workload": "support",
+        "event": "promoted",
+        "version": version,
+        "previous_version": previous,
+        "actor": "gate",
+        "reason": "better",
+        "announced": True,
+    }
+    warehouse.insert("promotions", **(row | columns))
+
+
 def store(warehouse: Warehouse, table: str, rows: list[dict[str, Any]]) -> None:
     """Insert rows, by the names of their columns."""
     with warehouse.transaction() as cursor:

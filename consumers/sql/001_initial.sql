@@ -179,11 +179,11 @@ CREATE TABLE ledger (
     created_at        TIMESTAMP NOT NULL,
     workload  VARCHAR   NOT NULL,
     kind      VARCHAR   NOT NULL,                   -- gain or cost
-    item      VARCHAR   NOT NULL,                   -- time_saved, escalations_avoided, training, inference, fixed
+    item      VARCHAR   NOT NULL,                   -- what was gained, or paid for
     quantity  DOUBLE    NOT NULL,
     unit      VARCHAR   NOT NULL,
     rate      DOUBLE    NOT NULL,                   -- per unit
-    amount    DOUBLE    NOT NULL,                   -- quantity × rate, never negative
+    amount    DOUBLE    NOT NULL,                   -- quantity × rate; below zero: it corrects another, or is a loss
     reference VARCHAR   NOT NULL                    -- what it was counted from
 );
 

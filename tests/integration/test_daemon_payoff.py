@@ -15,6 +15,7 @@ from retuned.daemon.jobs import Jobs
 from retuned.daemon.offline import offline
 from retuned.daemon.policy import Decision, Evidence
 from retuned.daemon.settings import Settings
+from retuned.monitors.settings import RoiSettings
 from retuned.retrain import dataset, registry
 
 TAUGHT = len(GOODS) * 50
@@ -163,7 +164,8 @@ def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) ->
 
     decision = jobs.ask_policy("support", scheduled=True)
     assert decision.reasons[-1].startswith("it pays: a gain of ")
-    dear = jobs.settings.roi.model_copy(update={"training_hourly_rate": 1e7})
+    cheap_until_today = [{"from": "2026-01-01", "value": 1.0}, {"from": now.date(), "value": 1e7}]
+    dear = RoiSettings(hourly_rate=60.0, training_hourly_rate=cheap_until_today)
     jobs.settings = jobs.settings.model_copy(update={"roi": dear})
     refused = jobs.ask_policy("support", scheduled=True)
     assert not refused.retrain

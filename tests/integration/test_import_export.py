@@ -30,7 +30,7 @@ from retuned.daemon.exports import TABLES, Export, content, write
 from retuned.daemon.imports import from_bytes, import_files, to_bytes
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.settings import Settings
-from retuned.monitors import roi
+from retuned.monitors import ledger
 from retuned.monitors.windows import windows
 from retuned.retrain import dataset, examples
 
@@ -296,11 +296,11 @@ def test_history_is_not_booked_as_gain_or_cost(house: House, tmp_path: Path) -> 
         {**said, "id": "f2", "name": "escalated", "value": False},
     ]
     house.take(written(tmp_path / "log.jsonl", *rows))
-    booked = roi.book(house.warehouse, house.settings, datetime(2026, 1, 1))
+    booked = ledger.book(house.warehouse, house.settings, datetime(2026, 1, 1))
     assert {entry.item for entry in booked} <= {"fixed"}
     house.log.append("interactions", json.dumps(logged(2, cost=3.0)).encode())
     house.ingest.step()
-    booked = roi.book(house.warehouse, house.settings, datetime(2026, 1, 2))
+    booked = ledger.book(house.warehouse, house.settings, datetime(2026, 1, 2))
     assert [entry.amount for entry in booked if entry.item == "inference"] == [3.0]
 
 
@@ -525,7 +525,7 @@ def test_a_training_set_has_the_bounds_and_the_workload_that_were_asked_for(taug
 
 def test_every_table_can_be_exported(house: House) -> None:
     stored = {row["table_name"] for row in house.warehouse.rows("SELECT table_name FROM duckdb_tables()")}
-    assert stored - {"schema_migrations", "ledger_progress"} == set(TABLES)  # these two are our own books
+    assert stored - {"schema_migrations", "ledger_progress", "ledger_moments"} == set(TABLES)  # these are our own books
     for table in set(TABLES) - {"offsets"}:
         assert house.export(table) == b""
         assert pq.read_table(io.BytesIO(house.export(table, "parquet"))).num_rows == 0

@@ -1,273 +1,168 @@
-"""The ledger, by hand; and what a crash does to it."""
+"""What the ledger comes to: intervals that hold, and what each promotion earned."""
 
-import json
+import math
 import random
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import duckdb
+import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, prompts
+from traffic import MINUTE, START, feedback, interactions, promoted, prompts
 
 from retuned.consumers.warehouse import Warehouse
-from retuned.monitors import roi
-from retuned.monitors.metrics import Metrics
-from retuned.monitors.roi import book, summary
-from retuned.monitors.settings import RoiSettings, Settings
+from retuned.monitors.ledger import book
+from retuned.monitors.roi import Moments, Tenure, interval, summary, tenures, versions
+from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
-DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+DAY = 24 * HOUR
 SETTINGS = Settings(
-    roi=RoiSettings(
-        hourly_rate=40.0,
-        escalation_cost=8.0,
-        baseline_escalation_rate=0.3,
-        training_hourly_rate=2.0,
-        token_cost=0.001,
-        fixed_daily_cost=0.0,
-    )
+    roi=RoiSettings(hourly_rate=60.0, escalation_cost=0.0, token_cost=0.0),
+    windows=WindowsSettings(current_seconds=6 * 3_600.0),
 )
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class Crash(BaseException):
-    """The process ends here."""
-
-
-def answers(warehouse: Warehouse, count: int, offset: int = 0, workload: str = "support", **columns: Any) -> list[str]:
+def answers(warehouse: Warehouse, count: int, offset: int, **columns: Any) -> list[str]:
     rng = random.Random(7)
-    free = {"cost": 0.0, "input_tokens": None, "output_tokens": None, "context": None}
-    return interactions(warehouse, prompts(count, rng), rng, offset=offset, workload=workload, **(free | columns))
+    return interactions(warehouse, prompts(count, rng), rng, offset=offset, **({"cost": 0.5} | columns))
 
 
-def amounts(warehouse: Warehouse, workload: str | None = None) -> dict[str, float]:
-    sums = defaultdict[str, float](float)
-    for item in summary(warehouse, workload).items:
-        sums[item.item] += item.amount
-    return {item: round(amount, 9) for item, amount in sums.items()}
+def saved(warehouse: Warehouse, ids: list[str], minutes: list[float], offset: int) -> None:
+    for number, (answer, value) in enumerate(zip(ids, minutes, strict=True)):
+        feedback(warehouse, [answer], "time_saved_seconds", 60 * value, offset=offset + number)
 
 
-def trained(warehouse: Warehouse, name: str, state: str = "succeeded", hours: float = 3.0) -> None:
-    finished = None if state in {"running", "interrupted"} else START + timedelta(hours=5)
-    warehouse.insert(
-        "runs",
-        id=name,
-        workload="support",
-        reasons="[]",
-        state=state,
-        started_at=START,
-        finished_at=finished,
-        train_seconds=3_600 * (hours - 1),
-        evaluate_seconds=3_600.0,
+def moments(n: Array, gain: Array, cost: Array) -> Moments:
+    return Moments(
+        len(n), n.sum(), gain.sum(), cost.sum(), (n * n).sum(), (gain * gain).sum(), (cost * cost).sum(),
+        (gain * n).sum(), (gain * cost).sum(),
+    )  # fmt: skip
+
+
+def population(rng: np.random.Generator, size: int, helpful: float) -> tuple[Array, Array, Array]:
+    """Conversations of one to some turns, a third of them with time saved, long-tailed; costs grow with the turns."""
+    turns = 1.0 + rng.poisson(1.5, size)
+    gain = np.where(rng.random(size) < helpful, rng.lognormal(0.5, 0.8, size), 0.0) + 2.4 * (
+        0.3 * turns - (rng.random(size) < 0.2)
     )
+    return turns, gain, turns * rng.lognormal(-2.0, 0.5, size)
 
 
-def test_the_formula_by_hand(warehouse: Warehouse) -> None:
-    ids = answers(warehouse, 100, input_tokens=30, output_tokens=20, cost=None)
-    answers(warehouse, 10, offset=100, input_tokens=9_000, cost=0.25)
-    feedback(warehouse, ids[:9], "time_saved_seconds", 600, when=START, offset=0)
-    feedback(warehouse, ids[:20], "escalated", True, when=START, offset=50)
-    feedback(warehouse, ids[20:30], "escalated", False, when=START, offset=90)
-    trained(warehouse, "run-1")
-    book(warehouse, SETTINGS, START + DAY)
-    assert amounts(warehouse) == {
-        "time_saved": 60.0,  # 1.5 hours at 40
-        "escalations_avoided": 104.0,  # 0.3 of 110 less 20 is 13, at 8
-        "training": 6.0,  # 3 hours at 2
-        "inference": 7.5,  # 5,000 tokens at 0.001, and 10 answers at 0.25
+def test_intervals_are_those_of_the_conversations(warehouse: Warehouse) -> None:
+    """Two answers to a conversation, booked at different times: they are one draw, not two."""
+    rng = random.Random(3)
+    minutes = [rng.choice([0.0, 1.0, 5.0]) for _ in range(40)]
+    for turn in range(2):
+        for number in range(40):
+            key = 40 * turn + number
+            columns = {"conversation_id": f"c{number}", "cost": 0.1 + minutes[number] / 10}
+            ids = answers(warehouse, 1, key, start=START + key * MINUTE, **columns)
+            saved(warehouse, ids, [minutes[number]], key)
+        book(warehouse, SETTINGS, START + 2 * HOUR)
+    gain, cost = 2 * np.array(minutes), 0.2 + np.array(minutes) / 5
+    found = summary(warehouse)
+    assert (found.gains, found.costs) == pytest.approx((gain.sum(), cost.sum()))
+    half = 1.959964 * math.sqrt(40 * gain.var(ddof=1))
+    assert (found.gains_low, found.gains_high) == pytest.approx((gain.sum() - half, gain.sum() + half))
+    residual = gain - gain.sum() / cost.sum() * cost
+    half = 1.959964 * math.sqrt(40 * residual.var(ddof=1)) / cost.sum()
+    assert found.ratio is not None
+    assert (found.ratio_low, found.ratio_high) == pytest.approx((found.ratio - half, found.ratio + half))
+    assert versions(warehouse, "support") == {None: found}
+
+
+def test_few_conversations_have_no_interval(warehouse: Warehouse) -> None:
+    for number, known in ((29, False), (30, True)):
+        ids = answers(warehouse, number - (29 if known else 0), 29 if known else 0)
+        saved(warehouse, ids, [1.0] * len(ids), 100 * number)
+        book(warehouse, SETTINGS, START + HOUR)
+        found = summary(warehouse)
+        assert (found.gains, found.ratio) == (number, pytest.approx(1.0))
+        ends = (found.gains_low, found.gains_high, found.ratio_low, found.ratio_high)
+        assert [end is not None for end in ends] == [known] * 4
+
+
+def test_an_absurd_gain_leaves_no_nan(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 40, 0)
+    saved(warehouse, ids, [1e250] * 40, 0)
+    book(warehouse, SETTINGS, START + HOUR)
+    found = summary(warehouse)
+    assert (found.gains_low, found.ratio_low) == (None, None)
+    assert found.gains == pytest.approx(4e251)
+
+
+@pytest.mark.parametrize("conversations", [100, 1_000])
+def test_intervals_hold_the_truth_as_often_as_they_say(conversations: int) -> None:
+    rng = np.random.default_rng(11)
+    size, draws, fixed = 50_000, 2_000, 50.0
+    now, before = population(rng, size, 0.4), population(rng, size, 0.3)
+    turns, gain, cost = (column.mean() for column in now)
+    truth = {
+        "gains": conversations * gain,
+        "ratio": conversations * gain / (fixed + conversations * cost),
+        "uplift": gain / turns - before[1].mean() / before[0].mean(),
     }
-    result = summary(warehouse)
-    assert (result.gains, result.costs) == (164.0, 13.5)
-    assert result.ratio == pytest.approx((164.0 - 13.5) / 13.5)
-    assert all(row["amount"] == pytest.approx(row["quantity"] * row["rate"]) for row in warehouse.rows("FROM ledger"))
+    held = dict.fromkeys(truth, 0)
+    for _ in range(draws):
+        drawn, earlier = rng.integers(0, size, conversations), rng.integers(0, size, conversations)
+        of = moments(*(column[drawn] for column in now))
+        was = moments(*(column[earlier] for column in before))
+        costs = fixed + of.cost
+        found = {
+            "gains": interval(of.gain, of.gain_variance),
+            "ratio": interval(of.gain / costs, of.ratio_variance(of.gain / costs, costs)),
+            "uplift": interval(of.mean - was.mean, of.mean_variance, was.mean_variance),
+        }
+        for figure, (low, high) in found.items():
+            assert low is not None
+            assert high is not None
+            held[figure] += low <= truth[figure] <= high
+    assert all(0.93 <= count / draws <= 0.965 for count in held.values())
 
 
-def test_without_costs_there_is_no_ratio(warehouse: Warehouse) -> None:
-    assert summary(warehouse) == roi.Roi(0, 0, None, [])
-    feedback(warehouse, answers(warehouse, 1), "time_saved_seconds", 3_600, when=START)
-    book(warehouse, SETTINGS, START + DAY)
-    assert (summary(warehouse).gains, summary(warehouse).ratio) == (40.0, None)
+def test_a_promotion_is_held_against_what_went_before_by_hand(warehouse: Warehouse) -> None:
+    change = START + 10 * HOUR
+    promoted(warehouse, "p1", "v1", None, change)
+    promoted(warehouse, "p2", None, "v1", change + 12 * HOUR, event="rolled_back")
+    old = {"model": "support@base"}
+    earlier = answers(warehouse, 40, 0, start=START, **old)  # before the window of six hours
+    saved(warehouse, earlier, [10.0] * 40, 0)
+    window = answers(warehouse, 40, 40, start=change - 2 * HOUR, **old)
+    saved(warehouse, window, [1.0, 3.0] * 20, 40)
+    since = answers(warehouse, 50, 80, start=change, model="support@v1")
+    saved(warehouse, since, [2.0, 4.0] * 25, 80)
+    late = answers(warehouse, 5, 130, start=change, **old)  # the server had not changed yet
+    saved(warehouse, late, [60.0] * 5, 130)
+    book(warehouse, SETTINGS, change + DAY)
+    back, first = tenures(warehouse, SETTINGS, "support")
+    half = 1.959964 * 50 * math.sqrt(1 / 49 + 1 / 39)
+    assert first == Tenure(
+        promotion="p1",
+        event="promoted",
+        created_at=change,
+        version="v1",
+        previous_version=None,
+        costs=27.5,  # 55 answers at 0.5
+        interactions=50,
+        gains=150.0,  # 3 minutes each, at 1
+        counterfactual=100.0,  # 2 minutes each
+        uplift=50.0,
+        uplift_low=pytest.approx(50 - half),
+        uplift_high=pytest.approx(50 + half),
+    )
+    assert back == replace(
+        first, promotion="p2", event="rolled_back", created_at=change + 12 * HOUR, version=None, previous_version="v1",
+        costs=0.0, interactions=0, gains=0.0, counterfactual=None, uplift=None, uplift_low=None, uplift_high=None,
+    )  # fmt: skip
 
-
-def test_booking_again_books_nothing_again(warehouse: Warehouse) -> None:
-    ids = answers(warehouse, 10, cost=1.0)
-    feedback(warehouse, ids, "time_saved_seconds", 3_600, when=START)
-    feedback(warehouse, ids[:1], "escalated", True, when=START, offset=20)
-    trained(warehouse, "run-1")
-    assert book(warehouse, SETTINGS, START + DAY)
-    once = amounts(warehouse)
-    assert book(warehouse, SETTINGS, START + 2 * DAY) == []
-    assert amounts(warehouse) == once
-
-
-@pytest.mark.parametrize("crash_at", range(8))
-def test_a_crash_between_any_two_steps_loses_nothing_and_doubles_nothing(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, crash_at: int
-) -> None:
-    settings = Settings(roi=SETTINGS.roi.model_copy(update={"fixed_daily_cost": 5.0}))
-    ids = answers(warehouse, 10, cost=1.0)
-    feedback(warehouse, ids, "time_saved_seconds", 3_600, when=START)
-    feedback(warehouse, ids[:1], "escalated", True, when=START, offset=20)
-    trained(warehouse, "run-1")
-    steps = 0
-    queries, real, begin = roi.QUERIES, roi.insert, warehouse.transaction
-
-    def count_down() -> None:
-        nonlocal steps
-        if steps == crash_at:
-            raise Crash
-        steps += 1
-
-    class Crashing(dict[str, str]):
-        def __getitem__(self, name: str) -> str:
-            if name == "advance":
-                count_down()
-            return queries[name]
-
-    def crashing(*arguments: Any, **values: Any) -> None:
-        count_down()
-        real(*arguments, **values)
-
-    @contextmanager
-    def transaction() -> Iterator[duckdb.DuckDBPyConnection]:
-        with begin() as cursor:
-            yield cursor
-            count_down()
-
-    with monkeypatch.context() as patched:
-        patched.setattr(warehouse, "transaction", transaction)
-        patched.setattr(roi, "insert", crashing)
-        patched.setattr(roi, "QUERIES", Crashing(queries))
-        if crash_at < 7:  # five entries, the progress, the commit
-            with pytest.raises(Crash):
-                book(warehouse, settings, START + DAY)
-            assert warehouse.rows("FROM ledger") == []
-        else:
-            book(warehouse, settings, START + DAY)
-    book(warehouse, settings, START + DAY)
-    assert amounts(warehouse) == {
-        "time_saved": 400.0,
-        "escalations_avoided": 16.0,
-        "training": 6.0,
-        "inference": 10.0,
-        "fixed": 5.0,
-    }
-
-
-def test_events_stored_later_with_older_times_are_in_the_next_booking(warehouse: Warehouse) -> None:
-    answers(warehouse, 3, offset=10, cost=1.0)
-    book(warehouse, SETTINGS, START + DAY)
-    answers(warehouse, 4, offset=13, cost=1.0, timestamp=START - DAY, received_at=START)
-    answers(warehouse, 5, offset=0, cost=1.0, partition=1, received_at=START)
-    book(warehouse, SETTINGS, START + DAY)
-    assert amounts(warehouse) == {"inference": 12.0}
-
-
-def test_feedback_that_came_before_its_interaction_is_booked_when_that_comes(warehouse: Warehouse) -> None:
-    answers(warehouse, 1)
-    feedback(warehouse, ["support-1"], "time_saved_seconds", 3_600, when=START, offset=0)
-    feedback(warehouse, ["support-1"], "escalated", False, when=START, offset=1)
-    book(warehouse, SETTINGS, START + MINUTE)
-    assert amounts(warehouse) == {}
-    answers(warehouse, 9, offset=1)
-    book(warehouse, SETTINGS, START + 2 * MINUTE)
-    book(warehouse, SETTINGS, START + 3 * MINUTE)
-    assert amounts(warehouse) == {"time_saved": 40.0, "escalations_avoided": 21.6}
-
-
-def test_an_escalation_is_one_however_often_it_is_told(warehouse: Warehouse) -> None:
-    ids = answers(warehouse, 10)
-    feedback(warehouse, ids[:1], "escalated", True, when=START, offset=0)
-    feedback(warehouse, ids[:1], "escalated", True, source="app", when=START, offset=1)
-    book(warehouse, SETTINGS, START + MINUTE)
-    assert amounts(warehouse) == {"escalations_avoided": 16.0}
-    feedback(warehouse, ids[:1], "escalated", True, source="expert", when=START, offset=2)
-    answers(warehouse, 10, offset=10)
-    book(warehouse, SETTINGS, START + 2 * MINUTE)
-    assert amounts(warehouse) == {"escalations_avoided": 40.0}
-
-
-def test_more_escalations_than_the_baseline_are_carried_over(warehouse: Warehouse) -> None:
-    first = answers(warehouse, 10)
-    feedback(warehouse, first, "escalated", True, when=START, offset=0)  # 3 expected, 10 came
-    book(warehouse, SETTINGS, START + MINUTE)
-    assert amounts(warehouse) == {"escalations_avoided": 0.0}
-    answers(warehouse, 20, offset=10)  # 6 more expected: 1 is still owed
-    book(warehouse, SETTINGS, START + 2 * MINUTE)
-    assert amounts(warehouse) == {"escalations_avoided": 0.0}
-    answers(warehouse, 20, offset=30)
-    book(warehouse, SETTINGS, START + 3 * MINUTE)
-    assert amounts(warehouse) == {"escalations_avoided": 40.0}  # 5 at 8
-
-
-def test_a_workload_that_never_tells_of_escalations_avoids_none(warehouse: Warehouse) -> None:
-    answers(warehouse, 100)
-    feedback(warehouse, answers(warehouse, 10, offset=100, workload="other"), "escalated", False, when=START)
-    book(warehouse, SETTINGS, START + MINUTE)
-    assert amounts(warehouse, "support") == {}
-    assert amounts(warehouse, "other") == {"escalations_avoided": 24.0}
-
-
-@pytest.mark.parametrize("value", [-60, "an hour", True, None])
-def test_time_that_was_not_saved_is_no_gain(warehouse: Warehouse, value: object) -> None:
-    feedback(warehouse, answers(warehouse, 1), "time_saved_seconds", value, when=START)
-    book(warehouse, SETTINGS, START + MINUTE)
-    assert amounts(warehouse) == {}
-
-
-def test_only_runs_that_ended_are_charged_and_once(warehouse: Warehouse) -> None:
-    answers(warehouse, 1)
-    trained(warehouse, "run-1", "failed", hours=2)
-    trained(warehouse, "run-2", "running")
-    trained(warehouse, "run-3", "interrupted")
-    book(warehouse, SETTINGS, START + MINUTE)
-    assert amounts(warehouse) == {"training": 4.0}
-    warehouse.execute("UPDATE runs SET state = 'refused', finished_at = ? WHERE id = 'run-2'", [START])
-    book(warehouse, SETTINGS, START + 2 * MINUTE)
-    assert amounts(warehouse) == {"training": 10.0}
-
-
-def test_the_fixed_cost_follows_the_time_and_is_shared_by_the_workloads(warehouse: Warehouse) -> None:
-    settings = Settings(roi=SETTINGS.roi.model_copy(update={"fixed_daily_cost": 12.0}))
-    assert book(warehouse, settings, START - DAY) == []
-    answers(warehouse, 1)
-    book(warehouse, settings, START + DAY / 2)
-    assert amounts(warehouse) == {"fixed": 6.0}
-    answers(warehouse, 1, offset=1, workload="other")
-    book(warehouse, settings, START + DAY)
-    assert amounts(warehouse, "support") == {"fixed": 9.0}
-    assert amounts(warehouse, "other") == {"fixed": 3.0}
-    assert amounts(warehouse) == {"fixed": 12.0}
-
-
-def test_a_fixed_cost_set_later_is_not_charged_for_the_past(warehouse: Warehouse) -> None:
-    answers(warehouse, 1)
-    book(warehouse, SETTINGS, START + DAY)
-    book(warehouse, Settings(roi=RoiSettings(fixed_daily_cost=12.0)), START + 2 * DAY)
-    assert amounts(warehouse)["fixed"] == 12.0
-
-
-def test_every_entry_tells_what_it_was_counted_from(warehouse: Warehouse) -> None:
-    ids = answers(warehouse, 4, cost=1.0)
-    feedback(warehouse, ids[:1], "escalated", True, when=START)
-    trained(warehouse, "run-1")
-    book(warehouse, SETTINGS, START + MINUTE)
-    told = {row["item"]: row["reference"] for row in warehouse.rows("FROM ledger")}
-    assert told["training"] == "run-1"
-    assert json.loads(told["inference"]) == {"until": "2026-03-02T09:01:00", "answers": 4}
-    assert json.loads(told["escalations_avoided"])["escalated"] == 1
-
-
-def test_metrics_show_the_ledger(warehouse: Warehouse) -> None:
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    feedback(warehouse, answers(warehouse, 4, cost=1.0), "time_saved_seconds", 900, when=START)
-    metrics.roi("support", summary(warehouse, "support"))
-    assert registry.get_sample_value("retuned_roi_ratio", {"workload": "support"}) is None
-    book(warehouse, SETTINGS, START + MINUTE)
-    metrics.roi("support", summary(warehouse, "support"))
-    assert registry.get_sample_value("retuned_roi_ratio", {"workload": "support"}) == 9.0
-    gain = {"workload": "support", "kind": "gain", "item": "time_saved"}
-    assert registry.get_sample_value("retuned_roi_amount", gain) == 40.0
+    # v1 answers nobody within the six hours before p2; one that comes in late counts where it belongs.
+    late = answers(warehouse, 1, 135, start=change + 8 * HOUR, model="support@v1")
+    after = answers(warehouse, 40, 136, start=change + 13 * HOUR, **old)
+    saved(warehouse, [*late, *after], [7.0] + [6.0] * 40, 135)
+    book(warehouse, SETTINGS, change + 2 * DAY)
+    back, first = tenures(warehouse, SETTINGS, "support")
+    assert (first.interactions, first.gains, first.counterfactual) == (51, 157.0, 102.0)
+    assert (back.interactions, back.gains, back.counterfactual, back.uplift) == (40, 240.0, 280.0, -40.0)
+    assert (back.uplift_low, back.uplift_high) == (None, None)  # one conversation tells no scatter

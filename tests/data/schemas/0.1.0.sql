@@ -31,9 +31,12 @@ INSERT INTO interactions VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123
 CREATE TABLE label_requests(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, reason VARCHAR NOT NULL, detail VARCHAR NOT NULL, score DOUBLE NOT NULL, announced BOOLEAN NOT NULL, answered_at TIMESTAMP, feedback_id VARCHAR);
 INSERT INTO label_requests VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'interaction_id 1, it''s “1”', 'reason 1, it''s “1”', 'detail 1, it''s “1”', 1.1, True, '2026-03-03 09:30:00.123000', 'feedback_id 1, it''s “1”');
 INSERT INTO label_requests VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'interaction_id 2, it''s “2”', 'reason 2, it''s “2”', 'detail 2, it''s “2”', 2.1, False, NULL, NULL);
-CREATE TABLE ledger(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, kind VARCHAR NOT NULL, item VARCHAR NOT NULL, quantity DOUBLE NOT NULL, unit VARCHAR NOT NULL, rate DOUBLE NOT NULL, amount DOUBLE NOT NULL, reference VARCHAR NOT NULL);
-INSERT INTO ledger VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'kind 1, it''s “1”', 'item 1, it''s “1”', 1.1, 'unit 1, it''s “1”', 1.1, 1.1, 'reference 1, it''s “1”');
-INSERT INTO ledger VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'kind 2, it''s “2”', 'item 2, it''s “2”', 2.1, 'unit 2, it''s “2”', 2.1, 2.1, 'reference 2, it''s “2”');
+CREATE TABLE ledger(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, kind VARCHAR NOT NULL, item VARCHAR NOT NULL, quantity DOUBLE NOT NULL, unit VARCHAR NOT NULL, rate DOUBLE NOT NULL, amount DOUBLE NOT NULL, reference VARCHAR NOT NULL, "version" VARCHAR, promotion VARCHAR, period_start TIMESTAMP, period_end TIMESTAMP);
+INSERT INTO ledger VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'kind 1, it''s “1”', 'item 1, it''s “1”', 1.1, 'unit 1, it''s “1”', 1.1, 1.1, 'reference 1, it''s “1”', 'version 1, it''s “1”', 'promotion 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000');
+INSERT INTO ledger VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'kind 2, it''s “2”', 'item 2, it''s “2”', 2.1, 'unit 2, it''s “2”', 2.1, 2.1, 'reference 2, it''s “2”', NULL, NULL, NULL, NULL);
+CREATE TABLE ledger_moments(workload VARCHAR, "version" VARCHAR, promotion VARCHAR, "hour" TIMESTAMP, conversations BIGINT NOT NULL, interactions BIGINT NOT NULL, gain DOUBLE NOT NULL, "cost" DOUBLE NOT NULL, interactions_squared DOUBLE NOT NULL, gain_squared DOUBLE NOT NULL, cost_squared DOUBLE NOT NULL, gain_interactions DOUBLE NOT NULL, gain_cost DOUBLE NOT NULL, PRIMARY KEY(workload, "version", promotion, "hour"));
+INSERT INTO ledger_moments VALUES ('workload 1, it''s “1”', 'version 1, it''s “1”', 'promotion 1, it''s “1”', '2026-03-03 09:30:00.123000', 1099511627777, 1099511627777, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1);
+INSERT INTO ledger_moments VALUES ('workload 2, it''s “2”', 'version 2, it''s “2”', 'promotion 2, it''s “2”', '2026-03-04 09:30:00.123000', 1099511627778, 1099511627778, 2.1, 2.1, 2.1, 2.1, 2.1, 2.1, 2.1);
 CREATE TABLE ledger_progress(topic VARCHAR, "partition" INTEGER, next_offset BIGINT NOT NULL, booked_at TIMESTAMP NOT NULL, PRIMARY KEY(topic, "partition"));
 INSERT INTO ledger_progress VALUES ('topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000');
 INSERT INTO ledger_progress VALUES ('topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000');
@@ -62,4 +65,5 @@ INSERT INTO schema_migrations VALUES (3, '003_archives.sql', '2026-03-02 09:00:0
 INSERT INTO schema_migrations VALUES (4, '004_quarantine.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (5, '005_evaluations.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (6, '006_label_requests.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (9, '009_ledger.sql', '2026-03-02 09:00:00');
 CREATE VIEW traffic AS SELECT * FROM interactions WHERE (model != 'demonstration');

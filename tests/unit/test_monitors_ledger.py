@@ -1,0 +1,524 @@
+"""The ledger, by hand; and what a crash does to it."""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from prometheus_client import CollectorRegistry
+from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, store
+
+from retuned.consumers.warehouse import Warehouse
+from retuned.monitors import ledger
+from retuned.monitors.ledger import book
+from retuned.monitors.metrics import Metrics
+from retuned.monitors.roi import Roi, summary, versions
+from retuned.monitors.settings import RoiSettings, Settings
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+SETTINGS = Settings(
+    roi=RoiSettings(
+        hourly_rate=40.0,
+        escalation_cost=8.0,
+        baseline_escalation_rate=0.3,
+        training_hourly_rate=2.0,
+        token_cost=0.001,
+        expert_hourly_rate=60.0,
+        fixed_daily_cost=0.0,
+    )
+)
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def answers(warehouse: Warehouse, count: int, offset: int = 0, workload: str = "support", **columns: Any) -> list[str]:
+    rng = random.Random(7)
+    free = {"cost": 0.0, "input_tokens": None, "output_tokens": None, "context": None}
+    return interactions(warehouse, prompts(count, rng), rng, offset=offset, workload=workload, **(free | columns))
+
+
+def amounts(warehouse: Warehouse, workload: str | None = None) -> dict[str, float]:
+    sums = defaultdict[str, float](float)
+    for item in summary(warehouse, workload).items:
+        sums[item.item] += item.amount
+    return {item: round(amount, 9) for item, amount in sums.items()}
+
+
+def trained(warehouse: Warehouse, name: str, state: str = "succeeded", hours: float = 3.0, **columns: Any) -> None:
+    finished = None if state in {"running", "interrupted"} else START + 5 * HOUR
+    row = {
+        "id": name,
+        "workload": "support",
+        "reasons": "[]",
+        "state": state,
+        "started_at": START,
+        "finished_at": finished,
+        "train_seconds": 3_600 * hours * 0.75,
+        "evaluate_seconds": 3_600 * hours * 0.25,
+    }
+    warehouse.insert("runs", **(row | columns))
+
+
+def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
+    """The example of the README."""
+    settings = Settings(
+        roi=SETTINGS.roi.model_copy(
+            update={
+                "ticket_cost": 5.0,
+                "third_party_cost": 0.02,
+                "licence_monthly_cost": 310.0,
+                "fixed_daily_cost": 24.0,
+            }
+        )
+    )
+    one_conversation = {"conversation_id": "c1", "model": "support@base"}
+    answers(warehouse, 1, 0, cost=None, input_tokens=30, output_tokens=20, **one_conversation)
+    answers(warehouse, 1, 1, start=START + 10 * MINUTE, cost=0.25, **one_conversation)
+    trained(warehouse, "run-1", hours=2, started_at=START, finished_at=START + 2.5 * HOUR, version="v1")
+    promoted(warehouse, "p1", "v1", None, START + 3 * HOUR)
+    trained(warehouse, "run-2", "refused", hours=0.5, finished_at=START + 4.5 * HOUR, version="v2")
+    answers(warehouse, 1, 2, start=START + 5 * HOUR, model="support@v1", cost=None, input_tokens=100)
+    replaced = {"attributes": json.dumps({"third_party_cost": 0.5})}
+    answers(warehouse, 1, 3, start=START + 6 * HOUR, model="support@v1", **replaced)
+    answers(warehouse, 1, 4, start=START + 7 * HOUR, model="support@v1")
+    for number, (answer, name, value, source) in enumerate(
+        [
+            (0, "time_saved_seconds", 900, "app"),
+            (0, "escalated", False, "app"),
+            (1, "escalated", True, "app"),
+            (2, "resolved", True, "user"),
+            (2, "time_saved_seconds", 1_800, "app"),
+            (3, "correction", "Within 14 days.", "expert"),
+            (3, "hallucination", True, "expert"),
+            (4, "resolved", True, "user"),
+            (4, "escalated", True, "app"),
+        ]
+    ):
+        feedback(warehouse, [f"support-{answer}"], name, value, source=source, when=START + 8 * HOUR, offset=number)
+    book(warehouse, settings, START + 15 * HOUR)
+    booked: dict[tuple[Any, Any], dict[str, float]] = {}
+    for row in warehouse.rows("FROM ledger ORDER BY period_start"):
+        of = booked.setdefault((row["version"], row["promotion"]), defaultdict(float))
+        of[f"{row['item']}, {row['unit']}"] += row["amount"]
+    assert booked == {
+        (None, None): pytest.approx(
+            {
+                "time_saved, hours": 10.00,  # 0.25 at 40
+                "escalations_avoided, escalations": -3.20,  # 0.3 of 2 less 1, at 8
+                "third_party_replaced, calls": 0.04,  # 2 at 0.02
+                "inference, tokens": 0.05,  # 50 at 0.001
+                "inference, EUR": 0.25,
+                "licences, months": 1.25,  # 3 hours of a month of 744, at 310
+                "fixed, days": 3.00,  # 3 hours at 1
+            }
+        ),
+        ("v1", "p1"): pytest.approx(
+            {
+                "time_saved, hours": 20.00,  # 0.5 at 40
+                "escalations_avoided, escalations": -0.80,  # 0.3 of 3 less 1, at 8
+                "tickets_avoided, tickets": 5.00,  # the other one was escalated
+                "third_party_replaced, calls": 0.04,
+                "third_party_replaced, EUR": 0.50,
+                "inference, tokens": 0.10,
+                "data_work, hours": 3.00,  # one answer, 3 minutes at 60
+                "training, hours": 5.00,  # 2 hours of the run that led here, half an hour of the refused one, at 2
+                "licences, months": 5.00,
+                "fixed, days": 12.00,
+            }
+        ),
+    }
+    found = summary(warehouse)
+    assert (round(found.gains, 2), round(found.costs, 2)) == (31.58, 29.65)
+    assert found.ratio == pytest.approx((31.58 - 29.65) / 29.65)
+    by_version = {
+        version: (round(of.gains, 2), round(of.costs, 2)) for version, of in versions(warehouse, "support").items()
+    }
+    assert by_version == {None: (6.84, 4.55), "v1": (24.74, 25.10)}
+    rows = warehouse.rows("FROM ledger")
+    assert all(row["amount"] == pytest.approx(row["quantity"] * row["rate"]) for row in rows)
+    (saved,) = (row for row in rows if row["item"] == "time_saved" and row["version"] == "v1")
+    assert (saved["period_start"], saved["period_end"]) == (START + 5 * HOUR, START + 5 * HOUR)
+    assert book(warehouse, settings, START + 15 * HOUR) == []
+
+
+def test_the_formula_by_hand(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 100, input_tokens=30, output_tokens=20, cost=None)
+    answers(warehouse, 10, offset=100, input_tokens=9_000, cost=0.25)
+    feedback(warehouse, ids[:9], "time_saved_seconds", 600, when=START, offset=0)
+    feedback(warehouse, ids[:20], "escalated", True, when=START, offset=50)
+    feedback(warehouse, ids[20:30], "escalated", False, when=START, offset=90)
+    trained(warehouse, "run-1")
+    book(warehouse, SETTINGS, START + DAY)
+    assert amounts(warehouse) == {
+        "time_saved": 60.0,  # 1.5 hours at 40
+        "escalations_avoided": 104.0,  # 0.3 of 110 less 20 is 13, at 8
+        "training": 6.0,  # 3 hours at 2
+        "inference": 7.5,  # 5,000 tokens at 0.001, and 10 answers at 0.25
+    }
+    result = summary(warehouse)
+    assert (result.gains, result.costs) == (164.0, 13.5)
+    assert result.ratio == pytest.approx((164.0 - 13.5) / 13.5)
+    assert all(row["amount"] == pytest.approx(row["quantity"] * row["rate"]) for row in warehouse.rows("FROM ledger"))
+
+
+def test_without_costs_there_is_no_ratio(warehouse: Warehouse) -> None:
+    assert summary(warehouse) == Roi(0, None, None, 0, None, None, None, [])
+    feedback(warehouse, answers(warehouse, 40), "time_saved_seconds", 3_600, when=START)
+    book(warehouse, SETTINGS, START + DAY)
+    found = summary(warehouse)
+    assert (found.gains, found.gains_low, found.gains_high) == pytest.approx((1_600.0, 1_600.0, 1_600.0))
+    assert (found.ratio, found.ratio_low, found.ratio_high) == (None, None, None)
+
+
+def test_booking_again_books_nothing_again(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 10, cost=1.0)
+    feedback(warehouse, ids, "time_saved_seconds", 3_600, when=START)
+    feedback(warehouse, ids[:1], "escalated", True, when=START, offset=20)
+    trained(warehouse, "run-1")
+    assert book(warehouse, SETTINGS, START + DAY)
+    once = amounts(warehouse)
+    assert book(warehouse, SETTINGS, START + 2 * DAY) == []
+    assert amounts(warehouse) == once
+
+
+@pytest.mark.parametrize("crash_at", range(9))
+def test_a_crash_between_any_two_steps_loses_nothing_and_doubles_nothing(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    settings = Settings(roi=SETTINGS.roi.model_copy(update={"fixed_daily_cost": 5.0}))
+    ids = answers(warehouse, 10, cost=1.0)
+    feedback(warehouse, ids, "time_saved_seconds", 3_600, when=START)
+    feedback(warehouse, ids[:1], "escalated", True, when=START, offset=20)
+    trained(warehouse, "run-1")
+    steps = 0
+    queries, real, begin = ledger.QUERIES, ledger.insert, warehouse.transaction
+
+    def count_down() -> None:
+        nonlocal steps
+        if steps == crash_at:
+            raise Crash
+        steps += 1
+
+    class Crashing(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            if name == "advance":
+                count_down()
+            return queries[name]
+
+    def crashing(*arguments: Any, **values: Any) -> None:
+        count_down()
+        real(*arguments, **values)
+
+    @contextmanager
+    def transaction() -> Iterator[duckdb.DuckDBPyConnection]:
+        with begin() as cursor:
+            yield cursor
+            count_down()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warehouse, "transaction", transaction)
+        patched.setattr(ledger, "insert", crashing)
+        patched.setattr(ledger, "QUERIES", Crashing(queries))
+        if crash_at < 8:  # six entries, the progress, the commit
+            with pytest.raises(Crash):
+                book(warehouse, settings, START + DAY)
+            assert warehouse.rows("FROM ledger") == []
+        else:
+            book(warehouse, settings, START + DAY)
+    book(warehouse, settings, START + DAY)
+    assert amounts(warehouse) == {
+        "time_saved": 400.0,
+        "escalations_avoided": 16.0,
+        "training": 6.0,
+        "inference": 10.0,
+        "fixed": 5.0,
+    }
+
+
+def test_events_stored_later_with_older_times_are_in_the_next_booking(warehouse: Warehouse) -> None:
+    answers(warehouse, 3, offset=10, cost=1.0)
+    book(warehouse, SETTINGS, START + DAY)
+    answers(warehouse, 4, offset=13, cost=1.0, timestamp=START - DAY, received_at=START)
+    answers(warehouse, 5, offset=0, cost=1.0, partition=1, received_at=START)
+    book(warehouse, SETTINGS, START + DAY)
+    assert amounts(warehouse) == {"inference": 12.0}
+
+
+def test_what_is_learned_later_makes_another_entry_and_changes_none(warehouse: Warehouse) -> None:
+    settings = Settings(roi=SETTINGS.roi.model_copy(update={"ticket_cost": 5.0}))
+    ids = answers(warehouse, 10)
+    feedback(warehouse, ids[1:2], "escalated", False, when=START, offset=0)
+    feedback(warehouse, ids[:1], "time_saved_seconds", 900, when=START, offset=1)
+    feedback(warehouse, ids[:1], "resolved", True, when=START, offset=2)
+    book(warehouse, settings, START + MINUTE)
+    before = warehouse.rows("FROM ledger ORDER BY id")
+    assert amounts(warehouse) == {"escalations_avoided": 24.0, "time_saved": 10.0, "tickets_avoided": 5.0}
+
+    feedback(warehouse, ids[:1], "escalated", True, when=START + HOUR, offset=3)
+    feedback(warehouse, ids[:1], "time_saved_seconds", 360, when=START + HOUR, offset=4)
+    book(warehouse, settings, START + 2 * HOUR)
+    assert amounts(warehouse) == {"escalations_avoided": 16.0, "time_saved": 4.0, "tickets_avoided": 0.0}
+    after = warehouse.rows("FROM ledger ORDER BY id")
+    assert [row for row in after if row in before] == before
+    corrections = {row["item"]: (row["quantity"], row["amount"]) for row in after if row not in before}
+    assert corrections == {
+        "escalations_avoided": pytest.approx((-1.0, -8.0)),
+        "time_saved": pytest.approx((-0.15, -6.0)),
+        "tickets_avoided": (-1.0, -5.0),
+    }
+
+    feedback(warehouse, ids[:1], "time_saved_seconds", 0, when=START + 2 * HOUR, offset=5)
+    feedback(warehouse, ids[:1], "time_saved_seconds", 9_000, when=START, offset=6)  # said earlier, stored later
+    feedback(warehouse, ids[:1], "comment", "no", when=START + 2 * HOUR, offset=7)
+    book(warehouse, settings, START + 3 * HOUR)
+    assert amounts(warehouse)["time_saved"] == 0.0
+    assert book(warehouse, settings, START + 4 * HOUR) == []
+
+
+def test_a_rate_changes_at_midnight(warehouse: Warehouse) -> None:
+    dated = [{"from": "2026-03-02", "value": 40}, {"from": "2026-03-03", "value": 60}]
+    settings = Settings(roi=RoiSettings(hourly_rate=dated, fixed_daily_cost=dated, training_hourly_rate=dated))
+    midnight = START + 15 * HOUR
+    last = answers(warehouse, 1, 0, start=midnight - timedelta(microseconds=1))
+    first = answers(warehouse, 1, 1, start=midnight)
+    early = answers(warehouse, 1, 2, start=START - DAY, received_at=START)
+    feedback(warehouse, [*last, *first, *early], "time_saved_seconds", 3_600, when=midnight + DAY)
+    trained(warehouse, "run-1", hours=1, started_at=midnight - HOUR, finished_at=midnight)
+    book(warehouse, settings, midnight + DAY / 2)
+    told = {(row["item"], row["period_start"]): row for row in warehouse.rows("FROM ledger")}
+    rates = {key: row["rate"] for key, row in told.items()}
+    assert rates == {
+        ("time_saved", midnight - timedelta(microseconds=1)): 40.0,
+        ("time_saved", midnight): 60.0,  # of the day before the first rate nothing is booked
+        ("training", midnight - HOUR): 60.0,  # it ended at midnight
+        ("fixed", START): 40.0,
+        ("fixed", midnight): 60.0,
+    }
+    assert told["fixed", START]["amount"] == pytest.approx(40 * 15 / 24)
+    assert told["fixed", midnight]["amount"] == pytest.approx(30.0)
+
+    # What is said later of an answer of the first day has the rate of the first day.
+    feedback(warehouse, last, "time_saved_seconds", 1_800, when=midnight + 2 * DAY, offset=10)
+    (entry,) = (e for e in book(warehouse, settings, midnight + DAY / 2 + MINUTE) if e.item == "time_saved")
+    assert (entry.quantity, entry.rate) == (-0.5, 40.0)
+
+
+def test_a_calendar_month_costs_what_it_costs(warehouse: Warehouse) -> None:
+    settings = Settings(roi=RoiSettings(licence_monthly_cost=100.0))
+    answers(warehouse, 1, received_at=datetime(2026, 2, 1))
+    for day in (3, 11, 25):
+        book(warehouse, settings, datetime(2026, 2, day, 13))
+    book(warehouse, settings, datetime(2026, 3, 1))
+    assert amounts(warehouse)["licences"] == 100.0
+    book(warehouse, settings, datetime(2026, 4, 1))
+    assert amounts(warehouse)["licences"] == 200.0
+
+
+def test_what_is_fixed_is_charged_to_the_champion_of_the_time(warehouse: Warehouse) -> None:
+    settings = Settings(roi=RoiSettings(fixed_daily_cost=24.0))
+    answers(warehouse, 1, start=START + HOUR)
+    promoted(warehouse, "p0", "v0", None, START - DAY)
+    promoted(warehouse, "p1", "v1", "v0", START + 3 * HOUR)
+    promoted(warehouse, "p2", "v0", "v1", START + 4 * HOUR, event="rolled_back")
+    book(warehouse, settings, START + 10 * HOUR)
+    rows = warehouse.rows("FROM ledger WHERE item = 'fixed' ORDER BY period_start")
+    hours = [(row["version"], row["promotion"], round(row["amount"], 9)) for row in rows]
+    assert hours == [("v0", "p0", 2.0), ("v1", "p1", 1.0), ("v0", "p2", 6.0)]
+
+
+def test_an_id_that_is_used_again_is_another_answer(warehouse: Warehouse) -> None:
+    (once,) = answers(warehouse, 1, cost=1.0)
+    book(warehouse, SETTINGS, START + MINUTE)
+    answers(warehouse, 1, 1, start=START + DAY, id=once, cost=2.0)
+    book(warehouse, SETTINGS, START + 2 * DAY)
+    assert amounts(warehouse) == {"inference": 3.0}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_however_it_is_booked_it_comes_to_the_same(tmp_path: Path, seed: int) -> None:
+    """All at once, or piece by piece in any order, the file closed and opened again: ledger, moments and figures."""
+    rng = random.Random(seed)
+    settings = Settings(roi=SETTINGS.roi.model_copy(update={"ticket_cost": 5.0, "third_party_cost": 0.02}))
+    events: list[tuple[str, dict[str, Any]]] = []
+    for number in range(40):
+        when = START + rng.randrange(40) * HOUR
+        row = {
+            "id": f"i{number}",
+            "timestamp": when,
+            "workload": "support",
+            "model": "support@v1" if when >= START + 20 * HOUR else "support@base",
+            "messages": "[]",
+            "response": "",
+            "conversation_id": f"c{rng.randrange(15)}",
+            "cost": rng.choice([None, 0.25]),
+            "input_tokens": 100,
+            "topic": "interactions",
+            "partition": 0,
+            "received_at": START + 40 * HOUR,
+        }
+        events.append(("interactions", row))
+        for name, value in (("time_saved_seconds", rng.randrange(900)), ("escalated", rng.random() < 0.2),
+                            ("resolved", rng.random() < 0.5), ("time_saved_seconds", rng.randrange(900)),
+                            ("correction", "No.")):  # fmt: skip
+            if rng.random() < 0.4:
+                said = {
+                    "id": f"f{len(events)}",
+                    "timestamp": when + rng.randrange(90) * MINUTE,
+                    "interaction_id": row["id"],
+                    "name": name,
+                    "value": json.dumps(value),
+                    "source": "expert" if name == "correction" else "app",
+                    "topic": "feedback",
+                    "partition": 0,
+                    "received_at": START + 40 * HOUR,
+                }
+                events.append(("feedback", said))
+    rng.shuffle(events)
+    # A workload counts from the first escalation that it tells of.
+    events.sort(key=lambda event: event[1].get("name") == "escalated", reverse=True)
+
+    def booked(folder: str, every: int) -> Any:
+        (tmp_path / folder).mkdir()
+        warehouse = new_warehouse(tmp_path / folder)
+        promoted(warehouse, "p1", "v1", None, START + 20 * HOUR)
+        for first in range(0, len(events), every):
+            part = events[first : first + every]
+            for table in ("interactions", "feedback"):
+                rows = [row | {"offset": first + n} for n, (of, row) in enumerate(part) if of == table]
+                if rows:
+                    store(warehouse, table, rows)
+            if first > 0:
+                warehouse.close()
+                warehouse = new_warehouse(tmp_path / folder)
+            book(warehouse, settings, START + 40 * HOUR)
+        sums = warehouse.rows(
+            "SELECT version, promotion, item, unit, round(sum(amount), 6) AS amount FROM ledger GROUP BY ALL "
+            "HAVING amount <> 0 ORDER BY ALL"
+        )
+        moments = warehouse.rows("FROM ledger_moments WHERE conversations > 0 ORDER BY version, promotion, hour")
+        rounded = [{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in moments]
+        gains = sum(row["gain"] for row in moments)
+        assert gains == pytest.approx(summary(warehouse).gains)
+        warehouse.close()
+        return sums, rounded
+
+    once = booked("once", 1_000)
+    assert len(once[0]) > 10
+    assert sum(row["conversations"] for row in once[1]) > 15
+    assert booked("pieces", 20) == once
+
+
+def test_feedback_that_came_before_its_interaction_is_booked_when_that_comes(warehouse: Warehouse) -> None:
+    answers(warehouse, 1)
+    feedback(warehouse, ["support-1"], "time_saved_seconds", 3_600, when=START, offset=0)
+    feedback(warehouse, ["support-1"], "escalated", False, when=START, offset=1)
+    book(warehouse, SETTINGS, START + MINUTE)
+    assert amounts(warehouse) == {}
+    answers(warehouse, 9, offset=1)
+    book(warehouse, SETTINGS, START + 2 * MINUTE)
+    book(warehouse, SETTINGS, START + 3 * MINUTE)
+    assert amounts(warehouse) == {"time_saved": 40.0, "escalations_avoided": 21.6}
+
+
+def test_an_escalation_is_one_however_often_it_is_told(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 10)
+    feedback(warehouse, ids[:1], "escalated", True, when=START, offset=0)
+    feedback(warehouse, ids[:1], "escalated", True, source="app", when=START, offset=1)
+    book(warehouse, SETTINGS, START + MINUTE)
+    assert amounts(warehouse) == {"escalations_avoided": 16.0}
+    feedback(warehouse, ids[:1], "escalated", True, source="expert", when=START, offset=2)
+    answers(warehouse, 10, offset=10)
+    book(warehouse, SETTINGS, START + 2 * MINUTE)
+    assert amounts(warehouse) == {"escalations_avoided": 40.0, "data_work": 3.0}
+
+
+def test_more_escalations_than_the_baseline_are_a_loss(warehouse: Warehouse) -> None:
+    first = answers(warehouse, 10)
+    feedback(warehouse, first, "escalated", True, when=START, offset=0)  # 3 expected, 10 came
+    book(warehouse, SETTINGS, START + MINUTE)
+    assert amounts(warehouse) == {"escalations_avoided": -56.0}
+    answers(warehouse, 20, offset=10)  # 6 more expected: 1 is still owed
+    book(warehouse, SETTINGS, START + 2 * MINUTE)
+    assert amounts(warehouse) == {"escalations_avoided": -8.0}
+    answers(warehouse, 20, offset=30)
+    book(warehouse, SETTINGS, START + 3 * MINUTE)
+    assert amounts(warehouse) == {"escalations_avoided": 40.0}  # 5 at 8
+
+
+def test_a_workload_that_never_tells_of_escalations_avoids_none(warehouse: Warehouse) -> None:
+    answers(warehouse, 100)
+    feedback(warehouse, answers(warehouse, 10, offset=100, workload="other"), "escalated", False, when=START)
+    book(warehouse, SETTINGS, START + MINUTE)
+    assert amounts(warehouse, "support") == {}
+    assert amounts(warehouse, "other") == {"escalations_avoided": 24.0}
+
+
+@pytest.mark.parametrize("value", [-60, "an hour", True, None])
+def test_time_that_was_not_saved_is_no_gain(warehouse: Warehouse, value: object) -> None:
+    feedback(warehouse, answers(warehouse, 1), "time_saved_seconds", value, when=START)
+    book(warehouse, SETTINGS, START + MINUTE)
+    assert amounts(warehouse) == {}
+
+
+def test_only_runs_that_ended_are_charged_and_once(warehouse: Warehouse) -> None:
+    answers(warehouse, 1)
+    trained(warehouse, "run-1", "failed", hours=2)
+    trained(warehouse, "run-2", "running")
+    trained(warehouse, "run-3", "interrupted")
+    book(warehouse, SETTINGS, START + MINUTE)
+    assert amounts(warehouse) == {"training": 4.0}
+    warehouse.execute("UPDATE runs SET state = 'refused', finished_at = ? WHERE id = 'run-2'", [START])
+    book(warehouse, SETTINGS, START + 2 * MINUTE)
+    assert amounts(warehouse) == {"training": 10.0}
+
+
+def test_the_fixed_cost_follows_the_time_and_is_shared_by_the_workloads(warehouse: Warehouse) -> None:
+    settings = Settings(roi=SETTINGS.roi.model_copy(update={"fixed_daily_cost": 12.0}))
+    assert book(warehouse, settings, START - DAY) == []
+    answers(warehouse, 1)
+    book(warehouse, settings, START + DAY / 2)
+    assert amounts(warehouse) == {"fixed": 6.0}
+    answers(warehouse, 1, offset=1, workload="other")
+    book(warehouse, settings, START + DAY)
+    assert amounts(warehouse, "support") == {"fixed": 9.0}
+    assert amounts(warehouse, "other") == {"fixed": 3.0}
+    assert amounts(warehouse) == {"fixed": 12.0}
+
+
+def test_a_fixed_cost_set_later_is_not_charged_for_the_past(warehouse: Warehouse) -> None:
+    answers(warehouse, 1)
+    book(warehouse, SETTINGS, START + DAY)
+    book(warehouse, Settings(roi=RoiSettings(fixed_daily_cost=12.0)), START + 2 * DAY)
+    assert amounts(warehouse)["fixed"] == 12.0
+
+
+def test_every_entry_tells_what_it_was_counted_from(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 4, cost=1.0)
+    feedback(warehouse, ids[:1], "escalated", True, when=START)
+    trained(warehouse, "run-1")
+    book(warehouse, SETTINGS, START + MINUTE)
+    told = {row["item"]: row["reference"] for row in warehouse.rows("FROM ledger")}
+    assert told["training"] == "run-1"
+    assert json.loads(told["inference"]) == {"until": "2026-03-02T09:01:00", "answers": 4}
+    assert json.loads(told["escalations_avoided"])["answers"] == 4
+
+
+def test_metrics_show_the_ledger(warehouse: Warehouse) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    feedback(warehouse, answers(warehouse, 4, cost=1.0), "time_saved_seconds", 900, when=START)
+    metrics.roi("support", summary(warehouse, "support"))
+    assert registry.get_sample_value("retuned_roi_ratio", {"workload": "support"}) is None
+    book(warehouse, SETTINGS, START + MINUTE)
+    metrics.roi("support", summary(warehouse, "support"))
+    assert registry.get_sample_value("retuned_roi_ratio", {"workload": "support"}) == 9.0
+    gain = {"workload": "support", "kind": "gain", "item": "time_saved"}
+    assert registry.get_sample_value("retuned_roi_amount", gain) == 40.0
