@@ -220,8 +220,16 @@ def _summary(status: dict[str, Any]) -> list[str]:
         roi = workload["roi"]
         if roi["ratio"] is not None:
             sums = f"gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']}"
-            lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums})")
+            lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums}{_within(roi['ratio_low'], roi['ratio_high'])})")
+        if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
+            before = f"{name}@{change['previous_version'] or 'base'} would have gained {change['counterfactual']:.2f}"
+            ends = _within(change["uplift_low"], change["uplift_high"])
+            lines.append(f"  uplift      {change['uplift']:.2f} {status['currency']}  ({before}{ends})")
     return lines
+
+
+def _within(low: float | None, high: float | None) -> str:
+    return "" if low is None else f", 95% {low:.2f} to {high:.2f}"
 
 
 def _megabytes(size: int) -> str:

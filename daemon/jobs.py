@@ -139,7 +139,10 @@ class Jobs:
         self._book(now)
         for workload in self.workloads():
             self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
-            self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
+            latest = next(iter(roi.tenures(self.warehouse, self.settings, workload)), None)
+            self.monitor_metrics.roi(
+                workload, roi.summary(self.warehouse, workload), roi.versions(self.warehouse, workload), latest
+            )
             self.retrain_metrics.aliases(self.warehouse, workload)
             self.ask_policy(workload)
         try:

@@ -11,6 +11,7 @@ from retuned.consumers.archive import archived
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
+from retuned.daemon.settings import Settings
 from retuned.monitors import roi
 from retuned.retrain import labels
 
@@ -36,7 +37,7 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "training": dict(jobs.progress),
         "currency": jobs.settings.roi.currency,
         "workloads": {
-            name: _workload(warehouse, name) | {"labels": asked.get(name, {"open": 0, "answered": 0})}
+            name: _workload(warehouse, jobs.settings, name) | {"labels": asked.get(name, {"open": 0, "answered": 0})}
             for name in jobs.workloads()
         },
     }
@@ -53,7 +54,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"not JSON: {value!r}")
 
 
-def _workload(warehouse: Warehouse, workload: str) -> dict[str, Any]:
+def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
     def rows(query: str, **more: str) -> list[dict[str, Any]]:
         found = warehouse.rows(SQL[query], {"workload": workload, **more})
         return [{**row, "reasons": json.loads(row["reasons"])} if "reasons" in row else row for row in found]
@@ -69,5 +70,17 @@ def _workload(warehouse: Warehouse, workload: str) -> dict[str, Any]:
         "runs": rows("runs"),
         "promotions": rows("promotions"),
         "quarantine": rows("quarantine"),
-        "roi": asdict(roi.summary(warehouse, workload)),
+        "roi": _roi(warehouse, settings, workload),
+    }
+
+
+def _roi(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
+    """The ledger of the workload, of the versions that the latest changes are about, and what those changes earned."""
+    tenures = roi.tenures(warehouse, settings, workload)
+    recent = {None, *(version for tenure in tenures for version in (tenure.version, tenure.previous_version))}
+    versions = roi.versions(warehouse, workload)
+    return {
+        **asdict(roi.summary(warehouse, workload)),
+        "versions": [{"version": version, **asdict(of)} for version, of in versions.items() if version in recent],
+        "promotions": [asdict(tenure) for tenure in tenures],
     }

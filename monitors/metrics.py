@@ -1,14 +1,14 @@
 """The metrics of watching the model, with their help. Gauges are set from results; nothing is queried at a scrape."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from retuned.monitors.drift import DriftCheck
 from retuned.monitors.quality import QUANTILES, Figure
-from retuned.monitors.roi import Roi
+from retuned.monitors.roi import Roi, Tenure
 
 
 class Metrics:
@@ -82,6 +82,36 @@ class Metrics:
             ["workload", "kind", "item"],
             registry=registry,
         )
+        self.roi_interval = Gauge(
+            "retuned_roi_interval_ratio",
+            "95% interval of the ROI, by end: low or high; absent below 30 conversations",
+            ["workload", "end"],
+            registry=registry,
+        )
+        self.roi_gain_interval = Gauge(
+            "retuned_roi_gain_interval_amount",
+            "95% interval of all gains, by end: low or high; absent below 30 conversations",
+            ["workload", "end"],
+            registry=registry,
+        )
+        self.roi_version_amount = Gauge(
+            "retuned_roi_version_amount",
+            "Sum of the ledger of the champion and of the one before it, by kind: gain or cost",
+            [*model, "kind"],
+            registry=registry,
+        )
+        self.roi_uplift = Gauge(
+            "retuned_roi_uplift_amount",
+            "What the champion gained since its promotion, less what the one before it would have gained",
+            ["workload"],
+            registry=registry,
+        )
+        self.roi_uplift_interval = Gauge(
+            "retuned_roi_uplift_interval_amount",
+            "95% interval of the uplift, by end: low or high; absent while either champion has too few conversations",
+            ["workload", "end"],
+            registry=registry,
+        )
         self._shown: dict[tuple[Gauge, str], set[tuple[str, ...]]] = {}
 
     def drift(self, check: DriftCheck, *, counted: bool = True) -> None:
@@ -110,18 +140,32 @@ class Metrics:
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
-    def roi(self, workload: str, summary: Roi) -> None:
-        """Show the ledger of a workload, or of all as `*`."""
+    def roi(self, workload: str, found: Roi, versions: Mapping[str | None, Roi], latest: Tenure | None) -> None:
+        """Show the ledger of a workload. Of its versions, those that the latest change of the champion is about."""
         amounts = defaultdict[tuple[str, str], float](float)
-        for item in summary.items:
+        for item in found.items:
             amounts[item.kind, item.item] += item.amount
-        self._replace(self.roi_ratio, workload, [] if summary.ratio is None else [((), summary.ratio)])
+        self._replace(self.roi_ratio, workload, [((), found.ratio)])
         self._replace(self.roi_amount, workload, amounts.items())
+        self._replace(self.roi_interval, workload, _ends(found.ratio_low, found.ratio_high))
+        self._replace(self.roi_gain_interval, workload, _ends(found.gains_low, found.gains_high))
+        named = (latest.version, latest.previous_version) if latest else (None,)
+        by_version = {f"{workload}@{version or 'base'}": versions[version] for version in named if version in versions}
+        gains = [((name, "gain"), of.gains) for name, of in by_version.items()]
+        costs = [((name, "cost"), of.costs) for name, of in by_version.items()]
+        self._replace(self.roi_version_amount, workload, gains + costs)
+        self._replace(self.roi_uplift, workload, [((), latest.uplift)] if latest else [])
+        ends = _ends(latest.uplift_low, latest.uplift_high) if latest else []
+        self._replace(self.roi_uplift_interval, workload, ends)
 
-    def _replace(self, gauge: Gauge, workload: str, series: Iterable[tuple[tuple[str, ...], float]]) -> None:
-        values = dict(series)
+    def _replace(self, gauge: Gauge, workload: str, series: Iterable[tuple[tuple[str, ...], float | None]]) -> None:
+        values = {labels: value for labels, value in series if value is not None}
         for labels in self._shown.get((gauge, workload), set()) - values.keys():
             gauge.remove(workload, *labels)
         self._shown[gauge, workload] = set(values)
         for labels, value in values.items():
             gauge.labels(workload, *labels).set(value)
+
+
+def _ends(low: float | None, high: float | None) -> list[tuple[tuple[str, ...], float | None]]:
+    return [(("low",), low), (("high",), high)]

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, promoted, prompts
 
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors.ledger import book
+from retuned.monitors.metrics import Metrics
 from retuned.monitors.roi import Moments, Tenure, interval, summary, tenures, versions
 from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
@@ -166,3 +168,49 @@ def test_a_promotion_is_held_against_what_went_before_by_hand(warehouse: Warehou
     assert (first.interactions, first.gains, first.counterfactual) == (51, 157.0, 102.0)
     assert (back.interactions, back.gains, back.counterfactual, back.uplift) == (40, 240.0, 280.0, -40.0)
     assert (back.uplift_low, back.uplift_high) == (None, None)  # one conversation tells no scatter
+
+
+def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(warehouse: Warehouse) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+
+    def show() -> dict[tuple[str, ...], float]:
+        latest = next(iter(tenures(warehouse, SETTINGS, "support")), None)
+        metrics.roi("support", summary(warehouse, "support"), versions(warehouse, "support"), latest)
+        return {
+            (sample.name.removeprefix("retuned_roi_"), *list(sample.labels.values())[1:]): round(sample.value, 9)
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name.startswith("retuned_roi_")
+        }
+
+    assert show() == {}
+    saved(warehouse, answers(warehouse, 40, 0, start=START), [1.0] * 40, 0)
+    book(warehouse, SETTINGS, START + HOUR)
+    workload = {
+        ("ratio",): 1.0,
+        ("amount", "gain", "time_saved"): 40.0,
+        ("amount", "cost", "inference"): 20.0,
+        ("interval_ratio", "low"): 1.0,
+        ("interval_ratio", "high"): 1.0,
+        ("gain_interval_amount", "low"): 40.0,
+        ("gain_interval_amount", "high"): 40.0,
+    }
+    base = {
+        ("version_amount", "support@base", "gain"): 40.0,
+        ("version_amount", "support@base", "cost"): 20.0,
+    }
+    assert show() == workload | base
+    promoted(warehouse, "p1", "v1", None, START + 2 * HOUR)
+    assert show() == workload | base | {("uplift_amount",): 0.0}
+    saved(warehouse, answers(warehouse, 40, 40, start=START + 2 * HOUR, model="support@v1"), [3.0] * 40, 40)
+    book(warehouse, SETTINGS, START + 3 * HOUR)
+    found = show()
+    assert found["version_amount", "support@v1", "gain"] == 120.0
+    assert (found["uplift_amount",], found["uplift_interval_amount", "low"]) == (80.0, 80.0)
+    promoted(warehouse, "p2", "v2", "v1", START + 30 * HOUR)
+    later = {key: value for key, value in show().items() if key[0].startswith(("version", "uplift"))}
+    assert later == {
+        ("version_amount", "support@v1", "gain"): 120.0,
+        ("version_amount", "support@v1", "cost"): 20.0,
+    }

@@ -1,0 +1,62 @@
+"""The money on the page, in the status and at the terminal, of a workload with a promotion in it."""
+
+import json
+import random
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from jinja2 import Environment, PackageLoader
+from traffic import START, feedback, interactions, promoted, prompts
+
+from retuned.daemon.cli import main
+from retuned.daemon.offline import offline
+from retuned.daemon.settings import load
+from retuned.daemon.status import as_json, status
+
+HOUR = timedelta(hours=1)
+
+
+def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "retuned.yaml"
+    settings = {
+        "warehouse": {"path": str(tmp_path / "data" / "retuned.duckdb")},
+        "models": {"directory": str(tmp_path / "models")},
+        "roi": {"hourly_rate": [{"from": "2026-03-01", "value": 60}], "token_cost": 0, "escalation_cost": 0},
+    }
+    file.write_text(yaml.safe_dump(settings))
+    with offline(load(file)) as jobs:
+        promoted(jobs.warehouse, "p1", "v1", None, START + HOUR)
+        rng = random.Random(5)
+        for first, start, model, seconds in ((0, START, "base", 60), (40, START + HOUR, "v1", 180)):
+            asked = prompts(40, rng)
+            ids = interactions(
+                jobs.warehouse, asked, rng, start=start, offset=first, model=f"support@{model}", cost=0.25
+            )
+            for number, answer in enumerate(ids):
+                kind = "time_saved_seconds", seconds + 30 * (number % 2)
+                feedback(jobs.warehouse, [answer], *kind, source="app", offset=first + number)
+        jobs.now = lambda: START + 2 * HOUR
+        jobs.watch()
+        told = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))
+    roi = told["workloads"]["support"]["roi"]
+    # 40 answers of 60 or 90 seconds, 40 of 180 or 210, at 60 an hour; each cost 0.25.
+    assert (roi["gains"], roi["costs"], roi["ratio"]) == pytest.approx((180.0, 20.0, 8.0))
+    assert roi["ratio_low"] < 8.0 < roi["ratio_high"]
+    versions = {of["version"]: (round(of["gains"], 6), of["costs"]) for of in roi["versions"]}
+    assert versions == {None: (50.0, 10.0), "v1": (130.0, 10.0)}
+    (change,) = roi["promotions"]
+    assert (change["interactions"], change["counterfactual"], change["uplift"]) == pytest.approx((40, 50.0, 80.0))
+    assert change["uplift_low"] < 80.0 < change["uplift_high"]
+
+    page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
+    shown = " ".join(page.render(status=told).split())
+    assert "<strong>8.00</strong> = (gains − costs) / costs" in shown
+    ends = f"{change['uplift_low']:.2f} – {change['uplift_high']:.2f}"
+    assert f'<td class="n">50.00</td> <td class="n">80.00</td> <td class="n">{ends}</td>' in shown
+
+    assert main(["status", "--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f"ROI         8.00  (gains 180.00, costs 20.00 EUR, 95% {roi['ratio_low']:.2f} to" in said
+    assert "uplift      80.00 EUR  (support@base would have gained 50.00, 95% " in said
