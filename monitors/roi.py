@@ -52,8 +52,8 @@ class Tenure:
 
     Attributes:
         promotion, event, created_at, version, previous_version: the row of `promotions`.
-        costs: booked under this change: of training the version, of its answers, and what was fixed.
-        interactions, gains: of the new champion, until the next change.
+        interactions, gains, costs, ratio, ratio_low, ratio_high: of the new champion, until the next change, as in Roi;
+            among the costs is its training.
         counterfactual: the previous champion's gain per interaction in the window before the change × interactions;
             None where it answered nothing then.
         uplift, uplift_low, uplift_high: gains - counterfactual, and its 95% interval; None: too few conversations.
@@ -64,9 +64,12 @@ class Tenure:
     created_at: datetime
     version: str | None
     previous_version: str | None
-    costs: float
     interactions: int
     gains: float
+    costs: float
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
     counterfactual: float | None
     uplift: float | None
     uplift_low: float | None
@@ -154,6 +157,7 @@ def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Ten
         since = change["created_at"] - timedelta(seconds=settings.windows.current_seconds)
         now = _moments(warehouse, workload, change["id"]).get(change["version"], Moments())
         before = _moments(warehouse, workload, change.pop("before"), since).get(change["previous_version"], Moments())
+        ratio, ratio_low, ratio_high = _ratio(now.gain, change["costs"], now)
         counterfactual = before.mean * now.interactions if before.interactions > 0 else None
         uplift = None if counterfactual is None else now.gain - counterfactual
         low, high = None, None
@@ -165,6 +169,9 @@ def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Ten
                 **change,
                 interactions=int(now.interactions),
                 gains=now.gain,
+                ratio=ratio,
+                ratio_low=ratio_low,
+                ratio_high=ratio_high,
                 counterfactual=counterfactual,
                 uplift=uplift,
                 uplift_low=low,
@@ -175,12 +182,7 @@ def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Ten
 
 
 def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
-    """Sums of items with intervals.
-
-    What conversations gained and cost scatters from one to the next; training and fixed costs are as they are. The
-    variance of the ratio of two sums is that of gain - ratio × cost, summed, over the square of the costs
-    (linearisation; W. G. Cochran, "Sampling Techniques", 3rd edition (1977), chapters 6 and 9A for whole clusters).
-    """
+    """Sums of items, with intervals: what conversations gained scatters from one to the next."""
     sums = dict[tuple[str, str, str], tuple[float, float]]()
     for row in rows:
         key = row["kind"], row["item"], row["unit"]
@@ -190,11 +192,21 @@ def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
     gains = sum(item.amount for item in items if item.kind == GAIN)
     costs = sum(item.amount for item in items if item.kind == COST)
     gains_low, gains_high = interval(gains, moments.gain_variance)
-    ratio, ratio_low, ratio_high = None, None, None
-    if costs > 0:
-        ratio = (gains - costs) / costs
-        ratio_low, ratio_high = interval(ratio, moments.ratio_variance(gains / costs, costs))
+    ratio, ratio_low, ratio_high = _ratio(gains, costs, moments)
     return Roi(gains, gains_low, gains_high, costs, ratio, ratio_low, ratio_high, items)
+
+
+def _ratio(gains: float, costs: float, moments: Moments) -> tuple[float | None, float | None, float | None]:
+    """(gains - costs) / costs and its interval.
+
+    What conversations gained and cost scatters from one to the next; training and fixed costs are as they are. The
+    variance of the ratio of two sums is that of gain - ratio × cost, summed, over the square of the costs
+    (linearisation; W. G. Cochran, "Sampling Techniques", 3rd edition (1977), chapters 6 and 9A for whole clusters).
+    """
+    if costs <= 0:
+        return None, None, None
+    ratio = (gains - costs) / costs
+    return ratio, *interval(ratio, moments.ratio_variance(gains / costs, costs))
 
 
 def interval(value: float, *variances: float | None, scale: float = 1.0) -> tuple[float | None, float | None]:

@@ -19,7 +19,8 @@ GROUP BY version
 -- name: changes
 -- The latest changes of the champion, newest first, each with the one before it.
 SELECT id, created_at, event, version, previous_version, coalesce(lag(id) OVER (ORDER BY created_at), '') AS before,
-       coalesce((SELECT sum(amount) FROM ledger WHERE promotion = promotions.id AND kind = 'cost'), 0) AS costs
+       coalesce((SELECT sum(amount) FROM ledger WHERE promotion = promotions.id AND kind = 'cost'
+                 AND version IS NOT DISTINCT FROM promotions.version), 0) AS costs
 FROM promotions
 WHERE workload = $workload
 ORDER BY created_at DESC

@@ -34,9 +34,8 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             ids = interactions(
                 jobs.warehouse, asked, rng, start=start, offset=first, model=f"support@{model}", cost=0.25
             )
-            for number, answer in enumerate(ids):
-                kind = "time_saved_seconds", seconds + 30 * (number % 2)
-                feedback(jobs.warehouse, [answer], *kind, source="app", offset=first + number)
+            for odd in (0, 1):
+                feedback(jobs.warehouse, ids[odd::2], "time_saved_seconds", seconds + 30 * odd, offset=first + 20 * odd)
         jobs.now = lambda: START + 2 * HOUR
         jobs.watch()
         told = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))

@@ -334,6 +334,18 @@ def test_what_is_fixed_is_charged_to_the_champion_of_the_time(warehouse: Warehou
     assert hours == [("v0", "p0", 2.0), ("v1", "p1", 1.0), ("v0", "p2", 6.0)]
 
 
+def test_a_run_is_charged_to_the_promotion_that_it_led_to(warehouse: Warehouse) -> None:
+    answers(warehouse, 1)
+    promoted(warehouse, "p1", "v1", None, START)
+    promoted(warehouse, "p2", "v2", "v1", START + 3 * HOUR)
+    trained(warehouse, "led", started_at=START + HOUR, finished_at=START + 2 * HOUR, version="v2")
+    trained(warehouse, "broke", "failed", started_at=START + HOUR, finished_at=START + 2 * HOUR)
+    trained(warehouse, "again", "refused", started_at=START + 4 * HOUR, finished_at=START + 5 * HOUR, version="v1")
+    book(warehouse, SETTINGS, START + DAY)
+    charged = {row["reference"]: (row["version"], row["promotion"]) for row in warehouse.rows("FROM ledger")}
+    assert charged == {"led": ("v2", "p2"), "broke": ("v1", "p1"), "again": ("v2", "p2")}
+
+
 def test_an_id_that_is_used_again_is_another_answer(warehouse: Warehouse) -> None:
     (once,) = answers(warehouse, 1, cost=1.0)
     book(warehouse, SETTINGS, START + MINUTE)
