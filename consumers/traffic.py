@@ -100,8 +100,9 @@ class Traffic:
         latency, first_token, tokens = self._families()
         with self._lock:
             for pair, series in self._series.items():
-                latency.add_metric(pair, series.latency.buckets(), series.latency.total)
-                first_token.add_metric(pair, series.first_token.buckets(), series.first_token.total)
+                for family, histogram in ((latency, series.latency), (first_token, series.first_token)):
+                    if histogram.counts.any():  # apps that do not tell it cost no series
+                        family.add_metric(pair, histogram.buckets(), histogram.total)
                 for kind, count in series.tokens.items():
                     tokens.add_metric((*pair, kind), count)
         return latency, first_token, tokens

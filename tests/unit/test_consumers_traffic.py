@@ -59,7 +59,7 @@ def test_latencies_fall_into_their_buckets(traffic: Traffic, registry: Collector
     assert found == {"0.1": 1, "0.25": 2, "0.5": 3, "1.0": 4, "32.0": 4, "+Inf": 5}
     assert value(registry, f"{LATENCY}_count") == 5
     assert value(registry, f"{LATENCY}_sum") == pytest.approx(41.51)
-    assert value(registry, "retuned_interaction_time_to_first_token_seconds_count") == 0
+    assert value(registry, "retuned_interaction_time_to_first_token_seconds_count") is None
 
 
 def test_models_and_kinds_of_tokens_are_told_apart(traffic: Traffic, registry: CollectorRegistry) -> None:
@@ -85,7 +85,7 @@ def test_names_from_producers_cannot_make_series_without_end(traffic: Traffic, r
     traffic.add(batch(*({"workload": f"w{n}", "input_tokens": 1} for n in range(500))), NOW)
     tokens = "retuned_interaction_tokens_total"
     text = generate_latest(registry).decode()
-    assert text.count(f"{LATENCY}_count{{") == MOST_SERIES + 1
+    assert text.count('kind="input"') == MOST_SERIES + 1
     assert value(registry, tokens, "other", "other", kind="input") == 501 - MOST_SERIES
     # One that was there before is still counted, and one that is gone makes room.
     later = NOW + IDLE + timedelta(seconds=1)
@@ -93,4 +93,4 @@ def test_names_from_producers_cannot_make_series_without_end(traffic: Traffic, r
     traffic.add(batch({"model": "support@2", "input_tokens": 5}), later)
     assert value(registry, tokens, kind="input") == 2
     assert value(registry, tokens, model="support@2", kind="input") == 5
-    assert generate_latest(registry).decode().count(f"{LATENCY}_count{{") == MOST_SERIES + 1
+    assert generate_latest(registry).decode().count('kind="input"') == MOST_SERIES + 1
