@@ -36,6 +36,7 @@ from retuned.retrain.rollout import Publisher
 log = logging.getLogger(__name__)
 SQL = named_queries(files("retuned.daemon") / "sql", "evidence.sql")
 ARCHIVE_SECONDS = 3_600.0
+MOST_WORKLOADS, BUSY = 50, timedelta(days=7)
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a zone)
 
 
@@ -140,13 +141,25 @@ class Jobs:
         """The workloads that have events."""
         return [row["workload"] for row in self.warehouse.rows(SQL["workloads"])]
 
+    def watched(self) -> list[str]:
+        """The workloads that are measured: all of them, or those with the most events lately.
+
+        Their names come from producers: one that sends a new one with each event must not fill Prometheus, nor the day.
+        """
+        known = self.workloads()
+        if len(known) <= MOST_WORKLOADS:
+            return known
+        since = self.now() - BUSY
+        found = self.warehouse.rows(SQL["busiest"], {"since": since, "most": MOST_WORKLOADS})
+        return sorted(row["workload"] for row in found)
+
     def watch(self) -> None:
         """Measure quality, book the ledger, announce what waits for it, and ask the policy, for each workload."""
         self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
         self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
         now = self.now()
         self._book(now)
-        for workload in self.workloads():
+        for workload in self.watched():
             self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
             self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
             self.retrain_metrics.aliases(self.warehouse, workload)
@@ -163,7 +176,7 @@ class Jobs:
         """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
         labels.settle(self.warehouse)
         models = self.settings.models
-        for workload in self.workloads() if models.base is not None else []:
+        for workload in self.watched() if models.base is not None else []:
             if models.workloads is not None and workload not in models.workloads:
                 continue
             asked = labels.request(self.warehouse, self.settings, workload, self.now())
@@ -174,7 +187,10 @@ class Jobs:
     def check_drift(self) -> None:
         """Compare the current window with the reference, for each workload, and ask the policy."""
         failed: list[ChildFailed] = []
-        for workload in self.workloads():
+        watched = self.watched()
+        if (others := len(self.workloads()) - len(watched)) > 0:
+            log.warning("%d more workloads have events than are measured: does a producer make up names?", others)
+        for workload in watched:
             try:
                 check = drift.check(self.warehouse, self.settings, workload, self.now(), self.reports, self.stop)
             except ChildFailed as error:  # one workload's bad luck must not hide another's drift
@@ -193,6 +209,7 @@ class Jobs:
         """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
         now = self.now()
         self._book(now)  # what has left is not booked any more
+        quality.thin(self.warehouse, now)
         spans: list[Span] = []
         taught: list[str] = []
         for workload in self.workloads():
@@ -208,7 +225,7 @@ class Jobs:
     def report(self) -> None:
         """Write the reports of the month and of the quarter that ended last, where they are not there yet."""
         failed: list[ChildFailed] = []
-        for workload in self.workloads():
+        for workload in self.watched():
             ended = [reports.Period.of(kind, self.now()).before for kind in reports.MONTHS]
             there = reports.reports(self.reports, workload)
             try:

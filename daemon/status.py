@@ -39,7 +39,7 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "workloads": {
             name: _workload(warehouse, name)
             | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.reports, name)}
-            for name in jobs.workloads()
+            for name in jobs.watched()
         },
     }
 
