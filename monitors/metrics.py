@@ -102,7 +102,7 @@ class Metrics:
         )
         self.roi_uplift = Gauge(
             "retuned_roi_uplift_amount",
-            "What the champion gained since its promotion, less what the one before it would have gained",
+            "What the champion gained since it came into service, less what the one before it would have gained",
             ["workload"],
             registry=registry,
         )

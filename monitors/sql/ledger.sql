@@ -12,12 +12,12 @@ WHERE "offset" >= coalesce(next_offset, 0) AND NOT starts_with(topic, 'import:')
 
 -- name: counted
 -- All interactions of the conversations to which something new belongs; of these, `touched` are those that are new or
--- of which something new was said.
+-- of which something new was said. What goes on on another day counts as another conversation: some never end.
 CREATE OR REPLACE TEMP TABLE counted AS
 WITH touched AS (
     SELECT id FROM new_interactions UNION SELECT interaction_id FROM new_feedback
 ), conversations AS (
-    SELECT DISTINCT workload, coalesce(conversation_id, id) AS conversation
+    SELECT DISTINCT workload, coalesce(conversation_id, id) AS conversation, timestamp::DATE AS day
     FROM interactions SEMI JOIN touched USING (id)
     WHERE NOT starts_with(topic, 'import:')
 ), answers AS (
@@ -26,6 +26,7 @@ WITH touched AS (
                AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
+        AND conversations.day = interactions.timestamp::DATE
     WHERE NOT starts_with(topic, 'import:')
 )
 SELECT answer, answers.id, answers.workload, conversation, answers.version, promotions.id AS promotion, timestamp,
@@ -140,7 +141,7 @@ WITH worth AS (
            date_trunc('hour', min(timestamp)) AS hour, count(*) AS n,
            coalesce(sum(earned), 0) AS gain, coalesce(sum(spent), 0) AS cost
     FROM states LEFT JOIN worth USING (sign, answer)
-    GROUP BY ALL
+    GROUP BY sign, workload, version, promotion, conversation, day
 )
 SELECT workload, version, promotion, hour, sum(sign), sum(sign * n), sum(sign * gain), sum(sign * cost),
        sum(sign * n * n), sum(sign * gain * gain), sum(sign * cost * cost), sum(sign * gain * n), sum(sign * gain * cost)

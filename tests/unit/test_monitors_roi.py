@@ -87,6 +87,15 @@ def test_intervals_are_those_of_the_conversations(warehouse: Warehouse) -> None:
     assert versions(warehouse, "support") == {None: found}
 
 
+def test_a_conversation_that_never_ends_is_one_for_each_day(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 124, 0, step=6 * HOUR, start=START - 9 * HOUR, conversation_id="always the same")
+    saved(warehouse, ids, [float(number // 4) for number in range(124)], 0)
+    book(warehouse, SETTINGS, START + 40 * DAY)
+    found = summary(warehouse)
+    half = 1.959964 * math.sqrt(31 * (4.0 * np.arange(31)).var(ddof=1))
+    assert (found.gains, found.gains_high) == pytest.approx((4 * 465, 4 * 465 + half))
+
+
 def test_few_conversations_have_no_interval(warehouse: Warehouse) -> None:
     for number, known in ((29, False), (30, True)):
         ids = answers(warehouse, number - (29 if known else 0), 29 if known else 0)
