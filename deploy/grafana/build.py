@@ -524,9 +524,41 @@ def business() -> dashboard.Dashboard:
             least=None,
         ),
         lines(
+            "ROI and its interval",
+            "(gains − costs) / costs and its 95% interval, from how much conversations differ. Absent below 30 "
+            "conversations.",
+            (f"retuned_roi_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_roi_interval_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
+            unit=SHARE,
+            least=None,
+        ),
+        lines(
+            "Gains and their interval",
+            "Gains since the ledger began and their 95% interval, in the configured currency.",
+            (f'sum by (workload) (retuned_roi_amount{{{OF_WORKLOAD}, kind="gain"}})', "{{workload}}"),
+            (f"retuned_roi_gain_interval_amount{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
+            least=None,
+        ),
+        lines(
+            "Champion against the model before",
+            "What the champion earned more than the model before it would have, had that one answered as it did in its "
+            "last window, with the 95% interval.",
+            (f"retuned_roi_uplift_amount{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_roi_uplift_interval_amount{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
+            least=None,
+        ),
+        lines(
+            "Gains and costs, by model",
+            "Of the champion and of the model before it, since the ledger began.",
+            (f"retuned_roi_version_amount{{{OF_VERSION}}}", "{{model_name}} {{kind}}"),
+            least=None,
+        ),
+        lines(
             "Gains",
-            "What answers gained, by item, summed since the ledger began.",
+            "What answers gained, by item, summed since the ledger began. More escalations than without the model are "
+            "a loss.",
             (f'sum by (item) (retuned_roi_amount{{{OF_WORKLOAD}, kind="gain"}})', "{{item}}"),
+            least=None,
             stacked=True,
         ),
         lines(
@@ -536,7 +568,7 @@ def business() -> dashboard.Dashboard:
             stacked=True,
         ),
     ]
-    return board("business", "Does it pay?", panels, version=False)
+    return board("business", "Does it pay?", panels)
 
 
 def files() -> dict[str, str]:
