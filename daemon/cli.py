@@ -27,10 +27,10 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives, "
-    "label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over "
-    "the answers that they correct), kto (thumbs); the questions that models are judged on, and what comes near to "
-    "them, are left out of these."
+    "quarantine, runs, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, quality, "
+    "ledger, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference "
+    "(corrections over the answers that they correct), kto (thumbs); the questions that models are judged on, and what "
+    "comes near to them, are left out of these."
 )
 
 
