@@ -1,4 +1,4 @@
-"""The scheduled jobs: watch quality, check for drift, decide, retrain, ask experts, archive.
+"""The scheduled jobs: measure quality, check for drift, watch new champions, decide, retrain, ask experts, archive.
 
 Each runs without the schedule too.
 """
@@ -26,7 +26,7 @@ from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import payoff, policy
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.monitors import drift, quality, roi
+from retuned.monitors import drift, quality, roi, watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.windows import windows
 from retuned.retrain import examples, labels, rollout, run
@@ -98,6 +98,9 @@ class Jobs:
             next_run_time=_aware(due),
         )
         scheduler.add_job(
+            self.watch_champions, "interval", seconds=schedule.watch_seconds, id="watch", next_run_time=_aware(soon)
+        )
+        scheduler.add_job(
             self.archive,
             "interval",
             seconds=ARCHIVE_SECONDS,
@@ -149,6 +152,33 @@ class Jobs:
         labels.settle(self.warehouse)
         self._tell_of_labels()
 
+    def watch_champions(self) -> None:
+        """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
+        for workload in self.workloads():
+            seen = watch.check(self.warehouse, self.settings, workload, self.now())
+            self.monitor_metrics.watch(workload, seen)
+            if seen is None or seen.verdict != "roll_back":
+                continue
+            restored = rollout.rollback(
+                self.warehouse,
+                self.settings,
+                self.publisher,
+                self.settings.kafka.model_events_topic,
+                workload,
+                actor="watch",
+                reason="; ".join(seen.reasons),
+                now=self.now(),
+                of=seen.version,
+            )
+            self.retrain_metrics.aliases(self.warehouse, workload)
+            log.warning(
+                "%s: %s is taken back, %s serves again: %s",
+                workload,
+                seen.version,
+                restored or "the base model",
+                "; ".join(seen.reasons),
+            )
+
     def request_labels(self) -> None:
         """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
         labels.settle(self.warehouse)
@@ -189,6 +219,9 @@ class Jobs:
             if found := windows(self.warehouse, self.settings.windows, workload, now):
                 spans.append(Span(workload, found.reference.start, found.reference.end))
                 spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
+            if (seen := watch.latest(self.warehouse, workload)) and seen.verdict == "go_on":
+                before = timedelta(seconds=self.settings.watch.compare_seconds)
+                spans.append(Span(workload, seen.since - before, seen.until))
             taught += examples.sources(self.warehouse, workload, self.settings.dataset)
         done = archive(self.warehouse, self.settings, Kept(spans, taught), now, self.stop)
         if done.files:
@@ -307,6 +340,7 @@ class Jobs:
             drifted=tuple(row["drifted"] for row in drifted),
             ratings_before=payoff.Ratings(ratings["before_helpful"], ratings["before_total"]),
             ratings_now=payoff.Ratings(ratings["now_helpful"], ratings["now_total"]),
+            taken_back=bool(last_run.get("taken_back")),
             new_corrections=corrections["new"],
             untried_corrections=corrections["untried"],
             corrections_to_learn=corrections["to_learn"],

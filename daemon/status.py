@@ -11,7 +11,7 @@ from retuned.consumers.archive import archived
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
-from retuned.monitors import roi
+from retuned.monitors import roi, watch
 from retuned.retrain import labels
 
 SQL = named_queries(files("retuned.daemon") / "sql", "status.sql")
@@ -68,6 +68,7 @@ def _workload(warehouse: Warehouse, workload: str) -> dict[str, Any]:
         "decisions": rows("decisions"),
         "runs": rows("runs"),
         "promotions": rows("promotions"),
+        "watch": asdict(seen) if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),
         "roi": asdict(roi.summary(warehouse, workload)),
     }

@@ -61,7 +61,7 @@ class WatchSettings(Section):
         0.05, description="the shares of unhelpful, of invented and of slow answers may each be higher by so much"
     )
     latency_ratio: Annotated[float, Field(ge=1)] = Field(
-        2.0, description="slow is what takes so many times longer than nine in ten answers of the champion before"
+        3.0, description="slow is what takes so many times longer than nine in ten answers of the champion before"
     )
     false_rollback_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05,
