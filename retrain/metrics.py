@@ -121,10 +121,11 @@ class Metrics:
         for model, alias in named:
             self.model.labels(workload, model, alias).set(1)
         self._named[workload] = named
-        for row in warehouse.rows(QUERIES["promotions"], {"workload": workload}):
-            key = (workload, row["event"])
-            self.promotions.labels(*key).inc(row["count"] - self._counted[key])
-            self._counted[key] = row["count"]
+        counts = {row["event"]: row["count"] for row in warehouse.rows(QUERIES["promotions"], {"workload": workload})}
+        for event in ("promoted", "rolled_back"):  # from 0 on: a rise from nothing is none to Prometheus
+            key, count = (workload, event), counts.get(event, 0)
+            self.promotions.labels(*key).inc(count - self._counted[key])
+            self._counted[key] = count
 
     def labels(self, counts: dict[str, dict[str, int]]) -> None:
         """Take in how many requests for labels are open and answered, by workload."""

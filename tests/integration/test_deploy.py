@@ -44,6 +44,8 @@ VALUES = {
     "task": ["quality", "drift", "archive"],
     "part": ["file", "used", "log"],
     "rate": ["helpful", "hallucination"],
+    "metric": ["helpful", "latency"],
+    "verdict": ["go_on", "roll_back"],
 }
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (apt: prometheus)")
 needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed (apt)")
