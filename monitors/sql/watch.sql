@@ -14,8 +14,7 @@ LIMIT 1
 -- Answers of the version since its promotion, and those of the champion before it: the latest ones before that, and
 -- any that apps still ask it for. An answer under another name than workload@version is one of the base model.
 CREATE OR REPLACE TEMP TABLE watched_answers AS
-SELECT id, timestamp, user_id, latency_seconds, coalesce(json_array_length(context), 0) > 0 AS with_context,
-       served = $version AS after
+SELECT id, timestamp, user_id, latency_seconds, served = $version AS after
 FROM (
     SELECT *, CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:] ELSE 'base' END AS served
     FROM traffic
@@ -62,12 +61,13 @@ WHERE slow IS NOT NULL
 GROUP BY after
 
 -- name: grounded
--- Those nearest to the promotion, on each side of it, for each of the two: the same ones whenever it is looked.
+-- Those with a context among the nearest to the promotion, on each side of it, for each of the two: the same ones
+-- whenever it is looked.
 SELECT after, response, context
 FROM interactions JOIN (
     SELECT id, timestamp, after FROM watched_answers
-    WHERE with_context
     QUALIFY row_number() OVER (
         PARTITION BY after, timestamp >= $since ORDER BY abs(epoch(timestamp) - epoch($since)), id
     ) <= $rows
 ) nearest USING (id, timestamp)
+WHERE coalesce(json_array_length(context), 0) > 0

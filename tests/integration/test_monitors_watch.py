@@ -215,11 +215,11 @@ def test_answers_that_got_slow_are_seen(warehouse: Warehouse) -> None:
     rated(warehouse, OLD, 200, 0)
     # Nine in ten take less than 0.68 s.
     warehouse.execute('UPDATE interactions SET latency_seconds = 0.5 + "offset" / 1000')
-    rated(warehouse, NEW, 100, 0, latency_seconds=1.35)
+    rated(warehouse, NEW, 100, 0, latency_seconds=2.03)
     found = seen(warehouse)
     assert counted(compared(found, "latency", "app")) == (21, 200, 0, 100)
     assert found.verdict == "go_on"
-    rated(warehouse, NEW, 60, 0, latency_seconds=1.37, start=SINCE + HOUR)
+    rated(warehouse, NEW, 60, 0, latency_seconds=2.05, start=SINCE + HOUR)
     rated(warehouse, NEW, 60, 0, latency_seconds=float("nan"), start=SINCE + 2 * HOUR)
     found = seen(warehouse)
     assert counted(compared(found, "latency", "app")) == (21, 200, 60, 160)
