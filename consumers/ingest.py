@@ -380,6 +380,8 @@ class Ingest:
         self._source.commit(rows.batch.nexts)
         self._count(rows)
         metrics, records = self._metrics, rows.batch.records
+        if (interactions := rows.tables.get("interactions")) is not None:
+            metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
         for topic, count in rows.batch.lost.items():
             metrics.lost.labels(topic).inc(count)
         for record, _ in rows.bad:

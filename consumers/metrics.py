@@ -1,12 +1,15 @@
-"""Every metric of getting events in: names, help texts and labels in one look."""
+"""The metrics of getting events in: names, help texts and labels in one look (those of answers: `traffic`)."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from retuned.consumers.traffic import Traffic
 
 
 class Metrics:
     """Counters move in the ingest loop; gauges are set there once a batch."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.traffic = Traffic(registry)
         self.events = Counter(
             "retuned_events",
             "Messages read, dead letters and duplicates among them; those of files have the topic import.",

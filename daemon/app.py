@@ -141,7 +141,7 @@ class App:
         return status(self.warehouse, self.jobs, self.ingest, self.started_at)
 
     def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Carry out `retrain`, `promote` or `rollback`."""
+        """Carry out `retrain`, `promote`, `rollback` or `report`."""
         return commands.carry_out(self.jobs, name, workload, arguments)
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ class App:
 
     @property
     def reports(self) -> Path:
-        """The folder of drift reports."""
+        """The folder of the reports."""
         return self.jobs.reports
 
     # Inside

@@ -84,13 +84,15 @@ def _parser() -> argparse.ArgumentParser:
         ("retrain", "retrain a workload now"),
         ("promote", "put a version into service"),
         ("rollback", "put the previous version back into service"),
+        ("report", "write a report of this month so far, for people who decide"),
     ):
         added = command(name, _command, help)
         added.set_defaults(name=name)
         added.add_argument("workload")
         if name == "promote":
             added.add_argument("version")
-        added.add_argument("--reason", help="kept with the decision")
+        if name != "report":
+            added.add_argument("--reason", help="kept with the decision")
     letters = command("dead-letters", _dead_letters, "list what could not be decoded, or decode it again after a fix")
     letters.add_argument("action", choices=("list", "replay"))
     letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")

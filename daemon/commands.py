@@ -1,4 +1,4 @@
-"""What an operator may command: retrain, promote, roll back; over HTTP to a daemon, or in this process without one."""
+"""What an operator may command: retrain, promote, roll back, report; over HTTP to a daemon, or here without one."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def carry_out(jobs: Jobs, name: str, workload: str, arguments: dict[str, Any]) -
     """Carry out a command and tell what was done.
 
     Args:
-        name: `retrain`, `promote` (argument `version`) or `rollback`. Each may give a `reason`.
+        name: `retrain`, `promote` (argument `version`), `rollback`, each with a `reason` if they like, or `report`.
 
     Raises:
         RetunedError: it cannot be done; the text says why and what can.
@@ -27,6 +27,9 @@ def carry_out(jobs: Jobs, name: str, workload: str, arguments: dict[str, Any]) -
         if not decision.retrain:
             raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
         return {"workload": workload, "done": "a retraining is in line", "reasons": list(decision.reasons)}
+    if name == "report":
+        report = jobs.report_so_far(workload)
+        return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}
     topic = jobs.settings.kafka.model_events_topic
     if name == "promote":
         version = arguments.get("version")

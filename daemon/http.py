@@ -52,7 +52,7 @@ class Daemon(Protocol):
         """See `retuned.daemon.status`."""
 
     def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Carry out `retrain`, `promote` or `rollback` and tell what was done."""
+        """Carry out `retrain`, `promote`, `rollback` or `report` and tell what was done."""
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         """The newest dead letters, newest first."""
@@ -71,10 +71,10 @@ class Daemon(Protocol):
 
     @property
     def reports(self) -> Path:
-        """The folder of drift reports."""
+        """The folder of the reports."""
 
 
-COMMANDS = ("retrain", "promote", "rollback")
+COMMANDS = ("retrain", "promote", "rollback", "report")
 
 
 def application(daemon: Daemon, settings: HttpSettings) -> Starlette:

@@ -1,4 +1,4 @@
-"""The scheduled jobs: measure quality, check for drift, watch new champions, decide, retrain, ask experts, archive.
+"""The scheduled jobs: measure quality, drift and new champions, decide, retrain, ask experts, archive, report.
 
 Each runs without the schedule too.
 """
@@ -8,7 +8,7 @@ import logging
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -23,7 +23,7 @@ from apscheduler.triggers.cron import CronTrigger
 from retuned.consumers.archive import Archived, Kept, Span, archive, archived
 from retuned.consumers.errors import BrokerUnavailable, Cancelled, ChildFailed, RetunedError, WarehouseError
 from retuned.consumers.warehouse import Warehouse, named_queries
-from retuned.daemon import payoff, policy
+from retuned.daemon import payoff, policy, reports
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, quality, roi, watch
@@ -36,6 +36,7 @@ from retuned.retrain.rollout import Publisher
 log = logging.getLogger(__name__)
 SQL = named_queries(files("retuned.daemon") / "sql", "evidence.sql")
 ARCHIVE_SECONDS = 3_600.0
+MOST_WORKLOADS, BUSY = 50, timedelta(days=7)
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a zone)
 
 
@@ -114,6 +115,16 @@ class Jobs:
         if schedule.retrain_cron:
             trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
             scheduler.add_job(self.on_schedule, trigger, id="retrain-cron", misfire_grace_time=3_600)
+        if schedule.report_cron:  # a month that ended while the daemon was away is made up for
+            trigger = CronTrigger.from_crontab(schedule.report_cron, timezone=UTC)
+            scheduler.add_job(
+                self.report,
+                trigger,
+                id="report",
+                executor="retrain",
+                misfire_grace_time=None,
+                next_run_time=_aware(soon),
+            )
         for workload in self.workloads():
             check = drift.latest(self.warehouse, workload, decided=True)
             if check is not None:  # else the gauges would be absent until the next check, and alerts begin anew
@@ -133,13 +144,25 @@ class Jobs:
         """The workloads that have events."""
         return [row["workload"] for row in self.warehouse.rows(SQL["workloads"])]
 
+    def watched(self) -> list[str]:
+        """The workloads that are measured: all of them, or those with the most events lately.
+
+        Their names come from producers: one that sends a new one with each event must not fill Prometheus, nor the day.
+        """
+        known = self.workloads()
+        if len(known) <= MOST_WORKLOADS:
+            return known
+        since = self.now() - BUSY
+        found = self.warehouse.rows(SQL["busiest"], {"since": since, "most": MOST_WORKLOADS})
+        return sorted(row["workload"] for row in found)
+
     def watch(self) -> None:
         """Measure quality, book the ledger, announce what waits for it, and ask the policy, for each workload."""
         self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
         self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
         now = self.now()
         self._book(now)
-        for workload in self.workloads():
+        for workload in self.watched():
             self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
             self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
             self.retrain_metrics.aliases(self.warehouse, workload)
@@ -183,7 +206,7 @@ class Jobs:
         """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
         labels.settle(self.warehouse)
         models = self.settings.models
-        for workload in self.workloads() if models.base is not None else []:
+        for workload in self.watched() if models.base is not None else []:
             if models.workloads is not None and workload not in models.workloads:
                 continue
             asked = labels.request(self.warehouse, self.settings, workload, self.now())
@@ -194,7 +217,10 @@ class Jobs:
     def check_drift(self) -> None:
         """Compare the current window with the reference, for each workload, and ask the policy."""
         failed: list[ChildFailed] = []
-        for workload in self.workloads():
+        watched = self.watched()
+        if (others := len(self.workloads()) - len(watched)) > 0:
+            log.warning("%d more workloads have events than are measured: does a producer make up names?", others)
+        for workload in watched:
             try:
                 check = drift.check(self.warehouse, self.settings, workload, self.now(), self.reports, self.stop)
             except ChildFailed as error:  # one workload's bad luck must not hide another's drift
@@ -213,6 +239,7 @@ class Jobs:
         """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
         now = self.now()
         self._book(now)  # what has left is not booked any more
+        quality.thin(self.warehouse, now)
         spans: list[Span] = []
         taught: list[str] = []
         for workload in self.workloads():
@@ -227,6 +254,40 @@ class Jobs:
         if done.files:
             log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
         return done
+
+    def report(self) -> None:
+        """Write the reports of the month and of the quarter that ended last, where they are not there yet."""
+        failed: list[ChildFailed] = []
+        for workload in self.watched():
+            ended = [reports.Period.of(kind, self.now()).before for kind in reports.MONTHS]
+            there = reports.reports(self.reports, workload)
+            try:
+                self._report(workload, [one for one in ended if reports.report_id(workload, one) not in there])
+            except ChildFailed as error:
+                failed.append(error)
+            except Cancelled:
+                return
+        if failed:
+            raise failed[0]
+
+    def report_so_far(self, workload: str) -> str:
+        """Write the report of a workload's running month; where the schedule runs, in its turn. Returns its id."""
+        period = reports.Period.of("month", self.now())
+        if self._scheduler and self._scheduler.running:
+            self._scheduler.add_job(
+                self._report,
+                args=[workload, period],
+                id=f"report:{workload}",
+                executor="retrain",
+                replace_existing=True,
+            )
+        else:
+            self._report(workload, [period])
+        return reports.report_id(workload, period)
+
+    def _report(self, workload: str, periods: Sequence[reports.Period]) -> None:
+        for page in reports.write(self.warehouse, self.settings, workload, periods, self.reports, self.stop):
+            log.info("a report of %s is written: %s", workload, page)
 
     def on_schedule(self) -> None:
         """The configured time to retrain has come."""
@@ -356,7 +417,7 @@ class Jobs:
 
     @property
     def reports(self) -> Path:
-        """The folder of drift reports."""
+        """The folder of the reports: of drift checks, and of months and quarters."""
         return self.warehouse.path.parent / "reports"
 
     # Inside
@@ -454,7 +515,7 @@ class Jobs:
             log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
 
     def _on_event(self, event: JobExecutionEvent) -> None:
-        job = "retrain" if event.job_id == "resume" else event.job_id
+        job = "retrain" if event.job_id == "resume" else event.job_id.partition(":")[0]
         if event.code == EVENT_JOB_MISSED:
             self.metrics.job_runs.labels(job, "missed").inc()
         elif event.exception is None:

@@ -69,6 +69,11 @@ class ScheduleSettings(Section):
         None,
         description="retrain at these times when there is something new to learn; UTC, crontab form: '0 3 * * sun'",
     )
+    report_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
+        "0 6 1 * *",
+        description="write the reports of the month and of the quarter that ended last, where they are not there yet; "
+        "UTC, crontab form; null: never",
+    )
 
 
 class HttpSettings(Section):

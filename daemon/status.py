@@ -11,6 +11,7 @@ from retuned.consumers.archive import archived
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
+from retuned.daemon.reports import reports
 from retuned.monitors import roi, watch
 from retuned.retrain import labels
 
@@ -36,8 +37,9 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "training": dict(jobs.progress),
         "currency": jobs.settings.roi.currency,
         "workloads": {
-            name: _workload(warehouse, name) | {"labels": asked.get(name, {"open": 0, "answered": 0})}
-            for name in jobs.workloads()
+            name: _workload(warehouse, name)
+            | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.reports, name)}
+            for name in jobs.watched()
         },
     }
 

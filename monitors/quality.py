@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import duckdb
 
@@ -16,6 +16,7 @@ from retuned.monitors.windows import SQL, Window, sample, windows
 QUERIES = named_queries(SQL, "quality.sql")
 ALL_MODELS = "*"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
+EVERY_MINUTE, EVERY_HOUR = timedelta(days=2), timedelta(days=90)
 QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "latency_p99_seconds"}
 
 
@@ -64,6 +65,11 @@ def measure(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
 def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
     """The figures of the latest measurement of a workload."""
     return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
+
+
+def thin(warehouse: Warehouse, now: datetime) -> None:
+    """Keep each minute's figures for EVERY_MINUTE, then each hour's last for EVERY_HOUR, then each day's."""
+    warehouse.execute(QUERIES["thin"], {"recent": now - EVERY_MINUTE, "old": now - EVERY_HOUR})
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:

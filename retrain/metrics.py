@@ -45,6 +45,12 @@ class Metrics:
             ["workload"],
             registry=registry,
         )
+        self.active = Gauge(
+            "retuned_training_active_timestamp_seconds",
+            "When the run under way last told of progress, Unix time; absent while none is under way",
+            ["workload"],
+            registry=registry,
+        )
         self.decisions = Counter(
             "retuned_gate_decisions_total",
             "Decisions of the gate, by outcome: passed or refused",
@@ -87,6 +93,7 @@ class Metrics:
 
     def progress(self, workload: str, line: dict[str, Any]) -> None:
         """Take in a progress line of a run."""
+        self.active.labels(workload).set_to_current_time()
         if line.get("loss") is not None:
             self.loss.labels(workload, "train").set(line["loss"])
             self.tokens_per_second.labels(workload).set(line["tokens_per_second"])
@@ -98,6 +105,7 @@ class Metrics:
         """Take in a run that ended."""
         workload = result.workload
         self.runs.labels(workload, result.state).inc()
+        self.active.remove(workload)
         if result.state == "interrupted":
             return  # its time is counted when it is resumed and ends
         if result.train_seconds:
@@ -121,11 +129,12 @@ class Metrics:
         for model, alias in named:
             self.model.labels(workload, model, alias).set(1)
         self._named[workload] = named
-        counts = {row["event"]: row["count"] for row in warehouse.rows(QUERIES["promotions"], {"workload": workload})}
-        for event in ("promoted", "rolled_back"):  # from 0 on: a rise from nothing is none to Prometheus
-            key, count = (workload, event), counts.get(event, 0)
-            self.promotions.labels(*key).inc(count - self._counted[key])
-            self._counted[key] = count
+        for event in ("promoted", "rolled_back"):  # from 0 on: the first one ever is an increase, too
+            self.promotions.labels(workload, event)
+        for row in warehouse.rows(QUERIES["promotions"], {"workload": workload}):
+            key = (workload, row["event"])
+            self.promotions.labels(*key).inc(row["count"] - self._counted[key])
+            self._counted[key] = row["count"]
 
     def labels(self, counts: dict[str, dict[str, int]]) -> None:
         """Take in how many requests for labels are open and answered, by workload."""

@@ -2,6 +2,10 @@
 -- One whose events have all been archived is still known by its model.
 SELECT workload FROM interactions UNION SELECT workload FROM aliases ORDER BY workload
 
+-- name: busiest
+SELECT workload FROM interactions WHERE timestamp >= $since
+GROUP BY workload ORDER BY count(*) DESC, workload LIMIT $most
+
 -- name: champion
 -- When the model in service came into service, and up to when the evidence goes that it learned from.
 SELECT a.version, a.created_at AS promoted_at,

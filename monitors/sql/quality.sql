@@ -65,3 +65,13 @@ SELECT workload, model, metric, source, value, low, high, n
 FROM quality
 WHERE workload = $workload AND created_at = (SELECT max(created_at) FROM quality WHERE workload = $workload)
 ORDER BY model, metric, source
+
+-- name: thin
+-- Of what is older than $recent the last measurement of each hour stays, of what is older than $old that of each day.
+DELETE FROM quality
+WHERE created_at < $recent
+  AND (workload, created_at) NOT IN (
+    SELECT workload, max(created_at) FROM quality
+    WHERE created_at < $recent
+    GROUP BY workload, CASE WHEN created_at < $old THEN date_trunc('day', created_at) ELSE date_trunc('hour', created_at) END
+  )

@@ -1,9 +1,9 @@
-"""The policy on a real warehouse with a real run in it: money, and what comes in while a run trains."""
+"""What the daemon makes of a real warehouse with a real run in it: money, what comes in while a run trains, reports."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from models import tiny_llama
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
+from retuned.daemon import commands, reports
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.offline import offline
 from retuned.daemon.policy import Decision, Evidence
@@ -172,3 +173,51 @@ def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) ->
     figures = json.loads(stored["figures"])["payoff"]
     assert figures["gain"] < figures["cost"]
     assert jobs.ask_policy("support", asked_by="an operator").retrain
+
+
+def test_the_month_and_the_quarter_that_ended_are_reported_once(story: Story) -> None:
+    jobs = story.jobs
+    jobs.now = lambda: datetime(2026, 3, 10)
+    jobs.watch()
+    spring = datetime(2026, 4, 1, 6)
+    jobs.now = lambda: spring
+    jobs.report()
+    names = reports.reports(jobs.reports, "support")
+    assert [name[:7] for name in names] == ["2026-Q1", "2026-03"]
+    month, quarter = (jobs.reports / f"{name}.html" for name in (names[1], names[0]))
+    told = json.loads(month.with_suffix(".json").read_text())
+    champion = registry.champion(jobs.warehouse, "support")
+    assert champion is not None
+    assert told["benchmark"]["champion"] == champion.name
+    scores = {(row["model"], row["split"]): row for row in told["benchmark"]["scores"]}
+    # The holdout is of what changed since; what still holds is in the regression set.
+    assert {model: scores[model, "holdout"]["score"] for model in ("base", "champion")} == {"base": 0, "champion": 0}
+    assert scores["champion", "holdout"]["hallucination"] == 1
+    assert scores["champion", "regression"]["score"] > 0.9 > scores["champion", "regression"]["low"]
+    assert scores["base", "regression"]["score"] == 0
+    page = month.read_text()
+    answered = 40 + TAUGHT + DURING
+    for text in (
+        f"The model answered {answered} times",
+        "retrained once; 1 new model went into service",
+        "Plotly.newPlot",
+    ):
+        assert text in page, text
+    assert "2026-Q1" in quarter.read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in jobs.reports.glob("2026-*")}
+    jobs.report()
+    assert {path: path.stat().st_mtime_ns for path in jobs.reports.glob("2026-*")} == before
+    # Nothing was asked in April.
+    jobs.now = lambda: datetime(2026, 5, 1, 6)
+    jobs.report()
+    assert reports.reports(jobs.reports, "support") == names
+
+
+def test_an_operator_gets_the_running_month(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "benchmark", lambda *_: {"problem": "not asked in this test"})
+    story.jobs.now = lambda: datetime(2026, 3, 20)
+    name = reports.report_id("support", reports.Period.of("month", story.jobs.now()))
+    done = commands.carry_out(story.jobs, "report", "support", {})
+    assert done["done"] == f"the report of this month so far will be at /reports/{name}"
+    assert "No benchmark of the models: not asked in this test" in (story.jobs.reports / f"{name}.html").read_text()

@@ -1,5 +1,6 @@
-"""What deploy/ ships: alerts and dashboard use metrics that exist; the configuration in it is one the daemon takes."""
+"""What deploy/ ships: alerts and dashboards use metrics that exist; the configuration in it is one the daemon takes."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -10,16 +11,20 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import KafkaSettings
+from retuned.consumers.traffic import Traffic
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.settings import load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -29,9 +34,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = yaml.safe_load((DEPLOY / "retuned.rules.yml").read_text())
 RULE_TESTS = yaml.safe_load((DEPLOY / "retuned.rules.test.yml").read_text())
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/retuned.json").read_text())
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted(DEPLOY.glob("grafana/dashboards/*.json"))}
+PANELS = [panel for dashboard in DASHBOARDS.values() for panel in dashboard["panels"]]
+RULES_MADE = [rule for group in RULES["groups"] for rule in group["rules"]]
+ALERTS = [rule for rule in RULES_MADE if "alert" in rule]
+RECORDED = [rule for rule in RULES_MADE if "record" in rule]
 # What a label can be; the queries ask for these.
 VALUES = {
     "workload": ["support"],
@@ -47,36 +54,50 @@ VALUES = {
     "metric": ["helpful", "latency"],
     "verdict": ["go_on", "roll_back"],
 }
+ANSWERS = pa.table(
+    {
+        "workload": ["support"],
+        "model": ["support@1"],
+        "latency_seconds": [1.0],
+        "time_to_first_token_seconds": [0.1],
+        "input_tokens": [100],
+        "output_tokens": [10],
+    }
+)
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (apt: prometheus)")
 needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed (apt)")
 
 
-def registry() -> tuple[CollectorRegistry, list[Any]]:
-    """Everything that the daemon's /metrics can show, each metric with every label, at 1."""
+def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
+    """Everything that the daemon's /metrics can show, each metric with every label, and what moves each of them."""
     made = CollectorRegistry()
-    children = []
+    movers: list[Callable[[], None]] = []
     for metrics in (ConsumerMetrics(made), MonitorMetrics(made), RetrainMetrics(made), DaemonMetrics(made)):
         for metric in vars(metrics).values():
             if isinstance(metric, Counter | Gauge | Histogram):
                 names = metric._labelnames
                 values = itertools.product(*(VALUES.get(name, ["some"]) for name in names))
-                children.extend(metric.labels(*labels) if names else metric for labels in values)
-    move(children)
-    return made, children
+                movers.extend(mover(metric.labels(*labels) if names else metric) for labels in values)
+            elif isinstance(metric, Traffic):
+                movers.append(partial(metric.add, ANSWERS, datetime(2026, 11, 24)))
+    move(movers)
+    return made, movers
 
 
-def move(children: list[Any]) -> None:
-    for child in children:
-        if isinstance(child, Histogram):
-            child.observe(1)
-        elif isinstance(child, Counter):
-            child.inc()
-        else:
-            child.set(1)
+def mover(metric: Any) -> Callable[[], None]:
+    if isinstance(metric, Histogram):
+        return partial(metric.observe, 1)
+    return metric.inc if isinstance(metric, Counter) else partial(metric.set, 1)
+
+
+def move(movers: list[Callable[[], None]]) -> None:
+    for one in movers:
+        one()
 
 
 def labels_by_name() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"up": set()}
+    found |= {rule["record"]: set(re.findall(r"\w+", rule["expr"])) for rule in RECORDED}
     for family in registry()[0].collect():
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
@@ -85,12 +106,23 @@ def labels_by_name() -> dict[str, set[str]]:
 
 def filled(expression: str) -> str:
     """A dashboard's query as Grafana sends it."""
-    return expression.replace("$workload", ".*").replace("$__rate_interval", "1m")
+    for variable in ("$workload", "$version"):
+        expression = expression.replace(variable, ".*")
+    return expression.replace("$__rate_interval", "1m")
 
 
 def queries() -> list[str]:
-    annotations = [item["expr"] for item in DASHBOARD["annotations"]["list"]]
-    return [filled(target["expr"]) for panel in PANELS for target in panel["targets"]] + annotations
+    return [filled(target["expr"]) for panel in PANELS for target in panel["targets"]]
+
+
+def annotations() -> list[str]:
+    found = [item["expr"] for dashboard in DASHBOARDS.values() for item in dashboard["annotations"]["list"]]
+    return [filled(expression) for expression in found]
+
+
+def variables(dashboard: dict[str, Any]) -> dict[str, str]:
+    """The queries of a dashboard's variables."""
+    return {item["name"]: item["query"]["query"] for item in dashboard["templating"]["list"] if item["type"] == "query"}
 
 
 def promtool(*arguments: str, folder: Path = DEPLOY) -> None:
@@ -119,40 +151,57 @@ def test_each_alert_is_tested_firing_and_quiet() -> None:
         assert set(alert["annotations"]) == {"summary", "description"}
 
 
+def test_each_recorded_series_is_tested() -> None:
+    asked = " ".join(check["expr"] for test in RULE_TESTS["tests"] for check in test.get("promql_expr_test", []))
+    assert [rule["record"] for rule in RECORDED if rule["record"] not in asked] == []
+
+
+def test_the_dashboards_are_those_that_the_code_makes() -> None:
+    spec = importlib.util.spec_from_file_location("build", DEPLOY / "grafana" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    stored = {path.name: path.read_text() for path in DEPLOY.glob("grafana/dashboards/*")}
+    assert module.files() == stored, "run python deploy/grafana/build.py"
+
+
 @needs_promtool
-def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
-    rules = [{"record": f"query:{number}", "expr": filled(query)} for number, query in enumerate(queries())]
+def test_every_query_of_the_dashboards_is_promql(tmp_path: Path) -> None:
+    asked = queries() + annotations()
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(asked)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     promtool("check", "rules", "rules.yml", folder=tmp_path)
 
 
-def test_rules_and_dashboard_name_metrics_and_labels_that_exist() -> None:
+def test_rules_and_dashboards_name_metrics_and_labels_that_exist() -> None:
     known = labels_by_name()
-    variable = next(item for item in DASHBOARD["templating"]["list"] if item["name"] == "workload")
-    asked = [*queries(), variable["definition"], *(alert["expr"] for alert in ALERTS)]
+    of_variables = [query for dashboard in DASHBOARDS.values() for query in variables(dashboard).values()]
+    asked = [*queries(), *annotations(), *of_variables, *(rule["expr"] for rule in RULES_MADE)]
     for query in asked:
-        for name, matchers in re.findall(r"\b(retuned_\w+|up)\b(?:\{([^}]*)\})?", query):
+        for name, matchers in re.findall(r"\b((?:\w+:)?retuned_\w+(?::\w+)?|up)\b(?:\{([^}]*)\})?", query):
             assert name in known, f"{name} in: {query}"
             used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
             assert used <= known[name] | {"job", "instance"}, f"labels of {name} in: {query}"
-    assert variable["definition"] == "label_values(retuned_drift_check_timestamp_seconds, workload)"
+    for query, label in re.findall(r"label_values\((\w+)[^,]*, (\w+)\)", "\n".join(of_variables)):
+        assert label in known[query]
 
 
-def test_every_metric_is_on_the_dashboard() -> None:
+def test_every_metric_is_on_a_dashboard() -> None:
     asked = " ".join(queries())
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:retuned_\w+|up)\b", asked)}
-    names = {name for name in labels_by_name() if not name.endswith("_created")}
+    names = {name for name in labels_by_name() if not name.endswith("_created") and ":" not in name}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
     # Both are for alerts and for looking up, not for watching.
     assert families - shown == {"retuned_drift_check_timestamp_seconds", "retuned_dead_letter_publish_failures_total"}
 
 
-def test_each_panel_explains_itself_and_stands_on_its_own_place() -> None:
-    rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Operations", "Quality", "Learning", "Return on investment"]
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_each_panel_explains_itself_and_stands_on_its_own_place(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
+    for panel in dashboard["panels"]:
         place = panel["gridPos"]
         cells = set(
             itertools.product(range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"]))
@@ -160,7 +209,6 @@ def test_each_panel_explains_itself_and_stands_on_its_own_place() -> None:
         assert not cells & taken, panel["title"]
         assert place["x"] + place["w"] <= 24
         taken |= cells
-    for panel in PANELS:
         assert len(panel["description"]) > 20, panel["title"]
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
         for target in panel["targets"]:
@@ -169,10 +217,22 @@ def test_each_panel_explains_itself_and_stands_on_its_own_place() -> None:
             assert ("$workload" in target["expr"]) == by_workload, target["expr"]
 
 
+def test_dashboards_have_their_variables_and_tell_of_promotions_and_rollbacks() -> None:
+    assert set(DASHBOARDS) == {"operations.json", "quality.json", "learning.json", "business.json"}
+    assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS)
+    for dashboard in DASHBOARDS.values():
+        asked = json.dumps(dashboard["panels"])
+        assert {"workload"} <= variables(dashboard).keys() <= {"workload", "version"}
+        assert ("$version" in asked) == ("version" in variables(dashboard))
+        assert [item["name"] for item in dashboard["annotations"]["list"]] == ["Promotions", "Rollbacks"]
+    home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(home).name in DASHBOARDS
+
+
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[tuple[str, list[Any]]]:
+def prometheus(tmp_path: Path) -> Iterator[tuple[str, list[Callable[[], None]]]]:
     """A Prometheus that scrapes every metric once a second, with the rules of deploy/ loaded."""
-    made, children = registry()
+    made, movers = registry()
     server, thread = start_http_server(0, addr="127.0.0.1", registry=made)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -187,7 +247,7 @@ def prometheus(tmp_path: Path) -> Iterator[tuple[str, list[Any]]]:
     command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={address}", "--log.level=error"]
     process = subprocess.Popen([*command, "--storage.tsdb.path=data"], cwd=tmp_path)
     try:
-        yield f"http://{address}", children
+        yield f"http://{address}", movers
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -196,26 +256,36 @@ def prometheus(tmp_path: Path) -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
+def asked(url: str, path: str, **parameters: str) -> Any:
+    with urllib.request.urlopen(f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+        return json.load(answer)["data"]
+
+
 @needs_prometheus
-def test_every_query_of_the_dashboard_finds_something_in_a_live_prometheus(
-    prometheus: tuple[str, list[Any]],
+def test_a_live_prometheus_answers_every_query_records_and_fires(
+    prometheus: tuple[str, list[Callable[[], None]]],
 ) -> None:
-    url, children = prometheus
-    empty = set(queries()[:-1])  # the last is the annotation of a promotion: there is none
+    url, movers = prometheus
+    empty = {*queries(), *annotations(), *(rule["record"] for rule in RECORDED)}
+    # A day has not passed: what was a day ago, and what each day added, is nowhere yet.
+    empty = {query for query in empty if "offset 1d" not in query}
+    # Alerts that need not last, on what the counters do here.
+    silent = {"RetunedEventsLost", "RetunedRolledBack", "RetunedTrainingFailed", "RetunedJobFails"}
     problem: Exception | None = None
     deadline = time.monotonic() + 60
-    while empty and time.monotonic() < deadline:
-        move(children)
+    while (empty or silent) and time.monotonic() < deadline:
+        move(movers)
         time.sleep(1)
-        for query in sorted(empty):
-            question = urllib.parse.urlencode({"query": query})
-            try:
-                with urllib.request.urlopen(f"{url}/api/v1/query?{question}", timeout=10) as answer:
-                    if json.load(answer)["data"]["result"]:
-                        empty.remove(query)
-            except OSError as error:
-                problem = error
+        try:
+            empty -= {query for query in sorted(empty) if asked(url, "query", query=query)["result"]}
+            alerts = asked(url, "alerts")["alerts"] if not empty else []
+            silent -= {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+        except OSError as error:
+            problem = error
     assert not empty, problem
+    assert not silent, problem
+    firing = {alert["labels"]["alertname"] for alert in asked(url, "alerts")["alerts"] if alert["state"] == "firing"}
+    assert not firing & {"RetunedDown", "RetunedBrokerAway", "RetunedDriftPersists"}
 
 
 def environment(service: str) -> dict[str, str]:

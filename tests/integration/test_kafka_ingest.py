@@ -162,6 +162,9 @@ def test_all_fields_arrive_redacted_with_a_pseudonym(rig: Rig) -> None:
     assert len(row["user_id"]) == 4 + 1 + 32
     assert rig.count("retuned_redactions_total", kind="EMAIL") == 5
     assert rig.count("retuned_events_total", topic=rig.settings.kafka.feedback_topic) == 1
+    of = {"workload": row["workload"], "model_name": row["model"]}
+    assert rig.count("retuned_interaction_latency_seconds_sum", **of) == 0.8
+    assert rig.count("retuned_interaction_tokens_total", kind="input", **of) == 10
     assert rig.ingest.events_seen == 2
     assert rig.ingest.last_event_at == row["received_at"]
 

@@ -302,6 +302,7 @@ def test_metrics_follow_aliases_and_promotions(
     assert found == {(two.name, "champion"): 1.0, (one.name, "previous"): 1.0}
     labels = {"workload": "support", "event": "promoted"}
     assert collectors.get_sample_value("retuned_promotions_total", labels) == 2.0
+    # It is there before the first one, so that an alert sees its rise.
     assert collectors.get_sample_value("retuned_promotions_total", labels | {"event": "rolled_back"}) == 0.0
 
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,6 +207,9 @@ def test_metrics_of_runs(real: Real) -> None:
     metrics = Metrics(collectors)
     for line in real.bench.lines:
         metrics.progress("support", line)
+    active = collectors.get_sample_value("retuned_training_active_timestamp_seconds", {"workload": "support"})
+    assert active is not None
+    assert time.time() - active < 60
     for result in (real.first, real.second, replace(real.second, state="interrupted")):
         metrics.finished(result)
     labels = {"workload": "support"}
@@ -213,6 +217,7 @@ def test_metrics_of_runs(real: Real) -> None:
     def value(name: str, **more: str) -> float | None:
         return collectors.get_sample_value(name, labels | more)
 
+    assert value("retuned_training_active_timestamp_seconds") is None
     assert value("retuned_training_runs_total", state="succeeded") == 2
     assert value("retuned_training_runs_total", state="interrupted") == 1
     assert value("retuned_training_seconds_count") == 2

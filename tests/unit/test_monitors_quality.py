@@ -19,6 +19,16 @@ from retuned.monitors.settings import Settings, WindowsSettings
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
+FIGURE = {
+    "workload": "support",
+    "model": "*",
+    "metric": "helpful_rate",
+    "source": "user",
+    "value": 0.5,
+    "low": 0.4,
+    "high": 0.6,
+    "n": 90,
+}
 GROUNDED = {"context": json.dumps(["Parcels take two days."]), "response": "Parcels take 2 days."}
 INVENTED = {"context": json.dumps(["Parcels take two days."]), "response": "Parcels take 9 days."}
 
@@ -167,3 +177,28 @@ def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) 
     metrics.quality("support", [])
     assert registry.get_sample_value("retuned_helpful_ratio", labels) is None
     assert registry.get_sample_value("retuned_answer_latency_seconds", latency) is None
+
+
+def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(warehouse: Warehouse) -> None:
+    answers(warehouse, 10, offset=100)
+    now = NOW + timedelta(days=200)
+    for when in (now - timedelta(minutes=n * 20) for n in range(8 * 24 * 3)):  # the last eight days
+        warehouse.insert("quality", created_at=when, **FIGURE)
+    for when in (now - timedelta(days=100, hours=n) for n in range(72)):  # three days, long ago
+        for workload in ("support", "sales"):
+            warehouse.insert("quality", created_at=when, **FIGURE | {"workload": workload})
+    measure(warehouse, SETTINGS, "support", now)
+    newest = warehouse.rows("SELECT * FROM quality WHERE created_at >= ?", [now - timedelta(days=2)])
+    for _ in range(2):
+        quality.thin(warehouse, now)
+        kept = warehouse.rows("SELECT workload, created_at FROM quality ORDER BY ALL")
+        recent, old = (
+            [row for row in kept if low < now - row["created_at"] <= high]
+            for low, high in ((timedelta(days=2), timedelta(days=50)), (timedelta(days=50), timedelta(days=300)))
+        )
+        assert warehouse.rows("SELECT * FROM quality WHERE created_at >= ?", [now - timedelta(days=2)]) == newest
+        hours = [row["created_at"].replace(minute=0) for row in recent]
+        assert len(hours) == len(set(hours)) == 6 * 24
+        # The last of its hour, but for that in which the two days end.
+        assert {row["created_at"].minute for row in recent[:-1]} == {40}
+        assert len(old) == 2 * len({row["created_at"].date() for row in old}) == 2 * 4

@@ -1,0 +1,46 @@
+-- name: answers
+-- Answers of each day that are still in the warehouse.
+SELECT timestamp::DATE AS day, count(*) AS answers FROM traffic
+WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+GROUP BY day ORDER BY day
+
+-- name: archived
+-- Whether answers of the period may have left the warehouse.
+SELECT count(*) > 0 AS some FROM archives WHERE table_name = 'interactions' AND last_received_at >= $start
+
+-- name: figures
+-- The last measurement of each day, of all models together.
+SELECT created_at::DATE AS day, metric, source, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
+       arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
+FROM quality
+WHERE workload = $workload AND model = '*' AND created_at >= $start AND created_at < $end
+GROUP BY ALL ORDER BY ALL
+
+-- name: money
+SELECT created_at::DATE AS day, kind, item, sum(amount) AS amount FROM ledger
+WHERE workload = $workload AND created_at >= $start AND created_at < $end
+GROUP BY ALL ORDER BY ALL
+
+-- name: promotions
+SELECT created_at, event, version, previous_version, actor, reason FROM promotions
+WHERE workload = $workload AND created_at >= $start AND created_at < $end
+ORDER BY created_at
+
+-- name: runs
+SELECT state, count(*) AS runs, sum(coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) AS seconds FROM runs
+WHERE workload = $workload AND started_at >= $start AND started_at < $end
+GROUP BY state ORDER BY state
+
+-- name: drift
+SELECT created_at::DATE AS day, max(severity) AS severity, count(*) AS checks, count(*) FILTER (drifted) AS drifted
+FROM drift_checks
+WHERE workload = $workload AND drifted IS NOT NULL AND created_at >= $start AND created_at < $end
+GROUP BY day ORDER BY day
+
+-- name: corrections
+SELECT count(DISTINCT f.interaction_id) AS corrections FROM feedback f
+JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
+WHERE f.name = 'correction' AND f.timestamp >= $start AND f.timestamp < $end
+
+-- name: latest_dataset
+SELECT version FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1

@@ -1,0 +1,569 @@
+"""The dashboards, as code: `python deploy/grafana/build.py` writes dashboards/*.json, which Grafana gets.
+
+Four of them, for who asks: is the daemon sound (operations), are the answers good (quality), does it learn (learning),
+does it pay (business)? A test compares the files with what this makes, and runs every query in a live Prometheus.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+FOLDER = Path(__file__).parent / "dashboards"
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+SHARE, SECONDS, BYTES, PER_SECOND, COUNT = "percentunit", "s", "bytes", "ops", "short"
+OF_WORKLOAD = 'workload=~"$workload"'
+OF_ALL = f'{OF_WORKLOAD}, model_name="*"'
+OF_VERSION = f'{OF_WORKLOAD}, model_name=~"$version"'
+
+Query = tuple[str, str]
+"""PromQL, and the legend of its series."""
+
+
+def lines(
+    title: str,
+    description: str,
+    *queries: Query,
+    unit: str = COUNT,
+    least: float | None = 0,
+    most: float | None = None,
+    stacked: bool = False,
+) -> timeseries.Panel:
+    """Curves over time; eight columns wide, so that three stand side by side."""
+    panel = (
+        timeseries.Panel()
+        .unit(unit)
+        .legend(
+            common.VizLegendOptions()
+            .show_legend(True)
+            .display_mode(common_models.LegendDisplayMode.LIST)
+            .placement(common_models.LegendPlacement.BOTTOM)
+        )
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(common_models.TooltipDisplayMode.MULTI)
+            .sort(common_models.SortOrder.DESCENDING)
+        )
+    )
+    if least is not None:
+        panel.min(least)
+    if most is not None:
+        panel.max(most)
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL)).fill_opacity(20)
+    _fill(panel, title, description, queries, width=8)
+    return panel
+
+
+def number(
+    title: str, description: str, query: Query, unit: str = COUNT, decimals: int | None = None, width: int = 4
+) -> stat.Panel:
+    """One value for each series, with its course behind it."""
+    panel = stat.Panel().unit(unit).color_mode(common_models.BigValueColorMode.VALUE)
+    if decimals is not None:
+        panel.decimals(decimals)
+    _fill(panel, title, description, [query], width=width)
+    return panel
+
+
+def light(title: str, description: str, query: str, *, bad: str, good: str) -> stat.Panel:
+    """Red at 0 and green at 1, in words."""
+    panel = (
+        stat.Panel()
+        .color_mode(common_models.BigValueColorMode.BACKGROUND)
+        .mappings([_words({"0": (bad, None), "1": (good, None)})])
+        .thresholds(
+            dashboard.ThresholdsConfig()
+            .mode(models.ThresholdsMode.ABSOLUTE)
+            .steps([models.Threshold(color="red", value=None), models.Threshold(color="green", value=1)])
+        )
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+    )
+    _fill(panel, title, description, [(query, "")], width=4, instant=True)
+    return panel
+
+
+def states(title: str, description: str, query: Query, names: dict[str, tuple[str, str | None]]) -> statetimeline.Panel:
+    """What was the case when: a name and a colour for each value."""
+    panel = statetimeline.Panel().mappings([_words(names)])
+    _fill(panel, title, description, [query], width=8)
+    return panel
+
+
+def rows(title: str, description: str, query: str, columns: Sequence[str]) -> table.Panel:
+    """The labels of the series that there are, one row each."""
+    hidden = dict.fromkeys(("Time", "Value", "__name__", "instance", "job"), True)
+    order = {name: place for place, name in enumerate(columns)}
+    panel = table.Panel().transformations(
+        [models.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden, "indexByName": order})]
+    )
+    _fill(panel, title, description, [(query, "")], width=8, instant=True, format_val=PromQueryFormat.TABLE)
+    return panel
+
+
+def _fill(
+    panel: Any,
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    width: int,
+    instant: bool = False,
+    format_val: PromQueryFormat | None = None,
+) -> None:
+    panel.title(title).description(description).datasource(SOURCE).span(width).height(4 if width == 4 else 8)
+    for letter, (expression, legend) in zip("ABCDEF", queries, strict=False):
+        target = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend)
+        if instant:
+            target.instant()
+        if format_val is not None:
+            target.format(format_val)
+        panel.with_target(target)
+
+
+def _words(names: dict[str, tuple[str, str | None]]) -> models.ValueMap:
+    options = {
+        value: models.ValueMappingResult(text=text, color=color, index=index)
+        for index, (value, (text, color)) in enumerate(names.items())
+    }
+    return models.ValueMap(options=options)
+
+
+def board(name: str, question: str, panels: Sequence[Any], *, version: bool = True) -> dashboard.Dashboard:
+    """A dashboard with what all have: data source, workload, version, promotions and rollbacks, links to the others."""
+    made = (
+        dashboard.Dashboard(f"retuned: {name}")
+        .uid(f"retuned-{name}")
+        .description(question)
+        .tags(["retuned"])
+        .editable()
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .timezone("browser")
+        .refresh("30s")
+        .time("now-24h", "now")
+        .link(
+            dashboard.DashboardLink("retuned")
+            .type(models.DashboardLinkType.DASHBOARDS)
+            .tags(["retuned"])
+            .keep_time(True)
+            .include_vars(True)
+        )
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(
+            _variable("workload", "Workload", "label_values(retuned_drift_check_timestamp_seconds, workload)")
+        )
+    )
+    if version:
+        models_of = f"label_values(retuned_model_info{{{OF_WORKLOAD}}}, model_name)"
+        made.with_variable(_variable("version", "Version", models_of))
+    for event, title, colour in (("promoted", "Promotions", "blue"), ("rolled_back", "Rollbacks", "red")):
+        made.annotation(
+            dashboard.AnnotationQuery()
+            .name(title)
+            .enable(True)
+            .datasource(SOURCE)
+            .icon_color(colour)
+            .expr(f'increase(retuned_promotions_total{{{OF_WORKLOAD}, event="{event}"}}[$__rate_interval]) > 0')
+        )
+    for place, panel in enumerate(panels, start=1):
+        made.with_panel(panel.id(place))
+    return made
+
+
+def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query({"query": query, "refId": name})
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .current(models.VariableOption(text="All", value="$__all"))
+    )
+
+
+def quantile(share: float, metric: str, by: str = "", of: str = "") -> str:
+    """PromQL of a quantile of a histogram over the last minutes, for each value of a label."""
+    labels, chosen = f"{by}, le" if by else "le", f"{{{of}}}" if of else ""
+    return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{chosen}[$__rate_interval])))"
+
+
+def operations() -> dashboard.Dashboard:
+    """Is the daemon sound?"""
+    panels = [
+        light("Daemon", "Whether Prometheus can scrape the daemon.", 'up{job="retuned"}', bad="down", good="up"),
+        light(
+            "Broker",
+            "Whether Kafka answers the daemon. While it does not, events wait there and nothing is lost.",
+            "retuned_broker_up",
+            bad="away",
+            good="up",
+        ),
+        number(
+            "Lag",
+            "Events on the broker that are not stored yet. Growing for long: they come faster than they are written.",
+            ("retuned_ingest_lag_events", ""),
+            decimals=0,
+        ),
+        number(
+            "Last event",
+            "Time since an event was last stored. Long, with no lag: the apps send nothing.",
+            ("time() - retuned_ingest_last_event_timestamp_seconds", ""),
+            SECONDS,
+        ),
+        number(
+            "Free disk",
+            "Free space where the warehouse is. On a full disk the daemon stops.",
+            ("retuned_disk_free_bytes", ""),
+            BYTES,
+        ),
+        number("Version", "The version of retuned that is running.", ("retuned_build_info", "{{version}}")).text_mode(
+            common_models.BigValueTextMode.NAME
+        ),
+        lines(
+            "Events",
+            "Messages read from each topic, dead letters and duplicates among them.",
+            ("sum by (topic) (rate(retuned_events_total[$__rate_interval]))", "{{topic}}"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Dead letters, duplicates, lost events",
+            "Messages that are no events, by reason (the table dead_letters holds them), events that were sent twice, "
+            "and events that the broker deleted before they were read, or holds broken.",
+            ("sum by (reason) (rate(retuned_dead_letters_total[$__rate_interval]))", "{{reason}}"),
+            ("sum(rate(retuned_event_duplicates_total[$__rate_interval]))", "duplicates"),
+            ("sum by (topic) (rate(retuned_events_lost_total[$__rate_interval]))", "lost from {{topic}}"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Time to store a batch",
+            "From a batch being read to its being stored, in one transaction: median and 95th percentile.",
+            *(
+                (quantile(share, "retuned_ingest_batch_seconds"), legend)
+                for share, legend in ((0.5, "median"), (0.95, "95%"))
+            ),
+            unit=SECONDS,
+        ),
+        lines(
+            "Redactions",
+            "Pieces of personal data replaced before storage, by kind. A sudden rise: a producer sends more.",
+            ("sum by (kind) (rate(retuned_redactions_total[$__rate_interval]))", "{{kind}}"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Jobs",
+            "Runs of the scheduled jobs in the last hour, by outcome.",
+            ("sum by (task, outcome) (increase(retuned_job_runs_total[1h]))", "{{task}} {{outcome}}"),
+        ),
+        lines(
+            "Since the last success",
+            "Time since each job last succeeded. What a job computes is as old as this.",
+            ("time() - retuned_job_last_success_timestamp_seconds", "{{task}}"),
+            unit=SECONDS,
+        ),
+        lines(
+            "Warehouse",
+            "The file, what of it is used (the rest is free for new events; the file itself seldom shrinks), and the "
+            "write-ahead log.",
+            ("retuned_warehouse_bytes", "{{part}}"),
+            unit=BYTES,
+        ),
+        lines(
+            "Archived rows",
+            "Rows that left the warehouse for Parquet files, by table.",
+            ("retuned_archived_rows", "{{table}}"),
+        ),
+        lines(
+            "Size of the archive",
+            "Bytes of the files of the archive, by table. It only grows: move old days elsewhere when the disk fills.",
+            ("retuned_archived_bytes", "{{table}}"),
+            unit=BYTES,
+        ),
+    ]
+    return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)
+
+
+def quality() -> dashboard.Dashboard:
+    """Are the answers good?"""
+    panels = [
+        lines(
+            "Helpful answers",
+            "Share of the rated answers of the current window that were called helpful, by who rated. Sources are "
+            "never mixed: users, experts, judges and apps see different things.",
+            (f"retuned_helpful_ratio{{{OF_ALL}}}", "{{workload}} {{source}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Invented answers",
+            "Share of the judged answers of the current window that were hallucinations, by who judged. The source "
+            "grounding compares words with the passages that an answer was given.",
+            (f"retuned_hallucination_ratio{{{OF_ALL}}}", "{{workload}} {{source}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Judged answers",
+            "How many answers these shares were counted from. Under 50, a share says little.",
+            (f"retuned_judged_answers{{{OF_ALL}}}", "{{workload}} {{rate}} {{source}}"),
+        ),
+        lines(
+            "Helpful answers, by model",
+            "The same share by model, users alone: did a promotion help?",
+            (f'retuned_helpful_ratio{{{OF_VERSION}, model_name!="*", source="user"}}', "{{model_name}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Invented answers, by model",
+            "Share of invented answers by model and by who judged them.",
+            (f'retuned_hallucination_ratio{{{OF_VERSION}, model_name!="*"}}', "{{model_name}} {{source}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Latency of the window",
+            "Latency of the answers of the current window, as the apps report it: median, 95th and 99th percentile.",
+            (f"retuned_answer_latency_seconds{{{OF_ALL}}}", "{{workload}} {{quantile}}"),
+            unit=SECONDS,
+        ),
+        lines(
+            "Latency, by model",
+            "What answers took in the last minutes, as the apps report it: median and 95th percentile. From a "
+            "histogram, so coarser than the window's figures, but of now.",
+            *(
+                (quantile(share, "retuned_interaction_latency_seconds", "model_name", OF_VERSION), legend)
+                for share, legend in ((0.5, "{{model_name}} median"), (0.95, "{{model_name}} 95%"))
+            ),
+            unit=SECONDS,
+        ),
+        lines(
+            "Time to first token, by model",
+            "When the first token of an answer came, in the last minutes: median and 95th percentile.",
+            *(
+                (quantile(share, "retuned_interaction_time_to_first_token_seconds", "model_name", OF_VERSION), legend)
+                for share, legend in ((0.5, "{{model_name}} median"), (0.95, "{{model_name}} 95%"))
+            ),
+            unit=SECONDS,
+        ),
+        lines(
+            "Answers, by model",
+            "Answers a second that told their latency: who serves how much of the traffic?",
+            (
+                "sum by (model_name) "
+                f"(rate(retuned_interaction_latency_seconds_count{{{OF_VERSION}}}[$__rate_interval]))",
+                "{{model_name}}",
+            ),
+            unit=PER_SECOND,
+            stacked=True,
+        ),
+        lines(
+            "Tokens of an interaction",
+            "Mean tokens of an interaction of the current window, input and output.",
+            (f"retuned_answer_tokens{{{OF_ALL}}}", "{{workload}} {{kind}}"),
+        ),
+        lines(
+            "Tokens a second",
+            "Tokens of all interactions in the last minutes, input and output.",
+            (
+                f"sum by (workload, kind) (rate(retuned_interaction_tokens_total{{{OF_VERSION}}}[$__rate_interval]))",
+                "{{workload}} {{kind}}",
+            ),
+            unit=PER_SECOND,
+        ),
+    ]
+    return board("quality", "Are the answers good, and do people say so?", panels)
+
+
+def learning() -> dashboard.Dashboard:
+    """Does it learn?"""
+    day = "[1d]"
+    panels = [
+        states(
+            "Drift",
+            "Whether the latest drift check found that prompts or answers differ from the reference. The report on the "
+            "status page names what moved.",
+            (f"retuned_drift_detected{{{OF_WORKLOAD}}}", "{{workload}}"),
+            {"0": ("quiet", "green"), "1": ("drift", "orange")},
+        ),
+        lines(
+            "Features that moved",
+            "Share of the compared features (topics, lengths, new words, language …) that moved.",
+            (f"retuned_drift_severity_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Drift checks",
+            "Checks in the last six hours, by outcome. Too few rows: fewer in a window than windows.minimum_rows.",
+            (
+                f"sum by (workload, outcome) (increase(retuned_drift_checks_total{{{OF_WORKLOAD}}}[6h]))",
+                "{{workload}} {{outcome}}",
+            ),
+        ),
+        rows(
+            "Models in service",
+            "The champion and the model before it, by workload.",
+            f"retuned_model_info{{{OF_WORKLOAD}}}",
+            ("workload", "alias", "model_name"),
+        ),
+        lines(
+            "Score on the holdout",
+            "Share of held-out prompts answered with all facts right, in the latest evaluation: base, champion and "
+            "candidate. None of them was ever trained on.",
+            (f"retuned_evaluation_score_ratio{{{OF_VERSION}}}", "{{model_name}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Decisions",
+            "In the last day: the policy's on retraining, the gate's on candidates, and changes of champion.",
+            *(
+                (f"sum by (workload, {label}) (increase({metric}{{{OF_WORKLOAD}}}{day}))", legend)
+                for metric, label, legend in (
+                    ("retuned_retrain_decisions_total", "outcome", "{{workload}} retrain {{outcome}}"),
+                    ("retuned_gate_decisions_total", "outcome", "{{workload}} gate {{outcome}}"),
+                    ("retuned_promotions_total", "event", "{{workload}} {{event}}"),
+                )
+            ),
+        ),
+        lines(
+            "Loss",
+            "Loss of the completion tokens while training: of each step, and on the validation rows after each epoch. "
+            "Training stops when the latter no longer falls.",
+            (f"retuned_training_loss{{{OF_WORKLOAD}}}", "{{workload}} {{split}}"),
+        ),
+        lines(
+            "Progress of training",
+            "Steps done over steps planned in the run under way. One that stops early ends below 1.",
+            (f"retuned_training_progress_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Since a run last told of progress",
+            "Of the run under way. Long: it hangs, or the machine has no time for it. No series: nothing trains.",
+            (f"time() - retuned_training_active_timestamp_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),
+            unit=SECONDS,
+        ),
+        lines(
+            "Speed",
+            "Tokens trained on each second, those of prompts included.",
+            (f"retuned_training_tokens_per_second{{{OF_WORKLOAD}}}", "{{workload}}"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Runs",
+            "Retrainings that ended in the last day, by state. Refused: the candidate did not pass the gate.",
+            (
+                f"sum by (workload, state) (increase(retuned_training_runs_total{{{OF_WORKLOAD}}}{day}))",
+                "{{workload}} {{state}}",
+            ),
+        ),
+        lines(
+            "Duration of a run",
+            "Mean time of training and evaluating, over the last day.",
+            (
+                f"sum by (workload) (increase(retuned_training_seconds_sum{{{OF_WORKLOAD}}}{day})) / "
+                f"sum by (workload) (increase(retuned_training_seconds_count{{{OF_WORKLOAD}}}{day}) > 0)",
+                "{{workload}}",
+            ),
+            unit=SECONDS,
+        ),
+        lines(
+            "Asked of experts",
+            "Answers that experts are asked to judge and have not yet, and what they answered in the last day.",
+            (f"retuned_label_requests_open{{{OF_WORKLOAD}}}", "{{workload}} open"),
+            (
+                f"sum by (workload) (increase(retuned_label_requests_answered_total{{{OF_WORKLOAD}}}{day}))",
+                "{{workload}} answered",
+            ),
+        ),
+        lines(
+            "Evidence against a new champion",
+            "How much speaks for it that a champion which the gate promoted is worse in service than the one before "
+            "it, by what is compared and who says so. At 100% it is taken back.",
+            (f"retuned_watch_evidence_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{metric}}, {{source}}"),
+            unit=SHARE,
+        ),
+        lines(
+            "Watch over new champions",
+            "Whether a champion is watched (1), and what was said of it in the last hour: go on, keep, roll back.",
+            (f"retuned_watch_active{{{OF_WORKLOAD}}}", "{{workload}} watched"),
+            (
+                f"sum by (workload, verdict) (increase(retuned_watch_checks_total{{{OF_WORKLOAD}}}[1h]))",
+                "{{workload}} {{verdict}}",
+            ),
+        ),
+    ]
+    return board("learning", "Does it notice, learn, and promote nothing worse?", panels)
+
+
+def _net_gain(offset: str) -> str:
+    """PromQL; a workload that cost nothing yet has gains all the same."""
+    amount = f'sum by (workload) (retuned_roi_amount{{{OF_WORKLOAD}, kind="%s"}}{offset})'
+    gains, costs = amount % "gain", amount % "cost"
+    return f"{gains} - ({costs} or 0 * {gains})"
+
+
+def business() -> dashboard.Dashboard:
+    """Does it pay?"""
+    net = _net_gain("")
+    panels = [
+        number(
+            "ROI",
+            "(gains − costs) / costs since the ledger began. Absent while nothing was spent. What an hour and an "
+            "escalation are worth is configured.",
+            (f"retuned_roi_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            SHARE,
+            width=8,
+        ),
+        number(
+            "Net gain",
+            "Gains less costs since the ledger began, in the configured currency.",
+            (net, "{{workload}}"),
+            decimals=2,
+            width=8,
+        ),
+        lines(
+            "Net gain a day",
+            "What each day added: gains less costs of the last 24 hours, in the configured currency.",
+            (f"({net}) - ({_net_gain(' offset 1d')})", "{{workload}}"),
+            least=None,
+        ),
+        lines(
+            "Gains",
+            "What answers gained, by item, summed since the ledger began.",
+            (f'sum by (item) (retuned_roi_amount{{{OF_WORKLOAD}, kind="gain"}})', "{{item}}"),
+            stacked=True,
+        ),
+        lines(
+            "Costs",
+            "What the model cost, by item, summed since the ledger began.",
+            (f'sum by (item) (retuned_roi_amount{{{OF_WORKLOAD}, kind="cost"}})', "{{item}}"),
+            stacked=True,
+        ),
+    ]
+    return board("business", "Does it pay?", panels, version=False)
+
+
+def files() -> dict[str, str]:
+    """Name of each file and what is to stand in it."""
+    boards = {"operations": operations(), "quality": quality(), "learning": learning(), "business": business()}
+    return {
+        f"{name}.json": JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"
+        for name, made in boards.items()
+    }
+
+
+if __name__ == "__main__":
+    for name, content in files().items():
+        (FOLDER / name).write_text(content, encoding="utf-8")

@@ -1,0 +1,134 @@
+"""Months and quarters, and what a report says in words."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retuned.daemon.reports import Period, comparison, draw, report_id, reports, sentences
+
+PLOT = 'class="plotly-graph-div"'
+
+
+@pytest.mark.parametrize(
+    ("time", "month", "quarter"),
+    [
+        (datetime(2026, 1, 1), ("2026-01", "2025-12"), ("2026-Q1", "2025-Q4")),
+        (datetime(2026, 12, 31, 23, 59), ("2026-12", "2026-11"), ("2026-Q4", "2026-Q3")),
+        (datetime(2024, 2, 29), ("2024-02", "2024-01"), ("2024-Q1", "2023-Q4")),
+    ],
+)
+def test_periods(time: datetime, month: tuple[str, str], quarter: tuple[str, str]) -> None:
+    for kind, names in (("month", month), ("quarter", quarter)):
+        period = Period.of(kind, time)  # type: ignore[arg-type]
+        assert (period.name, period.before.name) == names
+        assert period.start <= time < period.end
+        assert period.before.end == period.start
+
+
+def test_each_workload_has_its_own_reports(tmp_path: Path) -> None:
+    month, quarter = Period.of("month", datetime(2026, 3, 5)), Period.of("quarter", datetime(2026, 3, 5))
+    for workload, period in (("a.b", month), ("a.b", month.before), ("a.b", quarter), ("a-b", month), ("../x", month)):
+        name = report_id(workload, period)
+        assert name.replace("-", "").isalnum()
+        (tmp_path / f"{name}.html").touch()
+    assert [name[:7] for name in reports(tmp_path, "a.b")] == ["2026-Q1", "2026-03", "2026-02"]
+    assert reports(tmp_path, "a-b") == [report_id("a-b", month)]
+    assert reports(tmp_path, "b") == []
+
+
+def period(**changes: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = {
+        "answers": [], "figures": [], "money": [], "promotions": [], "runs": [], "drift": [], "corrections": 0,
+        "some_archived": False,
+    }  # fmt: skip
+    return nothing | changes
+
+
+def figure(day: str, value: float, n: int, metric: str = "helpful_rate", source: str = "user") -> dict[str, Any]:
+    return {"day": day, "metric": metric, "source": source, "value": value, "low": value, "high": value, "n": n}
+
+
+def amount(day: str, kind: str, item: str, amount: float) -> dict[str, Any]:
+    return {"day": day, "kind": kind, "item": item, "amount": amount}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "workload": "support <b>", "period": "2026-03", "kind": "month", "currency": "EUR",
+        "now": period(
+            answers=[{"day": "2026-03-01", "answers": 1_000}, {"day": "2026-03-02", "answers": 500}],
+            figures=[
+                figure("2026-03-01", 0.9, 100), figure("2026-03-02", 0.6, 300),
+                figure("2026-03-02", 0.5, 10, source="expert"),
+                figure("2026-03-02", 0.8, 50, "latency_p50_seconds", "app"),
+            ],
+            money=[
+                amount("2026-03-01", "gain", "time_saved", 90.0), amount("2026-03-02", "gain", "time_saved", 30.0),
+                amount("2026-03-02", "cost", "training", 20.0),
+            ],
+            promotions=[
+                {"created_at": "2026-03-02 10:00:00", "event": "promoted", "version": "3f2a91c0",
+                 "previous_version": None, "actor": "gate", "reason": "better"},
+            ],
+            runs=[{"state": "succeeded", "runs": 1, "seconds": 20.0}, {"state": "refused", "runs": 1, "seconds": 20.0}],
+            drift=[{"day": "2026-03-02", "severity": 0.4, "checks": 96, "drifted": 4}],
+            corrections=1,
+        ),
+        "before": period(answers=[{"day": "2026-02-01", "answers": 700}], figures=[figure("2026-02-01", 0.5, 40)]),
+        "benchmark": {
+            "champion": "support@3f2a91c0",
+            "scores": [
+                {"split": "holdout", "model": model, "score": score, "low": score - 0.1, "high": score + 0.1,
+                 "hallucination": None, "n": 40}
+                for model, score in (("base", 0.2), ("champion", 0.8))
+            ],
+        },
+        "earlier": [{"period": "2026-02", "score": 0.7, "low": 0.6, "high": 0.8}],
+        "page": str(tmp_path / "page.html"),
+    }  # fmt: skip
+
+
+def test_a_month_in_words(job: dict[str, Any]) -> None:
+    assert sentences(job) == [
+        "The model answered 1,500 times, after 700 in the period before.",
+        # (90 + 180) of 400, each day with its own weight.
+        "Users called 68% of the 400 answers that they rated helpful (95%: 63% to 72%), "
+        "after 50% in the period before.",
+        "It earned 120.00 EUR and cost 20.00 EUR, a return of 5.0 on what was spent.",
+        "It was retrained twice; 1 new model went into service, no models came back out of it. "
+        "People corrected 1 answer.",
+        "4 of 96 drift checks found that what is asked or answered had changed.",
+    ]
+
+
+def test_figures_beside_those_of_the_period_before(job: dict[str, Any]) -> None:
+    assert comparison(job) == [
+        ("helpful answers", "expert", "50.0% (23.7% to 76.3%, n=10)", "–"),
+        ("helpful answers", "user", "67.5% (62.8% to 71.9%, n=400)", "50.0% (35.2% to 64.8%, n=40)"),
+        ("median latency", "app", "0.80 s", "–"),
+        ("gains: time saved", "", "120.00 EUR", "0.00 EUR"),
+        ("costs: training", "", "20.00 EUR", "0.00 EUR"),
+    ]
+
+
+def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) -> None:
+    draw(job, lambda _: None)
+    page = Path(job["page"]).read_text()
+    assert page.count(PLOT) == 6  # all but invented answers, which nobody judged
+    assert "support &lt;b&gt;" in page
+    assert "<b>" not in page.split("</script>", 1)[1].split("<section>")[0]
+    assert "http" not in page.split("</script>", 1)[1]
+    assert "nan" not in "".join(sentences(job)).lower()
+
+
+def test_a_month_with_nothing_but_answers(job: dict[str, Any]) -> None:
+    job |= {"now": period(answers=[{"day": "2026-03-01", "answers": 1}]), "before": period(), "earlier": []}
+    job["benchmark"] = {"problem": "The base model serves: there is no other to compare it with."}
+    assert sentences(job)[0] == "The model answered 1 times."
+    draw(job, lambda _: None)
+    page = Path(job["page"]).read_text()
+    assert page.count(PLOT) == 0
+    assert "No benchmark of the models: The base model serves" in page
