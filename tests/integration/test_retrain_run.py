@@ -357,6 +357,7 @@ def test_a_version_that_was_taken_back_is_not_promoted_again_after_a_crash(
     version = registry.aliases(bench.warehouse, "support")["champion"]
     place = (bench.warehouse, bench.settings, bench.publisher, TOPIC, "support")
     rollout.rollback(*place, "watch", "it is worse", utc_now(), of=version)
+    bench.on_line = lambda _: None
     resumed = bench.resume()
     assert resumed is not None
     assert (resumed.state, resumed.version, resumed.promoted) == ("succeeded", version, False)
