@@ -227,8 +227,8 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
 
 
 def run_once(settings: Settings) -> None:
-    """One pass: take in what the broker has, measure, check for drift, decide, retrain if it is time, ask experts,
-    archive.
+    """One pass: take in what the broker has, measure, watch new champions, check for drift, decide, retrain if it is
+    time, ask experts, archive.
 
     Raises:
         RetunedError: the pass could not be made.
@@ -238,6 +238,7 @@ def run_once(settings: Settings) -> None:
         while app.ingest.step() or not app.ingest.caught_up:
             pass
         app.jobs.watch()
+        app.jobs.watch_champions()
         app.jobs.check_drift()
         app.jobs.resume()
         app.jobs.request_labels()

@@ -27,10 +27,10 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, evaluations, decisions, models, aliases, promotions, drift_checks, quality, ledger, archives, "
-    "label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over "
-    "the answers that they correct), kto (thumbs); the questions that models are judged on, and what comes near to "
-    "them, are left out of these."
+    "quarantine, runs, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, quality, "
+    "ledger, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference "
+    "(corrections over the answers that they correct), kto (thumbs); the questions that models are judged on, and what "
+    "comes near to them, are left out of these."
 )
 
 
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--once",
         action="store_true",
-        help="one pass: take in, measure, decide, retrain if it is time, ask experts, archive; then exit",
+        help="one pass: take in, measure, watch, decide, retrain if it is time, ask experts, archive; then exit",
     )
     command("check", _check, "try the configuration and every connection")
     status = command("status", _status, "what the daemon knows, for people or as JSON")
@@ -207,6 +207,12 @@ def _summary(status: dict[str, Any]) -> list[str]:
                     f"  {figure['metric']:<28} {figure['value']:.3f}  ({figure['low']:.3f} to {figure['high']:.3f},"
                     f" n={figure['n']}, {figure['source']})"
                 )
+        if workload["watch"]:
+            watch = workload["watch"]
+            lines.append(
+                f"  watch       {name}@{watch['version']}: {watch['verdict'].replace('_', ' ')}: "
+                f"{'; '.join(watch['reasons'])}"
+            )
         if workload["drift"]:
             lines.append(f"  drift       {workload['drift'][0]['detail']}")
         if workload["decisions"]:

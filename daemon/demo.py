@@ -208,6 +208,8 @@ class Stage:
             },
             "roi": {"fixed_daily_cost": 60.0 * 288},
             "models": {"base": str(base), "directory": str(data / "models")},
+            # Answers are slow for as long as a training shares the machine with the model.
+            "watch": {"compare_seconds": 45.0, "latency_ratio": 10.0},
             "dataset": {"minimum_rows": 60, "holdout_share": 0.3},
             "gate": {"minimum_examples": 12},
             "evaluate": {"max_new_tokens": 24, "batch_size": 32},
@@ -218,7 +220,7 @@ class Stage:
                 "minimum_ratings": 25,
                 "cooldown_seconds": 20.0,
             },
-            "schedule": {"quality_seconds": 3.0, "drift_seconds": 20.0},
+            "schedule": {"quality_seconds": 3.0, "watch_seconds": 10.0, "drift_seconds": 20.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
         }
 

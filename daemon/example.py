@@ -12,7 +12,7 @@ from retuned.daemon.settings import Settings
 # In the order in which an event meets them.
 SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
-    *("windows", "drift", "quality", "roi"),
+    *("windows", "drift", "quality", "watch", "roi"),
     *("models", "dataset", "train", "evaluate", "gate", "labels"),
     *("policy", "schedule", "http"),
 )

@@ -1,4 +1,4 @@
-"""The scheduled jobs: watch quality, check for drift, decide, retrain, ask experts, archive, report.
+"""The scheduled jobs: measure quality, drift and new champions, decide, retrain, ask experts, archive, report.
 
 Each runs without the schedule too.
 """
@@ -26,7 +26,7 @@ from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import payoff, policy, reports
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.monitors import drift, ledger, quality, roi
+from retuned.monitors import drift, ledger, quality, roi, watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.rates import rate_on
 from retuned.monitors.windows import windows
@@ -100,6 +100,9 @@ class Jobs:
             next_run_time=_aware(due),
         )
         scheduler.add_job(
+            self.watch_champions, "interval", seconds=schedule.watch_seconds, id="watch", next_run_time=_aware(soon)
+        )
+        scheduler.add_job(
             self.archive,
             "interval",
             seconds=ARCHIVE_SECONDS,
@@ -142,7 +145,7 @@ class Jobs:
         """The workloads that have events."""
         return [row["workload"] for row in self.warehouse.rows(SQL["workloads"])]
 
-    def watched(self) -> list[str]:
+    def measured(self) -> list[str]:
         """The workloads that are measured: all of them, or those with the most events lately.
 
         Their names come from producers: one that sends a new one with each event must not fill Prometheus, nor the day.
@@ -160,7 +163,7 @@ class Jobs:
         self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
         now = self.now()
         self._book(now)
-        for workload in self.watched():
+        for workload in self.measured():
             self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
             latest = next(iter(roi.tenures(self.warehouse, self.settings, workload)), None)
             self.monitor_metrics.roi(
@@ -176,11 +179,38 @@ class Jobs:
         labels.settle(self.warehouse)
         self._tell_of_labels()
 
+    def watch_champions(self) -> None:
+        """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
+        for workload in self.measured():
+            seen = watch.check(self.warehouse, self.settings, workload, self.now())
+            self.monitor_metrics.watch(workload, seen)
+            if seen is None or seen.verdict != "roll_back":
+                continue
+            restored = rollout.rollback(
+                self.warehouse,
+                self.settings,
+                self.publisher,
+                self.settings.kafka.model_events_topic,
+                workload,
+                actor="watch",
+                reason="; ".join(seen.reasons),
+                now=self.now(),
+                of=seen.version,
+            )
+            self.retrain_metrics.aliases(self.warehouse, workload)
+            log.warning(
+                "%s: %s is taken back, %s serves again: %s",
+                workload,
+                seen.version,
+                restored or "the base model",
+                "; ".join(seen.reasons),
+            )
+
     def request_labels(self) -> None:
         """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
         labels.settle(self.warehouse)
         models = self.settings.models
-        for workload in self.watched() if models.base is not None else []:
+        for workload in self.measured() if models.base is not None else []:
             if models.workloads is not None and workload not in models.workloads:
                 continue
             asked = labels.request(self.warehouse, self.settings, workload, self.now())
@@ -191,10 +221,10 @@ class Jobs:
     def check_drift(self) -> None:
         """Compare the current window with the reference, for each workload, and ask the policy."""
         failed: list[ChildFailed] = []
-        watched = self.watched()
-        if (others := len(self.workloads()) - len(watched)) > 0:
+        measured = self.measured()
+        if (others := len(self.workloads()) - len(measured)) > 0:
             log.warning("%d more workloads have events than are measured: does a producer make up names?", others)
-        for workload in watched:
+        for workload in measured:
             try:
                 check = drift.check(self.warehouse, self.settings, workload, self.now(), self.reports, self.stop)
             except ChildFailed as error:  # one workload's bad luck must not hide another's drift
@@ -220,6 +250,9 @@ class Jobs:
             if found := windows(self.warehouse, self.settings.windows, workload, now):
                 spans.append(Span(workload, found.reference.start, found.reference.end))
                 spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
+            if (seen := watch.latest(self.warehouse, workload)) and seen.verdict == "go_on":
+                before = timedelta(seconds=self.settings.watch.compare_seconds)
+                spans.append(Span(workload, seen.since - before, seen.until))
             taught += examples.sources(self.warehouse, workload, self.settings.dataset)
         done = archive(self.warehouse, self.settings, Kept(spans, taught), now, self.stop)
         if done.files:
@@ -229,7 +262,7 @@ class Jobs:
     def report(self) -> None:
         """Write the reports of the month and of the quarter that ended last, where they are not there yet."""
         failed: list[ChildFailed] = []
-        for workload in self.watched():
+        for workload in self.measured():
             ended = [reports.Period.of(kind, self.now()).before for kind in reports.MONTHS]
             there = reports.reports(self.reports, workload)
             try:
@@ -372,6 +405,7 @@ class Jobs:
             drifted=tuple(row["drifted"] for row in drifted),
             ratings_before=payoff.Ratings(ratings["before_helpful"], ratings["before_total"]),
             ratings_now=payoff.Ratings(ratings["now_helpful"], ratings["now_total"]),
+            taken_back=bool(last_run.get("taken_back")),
             new_corrections=corrections["new"],
             untried_corrections=corrections["untried"],
             corrections_to_learn=corrections["to_learn"],

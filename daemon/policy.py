@@ -19,6 +19,7 @@ class Evidence:
         new_corrections: corrections of the model in service that the last run did not have.
         untried_corrections: those of an earlier model too: what came in while that run trained, for example.
         corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
+        taken_back: the version that the last run made was promoted, and taken back from service.
         last_run_finished_at: when the latest run ended, whatever came of it.
         running: a run is under way.
         scheduled: the configured time has come.
@@ -32,6 +33,7 @@ class Evidence:
     new_corrections: int = 0
     untried_corrections: int = 0
     corrections_to_learn: int = 0
+    taken_back: bool = False
     last_run_finished_at: datetime | None = None
     running: bool = False
     scheduled: bool = False
@@ -113,6 +115,12 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
         )
     elif not evidence.untried_corrections:
         against.append("but nothing new was learned since the last run")
+    elif evidence.taken_back and evidence.untried_corrections < settings.minimum_corrections:
+        # The gate passed what was learned from nearly the same, and production did not.
+        against.append(
+            f"but what the last run learned was taken back from service, and too little is new since: "
+            f"{evidence.untried_corrections} corrections of {settings.minimum_corrections} needed"
+        )
     if evidence.last_run_finished_at is not None:
         rested = evidence.last_run_finished_at + timedelta(seconds=settings.cooldown_seconds)
         if now < rested:

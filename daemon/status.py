@@ -13,7 +13,7 @@ from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
-from retuned.monitors import roi
+from retuned.monitors import roi, watch
 from retuned.retrain import labels
 
 SQL = named_queries(files("retuned.daemon") / "sql", "status.sql")
@@ -40,7 +40,7 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "workloads": {
             name: _workload(warehouse, jobs.settings, name)
             | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.reports, name)}
-            for name in jobs.watched()
+            for name in jobs.measured()
         },
     }
 
@@ -71,6 +71,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "decisions": rows("decisions"),
         "runs": rows("runs"),
         "promotions": rows("promotions"),
+        "watch": asdict(seen) if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),
         "roi": _roi(warehouse, settings, workload),
     }

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from retuned.monitors.drift import DriftCheck
 from retuned.monitors.quality import QUANTILES, Figure
 from retuned.monitors.roi import Roi, Tenure
+from retuned.monitors.watch import WatchCheck
 
 
 class Metrics:
@@ -70,6 +71,25 @@ class Metrics:
             [*model, "kind"],
             registry=registry,
         )
+        self.watch_active = Gauge(
+            "retuned_watch_active",
+            "1 while a champion that the gate promoted is watched in service, else 0",
+            ["workload"],
+            registry=registry,
+        )
+        self.watch_evidence = Gauge(
+            "retuned_watch_evidence_ratio",
+            "Evidence that the watched champion is worse than the one before, of what takes it back (1), by what is "
+            "compared (helpful, hallucination, latency) and who says so",
+            ["workload", "metric", "source"],
+            registry=registry,
+        )
+        self.watch_checks = Counter(
+            "retuned_watch_checks_total",
+            "Looks at a watched champion since start, by verdict: keep, roll_back or go_on",
+            ["workload", "verdict"],
+            registry=registry,
+        )
         self.roi_ratio = Gauge(
             "retuned_roi_ratio",
             "(gains - costs) / costs of the whole ledger; absent while nothing was spent",
@@ -124,6 +144,14 @@ class Metrics:
         if check.drifted is not None and check.severity is not None:
             self.drift_detected.labels(check.workload).set(check.drifted)
             self.drift_severity.labels(check.workload).set(check.severity)
+
+    def watch(self, workload: str, seen: WatchCheck | None) -> None:
+        """Show a look at the watched champion of a workload; None: none is watched."""
+        self.watch_active.labels(workload).set(seen is not None and seen.verdict == "go_on")
+        comparisons = seen.comparisons if seen else []
+        self._replace(self.watch_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
+        if seen is not None:
+            self.watch_checks.labels(workload, seen.verdict).inc()
 
     def quality(self, workload: str, figures: list[Figure]) -> None:
         """Show the figures of a workload; what has no figure any more disappears."""

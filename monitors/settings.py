@@ -1,4 +1,4 @@
-"""Settings of watching the model: windows, drift, quality, return on investment."""
+"""Settings of watching the model: windows, drift, quality, the watch over a new champion, return on investment."""
 
 from typing import Annotated
 
@@ -46,6 +46,34 @@ class QualitySettings(Section):
     )
 
 
+class WatchSettings(Section):
+    """When a champion that does worse in service than the one before it is taken back."""
+
+    enabled: bool = Field(True, description="false: only a person takes a champion back")
+    duration_seconds: PositiveFloat = Field(
+        3 * 86_400.0, description="a champion that the gate promoted is watched for so long, then it is kept"
+    )
+    compare_seconds: PositiveFloat = Field(
+        6 * 3_600.0,
+        description="it is compared with what the champion before it answered within so long before the promotion, "
+        "and since; keep it shorter than a retraining takes from the change that called for it",
+    )
+    margin: Share = Field(
+        0.05, description="the shares of unhelpful, of invented and of slow answers may each be higher by so much"
+    )
+    latency_ratio: Annotated[float, Field(ge=1)] = Field(
+        3.0, description="slow is what takes so many times longer than nine in ten answers of the champion before"
+    )
+    false_rollback_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05,
+        description="chance that a version within the margin is taken back, over the whole watch however often it is "
+        "looked at; shared out over all that is compared",
+    )
+    minimum_votes: PositiveInt = Field(
+        30, description="with fewer votes or answers on either side, a comparison takes nothing back"
+    )
+
+
 class RoiSettings(Section):
     """What a gain is worth and what a run costs, in one currency."""
 
@@ -84,4 +112,5 @@ class Settings(Section):
     windows: WindowsSettings = Field(default_factory=lambda: WindowsSettings())
     drift: DriftSettings = Field(default_factory=lambda: DriftSettings())
     quality: QualitySettings = Field(default_factory=lambda: QualitySettings())
+    watch: WatchSettings = Field(default_factory=lambda: WatchSettings())
     roi: RoiSettings = Field(default_factory=lambda: RoiSettings())

@@ -36,8 +36,11 @@ class Publisher(Protocol):
         """
 
 
-def _one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
-    """The gate, an operator and the announcing job work in threads of their own, on the same rows and links."""
+def one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
+    """The gate, an operator, the watch and the announcing job work in threads of their own, on the same rows and links.
+
+    What looks at the champion before it changes it is decorated too, so that the champion is still the one it saw.
+    """
 
     @wraps(work)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -47,7 +50,7 @@ def _one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
-@_one_at_a_time
+@one_at_a_time
 def promote(
     warehouse: Warehouse,
     settings: Settings,
@@ -93,25 +96,33 @@ def promote(
     )
 
 
-@_one_at_a_time
+@one_at_a_time
 def rollback(
     warehouse: Warehouse,
     settings: Settings,
     publisher: Publisher,
     topic: str,
     workload: str,
-    actor: Literal["gate", "operator"],
+    actor: Literal["operator", "watch"],
     reason: str,
     now: datetime,
+    of: str | None = None,
 ) -> str | None:
     """Put the previous champion back into service and return it, None for the base model.
 
-    What is rolled back from is not kept as previous.
+    What is rolled back from is not kept as previous, and the gate never promotes it again.
+
+    Args:
+        of: take back this version, and no other that has become the champion meanwhile.
 
     Raises:
-        RetunedError: there is no previous champion.
+        RetunedError: there is no previous champion, or `of` is not the champion.
     """
     aliases = registry.aliases(warehouse, workload)
+    if of is not None and aliases.get(CHAMPION) != of:
+        raise RetunedError(
+            f"workload {workload}: {registry.model_name(workload, of)} is not taken back: it no longer serves"
+        )
     if PREVIOUS not in aliases:
         names = ", ".join([*(version.version for version in registry.versions(warehouse, workload)), BASE])
         raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
@@ -131,7 +142,7 @@ def rollback(
     )
 
 
-@_one_at_a_time
+@one_at_a_time
 def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> int:
     """Publish the changes that a crash or an absent broker left unannounced, oldest first; returns how many.
 

@@ -366,14 +366,25 @@ class _Run:
         )
         return decision
 
+    @rollout.one_at_a_time
     def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> bool:
-        """Promote what passed, unless somebody changed the champion meanwhile: it was compared with another one."""
+        """Promote what passed, unless somebody changed the champion meanwhile: it was compared with another one.
+
+        Nor is a version promoted that was taken back from service before: after an interruption, or when a training
+        ends with the same weights again.
+        """
         if not decision.outcome:
             return False
         champion = registry.champion(self.warehouse, self.workload)
         serving = champion.version if champion else None
         if serving == candidate.version:
             return True  # promoted before the interruption
+        taken_back = self.warehouse.row(
+            QUERIES["taken_back"], {"workload": self.workload, "version": candidate.version}
+        )
+        if taken_back is not None:
+            decision.reasons.append(f"Not promoted: {candidate.name} was taken back before: {taken_back['reason']}")
+            return False
         if serving != (parent.version if parent else None):
             decision.reasons.append(
                 f"Not promoted: {registry.model_name(self.workload, serving)} became champion while the candidate was "

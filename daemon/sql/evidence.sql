@@ -18,7 +18,10 @@ WHERE a.workload = $workload AND a.alias = 'champion'
 -- name: last_run
 -- What comes in while a run trains is not in its dataset, and counts for the next one.
 SELECT r.started_at, r.finished_at,
-       coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until
+       coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
+       r.version IN (
+           SELECT previous_version FROM promotions WHERE workload = $workload AND event = 'rolled_back'
+       ) AS taken_back
 FROM runs r
 LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
 WHERE r.workload = $workload

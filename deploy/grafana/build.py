@@ -487,6 +487,22 @@ def learning() -> dashboard.Dashboard:
                 "{{workload}} answered",
             ),
         ),
+        lines(
+            "Evidence against a new champion",
+            "How much speaks for it that a champion which the gate promoted is worse in service than the one before "
+            "it, by what is compared and who says so. At 100% it is taken back.",
+            (f"retuned_watch_evidence_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{metric}}, {{source}}"),
+            unit=SHARE,
+        ),
+        lines(
+            "Watch over new champions",
+            "Whether a champion is watched (1), and what was said of it in the last hour: go on, keep, roll back.",
+            (f"retuned_watch_active{{{OF_WORKLOAD}}}", "{{workload}} watched"),
+            (
+                f"sum by (workload, verdict) (increase(retuned_watch_checks_total{{{OF_WORKLOAD}}}[1h]))",
+                "{{workload}} {{verdict}}",
+            ),
+        ),
     ]
     return board("learning", "Does it notice, learn, and promote nothing worse?", panels)
 

@@ -133,6 +133,12 @@ ORDER BY p.created_at, p.rowid
 -- name: announced
 UPDATE promotions SET announced = true WHERE id = $id
 
+-- name: taken_back
+-- When and why a version was last taken back from service.
+SELECT created_at, actor, reason FROM promotions
+WHERE workload = $workload AND event = 'rolled_back' AND previous_version = $version
+ORDER BY created_at DESC LIMIT 1
+
 -- name: unfinished_run
 SELECT * FROM runs WHERE state IN ('running', 'interrupted') ORDER BY started_at LIMIT 1
 

@@ -51,6 +51,8 @@ VALUES = {
     "task": ["quality", "drift", "archive"],
     "part": ["file", "used", "log"],
     "rate": ["helpful", "hallucination"],
+    "metric": ["helpful", "latency"],
+    "verdict": ["go_on", "roll_back"],
 }
 ANSWERS = pa.table(
     {

@@ -180,6 +180,27 @@ def test_rolling_back_the_first_champion_brings_the_base_model_back(
     assert links(settings) == {"previous": one.version}
 
 
+def test_only_the_version_that_is_meant_is_taken_back(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
+) -> None:
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    promote(warehouse, settings, publisher, one.version)
+    promote(warehouse, settings, publisher, two.version)
+
+    def take_back(version: str) -> str | None:
+        return rollout.rollback(
+            warehouse, settings, publisher, TOPIC, "support", "watch", "it is worse", NOW, of=version
+        )
+
+    with pytest.raises(RetunedError, match=f"support@{one.version} is not taken back: it no longer serves"):
+        take_back(one.version)
+    assert registry.champion(warehouse, "support") == two
+    assert take_back(two.version) == one.version
+    assert publisher.messages[-1][2]["reason"] == "it is worse"
+    with pytest.raises(RetunedError, match="it no longer serves"):
+        take_back(two.version)
+
+
 def test_promotions_that_make_no_sense(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> None:
     one = register(warehouse, settings, "one")
     with pytest.raises(RetunedError, match=f"no version deadbeef; known are {one.version}, base"):

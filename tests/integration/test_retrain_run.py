@@ -341,6 +341,30 @@ def test_a_daemon_that_was_killed_after_the_decision_only_promotes(
     assert all(row["n"] == row["d"] for row in counts)
 
 
+def test_a_version_that_was_taken_back_is_not_promoted_again_after_a_crash(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+
+    def killed(line: dict[str, Any]) -> None:
+        if line["stage"] == "promoted":
+            raise KeyboardInterrupt
+
+    bench.on_line = killed
+    with pytest.raises(KeyboardInterrupt):
+        bench.retrain()
+    version = registry.aliases(bench.warehouse, "support")["champion"]
+    place = (bench.warehouse, bench.settings, bench.publisher, TOPIC, "support")
+    rollout.rollback(*place, "watch", "it is worse", utc_now(), of=version)
+    bench.on_line = lambda _: None
+    resumed = bench.resume()
+    assert resumed is not None
+    assert (resumed.state, resumed.version, resumed.promoted) == ("succeeded", version, False)
+    assert resumed.reasons[-1] == f"Not promoted: support@{version} was taken back before: it is worse"
+    assert registry.champion(bench.warehouse, "support") is None
+
+
 def test_a_champion_that_changed_meanwhile_is_not_replaced(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:

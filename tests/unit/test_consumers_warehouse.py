@@ -15,7 +15,7 @@ from retuned.consumers.warehouse import ROW_GROUP_ROWS, Warehouse, open_warehous
 
 TABLES = {
     "interactions", "feedback", "dead_letters", "offsets", "datasets", "dataset_rows", "runs", "evaluations",
-    "decisions", "promotions", "drift_checks", "quality", "ledger", "quarantine",
+    "decisions", "promotions", "watch_checks", "drift_checks", "quality", "ledger", "quarantine",
 }  # fmt: skip
 
 

@@ -17,14 +17,14 @@ def test_names_that_a_producer_makes_up_do_not_fill_the_day(tmp_path: Path) -> N
     jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: now)  # type: ignore[arg-type, call-arg]
     for _ in range(3):
         Teacher(warehouse, "support").ask("where is my parcel", "on its way")
-    assert jobs.watched() == ["support"]
+    assert jobs.measured() == ["support"]
     for number in range(MOST_WORKLOADS + 10):
         Teacher(warehouse, f"made-up-{number:03d}").ask("where is my parcel", "on its way")
     assert len(jobs.workloads()) == MOST_WORKLOADS + 11
-    assert len(jobs.watched()) == MOST_WORKLOADS
-    assert "support" in jobs.watched()
+    assert len(jobs.measured()) == MOST_WORKLOADS
+    assert "support" in jobs.measured()
     now += BUSY
     Teacher(warehouse, "support2").ask("where is my parcel", "on its way")
     warehouse.execute("UPDATE interactions SET timestamp = ? WHERE workload = 'support2'", [now])
-    assert jobs.watched() == ["support2"]
+    assert jobs.measured() == ["support2"]
     warehouse.close()

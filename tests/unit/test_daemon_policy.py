@@ -83,6 +83,17 @@ def test_the_same_corrections_are_not_tried_twice() -> None:
     assert decision.reasons[-1] == "but nothing new was learned since the last run"
 
 
+def test_after_a_version_was_taken_back_as_much_must_be_new_as_for_a_first_run() -> None:
+    few = evidence(drifted=(True, True), taken_back=True, untried_corrections=49, corrections_to_learn=200)
+    decision = decide(few, SETTINGS, NOW)
+    assert not decision.retrain
+    assert decision.reasons[-1].endswith("too little is new since: 49 corrections of 50 needed")
+    assert decide(evidence(drifted=(True, True), taken_back=True, untried_corrections=50), SETTINGS, NOW).retrain
+    assert decide(
+        evidence(drifted=(True, True), untried_corrections=1, corrections_to_learn=200), SETTINGS, NOW
+    ).retrain
+
+
 def test_cool_down_ends_at_its_time() -> None:
     ended = NOW - timedelta(seconds=SETTINGS.cooldown_seconds)
     early = evidence(drifted=(True, True), last_run_finished_at=ended + timedelta(seconds=1))

@@ -1,0 +1,263 @@
+"""The watch in the daemon: what is worse is taken back once, announced, and not promoted again by itself."""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, PackageLoader
+from prometheus_client import CollectorRegistry
+from teaching import Teacher
+from traffic import feedback, interactions
+
+from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.warehouse import utc_now
+from retuned.daemon import cli
+from retuned.daemon.jobs import Jobs
+from retuned.daemon.offline import offline
+from retuned.daemon.settings import Settings
+from retuned.daemon.status import as_json, status
+from retuned.monitors import watch
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain import registry, rollout
+
+HOUR = timedelta(hours=1)
+TOPIC = "retuned.model-events"
+
+
+class Service:
+    """A daemon's jobs, two versions, and apps that serve whatever is the champion."""
+
+    def __init__(self, jobs: Jobs, folder: Path) -> None:
+        self.jobs, self.warehouse, self.folder = jobs, jobs.warehouse, folder
+        self.jobs.publisher = self.publisher = MemoryPublisher()
+        self.metrics = CollectorRegistry()
+        self.jobs.monitor_metrics = MonitorMetrics(self.metrics)
+        self.since = utc_now() - 3 * HOUR
+        self.answers = 0
+
+    def register(self, weights: str, workload: str = "support") -> str:
+        adapter, base = self.folder / "adapter", self.folder / "base"
+        for folder in (adapter, base):
+            folder.mkdir(exist_ok=True)
+        (base / "config.json").write_text("{}")
+        (base / "model.safetensors").write_text("weights")
+        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "adapter_model.safetensors").write_text(weights)
+        return registry.register(
+            self.warehouse,
+            self.jobs.settings.models.directory,
+            workload,
+            adapter,
+            base_model=base,
+            parent_version=None,
+            dataset_version="d1",
+            run_id=f"run-{weights}",
+            details={},
+            now=self.since,
+        ).version
+
+    def promote(self, version: str, workload: str = "support", actor: Any = "gate", at: datetime | None = None) -> None:
+        rollout.promote(
+            self.warehouse,
+            self.jobs.settings,
+            self.publisher,
+            TOPIC,
+            workload,
+            version,
+            actor,
+            "better on the holdout",
+            at or self.since,
+        )
+
+    def rated(self, version: str | None, good: int, bad: int, workload: str = "support") -> None:
+        """Answers of a version since it was promoted, or for an hour before the latest promotion, with votes."""
+        newest = registry.aliases(self.warehouse, workload).get("champion") == version
+        start = self.since if newest else self.since - 2 * HOUR
+        rng = random.Random(self.answers)
+        ids = interactions(
+            self.warehouse,
+            ["How long?"] * (good + bad),
+            rng,
+            start=start,
+            step=HOUR / (good + bad),
+            workload=workload,
+            model=registry.model_name(workload, version),
+            offset=self.answers,
+        )
+        rng.shuffle(ids)
+        for about, value, offset in ((ids[:good], True, 0), (ids[good:], False, good)):
+            feedback(self.warehouse, about, "helpful", value, when=start, offset=self.answers + offset)
+        self.answers += good + bad
+
+    def changes(self) -> list[tuple[str, str | None, str]]:
+        rows = self.warehouse.rows("SELECT event, version, actor FROM promotions ORDER BY created_at, rowid")
+        return [(row["event"], row["version"], row["actor"]) for row in rows]
+
+    def champion(self, workload: str = "support") -> str | None:
+        return registry.aliases(self.warehouse, workload).get("champion")
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.get_sample_value(name, {"workload": "support", **labels})
+
+
+def settings_for(folder: Path, **sections: Any) -> Settings:
+    return Settings(
+        warehouse={"path": folder / "data" / "retuned.duckdb"},
+        models={"directory": folder / "models"},
+        **sections,
+    )
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Any:
+    with offline(settings_for(tmp_path, schedule={"watch_seconds": 0.2}, retention={"keep_days": 1})) as jobs:
+        yield Service(jobs, tmp_path)
+
+
+def put_a_worse_one_into_service(service: Service) -> tuple[str, str]:
+    one, two = service.register("one"), service.register("two")
+    service.promote(one, at=service.since - 4 * HOUR)
+    service.promote(two)
+    service.rated(one, 425, 75)
+    service.rated(two, 130, 70)
+    return one, two
+
+
+def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_is_worse_is_taken_back_once_and_the_world_is_told(service: Service) -> None:
+    one, two = put_a_worse_one_into_service(service)
+    service.jobs.start()
+    until(lambda: len(service.changes()) > 2)
+    until(lambda: service.metric("retuned_watch_active") == 0)
+    service.jobs.stop.set()
+    service.jobs.shutdown()
+    service.jobs.watch_champions()
+    assert service.changes() == [("promoted", one, "gate"), ("promoted", two, "gate"), ("rolled_back", one, "watch")]
+    assert service.champion() == one
+    assert "previous" not in registry.aliases(service.warehouse, "support")
+    why = "unhelpful by user: 35% of 200 answers, before 15% of 500: worse by more than 5 points"
+    _, _, message = service.publisher.messages[-1]
+    assert (message["event"], message["version"], message["reason"]) == ("rolled_back", one, why)
+    assert service.warehouse.rows("SELECT announced FROM promotions WHERE NOT announced") == []
+    (stored,) = service.warehouse.rows("SELECT verdict, reasons FROM watch_checks")
+    assert (stored["verdict"], json.loads(stored["reasons"])) == ("roll_back", [why])
+    assert service.metric("retuned_watch_checks_total", verdict="roll_back") == 1
+    assert service.metric("retuned_watch_evidence_ratio", metric="helpful", source="user") is None  # nothing is watched
+
+
+def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
+    one, two = service.register("one"), service.register("two")
+    service.promote(one, at=service.since - 4 * HOUR)
+    service.promote(two)
+    service.rated(one, 425, 75)
+    service.rated(two, 170, 30)
+    service.jobs.watch_champions()
+    assert service.champion() == two
+    assert service.metric("retuned_watch_active") == 1
+    assert service.metric("retuned_watch_evidence_ratio", metric="helpful", source="user") == 0
+    told = json.loads(as_json(status(service.warehouse, service.jobs, None, None)))
+    seen = told["workloads"]["support"]["watch"]
+    assert (seen["version"], seen["previous_version"], seen["verdict"]) == (two, one, "go_on")
+    assert seen["comparisons"][0]["n_after"] == 200
+    (line,) = [line for line in cli._summary(told) if "watch" in line]
+    assert line.startswith(f"  watch       support@{two}: go on: neither shown")
+    page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
+    shown = page.render(status=told)
+    assert f"<code>support@{two}</code> against <code>support@{one}</code>" in shown
+    assert '<td class="n">30 of 200</td><td class="n">75 of 500</td>' in shown
+
+
+def test_the_first_champion_gives_way_to_the_base_model(service: Service) -> None:
+    one = service.register("one")
+    service.promote(one)
+    service.rated(None, 425, 75)
+    service.rated(one, 130, 70)
+    service.jobs.watch_champions()
+    assert service.champion() is None
+    assert service.changes()[-1] == ("rolled_back", None, "watch")
+    assert service.publisher.messages[-1][2]["model"] == "support@base"
+
+
+def test_a_verdict_that_a_kill_kept_from_being_carried_out_is_carried_out(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    with offline(settings) as jobs:
+        service = Service(jobs, tmp_path)
+        one, two = put_a_worse_one_into_service(service)
+        seen = watch.check(jobs.warehouse, jobs.settings, "support", utc_now())
+        assert seen is not None
+        assert (seen.verdict, service.champion()) == ("roll_back", two)
+    with offline(settings) as jobs:
+        again = Service(jobs, tmp_path)
+        jobs.watch_champions()
+        jobs.watch_champions()
+        assert again.changes()[2:] == [("rolled_back", one, "watch")]
+
+
+def test_what_a_person_put_into_service_meanwhile_stays(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, two = put_a_worse_one_into_service(service)
+    three = service.register("three")
+    check = watch.check
+
+    def meanwhile(*arguments: Any) -> watch.WatchCheck | None:
+        seen = check(*arguments)
+        service.promote(three, actor="operator", at=utc_now())
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "check", meanwhile)
+        with pytest.raises(Exception, match=f"support@{two} is not taken back: it no longer serves"):
+            service.jobs.watch_champions()
+    service.jobs.watch_champions()
+    assert service.champion() == three
+    assert [event for event, _, _ in service.changes()] == ["promoted"] * 3
+
+
+def test_one_workload_does_not_touch_another(service: Service) -> None:
+    one, _ = put_a_worse_one_into_service(service)
+    sold = service.register("sales", workload="sales")
+    service.promote(sold, workload="sales")
+    service.rated(None, 400, 100, workload="sales")
+    service.rated(sold, 160, 40, workload="sales")
+    service.jobs.watch_champions()
+    assert (service.champion(), service.champion("sales")) == (one, sold)
+    assert service.metrics.get_sample_value("retuned_watch_active", {"workload": "sales"}) == 1
+
+
+def test_the_policy_asks_for_something_new_after_a_version_was_taken_back(service: Service) -> None:
+    _, two = put_a_worse_one_into_service(service)
+    run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": service.since - HOUR}
+    service.warehouse.insert("runs", id="r1", version=two, finished_at=service.since - HOUR, **run)
+    assert not service.jobs.evidence("support").taken_back
+    service.jobs.watch_champions()
+    assert service.jobs.evidence("support").taken_back
+
+
+def test_what_the_watch_reads_is_not_archived(service: Service) -> None:
+    one, two = service.register("one"), service.register("two")
+    service.since = utc_now() - 60 * HOUR
+    service.promote(one, at=service.since - 4 * HOUR)
+    service.promote(two)
+    service.rated(one, 425, 75)
+    unrated = {"start": service.since - 2 * HOUR, "model": f"support@{one}", "offset": 10_000}
+    interactions(service.warehouse, ["How long?"] * 100, random.Random(1), **unrated)
+    Teacher(service.warehouse).ask("Long ago?", "Yes.")
+    service.rated(two, 170, 30)
+    service.jobs.watch_champions()
+    before = watch.latest(service.warehouse, "support")
+    assert service.jobs.archive().rows == 1
+    service.jobs.watch_champions()
+    after = watch.latest(service.warehouse, "support")
+    assert before is not None
+    assert after is not None
+    assert after.comparisons == before.comparisons
