@@ -28,6 +28,7 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, quality, roi
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.opinions import Opinions
 from retuned.monitors.windows import windows
 from retuned.retrain import examples, labels, rollout, run
 from retuned.retrain.metrics import Metrics as RetrainMetrics
@@ -63,6 +64,7 @@ class Jobs:
         self.failures: dict[str, str] = {}
         """The last error of each job that has not succeeded since."""
         self._waiting: dict[str, tuple[str, ...]] = {}  # workload to reasons
+        self._opinions = Opinions(settings.quality, stop)
         self._lock = threading.Lock()
         self._booking = threading.Lock()
         self._scheduler: BackgroundScheduler | None = None
@@ -137,7 +139,11 @@ class Jobs:
         now = self.now()
         self._book(now)
         for workload in self.workloads():
-            self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
+            try:
+                figures = quality.measure(self.warehouse, self.settings, workload, now, self._opinions)
+            except Cancelled:
+                return
+            self.monitor_metrics.quality(workload, figures)
             self.monitor_metrics.roi(workload, roi.summary(self.warehouse, workload))
             self.retrain_metrics.aliases(self.warehouse, workload)
             self.ask_policy(workload)

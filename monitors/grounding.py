@@ -70,21 +70,21 @@ def grounding(answer: str, context: str | Sequence[str]) -> float:
     divergent reference texts"), taken per clause and value, as facts are checked one by one in FActScore (Min et al.
     2023): so one invention does not hide behind nine truths.
     """
-    claims = read("\n".join(_claims(answer[:MOST_CHARACTERS])))[:MOST_CLAIMS]
-    if not claims:
+    said = read("\n".join(claims(answer[:MOST_CHARACTERS])))[:MOST_CLAIMS]
+    if not said:
         return 1.0
     sources = _sources((context,) if isinstance(context, str) else tuple(context))
     if not sources.clauses:
         return 0.0
-    _take_over(claims)
-    scores = [math.prod(FAULTS[fault] for fault in _faults(claim, sources)) for claim in claims]
+    _take_over(said)
+    scores = [math.prod(FAULTS[fault] for fault in _faults(claim, sources)) for claim in said]
     by_sentence = defaultdict[int, list[Clause]](list)
-    for claim in claims:
+    for claim in said:
         by_sentence[claim.sentence].append(claim)
     return min(*scores, *(_familiarity(sentence, sources) for sentence in by_sentence.values()))
 
 
-def _claims(answer: str) -> Iterator[str]:
+def claims(answer: str) -> Iterator[str]:
     """The sentences that claim something."""
     for sentence in sentences(answer):
         if _NO_CLAIM.search(sentence):

@@ -10,12 +10,14 @@ import duckdb
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
 from retuned.monitors.consistency import contradictions, question
 from retuned.monitors.grounding import grounding
+from retuned.monitors.opinions import Answer, Opinions
 from retuned.monitors.settings import Settings
 from retuned.monitors.statistics import corrected_rate, wilson
 from retuned.monitors.windows import SQL, Window, sample, windows
 
 QUERIES = named_queries(SQL, "quality.sql")
 ALL_MODELS = "*"
+OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 CALIBRATION_DAYS = 90
 """Labels younger than this tell how well the grounding scorer does."""
@@ -30,14 +32,15 @@ QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "lat
 class Figure:
     """One figure of one model, or of all (`*`), with its 95% interval and what it was counted from.
 
-    Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding, and grounding_calibrated),
+    Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding, grounding_calibrated, llm, nli),
     `contradiction_rate` (of pairs of answers to the same question; source grounding), `helpful_rate` (sources as in
     feedback), `latency_p50_seconds`, `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens`
     (means of one interaction; source app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 
     `grounding_calibrated` is the grounding scorer's rate, corrected for its errors as answers that people labelled show
     them: `hallucination` by experts or, where no expert looked, by users. It needs enough labels of both kinds, and
-    rests on the labelled answers being no harder to tell than the others.
+    rests on the labelled answers being no harder to tell than the others. `llm` and `nli` are the configured judge and
+    NLI model (see Opinions), of all models alone; `judge` is feedback that came in.
     """
 
     workload: str
@@ -50,10 +53,15 @@ class Figure:
     n: int
 
 
-def measure(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> list[Figure]:
+def measure(
+    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, opinions: Opinions | None = None
+) -> list[Figure]:
     """Measure the current window of a workload and store the figures in `quality`.
 
     What has no observation has no figure.
+
+    Raises:
+        Cancelled: the opinions' stop was set; nothing was stored.
     """
     found = windows(warehouse, settings.windows, workload, now)
     if found is None:
@@ -64,6 +72,7 @@ def measure(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
         figures = (
             _rates(cursor, workload, found.current.start)
             + _grounding_rates(cursor, settings, workload, found.current, now)
+            + (_opinions(cursor, settings, workload, found.current, now, opinions) if opinions else [])
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
         )
@@ -100,9 +109,33 @@ def _grounding_rates(
     return figures + _calibrated(cursor, figures, workload, threshold, now) + _contradictions(cursor, workload)
 
 
+def _opinions(
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    window: Window,
+    now: datetime,
+    opinions: Opinions,
+) -> list[Figure]:
+    # The same seed each time: what was shown once stays in the sample for as long as it is in the window.
+    sample(cursor, "shown_answers", workload, window, settings.windows.sample_rows, OPINIONS_SEED)
+    answers = []
+    for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
+        passages = _passages(context)
+        asked = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
+        answers.append(Answer(identity, asked[-1] if asked else "", passages, response, grounding(response, passages)))
+    return [
+        Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
+        for source, rate in opinions.rates(workload, answers, now).items()
+    ]
+
+
+def _passages(context: str) -> tuple[str, ...]:
+    return tuple(passage for passage in json.loads(context) if isinstance(passage, str))
+
+
 def _invented(response: str, context: str, threshold: float) -> bool:
-    passages = [passage for passage in json.loads(context) if isinstance(passage, str)]
-    return grounding(response, passages) < threshold
+    return grounding(response, _passages(context)) < threshold
 
 
 def _calibrated(

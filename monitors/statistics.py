@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 Z95 = 1.959963984540054
 
 
-def wilson(successes: float, n: int) -> tuple[float, float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float, float]:
     """A rate and its 95% interval, all between 0 and 1.
 
     Without observations nothing is known: rate 0, interval 0 to 1. Source: E. B. Wilson, "Probable inference, the law
@@ -94,3 +94,31 @@ def corrected_rate(
     rate = min(max(rate, 0.0), 1.0)
     low, high = (min(max(centre + shift + side * half, 0.0), 1.0) for side in (-1, 1))
     return rate, min(low, rate), max(high, rate)
+
+
+def stratified_rate(strata: Sequence[tuple[int, int, int]]) -> tuple[float, float, float] | None:
+    """A rate and its 95% interval from a sample that took more of some strata than of others.
+
+    Args:
+        strata: of each its size, how many of it were looked at, and how many of those count.
+
+    Returns:
+        None where nothing was looked at of a stratum that is not empty: it may be anything.
+
+    The interval is Wilson's, at the size of a plain sample of the same variance. Source: Cochran, "Sampling techniques"
+    (1977), chapter 5; Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
+    counts estimated from survey data" (1998).
+    """
+    strata = [one for one in strata if one[0]]
+    size = sum(one[0] for one in strata)
+    if not strata or not all(one[1] for one in strata):
+        return None
+    z2 = Z95 * Z95
+    rate = centre = variance = 0.0
+    for members, looked_at, counted in strata:
+        share, middle = members / size, (counted + z2 / 2) / (looked_at + z2)
+        rate += share * counted / looked_at
+        centre += share * middle
+        variance += share**2 * middle * (1 - middle) / (looked_at + z2)
+    equivalent = max(centre * (1 - centre) / variance - z2, 1.0)
+    return wilson(rate * equivalent, equivalent)

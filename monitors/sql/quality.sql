@@ -60,6 +60,12 @@ FROM sampled_answers
 WHERE coalesce(json_array_length(context), 0) > 0
 ORDER BY id
 
+-- name: shown
+SELECT id, messages, response, context
+FROM shown_answers
+WHERE coalesce(json_array_length(context), 0) > 0
+ORDER BY hash(id, $seed)
+
 -- name: labelled
 -- The latest answers with passages that people judged: one label each, the last word of an expert before a user's.
 WITH labels AS (

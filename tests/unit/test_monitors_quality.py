@@ -3,11 +3,13 @@
 import json
 import math
 import random
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from judges import serving
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
@@ -15,8 +17,9 @@ from retuned.consumers.warehouse import Warehouse
 from retuned.monitors import quality
 from retuned.monitors.consistency import contradict
 from retuned.monitors.metrics import Metrics
+from retuned.monitors.opinions import Opinions
 from retuned.monitors.quality import Figure, measure
-from retuned.monitors.settings import Settings, WindowsSettings
+from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
@@ -228,3 +231,15 @@ def test_answers_to_the_same_question_are_compared(warehouse: Warehouse) -> None
 def test_what_contradicts(one: str, other: str, expected: bool) -> None:
     assert contradict(one, other) is expected
     assert contradict(other, one) is expected
+
+
+def test_a_judge_that_is_asked_is_not_mixed_with_feedback(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 8, offset=100, **GROUNDED) + answers(warehouse, 2, offset=200, **INVENTED)
+    feedback(warehouse, ids[:4], "hallucination", True, source="judge", when=NOW)
+    with serving() as server:
+        server.reply = lambda shown: "Verdict: " + ("invented" if "9 days" in shown else "supported")
+        settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
+        figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
+    asked, told = found(figures, "hallucination_rate", "llm"), found(figures, "hallucination_rate", "judge")
+    assert ((asked.value, asked.n), (told.value, told.n)) == ((pytest.approx(0.2), 10), (1.0, 4))
+    assert found(figures, "hallucination_rate", "grounding").value == 0.2

@@ -6,7 +6,13 @@ import random
 import pytest
 
 from retuned.monitors.drift import Feature, sentence, verdict
-from retuned.monitors.statistics import corrected_rate, two_sample_chi_square, two_sample_ks, wilson
+from retuned.monitors.statistics import (
+    corrected_rate,
+    stratified_rate,
+    two_sample_chi_square,
+    two_sample_ks,
+    wilson,
+)
 
 
 def test_wilson_is_what_the_formula_gives() -> None:
@@ -118,3 +124,24 @@ def test_a_corrected_rate_is_never_nan_and_needs_a_test_that_tells() -> None:
     for alarms in (0, 1, 50, 100):
         rate, low, high = corrected_rate(alarms, 100, 20, 20, 20, 20) or (math.nan,) * 3
         assert 0 <= low <= rate <= high <= 1
+
+
+def test_a_stratified_rate_covers_the_true_one() -> None:
+    """300 doubtful answers of which half are wrong, 700 clear ones of which few are; as many are looked at of both."""
+    rng = random.Random(8)
+    population = [[rng.random() < 0.5 for _ in range(300)], [rng.random() < 0.04 for _ in range(700)]]
+    truth = sum(map(sum, population)) / 1_000
+    rates = []
+    for _ in range(1_000):
+        looked_at = [rng.sample(stratum, 25) for stratum in population]
+        rates.append(stratified_rate([(len(s), 25, sum(some)) for s, some in zip(population, looked_at, strict=True)]))
+    assert None not in rates
+    assert abs(sum(one[0] for one in rates if one) / 1_000 - truth) < 0.01
+    assert 0.93 <= sum(one[1] <= truth <= one[2] for one in rates if one) / 1_000 <= 0.995
+
+
+def test_a_stratified_rate_is_that_of_a_plain_sample_with_one_stratum() -> None:
+    assert stratified_rate([(500, 10, 8)]) == pytest.approx(wilson(8, 10), abs=0.02)
+    assert stratified_rate([(0, 0, 0), (500, 10, 0)]) == pytest.approx(wilson(0, 10), abs=0.02)
+    assert stratified_rate([(5, 0, 0), (500, 10, 0)]) is None
+    assert stratified_rate([]) is None
