@@ -18,6 +18,7 @@ from retuned.monitors.vocabulary import (
     FREE,
     NOT_DENIED,
     NOT_DONE,
+    OPPOSITES,
     PHRASES,
     PRONOUNS,
     STOP_WORDS,
@@ -61,6 +62,7 @@ class Clause:
         sequence: concepts and the tokens of values, in order.
         words: concepts, and whether they are affirmed.
         values: the values it states, in order.
+        kinds: the values' tokens and their kinds.
         names: those of its words that have a capital within the sentence, and codes.
         predicates: those of its words that a denial stands right before.
         apart: those of its words that are denied by themselves (without flash, unworn), not with the clause.
@@ -79,6 +81,7 @@ class Clause:
     sequence: list[str] = field(default_factory=list)
     words: dict[str, bool] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     predicates: set[str] = field(default_factory=set)
     apart: set[str] = field(default_factory=set)
@@ -133,16 +136,26 @@ def _look_around(clauses: list[Clause]) -> None:
         around = [
             (other, INHERITED if other.condition else earlier) for other in clauses[max(begin, index - _NEAR) : index]
         ]
-        around += [(o, _FOLLOWING) for o in clauses[index + 1 : index + 1 + _NEAR] if o.sentence == clause.sentence]
+        # If the train is late, you get a refund: a condition is about what follows from it.
+        following = INHERITED if clause.condition else _FOLLOWING
+        for other in clauses[index + 1 : index + 1 + _NEAR]:
+            if other.sentence != clause.sentence:
+                break
+            around.append((other, following))
+            following = _FOLLOWING
         if begin:
             before = first[clauses[begin - 1].sentence]
             weight = 0.6 if clauses[begin].pronoun else 0.25
             around += [(other, weight) for other in clauses[max(before, begin - _NEAR) : begin]]
+        kinds = set(clause.kinds.values())
         for other, weight in [*around, (clause, 1.0)]:
             for token in other.sequence:
-                # A clause with names of its own is not about those of its neighbours.
+                # A clause with a name, subject, value or opposite of its own is not about those of its neighbours.
                 foreign = other is not clause and (
-                    (clause.names and token in other.names) or (clause.own_subject and token in other.subject)
+                    (clause.names and token in other.names)
+                    or (clause.own_subject and token in other.subject)
+                    or other.kinds.get(token) in kinds
+                    or not OPPOSITES.get(token, frozenset()).isdisjoint(clause.words)
                 )
                 clause.scope[token] = max(clause.scope.get(token, 0.0), min(weight, _LOOSE) if foreign else weight)
 
@@ -230,6 +243,7 @@ class _Reader:
         if value in self.clause.values:
             return
         self.clause.values.append(value)
+        self.clause.kinds[value.token] = value.kind
         self.clause.sequence.append(value.token)
         if value.kind == "money":
             self.clause.sequence.append(_COST)  # a price is about a cost, named or not

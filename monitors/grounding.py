@@ -248,14 +248,14 @@ def _faults(claim: Clause, sources: _Sources) -> Iterator[str]:
     match = _Match(claim, sources)
     if any(word in claim.names and word not in sources.held for word in claim.words):
         yield "name"
-    margin = _MARGIN * sum(sources.weight.get(token, 0.0) for token in claim.sequence)
+    total = sum(sources.weight.get(token, 0.0) for token in claim.sequence)
     for value in claim.values:
-        yield from _value_faults(value, claim, match, sources, margin)
+        yield from _value_faults(value, claim, match, sources, _MARGIN * total)
     if any(claim.words.values()) or claim.values:
         yield from (
             "subject"
             for token, weight in claim.scope.items()
-            if weight >= _SUBJECT and _said_of_a_rival(token, claim, match, sources, margin)
+            if weight >= _SUBJECT and _said_of_a_rival(token, claim, match, sources, total)
         )
     if not match.closest:
         return
@@ -294,6 +294,11 @@ def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources,
         }
         if match.best(rivals, left_out) > match.best(held, left_out) + margin:
             yield "subject"
+        named = [word for word, weight in claim.scope.items() if weight >= _SUBJECT and word in sources.names]
+        if any(i in sources.held[word] for word in named for i in rivals) and not any(
+            sources.about[word].get(i, 0.0) >= 0.5 for word in named for i in held
+        ):
+            yield "subject"  # the name stands with another value, and not with this one
     stated, _ = max(holding, key=lambda found: match.scores.get(found[1], 0.0))
     if (value.bound, stated.bound) in CONFLICTING:
         yield "bound"
@@ -301,7 +306,7 @@ def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources,
         yield "period"
 
 
-def _said_of_a_rival(token: str, claim: Clause, match: _Match, sources: _Sources, margin: float) -> bool:
+def _said_of_a_rival(token: str, claim: Clause, match: _Match, sources: _Sources, total: float) -> bool:
     """Whether clauses about a rival of a word, and not about it, are closer to the claim than those about it."""
     if claim.words.get(token) is False:
         return False
@@ -312,8 +317,7 @@ def _said_of_a_rival(token: str, claim: Clause, match: _Match, sources: _Sources
     others = {i for rival in rivals for i, weight in sources.about.get(rival, {}).items() if weight >= INHERITED} - own
     without = {token} | sources.rivals[token] | (claim.names if token in claim.names else set())
     mine, theirs = match.best(own, without), match.best(others, without)
-    total = margin / _MARGIN
-    return theirs > mine + margin and (mine > 0 or theirs > 0.5 * total)
+    return theirs > mine + _MARGIN * total and (mine > 0 or theirs > 0.5 * total)
 
 
 def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[str]:
@@ -332,10 +336,10 @@ def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[
         places = [i for v in claim.values for u, i in sources.holding(v) if u.kind == v.kind]
         total = sum(sources.weight[word] for word in known)
         found = max(
-            sum(sources.weight[word] for word in known if sources.about[word].get(index, 0.0) > 0.5)
+            sum(sources.weight[word] for word in known if sources.about[word].get(index, 0.0) > 0.2)
             for index in places or [closest]
         )
-        if found < total / 2 and (not places or len(known) > 1):
+        if found < total / 2 and (claim.item or len(known) > 1):
             yield "subject"
 
 

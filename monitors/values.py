@@ -147,6 +147,25 @@ class Token:
     upper: bool = False
 
 
+_ALWAYS, _NOW = Value("always", ("always",)), Value("duration", ("now",))
+# Times in words.
+_PHRASES = {
+    ("around", "the", "clock"): _ALWAYS,
+    ("day", "and", "night"): _ALWAYS,
+    ("any", "hour"): _ALWAYS,
+    ("any", "time"): _ALWAYS,
+    ("anytime",): _ALWAYS,
+    ("immediately",): _NOW,
+    ("immediate",): _NOW,
+    ("instantly",): _NOW,
+    ("instant",): _NOW,
+    ("right", "away"): _NOW,
+    ("straight", "away"): _NOW,
+}
+_WORDED = frozenset(phrase[0] for phrase in _PHRASES) | _TIMES.keys() | _FRACTIONS.keys() | {"same", "next", "half"}
+_AND_A_HALF = ("and", "a", "half")
+
+
 def money(amount: float, currency: str = "") -> Value:
     """An amount of money."""
     return Value("money", (f"{amount:.12g}",), amount, currency)
@@ -167,7 +186,7 @@ def same(one: Value, other: Value) -> bool:
             one.currency == other.currency or not (one.currency and other.currency)
         )
     loose = not one.kind or not other.kind or {one.kind, other.kind} <= LOOSE
-    return loose and one.number is not None and one.number == other.number
+    return loose and one.number == other.number and one.number not in {None, 1.0}
 
 
 def _scan(sentence: str) -> list[Token]:
@@ -212,71 +231,79 @@ def _scan(sentence: str) -> list[Token]:
 
 
 def _spelled(given: list[Token]) -> list[Token]:
-    """Numbers in words: twenty-five, two hundred, half an hour, twice."""
+    """Numbers and values in words: twenty-five, two hundred, half an hour, half past six, twice."""
     found: list[Token] = []
     at = 0
     while at < len(given):
         token = given[at]
-        word = token.text
-        number, used = token.number, 1
-        if word in _SPELLED:
-            number = _SPELLED[word]
-            if word == "dozen" and found and found[-1].number is not None:
-                found[-1].number = 12 * (found[-1].number or 1)
-                at += 1
+        if token.text in _WORDED or token.number == 24:
+            value, used = _worded(given, at)
+            if value is not None:
+                found.append(Token(token.text, values=(value,)))
+                at += used
                 continue
-            behind = 2 if _text(given, at + 1) == "-" else 1
-            ones = _SPELLED.get(_text(given, at + behind), 0.0)
-            if word in _TENS and 0 < ones < 10:
-                number, used = number + ones, behind + 1
-        elif token.number == 24 and _text(given, at + 1) == "/" and _number(given, at + 2) == 7:
-            found.append(Token("always"))
-            at += 3
-            continue
-        elif word in _FRACTIONS and _text(given, at - 1) in {"a", "one"} and _text(given, at + 1) == "of":
-            found.append(Token(word, values=(Value("%", (f"{_FRACTIONS[word]}",), float(_FRACTIONS[word])),)))
-            at += 1
-            continue
-        elif word in {"half", "quarter"} and (clock := _past(given, at)) is not None:
-            # without am or pm it may be either
-            found.append(Token(word, values=(Value("time", (str(clock), str(clock + 720))),)))
-            at += 3
-            continue
-        elif word in {"same", "next"} and (to := _day(given, at + 1)):
-            found.append(Token(word, values=(Value("duration", (f"{word} day",)),)))
-            at += to
-            continue
-        elif word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
-            number, used = 0.5, 2
-        elif word == "half" and _text(given, at + 1) not in {"term", "-", "board"}:
-            found.append(Token(word, values=(Value("%", ("50",), 50.0),)))
-            at += 1
-            continue
-        elif word == "quarters" and found and found[-1].number == 3:
-            found[-1].number = 0.75
-            at += 3 if _text(given, at + 1) == "of" and _text(given, at + 2) in {"an", "a"} else 1
-            continue
-        elif word in _TIMES and _text(given, at + 1) in {"a", "an", "per", "every", "each"} | set(_PERIODS):
-            found.append(Token(word, values=(Value("times", (f"{_TIMES[word]:g}",), _TIMES[word]),)))
-            at += 1
-            continue
-        elif word == "twice":
-            found.append(Token(word, values=(Value("times", ("2",), 2.0),)))
-            at += 1
-            continue
-        if number is not None:
-            if tuple(_text(given, at + used + i) for i in range(3)) == ("and", "a", "half"):
-                number, used = number + 0.5, used + 3
-            while (scale := _SCALES.get(_text(given, at + used))) and not (
-                _text(given, at + used) == "k" and not given[at + used].glued
-            ):
-                number, used = number * scale, used + 1
+        before = found[-1] if found and found[-1].number is not None else None
+        if before and token.text == "dozen":
+            before.number, used = 12 * (before.number or 1), 1
+        elif before and token.text == "quarters":
+            before.number = 0.25 * (before.number or 1)
+            used = 3 if _text(given, at + 1) == "of" and _text(given, at + 2) in {"an", "a"} else 1
+        elif token.text in {"a", "an"} and _text(given, at + 1) in _UNITS and _texts(given, at + 2, 3) == _AND_A_HALF:
+            found += [Token(token.text, number=1.5), given[at + 1]]
+            used = 5
+        else:
+            number, used = _in_words(given, at)
             # "one" alone is a pronoun more often than a number
-            if word != "one" or _unit(given, at + used)[1]:
-                token = Token(word, glued=token.glued, number=number)
-        found.append(token)
+            if number is not None and (token.text != "one" or _unit(given, at + used)[1]):
+                token = Token(token.text, glued=token.glued, number=number, values=token.values)
+            found.append(token)
         at += used
     return found
+
+
+def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
+    """The number at a place, in digits or words, and how many tokens it takes."""
+    word, used = given[at].text, 1
+    number = _SPELLED.get(word, given[at].number)
+    if word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
+        return 0.5, 2
+    if number is None:
+        return None, 1
+    if word in _TENS:
+        behind = 2 if _text(given, at + 1) == "-" else 1
+        ones = _SPELLED.get(_text(given, at + behind), 0.0)
+        if 0 < ones < 10:
+            number, used = number + ones, behind + 1
+    if _texts(given, at + used, 3) == _AND_A_HALF:
+        number, used = number + 0.5, used + 3
+    while (scale := _SCALES.get(_text(given, at + used))) and (
+        _text(given, at + used) != "k" or given[at + used].glued
+    ):
+        number, used = number * scale, used + 1
+    return number, used
+
+
+def _worded(given: list[Token], at: int) -> tuple[Value | None, int]:
+    """The value at a place that is no plain number, and how many tokens it takes."""
+    word, following = given[at].text, _text(given, at + 1)
+    if given[at].number == 24:
+        return (_ALWAYS, 3) if following == "/" and _number(given, at + 2) == 7 else (None, 0)
+    for phrase, value in _PHRASES.items():
+        if _texts(given, at, len(phrase)) == phrase:
+            return value, len(phrase)
+    if word in _TIMES and (
+        word == "twice" or following in {"a", "an", "per", "every", "each"} or following in _PERIODS
+    ):
+        return Value("times", (f"{_TIMES[word]:g}",), _TIMES[word]), 1
+    if word in _FRACTIONS and _text(given, at - 1) in {"a", "one"} and following == "of":
+        return Value("%", (f"{_FRACTIONS[word]}",), float(_FRACTIONS[word])), 1
+    if word in {"same", "next"} and (used := _day(given, at + 1)):
+        return Value("duration", (f"{word} day",)), used
+    if word in {"half", "quarter"} and (clock := _past(given, at)) is not None:
+        return Value("time", (str(clock), str(clock + 720))), 3  # without am or pm it may be either
+    if word == "half" and following not in {"an", "a", "term", "-", "board"}:
+        return Value("%", ("50",), 50.0), 1
+    return None, 0
 
 
 def _dates(given: list[Token]) -> list[Token]:
@@ -289,15 +316,15 @@ def _dates(given: list[Token]) -> list[Token]:
             to = at + 2 if _text(given, at + 1) in {"to", "-", "–", "until", "and"} else at
             last = given[to] if to < len(given) else token
             behind = to + (2 if _text(given, to + 1) == "of" else 1)
-            month = _MONTH.get(_text(given, behind))
+            month = _month(given, behind)
             if month and last.number is not None and 1 <= last.number <= 31:
                 token = Token(
                     token.text, values=tuple(_date(month, int(t.number or 0)) for t in given[at : to + 1 : 2])
                 )
                 used = behind + 1 - at
-        elif token.text in _MONTH and (day := _number(given, at + 1)) is not None and 1 <= day <= 31:
+        elif _month(given, at) and (day := _number(given, at + 1)) is not None and 1 <= day <= 31:
             token, used = Token(token.text, values=(_date(_MONTH[token.text], int(day)),)), 2
-        elif token.text in _MONTH and (token.text not in {"may", "march"} or token.capital):
+        elif _month(given, at):
             start, end = _MONTH[token.text], _MONTH.get(_text(given, at + 2))
             months = [start]
             if end is not None and _text(given, at + 1) in _THROUGH and _number(given, at + 3) is None:
@@ -340,7 +367,13 @@ def _measures(given: list[Token]) -> list[Token]:
             continue
         unit, used = _unit(given, at + 1)
         last = at
-        half = next((h for h in _HALVES if tuple(t.text for t in given[at + 1 : at + 1 + len(h)]) == h), None)
+        since = found[-2] if len(found) > 1 and found[-1].text in _THROUGH else None
+        if since and since.values and since.values[0].kind == "time" and unit in {"", "count"} and token.number <= 12:
+            clock = int(60 * token.number) % 720  # half past six to eight
+            found.append(Token(token.text, values=(Value("time", (str(clock), str(clock + 720)), token.number),)))
+            at += 1
+            continue
+        half = next((h for h in _HALVES if _texts(given, at + 1, len(h)) == h), None)
         if half and 1 <= token.number <= 12:
             clock = int(60 * (token.number % 12)) + _HALVES[half] * (token.number != 12 or half != ("at", "night"))
             found.append(Token(token.text, values=(Value("time", (str(clock),), token.number),)))
@@ -517,6 +550,16 @@ def _day(given: list[Token], at: int) -> int:
     while _text(given, at) in {"-", "working", "business"}:
         at, used = at + 1, used + 1
     return used + 1 if _text(given, at) == "day" else 0
+
+
+def _month(given: list[Token], at: int) -> int | None:
+    """The month at a place; may and march are words too."""
+    word = _text(given, at)
+    return None if word in {"may", "march"} and not given[at].upper else _MONTH.get(word)
+
+
+def _texts(given: list[Token], at: int, count: int) -> tuple[str, ...]:
+    return tuple(token.text for token in given[at : at + count])
 
 
 def _text(given: list[Token], at: int) -> str:

@@ -22,7 +22,7 @@ AUXILIARIES = frozenset(
     is are was were can could will would may might must shall should do does did has have had isn't aren't can't
     """.split()
 )
-UNIVERSAL = frozenset("both all every each any".split())
+UNIVERSAL = frozenset("both all every each any everywhere anywhere everyone anyone".split())
 EXCLUSIVE = frozenset("only solely exclusively".split())
 
 DENIALS = frozenset("not never cannot neither nor none nobody nowhere no without".split())
@@ -99,7 +99,8 @@ ticket fare
 plan tariff subscription
 collect pickup collection
 inform notify announce tell told notification
-extra additional further added
+extra additional further
+year annual
 choose select pick
 maximum limit max
 minimum min
@@ -153,6 +154,7 @@ fixed variable
 manual automatic
 internal external
 paper digital
+monthly yearly weekly
 individual group
 """.strip()
 _ENDINGS = (
