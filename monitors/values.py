@@ -267,6 +267,8 @@ def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
     number = _SPELLED.get(word, given[at].number)
     if word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
         return 0.5, 2
+    if word == "other" and _text(given, at - 1) == "every" and _text(given, at + 1) in _UNITS:
+        return 2.0, 1
     if number is None:
         return None, 1
     if word in _TENS:

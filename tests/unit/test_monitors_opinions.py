@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 from judges import Server, serving
 
-from retuned.consumers.errors import Cancelled
-from retuned.monitors.opinions import Answer, Opinions
+from retuned.consumers.errors import Cancelled, ConfigurationError
+from retuned.monitors.opinions import Answer, Opinions, check
 from retuned.monitors.settings import QualitySettings
 
 NOW = datetime(2026, 3, 2, 9)
@@ -92,3 +92,16 @@ def test_stopping_ends_it(server: Server) -> None:
 
 def test_without_a_judge_there_is_nothing_to_ask() -> None:
     assert not Opinions(QualitySettings(), threading.Event())
+
+
+def test_a_check_asks_something_easy(server: Server) -> None:
+    assert check(QualitySettings()) == "none (quality.judge_url, quality.nli_model)"
+    settings = opinions(server).settings
+    server.reply = lambda shown: "Verdict: " + ("invented" if "nine" in shown else "supported")
+    assert check(settings) == f"wise at {server.url} judge samples"
+    server.reply = lambda _: "Verdict: supported"
+    with pytest.raises(ConfigurationError, match="wise does not tell two days from nine"):
+        check(settings)
+    server.reply = lambda _: 401
+    with pytest.raises(ConfigurationError, match=r"gives no verdict \(status 401\)"):
+        check(settings)
