@@ -40,6 +40,7 @@ _MARGIN = 0.02
 """Share of a clause's weight by which it must stand closer to a rival to count as said of that."""
 _SUBJECT = 0.6
 """What a clause is about to this degree is its subject."""
+_PERIODS = {"3600": "hour", "86400": "day", "604800": "week", "1 months": "month", "12 months": "year"}
 _INCLUDED, _LIMITED = concept("include"), concept("limit")
 
 
@@ -128,7 +129,7 @@ class _Sources:
         """Word or value's token to the clauses that are about it, and how much."""
         for index, clause in enumerate(clauses):
             for value in clause.values:
-                for key in _keys(value, stored=True):
+                for key in [*_keys(value, stored=True), f"per {value.per}"]:
                     if len(self.equal[key]) < _MOST_PLACES:
                         self.equal[key].append((value, index))
             for token in dict.fromkeys(clause.sequence):
@@ -169,6 +170,8 @@ class _Sources:
         """Where a value stands."""
         candidates = [found for key in _keys(value, stored=False) for found in self.equal.get(key, ())]
         found = [(other, index) for other, index in candidates if same(value, other)]
+        for key in value.keys:  # what costs 5 euros a week is paid for a week
+            found += self.equal.get(f"per {_PERIODS[key]}", ()) if key in _PERIODS else ()
         if value.kind == "money" and value.number == 0:  # what is included costs nothing more
             found += [(value, index) for index in self.held.get(_INCLUDED, ())]
         return found

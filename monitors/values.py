@@ -354,6 +354,13 @@ def _measures(given: list[Token]) -> list[Token]:
     at = 0
     while at < len(given):
         token = given[at]
+        if token.values and token.values[0].kind == "time":
+            # half past six in the evening
+            half = next((h for h in _HALVES if _texts(given, at + 1, len(h)) == h), None)
+            if half:
+                minutes = int(token.values[0].keys[0]) % 720 + _HALVES[half]
+                token.values = (_clock(minutes),)
+                at += len(half)
         if token.number is None or token.values:
             currency = token.text if token.text in _CURRENCIES else token.text.removesuffix("s")
             if currency in _CURRENCIES and not token.text.endswith("s") and _number(given, at + 1) is not None:
@@ -426,10 +433,11 @@ def _rates(given: list[Token]) -> list[Token]:
         elif period and (before in {"a", "an", "per", "each", "every", "/"} or token.text not in _UNITS):
             earlier = given[at - 2].text if at > 1 else ""
             if rated and reach > 0 and rated.values[0].kind in _RATED:
-                if (rated.values[0].number, period) in {(24, "day"), (7, "week")} and rated.values[
-                    0
-                ].kind == "duration":
-                    rated.text, rated.values = "always", ()  # 24 hours a day, seven days a week
+                of_time = rated.values[0].number if rated.values[0].kind == "duration" else None
+                if (of_time, period) == (24, "day"):
+                    rated.values = (_ALWAYS,)
+                elif (of_time, period) == (7, "week"):
+                    rated.text, rated.values = "daily", ()
                 else:
                     rated.values = tuple(replace(value, per=period) for value in rated.values)
                 reach = 0

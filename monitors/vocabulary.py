@@ -101,6 +101,7 @@ collect pickup collection
 inform notify announce tell told notification
 extra additional further
 year annual
+day daily
 choose select pick
 maximum limit max
 minimum min
@@ -154,7 +155,7 @@ fixed variable
 manual automatic
 internal external
 paper digital
-monthly yearly weekly
+monthly yearly weekly daily hourly
 individual group
 """.strip()
 _ENDINGS = (
