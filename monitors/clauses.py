@@ -183,7 +183,9 @@ class _Reader:
                 self._values(token)
             elif token.code or token.text[0].isalpha():
                 self._word(token)
-            elif token.text in ",;:)–—" and not (token.text == "," and self._lists()):
+            elif (token.text in ",;:)" and not (token.text == "," and self._lists())) or (
+                token.text in "–—" and not self._spans()
+            ):
                 self._break(subject=token.text == ";")
             self.at += 1
         self._close()
@@ -233,6 +235,10 @@ class _Reader:
         if before.values and behind.values:
             return before.values[0].kind == behind.values[0].kind and before.values[0].kind in _LISTED
         return before.capital and behind.capital and self._text(2) in {"", ".", ",", "and", "or", "!", ";"}
+
+    def _spans(self) -> bool:
+        """Whether this dash stands between two values."""
+        return 0 < self.at < len(self.given) - 1 and all(self.given[self.at + side].values for side in (-1, 1))
 
     def _values(self, token: Token) -> None:
         self.begun = True

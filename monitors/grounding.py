@@ -290,6 +290,10 @@ def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources,
             for other in sources.clauses[index].values
         )
     }
+    named = [word for word, weight in claim.scope.items() if weight >= _SUBJECT and word in sources.names]
+    if any(sources.about[word].get(i, 0.0) >= INHERITED for word in named for i in held):
+        # It stands with the claim's name: what is said of other names is no rival.
+        rivals = {i for i in rivals if any(sources.about[word].get(i, 0.0) >= INHERITED for word in named)}
     if rivals:
         # What is taken over from a clause before has values of its own.
         left_out = {value.token} | {
@@ -297,7 +301,6 @@ def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources,
         }
         if match.best(rivals, left_out) > match.best(held, left_out) + margin:
             yield "subject"
-        named = [word for word, weight in claim.scope.items() if weight >= _SUBJECT and word in sources.names]
         if any(i in sources.held[word] for word in named for i in rivals) and not any(
             sources.about[word].get(i, 0.0) >= 0.5 for word in named for i in held
         ):
@@ -317,6 +320,8 @@ def _said_of_a_rival(token: str, claim: Clause, match: _Match, sources: _Sources
     if not rivals:
         return False
     own = {index for index, weight in sources.about.get(token, {}).items() if weight >= INHERITED}
+    if any(i in own for value in claim.values if value.token != token for _, i in sources.holding(value)):
+        return False  # what the claim says of it stands with it
     others = {i for rival in rivals for i, weight in sources.about.get(rival, {}).items() if weight >= INHERITED} - own
     without = {token} | sources.rivals[token] | (claim.names if token in claim.names else set())
     mine, theirs = match.best(own, without), match.best(others, without)
@@ -337,12 +342,8 @@ def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[
     if known and any(claim.words.values()):
         # Its words must stand where its values do.
         places = [i for v in claim.values for u, i in sources.holding(v) if u.kind == v.kind]
-        total = sum(sources.weight[word] for word in known)
-        found = max(
-            sum(sources.weight[word] for word in known if sources.about[word].get(index, 0.0) > 0.2)
-            for index in places or [closest]
-        )
-        if found < total / 2 and (claim.item or len(known) > 1):
+        found = max(sum(sources.about[word].get(index, 0.0) > 0.2 for word in known) for index in places or [closest])
+        if 2 * found < len(known) and (claim.item or len(known) > 1):
             yield "subject"
 
 
