@@ -74,6 +74,8 @@ class Clause:
         pronoun: it, they and the like stand for its subject.
         condition: it says when or for whom the next one holds.
         item: it may be the last item of a list.
+        us: somebody who speaks or is spoken to is in it.
+        universal, exclusive: it speaks of all (both, every), of one only.
         scope: what it is about. Its own words weigh 1, those of clauses nearby less.
     """
 
@@ -183,17 +185,15 @@ class _Reader:
                 self._values(token)
             elif token.code or token.text[0].isalpha():
                 self._word(token)
-            elif (token.text in ",;:)" and not (token.text == "," and self._lists())) or (
-                token.text in "–—" and not self._spans()
-            ):
-                self._break(subject=token.text == ";")
+            elif self._ends(token.text):
+                self._break(subject=token.text == ";", listed=token.text == ",")
             self.at += 1
         self._close()
 
     def _open(self, *, subject: bool = False) -> None:
         self.clause = Clause(self.number, own_subject=subject)
         self.denied = self.rest_denied = self.next_denied = self.next_predicate = False
-        self.begun = self.between = self.costs = self.nothing = self.joined = False
+        self.begun = self.between = self.costs = self.nothing = self.joined = self.listed = False
         self.plain, self.last_word = True, ""
 
     def _close(self) -> None:
@@ -208,6 +208,8 @@ class _Reader:
             clause.words |= dict.fromkeys(main, True)
             clause.sequence += main
             clause.predicates |= main
+        if self.listed and self.plain and self.before_denied and not clause.values and len(clause.words) < 4:
+            self.denied = True  # not on books, films and games
         if self.denied:
             clause.words = {word: not affirmed for word, affirmed in clause.words.items()}
         clause.subject |= set(clause.sequence[:1])
@@ -215,13 +217,15 @@ class _Reader:
         if clause.sequence:
             self.clauses.append(clause)
 
-    def _break(self, *, subject: bool = False, excepted: bool = False, joined: bool = False) -> None:
+    def _break(
+        self, *, subject: bool = False, excepted: bool = False, joined: bool = False, listed: bool = False
+    ) -> None:
         if self.clause.sequence:
-            self.before_denied = self.denied
             self._close()
+            self.before_denied = self.denied
             self._open(subject=subject)
         self.denied = excepted and not self.before_denied
-        self.joined = joined
+        self.joined, self.listed = joined, listed or joined
 
     def _text(self, ahead: int) -> str:
         at = self.at + ahead
@@ -236,9 +240,11 @@ class _Reader:
             return before.values[0].kind == behind.values[0].kind and before.values[0].kind in _LISTED
         return before.capital and behind.capital and self._text(2) in {"", ".", ",", "and", "or", "!", ";"}
 
-    def _spans(self) -> bool:
-        """Whether this dash stands between two values."""
-        return 0 < self.at < len(self.given) - 1 and all(self.given[self.at + side].values for side in (-1, 1))
+    def _ends(self, mark: str) -> bool:
+        """Whether a mark ends a clause; a dash between two values is a range."""
+        if mark in "–—":
+            return not (0 < self.at < len(self.given) - 1 and all(self.given[self.at + i].values for i in (-1, 1)))
+        return mark in ",;:)" and not (mark == "," and self._lists())
 
     def _values(self, token: Token) -> None:
         self.begun = True
@@ -365,7 +371,7 @@ class _Reader:
             self.at += 1
         elif following not in _BOUNDING and not self._is_bound() and not self._is_nothing_to_pay(word):
             self.next_predicate = True
-            if word == "without" or word in NOT_DONE or (word == "not" and self._text(-1) in {"have", "has", "had"}):
+            if word == "without" or word in NOT_DONE or self._text(-1) in {"have", "has", "had"}:
                 self.rest_denied = True
             else:
                 self.denied = not self.denied

@@ -353,7 +353,7 @@ def _is_denied(claim: Clause, match: _Match, sources: _Sources) -> bool:
         if not held or not affirmed or claim.exclusive or any(sources.clauses[i].words.get(word, True) for i in held):
             continue
         # The sources have the word in denials alone: they deny the claim, if they speak of the same thing.
-        rest = [token for token in claim.sequence if token != word]
+        rest = [token for token, weight in claim.scope.items() if weight >= _SUBJECT and token != word]
         if not rest or any(sources.about[t].get(i, 0.0) >= INHERITED for t in rest if t in sources.about for i in held):
             return True
     best = match.scores[match.closest[0]]
@@ -369,6 +369,8 @@ def _deny(claim: Clause, source: Clause, sources: _Sources) -> bool:
     """Whether one denies what the other affirms: by the word that the denial is about, or by most of their words."""
     shared = [word for word in claim.words if word in source.words]
     different = [word for word in shared if claim.words[word] != source.words[word]]
+    if any(word in claim.predicates and word in source.predicates for word in set(shared).difference(different)):
+        return False
     for word in different:
         if (word in claim.apart) != (word in source.apart) or word in claim.predicates or word in source.predicates:
             return True

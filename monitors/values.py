@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, replace
 
+from retuned.monitors.vocabulary import STOP_WORDS
+
 _MONTHS = "january february march april may june july august september october november december".split()
 _MONTH = {name: number for number, name in enumerate(_MONTHS, 1)}
 _MONTH |= {name[:3]: number for name, number in _MONTH.items() if name != "may"} | {"sept": 9}
@@ -403,7 +405,7 @@ def _measures(given: list[Token]) -> list[Token]:
             last == at
             and unit in {"", "count"}
             and found
-            and ((found[-1].upper and found[-1].text not in _NO_NAME) or found[-1].text in _LABELLED)
+            and ((found[-1].upper and found[-1].text not in STOP_WORDS) or found[-1].text in _LABELLED)
         ):
             unit = f"no. {found[-1].text}"  # Flex 10, Terminal 2: a name
         ends = [token.number] if last == at else [token.number, given[last].number or 0.0]
@@ -497,10 +499,6 @@ def _unit(given: list[Token], at: int) -> tuple[str, int]:
     return "", 0
 
 
-# What stands with a capital before a number and names nothing.
-_NO_NAME = frozenset(
-    "the a an under over within up only about at from for in on to with and or all each per by".split()
-)
 _NO_NOUN = frozenset(
     "and but for from than the that this with are was were will has have can may more less before after until "
     "per each every when while you your our they their not only also which who".split()

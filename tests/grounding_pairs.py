@@ -1,7 +1,8 @@
 """The labelled pairs of tests/data: answers to customers and the passages they were given. All invented.
 
-Those with `written: before` were written and committed before the scorer was changed for them, those with `after` by
-another writer once it was done; nothing was changed for the latter, so their figures are the honest ones.
+Those with `written: before` were written, in rounds, before the scorer was last changed, and it was changed for many of
+them. Those with `after` are by another writer, who had not seen the scorer, once it was done; nothing was changed for
+them, so their figures are the honest ones.
 """
 
 import json
