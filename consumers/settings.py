@@ -1,9 +1,11 @@
 """Settings of getting events in: broker, ingestion, privacy, warehouse."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from retuned.consumers.errors import ConfigurationError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -20,6 +22,45 @@ class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class JudgeSettings(Section):
+    """A language model that judges answers, for sections that have one."""
+
+    judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = Field(
+        None,
+        description="a language model that judges answers, by OpenAI's chat completions: http://host:8000/v1; "
+        "it is shown questions and answers, and decides nothing; null: none",
+    )
+    judge_model: str | None = Field(None, description="the name under which that server knows the model")
+    judge_key: SecretStr | None = Field(
+        None, description="bearer token for it; set it by the environment, or by judge_key_file"
+    )
+    judge_key_file: Path | None = Field(None, description="a file whose content is that token")
+    judge_timeout_seconds: PositiveFloat = Field(60.0, description="longest wait for one answer of it")
+
+    def key(self) -> str | None:
+        """The judge's bearer token.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        if self.judge_key is not None:
+            return self.judge_key.get_secret_value()
+        if self.judge_key_file is None:
+            return None
+        try:
+            return self.judge_key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(
+                f"judge_key_file: {self.judge_key_file} cannot be read ({error.strerror})"
+            ) from error
+
+    @model_validator(mode="after")
+    def _model_of_the_judge(self) -> Self:
+        if self.judge_url and not self.judge_model:
+            raise ValueError("judge_url is set: name the model with judge_model")
+        return self
 
 
 class KafkaSettings(Section):

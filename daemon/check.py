@@ -13,6 +13,7 @@ from retuned.consumers.pseudonyms import load_user_keys
 from retuned.consumers.warehouse import open_warehouse
 from retuned.daemon.http import bind
 from retuned.daemon.settings import Settings
+from retuned.monitors import opinions
 from retuned.retrain import judge
 
 ENOUGH_DISK = 2 * 1024**3
@@ -27,6 +28,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("privacy", lambda: _privacy(settings)),
         ("base model", lambda: base_model(settings.models.base)),
         ("judge", lambda: judge.check(settings.evaluate)),
+        ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable(settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
         ("http", lambda: _http(settings)),

@@ -28,6 +28,7 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, ledger, quality, roi, watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.opinions import Opinions
 from retuned.monitors.rates import rate_on
 from retuned.monitors.windows import windows
 from retuned.retrain import examples, labels, rollout, run
@@ -65,6 +66,7 @@ class Jobs:
         self.failures: dict[str, str] = {}
         """The last error of each job that has not succeeded since."""
         self._waiting: dict[str, tuple[str, ...]] = {}  # workload to reasons
+        self._opinions = Opinions(settings.quality, stop)
         self._lock = threading.Lock()
         self._booking = threading.Lock()
         self._scheduler: BackgroundScheduler | None = None
@@ -164,7 +166,11 @@ class Jobs:
         now = self.now()
         self._book(now)
         for workload in self.measured():
-            self.monitor_metrics.quality(workload, quality.measure(self.warehouse, self.settings, workload, now))
+            try:
+                figures = quality.measure(self.warehouse, self.settings, workload, now, self._opinions)
+            except Cancelled:
+                return
+            self.monitor_metrics.quality(workload, figures)
             latest = next(iter(roi.tenures(self.warehouse, self.settings, workload)), None)
             self.monitor_metrics.roi(
                 workload, roi.summary(self.warehouse, workload), roi.versions(self.warehouse, workload), latest

@@ -1,163 +1,379 @@
-"""Grounding: how far the passages that an answer was given support what it says. Words alone, no model."""
+"""Grounding: whether the passages that an answer was given say what it says. Rules on text alone, no model."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from heapq import nlargest
 
-from retuned.consumers.placeholders import unnumbered
+from retuned.monitors.clauses import INHERITED, Clause, read, sentences
+from retuned.monitors.values import CONFLICTING, LOOSE, Value, same
+from retuned.monitors.vocabulary import OPPOSITES, concept
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|\n+")
-_CLAUSE_END = re.compile(r"[,;:](?=\s)|\b(?:but|except|unless)\b")
-_LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+")
-_STOP_WORDS = frozenset(
-    """
-    a about after all also am an and any are as at be been before but by can could did do does for from get go had has
-    have having he her here him his how i if in into is it its just like me more most my of on one only or other our
-    out over own she should so some such than that the their them then there these they this those through to too
-    under until up us was we were what when where which while who why will with would you your yours please
-    """.split()  # noqa: SIM905 - as a list it is a page long
-)
-_NEGATIONS = frozenset(
-    {
-        "no",
-        "not",
-        "never",
-        "none",
-        "nothing",
-        "nor",
-        "neither",
-        "cannot",
-        "without",
-        "excluded",
-        "forbidden",
-        "prohibited",
-    }
-)
-_NUMBER_WORDS = dict(
-    zip(
-        ("zero", "two", "twice", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-        ("0", "2", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"),
-        strict=True,
-    )
-)
-# What is polite or honest, and claims nothing.
+MOST_CHARACTERS = 20_000
+"""Of the passages of an answer, together, so much is read."""
+MOST_CLAIMS = 200
+"""Of an answer so many clauses are judged."""
+_MOST_PLACES = 64
+"""Of a word that stands in more clauses than this, the first ones count: it tells little."""
+_MOST_RIVALS = 32
+
+# What is polite or honest, and claims nothing; what follows a "but" does.
 _NO_CLAIM = re.compile(
     r"\b(?:i (?:do not|don['’]t|cannot|can['’]t|am unable|am not able|am sorry|am afraid)"
     r"|i['’]m (?:sorry|afraid|unable|not (?:able|sure))"
-    r"|(?:happy|glad|here) to help|hope (?:this|that) helps|let (?:me|us) know|feel free"
-    r"|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
+    r"|(?:happy|glad|here) to help|hope (?:this|that) helps|let (?:me|us) know (?:if|whether)|feel free"
+    r"|sorry to hear|(?:great|good) question|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
     re.IGNORECASE,
 )
-_ENDINGS = ("ations", "ation", "ments", "ment", "ings", "ing", "ied", "ers", "ed", "er", "ly", "es", "s")
+_BUT = re.compile(r"\bbut\b", re.IGNORECASE)
+
+# What a score is multiplied with for each fault of a clause: what is certain weighs more than what is likely.
+FAULTS = {
+    "value": 0.3, "name": 0.4, "denial": 0.4, "bound": 0.4, "period": 0.4,
+    "subject": 0.5, "item": 0.5, "exclusive": 0.5,
+}  # fmt: skip
+_KNOWN = 0.25
+"""Share of a sentence's words and values that its passages must know; with less it is an invention."""
+_MARGIN = 0.02
+"""Share of a clause's weight by which it must stand closer to a rival to count as said of that."""
+_SUBJECT = 0.6
+"""What a clause is about to this degree is its subject."""
+_PERIODS = {"3600": "hour", "86400": "day", "604800": "week", "1 months": "month", "12 months": "year"}
+_INCLUDED, _LIMITED = concept("include"), concept("limit")
 
 
 def grounding(answer: str, context: str | Sequence[str]) -> float:
-    """How well the least supported sentence of an answer is supported by its context, from 0 to 1.
+    """How well the least supported clause of an answer is supported by its context, from 0 to 1.
 
-    A sentence scores the share of its content words whose stem is in the context. It is cut to a third for a number
-    that the context does not have, by half for a name that it does not have, and by half when it negates what the
-    closest sentence of the context affirms, or the reverse. Sentences that claim nothing (thanks, "I do not know")
-    are passed over; an answer of nothing else scores 1. An answer with a claim and no context scores 0.
+    Answer and context are read as clauses: words by their stems (some words of business stand for each other), denials,
+    and values with their units, so that 24 months are two years and "half past six" is 18:30. A clause starts with 1
+    and loses with each fault (FAULTS):
 
-    It sees words, not meaning: a fact tied to the wrong subject passes, and a good paraphrase in other words is
-    marked down. The method is lexical precision against the source (as in the entailed n-grams of Dhingra et al. 2019,
-    "Handling divergent reference texts"), taken per sentence, so that one invention does not hide behind nine truths.
+    - value: a number, amount, time, date, weekday or address that the context does not have;
+    - subject: it has the value, name or word, but says it of something else: the clauses of the context that hold a
+      rival of it (another value of its kind, another name in its place, "express" beside "standard", an opposite) are
+      closer to the claim than those that hold it;
+    - name, item: a name, or a further item of a list, that the context does not have;
+    - denial: said where the context denies it, or the reverse;
+    - bound, period: at least against at most, before against after, a month against a year;
+    - exclusive: said of all where the context says it of one only.
+
+    A sentence of which the context knows next to nothing counts as invented. Sentences that claim nothing (thanks,
+    "I do not know", questions) are passed over; an answer of nothing else scores 1. A claim without context scores 0.
+
+    What it does not see: an invention made of words that the context has ("refunds if postponed" where they are given
+    if cancelled), facts that follow by arithmetic or common knowledge, and languages other than English, of which it
+    sees numbers alone. A paraphrase in wholly other words is marked down.
+
+    The method is lexical precision against the source (as in the entailed n-grams of Dhingra et al. 2019, "Handling
+    divergent reference texts"), taken per clause and value, as facts are checked one by one in FActScore (Min et al.
+    2023): so one invention does not hide behind nine truths.
     """
-    passages = [context] if isinstance(context, str) else list(context)
-    sources = [words for passage in passages for words in _read(passage)]
-    stems = frozenset[str]().union(*(source.stems for source in sources))
-    numbers = frozenset[str]().union(*(source.numbers for source in sources))
-    scores = [
-        _support(_Words(sentence), sources, stems, numbers) for sentence in _sentences(answer) if _claims(sentence)
-    ]
-    return min(scores, default=1.0)
+    said = read("\n".join(claims(answer[:MOST_CHARACTERS])))[:MOST_CLAIMS]
+    if not said:
+        return 1.0
+    sources = _sources((context,) if isinstance(context, str) else tuple(context))
+    if not sources.clauses:
+        return 0.0
+    _take_over(said)
+    scores = [math.prod(FAULTS[fault] for fault in _faults(claim, sources)) for claim in said]
+    by_sentence = defaultdict[int, list[Clause]](list)
+    for claim in said:
+        by_sentence[claim.sentence].append(claim)
+    return min(*scores, *(_familiarity(sentence, sources) for sentence in by_sentence.values()))
 
 
-class _Words:
-    """What a sentence, or a clause of one, is made of."""
+def claims(answer: str) -> Iterator[str]:
+    """The sentences that claim something."""
+    for sentence in sentences(answer):
+        if _NO_CLAIM.search(sentence):
+            but = _BUT.search(sentence)
+            sentence = sentence[but.end() :] if but else ""
+        if sentence and not sentence.endswith("?"):
+            yield sentence
 
-    def __init__(self, sentence: str, *, whole: bool = True) -> None:
-        self.clauses = [_Words(part, whole=False) for part in _CLAUSE_END.split(sentence)] if whole else []
-        words = _WORD.findall(sentence)
-        lower = [word.lower().replace("’", "'") for word in words]
-        self.negated = any(word in _NEGATIONS or word.endswith("n't") for word in lower)
-        content = [
-            (word, small)
-            for word, small in zip(words, lower, strict=True)
-            if small not in _STOP_WORDS
-            and small not in _NEGATIONS
-            and small not in _NUMBER_WORDS
-            and not small.endswith("n't")
-        ]
-        self.stems = frozenset(_stem(small) for _, small in content)
-        # A capital inside a sentence marks a name; at its start it marks the start.
-        self.names = frozenset(_stem(small) for word, small in content if word[0].isupper() and word != words[0])
-        spelled = {_NUMBER_WORDS[word] for word in lower if word in _NUMBER_WORDS}
-        self.numbers = frozenset(_plain_number(number) for number in _NUMBER.findall(unnumbered(sentence))) | spelled
+
+def _take_over(claims: list[Clause]) -> None:
+    """What each claim is about. Unlike a source's, its scope is its own words and what leads up to them."""
+    for index, claim in enumerate(claims):
+        scope: dict[str, float] = {}
+        for before in range(index - 1, max(index - 7, -1), -1):
+            other = claims[before]
+            if other.sentence == claim.sentence:
+                weight = 1.0 if other.condition or claim.pronoun else 0.3 if claim.own_subject else _SUBJECT
+            elif before == index - 1 and claim.pronoun:
+                weight = 0.8
+            else:
+                break
+            for token in other.sequence:
+                scope[token] = max(scope.get(token, 0.0), weight)
+        if index + 1 < len(claims) and claims[index + 1].sentence == claim.sentence and claims[index + 1].condition:
+            for token in claims[index + 1].sequence:
+                scope[token] = max(scope.get(token, 0.0), _SUBJECT)
+        claim.scope = scope | dict.fromkeys(claim.sequence, 1.0)
+
+
+class _Sources:
+    """The clauses of the passages, and what stands where."""
+
+    def __init__(self, clauses: list[Clause]) -> None:
+        self.clauses = clauses
+        self.names = {name for clause in clauses for name in clause.names}
+        self.equal: dict[str, list[tuple[Value, int]]] = defaultdict(list)
+        """What may equal a value, by _keys, with the index of its clause."""
+        self.held: dict[str, list[int]] = defaultdict(list)
+        """Word or value's token to the clauses that hold it."""
+        self.about: dict[str, dict[int, float]] = defaultdict(dict)
+        """Word or value's token to the clauses that are about it, and how much."""
+        for index, clause in enumerate(clauses):
+            for value in clause.values:
+                for key in [*_keys(value, stored=True), f"per {value.per}"]:
+                    if len(self.equal[key]) < _MOST_PLACES:
+                        self.equal[key].append((value, index))
+            for token in dict.fromkeys(clause.sequence):
+                if len(self.held[token]) < _MOST_PLACES:
+                    self.held[token].append(index)
+            for token, weight in clause.scope.items():
+                if len(self.about[token]) < _MOST_PLACES:
+                    self.about[token][index] = weight
+        self.rivals = self._rivals()
+        self.weight = {token: math.log(1 + len(clauses) / len(held)) for token, held in self.held.items()}
+
+    def _rivals(self) -> dict[str, set[str]]:
+        """Words of which one can stand where another should: modifiers of one word (standard and express delivery),
+        names in one place (by Robin, by Agnieszka), numbered things (Flex 10, Flex 30), opposites."""
+        groups: dict[str, set[str]] = defaultdict(set)
+        modified = {word for clause in self.clauses for _, word in clause.modifiers}
+        for clause in self.clauses:
+            for word, head in clause.modifiers:
+                if word not in modified:
+                    groups[head].add(word)
+            for place, word in clause.neighbours:
+                if word in self.names:
+                    groups[place].add(word)
+            for value in clause.values:
+                if value.kind.startswith("no. "):
+                    groups[value.kind].add(value.token)
+        rivals: dict[str, set[str]] = defaultdict(set)
+        for group in groups.values():
+            if 1 < len(group) <= 12:
+                for word in group:
+                    rivals[word] |= group - {word}
+        for word, opposites in OPPOSITES.items():
+            if found := opposites & self.held.keys():
+                rivals[word] |= found
+        return rivals
+
+    def holding(self, value: Value) -> list[tuple[Value, int]]:
+        """Where a value stands."""
+        candidates = [found for key in _keys(value, stored=False) for found in self.equal.get(key, ())]
+        found = [(other, index) for other, index in candidates if same(value, other)]
+        for key in value.keys:  # what costs 5 euros a week is paid for a week
+            found += self.equal.get(f"per {_PERIODS[key]}", ()) if key in _PERIODS else ()
+        if value.kind == "money" and value.number == 0:  # what is included costs nothing more
+            found += [(value, index) for index in self.held.get(_INCLUDED, ())]
+        return found
+
+
+def _keys(value: Value, *, stored: bool) -> Iterator[str]:
+    """The keys under which a value is stored, or looked up: by its amount, and by its number where kinds may differ."""
+    for key in value.keys:
+        yield f"{value.kind} {key}"
+    if value.number is None:
+        return
+    if value.kind in LOOSE:
+        yield f"loose {value.number:g}"
+    if (not value.kind) != stored:
+        yield f"any {value.number:g}"
+    if bool(value.kind) != stored:
+        yield f"bare {value.number:g}"
+
+
+@lru_cache(maxsize=256)
+def _sources(passages: tuple[str, ...]) -> _Sources:
+    """The passages, read; many answers share theirs."""
+    left, clauses = MOST_CHARACTERS, list[Clause]()
+    for passage in passages:
+        clauses += _read(passage[:left])
+        left -= min(left, len(passage))
+    return _Sources(clauses)
 
 
 @lru_cache(maxsize=1_024)
-def _read(passage: str) -> tuple[_Words, ...]:
-    """The sentences of a passage; many answers share one."""
-    return tuple(_Words(sentence) for sentence in _sentences(passage))
+def _read(passage: str) -> tuple[Clause, ...]:
+    return tuple(read(passage))
 
 
-def _support(claim: _Words, sources: list[_Words], stems: frozenset[str], numbers: frozenset[str]) -> float:
-    if not claim.stems and not claim.numbers:
-        return 1.0
-    if not sources:
+class _Match:
+    """How close the clauses of the sources are to a claim: the weight of what both are about."""
+
+    def __init__(self, claim: Clause, sources: _Sources) -> None:
+        self._about = sources.about
+        self._parts = {
+            token: (weight * sources.weight[token], 1.0 if weight == 1 else INHERITED)
+            for token, weight in claim.scope.items()
+            if token in sources.weight
+        }
+        self.scores: dict[int, float] = defaultdict(float)
+        for token in self._parts:
+            for index in sources.about[token]:
+                self.scores[index] += self._part(token, index)
+        self.closest = nlargest(_MOST_RIVALS, self.scores, key=lambda index: (self.scores[index], -index))
+        """The closest clauses, the very closest first."""
+
+    def _part(self, token: str, index: int) -> float:
+        # What both take over from the clause before counts as if both said it.
+        weight, full = self._parts[token]
+        return weight * min(self._about[token].get(index, 0.0) / full, 1.0)
+
+    def best(self, indices: Iterable[int], without: Iterable[str]) -> float:
+        """The closest of some clauses, when some words and values do not count."""
+        left_out = [token for token in without if token in self._parts]
+        return max(
+            (self.scores.get(i, 0.0) - sum(self._part(token, i) for token in left_out) for i in indices), default=0.0
+        )
+
+
+def _familiarity(sentence: list[Clause], sources: _Sources) -> float:
+    """How much of a sentence the sources know; a value counts as two words, and enough is 1."""
+    words = [word for claim in sentence for word in claim.words]
+    values = [value for claim in sentence for value in claim.values]
+    known = sum(word in sources.held for word in words) + 2 * sum(bool(sources.holding(value)) for value in values)
+    total = len(words) + 2 * len(values)
+    if not known and total > 2:
         return 0.0
-    score = len(claim.stems & stems) / len(claim.stems) if claim.stems else 1.0
-    if claim.numbers - numbers:
-        score /= 3
-    if claim.names - stems:
-        score /= 2
-    if any(_contradicted(clause, sources) for clause in claim.clauses):
-        score /= 2
-    return score
+    return min(0.7 * (known + 1) / (total + 2) / _KNOWN, 1.0)
 
 
-def _contradicted(clause: "_Words", sources: list["_Words"]) -> bool:
-    """Whether the sources say a clause with a no where it has none, or without the no that it has.
-
-    A word that the sources have beside a no alone is denied by them, whatever else stands there; without such a word
-    the closest clause tells.
-    """
-    clauses = [part for sentence in sources for part in sentence.clauses]
-    affirmed = frozenset[str]().union(*(part.stems for part in clauses if not part.negated))
-    denied = frozenset[str]().union(*(part.stems for part in clauses if part.negated))
-    if clause.stems & denied - affirmed:
-        return not clause.negated
-    closest = max(clauses, key=lambda part: (len(clause.stems & part.stems), part.negated == clause.negated))
-    return clause.negated != closest.negated and 2 * len(clause.stems & closest.stems) >= max(len(clause.stems), 1)
-
-
-def _sentences(text: str) -> list[str]:
-    return [_LIST_MARK.sub("", part) for part in _SENTENCE_END.split(text) if part.strip()]
-
-
-def _claims(sentence: str) -> bool:
-    return not sentence.rstrip().endswith("?") and not _NO_CLAIM.search(sentence)
-
-
-def _stem(word: str) -> str:
-    """What a word shares with its other forms: "ship" of "shipped" and "ships", "librar" of "libraries"."""
-    word = word.removesuffix("'s")
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)]
-            break
-    # What is left may still end as the form without the ending does: "deliveri" and "delivery", "clos" and "close".
-    for vowel in ("e", "y", "i"):
-        if word.endswith(vowel) and len(word) - len(vowel) >= 3:
-            word = word[: -len(vowel)]
-            break
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou" else word
+def _faults(claim: Clause, sources: _Sources) -> Iterator[str]:
+    match = _Match(claim, sources)
+    if any(word in claim.names and word not in sources.held for word in claim.words):
+        yield "name"
+    total = sum(sources.weight.get(token, 0.0) for token in claim.sequence)
+    for value in claim.values:
+        yield from _value_faults(value, claim, match, sources, _MARGIN * total)
+    if any(claim.words.values()) or claim.values:
+        yield from (
+            "subject"
+            for token, weight in claim.scope.items()
+            if weight >= _SUBJECT and _said_of_a_rival(token, claim, match, sources, total)
+        )
+    if not match.closest:
+        return
+    yield from _closest_faults(claim, match.closest[0], sources)
+    if _is_denied(claim, match, sources):
+        yield "denial"
+    if claim.item and claim.words and not any(word in sources.held for word in claim.words):
+        yield "item"
 
 
-def _plain_number(number: str) -> str:
-    """ "1,000" and "1000", "3.50" and "3.5" are one number."""
-    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", number).replace(",", ".")
-    return plain.rstrip("0").rstrip(".") if plain.count(".") == 1 else plain
+def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources, margin: float) -> Iterator[str]:
+    holding = sources.holding(value)
+    if not holding:
+        if value.number != 1 or value.kind not in {"", "count"}:  # "one" is seldom a number
+            yield "value"
+        return
+    held = {index for _, index in holding}
+    # Of several weekdays each must be right; the other values of a clause may belong together.
+    others = claim.values if value.kind != "weekday" else [value]
+    kinds = {"", "count"} if value.kind == "count" else {value.kind}
+    rivals = {
+        index
+        for index in match.closest
+        if index not in held
+        and any(
+            other.kind in kinds
+            and not (other.per and value.per and other.per != value.per)
+            and not any(same(other, mine) for mine in others)
+            for other in sources.clauses[index].values
+        )
+    }
+    named = [word for word, weight in claim.scope.items() if weight >= _SUBJECT and word in sources.names]
+    if any(sources.about[word].get(i, 0.0) >= INHERITED for word in named for i in held):
+        # It stands with the claim's name: what is said of other names is no rival.
+        rivals = {i for i in rivals if any(sources.about[word].get(i, 0.0) >= INHERITED for word in named)}
+    if rivals:
+        # What is taken over from a clause before has values of its own.
+        left_out = {value.token} | {
+            token for token, weight in claim.scope.items() if weight < 1 and token.startswith(f"{value.kind} ")
+        }
+        if match.best(rivals, left_out) > match.best(held, left_out) + margin:
+            yield "subject"
+        if any(i in sources.held[word] for word in named for i in rivals) and not any(
+            sources.about[word].get(i, 0.0) >= 0.5 for word in named for i in held
+        ):
+            yield "subject"  # the name stands with another value, and not with this one
+    stated, _ = max(holding, key=lambda found: match.scores.get(found[1], 0.0))
+    if (value.bound, stated.bound) in CONFLICTING:
+        yield "bound"
+    if value.per and stated.per and value.per != stated.per:
+        yield "period"
+
+
+def _said_of_a_rival(token: str, claim: Clause, match: _Match, sources: _Sources, total: float) -> bool:
+    """Whether clauses about a rival of a word, and not about it, are closer to the claim than those about it."""
+    if claim.words.get(token) is False:
+        return False
+    rivals = {rival for rival in sources.rivals.get(token, ()) if claim.scope.get(rival, 0.0) < _SUBJECT}
+    if not rivals:
+        return False
+    own = {index for index, weight in sources.about.get(token, {}).items() if weight >= INHERITED}
+    if any(i in own for value in claim.values if value.token != token for _, i in sources.holding(value)):
+        return False  # what the claim says of it stands with it
+    others = {i for rival in rivals for i, weight in sources.about.get(rival, {}).items() if weight >= INHERITED} - own
+    without = {token} | sources.rivals[token] | (claim.names if token in claim.names else set())
+    mine, theirs = match.best(own, without), match.best(others, without)
+    return theirs > mine + _MARGIN * total and (mine > 0 or theirs > 0.5 * total)
+
+
+def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[str]:
+    source = sources.clauses[closest]
+    if claim.universal and source.exclusive:
+        yield "exclusive"
+    if claim.words.get(_LIMITED) is False and any(value.bound == "most" for value in source.values):
+        yield "bound"
+    known = [word for word in claim.words if word in sources.held]
+    for word in known:
+        is_name = word in claim.names or word in sources.names
+        if is_name and source.scope.get(word, 0.0) <= 0.5 and source.names.difference(claim.scope):
+            yield "subject"
+    if known and any(claim.words.values()):
+        # Its words must stand where its values do.
+        places = [i for v in claim.values for u, i in sources.holding(v) if u.kind == v.kind]
+        found = max(sum(sources.about[word].get(index, 0.0) > 0.2 for word in known) for index in places or [closest])
+        if 2 * found < len(known) and (claim.item or len(known) > 1):
+            yield "subject"
+
+
+def _is_denied(claim: Clause, match: _Match, sources: _Sources) -> bool:
+    for word, affirmed in claim.words.items():
+        held = sources.held.get(word, ())
+        if not held or not affirmed or claim.exclusive or any(sources.clauses[i].words.get(word, True) for i in held):
+            continue
+        # The sources have the word in denials alone: they deny the claim, if they speak of the same thing.
+        rest = [token for token, weight in claim.scope.items() if weight >= _SUBJECT and token != word]
+        if not rest or any(sources.about[t].get(i, 0.0) >= INHERITED for t in rest if t in sources.about for i in held):
+            return True
+    best = match.scores[match.closest[0]]
+    near = [
+        sources.clauses[index]
+        for index in match.closest
+        if match.scores[index] >= 0.9 * best and any(index in sources.held.get(token, ()) for token in claim.sequence)
+    ]
+    return bool(near) and all(_deny(claim, source, sources) for source in near)
+
+
+def _deny(claim: Clause, source: Clause, sources: _Sources) -> bool:
+    """Whether one denies what the other affirms: by the word that the denial is about, or by most of their words."""
+    shared = [word for word in claim.words if word in source.words]
+    different = [word for word in shared if claim.words[word] != source.words[word]]
+    if any(word in claim.predicates and word in source.predicates for word in set(shared).difference(different)):
+        return False
+    for word in different:
+        if (word in claim.apart) != (word in source.apart) or word in claim.predicates or word in source.predicates:
+            return True
+    evidence = len(shared) + any(same(one, other) for one in claim.values for other in source.values)
+    weight = sum(sources.weight[word] for word in different)
+    return evidence > 1 and 2 * weight > sum(sources.weight[word] for word in shared)

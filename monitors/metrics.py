@@ -47,6 +47,12 @@ class Metrics:
             [*model, "source"],
             registry=registry,
         )
+        self.contradiction = Gauge(
+            "retuned_contradiction_ratio",
+            "Share of the pairs of answers to the same question in the current window that contradict each other",
+            [*model, "source"],
+            registry=registry,
+        )
         self.helpful = Gauge(
             "retuned_helpful_ratio",
             "Share of the rated answers of the current window that were helpful, by who rated them",
@@ -55,7 +61,7 @@ class Metrics:
         )
         self.judged = Gauge(
             "retuned_judged_answers",
-            "Answers of the current window that a rate was counted from; rate is hallucination or helpful",
+            "Answers (pairs, for contradiction) of the current window that a rate was counted from, by rate",
             [*model, "rate", "source"],
             registry=registry,
         )
@@ -155,7 +161,11 @@ class Metrics:
 
     def quality(self, workload: str, figures: list[Figure]) -> None:
         """Show the figures of a workload; what has no figure any more disappears."""
-        rates = {"hallucination_rate": self.hallucination, "helpful_rate": self.helpful}
+        rates = {
+            "hallucination_rate": self.hallucination,
+            "contradiction_rate": self.contradiction,
+            "helpful_rate": self.helpful,
+        }
         quantiles = {metric: f"{quantile:g}" for quantile, metric in QUANTILES.items()}
         for metric, gauge in rates.items():
             self._replace(gauge, workload, [((f.model, f.source), f.value) for f in figures if f.metric == metric])

@@ -1,22 +1,31 @@
-"""Quality: hallucination and helpful rates, latency and tokens of the current window of a workload."""
+"""Quality: hallucination, contradiction and helpful rates, latency and tokens of a workload's current window."""
 
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 import duckdb
 
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
+from retuned.monitors.consistency import contradictions, question
 from retuned.monitors.grounding import grounding
+from retuned.monitors.opinions import Answer, Opinions
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import wilson
+from retuned.monitors.statistics import corrected_rate, wilson
 from retuned.monitors.windows import SQL, Window, sample, windows
 
 QUERIES = named_queries(SQL, "quality.sql")
 ALL_MODELS = "*"
+OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 EVERY_MINUTE, EVERY_HOUR = timedelta(days=2), timedelta(days=90)
+CALIBRATION_DAYS = 90
+"""Labels younger than this tell how well the grounding scorer does."""
+CALIBRATION_ANSWERS = 300
+"""The latest so many of them."""
+CALIBRATION_MINIMUM = 20
+"""Of invented and of right answers alike, so many must be labelled."""
 QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "latency_p99_seconds"}
 
 
@@ -24,9 +33,15 @@ QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "lat
 class Figure:
     """One figure of one model, or of all (`*`), with its 95% interval and what it was counted from.
 
-    Metrics: `hallucination_rate` (sources user, expert, judge, app, and grounding), `helpful_rate` (sources as in
+    Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding, grounding_calibrated, llm, nli),
+    `contradiction_rate` (of pairs of answers to the same question; source grounding), `helpful_rate` (sources as in
     feedback), `latency_p50_seconds`, `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens`
     (means of one interaction; source app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
+
+    `grounding_calibrated` is the grounding scorer's rate, corrected for its errors as answers that people labelled show
+    them: `hallucination` by experts or, where no expert looked, by users. It needs enough labels of both kinds, and
+    rests on the labelled answers being no harder to tell than the others. `llm` and `nli` are the configured judge and
+    NLI model (see Opinions), of all models alone; `judge` is feedback that came in.
     """
 
     workload: str
@@ -39,10 +54,15 @@ class Figure:
     n: int
 
 
-def measure(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> list[Figure]:
+def measure(
+    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, opinions: Opinions | None = None
+) -> list[Figure]:
     """Measure the current window of a workload and store the figures in `quality`.
 
     What has no observation has no figure.
+
+    Raises:
+        Cancelled: the opinions' stop was set; nothing was stored.
     """
     found = windows(warehouse, settings.windows, workload, now)
     if found is None:
@@ -53,6 +73,7 @@ def measure(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
         figures = (
             _rates(cursor, workload, found.current.start)
             + _grounding_rates(cursor, settings, workload, found.current, now)
+            + (_opinions(cursor, settings, workload, found.current, now, opinions) if opinions else [])
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
         )
@@ -81,15 +102,77 @@ def _grounding_rates(
     cursor: duckdb.DuckDBPyConnection, settings: Settings, workload: str, window: Window, now: datetime
 ) -> list[Figure]:
     sample(cursor, "sampled_answers", workload, window, settings.windows.sample_rows, now.isoformat())
+    threshold = settings.quality.grounding_threshold
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for model, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
-        passages = [passage for passage in json.loads(context) if isinstance(passage, str)]
-        invented = grounding(response, passages) < settings.quality.grounding_threshold
+        invented = _invented(response, context, threshold)
         verdicts[model].append(invented)
         verdicts[ALL_MODELS].append(invented)
-    return [
+    figures = [
         Figure(workload, model, "hallucination_rate", "grounding", *wilson(sum(invented), len(invented)), len(invented))
         for model, invented in sorted(verdicts.items())
+    ]
+    return figures + _calibrated(cursor, figures, workload, threshold, now) + _contradictions(cursor, workload)
+
+
+def _opinions(
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    window: Window,
+    now: datetime,
+    opinions: Opinions,
+) -> list[Figure]:
+    # The same seed each time: what was shown once stays in the sample for as long as it is in the window.
+    sample(cursor, "shown_answers", workload, window, settings.windows.sample_rows, OPINIONS_SEED)
+    answers = []
+    for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
+        passages = _passages(context)
+        asked = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
+        answers.append(Answer(identity, asked[-1] if asked else "", passages, response, grounding(response, passages)))
+    return [
+        Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
+        for source, rate in opinions.rates(workload, answers, now).items()
+    ]
+
+
+def _passages(context: str) -> tuple[str, ...]:
+    return tuple(passage for passage in json.loads(context) if isinstance(passage, str))
+
+
+def _invented(response: str, context: str, threshold: float) -> bool:
+    return grounding(response, _passages(context)) < threshold
+
+
+def _calibrated(
+    cursor: duckdb.DuckDBPyConnection, measured: list[Figure], workload: str, threshold: float, now: datetime
+) -> list[Figure]:
+    labelled = cursor.execute(
+        QUERIES["labelled"],
+        {"workload": workload, "since": now - timedelta(days=CALIBRATION_DAYS), "most": CALIBRATION_ANSWERS},
+    ).fetchall()
+    positives = [_invented(response, context, threshold) for response, context, invented in labelled if invented]
+    negatives = [_invented(response, context, threshold) for response, context, invented in labelled if not invented]
+    if min(len(positives), len(negatives)) < CALIBRATION_MINIMUM:
+        return []
+    errors = sum(positives), len(positives), len(negatives) - sum(negatives), len(negatives)
+    return [
+        replace(figure, source="grounding_calibrated", value=rate[0], low=rate[1], high=rate[2])
+        for figure in measured
+        if (rate := corrected_rate(round(figure.value * figure.n), figure.n, *errors)) is not None
+    ]
+
+
+def _contradictions(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Figure]:
+    answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model, messages, context, response in cursor.execute(QUERIES["asked"]).fetchall():
+        for who in (model, ALL_MODELS):
+            answers[who].append((question(messages, context), response))
+    counted = {model: contradictions(given) for model, given in sorted(answers.items())}
+    return [
+        Figure(workload, model, "contradiction_rate", "grounding", *wilson(contradicting, pairs), pairs)
+        for model, (contradicting, pairs) in counted.items()
+        if pairs
     ]
 
 

@@ -1,10 +1,11 @@
 """Settings of watching the model: windows, drift, quality, the watch over a new champion, return on investment."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
 from retuned.monitors.rates import Rate, ShareRate
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -38,12 +39,22 @@ class DriftSettings(Section):
     )
 
 
-class QualitySettings(Section):
-    """How answers are judged."""
+class QualitySettings(JudgeSettings):
+    """How answers are judged. A judge and an NLI model see a sample, and doubtful cases; their rates stand apart."""
 
     grounding_threshold: Share = Field(
         0.7, description="an answer whose grounding in its context is lower counts as a hallucination"
     )
+    nli_model: Path | None = Field(
+        None,
+        description="folder of a model that tells whether a text entails a sentence (transformers, sequence "
+        "classification with a label entailment), run in a child process; null: none",
+    )
+    judged_answers: PositiveInt = Field(
+        50, description="most answers of a workload that the judge and the NLI model are shown each time"
+    )
+    judging_every_seconds: PositiveFloat = Field(3_600.0, description="how often they are shown new answers")
+    judging_seconds: PositiveFloat = Field(60.0, description="longest that a measurement waits for either of them")
 
 
 class WatchSettings(Section):

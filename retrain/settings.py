@@ -2,12 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field
 
-from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
 
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
@@ -132,7 +131,7 @@ class TrainSettings(Section):
         return self.learning_rate or (1e-4 if self.method == "full" else 2e-3)
 
 
-class EvaluateSettings(Section):
+class EvaluateSettings(JudgeSettings):
     """How models are compared on the holdout."""
 
     max_new_tokens: PositiveInt = Field(128, description="longest answer generated")
@@ -143,41 +142,7 @@ class EvaluateSettings(Section):
     timeout_seconds: PositiveFloat = Field(
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
     )
-    judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = Field(
-        None,
-        description="a language model that compares answers, by OpenAI's chat completions: http://host:8000/v1; "
-        "it is shown questions and answers, and decides nothing; null: none",
-    )
-    judge_model: str | None = Field(None, description="the name under which that server knows the model")
-    judge_key: SecretStr | None = Field(
-        None, description="bearer token for it; set it by RETUNED__EVALUATE__JUDGE_KEY or judge_key_file"
-    )
-    judge_key_file: Path | None = Field(None, description="a file whose content is that token")
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
-    judge_timeout_seconds: PositiveFloat = Field(60.0, description="longest wait for one answer of it")
-
-    def key(self) -> str | None:
-        """The judge's bearer token.
-
-        Raises:
-            ConfigurationError: its file cannot be read.
-        """
-        if self.judge_key is not None:
-            return self.judge_key.get_secret_value()
-        if self.judge_key_file is None:
-            return None
-        try:
-            return self.judge_key_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(
-                f"evaluate.judge_key_file: {self.judge_key_file} cannot be read ({error.strerror})"
-            ) from error
-
-    @model_validator(mode="after")
-    def _model_of_the_judge(self) -> Self:
-        if self.judge_url and not self.judge_model:
-            raise ValueError("judge_url is set: name the model with judge_model")
-        return self
 
 
 class GateSettings(Section):

@@ -58,6 +58,36 @@ def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
     return _saved(AutoConfig.for_model(kind, **common | own[kind] | _tokens(fast) | changes), fast, folder, 0)
 
 
+def tiny_classifier(folder: Path, labels: tuple[str, ...], *, surely: int | None = None) -> Path:
+    """Save a random classifier of pairs of texts; `surely`: the label that it gives to all of them."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    fast = _tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+        pad_token_id=fast.pad_token_id,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    model = BertForSequenceClassification(config)
+    if surely is not None:
+        with torch.no_grad():
+            model.classifier.weight.zero_()
+            model.classifier.bias.zero_()
+            model.classifier.bias[surely] = 9.0
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
 def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

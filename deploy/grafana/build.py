@@ -304,9 +304,12 @@ def quality() -> dashboard.Dashboard:
         ),
         lines(
             "Invented answers",
-            "Share of the judged answers of the current window that were hallucinations, by who judged. The source "
-            "grounding compares words with the passages that an answer was given.",
+            "Share of the judged answers of the current window that were hallucinations, by who judged, and of pairs "
+            "of answers to one question that contradict each other. The source grounding compares an answer with the "
+            "passages that it was given; grounding_calibrated is that, corrected by people's labels; llm and nli are "
+            "the configured models.",
             (f"retuned_hallucination_ratio{{{OF_ALL}}}", "{{workload}} {{source}}"),
+            (f"retuned_contradiction_ratio{{{OF_ALL}}}", "{{workload}} contradictions"),
             unit=SHARE,
             most=1,
         ),

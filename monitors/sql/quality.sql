@@ -60,6 +60,38 @@ FROM sampled_answers
 WHERE coalesce(json_array_length(context), 0) > 0
 ORDER BY id
 
+-- name: shown
+SELECT id, messages, response, context
+FROM shown_answers
+WHERE coalesce(json_array_length(context), 0) > 0
+ORDER BY hash(id, $seed)
+
+-- name: labelled
+-- The latest answers with passages that people judged: one label each, the last word of an expert before a user's.
+WITH labels AS (
+    SELECT
+        interaction_id,
+        coalesce(
+            arg_max(value::VARCHAR, timestamp) FILTER (source = 'expert'),
+            arg_max(value::VARCHAR, timestamp) FILTER (source = 'user')
+        ) AS value,
+        max(timestamp) AS labelled_at
+    FROM feedback
+    WHERE name = 'hallucination' AND source IN ('expert', 'user') AND timestamp >= $since
+        AND value::VARCHAR IN ('true', 'false')
+    GROUP BY interaction_id
+)
+SELECT response, context, value = 'true' AS invented
+FROM labels JOIN traffic ON traffic.id = labels.interaction_id
+WHERE workload = $workload AND coalesce(json_array_length(context), 0) > 0
+ORDER BY labelled_at DESC, id
+LIMIT $most
+
+-- name: asked
+SELECT model, messages, context, response
+FROM sampled_answers
+ORDER BY id
+
 -- name: latest
 SELECT workload, model, metric, source, value, low, high, n
 FROM quality

@@ -11,7 +11,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
-BENCHMARKS = ("ingest", "pressure", "scrape", "redact", "poison", "gate", "train", "evaluate", "forget")
+BENCHMARKS = ("ingest", "pressure", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget")
 
 
 def main() -> int:

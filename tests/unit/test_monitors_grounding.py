@@ -1,6 +1,10 @@
 """What counts as said by the context."""
 
+import random
+import time
+
 import pytest
+from grounding_pairs import labelled, outcomes
 
 from retuned.monitors.grounding import grounding
 
@@ -97,3 +101,68 @@ def test_any_text_has_a_score(answer: str) -> None:
 
 def test_the_number_of_a_placeholder_claims_nothing() -> None:
     assert grounding("We wrote to <EMAIL_7>.", ["They wrote to <EMAIL_2>."]) == 1.0
+
+
+def test_inventions_are_found_among_labelled_pairs() -> None:
+    found, _ = outcomes(labelled())
+    assert min(found["all"].precision, found["all"].recall) >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("source", "true", "swapped"),
+    [
+        (
+            "Standard delivery costs 4 euros. Express delivery costs 9 euros.",
+            "Express delivery costs 9 euros.",
+            "Express delivery costs 4 euros.",
+        ),
+        (
+            "Doors open at 19:00, the show begins at 20:30.",
+            "The show begins at half past eight and doors open at 7 pm.",
+            "Doors open at 20:30.",
+        ),
+        (
+            "The Basic plan has chat. The Plus plan has phone support.",
+            "Plus has phone support.",
+            "Basic has phone support.",
+        ),
+        (
+            "Children are seen by Dr. Okafor, adults by Dr. Petersen.",
+            "Dr. Petersen sees adults.",
+            "Children are seen by Dr. Petersen.",
+        ),
+        (
+            "Flex 10 costs 5 euros, Flex 30 costs 8 euros.",
+            "You pay 8 euros for Flex 30.",
+            "You pay 8 euros for Flex 10.",
+        ),
+    ],
+)
+def test_facts_belong_to_their_subject(source: str, true: str, swapped: str) -> None:
+    assert grounding(true, source) >= 0.7
+    assert grounding(swapped, source) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("source", "true", "other"),
+    [
+        ("The fee is 5 euros a month.", "You pay 5 euros monthly.", "You pay 5 euros a year."),
+        ("Bags of up to 8 kg are fine.", "Bags may weigh no more than 8 kg.", "Bags must weigh at least 8 kg."),
+        ("Pay 3 days before arrival.", "Payment is due three days before you arrive.", "Pay 3 days after arrival."),
+        ("Noise cancelling is in the X2 only.", "The X2 has noise cancelling.", "Both models have noise cancelling."),
+        ("Colours: grey and green.", "It comes in grey and green.", "It comes in grey, green and violet."),
+        ("Printing up to 100 pages is included.", "You can print 100 pages.", "Printing is unlimited."),
+    ],
+)
+def test_bounds_periods_and_lists_are_compared(source: str, true: str, other: str) -> None:
+    assert grounding(true, source) >= 0.7
+    assert grounding(other, source) < 0.7
+
+
+def test_the_time_of_hostile_texts_is_bounded() -> None:
+    rng = random.Random(5)
+    numbers = " ".join(f"{rng.randrange(100)} items{rng.choice([',', '.', ';', ' and'])}" for _ in range(20_000))
+    for text in (numbers, "Anna Bert, " * 10_000, "monday to sunday " * 10_000, "a.a.a@" * 20_000):
+        began = time.process_time()
+        assert 0.0 <= grounding(text, text) <= 1.0
+        assert time.process_time() - began < 5

@@ -3,19 +3,23 @@
 import json
 import math
 import random
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from judges import serving
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors import quality
+from retuned.monitors.consistency import contradict
 from retuned.monitors.metrics import Metrics
+from retuned.monitors.opinions import Opinions
 from retuned.monitors.quality import Figure, measure
-from retuned.monitors.settings import Settings, WindowsSettings
+from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
@@ -202,3 +206,75 @@ def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(wareh
         # The last of its hour, but for that in which the two days end.
         assert {row["created_at"].minute for row in recent[:-1]} == {40}
         assert len(old) == 2 * len({row["created_at"].date() for row in old}) == 2 * 4
+
+
+def test_the_grounding_rate_is_corrected_by_what_people_labelled(warehouse: Warehouse) -> None:
+    right = answers(warehouse, 60, offset=100, **GROUNDED)
+    wrong = answers(warehouse, 30, offset=200, **INVENTED)
+    # The scorer cannot see these inventions; experts do, and one of them overrules a user.
+    missed = answers(warehouse, 10, offset=300, context=GROUNDED["context"], response="Parcels take 2 days.")
+    feedback(warehouse, right, "hallucination", False, source="expert", when=NOW, offset=0)
+    feedback(warehouse, wrong + missed[1:], "hallucination", True, when=NOW, offset=100)
+    feedback(warehouse, missed[:1], "hallucination", False, when=NOW, offset=200)
+    feedback(warehouse, missed[:1], "hallucination", True, source="expert", when=NOW - MINUTE, offset=201)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    raw = found(figures, "hallucination_rate", "grounding")
+    corrected = found(figures, "hallucination_rate", "grounding_calibrated")
+    assert (raw.value, raw.n) == (0.3, 100)
+    assert (corrected.value, corrected.n) == (pytest.approx(0.4), 100)
+    assert corrected.low < 0.4 < corrected.high
+
+
+def test_few_labels_correct_nothing(warehouse: Warehouse) -> None:
+    right = answers(warehouse, 60, offset=100, **GROUNDED)
+    wrong = answers(warehouse, 19, offset=200, **INVENTED)
+    feedback(warehouse, right, "hallucination", False, when=NOW, offset=0)
+    feedback(warehouse, wrong, "hallucination", True, when=NOW, offset=100)
+    sources = {f.source for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "hallucination_rate"}
+    assert sources == {"user", "grounding"}
+
+
+def test_answers_to_the_same_question_are_compared(warehouse: Warehouse) -> None:
+    same = json.dumps([{"role": "user", "content": "How long do parcels take?"}])
+    spelled = json.dumps([{"role": "user", "content": "how long do parcels take"}])
+    other = json.dumps([{"role": "user", "content": "How long does it take abroad?"}])
+    answers(warehouse, 1, offset=100, messages=same, response="Two days.")
+    answers(warehouse, 1, offset=101, messages=spelled, response="It takes 2 days.")
+    answers(warehouse, 2, offset=102, messages=same, response="They take 9 days.")
+    answers(warehouse, 1, offset=104, messages=other, response="Ten days.")
+    answers(warehouse, 1, offset=105, messages=same, context=json.dumps(["It changed."]), response="Five days.")
+    answers(warehouse, 1, offset=106, messages=same, response="Two days.", model="another")
+    answers(warehouse, 1, offset=107, messages=same, response="Four days.", model="another")
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert (found(figures, "contradiction_rate", "grounding", "base").n) == 2
+    assert (found(figures, "contradiction_rate", "grounding", "another").value) == 1.0
+    assert (found(figures, "contradiction_rate", "grounding").n) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("It costs 5 euros.", "The price is €5.", False),
+        ("It costs 5 euros.", "The price is €6.", True),
+        ("It costs 5 euros.", "It takes two days.", False),
+        ("It costs 5 euros.", "It costs 5 euros, or 8 euros on Sunday.", False),
+        ("Yes, you can.", "No, you cannot.", True),
+        ("We open at 9:00.", "We open at 9 am.", False),
+        ("We open at 9:00.", "We open at 10:00.", True),
+    ],
+)
+def test_what_contradicts(one: str, other: str, expected: bool) -> None:
+    assert contradict(one, other) is expected
+    assert contradict(other, one) is expected
+
+
+def test_a_judge_that_is_asked_is_not_mixed_with_feedback(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 8, offset=100, **GROUNDED) + answers(warehouse, 2, offset=200, **INVENTED)
+    feedback(warehouse, ids[:4], "hallucination", True, source="judge", when=NOW)
+    with serving() as server:
+        server.reply = lambda shown: "Verdict: " + ("invented" if "9 days" in shown else "supported")
+        settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
+        figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
+    asked, told = found(figures, "hallucination_rate", "llm"), found(figures, "hallucination_rate", "judge")
+    assert ((asked.value, asked.n), (told.value, told.n)) == ((pytest.approx(0.2), 10), (1.0, 4))
+    assert found(figures, "hallucination_rate", "grounding").value == 0.2

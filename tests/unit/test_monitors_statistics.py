@@ -6,7 +6,13 @@ import random
 import pytest
 
 from retuned.monitors.drift import Feature, sentence, verdict
-from retuned.monitors.statistics import two_sample_chi_square, two_sample_ks, wilson
+from retuned.monitors.statistics import (
+    corrected_rate,
+    stratified_rate,
+    two_sample_chi_square,
+    two_sample_ks,
+    wilson,
+)
 
 
 def test_wilson_is_what_the_formula_gives() -> None:
@@ -91,3 +97,51 @@ def test_latency_that_moved_is_told_and_is_no_drift() -> None:
     assert verdict(quiet) == (False, 0.0)
     assert "latency seconds from a mean of 1 to 9" in sentence(quiet, [], {})
     assert verdict([feature("prompt_length", True), *quiet[1:]]) == (True, 0.5)
+
+
+@pytest.mark.parametrize(("rate", "sensitivity", "specificity"), [(0.05, 0.85, 0.95), (0.0, 0.9, 0.9), (0.5, 0.8, 0.8)])
+def test_a_corrected_rate_covers_the_true_one(rate: float, sensitivity: float, specificity: float) -> None:
+    rng = random.Random(7)
+
+    def draw(n: int, share: float) -> int:
+        return sum(rng.random() < share for _ in range(n))
+
+    alarms = rate * sensitivity + (1 - rate) * (1 - specificity)
+    found = [
+        corrected_rate(draw(200, alarms), 200, draw(40, sensitivity), 40, draw(60, specificity), 60) for _ in range(600)
+    ]
+    assert None not in found
+    covered = sum(one[1] <= rate <= one[2] for one in found if one)
+    assert covered / 600 >= 0.93
+    assert abs(sum(one[0] for one in found if one) / 600 - rate) < 0.03
+
+
+def test_a_corrected_rate_is_never_nan_and_needs_a_test_that_tells() -> None:
+    assert corrected_rate(0, 0, 20, 20, 20, 20) is None
+    assert corrected_rate(5, 10, 0, 0, 20, 20) is None
+    assert corrected_rate(5, 10, 10, 20, 10, 20) is None  # a coin
+    assert corrected_rate(5, 10, 5, 20, 5, 20) is None  # worse than one
+    for alarms in (0, 1, 50, 100):
+        rate, low, high = corrected_rate(alarms, 100, 20, 20, 20, 20) or (math.nan,) * 3
+        assert 0 <= low <= rate <= high <= 1
+
+
+def test_a_stratified_rate_covers_the_true_one() -> None:
+    """300 doubtful answers of which half are wrong, 700 clear ones of which few are; as many are looked at of both."""
+    rng = random.Random(8)
+    population = [[rng.random() < 0.5 for _ in range(300)], [rng.random() < 0.04 for _ in range(700)]]
+    truth = sum(map(sum, population)) / 1_000
+    rates = []
+    for _ in range(1_000):
+        looked_at = [rng.sample(stratum, 25) for stratum in population]
+        rates.append(stratified_rate([(len(s), 25, sum(some)) for s, some in zip(population, looked_at, strict=True)]))
+    assert None not in rates
+    assert abs(sum(one[0] for one in rates if one) / 1_000 - truth) < 0.01
+    assert 0.93 <= sum(one[1] <= truth <= one[2] for one in rates if one) / 1_000 <= 0.995
+
+
+def test_a_stratified_rate_is_that_of_a_plain_sample_with_one_stratum() -> None:
+    assert stratified_rate([(500, 10, 8)]) == pytest.approx(wilson(8, 10), abs=0.02)
+    assert stratified_rate([(0, 0, 0), (500, 10, 0)]) == pytest.approx(wilson(0, 10), abs=0.02)
+    assert stratified_rate([(5, 0, 0), (500, 10, 0)]) is None
+    assert stratified_rate([]) is None

@@ -133,7 +133,7 @@ def test_the_key_comes_from_the_environment_or_a_file(server: Server, tmp_path: 
     assert set(server.keys) == {"Bearer from-file", "Bearer given", None}
     assert "given" not in str(server.settings(judge_key=SecretStr("given")).model_dump(mode="json"))
     (failure,) = ask(server, PAIRS[:1], judge_key_file=tmp_path / "gone").failures
-    assert failure == f"evaluate.judge_key_file: {tmp_path / 'gone'} cannot be read (No such file or directory)"
+    assert failure == f"judge_key_file: {tmp_path / 'gone'} cannot be read (No such file or directory)"
 
 
 def test_a_url_needs_a_model() -> None:
