@@ -209,7 +209,7 @@ class Stage:
             "roi": {"fixed_daily_cost": 60.0 * 288},
             "models": {"base": str(base), "directory": str(data / "models")},
             # Answers are slow for as long as a training shares the machine with the model.
-            "watch": {"compare_seconds": 45.0, "latency_ratio": 10.0},
+            "watch": {"compare_seconds": 120.0, "latency_ratio": 10.0},
             "dataset": {"minimum_rows": 60, "holdout_share": 0.3},
             "gate": {"minimum_examples": 12},
             "evaluate": {"max_new_tokens": 24, "batch_size": 32},
