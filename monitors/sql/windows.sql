@@ -23,7 +23,7 @@ WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 -- name: sample
 -- The rows with the lowest hashes: the same rows for the same seed, whatever DuckDB's threads do, and a filter
 -- that is applied before the sampling.
-SELECT id, timestamp, messages, response, context, latency_seconds FROM traffic
+SELECT * FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
   AND ($since::TIMESTAMP IS NULL
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
