@@ -236,6 +236,16 @@ def test_a_daily_pattern_is_no_drift_and_a_shift_in_it_is(warehouse: Warehouse, 
     assert "topic" in moved(*features(warehouse, tmp_path, "shifted", Settings(windows=seasonal), now))
 
 
+def test_checks_in_a_row_see_the_same_events_where_their_windows_overlap(warehouse: Warehouse, tmp_path: Path) -> None:
+    """What is corrected for repeated looks is that; samples drawn anew would be new trials."""
+    traffic(warehouse)
+    settings = Settings(windows=SETTINGS.windows.model_copy(update={"sample_rows": 100}))
+    first, second = (features(warehouse, tmp_path, settings=settings, now=now) for now in (NOW, NOW + 10 * MINUTE))
+    same = [set(one["prompt"]) & set(other["prompt"]) for one, other in zip(first, second, strict=True)]
+    assert len(same[0]) >= 99  # a question may be asked twice
+    assert len(same[1]) >= 85
+
+
 def test_one_long_document_does_not_cost_more_than_the_rest(warehouse: Warehouse, tmp_path: Path) -> None:
     asked = prompts(ROWS, random.Random(8))
     asked[0] = "quarterly figures " * 100_000
