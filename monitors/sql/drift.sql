@@ -20,14 +20,15 @@ FROM parsed
 WITH spoken AS (
     SELECT "window", id, unnest(words) AS word FROM sampled
 ), vocabulary AS (
-    SELECT word, count(*) AS rows FROM spoken WHERE "window" = 'reference' GROUP BY word
+    -- A word that only one row has, a name or a slip of the pen, says nothing of either window.
+    SELECT word, count(*) FILTER ("window" = 'reference') AS reference_rows FROM spoken GROUP BY word HAVING count(*) > 1
 ), unseen AS (
     -- A word counts as new when no other row of the reference has it; without "other", rows of the reference
     -- would have no new words by construction, and every quiet window would look different from them.
     SELECT
         spoken."window", id,
-        avg(CASE WHEN coalesce(vocabulary.rows, 0) <= (spoken."window" = 'reference')::INTEGER THEN 1.0 ELSE 0.0 END) AS share
-    FROM spoken LEFT JOIN vocabulary USING (word)
+        avg(CASE WHEN vocabulary.reference_rows <= (spoken."window" = 'reference')::INTEGER THEN 1.0 ELSE 0.0 END) AS share
+    FROM spoken JOIN vocabulary USING (word)
     GROUP BY spoken."window", id
 ), languages (language, function_words) AS (
     VALUES

@@ -282,12 +282,21 @@ def test_features_say_what_their_names_say(warehouse: Warehouse, tmp_path: Path)
     assert list(current.set_index("prompt").loc[asked, "helpful"].fillna("-")) == ["no", "-", "-", "-"]
 
 
-def test_the_reference_has_new_words_of_its_own(warehouse: Warehouse, tmp_path: Path) -> None:
-    """Each of its rows is held against the others, as each current row is."""
-    traffic(warehouse)
+def test_a_word_is_new_that_no_other_row_of_the_reference_has(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Each row of the reference is held against the others, as each current row is; what one row alone has is passed
+    over."""
+    before = ["red apple", "red pear", "red plum"]
+    rng = random.Random(2)
+    interactions(warehouse, before, rng)
+    interactions(
+        warehouse, ["red apple", "red kiwi", "red kiwi?", "red grape"], rng, start=NOW - 100 * MINUTE, offset=10
+    )
     reference, current = features(warehouse, tmp_path)
-    assert reference["new_words"].mean() == pytest.approx(current["new_words"].mean(), rel=0.25)
-    assert reference["new_words"].mean() > 0.01
+    new = [window.set_index("prompt")["new_words"].to_dict() for window in (reference, current)]
+    assert new == [
+        {"red apple": 0.5, "red pear": 0.0, "red plum": 0.0},
+        {"red apple": 0.0, "red kiwi": 0.5, "red kiwi?": 0.5, "red grape": 0.0},
+    ]
 
 
 @pytest.mark.parametrize(
