@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 
-.PHONY: demo test check bench chaos format clean
+.PHONY: demo test check bench bench-drift chaos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -21,6 +21,10 @@ check: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py
+
+# Apart from the others: it takes a quarter of an hour.
+bench-drift: $(VENV)/dev
+	$(BIN)/python tests/benchmarks/run.py drift
 
 chaos: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/chaos.py

@@ -340,7 +340,7 @@ def _plots(job: dict[str, Any]) -> list[tuple[str, str, "Figure"]]:
             _scores_plot(job),
         ),
         ("Champion over time", "Right answers on the holdout of each report.", _course(job)),
-        ("Drift", "Share of the compared features that moved, at most, on each day.", _drift(job)),
+        ("Drift", "Of what drifted, how far what moved furthest did, on each day: a share of events.", _drift(job)),
     ]
     return [(title, words, figure) for title, words, figure in found if figure is not None]
 

@@ -1,56 +1,41 @@
 """Drift: do the current prompts and answers of a workload still look like those of the reference?
 
-The daemon's side finds the windows, has DuckDB compute the features and stores the outcome. The comparing, with
-Evidently, runs in a child process (`python -m retuned.monitors.drift JOB`): its import alone costs 175 MB.
+The daemon finds the windows, has DuckDB compute the features, and stores the outcome; `comparison` compares them in a
+child process.
+
+What is corrected. `drift.false_alarm_rate` is the chance that traffic which does not change flags anything, in any
+feature and at any check, within the length of the current window (a day, unless set otherwise): Holm's procedure over
+the features, and a threshold for repeated looks (statistics.repeated_looks) that is that strict because windows overlap
+and samples are drawn by a hash which stays the same: nearby checks see nearly the same rows. Two checks in a row that
+drift are therefore hardly more evidence than one. From one such length to the next the chance begins anew.
 """
 
 import json
 import threading
 import uuid
-from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from retuned.consumers.process import Emit, child_main, run_child
+from retuned.consumers.process import run_child
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
+from retuned.monitors.comparison import Feature
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import two_sample_chi_square, two_sample_ks
-from retuned.monitors.windows import SQL, Windows, sample, windows
-
-if TYPE_CHECKING:
-    import pandas as pd
+from retuned.monitors.windows import SQL, Season, Windows, sample, windows
 
 QUERIES = named_queries(SQL, "drift.sql")
-NUMBERS = ("prompt_length", "response_length", "digit_share", "question_marks", "new_words", "latency_seconds")
-CATEGORIES = ("topic", "language", "refusal", "has_context", "helpful")
 # Told when they move, and no drift by themselves: a slow machine is not a reason to retrain.
 OPERATIONS = ("latency_seconds",)
-KS, CHI_SQUARE = "two_sample_ks", "two_sample_chi_square"
-# A column with fewer values than this in either window is not compared.
-MINIMUM_VALUES = 30
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One compared feature: the p-value of its test, and what it was and is, in words."""
-
-    feature: str
-    method: str
-    threshold: float
-    value: float
-    drifted: bool
-    reference: str
-    current: str
+# A thousand rows gain nothing from more threads, and each costs memory.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class DriftCheck:
     """What a check found.
 
-    `drifted` and `severity` (share of the compared features that moved, 0 to 1) are None when there were too few rows;
-    latency is compared and told, and counts in neither.
+    `drifted` and `severity` are None when there were too few rows; latency is compared and told, and counts in neither.
+    Severity is the distance, 0 to 1, of the feature that moved furthest: about that share of the events is different.
     `report` is the JSON report; Evidently's page lies beside it as .html. `detail` is a sentence for a person.
     """
 
@@ -129,27 +114,26 @@ def _compare(
     folder: Path,
     stop: threading.Event | None,
 ) -> DriftCheck:
-    import pyarrow.parquet as parquet
-
     report, rows_file = folder / f"{identity}.json", folder / f"{identity}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     for left_behind in folder.glob("*.parquet"):
         left_behind.unlink()  # by a check whose process was killed: prompts are kept in the warehouse alone
-    with warehouse.cursor() as cursor:
-        sample(cursor, "reference_rows", found.workload, found.reference, settings.windows.sample_rows, now.isoformat())
-        sample(cursor, "current_rows", found.workload, found.current, settings.windows.sample_rows, now.isoformat())
-        cursor.execute(QUERIES["sampled"])
-        parquet.write_table(cursor.sql(QUERIES["features"]).to_arrow_table(), rows_file)
-        terms = [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
+    terms = write_features(warehouse, settings, found, rows_file)
     job = {
         "rows": str(rows_file),
         "report": str(report),
         "false_alarm_rate": settings.drift.false_alarm_rate,
         "topics": settings.drift.topics,
+        "moving_windows": 1 if found.standing else 2,
     }
     try:
         result = run_child(
-            "retuned.monitors.drift", job, folder, timeout_seconds=settings.drift.timeout_seconds, stop=stop
+            "retuned.monitors.comparison",
+            job,
+            folder,
+            timeout_seconds=settings.drift.timeout_seconds,
+            stop=stop,
+            environment=ONE_THREAD,
         )
     except BaseException:
         report.unlink(missing_ok=True)
@@ -169,28 +153,45 @@ def _compare(
         found.reference.rows,
         found.current.rows,
         report if features else None,
-        sentence(features, terms, result["left_out"]),
+        sentence(features, terms, result["left_out"], found.reference.season),
     )
 
 
+def write_features(warehouse: Warehouse, settings: Settings, found: Windows, path: Path) -> list[str]:
+    """Write the features of a sample of both windows as Parquet, and return the most frequent words that are new."""
+    import pyarrow.parquet as parquet
+
+    # The same seed as long as the reference begins there: where windows overlap, checks in a row see the same rows.
+    seed = found.reference.start.isoformat()
+    with warehouse.cursor() as cursor:
+        sample(cursor, "reference_rows", found.workload, found.reference, settings.windows.sample_rows, seed)
+        sample(cursor, "current_rows", found.workload, found.current, settings.windows.sample_rows, seed)
+        cursor.execute(QUERIES["sampled"])
+        parquet.write_table(cursor.sql(QUERIES["features"]).to_arrow_table(), path)
+        return [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
+
+
 def verdict(features: list[Feature]) -> tuple[bool, float]:
-    """Whether anything but operations moved, and the share of those features that did."""
-    content = [feature for feature in features if feature.feature not in OPERATIONS]
-    moved = sum(feature.drifted for feature in content)
-    return moved > 0, moved / max(len(content), 1)
+    """Whether anything but operations moved, and how far what moved furthest did."""
+    moved = [feature.distance for feature in features if feature.drifted and feature.feature not in OPERATIONS]
+    return bool(moved), max(moved, default=0.0)
 
 
-def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]) -> str:
-    """What moved, in words."""
+def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str], season: Season | None = None) -> str:
+    """What moved, in words, and what it was compared with."""
     moved = sorted((feature for feature in features if feature.drifted), key=lambda feature: feature.value)
     text = f"{len(moved)} of {len(features)} features moved"
     if moved:
         text += ": " + "; ".join(
-            f"{feature.feature.replace('_', ' ')} from {feature.reference} to {feature.current}" for feature in moved
+            f"{feature.feature.replace('_', ' ')} from {feature.reference} to {feature.current}"
+            + (f", for example “{feature.example}”" if feature.example else "")
+            for feature in moved
         )
         if terms:
             text += f"; new words: {', '.join(terms)}"
     text += "."
+    if season:
+        text += f" Compared with {season}."
     if left_out:
         text += " Not compared: " + ", ".join(f"{name} ({why})" for name, why in sorted(left_out.items())) + "."
     return text
@@ -202,153 +203,3 @@ def _prune(warehouse: Warehouse, workload: str, keep: int) -> None:
         report.unlink(missing_ok=True)
         report.with_suffix(".html").unlink(missing_ok=True)
         warehouse.execute("UPDATE drift_checks SET report = NULL WHERE id = ?", [row["id"]])
-
-
-# The child's side from here on.
-
-
-def compare(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
-    """Compare the two windows in the Parquet file `job["rows"]` and write the report as JSON and HTML.
-
-    Returns:
-        `features`, as in Feature, and `left_out`: the columns that were not compared, each with the reason.
-    """
-    import pandas as pd
-
-    rows = pd.read_parquet(job["rows"])
-    reference, current = rows[rows["window"] == "reference"].copy(), rows[rows["window"] == "current"].copy()
-    left_out = add_topics(reference, current, job["topics"])
-    columns = []
-    for column in NUMBERS + CATEGORIES:
-        if column in left_out:
-            continue
-        reason = unusable(reference[column], current[column])
-        if reason is None:
-            columns.append(column)
-        else:
-            left_out[column] = reason
-    verdicts = report(reference[columns], current[columns], job["false_alarm_rate"], Path(job["report"]), left_out)
-    features = [
-        asdict(Feature(column, *verdict, *_in_words(reference[column], current[column])))
-        for column, verdict in verdicts.items()
-    ]
-    return {"features": features, "left_out": left_out}
-
-
-def unusable(reference: "pd.Series[Any]", current: "pd.Series[Any]") -> str | None:
-    """Why a column cannot be compared, or None: it is empty, nearly so, or the same everywhere."""
-    values = min(int(reference.notna().sum()), int(current.notna().sum()))
-    if values < MINIMUM_VALUES:
-        return "no values" if values == 0 else "too few values"
-    return "constant" if len(set(reference.dropna()) | set(current.dropna())) < 2 else None
-
-
-def report(
-    reference: "pd.DataFrame", current: "pd.DataFrame", false_alarm_rate: float, path: Path, left_out: dict[str, str]
-) -> dict[str, tuple[str, float, float, bool]]:
-    """Evidently's verdict on each column: method, threshold, p-value, drifted. Writes path and path.html.
-
-    The tests are ours, registered with Evidently by name: its own defaults change with the number of rows, and its
-    chi-square takes the reference as exact. The threshold is the false alarm rate shared out over the columns
-    (Bonferroni). A column that Evidently cannot take goes to `left_out`; the others are compared without it.
-    """
-    columns = list(reference.columns)
-    if not columns:
-        return {}
-    _register()
-    try:
-        snapshot = _run(reference, current, false_alarm_rate / len(columns))
-    except Exception:
-        good = []
-        for column in columns:
-            try:
-                _run(reference[[column]], current[[column]], false_alarm_rate)
-                good.append(column)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and costs this column alone
-                left_out[column] = f"Evidently: {type(error).__name__}: {error}"
-        if len(good) == len(columns):
-            raise  # no column is to blame
-        return report(reference[good], current[good], false_alarm_rate, path, left_out)
-    snapshot.save_json(str(path))
-    snapshot.save_html(str(path.with_suffix(".html")))
-    # The status, not the score against the threshold: Evidently's methods differ in direction.
-    drifted = {
-        test.metric_config.params["column"]: test.status.value == "FAIL"
-        for test in snapshot.tests_results
-        if test.id == "drift"
-    }
-    return {
-        metric["config"]["column"]: (
-            metric["config"]["method"],
-            float(metric["config"]["threshold"]),
-            float(metric["value"]),
-            drifted[metric["config"]["column"]],
-        )
-        for metric in snapshot.dict()["metrics"]
-    }
-
-
-def _register() -> None:
-    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
-    from evidently.legacy.core import ColumnType
-
-    def ks(reference: Any, current: Any, _kind: Any, threshold: float) -> tuple[float, bool]:
-        value = two_sample_ks(reference, current)
-        return value, value < threshold
-
-    def chi_square(reference: Any, current: Any, _kind: Any, threshold: float) -> tuple[float, bool]:
-        value = two_sample_chi_square(list(reference), list(current))
-        return value, value < threshold
-
-    register_stattest(StatTest(KS, "two-sample K-S test, p-value", [ColumnType.Numerical]), ks)
-    register_stattest(StatTest(CHI_SQUARE, "two-sample chi-square test, p-value", [ColumnType.Categorical]), chi_square)
-
-
-def _run(reference: "pd.DataFrame", current: "pd.DataFrame", threshold: float) -> Any:
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import ValueDrift
-
-    numbers = [column for column in reference.columns if column in NUMBERS]
-    categories = [column for column in reference.columns if column not in NUMBERS]
-    definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories, text_columns=[])
-    metrics = [ValueDrift(column=column, method=KS, threshold=threshold) for column in numbers]
-    metrics += [ValueDrift(column=column, method=CHI_SQUARE, threshold=threshold) for column in categories]
-    return Report(metrics, include_tests=True).run(
-        Dataset.from_pandas(current, data_definition=definition),
-        Dataset.from_pandas(reference, data_definition=definition),
-    )
-
-
-def add_topics(reference: "pd.DataFrame", current: "pd.DataFrame", topics: int) -> dict[str, str]:
-    """Add a column `topic` to both; returns what had to be left out, with the reason."""
-    from retuned.monitors.topics import assign_topics
-
-    assigned = assign_topics(list(reference["prompt"]), list(current["prompt"]), topics)
-    if assigned is None:
-        return {"topic": "too few prompts or words"}
-    reference["topic"], current["topic"] = assigned
-    return {}
-
-
-def _in_words(reference: "pd.Series[Any]", current: "pd.Series[Any]") -> tuple[str, str]:
-    """What a column was and is: the means of numbers, or the shares of the two categories that changed most."""
-    before, after = reference.dropna(), current.dropna()
-    if reference.name in NUMBERS:
-        return f"a mean of {before.mean():.3g}", f"{after.mean():.3g}"
-    shares_before, shares_after = _shares(list(before)), _shares(list(after))
-    most = sorted(
-        shares_before.keys() | shares_after.keys(),
-        key=lambda name: (-abs(shares_after.get(name, 0.0) - shares_before.get(name, 0.0)), name),
-    )[:2]
-    was, now = (
-        ", ".join(f"{name!r} {shares.get(name, 0.0):.0%}" for name in most) for shares in (shares_before, shares_after)
-    )
-    return was, now
-
-
-def _shares(values: list[str]) -> dict[str, float]:
-    return {name: count / len(values) for name, count in Counter(values).items()}
-
-
-if __name__ == "__main__":
-    child_main(compare)

@@ -25,7 +25,7 @@ class Metrics:
         )
         self.drift_severity = Gauge(
             "retuned_drift_severity_ratio",
-            "Share of the compared features that moved, in the latest check that had enough rows",
+            "How far the feature that moved furthest did: a share of events, in the latest check that had enough rows",
             ["workload"],
             registry=registry,
         )

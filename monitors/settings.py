@@ -24,15 +24,21 @@ class WindowsSettings(Section):
     )
     sample_rows: PositiveInt = Field(1_000, description="most rows read of either window")
     minimum_rows: PositiveInt = Field(100, description="with fewer rows in either window, nothing is said about drift")
+    seasonal_rows: PositiveInt | None = Field(
+        500,
+        description="once the reference holds so many events of the same hours of the week (else of the day) as the "
+        "current window, it is of these alone; null: of all hours",
+    )
 
 
 class DriftSettings(Section):
     """When two windows count as different."""
 
     false_alarm_rate: Share = Field(
-        0.05, description="chance that a quiet check flags anything; shared out over the features (Bonferroni)"
+        0.05,
+        description="chance that quiet traffic flags any feature at any check within windows.current_seconds",
     )
-    topics: PositiveInt = Field(8, description="clusters that the prompts of the reference are sorted into")
+    topics: PositiveInt = Field(12, description="clusters that the prompts of both windows are sorted into")
     keep_reports: PositiveInt = Field(50, description="reports kept for each workload; older ones are deleted")
     timeout_seconds: PositiveFloat = Field(
         300.0, description="a check that takes longer is ended and counted as failed"

@@ -2,7 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 Z95 = 1.959963984540054
 
@@ -33,6 +41,13 @@ def two_sample_ks(reference: Sequence[float], current: Sequence[float]) -> float
 
     # The exact method overflows on some samples of 500 and warns of it.
     return float(ks_2samp(reference, current, method="asymp").pvalue)
+
+
+def ks_distance(reference: Sequence[float], current: Sequence[float]) -> float:
+    """The K-S statistic, 0 to 1: at least this share of the values is different."""
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(reference, current, method="asymp").statistic)
 
 
 def two_sample_chi_square(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
@@ -122,3 +137,122 @@ def stratified_rate(strata: Sequence[tuple[int, int, int]]) -> tuple[float, floa
         variance += share**2 * middle * (1 - middle) / (looked_at + z2)
     equivalent = max(centre * (1 - centre) / variance - z2, 1.0)
     return wilson(rate * equivalent, equivalent)
+
+
+def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Array"]:
+    """Could the first rows and the others be draws from one distribution, by how similar they are to each other?
+
+    The witness of a row is its mean similarity to the second sample less that to the first (Gretton et al., "A kernel
+    two-sample test", JMLR 13, 2012); the statistic is the sum of its squares. That is the maximum mean discrepancy
+    under the squared kernel, in which rows are similar that are similar to the same others: words that occur together
+    count as related (Kandola, Shawe-Taylor and Cristianini, "Learning semantic similarity", 2002). Without a difference
+    it is distributed as a weighted sum of chi-squares, with the eigenvalues of the centred kernel as weights.
+
+    Args:
+        similarity: a kernel matrix of all rows, those of the first sample before the others, shape (n, n).
+        reference: rows of the first sample.
+
+    Returns:
+        The p-value, and the witness of each row.
+    """
+    import numpy as np
+
+    n = len(similarity)
+    contrast = np.where(np.arange(n) < reference, -1 / reference, 1 / (n - reference))
+    witness = similarity @ contrast
+    centred = similarity - similarity.mean(axis=1, keepdims=True)
+    weights = np.linalg.eigvalsh(centred.T @ centred) * n / (reference * (n - reference) * (n - 1))
+    return chi_square_sum_tail(float(witness @ witness), weights), witness
+
+
+def chi_square_sum_tail(value: float, weights: "Array") -> float:
+    """The chance that a weighted sum of independent chi-squares, one degree of freedom each, exceeds a value.
+
+    Source: Kuonen, "Saddlepoint approximations for distributions of quadratic forms in normal variables", Biometrika 86
+    (1999). Weights that are not positive are passed over.
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+
+    weights = weights[weights > 1e-10 * weights.max(initial=0.0)]
+    if not len(weights) or value <= 0:
+        return 1.0
+    largest = float(weights.max())
+    low = -len(weights) / value
+    high = (1 - min(largest / (2 * value), 0.5)) / (2 * largest)
+    saddle = float(brentq(lambda at: (weights / (1 - 2 * at * weights)).sum() - value, low, high))
+    u = math.copysign(math.sqrt(max(2 * saddle * value + float(np.log1p(-2 * saddle * weights).sum()), 0.0)), saddle)
+    v = saddle * math.sqrt(float((2 * weights**2 / (1 - 2 * saddle * weights) ** 2).sum()))
+    if abs(u) < 1e-4:  # at the mean, where the formula has a hole
+        return 0.5
+    return NormalDist().cdf(-u - math.log(v / u) / u)
+
+
+def total_variation(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
+    """Distance of two mixes of categories, 0 to 1: the share of rows that would have to change their category."""
+    before, after = Counter(reference), Counter(current)
+    return sum(abs(before[c] / len(reference) - after[c] / len(current)) for c in before | after) / 2
+
+
+def cochran_mantel_haenszel(strata: Iterable[tuple[int, int, int, int]]) -> tuple[float, float, float]:
+    """Did a rate fall within strata, whatever became of their mix?
+
+    Args:
+        strata: successes and trials before, successes and trials after, of each stratum.
+
+    Returns:
+        The p-value against "it did not fall" (one-sided, without continuity correction: half of the usual two-sided one
+        where it fell), and the rates before and after, both over one mix of strata; (1, 0, 0) when no stratum has both.
+        Sources: Mantel and Haenszel, "Statistical aspects of the analysis of data from retrospective studies of
+        disease", JNCI 22 (1959); the rates have the weights of Greenland and Robins (1985).
+    """
+    excess = variance = weights = weighted_before = weighted_after = 0.0
+    for successes_before, before, successes_after, after in strata:
+        total = before + after
+        if not before or not after:
+            continue
+        successes = successes_before + successes_after
+        excess += successes_after - after * successes / total
+        if total > 1:
+            variance += before * after * successes * (total - successes) / (total * total * (total - 1))
+        weight = before * after / total
+        weights += weight
+        weighted_before += weight * successes_before / before
+        weighted_after += weight * successes_after / after
+    if not weights:
+        return 1.0, 0.0, 0.0
+    p_value = NormalDist().cdf(excess / math.sqrt(variance)) if variance else 1.0
+    return p_value, weighted_before / weights, weighted_after / weights
+
+
+def holm(p_values: Iterable[float], rate: float, threshold: Callable[[float], float]) -> float:
+    """The threshold that keeps the chance of any false alarm among several tests at a rate, however they depend.
+
+    `threshold` is that of one test by itself, for a rate. What lies at or under the result is what Holm's procedure
+    rejects: the rate is shared out over the tests that are not rejected. Source: Holm, "A simple sequentially rejective
+    multiple test procedure" (1979).
+    """
+    ordered = sorted(p_values)
+    left = len(ordered)
+    while left and ordered[-left] <= threshold(rate / left):
+        left -= 1
+    return threshold(rate / max(left, 1))
+
+
+def repeated_looks(rate: float, moving: int) -> float:
+    """The threshold of one look at two windows, for a rate of false alarms over all looks in a window's length.
+
+    Windows that overlap are much alike, and a hundred looks at them are far from a hundred trials. Between looks near
+    each other a statistic of two windows of one length, of which one moves or both do (`moving`: 1 or 2), is correlated
+    by 1 - moving/2 × (time between / length). The chance that it passes p at any time within a length is then about
+    p (1 + moving × ln 1/p), even if one looks without a pause. Sources: Slepian, "First passage time for a particular
+    Gaussian process" (1961); Aldous, "Probability Approximations via the Poisson Clumping Heuristic" (1989), section C.
+    """
+    low, high = 0.0, rate
+    for _ in range(60):
+        middle = (low + high) / 2
+        if middle and middle * (1 - moving * math.log(middle)) > rate:
+            high = middle
+        else:
+            low = middle
+    return low

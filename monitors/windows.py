@@ -12,24 +12,42 @@ from retuned.monitors.settings import WindowsSettings
 
 SQL = files("retuned.monitors") / "sql"
 QUERIES = named_queries(SQL, "windows.sql")
+WEEK, DAY, MICROSECOND = timedelta(days=7), timedelta(days=1), timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Season:
+    """Hours that come again: `since` ≤ timestamp < `since + length`, and whole periods before and after that."""
+
+    period: timedelta
+    since: datetime
+    length: timedelta
+
+    def __str__(self) -> str:
+        return "the same hours of the week" if self.period == WEEK else "the same hours of the day"
 
 
 @dataclass(frozen=True)
 class Window:
-    """Events with start ≤ timestamp < end (UTC), and how many there are."""
+    """Events with start ≤ timestamp < end (UTC), of these hours alone if there is a season, and how many there are."""
 
     start: datetime
     end: datetime
     rows: int
+    season: Season | None = None
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The two windows of a workload; the current one begins where the reference ends, or later."""
+    """The two windows of a workload; the current one begins where the reference ends, or later.
+
+    `standing`: the reference has its full length and is of all hours, so that it is the same at the next check.
+    """
 
     workload: str
     reference: Window
     current: Window
+    standing: bool
 
     def shortage(self, minimum_rows: int) -> str | None:
         """Why nothing can be said about drift, or None when both windows hold enough rows."""
@@ -67,25 +85,53 @@ def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now:
         if nth is not None:
             latest_start = nth["timestamp"]
     start, end, current_start = bounds(anchor, latest_start, now, settings.reference_seconds)
-    return Windows(
-        workload,
-        Window(start, end, _count(warehouse, workload, start, end)),
-        Window(current_start, now, _count(warehouse, workload, current_start, now)),
-    )
+    reference = _seasonal(warehouse, settings, workload, start, end, current_start, now)
+    standing = reference.season is None and end - start >= timedelta(seconds=settings.reference_seconds)
+    return Windows(workload, reference, _counted(warehouse, workload, current_start, now), standing)
+
+
+def _seasonal(
+    warehouse: Warehouse,
+    settings: WindowsSettings,
+    workload: str,
+    start: datetime,
+    end: datetime,
+    current_start: datetime,
+    now: datetime,
+) -> Window:
+    """The reference: of the hours of the week that the current window is of, or of the day, or of all hours.
+
+    What people ask in the morning or on a Sunday is not what they ask at night or on a Monday, and no drift. The hours
+    are told apart as soon as the reference has lasted a whole week (or day) and holds enough events of them.
+    """
+    for period in (WEEK, DAY) if settings.seasonal_rows is not None else ():
+        season = Season(period, current_start, now - current_start)
+        if season.length < period <= end - start:
+            window = _counted(warehouse, workload, start, end, season)
+            if window.rows >= (settings.seasonal_rows or 0):
+                return window
+    return _counted(warehouse, workload, start, end)
 
 
 def sample(cursor: duckdb.DuckDBPyConnection, table: str, workload: str, window: Window, rows: int, seed: str) -> None:
     """Put a sample of a window, at most `rows`, the same for the same seed, into a temporary table of this cursor."""
-    parameters: dict[str, Any] = {
-        "workload": workload,
-        "start": window.start,
-        "end": window.end,
-        "rows": rows,
-        "seed": seed,
-    }
+    parameters = _within(workload, window.start, window.end, window.season) | {"rows": rows, "seed": seed}
     cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {QUERIES['sample']}", parameters)
 
 
-def _count(warehouse: Warehouse, workload: str, start: datetime, end: datetime) -> int:
-    row = warehouse.row(QUERIES["count"], {"workload": workload, "start": start, "end": end})
-    return int(row["rows"]) if row else 0
+def _counted(
+    warehouse: Warehouse, workload: str, start: datetime, end: datetime, season: Season | None = None
+) -> Window:
+    row = warehouse.row(QUERIES["count"], _within(workload, start, end, season))
+    return Window(start, end, int(row["rows"]) if row else 0, season)
+
+
+def _within(workload: str, start: datetime, end: datetime, season: Season | None) -> dict[str, Any]:
+    return {
+        "workload": workload,
+        "start": start,
+        "end": end,
+        "since": season and season.since,
+        "period": season and season.period // MICROSECOND,
+        "length": season and season.length // MICROSECOND,
+    }

@@ -154,8 +154,8 @@ CREATE TABLE drift_checks (
     created_at             TIMESTAMP NOT NULL,
     workload       VARCHAR   NOT NULL,
     drifted        BOOLEAN,                         -- null: too few rows to tell
-    severity       DOUBLE,                          -- share of the features that moved, 0 to 1
-    features       JSON      NOT NULL,              -- list of {feature, method, threshold, value, drifted}
+    severity       DOUBLE,                          -- how far what moved furthest did: a share of events
+    features       JSON      NOT NULL,              -- list of {feature, method, threshold, value, drifted, reference, current, distance, example}
     reference_rows BIGINT    NOT NULL,
     current_rows   BIGINT    NOT NULL,
     report         VARCHAR,                         -- path of the JSON report; the page is beside it

@@ -398,8 +398,9 @@ def learning() -> dashboard.Dashboard:
             {"0": ("quiet", "green"), "1": ("drift", "orange")},
         ),
         lines(
-            "Features that moved",
-            "Share of the compared features (topics, lengths, new words, language …) that moved.",
+            "How far it drifted",
+            "Of the features (topics, lengths, new words, language, satisfaction …) that drifted, the one that moved "
+            "furthest: about that share of the events is different.",
             (f"retuned_drift_severity_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
             unit=SHARE,
             most=1,

@@ -1,5 +1,6 @@
 -- name: sampled
--- Both samples as one, with the last thing the user said.
+-- Both samples as one, with the last thing the user said, of which so much is read: one document that somebody pastes
+-- must not cost more than all other rows.
 CREATE OR REPLACE TEMP TABLE sampled AS
 WITH united AS (
     SELECT 'reference' AS "window", * FROM reference_rows
@@ -10,7 +11,8 @@ WITH united AS (
 )
 SELECT
     "window", id, response, latency_seconds, context,
-    coalesce(list_filter(turns, lambda turn: turn.role = 'user')[-1].content, turns[-1].content, '') AS prompt,
+    coalesce(list_filter(turns, lambda turn: turn.role = 'user')[-1].content, turns[-1].content, '') AS said,
+    left(said, 4000) AS prompt,
     list_distinct(regexp_extract_all(lower(prompt), '[\p{L}][\p{L}\p{M}''’]+')) AS words
 FROM parsed
 
@@ -18,14 +20,15 @@ FROM parsed
 WITH spoken AS (
     SELECT "window", id, unnest(words) AS word FROM sampled
 ), vocabulary AS (
-    SELECT word, count(*) AS rows FROM spoken WHERE "window" = 'reference' GROUP BY word
+    -- A word that only one row has, a name or a slip of the pen, says nothing of either window.
+    SELECT word, count(*) FILTER ("window" = 'reference') AS reference_rows FROM spoken GROUP BY word HAVING count(*) > 1
 ), unseen AS (
     -- A word counts as new when no other row of the reference has it; without "other", rows of the reference
     -- would have no new words by construction, and every quiet window would look different from them.
     SELECT
         spoken."window", id,
-        avg(CASE WHEN coalesce(vocabulary.rows, 0) <= (spoken."window" = 'reference')::INTEGER THEN 1.0 ELSE 0.0 END) AS share
-    FROM spoken LEFT JOIN vocabulary USING (word)
+        avg(CASE WHEN vocabulary.reference_rows <= (spoken."window" = 'reference')::INTEGER THEN 1.0 ELSE 0.0 END) AS share
+    FROM spoken JOIN vocabulary USING (word)
     GROUP BY spoken."window", id
 ), languages (language, function_words) AS (
     VALUES
@@ -52,8 +55,9 @@ WITH spoken AS (
 SELECT
     sampled."window",
     prompt,
-    length(prompt)::DOUBLE AS prompt_length,
+    length(said)::DOUBLE AS prompt_length,
     length(response)::DOUBLE AS response_length,
+    list_sum(list_transform(context ->> '$[*]', lambda passage: length(passage)))::DOUBLE AS context_length,
     length(regexp_replace(prompt, '\D', '', 'g')) / greatest(length(prompt), 1)::DOUBLE AS digit_share,
     (length(prompt) - length(replace(prompt, '?', '')))::DOUBLE AS question_marks,
     unseen.share AS new_words,

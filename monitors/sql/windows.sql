@@ -13,14 +13,19 @@ ORDER BY timestamp DESC
 LIMIT 1 OFFSET $skip
 
 -- name: count
+-- Of a span; with $since, only of those hours: $length microseconds from then on, and whole periods before and after.
 SELECT count(*) AS rows
 FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+  AND ($since::TIMESTAMP IS NULL
+       OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
 
 -- name: sample
 -- The rows with the lowest hashes: the same rows for the same seed, whatever DuckDB's threads do, and a filter
 -- that is applied before the sampling.
 SELECT * FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+  AND ($since::TIMESTAMP IS NULL
+       OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
 ORDER BY hash(id, $seed)
 LIMIT $rows

@@ -1,5 +1,7 @@
 """`make bench`: every benchmark, one after the other; figures go to build/bench.json, flat, one name one number.
 
+Those named as arguments run alone (`make bench-drift`), and their figures join those that are there.
+
 A ratio compares two programs within this one run: absolute figures move with the machine.
 """
 
@@ -16,8 +18,9 @@ BENCHMARKS = ("ingest", "pressure", "scrape", "redact", "grounding", "poison", "
 
 def main() -> int:
     sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
-    figures: dict[str, float] = {}
-    for name in BENCHMARKS:
+    named = sys.argv[1:]
+    figures: dict[str, float] = json.loads(RESULT.read_text(encoding="utf-8")) if named and RESULT.exists() else {}
+    for name in named or BENCHMARKS:
         print(f"{name} …", file=sys.stderr, flush=True)
         began = time.monotonic()
         found = importlib.import_module(name).main()

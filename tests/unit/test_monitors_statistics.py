@@ -1,17 +1,37 @@
-"""Intervals and two-sample tests."""
+"""Intervals, two-sample tests, and their corrections."""
 
 import math
 import random
 
+import numpy as np
 import pytest
 
-from retuned.monitors.drift import Feature, sentence, verdict
+from retuned.monitors.comparison import Feature
+from retuned.monitors.drift import sentence, verdict
 from retuned.monitors.statistics import (
+    chi_square_sum_tail,
+    cochran_mantel_haenszel,
     corrected_rate,
+    holm,
+    ks_distance,
+    repeated_looks,
     stratified_rate,
+    total_variation,
     two_sample_chi_square,
+    two_sample_kernel,
     two_sample_ks,
     wilson,
+)
+
+# Admitted and applicants, women and men, by department: Bickel, Hammel and O'Connell, "Sex bias in graduate admissions:
+# data from Berkeley", Science 187 (1975).
+BERKELEY = (
+    (89, 108, 512, 825),
+    (17, 25, 353, 560),
+    (202, 593, 120, 325),
+    (131, 375, 138, 417),
+    (94, 393, 53, 191),
+    (24, 341, 22, 373),
 )
 
 
@@ -89,14 +109,111 @@ def test_ks_sees_longer_answers_and_not_equal_ones() -> None:
     assert two_sample_ks(before, [1.3 * rng.gauss(100, 30) for _ in range(500)]) < 1e-6
 
 
+def test_a_fall_within_strata_is_told_apart_from_a_change_of_their_mix() -> None:
+    """Men were admitted far more often in all, and hardly more seldom by departments (p of R and statsmodels)."""
+    p_value, women, men = cochran_mantel_haenszel(BERKELEY)
+    assert p_value == pytest.approx(0.21692369705551817 / 2)
+    assert 0.01 < women - men < 0.04
+    rate = [sum(numbers) for numbers in zip(*BERKELEY, strict=True)]
+    assert rate[2] / rate[3] - rate[0] / rate[1] > 0.1
+    assert cochran_mantel_haenszel((c, d, a, b) for a, b, c, d in BERKELEY)[0] == pytest.approx(1 - p_value)
+
+
+def test_strata_that_say_nothing_are_passed_over() -> None:
+    assert cochran_mantel_haenszel([]) == (1.0, 0.0, 0.0)
+    assert cochran_mantel_haenszel([(0, 0, 3, 9), (3, 9, 0, 0)]) == (1.0, 0.0, 0.0)
+    assert cochran_mantel_haenszel([(9, 9, 7, 7)]) == (1.0, 1.0, 1.0)
+    with_idle = cochran_mantel_haenszel([(30, 40, 20, 40), (0, 0, 5, 9)])
+    assert with_idle == cochran_mantel_haenszel([(30, 40, 20, 40)])
+    assert with_idle[1:] == (0.75, 0.5)
+
+
+def test_holm_rejects_what_its_procedure_does() -> None:
+    values = [0.04, 0.005, 0.03, 0.01]
+    assert holm(values, 0.05, lambda rate: rate) == 0.025  # two are left: 0.03 > 0.05 / 2
+    assert holm([0.3, 0.2], 0.05, lambda rate: rate) == 0.025
+    assert holm([0.001, 0.01], 0.05, lambda rate: rate) == 0.05
+    assert holm([], 0.05, lambda rate: rate) == 0.05
+    assert holm([0.001, 0.3], 0.05, lambda rate: rate / 10) == 0.005
+
+
+@pytest.mark.parametrize("moving", [1, 2])
+def test_looks_at_moving_windows_alarm_as_often_as_promised(moving: int) -> None:
+    """200 looks while the windows move on by their length; a fixed threshold would alarm on 3 to 6 times the days."""
+    rng = np.random.default_rng(5)
+    days, rows, looks = 3_000, 400, 200
+
+    def means(moves: bool) -> np.ndarray:
+        sums = np.cumsum(rng.standard_normal((days, 2 * rows)), axis=1)
+        at = np.linspace(0, rows - 1, looks).astype(int)
+        return (sums[:, rows + at] - sums[:, at] if moves else sums[:, [rows] * looks]) / math.sqrt(rows)
+
+    scores = np.abs(means(True) - means(moving == 2)) / math.sqrt(2)
+    smallest = np.array([math.erfc(score / math.sqrt(2)) for score in scores.max(axis=1)])
+    assert 0.03 <= (smallest <= repeated_looks(0.05, moving)).mean() <= 0.06
+    assert 0.002 <= (smallest <= repeated_looks(0.005, moving)).mean() <= 0.0085
+    assert (smallest <= 0.05).mean() > 0.15
+
+
+def test_a_rate_of_nothing_never_alarms() -> None:
+    assert repeated_looks(0.0, 1) == 0.0
+    assert repeated_looks(1.0, 2) < 0.5
+
+
+@pytest.mark.parametrize("degrees", [2, 30])
+@pytest.mark.parametrize("chance", [0.9, 0.05, 1e-4, 1e-12])
+def test_the_tail_of_chi_squares_is_what_tables_give(degrees: int, chance: float) -> None:
+    from scipy.stats import chi2
+
+    value = float(chi2.isf(chance, degrees))
+    assert chi_square_sum_tail(3 * value, np.full(degrees, 3.0)) == pytest.approx(chance, rel=0.05)
+
+
+def test_the_tail_of_unequal_chi_squares_is_what_drawing_gives() -> None:
+    weights = np.array([5.0, 2.0, 1.0, 0.3, 0.0, -1e-18])
+    drawn = np.random.default_rng(0).chisquare(1, (400_000, 4)) @ weights[:4]
+    for chance in (0.5, 0.05, 1e-3):
+        assert chi_square_sum_tail(float(np.quantile(drawn, 1 - chance)), weights) == pytest.approx(chance, rel=0.12)
+    assert chi_square_sum_tail(1.0, np.zeros(3)) == 1.0
+    assert chi_square_sum_tail(weights.sum(), weights) == 0.5
+
+
+def test_the_kernel_test_is_quiet_on_one_distribution_and_sees_a_third_that_moved() -> None:
+    rng = np.random.default_rng(1)
+    centres = rng.standard_normal((6, 12))
+
+    def rows(shares: tuple[float, ...], count: int) -> np.ndarray:
+        made = centres[rng.choice(6, count, p=shares)] + 0.7 * rng.standard_normal((count, 12))
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    usual, other = (0.3, 0.2, 0.2, 0.1, 0.1, 0.1), (0.2, 0.13, 0.13, 0.07, 0.07, 0.4)
+    quiet = []
+    for _ in range(80):
+        vectors = np.vstack([rows(usual, 90), rows(usual, 60)])
+        quiet.append(two_sample_kernel(vectors @ vectors.T, 90)[0])
+    assert np.mean(np.array(quiet) < 0.05) <= 0.12
+    assert 0.35 <= np.median(quiet) <= 0.65
+    for _ in range(10):
+        vectors = np.vstack([rows(usual, 200), rows(other, 200)])
+        p_value, witness = two_sample_kernel(vectors @ vectors.T, 200)
+        assert p_value < 0.01
+        assert vectors[200 + witness[200:].argmax()] @ centres[5] > 0
+
+
+def test_distances_are_shares_of_rows() -> None:
+    assert total_variation("aaab", "aabb") == 0.25
+    assert total_variation("aa", "bbb") == 1.0
+    assert ks_distance([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 9.0, 9.0]) == 0.5
+
+
 def test_latency_that_moved_is_told_and_is_no_drift() -> None:
     def feature(name: str, drifted: bool) -> Feature:
-        return Feature(name, "two_sample_ks", 0.01, 0.0001 if drifted else 0.5, drifted, "a mean of 1", "9")
+        return Feature(name, "two_sample_ks", 0.01, 0.0001 if drifted else 0.5, drifted, "a mean of 1", "9", 0.3)
 
     quiet = [feature("prompt_length", False), feature("topic", False), feature("latency_seconds", True)]
     assert verdict(quiet) == (False, 0.0)
     assert "latency seconds from a mean of 1 to 9" in sentence(quiet, [], {})
-    assert verdict([feature("prompt_length", True), *quiet[1:]]) == (True, 0.5)
+    assert verdict([feature("prompt_length", True), *quiet[1:]]) == (True, 0.3)
 
 
 @pytest.mark.parametrize(("rate", "sensitivity", "specificity"), [(0.05, 0.85, 0.95), (0.0, 0.9, 0.9), (0.5, 0.8, 0.8)])

@@ -8,7 +8,7 @@ from traffic import MINUTE, START, interactions, prompts
 
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors.settings import WindowsSettings
-from retuned.monitors.windows import Window, bounds, sample, windows
+from retuned.monitors.windows import DAY, WEEK, Season, Window, bounds, sample, windows
 
 HOUR = timedelta(hours=1)
 
@@ -115,3 +115,57 @@ def test_a_sample_favours_no_part_of_its_window(warehouse: Warehouse) -> None:
         early = cursor.execute("SELECT count(*) FROM drawn WHERE timestamp < ?", [START + 1_000 * MINUTE]).fetchone()
     assert early is not None
     assert 200 <= early[0] <= 300
+
+
+def seasonal(rows: int | None, reference: float, current: float) -> WindowsSettings:
+    return hours(reference, current).model_copy(update={"seasonal_rows": rows})
+
+
+def test_with_a_week_of_history_the_reference_is_of_the_same_hours_of_the_week(warehouse: Warehouse) -> None:
+    stored(warehouse, 9 * 24 * 60)
+    now = START + 8 * DAY + 90 * MINUTE
+    found = windows(warehouse, seasonal(60, 7 * 24, 2), "support", now)
+    assert found is not None
+    season = Season(WEEK, now - 2 * HOUR, 2 * HOUR)
+    assert found.reference == Window(START, START + WEEK, 120, season)
+    assert found.current == Window(now - 2 * HOUR, now, 120)
+    assert not found.standing
+    with warehouse.cursor() as cursor:
+        sample(cursor, "drawn", "support", found.reference, 1_000, "a")
+        span = cursor.execute("SELECT min(timestamp), max(timestamp), count(*) FROM drawn").fetchone()
+    assert span == (now - WEEK - 2 * HOUR, now - WEEK - MINUTE, 120)
+
+
+def test_hours_that_reach_over_an_end_of_the_reference_come_from_both_ends(warehouse: Warehouse) -> None:
+    stored(warehouse, 9 * 24 * 60)
+    found = windows(warehouse, seasonal(60, 7 * 24, 2), "support", START + 2 * WEEK + HOUR)
+    assert found is not None
+    with warehouse.cursor() as cursor:
+        sample(cursor, "drawn", "support", found.reference, 1_000, "a")
+        early = cursor.execute("SELECT count(*) FROM drawn WHERE timestamp < ?", [START + DAY]).fetchone()
+    assert found.reference.rows == 120
+    assert early == (60,)
+
+
+def test_with_less_history_it_is_of_the_same_hours_of_the_day_or_of_all(warehouse: Warehouse) -> None:
+    stored(warehouse, 4 * 24 * 60)
+    now = START + 3 * DAY + 12 * HOUR
+
+    def season(rows: int | None, current: float = 2, reference: float = 7 * 24) -> timedelta | None:
+        found = windows(warehouse, seasonal(rows, reference, current), "support", now)
+        assert found is not None
+        return found.reference.season and found.reference.season.period
+
+    assert season(360) == DAY
+    assert season(361) is None  # too few events of these hours
+    assert season(None) is None  # switched off
+    assert season(60, current=24) is None  # a whole day has all hours
+    assert season(60, reference=23) is None  # and the reference is none
+
+
+def test_a_reference_stands_when_it_has_its_length_and_all_hours(warehouse: Warehouse) -> None:
+    stored(warehouse, 600)
+    for reference, standing in ((2, True), (24, False)):
+        found = windows(warehouse, hours(reference, 1), "support", START + 8 * HOUR)
+        assert found is not None
+        assert found.standing is standing

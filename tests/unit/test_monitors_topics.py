@@ -1,0 +1,73 @@
+"""Topics of two windows."""
+
+import random
+
+import pytest
+from traffic import prompts
+
+from retuned.monitors import topics
+from retuned.monitors.topics import find_topics
+
+
+def test_neither_window_is_the_one_that_topics_are_fitted_to() -> None:
+    rng = random.Random(1)
+    one, other = prompts(150, rng), prompts(120, rng)
+    found, exchanged = find_topics(one, other, 8), find_topics(other, one, 8)
+    assert found is not None
+    assert exchanged is not None
+    assert (found.reference, found.current) == (exchanged.current, exchanged.reference)
+    assert found.p_value == pytest.approx(exchanged.p_value)
+    assert found.p_value > 0.05
+
+
+def test_what_is_asked_about_only_now_is_a_topic_of_its_own() -> None:
+    rng = random.Random(2)
+    asked = [f"is the {rng.choice('ABC')} hoverboard allowed on pavements" for _ in range(40)]
+    found = find_topics(prompts(200, rng), prompts(160, rng) + asked, 8)
+    assert found is not None
+    assert found.p_value < 1e-9
+    assert "hoverboard" in found.newest
+    own = set(found.current[160:])
+    assert len(own) == 1
+    assert not own & set(found.reference)
+    assert any(word in own.pop() for word in ("hoverboard", "allowed", "pavements"))
+
+
+def test_a_mix_that_moves_within_the_clusters_is_seen() -> None:
+    """Two clusters are too few to hold five topics."""
+    rng = random.Random(3)
+    found = find_topics(prompts(300, rng), prompts(300, rng, (1, 3, 2, 2, 3)), 2)
+    assert found is not None
+    assert found.p_value < 1e-4
+
+
+def test_without_enough_prompts_or_words_there_are_none() -> None:
+    rng = random.Random(4)
+    assert find_topics(prompts(49, rng), prompts(49, rng), 8) is None
+    assert find_topics(["1234"] * 100, [""] * 100, 8) is None
+    assert find_topics(["one two three"] * 100, ["one two three"] * 100, 1) is None
+
+
+def test_prompts_that_repeat_themselves_are_no_difference() -> None:
+    asked = ["where is my parcel", "please delete my account"] * 50
+    found = find_topics(asked, asked, 8)
+    assert found is not None
+    assert len(set(found.reference)) == 2
+    assert found.p_value == 1.0
+
+
+def test_of_large_windows_a_part_is_compared_prompt_by_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "COMPARED", 60)
+    sizes = []
+    kernel = topics.two_sample_kernel
+
+    def counted(similarity, reference):  # type: ignore[no-untyped-def]
+        sizes.append((reference, len(similarity) - reference))
+        return kernel(similarity, reference)
+
+    monkeypatch.setattr(topics, "two_sample_kernel", counted)
+    rng = random.Random(5)
+    found = find_topics(prompts(150, rng), prompts(60, rng), 4)
+    assert found is not None
+    assert (len(found.reference), len(found.current)) == (150, 60)
+    assert sizes == [(50, 60)]
