@@ -57,7 +57,7 @@ class Feature:
 
     Attributes:
         threshold: of the p-value `value`, after the correction for the other features and for repeated looks.
-        distance: share of the rows, 0 to 1, that are different at least: the K-S statistic of numbers, the total
+        distance: about the share of rows, 0 to 1, that is different: the K-S statistic of numbers, the total
             variation of categories, the fall of the helpful rate for satisfaction.
         example: a prompt of the current window, of those that became more frequent; redacted as stored.
     """
@@ -293,7 +293,7 @@ def _in_words(column: str, reference: "pd.DataFrame", current: "pd.DataFrame", t
 
 
 def _excess(helpful_before: int, before: int, helpful_after: int, after: int) -> float:
-    """How many answers less were helpful than before, at the rate of before."""
+    """How many fewer answers were helpful than at the rate of before."""
     return after * helpful_before / before - helpful_after if before else 0.0
 
 

@@ -195,7 +195,7 @@ def test_falling_satisfaction_is_named_with_its_topic(warehouse: Warehouse, tmp_
     rng = random.Random(5)
     rated(warehouse, "support", prompts(ROWS, rng), START, 0, lambda _: 0.9)
     rated(
-        warehouse, "support", prompts(ROWS, rng), START + ROWS * MINUTE, ROWS,
+        warehouse, "support", [f"\x1b[2J{text}" for text in prompts(ROWS, rng)], START + ROWS * MINUTE, ROWS,
         lambda text: 0.2 if "parcel" in text or "shipping" in text or "deliver" in text else 0.9,
     )  # fmt: skip
     features(warehouse, tmp_path)
@@ -206,6 +206,7 @@ def test_falling_satisfaction_is_named_with_its_topic(warehouse: Warehouse, tmp_
     assert 0.1 < fell.distance < 0.3
     assert "% for the same topics, most in '" in sentence(found, [], {})
     assert any(word in fell.example for word in ("parcel", "shipping", "deliver"))
+    assert fell.example.isprintable()  # it goes to logs and terminals
     told = json.loads((tmp_path / "a.json").read_text())
     assert [test["status"] for test in told["tests"] if SATISFACTION in test["name"]] == ["FAIL"]
     assert "Cochran-Mantel-Haenszel" in (tmp_path / "a.html").read_text()
