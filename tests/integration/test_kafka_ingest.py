@@ -674,6 +674,7 @@ def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> N
         source = KafkaSource(settings.kafka, dict)
         until(lambda: not source.poll(100, 0.1).records and source.caught_up())
         broker.stop(signal.SIGKILL)
+        until(lambda: not source._consumer.metrics()["consumer-metrics"]["connection-count"])  # the client noticed
         # As a look at the group fails that comes just then.
         source._postponed = BrokerUnavailable("away")
         for _ in range(3):
