@@ -65,7 +65,7 @@ def grounding(answer: str, context: str | Sequence[str], question: str = "") -> 
     - subject: it has the value, name or word, but says it of something else: the clauses of the context that hold a
       rival of it (another value of its kind, another name in its place, "express" beside "standard", an opposite) are
       closer to the claim than those that hold it;
-    - name, item: a name, a further item of a list, or a party or way ("by your household insurer") that the context does
+    - name, item: a name, a further item of a list, or a party or way ("by your landlord"), that the context does
       not have;
     - denial: said where the context denies it, or the reverse; a charge for what is free;
     - bound, period: at least against at most, before against after, a month against a year or a stay;
@@ -196,6 +196,8 @@ class _Sources:
             found += self.equal.get(f"per {_PERIODS[key]}", ()) if key in _PERIODS else ()
         if value.kind == "%" and value.number and value.number < 1:  # half of what stands there
             found += self._shares(value.number)
+        if value.kind == "times" and value.number == 1:  # once a year is annually
+            found += [(value, index) for index in self.held.get(concept(value.per), ())]
         if value.kind == "weekday" and not found:
             found += [(value, index) for index in self.held.get(_DAILY, ())]
         if value.kind == "money" and value.number == 0:  # what is included costs nothing more

@@ -247,7 +247,7 @@ def _spelled(given: list[Token]) -> list[Token]:
     at = 0
     while at < len(given):
         token = given[at]
-        if token.text in _WORDED or token.number == 24:
+        if token.text in _WORDED or token.number == 24 or _text(given, at + 1) == "past":
             value, used = _worded(given, at)
             if value is not None:
                 found.append(Token(token.text, values=(value,)))
@@ -317,7 +317,7 @@ def _worded(given: list[Token], at: int) -> tuple[Value | None, int]:
         return _share(_FRACTIONS[word]), 1
     if word in {"same", "next"} and (used := _day(given, at + 1)):
         return Value("duration", (f"{word} day",)), used
-    if word in {"half", "quarter"} and (clock := _past(given, at)) is not None:
+    if following in {"past", "to"} and (clock := _past(given, at)) is not None:
         return Value("time", (str(clock), str(clock + 720))), 3  # without am or pm it may be either
     if word == "half" and following not in {"an", "a", "term", "-", "board"}:
         return _share(0.5), 1
@@ -579,10 +579,11 @@ def _amount(text: str) -> float:
 
 
 def _past(given: list[Token], at: int) -> int | None:
-    """Minutes from midnight or noon of half past six, quarter to six."""
+    """Minutes from midnight or noon of half past six, quarter to six, ten past six."""
     hour = _number(given, at + 2) or _SPELLED.get(_text(given, at + 2), 0.0)
     minutes = {("half", "past"): 30, ("quarter", "past"): 15, ("quarter", "to"): -15}
-    offset = minutes.get((_text(given, at), _text(given, at + 1)))
+    past = _SPELLED.get(_text(given, at), _number(given, at)) if _text(given, at + 1) == "past" else None
+    offset = minutes.get((_text(given, at), _text(given, at + 1)), past)
     return None if offset is None or not 1 <= hour <= 12 else int(60 * hour + offset) % 720
 
 

@@ -44,6 +44,7 @@ def equal(one: str, other: str) -> bool:
         ("24/7", "24 hours a day"),
         ("from 7 to 10:30", "7:00 to 10:30"),
         ("15 July 2027", "July 15th, 2027"),
+        ("ten past six in the evening", "18:10"),
         ("Christmas Eve", "24 December"),
         ("at weekends", "Saturday and Sunday"),
         ("three euros fifty", "€3.50"),
