@@ -391,10 +391,6 @@ def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[
     if claim.words.get(_LIMITED) is False and any(value.bound == "most" for value in source.values):
         yield "bound"
     known = [word for word in claim.words if word in sources.held and not (claim.hours and word in _HOURS)]
-    for word in known:
-        is_name = word in claim.names or word in sources.names
-        if is_name and source.scope.get(word, 0.0) <= 0.5 and source.names.difference(claim.scope):
-            yield "subject"
     if claim.words.get(_COST) and not any(value.kind == "money" for value in claim.values):
         amounts = [value.number for value in source.values if value.kind == "money"]
         if amounts and not any(amounts):
