@@ -48,9 +48,11 @@ _BREAKS = frozenset("and but while whereas although though because if when whene
 _CONDITIONS = frozenset(
     "with for if when on in at as after during to since because once by under from above over below".split()
 )
+_PREPOSITIONS = frozenset("to by from through via with at".split())
+_AROUND = frozenset("in on for of after before during within until till as about against".split())
 _LISTED = frozenset({"weekday", "date", "time", "month"})
 _BOUNDING = frozenset("more longer later less fewer earlier only just".split())
-_COST, _FREE = concept("cost"), money(0.0)
+_COST, _FREE, _OTHERWISE = concept("cost"), money(0.0), concept("otherwise")
 
 
 @dataclass(slots=True)
@@ -73,7 +75,12 @@ class Clause:
         own_subject: it does not take over what the clause before it is about.
         pronoun: it, they and the like stand for its subject.
         condition: it says when or for whom the next one holds.
-        item: it may be the last item of a list.
+        item: it may be an item of a list.
+        bare: it has neither verb, pronoun, denial nor value, as far as that can be seen.
+        hours: from when until when: that is about opening and closing alike.
+        objects: the words behind each of its prepositions of a party or a way (to, by, from).
+        announces: a colon ends it, what it speaks of comes behind.
+        lead: the clauses that announce the list in whose lines it stands.
         us: somebody who speaks or is spoken to is in it.
         universal, exclusive: it speaks of all (both, every), of one only.
         scope: what it is about. Its own words weigh 1, those of clauses nearby less.
@@ -95,6 +102,11 @@ class Clause:
     pronoun: bool = False
     condition: bool = False
     item: bool = False
+    bare: bool = False
+    hours: bool = False
+    objects: list[list[str]] = field(default_factory=list)
+    announces: bool = False
+    lead: list["Clause"] = field(default_factory=list)
     us: bool = False
     universal: bool = False
     exclusive: bool = False
@@ -104,8 +116,19 @@ class Clause:
 def read(text: str) -> list[Clause]:
     """The clauses of a text, in time linear in its length."""
     clauses: list[Clause] = []
+    lead: list[Clause] = []
     for number, sentence in enumerate(sentences(text)):
-        clauses += _Reader(tokens(_LEAD.sub("", sentence)), number).clauses
+        found = _Reader(tokens(_LEAD.sub("", sentence)), number).clauses
+        clauses += found
+        if sentence.endswith(":"):
+            lead = found[-_NEAR:]
+        else:
+            for clause in found:
+                clause.lead = lead
+            if lead and found:
+                found[0].item |= found[0].bare
+            if sentence[-1] in ".!?":
+                lead = []
     _look_around(clauses)
     return clauses
 
@@ -135,8 +158,9 @@ def _look_around(clauses: list[Clause]) -> None:
         begin = first[clause.sentence]
         bare = not clause.words and not clause.us
         earlier = 1.0 if bare else INHERITED
+        before = INHERITED if _OTHERWISE not in clause.words else _LOOSE  # where a condition does not hold
         around = [
-            (other, INHERITED if other.condition else earlier) for other in clauses[max(begin, index - _NEAR) : index]
+            (other, before if other.condition else earlier) for other in clauses[max(begin, index - _NEAR) : index]
         ]
         # If the train is late, you get a refund: a condition is about what follows from it.
         following = INHERITED if clause.condition else _FOLLOWING
@@ -146,9 +170,10 @@ def _look_around(clauses: list[Clause]) -> None:
             around.append((other, following))
             following = _FOLLOWING
         if begin:
-            before = first[clauses[begin - 1].sentence]
+            start = first[clauses[begin - 1].sentence]
             weight = 0.6 if clauses[begin].pronoun else 0.25
-            around += [(other, weight) for other in clauses[max(before, begin - _NEAR) : begin]]
+            around += [(other, weight) for other in clauses[max(start, begin - _NEAR) : begin]]
+        around += [(other, INHERITED) for other in clause.lead]
         kinds = set(clause.kinds.values())
         for other, weight in [*around, (clause, 1.0)]:
             for token in other.sequence:
@@ -186,6 +211,7 @@ class _Reader:
             elif token.code or token.text[0].isalpha():
                 self._word(token)
             elif self._ends(token.text):
+                self.clause.announces = token.text == ":"
                 self._break(subject=token.text == ";", listed=token.text == ",")
             self.at += 1
         self._close()
@@ -193,10 +219,11 @@ class _Reader:
     def _open(self, *, subject: bool = False) -> None:
         self.clause = Clause(self.number, own_subject=subject)
         self.denied = self.rest_denied = self.next_denied = self.next_predicate = False
-        self.begun = self.between = self.costs = self.nothing = self.joined = self.listed = False
+        self.begun = self.between = self.until = self.in_object = False
+        self.costs = self.nothing = self.joined = self.listed = False
         self.plain, self.last_word = True, ""
 
-    def _close(self) -> None:
+    def _close(self, *, goes_on: bool = False) -> None:
         clause = self.clause
         if self.nothing and self.costs:
             self._value(_FREE)
@@ -212,8 +239,11 @@ class _Reader:
             self.denied = True  # not on books, films and games
         if self.denied:
             clause.words = {word: not affirmed for word, affirmed in clause.words.items()}
+        times = [value for value in clause.values if value.kind == "time"]
+        clause.hours = self.until or len(times) > 1
         clause.subject |= set(clause.sequence[:1])
-        clause.item = self.joined and self.plain and not clause.values
+        clause.bare = self.plain and not clause.values
+        clause.item = (self.joined or (self.listed and goes_on)) and clause.bare
         if clause.sequence:
             self.clauses.append(clause)
 
@@ -221,7 +251,7 @@ class _Reader:
         self, *, subject: bool = False, excepted: bool = False, joined: bool = False, listed: bool = False
     ) -> None:
         if self.clause.sequence:
-            self._close()
+            self._close(goes_on=joined or listed)
             self.before_denied = self.denied
             self._open(subject=subject)
         self.denied = excepted and not self.before_denied
@@ -247,7 +277,7 @@ class _Reader:
         return mark in ",;:)" and not (mark == "," and self._lists())
 
     def _values(self, token: Token) -> None:
-        self.begun = True
+        self.begun, self.in_object = True, False
         for value in token.values:
             self._value(value)
 
@@ -279,6 +309,12 @@ class _Reader:
             clause.pronoun = word in PRONOUNS
             clause.condition |= word in _CONDITIONS
         self.between |= word == "between"
+        self.until |= word in {"until", "till"}
+        if word in _PREPOSITIONS:
+            clause.objects.append([])
+        elif word in AUXILIARIES or word in _AROUND:
+            self.in_object = False
+        self.in_object |= word in _PREPOSITIONS
         if self._is_free(word) or self._is_denial(token, word):
             return
         self.costs |= word in COSTS
@@ -301,8 +337,8 @@ class _Reader:
         provided = word in {"provided", "providing"} and self._text(1) in {"that", "it", "you", "they", "the", "nobody"}
         if word in EXCEPTIONS:
             self._break(excepted=True)
-        elif word in _BREAKS or as_long_as or provided:
-            self._break(joined=word == "and")
+        elif word in _BREAKS or as_long_as or provided or (word == "or" and self.listed and self.plain):
+            self._break(joined=word in {"and", "or"})
             self.begun |= word in _CONDITIONS
             self.clause.condition |= word in _CONDITIONS
         else:
@@ -325,6 +361,8 @@ class _Reader:
         self.last_word_at = self.at
         clause.sequence.append(word)
         clause.words[word] = not denied or clause.words.get(word, False)
+        if self.in_object:
+            clause.objects[-1].append(word)
         if token.capital:
             clause.names.add(word)
         before, behind = self._text(-1), self._text(1)
@@ -369,6 +407,8 @@ class _Reader:
             return False
         elif following in NOT_DENIED:
             self.at += 1
+        elif word == "not" and self.last_word_at == self.at - 1 and following.endswith("ed"):
+            self.next_predicate = self.next_denied = True  # bikes not collected
         elif following not in _BOUNDING and not self._is_bound() and not self._is_nothing_to_pay(word):
             self.next_predicate = True
             if word == "without" or word in NOT_DONE or self._text(-1) in {"have", "has", "had"}:
@@ -380,7 +420,9 @@ class _Reader:
     def _is_bound(self) -> bool:
         """Whether a denial is one of a comparison: not larger than, must not exceed."""
         ahead = [self._text(i) for i in range(1, 5)]
-        return "exceed" in ahead or any(a.endswith("er") and b == "than" for a, b in pairwise(ahead))
+        return "exceed" in ahead or any(
+            (a.endswith("er") or a in {"more", "less"}) and b == "than" for a, b in pairwise(ahead)
+        )
 
     def _is_nothing_to_pay(self, word: str) -> bool:
         """No fee, without extra charge, do not have to pay, you pay no postage: nothing, as an amount of money."""

@@ -22,6 +22,12 @@ def question(messages: str, context: str | None) -> str:
     return " ".join(_WORD.findall(unnumbered("\n".join([*contents, context or ""])).casefold()))
 
 
+def last_question(messages: str) -> str:
+    """What the user said last (messages as JSON); "" where no user speaks."""
+    asked = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
+    return asked[-1] if asked else ""
+
+
 def contradict(one: str, other: str) -> bool:
     """Whether of two answers each states a value of a kind (an amount, a date, a time …) that the other does not have
     and has another of, or one says yes and the other no. What only one of them mentions is no contradiction."""

@@ -19,9 +19,16 @@ _MOST_PLACES = 64
 """Of a word that stands in more clauses than this, the first ones count: it tells little."""
 _MOST_RIVALS = 32
 
-# What is polite or honest, and claims nothing; what follows a "but" does.
+# What is polite or honest, or sends elsewhere, and claims nothing; what follows a "but" does.
 _NO_CLAIM = re.compile(
-    r"\b(?:i (?:do not|don['’]t|cannot|can['’]t|am unable|am not able|am sorry|am afraid)"
+    r"\b(?:i (?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t|am unable|am not able|am sorry|am afraid)"
+    r"|we (?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t) (?:know|find|say|tell|answer|confirm|see)"
+    r"|(?:no|any|not have) (?:\w+ )?(?:information|details?) (?:about|on|regarding|concerning|whether|for)\b"
+    r"|no (?:mention|indication)\b"
+    r"|(?:says?|said|mentions?|tells?(?: me| us)?|states?) nothing"
+    r"|(?:not|\w+n['’]t|never) (?:\w+ )?(?:mention|specif|state|say)"
+    r"|^(?:please |(?:it(?: would be| is|['’]s) )?(?:best|better) to |i (?:suggest|recommend|would|['’]d) (?:\w+ )?)?"
+    r"(?:check|ask|asking|contact|contacting|consult|consulting|checking|get in touch|reach out)\b(?!.*[\d@])"
     r"|i['’]m (?:sorry|afraid|unable|not (?:able|sure))"
     r"|(?:happy|glad|here) to help|hope (?:this|that) helps|let (?:me|us) know (?:if|whether)|feel free"
     r"|sorry to hear|(?:great|good) question|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
@@ -41,31 +48,37 @@ _MARGIN = 0.02
 _SUBJECT = 0.6
 """What a clause is about to this degree is its subject."""
 _PERIODS = {"3600": "hour", "86400": "day", "604800": "week", "1 months": "month", "12 months": "year"}
-_INCLUDED, _LIMITED = concept("include"), concept("limit")
+_INCLUDED, _LIMITED, _DAILY, _COST = concept("include"), concept("limit"), concept("daily"), concept("cost")
+_HOURS = frozenset({concept("open"), concept("close")})
+_ANY_MONEY = "any money"
 
 
-def grounding(answer: str, context: str | Sequence[str]) -> float:
+def grounding(answer: str, context: str | Sequence[str], question: str = "") -> float:
     """How well the least supported clause of an answer is supported by its context, from 0 to 1.
 
     Answer and context are read as clauses: words by their stems (some words of business stand for each other), denials,
     and values with their units, so that 24 months are two years and "half past six" is 18:30. A clause starts with 1
     and loses with each fault (FAULTS):
 
-    - value: a number, amount, time, date, weekday or address that the context does not have;
+    - value: a number, amount, time, date, weekday or address that neither the context nor the question has (customers
+      tell of their own case: "I come on Friday");
     - subject: it has the value, name or word, but says it of something else: the clauses of the context that hold a
       rival of it (another value of its kind, another name in its place, "express" beside "standard", an opposite) are
       closer to the claim than those that hold it;
-    - name, item: a name, or a further item of a list, that the context does not have;
-    - denial: said where the context denies it, or the reverse;
-    - bound, period: at least against at most, before against after, a month against a year;
+    - name, item: a name, a further item of a list, or a party or way ("by your landlord"), that the context does
+      not have;
+    - denial: said where the context denies it, or the reverse; a charge for what is free;
+    - bound, period: at least against at most, before against after, a month against a year or a stay;
     - exclusive: said of all where the context says it of one only.
 
     A sentence of which the context knows next to nothing counts as invented. Sentences that claim nothing (thanks,
-    "I do not know", questions) are passed over; an answer of nothing else scores 1. A claim without context scores 0.
+    "I do not know", "please ask there", questions) are passed over; an answer of nothing else scores 1. A claim without
+    context scores 0. "These are three things:" counts the answer's own list.
 
     What it does not see: an invention made of words that the context has ("refunds if postponed" where they are given
-    if cancelled), facts that follow by arithmetic or common knowledge, and languages other than English, of which it
-    sees numbers alone. A paraphrase in wholly other words is marked down.
+    if cancelled), a yes to a wrong figure in the question, and languages other than English, of which it sees numbers
+    alone. What follows by arithmetic or common knowledge, but for halves of prices and fixed holidays, it takes for
+    invented. A paraphrase in wholly other words is marked down.
 
     The method is lexical precision against the source (as in the entailed n-grams of Dhingra et al. 2019, "Handling
     divergent reference texts"), taken per clause and value, as facts are checked one by one in FActScore (Min et al.
@@ -78,11 +91,13 @@ def grounding(answer: str, context: str | Sequence[str]) -> float:
     if not sources.clauses:
         return 0.0
     _take_over(said)
-    scores = [math.prod(FAULTS[fault] for fault in _faults(claim, sources)) for claim in said]
+    asked = [value for clause in _read(question[:MOST_CHARACTERS]) for value in clause.values][:MOST_CLAIMS]
+    scores = [math.prod(FAULTS[fault] for fault in _faults(claim, sources, asked)) for claim in said]
     by_sentence = defaultdict[int, list[Clause]](list)
     for claim in said:
-        by_sentence[claim.sentence].append(claim)
-    return min(*scores, *(_familiarity(sentence, sources) for sentence in by_sentence.values()))
+        if not claim.announces:
+            by_sentence[claim.sentence].append(claim)
+    return min([*scores, *(_familiarity(sentence, sources, asked) for sentence in by_sentence.values())])
 
 
 def claims(answer: str) -> Iterator[str]:
@@ -90,7 +105,7 @@ def claims(answer: str) -> Iterator[str]:
     for sentence in sentences(answer):
         if _NO_CLAIM.search(sentence):
             but = _BUT.search(sentence)
-            sentence = sentence[but.end() :] if but else ""
+            sentence = sentence[but.end() :].strip() if but else ""
         if sentence and not sentence.endswith("?"):
             yield sentence
 
@@ -98,6 +113,10 @@ def claims(answer: str) -> Iterator[str]:
 def _take_over(claims: list[Clause]) -> None:
     """What each claim is about. Unlike a source's, its scope is its own words and what leads up to them."""
     for index, claim in enumerate(claims):
+        if claim.announces:  # three things are needed: that counts the answer's own list
+            counts = {value.token for value in claim.values if value.kind in {"", "count"}}
+            claim.values = [value for value in claim.values if value.token not in counts]
+            claim.sequence = [token for token in claim.sequence if token not in counts]
         scope: dict[str, float] = {}
         for before in range(index - 1, max(index - 7, -1), -1):
             other = claims[before]
@@ -109,6 +128,9 @@ def _take_over(claims: list[Clause]) -> None:
                 break
             for token in other.sequence:
                 scope[token] = max(scope.get(token, 0.0), weight)
+        for other in claim.lead:
+            for token in other.sequence:
+                scope.setdefault(token, 0.5)
         if index + 1 < len(claims) and claims[index + 1].sentence == claim.sentence and claims[index + 1].condition:
             for token in claims[index + 1].sequence:
                 scope[token] = max(scope.get(token, 0.0), _SUBJECT)
@@ -172,15 +194,31 @@ class _Sources:
         found = [(other, index) for other, index in candidates if same(value, other)]
         for key in value.keys:  # what costs 5 euros a week is paid for a week
             found += self.equal.get(f"per {_PERIODS[key]}", ()) if key in _PERIODS else ()
+        if value.kind == "%" and value.number and value.number < 1:  # half of what stands there
+            found += self._shares(value.number)
+        if value.kind == "times" and value.number == 1:  # once a year is annually
+            found += [(value, index) for index in self.held.get(concept(value.per), ())]
+        if value.kind == "weekday" and not found:
+            found += [(value, index) for index in self.held.get(_DAILY, ())]
         if value.kind == "money" and value.number == 0:  # what is included costs nothing more
             found += [(value, index) for index in self.held.get(_INCLUDED, ())]
         return found
+
+    def _shares(self, fraction: float) -> Iterator[tuple[Value, int]]:
+        """Amounts of money that are a fraction of another."""
+        for value, index in self.equal.get(_ANY_MONEY, ()):
+            if value.number and f"money {value.number / fraction:.12g}" in self.equal:
+                yield value, index
 
 
 def _keys(value: Value, *, stored: bool) -> Iterator[str]:
     """The keys under which a value is stored, or looked up: by its amount, and by its number where kinds may differ."""
     for key in value.keys:
         yield f"{value.kind} {key}"
+        if stored and value.kind == "date":
+            yield f"month {key.partition('-')[0]}"
+    if stored and value.kind == "money":
+        yield _ANY_MONEY
     if value.number is None:
         return
     if value.kind in LOOSE:
@@ -236,43 +274,57 @@ class _Match:
         )
 
 
-def _familiarity(sentence: list[Clause], sources: _Sources) -> float:
+def _familiarity(sentence: list[Clause], sources: _Sources, asked: list[Value]) -> float:
     """How much of a sentence the sources know; a value counts as two words, and enough is 1."""
     words = [word for claim in sentence for word in claim.words]
     values = [value for claim in sentence for value in claim.values]
-    known = sum(word in sources.held for word in words) + 2 * sum(bool(sources.holding(value)) for value in values)
+    known = sum(word in sources.held for word in words) + 2 * sum(
+        bool(sources.holding(value)) or _among(value, asked) for value in values
+    )
     total = len(words) + 2 * len(values)
     if not known and total > 2:
         return 0.0
+    if len(words) > 3 and not any(word in sources.held for word in words):
+        return 0.5  # numbers alone are found anywhere
     return min(0.7 * (known + 1) / (total + 2) / _KNOWN, 1.0)
 
 
-def _faults(claim: Clause, sources: _Sources) -> Iterator[str]:
+def _among(value: Value, others: Iterable[Value]) -> bool:
+    """Whether a value is among others, unit and all."""
+    return any(value.kind == other.kind and same(value, other) for other in others)
+
+
+def _faults(claim: Clause, sources: _Sources, asked: list[Value]) -> Iterator[str]:
     match = _Match(claim, sources)
     if any(word in claim.names and word not in sources.held for word in claim.words):
         yield "name"
     total = sum(sources.weight.get(token, 0.0) for token in claim.sequence)
     for value in claim.values:
-        yield from _value_faults(value, claim, match, sources, _MARGIN * total)
+        yield from _value_faults(value, claim, match, sources, _MARGIN * total, asked)
     if any(claim.words.values()) or claim.values:
         yield from (
             "subject"
             for token, weight in claim.scope.items()
             if weight >= _SUBJECT and _said_of_a_rival(token, claim, match, sources, total)
         )
-    if not match.closest:
-        return
-    yield from _closest_faults(claim, match.closest[0], sources)
-    if _is_denied(claim, match, sources):
-        yield "denial"
+    if match.closest and not claim.announces:
+        yield from _closest_faults(claim, match.closest[0], sources)
+        if _is_denied(claim, match, sources):
+            yield "denial"
+    for party in claim.objects:
+        if len(party) >= 2 and not any(word in sources.held for word in party):
+            yield "item"
     if claim.item and claim.words and not any(word in sources.held for word in claim.words):
         yield "item"
 
 
-def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources, margin: float) -> Iterator[str]:
+def _value_faults(
+    value: Value, claim: Clause, match: _Match, sources: _Sources, margin: float, asked: list[Value]
+) -> Iterator[str]:
     holding = sources.holding(value)
     if not holding:
-        if value.number != 1 or value.kind not in {"", "count"}:  # "one" is seldom a number
+        # "one" is seldom a number
+        if not ((value.number == 1 and value.kind in {"", "count"}) or _among(value, asked)):
             yield "value"
         return
     held = {index for _, index in holding}
@@ -296,30 +348,34 @@ def _value_faults(value: Value, claim: Clause, match: _Match, sources: _Sources,
         rivals = {i for i in rivals if any(sources.about[word].get(i, 0.0) >= INHERITED for word in named)}
     if rivals:
         # What is taken over from a clause before has values of its own.
-        left_out = {value.token} | {
-            token for token, weight in claim.scope.items() if weight < 1 and token.startswith(f"{value.kind} ")
-        }
+        left_out = (
+            {value.token}
+            | (_HOURS if claim.hours else set())
+            | {token for token, weight in claim.scope.items() if weight < 1 and token.startswith(f"{value.kind} ")}
+        )
         if match.best(rivals, left_out) > match.best(held, left_out) + margin:
             yield "subject"
         if any(i in sources.held[word] for word in named for i in rivals) and not any(
             sources.about[word].get(i, 0.0) >= 0.5 for word in named for i in held
         ):
             yield "subject"  # the name stands with another value, and not with this one
-    stated, _ = max(holding, key=lambda found: match.scores.get(found[1], 0.0))
+    stated, place = max(holding, key=lambda found: match.scores.get(found[1], 0.0))
     if (value.bound, stated.bound) in CONFLICTING:
         yield "bound"
-    if value.per and stated.per and value.per != stated.per:
+    if stated.per and value.per not in {"", stated.per} and concept(value.per) not in sources.clauses[place].words:
         yield "period"
 
 
 def _said_of_a_rival(token: str, claim: Clause, match: _Match, sources: _Sources, total: float) -> bool:
     """Whether clauses about a rival of a word, and not about it, are closer to the claim than those about it."""
-    if claim.words.get(token) is False:
+    if claim.words.get(token) is False or (token in _HOURS and claim.hours):
         return False
     rivals = {rival for rival in sources.rivals.get(token, ()) if claim.scope.get(rival, 0.0) < _SUBJECT}
     if not rivals:
         return False
     own = {index for index, weight in sources.about.get(token, {}).items() if weight >= INHERITED}
+    if token in _HOURS:
+        own |= {index for index in match.closest if sources.clauses[index].hours}
     if any(i in own for value in claim.values if value.token != token for _, i in sources.holding(value)):
         return False  # what the claim says of it stands with it
     others = {i for rival in rivals for i, weight in sources.about.get(rival, {}).items() if weight >= INHERITED} - own
@@ -334,11 +390,11 @@ def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[
         yield "exclusive"
     if claim.words.get(_LIMITED) is False and any(value.bound == "most" for value in source.values):
         yield "bound"
-    known = [word for word in claim.words if word in sources.held]
-    for word in known:
-        is_name = word in claim.names or word in sources.names
-        if is_name and source.scope.get(word, 0.0) <= 0.5 and source.names.difference(claim.scope):
-            yield "subject"
+    known = [word for word in claim.words if word in sources.held and not (claim.hours and word in _HOURS)]
+    if claim.words.get(_COST) and not any(value.kind == "money" for value in claim.values):
+        amounts = [value.number for value in source.values if value.kind == "money"]
+        if amounts and not any(amounts):
+            yield "denial"  # a charge for what is free
     if known and any(claim.words.values()):
         # Its words must stand where its values do.
         places = [i for v in claim.values for u, i in sources.holding(v) if u.kind == v.kind]

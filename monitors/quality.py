@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import duckdb
 
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
-from retuned.monitors.consistency import contradictions, question
+from retuned.monitors.consistency import contradictions, last_question, question
 from retuned.monitors.grounding import grounding
 from retuned.monitors.opinions import Answer, Opinions
 from retuned.monitors.settings import Settings
@@ -104,8 +104,8 @@ def _grounding_rates(
     sample(cursor, "sampled_answers", workload, window, settings.windows.sample_rows, now.isoformat())
     threshold = settings.quality.grounding_threshold
     verdicts: dict[str, list[bool]] = defaultdict(list)
-    for model, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
-        invented = _invented(response, context, threshold)
+    for model, messages, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
+        invented = _invented(messages, response, context, threshold)
         verdicts[model].append(invented)
         verdicts[ALL_MODELS].append(invented)
     figures = [
@@ -127,9 +127,8 @@ def _opinions(
     sample(cursor, "shown_answers", workload, window, settings.windows.sample_rows, OPINIONS_SEED)
     answers = []
     for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
-        passages = _passages(context)
-        asked = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
-        answers.append(Answer(identity, asked[-1] if asked else "", passages, response, grounding(response, passages)))
+        passages, asked = _passages(context), last_question(messages)
+        answers.append(Answer(identity, asked, passages, response, grounding(response, passages, asked)))
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, answers, now).items()
@@ -140,8 +139,8 @@ def _passages(context: str) -> tuple[str, ...]:
     return tuple(passage for passage in json.loads(context) if isinstance(passage, str))
 
 
-def _invented(response: str, context: str, threshold: float) -> bool:
-    return grounding(response, _passages(context)) < threshold
+def _invented(messages: str, response: str, context: str, threshold: float) -> bool:
+    return grounding(response, _passages(context), last_question(messages)) < threshold
 
 
 def _calibrated(
@@ -151,8 +150,10 @@ def _calibrated(
         QUERIES["labelled"],
         {"workload": workload, "since": now - timedelta(days=CALIBRATION_DAYS), "most": CALIBRATION_ANSWERS},
     ).fetchall()
-    positives = [_invented(response, context, threshold) for response, context, invented in labelled if invented]
-    negatives = [_invented(response, context, threshold) for response, context, invented in labelled if not invented]
+    verdicts: dict[bool, list[bool]] = {True: [], False: []}
+    for messages, response, context, label in labelled:
+        verdicts[label].append(_invented(messages, response, context, threshold))
+    positives, negatives = verdicts[True], verdicts[False]
     if min(len(positives), len(negatives)) < CALIBRATION_MINIMUM:
         return []
     errors = sum(positives), len(positives), len(negatives) - sum(negatives), len(negatives)

@@ -11,6 +11,11 @@ _MONTH |= {name[:3]: number for name, number in _MONTH.items() if name != "may"}
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _WEEKDAY = {name: number for number, name in enumerate(_WEEKDAYS)}
 _WEEKDAY |= {f"{name}s": number for name, number in _WEEKDAY.items()}
+_WEEK = dict.fromkeys(("weekday", "weekdays"), range(5)) | dict.fromkeys(("weekend", "weekends"), range(5, 7))
+_HOLIDAYS = {
+    ("christmas", "eve"): (12, 24), ("christmas", "day"): (12, 25), ("boxing", "day"): (12, 26),
+    ("new", "year's", "eve"): (12, 31), ("new", "year's", "day"): (1, 1),
+}  # fmt: skip
 _ONES = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 _SPELLED = {word: float(number) for number, word in enumerate(f"{_ONES} eighteen nineteen".split(), 1)}
 _TENS = {
@@ -21,7 +26,7 @@ _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "k": 1e3}
 _TIMES = {"once": 1.0, "twice": 2.0, "thrice": 3.0}
 _PLACES = {word: place for place, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)}
 _THROUGH = frozenset({"to", "through", "until", "till", "-", "–"})
-_FRACTIONS = {"third": 33, "quarter": 25, "fifth": 20, "tenth": 10}
+_FRACTIONS = {"third": 1 / 3, "quarter": 0.25, "fifth": 0.2, "tenth": 0.1}
 _HALVES = {
     ("in", "the", "morning"): 0,
     ("in", "the", "afternoon"): 720,
@@ -63,6 +68,7 @@ _PERIODS = {
     "night": "day", "nightly": "day", "week": "week", "weekly": "week", "month": "month", "monthly": "month",
     "quarter": "quarter", "year": "year", "yearly": "year", "annual": "year", "annually": "year",
 }  # fmt: skip
+_BEFORE_A_YEAR = frozenset("in of by until till since from during year spring summer autumn winter".split())
 # Kinds that come at so much for each period.
 _RATED = frozenset({"money", "times", "weight", "length", "data", "count", "energy", "volume", "duration"})
 
@@ -163,6 +169,7 @@ _PHRASES = {
     ("instant",): _NOW,
     ("right", "away"): _NOW,
     ("straight", "away"): _NOW,
+    ("at", "once"): _NOW,
 }
 _WORDED = frozenset(phrase[0] for phrase in _PHRASES) | _TIMES.keys() | _FRACTIONS.keys() | {"same", "next", "half"}
 _AND_A_HALF = ("and", "a", "half")
@@ -182,13 +189,15 @@ def tokens(sentence: str) -> list[Token]:
 
 
 def same(one: Value, other: Value) -> bool:
-    """Whether two values are equal. A bare number equals any amount written with it."""
+    """Whether the second value says the first. A bare number equals any amount written with it."""
+    if (one.kind, other.kind) == ("month", "date"):
+        return other.keys[0].startswith(f"{one.keys[0]}-")  # on 1 May is in May
     if one.kind == other.kind:
         return any(key in other.keys for key in one.keys) and (
             one.currency == other.currency or not (one.currency and other.currency)
         )
     loose = not one.kind or not other.kind or {one.kind, other.kind} <= LOOSE
-    return loose and one.number == other.number and one.number not in {None, 1.0}
+    return loose and one.number == other.number and (one.number not in {None, 1.0} or "time" in {one.kind, other.kind})
 
 
 def _scan(sentence: str) -> list[Token]:
@@ -203,7 +212,7 @@ def _scan(sentence: str) -> list[Token]:
         if match["address"]:
             token.values = (Value("address", (token.text,)),)
         elif match["iso"]:
-            token.values = (_date(int(text[5:7]), int(text[8:10])),)
+            token.values = (_date(int(text[5:7]), int(text[8:10])), Value("year", (text[:4],)))
         elif match["clock"]:
             hour = int(match["hour"]) % 12 + (12 if match["half"].lower() == "p" else 0)
             clock = _clock(60 * hour + int(match["minute"] or 0))
@@ -238,7 +247,7 @@ def _spelled(given: list[Token]) -> list[Token]:
     at = 0
     while at < len(given):
         token = given[at]
-        if token.text in _WORDED or token.number == 24:
+        if token.text in _WORDED or token.number == 24 or _text(given, at + 1) == "past":
             value, used = _worded(given, at)
             if value is not None:
                 found.append(Token(token.text, values=(value,)))
@@ -247,6 +256,9 @@ def _spelled(given: list[Token]) -> list[Token]:
         before = found[-1] if found and found[-1].number is not None else None
         if before and token.text == "dozen":
             before.number, used = 12 * (before.number or 1), 1
+        elif before and token.text in {"thirds", "fifths", "tenths"}:
+            share = _FRACTIONS[token.text.removesuffix("s")] * (before.number or 1)
+            found[-1], used = Token(token.text, values=(_share(share),)), 1
         elif before and token.text == "quarters":
             before.number = 0.25 * (before.number or 1)
             used = 3 if _text(given, at + 1) == "of" and _text(given, at + 2) in {"an", "a"} else 1
@@ -265,8 +277,8 @@ def _spelled(given: list[Token]) -> list[Token]:
 
 def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
     """The number at a place, in digits or words, and how many tokens it takes."""
-    word, used = given[at].text, 1
-    number = _SPELLED.get(word, given[at].number)
+    word, used = _text(given, at), 1
+    number = _SPELLED.get(word, _number(given, at))
     if word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
         return 0.5, 2
     if word == "other" and _text(given, at - 1) == "every" and _text(given, at + 1) in _UNITS:
@@ -293,20 +305,22 @@ def _worded(given: list[Token], at: int) -> tuple[Value | None, int]:
     if given[at].number == 24:
         return (_ALWAYS, 3) if following == "/" and _number(given, at + 2) == 7 else (None, 0)
     for phrase, value in _PHRASES.items():
-        if _texts(given, at, len(phrase)) == phrase:
-            return value, len(phrase)
+        if _texts(given, at, len(phrase)) == phrase and (word != "at" or _in_words(given, at - 2)[0] is None):
+            return value, len(phrase)  # two users at once are not immediate
     if word in _TIMES and (
         word == "twice" or following in {"a", "an", "per", "every", "each"} or following in _PERIODS
     ):
         return Value("times", (f"{_TIMES[word]:g}",), _TIMES[word]), 1
-    if word in _FRACTIONS and _text(given, at - 1) in {"a", "one"} and following == "of":
-        return Value("%", (f"{_FRACTIONS[word]}",), float(_FRACTIONS[word])), 1
+    if word in _FRACTIONS and (
+        _text(given, at - 1) == "one" or (_text(given, at - 1) == "a" and following in {"of", "off", "", ".", ","})
+    ):
+        return _share(_FRACTIONS[word]), 1
     if word in {"same", "next"} and (used := _day(given, at + 1)):
         return Value("duration", (f"{word} day",)), used
-    if word in {"half", "quarter"} and (clock := _past(given, at)) is not None:
+    if following in {"past", "to"} and (clock := _past(given, at)) is not None:
         return Value("time", (str(clock), str(clock + 720))), 3  # without am or pm it may be either
     if word == "half" and following not in {"an", "a", "term", "-", "board"}:
-        return Value("%", ("50",), 50.0), 1
+        return _share(0.5), 1
     return None, 0
 
 
@@ -340,11 +354,16 @@ def _dates(given: list[Token]) -> list[Token]:
             if until is not None and _text(given, at + 1) in _THROUGH:
                 days, used = [(first + day) % 7 for day in range((until - first) % 7 + 1)], 3
             token = Token(token.text, values=tuple(Value("weekday", (_WEEKDAYS[day],)) for day in days))
-        if token.values and token.values[0].kind == "date":
-            if _text(given, at + used) == "," and 1900 < (_number(given, at + used + 1) or 0) < 2200:
-                used += 2
-            elif 1900 < (_number(given, at + used) or 0) < 2200:
-                used += 1
+        elif token.text in _WEEK and _text(given, at + 1) != "of":
+            token = Token(token.text, values=tuple(Value("weekday", (_WEEKDAYS[day],)) for day in _WEEK[token.text]))
+        elif holiday := next((h for h in _HOLIDAYS if _texts(given, at, len(h)) == h), None):
+            token, used = Token(token.text, values=(_date(*_HOLIDAYS[holiday]),)), len(holiday)
+        if token.values and token.values[0].kind in {"date", "month"}:
+            behind = at + used + (_text(given, at + used) == ",")
+            if year := _year(given, behind):
+                token.values, used = (*token.values, year), behind + 1 - at
+        elif not token.values and (year := _year(given, at)) and _text(given, at - 1) in _BEFORE_A_YEAR:
+            token = Token(token.text, values=(year,))
         found.append(token)
         at += used
     return found
@@ -408,6 +427,10 @@ def _measures(given: list[Token]) -> list[Token]:
             and ((found[-1].upper and found[-1].text not in STOP_WORDS) or found[-1].text in _LABELLED)
         ):
             unit = f"no. {found[-1].text}"  # Flex 10, Terminal 2: a name
+        cents = _number(given, at + 1 + used) or 0.0
+        of_money = last == at and _UNITS.get(unit, ("",))[0] == "money" and token.number.is_integer()
+        if of_money and 0 < cents < 100 and not _unit(given, at + 2 + used)[1]:
+            token.number, used = token.number + cents / 100, used + 1  # three euros fifty
         ends = [token.number] if last == at else [token.number, given[last].number or 0.0]
         found.append(Token(token.text, values=tuple(_measured(number, unit) for number in ends)))
         at = last + 1 + used
@@ -423,6 +446,8 @@ def _rates(given: list[Token]) -> list[Token]:
         period = _PERIODS.get(token.text)
         before = given[at - 1].text if at else ""
         reach -= 4 if token.text in {",", ";", "and", "but"} else 1
+        if before == "per" and not period and rated and reach > 0 and rated.values[0].kind == "money":
+            rated.values = tuple(replace(value, per=value.per or token.text) for value in rated.values)  # per stay
         if token.values:
             rated, reach = token, 6
             if once and token.values[0].kind == "money":
@@ -432,7 +457,11 @@ def _rates(given: list[Token]) -> list[Token]:
         elif token.text == "once" and rated and reach > 0 and rated.values[0].kind == "money":
             rated.values = tuple(replace(value, per="once") for value in rated.values)
             continue
-        elif period and (before in {"a", "an", "per", "each", "every", "/"} or token.text not in _UNITS):
+        elif period and (
+            before in {"a", "an", "per", "each", "every", "/"}
+            or token.text not in _UNITS
+            or (before == "and" and at > 2 and given[at - 3].text == "per")  # per person and night
+        ):
             earlier = given[at - 2].text if at > 1 else ""
             if rated and reach > 0 and rated.values[0].kind in _RATED:
                 of_time = rated.values[0].number if rated.values[0].kind == "duration" else None
@@ -525,6 +554,11 @@ def _measured(number: float, unit: str) -> Value:
     return Value(kind, (f"{amount:.12g}",), number)
 
 
+def _share(fraction: float) -> Value:
+    """A fraction in words, as a percentage; its number is the fraction."""
+    return Value("%", (f"{100 * fraction:.0f}",), fraction)
+
+
 def _date(month: int, day: int) -> Value:
     return Value("date", (f"{month}-{day}",))
 
@@ -545,10 +579,11 @@ def _amount(text: str) -> float:
 
 
 def _past(given: list[Token], at: int) -> int | None:
-    """Minutes from midnight or noon of half past six, quarter to six."""
+    """Minutes from midnight or noon of half past six, quarter to six, ten past six."""
     hour = _number(given, at + 2) or _SPELLED.get(_text(given, at + 2), 0.0)
     minutes = {("half", "past"): 30, ("quarter", "past"): 15, ("quarter", "to"): -15}
-    offset = minutes.get((_text(given, at), _text(given, at + 1)))
+    past = _SPELLED.get(_text(given, at), _number(given, at)) if _text(given, at + 1) == "past" else None
+    offset = minutes.get((_text(given, at), _text(given, at + 1)), past)
     return None if offset is None or not 1 <= hour <= 12 else int(60 * hour + offset) % 720
 
 
@@ -564,6 +599,12 @@ def _month(given: list[Token], at: int) -> int | None:
     """The month at a place; may and march are words too."""
     word = _text(given, at)
     return None if word in {"may", "march"} and not given[at].upper else _MONTH.get(word)
+
+
+def _year(given: list[Token], at: int) -> Value | None:
+    """The year at a place."""
+    number = _number(given, at) or 0.0
+    return Value("year", (f"{number:g}",)) if 1900 < number < 2200 and number.is_integer() else None
 
 
 def _texts(given: list[Token], at: int, count: int) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 STOP_WORDS = frozenset(
     """
-    a about above after again against ahead all along already also although always am an and any anything are as at
+    a about above after again against ahead all along already also although always am an and another any
+    anything are as at
     be because been before being below between both but by can cannot could currently did do does doing done each
     either else even every everything few fewer for from generally get gets getting give given gives go goes going
     got had has have having he her here hers him his how however i if in instead into is it its itself just later
@@ -55,7 +56,7 @@ parcel package packet
 buy purchase bought order
 allow permit accept welcome possible permission fine okay ok
 require need necessary mandatory compulsory requirement essential
-include contain comprise cover part inclusive
+include contain comprise cover part inclusive add
 available offer provide
 start begin commence began
 end finish expire stop
@@ -126,7 +127,7 @@ PHRASES = {
     ("sending", "back"): "return", ("taken", "back"): "return", ("get", "back"): "refund", ("paid", "back"): "refund",
     ("money", "back"): "refund", ("pay", "back"): "refund", ("comes", "with"): "include", ("come", "with"): "include",
     ("pick", "up"): "collect", ("picked", "up"): "collect", ("take", "away"): "collect", ("sign", "up"): "register",
-    ("let", "know"): "inform",
+    ("let", "know"): "inform", ("call", "off"): "cancel", ("called", "off"): "cancel", ("calling", "off"): "cancel",
 }  # fmt: skip
 # Of each line one is said where another is not.
 _OPPOSITES = """
@@ -140,7 +141,6 @@ minimum maximum
 arrive depart
 enable disable
 domestic international
-weekday weekend
 public private
 full empty
 hot cold

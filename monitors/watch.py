@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
+from retuned.monitors.consistency import last_question
 from retuned.monitors.grounding import grounding
 from retuned.monitors.sequential import log_e_value
 from retuned.monitors.settings import Settings, WatchSettings
@@ -198,8 +199,8 @@ def _counts(
             counts[metric, source, after, True] += bad
             counts[metric, source, after, False] += n - bad
         cursor.execute(QUERIES["grounded"], {"since": since, "rows": settings.windows.sample_rows})
-        for after, response, context in cursor.fetchall():
+        for after, messages, response, context in cursor.fetchall():
             passages = [passage for passage in json.loads(context) if isinstance(passage, str)]
-            invented = grounding(response, passages) < settings.quality.grounding_threshold
+            invented = grounding(response, passages, last_question(messages)) < settings.quality.grounding_threshold
             counts["hallucination", "grounding", after, invented] += 1
     return counts

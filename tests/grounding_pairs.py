@@ -51,7 +51,7 @@ def labelled() -> list[Pair]:
 
 
 def is_alarm(pair: Pair) -> bool:
-    return grounding(pair.answer, pair.context) < QualitySettings().grounding_threshold
+    return grounding(pair.answer, pair.context, pair.question) < QualitySettings().grounding_threshold
 
 
 def outcomes(pairs: list[Pair]) -> tuple[dict[str, Outcome], Counter[str]]:

@@ -55,7 +55,7 @@ GROUP BY GROUPING SETS ((model, kind), (kind))
 ORDER BY ALL
 
 -- name: grounded
-SELECT model, response, context
+SELECT model, messages, response, context
 FROM sampled_answers
 WHERE coalesce(json_array_length(context), 0) > 0
 ORDER BY id
@@ -81,7 +81,7 @@ WITH labels AS (
         AND value::VARCHAR IN ('true', 'false')
     GROUP BY interaction_id
 )
-SELECT response, context, value = 'true' AS invented
+SELECT messages, response, context, value = 'true' AS invented
 FROM labels JOIN traffic ON traffic.id = labels.interaction_id
 WHERE workload = $workload AND coalesce(json_array_length(context), 0) > 0
 ORDER BY labelled_at DESC, id

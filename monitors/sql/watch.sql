@@ -63,7 +63,7 @@ GROUP BY after
 -- name: grounded
 -- Those with a context among the nearest to the promotion, on each side of it, for each of the two: the same ones
 -- whenever it is looked.
-SELECT after, response, context
+SELECT after, messages, response, context
 FROM interactions JOIN (
     SELECT id, timestamp, after FROM watched_answers
     QUALIFY row_number() OVER (

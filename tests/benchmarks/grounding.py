@@ -28,7 +28,7 @@ def main() -> dict[str, float]:
     began = time.perf_counter()
     for _ in range(ROUNDS):
         for pair in pairs:
-            grounding(pair.answer, pair.context)
+            grounding(pair.answer, pair.context, pair.question)
     seconds = time.perf_counter() - began
     figures = {
         "grounding_pairs": float(len(pairs)),
