@@ -210,17 +210,17 @@ class Stage:
             "models": {"base": str(base), "directory": str(data / "models")},
             # Answers are slow for as long as a training shares the machine with the model.
             "watch": {"compare_seconds": 120.0, "latency_ratio": 10.0},
-            "dataset": {"minimum_rows": 60, "holdout_share": 0.3},
+            "dataset": {"minimum_rows": 60, "holdout_share": 0.33},
             "gate": {"minimum_examples": 12},
             "evaluate": {"max_new_tokens": 24, "batch_size": 32},
             "train": {"batch_size": 6, "epochs": 4},
             "policy": {
-                "new_corrections": 130,
-                "minimum_corrections": 120,
+                "new_corrections": 140,
+                "minimum_corrections": 140,
                 "minimum_ratings": 25,
                 "cooldown_seconds": 20.0,
             },
-            "schedule": {"quality_seconds": 3.0, "watch_seconds": 10.0, "drift_seconds": 20.0},
+            "schedule": {"quality_seconds": 5.0, "watch_seconds": 15.0, "drift_seconds": 45.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
         }
 
