@@ -286,7 +286,7 @@ class Jobs:
         if self._scheduler and self._scheduler.running:
             self._scheduler.add_job(
                 self._report,
-                args=[workload, period],
+                args=[workload, [period]],
                 id=f"report:{workload}",
                 executor="retrain",
                 replace_existing=True,

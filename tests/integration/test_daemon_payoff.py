@@ -1,6 +1,7 @@
 """What the daemon makes of a real warehouse with a real run in it: money, what comes in while a run trains, reports."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
 from models import tiny_llama
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
@@ -223,3 +226,22 @@ def test_an_operator_gets_the_running_month(story: Story, monkeypatch: pytest.Mo
     done = commands.carry_out(story.jobs, "report", "support", {})
     assert done["done"] == f"the report of this month so far will be at /reports/{name}"
     assert "No benchmark of the models: not asked in this test" in (story.jobs.reports / f"{name}.html").read_text()
+
+
+def test_a_running_daemon_writes_it_in_turn(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "benchmark", lambda *_: {"problem": "not asked in this test"})
+    jobs = story.jobs
+    jobs.now = lambda: datetime(2026, 3, 21)
+    page = jobs.reports / f"{reports.report_id('support', reports.Period.of('month', jobs.now()))}.html"
+    page.unlink(missing_ok=True)
+    scheduler = BackgroundScheduler(executors={"retrain": ThreadPoolExecutor(1)})
+    scheduler.start()
+    monkeypatch.setattr(jobs, "_scheduler", scheduler)
+    try:
+        commands.carry_out(jobs, "report", "support", {})
+        deadline = time.monotonic() + 30
+        while not page.is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        scheduler.shutdown(wait=True)
+    assert page.is_file()
