@@ -43,6 +43,12 @@ class Size:
     log: int
 
 
+def rows_of(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """What is left of a query's result, as dictionaries."""
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
 class Warehouse:
     """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
 
@@ -59,9 +65,7 @@ class Warehouse:
     def rows(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> list[dict[str, Any]]:
         """The result of a query as dictionaries."""
         with self.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            names = [column[0] for column in cursor.description or []]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            return rows_of(cursor.execute(sql, parameters))
 
     def row(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> dict[str, Any] | None:
         """The first row of a query, or None."""

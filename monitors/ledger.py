@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from retuned.consumers.warehouse import Warehouse, insert, named_queries
+from retuned.consumers.warehouse import Warehouse, insert, named_queries, rows_of
 from retuned.monitors.rates import rate_on
 from retuned.monitors.settings import RoiSettings, Settings
 from retuned.monitors.windows import SQL
@@ -154,6 +154,4 @@ def _until(now: datetime, **counted: Any) -> str:
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -> list[dict[str, Any]]:
-    cursor.execute(QUERIES[query], parameters or None)
-    names = [column[0] for column in cursor.description or []]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return rows_of(cursor.execute(QUERIES[query], parameters or None))

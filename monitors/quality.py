@@ -105,7 +105,7 @@ def _grounding_rates(
     threshold = settings.quality.grounding_threshold
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for model, messages, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
-        invented = _invented(messages, response, context, threshold)
+        invented = is_invented(messages, response, context, threshold)
         verdicts[model].append(invented)
         verdicts[ALL_MODELS].append(invented)
     figures = [
@@ -139,7 +139,8 @@ def _passages(context: str) -> tuple[str, ...]:
     return tuple(passage for passage in json.loads(context) if isinstance(passage, str))
 
 
-def _invented(messages: str, response: str, context: str, threshold: float) -> bool:
+def is_invented(messages: str, response: str, context: str, threshold: float) -> bool:
+    """Whether the grounding scorer calls an answer invented; messages and context as they are stored."""
     return grounding(response, _passages(context), last_question(messages)) < threshold
 
 
@@ -152,7 +153,7 @@ def _calibrated(
     ).fetchall()
     verdicts: dict[bool, list[bool]] = {True: [], False: []}
     for messages, response, context, label in labelled:
-        verdicts[label].append(_invented(messages, response, context, threshold))
+        verdicts[label].append(is_invented(messages, response, context, threshold))
     positives, negatives = verdicts[True], verdicts[False]
     if min(len(positives), len(negatives)) < CALIBRATION_MINIMUM:
         return []

@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
-from retuned.monitors.consistency import last_question
-from retuned.monitors.grounding import grounding
+from retuned.monitors.quality import is_invented
 from retuned.monitors.sequential import log_e_value
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.windows import SQL
@@ -200,7 +199,6 @@ def _counts(
             counts[metric, source, after, False] += n - bad
         cursor.execute(QUERIES["grounded"], {"since": since, "rows": settings.windows.sample_rows})
         for after, messages, response, context in cursor.fetchall():
-            passages = [passage for passage in json.loads(context) if isinstance(passage, str)]
-            invented = grounding(response, passages, last_question(messages)) < settings.quality.grounding_threshold
+            invented = is_invented(messages, response, context, settings.quality.grounding_threshold)
             counts["hallucination", "grounding", after, invented] += 1
     return counts
