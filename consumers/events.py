@@ -35,6 +35,7 @@ NESTED = ("messages", "context", "attributes")
 BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
 NUMBERS = frozenset({"rating", "time_saved_seconds"})
 STRINGS = frozenset({"correction", "comment"})
+BACKSLASH = ord("\\")
 
 
 class Message(msgspec.Struct, gc=False):
@@ -109,8 +110,8 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Eve
         if not payload.isascii():
             payload.decode()  # what is passed on as JSON is not read as text by the decoder
         event: Event = _INTERACTION.decode(payload) if kind == "interactions" else _FEEDBACK.decode(payload)
-        # The search for one byte is a hundred times as fast as that for two, and mostly finds nothing.
-        if b"\\" in payload and type(event) is Interaction and (b"\\u" in payload or b"\\/" in payload):
+        # The search for one byte, by its number, is the fastest by far, and mostly finds nothing.
+        if BACKSLASH in payload and type(event) is Interaction and (b"\\u" in payload or b"\\/" in payload):
             event.messages, event.context, event.attributes = map(
                 _plain, (event.messages, event.context, event.attributes)
             )

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit
 from retuned.consumers.dialects import BadPart, decode_any
 from retuned.consumers.duplicates import Stored
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Busy, Fenced, OutOfStep, RetunedError
-from retuned.consumers.events import BadEvent, Event, Kind
+from retuned.consumers.events import BadEvent, Event, Kind, decode
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
@@ -130,13 +130,13 @@ class Ingest:
             return 0
         self._write(rows)
         self._finish(rows)
-        return len(rows.batch.records)
+        return rows.messages.total()
 
     def run(self, stop: threading.Event) -> None:
         """Read until asked to stop. A broker that is away is waited for; every other error comes out, as from `step`.
 
-        The next batch is read, decoded and redacted while the last one is written: that is Python's work, and DuckDB's
-        is done outside of its lock.
+        The next batch is read and decoded while the last one is redacted and written: the one is Python's work, and
+        what Arrow and DuckDB do in the other is done outside of its lock.
         """
         pending: Future[Rows] | None = None
 
@@ -275,7 +275,8 @@ class Ingest:
                 if event.user_id is not None:
                     event.user_id = self._once(event.user_id)
                 rows.add(event, record)
-        rows.close(self._redactor, self._pseudonym)
+        rows.pack()
+        rows.redact(self._redactor, self._pseudonym)
         if done:
             try:
                 with self._warehouse.transaction() as cursor:
@@ -293,12 +294,14 @@ class Ingest:
         if record.problem is not None:
             reason = "unreadable" if isinstance(record, BrokenBatch) else "not_an_event"
             return [BadPart(BadEvent(reason, record.problem))]
-        settings = self._settings
-        kind: Kind = "feedback" if record.topic == settings.kafka.feedback_topic else "interactions"
-        return decode_any(kind, record.value, record.headers, settings.ingest.max_event_bytes)
+        return decode_any(self._kind(record), record.value, record.headers, self._settings.ingest.max_event_bytes)
+
+    def _kind(self, record: Record) -> Kind:
+        """What the topic of a message is for."""
+        return "feedback" if record.topic == self._settings.kafka.feedback_topic else "interactions"
 
     def _read(self) -> Rows | None:
-        """The next batch, decoded and redacted; None when no partition moved."""
+        """The next batch, decoded; None when no partition moved."""
         settings = self._settings.ingest
         busy = self._asked or time.monotonic() < self._busy_until
         batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
@@ -306,18 +309,24 @@ class Ingest:
         return self._rows(batch, settings.deduplicate_seconds, self._pseudonym) if batch.nexts else None
 
     def _rows(self, batch: Batch, distance_seconds: float, pseudonym: Callable[[str], str]) -> Rows:
-        """The rows of a batch, decoded and redacted; `pseudonym` is of a user as the batch names one."""
+        """The rows of a batch, decoded; `pseudonym` is of a user as the batch names one."""
         started = time.perf_counter()
         rows = Rows(batch, distance_seconds, utc_now())
+        most = self._settings.ingest.max_event_bytes
         for record in batch.records:
-            for event in self._decode(record):
+            found: Sequence[Event | BadPart]
+            try:  # nearly all are events of ours
+                found = (decode(self._kind(record), record.value, most),)
+            except BadEvent:
+                found = self._decode(record)
+            for event in found:
                 if isinstance(event, BadPart):
                     rows.add_bad(record, event)
                 else:
                     if event.user_id is not None:
                         event.user_id = pseudonym(event.user_id)
                     rows.add(event, record)
-        rows.close(self._redactor, self._pseudonym)
+        rows.pack()
         rows.seconds += time.perf_counter() - started
         return rows
 
@@ -326,8 +335,9 @@ class Ingest:
         return user_id if is_pseudonym(user_id) else self._pseudonym(user_id)
 
     def _write(self, rows: Rows) -> Rows:
-        """Everything of a batch in one transaction."""
+        """Everything of a batch, redacted, in one transaction."""
         started = time.perf_counter()
+        rows.redact(self._redactor, self._pseudonym)
         try:
             with self._warehouse.transaction() as cursor:
                 for name in rows.tables:
@@ -359,7 +369,7 @@ class Ingest:
         rows.stored[name] = rows.tables[name].num_rows - found
 
     def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-        starts, nexts = rows.batch.starts, rows.batch.nexts
+        starts, nexts = rows.starts, rows.nexts
         first = {key: offset for key, offset in nexts.items() if key not in starts}
         updated = 0
         if starts:
@@ -377,12 +387,12 @@ class Ingest:
 
     def _finish(self, rows: Rows) -> None:
         """What follows a batch that is stored."""
-        self._source.commit(rows.batch.nexts)
+        self._source.commit(rows.nexts)
         self._count(rows)
-        metrics, records = self._metrics, rows.batch.records
+        metrics, messages = self._metrics, rows.messages.total()
         if (interactions := rows.tables.get("interactions")) is not None:
             metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
-        for topic, count in rows.batch.lost.items():
+        for topic, count in rows.lost.items():
             metrics.lost.labels(topic).inc(count)
         for record, _ in rows.bad:
             if isinstance(record, BrokenBatch):
@@ -390,16 +400,16 @@ class Ingest:
                 log.error("%s; going on behind it", record.problem)
         self.lag = self._source.lag()
         metrics.lag.set(self.lag)
-        if records:
-            self.events_seen += len(records)
+        if messages:
+            self.events_seen += messages
             self.last_event_at = rows.received_at
             metrics.last_event.set_to_current_time()
         self._publish(rows.dead)
-        self._limit.check(len(records), len(rows.dead), rows.dead[-1] if rows.dead else None)
+        self._limit.check(messages, len(rows.dead), rows.dead[-1] if rows.dead else None)
 
     def _count(self, rows: Rows) -> None:
         metrics = self._metrics
-        for topic, count in Counter([record.topic for record in rows.batch.records]).items():
+        for topic, count in rows.messages.items():
             metrics.events.labels(topic.partition(":")[0]).inc(count)  # all files are one series: `import`
         for reason, count in Counter(dead.reason for dead in rows.dead).items():
             metrics.dead_letters.labels(reason).inc(count)

@@ -114,7 +114,11 @@ class KafkaSettings(Section):
 class IngestSettings(Section):
     """How events are written."""
 
-    batch_events: PositiveInt = Field(10_000, description="most events written in one transaction")
+    batch_events: PositiveInt = Field(
+        10_240,
+        description="most events written in one transaction; 10240 interactions or more go straight into the file, "
+        "past its log",
+    )
     batch_seconds: PositiveFloat = Field(0.5, description="longest wait for the first event of a batch")
     deduplicate_seconds: PositiveFloat = Field(
         3_600.0, description="an id is a duplicate when it is stored with a timestamp within this distance"

@@ -31,6 +31,9 @@ wait just as long, and half of the tries fail when they are busy; with the large
 one of 128 MB. A start after a crash reads the log: 0.2 s for 32 MB, 1.5 s for 128, 4 s for 512. The price: a sample of
 full rows is read up to four times slower. Groups are also what is given back when rows are deleted: one is free when
 none of its rows is left, or when two neighbours fit into one.
+
+A transaction that appends a whole group or more writes it straight into the file, past the log: a batch of 10,240
+events takes 26 ms, one of 10,000 takes 31 and, for a checkpoint, every fourth 85 (hence `ingest.batch_events`).
 """
 
 
