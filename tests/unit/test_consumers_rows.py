@@ -1,0 +1,90 @@
+"""Batches on their way into the warehouse: whole ones, long ones, and a kill behind them."""
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+from retuned.consumers.events import decode
+from retuned.consumers.kafka import Batch
+from retuned.consumers.privacy import Redactor
+from retuned.consumers.records import FetchedRecord
+from retuned.consumers.rows import Rows
+from retuned.consumers.settings import IngestSettings, WarehouseSettings
+from retuned.consumers.warehouse import open_warehouse, utc_now
+
+MANY = 5_000  # more than two of what becomes Arrow arrays together
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from prometheus_client import CollectorRegistry
+from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import Settings, WarehouseSettings
+from retuned.consumers.warehouse import open_warehouse
+
+settings = Settings(warehouse=WarehouseSettings(path=Path(sys.argv[1])))
+log, warehouse = MemoryLog(), open_warehouse(settings.warehouse)
+for number in range(2 * settings.ingest.batch_events):
+    event = {"id": f"e{number}", "timestamp": "2026-11-24T09:00:00Z", "workload": "w", "model": "m",
+             "messages": [{"role": "user", "content": f"question {number}"}], "response": f"answer {number}"}
+    log.append("interactions", json.dumps(event).encode())
+source = MemorySource(log, ("interactions", "feedback"), lambda: stored_offsets(warehouse))
+ingest = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+print(ingest.step(), warehouse.size().log, flush=True)
+ingest.step()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def record(number: int, **fields: object) -> FetchedRecord:
+    event = {
+        "id": f"e{number}",
+        "timestamp": f"2026-11-24T09:00:00.{number:06d}Z",
+        "workload": "w",
+        "model": "m",
+        "messages": [{"role": "user", "content": f"Größe {number}? 👟"}],
+        "response": f"antwort {number}",
+    }
+    return FetchedRecord("interactions", 0, number, json.dumps(event | fields, ensure_ascii=False).encode())
+
+
+def test_a_long_batch_keeps_its_order_its_texts_and_each_id_once() -> None:
+    records = [record(number) for number in range(MANY)] + [record(3), record(MANY, context=["a", "b"])]
+    rows = Rows(Batch(records), timedelta(hours=1).total_seconds(), utc_now())
+    for one in records:
+        rows.add(decode("interactions", one.value), one)
+    rows.pack()
+    rows.redact(Redactor(), str)
+    table = rows.tables["interactions"]
+    assert rows.ids["interactions"] == table["id"].to_pylist() == [f"e{number}" for number in range(MANY + 1)]
+    assert rows.duplicates == 1
+    assert [json.loads(text)[0]["content"] for text in table["messages"].to_pylist()] == [
+        f"Größe {number}? 👟" for number in range(MANY + 1)
+    ]
+    assert table["context"].to_pylist() == [None] * MANY + ['["a", "b"]']
+    assert table["offset"].to_pylist() == list(range(MANY + 1))
+    assert rows.messages == {"interactions": MANY + 2}
+
+
+def test_whole_batches_go_past_the_log_and_survive_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    batch = IngestSettings().batch_events
+    stored, log = map(int, done.stdout.split())
+    assert stored == batch
+    assert log < 100_000  # of some 2 MB of events
+    with closing(open_warehouse(WarehouseSettings(path=path))) as warehouse:
+        found = warehouse.row(
+            "SELECT count(*) AS n, count(DISTINCT id) AS ids, max(response) AS last FROM interactions"
+        )
+        assert found == {"n": 2 * batch, "ids": 2 * batch, "last": "answer 9999"}
+        assert warehouse.row("SELECT next_offset FROM offsets") == {"next_offset": 2 * batch}
