@@ -53,6 +53,13 @@ class Metrics:
             [*model, "source"],
             registry=registry,
         )
+        self.tone = Gauge(
+            "retuned_tone_likeness_ratio",
+            "Likeness of the answers of the current window to approved ones, in tone and format; 1: as like as those "
+            "are to each other",
+            [*model, "source"],
+            registry=registry,
+        )
         self.helpful = Gauge(
             "retuned_helpful_ratio",
             "Share of the rated answers of the current window that were helpful, by who rated them",
@@ -164,6 +171,7 @@ class Metrics:
         rates = {
             "hallucination_rate": self.hallucination,
             "contradiction_rate": self.contradiction,
+            "tone_likeness": self.tone,
             "helpful_rate": self.helpful,
         }
         quantiles = {metric: f"{quantile:g}" for quantile, metric in QUANTILES.items()}

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
+from retuned.consumers.tone import likeness
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
 from retuned.monitors.consistency import contradictions, last_question, question
 from retuned.monitors.grounding import grounding
@@ -26,6 +27,10 @@ CALIBRATION_ANSWERS = 300
 """The latest so many of them."""
 CALIBRATION_MINIMUM = 20
 """Of invented and of right answers alike, so many must be labelled."""
+APPROVED_DAYS = 90
+"""Answers approved in the last days tell how answers ought to sound."""
+APPROVED_ANSWERS, APPROVED_MINIMUM = 300, 20
+"""The latest so many of them, and how many it takes."""
 QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "latency_p99_seconds"}
 
 
@@ -34,7 +39,8 @@ class Figure:
     """One figure of one model, or of all (`*`), with its 95% interval and what it was counted from.
 
     Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding, grounding_calibrated, llm, nli),
-    `contradiction_rate` (of pairs of answers to the same question; source grounding), `helpful_rate` (sources as in
+    `contradiction_rate` (of pairs of answers to the same question; source grounding), `tone_likeness` (to approved
+    answers, in tone and format, see `tone.likeness`; source features), `helpful_rate` (sources as in
     feedback), `latency_p50_seconds`, `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens`
     (means of one interaction; source app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 
@@ -73,6 +79,8 @@ def measure(
         figures = (
             _rates(cursor, workload, found.current.start)
             + _grounding_rates(cursor, settings, workload, found.current, now)
+            + _contradictions(cursor, workload)
+            + _tone(cursor, workload, found.current, now)
             + (_opinions(cursor, settings, workload, found.current, now, opinions) if opinions else [])
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
@@ -112,7 +120,7 @@ def _grounding_rates(
         Figure(workload, model, "hallucination_rate", "grounding", *wilson(sum(invented), len(invented)), len(invented))
         for model, invented in sorted(verdicts.items())
     ]
-    return figures + _calibrated(cursor, figures, workload, threshold, now) + _contradictions(cursor, workload)
+    return figures + _calibrated(cursor, figures, workload, threshold, now)
 
 
 def _opinions(
@@ -175,6 +183,24 @@ def _contradictions(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Fi
         Figure(workload, model, "contradiction_rate", "grounding", *wilson(contradicting, pairs), pairs)
         for model, (contradicting, pairs) in counted.items()
         if pairs
+    ]
+
+
+def _tone(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+    since = now - timedelta(days=APPROVED_DAYS)
+    wanted = {"workload": workload, "since": since, "start": window.start, "most": APPROVED_ANSWERS}
+    approved = [text for (text,) in cursor.execute(QUERIES["approved"], wanted).fetchall()]
+    if len(approved) < APPROVED_MINIMUM:
+        return []
+    answers: dict[str, list[str]] = defaultdict(list)
+    for model, _, _, response in cursor.execute(QUERIES["asked"]).fetchall():
+        for who in (model, ALL_MODELS):
+            answers[who].append(response)
+    found = {model: likeness(given, approved) for model, given in sorted(answers.items())}
+    return [
+        Figure(workload, model, "tone_likeness", "features", *like, len(answers[model]))
+        for model, like in found.items()
+        if like is not None
     ]
 
 

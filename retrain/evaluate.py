@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers import tone
 from retuned.consumers.process import Emit, child_main, run_child
 from retuned.retrain import registry, style
 from retuned.retrain.base import load_model, load_tokenizer
@@ -57,7 +58,7 @@ class Evaluation:
         loss: of the approved answer, nats per token.
         hallucinated: None when it cannot be told.
         grounded: share of the answer's values that stand in the context or in what was asked; None without context.
-        consistency: of tone and format with the approved answer, 0 to 1 (see `style.features`).
+        consistency: of tone and format with the approved answer, 0 to 1 (see `tone.features`).
         refused: it says that it cannot or will not answer, and the approved answer does not.
         length_ratio: its words over those of the approved answer.
         latency_seconds: the answer's tokens at the model's pace. The pace is the best of a few trials, the models in
@@ -329,7 +330,7 @@ class _Evaluator:
             loss=loss,
             hallucinated=hallucinated(output, approved, asked, context),
             grounded=grounded(output, asked, context),
-            consistency=style.consistency(output, approved),
+            consistency=tone.consistency(output, approved),
             refused=style.refuses(output) and not style.refuses(approved),
             length_ratio=style.length_ratio(output, approved),
             latency_seconds=max(tokens, 1) * self.paces[model],

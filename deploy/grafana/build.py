@@ -314,6 +314,14 @@ def quality() -> dashboard.Dashboard:
             most=1,
         ),
         lines(
+            "Tone",
+            "Likeness of the answers of the current window to approved ones (corrections, and earlier answers that "
+            "people found helpful), in tone and format. 1: as like as those are to each other; well below, they sound "
+            "different.",
+            (f"retuned_tone_likeness_ratio{{{OF_ALL}}}", "{{workload}}"),
+            unit=SHARE,
+        ),
+        lines(
             "Judged answers",
             "How many answers these shares were counted from. Under 50, a share says little.",
             (f"retuned_judged_answers{{{OF_ALL}}}", "{{workload}} {{rate}} {{source}}"),

@@ -87,6 +87,24 @@ WHERE workload = $workload AND coalesce(json_array_length(context), 0) > 0
 ORDER BY labelled_at DESC, id
 LIMIT $most
 
+-- name: approved
+-- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
+WITH words AS (
+    SELECT
+        interaction_id,
+        arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
+        bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
+        max(timestamp) AS said_at
+    FROM feedback
+    WHERE name IN ('correction', 'helpful') AND source IN ('expert', 'user') AND timestamp >= $since
+    GROUP BY interaction_id
+)
+SELECT coalesce(correction, response) AS text
+FROM words JOIN traffic ON traffic.id = words.interaction_id
+WHERE workload = $workload AND (correction IS NOT NULL OR (helpful AND traffic.timestamp < $start))
+ORDER BY said_at DESC, id
+LIMIT $most
+
 -- name: asked
 SELECT model, messages, context, response
 FROM sampled_answers

@@ -251,6 +251,32 @@ def test_answers_to_the_same_question_are_compared(warehouse: Warehouse) -> None
     assert (found(figures, "contradiction_rate", "grounding").n) == 3
 
 
+def test_tone_is_held_against_corrections_and_earlier_answers_that_people_liked(warehouse: Warehouse) -> None:
+    liked = answers(warehouse, 12, start=START, offset=1_000, response="You can return it within 30 days.")
+    corrected = answers(warehouse, 8, start=START, offset=1_100, response="Hey!!! 🙂")
+    disliked = answers(warehouse, 30, start=START, offset=1_200, response="Hey!!! 🙂")
+    feedback(warehouse, liked, "helpful", True, when=NOW - MINUTE)
+    feedback(warehouse, corrected, "correction", "You can send it back within 30 days.", when=NOW - MINUTE, offset=100)
+    feedback(warehouse, disliked, "helpful", False, when=NOW - MINUTE, offset=200)
+    answers(warehouse, 30, offset=300, response="We refund it in 5 days.")
+    casual = answers(warehouse, 30, offset=400, response="Hey! It takes 5 days 🙂", model="another")
+    feedback(warehouse, casual, "helpful", True, when=NOW, offset=400)  # of this window: no measure of itself
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    base, another = (found(figures, "tone_likeness", "features", model) for model in ("base", "another"))
+    assert (base.value, base.n) == (pytest.approx(0.9), 30)  # it says we, and else sounds the same
+    assert (another.value, another.n) == (pytest.approx(0.6), 30)
+    whole = found(figures, "tone_likeness", "features")
+    assert (whole.value, whole.n) == (pytest.approx(0.75), 60)
+    assert whole.low < 0.75 < whole.high
+
+
+def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:
+    liked = answers(warehouse, 19, start=START, offset=1_000)
+    feedback(warehouse, liked, "helpful", True, when=NOW - MINUTE)
+    answers(warehouse, 30, offset=100)
+    assert not [f for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "tone_likeness"]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [

@@ -1,37 +1,8 @@
 import pytest
 
-from retuned.retrain.style import consistency, features, language, length_ratio, refuses
+from retuned.retrain.style import language, length_ratio, refuses
 
 PLAIN = "Lamps can be returned within 30 days."
-NAMES = ("greeting", "closing", "list", "markdown", "I", "we", "exclaims", "asks", "emoji", "ended")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (PLAIN, {"ended"}),
-        ("Hello, lamps can be returned", {"greeting"}),
-        ("Guten Tag, das geht.", {"greeting", "ended"}),
-        ("Within 30 days. Kind regards, Support", {"closing"}),
-        ("You need:\n- the lamp\n- the receipt", {"list"}),
-        ("1. Open it\n2. Close it.", {"list", "ended"}),
-        ("Send it to **Oslo** within [30 days](https://x.y).", {"markdown", "ended"}),
-        ("I think so.", {"I", "ended"}),
-        ("We take it back, and our shop is open.", {"we", "ended"}),
-        ("Wir nehmen sie zurück!", {"we", "exclaims", "ended"}),
-        ("Which lamp do you mean?", {"asks", "ended"}),
-        ("Surely 🙂", {"emoji"}),
-        ("A 5-day wait - no list here.", {"ended"}),
-        ("", set()),
-    ],
-)
-def test_features(text: str, expected: set[str]) -> None:
-    assert {name for name, has in zip(NAMES, features(text), strict=True) if has} == expected
-
-
-def test_consistency_is_the_share_of_equal_features() -> None:
-    assert consistency("Sofas cannot.", PLAIN) == 1.0
-    assert consistency("Hi! We're glad to help, 30 days 🙂", PLAIN) == pytest.approx(0.4)
 
 
 def test_length_counts_words() -> None:

@@ -1,0 +1,74 @@
+"""Tone and format of an answer, by features that can be counted. Pure functions on texts."""
+
+import re
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+_OPENING = re.compile(
+    r"\W*(?:hi|hello|hey|dear|good (?:morning|afternoon|evening|day)|greetings|hallo|guten (?:tag|morgen|abend)"
+    r"|liebe[rs]?|sehr geehrte[rs]?|moin|bonjour|bonsoir|salut|cher|chère|hola|buen(?:os|as) (?:días|tardes|noches)"
+    r"|estimad[oa]|ciao|buongiorno|gentile|olá|bom dia|hoi|beste)\b",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"\b(?:regards|sincerely|cheers|best wishes|have a (?:nice|great|good|lovely) \w+|let (?:me|us) know"
+    r"|(?:happy|glad) to help|feel free to|anything else|grüße[n]?|grüssen?|ihr \w+-?team|zögern sie nicht|cordialement"
+    r"|bien à vous|bonne journée"
+    r"|saludos|atentamente|un saludo|cordiali saluti|distinti saluti|atenciosamente|groet(?:en|jes)?)\b",
+    re.IGNORECASE,
+)
+_LIST = re.compile(r"^\s*(?:[-*•–]|\d+[.)])\s+\S", re.MULTILINE)
+_MARKDOWN = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__|^#{1,6} |`[^`\n]+`|\[[^\]\n]+\]\([^)\n]+\)", re.MULTILINE)
+_I = re.compile(r"\b(?:I|I['’]m|I['’]ll|me|my|ich|mir|mich|je|moi|yo|io|eu|ik)\b")
+_WE = re.compile(
+    r"\b(?:we|our|us|wir|uns|unser\w*|nous|notre|nos|nosotros|nuestr[oa]s?|noi|nostr[oaie]|nós|wij|ons|onze)\b",
+    re.IGNORECASE,
+)
+_EMOJI = re.compile(r"[\U0001F300-\U0001FAFF\u2600-\u27BF]")
+
+
+def features(text: str) -> tuple[bool, ...]:
+    """Does the text open with a greeting, close with one, hold a list, use markdown, speak as I, speak as we, exclaim,
+    ask, hold an emoji, end with punctuation? Greetings and pronouns of English and of its larger neighbours."""
+    text = text.strip()
+    return (
+        bool(_OPENING.match(text)),
+        bool(_CLOSING.search(text[-160:])),
+        bool(_LIST.search(text)),
+        bool(_MARKDOWN.search(text)),
+        bool(_I.search(text)),
+        bool(_WE.search(text)),
+        "!" in text,
+        "?" in text,
+        bool(_EMOJI.search(text)),
+        text.endswith(tuple(".!?…。！？:)")),
+    )
+
+
+def consistency(answer: str, approved: str) -> float:
+    """Share of the `features` in which an answer is like the approved one, 0 to 1."""
+    pairs = list(zip(features(answer), features(approved), strict=True))
+    return sum(one == other for one, other in pairs) / len(pairs)
+
+
+def likeness(answers: Sequence[str], approved: Sequence[str]) -> tuple[float, float, float] | None:
+    """How like approved answers some answers are, over how like approved ones are to each other; with a 95% interval.
+
+    Two answers are alike in the share of the `features` that they have in common; of all pairs, the mean. 1 is as
+    alike as can be expected, and what comes out can be more: many answers may all be like the most usual approved one.
+    None for fewer than two answers or approved ones. The interval takes the approved answers as given.
+    """
+    if min(len(answers), len(approved)) < 2:
+        return None
+    n = len(approved)
+    counts = [sum(has) for has in zip(*map(features, approved), strict=True)]
+    among = sum(k * (k - 1) + (n - k) * (n - k - 1) for k in counts) / (n * (n - 1))
+    if among == 0:
+        return None
+    alike = [
+        sum(k if has else n - k for has, k in zip(features(answer), counts, strict=True)) / n / among
+        for answer in answers
+    ]
+    mean = fmean(alike)
+    reach = 1.96 * stdev(alike) / len(alike) ** 0.5
+    return mean, max(mean - reach, 0.0), mean + reach
