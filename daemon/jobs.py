@@ -79,6 +79,7 @@ class Jobs:
         scheduler = BackgroundScheduler(
             executors={
                 "default": ThreadPoolExecutor(1),
+                "watch": ThreadPoolExecutor(1),  # quality may wait for a slow judge, a bad champion must not
                 "drift": ThreadPoolExecutor(1),
                 "archive": ThreadPoolExecutor(1),
                 "retrain": ThreadPoolExecutor(1),
@@ -102,7 +103,12 @@ class Jobs:
             next_run_time=_aware(due),
         )
         scheduler.add_job(
-            self.watch_champions, "interval", seconds=schedule.watch_seconds, id="watch", next_run_time=_aware(soon)
+            self.watch_champions,
+            "interval",
+            seconds=schedule.watch_seconds,
+            id="watch",
+            executor="watch",
+            next_run_time=_aware(soon),
         )
         scheduler.add_job(
             self.archive,

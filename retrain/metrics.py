@@ -1,5 +1,6 @@
 """The metrics of making a better model, with their help. They are set from results; nothing is queried at a scrape."""
 
+import threading
 from collections import defaultdict
 from typing import Any
 
@@ -89,6 +90,7 @@ class Metrics:
         )
         self._counted: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._named: dict[str, set[tuple[str, str]]] = {}
+        self._lock = threading.Lock()
         self._scored: dict[str, set[str]] = {}
 
     def progress(self, workload: str, line: dict[str, Any]) -> None:
@@ -122,7 +124,11 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, and how often that has changed."""
+        """Take in which models serve, and how often that has changed. Jobs may do so at the same time."""
+        with self._lock:
+            self._aliases(warehouse, workload)
+
+    def _aliases(self, warehouse: Warehouse, workload: str) -> None:
         named = {(model_name(workload, version), alias) for alias, version in aliases(warehouse, workload).items()}
         for gone in self._named.get(workload, set()) - named:
             self.model.remove(workload, *gone)
