@@ -10,8 +10,9 @@ BUILD := build
 demo: $(VENV)/demo
 	$(BIN)/retuned demo $(DEMO)
 
+# Two files at a time: tests mostly wait for brokers, children and daemons.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
