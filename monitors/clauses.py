@@ -77,6 +77,7 @@ class Clause:
         condition: it says when or for whom the next one holds.
         item: it may be an item of a list.
         bare: it has neither verb, pronoun, denial nor value, as far as that can be seen.
+        elliptic: all that it says is what the clause before it does not hold for: "but not on Sundays".
         hours: from when until when: that is about opening and closing alike.
         objects: the words behind each of its prepositions of a party or a way (to, by, from).
         announces: a colon ends it, what it speaks of comes behind.
@@ -103,6 +104,7 @@ class Clause:
     condition: bool = False
     item: bool = False
     bare: bool = False
+    elliptic: bool = False
     hours: bool = False
     objects: list[list[str]] = field(default_factory=list)
     announces: bool = False
@@ -212,7 +214,7 @@ class _Reader:
                 self._word(token)
             elif self._ends(token.text):
                 self.clause.announces = token.text == ":"
-                self._break(subject=token.text == ";", listed=token.text == ",")
+                self._break(subject=token.text == ";", listed=token.text in ",:")
             self.at += 1
         self._close()
 
@@ -243,6 +245,10 @@ class _Reader:
         clause.hours = self.until or len(times) > 1
         clause.subject |= set(clause.sequence[:1])
         clause.bare = self.plain and not clause.values
+        clause.elliptic = (
+            bool(self.clauses) and self.denied and not clause.main and 0 < len(clause.words) < 3 and not clause.values
+            and not any(clause.words.values())
+        )
         clause.item = (self.joined or (self.listed and goes_on)) and clause.bare
         if clause.sequence:
             self.clauses.append(clause)
@@ -401,11 +407,16 @@ class _Reader:
             self.nothing = True
         elif word == "non":
             self.next_denied = True
-        elif (word, following) in {("rule", "out"), ("ruled", "out")}:
+        elif (word, following) in {("rule", "out"), ("ruled", "out"), ("off", "limits")}:
             self.denied = not self.denied
+            self.at += 1
         elif word not in DENIALS and not word.endswith("n't"):
             return False
         elif following in NOT_DENIED:
+            self.at += 1
+        elif (word, following) == ("no", "longer") and self._text(2) != "than":
+            self.denied = not self.denied
+            self.next_predicate = True
             self.at += 1
         elif word == "not" and self.last_word_at == self.at - 1 and following.endswith("ed"):
             self.next_predicate = self.next_denied = True  # bikes not collected

@@ -29,6 +29,9 @@ _NO_CLAIM = re.compile(
     r"|(?:not|\w+n['’]t|never) (?:\w+ )?(?:mention|specif|state|say)"
     r"|^(?:please |(?:it(?: would be| is|['’]s) )?(?:best|better) to |i (?:suggest|recommend|would|['’]d) (?:\w+ )?)?"
     r"(?:check|ask|asking|contact|contacting|consult|consulting|checking|get in touch|reach out)\b(?!.*[\d@])"
+    r"|(?:articles?|passages?|documents?|information|sources?|texts?|pages?)\b[^.;:]{0,40}?\b(?:not|\w+n['’]t|never) "
+    r"(?:\w+ )?(?:cover|contain|include|address|list|describe)"
+    r"|(?:would|['’]d) rather not\b"
     r"|i['’]m (?:sorry|afraid|unable|not (?:able|sure))"
     r"|(?:happy|glad|here) to help|hope (?:this|that) helps|let (?:me|us) know (?:if|whether)|feel free"
     r"|sorry to hear|(?:great|good) question|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
@@ -350,7 +353,7 @@ def _value_faults(
         # What is taken over from a clause before has values of its own.
         left_out = (
             {value.token}
-            | (_HOURS if claim.hours else set())
+            | (_HOURS if claim.hours or any(sources.clauses[i].hours for i in held) else set())
             | {token for token, weight in claim.scope.items() if weight < 1 and token.startswith(f"{value.kind} ")}
         )
         if match.best(rivals, left_out) > match.best(held, left_out) + margin:
@@ -404,6 +407,13 @@ def _closest_faults(claim: Clause, closest: int, sources: _Sources) -> Iterator[
 
 
 def _is_denied(claim: Clause, match: _Match, sources: _Sources) -> bool:
+    names = [name for name in claim.names if name in sources.held]
+    own = {i for name in names[:1] for i in sources.held[name] if all(i in sources.held[other] for other in names)}
+    for word, affirmed in claim.words.items():
+        # Where the sources have the claim's name and the word together, they deny the word.
+        said = [sources.clauses[i].words[word] for i in own if word in sources.clauses[i].words]
+        if affirmed and said and not any(said) and word not in names:
+            return True
     for word, affirmed in claim.words.items():
         held = sources.held.get(word, ())
         if not held or not affirmed or claim.exclusive or any(sources.clauses[i].words.get(word, True) for i in held):
@@ -411,6 +421,17 @@ def _is_denied(claim: Clause, match: _Match, sources: _Sources) -> bool:
         # The sources have the word in denials alone: they deny the claim, if they speak of the same thing.
         rest = [token for token, weight in claim.scope.items() if weight >= _SUBJECT and token != word]
         if not rest or any(sources.about[t].get(i, 0.0) >= INHERITED for t in rest if t in sources.about for i in held):
+            return True
+    for index in match.closest:
+        # "But not in the cabins" denies of them what stands before.
+        source = sources.clauses[index]
+        others = [word for word, affirmed in claim.words.items() if affirmed and word not in source.words]
+        if (
+            source.elliptic
+            and all(claim.words.get(word) for word in source.words)
+            and others
+            and all(source.scope.get(word, 0.0) >= _SUBJECT for word in others if word in sources.held)
+        ):
             return True
     best = match.scores[match.closest[0]]
     near = [

@@ -1,6 +1,7 @@
 """Values: what numbers, amounts, times, dates and addresses a sentence states, however it writes them."""
 
 import re
+from calendar import monthrange
 from dataclasses import dataclass, replace
 
 from retuned.monitors.vocabulary import STOP_WORDS
@@ -296,6 +297,11 @@ def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
         _text(given, at + used) != "k" or given[at + used].glued
     ):
         number, used = number * scale, used + 1
+        and_more = used + (_text(given, at + used) == "and")
+        if scale in {1e2, 1e3} and _text(given, at + and_more) in _SPELLED:  # six hundred and thirty
+            more, taken = _in_words(given, at + and_more)
+            if more is not None and more < scale:
+                number, used = number + more, and_more + taken
     return number, used
 
 
@@ -340,6 +346,8 @@ def _dates(given: list[Token]) -> list[Token]:
                     token.text, values=tuple(_date(month, int(t.number or 0)) for t in given[at : to + 1 : 2])
                 )
                 used = behind + 1 - at
+        elif _texts(given, at, 3) == ("last", "day", "of") and (month := _month(given, at + 3)):
+            token, used = Token(token.text, values=(_date(month, monthrange(2027, month)[1]),)), 4
         elif _month(given, at) and (day := _number(given, at + 1)) is not None and 1 <= day <= 31:
             token, used = Token(token.text, values=(_date(_MONTH[token.text], int(day)),)), 2
         elif _month(given, at):
@@ -426,11 +434,17 @@ def _measures(given: list[Token]) -> list[Token]:
             and found
             and ((found[-1].upper and found[-1].text not in STOP_WORDS) or found[-1].text in _LABELLED)
         ):
-            unit = f"no. {found[-1].text}"  # Flex 10, Terminal 2: a name
-        cents = _number(given, at + 1 + used) or 0.0
+            unit = f"no. {found[-1].text.removesuffix('s')}"  # Flex 10, Terminal 2: a name
+        elif last == at and not unit and len(found) > 1 and found[-1].text in {"and", "or"} and found[-2].values:
+            named = found[-2].values[-1].kind
+            unit = named if named.startswith("no. ") else ""  # Screens 3 and 5
+        joined = _text(given, at + 1 + used) == "and"
+        cents = _number(given, at + 1 + used + joined) or 0.0
         of_money = last == at and _UNITS.get(unit, ("",))[0] == "money" and token.number.is_integer()
-        if of_money and 0 < cents < 100 and not _unit(given, at + 2 + used)[1]:
-            token.number, used = token.number + cents / 100, used + 1  # three euros fifty
+        if of_money and 0 < cents < 100:
+            hundredths, more = _unit(given, at + 2 + used + joined)
+            if hundredths in {"cent", "penny", "pence"} or not (more or joined):
+                token.number, used = token.number + cents / 100, used + 1 + joined + more  # three euros (and) fifty
         ends = [token.number] if last == at else [token.number, given[last].number or 0.0]
         found.append(Token(token.text, values=tuple(_measured(number, unit) for number in ends)))
         at = last + 1 + used
