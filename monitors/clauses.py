@@ -249,6 +249,8 @@ class _Reader:
             bool(self.clauses) and self.denied and not clause.main and 0 < len(clause.words) < 3 and not clause.values
             and not any(clause.words.values())
         )
+        if self.joined and self.clauses and self.clauses[-1].bare:
+            clause.exclusive |= self.clauses[-1].exclusive  # only owners and accountants
         clause.item = (self.joined or (self.listed and goes_on)) and clause.bare
         if clause.sequence:
             self.clauses.append(clause)
@@ -391,6 +393,9 @@ class _Reader:
             self.rest_denied = True
         elif self._text(-1) == "-" and sequence:
             words[sequence[-1]] = not words.get(sequence[-1], True)
+        elif self.denied:  # it is not free
+            self.denied = False
+            self._add(self.given[self.at], _COST)
         else:
             self._value(_FREE)
             if self._text(1) == "of":
@@ -448,7 +453,9 @@ class _Reader:
         else:
             while self._text(ahead) in {"be", "have", "need", "to", "get", "required"}:
                 ahead += 1
-            ahead *= self._text(ahead) in {"charge", "charged", "cost", "pay"} and self._text(ahead + 1) != "back"
+            ahead *= self._text(ahead) in {"charge", "charged", "cost", "pay"} and "back" not in {
+                self._text(ahead + behind) for behind in (1, 2, 3)
+            }
         if not ahead:
             return False
         self._value(_FREE)

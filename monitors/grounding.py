@@ -32,11 +32,12 @@ _NO_CLAIM = re.compile(
     r"|(?:articles?|passages?|documents?|information|sources?|texts?|pages?)\b[^.;:]{0,40}?\b(?:not|\w+n['’]t|never) "
     r"(?:\w+ )?(?:cover|contain|include|address|list|describe)"
     r"|(?:would|['’]d) rather not\b"
-    r"|i['’]m (?:sorry|afraid|unable|not (?:able|sure))"
+    r"|i['’]m (?:\w+ )?(?:sorry|afraid|unable|not (?:able|sure))|look(?:ing)? forward to"
     r"|(?:happy|glad|here) to help|hope (?:this|that) helps|let (?:me|us) know (?:if|whether)|feel free"
     r"|sorry to hear|(?:great|good) question|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
     re.IGNORECASE,
 )
+_MINE = re.compile(r"\b(?:my|our)\b", re.IGNORECASE)
 _BUT = re.compile(r"\bbut\b", re.IGNORECASE)
 
 # What a score is multiplied with for each fault of a clause: what is certain weighs more than what is likely.
@@ -94,7 +95,7 @@ def grounding(answer: str, context: str | Sequence[str], question: str = "") -> 
     if not sources.clauses:
         return 0.0
     _take_over(said)
-    asked = [value for clause in _read(question[:MOST_CHARACTERS]) for value in clause.values][:MOST_CLAIMS]
+    asked = _Asked(question[:MOST_CHARACTERS])
     scores = [math.prod(FAULTS[fault] for fault in _faults(claim, sources, asked)) for claim in said]
     by_sentence = defaultdict[int, list[Clause]](list)
     for claim in said:
@@ -115,6 +116,10 @@ def claims(answer: str) -> Iterator[str]:
 
 def _take_over(claims: list[Clause]) -> None:
     """What each claim is about. Unlike a source's, its scope is its own words and what leads up to them."""
+    free = {claim.sentence for claim in claims if any(v.kind == "money" and v.number == 0 for v in claim.values)}
+    for claim in claims:
+        if claim.sentence in free:
+            claim.words.pop(_COST, None)  # "paying by card is free" charges nothing
     for index, claim in enumerate(claims):
         if claim.announces:  # three things are needed: that counts the answer's own list
             counts = {value.token for value in claim.values if value.kind in {"", "count"}}
@@ -247,6 +252,17 @@ def _read(passage: str) -> tuple[Clause, ...]:
     return tuple(read(passage))
 
 
+class _Asked:
+    """What the question says of the customer's own case: an answer may repeat it."""
+
+    def __init__(self, question: str) -> None:
+        clauses = _read(question)
+        self.values = [value for clause in clauses for value in clause.values][:MOST_CLAIMS]
+        # "I live in York", not "do you serve York?", which is no reason to serve it.
+        told = "\n".join(said for said in sentences(question) if not said.endswith("?") or _MINE.search(said))
+        self.names = {name for clause in _read(told) for name in clause.names}
+
+
 class _Match:
     """How close the clauses of the sources are to a claim: the weight of what both are about."""
 
@@ -277,12 +293,12 @@ class _Match:
         )
 
 
-def _familiarity(sentence: list[Clause], sources: _Sources, asked: list[Value]) -> float:
+def _familiarity(sentence: list[Clause], sources: _Sources, asked: _Asked) -> float:
     """How much of a sentence the sources know; a value counts as two words, and enough is 1."""
     words = [word for claim in sentence for word in claim.words]
     values = [value for claim in sentence for value in claim.values]
     known = sum(word in sources.held for word in words) + 2 * sum(
-        bool(sources.holding(value)) or _among(value, asked) for value in values
+        bool(sources.holding(value)) or _among(value, asked.values) for value in values
     )
     total = len(words) + 2 * len(values)
     if not known and total > 2:
@@ -297,9 +313,9 @@ def _among(value: Value, others: Iterable[Value]) -> bool:
     return any(value.kind == other.kind and same(value, other) for other in others)
 
 
-def _faults(claim: Clause, sources: _Sources, asked: list[Value]) -> Iterator[str]:
+def _faults(claim: Clause, sources: _Sources, asked: _Asked) -> Iterator[str]:
     match = _Match(claim, sources)
-    if any(word in claim.names and word not in sources.held for word in claim.words):
+    if any(word in claim.names and word not in sources.held and word not in asked.names for word in claim.words):
         yield "name"
     total = sum(sources.weight.get(token, 0.0) for token in claim.sequence)
     for value in claim.values:
@@ -315,19 +331,19 @@ def _faults(claim: Clause, sources: _Sources, asked: list[Value]) -> Iterator[st
         if _is_denied(claim, match, sources):
             yield "denial"
     for party in claim.objects:
-        if len(party) >= 2 and not any(word in sources.held for word in party):
+        if len(party) >= 2 and not any(word in sources.held or word in asked.names for word in party):
             yield "item"
     if claim.item and claim.words and not any(word in sources.held for word in claim.words):
         yield "item"
 
 
 def _value_faults(
-    value: Value, claim: Clause, match: _Match, sources: _Sources, margin: float, asked: list[Value]
+    value: Value, claim: Clause, match: _Match, sources: _Sources, margin: float, asked: _Asked
 ) -> Iterator[str]:
     holding = sources.holding(value)
     if not holding:
         # "one" is seldom a number
-        if not ((value.number == 1 and value.kind in {"", "count"}) or _among(value, asked)):
+        if not ((value.number == 1 and value.kind in {"", "count"}) or _among(value, asked.values)):
             yield "value"
         return
     held = {index for _, index in holding}
@@ -415,7 +431,7 @@ def _is_denied(claim: Clause, match: _Match, sources: _Sources) -> bool:
         if affirmed and said and not any(said) and word not in names:
             return True
     for word, affirmed in claim.words.items():
-        held = sources.held.get(word, ())
+        held = [i for i in sources.held.get(word, ()) if not sources.clauses[i].condition]
         if not held or not affirmed or claim.exclusive or any(sources.clauses[i].words.get(word, True) for i in held):
             continue
         # The sources have the word in denials alone: they deny the claim, if they speak of the same thing.

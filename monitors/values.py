@@ -282,6 +282,8 @@ def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
     number = _SPELLED.get(word, _number(given, at))
     if word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
         return 0.5, 2
+    if word == "quarter" and _texts(given, at + 1, 2) == ("of", "an") and _text(given, at + 3) in _UNITS:
+        return 0.25, 3
     if word == "other" and _text(given, at - 1) == "every" and _text(given, at + 1) in _UNITS:
         return 2.0, 1
     if number is None:
@@ -317,7 +319,7 @@ def _worded(given: list[Token], at: int) -> tuple[Value | None, int]:
         word == "twice" or following in {"a", "an", "per", "every", "each"} or following in _PERIODS
     ):
         return Value("times", (f"{_TIMES[word]:g}",), _TIMES[word]), 1
-    if word in _FRACTIONS and (
+    if word in _FRACTIONS and not (following == "of" and _text(given, at + 2) == "an") and (
         _text(given, at - 1) == "one" or (_text(given, at - 1) == "a" and following in {"of", "off", "", ".", ","})
     ):
         return _share(_FRACTIONS[word]), 1
