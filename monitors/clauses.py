@@ -241,12 +241,19 @@ class _Reader:
             self.denied = True  # not on books, films and games
         if self.denied:
             clause.words = {word: not affirmed for word, affirmed in clause.words.items()}
+        before = self.clauses[-1] if self.clauses and self.joined and self.denied else None
+        if before and before.bare and 0 < len(before.words) <= 3 and all(before.words.values()):
+            before.words = dict.fromkeys(before.words, False)  # the lift pass and rental gear are not included
         times = [value for value in clause.values if value.kind == "time"]
         clause.hours = self.until or len(times) > 1
         clause.subject |= set(clause.sequence[:1])
         clause.bare = self.plain and not clause.values
         clause.elliptic = (
-            bool(self.clauses) and self.denied and not clause.main and 0 < len(clause.words) < 3 and not clause.values
+            bool(self.clauses)
+            and self.denied
+            and not clause.main
+            and 0 < len(clause.words) < 3
+            and not clause.values
             and not any(clause.words.values())
         )
         if self.joined and self.clauses and self.clauses[-1].bare:
@@ -275,7 +282,8 @@ class _Reader:
             return False
         before, behind = self.given[self.at - 1], self.given[self.at + 1]
         if before.values and behind.values:
-            return before.values[0].kind == behind.values[0].kind and before.values[0].kind in _LISTED
+            kind = before.values[0].kind
+            return kind == behind.values[0].kind and (kind in _LISTED or kind.startswith("no. "))
         return before.capital and behind.capital and self._text(2) in {"", ".", ",", "and", "or", "!", ";"}
 
     def _ends(self, mark: str) -> bool:

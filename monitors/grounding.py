@@ -37,6 +37,15 @@ _NO_CLAIM = re.compile(
     r"|sorry to hear|(?:great|good) question|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
     re.IGNORECASE,
 )
+# How a sentence begins that wishes or greets, unless it has a number.
+_WISH = re.compile(
+    r"^(?:hello|hi|hey|dear|good (?:morning|afternoon|evening|day|luck)|have (?:a|fun|an)\b|enjoy (?:your|the|it)\b"
+    r"|how (?:lovely|nice|exciting|wonderful|great)|(?:great|lovely|nice|good|wonderful|glad|happy) (?:to|that)\b"
+    r"|(?:that|it)['’]?s? (?:is )?(?:great|lovely|good|nice|wonderful) to\b|(?:we|i) (?:hope|wish|can['’]t wait)"
+    r"|hope (?:you|to)|wishing you|all the best|best (?:wishes|of luck)|(?:kind|warm|best) regards|take care"
+    r"|congratulations|no need to (?:be|worry)|no worries|don['’]t worry|safe travels|cheers)\b[^\d]*$",
+    re.IGNORECASE,
+)
 _MINE = re.compile(r"\b(?:my|our)\b", re.IGNORECASE)
 _BUT = re.compile(r"\bbut\b", re.IGNORECASE)
 
@@ -107,7 +116,7 @@ def grounding(answer: str, context: str | Sequence[str], question: str = "") -> 
 def claims(answer: str) -> Iterator[str]:
     """The sentences that claim something."""
     for sentence in sentences(answer):
-        if _NO_CLAIM.search(sentence):
+        if _NO_CLAIM.search(sentence) or _WISH.search(sentence):
             but = _BUT.search(sentence)
             sentence = sentence[but.end() :].strip() if but else ""
         if sentence and not sentence.endswith("?"):
@@ -310,7 +319,12 @@ def _familiarity(sentence: list[Clause], sources: _Sources, asked: _Asked) -> fl
 
 def _among(value: Value, others: Iterable[Value]) -> bool:
     """Whether a value is among others, unit and all."""
-    return any(value.kind == other.kind and same(value, other) for other in others)
+    counts = {"", "count"}
+    return any(
+        (value.kind == other.kind and same(value, other))
+        or (value.number == other.number and {value.kind, other.kind} <= counts)
+        for other in others
+    )
 
 
 def _faults(claim: Clause, sources: _Sources, asked: _Asked) -> Iterator[str]:

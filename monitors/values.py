@@ -282,6 +282,8 @@ def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
     number = _SPELLED.get(word, _number(given, at))
     if word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
         return 0.5, 2
+    if word == "half" and _text(given, at + 1) in _PERIODS.keys() & _UNITS.keys():
+        return 0.5, 1
     if word == "quarter" and _texts(given, at + 1, 2) == ("of", "an") and _text(given, at + 3) in _UNITS:
         return 0.25, 3
     if word == "other" and _text(given, at - 1) == "every" and _text(given, at + 1) in _UNITS:
@@ -319,15 +321,19 @@ def _worded(given: list[Token], at: int) -> tuple[Value | None, int]:
         word == "twice" or following in {"a", "an", "per", "every", "each"} or following in _PERIODS
     ):
         return Value("times", (f"{_TIMES[word]:g}",), _TIMES[word]), 1
-    if word in _FRACTIONS and not (following == "of" and _text(given, at + 2) == "an") and (
-        _text(given, at - 1) == "one" or (_text(given, at - 1) == "a" and following in {"of", "off", "", ".", ","})
+    if (
+        word in _FRACTIONS
+        and not (following == "of" and _text(given, at + 2) == "an")
+        and (
+            _text(given, at - 1) == "one" or (_text(given, at - 1) == "a" and following in {"of", "off", "", ".", ","})
+        )
     ):
         return _share(_FRACTIONS[word]), 1
     if word in {"same", "next"} and (used := _day(given, at + 1)):
         return Value("duration", (f"{word} day",)), used
     if following in {"past", "to"} and (clock := _past(given, at)) is not None:
         return Value("time", (str(clock), str(clock + 720))), 3  # without am or pm it may be either
-    if word == "half" and following not in {"an", "a", "term", "-", "board"}:
+    if word == "half" and following not in {"an", "a", "term", "-", "board"} | _PERIODS.keys():
         return _share(0.5), 1
     return None, 0
 
@@ -348,21 +354,26 @@ def _dates(given: list[Token]) -> list[Token]:
                     token.text, values=tuple(_date(month, int(t.number or 0)) for t in given[at : to + 1 : 2])
                 )
                 used = behind + 1 - at
-        elif _texts(given, at, 3) == ("last", "day", "of") and (month := _month(given, at + 3)):
-            token, used = Token(token.text, values=(_date(month, monthrange(2027, month)[1]),)), 4
+        elif _texts(given, at, 3) == ("last", "day", "of") and (last_of := _month(given, at + 3)):
+            token, used = Token(token.text, values=(_date(last_of, monthrange(2027, last_of)[1]),)), 4
         elif _month(given, at) and (day := _number(given, at + 1)) is not None and 1 <= day <= 31:
             token, used = Token(token.text, values=(_date(_MONTH[token.text], int(day)),)), 2
         elif _month(given, at):
-            start, end = _MONTH[token.text], _MONTH.get(_text(given, at + 2))
+            until = at + 5 if _texts(given, at + 2, 3) == ("the", "end", "of") else at + 2
+            start, end = _MONTH[token.text], _MONTH.get(_text(given, until))
+            through = _text(given, at + 1) in _THROUGH or (
+                _text(given, at + 1) == "and" and _text(given, at - 1) == "between"
+            )
             months = [start]
-            if end is not None and _text(given, at + 1) in _THROUGH and _number(given, at + 3) is None:
-                months, used = [(start + month - 1) % 12 + 1 for month in range((end - start) % 12 + 1)], 3
+            if end is not None and through and _number(given, until + 1) is None:
+                months = [(start + month - 1) % 12 + 1 for month in range((end - start) % 12 + 1)]
+                used = until + 1 - at
             token = Token(token.text, values=tuple(Value("month", (str(month),)) for month in months))
-        elif (first := _WEEKDAY.get(token.text)) is not None:
-            until = _WEEKDAY.get(_text(given, at + 2))
+        elif (first := _WEEKDAY.get(token.text.removesuffix("'s"))) is not None:
+            last_day = _WEEKDAY.get(_text(given, at + 2))
             days = [first]
-            if until is not None and _text(given, at + 1) in _THROUGH:
-                days, used = [(first + day) % 7 for day in range((until - first) % 7 + 1)], 3
+            if last_day is not None and _text(given, at + 1) in _THROUGH:
+                days, used = [(first + day) % 7 for day in range((last_day - first) % 7 + 1)], 3
             token = Token(token.text, values=tuple(Value("weekday", (_WEEKDAYS[day],)) for day in days))
         elif token.text in _WEEK and _text(given, at + 1) != "of":
             token = Token(token.text, values=tuple(Value("weekday", (_WEEKDAYS[day],)) for day in _WEEK[token.text]))
@@ -413,7 +424,14 @@ def _measures(given: list[Token]) -> list[Token]:
             found.append(Token(token.text, values=(Value("time", (str(clock), str(clock + 720)), token.number),)))
             at += 1
             continue
-        half = next((h for h in _HALVES if _texts(given, at + 1, len(h)) == h), None)
+        sharp = _text(given, at + 1) in {"o'clock", "o’clock"}
+        half = next((h for h in _HALVES if _texts(given, at + 1 + sharp, len(h)) == h), None)
+        if sharp and not half and 1 <= token.number <= 12:
+            clock = int(60 * (token.number % 12))
+            found.append(Token(token.text, values=(Value("time", (str(clock), str(clock + 720)), token.number),)))
+            at += 2
+            continue
+        at += sharp
         if half and 1 <= token.number <= 12:
             clock = int(60 * (token.number % 12)) + _HALVES[half] * (token.number != 12 or half != ("at", "night"))
             found.append(Token(token.text, values=(Value("time", (str(clock),), token.number),)))

@@ -56,7 +56,17 @@ def test_one_invented_sentence_is_not_hidden_by_true_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "I don't know.", "I’m sorry, I cannot find that.", "Thank you!", "May I ask why?"]
+    "answer",
+    [
+        "",
+        "I don't know.",
+        "I’m sorry, I cannot find that.",
+        "Thank you!",
+        "May I ask why?",
+        "The articles I have don't cover that. I'd rather not guess.",
+        "I'm really sorry about the wait.",
+        "Have fun celebrating! We can't wait to see you.",
+    ],
 )
 def test_what_claims_nothing_invents_nothing(answer: str) -> None:
     assert grounding(answer, CONTEXT) == 1.0
@@ -192,6 +202,39 @@ def test_bounds_periods_and_lists_are_compared(source: str, true: str, other: st
             "Our terms don't mention letters. It's best to ask the branch.",
             "Our terms don't mention letters, but stamps cost 80 cents.",
         ),
+        (
+            "Dogs are welcome on pitches (4 euros a night) but not in the cabins.",
+            "Dogs are welcome on pitches.",
+            "Dogs are welcome in the cabins.",
+        ),
+        (
+            "The Elm Park branch has no drive-through. The Main Street branch has a drive-through.",
+            "The Main Street branch has a drive-through.",
+            "The Elm Park branch has a drive-through.",
+        ),
+        (
+            "Perfume and batteries may not be sent.",
+            "Please don't send any of these: perfume, batteries.",
+            "Please send any of these: perfume, batteries.",
+        ),
+        ("Paper forms are no longer accepted.", "We don't take paper forms any more.", "Paper forms are accepted."),
+        ("Pausing costs 5 euros a month.", "Pausing isn't free: it costs 5 euros a month.", "Pausing is free."),
+        (
+            "Open Friday 8:30 to 13:00. We are closed at weekends.",
+            "On Fridays we close at 13:00.",
+            "On Fridays we close at 14:00.",
+        ),
+        (
+            "The price does not include the lift pass or equipment hire.",
+            "The lift pass and equipment hire are not included.",
+            "The lift pass and equipment hire are included.",
+        ),
+        ("Only owners and accountants can export.", "Accountants can export.", "Everyone can export."),
+        (
+            "Screens 3 and 5 have a ramp.",
+            "These have a ramp:\n- Screen 3\n- Screen 5",
+            "These have a ramp:\n- Screen 4",
+        ),
     ],
 )
 def test_what_is_said_in_another_form_is_grounded(source: str, true: str, other: str) -> None:
@@ -204,6 +247,15 @@ def test_the_customers_own_case_may_be_repeated() -> None:
     answer = "10 January is in time: readings can be sent until 15 January."
     assert grounding(answer, source, question) >= 0.7
     assert grounding(answer, source) < 0.7
+
+
+def test_names_are_the_customers_own_where_they_tell_of_themselves() -> None:
+    source, answer = (
+        "Joining is free for anyone who works in Leeds.",
+        "You can join free of charge, and York is no problem.",
+    )
+    assert grounding(answer, source, "I live in York. May I join?") >= 0.7
+    assert grounding(answer, source, "May I join in York?") < 0.7
 
 
 def test_the_time_of_hostile_texts_is_bounded() -> None:
