@@ -1,8 +1,8 @@
 """The labelled pairs of tests/data: answers to customers and the passages they were given. All invented.
 
 Those with `written: before` were written, in rounds, before the scorer was last changed, and it was changed for many of
-them. Those with `after` are by another writer, who had not seen the scorer, once it was done; nothing was changed for
-them, so their figures are the honest ones.
+them. Those with `after` are by a writer who had not seen the scorer, and nothing was changed for them, so their figures
+are the honest ones. `halves` is as many of the one as of the other.
 """
 
 import json
@@ -48,6 +48,12 @@ class Outcome:
 
 def labelled() -> list[Pair]:
     return [Pair(**json.loads(line)) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
+
+
+def halves(pairs: list[Pair]) -> list[Pair]:
+    """All pairs of `after`, and as many of `before`, at even distances."""
+    before, after = ([pair for pair in pairs if pair.written == half] for half in ("before", "after"))
+    return [before[number * len(before) // len(after)] for number in range(len(after))] + after
 
 
 def is_alarm(pair: Pair) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from grounding_pairs import labelled, outcomes
+from grounding_pairs import halves, labelled, outcomes
 
 from retuned.monitors.grounding import grounding
 
@@ -30,10 +30,11 @@ def main() -> dict[str, float]:
         for pair in pairs:
             grounding(pair.answer, pair.context, pair.question)
     seconds = time.perf_counter() - began
+    balanced, count = outcomes(halves(pairs))
     figures = {
-        "grounding_pairs": float(len(pairs)),
-        "grounding_precision": found["all"].precision,
-        "grounding_recall": found["all"].recall,
+        "grounding_pairs": float(count["all"]),
+        "grounding_precision": balanced["all"].precision,
+        "grounding_recall": balanced["all"].recall,
         "grounding_answers_per_second": ROUNDS * len(pairs) / seconds,
     }
     for half in ("before", "after"):

@@ -4,7 +4,7 @@ import random
 import time
 
 import pytest
-from grounding_pairs import labelled, outcomes
+from grounding_pairs import halves, labelled, outcomes
 
 from retuned.monitors.grounding import grounding
 
@@ -118,7 +118,7 @@ def test_an_answer_may_announce_alone() -> None:
 
 
 def test_inventions_are_found_among_labelled_pairs() -> None:
-    found, _ = outcomes(labelled())
+    found, _ = outcomes(halves(labelled()))
     assert min(found["all"].precision, found["all"].recall) >= 0.85
 
 
