@@ -29,21 +29,21 @@ _NO_CLAIM = re.compile(
     r"|(?:not|\w+n['’]t|never) (?:\w+ )?(?:mention|specif|state|say)"
     r"|^(?:please |(?:it(?: would be| is|['’]s) )?(?:best|better) to |i (?:suggest|recommend|would|['’]d) (?:\w+ )?)?"
     r"(?:check|ask|asking|contact|contacting|consult|consulting|checking|get in touch|reach out)\b(?!.*[\d@])"
-    r"|(?:articles?|passages?|documents?|information|sources?|texts?|pages?)\b[^.;:]{0,40}?\b(?:not|\w+n['’]t|never) "
-    r"(?:\w+ )?(?:cover|contain|include|address|list|describe)"
+    r"|(?:articles?|passages?|documents?|information|texts?|pages?) (?:that )?i(?:['’]ve been given| have) "
+    r"(?:do not|does not|don['’]t|doesn['’]t) (?:\w+ )?(?:cover|contain|include|address|list|describe)"
     r"|(?:would|['’]d) rather not\b"
     r"|i['’]m (?:\w+ )?(?:sorry|afraid|unable|not (?:able|sure))|look(?:ing)? forward to"
     r"|(?:happy|glad|here) to help|hope (?:this|that) helps|let (?:me|us) know (?:if|whether)|feel free"
     r"|sorry to hear|(?:great|good) question|thank(?:s| you)|you['’]re welcome|have a (?:nice|good|great))\b",
     re.IGNORECASE,
 )
-# How a sentence begins that wishes or greets, unless it has a number.
+# A sentence that wishes or greets; one that goes on behind a comma, or has a number, may claim something.
 _WISH = re.compile(
-    r"^(?:hello|hi|hey|dear|good (?:morning|afternoon|evening|day|luck)|have (?:a|fun|an)\b|enjoy (?:your|the|it)\b"
-    r"|how (?:lovely|nice|exciting|wonderful|great)|(?:great|lovely|nice|good|wonderful|glad|happy) (?:to|that)\b"
-    r"|(?:that|it)['’]?s? (?:is )?(?:great|lovely|good|nice|wonderful) to\b|(?:we|i) (?:hope|wish|can['’]t wait)"
+    r"^(?:hello|hi|hey|good (?:morning|afternoon|evening|day|luck)|have (?:a|fun|an)\b|enjoy (?:your|the|it)\b"
+    r"|how (?:lovely|nice|exciting|wonderful|great)|(?:that|it)['’]?s? (?:is )?(?:great|good|nice) to (?:hear|see)"
+    r"|(?:great|lovely|nice|good|wonderful|glad|happy) to (?:hear|see|meet)|(?:we|i) (?:hope|wish|can['’]t wait)"
     r"|hope (?:you|to)|wishing you|all the best|best (?:wishes|of luck)|(?:kind|warm|best) regards|take care"
-    r"|congratulations|no need to (?:be|worry)|no worries|don['’]t worry|safe travels|cheers)\b[^\d]*$",
+    r"|congratulations|no need to (?:be|worry)|no worries|don['’]t worry|safe travels|cheers)\b[^\d,:;–—]*$",
     re.IGNORECASE,
 )
 _MINE = re.compile(r"\b(?:my|our)\b", re.IGNORECASE)
@@ -79,7 +79,7 @@ def grounding(answer: str, context: str | Sequence[str], question: str = "") -> 
       rival of it (another value of its kind, another name in its place, "express" beside "standard", an opposite) are
       closer to the claim than those that hold it;
     - name, item: a name, a further item of a list, or a party or way ("by your landlord"), that the context does
-      not have;
+      not have, nor, of names, the customer's own case ("I live in York");
     - denial: said where the context denies it, or the reverse; a charge for what is free;
     - bound, period: at least against at most, before against after, a month against a year or a stay;
     - exclusive: said of all where the context says it of one only.

@@ -249,6 +249,19 @@ def test_the_customers_own_case_may_be_repeated() -> None:
     assert grounding(answer, source) < 0.7
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Hello, all rooms have a sauna.",
+        "No need to worry: zebras graze upon moons.",
+        "Happy to confirm that zebras may swim.",
+        "The information pack does not include zebras.",
+    ],
+)
+def test_a_claim_behind_a_pleasantry_is_judged(answer: str) -> None:
+    assert grounding(answer, CONTEXT) < 0.7
+
+
 def test_names_are_the_customers_own_where_they_tell_of_themselves() -> None:
     source, answer = (
         "Joining is free for anyone who works in Leeds.",
