@@ -68,7 +68,7 @@ class KafkaSettings(Section):
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
     client: Literal["kafka-python", "confluent"] = Field(
-        "kafka-python", description="what reads events; confluent is faster and needs pip install 'retuned[confluent]'"
+        "kafka-python", description="what reads events; confluent (librdkafka) needs pip install 'retuned[confluent]'"
     )
     group_id: str = Field(
         "retuned",
