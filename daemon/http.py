@@ -9,10 +9,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
 import uvicorn
+import yaml
 from jinja2 import Environment, PackageLoader
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -84,6 +86,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         ConfigurationError: a token file cannot be read.
     """
     tokens = settings.tokens()
+    described = yaml.safe_load((files("retuned.daemon") / "openapi.yaml").read_text(encoding="utf-8"))
     page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
 
     def require(request: Request, role: str) -> None:
@@ -130,6 +133,10 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
             raise HTTPException(404, "no such report; it may have been pruned (drift.keep_reports)")
         return FileResponse(file, media_type="text/html")
+
+    def openapi(request: Request) -> Response:
+        require(request, "viewer")
+        return JSONResponse(described)
 
     def letters(request: Request) -> Response:
         require(request, "viewer")
@@ -234,6 +241,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/metrics", metrics),
             Route("/", index),
             Route("/reports/{id}", report),
+            Route("/api/v1/openapi.json", openapi),
             Route("/api/v1/status", status),
             Route("/api/v1/labels", labels),
             Route("/api/v1/dead-letters", letters),

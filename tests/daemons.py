@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import yaml
 from brokers import Broker, free_port
+from jsonschema import Draft202012Validator
 from kafka import KafkaProducer
 
 
@@ -66,6 +67,16 @@ class Daemon:
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=20)
+
+    def described(self, path: str, operation: str) -> Any:
+        """The JSON at a path, once it is as the document of the API says of the operation."""
+        document = self.get("/api/v1/openapi.json").json()
+        operations = [one for methods in document["paths"].values() for one in methods.values()]
+        (found,) = (one for one in operations if one["operationId"] == operation)
+        schema = found["responses"]["200"]["content"]["application/json"]["schema"]
+        content = self.get(path).raise_for_status().json()
+        Draft202012Validator({**schema, "components": document["components"]}).validate(content)
+        return content
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=20)

@@ -42,6 +42,7 @@ def test_an_expert_is_asked_over_kafka_and_answers(
         assert message["interaction_id"] == answered
         assert message["question"] == "May I return a tent? I am <EMAIL_1>"
         assert json.loads((tmp_path / "requests.jsonl").read_text()) == message
+        daemon.described("/api/v1/labels", "labels")
         assert main(["labels", "--json", "--config", str(daemon.config)]) == 0
         assert json.loads(capsys.readouterr().out) == [message]
 
