@@ -356,7 +356,8 @@ class KafkaSource:
             BrokerRefused: nor will there be one.
         """
         now = time.monotonic()
-        if not self._consumer.metrics()["consumer-metrics"]["connection-count"]:
+        # The client's own count has those in it that are being made, as they are again and again while it is away.
+        if not any(connection.connected for connection in list(self._consumer._manager._conns.values())):
             self._away_since = self._away_since or now
             if now - self._away_since >= AWAY_SECONDS:
                 lost = BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")

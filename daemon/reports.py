@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -221,6 +221,8 @@ WORDS = {
 }
 INK, GOOD, BAD, MARK = "#1c2430", "#1a7f4b", "#b3261e", "#2f6fde"
 _PLOT_HEIGHT = 300
+_DAY_MS = 86_400_000
+_BAR_MS = 0.8 * _DAY_MS
 
 
 def draw(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
@@ -363,6 +365,19 @@ def _figure(traces: Sequence[Any], *, share: bool = False, **layout: Any) -> "Fi
     return figure
 
 
+def _days(job: dict[str, Any]) -> dict[str, Any]:
+    """The axis of days, a week at least: a month that has just begun is no point on an axis of hours."""
+    rows = [row for name in ("figures", "money", "drift") for row in job["now"][name]]
+    days = sorted({date.fromisoformat(row["day"][:10]) for row in rows})
+    if not days:
+        return {}
+    last = max(days[-1], days[0] + timedelta(days=6))
+    half = timedelta(hours=12)
+    ends = [datetime.combine(days[0], time()) - half, datetime.combine(last, time()) + half]
+    axis: dict[str, Any] = {"type": "date", "range": [end.isoformat() for end in ends], "tickformat": "%-d %b"}
+    return axis | ({"dtick": _DAY_MS} if (last - days[0]).days < 14 else {})
+
+
 def _by_day(job: dict[str, Any], metric: str) -> Iterable[tuple[str, list[dict[str, Any]]]]:
     of_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in job["now"]["figures"]:
@@ -393,6 +408,7 @@ def _rates(job: dict[str, Any], metric: str) -> "Figure | None":
         ],
         share=True,
         showlegend=True,
+        xaxis=_days(job),
     )
     for event in job["now"]["promotions"] if figure is not None else []:
         assert figure is not None
@@ -417,7 +433,8 @@ def _latencies(job: dict[str, Any]) -> "Figure | None":
             )
             for metric in ("latency_p50_seconds", "latency_p95_seconds")
             for _, rows in _by_day(job, metric)
-        ]
+        ],
+        xaxis=_days(job),
     )
 
 
@@ -438,11 +455,12 @@ def _amounts(job: dict[str, Any]) -> "Figure | None":
         return None
     return _figure(
         [
-            Bar(x=days, y=of_day["gain"], name="gains", marker={"color": GOOD}),
-            Bar(x=days, y=[-cost for cost in of_day["cost"]], name="costs", marker={"color": BAD}),
+            Bar(x=days, y=of_day["gain"], width=_BAR_MS, name="gains", marker={"color": GOOD}),
+            Bar(x=days, y=[-cost for cost in of_day["cost"]], width=_BAR_MS, name="costs", marker={"color": BAD}),
             Scatter(x=days, y=net, name="in all", mode="lines+markers", line={"color": INK}),
         ],
         barmode="relative",
+        xaxis=_days(job),
     )
 
 
@@ -498,7 +516,9 @@ def _drift(job: dict[str, Any]) -> "Figure | None":
 
     days = job["now"]["drift"]
     return _figure(
-        [Bar(x=[day["day"] for day in days], y=[day["severity"] for day in days])] if days else [], share=True
+        [Bar(x=[day["day"] for day in days], y=[day["severity"] for day in days], width=_BAR_MS)] if days else [],
+        share=True,
+        xaxis=_days(job),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -682,6 +683,21 @@ def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> N
                 source.poll(100, 0.1)
         broker.start()
         until(lambda: _answers(source))
+        source.close()
+
+
+def test_a_connection_that_is_being_made_is_no_answer(tmp_path: Path) -> None:
+    with run_tansu(tmp_path) as broker:
+        settings = settings_for(tmp_path, broker.bootstrap_servers)
+        broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+        source = KafkaSource(settings.kafka, dict)
+        until(lambda: not source.poll(100, 0.1).records and source.caught_up())
+        broker.stop(signal.SIGKILL)
+        host, _, port = broker.bootstrap_servers.rpartition(":")
+        with socket.create_server((host, int(port))):  # takes connections, and says nothing
+            until(lambda: not _answers(source))
+            for _ in range(2):
+                assert not _answers(source)
         source.close()
 
 
