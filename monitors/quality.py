@@ -79,8 +79,7 @@ def measure(
         figures = (
             _rates(cursor, workload, found.current.start)
             + _grounding_rates(cursor, settings, workload, found.current, now)
-            + _contradictions(cursor, workload)
-            + _tone(cursor, workload, found.current, now)
+            + _of_texts(cursor, workload, found.current, now)
             + (_opinions(cursor, settings, workload, found.current, now, opinions) if opinions else [])
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
@@ -173,11 +172,16 @@ def _calibrated(
     ]
 
 
-def _contradictions(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Figure]:
+def _of_texts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+    """What the sampled answers say of each other, and how they sound."""
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for model, messages, context, response in cursor.execute(QUERIES["asked"]).fetchall():
         for who in (model, ALL_MODELS):
             answers[who].append((question(messages, context), response))
+    return _contradictions(workload, answers) + _tone(cursor, workload, window, now, answers)
+
+
+def _contradictions(workload: str, answers: dict[str, list[tuple[str, str]]]) -> list[Figure]:
     counted = {model: contradictions(given) for model, given in sorted(answers.items())}
     return [
         Figure(workload, model, "contradiction_rate", "grounding", *wilson(contradicting, pairs), pairs)
@@ -186,17 +190,19 @@ def _contradictions(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Fi
     ]
 
 
-def _tone(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+def _tone(
+    cursor: duckdb.DuckDBPyConnection,
+    workload: str,
+    window: Window,
+    now: datetime,
+    answers: dict[str, list[tuple[str, str]]],
+) -> list[Figure]:
     since = now - timedelta(days=APPROVED_DAYS)
     wanted = {"workload": workload, "since": since, "start": window.start, "most": APPROVED_ANSWERS}
     approved = [text for (text,) in cursor.execute(QUERIES["approved"], wanted).fetchall()]
     if len(approved) < APPROVED_MINIMUM:
         return []
-    answers: dict[str, list[str]] = defaultdict(list)
-    for model, _, _, response in cursor.execute(QUERIES["asked"]).fetchall():
-        for who in (model, ALL_MODELS):
-            answers[who].append(response)
-    found = {model: likeness(given, approved) for model, given in sorted(answers.items())}
+    found = {model: likeness([text for _, text in given], approved) for model, given in sorted(answers.items())}
     return [
         Figure(workload, model, "tone_likeness", "features", *like, len(answers[model]))
         for model, like in found.items()

@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -669,12 +670,7 @@ def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> None:
-    with run_tansu(tmp_path) as broker:
-        settings = settings_for(tmp_path, broker.bootstrap_servers)
-        broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
-        source = KafkaSource(settings.kafka, dict)
-        until(lambda: not source.poll(100, 0.1).records and source.caught_up())
-        broker.stop(signal.SIGKILL)
+    with _killed(tmp_path) as (broker, source):
         until(lambda: not source._consumer.metrics()["consumer-metrics"]["connection-count"])  # the client noticed
         # As a look at the group fails that comes just then.
         source._postponed = BrokerUnavailable("away")
@@ -683,21 +679,27 @@ def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> N
                 source.poll(100, 0.1)
         broker.start()
         until(lambda: _answers(source))
-        source.close()
 
 
 def test_a_connection_that_is_being_made_is_no_answer(tmp_path: Path) -> None:
-    with run_tansu(tmp_path) as broker:
-        settings = settings_for(tmp_path, broker.bootstrap_servers)
-        broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
-        source = KafkaSource(settings.kafka, dict)
-        until(lambda: not source.poll(100, 0.1).records and source.caught_up())
-        broker.stop(signal.SIGKILL)
+    with _killed(tmp_path) as (broker, source):
         host, _, port = broker.bootstrap_servers.rpartition(":")
         with socket.create_server((host, int(port))):  # takes connections, and says nothing
             until(lambda: not _answers(source))
             for _ in range(2):
                 assert not _answers(source)
+
+
+@contextmanager
+def _killed(folder: Path) -> Iterator[tuple[Broker, KafkaSource]]:
+    """A broker that was killed, and the source that had read all of it."""
+    with run_tansu(folder) as broker:
+        settings = settings_for(folder, broker.bootstrap_servers)
+        broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+        source = KafkaSource(settings.kafka, dict)
+        until(lambda: not source.poll(100, 0.1).records and source.caught_up())
+        broker.stop(signal.SIGKILL)
+        yield broker, source
         source.close()
 
 
