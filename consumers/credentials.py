@@ -119,8 +119,8 @@ SUSPECT = (
     rf"(?i:{_SECRET})(?:[_-][A-Za-z]{{1,12}}){{0,2}}(?:\\.|[^A-Za-z0-9]){{0,8}}(?:[:=：>]|(?i:is|was|lautet|es|é|è|to))",
     rf"(?i:-(?:[a-z]{{1,12}}-){{0,2}}{_SECRET}) ",
     r"(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|cv[vc]|passcode"
-    r"|(?:security|verification|confirmation|time|access|unlock) [cp])[^0-9]{0,90}[0-9]{3})",
-    r"[?&;][A-Za-z0-9._\-]{2,60}=[^&\s]{8}",
+    r"|(?:security|verification|confirmation|time|access|unlock) [cp])[^0-9]*[0-9]{3})",
+    r"[?&;][A-Za-z0-9._\-]+=[^&\s]{8}",
     r"(?i:cookie)(?:\\.|[^A-Za-z0-9]){0,8}[:=]",
     r"[A-Za-z0-9]{20}",
 )

@@ -32,24 +32,16 @@ class BloomFilter:
         self._mask = np.uint64(self.capacity * BITS_PER_ID - 1)
         self._words = np.zeros(self.capacity * BITS_PER_ID // 64, np.uint64)
 
-    def may_have(self, ids: Sequence[str]) -> Any:
-        """A boolean array: False where the id was surely never added."""
-        words, bits = self._positions(ids)
-        found = self._words[words] & bits != 0
-        return found.all(axis=0)
-
-    def add(self, ids: Sequence[str]) -> None:
-        """Add all."""
-        words, bits = self._positions(ids)
-        np.bitwise_or.at(self._words, words.ravel(), bits.ravel())
-        self.count += len(ids)
-
-    def _positions(self, ids: Sequence[str]) -> tuple[Any, Any]:
-        """Word and bit of each position of each id, two arrays of shape (POSITIONS, len(ids))."""
+    def add(self, ids: Sequence[str]) -> Any:
+        """Add all. Returns a boolean array: False where the id was surely not added before."""
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64)
         step = (hashes >> np.uint64(32)) | np.uint64(1)
         positions = (hashes + np.arange(POSITIONS, dtype=np.uint64)[:, None] * step) & self._mask
-        return positions >> np.uint64(6), np.uint64(1) << (positions & np.uint64(63))
+        words, bits = positions >> np.uint64(6), np.uint64(1) << (positions & np.uint64(63))
+        found = (self._words[words] & bits != 0).all(axis=0)
+        np.bitwise_or.at(self._words, words.ravel(), bits.ravel())
+        self.count += len(ids)
+        return found
 
 
 class Stored:
@@ -68,9 +60,8 @@ class Stored:
         if self._filter is None or self._filter.count + len(ids) > self._filter.capacity:
             self._load(len(ids))
         assert self._filter is not None
-        maybe = self._filter.may_have(ids) if self._from is None or low >= self._from else np.ones(len(ids), bool)
-        self._filter.add(ids)
-        return maybe
+        maybe = self._filter.add(ids)
+        return maybe if self._from is None or low >= self._from else np.ones(len(ids), bool)
 
     def _load(self, more: int) -> None:
         """Make the filter anew, with the newest ids: as many as new events are likely to come near to."""

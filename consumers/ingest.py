@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -262,7 +262,7 @@ class Ingest:
         return dict(total)
 
     def _replay_some(self, letters: list[Any]) -> Counter[str]:
-        rows = Rows(Batch(), self._settings.ingest.deduplicate_seconds, utc_now())
+        rows = Rows(Batch(), self._settings.ingest.deduplicate_seconds, utc_now(), self._once)
         done = []
         for topic, partition, offset, payload in letters:
             record = FetchedRecord(topic, partition, offset, payload.encode())
@@ -272,8 +272,6 @@ class Ingest:
                 continue
             done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
             for event in events:
-                if event.user_id is not None:
-                    event.user_id = self._once(event.user_id)
                 rows.add(event, record)
         rows.pack()
         rows.redact(self._redactor, self._pseudonym)
@@ -311,21 +309,19 @@ class Ingest:
     def _rows(self, batch: Batch, distance_seconds: float, pseudonym: Callable[[str], str]) -> Rows:
         """The rows of a batch, decoded; `pseudonym` is of a user as the batch names one."""
         started = time.perf_counter()
-        rows = Rows(batch, distance_seconds, utc_now())
+        rows = Rows(batch, distance_seconds, utc_now(), pseudonym)
         most = self._settings.ingest.max_event_bytes
         for record in batch.records:
-            found: Sequence[Event | BadPart]
             try:  # nearly all are events of ours
-                found = (decode(self._kind(record), record.value, most),)
+                event = decode(self._kind(record), record.value, most)
             except BadEvent:
-                found = self._decode(record)
-            for event in found:
-                if isinstance(event, BadPart):
-                    rows.add_bad(record, event)
-                else:
-                    if event.user_id is not None:
-                        event.user_id = pseudonym(event.user_id)
-                    rows.add(event, record)
+                for found in self._decode(record):
+                    if isinstance(found, BadPart):
+                        rows.add_bad(record, found)
+                    else:
+                        rows.add(found, record)
+            else:
+                rows.add(event, record)
         rows.pack()
         rows.seconds += time.perf_counter() - started
         return rows

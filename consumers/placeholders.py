@@ -56,7 +56,9 @@ class Conversations:
         self._secret = secrets.token_bytes(32)
         self._scopes: OrderedDict[str, Scope] = OrderedDict()
         self._values, self._most_values, self._most_events = 0, most_values, most_events
+        # In two ages, of which the older one goes at once: moving what stays would hold up every other thread.
         self._conversation_of: dict[str, str | None] = {}
+        self._conversation_of_older: dict[str, str | None] = {}
 
     def fresh(self) -> Scope:
         """A scope that nothing else shares."""
@@ -81,11 +83,12 @@ class Conversations:
 
     def remember(self, event_ids: Sequence[str], conversation_ids: Sequence[str | None]) -> None:
         """Which conversation interactions belong to, so that feedback on them shares its numbers."""
-        known = self._conversation_of
-        known.update(zip(event_ids, conversation_ids, strict=True))
-        if len(known) > 2 * self._most_events:  # seldom, and then by half
-            self._conversation_of = dict(list(known.items())[-self._most_events :])
+        self._conversation_of.update(zip(event_ids, conversation_ids, strict=True))
+        if len(self._conversation_of) > self._most_events:
+            self._conversation_of_older, self._conversation_of = self._conversation_of, {}
 
     def of(self, interaction_id: str) -> str | None:
         """The conversation of an interaction, None when it has none or was not seen lately."""
-        return self._conversation_of.get(interaction_id)
+        if interaction_id in self._conversation_of:
+            return self._conversation_of[interaction_id]
+        return self._conversation_of_older.get(interaction_id)

@@ -2,20 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import UNSET, Raw
+from msgspec import Raw, UnsetType
+from msgspec.structs import astuple
 
 from retuned.consumers.dead_letter import DeadLetter, dead_letter
 from retuned.consumers.dialects import BadPart
-from retuned.consumers.events import Event, Feedback, Interaction, Kind, to_json
+from retuned.consumers.events import NESTED, Event, Feedback, Interaction, Kind, to_json
 from retuned.consumers.kafka import Batch, Record
 from retuned.consumers.privacy import Redactor
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NULL = Raw(b"null")
 _WHERE = [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())]
 _RECEIVED = ("received_at", pa.timestamp("us"))
 _INTERACTIONS = pa.schema(
@@ -50,8 +53,14 @@ _TOGETHER = 2_048
 class _Events:
     """The events of one kind in a batch, each id once within a distance."""
 
-    def __init__(self, schema: Any, columns: Callable[[Any], dict[str, Any]], received_at: datetime) -> None:
-        self._schema, self._columns, self._received_at = schema, columns, received_at
+    def __init__(
+        self,
+        schema: Any,
+        columns: Callable[[Any], dict[str, Any]],
+        received_at: datetime,
+        pseudonym: Callable[[str], str],
+    ) -> None:
+        self._schema, self._columns, self._received_at, self._pseudonym = schema, columns, received_at, pseudonym
         self._seen: dict[str, datetime] = {}
         self._events: list[Event] = []
         self._records: list[Record] = []
@@ -81,6 +90,7 @@ class _Events:
         events, records = self._events, self._records
         self._events, self._records = [], []
         columns = self._columns(events)
+        columns["user_id"] = [user and self._pseudonym(user) for user in columns["user_id"]]
         columns["topic"] = [record.topic for record in records]
         columns["partition"] = [record.partition for record in records]
         columns["offset"] = [record.offset for record in records]
@@ -104,13 +114,16 @@ class Rows:
         dead: the dead letters.
     """
 
-    def __init__(self, batch: Batch, distance_seconds: float, received_at: datetime) -> None:
+    def __init__(
+        self, batch: Batch, distance_seconds: float, received_at: datetime, pseudonym: Callable[[str], str]
+    ) -> None:
+        """`pseudonym` is of a user as the events name one."""
         self.starts, self.nexts, self.lost = batch.starts, batch.nexts, batch.lost
         self.messages = Counter([record.topic for record in batch.records])
         self.received_at = received_at
         self._distance = timedelta(seconds=distance_seconds)
-        self._interactions = _Events(_INTERACTIONS, _interaction_columns, received_at)
-        self._feedback = _Events(_FEEDBACK, _feedback_columns, received_at)
+        self._interactions = _Events(_INTERACTIONS, _interaction_columns, received_at, pseudonym)
+        self._feedback = _Events(_FEEDBACK, _feedback_columns, received_at, pseudonym)
         self.bad: list[tuple[Record, BadPart]] = []
         self.tables: dict[Kind, Any] = {}
         self.ids: dict[Kind, list[str]] = {}
@@ -121,7 +134,7 @@ class Rows:
         self.seconds = 0.0
 
     def add(self, event: Event, record: Record) -> None:
-        """Add an event, unless the batch has its id already. Its user is the pseudonym."""
+        """Add an event, unless the batch has its id already."""
         events = self._interactions if type(event) is Interaction else self._feedback
         if not events.add(event, record, self._distance):
             self.duplicates += 1
@@ -152,12 +165,12 @@ class Rows:
             redactor.remember(self.ids["interactions"], conversations)
             clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, self.ids["interactions"], conversations)
             clean["conversation_id"] = redactor.identifiers(conversations, pseudonym)
-            self.tables["interactions"] = _with(table, clean)
+            self.tables["interactions"] = _ready(table, clean)
         if (table := self.tables.get("feedback")) is not None:
             # With the numbers of the conversations that the feedback is on.
             ids = table["interaction_id"].to_pylist()
             clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, ids, redactor.conversations_of(ids))
-            self.tables["feedback"] = _with(table, clean)
+            self.tables["feedback"] = _ready(table, clean)
 
     def bounds(self, table: Any) -> dict[str, Any]:
         """The parameters of the anti-join over a table of events."""
@@ -180,63 +193,47 @@ def _some(table: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: table[name].combine_chunks() for name in names}
 
 
-def _with(table: Any, columns: dict[str, Any]) -> Any:
-    """The table with these columns in the place of its own."""
+def _ready(table: Any, columns: dict[str, Any]) -> Any:
+    """The table with these columns in the place of its own, and JSON marked as such.
+
+    It was checked when it was decoded: DuckDB need not parse it again.
+    """
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, values)
-    return table
+    return table.cast(
+        pa.schema([pa.field(field.name, pa.json_() if field.name in _JSON else field.type) for field in table.schema])
+    )
+
+
+def _columns(kind: type[Event], events: Sequence[Event]) -> dict[str, Any]:
+    """The values of each field, by its name."""
+    return dict(zip(kind.__struct_fields__, zip(*map(astuple, events), strict=True), strict=True))
 
 
 def _interaction_columns(events: list[Interaction]) -> dict[str, Any]:
-    return {
-        "id": [event.id for event in events],
-        "timestamp": [event.timestamp for event in events],
-        "workload": [event.workload for event in events],
-        "model": [event.model for event in events],
-        "messages": _joined([event.messages for event in events]),
-        "response": [event.response for event in events],
-        "context": [_json_or_none(event.context) for event in events],
-        "conversation_id": [event.conversation_id for event in events],
-        "user_id": [event.user_id for event in events],
-        "latency_seconds": [event.latency_seconds for event in events],
-        "time_to_first_token_seconds": [event.time_to_first_token_seconds for event in events],
-        "input_tokens": [event.input_tokens for event in events],
-        "output_tokens": [event.output_tokens for event in events],
-        "cost": [event.cost for event in events],
-        "finish_reason": [event.finish_reason for event in events],
-        "attributes": [_json_or_none(event.attributes) for event in events],
-    }
+    columns = _columns(Interaction, events)
+    return columns | {name: _json_array(columns[name]) for name in NESTED}
 
 
 def _feedback_columns(events: list[Feedback]) -> dict[str, Any]:
-    return {
-        "id": [event.id for event in events],
-        "timestamp": [event.timestamp for event in events],
-        "interaction_id": [event.interaction_id for event in events],
-        "name": [event.name for event in events],
-        "value": [to_json(event.value) for event in events],
-        "source": [event.source for event in events],
-        "user_id": [event.user_id for event in events],
-    }
+    columns = _columns(Feedback, events)
+    return columns | {"value": [to_json(value) for value in columns["value"]]}
 
 
-def _joined(texts: list[Raw]) -> Any:
-    """An Arrow array of strings, from UTF-8, without a Python string for each."""
+def _json_array(nested: Sequence[Raw | UnsetType]) -> Any:
+    """An Arrow array of JSON texts, made without a Python object for each; null for what is absent or `null`."""
+    texts = [_NULL if isinstance(text, UnsetType) else text for text in nested]
     ends = np.zeros(len(texts) + 1, np.int32)
     np.cumsum([len(memoryview(text)) for text in texts], out=ends[1:])
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    absent = pc.equal(array, "null")
+    return pc.if_else(absent, None, array) if pc.any(absent).as_py() else array
 
 
 def _array(values: Any, field: Any) -> Any:
     if isinstance(values, pa.Array):
         return values
-    if field.name == "timestamp":  # whatever its zone, as UTC
-        return pa.array(values, pa.timestamp("us", "UTC")).cast(field.type)
+    if field.name == "timestamp":  # whatever its zone, as UTC; Arrow would ask each for its zone, which is slower
+        since = pa.array([timestamp - _EPOCH for timestamp in values], pa.duration("us"))
+        return since.cast(pa.int64()).cast(field.type)
     return pa.array(values, field.type)
-
-
-def _json_or_none(nested: Any) -> str | None:
-    if nested is UNSET:
-        return None
-    text = str(nested, "utf-8")
-    return None if text == "null" else text

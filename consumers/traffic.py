@@ -34,11 +34,9 @@ class _Histogram:
     def empty(cls, edges: tuple[float, ...]) -> "_Histogram":
         return cls(np.asarray(edges), np.zeros(len(edges) + 1, np.int64))
 
-    def add(self, values: np.ndarray[Any, Any]) -> None:
-        values = values[np.isfinite(values) & (values >= 0)]
-        places = np.searchsorted(self.edges, values)  # a value on an edge belongs below it
-        self.counts += np.bincount(places, minlength=len(self.counts))
-        self.total += float(values.sum())
+    def add(self, counts: np.ndarray[Any, Any], total: float) -> None:
+        self.counts += counts
+        self.total += total
 
     def buckets(self) -> list[tuple[str, float]]:
         names = [*map(str, self.edges.tolist()), "+Inf"]
@@ -63,22 +61,30 @@ class Traffic:
 
     def add(self, interactions: pa.Table, now: datetime) -> None:
         """Count the interactions of a batch, rows as in the warehouse's table."""
-        pairs = pc.binary_join_element_wise(interactions["workload"], interactions["model"], "\0").combine_chunks()
-        coded = pairs.dictionary_encode()
-        codes = coded.indices.to_numpy()
-        columns = {
-            name: interactions[name].to_numpy().astype(float)
-            for name in ("latency_seconds", "time_to_first_token_seconds", "input_tokens", "output_tokens")
+        joined = pc.binary_join_element_wise(interactions["workload"], interactions["model"], "\0").combine_chunks()
+        coded = joined.dictionary_encode()
+        codes, pairs = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+
+        def column(name: str) -> Any:
+            return interactions[name].to_numpy().astype(float)
+
+        # All pairs in one go and outside of the lock, for which a scrape would have to wait.
+        latency, seconds = _spread(column("latency_seconds"), codes, len(pairs), LATENCY_SECONDS)
+        first_token, first_seconds = _spread(
+            column("time_to_first_token_seconds"), codes, len(pairs), FIRST_TOKEN_SECONDS
+        )
+        tokens = {
+            kind: np.bincount(codes, np.nan_to_num(column(f"{kind}_tokens")), len(pairs)).tolist()
+            for kind in ("input", "output")
         }
         with self._lock:
-            for code, pair in enumerate(coded.dictionary.to_pylist()):
+            for place, pair in enumerate(pairs):
                 workload, _, model = pair.partition("\0")
                 series = self._of((workload, model), now)
-                own = {name: values[codes == code] for name, values in columns.items()}
-                series.latency.add(own["latency_seconds"])
-                series.first_token.add(own["time_to_first_token_seconds"])
-                series.tokens["input"] += float(np.nansum(own["input_tokens"]))
-                series.tokens["output"] += float(np.nansum(own["output_tokens"]))
+                series.latency.add(latency[place], seconds[place])
+                series.first_token.add(first_token[place], first_seconds[place])
+                for kind, sums in tokens.items():
+                    series.tokens[kind] += sums[place]
 
     def _of(self, pair: tuple[str, str], now: datetime) -> _Series:
         if pair not in self._series and len(self._series) >= MOST_SERIES:
@@ -123,3 +129,15 @@ class Traffic:
                 labels=(*_LABELS, "kind"),
             ),
         )
+
+
+def _spread(
+    values: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], groups: int, edges: tuple[float, ...]
+) -> tuple[np.ndarray[Any, Any], list[float]]:
+    """Of each group: how many values lie in each bucket, and the sum of them. What is no length of time is left out."""
+    told = np.isfinite(values) & (values >= 0)
+    values, codes = values[told], codes[told]
+    places = np.searchsorted(np.asarray(edges), values)  # a value on an edge belongs below it
+    buckets = len(edges) + 1
+    counts = np.bincount(codes * buckets + places, minlength=groups * buckets).reshape(groups, buckets)
+    return counts, np.bincount(codes, values, groups).tolist()

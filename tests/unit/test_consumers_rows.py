@@ -1,6 +1,8 @@
 """Batches on their way into the warehouse: whole ones, long ones, and a kill behind them."""
 
+import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -8,7 +10,9 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from retuned.consumers.events import decode
+import duckdb
+
+from retuned.consumers.events import BadEvent, Interaction, decode
 from retuned.consumers.kafka import Batch
 from retuned.consumers.privacy import Redactor
 from retuned.consumers.records import FetchedRecord
@@ -21,6 +25,8 @@ MANY = 5_000  # more than two of what becomes Arrow arrays together
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
+
+import duckdb
 from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest, stored_offsets
 from retuned.consumers.memory import MemoryLog, MemorySource
@@ -56,7 +62,7 @@ def record(number: int, **fields: object) -> FetchedRecord:
 
 def test_a_long_batch_keeps_its_order_its_texts_and_each_id_once() -> None:
     records = [record(number) for number in range(MANY)] + [record(3), record(MANY, context=["a", "b"])]
-    rows = Rows(Batch(records), timedelta(hours=1).total_seconds(), utc_now())
+    rows = Rows(Batch(records), timedelta(hours=1).total_seconds(), utc_now(), str)
     for one in records:
         rows.add(decode("interactions", one.value), one)
     rows.pack()
@@ -88,3 +94,24 @@ def test_whole_batches_go_past_the_log_and_survive_a_kill(tmp_path: Path) -> Non
         )
         assert found == {"n": 2 * batch, "ids": 2 * batch, "last": "answer 9999"}
         assert warehouse.row("SELECT next_offset FROM offsets") == {"next_offset": 2 * batch}
+
+
+def test_what_counts_as_json_is_json_to_duckdb() -> None:
+    """DuckDB is told that it need not look: a text that it cannot read would break each query over its column."""
+    rng = random.Random(0)
+    whole = {"a": [1, -2.5e-3, True, None, 'é\n\\"x/', {"b": "€😀", "c": []}], "d": {"e": 1e10, "f": "\t"}, "g": "end"}
+    signs = b'"\\{}[]:,0123456789.eE+-tfn ulasr\x00\x01\x1f\x7f\x80\xc3\xa9\xff\n\t/'
+    event = record(0).value
+    assert event is not None
+    taken = []
+    for turn in range(20_000):
+        text = bytearray(json.dumps(whole, ensure_ascii=turn % 2 == 0).encode())
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            at = rng.randrange(len(text))
+            text[at : at + rng.randrange(2)] = rng.sample(signs, rng.randrange(2))
+        with contextlib.suppress(BadEvent):
+            taken.append(decode("interactions", event[:-1] + b', "attributes": ' + text + b"}"))
+    assert len(taken) > 2_000
+    texts = [bytes(one.attributes).decode() for one in taken if isinstance(one, Interaction)]
+    unread = duckdb.execute("SELECT count(*) FROM (SELECT unnest($1) AS text) WHERE NOT json_valid(text)", [texts])
+    assert unread.fetchall() == [(0,)]
