@@ -173,13 +173,19 @@ def _headers(buffer: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], in
 class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """What was fetched of one partition, in the client's place for it."""
 
+    def take(self, n: int | None = None) -> list[FetchedRecord | BrokenBatch]:
+        """At most `n` records."""
+        taken: list[FetchedRecord | BrokenBatch] = super().take(n)
+        if taken:  # a batch whose end was reached has set it farther
+            self.next_fetch_offset: int = max(self.next_fetch_offset, taken[-1].offset + 1)
+        return taken
+
     def _unpack_records(self, tp: Any, records: Any, *_: Any) -> Iterator[FetchedRecord | BrokenBatch]:
         while (batch := records.next_batch()) is not None:
             if batch.magic < 2:  # kept by brokers older than 0.11, or never rewritten since
                 if self.check_crcs and not batch.validate_crc():
                     raise EndlessBatch(tp.topic, tp.partition, batch.base_offset)
                 for record in batch:
-                    self.next_fetch_offset = record.offset + 1
                     yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value)
                 continue
             self.leader_epoch = batch.leader_epoch
@@ -193,9 +199,7 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = batch.next_offset
                 yield BrokenBatch(tp.topic, tp.partition, first, batch.next_offset, error.args[0])
                 continue
-            for message in messages:
-                self.next_fetch_offset = message.offset + 1
-                yield message
+            yield from messages
             self.records_read += len(messages)
             self.next_fetch_offset = batch.next_offset  # the last ones may have been compacted away
         self.drain()
