@@ -266,7 +266,7 @@ class Ingest:
         done = []
         for topic, partition, offset, payload in letters:
             record = FetchedRecord(topic, partition, offset, payload.encode())
-            found = self._decode(record)
+            found = self._decode(self._kind(topic), record)
             events = [event for event in found if not isinstance(event, BadPart)]
             if not events or len(events) < len(found):
                 continue
@@ -288,15 +288,15 @@ class Ingest:
                 ) from error
         return Counter(tried=len(letters), replayed=len(done), stored=sum(rows.stored.values()))
 
-    def _decode(self, record: Record) -> list[Event | BadPart]:
+    def _decode(self, kind: Kind, record: Record) -> list[Event | BadPart]:
         if record.problem is not None:
             reason = "unreadable" if isinstance(record, BrokenBatch) else "not_an_event"
             return [BadPart(BadEvent(reason, record.problem))]
-        return decode_any(self._kind(record), record.value, record.headers, self._settings.ingest.max_event_bytes)
+        return decode_any(kind, record.value, record.headers, self._settings.ingest.max_event_bytes)
 
-    def _kind(self, record: Record) -> Kind:
-        """What the topic of a message is for."""
-        return "feedback" if record.topic == self._settings.kafka.feedback_topic else "interactions"
+    def _kind(self, topic: str) -> Kind:
+        """What a topic is for."""
+        return "feedback" if topic == self._settings.kafka.feedback_topic else "interactions"
 
     def _read(self) -> Rows | None:
         """The next batch, decoded; None when no partition moved."""
@@ -311,11 +311,13 @@ class Ingest:
         started = time.perf_counter()
         rows = Rows(batch, distance_seconds, utc_now(), pseudonym)
         most = self._settings.ingest.max_event_bytes
+        kinds = {topic: self._kind(topic) for topic in rows.messages}
         for record in batch.records:
+            kind = kinds[record.topic]
             try:  # nearly all are events of ours
-                event = decode(self._kind(record), record.value, most)
+                event = decode(kind, record.value, most)
             except BadEvent:
-                for found in self._decode(record):
+                for found in self._decode(kind, record):
                     if isinstance(found, BadPart):
                         rows.add_bad(record, found)
                     else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import Raw, UnsetType
+from msgspec import UNSET, Raw
 from msgspec.structs import astuple
 
 from retuned.consumers.dead_letter import DeadLetter, dead_letter
@@ -220,9 +220,15 @@ def _feedback_columns(events: list[Feedback]) -> dict[str, Any]:
     return columns | {"value": [to_json(value) for value in columns["value"]]}
 
 
-def _json_array(nested: Sequence[Raw | UnsetType]) -> Any:
-    """An Arrow array of JSON texts, made without a Python object for each; null for what is absent or `null`."""
-    texts = [_NULL if isinstance(text, UnsetType) else text for text in nested]
+def _json_array(nested: Sequence[Any]) -> Any:
+    """An Arrow array of JSON texts, made without a Python object for each; null for what is absent or `null`.
+
+    Args:
+        nested: `Raw` or UNSET.
+    """
+    if not [text for text in nested if text is not UNSET]:
+        return pa.nulls(len(nested), pa.string())
+    texts = [_NULL if text is UNSET else text for text in nested]
     ends = np.zeros(len(texts) + 1, np.int32)
     np.cumsum([len(memoryview(text)) for text in texts], out=ends[1:])
     array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))

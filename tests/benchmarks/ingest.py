@@ -41,7 +41,7 @@ SELECT
     0.8, NULL, 132, 64, 0.0004, 'stop', NULL, 'old', 0, n, $last::TIMESTAMP
 FROM range($rows) AS numbers(n)
 """
-EVENTS, NAIVE_EVENTS, ROUNDS = 200_000, 1_500, 3
+EVENTS, NAIVE_EVENTS, ROUNDS = 200_000, 1_500, 5
 TOPIC = "interactions"
 
 
