@@ -182,6 +182,7 @@ class Jobs:
                 workload, roi.summary(self.warehouse, workload), roi.versions(self.warehouse, workload), latest
             )
             self.retrain_metrics.aliases(self.warehouse, workload)
+            self.retrain_metrics.quarantine(self.warehouse, workload)
             self.ask_policy(workload)
         try:
             rollout.announce_pending(self.warehouse, self.publisher, self.settings.kafka.model_events_topic)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from retuned.consumers.warehouse import Warehouse
 from retuned.retrain.registry import QUERIES, aliases, model_name
 from retuned.retrain.run import RunResult
+from retuned.retrain.trust import QUARANTINED
 
 
 class Metrics:
@@ -88,6 +89,13 @@ class Metrics:
             ["workload"],
             registry=registry,
         )
+        self.quarantined = Gauge(
+            "retuned_quarantined_feedback",
+            "Pieces of feedback that the latest dataset does not believe, by reason: outvoted, contradicts_expert, "
+            "account, burst or collusion",
+            ["workload", "reason"],
+            registry=registry,
+        )
         self._counted: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._named: dict[str, set[tuple[str, str]]] = {}
         self._lock = threading.Lock()
@@ -141,6 +149,12 @@ class Metrics:
             key = (workload, row["event"])
             self.promotions.labels(*key).inc(row["count"] - self._counted[key])
             self._counted[key] = row["count"]
+
+    def quarantine(self, warehouse: Warehouse, workload: str) -> None:
+        """Take in what the latest dataset does not believe."""
+        counts = {row["reason"]: row["count"] for row in warehouse.rows(QUERIES["quarantined"], {"workload": workload})}
+        for reason in QUARANTINED:
+            self.quarantined.labels(workload, reason).set(counts.get(reason, 0))
 
     def labels(self, counts: dict[str, dict[str, int]]) -> None:
         """Take in how many requests for labels are open and answered, by workload."""

@@ -95,6 +95,9 @@ DELETE FROM quarantine WHERE workload = $workload
 -- name: quarantine
 INSERT INTO quarantine BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
 
+-- name: quarantined
+SELECT reason, count(*) AS count FROM quarantine WHERE workload = $workload GROUP BY reason
+
 -- name: earlier_datasets
 SELECT version, path, created_at
 FROM datasets

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from teaching import Teacher, question
 from traffic import ASKED, CITIES, THINGS
 
@@ -17,6 +18,7 @@ from retuned.retrain import dataset
 from retuned.retrain.dataset import Dataset, Leak, TooFewRows, check_leaks
 from retuned.retrain.examples import Example
 from retuned.retrain.lineage import lineage
+from retuned.retrain.metrics import Metrics
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 from retuned.retrain.similarity import NearIndex, normalise
 from retuned.retrain.topics import OTHER
@@ -123,10 +125,19 @@ def test_quarantine_is_what_is_doubted_now(
     built = dataset.build(warehouse, settings, "support", NOW)
     assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 8 am."
     assert lineage(warehouse, new)["quarantine"][0]["reason"] == "outvoted"
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+
+    def counted(reason: str) -> float | None:
+        metrics.quarantine(warehouse, "support")
+        return registry.get_sample_value("retuned_quarantined_feedback", {"workload": "support", "reason": reason})
+
+    assert (counted("outvoted"), counted("collusion")) == (1, 0)
     teacher.correct("When do you open?", "Never.", "At 9 am.", "user", "u5")  # two say so now: it has changed
     built = dataset.build(warehouse, settings, "support", LATER)
     assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 9 am."
     assert warehouse.rows("FROM quarantine") == []
+    assert counted("outvoted") == 0
     lie = teacher.correct("When do you open?", "Never.", "At noon.", "user", "u6")
     dataset.build(warehouse, settings, "support", LATER)
     warehouse.close()
