@@ -86,7 +86,6 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         ConfigurationError: a token file cannot be read.
     """
     tokens = settings.tokens()
-    described = yaml.safe_load((files("retuned.daemon") / "openapi.yaml").read_text(encoding="utf-8"))
     page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
 
     def require(request: Request, role: str) -> None:
@@ -136,7 +135,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
 
     def openapi(request: Request) -> Response:
         require(request, "viewer")
-        return JSONResponse(described)
+        return JSONResponse(yaml.safe_load((files("retuned.daemon") / "openapi.yaml").read_text(encoding="utf-8")))
 
     def letters(request: Request) -> Response:
         require(request, "viewer")

@@ -25,8 +25,6 @@ MANY = 5_000  # more than two of what becomes Arrow arrays together
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-
-import duckdb
 from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest, stored_offsets
 from retuned.consumers.memory import MemoryLog, MemorySource
