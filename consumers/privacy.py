@@ -101,12 +101,7 @@ class Redactor:
                 if text is not None:
                     values[place] = self._json(text, scope) if name in json else self.text(text, scope)
             self._conversations.close(scope)
-        mask = np.zeros(len(event_ids), bool)
-        mask[suspects] = True
-        return {
-            name: pc.replace_with_mask(array, mask, pa.array(cleaned[name], pa.string()))
-            for name, array in texts.items()
-        }
+        return {name: _exchanged(array, suspects, cleaned[name]) for name, array in texts.items()}
 
     def remember(self, event_ids: Sequence[str], conversation_ids: Sequence[str | None]) -> None:
         """Which conversation these interactions belong to, for the feedback that comes after them."""
@@ -117,19 +112,18 @@ class Redactor:
         """The conversations of interactions that were remembered."""
         return [self._conversations.of(name) for name in interaction_ids]
 
-    def identifiers(self, names: Sequence[str | None], pseudonym: Callable[[str], str]) -> Any:
+    def identifiers(self, names: Any, pseudonym: Callable[[str], str]) -> Any:
         """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed."""
-        array = pa.array(names, type=pa.string())
-        suspects = _suspects([array], _SUSPECT_ID) if self.enabled else []
+        suspects = _suspects([names], _SUSPECT_ID) if self.enabled else []
         if not suspects:
-            return array
-        cleaned = list(names)
-        for index in suspects:
-            name, found = names[index] or "", list[tuple[str, str]]()
+            return names
+        cleaned = names.take(pa.array(suspects)).to_pylist()
+        for place, name in enumerate(cleaned):
+            found: list[tuple[str, str]] = []
             self._mark(name, found)
             if any(kind in ("EMAIL", "PHONE", "IP") for kind, _ in found):
-                cleaned[index] = pseudonym(name)
-        return pa.array(cleaned, type=pa.string())
+                cleaned[place] = pseudonym(name)
+        return _exchanged(names, suspects, cleaned)
 
     def value(self, value: Any, scope: Scope | None = None) -> Any:
         """A JSON value with every text in it redacted, names of fields too."""
@@ -203,9 +197,16 @@ def _suspects(arrays: list[Any], pattern: str) -> list[int]:
         looked_at = arrays
     rows: set[int] = set()
     for array in looked_at:
-        found = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(array, pattern), False))
+        found = pc.indices_nonzero(pc.match_substring_regex(array, pattern))
         rows.update(index % len(arrays[0]) for index in found.to_pylist())
     return sorted(rows)
+
+
+def _exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:
+    """An array of strings with other ones in these rows."""
+    mask = np.zeros(len(array), bool)
+    mask[rows] = True
+    return pc.replace_with_mask(array, mask, pa.array(texts, pa.string()))
 
 
 def _reserve(scope: Scope, value: Any) -> None:

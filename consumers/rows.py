@@ -161,10 +161,11 @@ class Rows:
 
     def _redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
         if (table := self.tables.get("interactions")) is not None:
-            conversations = table["conversation_id"].to_pylist()
+            names = table["conversation_id"].combine_chunks()
+            conversations = names.to_pylist()
             redactor.remember(self.ids["interactions"], conversations)
             clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, self.ids["interactions"], conversations)
-            clean["conversation_id"] = redactor.identifiers(conversations, pseudonym)
+            clean["conversation_id"] = redactor.identifiers(names, pseudonym)
             self.tables["interactions"] = _ready(table, clean)
         if (table := self.tables.get("feedback")) is not None:
             # With the numbers of the conversations that the feedback is on.
@@ -226,20 +227,19 @@ def _json_array(nested: Sequence[Any]) -> Any:
     Args:
         nested: `Raw` or UNSET.
     """
-    if not [text for text in nested if text is not UNSET]:
+    if nested.count(UNSET) == len(nested):
         return pa.nulls(len(nested), pa.string())
     texts = [_NULL if text is UNSET else text for text in nested]
+    lengths = [len(memoryview(text)) for text in texts]
     ends = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum([len(memoryview(text)) for text in texts], out=ends[1:])
+    np.cumsum(lengths, out=ends[1:])
     array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
-    absent = pc.equal(array, "null")
-    return pc.if_else(absent, None, array) if pc.any(absent).as_py() else array
+    return pc.if_else(pc.equal(array, "null"), None, array) if len("null") in lengths else array
 
 
 def _array(values: Any, field: Any) -> Any:
     if isinstance(values, pa.Array):
         return values
     if field.name == "timestamp":  # whatever its zone, as UTC; Arrow would ask each for its zone, which is slower
-        since = pa.array([timestamp - _EPOCH for timestamp in values], pa.duration("us"))
-        return since.cast(pa.int64()).cast(field.type)
+        return pa.array([timestamp - _EPOCH for timestamp in values], pa.duration("us")).view(field.type)
     return pa.array(values, field.type)
