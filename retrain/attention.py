@@ -3,11 +3,12 @@
 Runs in child processes alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -32,10 +33,77 @@ class Paths:
     keys: Tensor
     unseen: Tensor
     places: Tensor
+    _layouts: dict[tuple[int, int, torch.dtype], "Layout"] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: torch.device) -> "Paths":
         """The same on a device."""
-        return Paths(*(value.to(device) for value in (self.queries, self.keys, self.unseen, self.places)))
+        return Paths(self.queries.to(device), self.keys.to(device), self.unseen.to(device), self.places.to(device))
+
+    def layout(self, heads: int, key_heads: int, dtype: torch.dtype) -> "Layout":
+        """The same for matrices of (T·heads, D); made once for all layers."""
+        wanted = (heads, key_heads, dtype)
+        if wanted not in self._layouts:
+            self._layouts[wanted] = _layout(self, *wanted)
+        return self._layouts[wanted]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How blocks are made of the rows of a matrix of (T·heads, D), and rows of blocks.
+
+    The queries of all heads that share a key stand in one block, G·Q of them.
+
+    Attributes:
+        queries: the rows of a block's queries, shape (B·heads·Q,).
+        keys: the rows of its keys and values, shape (B·key heads·K,).
+        bias: what is added to scores, -inf for unseen keys, shape (B·key heads, G·Q, K).
+        places: where each row of queries stands in the blocks, shape (T·heads,).
+        to_places: sums rows of queries into blocks; none for what is padded.
+        to_keys: sums a block's rows of keys into the rows that they are of.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    bias: Tensor
+    places: Tensor
+    to_places: "Sums"
+    to_keys: "Sums"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The transposed of `index_select`: rows are added to where they were taken from, in float32, in a fixed order."""
+
+    order: Tensor
+    starts: Tensor
+
+    @classmethod
+    def over(cls, index: Tensor, count: int) -> "Sums":
+        """Of an index into `count` rows."""
+        counts = torch.bincount(index, minlength=count)
+        return cls(torch.argsort(index, stable=True), counts.cumsum(0) - counts)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        # The kernel of an embedding's bags is ten times faster than `index_add_`, and needs no copy in float32.
+        return functional.embedding_bag(self.order, rows, self.starts, mode="sum")
+
+
+def _layout(paths: Paths, heads: int, key_heads: int, dtype: torch.dtype) -> Layout:
+    blocks, _, width, length = paths.unseen.shape
+    head = torch.arange(heads, device=paths.places.device)
+    queries = paths.queries.view(blocks, 1, width) * heads + head[:, None]
+    keys = paths.keys.view(blocks, 1, length) * key_heads + head[:key_heads, None]
+    places = (paths.places // width * heads + head[:, None]) * width + paths.places % width
+    places, keys = places.T.flatten(), keys.flatten()
+    bias = torch.zeros_like(paths.unseen, dtype=dtype).masked_fill_(paths.unseen, -torch.inf)
+    return Layout(
+        queries.flatten(),
+        keys,
+        bias.expand(-1, heads, -1, -1).reshape(blocks * key_heads, -1, length),
+        places,
+        Sums.over(places, queries.numel()),
+        Sums.over(keys, len(paths.places) * key_heads),
+    )
 
 
 def use(model: Any) -> None:
@@ -75,57 +143,29 @@ class PathAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, paths: Paths, scaling: float) -> Tensor:
-        blocks, _, width, _ = paths.unseen.shape
-        q = _blocks_of_queries(query.index_select(0, paths.queries), blocks, key.shape[1])
-        k, v = (_blocks_of_keys(part.index_select(0, paths.keys), blocks) for part in (key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
-        scores.view(blocks, -1, width, k.shape[1]).masked_fill_(paths.unseen, -torch.inf)
+        layout = paths.layout(query.shape[1], key.shape[1], query.dtype)
+        blocks, width, length = layout.bias.shape
+        q = _rows(query).index_select(0, layout.queries).view(blocks, width, -1)
+        k, v = (_rows(part).index_select(0, layout.keys).view(blocks, length, -1) for part in (key, value))
+        scores = torch.baddbmm(layout.bias, q, k.transpose(1, 2), alpha=scaling)
         shares = torch.softmax(scores, dim=-1)  # computed in float32 whatever comes in and goes out
-        seen = torch.bmm(shares, v)
         ctx.save_for_backward(q, k, v, shares)
-        ctx.paths, ctx.scaling, ctx.tokens = paths, scaling, query.shape[0]
-        return _tokens(seen, blocks, width, query.shape[1]).index_select(0, paths.places)
+        ctx.layout, ctx.scaling, ctx.shapes = layout, scaling, (query.shape, key.shape)
+        return _rows(torch.bmm(shares, v)).index_select(0, layout.places).view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares = ctx.saved_tensors
-        paths: Paths = ctx.paths
-        blocks, _, width, _ = paths.unseen.shape
-        (gradient,) = gradients
-        heads, size = gradient.shape[1:]
-        spread = gradient.new_zeros(blocks * width, heads, size).index_copy_(0, paths.places, gradient)
-        g = _blocks_of_queries(spread, blocks, k.shape[0] // blocks)
-        g_v = torch.bmm(shares.transpose(1, 2), g)
+        layout: Layout = ctx.layout
+        of_query, of_key = ctx.shapes
+        g = layout.to_places(_rows(gradients[0])).view(q.shape)
         g_scores = torch.bmm(g, v.transpose(1, 2))
         g_scores = torch._softmax_backward_data(g_scores, shares, -1, shares.dtype).mul_(ctx.scaling)
-        g_q = _tokens(torch.bmm(g_scores, k), blocks, width, heads).index_select(0, paths.places)
-        g_k, g_v = (
-            _gathered(part, blocks, paths.keys, ctx.tokens) for part in (torch.bmm(g_scores.transpose(1, 2), q), g_v)
-        )
+        g_q = _rows(torch.bmm(g_scores, k)).index_select(0, layout.places).view(of_query)
+        g_k = layout.to_keys(_rows(torch.bmm(g_scores.transpose(1, 2), q))).view(of_key)
+        g_v = layout.to_keys(_rows(torch.bmm(shares.transpose(1, 2), g))).view(of_key)
         return g_q, g_k, g_v, None, None
 
 
-def _blocks_of_queries(query: Tensor, blocks: int, key_heads: int) -> Tensor:
-    """(B·Q, heads, D) to (B·key heads, group·Q, D): the queries of all heads that share a key stand in one matrix."""
-    heads, size = query.shape[1:]
-    parts = query.view(blocks, -1, key_heads, heads // key_heads, size).permute(0, 2, 3, 1, 4)
-    return parts.reshape(blocks * key_heads, -1, size)
-
-
-def _tokens(seen: Tensor, blocks: int, width: int, heads: int) -> Tensor:
-    """The way back: (B·key heads, group·Q, D) to (B·Q, heads, D)."""
-    parts = seen.view(blocks, heads, width, -1).transpose(1, 2)
-    return parts.reshape(blocks * width, heads, -1)
-
-
-def _blocks_of_keys(key: Tensor, blocks: int) -> Tensor:
-    """(B·K, key heads, D) to (B·key heads, K, D)."""
-    heads, size = key.shape[1:]
-    return key.view(blocks, -1, heads, size).transpose(1, 2).reshape(blocks * heads, -1, size)
-
-
-def _gathered(gradient: Tensor, blocks: int, keys: Tensor, tokens: int) -> Tensor:
-    """(B·key heads, K, D) to (T, key heads, D): a token gets the sum over all blocks that saw it."""
-    parts = gradient.view(blocks, -1, *gradient.shape[1:]).transpose(1, 2).flatten(0, 1)
-    total = torch.zeros(tokens, *parts.shape[1:], dtype=torch.float32, device=gradient.device)
-    return total.index_add_(0, keys, parts.float()).to(gradient.dtype)
+def _rows(part: Tensor) -> Tensor:
+    return part.reshape(-1, part.shape[-1])

@@ -76,6 +76,34 @@ class FusedGate(torch.autograd.Function):
         return torch.ops.aten.silu_backward(g * up, gate), functional.silu(gate).mul_(g)
 
 
+class FusedRotary(torch.autograd.Function):
+    """Queries and keys turned by their positions, each half of a head with the other, as Llama has it (Su et al. 2021).
+
+    All of shape (1, heads, T, D), cos and sin with one head.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        low, high = sin.chunk(2, -1)
+        return _turned(query, cos, -low, high), _turned(key, cos, -low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        low, high = sin.chunk(2, -1)
+        return *(_turned(g, cos, high, -low) for g in gradients), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, of_second: Tensor, of_first: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    turned = x * cos
+    to_first, to_second = turned.chunk(2, -1)
+    to_first.addcmul_(second, of_second)
+    to_second.addcmul_(first, of_first)
+    return turned
+
+
 class FusedCrossEntropy(torch.autograd.Function):
     """The cross-entropy of each token with the logits of a frozen head, which are never all there at once.
 

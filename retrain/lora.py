@@ -7,6 +7,7 @@ Runs in child processes alone.
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from retuned.consumers.errors import RetunedError
 from retuned.retrain import attention
 from retuned.retrain.batches import Encoded, packed_losses, padded, padded_losses
-from retuned.retrain.fused import FusedGate, FusedLora, FusedNorm
+from retuned.retrain.fused import FusedGate, FusedLora, FusedNorm, FusedRotary
 from retuned.retrain.settings import TrainSettings
 
 LAYERS = (
@@ -29,6 +30,7 @@ LAYERS = (
     "qkv_proj", "gate_up_proj", "fc1", "fc2",  # Phi
 )  # fmt: skip
 """The linear layers of attention and MLP, by the names that models give them."""
+_ROTARY = "apply_rotary_pos_emb"
 
 
 def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainSettings) -> Any:
@@ -152,6 +154,8 @@ def fuse(model: Any) -> int:
             _replace(module, _fused_norm(module), module.weight)
         elif hasattr(module, "gate_proj") and hasattr(module, "act_fn"):
             _replace(module, _fused_gate(module), model.get_input_embeddings().weight)
+        else:
+            _replace_rotary(module)
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear):
         # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
@@ -173,6 +177,33 @@ def _replace(module: Any, forward: Callable[[Tensor], Tensor], like: Tensor) -> 
             return
     if same:
         module.forward = forward
+
+
+def _replace_rotary(module: Any) -> None:
+    """Exchange how an attention layer turns queries and keys by their positions, if the other way says the same.
+
+    That is a function of its Python module: the layer gets a forward that finds another one under the name.
+    """
+    forward = inspect.unwrap(type(module).forward)
+    if _ROTARY not in forward.__code__.co_names:
+        return
+    plain = forward.__globals__[_ROTARY]
+    query, angle = torch.linspace(-2, 2, 48).view(1, 2, 3, 8), torch.linspace(0, 6, 24).view(1, 3, 8)
+
+    def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
+        if more or named or cos.shape[-1] != query.shape[-1] or cos.dtype != query.dtype:
+            return plain(query, key, cos, sin, *more, **named)
+        return FusedRotary.apply(query, key, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
+
+    trial = query, query[:, :1], angle.cos(), angle.sin()
+    try:
+        same = all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain(*trial), rotary(*trial), strict=True))
+    except (RuntimeError, TypeError, ValueError):
+        return
+    if same:
+        names = forward.__globals__ | {_ROTARY: rotary}
+        own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+        module.forward = MethodType(own, module)
 
 
 def _frozen_norm(module: Any) -> bool:

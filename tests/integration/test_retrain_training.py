@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from trainings import rows as questions
 
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.consumers.process import run_child
-from retuned.retrain import batches, checkpoints, evaluate, lora
+from retuned.retrain import attention, batches, checkpoints, evaluate, lora
 from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
 from retuned.retrain.batches import IGNORED, Encoded, encode, losses, pack, packed_losses, padded, padded_losses
 from retuned.retrain.settings import TrainSettings
@@ -71,6 +73,50 @@ def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(
         for name, value in plain.items():
             assert value.abs().max() > 0
             torch.testing.assert_close(fast[name], value, atol=1e-6, rtol=1e-4)
+
+
+class Turning(torch.nn.Module):
+    """A layer that turns what it is given by its positions, with the function of a model's family."""
+
+    forward: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def turning(family: str) -> Turning:
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    names = {"apply_rotary_pos_emb": module.apply_rotary_pos_emb}
+    exec("def forward(self, *given): return apply_rotary_pos_emb(*given)", names)
+    return type("Own", (Turning,), {"forward": names["forward"]})()
+
+
+@pytest.mark.parametrize(
+    ("family", "share", "exchanged"), [("llama", 1.0, True), ("phi3", 0.5, True), ("glm", 1.0, False)]
+)
+def test_positions_turn_heads_as_the_family_has_it(family: str, share: float, exchanged: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (
+        torch.randn(1, heads, 5, 8, generator=generator, dtype=torch.float64).requires_grad_() for heads in (4, 2)
+    )
+    angle = torch.randn(1, 5, int(8 * share), generator=generator, dtype=torch.float64)  # no half is like the other
+    layer = turning(family)
+    given = query, key, angle.cos(), angle.sin()
+    expected = layer(*given)
+    lora._replace_rotary(layer)
+    assert ("forward" in vars(layer)) == exchanged
+    found = layer(*given)
+    weights = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in expected]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (query, key), weights), torch.autograd.grad(expected, (query, key), weights)
+    )
+    assert (type(found[0].grad_fn).__name__ == "FusedRotaryBackward") == (exchanged and share == 1)
+
+
+def test_rows_are_added_to_where_they_were_taken_from() -> None:
+    index = torch.tensor([4, 0, 4, 2, 0, 0])
+    rows = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attention.Sums.over(index, 6)(rows), torch.zeros(6, 3).index_add_(0, index, rows))
+    ones = torch.ones(1_000, 1, dtype=torch.bfloat16)  # a sum in bfloat16 would stay at 256
+    assert attention.Sums.over(torch.zeros(1_000, dtype=torch.long), 1)(ones).item() == 1_000
 
 
 @pytest.mark.parametrize("block", [64, 7])
