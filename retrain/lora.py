@@ -203,6 +203,7 @@ def _replace_rotary(module: Any) -> None:
     if same:
         names = forward.__globals__ | {_ROTARY: rotary}
         own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+        own.__kwdefaults__ = forward.__kwdefaults__
         module.forward = MethodType(own, module)
 
 

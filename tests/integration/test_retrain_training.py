@@ -84,7 +84,7 @@ class Turning(torch.nn.Module):
 def turning(family: str) -> Turning:
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     names = {"apply_rotary_pos_emb": module.apply_rotary_pos_emb}
-    exec("def forward(self, *given): return apply_rotary_pos_emb(*given)", names)
+    exec("def forward(self, *given, turn=True): return apply_rotary_pos_emb(*given) if turn else given", names)
     return type("Own", (Turning,), {"forward": names["forward"]})()
 
 
