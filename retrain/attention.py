@@ -143,29 +143,30 @@ class PathAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, paths: Paths, scaling: float) -> Tensor:
-        layout = paths.layout(query.shape[1], key.shape[1], query.dtype)
+        heads = query.shape[1]
+        layout = paths.layout(heads, key.shape[1], query.dtype)
         blocks, width, length = layout.bias.shape
-        q = _rows(query).index_select(0, layout.queries).view(blocks, width, -1)
-        k, v = (_rows(part).index_select(0, layout.keys).view(blocks, length, -1) for part in (key, value))
+        q = query.flatten(0, 1).index_select(0, layout.queries).view(blocks, width, -1)
+        k, v = (part.flatten(0, 1).index_select(0, layout.keys).view(blocks, length, -1) for part in (key, value))
         scores = torch.baddbmm(layout.bias, q, k.transpose(1, 2), alpha=scaling)
         shares = torch.softmax(scores, dim=-1)  # computed in float32 whatever comes in and goes out
         ctx.save_for_backward(q, k, v, shares)
-        ctx.layout, ctx.scaling, ctx.shapes = layout, scaling, (query.shape, key.shape)
-        return _rows(torch.bmm(shares, v)).index_select(0, layout.places).view(query.shape)
+        ctx.layout, ctx.scaling, ctx.heads, ctx.key_heads = layout, scaling, heads, key.shape[1]
+        return torch.bmm(shares, v).flatten(0, 1).index_select(0, layout.places).view(-1, heads, v.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares = ctx.saved_tensors
         layout: Layout = ctx.layout
-        of_query, of_key = ctx.shapes
-        g = layout.to_places(_rows(gradients[0])).view(q.shape)
+        blocks, width, _ = q.shape
+        g = layout.to_places(gradients[0].flatten(0, 1)).view(blocks, width, -1)
         g_scores = torch.bmm(g, v.transpose(1, 2))
         g_scores = torch._softmax_backward_data(g_scores, shares, -1, shares.dtype).mul_(ctx.scaling)
-        g_q = _rows(torch.bmm(g_scores, k)).index_select(0, layout.places).view(of_query)
-        g_k = layout.to_keys(_rows(torch.bmm(g_scores.transpose(1, 2), q))).view(of_key)
-        g_v = layout.to_keys(_rows(torch.bmm(shares.transpose(1, 2), g))).view(of_key)
+        g_q = torch.bmm(g_scores, k).flatten(0, 1).index_select(0, layout.places).view(-1, ctx.heads, q.shape[-1])
+        g_k, g_v = (
+            layout.to_keys(torch.bmm(part.transpose(1, 2), other).flatten(0, 1)).view(
+                -1, ctx.key_heads, other.shape[-1]
+            )
+            for part, other in ((g_scores, q), (shares, g))
+        )
         return g_q, g_k, g_v, None, None
-
-
-def _rows(part: Tensor) -> Tensor:
-    return part.reshape(-1, part.shape[-1])

@@ -6,6 +6,7 @@ Runs in child processes alone.
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
@@ -180,13 +181,21 @@ def _replace(module: Any, forward: Callable[[Tensor], Tensor], like: Tensor) -> 
 
 
 def _replace_rotary(module: Any) -> None:
-    """Exchange how an attention layer turns queries and keys by their positions, if the other way says the same.
+    """Exchange how an attention layer turns queries and keys by their positions, unless its forward is another's."""
+    kind: Any = type(module)
+    if "forward" not in vars(module) and (forward := _with_fused_rotary(kind)):
+        module.forward = MethodType(forward, module)
 
-    That is a function of its Python module: the layer gets a forward that finds another one under the name.
+
+@cache
+def _with_fused_rotary(kind: Any) -> FunctionType | None:
+    """The forward of such layers with positions in one step; None if they have none, or the step says something else.
+
+    They are turned by a function of the layer's Python module: this forward finds another one under its name.
     """
-    forward = inspect.unwrap(type(module).forward)
+    forward = inspect.unwrap(kind.forward)
     if _ROTARY not in forward.__code__.co_names:
-        return
+        return None
     plain = forward.__globals__[_ROTARY]
     query, angle = torch.linspace(-2, 2, 48).view(1, 2, 3, 8), torch.linspace(0, 6, 24).view(1, 3, 8)
 
@@ -199,12 +208,13 @@ def _replace_rotary(module: Any) -> None:
     try:
         same = all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain(*trial), rotary(*trial), strict=True))
     except (RuntimeError, TypeError, ValueError):
-        return
-    if same:
-        names = forward.__globals__ | {_ROTARY: rotary}
-        own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-        own.__kwdefaults__ = forward.__kwdefaults__
-        module.forward = MethodType(own, module)
+        return None
+    if not same:
+        return None
+    names = forward.__globals__ | {_ROTARY: rotary}
+    own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    own.__kwdefaults__ = forward.__kwdefaults__
+    return own
 
 
 def _frozen_norm(module: Any) -> bool:

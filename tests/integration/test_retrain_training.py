@@ -111,6 +111,35 @@ def test_positions_turn_heads_as_the_family_has_it(family: str, share: float, ex
     assert (type(found[0].grad_fn).__name__ == "FusedRotaryBackward") == (exchanged and share == 1)
 
 
+def test_a_forward_that_somebody_else_exchanged_stays() -> None:
+    layer = turning("llama")
+    layer.forward = theirs = lambda *_: (torch.zeros(1), torch.zeros(1))
+    lora._replace_rotary(layer)
+    assert layer.forward is theirs
+
+
+def test_values_may_be_of_another_size_than_keys() -> None:
+    rows = [Encoded(str(n), [1, 2, 3, n], [5, n, 7]) for n in range(3)]
+    paths = pack(rows, 0).paths
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((4, 8), (2, 8), (2, 6))
+    query, key, value = (
+        torch.randn(len(paths.places), *shape, generator=generator).requires_grad_() for shape in shapes
+    )
+    wider = torch.nn.functional.pad(value, (0, 2))
+
+    def attend(values: torch.Tensor) -> torch.Tensor:
+        return attention.PathAttention.apply(query, key, values, paths, 0.3)  # type: ignore[no-any-return, no-untyped-call]
+
+    found, expected = attend(value), attend(wider)[..., :6]
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=generator)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (query, key, value), weights),
+        torch.autograd.grad(expected, (query, key, value), weights),
+    )
+
+
 def test_rows_are_added_to_where_they_were_taken_from() -> None:
     index = torch.tensor([4, 0, 4, 2, 0, 0])
     rows = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
