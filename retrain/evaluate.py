@@ -261,7 +261,7 @@ class _Evaluator:
         context: bool,
         emit: Emit,
     ) -> None:
-        from retuned.retrain import lora
+        from retuned.retrain.fuse import fuse
         from retuned.retrain.generation import Generator
 
         self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
@@ -269,7 +269,7 @@ class _Evaluator:
         self.packed: bool | None = None
         distinct = list({id(model): model for model in models.values()}.values())
         for model in distinct:
-            lora.fuse(model)
+            fuse(model)
         self.together = len(distinct) == 1 and Generator.fits(distinct[0])
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}

@@ -1,27 +1,22 @@
-"""What is trained of a base model, through PEFT: LoRA adapters (Hu et al. 2021), with the layers' arithmetic fused, or
-copies of all its layers.
+"""What is trained of a base model, through PEFT: LoRA adapters (Hu et al. 2021), or copies of all its layers.
 
 Runs in child processes alone.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from torch import Tensor, nn
+from torch import nn
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain import attention
 from retuned.retrain.batches import Encoded, packed_losses, padded, padded_losses
-from retuned.retrain.fused import FusedGate, FusedLora, FusedNorm, FusedRotary
 from retuned.retrain.settings import TrainSettings
 
 LAYERS = (
@@ -31,7 +26,6 @@ LAYERS = (
     "qkv_proj", "gate_up_proj", "fc1", "fc2",  # Phi
 )  # fmt: skip
 """The linear layers of attention and MLP, by the names that models give them."""
-_ROTARY = "apply_rotary_pos_emb"
 
 
 def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainSettings) -> Any:
@@ -140,143 +134,10 @@ def load_adapter(
         ) from error
 
 
-def fuse(model: Any) -> int:
-    """Let layers compute in fewer steps where that says the same; returns how many adapted ones do.
-
-    Layers with dropout, DoRA, a LoRA bias, a quantized or a transposed weight keep PEFT's forward, and so does any call
-    with adapters off, merged, mixed or several at once.
-    """
-    count = 0
-    for module in model.modules():
-        if isinstance(module, LoraLinear) and _plain(module):
-            module.forward = _fused_forward(module)
-            count += 1
-        elif _frozen_norm(module):
-            _replace(module, _fused_norm(module), module.weight)
-        elif hasattr(module, "gate_proj") and hasattr(module, "act_fn"):
-            _replace(module, _fused_gate(module), model.get_input_embeddings().weight)
-        else:
-            _replace_rotary(module)
-    head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear):
-        # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
-        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
-    return count
-
-
-def _replace(module: Any, forward: Callable[[Tensor], Tensor], like: Tensor) -> None:
-    """Exchange a layer's forward if the other one says the same: layers of one name differ between models.
-
-    Args:
-        like: of the type and the last dimension of what the layer takes.
-    """
-    trial = torch.linspace(-2, 2, like.shape[-1]).to(like)[None]
-    with torch.no_grad():
-        try:
-            same = torch.allclose(module(trial), forward(trial), rtol=1e-2 if like.dtype == torch.bfloat16 else 1e-4)
-        except (RuntimeError, AttributeError, TypeError):
-            return
-    if same:
-        module.forward = forward
-
-
-def _replace_rotary(module: Any) -> None:
-    """Exchange how an attention layer turns queries and keys by their positions, unless its forward is another's."""
-    kind: Any = type(module)
-    if "forward" not in vars(module) and (forward := _with_fused_rotary(kind)):
-        module.forward = MethodType(forward, module)
-
-
-@cache
-def _with_fused_rotary(kind: Any) -> FunctionType | None:
-    """The forward of such layers with positions in one step; None if they have none, or the step says something else.
-
-    They are turned by a function of the layer's Python module: this forward finds another one under its name.
-    """
-    forward = inspect.unwrap(kind.forward)
-    if _ROTARY not in forward.__code__.co_names:
-        return None
-    plain = forward.__globals__[_ROTARY]
-    query, angle = torch.linspace(-2, 2, 48).view(1, 2, 3, 8), torch.linspace(0, 6, 24).view(1, 3, 8)
-
-    def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
-        if more or named or cos.shape[-1] != query.shape[-1] or cos.dtype != query.dtype:
-            return plain(query, key, cos, sin, *more, **named)
-        return FusedRotary.apply(query, key, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
-
-    trial = query, query[:, :1], angle.cos(), angle.sin()
-    try:
-        same = all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain(*trial), rotary(*trial), strict=True))
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    if not same:
-        return None
-    names = forward.__globals__ | {_ROTARY: rotary}
-    own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-    own.__kwdefaults__ = forward.__kwdefaults__
-    return own
-
-
-def _frozen_norm(module: Any) -> bool:
-    return (
-        type(module).__name__.endswith("RMSNorm")
-        and hasattr(module, "variance_epsilon")
-        and not module.weight.requires_grad
-    )
-
-
-def _fused_norm(module: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        return FusedNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
-
-    return forward
-
-
-def _fused_gate(module: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        return module.down_proj(FusedGate.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-any-return, no-untyped-call]
-
-    return forward
-
-
-def dropping(model: nn.Module, on: bool) -> None:
-    """Switch the adapters' dropout; that of the base model stays off."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.lora_dropout.train(on)
-
-
-def _plain(module: Any) -> bool:
-    base = module.get_base_layer()
-    return (
-        type(base) is nn.Linear
-        and not module.fan_in_fan_out
-        and not module.lora_variant
-        and all(isinstance(dropout, nn.Identity) for dropout in module.lora_dropout.values())
-        and not any(layer.bias is not None for layer in module.lora_B.values())
-    )
-
-
-def _fused_forward(module: Any) -> Any:
-    plain = module.forward
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        active = module.active_adapters
-        if (
-            module.disable_adapters
-            or module.merged
-            or args
-            or kwargs
-            or len(active) != 1
-            or active[0] not in module.lora_A
-        ):
-            return plain(x, *args, **kwargs)
-        name, base = active[0], module.get_base_layer()
-        return FusedLora.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
-        )
-
-    return forward
+def dropouts(model: nn.Module) -> list[nn.Module]:
+    """The adapters' dropouts; those of the base model are never on."""
+    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return [one for module in adapted for one in module.lora_dropout.values() if isinstance(one, nn.Dropout)]
 
 
 def packing_fits(model: Any, rows: Sequence[Encoded], pad: int, max_length: int) -> bool:

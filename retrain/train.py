@@ -118,6 +118,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     from retuned.retrain import lora, preference, ranks
     from retuned.retrain.batches import encode
+    from retuned.retrain.fuse import fuse
 
     together = ranks.join("retuned.retrain.train", settings.processes, emit)
     if settings.threads:
@@ -137,7 +138,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         for split in ("train", "validation")
     }
     packed = lora.packing_fits(model, rows["train"], pad, settings.max_length)
-    fused = lora.fuse(model)
+    fused = fuse(model)
     if full:
         lora.compute_in(model, dtype)
     about = {
@@ -194,10 +195,13 @@ class Training:
     ) -> None:
         import torch
 
+        from retuned.retrain import lora
+
         self.model, self.rows, self.validation, self.pad, self.packed = model, train, validation, pad, packed
         self.preferences, self.settings, self.folder, self.ranks = preferences, settings, folder, ranks
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
+        self.dropouts = lora.dropouts(model)
         self.best: dict[str, torch.Tensor] = {}
         self.step = self.tokens = self.without_gain = 0
         self.seconds = self.epoch_loss = self.epoch_preference = 0.0
@@ -235,12 +239,11 @@ class Training:
     def _one_step(self) -> dict[str, Any]:
         import torch
 
-        from retuned.retrain import lora
         from retuned.retrain.batches import losses
 
         started = time.perf_counter()
         torch.manual_seed((self.settings.seed * _SEEDS + self.step) * self.ranks.count + self.ranks.number)
-        lora.dropping(self.model, True)
+        self._drop(True)
         batch = self._batch()
         rate = learning_rate(self.step, self.steps, self.settings)
         count = sum(len(row.completion) for row in batch)
@@ -252,7 +255,7 @@ class Training:
         total = self.ranks.total(total)
         preference = self._learn_preferences()
         self._add_gradients()
-        lora.dropping(self.model, False)
+        self._drop(False)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -271,6 +274,10 @@ class Training:
             "tokens_per_second": tokens / seconds,
             "learning_rate": rate,
         } | ({} if preference is None else {"preference_loss": preference})
+
+    def _drop(self, on: bool) -> None:
+        for dropout in self.dropouts:
+            dropout.train(on)
 
     def _learn_preferences(self) -> float | None:
         """Add the gradient of the step's preferences to that of its completions."""

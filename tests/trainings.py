@@ -73,6 +73,11 @@ def gradients(model: Any, parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, 
     }
 
 
+def whole_layers(model: Any) -> list[Any]:
+    """The decoder layers that compute as one step."""
+    return [module for module in model.modules() if hasattr(module, "mlp") and "forward" in vars(module)]
+
+
 def trained(
     base: Path,
     data: Path,

@@ -104,13 +104,14 @@ def _ours(adapters: dict[str, str], dtype: str) -> dict[str, list[str]]:
 
     from retuned.retrain import lora
     from retuned.retrain.base import load_model, load_tokenizer
+    from retuned.retrain.fuse import fuse
     from retuned.retrain.generation import Generator
 
     tokenizer = load_tokenizer(BASE)
     model = load_model(BASE, getattr(torch, dtype))
     for name, folder in adapters.items():
         model = lora.load_adapter(model, Path(folder), name=name)
-    lora.fuse(model)
+    fuse(model)
     generator = Generator(model, {name: name for name in adapters}, tokenizer.pad_token_id)
     found: dict[str, list[str]] = {name: [] for name in adapters}
     for prompts in _batches(tokenizer):

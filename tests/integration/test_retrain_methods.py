@@ -13,7 +13,7 @@ import torch
 from models import tiny_llama, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trained
+from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trained, whole_layers
 from transformers import AutoModelForCausalLM
 
 from retuned.consumers.errors import Cancelled, RetunedError
@@ -22,10 +22,12 @@ from retuned.retrain import base as bases
 from retuned.retrain import checkpoints, evaluate, lora
 from retuned.retrain.base import load_model, load_tokenizer
 from retuned.retrain.batches import encode, losses, padded_losses
+from retuned.retrain.fuse import fuse
 from retuned.retrain.settings import EvaluateSettings
 
 PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
 FUSED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
+WHOLE_LAYERS = {"llama": 2, "mistral": 2, "qwen2": 2, "qwen3": 0, "gpt2": 0, "falcon": 0}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,8 @@ def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) 
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, examples, pad)])
     packing = lora.packing_fits(model, examples, pad, 256)
-    assert (packing, lora.fuse(model)) == (PACKED[kind], FUSED[kind])
+    assert (packing, fuse(model)) == (PACKED[kind], FUSED[kind])
+    assert len(whole_layers(model)) == WHOLE_LAYERS[kind]
     found, fast = gradients(model, losses(model, examples, pad, packing))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert fast.keys() == plain.keys()
@@ -229,8 +232,12 @@ def test_all_weights_compute_in_bfloat16_and_stay_in_float32(base: Path, data: P
     assert {value.dtype for value in tensors.values()} == {torch.float32}
 
 
-def test_dropout_is_off_where_models_are_judged(base: Path, data: Path, tmp_path: Path) -> None:
-    result = trained(base, data, tmp_path, SETTINGS.model_copy(update={"dropout": 0.5, "epochs": 1}))
+def test_dropout_is_on_in_training_and_off_where_models_are_judged(base: Path, data: Path, tmp_path: Path) -> None:
+    without, result = (
+        trained(base, data, tmp_path / str(share), SETTINGS.model_copy(update={"dropout": share, "epochs": 1}))
+        for share in (0.0, 0.5)
+    )
+    assert result["train_loss"] > without["train_loss"] + 0.01
     tokenizer = load_tokenizer(base)
     judged, pad = [encode(tokenizer, row, 1_024) for row in rows(8, 60)], tokenizer.pad_token_id
     model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))

@@ -12,6 +12,7 @@ from trainings import SETTINGS, dataset, rows, trained
 from retuned.retrain import batches, lora, preference
 from retuned.retrain.base import load_model, load_tokenizer
 from retuned.retrain.batches import encode, log_probabilities, padded_losses
+from retuned.retrain.fuse import fuse
 from retuned.retrain.preference import Preferences, dpo, kto
 from retuned.retrain.ranks import Ranks
 
@@ -59,7 +60,7 @@ def test_a_steps_loss_and_gradients_are_those_of_the_plain_formula(
     pad = tokenizer.pad_token_id
     torch.manual_seed(0)
     model = lora.new_adapter(load_model(base, torch.float32), base, settings)
-    lora.fuse(model)
+    fuse(model)
     found = preference.load(tokenizer, data, settings)
     assert found is not None
     found.measure(model, pad, True, Ranks())

@@ -1,3 +1,4 @@
+import functools
 import importlib
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 import torch
 from models import tiny_llama, tiny_model
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, dataset, encoded, gradients
+from trainings import SETTINGS, adapted, dataset, encoded, gradients, whole_layers
 from trainings import rows as questions
 
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
@@ -25,6 +26,7 @@ from retuned.consumers.process import run_child
 from retuned.retrain import attention, batches, checkpoints, evaluate, lora
 from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
 from retuned.retrain.batches import IGNORED, Encoded, encode, losses, pack, packed_losses, padded, padded_losses
+from retuned.retrain.fuse import _replace_rotary, fuse
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.train import learning_rate
 
@@ -60,7 +62,7 @@ def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(
     rows, pad = encoded(base, 12)
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    assert lora.fuse(model) == 14
+    assert fuse(model) == 14
     assert lora.packing_fits(model, rows, pad, 1_024)
     for limit in (10_000, 150, 1):
         monkeypatch.setitem(batches._CHUNK_TOKENS, True, limit)
@@ -100,7 +102,7 @@ def test_positions_turn_heads_as_the_family_has_it(family: str, share: float, ex
     layer = turning(family)
     given = query, key, angle.cos(), angle.sin()
     expected = layer(*given)
-    lora._replace_rotary(layer)
+    _replace_rotary(layer)
     assert ("forward" in vars(layer)) == exchanged
     found = layer(*given)
     weights = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in expected]
@@ -114,8 +116,45 @@ def test_positions_turn_heads_as_the_family_has_it(family: str, share: float, ex
 def test_a_forward_that_somebody_else_exchanged_stays() -> None:
     layer = turning("llama")
     layer.forward = theirs = lambda *_: (torch.zeros(1), torch.zeros(1))
-    lora._replace_rotary(layer)
+    _replace_rotary(layer)
     assert layer.forward is theirs
+
+
+@pytest.mark.parametrize(("changes", "whole"), [({}, 2), ({"residual_multiplier": 0.5}, 0)])
+def test_a_layer_that_adds_otherwise_is_not_one_step(changes: dict[str, Any], whole: int, tmp_path: Path) -> None:
+    base = tiny_model("granite", tmp_path, logits_scaling=1.0, **changes)
+    rows, pad = encoded(base, 6)
+    model = adapted(base)
+    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
+    fuse(model)
+    assert len(whole_layers(model)) == whole
+    found, fast = gradients(model, [packed_losses(model, rows, pad)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fused"),
+    [({"target_modules": ("q_proj", "down_proj")}, 4), ({"dropout": 0.2}, 0), ({"use_dora": True}, 0)],
+    ids=str,
+)
+def test_a_layer_with_other_adapters_is_not_one_step(changes: dict[str, Any], fused: int, base: Path) -> None:
+    rows, pad = encoded(base, 6)
+    model = adapted(base, settings=SETTINGS.model_copy(update=changes))
+    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
+    assert (fuse(model), whole_layers(model)) == (fused, [])
+    found, fast = gradients(model, [packed_losses(model, rows, pad)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_a_decoder_layer_that_somebody_else_exchanged_stays(base: Path) -> None:
+    model = adapted(base)
+    layer = model.get_base_model().model.layers[0]
+    layer.forward = theirs = functools.partial(layer.forward)
+    fuse(model)
+    assert layer.forward is theirs
+    assert len(whole_layers(model)) == 2  # theirs and the other
 
 
 def test_values_may_be_of_another_size_than_keys() -> None:
@@ -182,7 +221,7 @@ def test_bfloat16_stays_close_to_the_plain_path(base: Path) -> None:
     rows, pad = encoded(base, 8)
     model = adapted(base).to(torch.bfloat16)
     expected = padded_losses(model, rows, pad)
-    lora.fuse(model)
+    fuse(model)
     found = packed_losses(model, rows, pad)
     assert (found - expected).abs().mean() < 0.05
 
@@ -197,19 +236,20 @@ def test_several_adapters_and_none_keep_their_own_results_when_fused(base: Path,
             if "lora_B.two" in name:
                 value.mul_(-1)
 
-        def all_three() -> list[torch.Tensor]:
+        def all_three(of: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
             found = []
             for name in ("one", "two"):
                 model.set_adapter(name, inference_mode=True)
-                found.append(padded_losses(model, rows, pad))
+                found.append(of(model, rows, pad))
             with model.disable_adapter():
-                return [*found, padded_losses(model, rows, pad)]
+                return [*found, of(model, rows, pad)]
 
-        before = all_three()
-        lora.fuse(model)
-        after = all_three()
-    for one, other in zip(before, after, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        before = all_three(padded_losses)
+        fuse(model)
+        after, packed = all_three(padded_losses), all_three(packed_losses)
+    for found in (after, packed):
+        for one, other in zip(before, found, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     assert (before[0] - before[1]).abs().max() > 1e-3
     assert (before[0] - before[2]).abs().max() > 1e-3
 
