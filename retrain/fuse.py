@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 from retuned.retrain.batches import Encoded, pack
-from retuned.retrain.fused import FusedDecoderLayer, FusedGate, FusedLora, FusedNorm, FusedRotary, Linear
+from retuned.retrain.fused import Adapted, FusedDecoderLayer, FusedGate, FusedLora, FusedNorm, FusedRotary
 
 _ROTARY = "apply_rotary_pos_emb"
 
@@ -114,13 +114,13 @@ def _replace_decoder_layer(layer: Any) -> None:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         paths, turns = kwargs.get("paths"), kwargs.get("position_embeddings") or ()
-        linear = [_adapted(module) for module in modules] if paths and turns and len(args) == 1 else []
-        layers = [layer for layer in linear if layer is not None]
-        if len(layers) < len(modules) or any(part.shape[-1] != size or part.dtype != args[0].dtype for part in turns):
+        found = [_adapted(module) for module in modules] if paths and turns and len(args) == 1 else []
+        linear = [one for one in found if one is not None]
+        if len(linear) < len(modules) or any(part.shape[-1] != size or part.dtype != args[0].dtype for part in turns):
             return plain(*args, **kwargs)
         frozen = [(norm.weight, norm.variance_epsilon) for norm in norms]
-        adapters = [matrix for _, _, a, b, _ in layers for matrix in (a, b)]
-        return FusedDecoderLayer.apply(*args, *turns, paths, scaling, frozen, layers, *adapters)  # type: ignore[no-untyped-call]
+        adapters = [matrix for _, _, a, b, _ in linear for matrix in (a, b)]
+        return FusedDecoderLayer.apply(*args, *turns, paths, scaling, frozen, linear, *adapters)  # type: ignore[no-untyped-call]
 
     if _say_the_same(plain, forward, norms[0].weight, size):
         layer.forward = forward
@@ -189,7 +189,7 @@ def _fused_forward(module: Any) -> Any:
     return forward
 
 
-def _adapted(module: Any) -> Linear | None:
+def _adapted(module: Any) -> Adapted | None:
     """What an adapted layer computes with, if one adapter is on and not merged."""
     active = module.active_adapters
     if module.disable_adapters or module.merged or len(active) != 1 or active[0] not in module.lora_A:

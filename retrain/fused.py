@@ -145,7 +145,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         return per_token * gradients[0][:, None].to(per_token.dtype), None, None, None
 
 
-Linear = tuple[Tensor, Tensor | None, Tensor, Tensor, float]
+Adapted = tuple[Tensor, Tensor | None, Tensor, Tensor, float]
 """Weight, bias, A, B and scale of a linear layer with LoRA."""
 
 
@@ -186,7 +186,7 @@ class FusedDecoderLayer(torch.autograd.Function):
         paths: Paths,
         scaling: float,
         norms: tuple[tuple[Tensor, float], ...],
-        linear: tuple[Linear, ...],
+        linear: tuple[Adapted, ...],
         *_: Tensor,
     ) -> Tensor:
         first_norm, second_norm, turn, attend = map(_Part, (FusedNorm, FusedNorm, FusedRotary, PathAttention))
