@@ -37,7 +37,7 @@ def fuse(model: Any) -> int:
         else:
             _replace_rotary(module)
     for module in model.modules():
-        _replace_decoder_layer(module)
+        _replace_decoder_layer(module)  # tried against its parts, which are exchanged by now
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear):
         # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
@@ -99,7 +99,7 @@ def _with_fused_rotary(kind: Any) -> FunctionType | None:
 
 
 def _replace_decoder_layer(layer: Any) -> None:
-    """Exchange the forward of a whole layer of Llama's kind, for packs; unless its forward is another's."""
+    """Exchange how a layer of Llama's kind computes on a pack, if one step says the same and its forward is its own."""
     try:
         attend, mlp = layer.self_attn, layer.mlp
         modules = attend.q_proj, attend.k_proj, attend.v_proj, attend.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj

@@ -3,6 +3,7 @@
 Runs in child processes alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -185,8 +186,8 @@ class FusedDecoderLayer(torch.autograd.Function):
         sin: Tensor,
         paths: Paths,
         scaling: float,
-        norms: tuple[tuple[Tensor, float], ...],
-        linear: tuple[Adapted, ...],
+        norms: Sequence[tuple[Tensor, float]],
+        linear: Sequence[Adapted],
         *_: Tensor,
     ) -> Tensor:
         first_norm, second_norm, turn, attend = map(_Part, (FusedNorm, FusedNorm, FusedRotary, PathAttention))
