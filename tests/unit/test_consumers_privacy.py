@@ -58,6 +58,8 @@ FOUND = [
     ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "<KEY>"),
     ("Authorization: Bearer abcdef0123456789abcdef", "Authorization: Bearer <KEY>"),
     ("postgres://u:p4ss@db/x", "postgres://<KEY>@db/x"),
+    ("+49 30 1234567 5% off", "<PHONE> 5% off"),
+    ("+0171 2345678", "<PHONE>"),
     ("password=hunter2", "password=<KEY>"),
     ("my password is hunter22", "my password is <KEY>"),
     ("API_KEY: 'abc123def'", "API_KEY: '<KEY>'"),
@@ -103,6 +105,9 @@ KEPT = [
     "DE89 3704 1144 1532 1130 01",
     "123-45-0000",
     "12345678A",
+    "a gain of +0.824 (98.75% interval +0.556 to +0.944)",
+    "a gain of +1.000 (99.375% interval +0.956 to +1.000)",
+    "a slope of +0.1234 (0.0567)",
 ]
 
 
