@@ -32,8 +32,10 @@ JOIN_SECONDS = 2.0
 BATCH_BYTES = 64 * 2**20
 # What the client may hold of all partitions together, and of one. It asks for more of a partition when nothing of it
 # is left, so its memory would grow with the number of partitions.
-HELD_BYTES, LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 64 * 2**20, 128 * 2**10, 8 * 2**20
+HELD_BYTES, LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 64 * 2**20, 128 * 2**10, 4 * 2**20
 FIRST_RECORDS = 100
+# What the client holds ends in the middle of a batch: while more waits on the broker, a whole one is worth a moment.
+FILL_MS = 100
 
 CHOICES = {"earliest": "oldest", "latest": "next new"}
 
@@ -227,7 +229,8 @@ class KafkaSource:
                     records += some
                     size += sum(len(record.value or b"") for record in some)
                 fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
-                wanted, wait_ms = min(max_records - len(records), fitting), 0
+                wanted = min(max_records - len(records), fitting)
+                wait_ms = FILL_MS if self._behind() else 0
         except Exception as error:
             if self._failure is not None:
                 raise self._failure from error
@@ -236,6 +239,13 @@ class KafkaSource:
             else:
                 self._meet(error)
         return records
+
+    def _behind(self) -> bool:
+        """Whether more waits on the broker than was read."""
+        return any(
+            (self._consumer.highwater(partition) or 0) > (self._consumer.position(partition, timeout_ms=0) or 0)
+            for partition in self._consumer.assignment()
+        )
 
     def _meet(self, error: Exception) -> None:
         if not isinstance(error, kafka_errors.OffsetOutOfRangeError):

@@ -537,6 +537,25 @@ def test_batches_are_bounded_in_bytes(broker: Broker, tmp_path: Path, monkeypatc
     source.close()
 
 
+def test_batches_are_whole_where_the_client_fetches_less_at_once(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.consumers.kafka.MOST_PARTITION_BYTES", 2**20)
+    monkeypatch.setattr("retuned.consumers.kafka.FILL_MS", 5_000)
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=10)
+    for _ in range(1_250):
+        producer.send(settings.kafka.interactions_topic, b"x" * 10_000)
+    producer.flush()
+    producer.close()
+    source = KafkaSource(settings.kafka, dict)
+    sizes: list[int] = []
+    until(lambda: sizes.append(len(source.poll(500, 0.5).records)) is None and sum(sizes) == 1_250)
+    assert [size for size in sizes if size] == [500, 500, 250]
+    source.close()
+
+
 def test_what_the_client_holds_of_many_partitions_is_bounded(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
