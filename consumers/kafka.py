@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -173,6 +173,7 @@ class KafkaSource:
         self._stored = stored
         self.before_assignment: Callable[[], None] = _nothing
         self._consumer: Any = None
+        self._assigning, self._assignments = threading.Lock(), 0
         self._reached: Offsets = {}
         self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
@@ -223,14 +224,17 @@ class KafkaSource:
         """At most so many records and, going by the size of the first, about so many bytes."""
         records: list[Record] = []
         size, wanted, wait_ms = 0, min(FIRST_RECORDS, max_records), int(timeout_seconds * 1000)
+        assignments = self._assignments
         try:
             while wanted > 0 and (found := self._consumer.poll(wait_ms, max_records=wanted)):
+                if not records:
+                    assignments = self._assignments
                 for some in found.values():
                     records += some
                     size += sum(len(record.value or b"") for record in some)
                 fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
                 wanted = min(max_records - len(records), fitting)
-                wait_ms = FILL_MS if self._behind() else 0
+                wait_ms = FILL_MS if self._behind(found) else 0
         except Exception as error:
             if self._failure is not None:
                 raise self._failure from error
@@ -238,14 +242,18 @@ class KafkaSource:
                 self._postponed = error  # what was read is stored first; the client raises an error once only
             else:
                 self._meet(error)
+        if records and self._assignments != assignments:
+            # What was read before the new assignment would come twice: all of it comes again.
+            with self._assigning:  # until it is over
+                records = []
+            if self._failure is None:
+                self._place(self._consumer.assignment())
         return records
 
-    def _behind(self) -> bool:
-        """Whether more waits on the broker than was read."""
-        return any(
-            (self._consumer.highwater(partition) or 0) > (self._consumer.position(partition, timeout_ms=0) or 0)
-            for partition in self._consumer.assignment()
-        )
+    def _behind(self, partitions: Iterable[Any]) -> bool:
+        """Whether more of any of them waits on the broker than was read."""
+        consumer = self._consumer
+        return any((consumer.highwater(one) or 0) > (consumer.position(one, timeout_ms=0) or 0) for one in partitions)
 
     def _meet(self, error: Exception) -> None:
         if not isinstance(error, kafka_errors.OffsetOutOfRangeError):
@@ -308,28 +316,38 @@ class KafkaSource:
         return consumer
 
     def _assigned(self, partitions: Sequence[Any]) -> None:
-        """On the client's IO thread, which would only log a failure and read on from a wrong place."""
-        try:
-            self._membership.assigned()
-            self.before_assignment()
-            stored = self._stored()
-            share = HELD_BYTES // max(len(partitions), 1)
-            self._consumer._fetcher.config["max_partition_fetch_bytes"] = max(
-                LEAST_PARTITION_BYTES, min(share, MOST_PARTITION_BYTES)
-            )
-            self._reached = {}
-            for partition in partitions:
-                offset = stored.get((partition.topic, partition.partition))
-                if offset is not None:
-                    self._reached[partition.topic, partition.partition] = offset
-                    self._consumer.seek(partition, offset)
-                elif from_beginning(partition.topic, self._settings.start, stored):
-                    self._consumer.seek_to_beginning(partition)
-                else:
-                    self._consumer.seek_to_end(partition)
-        except Exception as error:
-            self._failure = error
-            raise
+        """On the client's IO thread, which would only log a failure and read on from a wrong place.
+
+        A poll that is too short for it returns meanwhile.
+        """
+        with self._assigning:
+            self._assignments += 1
+            try:
+                self._membership.assigned()
+                self.before_assignment()
+                share = HELD_BYTES // max(len(partitions), 1)
+                self._consumer._fetcher.config["max_partition_fetch_bytes"] = max(
+                    LEAST_PARTITION_BYTES, min(share, MOST_PARTITION_BYTES)
+                )
+                self._place(partitions)
+            except Exception as error:
+                self._failure = error
+                raise
+
+    def _place(self, partitions: Iterable[Any]) -> None:
+        """Read on from the stored offsets."""
+        stored = self._stored()
+        reached = {}
+        for partition in partitions:
+            offset = stored.get((partition.topic, partition.partition))
+            if offset is not None:
+                reached[partition.topic, partition.partition] = offset
+                self._consumer.seek(partition, offset)
+            elif from_beginning(partition.topic, self._settings.start, stored):
+                self._consumer.seek_to_beginning(partition)
+            else:
+                self._consumer.seek_to_end(partition)
+        self._reached = reached
 
     def _batch(self, records: list[Record]) -> Batch:
         starts, nexts = {}, {}

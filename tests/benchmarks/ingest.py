@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from brokers import Broker, run_tansu
 
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import open_source
+from retuned.consumers.kafka import MOST_PARTITION_BYTES, open_source
 from retuned.consumers.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
@@ -238,7 +238,7 @@ def _consumer(broker: Broker) -> Any:
         bootstrap_servers=broker.bootstrap_servers,
         enable_auto_commit=False,
         max_poll_records=5_000,
-        max_partition_fetch_bytes=8 * 2**20,
+        max_partition_fetch_bytes=MOST_PARTITION_BYTES,
     )
     partition = TopicPartition(TOPIC, 0)
     consumer.assign([partition])

@@ -32,7 +32,7 @@ from retuned.consumers.errors import (
     TooManyDeadLetters,
 )
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource, Source, open_source
+from retuned.consumers.kafka import FIRST_RECORDS, KafkaPublisher, KafkaSource, Source, open_source
 from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
@@ -554,6 +554,47 @@ def test_batches_are_whole_where_the_client_fetches_less_at_once(
     until(lambda: sizes.append(len(source.poll(500, 0.5).records)) is None and sum(sizes) == 1_250)
     assert [size for size in sizes if size] == [500, 500, 250]
     source.close()
+
+
+def test_what_was_read_before_a_new_assignment_comes_once(
+    tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Letters have no id that would tell the second one."""
+    monkeypatch.setattr("retuned.consumers.kafka.FILL_MS", 5_000)
+    settings = settings_for(tmp_path, tansu.bootstrap_servers)
+    settings = settings.model_copy(update={"ingest": IngestSettings(batch_seconds=0.2, batch_events=300)})
+    tansu.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    producer = KafkaProducer(bootstrap_servers=tansu.bootstrap_servers)
+    for number in range(1_000):
+        producer.send(
+            settings.kafka.interactions_topic, b"{" if number % 2 else json.dumps(interaction(str(number))).encode()
+        )
+    producer.flush()
+    producer.close()
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    until(lambda: rig.ingest.step() > 0)
+    consumer = rig.source._consumer
+    poll, interrupted = consumer.poll, []
+
+    def interrupt(*arguments: Any, max_records: int) -> Any:
+        """As when the group is made anew between two looks at what the client holds."""
+        if max_records > FIRST_RECORDS and not interrupted:
+            interrupted.append(max_records)
+            client = threading.Thread(target=rig.source._assigned, args=(list(consumer.assignment()),))
+            client.start()
+            client.join()
+        return poll(*arguments, max_records=max_records)
+
+    consumer.poll = interrupt
+    until(lambda: rig.ingest.step() >= 0 and rig.ingest.caught_up)
+    assert interrupted
+    letters = warehouse.rows('SELECT "offset" FROM dead_letters')
+    assert sorted(letter["offset"] for letter in letters) == list(range(1, 1_000, 2))
+    assert warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 500}
+    assert rig.count("retuned_duplicates_total") == 0
+    rig.source.close()
+    warehouse.close()
 
 
 def test_what_the_client_holds_of_many_partitions_is_bounded(
