@@ -403,6 +403,7 @@ class Ingest:
             self.last_event_at = rows.received_at
             metrics.last_event.set_to_current_time()
         self._publish(rows.dead)
+        pa.default_memory_pool().release_unused()  # else it keeps for good what is in pieces between two batches
         self._limit.check(messages, len(rows.dead), rows.dead[-1] if rows.dead else None)
 
     def _count(self, rows: Rows) -> None:
