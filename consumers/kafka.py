@@ -243,9 +243,10 @@ class KafkaSource:
             else:
                 self._meet(error)
         if records and self._assignments != assignments:
-            # What was read before the new assignment would come twice: all of it comes again.
-            with self._assigning:  # until it is over
-                records = []
+            # What was read before the new assignment would come twice: all of it comes again, and what failed behind.
+            records, self._postponed = [], None
+            with self._assigning:
+                pass  # it is over
             if self._failure is None:
                 self._place(self._consumer.assignment())
         return records

@@ -20,6 +20,7 @@ import pytest
 from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import OffsetOutOfRangeError
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers import dialects
@@ -521,20 +522,25 @@ def test_formats_are_mixed_in_one_topic(broker: Broker, tmp_path: Path) -> None:
     warehouse.close()
 
 
-def test_batches_are_bounded_in_bytes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retuned.consumers.kafka.BATCH_BYTES", 1_000_000)
-    settings = settings_for(tmp_path, broker.bootstrap_servers)
+def batch_sizes(broker: Broker, folder: Path, events: int, event: bytes, most: int) -> list[int]:
+    """Records in each batch that is not empty, where so many events wait and `most` are asked for."""
+    settings = settings_for(folder, broker.bootstrap_servers)
     broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=10)
-    for _ in range(300):
-        producer.send(settings.kafka.interactions_topic, b"x" * 9_000)
+    for _ in range(events):
+        producer.send(settings.kafka.interactions_topic, event)
     producer.flush()
     producer.close()
     source = KafkaSource(settings.kafka, dict)
     sizes: list[int] = []
-    until(lambda: sizes.append(len(source.poll(5_000, 0.5).records)) is None and sum(sizes) == 300)
-    assert max(sizes) <= 112
+    until(lambda: sizes.append(len(source.poll(most, 0.5).records)) is None and sum(sizes) == events)
     source.close()
+    return [size for size in sizes if size]
+
+
+def test_batches_are_bounded_in_bytes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retuned.consumers.kafka.BATCH_BYTES", 1_000_000)
+    assert max(batch_sizes(broker, tmp_path, 300, b"x" * 9_000, 5_000)) <= 112
 
 
 def test_batches_are_whole_where_the_client_fetches_less_at_once(
@@ -542,26 +548,16 @@ def test_batches_are_whole_where_the_client_fetches_less_at_once(
 ) -> None:
     monkeypatch.setattr("retuned.consumers.kafka.MOST_PARTITION_BYTES", 2**20)
     monkeypatch.setattr("retuned.consumers.kafka.FILL_MS", 5_000)
-    settings = settings_for(tmp_path, broker.bootstrap_servers)
-    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=10)
-    for _ in range(1_250):
-        producer.send(settings.kafka.interactions_topic, b"x" * 10_000)
-    producer.flush()
-    producer.close()
-    source = KafkaSource(settings.kafka, dict)
-    sizes: list[int] = []
-    until(lambda: sizes.append(len(source.poll(500, 0.5).records)) is None and sum(sizes) == 1_250)
-    assert [size for size in sizes if size] == [500, 500, 250]
-    source.close()
+    assert batch_sizes(broker, tmp_path, 1_250, b"x" * 10_000, 500) == [500, 500, 250]
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_what_was_read_before_a_new_assignment_comes_once(
-    tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: bool, tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Letters have no id that would tell the second one."""
     monkeypatch.setattr("retuned.consumers.kafka.FILL_MS", 5_000)
-    settings = settings_for(tmp_path, tansu.bootstrap_servers)
+    settings = settings_for(tmp_path, tansu.bootstrap_servers, on_lost_offset="latest")
     settings = settings.model_copy(update={"ingest": IngestSettings(batch_seconds=0.2, batch_events=300)})
     tansu.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
     producer = KafkaProducer(bootstrap_servers=tansu.bootstrap_servers)
@@ -584,6 +580,8 @@ def test_what_was_read_before_a_new_assignment_comes_once(
             client = threading.Thread(target=rig.source._assigned, args=(list(consumer.assignment()),))
             client.start()
             client.join()
+            if fails:  # behind what is dropped
+                raise OffsetOutOfRangeError({TopicPartition(settings.kafka.interactions_topic, 0): 400})
         return poll(*arguments, max_records=max_records)
 
     consumer.poll = interrupt
@@ -593,6 +591,7 @@ def test_what_was_read_before_a_new_assignment_comes_once(
     assert sorted(letter["offset"] for letter in letters) == list(range(1, 1_000, 2))
     assert warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 500}
     assert rig.count("retuned_duplicates_total") == 0
+    assert rig.count("retuned_events_lost_total", topic=settings.kafka.interactions_topic) == 0
     rig.source.close()
     warehouse.close()
 
