@@ -68,9 +68,11 @@ class Stored:
         reach = {"distance": 2 * self._distance // timedelta(microseconds=1), "most": LARGEST // 2}
         found = self._warehouse.row(QUERIES[f"reach_{self._table}"], reach)
         assert found is not None
+        self._filter = None  # two would take more memory, and of one half full, "surely not" would be a lie
         self._from = found["since"]
-        self._filter = BloomFilter(min(LARGEST, max(SMALLEST, 4 * (found["ids"] + more))))
+        made = BloomFilter(min(LARGEST, max(SMALLEST, 4 * (found["ids"] + more))))
         with self._warehouse.cursor() as cursor:
             cursor.execute(QUERIES[f"ids_{self._table}"], {"since": self._from})
             while rows := cursor.fetchmany(10_000):
-                self._filter.add([id for (id,) in rows])
+                made.add([id for (id,) in rows])
+        self._filter = made

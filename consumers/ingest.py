@@ -163,6 +163,7 @@ class Ingest:
                     written, pending = pending, None
                     if written is not None:
                         self._finish(written.result())
+                        written = None  # else it stays until the next batch but one is read
                     self._answer()  # nothing is being written now
                     if rows is not None:
                         pending = writer.submit(self._write, rows)

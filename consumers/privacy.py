@@ -7,7 +7,7 @@ first, because most texts hold nothing to find.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from typing import Any
 
 import msgspec
@@ -75,15 +75,15 @@ class Redactor:
         return counts
 
     def columns(
-        self, texts: dict[str, Any], json: Set[str], event_ids: Sequence[str], conversation_ids: Sequence[str | None]
+        self, texts: dict[str, Any], json: Set[str], event_ids: Any, conversation_ids: Any = None
     ) -> dict[str, Any]:
         """Columns of the same events, redacted. They are read in their order.
 
         Args:
             texts: the columns by name, Arrow arrays of strings.
             json: those that hold JSON; the texts inside are redacted.
-            event_ids: what an event without a conversation is told by.
-            conversation_ids: what events share their numbers by.
+            event_ids: what an event without a conversation is told by, an Arrow array too.
+            conversation_ids: what events share their numbers by, another; None: as was remembered of `event_ids`.
 
         One look at each whole column, without Python in between, finds the few events that need a closer one.
         """
@@ -92,8 +92,10 @@ class Redactor:
             return dict(texts)
         rows = pa.array(suspects)
         cleaned = {name: array.take(rows).to_pylist() for name, array in texts.items()}
-        for place, index in enumerate(suspects):
-            scope = self._conversations.open(event_ids[index], conversation_ids[index])
+        ids = event_ids.take(rows).to_pylist()
+        known = self._conversations.of(ids) if conversation_ids is None else conversation_ids.take(rows).to_pylist()
+        for place, (event_id, conversation_id) in enumerate(zip(ids, known, strict=True)):
+            scope = self._conversations.open(event_id, conversation_id)
             for values in cleaned.values():
                 scope.reserve(values[place] or "")
             for name, values in cleaned.items():
@@ -103,14 +105,10 @@ class Redactor:
             self._conversations.close(scope)
         return {name: _exchanged(array, suspects, cleaned[name]) for name, array in texts.items()}
 
-    def remember(self, event_ids: Sequence[str], conversation_ids: Sequence[str | None]) -> None:
-        """Which conversation these interactions belong to, for the feedback that comes after them."""
+    def remember(self, event_ids: Any, conversation_ids: Any) -> None:
+        """Which conversation these interactions belong to, for the feedback that comes after them: Arrow arrays."""
         if self.enabled:
             self._conversations.remember(event_ids, conversation_ids)
-
-    def conversations_of(self, interaction_ids: Sequence[str]) -> list[str | None]:
-        """The conversations of interactions that were remembered."""
-        return [self._conversations.of(name) for name in interaction_ids]
 
     def identifiers(self, names: Any, pseudonym: Callable[[str], str]) -> Any:
         """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed."""

@@ -84,7 +84,8 @@ class _Events:
         """All of them as an Arrow table; None when there are none."""
         if self._events:
             self._pack()
-        return pa.Table.from_batches(self._batches).combine_chunks() if self._batches else None
+        batches, self._batches, self._seen = self._batches, [], {}  # else they stay until the batch is stored
+        return pa.Table.from_batches(batches).combine_chunks() if batches else None
 
     def _pack(self) -> None:
         events, records = self._events, self._records
@@ -161,16 +162,15 @@ class Rows:
 
     def _redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
         if (table := self.tables.get("interactions")) is not None:
-            names = table["conversation_id"].combine_chunks()
-            conversations = names.to_pylist()
-            redactor.remember(self.ids["interactions"], conversations)
-            clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, self.ids["interactions"], conversations)
-            clean["conversation_id"] = redactor.identifiers(names, pseudonym)
+            ids, conversations = table["id"].combine_chunks(), table["conversation_id"].combine_chunks()
+            redactor.remember(ids, conversations)
+            clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations)
+            clean["conversation_id"] = redactor.identifiers(conversations, pseudonym)
             self.tables["interactions"] = _ready(table, clean)
         if (table := self.tables.get("feedback")) is not None:
             # With the numbers of the conversations that the feedback is on.
-            ids = table["interaction_id"].to_pylist()
-            clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, ids, redactor.conversations_of(ids))
+            on = table["interaction_id"].combine_chunks()
+            clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, on)
             self.tables["feedback"] = _ready(table, clean)
 
     def bounds(self, table: Any) -> dict[str, Any]:

@@ -111,9 +111,13 @@ KEPT = [
 ]
 
 
+def strings(*texts: str | None) -> Any:
+    return pa.array(texts, pa.string())
+
+
 def column(redactor: Redactor, texts: list[str | None], *, json: bool = False) -> list[str | None]:
     """One column of events, each in a conversation of its own."""
-    names = [str(number) for number in range(len(texts))]
+    names = strings(*(str(number) for number in range(len(texts))))
     columns = redactor.columns({"c": pa.array(texts, pa.string())}, {"c"} if json else set(), names, names)
     found: list[str | None] = columns["c"].to_pylist()
     return found
@@ -242,7 +246,7 @@ def test_placeholders_that_come_back_stay_and_their_numbers_are_not_given_again(
 
 def event(redactor: Redactor, id: str, conversation: str | None, **texts: str | None) -> dict[str, str | None]:
     arrays = {name: pa.array([text], pa.string()) for name, text in texts.items()}
-    columns = redactor.columns(arrays, {"messages"}, [id], [conversation])
+    columns = redactor.columns(arrays, {"messages"}, strings(id), strings(conversation))
     return {name: values.to_pylist()[0] for name, values in columns.items()}
 
 
@@ -268,24 +272,27 @@ def test_after_a_restart_an_event_that_carries_its_history_gets_the_same_numbers
     assert event(before, "i2", "c1", messages=history) == event(after, "i2", "c1", messages=history)
 
 
-def test_a_redactor_knows_the_conversations_of_interactions_it_was_told_of() -> None:
+def test_feedback_shares_the_numbers_of_the_conversation_that_it_is_on() -> None:
     redactor = Redactor()
-    redactor.remember(("i1", "i2"), ("c1", None))
-    assert redactor.conversations_of(["i1", "i2", "i3"]) == ["c1", None, None]
+    assert event(redactor, "i1", "c1", response="a@x.org b@x.org") == {"response": "<EMAIL_1> <EMAIL_2>"}
+    redactor.remember(strings("i0", "i2"), strings("c0", "c1"))
+    redactor.remember(strings("i3"), strings(None))
+    said = {"value": pa.array(["b@x.org"] * 4)}
+    values = redactor.columns(said, set(), strings("i2", "i3", "i2", "unheard of"))["value"].to_pylist()
+    assert values == ["<EMAIL_2>", "<EMAIL_1>", "<EMAIL_2>", "<EMAIL_1>"]
 
 
 def test_the_memory_of_conversations_is_bounded() -> None:
-    conversations = Conversations(most_values=10, most_events=10)
+    conversations = Conversations(most_values=10, most_events=80)
     for number in range(100):
         scope = conversations.open(str(number), f"c{number}")
         for value in range(4):
             scope.placeholder("EMAIL", f"{value}@x.org")
         conversations.close(scope)
-        conversations.remember((f"i{number}",), (f"c{number}",))
+        conversations.remember(strings(f"i{number}"), strings(f"c{number}"))
     assert len(conversations._scopes) == 2
-    assert len(conversations._conversation_of) <= 20
-    assert conversations.of("i99") == "c99"
-    assert conversations.of("i0") is None
+    assert conversations.of([f"i{number}" for number in (99, 20, 19, 0)]) == ["c99", "c20", None, None]
+    assert (conversations._told.num_rows, conversations._told["event"].num_chunks < 70) == (80, True)
     newest = conversations.open("i99", "c99")
     assert newest.placeholder("EMAIL", "new@x.org") == "<EMAIL_5>"
     assert b"x.org" not in repr(vars(newest)).encode()

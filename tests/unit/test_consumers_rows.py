@@ -6,19 +6,28 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pytest
+from brokers import until
+from prometheus_client import CollectorRegistry
 
 from retuned.consumers.events import BadEvent, Interaction, decode
+from retuned.consumers.ingest import Ingest, stored_offsets
 from retuned.consumers.kafka import Batch
+from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
 from retuned.consumers.records import FetchedRecord
 from retuned.consumers.rows import Rows
-from retuned.consumers.settings import IngestSettings, WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse, utc_now
+from retuned.consumers.settings import IngestSettings, Settings, WarehouseSettings
+from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
 
 MANY = 5_000  # more than two of what becomes Arrow arrays together
 
@@ -74,6 +83,60 @@ def test_a_long_batch_keeps_its_order_its_texts_and_each_id_once() -> None:
     assert table["context"].to_pylist() == [None] * MANY + ['["a", "b"]']
     assert table["offset"].to_pylist() == list(range(MANY + 1))
     assert rows.messages == {"interactions": MANY + 2}
+
+
+def test_a_batch_does_not_hold_what_it_was_made_from() -> None:
+    before = pa.total_allocated_bytes()
+    rows = Rows(Batch(), timedelta(hours=1).total_seconds(), utc_now(), str)
+    for number in range(MANY):
+        one = record(number)
+        rows.add(decode("interactions", one.value), one)
+    rows.pack()
+    rows.redact(Redactor(), str)
+    assert pa.total_allocated_bytes() - before < 1.5 * rows.tables["interactions"].nbytes
+
+
+class Filled(MemorySource):
+    """A source that has many events, and looks at how many batches are still there whenever it is asked for more."""
+
+    def __init__(self, warehouse: Warehouse, events: int) -> None:
+        log = MemoryLog()
+        for number in range(events):
+            value = record(number).value
+            assert value is not None
+            log.append("interactions", value)
+        super().__init__(log, ("interactions", "feedback"), lambda: stored_offsets(warehouse))
+        self.made: list[weakref.ref[Rows]] = []
+        self.alive: list[int] = []
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        self.alive.append(sum(one() is not None for one in self.made))
+        return super().poll(max_records, timeout_seconds)
+
+
+def test_while_a_batch_is_read_no_more_than_the_one_before_it_is_held(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Filled(warehouse, 1_000)
+    settings = Settings(ingest=IngestSettings(batch_events=100, batch_seconds=0.01), warehouse={"path": warehouse.path})
+    ingest = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+    pack = Rows.pack
+
+    def packed(rows: Rows) -> None:
+        source.made.append(weakref.ref(rows))
+        pack(rows)
+
+    monkeypatch.setattr(Rows, "pack", packed)
+    stop = threading.Event()
+    thread = threading.Thread(target=ingest.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: ingest.events_seen == 1_000)
+    finally:
+        stop.set()
+        thread.join()
+    assert len(source.made) == 10
+    assert max(source.alive) == 1
 
 
 def test_whole_batches_go_past_the_log_and_survive_a_kill(tmp_path: Path) -> None:
