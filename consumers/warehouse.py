@@ -36,6 +36,15 @@ A transaction that appends a whole group or more writes it straight into the fil
 events takes 26 ms, one of 10,000 takes 31 and, for a checkpoint, every fourth 85 (hence `ingest.batch_events`).
 """
 
+_HELD = """
+SELECT many.n FROM range(1_000_000_000) AS many(n)
+JOIN (SELECT n + 0.5 AS key FROM range(131_073) AS few(n)) AS keys ON keys.key = many.n % 131_073 + 0.5
+"""
+"""A query whose open result holds a hash table with 4 MiB of pointers, which DuckDB cannot put on disk.
+
+It reads no table, so checkpoints do not wait for it.
+"""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -55,8 +64,9 @@ def rows_of(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 class Warehouse:
     """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-        self._connection = connection
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, memory_limit: str) -> None:
+        self._connection, self._memory_limit = connection, memory_limit
+        self._held: duckdb.DuckDBPyConnection | None = None
         self.path = path
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
@@ -152,6 +162,24 @@ class Warehouse:
             except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
                 raise self._not_written(error) from error
 
+    def drop_cache(self) -> None:
+        """Give back the memory of blocks that are on disk too: DuckDB keeps what it wrote, up to its limit.
+
+        It has no statement for this. But before it refuses a limit that it cannot keep, it drops all that it can, and
+        one byte it cannot keep while something is held. That has to be large: DuckDB counts memory in up to 64 places,
+        and the sum may be wrong by 2 MiB. What other queries have put aside goes to `temp_directory`, as it would if
+        memory were short.
+        """
+        with suppress(duckdb.Error), self._connection.cursor() as cursor:
+            if self._held is None:
+                held = self._connection.cursor()
+                held.execute(_HELD).fetchone()
+                self._held = held
+            with suppress(duckdb.OutOfMemoryException):
+                cursor.execute("SET memory_limit = '1B'")
+            # Sets what is set already, and has the allocator return to the system what was freed.
+            cursor.execute(f"SET memory_limit = {literal(self._memory_limit)}")
+
     def close(self) -> None:
         """Close the file; safe to repeat."""
         self._connection.close()
@@ -187,7 +215,7 @@ def open_warehouse(settings: WarehouseSettings) -> Warehouse:
             raise
     except (duckdb.Error, OSError) as error:
         raise _not_opened(path, error) from error
-    warehouse = Warehouse(connection, path)
+    warehouse = Warehouse(connection, path, settings.memory_limit)
     try:
         migrate(warehouse)
     except BaseException:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from kafka.errors import OffsetOutOfRangeError
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers import dialects
+from retuned.consumers import ingest as ingest_module
 from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import (
     BrokerRefused,
@@ -448,6 +450,19 @@ def test_run_stores_what_it_read_before_it_stops(rig: Rig) -> None:
     assert rows is not None
     offset = stored_offsets(rig.warehouse)[rig.settings.kafka.interactions_topic, 0]
     assert rows["n"] == offset == rig.ingest.events_seen
+
+
+def test_memory_does_not_fill_with_what_was_stored(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "DROP_CACHE_BYTES", 1_000_000)
+    rng = random.Random(1)
+    for start in range(0, 40_000, 10_240):  # so many at once go straight into the file, and stay in memory
+        rig.send(*(interaction(f"i{n}", response=rng.randbytes(100).hex()) for n in range(start, start + 10_240)))
+    rig.drain()
+    found = rig.warehouse.row("SELECT memory_usage_bytes AS bytes FROM duckdb_memory() WHERE tag = 'BASE_TABLE'")
+    assert found is not None
+    assert rig.warehouse.size().used > 5_000_000
+    assert found["bytes"] < 2_000_000
+    assert rig.warehouse.row("SELECT count(DISTINCT response) AS n FROM interactions") == {"n": 40_960}
 
 
 def test_run_lets_other_errors_out(rig: Rig) -> None:
