@@ -301,6 +301,12 @@ def _lineage(options: argparse.Namespace) -> int:
             f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
             f"learned by {', '.join(row['models']) or 'none'}"
         )
+    for row in found["set_aside"][:LINES]:
+        print(
+            f"{row['workload']}  dataset {row['dataset_version']}  {'set aside':10}  row {row['row_id']}  "
+            f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
+            f"{row['reason']}{row['detail'] and ': '}{_line(row['detail'])}"
+        )
     for row in found["quarantine"][:LINES]:
         print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {_line(row['detail'])}")
     more = sum(max(len(rows) - LINES, 0) for rows in found.values())

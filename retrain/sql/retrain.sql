@@ -172,6 +172,9 @@ WHERE $id IN (r.interaction_id, r.feedback_id, r.row_id, r.dataset_version)
     OR r.dataset_version IN (SELECT dataset_version FROM learned WHERE $id IN (version, workload || '@' || version))
 ORDER BY d.created_at, r.dataset_version, r.split, r.row_id
 
+-- name: all_datasets
+SELECT workload, version AS dataset_version, created_at, path FROM datasets ORDER BY created_at, dataset_version
+
 -- name: in_quarantine
 SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_version, created_at
 FROM quarantine WHERE $id IN (interaction_id, feedback_id, user_id)

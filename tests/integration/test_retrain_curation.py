@@ -1,6 +1,7 @@
 """What a dataset tells of its rows: who, what about, where from; and what it leaves out, and says so."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
@@ -336,6 +337,10 @@ def test_lineage_goes_both_ways(
     warehouse: Warehouse, teacher: Teacher, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     said = teach(teacher, range(40))
+    old = teacher.correct("When do you open?", "Never.", "At 8 am.")
+    cut = teacher.ask(question(50), "It takes", finish_reason="length")
+    teacher.say(cut, "helpful", True)
+    teacher.correct("When do you open?", "Never.", "At 9 am.")
     first = dataset.build(warehouse, settings, "support", NOW)
     promote(warehouse, first, "v1")
     teach(teacher, range(100, 140), "5 euros")
@@ -354,6 +359,14 @@ def test_lineage_goes_both_ways(
     learned = {row["feedback_id"] for row in lineage(warehouse, "support@v2")["rows"] if row["models"]}
     assert learned == {row["feedback_id"] for built in (first, second) for row in rows(built, "train", "validation")}
     assert lineage(warehouse, "v1")["rows"] == lineage(warehouse, first.version)["rows"]
+    assert lineage(warehouse, "v1")["set_aside"] == lineage(warehouse, trained["row_id"])["set_aside"] == []
+    (superseded,) = lineage(warehouse, old)["set_aside"]
+    assert (superseded["dataset_version"], superseded["reason"]) == (first.version, "superseded")
+    assert superseded["detail"] == "an expert says: At 9 am."
+    assert lineage(warehouse, superseded["row_id"]) == lineage(warehouse, old)
+    assert {row["reason"] for row in lineage(warehouse, cut)["set_aside"]} == {"incomplete"}
+    shutil.rmtree(second.path)  # removed by hand
+    assert lineage(warehouse, old)["set_aside"] == [superseded]
     warehouse.close()
     config = tmp_path / "retuned.yaml"
     config.write_text(json.dumps({"warehouse": {"path": str(warehouse.path)}, "http": {"port": 1}}))
@@ -363,8 +376,12 @@ def test_lineage_goes_both_ways(
     assert len(json.loads(capsys.readouterr().out)["rows"]) > 80
     assert main(["lineage", "v2", "--config", str(config)]) == 0
     assert "more; --json has them all" in capsys.readouterr().out
+    assert main(["lineage", old, "--config", str(config)]) == 0
+    assert capsys.readouterr().out.endswith(f"feedback {old}  superseded: an expert says: At 9 am.\n")
+    assert main(["lineage", cut, "--config", str(config)]) == 0
+    assert capsys.readouterr().out.endswith("  incomplete\n")
     assert main(["lineage", "nothing", "--config", str(config)]) == 1
-    assert "nothing is in no dataset and not in quarantine" in capsys.readouterr().err
+    assert "nothing is in no dataset, was not set aside and is not in quarantine" in capsys.readouterr().err
 
 
 def test_an_account_that_is_not_believed_cannot_call_an_answer_bad(

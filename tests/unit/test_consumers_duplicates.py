@@ -63,6 +63,25 @@ def test_all_is_remembered_of_an_empty_table(warehouse: Warehouse) -> None:
     assert stored.may_have(["x"], datetime(1971, 1, 1)).tolist() == [True]
 
 
+def test_what_could_not_be_read_whole_is_read_again(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"{number}" for number in range(15_000)]
+    store(warehouse, ids, NOON)
+    stored = Stored(warehouse, "feedback", 24 * HOUR)
+    add, calls = BloomFilter.add, []
+
+    def fails_at_the_second(self: BloomFilter, some: list[str]) -> object:
+        calls.append(len(some))
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return add(self, some)
+
+    monkeypatch.setattr(BloomFilter, "add", fails_at_the_second)
+    with pytest.raises(OSError, match="the disk is gone"):
+        stored.may_have(["x"], NOON - HOUR)
+    assert stored.may_have(ids, NOON - HOUR).all()
+    assert calls[:2] == [10_000, 5_000]
+
+
 def test_when_it_is_full_it_begins_again_with_the_newest(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "SMALLEST", 64)
     monkeypatch.setattr(duplicates, "LARGEST", 256)
