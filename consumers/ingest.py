@@ -39,7 +39,7 @@ BUSY_SECONDS, BUSY_POLL_SECONDS = 1.0, 0.005
 EVER_SECONDS = 231 * 366 * 86_400.0
 REFUSALS = 5
 # More often costs time, less often costs memory: measured with `make bench`.
-DROP_CACHE_BYTES = 16 << 20
+DROP_CACHE_BYTES = 8 << 20
 
 T = TypeVar("T")
 

@@ -38,9 +38,9 @@ events takes 26 ms, one of 10,000 takes 31 and, for a checkpoint, every fourth 8
 
 _HELD = """
 SELECT many.n FROM range(1_000_000_000) AS many(n)
-JOIN (SELECT n + 0.5 AS key FROM range(131_073) AS few(n)) AS keys ON keys.key = many.n % 131_073 + 0.5
+JOIN (SELECT n + 0.5 AS key FROM range(65_537) AS few(n)) AS keys ON keys.key = many.n % 65_537 + 0.5
 """
-"""A query whose open result holds a hash table with 4 MiB of pointers, which DuckDB cannot put on disk.
+"""A query whose open result holds a hash table, 2 MiB of pointers and 4 MiB of pages, pinned while it is looked into.
 
 It reads no table, so checkpoints do not wait for it.
 """

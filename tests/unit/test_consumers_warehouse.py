@@ -188,7 +188,8 @@ def test_what_was_written_can_be_let_go_of(settings: WarehouseSettings, monkeypa
         warehouse.drop_cache()
         assert cursor.execute("SELECT sum(next_offset) FROM offsets").fetchone() == (12_497_500,)
     assert memory(warehouse, "BASE_TABLE") < held / 2
-    assert memory(warehouse, "ALLOCATOR") >= 4 << 20  # cannot go: twice what DuckDB may be wrong by
+    # Cannot go: thrice what DuckDB may be wrong by.
+    assert memory(warehouse, "ALLOCATOR") + memory(warehouse, "HASH_TABLE") >= 6 << 20
     found = "SELECT count(*) AS n, count(DISTINCT payload) AS payloads FROM dead_letters"
     assert warehouse.row(found) == {"n": 60_000, "payloads": 60_000}
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.2)
