@@ -22,6 +22,7 @@ from kafka.admin import KafkaAdminClient, NewPartitions
 
 DISK_BYTES = 256 * 2**20
 DISK_LEFT_BYTES = 64 * 2**10
+ENDING_SECONDS = 5.0
 LOST = "retuned_events_lost_total"
 
 
@@ -164,6 +165,9 @@ def disk_full(world: World) -> None:
         while world.daemon.runs() and world.flowing():
             time.sleep(0.1)
         ballast.unlink()
+        deadline = time.monotonic() + ENDING_SECONDS  # what it could not write may have been a moment ago
+        while world.daemon.runs() and time.monotonic() < deadline:
+            time.sleep(0.1)
         if world.daemon.runs():
             world.times -= 1  # nothing more had to be written
             return
