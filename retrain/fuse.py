@@ -14,9 +14,12 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 from retuned.retrain.batches import Encoded, pack
-from retuned.retrain.fused import Adapted, FusedDecoderLayer, FusedGate, FusedLora, FusedNorm, FusedRotary
+from retuned.retrain.fused import FusedDecoderLayer, FusedGate, FusedLora, FusedNorm, FusedRotary
 
 _ROTARY = "apply_rotary_pos_emb"
+
+Adapted = tuple[Tensor, Tensor | None, Tensor, Tensor, float]
+"""Weight, bias, A, B and scale of a linear layer with LoRA."""
 
 
 def fuse(model: Any) -> int:
@@ -118,9 +121,12 @@ def _replace_decoder_layer(layer: Any) -> None:
         linear = [one for one in found if one is not None]
         if len(linear) < len(modules) or any(part.shape[-1] != size or part.dtype != args[0].dtype for part in turns):
             return plain(*args, **kwargs)
-        frozen = [(norm.weight, norm.variance_epsilon) for norm in norms]
-        adapters = [matrix for _, _, a, b, _ in linear for matrix in (a, b)]
-        return FusedDecoderLayer.apply(*args, *turns, paths, scaling, frozen, linear, *adapters)  # type: ignore[no-untyped-call]
+        of_norms = [(norm.weight, norm.variance_epsilon) for norm in norms]
+        weights, biases, a, b, scales = zip(*linear, strict=True)
+        if len(set(scales)) > 1:
+            return plain(*args, **kwargs)
+        frozen = list(zip(weights, biases, strict=True))
+        return FusedDecoderLayer.apply(*args, *turns, paths, scaling, of_norms, frozen, scales[0], *a, *b)  # type: ignore[no-untyped-call]
 
     if _say_the_same(plain, forward, norms[0].weight, size):
         layer.forward = forward

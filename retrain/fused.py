@@ -16,6 +16,10 @@ _CHUNK_LOGITS = 256
 _CHUNK_SOFTMAX = 16  # rows of logits that stay in a CPU's cache from one step of the softmax to the next
 
 
+Layer = tuple[Tensor, Tensor | None, Tensor]
+"""Weight, bias and B of a linear layer with LoRA, B in the type of the weight."""
+
+
 class FusedLora(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen.
 
@@ -26,31 +30,60 @@ class FusedLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        a_cast, b_cast = a.to(flat.dtype), b.to(flat.dtype)
-        y = functional.linear(flat, weight, bias)
-        inner = flat @ a_cast.T
-        y.addmm_(inner, b_cast.T, alpha=scale)
-        ctx.save_for_backward(flat, inner, weight, a_cast, b_cast)
+        scaled, b_cast = (a * scale).to(flat.dtype), b.to(flat.dtype)
+        inner, (y,) = lora_outputs(flat, scaled, [(weight, bias, b_cast)])
+        ctx.save_for_backward(flat, inner, weight, scaled, b_cast)
         ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, a.dtype
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        g_x, g_a, g_b = lora_gradients(ctx, gradients[0])
+        flat, inner, weight, scaled, b = ctx.saved_tensors
+        g, g_a, g_b = gradients[0].reshape(-1, weight.shape[0]), torch.empty_like(scaled), torch.empty_like(b)
+        g_x = lora_gradients([g], flat, inner, scaled, [(weight, None, b)], g_a, [g_b], of_x=ctx.needs_input_grad[0])
+        g_a, g_b = g_a.to(ctx.dtype).mul_(ctx.scale), g_b.to(ctx.dtype)
         return None if g_x is None else g_x.view(ctx.shape), None, None, g_a, g_b, None
 
 
-def lora_gradients(ctx: Any, g: Tensor, *, onto: Tensor | None = None) -> tuple[Any, Tensor, Tensor]:
-    """The gradients of x, A and B; that of x as a matrix, added to `onto` if there is one, or None if not wanted."""
-    flat, inner, weight, a, b = ctx.saved_tensors
-    g = g.reshape(-1, weight.shape[0])
-    g_b = (g.T @ inner).mul_(ctx.scale).to(ctx.dtype)
-    g_inner = (g @ b).mul_(ctx.scale)
-    g_a = (g_inner.T @ flat).to(ctx.dtype)
-    if not ctx.needs_input_grad[0]:
-        return None, g_a, g_b
-    g_x = g @ weight if onto is None else onto.addmm_(g, weight)
-    return g_x.addmm_(g_inner, a), g_a, g_b
+def lora_outputs(x: Tensor, a: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Tensor]]:
+    """x Aᵀ, and what each of some layers makes of x, of shape (T, inputs).
+
+    Args:
+        a: each layer's A, scaled, one below the other: thin products cost what they cost to begin with.
+    """
+    inner, outputs = functional.linear(x, a), []
+    parts = torch.split(inner, [b.shape[1] for _, _, b in layers], 1)
+    for part, (weight, bias, b) in zip(parts, layers, strict=True):
+        outputs.append(functional.linear(x, weight, bias).addmm_(part, b.t()))
+    return inner, outputs
+
+
+def lora_gradients(
+    gradients: Sequence[Tensor],
+    x: Tensor,
+    inner: Tensor,
+    a: Tensor,
+    layers: Sequence[Layer],
+    g_a: Tensor,
+    g_bs: Sequence[Tensor],
+    *,
+    of_x: bool,
+) -> Any:
+    """The gradient of x, or None if not wanted; those of A, before its scale, and of each B go to `g_a` and `g_bs`.
+
+    Args:
+        gradients: of each layer's outputs.
+        x, inner, a, layers: what `lora_outputs` took and gave.
+    """
+    g_inner, g_x = torch.empty_like(inner), None
+    parts, g_parts = (torch.split(one, [b.shape[1] for _, _, b in layers], 1) for one in (inner, g_inner))
+    for g, part, g_part, (weight, _, b), g_b in zip(gradients, parts, g_parts, layers, g_bs, strict=True):
+        torch.mm(g, b, out=g_part)
+        torch.mm(g.t(), part, out=g_b)
+        if of_x:
+            g_x = torch.mm(g, weight) if g_x is None else g_x.addmm_(g, weight)
+    torch.mm(g_inner.t(), x, out=g_a)
+    return None if g_x is None else g_x.addmm_(g_inner, a)
 
 
 class FusedNorm(torch.autograd.Function):
@@ -83,8 +116,12 @@ class FusedGate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        (g,) = gradients
-        return torch.ops.aten.silu_backward(g * up, gate), functional.silu(gate).mul_(g)
+        return gate_gradients(gradients[0], gate, up, functional.silu(gate))
+
+
+def gate_gradients(g: Tensor, gate: Tensor, up: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Of gate and up; `active`, which is silu(gate), is written over."""
+    return torch.ops.aten.silu_backward(g * up, gate), active.mul_(g)
 
 
 class FusedRotary(torch.autograd.Function):
@@ -146,10 +183,6 @@ class FusedCrossEntropy(torch.autograd.Function):
         return per_token * gradients[0][:, None].to(per_token.dtype), None, None, None
 
 
-Adapted = tuple[Tensor, Tensor | None, Tensor, Tensor, float]
-"""Weight, bias, A, B and scale of a linear layer with LoRA."""
-
-
 class _Part:
     """A function within another one; it stands for the context that autograd would give to it."""
 
@@ -174,8 +207,8 @@ class FusedDecoderLayer(torch.autograd.Function):
     (Touvron et al. 2023).
 
     Takes x of shape (1, T, H); cos and sin of positions, of shape (1, T, D); the paths of tokens and the scale of their
-    scores; weight and epsilon of both norms; weight, bias, A, B and scale of the linear layers for queries, keys,
-    values, attention's output, gate, up and down; and A and B of each of them once more, for autograd to see.
+    scores; weight and epsilon of both norms; weight and bias of the linear layers for queries, keys, values,
+    attention's output, gate, up and down; the scale of LoRA; A of each of these layers, and B of each.
     """
 
     @staticmethod
@@ -187,39 +220,84 @@ class FusedDecoderLayer(torch.autograd.Function):
         paths: Paths,
         scaling: float,
         norms: Sequence[tuple[Tensor, float]],
-        linear: Sequence[Adapted],
-        *_: Tensor,
+        frozen: Sequence[tuple[Tensor, Tensor | None]],
+        scale: float,
+        *matrices: Tensor,
     ) -> Tensor:
+        x, heads = hidden[0], (hidden.shape[1], -1, cos.shape[-1])
+        cos, sin = cos[0][:, None], sin[0][:, None]
+        adapters = _Adapters(matrices, scale)
+        a, bs = adapters.cast(x.dtype)
+        layers = [(weight, bias, b) for (weight, bias), b in zip(frozen, bs, strict=True)]
         first_norm, second_norm, turn, attend = map(_Part, (FusedNorm, FusedNorm, FusedRotary, PathAttention))
-        query, key, value = (_Part(FusedLora, of_inputs=ctx.needs_input_grad[0]) for _ in range(3))
-        output, gate, up, activate, down = map(_Part, (FusedLora, FusedLora, FusedLora, FusedGate, FusedLora))
-        to_query, to_key, to_value, to_output, to_gate, to_up, to_down = linear
-        x, (cos, sin), heads = hidden[0], (part[0][:, None] for part in (cos, sin)), (-1, cos.shape[-1])
 
         normal = first_norm(x, *norms[0])
-        q, k = turn(query(normal, *to_query).unflatten(1, heads), key(normal, *to_key).unflatten(1, heads), cos, sin)
-        seen = attend(q, k, value(normal, *to_value).unflatten(1, heads), paths, scaling)
-        middle = output(seen.flatten(1), *to_output).add_(x)
-        normal = second_norm(middle, *norms[1])
-        inner = activate(gate(normal, *to_gate), up(normal, *to_up))
-        ctx.parts = first_norm, query, key, value, turn, attend, output, second_norm, gate, up, activate, down
-        return down(inner, *to_down).add_(middle)[None]  # type: ignore[no-any-return]
+        in_qkv, (q, k, v) = lora_outputs(normal, a[0], layers[:3])
+        q, k = turn(q.view(heads), k.view(heads), cos, sin)
+        seen = attend(q, k, v.view(heads), paths, scaling).flatten(1)
+        in_output, (middle,) = lora_outputs(seen, a[1], layers[3:4])
+        second_normal = second_norm(middle.add_(x), *norms[1])
+        in_gate_up, (gate, up) = lora_outputs(second_normal, a[2], layers[4:6])
+        in_down, (y,) = lora_outputs(functional.silu(gate).mul_(up), a[3], layers[6:])
+        ctx.adapters, ctx.layers, ctx.parts = adapters, layers, (first_norm, second_norm, turn, attend)
+        ctx.kept = a, (in_qkv, in_output, in_gate_up, in_down), normal, seen, second_normal, gate, up
+        return y.add_(middle)[None]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        first_norm, query, key, value, turn, attend, output, second_norm, gate, up, activate, down = ctx.parts
-        ctx.parts = None  # the graph lives on to the end of the step
-        g = gradients[0][0]
-        g_inner, *of_down = lora_gradients(down, g)
-        g_gate, g_up = activate.gradients(g_inner)
-        g_normal, *of_gate = lora_gradients(gate, g_gate)
-        g_normal, *of_up = lora_gradients(up, g_up, onto=g_normal)
+        layers, (first_norm, second_norm, turn, attend) = ctx.layers, ctx.parts
+        a, inner, normal, seen, second_normal, gate, up = ctx.kept
+        ctx.parts = ctx.kept = None  # the graph lives on to the end of the step
+        g, of_x = gradients[0][0], ctx.needs_input_grad[0]
+        written, g_a, g_b = ctx.adapters.gradients(g)
+
+        active = functional.silu(gate)
+        g_mlp = lora_gradients([g], active * up, inner[3], a[3], layers[6:], g_a[3], g_b[6:], of_x=True)
+        g_gate_up = gate_gradients(g_mlp, gate, up, active)
+        g_normal = lora_gradients(g_gate_up, second_normal, inner[2], a[2], layers[4:6], g_a[2], g_b[4:6], of_x=True)
         g_middle = second_norm.gradients(g_normal)[0].add_(g)
-        g_seen, *of_output = lora_gradients(output, g_middle)
+        g_seen = lora_gradients([g_middle], seen, inner[1], a[1], layers[3:4], g_a[1], g_b[3:4], of_x=True)
         g_q, g_k, g_v, *_ = attend.gradients(g_seen.unflatten(1, (attend.heads, -1)))
         g_q, g_k, *_ = turn.gradients(g_q, g_k)
-        g_normal, *of_query = lora_gradients(query, g_q.flatten(1))
-        g_normal, *of_key = lora_gradients(key, g_k.flatten(1), onto=g_normal)
-        g_normal, *of_value = lora_gradients(value, g_v.flatten(1), onto=g_normal)
-        g_x = None if g_normal is None else first_norm.gradients(g_normal)[0].add_(g_middle)[None]
-        return g_x, *[None] * 6, *of_query, *of_key, *of_value, *of_output, *of_gate, *of_up, *of_down
+        g_qkv = [part.flatten(1) for part in (g_q, g_k, g_v)]
+        g_normal = lora_gradients(g_qkv, normal, inner[0], a[0], layers[:3], g_a[0], g_b[:3], of_x=of_x)
+        g_x = first_norm.gradients(g_normal)[0].add_(g_middle)[None] if of_x else None
+        return g_x, *[None] * 7, *ctx.adapters.split(written)
+
+
+class _Adapters:
+    """A and B of a decoder layer's linear layers in one tensor, so that one step casts them all, and their gradients.
+
+    A's of layers that take the same input stand one below the other.
+    """
+
+    def __init__(self, matrices: Sequence[Tensor], scale: float) -> None:
+        self._matrices, self._scale = matrices, scale
+        count = len(matrices) // 2
+        siblings = matrices[:3], matrices[3:4], matrices[4:6], matrices[6:count]
+        self._shapes = [(sum(map(len, group)), group[0].shape[1]) for group in siblings]
+        self._shapes += [(len(b), b.shape[1]) for b in matrices[count:]]
+        self._scaled = sum(a.numel() for a in matrices[:count])
+
+    def cast(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        """A of siblings, scaled, and B of each layer, in a type."""
+        flat = torch.cat([matrix.flatten() for matrix in self._matrices])
+        flat[: self._scaled].mul_(self._scale)
+        return self._pieces(flat.to(dtype))
+
+    def gradients(self, like: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Where gradients are to be written: all in one, and as `cast` gives the matrices."""
+        flat = like.new_empty(sum(matrix.numel() for matrix in self._matrices))
+        return flat, *self._pieces(flat)
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """The gradients that were written, each of its matrix."""
+        flat = flat.to(self._matrices[0].dtype)
+        flat[: self._scaled].mul_(self._scale)
+        parts = torch.split(flat, [matrix.numel() for matrix in self._matrices])
+        return [part.view_as(matrix) for part, matrix in zip(parts, self._matrices, strict=True)]
+
+    def _pieces(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        parts = torch.split(flat, [rows * columns for rows, columns in self._shapes])
+        pieces = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        return pieces[:4], pieces[4:]

@@ -256,7 +256,7 @@ class Training:
         preference = self._learn_preferences()
         self._add_gradients()
         self._drop(False)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

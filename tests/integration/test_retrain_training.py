@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from models import tiny_llama, tiny_model
+from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file
 from trainings import SETTINGS, adapted, dataset, encoded, gradients, whole_layers
 from trainings import rows as questions
@@ -27,6 +28,7 @@ from retuned.retrain import attention, batches, checkpoints, evaluate, lora
 from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
 from retuned.retrain.batches import IGNORED, Encoded, encode, losses, pack, packed_losses, padded, padded_losses
 from retuned.retrain.fuse import _replace_rotary, fuse
+from retuned.retrain.fused import FusedDecoderLayer
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.train import learning_rate
 
@@ -146,6 +148,32 @@ def test_a_layer_with_other_adapters_is_not_one_step(changes: dict[str, Any], fu
     found, fast = gradients(model, [packed_losses(model, rows, pad)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fast, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_adapters_of_one_layer_may_have_other_ranks_and_scales(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, pad = encoded(base, 6)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", rank_pattern={"k_proj": 2, "up_proj": 6},
+        alpha_pattern={"layers.1.self_attn.k_proj": 4, "layers.1.mlp.up_proj": 12}, task_type=TaskType.CAUSAL_LM,
+    )  # fmt: skip
+    model = get_peft_model(load_model(base, torch.float32), config).eval()
+    with torch.no_grad():
+        for number, (name, value) in enumerate(model.named_parameters()):
+            if "lora_B" in name:
+                value.normal_(0, 0.05, generator=torch.Generator().manual_seed(number))
+    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
+    fuse(model)
+    whole: list[float] = []
+    step = FusedDecoderLayer.forward
+    monkeypatch.setattr(FusedDecoderLayer, "forward", lambda *given: whole.append(given[8]) or step(*given))
+    found, fast = gradients(model, [packed_losses(model, rows, pad)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-3)
+    assert whole == [2.0]  # the second layer; in the first one scales differ
+    model.get_base_model().model.layers[1].self_attn.k_proj.scaling["default"] = 5.0  # as another adapter may have it
+    with torch.no_grad():
+        torch.testing.assert_close(packed_losses(model, rows, pad), padded_losses(model, rows, pad))
+    assert len(whole) == 1
 
 
 def test_a_decoder_layer_that_somebody_else_exchanged_stays(base: Path) -> None:
