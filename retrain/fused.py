@@ -15,7 +15,6 @@ from retuned.retrain.attention import PathAttention, Paths
 _CHUNK_LOGITS = 256
 _CHUNK_SOFTMAX = 16  # rows of logits that stay in a CPU's cache from one step of the softmax to the next
 
-
 Layer = tuple[Tensor, Tensor | None, Tensor]
 """Weight, bias and B of a linear layer with LoRA, B in the type of the weight."""
 
@@ -186,10 +185,8 @@ class FusedCrossEntropy(torch.autograd.Function):
 class _Part:
     """A function within another one; it stands for the context that autograd would give to it."""
 
-    def __init__(self, function: Any, *, of_inputs: bool = True) -> None:
-        """`of_inputs`: whether gradients of what comes into it are wanted."""
+    def __init__(self, function: Any) -> None:
         self._function = function
-        self.needs_input_grad = (of_inputs,)
         self.saved_tensors: tuple[Tensor, ...] = ()
 
     def save_for_backward(self, *tensors: Tensor) -> None:
@@ -251,7 +248,7 @@ class FusedDecoderLayer(torch.autograd.Function):
         g, of_x = gradients[0][0], ctx.needs_input_grad[0]
         written, g_a, g_b = ctx.adapters.gradients(g)
 
-        active = functional.silu(gate)
+        active = functional.silu(gate)  # wide to keep, cheap to compute again
         g_mlp = lora_gradients([g], active * up, inner[3], a[3], layers[6:], g_a[3], g_b[6:], of_x=True)
         g_gate_up = gate_gradients(g_mlp, gate, up, active)
         g_normal = lora_gradients(g_gate_up, second_normal, inner[2], a[2], layers[4:6], g_a[2], g_b[4:6], of_x=True)
