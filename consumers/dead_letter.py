@@ -1,7 +1,6 @@
-"""Messages that are no events: what is kept of one, and when there are too many."""
+"""Messages that are no events: what is kept of one."""
 
 import re
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.dialects import BadPart, binary_envelope
-from retuned.consumers.errors import TooManyDeadLetters
 from retuned.consumers.events import to_json
 from retuned.consumers.kafka import Record
 from retuned.consumers.placeholders import Scope
@@ -25,11 +23,17 @@ CUT_MARGIN = 256
 # Where the formats that are understood keep the user.
 _USERS = ("user_id", "user", "user.id", "enduser.id", "safety_identifier")
 _USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, _USERS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
+# In whatever else is wrong: where a message names its workload.
+_WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that is no event, redacted."""
+    """A message that is no event, redacted.
+
+    Attributes:
+        workload: the one it names, if it does.
+    """
 
     topic: str
     partition: int
@@ -37,6 +41,7 @@ class DeadLetter:
     reason: str
     detail: str
     payload: str | None
+    workload: str | None = None
 
     @property
     def key(self) -> str:
@@ -50,14 +55,27 @@ class DeadLetter:
 def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
     """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers.
 
-    Of a CloudEvent in binary mode, the structured form is kept: a replay has no headers.
+    Of a CloudEvent in binary mode, the structured form is kept: a replay has no headers. What cannot be redacted is not
+    kept.
     """
-    value = record.value if bad.part is None else bad.part
-    scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
-    envelope = binary_envelope(record.headers) if bad.part is None else {}
-    payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
-    reason, detail = bad.error.reason, redactor.text(bad.error.detail, scope)
-    return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload)
+    reason = bad.error.reason
+    try:
+        value = record.value if bad.part is None else bad.part
+        scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
+        envelope = binary_envelope(record.headers) if bad.part is None else {}
+        payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
+        detail = redactor.text(bad.error.detail, scope)
+        named = _WORKLOAD.search(value or b"", 0, KEPT_CHARACTERS)
+        workload = redactor.text(named[1].decode("utf-8", "replace"), scope) if named else None
+    except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
+        return unredacted(record.topic, record.partition, record.offset, error, reason)
+    return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload, workload)
+
+
+def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = "internal_error") -> DeadLetter:
+    """Of a message that cannot be redacted: the error's text might quote it."""
+    detail = f"{type(error).__name__} while personal data was looked for; the message is on the broker alone"
+    return DeadLetter(topic, partition, offset, reason, detail, None)
 
 
 def _payload(
@@ -100,26 +118,3 @@ def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
 def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> list[dict[str, Any]]:
     """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at."""
     return warehouse.rows(QUERIES["dead_letters"], {"limit": limit, "reason": reason})
-
-
-class DeadLetterLimit:
-    """Stops ingestion when most of what comes is no event: better than to throw a whole topic away."""
-
-    def __init__(self, share: float, window: int) -> None:
-        self._share, self._last = share, deque[bool](maxlen=window)
-
-    def check(self, events: int, dead: int, example: DeadLetter | None) -> None:
-        """Count a batch.
-
-        Raises:
-            TooManyDeadLetters: the share over the last window, once that is full, is above the limit.
-        """
-        self._last.extend([False] * (events - dead) + [True] * dead)
-        found = sum(self._last)
-        if len(self._last) == self._last.maxlen and found > self._share * len(self._last):
-            last = f"; the last one: {example.key}, {example.reason}, {example.detail}" if example else ""
-            raise TooManyDeadLetters(
-                f"{found} of the last {len(self._last)} messages are no events "
-                f"(ingest.dead_letter_share_limit {self._share:g}); they are in dead_letters; "
-                f"correct the producer and start again{last}"
-            )

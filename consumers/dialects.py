@@ -2,7 +2,8 @@
 
 Understood: OpenAI request/response logs (chat completions, completions, responses), OpenTelemetry GenAI (`otel`),
 CloudEvents around any of them (structured and binary), and Confluent's framing. The README has a table of which field
-becomes which. A translation only fills in the events of `events`; there they are checked, as ours are.
+becomes which. A translation only fills in the events of `events`; there they are checked, as ours are. What is known
+to be neither an answer nor feedback is passed over, with a reason.
 """
 
 import base64
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers import otel
-from retuned.consumers.events import BadEvent, Event, Kind, convert, decode
+from retuned.consumers.events import BadEvent, Bounds, Event, Kind, PassedOver, convert, decode
 from retuned.consumers.messages import content_hash, instant, joined_text, object_of, objects_of, without_nothing
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -22,6 +23,19 @@ Plain = dict[str, Any]
 CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
 ENVELOPES = 3
+
+PASSED_OVER = {
+    "no_model_call": "spans and log records of other work than calls of a model",
+    "openinference": "spans of OpenInference (llm.*), which are not understood; have the app send OpenTelemetry GenAI",
+    "other_operation": "spans of steps around an answer: tools, agents, embeddings",
+    "without_content": "spans without prompt and answer; set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT in the "
+    "app, if they are not in log records beside them",
+    "message_alone": "log records of a single message; the span that has all of them is stored",
+    "failed_call": "calls of a model that failed: there is no answer",
+}
+"""Why messages are passed over, for a person."""
+
+Found = Event | PassedOver
 
 
 class BadPart(msgspec.Struct, frozen=True):
@@ -35,26 +49,34 @@ class BadPart(msgspec.Struct, frozen=True):
     part: bytes | None = None
 
 
-def decode_any(
-    kind: Kind, payload: bytes | None, headers: Headers, max_bytes: int = 5_000_000
-) -> list[Event | BadPart]:
+def decode_any(kind: Kind, payload: bytes | None, headers: Headers, bounds: Bounds) -> list[Found | BadPart]:
     """The events of one message in any of the formats: mostly one; of a batch of spans, many or none.
 
     Ours is tried first, so that the others cost it nothing. A message in none of them is reported as no event of ours.
-    `kind` is what the topic is for; it decides where the content does not.
+    `kind` is what the topic is for; it decides where the content does not. Whatever is wrong with a message is in the
+    list, and never raised.
     """
+    try:
+        return _decoded(kind, payload, headers, bounds)
+    except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
+        return [BadPart(BadEvent.unforeseen(error))]
+
+
+def _decoded(kind: Kind, payload: bytes | None, headers: Headers, bounds: Bounds) -> list[Found | BadPart]:
     if payload and payload.startswith(CONFLUENT_MAGIC):
         payload = payload[CONFLUENT_HEADER_BYTES:]
     try:
-        return [decode(kind, payload, max_bytes)]
+        return [decode(kind, payload, bounds)]
     except BadEvent as error:
+        if payload is not None and error.reason in ("not_json", "not_utf8") and otel.is_protobuf(payload):
+            return [BadPart(BadEvent("otlp_protobuf", otel.PROTOBUF))]
         if error.reason != "not_an_event" or payload is None:
             return [BadPart(error)]
         try:
             value = msgspec.json.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return [BadPart(error)]  # ours was refused before its end was read
-        return list(_translated(value, headers, error))
+        return list(_translated(value, headers, error, bounds))
 
 
 def is_foreign(value: Any) -> bool:
@@ -65,7 +87,7 @@ def is_foreign(value: Any) -> bool:
     return is_log or "specversion" in value or otel.is_otel(value)
 
 
-def _translated(value: Any, headers: Headers, error: BadEvent) -> Iterator[Event | BadPart]:
+def _translated(value: Any, headers: Headers, error: BadEvent, bounds: Bounds) -> Iterator[Found | BadPart]:
     """`error` says why it is no event of ours; it stands if it is none of anybody's."""
     envelope = binary_envelope(headers)
     try:
@@ -77,20 +99,21 @@ def _translated(value: Any, headers: Headers, error: BadEvent) -> Iterator[Event
     except BadEvent as bad:
         yield BadPart(bad)
         return
-    except RecursionError:
-        yield BadPart(BadEvent("too_deep", "nested too deeply"))
-        return
-    if not found and not otel.is_otel(value):  # spans that are about no model are no mistake
+    if not found and not otel.is_otel(value):
         yield BadPart(error)
-    for kind, plain in found:
+    for item in found:
+        if isinstance(item, PassedOver):
+            yield item
+            continue
+        kind, plain = item
         whole = _completed(plain, envelope)
         try:
-            yield convert(kind, whole)
+            yield convert(kind, whole, bounds)
         except BadEvent as bad:
             yield BadPart(bad, msgspec.json.encode(whole) if len(found) > 1 else None)
 
 
-def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain]]:
+def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     if not isinstance(value, dict):
         return
     if value.keys() >= {"interaction_id", "name"}:
@@ -98,7 +121,7 @@ def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain]]:
     elif "messages" in value and isinstance(value.get("response"), str):
         yield "interactions", value
     elif isinstance(value.get("request"), dict) and "response" in value:
-        yield "interactions", _openai(value)
+        yield PassedOver("failed_call") if _failed(value) else ("interactions", _openai(value))
     elif envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
         yield from otel.events({"name": envelope["type"], "attributes": value})
     elif otel.is_otel(value):
@@ -138,13 +161,19 @@ def _completed(plain: Plain, envelope: Plain) -> Plain:
 # --- OpenAI ----------------------------------------------------------------------------------------------------------
 
 
+def _failed(log: Plain) -> bool:
+    """Whether the call brought an error in the place of an answer."""
+    response = log["response"]
+    if isinstance(response, dict):
+        return bool(response.get("error")) and not (response.get("choices") or response.get("output"))
+    return response is None
+
+
 def _openai(log: Plain) -> Plain:
     """A logged request with its response, as the OpenAI API has them, and what stands around them."""
     request, response = log["request"], log["response"]
     if not isinstance(response, dict):
-        raise BadEvent(
-            "not_an_event", f"response: expected an object, got {type(response).__name__}; did the call fail?"
-        )
+        raise BadEvent("not_an_event", f"response: expected an object, got {type(response).__name__}")
     message, text, finish_reason = _answer(response)
     metadata = object_of(request.get("metadata")) | object_of(response.get("metadata"))
     usage = object_of(response.get("usage"))

@@ -1,11 +1,12 @@
 """The two events that apps publish, interactions and feedback: their shape, their decoding, their JSON Schema."""
 
-import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
+
+from retuned.consumers.settings import IngestSettings
 
 Kind = Literal["interactions", "feedback"]
 
@@ -20,8 +21,9 @@ class BadEvent(Exception):
     """A message that is no event. It becomes a dead letter and stops nothing.
 
     Attributes:
-        reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value, or
-            unreadable, of a batch that the broker holds broken.
+        reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value,
+            otlp_protobuf; unreadable, of a batch that the broker holds broken; internal_error, of an exception that
+            nobody foresaw.
         detail: what was wrong, for a person. It may quote the message.
     """
 
@@ -29,8 +31,29 @@ class BadEvent(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    @classmethod
+    def unforeseen(cls, error: Exception) -> "BadEvent":
+        """Of an exception while one event was handled; it is the cause."""
+        if isinstance(error, RecursionError):
+            return cls("too_deep", "nested too deeply")
+        bad = cls("internal_error", f"{type(error).__name__}: {error}")
+        bad.__cause__ = error
+        return bad
+
+
+class PassedOver(msgspec.Struct, frozen=True):
+    """A message, or a part of one, that is known to be no answer and no feedback: counted, not stored.
+
+    Attributes:
+        reason: a key of `dialects.PASSED_OVER`, which explains it.
+    """
+
+    reason: str
+
 
 NESTED = ("messages", "context", "attributes")
+DEEPEST = 64
+"""Levels of JSON. What reads an event later recurses, and Python's stack ends some way below a thousand."""
 # The reserved names of feedback, by the type of their value.
 BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
 NUMBERS = frozenset({"rating", "time_saved_seconds"})
@@ -87,7 +110,39 @@ class Feedback(msgspec.Struct, kw_only=True, gc=False):
 
 Event = Interaction | Feedback
 
-_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What an event may hold; what lies outside makes it a dead letter. Times have a zone.
+
+    A clock that is wrong would stretch windows over all of history, and a number that is wrong would fill every sum.
+    """
+
+    first: datetime
+    last: datetime
+    bytes: int
+    tokens: int
+    cost: float
+    latency_seconds: float
+    time_saved_seconds: float
+    value: float
+
+    @classmethod
+    def of(cls, settings: IngestSettings, now: datetime, *, history: bool = False) -> "Bounds":
+        """Those of events that come at `now`, UTC without a zone; `history`: of files, which may hold many years."""
+        now = now.replace(tzinfo=UTC)
+        return cls(
+            first=FIRST if history else max(FIRST, now - timedelta(days=settings.max_age_days)),
+            last=now + timedelta(seconds=settings.max_ahead_seconds),
+            bytes=settings.max_event_bytes,
+            tokens=settings.max_tokens,
+            cost=settings.max_cost,
+            latency_seconds=settings.max_latency_seconds,
+            time_saved_seconds=settings.max_time_saved_seconds,
+            value=settings.max_feedback_value,
+        )
+
+
+FIRST = datetime(1990, 1, 1, tzinfo=UTC)
 _INTERACTION = msgspec.json.Decoder(Interaction)
 _FEEDBACK = msgspec.json.Decoder(Feedback)
 _MESSAGES = msgspec.json.Decoder(Annotated[list[Message], Meta(min_length=1)])
@@ -96,7 +151,7 @@ _ATTRIBUTES = msgspec.json.Decoder(dict[str, Raw] | None)
 _TO_JSON = msgspec.json.Encoder()
 
 
-def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Event:
+def decode(kind: Kind, payload: bytes | None, bounds: Bounds) -> Event:
     """One event from the bytes of one message. Its timestamp has a zone.
 
     Raises:
@@ -104,8 +159,17 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Eve
     """
     if not payload:
         raise BadEvent("empty", "the message has no value")
-    if len(payload) > max_bytes:
-        raise BadEvent("too_large", f"{len(payload)} bytes, the limit is {max_bytes} (ingest.max_event_bytes)")
+    if len(payload) > bounds.bytes:
+        raise BadEvent("too_large", f"{len(payload)} bytes, the limit is {bounds.bytes} (ingest.max_event_bytes)")
+    return _decode(kind, payload, bounds)
+
+
+def convert(kind: Kind, value: Any, bounds: Bounds) -> Event:
+    """One event from decoded JSON, under the same rules as `decode`, whatever its size."""
+    return _decode(kind, _TO_JSON.encode(value), bounds)
+
+
+def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
     field = ""
     try:
         if not payload.isascii():
@@ -125,6 +189,9 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Eve
                 event.messages, event.context, event.attributes = map(
                     _plain, (event.messages, event.context, event.attributes)
                 )
+        # Counting brackets is fast, and few events have so many that they could be nested as deeply.
+        if payload.count(b"{") + payload.count(b"[") > DEEPEST and _depth(msgspec.json.decode(payload)) > DEEPEST:
+            raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     except msgspec.ValidationError as error:
         raise BadEvent("not_an_event", f"{field}{error}") from error
     except msgspec.DecodeError as error:
@@ -133,21 +200,17 @@ def decode(kind: Kind, payload: bytes | None, max_bytes: int = 5_000_000) -> Eve
         raise BadEvent("not_utf8", f"{error.reason} in a string") from error
     except RecursionError as error:
         raise BadEvent("too_deep", "nested too deeply") from error
-    if event.timestamp.tzinfo is None:
-        event.timestamp = event.timestamp.replace(tzinfo=UTC)
-    if not _FIRST <= event.timestamp < _LAST:
-        # A clock was wrong, and one such row would stretch every window over all of history.
-        raise BadEvent("bad_value", f"timestamp: {event.timestamp.isoformat()} is not between 1970 and 2200")
-    if event.id.isspace():
-        raise BadEvent("bad_value", "id: expected more than white space")
-    if type(event) is Feedback:
-        _check_value(event.name, event.value)
+    _check(event, bounds)
     return event
 
 
-def convert(kind: Kind, value: Any) -> Event:
-    """One event from decoded JSON, under the same rules as `decode`."""
-    return decode(kind, _TO_JSON.encode(value), max_bytes=sys.maxsize)
+def _depth(value: Any) -> int:
+    """How many levels of objects and lists a decoded JSON value has. Without recursion: it may have many."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def _plain(nested: Any) -> Any:
@@ -184,14 +247,54 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     return schemas
 
 
-def _check_value(name: str, value: bool | float | str) -> None:
+def _check(event: Event, bounds: Bounds) -> None:
+    """What the types do not hold. Sets the zone of a timestamp that has none."""
+    if event.timestamp.tzinfo is None:
+        event.timestamp = event.timestamp.replace(tzinfo=UTC)
+    if not bounds.first <= event.timestamp <= bounds.last:
+        raise BadEvent("bad_value", _not_in_time(event.timestamp, bounds))
+    if event.id.isspace():
+        raise BadEvent("bad_value", "id: expected more than white space")
+    if type(event) is Feedback:
+        _check_value(event.name, event.value, bounds)
+        return
+    assert type(event) is Interaction
+    _check_number("input_tokens", event.input_tokens, bounds.tokens, "max_tokens")
+    _check_number("output_tokens", event.output_tokens, bounds.tokens, "max_tokens")
+    _check_number("cost", event.cost, bounds.cost, "max_cost")
+    _check_number("latency_seconds", event.latency_seconds, bounds.latency_seconds, "max_latency_seconds")
+    _check_number(
+        "time_to_first_token_seconds", event.time_to_first_token_seconds, bounds.latency_seconds, "max_latency_seconds"
+    )
+
+
+def _check_number(name: str, value: float | None, most: float, key: str) -> None:
+    """Below zero is refused by the types, where it makes no sense."""
+    if value is not None and not abs(value) <= most:
+        raise BadEvent("bad_value", f"{name}: {str(value)[:24]} is beyond {most:,g} (ingest.{key})")
+
+
+def _not_in_time(timestamp: datetime, bounds: Bounds) -> str:
+    if timestamp > bounds.last:
+        problem = "is in the future; is a clock or its time zone wrong? (ingest.max_ahead_seconds)"
+    else:
+        problem = f"is before {bounds.first.date()}; is its unit or a clock wrong? (ingest.max_age_days)"
+    return f"timestamp: {timestamp.isoformat()} {problem}"
+
+
+def _check_value(name: str, value: bool | float | str, bounds: Bounds) -> None:
     """Reserved names have one type each: a rate over a mix of types would mean nothing."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and name == "time_saved_seconds":
+        _check_number(name, value, bounds.time_saved_seconds, "max_time_saved_seconds")  # type: ignore[arg-type]
+    elif number:
+        _check_number(f"value of {name}", value, bounds.value, "max_feedback_value")  # type: ignore[arg-type]
     if name in BOOLEANS:
         fits, expected = isinstance(value, bool), "a boolean"
+    elif name == "rating":
+        fits, expected = number and 0 <= float(value) <= 1, "a number from 0 to 1"
     elif name in NUMBERS:
-        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-        if fits and name == "rating":
-            fits, expected = 0 <= float(value) <= 1, "a number from 0 to 1"
+        fits, expected = number, "a number"
     elif name in STRINGS:
         fits, expected = isinstance(value, str) and bool(value.strip()), "a string that is not empty"
     else:

@@ -6,21 +6,23 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from retuned.consumers.dead_letter import DeadLetter, DeadLetterLimit
-from retuned.consumers.dialects import BadPart, decode_any
+from retuned.consumers.dead_letter import DeadLetter
+from retuned.consumers.dialects import PASSED_OVER, BadPart, Found, decode_any
 from retuned.consumers.duplicates import Stored
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Busy, Fenced, OutOfStep, RetunedError
-from retuned.consumers.events import BadEvent, Event, Kind, decode
+from retuned.consumers.events import BadEvent, Bounds, Kind, decode
+from retuned.consumers.files import TOPIC
 from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy import Redactor
+from retuned.consumers.producers import Producer, Producers, SetAside
 from retuned.consumers.pseudonyms import is_pseudonym, load_user_keys
 from retuned.consumers.records import BrokenBatch, FetchedRecord
 from retuned.consumers.rows import Rows
@@ -40,6 +42,8 @@ EVER_SECONDS = 231 * 366 * 86_400.0
 REFUSALS = 5
 # More often costs time, less often costs memory: measured with `make bench`.
 DROP_CACHE_BYTES = 8 << 20
+# What DuckDB raises for what a row holds, as against a file, a transaction or its own state.
+REFUSED_BY_DUCKDB = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
 
 T = TypeVar("T")
 
@@ -55,12 +59,17 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a batch of rows: events stored, of each kind, and what was not stored and why."""
+    """What became of a batch of rows: events stored, of each kind, and what was not stored and why.
+
+    Attributes:
+        passed_over: what is known to be no event, by the reasons in `dialects.PASSED_OVER`.
+    """
 
     stored: dict[Kind, int]
     duplicates: int
     refused: dict[str, int]
     examples: list[Refusal]
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 def stored_offsets(warehouse: Warehouse) -> Offsets:
@@ -77,6 +86,7 @@ class Ingest:
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
         lag: events that waited on the broker after the last batch.
+        passed_over: since the start, by the reasons in `dialects.PASSED_OVER`.
     """
 
     def __init__(
@@ -95,7 +105,7 @@ class Ingest:
         self._source, self._warehouse, self._settings, self._metrics = source, warehouse, settings, metrics
         self._publisher = publisher
         self._queries = named_queries(MIGRATIONS, "ingest.sql")
-        self._limit = DeadLetterLimit(settings.ingest.dead_letter_share_limit, settings.ingest.dead_letter_window)
+        self._producers = Producers.known(settings.ingest, warehouse, utc_now())
         self._redactor = Redactor(settings.privacy)
         self._pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
@@ -103,6 +113,8 @@ class Ingest:
         self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
         for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
             metrics.lost.labels(topic)  # a series that begins at 0, so that an alert sees its first rise
+            metrics.set_aside.labels(topic)
+        self.passed_over: Counter[str] = Counter()
         self.events_seen = 0
         self.last_event_at: datetime | None = None
         self.broker_up = False
@@ -118,6 +130,10 @@ class Ingest:
     def caught_up(self) -> bool:
         """Whether everything that the broker has on our partitions was read."""
         return self._source.caught_up()
+
+    def set_aside(self) -> list[SetAside]:
+        """The producers most of whose messages are no events."""
+        return self._producers.set_aside(utc_now())
 
     def step(self) -> int:
         """One batch: wait for it, store it. Returns the number of messages in it.
@@ -255,6 +271,7 @@ class Ingest:
             rows.duplicates,
             dict(Counter(dead.reason for dead in rows.dead)),
             [Refusal(dead.offset, dead.reason, dead.detail) for dead in rows.dead[:REFUSALS]],
+            dict(rows.passed_over),
         )
 
     def _replay(self) -> dict[str, int]:
@@ -270,33 +287,44 @@ class Ingest:
         done = []
         for topic, partition, offset, payload in letters:
             record = FetchedRecord(topic, partition, offset, payload.encode())
-            found = self._decode(self._kind(topic), record)
-            events = [event for event in found if not isinstance(event, BadPart)]
-            if not events or len(events) < len(found):
+            found = self._decode(self._kind(topic), record, self._bounds(rows, topic))
+            if any(isinstance(part, BadPart) for part in found):
                 continue
             done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
-            for event in events:
-                rows.add(event, record)
+            for part in found:
+                rows.add(part, record)
         rows.pack()
         rows.redact(self._redactor, self._pseudonym)
-        if done:
-            try:
-                with self._warehouse.transaction() as cursor:
-                    for name in rows.tables:
-                        self._insert(cursor, name, rows)
-                    cursor.register("batch_replayed", pa.Table.from_pylist(done))
-                    cursor.execute(self._queries["delete_replayed"])
-            except duckdb.TransactionException as error:
-                raise Busy(
-                    "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
-                ) from error
-        return Counter(tried=len(letters), replayed=len(done), stored=sum(rows.stored.values()))
+        replayed = 0
 
-    def _decode(self, kind: Kind, record: Record) -> list[Event | BadPart]:
+        def delete_replayed(cursor: duckdb.DuckDBPyConnection) -> None:
+            nonlocal replayed
+            still_bad = {(dead.topic, dead.partition, dead.offset) for dead in rows.dead}
+            gone = [
+                letter for letter in done if (letter["topic"], letter["partition"], letter["offset"]) not in still_bad
+            ]
+            replayed = len(gone)
+            if gone:
+                cursor.register("batch_replayed", pa.Table.from_pylist(gone))
+                cursor.execute(self._queries["delete_replayed"])
+
+        try:
+            self._store(rows, delete_replayed)
+        except duckdb.TransactionException as error:
+            raise Busy(
+                "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
+            ) from error
+        return Counter(tried=len(letters), replayed=replayed, stored=sum(rows.stored.values()))
+
+    def _decode(self, kind: Kind, record: Record, bounds: Bounds) -> list[Found | BadPart]:
         if record.problem is not None:
             reason = "unreadable" if isinstance(record, BrokenBatch) else "not_an_event"
             return [BadPart(BadEvent(reason, record.problem))]
-        return decode_any(kind, record.value, record.headers, self._settings.ingest.max_event_bytes)
+        return decode_any(kind, record.value, record.headers, bounds)
+
+    def _bounds(self, rows: Rows, topic: str) -> Bounds:
+        """What events of a topic may hold."""
+        return Bounds.of(self._settings.ingest, rows.received_at, history=topic.startswith(TOPIC))
 
     def _kind(self, topic: str) -> Kind:
         """What a topic is for."""
@@ -314,18 +342,14 @@ class Ingest:
         """The rows of a batch, decoded; `pseudonym` is of a user as the batch names one."""
         started = time.perf_counter()
         rows = Rows(batch, distance_seconds, utc_now(), pseudonym)
-        most = self._settings.ingest.max_event_bytes
-        kinds = {topic: self._kind(topic) for topic in rows.messages}
+        topics = {topic: (self._kind(topic), self._bounds(rows, topic)) for topic in rows.messages}
         for record in batch.records:
-            kind = kinds[record.topic]
+            kind, bounds = topics[record.topic]
             try:  # nearly all are events of ours
-                event = decode(kind, record.value, most)
-            except BadEvent:
-                for found in self._decode(kind, record):
-                    if isinstance(found, BadPart):
-                        rows.add_bad(record, found)
-                    else:
-                        rows.add(found, record)
+                event = decode(kind, record.value, bounds)
+            except Exception:  # noqa: BLE001  (looked into below, where nothing is raised)
+                for found in self._decode(kind, record, bounds):
+                    rows.add(found, record)
             else:
                 rows.add(event, record)
         rows.pack()
@@ -341,14 +365,15 @@ class Ingest:
         started = time.perf_counter()
         rows.redact(self._redactor, self._pseudonym)
         pa.default_memory_pool().release_unused()  # of this thread: what redaction took
+
+        def finish(cursor: duckdb.DuckDBPyConnection) -> None:
+            if rows.dead:
+                cursor.register("batch_dead_letters", rows.dead_letters_table())
+                cursor.execute(self._queries["insert_dead_letters"])
+            self._move_offsets(cursor, rows)
+
         try:
-            with self._warehouse.transaction() as cursor:
-                for name in rows.tables:
-                    self._insert(cursor, name, rows)
-                if rows.dead:
-                    cursor.register("batch_dead_letters", rows.dead_letters_table())
-                    cursor.execute(self._queries["insert_dead_letters"])
-                self._move_offsets(cursor, rows)
+            self._store(rows, finish)
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
         self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
@@ -358,22 +383,65 @@ class Ingest:
         rows.seconds += time.perf_counter() - started
         return rows
 
-    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows) -> None:
-        """The events of one kind, those apart whose id may be stored."""
+    def _store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """The events and what belongs with them, in one transaction. A row that DuckDB refuses is a dead letter."""
+        try:
+            self._insert_all(rows, finish)
+        except REFUSED_BY_DUCKDB:
+            if any(self._refusal(kind, table.slice(0, 0)) for kind, table in rows.tables.items()):
+                raise  # not for what a row holds
+            for kind, table in list(rows.tables.items()):
+                rows.reject(kind, self._refused(kind, table))
+            self._insert_all(rows, finish)
+
+    def _insert_all(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        with self._warehouse.transaction() as cursor:
+            known = {name: self._insert(cursor, name, rows) for name in rows.tables}
+            finish(cursor)
+        rows.stored = {name: rows.tables[name].num_rows - known[name] for name in known}
+        rows.duplicates += sum(known.values())
+
+    def _refused(self, name: Kind, table: Any, start: int = 0) -> dict[int, Exception]:
+        """The rows of a table that DuckDB refuses to insert, found by halving."""
+        refusal = self._refusal(name, table)
+        if refusal is None:
+            return {}
+        if table.num_rows == 1:
+            return {start: refusal}
+        middle = table.num_rows // 2
+        return {
+            **self._refused(name, table.slice(0, middle), start),
+            **self._refused(name, table.slice(middle), start + middle),
+        }
+
+    def _refusal(self, name: Kind, table: Any) -> Exception | None:
+        """Why DuckDB refuses to insert a table, tried and taken back."""
+        with self._warehouse.cursor() as cursor:
+            cursor.begin()
+            try:
+                cursor.register(f"batch_{name}", table)
+                cursor.execute(self._queries[f"insert_{name}"])
+            except REFUSED_BY_DUCKDB as error:
+                return error
+            finally:
+                cursor.rollback()
+        return None
+
+    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows) -> int:
+        """The events of one kind, those apart whose id may be stored. Returns how many were."""
         table = rows.tables[name]
         bounds = rows.bounds(table)
         doubted = self._stored[name].may_have(rows.ids[name], bounds["low"])
-        found = 0
+        known = 0
         if doubted.any():
             doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
             cursor.register(f"batch_{name}", doubtful)
             new = _changed(cursor.execute(self._queries[f"insert_new_{name}"], rows.bounds(doubtful)))
-            found = doubtful.num_rows - new
-            rows.duplicates += found
+            known = doubtful.num_rows - new
         if table.num_rows:
             cursor.register(f"batch_{name}", table)
             cursor.execute(self._queries[f"insert_{name}"])
-        rows.stored[name] = rows.tables[name].num_rows - found
+        return known
 
     def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
         starts, nexts = rows.starts, rows.nexts
@@ -413,7 +481,23 @@ class Ingest:
             metrics.last_event.set_to_current_time()
         self._publish(rows.dead)
         pa.default_memory_pool().release_unused()  # of this thread: else it keeps for good what is in pieces
-        self._limit.check(messages, len(rows.dead), rows.dead[-1] if rows.dead else None)
+        self._judge_producers(rows)
+
+    def _judge_producers(self, rows: Rows) -> None:
+        events: Counter[Producer] = Counter()
+        for table in rows.tables.values():
+            for topic, workload, count in _producers(table):
+                events[topic, workload] += count
+        try:
+            for found in self._producers.add(events, rows.dead, rows.received_at):
+                log.error(
+                    "%s; set aside (ingest.dead_letter_share_limit): correct it, then retuned dead-letters replay",
+                    found,
+                )
+        finally:
+            set_aside = Counter(found.topic for found in self.set_aside())
+            for topic in (self._settings.kafka.interactions_topic, self._settings.kafka.feedback_topic):
+                self._metrics.set_aside.labels(topic).set(set_aside[topic])
 
     def _count(self, rows: Rows) -> None:
         metrics = self._metrics
@@ -421,6 +505,18 @@ class Ingest:
             metrics.events.labels(topic.partition(":")[0]).inc(count)  # all files are one series: `import`
         for reason, count in Counter(dead.reason for dead in rows.dead).items():
             metrics.dead_letters.labels(reason).inc(count)
+        for reason, count in rows.passed_over.items():
+            if reason not in self.passed_over:
+                log.info("messages are passed over: %s", PASSED_OVER[reason])
+            self.passed_over[reason] += count
+            metrics.passed_over.labels(reason).inc(count)
+        unforeseen = [bad.error for _, bad in rows.bad if bad.error.reason == "internal_error"]
+        if unforeseen:
+            log.error(
+                "%d messages are dead letters for an error that is a fault of retuned's; the first one:",
+                len(unforeseen),
+                exc_info=unforeseen[0].__cause__,
+            )
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
@@ -453,6 +549,13 @@ def _columns(offsets: Offsets) -> dict[str, list[Any]]:
         "partitions": [partition for _, partition in offsets],
         "nexts": list(offsets.values()),
     }
+
+
+def _producers(table: Any) -> list[tuple[str, str | None, int]]:
+    """How many events of an Arrow table each producer sent: topic, workload (None: it names none), events."""
+    keys = ["topic", "workload"] if "workload" in table.column_names else ["topic"]
+    counted = table.select(keys).group_by(keys).aggregate([([], "count_all")]).to_pylist()
+    return [(row["topic"], row.get("workload"), row["count_all"]) for row in counted]
 
 
 def _changed(cursor: duckdb.DuckDBPyConnection) -> int:

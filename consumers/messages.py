@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 TEXT_PARTS = ("text", "input_text", "output_text")
-# Unix times in seconds stay below the first until 5138, in milliseconds below the second; above are nanoseconds.
-MILLISECONDS_FROM, NANOSECONDS_FROM = 1e11, 1e15
+# The units of Unix times, and up to where: seconds stay below 1e11 until the year 5138, and so do the others.
+UNITS = ((1e11, 1), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 
 
 def joined_text(content: Any) -> str | None:
@@ -28,15 +28,15 @@ def joined_text(content: Any) -> str | None:
 
 
 def instant(value: Any) -> Any:
-    """Unix time in seconds, milliseconds or nanoseconds, a number or digits, as ISO 8601; what else it is stays."""
+    """Unix time in seconds, milli-, micro- or nanoseconds, a number or digits, as ISO 8601; what else it is stays."""
     if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         return value
-    seconds = value if value < MILLISECONDS_FROM else value / 1e3 if value < NANOSECONDS_FROM else value / 1e9
     try:
+        seconds = value / next(unit for below, unit in UNITS if value < below)
         return datetime.fromtimestamp(seconds, UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError, StopIteration):
         return value
 
 

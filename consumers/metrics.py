@@ -22,6 +22,18 @@ class Metrics:
         self.dead_letters = Counter(
             "retuned_dead_letters", "Messages that are no events.", ["reason"], registry=registry
         )
+        self.passed_over = Counter(
+            "retuned_events_passed_over",
+            "Messages, and parts of them, that are known to be no events: other spans, calls that failed.",
+            ["reason"],
+            registry=registry,
+        )
+        self.set_aside = Gauge(
+            "retuned_producers_set_aside",
+            "Producers (workloads on a topic) most of whose last messages are dead letters.",
+            ["topic"],
+            registry=registry,
+        )
         self.lost = Counter(
             "retuned_events_lost",
             "Events that the broker deleted before they were read, or holds broken.",

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.events import Kind
+from retuned.consumers.events import Kind, PassedOver
 from retuned.consumers.messages import content_hash, instant, joined_text, object_of, objects_of, without_nothing
 
 Plain = dict[str, Any]
@@ -22,9 +22,16 @@ Plain = dict[str, Any]
 EVALUATION = "gen_ai.evaluation.result"
 DETAILS = "gen_ai.client.inference.operation.details"
 EVENT_NAMES = (EVALUATION, DETAILS)
+PROTOBUF = (
+    "OTLP as protobuf, which a collector sends by default; set `encoding: otlp_json` for traces and logs in its Kafka "
+    "exporter"
+)
 ANSWERS = ("chat", "text_completion", "generate_content")  # other operations are steps around an answer
 OLD_MESSAGES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
 YES, NO = ("true", "yes"), ("false", "no")
+CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.prompt", "gen_ai.completion")
+FAILED = (2, "2", "STATUS_CODE_ERROR", "ERROR")
+DIGITS = re.compile("[0-9]{1,6}")
 
 # What becomes a field, or is a message; all other attributes are kept as attributes.
 _TAKEN = (
@@ -46,28 +53,62 @@ def is_otel(value: Any) -> bool:
     return any(key.startswith("gen_ai.") for key in attributes) or _name(value, attributes) in EVENT_NAMES
 
 
-def events(value: Plain) -> Iterator[tuple[Kind, Plain]]:
-    """Each span, event or log record that is an answer or an evaluation, as the fields of our event."""
+def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    """Each span, event or log record: an answer or an evaluation as the fields of our event, or why it is neither."""
     for record, resource in _records(value):
         attributes = _attributes(record.get("attributes")) or {k: v for k, v in record.items() if "." in k}
         name = _name(record, attributes)
         if name == EVALUATION:
             yield from _evaluation(record, attributes)
             continue
-        if name in OLD_MESSAGES or name == "gen_ai.choice":
-            continue  # a message without its span; the span is reported when it does not have them
         attached = [
             (_name(item, {}), _attributes(item.get("attributes")), item) for item in objects_of(record.get("events"))
         ]
         for attached_name, more, _ in attached:
             if attached_name != EVALUATION and attached_name not in OLD_MESSAGES:
                 attributes = {**more, **attributes}
-        if _is_answer(attributes):
-            yield "interactions", _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
+        if reason := _no_answer(name, attributes):
+            yield PassedOver(reason)
+        else:
+            made = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
+            reason = _unanswered(record, attributes, made)
+            yield PassedOver(reason) if reason else ("interactions", made)
         for attached_name, more, item in attached:
             if attached_name == EVALUATION:
                 answer = {"gen_ai.response.id": _answer_id(record, attributes)}
                 yield from _evaluation({**_where(record), **item}, {**answer, **more})
+
+
+def is_protobuf(payload: bytes) -> bool:
+    """Whether a message is OTLP as protobuf: nothing but resources (field 1), the first of which has its own three.
+
+    Source: https://github.com/open-telemetry/opentelemetry-proto, ExportTraceServiceRequest and ResourceSpans; those
+    of logs and metrics have the same numbers.
+    """
+    resources = _fields(payload)
+    if not resources or any(tag != 0x0A for tag, _ in resources):
+        return False
+    inner = _fields(resources[0][1])
+    return bool(inner) and all(tag in (0x0A, 0x12, 0x1A) for tag, _ in inner or ())
+
+
+def _fields(message: bytes) -> list[tuple[int, bytes]] | None:
+    """The fields of a protobuf message whose fields all have a length and a number below 16; None of anything else."""
+    fields, at = [], 0
+    while at < len(message):
+        tag, at, length, shift = message[at], at + 1, 0, 0
+        while True:
+            if at >= len(message) or shift > 28:
+                return None
+            byte = message[at]
+            at, length, shift = at + 1, length | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                break
+        if tag & 0x87 != 2 or at + length > len(message):
+            return None
+        fields.append((tag, message[at : at + length]))
+        at += length
+    return fields
 
 
 def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
@@ -85,18 +126,28 @@ def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
             sender = _attributes(resource.get("attributes")) if isinstance(resource, dict) else {}
             for scope in objects_of(group.get(scopes)):
                 for item in objects_of(scope.get(items)):
-                    if _concerns_genai(item):
-                        yield item, sender
+                    yield item, sender
 
 
-def _concerns_genai(item: Plain) -> bool:
-    attributes = _attributes(item.get("attributes"))
-    return any(key.startswith("gen_ai.") for key in attributes) or _name(item, attributes) in EVENT_NAMES
+def _no_answer(name: str, attributes: Plain) -> str | None:
+    """Why a span or log record is not about an answer of a model, by its attributes; else None."""
+    if name in OLD_MESSAGES or name == "gen_ai.choice":
+        return "message_alone"
+    if any(key.startswith("gen_ai.") for key in attributes) or name == DETAILS:
+        operation = attributes.get("gen_ai.operation.name")
+        return None if operation is None or operation in ANSWERS else "other_operation"
+    is_openinference = any(key == "openinference.span.kind" or key.startswith("llm.") for key in attributes)
+    return "openinference" if is_openinference else "no_model_call"
 
 
-def _is_answer(attributes: Plain) -> bool:
-    operation = attributes.get("gen_ai.operation.name")
-    return operation in ANSWERS if operation is not None else any(key.startswith("gen_ai.") for key in attributes)
+def _unanswered(record: Plain, attributes: Plain, made: Plain) -> str | None:
+    """Why a call of a model brought no answer; None where one is there, or ought to be."""
+    if "response" in made:
+        return None
+    status = object_of(record.get("status"))
+    if attributes.get("error.type") or (status.get("code") or status.get("status_code")) in FAILED:
+        return "failed_call"
+    return None if any(key.startswith(CONTENT) for key in attributes) or "messages" in made else "without_content"
 
 
 def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: list[tuple[str, Plain]]) -> Plain:
@@ -255,7 +306,7 @@ def _numbered(attributes: Plain, prefix: str) -> list[Any] | None:
 def _listed(node: Any) -> Any:
     if not isinstance(node, dict) or not node:
         return node
-    if all(key.isdigit() for key in node):
+    if all(DIGITS.fullmatch(key) for key in node):
         return [_listed(node[key]) for key in sorted(node, key=int)]
     return {key: _listed(value) for key, value in node.items()}
 
@@ -317,7 +368,7 @@ def _times(record: Plain) -> tuple[Any, Any]:
 def _seconds_between(began: Any, ended: Any) -> float | None:
     try:
         seconds = (int(ended) - int(began)) / 1e9  # both in nanoseconds
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try:
             between = msgspec.convert(ended, datetime) - msgspec.convert(began, datetime)
         except (msgspec.ValidationError, TypeError):

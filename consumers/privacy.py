@@ -40,6 +40,7 @@ _SUSPECT = "|".join(
     )
 )
 _SUSPECT_NAME = r"\p{Lu}\p{Ll}"
+Failed = Callable[[int, Exception], None]
 # What a conversation may be named after.
 _SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
 
@@ -75,7 +76,12 @@ class Redactor:
         return counts
 
     def columns(
-        self, texts: dict[str, Any], json: Set[str], event_ids: Any, conversation_ids: Any = None
+        self,
+        texts: dict[str, Any],
+        json: Set[str],
+        event_ids: Any,
+        conversation_ids: Any = None,
+        failed: Failed | None = None,
     ) -> dict[str, Any]:
         """Columns of the same events, redacted. They are read in their order.
 
@@ -84,6 +90,7 @@ class Redactor:
             json: those that hold JSON; the texts inside are redacted.
             event_ids: what an event without a conversation is told by, an Arrow array too.
             conversation_ids: what events share their numbers by, another; None: as was remembered of `event_ids`.
+            failed: called for each row that cannot be redacted and stays as it was; None: the error is raised.
 
         One look at each whole column, without Python in between, finds the few events that need a closer one.
         """
@@ -96,12 +103,17 @@ class Redactor:
         known = self._conversations.of(ids) if conversation_ids is None else conversation_ids.take(rows).to_pylist()
         for place, (event_id, conversation_id) in enumerate(zip(ids, known, strict=True)):
             scope = self._conversations.open(event_id, conversation_id)
-            for values in cleaned.values():
-                scope.reserve(values[place] or "")
-            for name, values in cleaned.items():
-                text = values[place]
-                if text is not None:
-                    values[place] = self._json(text, scope) if name in json else self.text(text, scope)
+            try:
+                for values in cleaned.values():
+                    scope.reserve(values[place] or "")
+                for name, values in cleaned.items():
+                    text = values[place]
+                    if text is not None:
+                        values[place] = self._json(text, scope) if name in json else self.text(text, scope)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(suspects[place], error)
             self._conversations.close(scope)
         return {name: _exchanged(array, suspects, cleaned[name]) for name, array in texts.items()}
 
@@ -110,15 +122,23 @@ class Redactor:
         if self.enabled:
             self._conversations.remember(event_ids, conversation_ids)
 
-    def identifiers(self, names: Any, pseudonym: Callable[[str], str]) -> Any:
-        """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed."""
+    def identifiers(self, names: Any, pseudonym: Callable[[str], str], failed: Failed | None = None) -> Any:
+        """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed.
+
+        `failed` is as for `columns`.
+        """
         suspects = _suspects([names], _SUSPECT_ID) if self.enabled else []
         if not suspects:
             return names
         cleaned = names.take(pa.array(suspects)).to_pylist()
         for place, name in enumerate(cleaned):
             found: list[tuple[str, str]] = []
-            self._mark(name, found)
+            try:
+                self._mark(name, found)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(suspects[place], error)
             if any(kind in ("EMAIL", "PHONE", "IP") for kind, _ in found):
                 cleaned[place] = pseudonym(name)
         return _exchanged(names, suspects, cleaned)

@@ -1,7 +1,7 @@
 """A batch on its way into the warehouse: rows of each table, each id once, as Arrow tables."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from msgspec import UNSET, Raw
 from msgspec.structs import astuple
 
-from retuned.consumers.dead_letter import DeadLetter, dead_letter
+from retuned.consumers.dead_letter import DeadLetter, dead_letter, unredacted
 from retuned.consumers.dialects import BadPart
-from retuned.consumers.events import NESTED, Event, Feedback, Interaction, Kind, to_json
+from retuned.consumers.events import NESTED, BadEvent, Event, Feedback, Interaction, Kind, PassedOver, to_json
 from retuned.consumers.kafka import Batch, Record
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy import Failed, Redactor
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = Raw(b"null")
@@ -43,6 +43,7 @@ _DEAD_LETTERS = pa.schema(
 # What people write, in the order in which it is read; JSON columns are redacted inside.
 _INTERACTION_TEXTS = ("messages", "response", "context", "attributes", "finish_reason")
 _FEEDBACK_TEXTS = ("name", "value")
+_OURS = frozenset({"topic", "partition", "offset", "received_at"})
 _JSON = frozenset({"messages", "context", "attributes", "value"})
 
 
@@ -66,6 +67,7 @@ class _Events:
         self._records: list[Record] = []
         self._batches: list[Any] = []
         self.ids: list[str] = []
+        self.bad: list[tuple[Record, BadPart]] = []
 
     def add(self, event: Event, record: Record, distance: timedelta) -> bool:
         """Whether it is new here."""
@@ -90,12 +92,25 @@ class _Events:
     def _pack(self) -> None:
         events, records = self._events, self._records
         self._events, self._records = [], []
-        columns = self._columns(events)
-        columns["user_id"] = [user and self._pseudonym(user) for user in columns["user_id"]]
-        columns["topic"] = [record.topic for record in records]
-        columns["partition"] = [record.partition for record in records]
-        columns["offset"] = [record.offset for record in records]
-        arrays = [_array(columns[field.name], field) for field in self._schema if field.name != _RECEIVED[0]]
+        self._pack_some(events, records)
+
+    def _pack_some(self, events: list[Event], records: list[Record]) -> None:
+        """Where one of them fails, it is found by halving, and is bad."""
+        try:
+            columns = self._columns(events)
+            columns["user_id"] = [user and self._pseudonym(user) for user in columns["user_id"]]
+            columns["topic"] = [record.topic for record in records]
+            columns["partition"] = [record.partition for record in records]
+            columns["offset"] = [record.offset for record in records]
+            arrays = [_array(columns[field.name], field) for field in self._schema if field.name != _RECEIVED[0]]
+        except Exception as error:  # noqa: BLE001  (what one event holds must not stop the stream)
+            if len(events) == 1:
+                self.bad.append((records[0], BadPart(BadEvent.unforeseen(error))))
+                return
+            middle = len(events) // 2
+            self._pack_some(events[:middle], records[:middle])
+            self._pack_some(events[middle:], records[middle:])
+            return
         arrays.append(pa.repeat(pa.scalar(self._received_at, _RECEIVED[1]), len(records)))
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         self.ids += columns["id"]
@@ -110,6 +125,7 @@ class Rows:
         starts, nexts, lost: as those of the batch.
         messages: how many came, by topic.
         bad: what is no event, as it came.
+        passed_over: how much is known to be none, by reason.
         tables: Arrow tables of the events, redacted.
         ids: of the events, in the order of their tables.
         dead: the dead letters.
@@ -126,6 +142,7 @@ class Rows:
         self._interactions = _Events(_INTERACTIONS, _interaction_columns, received_at, pseudonym)
         self._feedback = _Events(_FEEDBACK, _feedback_columns, received_at, pseudonym)
         self.bad: list[tuple[Record, BadPart]] = []
+        self.passed_over: Counter[str] = Counter()
         self.tables: dict[Kind, Any] = {}
         self.ids: dict[Kind, list[str]] = {}
         self.dead: list[DeadLetter] = []
@@ -134,15 +151,20 @@ class Rows:
         self.redactions: Counter[str] = Counter()
         self.seconds = 0.0
 
-    def add(self, event: Event, record: Record) -> None:
-        """Add an event, unless the batch has its id already."""
-        events = self._interactions if type(event) is Interaction else self._feedback
-        if not events.add(event, record, self._distance):
-            self.duplicates += 1
-
-    def add_bad(self, record: Record, bad: BadPart) -> None:
-        """Add what is no event."""
-        self.bad.append((record, bad))
+    def add(self, found: Event | PassedOver | BadPart, record: Record) -> None:
+        """Add what was found in a record; an event, unless the batch has its id already."""
+        if type(found) is Interaction:
+            new = self._interactions.add(found, record, self._distance)
+        elif type(found) is Feedback:
+            new = self._feedback.add(found, record, self._distance)
+        elif isinstance(found, BadPart):
+            self.bad.append((record, found))
+            return
+        else:
+            assert isinstance(found, PassedOver)
+            self.passed_over[found.reason] += 1
+            return
+        self.duplicates += not new
 
     def pack(self) -> None:
         """Nothing more comes: make `tables`, with personal data, and `ids`."""
@@ -150,28 +172,59 @@ class Rows:
         for kind, events in kinds.items():
             if (table := events.table()) is not None:
                 self.tables[kind], self.ids[kind] = table, events.ids
+            self.bad += events.bad
 
     def redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
         """Take personal data out of `tables`, and make `dead` of what was bad.
 
-        A conversation id that is an address becomes its pseudonym.
+        A conversation id that is an address becomes its pseudonym. What cannot be redacted leaves the table.
         """
-        self._redact(redactor, pseudonym)
-        self.dead = [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
+        for kind in list(self.tables):
+            failed: dict[int, Exception] = {}
+            self._redact(kind, redactor, pseudonym, failed.__setitem__)
+            self.dead += [unredacted(*where, failed[row]) for row, where in self._remove(kind, failed).items()]
+        self.dead += [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self.redactions = redactor.take_counts()
 
-    def _redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
-        if (table := self.tables.get("interactions")) is not None:
+    def reject(self, kind: Kind, failed: dict[int, Exception]) -> None:
+        """Make dead letters of rows that cannot be stored; they are redacted."""
+        if not failed:
+            return
+        texts = {row: self.tables[kind].slice(row, 1).to_pylist()[0] for row in failed}
+        for row, where in self._remove(kind, failed).items():
+            bad = BadEvent.unforeseen(failed[row])
+            self.dead.append(
+                DeadLetter(*where, bad.reason, bad.detail, _event_of(texts[row]), texts[row].get("workload"))
+            )
+
+    def _remove(self, kind: Kind, rows: Iterable[int]) -> dict[int, tuple[str, int, int]]:
+        """Take rows out of a table. Returns where each of them lies: topic, partition, offset."""
+        gone = sorted(rows)
+        if not gone:
+            return {}
+        table = self.tables[kind]
+        where = {row: tuple(table[name][row].as_py() for name in ("topic", "partition", "offset")) for row in gone}
+        kept = np.ones(table.num_rows, bool)
+        kept[gone] = False
+        self.ids[kind] = [id for id, keep in zip(self.ids[kind], kept, strict=True) if keep]
+        if self.ids[kind]:
+            self.tables[kind] = table.filter(pa.array(kept)).combine_chunks()
+        else:
+            del self.tables[kind], self.ids[kind]
+        return where
+
+    def _redact(self, kind: Kind, redactor: Redactor, pseudonym: Callable[[str], str], failed: Failed) -> None:
+        table = self.tables[kind]
+        if kind == "interactions":
             ids, conversations = table["id"].combine_chunks(), table["conversation_id"].combine_chunks()
             redactor.remember(ids, conversations)
-            clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations)
-            clean["conversation_id"] = redactor.identifiers(conversations, pseudonym)
-            self.tables["interactions"] = _ready(table, clean)
-        if (table := self.tables.get("feedback")) is not None:
+            clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations, failed)
+            clean["conversation_id"] = redactor.identifiers(conversations, pseudonym, failed)
+        else:
             # With the numbers of the conversations that the feedback is on.
             on = table["interaction_id"].combine_chunks()
-            clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, on)
-            self.tables["feedback"] = _ready(table, clean)
+            clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed)
+        self.tables[kind] = _ready(table, clean)
 
     def bounds(self, table: Any) -> dict[str, Any]:
         """The parameters of the anti-join over a table of events."""
@@ -188,6 +241,13 @@ class Rows:
         columns = [pa.array([getattr(dead, name) for dead in self.dead]) for name in fields]
         received = pa.repeat(pa.scalar(self.received_at, _RECEIVED[1]), len(self.dead))
         return pa.Table.from_arrays([*columns, received], names=_DEAD_LETTERS.names).cast(_DEAD_LETTERS)
+
+
+def _event_of(row: dict[str, Any]) -> str:
+    """The JSON of an event, as it was stored or would have been."""
+    fields = {name: value for name, value in row.items() if value is not None and name not in _OURS}
+    fields |= {name: Raw(fields[name].encode()) for name in _JSON if name in fields}
+    return to_json(fields | {"timestamp": fields["timestamp"].isoformat() + "Z"})
 
 
 def _some(table: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -124,10 +124,34 @@ class IngestSettings(Section):
         3_600.0, description="an id is a duplicate when it is stored with a timestamp within this distance"
     )
     dead_letter_share_limit: Share = Field(
-        0.5, description="stop when more than this share of the last dead_letter_window events could not be decoded"
+        0.5,
+        description="a producer (a workload on a topic) with more dead letters among its last dead_letter_window "
+        "messages is set aside: shown, alerted, its events still stored; ingestion stops when more of all messages "
+        "are dead letters and more of the producers are set aside",
     )
-    dead_letter_window: PositiveInt = Field(1_000, description="events over which that share is taken")
+    dead_letter_window: PositiveInt = Field(1_000, description="messages over which those shares are taken")
     max_event_bytes: PositiveInt = Field(5_000_000, description="larger events become dead letters")
+    max_age_days: PositiveFloat = Field(
+        1_095.0,
+        description="events with an older timestamp become dead letters; those of files (retuned import) may be of any "
+        "year from 1990 on",
+    )
+    max_ahead_seconds: PositiveFloat = Field(
+        600.0, description="events with a timestamp farther in the future become dead letters"
+    )
+    max_tokens: PositiveInt = Field(
+        10_000_000, description="events with more input or output tokens become dead letters", le=2**40
+    )
+    max_cost: PositiveFloat = Field(10_000.0, description="events that cost more become dead letters", le=1e12)
+    max_latency_seconds: PositiveFloat = Field(
+        86_400.0, description="events with a longer latency or time to the first token become dead letters", le=1e9
+    )
+    max_time_saved_seconds: PositiveFloat = Field(
+        604_800.0, description="feedback of more saved (or lost) time becomes a dead letter", le=1e9
+    )
+    max_feedback_value: PositiveFloat = Field(
+        1e12, description="feedback of any other name whose number is farther from 0 becomes a dead letter", le=1e15
+    )
 
 
 class PrivacySettings(Section):

@@ -28,7 +28,7 @@ from retuned.daemon.http import Server, application
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.daemon.status import status
+from retuned.daemon.status import ingestion, status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
 from retuned.retrain.labels import open_requests
@@ -153,6 +153,10 @@ class App:
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         """The newest dead letters, newest first."""
         return dead_letters(self.warehouse, limit, reason)
+
+    def ingestion(self) -> dict[str, Any]:
+        """See `retuned.daemon.status.ingestion`."""
+        return ingestion(self.ingest)
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         """The answers that experts are asked to judge, oldest first."""

@@ -191,6 +191,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
         f"{ingestion['dead_letters']} dead letters; broker {broker}",
     ]
+    lines += _refused(ingestion)
     storage = status["storage"]
     rows, taken = (sum(table[what] for table in storage["archived"]) for what in ("rows", "bytes"))
     last = max((table["last_archived_at"] for table in storage["archived"]), default=None)
@@ -279,10 +280,27 @@ def _dead_letters(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(letters, indent=2))
         return 0
+    print("".join(f"{line}\n" for line in _refused(ask(settings, "GET", "/api/v1/ingestion") or {})), end="")
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
     return 0
+
+
+def _refused(ingestion: dict[str, Any]) -> list[str]:
+    """Producers that are set aside and what is passed over, for a person at a terminal."""
+    lines = [
+        f"set aside  {producer['topic']}, "
+        + (f"workload {producer['workload']}" if producer["workload"] else "messages without a workload")
+        + f": {producer['dead']} of its last {producer['messages']} messages are no events, since "
+        f"{producer['since'][:19]}; the last one: {producer['example']}"
+        for producer in ingestion.get("set_aside", ())
+    ]
+    lines += [
+        f"passed over  {passed['count']} {passed['reason']}: {passed['explanation']}"
+        for passed in ingestion.get("passed_over", ())
+    ]
+    return lines
 
 
 def _lineage(options: argparse.Namespace) -> int:

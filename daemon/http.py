@@ -59,6 +59,9 @@ class Daemon(Protocol):
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         """The newest dead letters, newest first."""
 
+    def ingestion(self) -> dict[str, Any]:
+        """See `retuned.daemon.status.ingestion`."""
+
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         """The answers that experts are asked to judge, oldest first."""
 
@@ -145,6 +148,10 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         return Response(
             as_json(daemon.dead_letters(int(limit), request.query_params.get("reason"))), media_type="application/json"
         )
+
+    def ingestion(request: Request) -> Response:
+        require(request, "viewer")
+        return Response(as_json(daemon.ingestion()), media_type="application/json")
 
     def labels(request: Request) -> Response:
         require(request, "viewer")
@@ -244,6 +251,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             Route("/api/v1/status", status),
             Route("/api/v1/labels", labels),
             Route("/api/v1/dead-letters", letters),
+            Route("/api/v1/ingestion", ingestion),
             Route("/api/v1/dead-letters/replay", replay, methods=["POST"]),
             Route("/api/v1/imports/{id}", position),
             Route("/api/v1/imports/{id}", take, methods=["POST"]),

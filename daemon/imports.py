@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 
 import msgspec
 
+from retuned.consumers.dialects import PASSED_OVER
 from retuned.consumers.errors import RetunedError, TooManyDeadLetters
 from retuned.consumers.files import BATCH_BYTES, TOPIC, EventFile
 from retuned.consumers.ingest import REFUSALS, Refusal, Taken
@@ -107,6 +108,7 @@ def _import(file: EventFile, settings: Settings, destination: Destination) -> in
     position = destination.position(file.topic)
     stored: Counter[str] = Counter()
     refused: Counter[str] = Counter()
+    passed_over: Counter[str] = Counter()
     duplicates, examples = 0, list[Refusal]()
     began = time.monotonic()
     try:
@@ -117,13 +119,16 @@ def _import(file: EventFile, settings: Settings, destination: Destination) -> in
                 taken = destination.take(batch)
                 stored.update(taken.stored)
                 refused.update(taken.refused)
+                passed_over.update(taken.passed_over)
                 duplicates += taken.duplicates
                 examples = (examples + taken.examples)[:REFUSALS]
                 show()
                 _check_share(file, refused.total(), settings)
     finally:
         if file.rows:
-            print("\n".join(_report(file, stored, duplicates, refused, examples, time.monotonic() - began)))
+            print(
+                "\n".join(_report(file, stored, duplicates, refused, examples, passed_over, time.monotonic() - began))
+            )
     if not file.rows:
         print(f"{file.path}: {'nothing is left to import' if position else 'is empty'}")
     return 1 if refused else 0
@@ -139,7 +144,13 @@ def _check_share(file: EventFile, refused: int, settings: Settings) -> None:
 
 
 def _report(
-    file: EventFile, stored: Counter[str], duplicates: int, refused: Counter[str], examples: list[Refusal], took: float
+    file: EventFile,
+    stored: Counter[str],
+    duplicates: int,
+    refused: Counter[str],
+    examples: list[Refusal],
+    passed_over: Counter[str],
+    took: float,
 ) -> list[str]:
     lines = [
         f"{file.path}: {file.rows:,} rows read in {took:.1f} s ({file.rows / max(took, 0.001):,.0f}/s)",
@@ -151,6 +162,9 @@ def _report(
         lines[-1] += f", kept as dead letters of {file.topic}"
     lines += [f"    {count:,} {reason}" for reason, count in refused.most_common()]
     lines += [f"    row {example.offset + 1}: {example.reason}: {example.detail}" for example in examples]
+    if passed_over:
+        lines += [f"  passed over {passed_over.total():,}"]
+        lines += [f"    {count:,} {reason}: {PASSED_OVER[reason]}" for reason, count in passed_over.most_common()]
     return lines
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from retuned.consumers.archive import archived
+from retuned.consumers.dialects import PASSED_OVER
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon.jobs import Jobs
@@ -27,12 +28,7 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "version": version("retuned"),
         "started_at": started_at,
         "running": ingest is not None,
-        "ingestion": {
-            **(counts or {}),
-            "broker_up": ingest.broker_up if ingest else None,
-            "lag_events": ingest.lag if ingest else None,
-            "last_event_at": ingest.last_event_at if ingest else None,
-        },
+        "ingestion": (counts or {}) | ingestion(ingest),
         "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(jobs.failures)},
         "training": dict(jobs.progress),
@@ -42,6 +38,20 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
             | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.reports, name)}
             for name in jobs.measured()
         },
+    }
+
+
+def ingestion(ingest: Ingest | None) -> dict[str, Any]:
+    """The state of the loop, which producers are set aside, and what was passed over since the start, by reason."""
+    return {
+        "broker_up": ingest.broker_up if ingest else None,
+        "lag_events": ingest.lag if ingest else None,
+        "last_event_at": ingest.last_event_at if ingest else None,
+        "set_aside": [asdict(producer) for producer in ingest.set_aside()] if ingest else [],
+        "passed_over": [
+            {"reason": reason, "count": count, "explanation": PASSED_OVER[reason]}
+            for reason, count in (ingest.passed_over.most_common() if ingest else ())
+        ],
     }
 
 

@@ -87,3 +87,15 @@ SELECT topic, partition, "offset", payload FROM dead_letters WHERE payload IS NO
 DELETE FROM dead_letters USING batch_replayed AS done
 WHERE dead_letters.topic = done.topic AND dead_letters.partition = done.partition
   AND dead_letters."offset" = done."offset" AND dead_letters.payload = done.payload;
+
+-- name: known_producers
+-- Who has sent events lately, by topic and workload (feedback names none); files are nobody's.
+SELECT topic, workload, sum(events)::BIGINT AS events FROM (
+    SELECT topic, workload, count(*) AS events FROM interactions WHERE received_at >= $since GROUP BY ALL
+    UNION ALL
+    SELECT topic, NULL, count(*) FROM feedback WHERE received_at >= $since GROUP BY ALL
+)
+WHERE NOT starts_with(topic, 'import:')
+GROUP BY ALL
+ORDER BY events DESC
+LIMIT $most;

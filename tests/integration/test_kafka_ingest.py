@@ -19,10 +19,10 @@ from typing import Any
 import duckdb
 import pytest
 from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
+from ingestion import Rig, feedback, interaction, settings_for
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import OffsetOutOfRangeError
-from prometheus_client import CollectorRegistry
 
 from retuned.consumers import dialects
 from retuned.consumers import ingest as ingest_module
@@ -32,83 +32,17 @@ from retuned.consumers.errors import (
     BrokerUnavailable,
     EventsLost,
     Fenced,
-    TooManyDeadLetters,
 )
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import stored_offsets
 from retuned.consumers.kafka import FIRST_RECORDS, KafkaPublisher, KafkaSource, Source, open_source
-from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
-from retuned.consumers.metrics import Metrics
-from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
+from retuned.consumers.memory import MemoryLog
+from retuned.consumers.settings import IngestSettings
 from retuned.consumers.warehouse import Warehouse, open_warehouse
 
 OTEL = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
 OTEL |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna."}
 
-numbers = iter(range(1000))
 CLIENTS = ("kafka-python", "confluent")
-
-
-def interaction(id: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "id": id,
-        "timestamp": "2026-11-24T09:30:00Z",
-        "workload": "support.refunds",
-        "model": "base",
-        "messages": [{"role": "user", "content": "Where is my parcel?"}],
-        "response": "On its way.",
-    } | changes
-
-
-def feedback(id: str, interaction_id: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "id": id,
-        "timestamp": "2026-11-24T09:31:00Z",
-        "interaction_id": interaction_id,
-        "name": "helpful",
-        "value": True,
-    } | changes
-
-
-def settings_for(folder: Path, bootstrap_servers: str = "memory", **kafka: Any) -> Settings:
-    number = next(numbers)
-    names = {"interactions_topic": f"in-{number}", "feedback_topic": f"fb-{number}", "group_id": f"group-{number}"}
-    return Settings(
-        kafka=KafkaSettings(bootstrap_servers=bootstrap_servers, session_timeout_seconds=2, **(names | kafka)),
-        ingest=IngestSettings(batch_seconds=0.2),
-        warehouse=WarehouseSettings(path=folder / f"w{number}.duckdb"),
-    )
-
-
-class Rig:
-    """An ingestion of one warehouse, by memory or by a broker."""
-
-    def __init__(self, settings: Settings, warehouse: Warehouse, log: MemoryLog | None = None) -> None:
-        self.settings, self.warehouse, self.log = settings, warehouse, log
-        self.registry = CollectorRegistry()
-        self.publisher = MemoryPublisher()
-        topics = settings.kafka.interactions_topic, settings.kafka.feedback_topic
-        self.source: Any = (
-            MemorySource(log, topics, lambda: stored_offsets(warehouse))
-            if log
-            else open_source(settings.kafka, lambda: stored_offsets(warehouse))
-        )
-        self.ingest = Ingest(self.source, warehouse, settings, Metrics(self.registry), self.publisher)
-
-    def send(self, *events: dict[str, Any] | bytes) -> None:
-        assert self.log
-        for event in events:
-            is_feedback = isinstance(event, dict) and "interaction_id" in event
-            topic = self.settings.kafka.feedback_topic if is_feedback else self.settings.kafka.interactions_topic
-            self.log.append(topic, event if isinstance(event, bytes) else json.dumps(event).encode())
-
-    def drain(self) -> int:
-        total = 0
-        while count := self.ingest.step():
-            total += count
-        return total
-
-    def count(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.fixture
@@ -395,22 +329,6 @@ def test_a_dead_letter_topic_that_takes_nothing_loses_nothing(tmp_path: Path, er
     assert len(warehouse.rows("SELECT * FROM dead_letters")) == 3
     assert len(tries) == 1  # each try may take seconds, and events must not wait for a copy
     assert rig.count("retuned_dead_letter_publish_failures_total") == 1
-    warehouse.close()
-
-
-def test_too_many_dead_letters_stop_after_they_are_stored(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    settings = settings.model_copy(
-        update={"ingest": IngestSettings(batch_seconds=0.2, dead_letter_window=10, dead_letter_share_limit=0.5)}
-    )
-    warehouse = open_warehouse(settings.warehouse)
-    rig = Rig(settings, warehouse, MemoryLog())
-    rig.send(*[b"bad"] * 5, *[interaction(str(number)) for number in range(5)])
-    rig.drain()  # half is not more than half
-    rig.send(b"bad")
-    with pytest.raises(TooManyDeadLetters, match=r"6 of the last 10 .*dead_letter_share_limit 0\.5.*not_json"):
-        rig.ingest.step()
-    assert len(warehouse.rows("SELECT * FROM dead_letters")) == 6
     warehouse.close()
 
 
@@ -930,16 +848,18 @@ def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_
     sending = threading.Thread(target=produce)
     sending.start()
     command = [sys.executable, "-c", INGEST, settings.model_dump_json()]
-    for _ in range(3):
+    lives, stored = 0, 0
+    while lives < 3 or (stored == 0 and lives < 20):  # on a busy machine a life may end before its first event
         with subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
             time.sleep(3)
             assert process.poll() is None
             process.kill()
+        lives += 1
+        if settings.warehouse.path.exists():
+            with open_warehouse(settings.warehouse).cursor() as cursor:
+                stored = cursor.execute("SELECT count(*) FROM interactions").fetchall()[0][0]
     sending.join()
-    with duckdb.connect(str(settings.warehouse.path), read_only=False) as connection:
-        stored = connection.execute("SELECT count(*) FROM interactions").fetchone()
-        assert stored is not None
-        assert stored[0] > 0
+    assert stored > 0
     warehouse = open_warehouse(settings.warehouse)
     rig = Rig(settings, warehouse)
     end = (settings.kafka.interactions_topic, 0)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from bounds import BOUNDS
 
 from retuned.consumers.demonstrations import NoWorkload, events
 from retuned.consumers.events import BadEvent, convert
@@ -13,9 +14,9 @@ TIME = "2026-01-02T03:04:05+00:00"
 def made(**row: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The interaction and the feedback of a row, which are events."""
     interaction, *feedback = events(row, "support", TIME)
-    convert("interactions", interaction)
+    convert("interactions", interaction, BOUNDS)
     for said in feedback:
-        convert("feedback", said)
+        convert("feedback", said, BOUNDS)
         assert said["interaction_id"] == interaction["id"]
     return interaction, feedback
 

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from bounds import BOUNDS
 from msgspec import UNSET
 
-from retuned.consumers.dialects import BadPart, decode_any
-from retuned.consumers.events import NESTED, Feedback, Interaction
+from retuned.consumers.dialects import PASSED_OVER, BadPart, decode_any
+from retuned.consumers.events import NESTED, Feedback, Interaction, PassedOver
 
 AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 UNIX = 1795512600  # the same instant
@@ -118,7 +119,7 @@ def span(attributes: dict[str, Any], **more: Any) -> dict[str, Any]:
 def all_of(value: Any, kind: Any = "interactions", headers: Any = ()) -> list[Any]:
     """What a message holds; what an interaction keeps as JSON is read, so that it can be compared."""
     payload = value if isinstance(value, bytes) else json.dumps(value).encode()
-    found = decode_any(kind, payload, headers)
+    found = decode_any(kind, payload, headers, BOUNDS)
     for event in found:
         if isinstance(event, Interaction):
             for name in NESTED:
@@ -252,8 +253,8 @@ def test_the_responses_api() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"response": None}, "response: expected an object, got NoneType"),
-        ({"response": {"error": {"message": "overloaded"}}}, "response"),
+        ({"response": "Rain."}, "response: expected an object, got str"),
+        ({"response": {"model": "m"}}, "response"),
         ({"workload_id": None}, "workload"),
         ({"request": {"model": "m"}}, "messages"),
         ({"timestamp": "yesterday"}, "timestamp"),
@@ -263,6 +264,18 @@ def test_an_openai_log_that_misses_something_says_what(change: dict[str, Any], s
     reason, detail = refused({**OPENAI, **change})
     assert reason == "not_an_event"
     assert said in detail
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        {"error": {"message": "overloaded", "type": "server_error"}},
+        {"id": "resp_1", "status": "failed", "error": {"code": "server_error"}, "output": []},
+    ],
+)
+def test_a_call_that_failed_is_passed_over(response: Any) -> None:
+    assert one({**OPENAI, "response": response}) == PassedOver("failed_call")
 
 
 # --- OpenTelemetry ---------------------------------------------------------------------------------------------------
@@ -346,22 +359,69 @@ def test_messages_on_events_of_the_span() -> None:
     check_span(one(otlp(span(plain, events=attached))))
 
 
-def test_a_batch_of_spans_is_many_events_and_what_concerns_no_model_is_passed_over() -> None:
+def test_a_batch_of_spans_is_many_events_and_what_is_no_answer_is_passed_over_by_reason() -> None:
     spans = [span({**SPAN, "gen_ai.response.id": f"r{number}"}) for number in range(3)]
-    others = [span({"http.method": "GET"}), span({**SPAN, "gen_ai.operation.name": "execute_tool"})]
-    assert [event.id for event in all_of(otlp(*spans, *others))] == ["r0", "r1", "r2"]
-    assert all_of(otlp(*others)) == []
+    others = [
+        span({"http.method": "GET"}),
+        span({**SPAN, "gen_ai.operation.name": "execute_tool"}),
+        span({"openinference.span.kind": "LLM", "llm.model_name": "m", "input.value": "Hi"}),
+    ]
+    reasons = ["no_model_call", "other_operation", "openinference"]
+    assert [event.id for event in all_of(otlp(*spans, *others))[:3]] == ["r0", "r1", "r2"]
+    assert all_of(otlp(*others)) == [PassedOver(reason) for reason in reasons]
     assert all_of({"resourceSpans": []}) == []
+    assert {*reasons} <= PASSED_OVER.keys()
 
 
-def test_a_span_without_content_is_refused_alone() -> None:
-    bare = {key: value for key, value in SPAN.items() if "messages" not in key and "instructions" not in key}
-    good, bad = all_of(otlp(span(SPAN), span(bare)))
+BARE = {key: value for key, value in SPAN.items() if "messages" not in key and "instructions" not in key}
+
+
+def test_a_span_without_content_is_passed_over_and_the_reason_names_the_setting() -> None:
+    good, bare = all_of(otlp(span(SPAN), span(BARE)))
+    check_span(good)
+    assert bare == PassedOver("without_content")
+    assert "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT" in PASSED_OVER["without_content"]
+
+
+def test_a_span_whose_content_is_not_understood_is_refused_alone() -> None:
+    good, bad = all_of(otlp(span(SPAN), span({**BARE, "gen_ai.output.messages": 7})))
     check_span(good)
     assert isinstance(bad, BadPart)
     assert "messages" in bad.error.detail
     assert bad.part is not None
     assert json.loads(bad.part)["id"] == "chatcmpl-1"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "more"),
+    [({"error.type": "timeout"}, {}), ({}, {"status": {"code": 2, "message": "overloaded"}})],
+)
+def test_a_span_of_a_call_that_failed_is_passed_over(attributes: dict[str, Any], more: dict[str, Any]) -> None:
+    asked = {key: value for key, value in SPAN.items() if "output.messages" not in key}
+    assert all_of(otlp(span({**asked, **attributes}, **more))) == [PassedOver("failed_call")]
+    assert isinstance(all_of(otlp(span({**SPAN, **attributes}, **more)))[0], Interaction)  # there is an answer
+
+
+def protobuf(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def test_protobuf_of_a_collector_is_named_with_the_setting_that_mends_it() -> None:
+    service = protobuf(1, protobuf(1, b"service.name") + protobuf(2, protobuf(1, b"shop")))
+    spans = protobuf(2, protobuf(2, protobuf(1, bytes(range(16))) + protobuf(5, b"chat base")))
+    (bad,) = all_of(protobuf(1, protobuf(1, service) + spans))
+    assert isinstance(bad, BadPart)
+    assert bad.error.reason == "otlp_protobuf"
+    assert "encoding: otlp_json" in bad.error.detail
+    for other in (
+        b"\n\x05hello",
+        b"\n\x00",
+        b"\xff\xfe",
+        b"\n{",
+        protobuf(1, b"\x08\x01"),
+        b"\n\xff\xff\xff\xff\xff\xff",
+    ):
+        assert refused(other)[0] in ("not_json", "not_utf8")
 
 
 def test_parts_that_are_no_text_stay_parts() -> None:
@@ -463,6 +523,12 @@ def test_hostile_nesting(depth: int) -> None:
         assert isinstance(bad, BadPart)
 
 
+@pytest.mark.parametrize("index", ["²", "٣", "9" * 5_000, "-1", "1e3"])
+def test_indices_that_are_no_numbers_stop_nothing(index: str) -> None:
+    flat = {"gen_ai.request.model": "m", "timestamp": UNIX, "gen_ai.completion.0.content": "Rain."}
+    assert all_of(otlp(span({**flat, f"gen_ai.prompt.{index}.content": "What?"})))  # and nothing is raised
+
+
 JUNK: list[Any] = [
     None, True, 0, -1, 1.5, 10**30, "", "x", "²", "9" * 5_000, "[1]", '{"a": 1}', [], [[]], [None], [1], {}, {"a": {}},
     {"type": "text"}, {"values": 5}, {"intValue": "x"}, {"arrayValue": 3}, {"kvlistValue": {"values": [{"key": 1}]}},
@@ -494,6 +560,8 @@ def test_no_junk_in_any_place_brings_anything_but_events_and_reasons(sample: Any
                 node = node[key]
             node[path[-1]] = junk
             for kind in ("interactions", "feedback"):
-                assert all(isinstance(found, Interaction | Feedback | BadPart) for found in all_of(broken, kind))
+                assert all(
+                    isinstance(found, Interaction | Feedback | BadPart | PassedOver) for found in all_of(broken, kind)
+                )
             node[f"{path[-1]}x" if isinstance(node, dict) else -1] = junk
             all_of(broken)

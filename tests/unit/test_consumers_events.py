@@ -7,9 +7,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from bounds import BOUNDS
 from msgspec import UNSET
 
-from retuned.consumers.events import BadEvent, Feedback, Interaction, decode, json_schemas
+from retuned.consumers.events import BadEvent, Bounds, Feedback, Interaction, decode, json_schemas
+from retuned.consumers.settings import IngestSettings
 
 SCHEMAS = Path(__file__).parents[2] / "deploy" / "schemas"
 
@@ -31,20 +33,20 @@ FEEDBACK: dict[str, Any] = {
 
 
 def interaction(**changes: Any) -> Interaction:
-    event = decode("interactions", json.dumps(INTERACTION | changes).encode())
+    event = decode("interactions", json.dumps(INTERACTION | changes).encode(), BOUNDS)
     assert isinstance(event, Interaction)
     return event
 
 
 def feedback(**changes: Any) -> Feedback:
-    event = decode("feedback", json.dumps(FEEDBACK | changes).encode())
+    event = decode("feedback", json.dumps(FEEDBACK | changes).encode(), BOUNDS)
     assert isinstance(event, Feedback)
     return event
 
 
 def reason(kind: Any, payload: bytes | None) -> str:
     with pytest.raises(BadEvent) as bad:
-        decode(kind, payload)
+        decode(kind, payload, BOUNDS)
     return bad.value.reason
 
 
@@ -81,6 +83,100 @@ def test_timestamps_have_a_zone_and_are_utc_without_one(text: str, expected: dat
     assert interaction(timestamp=text).timestamp == expected
 
 
+NOW = datetime(2026, 11, 26, 12)
+DEFAULTS = Bounds.of(IngestSettings(), NOW)
+FILES = Bounds.of(IngestSettings(), NOW, history=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds", "fits"),
+    [
+        ("2026-11-26T12:09:00Z", DEFAULTS, True),
+        ("2026-11-26T13:09:00+01:00", DEFAULTS, True),
+        ("2026-11-26T12:11:00Z", DEFAULTS, False),
+        ("2026-11-26T21:00:00", DEFAULTS, False),  # a local time without its zone
+        ("2024-01-01T00:00:00Z", DEFAULTS, True),
+        ("2023-01-01T00:00:00Z", DEFAULTS, False),
+        ("1970-01-21T10:45:12Z", DEFAULTS, False),  # milliseconds taken for seconds
+        ("2009-06-01T00:00:00Z", FILES, True),
+        ("1970-01-21T10:45:12Z", FILES, False),
+        ("2026-11-26T21:00:00", FILES, False),
+    ],
+)
+def test_the_time_of_an_event_is_bounded(text: str, bounds: Bounds, fits: bool) -> None:
+    for kind, event in (("interactions", INTERACTION), ("feedback", FEEDBACK)):
+        payload = json.dumps(event | {"timestamp": text}).encode()
+        if fits:
+            decode(kind, payload, bounds)  # type: ignore[arg-type]
+        else:
+            with pytest.raises(BadEvent, match=r"bad_value: timestamp: .*\(ingest\.max_"):
+                decode(kind, payload, bounds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [
+        ("input_tokens", 10_000_000),
+        ("output_tokens", 10_000_000),
+        ("cost", 10_000.0),
+        ("latency_seconds", 86_400.0),
+        ("time_to_first_token_seconds", 86_400.0),
+    ],
+)
+def test_the_numbers_of_an_interaction_are_bounded(field: str, most: float) -> None:
+    assert getattr(interaction(**{field: most}), field) == most
+    for more in (most + 1, 2**63 - 1 if isinstance(most, int) else 1e308):
+        with pytest.raises(BadEvent, match=rf"bad_value: {field}: .*\(ingest\.max_"):
+            interaction(**{field: more})
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("time_saved_seconds", 604_800), ("stars", 1e12), ("time_saved_seconds", -604_800)]
+)
+def test_the_numbers_of_feedback_are_bounded(name: str, most: float) -> None:
+    assert feedback(name=name, value=most).value == most
+    for more in (most * 1.01, most * 1e200, int(most) * 10**300):
+        with pytest.raises(BadEvent, match=rf"bad_value: .*{name}: .*\(ingest\.max_"):
+            feedback(name=name, value=more)
+
+
+def test_bounds_are_those_of_the_settings() -> None:
+    bounds = Bounds.of(IngestSettings(max_tokens=5, max_age_days=10, max_ahead_seconds=3_600), NOW)
+    assert reason_within(bounds, input_tokens=6, timestamp="2026-11-26T12:30:00Z") == "bad_value"
+    assert reason_within(bounds, timestamp="2026-11-15T12:30:00Z") == "bad_value"
+    assert reason_within(bounds, input_tokens=5, timestamp="2026-11-26T12:30:00Z") is None
+
+
+def reason_within(bounds: Bounds, **changes: Any) -> str | None:
+    try:
+        decode("interactions", json.dumps(INTERACTION | changes).encode(), bounds)
+    except BadEvent as error:
+        return error.reason
+    return None
+
+
+@pytest.mark.parametrize("field", ["attributes", "messages", "new_field"])
+def test_deep_nesting_is_refused_whatever_holds_it(field: str) -> None:
+    def nested(depth: int) -> Any:
+        value: Any = "x"
+        for _ in range(depth):
+            value = {"a": value}
+        return [{"role": "user", "content": "Hi", "more": value}] if field == "messages" else value
+
+    wide = {"attributes": {str(number): [] for number in range(500)}}  # many brackets alone are no depth
+    interaction(**{**wide, field: nested(40)})
+    for depth in (70, 500, 900, 3_000):
+        payload = json.dumps(INTERACTION | {field: None}).replace(
+            f'"{field}": null', f'"{field}": ' + json_text(nested, depth)
+        )
+        assert reason("interactions", payload.encode()) == "too_deep"
+
+
+def json_text(nested: Any, depth: int) -> str:
+    text: str = json.dumps(nested(1))
+    return text.replace('{"a": "x"}', '{"a": ' * depth + "1" + "}" * depth)
+
+
 def test_messages_keep_fields_that_only_the_model_server_knows() -> None:
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]},
@@ -103,7 +199,7 @@ def test_nothing_hides_behind_escapes_in_what_stays_json(name: str) -> None:
         "attributes": f'{{"{text}": "{text}"}}',
     }[name]
     plain = json.dumps(INTERACTION | {name: "?"}).encode().replace(b'"?"', nested.encode())
-    event = decode("interactions", plain)
+    event = decode("interactions", plain, BOUNDS)
     kept = bytes(getattr(event, name)).decode()
     assert "anna@example.com, a/b, café, 😀" in kept
     assert json.loads(kept) == json.loads(nested)

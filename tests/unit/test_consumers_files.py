@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bounds import BOUNDS
 
 from retuned.consumers.dialects import decode_any
 from retuned.consumers.documents import sections
@@ -43,7 +44,7 @@ def events(path: Path, workload: str | None = None) -> list[Event]:
     found = []
     for record in records(path, workload):
         assert record.problem is None
-        found += decode_any("interactions", record.value, ())
+        found += decode_any("interactions", record.value, (), BOUNDS)
     assert all(isinstance(event, Interaction | Feedback) for event in found), found
     return found  # type: ignore[return-value]
 

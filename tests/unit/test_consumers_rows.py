@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+from bounds import BOUNDS
 from brokers import until
 from prometheus_client import CollectorRegistry
 
@@ -71,7 +72,7 @@ def test_a_long_batch_keeps_its_order_its_texts_and_each_id_once() -> None:
     records = [record(number) for number in range(MANY)] + [record(3), record(MANY, context=["a", "b"])]
     rows = Rows(Batch(records), timedelta(hours=1).total_seconds(), utc_now(), str)
     for one in records:
-        rows.add(decode("interactions", one.value), one)
+        rows.add(decode("interactions", one.value, BOUNDS), one)
     rows.pack()
     rows.redact(Redactor(), str)
     table = rows.tables["interactions"]
@@ -90,7 +91,7 @@ def test_a_batch_does_not_hold_what_it_was_made_from() -> None:
     rows = Rows(Batch(), timedelta(hours=1).total_seconds(), utc_now(), str)
     for number in range(MANY):
         one = record(number)
-        rows.add(decode("interactions", one.value), one)
+        rows.add(decode("interactions", one.value, BOUNDS), one)
     rows.pack()
     rows.redact(Redactor(), str)
     assert pa.total_allocated_bytes() - before < 1.5 * rows.tables["interactions"].nbytes
@@ -171,7 +172,7 @@ def test_what_counts_as_json_is_json_to_duckdb() -> None:
             at = rng.randrange(len(text))
             text[at : at + rng.randrange(2)] = rng.sample(signs, rng.randrange(2))
         with contextlib.suppress(BadEvent):
-            taken.append(decode("interactions", event[:-1] + b', "attributes": ' + text + b"}"))
+            taken.append(decode("interactions", event[:-1] + b', "attributes": ' + text + b"}", BOUNDS))
     assert len(taken) > 2_000
     texts = [bytes(one.attributes).decode() for one in taken if isinstance(one, Interaction)]
     unread = duckdb.execute("SELECT count(*) FROM (SELECT unnest($1) AS text) WHERE NOT json_valid(text)", [texts])

@@ -1,0 +1,303 @@
+"""What one message holds stops nothing: neither the stream, nor an import, nor a replay, nor anybody else's events."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingestion import Rig, feedback, interaction, settings_for
+
+from retuned.consumers import dialects, ingest
+from retuned.consumers import rows as rows_module
+from retuned.consumers.errors import TooManyDeadLetters
+from retuned.consumers.files import TOPIC
+from retuned.consumers.kafka import Batch
+from retuned.consumers.memory import MemoryLog
+from retuned.consumers.privacy import Redactor
+from retuned.consumers.records import FetchedRecord
+from retuned.consumers.settings import IngestSettings, Settings
+from retuned.consumers.warehouse import open_warehouse, utc_now
+
+POISON = "poison 4111 1111 1111 1111"  # with a number that has to be redacted
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    settings = settings_for(tmp_path)
+    warehouse = open_warehouse(settings.warehouse)
+    yield Rig(settings, warehouse, MemoryLog())
+    warehouse.close()
+
+
+def with_ingest(settings: Settings, **ingest: Any) -> Settings:
+    changes = {"batch_seconds": 0.2, "max_age_days": 73_000, **ingest}
+    return settings.model_copy(update={"ingest": IngestSettings(**changes)})
+
+
+def stored(rig: Rig, table: str = "interactions") -> list[str]:
+    return [row["id"] for row in rig.warehouse.rows(f"SELECT id FROM {table} ORDER BY id")]
+
+
+def letters(rig: Rig) -> list[tuple[str, str, str | None]]:
+    found = rig.warehouse.rows('SELECT reason, detail, payload FROM dead_letters ORDER BY topic, "offset"')
+    return [(row["reason"], row["detail"], row["payload"]) for row in found]
+
+
+def fails_on_poison(method: Callable[..., Any], place: int) -> Callable[..., Any]:
+    def failing(*arguments: Any, **more: Any) -> Any:
+        if "poison" in str(arguments[place]):
+            raise RuntimeError(f"cannot do {arguments[place]}")
+        return method(*arguments, **more)
+
+    return failing
+
+
+# Each breaks another step for one message, as a fault that nobody knows would.
+
+
+def decoding(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (dialects, ingest):
+        monkeypatch.setattr(module, "decode", fails_on_poison(module.decode, 1))  # type: ignore[attr-defined]
+
+
+def packing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "_array", fails_on_poison(rows_module._array, 0))
+
+
+def redaction(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Redactor, "text", fails_on_poison(Redactor.text, 1))
+
+
+def storing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for table, column in (("interactions", "response"), ("feedback", "value::VARCHAR")):
+        name = column.partition(":")[0]
+        sql = f"""INSERT INTO {table} SELECT * REPLACE (
+            CASE WHEN contains({column}, 'poison') THEN error('cannot store') ELSE {name} END AS {name})
+            FROM batch_{table}"""
+        monkeypatch.setitem(rig.ingest._queries, f"insert_{table}", sql)
+
+
+FAULTS = [decoding, packing, redaction, storing]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_message_that_breaks_any_step_is_a_dead_letter_and_the_rest_is_stored(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    with monkeypatch.context() as broken:
+        fault(rig, broken)
+        rig.send(*[interaction(f"i{number:02}") for number in range(10)], interaction("bad", response=POISON))
+        rig.send(*[interaction(f"i{number:02}", response="to a@x.org") for number in range(10, 20)])
+        rig.send(feedback("f1", "i01"), feedback("f2", "i02", name="comment", value=POISON), feedback("f3", "i03"))
+        assert rig.drain() == 24
+        assert stored(rig) == [f"i{number:02}" for number in range(20)]
+        assert stored(rig, "feedback") == ["f1", "f3"]
+        found = letters(rig)
+        assert [reason for reason, _, _ in found] == ["internal_error", "internal_error"]
+        assert "4111" not in str(found)
+        assert rig.count("retuned_dead_letters_total", reason="internal_error") == 2
+        assert rig.drain() == 0  # the offsets have moved past it
+        if fault is not redaction:  # what cannot be redacted is not kept
+            assert rig.ingest.replay() == {"tried": 2, "replayed": 0, "stored": 0}
+            assert len(letters(rig)) == 2
+    if fault is not redaction:  # and after a fix
+        assert rig.ingest.replay() == {"tried": 2, "replayed": 2, "stored": 2}
+        assert stored(rig)[0] == "bad"
+        assert letters(rig) == []
+        assert "<CARD_1>" in rig.warehouse.rows("SELECT response FROM interactions WHERE id = 'bad'")[0]["response"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_row_of_a_file_that_breaks_any_step_is_refused_and_the_rest_is_stored(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    fault(rig, monkeypatch)
+    events = [interaction("a"), interaction("bad", response=POISON), interaction("c")]
+    topic = TOPIC + "0" * 16
+    records = [FetchedRecord(topic, 0, place, json.dumps(event).encode()) for place, event in enumerate(events)]
+    taken = rig.ingest.take(Batch(records, {}, {(topic, 0): 3}))
+    assert (taken.stored, taken.refused) == ({"interactions": 2}, {"internal_error": 1})
+    assert stored(rig) == ["a", "c"]
+    assert taken.examples[0].offset == 1
+    assert "4111" not in taken.examples[0].detail
+
+
+def test_it_goes_on_in_the_running_loop_and_says_so_in_the_log(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoding(rig, monkeypatch)
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.ingest.run, args=[stop])
+    thread.start()
+    try:
+        rig.send(interaction("a"), interaction("bad", response=POISON), interaction("c"))
+        for _ in range(100):
+            if len(stored(rig)) == 2:
+                break
+            stop.wait(0.1)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert stored(rig) == ["a", "c"]
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_statement_that_fails_for_every_row_makes_no_dead_letters(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        rig.ingest._queries, "insert_interactions", "INSERT INTO nowhere SELECT * FROM batch_interactions"
+    )
+    rig.send(interaction("a"), interaction("b"))
+    with pytest.raises(Exception, match="nowhere"):
+        rig.ingest.step()
+    assert letters(rig) == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"attributes": json.loads('{"a":' * 500 + '"a@x.org"' + "}" * 500)},
+        {"input_tokens": 9_223_372_036_854_775_807},
+        {"cost": 1e308},
+        {"timestamp": "1970-01-21T10:45:12Z"},
+    ],
+)
+def test_messages_that_stopped_the_daemon_once(tmp_path: Path, event: dict[str, Any]) -> None:
+    settings = with_ingest(settings_for(tmp_path), max_age_days=1_095)
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse, MemoryLog())
+    rig.send(interaction("a", timestamp=_now()), interaction("bad", **{"timestamp": _now(), **event}))
+    assert rig.drain() == 2
+    assert stored(rig) == ["a"]
+    assert [reason for reason, _, _ in letters(rig)] in (["bad_value"], ["too_deep"])
+    warehouse.close()
+
+
+def _now() -> str:
+    return utc_now().isoformat() + "Z"
+
+
+def test_an_event_of_the_future_or_the_far_past_never_becomes_a_window(tmp_path: Path) -> None:
+    settings = with_ingest(settings_for(tmp_path), max_age_days=1_095)
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse, MemoryLog())
+    for id, moved in (("late", -5_000), ("now", 0), ("early", 1)):
+        rig.send(interaction(id, timestamp=(utc_now() + timedelta(days=moved)).isoformat() + "Z"))
+    rig.drain()
+    assert stored(rig) == ["now"]
+    # A file may hold years.
+    topic = TOPIC + "1" * 16
+    old = json.dumps(interaction("old", timestamp="2011-02-03T00:00:00Z")).encode()
+    rig.ingest.take(Batch([FetchedRecord(topic, 0, 0, old)], {}, {(topic, 0): 1}))
+    assert stored(rig) == ["now", "old"]
+    warehouse.close()
+
+
+def test_what_is_passed_over_is_counted_and_stored_nowhere(rig: Rig) -> None:
+    span = {"attributes": [{"key": "http.method", "value": {"stringValue": "GET"}}], "name": "GET"}
+    failed = {"request": {"model": "m", "messages": [{"role": "user", "content": "x"}]}, "response": None}
+    rig.send(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span, span]}]}]}).encode())
+    rig.send(json.dumps(failed).encode(), interaction("a"))
+    assert rig.drain() == 3
+    assert stored(rig) == ["a"]
+    assert letters(rig) == []
+    assert rig.count("retuned_events_passed_over_total", reason="no_model_call") == 2
+    assert rig.count("retuned_events_passed_over_total", reason="failed_call") == 1
+    assert rig.ingest.passed_over == {"no_model_call": 2, "failed_call": 1}
+
+
+# --- producers -------------------------------------------------------------------------------------------------------
+
+
+def window_of(tmp_path: Path, window: int) -> Rig:
+    settings = with_ingest(settings_for(tmp_path), dead_letter_window=window)
+    return Rig(settings, open_warehouse(settings.warehouse), MemoryLog())
+
+
+def broken(number: int, workload: str) -> bytes:
+    return json.dumps(interaction(f"b{number}", workload=workload, messages="none")).encode()
+
+
+def test_a_producer_of_rubbish_is_set_aside_and_the_stream_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = window_of(tmp_path, 100)
+    rig.send(interaction("first"))
+    rig.drain()
+    rubbish = bytes([0x0A, 6, 0x0A, 4]) + bytes([0x0A, 2, 0x0A, 0])
+    rig.send(*[rubbish] * 120)
+    assert rig.drain() == 120
+    rig.send(interaction("last"))
+    assert rig.drain() == 1
+    assert stored(rig) == ["first", "last"]
+    (found,) = rig.ingest.set_aside()
+    assert (found.topic, found.workload, found.dead) == (rig.settings.kafka.interactions_topic, None, 100)
+    assert "otlp_json" in found.example
+    assert rig.count("retuned_producers_set_aside", topic=rig.settings.kafka.interactions_topic) == 1
+    assert "set aside" in caplog.text
+    assert len(letters(rig)) == 120  # nothing is lost
+    rig.warehouse.close()
+
+
+def test_a_workload_is_set_aside_for_itself_and_comes_back(tmp_path: Path) -> None:
+    rig = window_of(tmp_path, 20)
+    rig.send(*[interaction(f"g{number}", workload="good") for number in range(30)])
+    rig.send(*[interaction(f"o{number}", workload="odd") for number in range(30)])
+    rig.drain()
+    rig.send(*[broken(number, "odd") for number in range(30)])
+    rig.send(*[interaction(f"h{number}", workload="good") for number in range(10)])
+    rig.drain()
+    assert [(found.workload, found.dead, found.messages) for found in rig.ingest.set_aside()] == [("odd", 20, 20)]
+    rig.send(interaction("o", workload="odd"))
+    rig.drain()
+    assert "o" in stored(rig)  # what it sends is treated as before
+    rig.send(*[interaction(f"p{number}", workload="odd") for number in range(15)])
+    rig.drain()
+    assert rig.ingest.set_aside() == []
+    assert rig.count("retuned_producers_set_aside", topic=rig.settings.kafka.interactions_topic) == 0
+    rig.warehouse.close()
+
+
+def test_when_most_of_everything_is_broken_it_stops_after_the_letters_are_stored(tmp_path: Path) -> None:
+    rig = window_of(tmp_path, 10)
+    rig.send(*[b"bad"] * 5, *[interaction(str(number)) for number in range(5)])
+    rig.drain()  # half is not more than half
+    rig.send(*[broken(number, "support.refunds") for number in range(12)])
+    with pytest.raises(TooManyDeadLetters, match=r"10 of the last 10 .*dead_letter_share_limit 0\.5.*not_an_event"):
+        rig.ingest.step()
+    assert len(letters(rig)) == 17
+    rig.warehouse.close()
+
+
+def test_where_nobody_ever_sent_an_event_rubbish_stops_it(tmp_path: Path) -> None:
+    rig = window_of(tmp_path, 10)
+    rig.send(*[b"bad"] * 10)
+    with pytest.raises(TooManyDeadLetters, match="not_json"):
+        rig.ingest.step()
+    rig.warehouse.close()
+
+
+def test_who_sent_events_before_a_restart_is_known_after_it(tmp_path: Path) -> None:
+    rig = window_of(tmp_path, 10)
+    rig.send(interaction("a"))
+    rig.drain()
+    again = Rig(rig.settings, rig.warehouse, rig.log)
+    again.send(*[b"bad"] * 30, interaction("b"))
+    again.drain()
+    assert stored(again) == ["a", "b"]
+    assert len(again.ingest.set_aside()) == 1
+    rig.warehouse.close()
+
+
+def test_made_up_names_of_workloads_stop_nothing(tmp_path: Path) -> None:
+    rig = window_of(tmp_path, 10)
+    rig.send(interaction("a"))
+    rig.drain()
+    rig.send(*[broken(number, f"made up {number}") for number in range(300)])
+    rig.drain()
+    rig.send(interaction("b"))
+    rig.drain()
+    assert stored(rig) == ["a", "b"]
+    rig.warehouse.close()
