@@ -236,12 +236,18 @@ def operations() -> dashboard.Dashboard:
         ),
         lines(
             "Dead letters, duplicates, lost events",
-            "Messages that are no events, by reason (the table dead_letters holds them), events that were sent twice, "
-            "and events that the broker deleted before they were read, or holds broken.",
+            "Messages that are no events, by reason (the table dead_letters holds them), what is known to be none, "
+            "events that were sent twice, and events that the broker deleted before they were read, or holds broken.",
             ("sum by (reason) (rate(retuned_dead_letters_total[$__rate_interval]))", "{{reason}}"),
             ("sum(rate(retuned_event_duplicates_total[$__rate_interval]))", "duplicates"),
             ("sum by (topic) (rate(retuned_events_lost_total[$__rate_interval]))", "lost from {{topic}}"),
+            ("sum by (reason) (rate(retuned_events_passed_over_total[$__rate_interval]))", "passed over: {{reason}}"),
             unit=PER_SECOND,
+        ),
+        lines(
+            "Producers set aside",
+            "Workloads on a topic most of whose last messages are dead letters; `retuned dead-letters` names them.",
+            ("sum by (topic) (retuned_producers_set_aside)", "{{topic}}"),
         ),
         lines(
             "Time to store a batch",

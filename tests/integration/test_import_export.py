@@ -176,10 +176,10 @@ def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
 
 
 def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -> None:
-    log = {"request": {"model": "m", "messages": [{"role": "user", "content": "q"}]}, "response": None}
+    log = {"request": {"model": "m", "messages": [{"role": "user", "content": "q"}]}, "response": "?"}
     house.take(written(tmp_path / "log.jsonl", log), workload="support")
     house.warehouse.execute(
-        "UPDATE dead_letters SET payload = replace(payload, '\"response\":null', "
+        'UPDATE dead_letters SET payload = replace(payload, \'"response":"?"\', '
         '\'"response":{"id":"r","choices":[{"message":{"content":"now"}}]}\')'
     )
     assert house.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
