@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.dialects import BadPart, binary_envelope
-from retuned.consumers.events import to_json
+from retuned.consumers.events import UNFORESEEN, to_json
 from retuned.consumers.kafka import Record
 from retuned.consumers.placeholders import Scope
 from retuned.consumers.privacy import Redactor
@@ -72,7 +72,7 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
     return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload, workload)
 
 
-def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = "internal_error") -> DeadLetter:
+def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = UNFORESEEN) -> DeadLetter:
     """Of a message that cannot be redacted: the error's text might quote it."""
     detail = f"{type(error).__name__} while personal data was looked for; the message is on the broker alone"
     return DeadLetter(topic, partition, offset, reason, detail, None)

@@ -17,6 +17,9 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Timestamp = Annotated[datetime, Meta(description="ISO 8601 (RFC 3339); without an offset it is UTC.")]
 
 
+UNFORESEEN = "internal_error"
+
+
 class BadEvent(Exception):
     """A message that is no event. It becomes a dead letter and stops nothing.
 
@@ -36,7 +39,7 @@ class BadEvent(Exception):
         """Of an exception while one event was handled; it is the cause."""
         if isinstance(error, RecursionError):
             return cls("too_deep", "nested too deeply")
-        bad = cls("internal_error", f"{type(error).__name__}: {error}")
+        bad = cls(UNFORESEEN, f"{type(error).__name__}: {error}")
         bad.__cause__ = error
         return bad
 

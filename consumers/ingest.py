@@ -3,11 +3,14 @@
 import logging
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
@@ -113,7 +116,7 @@ class Ingest:
         self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
         for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
             metrics.lost.labels(topic)  # a series that begins at 0, so that an alert sees its first rise
-            metrics.set_aside.labels(topic)
+            metrics.set_aside.labels(topic).set_function(partial(self._count_set_aside, topic))
         self.passed_over: Counter[str] = Counter()
         self.events_seen = 0
         self.last_event_at: datetime | None = None
@@ -488,16 +491,11 @@ class Ingest:
         for table in rows.tables.values():
             for topic, workload, count in _producers(table):
                 events[topic, workload] += count
-        try:
-            for found in self._producers.add(events, rows.dead, rows.received_at):
-                log.error(
-                    "%s; set aside (ingest.dead_letter_share_limit): correct it, then retuned dead-letters replay",
-                    found,
-                )
-        finally:
-            set_aside = Counter(found.topic for found in self.set_aside())
-            for topic in (self._settings.kafka.interactions_topic, self._settings.kafka.feedback_topic):
-                self._metrics.set_aside.labels(topic).set(set_aside[topic])
+        for found in self._producers.add(events, rows.dead, rows.received_at):
+            log.error("%s; it is set aside: correct it, then run retuned dead-letters replay", found)
+
+    def _count_set_aside(self, topic: str) -> int:
+        return sum(found.topic == topic for found in self.set_aside())
 
     def _count(self, rows: Rows) -> None:
         metrics = self._metrics
@@ -510,13 +508,8 @@ class Ingest:
                 log.info("messages are passed over: %s", PASSED_OVER[reason])
             self.passed_over[reason] += count
             metrics.passed_over.labels(reason).inc(count)
-        unforeseen = [bad.error for _, bad in rows.bad if bad.error.reason == "internal_error"]
-        if unforeseen:
-            log.error(
-                "%d messages are dead letters for an error that is a fault of retuned's; the first one:",
-                len(unforeseen),
-                exc_info=unforeseen[0].__cause__,
-            )
+        for place, count in Counter(map(_place, rows.unforeseen)).items():
+            log.error("%d messages are dead letters (internal_error), a fault of retuned: %s", count, place)
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
@@ -549,6 +542,13 @@ def _columns(offsets: Offsets) -> dict[str, list[Any]]:
         "partitions": [partition for _, partition in offsets],
         "nexts": list(offsets.values()),
     }
+
+
+def _place(error: BaseException) -> str:
+    """The type of an error and where it was raised; its text may quote what is not redacted."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
 
 
 def _producers(table: Any) -> list[tuple[str, str | None, int]]:

@@ -13,7 +13,17 @@ from msgspec.structs import astuple
 
 from retuned.consumers.dead_letter import DeadLetter, dead_letter, unredacted
 from retuned.consumers.dialects import BadPart
-from retuned.consumers.events import NESTED, BadEvent, Event, Feedback, Interaction, Kind, PassedOver, to_json
+from retuned.consumers.events import (
+    NESTED,
+    UNFORESEEN,
+    BadEvent,
+    Event,
+    Feedback,
+    Interaction,
+    Kind,
+    PassedOver,
+    to_json,
+)
 from retuned.consumers.kafka import Batch, Record
 from retuned.consumers.privacy import Failed, Redactor
 
@@ -126,6 +136,7 @@ class Rows:
         messages: how many came, by topic.
         bad: what is no event, as it came.
         passed_over: how much is known to be none, by reason.
+        unforeseen: the errors for which a message is a dead letter with the reason internal_error.
         tables: Arrow tables of the events, redacted.
         ids: of the events, in the order of their tables.
         dead: the dead letters.
@@ -143,6 +154,7 @@ class Rows:
         self._feedback = _Events(_FEEDBACK, _feedback_columns, received_at, pseudonym)
         self.bad: list[tuple[Record, BadPart]] = []
         self.passed_over: Counter[str] = Counter()
+        self.unforeseen: list[BaseException] = []
         self.tables: dict[Kind, Any] = {}
         self.ids: dict[Kind, list[str]] = {}
         self.dead: list[DeadLetter] = []
@@ -173,6 +185,8 @@ class Rows:
             if (table := events.table()) is not None:
                 self.tables[kind], self.ids[kind] = table, events.ids
             self.bad += events.bad
+        errors = [bad.error for _, bad in self.bad if bad.error.reason == UNFORESEEN]
+        self.unforeseen += [error.__cause__ or error for error in errors]
 
     def redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
         """Take personal data out of `tables`, and make `dead` of what was bad.
@@ -183,6 +197,7 @@ class Rows:
             failed: dict[int, Exception] = {}
             self._redact(kind, redactor, pseudonym, failed.__setitem__)
             self.dead += [unredacted(*where, failed[row]) for row, where in self._remove(kind, failed).items()]
+            self.unforeseen += failed.values()
         self.dead += [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self.redactions = redactor.take_counts()
 
@@ -190,6 +205,7 @@ class Rows:
         """Make dead letters of rows that cannot be stored; they are redacted."""
         if not failed:
             return
+        self.unforeseen += failed.values()
         texts = {row: self.tables[kind].slice(row, 1).to_pylist()[0] for row in failed}
         for row, where in self._remove(kind, failed).items():
             bad = BadEvent.unforeseen(failed[row])
