@@ -55,8 +55,6 @@ class PassedOver(msgspec.Struct, frozen=True):
 
 
 NESTED = ("messages", "context", "attributes")
-DEEPEST = 64
-"""Levels of JSON. What reads an event later recurses, and Python's stack ends some way below a thousand."""
 # The reserved names of feedback, by the type of their value.
 BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
 NUMBERS = frozenset({"rating", "time_saved_seconds"})
@@ -192,9 +190,6 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                 event.messages, event.context, event.attributes = map(
                     _plain, (event.messages, event.context, event.attributes)
                 )
-        # Counting brackets is fast, and few events have so many that they could be nested as deeply.
-        if payload.count(b"{") + payload.count(b"[") > DEEPEST and _depth(msgspec.json.decode(payload)) > DEEPEST:
-            raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     except msgspec.ValidationError as error:
         raise BadEvent("not_an_event", f"{field}{error}") from error
     except msgspec.DecodeError as error:
@@ -205,15 +200,6 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
         raise BadEvent("too_deep", "nested too deeply") from error
     _check(event, bounds)
     return event
-
-
-def _depth(value: Any) -> int:
-    """How many levels of objects and lists a decoded JSON value has. Without recursion: it may have many."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
-    return depth
 
 
 def _plain(nested: Any) -> Any:
@@ -262,17 +248,22 @@ def _check(event: Event, bounds: Bounds) -> None:
         _check_value(event.name, event.value, bounds)
         return
     assert type(event) is Interaction
-    _check_number("input_tokens", event.input_tokens, bounds.tokens, "max_tokens")
-    _check_number("output_tokens", event.output_tokens, bounds.tokens, "max_tokens")
-    _check_number("cost", event.cost, bounds.cost, "max_cost")
-    _check_number("latency_seconds", event.latency_seconds, bounds.latency_seconds, "max_latency_seconds")
-    _check_number(
-        "time_to_first_token_seconds", event.time_to_first_token_seconds, bounds.latency_seconds, "max_latency_seconds"
-    )
+    # None of them is below zero, and this runs for each event: which of them it is, is looked for only then.
+    if (
+        (event.input_tokens or 0) > bounds.tokens
+        or (event.output_tokens or 0) > bounds.tokens
+        or (event.cost or 0) > bounds.cost
+        or (event.latency_seconds or 0) > bounds.latency_seconds
+        or (event.time_to_first_token_seconds or 0) > bounds.latency_seconds
+    ):
+        _check_number("input_tokens", event.input_tokens, bounds.tokens, "max_tokens")
+        _check_number("output_tokens", event.output_tokens, bounds.tokens, "max_tokens")
+        _check_number("cost", event.cost, bounds.cost, "max_cost")
+        for name in ("latency_seconds", "time_to_first_token_seconds"):
+            _check_number(name, getattr(event, name), bounds.latency_seconds, "max_latency_seconds")
 
 
 def _check_number(name: str, value: float | None, most: float, key: str) -> None:
-    """Below zero is refused by the types, where it makes no sense."""
     if value is not None and not abs(value) <= most:
         raise BadEvent("bad_value", f"{name}: {str(value)[:24]} is beyond {most:,g} (ingest.{key})")
 

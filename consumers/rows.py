@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,9 @@ from retuned.consumers.events import (
 )
 from retuned.consumers.kafka import Batch, Record
 from retuned.consumers.privacy import Failed, Redactor
+
+DEEPEST = 64
+"""Levels of JSON. What reads an event later recurses, and Python's stack ends some way below a thousand."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = Raw(b"null")
@@ -115,7 +119,8 @@ class _Events:
             arrays = [_array(columns[field.name], field) for field in self._schema if field.name != _RECEIVED[0]]
         except Exception as error:  # noqa: BLE001  (what one event holds must not stop the stream)
             if len(events) == 1:
-                self.bad.append((records[0], BadPart(BadEvent.unforeseen(error))))
+                bad = error if isinstance(error, BadEvent) else BadEvent.unforeseen(error)
+                self.bad.append((records[0], BadPart(bad)))
                 return
             middle = len(events) // 2
             self._pack_some(events[:middle], records[:middle])
@@ -302,6 +307,9 @@ def _json_array(nested: Sequence[Any]) -> Any:
 
     Args:
         nested: `Raw` or UNSET.
+
+    Raises:
+        BadEvent: one of them is nested too deeply.
     """
     if nested.count(UNSET) == len(nested):
         return pa.nulls(len(nested), pa.string())
@@ -310,7 +318,21 @@ def _json_array(nested: Sequence[Any]) -> Any:
     ends = np.zeros(len(texts) + 1, np.int32)
     np.cumsum(lengths, out=ends[1:])
     array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    # Few have so many brackets that they could be nested so deeply.
+    brackets = pc.add(pc.count_substring(array, "{"), pc.count_substring(array, "["))
+    for text in array.filter(pc.greater(brackets, DEEPEST)).to_pylist():
+        if _depth(msgspec.json.decode(text)) > DEEPEST:
+            raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     return pc.if_else(pc.equal(array, "null"), None, array) if len("null") in lengths else array
+
+
+def _depth(value: Any) -> int:
+    """How many levels of objects and lists a decoded JSON value has. Without recursion: it may have many."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def _array(values: Any, field: Any) -> Any:

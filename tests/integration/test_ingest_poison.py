@@ -179,6 +179,26 @@ def _now() -> str:
     return utc_now().isoformat() + "Z"
 
 
+@pytest.mark.parametrize("field", ["attributes", "messages"])
+@pytest.mark.parametrize("depth", [70, 500, 900, 3_000])
+def test_what_is_nested_deeply_is_a_dead_letter_whole(rig: Rig, field: str, depth: int) -> None:
+    def event(id: str, depth: int) -> bytes:
+        nested = '{"a": ' * depth + '"b@x.org"' + "}" * depth
+        text = f'[{{"role": "user", "content": "Hi", "more": {nested}}}]' if field == "messages" else nested
+        plain = json.dumps(interaction(id, **{field: "HERE"}))
+        return plain.replace('"HERE"', text).encode()
+
+    wide = {"attributes": {str(number): [] for number in range(500)}}  # many brackets alone are no depth
+    rig.send(event("a", 40), interaction("wide", **wide), event("deep", depth), interaction("z"))
+    assert rig.drain() == 4
+    assert stored(rig) == ["a", "wide", "z"]
+    ((reason, _, payload),) = letters(rig)
+    assert reason == "too_deep"
+    assert payload is not None
+    assert "b@x.org" not in payload
+    assert rig.ingest.replay() == {"tried": 1, "replayed": 0, "stored": 0}
+
+
 def test_an_event_of_the_future_or_the_far_past_never_becomes_a_window(tmp_path: Path) -> None:
     settings = with_ingest(settings_for(tmp_path), max_age_days=1_095)
     warehouse = open_warehouse(settings.warehouse)

@@ -155,28 +155,6 @@ def reason_within(bounds: Bounds, **changes: Any) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("field", ["attributes", "messages", "new_field"])
-def test_deep_nesting_is_refused_whatever_holds_it(field: str) -> None:
-    def nested(depth: int) -> Any:
-        value: Any = "x"
-        for _ in range(depth):
-            value = {"a": value}
-        return [{"role": "user", "content": "Hi", "more": value}] if field == "messages" else value
-
-    wide = {"attributes": {str(number): [] for number in range(500)}}  # many brackets alone are no depth
-    interaction(**{**wide, field: nested(40)})
-    for depth in (70, 500, 900, 3_000):
-        payload = json.dumps(INTERACTION | {field: None}).replace(
-            f'"{field}": null', f'"{field}": ' + json_text(nested, depth)
-        )
-        assert reason("interactions", payload.encode()) == "too_deep"
-
-
-def json_text(nested: Any, depth: int) -> str:
-    text: str = json.dumps(nested(1))
-    return text.replace('{"a": "x"}', '{"a": ' * depth + "1" + "}" * depth)
-
-
 def test_messages_keep_fields_that_only_the_model_server_knows() -> None:
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]},
