@@ -30,7 +30,7 @@ from retuned.monitors import drift, ledger, quality, roi, watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.opinions import Opinions
 from retuned.monitors.rates import rate_on
-from retuned.monitors.windows import windows
+from retuned.monitors.windows import in_service_since, windows
 from retuned.retrain import examples, labels, rollout, run
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.rollout import Publisher
@@ -135,7 +135,7 @@ class Jobs:
                 next_run_time=_aware(soon),
             )
         for workload in self.workloads():
-            check = drift.latest(self.warehouse, workload, decided=True)
+            check = drift.latest(self.warehouse, workload)
             if check is not None:  # else the gauges would be absent until the next check, and alerts begin anew
                 self.monitor_metrics.drift(check, counted=False)
         scheduler.add_job(self.resume, id="resume", executor="retrain", next_run_time=_aware(soon))
@@ -241,6 +241,7 @@ class Jobs:
             try:
                 check = drift.check(self.warehouse, self.settings, workload, self.now(), self.reports, self.stop)
             except ChildFailed as error:  # one workload's bad luck must not hide another's drift
+                self.monitor_metrics.drift_failed(workload)
                 failed.append(error)
                 continue
             except Cancelled:
@@ -381,14 +382,12 @@ class Jobs:
         now = self.now()
         champion = self.warehouse.row(SQL["champion"], {"workload": workload}) or {}
         last_run = self.warehouse.row(SQL["last_run"], {"workload": workload}) or {}
-        first = (self.warehouse.row(SQL["first_event"], {"workload": workload}) or {})["timestamp"] or now
-        promoted_at = champion.get("promoted_at") or first
         windows = self.settings.windows
         ratings = self.warehouse.row(
             SQL["ratings"],
             {
                 "workload": workload,
-                "promoted_at": promoted_at,
+                "since": in_service_since(self.warehouse, windows, workload, now) or now,
                 "now": now,
                 "current_seconds": windows.current_seconds,
                 "current_events": windows.current_events,
@@ -401,7 +400,7 @@ class Jobs:
                 "workload": workload,
                 "since_dataset": champion.get("learned_until") or EPOCH,
                 "since_run": last_run.get("learned_until") or EPOCH,
-                "promoted_at": promoted_at,
+                "promoted_at": champion.get("promoted_at") or EPOCH,
             },
         )
         assert ratings is not None

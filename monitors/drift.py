@@ -77,7 +77,7 @@ def check(
     found = windows(warehouse, settings.windows, workload, now)
     shortage = "no event yet" if found is None else found.shortage(settings.windows.minimum_rows)
     if found is None or shortage is not None:
-        reference_rows, current_rows = (found.reference.rows, found.current.rows) if found else (0, 0)
+        reference_rows, current_rows = (found.reference.conversations, found.current.conversations) if found else (0, 0)
         detail = f"Nothing can be said: {shortage}."
         outcome = DriftCheck(identity, now, workload, None, None, [], reference_rows, current_rows, None, detail)
     else:
@@ -96,9 +96,9 @@ def check(
     return outcome
 
 
-def latest(warehouse: Warehouse, workload: str, *, decided: bool = False) -> DriftCheck | None:
-    """The latest stored check of a workload; `decided`: the latest that had enough rows."""
-    row = warehouse.row(QUERIES["latest"], {"workload": workload, "decided": decided})
+def latest(warehouse: Warehouse, workload: str) -> DriftCheck | None:
+    """The latest stored check of a workload."""
+    row = warehouse.row(QUERIES["latest"], {"workload": workload})
     if row is None:
         return None
     features = [Feature(**feature) for feature in json.loads(row["features"])]
@@ -150,8 +150,8 @@ def _compare(
         drifted,
         severity,
         features,
-        found.reference.rows,
-        found.current.rows,
+        found.reference.conversations,
+        found.current.conversations,
         report if features else None,
         sentence(features, terms, result["left_out"], found.reference.season),
     )

@@ -19,13 +19,14 @@ class Metrics:
         model = ["workload", "model_name"]
         self.drift_detected = Gauge(
             "retuned_drift_detected",
-            "1 when the latest check that had enough rows found drift, 0 when it did not",
+            "1 when the latest check found drift, 0 when it did not; absent when it had too few rows or failed",
             ["workload"],
             registry=registry,
         )
         self.drift_severity = Gauge(
             "retuned_drift_severity_ratio",
-            "How far the feature that moved furthest did: a share of events, in the latest check that had enough rows",
+            "How far the feature that moved furthest did: a share of events; absent when the latest check had too few "
+            "rows or failed",
             ["workload"],
             registry=registry,
         )
@@ -148,15 +149,20 @@ class Metrics:
         self._shown: dict[tuple[Gauge, str], set[tuple[str, ...]]] = {}
 
     def drift(self, check: DriftCheck, *, counted: bool = True) -> None:
-        """Show a check. One without enough rows leaves the last verdict standing; one from before a restart is shown
-        and not counted."""
+        """Show a check; without a verdict there is no gauge. One from before a restart is shown and not counted."""
         self.drift_checked.labels(check.workload).set(check.created_at.replace(tzinfo=UTC).timestamp())
         outcome = {None: "too_few_rows", True: "drifted", False: "quiet"}[check.drifted]
         if counted:
             self.drift_checks.labels(check.workload, outcome).inc()
-        if check.drifted is not None and check.severity is not None:
-            self.drift_detected.labels(check.workload).set(check.drifted)
-            self.drift_severity.labels(check.workload).set(check.severity)
+        self._drift(check.workload, check.drifted, check.severity)
+
+    def drift_failed(self, workload: str) -> None:
+        """Show that the latest check failed: nothing is known."""
+        self._drift(workload, None, None)
+
+    def _drift(self, workload: str, drifted: bool | None, severity: float | None) -> None:
+        self._replace(self.drift_detected, workload, [((), drifted)])
+        self._replace(self.drift_severity, workload, [((), severity)])
 
     def watch(self, workload: str, seen: WatchCheck | None) -> None:
         """Show a look at the watched champion of a workload; None: none is watched."""

@@ -16,18 +16,23 @@ class WindowsSettings(Section):
 
     reference_seconds: PositiveFloat = Field(
         7 * 86_400.0,
-        description="length of the reference, from the champion's promotion on, or from the first event on without one",
+        description="length of the reference, from the champion's promotion on; before any, from the first event on "
+        "that minimum_rows others follow within this length",
     )
     current_seconds: PositiveFloat = Field(86_400.0, description="the current window reaches this far back")
     current_events: PositiveInt | None = Field(
         None, description="when set, the current window is the latest so many events within current_seconds"
     )
-    sample_rows: PositiveInt = Field(1_000, description="most rows read of either window")
-    minimum_rows: PositiveInt = Field(100, description="with fewer rows in either window, nothing is said about drift")
+    sample_rows: PositiveInt = Field(
+        1_000, description="most conversations of either window that are read, one event of each"
+    )
+    minimum_rows: PositiveInt = Field(
+        100, description="with fewer conversations in either window, no drift is reported"
+    )
     seasonal_rows: PositiveInt | None = Field(
         500,
-        description="once the reference holds so many events of the same hours of the week (else of the day) as the "
-        "current window, it is of these alone; null: of all hours",
+        description="once the reference holds so many conversations of the same hours of the week (else of the day) as "
+        "the current window, it is of these alone; null: of all hours",
     )
 
 

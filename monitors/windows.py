@@ -29,11 +29,14 @@ class Season:
 
 @dataclass(frozen=True)
 class Window:
-    """Events with start ≤ timestamp < end (UTC), of these hours alone if there is a season, and how many there are."""
+    """Events with start ≤ timestamp < end (UTC), of these hours alone if there is a season, and their conversations.
+
+    An event without a conversation counts as one.
+    """
 
     start: datetime
     end: datetime
-    rows: int
+    conversations: int
     season: Season | None = None
 
 
@@ -50,11 +53,12 @@ class Windows:
     standing: bool
 
     def shortage(self, minimum_rows: int) -> str | None:
-        """Why nothing can be said about drift, or None when both windows hold enough rows."""
-        if min(self.reference.rows, self.current.rows) >= minimum_rows:
+        """Why no drift can be reported, or None when both windows hold enough conversations."""
+        reference, current = self.reference.conversations, self.current.conversations
+        if min(reference, current) >= minimum_rows:
             return None
         return (
-            f"{self.reference.rows} events in the reference window and {self.current.rows} in the current one; "
+            f"{reference} conversations in the reference window and {current} in the current one; "
             f"{minimum_rows} are needed in each"
         )
 
@@ -73,9 +77,29 @@ def bounds(
     return start, min(start + timedelta(seconds=reference_seconds), current_start), current_start
 
 
+def in_service_since(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> datetime | None:
+    """When the champion was promoted or, before any promotion, when traffic began; None: there is no event yet.
+
+    Traffic begins with the first event from which on `reference_seconds` hold `minimum_rows`: a few events with wrong
+    times, years before the others, are not its beginning.
+    """
+    promoted = warehouse.row(QUERIES["promoted"], {"workload": workload})
+    if promoted and promoted["since"]:
+        since: datetime = promoted["since"]
+        return since
+    parameters = {
+        "workload": workload,
+        "now": now,
+        "reference": round(settings.reference_seconds * 1_000_000),
+        "enough": settings.minimum_rows,
+    }
+    began: datetime | None = (warehouse.row(QUERIES["began"], parameters) or {})["since"]
+    return began
+
+
 def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> Windows | None:
     """The windows of a workload at a time, or None when it has no event yet."""
-    anchor = (warehouse.row(QUERIES["anchor"], {"workload": workload, "now": now}) or {})["anchor"]
+    anchor = in_service_since(warehouse, settings, workload, now)
     if anchor is None:
         return None
     latest_start = now - timedelta(seconds=settings.current_seconds)
@@ -108,22 +132,30 @@ def _seasonal(
         season = Season(period, current_start, now - current_start)
         if season.length < period <= end - start:
             window = _counted(warehouse, workload, start, end, season)
-            if window.rows >= (settings.seasonal_rows or 0):
+            if window.conversations >= (settings.seasonal_rows or 0):
                 return window
     return _counted(warehouse, workload, start, end)
 
 
 def sample(cursor: duckdb.DuckDBPyConnection, table: str, workload: str, window: Window, rows: int, seed: str) -> None:
-    """Put a sample of a window, at most `rows`, the same for the same seed, into a temporary table of this cursor."""
+    """Put a sample of a window into a temporary table of this cursor: one event each of at most `rows` conversations,
+    the same for the same seed."""
     parameters = _within(workload, window.start, window.end, window.season) | {"rows": rows, "seed": seed}
-    cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {QUERIES['sample']}", parameters)
+    cursor.begin()  # a checkpoint between the two could move rows
+    try:
+        cursor.execute(QUERIES["choose"], parameters)
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {QUERIES['chosen']}")
+    except BaseException:
+        cursor.rollback()
+        raise
+    cursor.commit()
 
 
 def _counted(
     warehouse: Warehouse, workload: str, start: datetime, end: datetime, season: Season | None = None
 ) -> Window:
     row = warehouse.row(QUERIES["count"], _within(workload, start, end, season))
-    return Window(start, end, int(row["rows"]) if row else 0, season)
+    return Window(start, end, int(row["conversations"]) if row else 0, season)
 
 
 def _within(workload: str, start: datetime, end: datetime, season: Season | None) -> dict[str, Any]:

@@ -89,12 +89,12 @@ SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
        (SELECT count(*) FROM rated WHERE value = 'true') AS helpful
 
 -- name: ratings
--- Users' ratings since the promotion: the first ones, and those of the current window, which never overlap.
+-- Users' ratings since the promotion, or since traffic began: the first ones, and those of the current window, which never overlap.
 WITH rated AS (
     SELECT i.timestamp, (f.value ->> '$')::BOOLEAN AS helpful,
            row_number() OVER (ORDER BY i.timestamp DESC, i.id) AS age
     FROM feedback f JOIN interactions i ON i.id = f.interaction_id
-    WHERE i.workload = $workload AND f.name = 'helpful' AND f.source = 'user' AND i.timestamp >= $promoted_at
+    WHERE i.workload = $workload AND f.name = 'helpful' AND f.source = 'user' AND i.timestamp >= $since
 ), placed AS (
     SELECT helpful, timestamp,
            timestamp > $now - to_seconds($current_seconds) AND ($current_events IS NULL OR age <= $current_events) AS is_current
@@ -102,12 +102,9 @@ WITH rated AS (
 )
 SELECT count(*) FILTER (is_current) AS now_total,
        count(*) FILTER (is_current AND helpful) AS now_helpful,
-       count(*) FILTER (NOT is_current AND timestamp < $promoted_at + to_seconds($reference_seconds)) AS before_total,
-       count(*) FILTER (NOT is_current AND helpful AND timestamp < $promoted_at + to_seconds($reference_seconds)) AS before_helpful
+       count(*) FILTER (NOT is_current AND timestamp < $since + to_seconds($reference_seconds)) AS before_total,
+       count(*) FILTER (NOT is_current AND helpful AND timestamp < $since + to_seconds($reference_seconds)) AS before_helpful
 FROM placed
-
--- name: first_event
-SELECT min(timestamp) AS timestamp FROM traffic WHERE workload = $workload
 
 -- name: last_decision
 SELECT outcome, reasons FROM decisions

@@ -61,7 +61,7 @@ SELECT
     length(regexp_replace(prompt, '\D', '', 'g')) / greatest(length(prompt), 1)::DOUBLE AS digit_share,
     (length(prompt) - length(replace(prompt, '?', '')))::DOUBLE AS question_marks,
     unseen.share AS new_words,
-    latency_seconds,
+    CASE WHEN isfinite(latency_seconds) THEN latency_seconds END AS latency_seconds,
     CASE
         WHEN regexp_matches(prompt, '[\p{Hiragana}\p{Katakana}]') THEN 'japanese'
         WHEN regexp_matches(prompt, '\p{Hangul}') THEN 'korean'
@@ -105,6 +105,6 @@ OFFSET $keep
 
 -- name: latest
 SELECT * FROM drift_checks
-WHERE workload = $workload AND (drifted IS NOT NULL OR NOT $decided)
+WHERE workload = $workload
 ORDER BY created_at DESC, id DESC
 LIMIT 1

@@ -1,9 +1,18 @@
--- name: anchor
--- Where the reference begins: the champion's promotion, or the first event.
-SELECT coalesce(
-    (SELECT max(created_at) FROM aliases WHERE workload = $workload AND alias = 'champion'),
-    (SELECT min(timestamp) FROM traffic WHERE workload = $workload AND timestamp < $now)
-) AS anchor
+-- name: promoted
+SELECT max(created_at) AS since FROM aliases WHERE workload = $workload AND alias = 'champion'
+
+-- name: began
+-- The first event from which on a reference would hold enough: a few with wrong times, or of an old import, do not move
+-- it. Where none does, the first event. Counted in 64ths of a reference, so that nothing is sorted.
+WITH counted AS (
+    SELECT epoch_us(timestamp) // greatest($reference // 64, 1) AS bucket, count(*) AS rows, min(timestamp) AS first
+    FROM traffic
+    WHERE workload = $workload AND timestamp < $now
+    GROUP BY bucket
+), followed AS (
+    SELECT first, sum(rows) OVER (ORDER BY bucket RANGE BETWEEN CURRENT ROW AND 63 FOLLOWING) AS rows FROM counted
+)
+SELECT coalesce(min(first) FILTER (rows >= $enough), min(first)) AS since FROM followed
 
 -- name: nth_latest
 SELECT timestamp
@@ -13,19 +22,28 @@ ORDER BY timestamp DESC
 LIMIT 1 OFFSET $skip
 
 -- name: count
--- Of a span; with $since, only of those hours: $length microseconds from then on, and whole periods before and after.
-SELECT count(*) AS rows
+-- Conversations of a span; with $since, only of those hours: $length microseconds from then on, and whole periods before
+-- and after. An event without a conversation is one by itself.
+SELECT count(DISTINCT hash(coalesce(conversation_id, id))) AS conversations
 FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
   AND ($since::TIMESTAMP IS NULL
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
 
--- name: sample
--- The rows with the lowest hashes: the same rows for the same seed, whatever DuckDB's threads do, and a filter
--- that is applied before the sampling.
-SELECT * FROM traffic
-WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+-- name: choose
+-- One event of each conversation: those of one conversation are alike, and are no independent observations. Both are
+-- chosen by the lowest hash: the same for the same seed, whatever DuckDB's threads do, and a filter that is applied
+-- before the sampling.
+CREATE OR REPLACE TEMP TABLE chosen AS
+SELECT arg_min(rowid, hash(id, $seed)) AS answer
+FROM interactions
+WHERE workload = $workload AND model <> 'demonstration' AND timestamp >= $start AND timestamp < $end
   AND ($since::TIMESTAMP IS NULL
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
-ORDER BY hash(id, $seed)
+GROUP BY coalesce(conversation_id, id)
+ORDER BY hash(coalesce(conversation_id, id), $seed)
 LIMIT $rows
+
+-- name: chosen
+-- A statement of its own: so the texts of the chosen alone are read.
+SELECT * FROM interactions WHERE rowid IN (SELECT answer FROM chosen)

@@ -125,7 +125,7 @@ def features(warehouse: Warehouse, workload: str, traffic: Traffic, rng: random.
     insert(warehouse, workload, Traffic().rows(ROWS, rng) + traffic.rows(ROWS, rng), MINUTE)
     found = windows(warehouse, SETTINGS.windows, workload, START + 2 * ROWS * MINUTE)
     assert found is not None
-    assert (found.reference.rows, found.current.rows) == (ROWS, ROWS)
+    assert (found.reference.conversations, found.current.conversations) == (ROWS, ROWS)
     path = folder / "rows.parquet"
     drift.write_features(warehouse, SETTINGS, found, path)
     return path

@@ -158,6 +158,26 @@ def test_quiet_traffic_alarms_no_more_often_than_promised(warehouse: Warehouse, 
     assert len(alarms) <= 1, alarms
 
 
+def test_quiet_conversations_alarm_no_more_often_than_promised(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Each of six questions on one topic: as independent observations they would flag topics in most looks."""
+    turns, alarms = 6, []
+    settings = Settings(windows=WindowsSettings(reference_seconds=60 * turns * ROWS, current_seconds=60 * turns * ROWS))
+    for seed in range(8):
+        rng = random.Random(seed)
+        workload = f"quiet-{seed}"
+        for number, topic in enumerate(rng.choices(range(5), USUAL, k=2 * ROWS)):
+            weights = tuple(int(topic == other) for other in range(5))
+            asked, conversation = prompts(turns, rng, weights), f"c{number}"
+            start, offset = START + number * turns * MINUTE, number * turns
+            interactions(
+                warehouse, asked, rng, workload=workload, start=start, offset=offset, conversation_id=conversation
+            )
+        now = START + 2 * turns * ROWS * MINUTE
+        if names := moved(*features(warehouse, tmp_path, workload, settings, now)):
+            alarms.append(names)
+    assert len(alarms) <= 1, alarms
+
+
 def test_shifts_are_found_each_time(warehouse: Warehouse, tmp_path: Path) -> None:
     for seed in range(4):
         traffic(warehouse, seed, workload=f"topics-{seed}", weights=(2, 2, 2, 2, 7))
@@ -357,10 +377,10 @@ def test_too_few_rows_are_said_and_stored_without_a_child(warehouse: Warehouse, 
     outcome = check(warehouse, settings, "support", early, tmp_path / "reports")
     assert (outcome.drifted, outcome.severity, outcome.features, outcome.report) == (None, None, [], None)
     assert outcome.detail == (
-        "Nothing can be said: 300 events in the reference window and 60 in the current one; 100 are needed in each."
+        "Nothing can be said: 300 conversations in the reference window and 60 in the current one; "
+        "100 are needed in each."
     )
     assert latest(warehouse, "support") == outcome
-    assert latest(warehouse, "support", decided=True) is None
     assert not (tmp_path / "reports").exists()
     assert check(warehouse, settings, "unheard_of", early, tmp_path).detail == "Nothing can be said: no event yet."
 
@@ -440,7 +460,7 @@ def test_the_sentence_names_the_strongest_first() -> None:
     assert sentence([still], [], {}, week) == "0 of 1 features moved. Compared with the same hours of the week."
 
 
-def test_metrics_keep_the_last_verdict() -> None:
+def test_metrics_show_no_verdict_where_the_latest_check_has_none() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
 
@@ -449,9 +469,11 @@ def test_metrics_keep_the_last_verdict() -> None:
 
     labels = {"workload": "support"}
     metrics.drift(made(True, 0.5))
-    metrics.drift(made(None, None))
     assert registry.get_sample_value("retuned_drift_detected", labels) == 1
     assert registry.get_sample_value("retuned_drift_severity_ratio", labels) == 0.5
+    metrics.drift(made(None, None))
+    assert registry.get_sample_value("retuned_drift_detected", labels) is None
+    assert registry.get_sample_value("retuned_drift_severity_ratio", labels) is None
     assert registry.get_sample_value("retuned_drift_check_timestamp_seconds", labels) == 1772528400
     metrics.drift(made(False, 0.0), counted=False)
     assert registry.get_sample_value("retuned_drift_detected", labels) == 0

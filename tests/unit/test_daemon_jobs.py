@@ -1,19 +1,27 @@
-"""Which workloads the jobs look at, and what does not wait for what."""
+"""Which workloads the jobs look at, what does not wait for what, and what evidence rests on."""
 
+import random
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from teaching import START, Teacher
+from traffic import feedback, interactions
 
+from retuned.consumers.errors import ChildFailed
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse import Warehouse, open_warehouse
 from retuned.daemon.jobs import BUSY, MOST_WORKLOADS, Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
+from retuned.monitors import drift
+from retuned.monitors.drift import DriftCheck
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def test_names_that_a_producer_makes_up_do_not_fill_the_day(tmp_path: Path) -> None:
@@ -33,6 +41,43 @@ def test_names_that_a_producer_makes_up_do_not_fill_the_day(tmp_path: Path) -> N
     warehouse.execute("UPDATE interactions SET timestamp = ? WHERE workload = 'support2'", [now])
     assert jobs.measured() == ["support2"]
     warehouse.close()
+
+
+def test_ratings_are_those_since_traffic_began_whatever_one_wrong_clock_reports(warehouse: Warehouse) -> None:
+    def rated(count: int, offset: int, start: datetime) -> None:
+        asked = ["where is my parcel"] * count
+        ids = interactions(warehouse, asked, random.Random(3), start=start, step=HOUR / 10, offset=offset)
+        feedback(warehouse, ids, "helpful", True, when=START, offset=offset)
+
+    rated(1, 5_000, datetime(1970, 1, 1))
+    rated(240 * 10, 0, START)  # ten days
+    jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: START + 10 * DAY)  # type: ignore[arg-type, call-arg]
+    evidence = jobs.evidence("support")
+    assert (evidence.ratings_before.total, evidence.ratings_now.total) == (7 * 240, 239)
+
+
+def test_a_drift_check_that_fails_leaves_no_verdict_standing(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interactions(warehouse, ["where is my parcel"] * 3, random.Random(3))
+    registry = CollectorRegistry()
+    settings = Settings(warehouse=WarehouseSettings(path=warehouse.path))
+    made: list[Any] = [warehouse, settings, None, Metrics(registry), MonitorMetrics(registry), None]
+    jobs = Jobs(*made, threading.Event(), print, lambda: START)
+    drifted = DriftCheck("a", START, "support", True, 0.5, [], 500, 500, None, "…")
+
+    def failing(*_: Any) -> DriftCheck:
+        raise ChildFailed("out of memory")
+
+    monkeypatch.setattr(Jobs, "ask_policy", lambda *_: None)
+    monkeypatch.setattr(drift, "check", lambda *_: drifted)
+    jobs.check_drift()
+    assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) == 1
+    monkeypatch.setattr(drift, "check", failing)
+    with pytest.raises(ChildFailed):
+        jobs.check_drift()
+    assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) is None
+    assert registry.get_sample_value("retuned_drift_severity_ratio", {"workload": "support"}) is None
 
 
 def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,29 @@
 
 import random
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from traffic import MINUTE, START, interactions, prompts
 
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors.settings import WindowsSettings
+from retuned.monitors.statistics import two_sample_chi_square
 from retuned.monitors.windows import DAY, WEEK, Season, Window, bounds, sample, windows
 
 HOUR = timedelta(hours=1)
 
 
 def stored(
-    warehouse: Warehouse, count: int, start: datetime = START, offset: int = 0, workload: str = "support"
+    warehouse: Warehouse,
+    count: int,
+    start: datetime = START,
+    offset: int = 0,
+    workload: str = "support",
+    **columns: Any,
 ) -> None:
     rng = random.Random(5)
-    interactions(warehouse, prompts(count, rng), rng, start=start, offset=offset, workload=workload)
+    interactions(warehouse, prompts(count, rng), rng, start=start, offset=offset, workload=workload, **columns)
 
 
 def hours(reference: float, current: float, events: int | None = None) -> WindowsSettings:
@@ -36,6 +43,34 @@ def test_without_a_champion_the_reference_begins_with_the_first_event(warehouse:
     assert found is not None
     assert found.reference == Window(START, START + 2 * HOUR, 120)
     assert found.current == Window(START + 4 * HOUR, START + 5 * HOUR, 60)
+
+
+@pytest.mark.parametrize("wrong", [datetime(1970, 1, 1), START - 3 * DAY, START - HOUR])
+def test_a_few_events_with_wrong_times_do_not_move_the_reference(warehouse: Warehouse, wrong: datetime) -> None:
+    stored(warehouse, 500)
+    stored(warehouse, 9, start=wrong, offset=1_000)
+    found = windows(warehouse, hours(2, 1), "support", START + 5 * HOUR)
+    assert found is not None
+    assert START - HOUR <= found.reference.start <= START + 2 * MINUTE
+    assert found.shortage(60) is None
+    assert found.current.start == START + 4 * HOUR
+
+
+def test_a_reference_begins_where_traffic_does_after_a_trial(warehouse: Warehouse) -> None:
+    for day in range(30):
+        stored(warehouse, 3, start=START + day * DAY, offset=10 * day)
+    began = START + 30 * DAY
+    stored(warehouse, 600, start=began, offset=1_000)
+    found = windows(warehouse, hours(4, 1), "support", began + 9 * HOUR)
+    assert found is not None
+    assert found.reference.start == began
+
+
+def test_too_little_traffic_begins_with_its_first_event(warehouse: Warehouse) -> None:
+    stored(warehouse, 20)
+    found = windows(warehouse, hours(2, 1), "support", START + HOUR)
+    assert found is not None
+    assert found.current == Window(START, START + HOUR, 20)
 
 
 def test_with_a_champion_it_begins_with_the_promotion(warehouse: Warehouse) -> None:
@@ -58,7 +93,7 @@ def test_the_future_is_not_read(warehouse: Warehouse) -> None:
     stored(warehouse, 300)
     found = windows(warehouse, hours(2, 1), "support", START + 3 * HOUR)
     assert found is not None
-    assert (found.reference.rows, found.current.rows) == (120, 60)
+    assert (found.reference.conversations, found.current.conversations) == (120, 60)
 
 
 @pytest.mark.parametrize("reference", [1, 3, 24])
@@ -77,7 +112,7 @@ def test_before_the_reference_span_has_passed_its_older_part_is_the_reference(wa
     stored(warehouse, 180)
     found = windows(warehouse, hours(24, 1), "support", START + 3 * HOUR)
     assert found is not None
-    assert (found.reference.rows, found.current.rows) == (120, 60)
+    assert (found.reference.conversations, found.current.conversations) == (120, 60)
     assert found.shortage(60) is None
 
 
@@ -86,7 +121,9 @@ def test_too_few_rows_are_told(warehouse: Warehouse) -> None:
     found = windows(warehouse, hours(24, 1), "support", START + 90 * MINUTE)
     assert found is not None
     assert found.shortage(30) is None
-    assert found.shortage(31) == "30 events in the reference window and 60 in the current one; 31 are needed in each"
+    assert found.shortage(31) == (
+        "30 conversations in the reference window and 60 in the current one; 31 are needed in each"
+    )
 
 
 def test_a_sample_is_repeatable_by_its_seed_and_comes_from_its_window_alone(warehouse: Warehouse) -> None:
@@ -117,6 +154,66 @@ def test_a_sample_favours_no_part_of_its_window(warehouse: Warehouse) -> None:
     assert 200 <= early[0] <= 300
 
 
+def test_windows_count_conversations_and_a_sample_has_one_event_of_each(warehouse: Warehouse) -> None:
+    for turn in range(6):
+        for conversation in range(30):
+            number = 30 * turn + conversation
+            stored(warehouse, 1, START + number * MINUTE, number, conversation_id=f"c{conversation}")
+    stored(warehouse, 20, offset=500)  # of no conversation
+    found = windows(warehouse, hours(24, 2), "support", START + 4 * HOUR)
+    assert found is not None
+    assert (found.reference.conversations, found.current.conversations) == (30 + 20, 30)
+
+    def drawn(rows: int, seed: str = "a") -> list[tuple[str, str | None]]:
+        with warehouse.cursor() as cursor:
+            sample(cursor, "drawn", "support", Window(START, START + 4 * HOUR, 50), rows, seed)
+            return cursor.execute("SELECT id, conversation_id FROM drawn ORDER BY id").fetchall()
+
+    conversations = [conversation for _, conversation in drawn(1_000)]
+    assert len(conversations) == 50
+    assert len(set(conversations)) == 31
+    assert drawn(25) == drawn(25)
+    assert set(drawn(25)) < set(drawn(1_000))
+    # Of a conversation any turn may be drawn, and long ones are drawn no more often than short ones.
+    assert len({int(id.removeprefix("support-")) // 30 for id, conversation in drawn(1_000) if conversation}) == 6
+    short = [sum(conversation is None for _, conversation in drawn(25, str(seed))) for seed in range(40)]
+    assert 8 <= sum(short) / len(short) <= 12
+
+
+@pytest.mark.parametrize("turns", [3, 6, 10])
+def test_quiet_conversations_flag_topics_no_more_often_than_promised(warehouse: Warehouse, turns: int) -> None:
+    """Each conversation is about one of five topics; a look compares two windows of 80 conversations each."""
+    looks, conversations, topics = 200, 80, 5
+    rng = random.Random(turns)
+    with warehouse.transaction() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO interactions BY NAME
+            SELECT n || '-' || turn AS id, $start + to_seconds(n) AS timestamp, 'support' AS workload, 'base' AS model,
+                   '[]' AS messages, ($topics[n % len($topics) + 1])::VARCHAR AS response, 'c' || n AS conversation_id,
+                   'interactions' AS topic, 0 AS partition, n * $turns + turn AS "offset", $start AS received_at
+            FROM range(len($topics)) conversations(n), range($turns) turns(turn)
+            """,
+            {
+                "start": START,
+                "turns": turns,
+                "topics": rng.choices(range(topics), (3, 3, 2, 2, 1), k=2 * looks * conversations),
+            },
+        )
+    flagged = 0
+    with warehouse.cursor() as cursor:
+        for look in range(looks):
+            seen = []
+            for half in range(2):
+                start = START + (2 * look + half) * timedelta(seconds=conversations)
+                window = Window(start, start + timedelta(seconds=conversations), conversations)
+                sample(cursor, "drawn", "support", window, 500, "a")
+                seen.append([topic for (topic,) in cursor.execute("SELECT response FROM drawn").fetchall()])
+            assert len(seen[0]) == len(seen[1]) == conversations
+            flagged += two_sample_chi_square(*seen) <= 0.05
+    assert flagged <= 0.05 * looks + 3 * (looks * 0.05 * 0.95) ** 0.5
+
+
 def seasonal(rows: int | None, reference: float, current: float) -> WindowsSettings:
     return hours(reference, current).model_copy(update={"seasonal_rows": rows})
 
@@ -143,7 +240,7 @@ def test_hours_that_reach_over_an_end_of_the_reference_come_from_both_ends(wareh
     with warehouse.cursor() as cursor:
         sample(cursor, "drawn", "support", found.reference, 1_000, "a")
         early = cursor.execute("SELECT count(*) FROM drawn WHERE timestamp < ?", [START + DAY]).fetchone()
-    assert found.reference.rows == 120
+    assert found.reference.conversations == 120
     assert early == (60,)
 
 
