@@ -206,7 +206,16 @@ class Stage:
                 "reference_seconds": 45.0,
                 "minimum_rows": 40,
             },
-            "roi": {"fixed_daily_cost": 60.0 * 288},
+            # What the made-up shop knows of its own costs.
+            "roi": {
+                "hourly_rate": 40.0,
+                "escalation_cost": 8.0,
+                "baseline_escalation_rate": 0.3,
+                "training_hourly_rate": 2.0,
+                "token_cost": 0.000_001,
+                "expert_hourly_rate": 60.0,
+                "fixed_daily_cost": 60.0 * 288,
+            },
             "models": {"base": str(base), "directory": str(data / "models")},
             # Answers are slow for as long as a training shares the machine with the model.
             "watch": {"compare_seconds": 120.0, "latency_ratio": 10.0},

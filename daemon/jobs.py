@@ -179,7 +179,11 @@ class Jobs:
             self.monitor_metrics.quality(workload, figures)
             latest = next(iter(roi.tenures(self.warehouse, self.settings, workload)), None)
             self.monitor_metrics.roi(
-                workload, roi.summary(self.warehouse, workload), roi.versions(self.warehouse, workload), latest
+                workload,
+                roi.summary(self.warehouse, workload),
+                roi.versions(self.warehouse, workload),
+                latest,
+                roi.left_out(self.warehouse, workload),
             )
             self.retrain_metrics.aliases(self.warehouse, workload)
             self.retrain_metrics.quarantine(self.warehouse, workload)
@@ -454,7 +458,7 @@ class Jobs:
             days=days,
             answers=earned["answers"],
             ratings=payoff.Ratings(earned["helpful"], earned["ratings"]),
-            hourly_rate=rate_on(self.settings.roi.training_hourly_rate, now.date()),
+            hourly_rate=rate_on(self.settings.roi.training_hourly_rate, now.date()) or 0.0,
             runs=tuple(payoff.PastRun(**run) for run in runs),
         )
 

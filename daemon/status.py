@@ -96,4 +96,5 @@ def _roi(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, A
         **asdict(roi.summary(warehouse, workload)),
         "versions": [{"version": version, **asdict(of)} for version, of in versions.items() if version in recent],
         "promotions": [asdict(tenure) for tenure in tenures],
+        "left_out": roi.left_out(warehouse, workload),
     }

@@ -60,9 +60,9 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     entry, over the difference, at the rate of the answer's day.
 
     - Gain `time_saved`: hours of `time_saved_seconds` × hourly rate.
-    - Gain `escalations_avoided`: (baseline rate × interactions − escalated) × cost of one, for workloads that report
-      `escalated` at all.
-    - Gain `tickets_avoided`: answers called `resolved`, and not escalated, × worth of one.
+    - Gain `escalations_avoided`: (baseline rate × conversations − escalated ones) × cost of one, where a baseline is
+      configured and for workloads that report `escalated` at all.
+    - Gain `tickets_avoided`: conversations called `resolved`, and not escalated, × worth of one.
     - Gain `third_party_replaced`: what the attribute `third_party_cost` of the interactions says, or their number ×
       the price of a call.
     - Cost `inference`: what the events say they cost, or their tokens × token cost.
@@ -70,13 +70,16 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     - Cost `training`: hours of training and evaluation of finished runs.
     - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads.
 
-    What has a rate of zero is not booked.
+    What has no rate, or a rate of zero, is not booked. What one event reports beyond the limits of the settings is
+    taken for a mistake: it is not booked, and counted in `ledger_left_out`.
     """
     roi = settings.roi
     with warehouse.transaction() as cursor:
         entries = _answers(cursor, roi, now) + _training(cursor, roi) + _fixed(cursor, roi, now)
         for entry in entries:
             insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
+        for row in _rows(cursor, "left_out", maximum_amount=roi.maximum_event_amount):
+            insert(cursor, "ledger_left_out", created_at=now, **row)
         cursor.execute(QUERIES["moments"])
         cursor.execute(QUERIES["advance"], {"now": now})
     return entries
@@ -92,7 +95,8 @@ def _answers(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime)
             roi.third_party_cost, roi.token_cost, roi.expert_hourly_rate,
         )  # fmt: skip
         cursor.execute(QUERIES["rate"], [day, *(rate_on(rate, day) for rate in rates)])
-    cursor.execute(QUERIES["states"])
+    limits = {"maximum_seconds": roi.maximum_time_saved_seconds, "maximum_amount": roi.maximum_event_amount}
+    cursor.execute(QUERIES["states"], limits)
     cursor.execute(QUERIES["lines"], {"currency": roi.currency, "expert_hours": roi.expert_minutes / 60})
     rows = _rows(cursor, "entries")
     return [Entry(reference=_until(now, answers=row.pop("answers")), **row) for row in rows]
@@ -103,7 +107,7 @@ def _training(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings) -> list[Entry
     for row in _rows(cursor, "training"):
         run, hours = row.pop("id"), row.pop("hours")
         rate = rate_on(roi.training_hourly_rate, row["period_end"].date())
-        if rate > 0:
+        if rate:
             entries.append(
                 Entry(**row, kind=COST, item="training", quantity=hours, unit="hours", rate=rate, reference=run)
             )
@@ -130,7 +134,7 @@ def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -
                 ("licences", months, "months", roi.licence_monthly_cost),
                 ("fixed", days, "days", roi.fixed_daily_cost),
             ):
-                if (rate := rate_on(rates, start.date())) > 0:
+                if rate := rate_on(rates, start.date()):
                     entries.append(
                         Entry(
                             workload=workload,

@@ -106,7 +106,7 @@ class Metrics:
         )
         self.roi_ratio = Gauge(
             "retuned_roi_ratio",
-            "(gains - costs) / costs of the whole ledger; absent while nothing was spent",
+            "(gains - costs) / costs of the whole ledger; absent while nothing was spent or no gain is known",
             ["workload"],
             registry=registry,
         )
@@ -114,6 +114,12 @@ class Metrics:
             "retuned_roi_amount",
             "Sum of the whole ledger by kind (gain or cost) and item, in the configured currency",
             ["workload", "kind", "item"],
+            registry=registry,
+        )
+        self.left_out = Gauge(
+            "retuned_ledger_left_out_events",
+            "Numbers that events reported beyond roi.maximum_…, which are not booked, by item of the ledger",
+            ["workload", "item"],
             registry=registry,
         )
         self.roi_interval = Gauge(
@@ -192,13 +198,21 @@ class Metrics:
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
-    def roi(self, workload: str, found: Roi, versions: Mapping[str | None, Roi], latest: Tenure | None) -> None:
+    def roi(
+        self,
+        workload: str,
+        found: Roi,
+        versions: Mapping[str | None, Roi],
+        latest: Tenure | None,
+        left_out: Mapping[str, int],
+    ) -> None:
         """Show the ledger of a workload. Of its versions, those that the latest change of the champion is about."""
         amounts = defaultdict[tuple[str, str], float](float)
         for item in found.items:
             amounts[item.kind, item.item] += item.amount
         self._replace(self.roi_ratio, workload, [((), found.ratio)])
         self._replace(self.roi_amount, workload, amounts.items())
+        self._replace(self.left_out, workload, [((item,), reported) for item, reported in left_out.items()])
         self._replace(self.roi_interval, workload, _ends(found.ratio_low, found.ratio_high))
         self._replace(self.roi_gain_interval, workload, _ends(found.gains_low, found.gains_high))
         named = (latest.version, latest.previous_version) if latest else (None,)

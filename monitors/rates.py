@@ -20,15 +20,15 @@ Rates = float | tuple[Dated, ...]
 """One rate for all days, or one for each time, the oldest first."""
 
 
-def rate_on(rates: Rates, day: date) -> float:
-    """The rate of a day; 0 before the first one begins."""
+def rate_on(rates: Rates | None, day: date) -> float | None:
+    """The rate of a day; None where none is configured, and before the first one begins."""
     if not isinstance(rates, tuple):
         return rates
-    return next((dated.value for dated in reversed(rates) if dated.first <= day), 0.0)
+    return next((dated.value for dated in reversed(rates) if dated.first <= day), None)
 
 
-def _reader(most: float) -> Callable[[Any], Rates]:
-    """What reads rates from 0 to `most`, and says what is wrong with them."""
+def _reader(most: float) -> Callable[[Any], Rates | None]:
+    """What reads rates from 0 to `most`, or None, and says what is wrong with them."""
 
     def number(given: Any) -> float:
         try:
@@ -54,7 +54,9 @@ def _reader(most: float) -> Callable[[Any], Rates]:
                 raise ValueError(f"from: expected a day such as 2026-01-31, not {first!r}") from None
         return Dated(first, number(given["value"]))
 
-    def rates(given: Any) -> Rates:
+    def rates(given: Any) -> Rates | None:
+        if given is None:
+            return None
         if not isinstance(given, list | tuple):
             return number(given)
         found = tuple(dated(item) for item in given)
@@ -70,12 +72,12 @@ def _reader(most: float) -> Callable[[Any], Rates]:
     return rates
 
 
-def _plain(rates: Rates) -> Any:
+def _plain(rates: Rates | None) -> Any:
     """As the configuration writes it."""
     if isinstance(rates, tuple):
         return [{"from": dated.first.isoformat(), "value": dated.value} for dated in rates]
     return rates
 
 
-Rate = Annotated[Rates, PlainValidator(_reader(math.inf)), PlainSerializer(_plain)]
-ShareRate = Annotated[Rates, PlainValidator(_reader(1.0)), PlainSerializer(_plain)]
+Rate = Annotated[Rates | None, PlainValidator(_reader(math.inf)), PlainSerializer(_plain)]
+ShareRate = Annotated[Rates | None, PlainValidator(_reader(1.0)), PlainSerializer(_plain)]

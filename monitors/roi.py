@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Roi:
-    """Gains, costs and (gains - costs) / costs; the ratio is None while nothing was spent.
+    """Gains, costs and (gains - costs) / costs; the ratio is None while nothing was spent, and while no gain is known.
 
     Lows and highs are 95% intervals: of what as many conversations of the same kind would come to. None: too few.
     """
@@ -55,7 +55,7 @@ class Tenure:
         interactions, gains, costs, ratio, ratio_low, ratio_high: of the new champion, until the next change, as in Roi;
             among the costs is its training.
         counterfactual: the previous champion's gain per interaction in the window before the change × interactions;
-            None where it answered nothing then.
+            None where it answered nothing then, or no gain of either is known.
         uplift, uplift_low, uplift_high: gains - counterfactual, and its 95% interval; None: too few conversations.
     """
 
@@ -92,6 +92,11 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def has_gains(self) -> bool:
+        """Whether any conversation gained anything, or lost."""
+        return self.gain_squared > 0
 
     @property
     def gain_variance(self) -> float | None:
@@ -146,6 +151,11 @@ def versions(warehouse: Warehouse, workload: str) -> dict[str | None, Roi]:
     return {version: _roi(of, moments.get(version, Moments())) for version, of in rows.items()}
 
 
+def left_out(warehouse: Warehouse, workload: str) -> dict[str, int]:
+    """By item of the ledger, how many numbers beyond the limits of the settings events reported; none is booked."""
+    return {row["item"]: row["reported"] for row in warehouse.rows(QUERIES["left_out"], {"workload": workload})}
+
+
 def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Tenure]:
     """What the latest changes of the champion earned, newest first, against the champion before each.
 
@@ -158,7 +168,8 @@ def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Ten
         now = _moments(warehouse, workload, change["id"]).get(change["version"], Moments())
         before = _moments(warehouse, workload, change.pop("before"), since).get(change["previous_version"], Moments())
         ratio, ratio_low, ratio_high = _ratio(now.gain, change["costs"], now)
-        counterfactual = before.mean * now.interactions if before.interactions > 0 else None
+        known = before.interactions > 0 and (now.has_gains or before.has_gains)
+        counterfactual = before.mean * now.interactions if known else None
         uplift = None if counterfactual is None else now.gain - counterfactual
         low, high = None, None
         if uplift is not None and now.interactions > 0:
@@ -199,11 +210,12 @@ def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
 def _ratio(gains: float, costs: float, moments: Moments) -> tuple[float | None, float | None, float | None]:
     """(gains - costs) / costs and its interval.
 
-    What conversations gained and cost scatters from one to the next; training and fixed costs are as they are. The
+    None where nothing was spent, or no conversation has a gain: then it is not known what they earned. What
+    conversations gained and cost scatters from one to the next; training and fixed costs are as they are. The
     variance of the ratio of two sums is that of gain - ratio × cost, summed, over the square of the costs
     (linearisation; W. G. Cochran, "Sampling Techniques", 3rd edition (1977), chapters 6 and 9A for whole clusters).
     """
-    if costs <= 0:
+    if costs <= 0 or not moments.has_gains:
         return None, None, None
     ratio = (gains - costs) / costs
     return ratio, *interval(ratio, moments.ratio_variance(gains / costs, costs))

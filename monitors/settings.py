@@ -97,35 +97,47 @@ class WatchSettings(Section):
 
 
 class RoiSettings(Section):
-    """What a gain is worth and what a run costs, in one currency."""
+    """What a gain is worth and what a run costs, in one currency. What has no rate is not booked."""
 
     currency: str = Field("EUR", description="name of the currency; nothing is converted")
     hourly_rate: Rate = Field(
-        40.0,
+        None,
         description="worth of an hour that an answer saved (time_saved_seconds). Each rate is a number, or a list of "
         "numbers with the day (UTC) from which on they hold, oldest first: "
-        "[{from: 2026-01-01, value: 40}, {from: 2026-07-01, value: 42}]; before the first day it is 0",
+        "[{from: 2026-01-01, value: 40}, {from: 2026-07-01, value: 42}]; null, and before the first day: not booked",
     )
-    escalation_cost: Rate = Field(8.0, description="cost of one conversation handed to a person")
+    escalation_cost: Rate = Field(None, description="cost of one conversation handed to a person")
     baseline_escalation_rate: ShareRate = Field(
-        0.3, description="share of interactions that would be handed to a person without the model"
+        None,
+        description="share of conversations that were handed to a person before there was the model, as you measured "
+        "it; null: no escalation is counted as avoided",
     )
     ticket_cost: Rate = Field(
-        0.0,
-        description="worth of an answer that was called resolved: the cost of a ticket × the share of such questions "
-        "that would have become one. Where escalations count too, price here what is not in escalation_cost",
+        None,
+        description="worth of a conversation that was called resolved: the cost of a ticket × the share of such "
+        "questions that would have become one. Where escalations count too, price here what is not in escalation_cost",
     )
     third_party_cost: Rate = Field(
-        0.0,
+        None,
         description="price of the third-party call that one answer replaces, where its attribute third_party_cost "
         "does not say it",
     )
-    training_hourly_rate: Rate = Field(2.0, description="cost of an hour of training and evaluation")
-    token_cost: Rate = Field(0.000_001, description="cost of one token, where an event does not say its cost")
-    expert_hourly_rate: Rate = Field(60.0, description="cost of an hour of an expert who corrects or judges answers")
+    training_hourly_rate: Rate = Field(None, description="cost of an hour of training and evaluation")
+    token_cost: Rate = Field(None, description="cost of one token, where an event does not say its cost")
+    expert_hourly_rate: Rate = Field(None, description="cost of an hour of an expert who corrects or judges answers")
     expert_minutes: NotNegative = Field(3.0, description="minutes that an expert takes for one answer")
-    licence_monthly_cost: Rate = Field(0.0, description="licences: cost of one calendar month")
-    fixed_daily_cost: Rate = Field(0.0, description="machines, people and all else that is fixed: cost of one day")
+    licence_monthly_cost: Rate = Field(None, description="licences: cost of one calendar month")
+    fixed_daily_cost: Rate = Field(None, description="machines, people and all else that is fixed: cost of one day")
+    maximum_time_saved_seconds: PositiveFloat = Field(
+        14_400.0,
+        description="an event that reports more time saved by one answer is taken for a mistake: it is not booked, and "
+        "counted (retuned_ledger_left_out_events)",
+    )
+    maximum_event_amount: PositiveFloat = Field(
+        100.0,
+        description="so is one that reports that one answer cost or replaced more money than this (cost, tokens × "
+        "token_cost, third_party_cost)",
+    )
 
 
 class Settings(Section):

@@ -82,7 +82,8 @@ WITH answered AS (
     GROUP BY f.interaction_id
 )
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
-        WHERE workload = $workload AND kind = 'gain' AND created_at > $since) AS gains,
+        WHERE workload = $workload AND kind = 'gain' AND created_at > $since
+            AND abs(amount) < 1e150) AS gains,
        (SELECT count(*) FROM answered) AS answers,
        (SELECT min(received_at) FROM answered) AS first_at,
        (SELECT count(*) FROM rated WHERE value IN ('true', 'false')) AS ratings,

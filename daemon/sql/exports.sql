@@ -74,6 +74,11 @@ SELECT * FROM quality
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: ledger_left_out
+SELECT * FROM ledger_left_out
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
 -- name: ledger
 SELECT * FROM ledger
 WHERE ($workload IS NULL OR workload = $workload)

@@ -11,8 +11,8 @@ WHERE "offset" >= coalesce(next_offset, 0) AND NOT starts_with(topic, 'import:')
     AND (name IN ('time_saved_seconds', 'escalated', 'resolved') OR source = 'expert');
 
 -- name: counted
--- All interactions of the conversations to which something new belongs; of these, `touched` are those that are new or
--- of which something new was said. What goes on on another day counts as another conversation: some never end.
+-- All interactions of the conversations to which something new belongs. What goes on on another day counts as another
+-- conversation: some never end.
 CREATE OR REPLACE TEMP TABLE counted AS
 WITH touched AS (
     SELECT id FROM new_interactions UNION SELECT interaction_id FROM new_feedback
@@ -32,10 +32,9 @@ WITH touched AS (
 SELECT answer, answers.id, answers.workload, conversation, answers.version, promotions.id AS promotion, timestamp,
        timestamp::DATE AS day,
        answer IN (SELECT answer FROM new_interactions) AS is_new,
-       answers.id IN (SELECT id FROM touched) AS touched,
-       CASE WHEN isfinite(cost) AND cost >= 0 THEN cost END AS cost,
-       coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens,
-       try_cast(attributes ->> 'third_party_cost' AS DOUBLE) AS third_party
+       cost AS reported_cost,
+       greatest(coalesce(input_tokens, 0)::DOUBLE + coalesce(output_tokens, 0)::DOUBLE, 0) AS tokens,
+       try_cast(attributes ->> 'third_party_cost' AS DOUBLE) AS reported_third_party
 FROM answers ASOF LEFT JOIN promotions
     ON promotions.workload = answers.workload AND promotions.created_at <= answers.timestamp
 
@@ -54,19 +53,20 @@ INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: states
 -- What is known of each interaction now (sign 1), and what was known at the last booking (sign -1): their difference
--- is what there is to book.
+-- is what there is to book. What an event reports beyond a limit is a mistake: it is not known, and counted. (NaN is
+-- greater than any limit.)
 CREATE OR REPLACE TEMP TABLE states AS
 WITH said AS (
     SELECT interaction_id, name, value::VARCHAR AS value, source, coalesce(user_id, '') AS user_id, timestamp, id,
+           CASE WHEN name = 'time_saved_seconds' THEN try_cast(value::VARCHAR AS DOUBLE) END AS seconds,
            id IN (SELECT id FROM new_feedback) AS is_new
     FROM feedback SEMI JOIN counted ON counted.id = feedback.interaction_id
     WHERE NOT starts_with(topic, 'import:')
 ), known AS (
     SELECT signs.sign, interaction_id,
         -- Of time saved and of resolved the last word counts. An escalation stays one, whoever told of it.
-        arg_max(try_cast(value AS DOUBLE), (timestamp, id)) FILTER (
-            name = 'time_saved_seconds' AND isfinite(try_cast(value AS DOUBLE)) AND try_cast(value AS DOUBLE) >= 0
-        ) / 3600 AS hours,
+        arg_max(seconds, (timestamp, id)) FILTER (seconds BETWEEN 0 AND $maximum_seconds) / 3600 AS hours,
+        count(*) FILTER (seconds > $maximum_seconds) AS too_long,
         bool_or(value = 'true') FILTER (name = 'escalated') AS escalated,
         arg_max(value = 'true', (timestamp, id)) FILTER (name = 'resolved' AND value IN ('true', 'false')) AS resolved,
         count(DISTINCT user_id) FILTER (source = 'expert') AS experts
@@ -78,42 +78,74 @@ WITH said AS (
     UNION
     SELECT workload FROM ledger WHERE item = 'escalations_avoided'
 )
-SELECT signs.sign, counted.*, hours, workload IN (SELECT workload FROM telling) AS telling,
-       coalesce(escalated, false) AS escalated, coalesce(resolved, false) AS resolved, coalesce(experts, 0) AS experts
-FROM counted JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
+SELECT signs.sign, counted.*, rates.* EXCLUDE (day), hours, workload IN (SELECT workload FROM telling) AS telling,
+       coalesce(escalated, false) AS escalated, resolved, coalesce(experts, 0) AS experts,
+       coalesce(too_long, 0) AS too_long,
+       CASE WHEN reported_cost BETWEEN 0 AND $maximum_amount THEN reported_cost END AS cost,
+       CASE WHEN reported_third_party BETWEEN 0 AND $maximum_amount THEN reported_third_party END AS third_party,
+       cost IS NULL AND tokens * token_cost > $maximum_amount AS too_many_tokens
+FROM counted JOIN rates USING (day) JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
 LEFT JOIN known ON known.sign = signs.sign AND known.interaction_id = counted.id
 
 -- name: lines
--- Each item of each interaction, in its own unit.
+-- Each item of each interaction, in its own unit. What becomes of a conversation counts once, however many answers it
+-- has: the expected escalation at its first answer, the real one at the first that was escalated, a ticket at the last
+-- of which it was said whether it resolved the matter.
 CREATE OR REPLACE TEMP TABLE lines AS
-WITH priced AS (SELECT * FROM states JOIN rates USING (day))
+WITH conversations AS (
+    SELECT sign, telling, baseline_escalation_rate, escalation_cost, ticket_cost,
+           arg_min(answer, (timestamp, answer)) AS first,
+           arg_min(answer, (timestamp, answer)) FILTER (escalated) AS escalated,
+           arg_max(answer, (timestamp, answer)) FILTER (resolved IS NOT NULL) AS settled,
+           arg_max(resolved, (timestamp, answer)) FILTER (resolved IS NOT NULL) AS resolved
+    FROM states
+    GROUP BY sign, telling, baseline_escalation_rate, escalation_cost, ticket_cost, workload, conversation, day
+)
 FROM (
     SELECT sign, answer, 'gain' AS kind, 'time_saved' AS item, hours AS quantity, 'hours' AS unit, hourly_rate AS rate
-    FROM priced
+    FROM states
     UNION ALL
-    SELECT sign, answer, 'gain', 'escalations_avoided', baseline_escalation_rate - escalated::INT, 'escalations',
-           escalation_cost
-    FROM priced WHERE telling
+    SELECT sign, first, 'gain', 'escalations_avoided', baseline_escalation_rate, 'escalations', escalation_cost
+    FROM conversations WHERE telling
     UNION ALL
-    SELECT sign, answer, 'gain', 'tickets_avoided', 1, 'tickets', ticket_cost
-    FROM priced WHERE resolved AND NOT escalated
+    SELECT sign, escalated, 'gain', 'escalations_avoided', -1, 'escalations', escalation_cost
+    FROM conversations WHERE telling AND escalated IS NOT NULL AND baseline_escalation_rate IS NOT NULL
+    UNION ALL
+    SELECT sign, settled, 'gain', 'tickets_avoided', 1, 'tickets', ticket_cost
+    FROM conversations WHERE resolved AND escalated IS NULL
     UNION ALL
     SELECT sign, answer, 'gain', 'third_party_replaced', third_party, $currency, 1
-    FROM priced WHERE isfinite(third_party) AND third_party >= 0
+    FROM states
     UNION ALL
     SELECT sign, answer, 'gain', 'third_party_replaced', 1, 'calls', third_party_cost
-    FROM priced WHERE third_party IS NULL
+    FROM states WHERE reported_third_party IS NULL
     UNION ALL
     SELECT sign, answer, 'cost', 'inference', cost, $currency, 1
-    FROM priced WHERE cost IS NOT NULL
+    FROM states
     UNION ALL
     SELECT sign, answer, 'cost', 'inference', tokens, 'tokens', token_cost
-    FROM priced WHERE cost IS NULL
+    FROM states WHERE cost IS NULL AND NOT too_many_tokens
     UNION ALL
     SELECT sign, answer, 'cost', 'data_work', experts * $expert_hours, 'hours', expert_hourly_rate
-    FROM priced
+    FROM states
 )
 WHERE quantity <> 0 AND rate > 0
+
+-- name: left_out
+WITH counted AS (
+    SELECT sign, workload, 'time_saved' AS item, too_long AS reported FROM states
+    UNION ALL
+    SELECT sign, workload, 'third_party_replaced', 1 FROM states WHERE reported_third_party > $maximum_amount
+    UNION ALL
+    SELECT sign, workload, 'inference', 1 FROM states WHERE reported_cost > $maximum_amount
+    UNION ALL
+    SELECT sign, workload, 'inference', 1 FROM states WHERE too_many_tokens
+)
+SELECT workload, item, sum(sign * reported)::BIGINT AS reported
+FROM counted
+GROUP BY workload, item
+HAVING sum(sign * reported) > 0
+ORDER BY workload, item
 
 -- name: entries
 WITH changes AS (
@@ -123,9 +155,10 @@ WITH changes AS (
 )
 SELECT workload, version, promotion, min(timestamp) AS period_start, max(timestamp) AS period_end, kind, item,
        fsum(quantity) AS quantity, unit, rate, count(*) AS answers
-FROM changes JOIN (FROM counted WHERE touched) USING (answer)
+FROM changes JOIN counted USING (answer)
 WHERE quantity <> 0
 GROUP BY workload, version, promotion, day, kind, item, unit, rate
+HAVING fsum(quantity) <> 0
 ORDER BY ALL
 
 -- name: moments

@@ -16,13 +16,13 @@ DATED = [{"from": "2026-01-01", "value": 40}, {"from": date(2026, 7, 1), "value"
 
 def test_a_number_holds_on_every_day() -> None:
     assert rate_on(RoiSettings(hourly_rate=40).hourly_rate, date(1970, 1, 1)) == 40.0
-    assert RoiSettings().hourly_rate == 40.0
+    assert rate_on(RoiSettings().hourly_rate, date(1970, 1, 1)) is None
 
 
 def test_a_rate_holds_from_its_first_day_on_and_none_before() -> None:
     rates = RoiSettings(hourly_rate=DATED).hourly_rate
     days = {
-        date(2025, 12, 31): 0.0,
+        date(2025, 12, 31): None,
         date(2026, 1, 1): 40.0,
         date(2026, 6, 30): 40.0,
         date(2026, 7, 1): 42.5,
@@ -45,7 +45,6 @@ def test_a_rate_holds_from_its_first_day_on_and_none_before() -> None:
         (True, "expected a number not below 0, not True"),
         (float("nan"), "expected a number not below 0, not nan"),
         (float("inf"), "expected a number not below 0, not inf"),
-        (None, "expected a number not below 0, not None"),
     ],
 )
 def test_what_cannot_be_meant_is_told(given: Any, said: str) -> None:

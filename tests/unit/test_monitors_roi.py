@@ -13,7 +13,7 @@ from traffic import START, interactions, promoted, prompts, store
 from retuned.consumers.warehouse import Warehouse
 from retuned.monitors.ledger import book
 from retuned.monitors.metrics import Metrics
-from retuned.monitors.roi import Moments, Tenure, interval, summary, tenures, versions
+from retuned.monitors.roi import Moments, Tenure, interval, left_out, summary, tenures, versions
 from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
 HOUR = timedelta(hours=1)
@@ -107,13 +107,26 @@ def test_few_conversations_have_no_interval(warehouse: Warehouse) -> None:
         assert [end is not None for end in ends] == [known] * 4
 
 
-def test_an_absurd_gain_leaves_no_nan(warehouse: Warehouse) -> None:
-    ids = answers(warehouse, 40, 0)
-    saved(warehouse, ids, [1e250] * 40, 0)
-    book(warehouse, SETTINGS, START + HOUR)
-    found = summary(warehouse)
-    assert (found.gains_low, found.ratio_low) == (None, None)
-    assert found.gains == pytest.approx(4e251)
+def test_absurd_amounts_that_an_earlier_version_booked_leave_no_infinity(warehouse: Warehouse) -> None:
+    promoted(warehouse, "p1", "v1", None, START)
+    ids = answers(warehouse, 40, 0, model="support@v1", start=START + HOUR)
+    saved(warehouse, ids, [1.0] * 40, 0)
+    book(warehouse, SETTINGS, START + 2 * HOUR)
+    before = summary(warehouse)
+    for kind in ("gain", "cost"):
+        for amount in (1e308, 1e308, math.inf, math.nan):
+            warehouse.insert(
+                "ledger", id=f"{kind}{amount}", created_at=START, workload="support", kind=kind, item="inference",
+                quantity=amount, unit="EUR", rate=1.0, amount=amount, reference="", version="v1", promotion="p1",
+            )  # fmt: skip
+    worth = {"conversations": 1, "interactions": 1, "gain": 1e308, "cost": 1e308, "interactions_squared": 1}
+    worth |= dict.fromkeys(("gain_squared", "cost_squared", "gain_interactions", "gain_cost"), math.inf)
+    warehouse.insert("ledger_moments", workload="support", version="v1", promotion="p1", hour=START, **worth)
+    assert summary(warehouse) == before
+    assert versions(warehouse, "support") == {"v1": before}
+    (change,) = tenures(warehouse, SETTINGS, "support")
+    assert change.costs == before.costs
+    assert change.ratio == before.ratio
 
 
 @pytest.mark.parametrize("conversations", [100, 1_000])
@@ -202,7 +215,8 @@ def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(wareho
 
     def show() -> dict[tuple[str, ...], float]:
         latest = next(iter(tenures(warehouse, SETTINGS, "support")), None)
-        metrics.roi("support", summary(warehouse, "support"), versions(warehouse, "support"), latest)
+        by_version, beyond = versions(warehouse, "support"), left_out(warehouse, "support")
+        metrics.roi("support", summary(warehouse, "support"), by_version, latest, beyond)
         return {
             (sample.name.removeprefix("retuned_roi_"), *list(sample.labels.values())[1:]): round(sample.value, 9)
             for family in registry.collect()
