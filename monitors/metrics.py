@@ -48,6 +48,20 @@ class Metrics:
             [*model, "source"],
             registry=registry,
         )
+        self.alarms = Gauge(
+            "retuned_grounding_alarm_ratio",
+            "Share of the answers of the current window judged by the grounding scorer on which it alarms; no rate of "
+            "invented answers, as it alarms on good ones too",
+            model,
+            registry=registry,
+        )
+        self.grounding = Gauge(
+            "retuned_grounding_answers",
+            "Answers with passages of the current window's sample, by what the grounding scorer did: judged or "
+            "abstained (another language than English, tables, code)",
+            [*model, "outcome"],
+            registry=registry,
+        )
         self.contradiction = Gauge(
             "retuned_contradiction_ratio",
             "Share of the pairs of answers to the same question in the current window that contradict each other",
@@ -194,6 +208,16 @@ class Metrics:
         tokens = [
             ((f.model, f.metric.removesuffix("_tokens")), f.value) for f in figures if f.metric.endswith("_tokens")
         ]
+        self._replace(self.alarms, workload, [((f.model,), f.value) for f in figures if f.metric == "alarm_rate"])
+        outcomes = []
+        for figure in figures:
+            if figure.metric == "abstention_rate":
+                abstained = round(figure.value * figure.n)
+                outcomes += [
+                    ((figure.model, "abstained"), abstained),
+                    ((figure.model, "judged"), figure.n - abstained),
+                ]
+        self._replace(self.grounding, workload, outcomes)
         self._replace(self.judged, workload, judged)
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)

@@ -34,18 +34,18 @@ _VERDICT = re.compile(r"\b(supported|invented)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, the passages it was given, and its grounding in them."""
+    """An answer, the passages it was given, and its grounding in them; None: the scorer cannot judge it."""
 
     id: str
     question: str
     passages: tuple[str, ...]
     response: str
-    grounding: float
+    grounding: float | None
 
     @property
     def is_doubtful(self) -> bool:
         """Whether the grounding scorer found little against it, and something."""
-        return _SURELY_INVENTED <= self.grounding < 1
+        return self.grounding is not None and _SURELY_INVENTED <= self.grounding < 1
 
 
 class Opinions:

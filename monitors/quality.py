@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 import duckdb
@@ -11,9 +11,10 @@ from retuned.consumers.tone import likeness
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
 from retuned.monitors.consistency import contradictions, last_question, question
 from retuned.monitors.grounding import grounding
+from retuned.monitors.judgeable import is_judgeable
 from retuned.monitors.opinions import Answer, Opinions
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import corrected_rate, wilson
+from retuned.monitors.statistics import stratified_rate, wilson
 from retuned.monitors.windows import SQL, Window, sample, windows
 
 QUERIES = named_queries(SQL, "quality.sql")
@@ -22,11 +23,11 @@ OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 EVERY_MINUTE, EVERY_HOUR = timedelta(days=2), timedelta(days=90)
 CALIBRATION_DAYS = 90
-"""Labels younger than this tell how well the grounding scorer does."""
+"""Labels younger than this tell what alarms of the grounding scorer come to."""
 CALIBRATION_ANSWERS = 300
 """The latest so many of them."""
 CALIBRATION_MINIMUM = 20
-"""Of invented and of right answers alike, so many must be labelled."""
+"""Of alarms and of other answers alike, so many must be labelled."""
 APPROVED_DAYS = 90
 """Answers approved in the last days tell how answers ought to sound."""
 APPROVED_ANSWERS, APPROVED_MINIMUM = 300, 20
@@ -38,16 +39,19 @@ QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "lat
 class Figure:
     """One figure of one model, or of all (`*`), with its 95% interval and what it was counted from.
 
-    Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding, grounding_calibrated, llm, nli),
-    `contradiction_rate` (of pairs of answers to the same question; source grounding), `tone_likeness` (to approved
-    answers, in tone and format, see `tone.likeness`; source features), `helpful_rate` (sources as in
-    feedback), `latency_p50_seconds`, `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens`
-    (means of one interaction; source app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
+    Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding_calibrated, llm, nli), `alarm_rate` (of
+    the answers that the grounding scorer can judge, the share on which it alarms; source grounding), `abstention_rate`
+    (of the answers with passages, the share that it cannot judge; source grounding), `contradiction_rate` (of pairs of
+    answers to the same question; source grounding), `tone_likeness` (to approved answers, in tone and format, see
+    `tone.likeness`; source features), `helpful_rate` (sources as in feedback), `latency_p50_seconds`,
+    `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens` (means of one interaction; source
+    app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 
-    `grounding_calibrated` is the grounding scorer's rate, corrected for its errors as answers that people labelled show
-    them: `hallucination` by experts or, where no expert looked, by users. It needs enough labels of both kinds, and
-    rests on the labelled answers being no harder to tell than the others. `llm` and `nli` are the configured judge and
-    NLI model (see Opinions), of all models alone; `judge` is feedback that came in.
+    `grounding_calibrated` is the share that labels (`hallucination` by experts or, where no expert looked, by users)
+    and alarms amount to: labelled alarms and other labelled answers, each weighed by how many of their kind there are,
+    so it may be alarms that people mostly label. It needs CALIBRATION_MINIMUM labels of each kind, and assumes that
+    within a kind the labelled answers are like the others. Without labels, alarms are no hallucination rate. `llm` and
+    `nli` are the configured judge and NLI model (see Opinions), of all models alone; `judge` is feedback that came in.
     """
 
     workload: str
@@ -110,15 +114,19 @@ def _grounding_rates(
 ) -> list[Figure]:
     sample(cursor, "sampled_answers", workload, window, settings.windows.sample_rows, now.isoformat())
     threshold = settings.quality.grounding_threshold
-    verdicts: dict[str, list[bool]] = defaultdict(list)
+    verdicts: dict[str, list[bool | None]] = defaultdict(list)
     for model, messages, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
-        invented = is_invented(messages, response, context, threshold)
-        verdicts[model].append(invented)
-        verdicts[ALL_MODELS].append(invented)
-    figures = [
-        Figure(workload, model, "hallucination_rate", "grounding", *wilson(sum(invented), len(invented)), len(invented))
-        for model, invented in sorted(verdicts.items())
-    ]
+        verdict = alarms(messages, response, context, threshold)
+        verdicts[model].append(verdict)
+        verdicts[ALL_MODELS].append(verdict)
+    figures = []
+    for model, found in sorted(verdicts.items()):
+        judged = [verdict for verdict in found if verdict is not None]
+        abstained = wilson(len(found) - len(judged), len(found))
+        figures.append(Figure(workload, model, "abstention_rate", "grounding", *abstained, len(found)))
+        if judged:
+            alarmed = wilson(sum(judged), len(judged))
+            figures.append(Figure(workload, model, "alarm_rate", "grounding", *alarmed, len(judged)))
     return figures + _calibrated(cursor, figures, workload, threshold, now)
 
 
@@ -135,7 +143,8 @@ def _opinions(
     answers = []
     for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
         passages, asked = _passages(context), last_question(messages)
-        answers.append(Answer(identity, asked, passages, response, grounding(response, passages, asked)))
+        grounded = grounding(response, passages, asked) if is_judgeable(response, passages) else None
+        answers.append(Answer(identity, asked, passages, response, grounded))
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, answers, now).items()
@@ -146,30 +155,47 @@ def _passages(context: str) -> tuple[str, ...]:
     return tuple(passage for passage in json.loads(context) if isinstance(passage, str))
 
 
-def is_invented(messages: str, response: str, context: str, threshold: float) -> bool:
-    """Whether the grounding scorer calls an answer invented; messages and context as they are stored."""
-    return grounding(response, _passages(context), last_question(messages)) < threshold
+def alarms(messages: str, response: str, context: str, threshold: float) -> bool | None:
+    """Whether the grounding scorer takes an answer for invented; None: it cannot judge it.
+
+    Args:
+        messages, context: as they are stored.
+    """
+    passages = _passages(context)
+    if not is_judgeable(response, passages):
+        return None
+    return grounding(response, passages, last_question(messages)) < threshold
 
 
 def _calibrated(
     cursor: duckdb.DuckDBPyConnection, measured: list[Figure], workload: str, threshold: float, now: datetime
 ) -> list[Figure]:
-    labelled = cursor.execute(
-        QUERIES["labelled"],
-        {"workload": workload, "since": now - timedelta(days=CALIBRATION_DAYS), "most": CALIBRATION_ANSWERS},
-    ).fetchall()
-    verdicts: dict[bool, list[bool]] = {True: [], False: []}
-    for messages, response, context, label in labelled:
-        verdicts[label].append(is_invented(messages, response, context, threshold))
-    positives, negatives = verdicts[True], verdicts[False]
-    if min(len(positives), len(negatives)) < CALIBRATION_MINIMUM:
-        return []
-    errors = sum(positives), len(positives), len(negatives) - sum(negatives), len(negatives)
-    return [
-        replace(figure, source="grounding_calibrated", value=rate[0], low=rate[1], high=rate[2])
-        for figure in measured
-        if (rate := corrected_rate(round(figure.value * figure.n), figure.n, *errors)) is not None
-    ]
+    """The hallucination rate of each model whose alarms and other answers people labelled, post-stratified by alarm."""
+    since = now - timedelta(days=CALIBRATION_DAYS)
+    wanted = {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS}
+    labels: dict[tuple[str, bool], list[bool]] = defaultdict(list)
+    for model, messages, response, context, invented in cursor.execute(QUERIES["labelled"], wanted).fetchall():
+        alarmed = alarms(messages, response, context, threshold)
+        if alarmed is not None:
+            labels[model, alarmed].append(invented)
+            labels[ALL_MODELS, alarmed].append(invented)
+    figures = []
+    for figure in measured:
+        if figure.metric != "alarm_rate":
+            continue
+        alarmed = round(figure.value * figure.n)
+        strata = [
+            (size, len(of_kind), sum(of_kind))
+            for size, of_kind in (
+                (alarmed, labels[figure.model, True]),
+                (figure.n - alarmed, labels[figure.model, False]),
+            )
+        ]
+        rate = stratified_rate(strata)
+        if rate and all(labelled >= CALIBRATION_MINIMUM for size, labelled, _ in strata if size):
+            source = "grounding_calibrated"
+            figures.append(Figure(workload, figure.model, "hallucination_rate", source, *rate, figure.n))
+    return figures
 
 
 def _of_texts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:

@@ -54,7 +54,7 @@ class QualitySettings(JudgeSettings):
     """How answers are judged. A judge and an NLI model see a sample, and doubtful cases; their rates stand apart."""
 
     grounding_threshold: Share = Field(
-        0.7, description="an answer whose grounding in its context is lower counts as a hallucination"
+        0.7, description="an answer whose grounding in its context is lower is an alarm of the grounding scorer"
     )
     nli_model: Path | None = Field(
         None,

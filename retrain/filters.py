@@ -8,10 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from retuned.consumers.languages import load_identifier
 from retuned.retrain.examples import Example
 from retuned.retrain.scoring import facts, tokens
 from retuned.retrain.settings import Filter
-from retuned.retrain.style import load_identifier
 
 _END = re.compile(r"[.!?…。！？)\]}>\"'”’»`*:|]\s*$")
 _LINKS = "and|or|but|the|a|an|of|to|in|with|for|that|which|because|und|oder|der|die|das|et|ou|de|le|la"

@@ -2,8 +2,8 @@
 
 import re
 from functools import cache
-from typing import Any
 
+from retuned.consumers.languages import load_identifier
 from retuned.retrain.scoring import tokens
 
 _SURE = 0.5
@@ -32,13 +32,6 @@ def language(text: str) -> str | None:
     """ISO 639-1 code of the language that a text is most likely in; None when it is too short to tell."""
     found, confidence = _identifier().classify(text)
     return str(found) if confidence >= _SURE else None
-
-
-def load_identifier() -> Any:
-    """What tells languages apart (langid.py, Lui and Baldwin 2012); takes 0.4 s, and 20 MB while it is held."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 _identifier = cache(load_identifier)

@@ -7,10 +7,9 @@ SELECT (SELECT count(*) FROM interactions) AS interactions,
 SELECT alias, version, created_at FROM aliases WHERE workload = $workload
 
 -- name: quality
--- The latest figures of each metric, source and model.
+-- The figures of the latest measurement: what it could not measure is not known.
 SELECT metric, source, model, value, low, high, n, created_at FROM quality
-WHERE workload = $workload
-QUALIFY row_number() OVER (PARTITION BY metric, source, model ORDER BY created_at DESC) = 1
+WHERE workload = $workload AND created_at = (SELECT max(created_at) FROM quality WHERE workload = $workload)
 ORDER BY metric, source, model
 
 -- name: history

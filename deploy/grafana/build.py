@@ -311,13 +311,26 @@ def quality() -> dashboard.Dashboard:
         lines(
             "Invented answers",
             "Share of the judged answers of the current window that were hallucinations, by who judged, and of pairs "
-            "of answers to one question that contradict each other. The source grounding compares an answer with the "
-            "passages that it was given; grounding_calibrated is that, corrected by people's labels; llm and nli are "
-            "the configured models.",
+            "of answers to one question that contradict each other. The source grounding_calibrated is what people's "
+            "labels and the grounding scorer's alarms amount to; llm and nli are the configured models.",
             (f"retuned_hallucination_ratio{{{OF_ALL}}}", "{{workload}} {{source}}"),
             (f"retuned_contradiction_ratio{{{OF_ALL}}}", "{{workload}} contradictions"),
             unit=SHARE,
             most=1,
+        ),
+        lines(
+            "Grounding",
+            "Of the answers that the grounding scorer could compare with their passages, the share on which it alarms: "
+            "no rate of invented answers until people label some.",
+            (f"retuned_grounding_alarm_ratio{{{OF_ALL}}}", "{{workload}} alarms"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Answers judged by grounding",
+            "How many answers with passages the grounding scorer judged, and on how many it abstained (another "
+            "language than English, tables, code).",
+            (f"retuned_grounding_answers{{{OF_ALL}}}", "{{workload}} {{outcome}}"),
         ),
         lines(
             "Tone",

@@ -67,7 +67,8 @@ WHERE coalesce(json_array_length(context), 0) > 0
 ORDER BY hash(id, $seed)
 
 -- name: labelled
--- The latest answers with passages that people judged: one label each, the last word of an expert before a user's.
+-- The latest answers with passages that people judged, of the models that answer now: one label each, the last word of
+-- an expert before a user's.
 WITH labels AS (
     SELECT
         interaction_id,
@@ -81,9 +82,9 @@ WITH labels AS (
         AND value::VARCHAR IN ('true', 'false')
     GROUP BY interaction_id
 )
-SELECT messages, response, context, value = 'true' AS invented
+SELECT model, messages, response, context, value = 'true' AS invented
 FROM labels JOIN traffic ON traffic.id = labels.interaction_id
-WHERE workload = $workload AND coalesce(json_array_length(context), 0) > 0
+WHERE workload = $workload AND model IN (SELECT model FROM answered) AND coalesce(json_array_length(context), 0) > 0
 ORDER BY labelled_at DESC, id
 LIMIT $most
 

@@ -59,15 +59,3 @@ SELECT 'latency' AS metric, 'app' AS source, after,
 FROM known, usual
 WHERE slow IS NOT NULL
 GROUP BY after
-
--- name: grounded
--- Those with a context among the nearest to the promotion, on each side of it, for each of the two: the same ones
--- whenever it is looked.
-SELECT after, messages, response, context
-FROM interactions JOIN (
-    SELECT id, timestamp, after FROM watched_answers
-    QUALIFY row_number() OVER (
-        PARTITION BY after, timestamp >= $since ORDER BY abs(epoch(timestamp) - epoch($since)), id
-    ) <= $rows
-) nearest USING (id, timestamp)
-WHERE coalesce(json_array_length(context), 0) > 0

@@ -289,7 +289,7 @@ def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Pa
     house.ingest.step()
     found = windows(house.warehouse, house.settings.windows, "support", datetime(2024, 1, 3))
     assert found is not None
-    assert found.current.rows + found.reference.rows == 1
+    assert found.current.conversations + found.reference.conversations == 1
 
 
 def test_history_is_not_booked_as_gain_or_cost(house: House, tmp_path: Path) -> None:

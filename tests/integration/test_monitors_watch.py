@@ -234,24 +234,18 @@ def test_without_votes_nothing_ends_the_watch_early(warehouse: Warehouse) -> Non
     interactions(warehouse, ["q"] * 400, rng, start=SINCE, step=HOUR / 400, model=NEW, offset=400)
     found = seen(warehouse)
     assert compared(found, "latency", "app").as_good > 1
-    assert compared(found, "hallucination", "grounding").as_good > 1
     assert found.verdict == "go_on"
 
 
-def test_answers_without_ground_are_seen(warehouse: Warehouse) -> None:
+def test_alarms_of_the_grounding_scorer_take_nothing_back(warehouse: Warehouse) -> None:
+    """Longer answers have more of them, whether they are invented or not."""
     promote(warehouse)
-    grounded = {"context": json.dumps(["Parcels take two days."]), "response": "Parcels take 2 days."}
-    invented = grounded | {"response": "Parcels take 9 days."}
-    rated(warehouse, OLD, 400, 0, **grounded)
-    rated(warehouse, NEW, 60, 0, **grounded)
-    rated(warehouse, NEW, 60, 0, start=SINCE + HOUR, **invented)
+    context = {"context": json.dumps(["Parcels take two days."])}
+    rated(warehouse, OLD, 400, 0, response="Parcels take 2 days.", **context)
+    rated(warehouse, NEW, 0, 120, name="comment", response="Parcels take 2 days; a courier brings 9 boxes.", **context)
     found = seen(warehouse)
-    assert counted(compared(found, "hallucination", "grounding")) == (0, 400, 60, 120)
-    assert found.verdict == "roll_back"
-    assert [reason.split(":")[0] for reason in found.reasons] == ["invented by grounding"]
-    few = SETTINGS.model_copy(update={"windows": SETTINGS.windows.model_copy(update={"sample_rows": 70})})
-    warehouse.execute("DELETE FROM watch_checks")
-    assert counted(compared(seen(warehouse, settings=few), "hallucination", "grounding")) == (0, 70, 10, 70)
+    assert found.verdict == "go_on"
+    assert "grounding" not in {comparison.source for comparison in found.comparisons}
 
 
 def test_labels_of_invented_answers_count_by_source(warehouse: Warehouse) -> None:

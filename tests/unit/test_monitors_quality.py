@@ -107,8 +107,54 @@ def test_grounding_judges_the_answers_that_had_context(warehouse: Warehouse) -> 
     answers(warehouse, 30, offset=100, **GROUNDED)
     answers(warehouse, 10, offset=200, **INVENTED)
     answers(warehouse, 50, offset=300)
-    figure = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding")
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    figure = found(figures, "alarm_rate", "grounding")
     assert (figure.value, figure.n) == (0.25, 40)
+    # Without labels nobody knows how many alarms are right.
+    assert not [f for f in figures if f.metric == "hallucination_rate"]
+
+
+def test_what_grounding_cannot_judge_is_counted_and_no_alarm(warehouse: Warehouse) -> None:
+    german = {"context": json.dumps(["Pakete kommen innerhalb von zwei Tagen bei Ihnen an."])}
+    answers(warehouse, 30, offset=100, **GROUNDED)
+    answers(warehouse, 10, offset=200, response="Ihr Paket ist in zwei Tagen bei Ihnen.", **german)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    alarmed, abstained = (found(figures, metric, "grounding") for metric in ("alarm_rate", "abstention_rate"))
+    assert (alarmed.value, alarmed.n) == (0.0, 30)
+    assert (abstained.value, abstained.n) == (0.25, 40)
+    registry = CollectorRegistry()
+    Metrics(registry).quality("support", figures)
+    labels = {"workload": "support", "model_name": "*"}
+    assert registry.get_sample_value("retuned_grounding_alarm_ratio", labels) == 0.0
+    counts = [
+        registry.get_sample_value("retuned_grounding_answers", labels | {"outcome": outcome})
+        for outcome in ("judged", "abstained")
+    ]
+    assert counts == [30, 10]
+
+
+def test_labels_are_weighed_by_alarm(warehouse: Warehouse) -> None:
+    """People label all 40 alarms, of which 10 are right, and 40 of 360 other answers, of which one is invented."""
+    alarmed = answers(warehouse, 40, offset=100, **INVENTED)
+    others = answers(warehouse, 360, offset=200, **GROUNDED)
+    for number, (ids, invented) in enumerate(
+        ((alarmed[:10], True), (alarmed[10:], False), (others[:1], True), (others[1:40], False))
+    ):
+        feedback(warehouse, ids, "hallucination", invented, source="expert", when=NOW, offset=1_000 * number)
+    rate = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
+    assert (rate.value, rate.n) == (pytest.approx(0.1 * 0.25 + 0.9 * 0.025), 400)
+    assert rate.low < 0.03
+    assert rate.high < 0.15
+
+
+def test_labels_of_another_model_do_not_calibrate(warehouse: Warehouse) -> None:
+    gone = {"start": START, "model": "old"}
+    for offset, invented, texts in ((1_000, True, INVENTED), (2_000, False, GROUNDED)):
+        ids = answers(warehouse, 40, offset=offset, **gone, **texts)
+        feedback(warehouse, ids, "hallucination", invented, source="expert", when=NOW, offset=offset)
+    answers(warehouse, 30, offset=100, **GROUNDED)
+    answers(warehouse, 10, offset=200, **INVENTED)
+    assert not [f for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "hallucination_rate"]
 
 
 def test_latency_quantiles_stand_inside_their_intervals(warehouse: Warehouse) -> None:
@@ -218,7 +264,7 @@ def test_the_grounding_rate_is_corrected_by_what_people_labelled(warehouse: Ware
     feedback(warehouse, missed[:1], "hallucination", False, when=NOW, offset=200)
     feedback(warehouse, missed[:1], "hallucination", True, source="expert", when=NOW - MINUTE, offset=201)
     figures = measure(warehouse, SETTINGS, "support", NOW)
-    raw = found(figures, "hallucination_rate", "grounding")
+    raw = found(figures, "alarm_rate", "grounding")
     corrected = found(figures, "hallucination_rate", "grounding_calibrated")
     assert (raw.value, raw.n) == (0.3, 100)
     assert (corrected.value, corrected.n) == (pytest.approx(0.4), 100)
@@ -231,7 +277,7 @@ def test_few_labels_correct_nothing(warehouse: Warehouse) -> None:
     feedback(warehouse, right, "hallucination", False, when=NOW, offset=0)
     feedback(warehouse, wrong, "hallucination", True, when=NOW, offset=100)
     sources = {f.source for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "hallucination_rate"}
-    assert sources == {"user", "grounding"}
+    assert sources == {"user"}
 
 
 def test_answers_to_the_same_question_are_compared(warehouse: Warehouse) -> None:
@@ -303,4 +349,4 @@ def test_a_judge_that_is_asked_is_not_mixed_with_feedback(warehouse: Warehouse) 
         figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
     asked, told = found(figures, "hallucination_rate", "llm"), found(figures, "hallucination_rate", "judge")
     assert ((asked.value, asked.n), (told.value, told.n)) == ((pytest.approx(0.2), 10), (1.0, 4))
-    assert found(figures, "hallucination_rate", "grounding").value == 0.2
+    assert found(figures, "alarm_rate", "grounding").value == 0.2

@@ -11,7 +11,6 @@ from retuned.monitors.drift import sentence, verdict
 from retuned.monitors.statistics import (
     chi_square_sum_tail,
     cochran_mantel_haenszel,
-    corrected_rate,
     holm,
     ks_distance,
     repeated_looks,
@@ -216,31 +215,33 @@ def test_latency_that_moved_is_told_and_is_no_drift() -> None:
     assert verdict([feature("prompt_length", True), *quiet[1:]]) == (True, 0.3)
 
 
-@pytest.mark.parametrize(("rate", "sensitivity", "specificity"), [(0.05, 0.85, 0.95), (0.0, 0.9, 0.9), (0.5, 0.8, 0.8)])
-def test_a_corrected_rate_covers_the_true_one(rate: float, sensitivity: float, specificity: float) -> None:
-    rng = random.Random(7)
-
-    def draw(n: int, share: float) -> int:
-        return sum(rng.random() < share for _ in range(n))
-
-    alarms = rate * sensitivity + (1 - rate) * (1 - specificity)
-    found = [
-        corrected_rate(draw(200, alarms), 200, draw(40, sensitivity), 40, draw(60, specificity), 60) for _ in range(600)
-    ]
+@pytest.mark.parametrize(
+    ("truth", "sensitivity", "false_alarms"), [(0.084, 0.75, 0.18), (0.084, 0.5, 0.05), (0.3, 0.8, 0.4)]
+)
+def test_a_rate_by_alarms_covers_the_true_one_though_half_of_the_labels_are_of_alarms(
+    truth: float, sensitivity: float, false_alarms: float
+) -> None:
+    """Windows of 1,000 answers; people labelled 75 alarms and 75 other answers of such windows."""
+    rng = np.random.default_rng(7)
+    alarm = truth * sensitivity + (1 - truth) * false_alarms
+    invented = truth * sensitivity / alarm, truth * (1 - sensitivity) / (1 - alarm)
+    found = []
+    for _ in range(1_000):
+        alarms = int(rng.binomial(1_000, alarm))
+        labelled = [int(rng.binomial(75, share)) for share in invented]
+        found.append(stratified_rate([(alarms, 75, labelled[0]), (1_000 - alarms, 75, labelled[1])]))
     assert None not in found
-    covered = sum(one[1] <= rate <= one[2] for one in found if one)
-    assert covered / 600 >= 0.93
-    assert abs(sum(one[0] for one in found if one) / 600 - rate) < 0.03
+    rates, lows, highs = zip(*(one for one in found if one), strict=True)
+    assert abs(sum(rates) / 1_000 - truth) < 0.01
+    assert 0.93 <= sum(low <= truth <= high for low, high in zip(lows, highs, strict=True)) / 1_000 <= 0.995
+    assert max(high - low for low, high in zip(lows, highs, strict=True)) < 0.25
 
 
-def test_a_corrected_rate_is_never_nan_and_needs_a_test_that_tells() -> None:
-    assert corrected_rate(0, 0, 20, 20, 20, 20) is None
-    assert corrected_rate(5, 10, 0, 0, 20, 20) is None
-    assert corrected_rate(5, 10, 10, 20, 10, 20) is None  # a coin
-    assert corrected_rate(5, 10, 5, 20, 5, 20) is None  # worse than one
-    for alarms in (0, 1, 50, 100):
-        rate, low, high = corrected_rate(alarms, 100, 20, 20, 20, 20) or (math.nan,) * 3
-        assert 0 <= low <= rate <= high <= 1
+def test_sizes_of_strata_that_are_drawn_widen_the_interval() -> None:
+    """All alarms are invented, no other answer is: what is not known is how many alarms there are."""
+    rng = np.random.default_rng(8)
+    rates = [stratified_rate([(n, n, n), (200 - n, 200 - n, 0)]) for n in map(int, rng.binomial(200, 0.3, 1_000))]
+    assert sum(one[1] <= 0.3 <= one[2] for one in rates if one) / 1_000 >= 0.93
 
 
 def test_a_stratified_rate_covers_the_true_one() -> None:

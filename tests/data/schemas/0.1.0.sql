@@ -71,6 +71,7 @@ INSERT INTO schema_migrations VALUES (6, '006_label_requests.sql', '2026-03-02 0
 INSERT INTO schema_migrations VALUES (7, '007_watch.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (8, '008_ledger.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (21, '021_left_out.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (22, '022_alarms.sql', '2026-03-02 09:00:00');
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}');
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}');

@@ -1,0 +1,60 @@
+"""What the grounding scorer can judge: English prose."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retuned.monitors.judgeable import is_judgeable
+
+PAIRS = Path(__file__).parents[1] / "data" / "grounding_pairs.jsonl"
+PASSAGE = "Parcels within the country take two days, those abroad take five days."
+FOREIGN = {
+    "german": ("Pakete im Inland brauchen zwei Tage, ins Ausland fünf.", "Ihr Paket ist in zwei Tagen bei Ihnen."),
+    "french": ("La livraison en France prend deux jours.", "Vous recevrez votre colis dans deux jours."),
+    "spanish": ("Los envíos nacionales tardan dos días.", "Puede devolver el producto en un plazo de 30 días."),
+    "polish": ("Przesyłka krajowa dociera w dwa dni.", "Paczka dotrze do Pana w ciągu dwóch dni."),
+    "chinese": ("国内包裹需要两天，国外包裹需要五天。", "您的包裹将在九天内送达。"),
+    "russian": ("Посылки внутри страны идут два дня.", "Посылка придёт через девять дней."),
+    "arabic": ("تستغرق الطرود المحلية يومين.", "ستصل شحنتك خلال تسعة أيام."),
+}
+
+
+@pytest.mark.parametrize("language", FOREIGN)
+def test_it_abstains_on_other_languages(language: str) -> None:
+    passage, answer = FOREIGN[language]
+    assert not is_judgeable(answer, [passage])
+    assert not is_judgeable(answer, [PASSAGE])
+    assert not is_judgeable("Parcels take two days.", [passage])
+
+
+def test_it_judges_english_however_short() -> None:
+    pairs = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
+    passages = [[pair["context"]] if isinstance(pair["context"], str) else pair["context"] for pair in pairs]
+    judged = [is_judgeable(pair["answer"], given) for pair, given in zip(pairs, passages, strict=True)]
+    assert sum(judged) >= 0.99 * len(pairs)
+    for answer in ("", "No.", "30 days.", "Agnieszka Nowak", "2nd of September", "€5", "Yes: 5 days | 9 days"):
+        assert is_judgeable(answer, [PASSAGE]), answer
+    assert is_judgeable("The café in Łódź, called Η Ταβέρνα, opens at nine in the morning on Sundays.", [PASSAGE])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| to | days |\n|---|---|\n| home | 2 |\n| abroad | 5 |",
+        "Here it is:\n\nto | days | price\nhome | 2 | 5\n",
+        "to\tdays\tprice\nhome\t2\t5\n",
+        "<table><tr><td>home</td><td>2</td></tr></table>",
+        "Run this:\n```python\nprint(2)\n```",
+        '{"days": 2, "abroad": 5}',
+        '[{"days": 2}]',
+        "int days = 2;\nint abroad = 5;\n",
+    ],
+)
+def test_it_abstains_on_tables_and_code(text: str) -> None:
+    assert not is_judgeable(text, [PASSAGE])
+    assert not is_judgeable("Parcels take two days.", [PASSAGE, text])
+
+
+def test_a_list_is_prose() -> None:
+    assert is_judgeable("You need:\n- your passport; it must be valid\n- a photo\n1. Sign it.\n2. Send it.", [PASSAGE])
