@@ -43,7 +43,8 @@ class Figure:
     the answers that the grounding scorer can judge, the share on which it alarms; source grounding), `abstention_rate`
     (of the answers with passages, the share that it cannot judge; source grounding), `contradiction_rate` (of pairs of
     answers to the same question; source grounding), `tone_likeness` (to approved answers, in tone and format, see
-    `tone.likeness`; source features), `helpful_rate` (sources as in feedback), `latency_p50_seconds`,
+    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; corrections are votes, see the view
+    `votes`), `latency_p50_seconds`,
     `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens` (means of one interaction; source
     app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 

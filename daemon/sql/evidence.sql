@@ -76,26 +76,25 @@ WITH answered AS (
     SELECT id, received_at FROM traffic
     WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
 ), rated AS (
-    SELECT arg_max(f.value ->> '$', f.timestamp) AS value
-    FROM feedback f JOIN answered ON answered.id = f.interaction_id
-    WHERE f.name = 'helpful' AND f.source = 'user'
-    GROUP BY f.interaction_id
+    SELECT arg_max(v.value, v.timestamp) AS helpful
+    FROM votes v JOIN answered ON answered.id = v.interaction_id
+    WHERE v.name = 'helpful' AND v.source = 'user'
+    GROUP BY v.interaction_id
 )
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
         WHERE workload = $workload AND kind = 'gain' AND created_at > $since
             AND abs(amount) < 1e150) AS gains,
        (SELECT count(*) FROM answered) AS answers,
        (SELECT min(received_at) FROM answered) AS first_at,
-       (SELECT count(*) FROM rated WHERE value IN ('true', 'false')) AS ratings,
-       (SELECT count(*) FROM rated WHERE value = 'true') AS helpful
+       (SELECT count(*) FROM rated) AS ratings,
+       (SELECT count(*) FROM rated WHERE helpful) AS helpful
 
 -- name: ratings
 -- Users' ratings since the promotion, or since traffic began: the first ones, and those of the current window, which never overlap.
 WITH rated AS (
-    SELECT i.timestamp, (f.value ->> '$')::BOOLEAN AS helpful,
-           row_number() OVER (ORDER BY i.timestamp DESC, i.id) AS age
-    FROM feedback f JOIN interactions i ON i.id = f.interaction_id
-    WHERE i.workload = $workload AND f.name = 'helpful' AND f.source = 'user' AND i.timestamp >= $since
+    SELECT i.timestamp, v.value AS helpful, row_number() OVER (ORDER BY i.timestamp DESC, i.id) AS age
+    FROM votes v JOIN interactions i ON i.id = v.interaction_id
+    WHERE i.workload = $workload AND v.name = 'helpful' AND v.source = 'user' AND i.timestamp >= $since
 ), placed AS (
     SELECT helpful, timestamp,
            timestamp > $now - to_seconds($current_seconds) AND ($current_events IS NULL OR age <= $current_events) AS is_current

@@ -593,6 +593,12 @@ def business() -> dashboard.Dashboard:
             least=None,
         ),
         lines(
+            "Numbers left out",
+            "What events reported beyond roi.maximum_time_saved_seconds or roi.maximum_event_amount, by item: taken "
+            "for mistakes, and not booked.",
+            (f"retuned_ledger_left_out_events{{{OF_WORKLOAD}}}", "{{workload}} {{item}}"),
+        ),
+        lines(
             "Champion against the model before",
             "What the champion earned more than the model before it would have, had that one answered as it did in its "
             "last window, with the 95% interval.",

@@ -47,8 +47,8 @@ WITH spoken AS (
     FROM sampled, (SELECT *, row_number() OVER () AS ordinal FROM languages)
     GROUP BY "window", id
 ), helpful AS (
-    SELECT interaction_id AS id, arg_max(value::VARCHAR, timestamp) AS value
-    FROM feedback
+    SELECT interaction_id AS id, arg_max(value, timestamp) AS value
+    FROM votes
     WHERE name = 'helpful' AND source = 'user' AND interaction_id IN (SELECT id FROM sampled)
     GROUP BY interaction_id
 )
@@ -80,7 +80,7 @@ SELECT
         '\b(i''?m (sorry|afraid|unable|not able)|i am (sorry|afraid|unable|not able)|i (can''?t|cannot|can not|won''?t) (help|assist|answer|provide|do|say|tell)|i (do not|don''?t) (know|have)|as an ai|es tut mir leid|(das )?weiß ich nicht|kann ich (leider )?nicht|je suis désolée?|je ne (sais|peux) pas|lo siento|no (lo sé|puedo))\b'
     ) THEN 'yes' ELSE 'no' END AS refusal,
     CASE WHEN coalesce(json_array_length(context), 0) > 0 THEN 'yes' ELSE 'no' END AS has_context,
-    CASE helpful.value WHEN 'true' THEN 'yes' WHEN 'false' THEN 'no' END AS helpful
+    CASE helpful.value WHEN true THEN 'yes' WHEN false THEN 'no' END AS helpful
 FROM sampled
 LEFT JOIN unseen ON unseen."window" = sampled."window" AND unseen.id = sampled.id
 LEFT JOIN guessed ON guessed."window" = sampled."window" AND guessed.id = sampled.id

@@ -8,16 +8,14 @@ WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 -- name: votes
 -- One vote for each interaction, name and source: the last one. Feedback is not older than what it is about, but
 -- for clocks that differ; so the day before the window is enough.
-WITH votes AS (
-    SELECT interaction_id, name, source, arg_max(value::VARCHAR, timestamp) AS value
-    FROM feedback
-    WHERE name IN ('hallucination', 'helpful') AND timestamp >= $start - INTERVAL 1 DAY
-        AND interaction_id IN (SELECT id FROM answered)
+WITH latest AS (
+    SELECT interaction_id, name, source, arg_max(value, timestamp) AS value
+    FROM votes
+    WHERE timestamp >= $start - INTERVAL 1 DAY AND interaction_id IN (SELECT id FROM answered)
     GROUP BY interaction_id, name, source
 )
-SELECT name, source, coalesce(model, '*') AS model, count(*) FILTER (value = 'true') AS yes, count(*) AS n
-FROM votes JOIN answered ON answered.id = votes.interaction_id
-WHERE value IN ('true', 'false')
+SELECT name, source, coalesce(model, '*') AS model, count(*) FILTER (value) AS yes, count(*) AS n
+FROM latest JOIN answered ON answered.id = latest.interaction_id
 GROUP BY GROUPING SETS ((name, source, model), (name, source))
 ORDER BY ALL
 
@@ -43,7 +41,7 @@ ORDER BY ALL
 
 -- name: tokens
 SELECT
-    coalesce(model, '*') AS model, kind, count(tokens) AS n, avg(tokens) AS mean,
+    coalesce(model, '*') AS model, kind, count(tokens) AS n, avg(tokens::DOUBLE) AS mean,
     coalesce(1.96 * stddev_samp(tokens) / sqrt(count(tokens)), 0.0) AS half
 FROM (
     SELECT model, 'input_tokens' AS kind, input_tokens AS tokens FROM answered

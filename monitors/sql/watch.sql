@@ -25,20 +25,18 @@ WHERE served = $previous OR (served = $version AND timestamp >= $since)
 -- name: votes
 -- One vote for each interaction, name and source: the last one. An account's first votes on either side count, and
 -- no more than the given number: they are no independent observations, and nobody decides alone.
-WITH votes AS (
-    SELECT interaction_id, name, source, arg_max(value::VARCHAR, timestamp) AS value, min(timestamp) AS timestamp,
+WITH latest AS (
+    SELECT interaction_id, name, source, arg_max(value, timestamp) AS value, min(timestamp) AS timestamp,
            arg_max(user_id, timestamp) AS voter
-    FROM feedback
-    WHERE name IN ('helpful', 'hallucination') AND timestamp >= $start - INTERVAL 1 DAY
-        AND interaction_id IN (SELECT id FROM watched_answers)
+    FROM votes
+    WHERE timestamp >= $start - INTERVAL 1 DAY AND interaction_id IN (SELECT id FROM watched_answers)
     GROUP BY interaction_id, name, source
 ), counted AS (
-    SELECT after, name, source, value = (name = 'hallucination')::VARCHAR AS bad,
+    SELECT after, name, source, value = (name = 'hallucination') AS bad,
            CASE WHEN source = 'user' THEN coalesce(voter, user_id) END AS account
-    FROM votes JOIN watched_answers ON watched_answers.id = votes.interaction_id
-    WHERE value IN ('true', 'false')
+    FROM latest JOIN watched_answers ON watched_answers.id = latest.interaction_id
     QUALIFY account IS NULL
-        OR row_number() OVER (PARTITION BY after, name, account ORDER BY votes.timestamp, interaction_id) <= $per_account
+        OR row_number() OVER (PARTITION BY after, name, account ORDER BY latest.timestamp, interaction_id) <= $per_account
 )
 SELECT name AS metric, source, after, count(*) FILTER (bad) AS bad, count(*) AS n
 FROM counted

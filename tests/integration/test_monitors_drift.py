@@ -138,6 +138,17 @@ def test_planted_shifts_are_found_and_named(warehouse: Warehouse, tmp_path: Path
     assert f"for example “{topic.example}”" in outcome.detail
 
 
+def test_absurd_latencies_cost_no_check(warehouse: Warehouse, tmp_path: Path) -> None:
+    traffic(warehouse, weights=(1, 1, 1, 1, 9))
+    warehouse.execute(
+        "UPDATE interactions SET latency_seconds = CASE WHEN \"offset\" % 3 = 0 THEN 1e308 ELSE 'inf'::DOUBLE END "
+        'WHERE "offset" % 20 = 0'
+    )
+    outcome = check(warehouse, SETTINGS, "support", NOW, tmp_path / "reports")
+    assert "topic" in flagged(outcome)
+    assert outcome.drifted
+
+
 def test_new_words_are_named(warehouse: Warehouse, tmp_path: Path) -> None:
     rng = random.Random(9)
     asked = [text + rng.choice(("", "", " does the subscription cover the hoverboard")) for text in prompts(ROWS, rng)]

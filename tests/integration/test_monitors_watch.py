@@ -210,6 +210,23 @@ def test_one_person_changing_their_mind_has_one_vote_and_one_account_has_five(wa
     assert counted(compared(found, "hallucination", "expert")) == (0, 0, 8, 8)
 
 
+def test_corrections_are_votes(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 425, 75)
+    rated(warehouse, NEW, 130, 0)
+    rated(warehouse, NEW, 0, 70, name="correction", start=SINCE + HOUR)
+    found = seen(warehouse)
+    assert counted(compared(found)) == (75, 500, 70, 200)
+    assert found.verdict == "roll_back"
+
+
+def test_absurd_latencies_end_no_watch_with_an_error(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 100, 0, latency_seconds=1e308)
+    rated(warehouse, NEW, 100, 0, latency_seconds=1e308)
+    assert counted(compared(seen(warehouse), "latency", "app")) == (100, 100, 0, 100)
+
+
 def test_answers_that_got_slow_are_seen(warehouse: Warehouse) -> None:
     promote(warehouse)
     rated(warehouse, OLD, 200, 0)

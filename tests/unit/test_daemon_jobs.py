@@ -21,6 +21,16 @@ from retuned.monitors import drift
 from retuned.monitors.drift import DriftCheck
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 
+RUN = {
+    "id": "run",
+    "workload": "support",
+    "reasons": "[]",
+    "state": "succeeded",
+    "started_at": START,
+    "finished_at": START,
+    "train_seconds": 60.0,
+    "dataset_version": "d",
+}
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
@@ -54,6 +64,22 @@ def test_ratings_are_those_since_traffic_began_whatever_one_wrong_clock_reports(
     jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: START + 10 * DAY)  # type: ignore[arg-type, call-arg]
     evidence = jobs.evidence("support")
     assert (evidence.ratings_before.total, evidence.ratings_now.total) == (7 * 240, 239)
+
+
+def test_corrections_are_ratings(warehouse: Warehouse) -> None:
+    asked = ["where is my parcel"] * 40
+    ids = interactions(warehouse, asked, random.Random(3), start=START, step=HOUR / 60)
+    feedback(warehouse, ids[:10], "helpful", True, when=START)
+    feedback(warehouse, ids[10:], "correction", "It comes today.", when=START, offset=50)
+    feedback(warehouse, ids[:1], "helpful", "perhaps", when=START, offset=100)
+    warehouse.insert("runs", **RUN)
+    rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
+    jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: START + HOUR)  # type: ignore[arg-type, call-arg]
+    evidence = jobs.evidence("support")
+    assert (evidence.ratings_now.helpful, evidence.ratings_now.total) == (10, 40)
+    assert evidence.money is not None
+    assert (evidence.money.ratings.helpful, evidence.money.ratings.total) == (10, 40)
 
 
 def test_a_drift_check_that_fails_leaves_no_verdict_standing(

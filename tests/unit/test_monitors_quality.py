@@ -103,6 +103,32 @@ def test_one_person_changing_their_mind_has_one_vote(warehouse: Warehouse) -> No
     assert (figure.value, figure.n) == (0.0, 1)
 
 
+def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_otherwise(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 100, offset=100)
+    feedback(warehouse, ids[:25], "helpful", True, when=NOW - MINUTE, offset=0)
+    feedback(warehouse, ids[25:], "correction", "No: 9 days.", when=NOW - MINUTE, offset=200)
+    feedback(warehouse, ids[:10], "correction", "2 days, not two.", when=NOW, offset=400)  # the same, nameless, account
+    figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
+    assert (figure.value, figure.n) == (0.25, 100)
+    # Now ten others correct what the first called helpful, and an expert corrects one.
+    warehouse.execute(
+        "UPDATE feedback SET user_id = 'another' WHERE id IN (SELECT 'feedback-' || n FROM range(400, 410) t(n))"
+    )
+    feedback(warehouse, ids[:1], "correction", "No: 9 days.", source="expert", when=NOW, offset=500)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert (found(figures, "helpful_rate", "user").value, found(figures, "helpful_rate", "user").n) == (0.15, 100)
+    assert (found(figures, "helpful_rate", "expert").value, found(figures, "helpful_rate", "expert").n) == (0.0, 1)
+
+
+def test_absurd_numbers_leave_every_figure_finite(warehouse: Warehouse) -> None:
+    answers(warehouse, 20, offset=100)
+    most = {"input_tokens": 2**63 - 1, "output_tokens": 2**63 - 1, "latency_seconds": 1e308, "cost": 1e308}
+    answers(warehouse, 20, offset=200, **most)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert {"input_tokens", "output_tokens", "latency_p99_seconds"} <= {figure.metric for figure in figures}
+    assert all(math.isfinite(value) for f in figures for value in (f.value, f.low, f.high))
+
+
 def test_grounding_judges_the_answers_that_had_context(warehouse: Warehouse) -> None:
     answers(warehouse, 30, offset=100, **GROUNDED)
     answers(warehouse, 10, offset=200, **INVENTED)
