@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 
 from retuned.consumers.languages import load_identifier
+from retuned.monitors.grounding import MOST_CHARACTERS
 
-_READ = 1_000
+_READ = 300
 """Characters of a text by which its language is told."""
 _FOREIGN_LETTERS = 0.2
 """Share of letters that are not Latin from which on a text is in another script."""
@@ -22,8 +23,9 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _TABLE = re.compile(
     r"^(?:[^\n|]*\|){2}[^\n]*\n(?:[^\n|]*\|){2}|^(?:[^\n\t]*\t){2}[^\n]*\n(?:[^\n\t]*\t){2}|<t[dhr]\b", re.M
 )
-# A fence, an object or a list of JSON, or two statements in a row.
-_CODE = re.compile(r"^\s*(?:```|~~~)|^\s*(?:\{\s*\"|\[\s*[\[{\"])|^[^\n]*[;{}]\s*\n[^\n]*[;{}]\s*$", re.M)
+# A fence, an object or a list of JSON, or two lines in a row that end as statements do.
+_STATEMENT = r"[^\n]*(?:[{}]|[=(][^\n;=(]*;)[ \t]*"
+_CODE = re.compile(rf"^[ \t]*(?:```|~~~|\{{\s*\"|\[\s*[\[{{\"])|^{_STATEMENT}\n{_STATEMENT}$", re.M)
 
 
 def is_judgeable(answer: str, passages: Sequence[str]) -> bool:
@@ -31,10 +33,10 @@ def is_judgeable(answer: str, passages: Sequence[str]) -> bool:
 
     A text counts as English unless it is surely something else, by its script or by what identifies its language.
     """
-    return _is_english_prose(answer) and _is_english_prose("\n".join(passages))
+    return all(_is_english_prose(text[:MOST_CHARACTERS]) for text in (answer, "\n".join(passages)))
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=256)
 def _is_english_prose(text: str) -> bool:
     if _TABLE.search(text) or _CODE.search(text):
         return False

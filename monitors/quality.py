@@ -176,10 +176,10 @@ def _calibrated(
     wanted = {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS}
     labels: dict[tuple[str, bool], list[bool]] = defaultdict(list)
     for model, messages, response, context, invented in cursor.execute(QUERIES["labelled"], wanted).fetchall():
-        alarmed = alarms(messages, response, context, threshold)
-        if alarmed is not None:
-            labels[model, alarmed].append(invented)
-            labels[ALL_MODELS, alarmed].append(invented)
+        verdict = alarms(messages, response, context, threshold)
+        if verdict is not None:
+            labels[model, verdict].append(invented)
+            labels[ALL_MODELS, verdict].append(invented)
     figures = []
     for figure in measured:
         if figure.metric != "alarm_rate":

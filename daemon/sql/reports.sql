@@ -18,7 +18,7 @@ GROUP BY ALL ORDER BY ALL
 
 -- name: money
 SELECT created_at::DATE AS day, kind, item, sum(amount) AS amount FROM ledger
-WHERE workload = $workload AND created_at >= $start AND created_at < $end
+WHERE workload = $workload AND created_at >= $start AND created_at < $end AND abs(amount) < 1e150
 GROUP BY ALL ORDER BY ALL
 
 -- name: promotions

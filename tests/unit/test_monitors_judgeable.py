@@ -49,6 +49,7 @@ def test_it_judges_english_however_short() -> None:
         '{"days": 2, "abroad": 5}',
         '[{"days": 2}]',
         "int days = 2;\nint abroad = 5;\n",
+        "if (abroad) {\n  ship(5);\n}\n",
     ],
 )
 def test_it_abstains_on_tables_and_code(text: str) -> None:
@@ -57,4 +58,4 @@ def test_it_abstains_on_tables_and_code(text: str) -> None:
 
 
 def test_a_list_is_prose() -> None:
-    assert is_judgeable("You need:\n- your passport; it must be valid\n- a photo\n1. Sign it.\n2. Send it.", [PASSAGE])
+    assert is_judgeable("You need:\n- your passport;\n- a photo (of your face);\n\n1. Sign it;\n2. Send it.", [PASSAGE])
