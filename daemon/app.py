@@ -74,6 +74,7 @@ class App:
             self.registry = CollectorRegistry()
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self.registry)
+            settings.http.tokens()  # what would let anybody in is refused before anything else is done
             check_base_model(settings.models.base)
             log.info("broker: %s", check_broker(settings.kafka))
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)

@@ -86,7 +86,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
     """The routes. All but the health checks ask for a token when tokens are configured.
 
     Raises:
-        ConfigurationError: a token file cannot be read.
+        ConfigurationError: see `HttpSettings.tokens`.
     """
     tokens = settings.tokens()
     page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
@@ -94,14 +94,13 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
     def require(request: Request, role: str) -> None:
         if not tokens:
             return
-        given = _given_token(request.headers.get("authorization", ""))
-        held = next(
-            (role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given.encode())), None
-        )
-        if held is None:
+        given = _given_token(request.headers.get("authorization", "")).encode()
+        # All are compared, so that the time tells nothing.
+        held = [role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given)]
+        if not given or not held:
             asks = {"WWW-Authenticate": 'Basic realm="retuned: the token is the password"'}
             raise HTTPException(401, "a token is required: as a bearer token, or as the password", headers=asks)
-        if role == "operator" and held != "operator":
+        if role == "operator" and "operator" not in held:
             raise HTTPException(403, "an operator's token is required")
 
     def ask_for_json(request: Request) -> None:
@@ -318,7 +317,10 @@ class _Server(uvicorn.Server):
 
 
 def _given_token(authorization: str) -> str:
-    """The token of a program (Bearer), or of a browser, which asks its user for a name and a password (Basic)."""
+    """The token of a program (Bearer), or of a browser, which asks its user for a name and a password (Basic).
+
+    Empty: none was given.
+    """
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() != "basic":
         return value.strip()

@@ -18,6 +18,7 @@ from retuned.monitors import settings as monitors
 from retuned.retrain import settings as retrain
 
 ENVIRONMENT_PREFIX = "RETUNED__"
+LEAST_TOKEN = 16
 
 
 def _cron(expression: str) -> str:
@@ -76,18 +77,42 @@ class ScheduleSettings(Section):
     )
 
 
+def _sound_token(token: str) -> str:
+    """A token without the white space around it.
+
+    Raises:
+        ValueError: it is empty, easily guessed, or cannot be sent in a header.
+    """
+    token = token.strip()
+    if len(token) < LEAST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise ValueError(
+            f"a token has at least {LEAST_TOKEN} characters, printable ASCII without spaces, on one line; "
+            "`openssl rand -hex 16` makes one"
+        )
+    return token
+
+
+def _sound_secret(token: SecretStr) -> SecretStr:
+    return SecretStr(_sound_token(token.get_secret_value()))
+
+
+Token = Annotated[SecretStr, AfterValidator(_sound_secret)]
+
+
 class HttpSettings(Section):
     """The daemon's own HTTP server: status, metrics, commands."""
 
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback requires tokens")
     port: Annotated[int, Field(ge=0, lt=65_536)] = Field(8321, description="0: any free port")
-    viewer_token: SecretStr | None = Field(
-        None, description="bearer token for reading; set it by RETUNED__HTTP__VIEWER_TOKEN or viewer_token_file"
+    viewer_token: Token | None = Field(
+        None,
+        description="bearer token for reading, at least 16 characters; set it by RETUNED__HTTP__VIEWER_TOKEN or viewer_token_file",
     )
     viewer_token_file: Path | None = Field(None, description="a file whose content is that token")
-    operator_token: SecretStr | None = Field(
+    operator_token: Token | None = Field(
         None,
-        description="bearer token for commanding too; set it by RETUNED__HTTP__OPERATOR_TOKEN or operator_token_file",
+        description="bearer token for commanding too, another one; set it by RETUNED__HTTP__OPERATOR_TOKEN or "
+        "operator_token_file",
     )
     operator_token_file: Path | None = Field(None, description="a file whose content is that token")
 
@@ -103,22 +128,25 @@ class HttpSettings(Section):
         """Token to role. Empty: no token is required.
 
         Raises:
-            ConfigurationError: a token file cannot be read.
+            ConfigurationError: a token file cannot be read or holds no token, or both roles have the same one.
         """
-        found = {}
+        found: dict[str, str] = {}
         for role, token, file in (
             ("viewer", self.viewer_token, self.viewer_token_file),
             ("operator", self.operator_token, self.operator_token_file),
         ):
             if token is not None:
-                found[token.get_secret_value()] = role
+                value = token.get_secret_value()
             elif file is not None:
-                try:
-                    found[file.read_text(encoding="utf-8").strip()] = role
-                except OSError as error:
-                    raise ConfigurationError(
-                        f"http.{role}_token_file: {file} cannot be read ({error.strerror})"
-                    ) from error
+                value = _token_in(file, role)
+            else:
+                continue
+            if value in found:
+                raise ConfigurationError(
+                    f"http.{role}_token: the same as http.{found[value]}_token, so whoever may read could command; "
+                    "give each role a token of its own"
+                )
+            found[value] = role
         return found
 
     @model_validator(mode="after")
@@ -129,6 +157,16 @@ class HttpSettings(Section):
                 "(and viewer_token_file), or listen on 127.0.0.1"
             )
         return self
+
+
+def _token_in(file: Path, role: str) -> str:
+    try:
+        return _sound_token(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"http.{role}_token_file: {file} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        what = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ConfigurationError(f"http.{role}_token_file: {file}: {what}") from error
 
 
 class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSettings):

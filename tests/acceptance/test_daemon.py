@@ -362,10 +362,13 @@ def test_what_http_refuses(served: Daemon) -> None:
     assert httpx.get(f"{served.url}/api/v1/status", headers={"Host": "evil.example"}).status_code == 400
 
 
+LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
+
+
 def test_tokens_decide_who_may_read_and_who_may_command(tansu: Broker, tmp_path: Path) -> None:
     import httpx
 
-    settings = settings_for(tansu, tmp_path, http={"viewer_token": "look", "operator_token": "act"})
+    settings = settings_for(tansu, tmp_path, http={"viewer_token": LOOK, "operator_token": ACT})
     with running(tmp_path, settings) as daemon:
         status, retrain = f"{daemon.url}/api/v1/status", f"{daemon.url}/api/v1/workloads/support/retrain"
 
@@ -373,11 +376,11 @@ def test_tokens_decide_who_may_read_and_who_may_command(tansu: Broker, tmp_path:
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             return httpx.request(method, url, headers=headers, json={} if method == "POST" else None).status_code
 
-        assert [code(status, token) for token in (None, "wrong", "look", "act")] == [401, 401, 200, 200]
-        assert [code(f"{daemon.url}/metrics", token) for token in (None, "look")] == [401, 200]
-        assert [code(retrain, token, "POST") for token in (None, "look", "act")] == [401, 403, 409]
+        assert [code(status, token) for token in (None, "wrong", LOOK, ACT)] == [401, 401, 200, 200]
+        assert [code(f"{daemon.url}/metrics", token) for token in (None, LOOK)] == [401, 200]
+        assert [code(retrain, token, "POST") for token in (None, LOOK, ACT)] == [401, 403, 409]
         assert code(f"{daemon.url}/healthz", None) == 200
-        assert httpx.get(daemon.url, auth=("anyone", "look")).status_code == 200  # as a browser asks
+        assert httpx.get(daemon.url, auth=("anyone", LOOK)).status_code == 200  # as a browser asks
         assert httpx.get(daemon.url, auth=("anyone", "wrong")).status_code == 401
         assert httpx.get(daemon.url, headers={"Authorization": "Basic %%%"}).status_code == 401
         assert cli("status", config=daemon.config).returncode == 0  # the command line takes the configured token

@@ -97,13 +97,57 @@ def test_an_unknown_section_in_the_environment_is_refused(monkeypatch: pytest.Mo
 def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
     assert "host 0.0.0.0 is reachable from other machines" in refused(tmp_path, "http: {host: 0.0.0.0}")
     token = tmp_path / "token"
-    token.write_text("let-me-in\n")
+    token.write_text("let-me-in-if-you-please\n")
     file = tmp_path / "good.yaml"
     file.write_text(f"http: {{host: 0.0.0.0, operator_token_file: {token}}}")
-    assert load(file).http.tokens() == {"let-me-in": "operator"}
+    assert load(file).http.tokens() == {"let-me-in-if-you-please": "operator"}
     token.unlink()
     with pytest.raises(ConfigurationError, match=r"http.operator_token_file: .* cannot be read"):
         load(file).http.tokens()
+
+
+def test_a_viewers_token_alone_does_not_protect_commands(tmp_path: Path) -> None:
+    text = f"http: {{host: 0.0.0.0, viewer_token: {GOOD}}}"
+    assert "host 0.0.0.0 is reachable from other machines" in refused(tmp_path, text)
+
+
+GOOD = "0123456789abcdef"
+BAD_TOKENS = ["", " ", "\t\n", "short", "x" * 15, " " * 40, f"{GOOD} {GOOD}", f"{GOOD}\n{GOOD}", "é" * 16]
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator"])
+@pytest.mark.parametrize("token", BAD_TOKENS)
+def test_a_token_that_is_empty_or_easily_guessed_is_refused_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, token: str
+) -> None:
+    key = f"http.{role}_token"
+    said = refused(tmp_path, yaml.safe_dump({"http": {f"{role}_token": token}}))
+    assert said.startswith(f"FILE: {key}: ")
+    assert "16 characters" in said
+    file = tmp_path / "token"
+    file.write_text(token)
+    settings = Settings(http={f"{role}_token_file": file})  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=f"^{key}_file: {file}: .*16 characters"):
+        settings.http.tokens()
+    monkeypatch.setenv(f"RETUNED__HTTP__{role.upper()}_TOKEN", token)
+    with pytest.raises(ConfigurationError, match=f"^RETUNED__HTTP__{role.upper()}_TOKEN: {key}: "):
+        load(None)
+
+
+def test_one_token_for_both_roles_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{GOOD}\n")
+    for viewer in ({"viewer_token": GOOD}, {"viewer_token_file": file}):
+        both = Settings(http={**viewer, "operator_token": f" {GOOD} "})  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"^http.operator_token: the same as http.viewer_token"):
+            both.http.tokens()
+
+
+def test_a_token_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff" * 20)
+    with pytest.raises(ConfigurationError, match=r"^http.viewer_token_file: .*not UTF-8"):
+        Settings(http={"viewer_token_file": file}).http.tokens()  # type: ignore[arg-type]
 
 
 def test_the_example_holds_every_key_with_its_default() -> None:
