@@ -27,6 +27,7 @@ from retuned.daemon.exports import Export, content
 from retuned.daemon.http import Server, application
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.private import keep_private, tighten
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import ingestion, status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -74,6 +75,8 @@ class App:
             self.registry = CollectorRegistry()
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self.registry)
+            keep_private()
+            tighten(settings)
             settings.http.tokens()  # what would let anybody in is refused before anything else is done
             check_base_model(settings.models.base)
             log.info("broker: %s", check_broker(settings.kafka))

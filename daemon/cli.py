@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import os
 import sys
 import textwrap
 import urllib.parse
@@ -14,6 +13,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.pseudonyms import load_user_keys
 from retuned.daemon.client import ask, download
 from retuned.daemon.logs import RedactingFormatter
+from retuned.daemon.private import keep_private
 from retuned.daemon.settings import Settings, load
 
 DEFAULT_CONFIG = Path("retuned.yaml")
@@ -36,6 +36,7 @@ _EXPORT = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
+    keep_private()
     options = _parser().parse_args(arguments)
     formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler = logging.StreamHandler(sys.stderr)
@@ -412,5 +413,4 @@ def _export(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    os.umask(0o077)
     sys.exit(main())

@@ -106,7 +106,8 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, lt=65_536)] = Field(8321, description="0: any free port")
     viewer_token: Token | None = Field(
         None,
-        description="bearer token for reading, at least 16 characters; set it by RETUNED__HTTP__VIEWER_TOKEN or viewer_token_file",
+        description="bearer token for reading, at least 16 characters; set it by RETUNED__HTTP__VIEWER_TOKEN or "
+        "viewer_token_file",
     )
     viewer_token_file: Path | None = Field(None, description="a file whose content is that token")
     operator_token: Token | None = Field(
