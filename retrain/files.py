@@ -39,8 +39,10 @@ def sweep(folder: Path) -> None:
 
 def point(link: Path, target: str | None) -> None:
     """Make a link point to a target beside it, in one step; None takes the link away."""
-    if target is None:
-        link.unlink(missing_ok=True)
+    if target is None and link.is_symlink():
+        link.unlink()
+    elif target is None:
+        return
     elif not link.is_symlink() or str(link.readlink()) != target:
         aside = link.with_name(f".{link.name}.{os.getpid()}.tmp")
         aside.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from retuned.consumers.warehouse import Warehouse, insert, named_queries
 from retuned.retrain import card, files
 from retuned.retrain.settings import Settings
 
+log = logging.getLogger(__name__)
 QUERIES = named_queries(resources("retuned.retrain") / "sql", "retrain.sql")
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -202,13 +204,20 @@ def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
 def reconcile(warehouse: Warehouse, settings: Settings) -> None:
     """At start: make the links follow the rows, after a crash between the two, and sweep up what was half-written."""
     files.sweep(settings.models.directory)
-    rows = warehouse.rows(QUERIES["aliases"], {"workload": None})
-    for workload in {row["workload"] for row in rows}:
-        link(
-            settings.models.directory,
-            workload,
-            {row["alias"]: row["version"] for row in rows if row["workload"] == workload},
-        )
+    for workload in {row["workload"] for row in warehouse.rows(QUERIES["aliases"], {"workload": None})}:
+        try:
+            relink(warehouse, settings, workload)
+        except OSError as error:  # `rollout.follow_up` tries again
+            log.error("%s: the links to its versions cannot be made: %s", workload, error)
+
+
+def relink(warehouse: Warehouse, settings: Settings, workload: str) -> None:
+    """Make the links of a workload follow its rows.
+
+    Raises:
+        OSError: they cannot be made.
+    """
+    link(settings.models.directory, workload, aliases(warehouse, workload))
 
 
 def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:

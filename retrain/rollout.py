@@ -3,13 +3,14 @@
 import logging
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
-from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert
 from retuned.retrain import registry
 from retuned.retrain.registry import CHAMPION, PREVIOUS, QUERIES
@@ -23,6 +24,7 @@ R = TypeVar("R")
 BASE = "base"
 
 _lock = threading.RLock()
+_publishing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by workload
 
 
 class Publisher(Protocol):
@@ -32,12 +34,12 @@ class Publisher(Protocol):
         """Return when the message is stored.
 
         Raises:
-            BrokerUnavailable: it could not be delivered.
+            BrokerUnavailable, BrokerRefused: it could not be delivered.
         """
 
 
 def one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
-    """The gate, an operator, the watch and the announcing job work in threads of their own, on the same rows and links.
+    """The gate, an operator and the watch work in threads of their own, on the same rows and links.
 
     What looks at the champion before it changes it is decorated too, so that the champion is still the one it saw.
     """
@@ -50,7 +52,6 @@ def one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
-@one_at_a_time
 def promote(
     warehouse: Warehouse,
     settings: Settings,
@@ -64,39 +65,16 @@ def promote(
 ) -> str | None:
     """Make a version the champion; `base` puts the base model back into service.
 
-    Returns what serves now: the version, or None for the base model.
-
-    The change is a fact once its row is written; the link and the message follow, after a crash by `reconcile` and
-    `announce_pending`.
+    Returns what serves now: the version, or None for the base model. See `set_champion` and `follow_up`.
 
     Raises:
         RetunedError: there is no such version, or it is the champion already.
     """
-    known = [version.version for version in registry.versions(warehouse, workload)]
-    if version != BASE and version not in known:
-        names = ", ".join([*known, BASE])
-        raise RetunedError(f"workload {workload}: no version {version}; known are {names}")
-    aliases = registry.aliases(warehouse, workload)
-    target = None if version == BASE else version
-    if aliases.get(CHAMPION) == target:
-        raise RetunedError(f"workload {workload}: {registry.model_name(workload, target)} is the champion already")
-    return _change(
-        warehouse,
-        settings,
-        publisher,
-        topic,
-        workload,
-        "promoted",
-        target,
-        aliases.get(CHAMPION),
-        True,
-        actor,
-        reason,
-        now,
-    )
+    serving = set_champion(warehouse, workload, version, actor, reason, now)
+    follow_up_or_log(warehouse, settings, publisher, topic, workload)
+    return serving
 
 
-@one_at_a_time
 def rollback(
     warehouse: Warehouse,
     settings: Settings,
@@ -118,6 +96,41 @@ def rollback(
     Raises:
         RetunedError: there is no previous champion, or `of` is not the champion.
     """
+    serving = _restore_previous(warehouse, workload, actor, reason, now, of)
+    follow_up_or_log(warehouse, settings, publisher, topic, workload)
+    return serving
+
+
+@one_at_a_time
+def set_champion(
+    warehouse: Warehouse,
+    workload: str,
+    version: str,
+    actor: Literal["gate", "operator"],
+    reason: str,
+    now: datetime,
+) -> str | None:
+    """The first half of `promote`: the change is a fact once its rows are written. `follow_up` does what is left.
+
+    Raises as `promote` does.
+    """
+    known = [version.version for version in registry.versions(warehouse, workload)]
+    if version != BASE and version not in known:
+        names = ", ".join([*known, BASE])
+        raise RetunedError(f"workload {workload}: no version {version}; known are {names}")
+    aliases = registry.aliases(warehouse, workload)
+    target = None if version == BASE else version
+    before = aliases.get(CHAMPION)
+    if before == target:
+        raise RetunedError(f"workload {workload}: {registry.model_name(workload, target)} is the champion already")
+    _write(warehouse, workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now)
+    return target
+
+
+@one_at_a_time
+def _restore_previous(
+    warehouse: Warehouse, workload: str, actor: str, reason: str, now: datetime, of: str | None
+) -> str | None:
     aliases = registry.aliases(warehouse, workload)
     if of is not None and aliases.get(CHAMPION) != of:
         raise RetunedError(
@@ -126,58 +139,70 @@ def rollback(
     if PREVIOUS not in aliases:
         names = ", ".join([*(version.version for version in registry.versions(warehouse, workload)), BASE])
         raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
-    return _change(
-        warehouse,
-        settings,
-        publisher,
-        topic,
-        workload,
-        "rolled_back",
-        aliases[PREVIOUS],
-        aliases.get(CHAMPION),
-        False,
-        actor,
-        reason,
-        now,
-    )
+    target = aliases[PREVIOUS]
+    _write(warehouse, workload, "rolled_back", {CHAMPION: target}, aliases.get(CHAMPION), actor, reason, now)
+    return target
 
 
-@one_at_a_time
-def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> int:
-    """Publish the changes that a crash or an absent broker left unannounced, oldest first; returns how many.
+def changed(warehouse: Warehouse) -> list[str]:
+    """The workloads whose champion was ever changed: those that `follow_up` may have something to do for."""
+    return [row["workload"] for row in warehouse.rows(QUERIES["changed"])]
 
-    A crash between the message and its mark publishes it twice, with one id.
+
+def follow_up(warehouse: Warehouse, settings: Settings, publisher: Publisher, topic: str, workload: str) -> int:
+    """What follows a change of a workload's champion: its links, and the messages that were not published yet.
+
+    Both are tried, oldest message first, and both stay to be done until they are: this is called after each change and
+    then again and again. A crash between a message and its mark publishes it twice, with one id. No other workload
+    waits for it.
+
+    Returns:
+        How many messages were published.
 
     Raises:
-        BrokerUnavailable: the rest stays pending.
+        OSError: a link cannot be made.
+        BrokerUnavailable, BrokerRefused: the rest of the messages stays.
     """
-    rows = warehouse.rows(QUERIES["unannounced"])
-    for row in rows:
-        publisher.publish(topic, row["workload"], _message(row))
-        warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+    unlinked: OSError | None = None
+    try:
+        with _lock:
+            registry.relink(warehouse, settings, workload)
+    except OSError as error:
+        unlinked = error  # who is served by name and path needs no link
+    with _publishing[workload]:
+        rows = warehouse.rows(QUERIES["unannounced"], {"workload": workload})
+        for row in rows:
+            publisher.publish(topic, workload, _message(row))
+            warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+    if unlinked is not None:
+        raise unlinked
     return len(rows)
 
 
-def _change(
+def follow_up_or_log(warehouse: Warehouse, settings: Settings, publisher: Publisher, topic: str, workload: str) -> None:
+    """The change is committed: nothing that fails from here on makes it undone, or may be taken for its failure."""
+    try:
+        follow_up(warehouse, settings, publisher, topic, workload)
+    except Exception as error:  # noqa: BLE001
+        log.warning("%s: the champion is changed; its links or its announcement follow later: %s", workload, error)
+
+
+def _write(
     warehouse: Warehouse,
-    settings: Settings,
-    publisher: Publisher,
-    topic: str,
     workload: str,
     event: Literal["promoted", "rolled_back"],
-    version: str | None,
+    aliases: dict[str, str | None],
     before: str | None,
-    keep_previous: bool,
     actor: str,
     reason: str,
     now: datetime,
-) -> str | None:
-    rows = {CHAMPION: version} | ({PREVIOUS: before} if keep_previous else {})
+) -> None:
+    """The aliases and the change as a row, in one transaction."""
     with warehouse.transaction() as cursor:
         for alias in (CHAMPION, PREVIOUS):
             cursor.execute(QUERIES["drop_alias"], {"workload": workload, "alias": alias})
-        for alias, value in rows.items():
-            insert(cursor, "aliases", workload=workload, alias=alias, version=value, created_at=now)
+        for alias, version in aliases.items():
+            insert(cursor, "aliases", workload=workload, alias=alias, version=version, created_at=now)
         insert(
             cursor,
             "promotions",
@@ -185,18 +210,12 @@ def _change(
             created_at=now,
             workload=workload,
             event=event,
-            version=version,
+            version=aliases[CHAMPION],
             previous_version=before,
             actor=actor,
             reason=reason,
             announced=False,
         )
-    registry.link(settings.models.directory, workload, rows)
-    try:
-        announce_pending(warehouse, publisher, topic)
-    except BrokerUnavailable as error:
-        log.warning("%s is the champion, not announced yet: %s", registry.model_name(workload, version), error)
-    return version
 
 
 def _message(row: dict[str, Any]) -> dict[str, Any]:

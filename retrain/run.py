@@ -188,6 +188,8 @@ class _Run:
         decision = self._decide(rows, opinion, candidate)
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before anybody is told of it
         promoted = self._promote(decision, parent, candidate)
+        if promoted:
+            rollout.follow_up_or_log(self.warehouse, self.settings, self.publisher, self.topic, self.workload)
         seconds = self._row()
         return RunResult(
             run_id=self.id,
@@ -391,17 +393,7 @@ class _Run:
                 "trained, and they were not compared."
             )
             return False
-        rollout.promote(
-            self.warehouse,
-            self.settings,
-            self.publisher,
-            self.topic,
-            self.workload,
-            candidate.version,
-            "gate",
-            decision.reasons[0],
-            self.now(),
-        )
+        rollout.set_champion(self.warehouse, self.workload, candidate.version, "gate", decision.reasons[0], self.now())
         self._tell("promoted", version=candidate.version)
         return True
 

@@ -130,8 +130,11 @@ SELECT p.*, m.path, known.base_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
-WHERE NOT p.announced
+WHERE p.workload = $workload AND NOT p.announced
 ORDER BY p.created_at, p.rowid
+
+-- name: changed
+SELECT DISTINCT workload FROM promotions ORDER BY workload
 
 -- name: announced
 UPDATE promotions SET announced = true WHERE id = $id

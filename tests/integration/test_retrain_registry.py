@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, RetunedError
 from retuned.consumers.memory import MemoryPublisher
 from retuned.consumers.warehouse import Warehouse
-from retuned.retrain import registry, rollout
+from retuned.retrain import files, registry, rollout
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.registry import Version
 from retuned.retrain.settings import ModelsSettings, Settings
@@ -66,6 +66,10 @@ def register(
 
 def promote(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher, version: str) -> str | None:
     return rollout.promote(warehouse, settings, publisher, TOPIC, "support", version, "operator", "by hand", NOW)
+
+
+def follow_up(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher) -> int:
+    return rollout.follow_up(warehouse, settings, publisher, TOPIC, "support")
 
 
 def rollback(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher) -> str | None:
@@ -231,8 +235,8 @@ def test_links_follow_the_rows_after_a_crash_between_the_two(
     registry.reconcile(warehouse, settings)
     assert links(settings) == {"champion": two.version, "previous": one.version}
     assert len(publisher.messages) == 1
-    assert rollout.announce_pending(warehouse, publisher, TOPIC) == 1
-    assert rollout.announce_pending(warehouse, publisher, TOPIC) == 0
+    assert follow_up(warehouse, settings, publisher) == 1
+    assert follow_up(warehouse, settings, publisher) == 0
     assert publisher.messages[-1][2]["version"] == two.version
 
 
@@ -254,9 +258,76 @@ def test_an_absent_broker_delays_the_announcement_alone(
     assert promote(warehouse, settings, AbsentPublisher(), one.version) == one.version
     assert links(settings) == {"champion": one.version}
     with pytest.raises(BrokerUnavailable):
-        rollout.announce_pending(warehouse, AbsentPublisher(), TOPIC)
+        follow_up(warehouse, settings, AbsentPublisher())
     promote(warehouse, settings, publisher, two.version)
     assert [value["version"] for _, _, value in publisher.messages] == [one.version, two.version]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokerRefused("topic 'model-events': refused (TopicAuthorizationFailedError)"),
+        BrokerUnavailable("the producer is closed"),
+        RuntimeError("whatever a client may raise"),
+    ],
+)
+def test_a_change_is_done_once_it_is_committed_whatever_happens_to_its_announcement(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher, error: Exception
+) -> None:
+    class Refusing(MemoryPublisher):
+        def publish(self, *_: Any) -> None:
+            raise error
+
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    assert promote(warehouse, settings, Refusing(), one.version) == one.version
+    assert promote(warehouse, settings, Refusing(), two.version) == two.version
+    assert rollback(warehouse, settings, Refusing()) == one.version
+    assert links(settings) == {"champion": one.version}
+    assert follow_up(warehouse, settings, publisher) == 3
+    events = [(value["event"], value["version"]) for _, _, value in publisher.messages]
+    assert events == [("promoted", one.version), ("promoted", two.version), ("rolled_back", one.version)]
+
+
+def test_a_change_is_done_and_announced_when_its_link_cannot_be_made(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    one = register(warehouse, settings, "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "point", full)
+        assert promote(warehouse, settings, publisher, one.version) == one.version
+        with pytest.raises(OSError, match="No space left"):
+            follow_up(warehouse, settings, publisher)
+        registry.reconcile(warehouse, settings)  # a start is not held up either
+    assert [value["version"] for _, _, value in publisher.messages] == [one.version]
+    assert links(settings) == {}
+    follow_up(warehouse, settings, publisher)
+    assert links(settings) == {"champion": one.version}
+
+
+def test_an_announcement_that_takes_long_holds_up_no_other_workload(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    class Hanging(MemoryPublisher):
+        def publish(self, *_: Any) -> None:
+            begun.set()
+            over.wait(30)
+
+    slow, other = register(warehouse, settings, "one"), register(warehouse, settings, "one", "billing")
+    thread = threading.Thread(target=promote, args=(warehouse, settings, Hanging(), slow.version))
+    thread.start()
+    try:
+        assert begun.wait(30)
+        rollout.promote(warehouse, settings, publisher, TOPIC, "billing", other.version, "operator", "by hand", NOW)
+        assert [key for _, key, _ in publisher.messages] == ["billing"]
+        assert thread.is_alive()
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_an_adapter_of_another_base_model(warehouse: Warehouse, settings: Settings, tmp_path: Path) -> None:
@@ -318,7 +389,7 @@ def test_threads_that_announce_at_once_tell_each_change_once(warehouse: Warehous
 
     def announce() -> None:
         try:
-            rollout.announce_pending(warehouse, slow, TOPIC)
+            follow_up(warehouse, settings, slow)
         except Exception as error:  # noqa: BLE001  (a thread's error would be lost)
             errors.append(error)
 

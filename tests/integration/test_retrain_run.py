@@ -328,7 +328,7 @@ def test_a_daemon_that_was_killed_after_the_decision_only_promotes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollout, "promote", killed)
+        patch.setattr(rollout, "set_champion", killed)
         with pytest.raises(KeyboardInterrupt):
             bench.retrain()
     assert bench.row()["state"] == "running"
