@@ -70,19 +70,27 @@ class _File:
     table: str
 
 
-def archive(warehouse: Warehouse, settings: Settings, kept: Kept, now: datetime, stop: threading.Event) -> Archived:
+def archive(
+    warehouse: Warehouse,
+    settings: Settings,
+    kept: Kept,
+    now: datetime,
+    stop: threading.Event,
+    tables: Sequence[str] = TABLES,
+) -> Archived:
     """Move what is older than retention.keep_days, then the oldest days until the warehouse uses retention.keep_bytes.
 
     Args:
         now: naive UTC.
         stop: ends the run early, between two files; the next one goes on.
+        tables: what may leave, of `TABLES`.
 
     Raises:
         ArchiveError: a file cannot be written or read, or keep_bytes cannot be kept. What was not moved stays.
         WarehouseError: the warehouse cannot be written.
     """
     retention = settings.retention
-    run = _Run(warehouse, settings, kept, now, stop)
+    run = _Run(warehouse, settings, kept, now, stop, tables)
     run.finish()
     if retention.keep_days is not None:
         run.move(_midnight(now) - timedelta(days=retention.keep_days))
@@ -103,9 +111,15 @@ def archived(warehouse: Warehouse) -> list[dict[str, Any]]:
 
 class _Run:
     def __init__(
-        self, warehouse: Warehouse, settings: Settings, kept: Kept, now: datetime, stop: threading.Event
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        kept: Kept,
+        now: datetime,
+        stop: threading.Event,
+        tables: Sequence[str],
     ) -> None:
-        self._warehouse, self._kept, self._now, self._stop = warehouse, kept, now, stop
+        self._warehouse, self._kept, self._now, self._stop, self._tables = warehouse, kept, now, stop, tables
         self._folder = folder_of(warehouse, settings)
         self._distance = timedelta(seconds=2 * settings.ingest.deduplicate_seconds)
         self.done = Archived(0, 0, 0)
@@ -115,7 +129,7 @@ class _Run:
         for half in self._folder.glob("*/*.tmp"):
             half.unlink()
         known = {row["file"] for row in self._warehouse.rows(QUERIES["known_files"])}
-        for table in TABLES:
+        for table in self._tables:
             for path in sorted((self._folder / table).glob("day=*/*.parquet")):
                 if self._name(path) not in known:
                     deleted = self._take_over([_File(path, table)])
@@ -141,7 +155,7 @@ class _Run:
             )
 
     def _move_day(self, day: date, before: datetime) -> None:
-        for table in TABLES:
+        for table in self._tables:
             while not self._stop.is_set() and self._move_part(table, day, before):
                 pass
 

@@ -256,6 +256,7 @@ def run_once(settings: Settings) -> None:
         app.jobs.check_drift()
         app.jobs.resume()
         app.jobs.request_labels()
+        app.jobs.announce()
         app.jobs.archive()
     finally:
         app.stop()

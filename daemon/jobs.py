@@ -9,6 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -20,11 +21,12 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from retuned.consumers.archive import Archived, Kept, Span, archive, archived
-from retuned.consumers.errors import BrokerUnavailable, Cancelled, ChildFailed, RetunedError, WarehouseError
+from retuned.consumers.archive import TABLES, Archived, Kept, Span, archive, archived
+from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import payoff, policy, reports
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.parts import FATAL, Parts, parts
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, ledger, quality, roi, watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -80,6 +82,7 @@ class Jobs:
             executors={
                 "default": ThreadPoolExecutor(1),
                 "watch": ThreadPoolExecutor(1),  # quality may wait for a slow judge, a bad champion must not
+                "announce": ThreadPoolExecutor(1),  # waits for a broker that is away
                 "drift": ThreadPoolExecutor(1),
                 "archive": ThreadPoolExecutor(1),
                 "retrain": ThreadPoolExecutor(1),
@@ -119,7 +122,20 @@ class Jobs:
             next_run_time=_aware(soon),
         )
         scheduler.add_job(
-            self.request_labels, "interval", seconds=schedule.labels_seconds, id="labels", next_run_time=_aware(soon)
+            self.announce,
+            "interval",
+            seconds=schedule.quality_seconds,
+            id="announce",
+            executor="announce",
+            next_run_time=_aware(soon),
+        )
+        scheduler.add_job(
+            self.request_labels,
+            "interval",
+            seconds=schedule.labels_seconds,
+            id="labels",
+            executor="announce",
+            next_run_time=_aware(soon),
         )
         if schedule.retrain_cron:
             trigger = CronTrigger.from_crontab(schedule.retrain_cron, timezone=UTC)
@@ -166,131 +182,116 @@ class Jobs:
         return sorted(row["workload"] for row in found)
 
     def watch(self) -> None:
-        """Measure quality, book the ledger, announce what waits for it, and ask the policy, for each workload."""
-        self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
-        self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
+        """Measure quality, book the ledger, and ask the policy, for each workload."""
         now = self.now()
-        self._book(now)
-        for workload in self.measured():
-            try:
-                figures = quality.measure(self.warehouse, self.settings, workload, now, self._opinions)
-            except Cancelled:
-                return
-            self.monitor_metrics.quality(workload, figures)
-            latest = next(iter(roi.tenures(self.warehouse, self.settings, workload)), None)
-            self.monitor_metrics.roi(
-                workload,
-                roi.summary(self.warehouse, workload),
-                roi.versions(self.warehouse, workload),
-                latest,
-                roi.left_out(self.warehouse, workload),
-            )
-            self.retrain_metrics.aliases(self.warehouse, workload)
-            self.retrain_metrics.quarantine(self.warehouse, workload)
-            self.ask_policy(workload)
-        try:
-            rollout.announce_pending(self.warehouse, self.publisher, self.settings.kafka.model_events_topic)
-        except BrokerUnavailable as error:
-            log.warning("%s; the announcement of a model waits", error)
-        self._kick()
-        labels.settle(self.warehouse)
-        self._tell_of_labels()
+        with self._parts("quality") as parts:
+            with parts.step("storage"):
+                self.metrics.disk_free.set(shutil.disk_usage(self.warehouse.path.parent).free)
+                self.metrics.storage(self.warehouse.size(), archived(self.warehouse))
+            with parts.step("booking"):
+                self._book(now)
+            with parts.step("labels"):
+                labels.settle(self.warehouse)
+                self._show_labels()
+            for workload in self.measured():
+                with parts.workload(workload):
+                    self._measure(workload, now)
+                with parts.workload(workload):
+                    self.ask_policy(workload)
+            self._kick()
+
+    def announce(self) -> None:
+        """Make links and announcements follow the changes of champions, and announce the requests for labels."""
+        with self._parts("announce") as parts:
+            for workload in rollout.changed(self.warehouse):
+                with parts.workload(workload):
+                    rollout.follow_up(
+                        self.warehouse,
+                        self.settings,
+                        self.publisher,
+                        self.settings.kafka.model_events_topic,
+                        workload,
+                    )
+            with parts.step("requests for labels"):
+                self._announce_labels()
 
     def watch_champions(self) -> None:
         """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
-        for workload in self.measured():
-            seen = watch.check(self.warehouse, self.settings, workload, self.now())
-            self.monitor_metrics.watch(workload, seen)
-            if seen is None or seen.verdict != "roll_back":
-                continue
-            restored = rollout.rollback(
-                self.warehouse,
-                self.settings,
-                self.publisher,
-                self.settings.kafka.model_events_topic,
-                workload,
-                actor="watch",
-                reason="; ".join(seen.reasons),
-                now=self.now(),
-                of=seen.version,
-            )
-            self.retrain_metrics.aliases(self.warehouse, workload)
-            log.warning(
-                "%s: %s is taken back, %s serves again: %s",
-                workload,
-                seen.version,
-                restored or "the base model",
-                "; ".join(seen.reasons),
-            )
+        with self._parts("watch") as parts:
+            for workload in sorted({*self.measured(), *rollout.changed(self.warehouse)}):
+                with parts.workload(workload):
+                    self._watch_champion(workload)
 
     def request_labels(self) -> None:
         """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
-        labels.settle(self.warehouse)
         models = self.settings.models
-        for workload in self.measured() if models.base is not None else []:
-            if models.workloads is not None and workload not in models.workloads:
-                continue
-            asked = labels.request(self.warehouse, self.settings, workload, self.now())
-            if asked:
-                log.info("%s: %d answers are asked about (retuned labels lists them)", workload, asked)
-        self._tell_of_labels()
+        with self._parts("labels") as parts:
+            with parts.step("answers"):
+                labels.settle(self.warehouse)
+            for workload in self.measured() if models.base is not None else []:
+                if models.workloads is not None and workload not in models.workloads:
+                    continue
+                with parts.workload(workload):
+                    asked = labels.request(self.warehouse, self.settings, workload, self.now())
+                    if asked:
+                        log.info("%s: %d answers are asked about (retuned labels lists them)", workload, asked)
+            with parts.step("file"):
+                self._show_labels()
+            with parts.step("requests for labels"):
+                self._announce_labels()
 
     def check_drift(self) -> None:
         """Compare the current window with the reference, for each workload, and ask the policy."""
-        failed: list[ChildFailed] = []
         measured = self.measured()
         if (others := len(self.workloads()) - len(measured)) > 0:
             log.warning("%d more workloads have events than are measured: does a producer make up names?", others)
-        for workload in measured:
-            try:
-                check = drift.check(self.warehouse, self.settings, workload, self.now(), self.reports, self.stop)
-            except ChildFailed as error:  # one workload's bad luck must not hide another's drift
-                self.monitor_metrics.drift_failed(workload)
-                failed.append(error)
-                continue
-            except Cancelled:
-                return
-            self.monitor_metrics.drift(check)
-            if check.drifted:
-                log.info("drift in %s: %s", workload, check.detail)
-            self.ask_policy(workload)
-        if failed:
-            raise failed[0]
+        with self._parts("drift") as parts:
+            for workload in measured:
+                with parts.workload(workload):
+                    try:
+                        check = drift.check(
+                            self.warehouse, self.settings, workload, self.now(), self.reports, self.stop
+                        )
+                    except Exception:
+                        self.monitor_metrics.drift_failed(workload)
+                        raise
+                    self.monitor_metrics.drift(check)
+                    if check.drifted:
+                        log.info("drift in %s: %s", workload, check.detail)
+                    self.ask_policy(workload)
 
     def archive(self) -> Archived:
         """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
         now = self.now()
-        self._book(now)  # what has left is not booked any more
-        quality.thin(self.warehouse, now)
-        spans: list[Span] = []
-        taught: list[str] = []
-        for workload in self.workloads():
-            if found := windows(self.warehouse, self.settings.windows, workload, now):
-                spans.append(Span(workload, found.reference.start, found.reference.end))
-                spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
-            if (seen := watch.latest(self.warehouse, workload)) and seen.verdict == "go_on":
-                before = timedelta(seconds=self.settings.watch.compare_seconds)
-                spans.append(Span(workload, seen.since - before, seen.until))
-            taught += examples.sources(self.warehouse, workload, self.settings.dataset)
-        done = archive(self.warehouse, self.settings, Kept(spans, taught), now, self.stop)
-        if done.files:
-            log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
+        with self._parts("archive") as parts:
+            tables: Sequence[str] = ("dead_letters",)
+            with parts.step("booking"):  # what has left is not booked any more
+                self._book(now)
+                tables = TABLES
+            with parts.step("thinning"):
+                quality.thin(self.warehouse, now)
+            spans: list[Span] = []
+            taught: list[str] = []
+            for workload in self.workloads():
+                needed = [Span(workload, datetime.min, datetime.max)]  # noqa: DTZ901  (no zone)
+                with parts.workload(workload):
+                    sources = examples.sources(self.warehouse, workload, self.settings.dataset)
+                    needed = self._needed(workload, now)
+                    taught += sources
+                spans += needed
+            done = archive(self.warehouse, self.settings, Kept(spans, taught), now, self.stop, tables)
+            if done.files:
+                log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
         return done
 
     def report(self) -> None:
         """Write the reports of the month and of the quarter that ended last, where they are not there yet."""
-        failed: list[ChildFailed] = []
-        for workload in self.measured():
-            ended = [reports.Period.of(kind, self.now()).before for kind in reports.MONTHS]
-            there = reports.reports(self.reports, workload)
-            try:
-                self._report(workload, [one for one in ended if reports.report_id(workload, one) not in there])
-            except ChildFailed as error:
-                failed.append(error)
-            except Cancelled:
-                return
-        if failed:
-            raise failed[0]
+        with self._parts("report") as parts:
+            for workload in self.measured():
+                with parts.workload(workload):
+                    ended = [reports.Period.of(kind, self.now()).before for kind in reports.MONTHS]
+                    there = reports.reports(self.reports, workload)
+                    self._report(workload, [one for one in ended if reports.report_id(workload, one) not in there])
 
     def report_so_far(self, workload: str) -> str:
         """Write the report of a workload's running month; where the schedule runs, in its turn. Returns its id."""
@@ -313,8 +314,10 @@ class Jobs:
 
     def on_schedule(self) -> None:
         """The configured time to retrain has come."""
-        for workload in self.workloads():
-            self.ask_policy(workload, scheduled=True)
+        with self._parts("retrain-cron") as parts:
+            for workload in self.workloads():
+                with parts.workload(workload):
+                    self.ask_policy(workload, scheduled=True)
 
     def resume(self) -> None:
         """Take up the runs that a stop or a crash interrupted, then whatever waits."""
@@ -472,16 +475,73 @@ class Jobs:
             log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
         return result
 
-    def _tell_of_labels(self) -> None:
-        """Announce the requests that are not yet, and keep file and metrics up to date."""
+    def _parts(self, job: str) -> AbstractContextManager[Parts]:
+        return parts(job, self.metrics.workload_failures, self.failures.get(job, ""))
+
+    def _measure(self, workload: str, now: datetime) -> None:
+        """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
+        figures = quality.measure(self.warehouse, self.settings, workload, now, self._opinions)
+        self.monitor_metrics.quality(workload, figures)
+        latest = next(iter(roi.tenures(self.warehouse, self.settings, workload)), None)
+        self.monitor_metrics.roi(
+            workload,
+            roi.summary(self.warehouse, workload),
+            roi.versions(self.warehouse, workload),
+            latest,
+            roi.left_out(self.warehouse, workload),
+        )
+        self.retrain_metrics.aliases(self.warehouse, workload)
+        self.retrain_metrics.quarantine(self.warehouse, workload)
+
+    def _watch_champion(self, workload: str) -> None:
+        seen = watch.check(self.warehouse, self.settings, workload, self.now())
+        self.monitor_metrics.watch(workload, seen)
+        if seen is None or seen.verdict != "roll_back":
+            return
+        restored = rollout.rollback(
+            self.warehouse,
+            self.settings,
+            self.publisher,
+            self.settings.kafka.model_events_topic,
+            workload,
+            actor="watch",
+            reason="; ".join(seen.reasons),
+            now=self.now(),
+            of=seen.version,
+        )
+        self.retrain_metrics.aliases(self.warehouse, workload)
+        log.warning(
+            "%s: %s is taken back, %s serves again: %s",
+            workload,
+            seen.version,
+            restored or "the base model",
+            "; ".join(seen.reasons),
+        )
+
+    def _needed(self, workload: str, now: datetime) -> list[Span]:
+        """Which times of a workload its windows and its watch look at."""
+        spans = []
+        if found := windows(self.warehouse, self.settings.windows, workload, now):
+            spans.append(Span(workload, found.reference.start, found.reference.end))
+            spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
+        if (seen := watch.latest(self.warehouse, workload)) and seen.verdict == "go_on":
+            before = timedelta(seconds=self.settings.watch.compare_seconds)
+            spans.append(Span(workload, seen.since - before, seen.until))
+        return spans
+
+    def _show_labels(self) -> None:
+        """Keep the file and the metrics of the requests for labels up to date."""
         self.retrain_metrics.labels(labels.counts(self.warehouse))
-        if self.settings.kafka.label_requests_topic is not None:
-            try:
-                labels.announce_pending(self.warehouse, self.publisher, self.settings.kafka.label_requests_topic)
-            except BrokerUnavailable as error:
-                log.warning("%s; requests for labels wait", error)
         if self.settings.labels.file is not None:
             labels.write_file(self.warehouse, self.settings.labels.file)
+
+    def _announce_labels(self) -> None:
+        if self.settings.kafka.label_requests_topic is None:
+            return
+        try:
+            labels.announce_pending(self.warehouse, self.publisher, self.settings.kafka.label_requests_topic)
+        except BrokerUnavailable as error:
+            log.warning("%s; requests for labels wait", error)
 
     def _book(self, now: datetime) -> None:
         with self._booking:  # of two bookings at once the second fails
@@ -545,7 +605,7 @@ class Jobs:
         else:
             self.metrics.job_runs.labels(job, "failed").inc()
             self.failures[job] = str(event.exception)
-            if isinstance(event.exception, WarehouseError):
+            if isinstance(event.exception, FATAL):
                 self.fail(event.exception)
             elif isinstance(event.exception, RetunedError):
                 log.error("job %s: %s", job, event.exception)

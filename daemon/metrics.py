@@ -22,6 +22,12 @@ class Metrics:
             ["task", "outcome"],
             registry=registry,
         )
+        self.workload_failures = Counter(
+            "retuned_workload_failures_total",
+            "Times that a part of a scheduled job failed for one workload; the other workloads go on.",
+            ["task", "workload"],
+            registry=registry,
+        )
         self.job_last_success = Gauge(
             "retuned_job_last_success_timestamp_seconds",
             "When a job last succeeded, Unix time.",

@@ -121,11 +121,11 @@ def test_a_broker_that_is_away_loses_nothing_and_asks_nothing_twice(tmp_path: Pa
         jobs.request_labels()  # one goes out, then the broker is away
         assert [row["announced"] for row in rows(jobs.warehouse)].count(True) == len(flaky.messages) == 1
         jobs.request_labels()
-        jobs.watch()
+        jobs.announce()
         assert len(flaky.messages) == 1
         flaky.away = False
-        jobs.watch()
-        jobs.watch()
+        jobs.announce()
+        jobs.announce()
         assert len({message["id"] for _, _, message in flaky.messages}) == len(flaky.messages) == 3
         assert len(rows(jobs.warehouse)) == 3
 

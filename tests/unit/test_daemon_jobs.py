@@ -1,25 +1,35 @@
 """Which workloads the jobs look at, what does not wait for what, and what evidence rests on."""
 
 import random
+import shutil
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
+from brokers import until
 from prometheus_client import CollectorRegistry
 from teaching import START, Teacher
 from traffic import feedback, interactions
 
-from retuned.consumers.errors import ChildFailed
+from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, WarehouseError
+from retuned.consumers.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
+from retuned.daemon import reports
 from retuned.daemon.jobs import BUSY, MOST_WORKLOADS, Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.monitors import drift
+from retuned.monitors import drift, ledger, quality, watch
 from retuned.monitors.drift import DriftCheck
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain import examples, labels, registry, rollout
+from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 RUN = {
     "id": "run",
@@ -133,3 +143,198 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
         answered.set()
         jobs.shutdown()
         warehouse.close()
+
+
+OVERFLOW = duckdb.OutOfRangeException("Overflow in addition of INT64")
+
+
+@dataclass
+class House:
+    """Jobs over two workloads, whose champions were changed once."""
+
+    jobs: Jobs
+    collectors: CollectorRegistry
+    publisher: MemoryPublisher
+    ended: list[BaseException]
+
+    def failures(self, task: str, workload: str) -> float | None:
+        labels = {"task": task, "workload": workload}
+        return self.collectors.get_sample_value("retuned_workload_failures_total", labels)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return [tuple(row.values()) for row in self.jobs.warehouse.rows(sql)]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "retuned.duckdb"))
+    for workload in ("bad", "good"):
+        teacher = Teacher(warehouse, workload)
+        teacher.ask("where is my parcel", "on its way")
+        teacher.acts += 10_000
+        teacher.ask("where is my parcel now", "here")
+        warehouse.insert(
+            "promotions", id=workload, created_at=START + 50 * DAY, workload=workload, event="promoted",
+            actor="operator", reason="by hand", announced=False,
+        )  # fmt: skip
+        # The windows are those of a later champion: old events may leave.
+        warehouse.insert("aliases", workload=workload, alias="champion", version=None, created_at=START + 50 * DAY)
+    warehouse.insert(
+        "dead_letters", topic="t", partition=0, offset=0, reason="malformed", detail="no JSON", received_at=START
+    )
+    collectors, publisher, ended = CollectorRegistry(), MemoryPublisher(), list[BaseException]()
+    models = {"directory": tmp_path / "models", "base": tmp_path / "base"}
+    schedule = {"quality_seconds": 0.2, "report_cron": None}
+    settings = Settings(models=models, retention={"keep_days": 5}, schedule=schedule)  # type: ignore[arg-type]
+    metrics = Metrics(collectors), MonitorMetrics(collectors), RetrainMetrics(collectors)
+    stop, now = threading.Event(), START + 60 * DAY
+    jobs = Jobs(warehouse, settings, publisher, *metrics, stop, ended.append, lambda: now)
+    yield House(jobs, collectors, publisher, ended)
+    stop.set()
+    jobs.shutdown()
+    warehouse.close()
+
+
+def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
+    """Start the schedule, in which the other jobs do nothing."""
+    for job in {"watch", "watch_champions", "check_drift", "archive", "request_labels", "report", "announce", "resume"}:
+        if job not in wanted:
+            monkeypatch.setattr(Jobs, job, lambda _: None)
+    jobs.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
+    jobs.start()
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("job", "task", "place", "name"),
+    [
+        ("watch", "quality", quality, "measure"),
+        ("watch", "quality", Jobs, "evidence"),
+        ("watch_champions", "watch", watch, "check"),
+        ("check_drift", "drift", drift, "check"),
+        ("request_labels", "labels", labels, "request"),
+        ("report", "report", reports, "write"),
+        ("on_schedule", "retrain-cron", Jobs, "evidence"),
+        ("announce", "announce", rollout, "follow_up"),
+        ("archive", "archive", examples, "sources"),
+    ],
+)
+def test_a_job_that_fails_for_one_workload_goes_on_with_the_others_and_names_each(
+    house: House, monkeypatch: pytest.MonkeyPatch, job: str, task: str, place: Any, name: str
+) -> None:
+    monkeypatch.setattr(place, name, failing(OVERFLOW))
+    with pytest.raises(RetunedError, match=r"workload bad: .*Overflow.*workload good: .*Overflow"):
+        getattr(house.jobs, job)()
+    assert (house.failures(task, "bad"), house.failures(task, "good")) == (1, 1)
+
+
+def test_an_event_whose_numbers_overflow_stops_no_other_workload(house: House) -> None:
+    house.jobs.warehouse.execute(
+        "UPDATE interactions SET input_tokens = 9223372036854775807, output_tokens = 1 WHERE workload = 'bad'"
+    )
+    house.jobs.warehouse.execute("UPDATE interactions SET timestamp = timestamp + INTERVAL 59 DAY")
+    with suppress(RetunedError):
+        house.jobs.watch()
+    with suppress(RetunedError):
+        house.jobs.archive()
+    assert ("good",) in house.rows("SELECT DISTINCT workload FROM decisions")
+    assert house.collectors.get_sample_value("retuned_disk_free_bytes")
+
+
+@pytest.mark.parametrize("step", [(ledger, "book"), (labels, "settle"), (shutil, "disk_usage")])
+def test_steps_of_the_minute_that_do_not_depend_on_each_other_do_not_stop_each_other(
+    house: House, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str]
+) -> None:
+    done = []
+    for place, name in ((ledger, "book"), (labels, "counts"), (quality, "measure"), (Jobs, "ask_policy")):
+        if (place, name) != step:
+            monkeypatch.setattr(place, name, lambda *_, name=name, **__: done.append(name) or {})
+    monkeypatch.setattr(*step, failing(OVERFLOW))
+    with pytest.raises(RetunedError, match="Overflow"):
+        house.jobs.watch()
+    assert {"measure", "ask_policy"} <= set(done)
+    assert ("book" in done) == (step != (ledger, "book"))
+
+
+def test_a_booking_that_fails_keeps_what_must_be_booked_and_no_more(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "book", failing(OVERFLOW))
+        with pytest.raises(RetunedError, match=r"booking: .*Overflow"):
+            house.jobs.archive()
+    assert house.rows("SELECT table_name, rows FROM archives") == [("dead_letters", 1)]
+    house.jobs.archive()
+    assert sorted(house.rows("SELECT table_name, sum(rows)::INT FROM archives GROUP BY ALL")) == [
+        ("dead_letters", 1),
+        ("interactions", 2),
+    ]
+
+
+def test_what_one_workload_needs_stays_when_that_is_not_known(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(warehouse: Any, workload: str, *more: Any) -> list[str]:
+        if workload == "bad":
+            raise OVERFLOW
+        return sources(warehouse, workload, *more)
+
+    sources = examples.sources
+    monkeypatch.setattr(examples, "sources", known)
+    with pytest.raises(RetunedError, match=r"workload bad: .*Overflow"):
+        house.jobs.archive()
+    assert house.rows("SELECT workload, count(*) FROM interactions GROUP BY ALL ORDER BY ALL") == [
+        ("bad", 2),
+        ("good", 1),
+    ]
+
+
+def test_a_champion_outside_of_the_busiest_workloads_is_watched(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(Jobs, "measured", lambda _: ["good"])
+    monkeypatch.setattr(watch, "check", lambda _, __, workload, ___: seen.append(workload))
+    house.jobs.watch_champions()
+    assert sorted(seen) == ["bad", "good"]
+
+
+def test_announcements_follow_on_the_schedule_and_hold_nothing_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bad` may not be announced at first, and its links cannot be made."""
+    refused, over, measured = threading.Event(), threading.Event(), threading.Event()
+    publish, link = house.publisher.publish, registry.link
+
+    def guarded(topic: str, key: str, value: dict[str, Any]) -> None:
+        if key == "bad" and not over.is_set():
+            refused.set()
+            raise BrokerRefused("topic 'retuned.model-events': refused (TopicAuthorizationFailedError)")
+        publish(topic, key, value)
+
+    def full(directory: Path, workload: str, rows: dict[str, str | None]) -> None:
+        if workload == "bad" and not over.is_set():
+            raise OSError(28, "No space left on device")
+        link(directory, workload, rows)
+
+    monkeypatch.setattr(house.publisher, "publish", guarded)
+    monkeypatch.setattr(registry, "link", full)
+    monkeypatch.setattr(quality, "measure", lambda *_: measured.set() or [])
+    start_only(house.jobs, monkeypatch, "watch", "announce")
+    until(lambda: [key for _, key, _ in house.publisher.messages] == ["good"])
+    until(lambda: "workload bad: " in house.jobs.failures.get("announce", ""))
+    assert refused.wait(10)
+    assert measured.wait(10)
+    over.set()
+    until(lambda: sorted(key for _, key, _ in house.publisher.messages) == ["bad", "good"])
+    until(lambda: "announce" not in house.jobs.failures)
+    assert house.ended == []
+
+
+def test_a_warehouse_that_cannot_be_written_stops_the_daemon(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "measure", failing(WarehouseError("warehouse w: cannot write")))
+    start_only(house.jobs, monkeypatch, "watch")
+    until(lambda: house.ended)
+    assert isinstance(house.ended[0], WarehouseError)
