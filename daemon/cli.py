@@ -206,7 +206,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
         for figure in workload["quality"]:
             if figure["model"] == "*":
                 lines.append(
-                    f"  {figure['metric']:<28} {figure['value']:.3f}  ({figure['low']:.3f} to {figure['high']:.3f},"
+                    f"  {figure['metric']:<28} {_number(figure['value'], 3)}"
+                    f"  ({_number(figure['low'], 3)} to {_number(figure['high'], 3)},"
                     f" n={figure['n']}, {figure['source']})"
                 )
         if workload["watch"]:
@@ -229,17 +230,24 @@ def _summary(status: dict[str, Any]) -> list[str]:
             lines.append(f"  labels      {asked['open']} asked of experts, {asked['answered']} answered")
         roi = workload["roi"]
         if roi["ratio"] is not None:
-            sums = f"gains {roi['gains']:.2f}, costs {roi['costs']:.2f} {status['currency']}"
+            sums = f"gains {_number(roi['gains'])}, costs {_number(roi['costs'])} {status['currency']}"
             lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums}{_within(roi['ratio_low'], roi['ratio_high'])})")
         if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
-            before = f"{name}@{change['previous_version'] or 'base'} would have gained {change['counterfactual']:.2f}"
+            before = (
+                f"{name}@{change['previous_version'] or 'base'} would have gained {_number(change['counterfactual'])}"
+            )
             ends = _within(change["uplift_low"], change["uplift_high"])
             lines.append(f"  uplift      {change['uplift']:.2f} {status['currency']}  ({before}{ends})")
     return lines
 
 
 def _within(low: float | None, high: float | None) -> str:
-    return "" if low is None else f", 95% {low:.2f} to {high:.2f}"
+    return "" if low is None else f", 95% {_number(low)} to {_number(high)}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """For a person; None is a number that JSON has not, as the infinite cost of an event."""
+    return "unknown" if value is None else f"{value:.{digits}f}"
 
 
 def _megabytes(size: int) -> str:

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -23,15 +23,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.files import TOPIC
+from retuned.daemon.connections import BACKLOG, HEADER_BYTES, Connection
 from retuned.daemon.exports import Export
 from retuned.daemon.imports import Destination, from_bytes, most_bytes
 from retuned.daemon.settings import HttpSettings, Settings
-from retuned.daemon.status import as_json
+from retuned.daemon.status import as_json, plain
 
 
 class Daemon(Protocol):
@@ -79,6 +80,9 @@ class Daemon(Protocol):
         """The folder of the reports."""
 
 
+MOST_BODY_BYTES = 64 * 2**10
+"""Of a JSON body: names and reasons."""
+
 COMMANDS = ("retrain", "promote", "rollback", "report")
 
 
@@ -121,11 +125,11 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
 
     def status(request: Request) -> Response:
         require(request, "viewer")
-        return Response(as_json(daemon.status()), media_type="application/json")
+        return _json(daemon.status())
 
     def index(request: Request) -> Response:
         require(request, "viewer")
-        return HTMLResponse(page.render(status=json.loads(as_json(daemon.status()))))
+        return HTMLResponse(page.render(status=plain(daemon.status())))
 
     def report(request: Request) -> Response:
         require(request, "viewer")
@@ -137,16 +141,15 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
 
     def openapi(request: Request) -> Response:
         require(request, "viewer")
-        return JSONResponse(yaml.safe_load((files("retuned.daemon") / "openapi.yaml").read_text(encoding="utf-8")))
+        return _json(yaml.safe_load((files("retuned.daemon") / "openapi.yaml").read_text(encoding="utf-8")))
 
     def letters(request: Request) -> Response:
         require(request, "viewer")
         limit = request.query_params.get("limit", "20")
         if not re.fullmatch(r"[1-9][0-9]{0,4}", limit):
             raise HTTPException(400, f"limit: expected a number from 1 to 99999, got {limit!r}")
-        return Response(
-            as_json(daemon.dead_letters(int(limit), request.query_params.get("reason"))), media_type="application/json"
-        )
+        found = daemon.dead_letters(int(limit), request.query_params.get("reason"))
+        return StreamingResponse(_json_array(found), media_type="application/json")
 
     def ingestion(request: Request) -> Response:
         require(request, "viewer")
@@ -154,13 +157,13 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
 
     def labels(request: Request) -> Response:
         require(request, "viewer")
-        return JSONResponse(daemon.labels(request.query_params.get("workload")))
+        return _json(daemon.labels(request.query_params.get("workload")))
 
     def replay(request: Request) -> Response:
         require(request, "operator")
         ask_for_json(request)
         try:
-            return JSONResponse(daemon.replay())
+            return _json(daemon.replay())
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
 
@@ -172,23 +175,20 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
 
     def position(request: Request) -> Response:
         require(request, "viewer")
-        return JSONResponse({"position": daemon.ingest.position(topic(request))})
+        return _json({"position": daemon.ingest.position(topic(request))})
 
     async def take(request: Request) -> Response:
         require(request, "operator")
         if request.headers.get("content-type") != "application/msgpack":  # as for JSON: no page can send it unasked
             raise HTTPException(415, "this is for `retuned import`, content type application/msgpack")
-        name, most, body = topic(request), most_bytes(daemon.settings), bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise HTTPException(413, f"a batch of more than {most} bytes (ingest.max_event_bytes)")
+        name = topic(request)
+        body = await _body(request, most_bytes(daemon.settings), "a batch", "ingest.max_event_bytes")
         try:
-            batch = from_bytes(name, bytes(body))
+            batch = from_bytes(name, body)
         except ValueError as error:
             raise HTTPException(400, f"no batch of rows: {error}") from error
         try:
-            return JSONResponse(asdict(await run_in_threadpool(daemon.ingest.take, batch)))
+            return _json(asdict(await run_in_threadpool(daemon.ingest.take, batch)))
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
 
@@ -213,7 +213,7 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             found = daemon.lineage(request.path_params["id"])
         except RetunedError as error:
             raise HTTPException(404, str(error)) from error
-        return Response(as_json(found), media_type="application/json")
+        return _json(found)
 
     async def command(request: Request) -> Response:
         require(request, "operator")
@@ -221,9 +221,10 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
         if name not in COMMANDS:
             raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
         ask_for_json(request)
+        body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
         try:
-            arguments = json.loads(await request.body() or b"{}")
-        except ValueError as error:
+            arguments = json.loads(body or b"{}")
+        except (ValueError, RecursionError) as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from error
         if not isinstance(arguments, dict):
             raise HTTPException(400, "send a JSON object")
@@ -231,11 +232,11 @@ def application(daemon: Daemon, settings: HttpSettings) -> Starlette:
             done = await run_in_threadpool(daemon.command, name, request.path_params["workload"], arguments)
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
-        return JSONResponse(done)
+        return _json(done)
 
     def problem(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+        return _json({"error": error.detail}, error.status_code, error.headers)
 
     # A name that resolves to this machine must not let a page of another site read the status.
     hosts = ["localhost", "127.0.0.1", "[::1]"] if settings.loopback else ["*"]
@@ -272,7 +273,14 @@ class Server:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
-            application, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="off"
+            application,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            lifespan="off",
+            backlog=BACKLOG,
+            h11_max_incomplete_event_size=HEADER_BYTES,
         )
         self._server = _Server(config)
         self._thread = threading.Thread(
@@ -314,6 +322,32 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(as_json(content), status, headers, "application/json")
+
+
+def _json_array(items: list[Any]) -> Iterator[str]:
+    """Piece by piece: a long answer is not held a second time as text."""
+    yield "["
+    for place, item in enumerate(items):
+        yield f"{', ' if place else ''}{as_json(item)}"
+    yield "]"
+
+
+async def _body(request: Request, most: int, what: str, why: str) -> bytes:
+    """The body of a request; HTTPException 413 when it is longer than so many bytes, or says that it will be."""
+    too_long = HTTPException(413, f"{what} of more than {most} bytes ({why})")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > most:
+        raise too_long
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most:
+            raise too_long
+    return bytes(body)
 
 
 def _given_token(authorization: str) -> str:

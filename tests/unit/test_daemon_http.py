@@ -1,0 +1,210 @@
+"""The HTTP server on a real socket: what a client may take of it, and what it is answered."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from decimal import Decimal
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import pytest
+from brokers import until
+from prometheus_client import CollectorRegistry
+
+from retuned.daemon import connections
+from retuned.daemon.http import Server, application
+from retuned.daemon.settings import HttpSettings, Settings
+
+LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
+
+
+class Daemon:
+    """What the server asks a daemon for, with answers that can be set."""
+
+    def __init__(self) -> None:
+        self.registry, self.settings = CollectorRegistry(), Settings()
+        self.found: Any = {"workloads": {}}
+        self.commands: list[dict[str, Any]] = []
+
+    def health(self) -> list[str]:
+        return []
+
+    def status(self) -> Any:
+        return self.found
+
+    def lineage(self, _: str) -> Any:
+        return self.found
+
+    def labels(self, _: str | None) -> Any:
+        return [self.found]
+
+    def dead_letters(self, *_: Any) -> Any:
+        return [self.found] * 3
+
+    def replay(self) -> Any:
+        return self.found
+
+    def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
+        self.commands.append(arguments)
+        return {"done": self.found}
+
+
+class Place:
+    def __init__(self, settings: HttpSettings) -> None:
+        self.daemon = Daemon()
+        self.server = Server(application(cast(Any, self.daemon), settings), settings)
+        self.server.start()
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", int(self.server.url.rsplit(":", 1)[1]))) == 0)
+        self.url, self.port = self.server.url, int(self.server.url.rsplit(":", 1)[1])
+        self.command = f"{self.url}/api/v1/workloads/support/promote"
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection.sendall(sent)
+        return connection
+
+    def well(self) -> bool:
+        return httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    made = Place(HttpSettings(port=0))
+    yield made
+    made.server.stop()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Within its timeout, whatever is sent before."""
+    try:
+        while connection.recv(2**16):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_who_sends_no_token_or_a_piece_of_one_is_nobody() -> None:
+    made = Place(HttpSettings(port=0, viewer_token=LOOK, operator_token=ACT))  # type: ignore[arg-type]
+    try:
+        for headers in (
+            {},
+            *({"Authorization": given} for given in ("Bearer", "Basic Og==", f"Bearer {LOOK[:-1]}")),
+        ):
+            assert httpx.get(f"{made.url}/api/v1/status", headers=headers).status_code == 401
+            assert httpx.post(made.command, headers=headers, json={}).status_code == 401
+        assert httpx.post(made.command, headers={"Authorization": f"Bearer {LOOK}"}, json={}).status_code == 403
+        assert httpx.post(made.command, headers={"Authorization": f"Bearer {ACT}"}, json={}).status_code == 200
+    finally:
+        made.server.stop()
+
+
+def test_idle_connections_take_no_others_place(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda: 10)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(place.connect(b"GET / HTTP/1.1\r\n"[: number % 16])) for number in range(40)]
+        assert place.well()
+        closed = 0
+        for connection in idle:
+            connection.settimeout(0.2)
+            closed += is_closed(connection)
+        assert closed >= 30
+        assert place.well()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"POST /api/v1/workloads/support/promote HT",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: y",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost:",
+        b"POST /api/v1/workloads/support/promote HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n{",
+    ],
+)
+def test_a_request_that_is_never_finished_is_closed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.5)
+    with place.connect(begun) as connection:
+        for _ in range(4):  # a byte now and then is no progress
+            time.sleep(0.1)
+            with suppress(OSError):
+                connection.send(b" ")
+        assert is_closed(connection)
+
+
+def test_a_slow_answer_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(place.daemon, "command", lambda *_: time.sleep(1) or {"done": "slowly"})
+    assert httpx.post(place.command, json={}, timeout=10).json() == {"done": "slowly"}
+
+
+def test_connections_are_kept_alive(place: Place) -> None:
+    with httpx.Client() as client:
+        for _ in range(3):
+            assert client.post(place.command, json={"version": "v1"}).status_code == 200
+            assert client.get(f"{place.url}/healthz").status_code == 200
+    assert place.daemon.commands == [{"version": "v1"}] * 3
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b"[" * 50_000, b'{"reason": "' + b"x" * 10**6 + b'"}', b"{", b"\xff"])
+def test_a_body_that_cannot_be_read_is_the_clients_error(place: Place, body: bytes) -> None:
+    answer = httpx.post(place.command, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 413)
+    assert answer.json()["error"]
+    assert place.daemon.commands == []
+    assert place.well()
+
+
+def test_a_body_without_end_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REST_SECONDS", 0.3)
+    head = b"POST /api/v1/workloads/support/promote HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    for length in (b"Content-Length: 1500000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"):
+        sent = 0
+        with place.connect(head + length) as connection:
+            try:
+                while sent < 1_500_000_000:
+                    sent += len(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+                    connection.sendall(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+                    time.sleep(0.001)
+            except OSError:
+                pass
+        assert sent < 1_500_000_000
+    assert place.well()
+
+
+def test_headers_without_end_are_refused(place: Place) -> None:
+    with place.connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n") as connection:
+        try:
+            for number in range(10_000):
+                connection.sendall(b"X-%d: %s\r\n" % (number, b"x" * 1_000))
+        except OSError:
+            pass
+        else:
+            assert is_closed(connection)
+    assert place.well()
+
+
+def test_numbers_that_json_does_not_know_are_null(place: Place) -> None:
+    b = (float("inf"), np.float64("-inf"), np.float32("nan"), Decimal("NaN"), Decimal("1.5"), np.int64(2))
+    place.daemon.found = {"a": [float("nan"), {"b": b}]}
+    null = {"a": [None, {"b": [None, None, None, None, 1.5, 2]}]}
+
+    def strict(text: str) -> Any:
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    for path in ("status", "lineage/x"):
+        assert strict(httpx.get(f"{place.url}/api/v1/{path}").text) == null
+    assert strict(httpx.get(f"{place.url}/api/v1/labels").text) == [null]
+    assert strict(httpx.get(f"{place.url}/api/v1/dead-letters?limit=99999").text) == [null] * 3
+    assert strict(httpx.post(f"{place.url}/api/v1/dead-letters/replay", json={}).text) == null
+    assert strict(httpx.post(place.command, json={}).text) == {"done": null}
