@@ -88,7 +88,7 @@ class Ingest:
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
-        lag: events that waited on the broker after the last batch.
+        lag: events that waited on the broker after the last poll.
         passed_over: since the start, by the reasons in `dialects.PASSED_OVER`.
     """
 
@@ -115,7 +115,8 @@ class Ingest:
         kinds: tuple[Kind, Kind] = ("interactions", "feedback")
         self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
         for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
-            metrics.lost.labels(topic)  # a series that begins at 0, so that an alert sees its first rise
+            metrics.lost.labels(topic)  # series that begin at 0, so that an alert sees their first rise, or none
+            metrics.events.labels(topic)
             metrics.set_aside.labels(topic).set_function(partial(self._count_set_aside, topic))
         self.passed_over: Counter[str] = Counter()
         self.events_seen = 0
@@ -128,6 +129,12 @@ class Ingest:
         self._busy_until = 0.0
         self._cached_bytes = 0
         self.lag = 0
+        self._progress_at = time.monotonic()
+
+    @property
+    def seconds_without_progress(self) -> float:
+        """How long ago the loop last came round: a poll ended, events or no events, or the broker was found away."""
+        return time.monotonic() - self._progress_at
 
     @property
     def caught_up(self) -> bool:
@@ -180,6 +187,7 @@ class Ingest:
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
                         self._broker_is(up=False, why=str(error))
+                        self._progress()
                         self._rest(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                     written, pending = pending, None
@@ -283,6 +291,7 @@ class Ingest:
             reading.execute(self._queries["letters_to_replay"])
             while letters := reading.fetchmany(REPLAY_LETTERS):
                 total.update(self._replay_some(letters))
+                self._progress()
         return dict(total)
 
     def _replay_some(self, letters: list[Any]) -> Counter[str]:
@@ -339,6 +348,9 @@ class Ingest:
         busy = self._asked or time.monotonic() < self._busy_until
         batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
         self._broker_is(up=True)
+        self.lag = self._source.lag()
+        self._metrics.lag.set(self.lag)
+        self._progress()
         return self._rows(batch, settings.deduplicate_seconds, self._pseudonym) if batch.nexts else None
 
     def _rows(self, batch: Batch, distance_seconds: float, pseudonym: Callable[[str], str]) -> Rows:
@@ -476,8 +488,6 @@ class Ingest:
             if isinstance(record, BrokenBatch):
                 metrics.lost.labels(record.topic).inc(record.events)
                 log.error("%s; going on behind it", record.problem)
-        self.lag = self._source.lag()
-        metrics.lag.set(self.lag)
         if messages:
             self.events_seen += messages
             self.last_event_at = rows.received_at
@@ -526,6 +536,10 @@ class Ingest:
             self._metrics.dead_letter_publish_failures.inc()
             self._copy_from = time.monotonic() + COPY_PAUSE_SECONDS
             log.warning("dead letters are stored, but for a while not copied to %s: %s", topic, error)
+
+    def _progress(self) -> None:
+        self._progress_at = time.monotonic()
+        self._metrics.last_progress.set_to_current_time()
 
     def _broker_is(self, *, up: bool, why: str = "") -> None:
         if self.broker_up and not up:

@@ -55,6 +55,11 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=registry,
         )
+        self.last_progress = Gauge(
+            "retuned_ingest_last_progress_timestamp_seconds",
+            "When the ingest loop last came round, events or no events, broker or no broker, Unix time.",
+            registry=registry,
+        )
         self.broker_up = Gauge("retuned_broker_up", "1 while the broker answers.", registry=registry)
         self.last_event = Gauge(
             "retuned_ingest_last_event_timestamp_seconds",

@@ -39,6 +39,9 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
+STANDSTILL_SECONDS = 120.0
+"""The ingest loop comes round within seconds, and within half a minute with the slowest batch, import or answer of a
+broker that was measured. A group gives up on a member after 300 s (`max.poll.interval.ms`): this comes before."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -140,7 +143,12 @@ class App:
         """What is broken for good; empty when the process is sound."""
         if self.error is not None:
             return [str(self.error)]
-        return [] if self._ingest_thread.is_alive() else ["ingestion is not running"]
+        if not self._ingest_thread.is_alive():
+            return ["ingestion is not running"]
+        silent = self.ingest.seconds_without_progress
+        if silent > STANDSTILL_SECONDS:
+            return [f"ingestion stands still: its loop hangs since {silent:.0f} s; restart the daemon, nothing is lost"]
+        return []
 
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""

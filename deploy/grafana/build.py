@@ -266,13 +266,19 @@ def operations() -> dashboard.Dashboard:
         ),
         lines(
             "Jobs",
-            "Runs of the scheduled jobs in the last hour, by outcome.",
+            "Runs of the scheduled jobs in the last hour, by outcome, and for which workload a part of them failed.",
             ("sum by (task, outcome) (increase(retuned_job_runs_total[1h]))", "{{task}} {{outcome}}"),
+            (
+                "sum by (task, workload) (increase(retuned_workload_failures_total[1h])) > 0",
+                "{{task}} failed for {{workload}}",
+            ),
         ),
         lines(
             "Since the last success",
-            "Time since each job last succeeded. What a job computes is as old as this.",
+            "Time since each job last succeeded, and since the ingest loop last came round. What a job computes is as "
+            "old as this.",
             ("time() - retuned_job_last_success_timestamp_seconds", "{{task}}"),
+            ("time() - retuned_ingest_last_progress_timestamp_seconds", "ingestion"),
             unit=SECONDS,
         ),
         lines(

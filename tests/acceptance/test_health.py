@@ -1,0 +1,74 @@
+"""What /healthz and the metrics say when the ingest loop hangs, and when the broker is away."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from brokers import Broker, until
+from daemons import settings_for
+
+from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.kafka import Batch
+from retuned.daemon import app
+from retuned.daemon.settings import Settings
+
+
+class Source:
+    """Does what its test wants at each poll."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.hang = self.away = False
+        self.waiting = 0
+        self.before_assignment = lambda: None
+
+    def poll(self, _: int, __: float) -> Batch:
+        self.released.wait(60 if self.hang else 0.02)
+        if self.away:
+            raise BrokerUnavailable("broker: not there")
+        return Batch()
+
+    def lag(self) -> int:
+        return self.waiting
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def source(tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Source, str, Any]]:
+    made = Source()
+    monkeypatch.setattr(app, "open_source", lambda *_: made)
+    monkeypatch.setattr(app, "STANDSTILL_SECONDS", 3.0)
+    daemon = app.App(Settings(**settings_for(tansu, tmp_path, http={"port": 0})))
+    daemon.start()
+    yield made, daemon.server.url, daemon
+    made.released.set()
+    daemon.stop()
+
+
+def code(url: str, path: str) -> int:
+    try:
+        return httpx.get(url + path, timeout=5).status_code
+    except httpx.ConnectError:
+        return 0
+
+
+def test_a_loop_that_hangs_is_unhealthy_and_one_that_waits_for_a_broker_is_not(source: Any) -> None:
+    fake, url, daemon = source
+    until(lambda: code(url, "/readyz") == 200)
+    fake.waiting = 7  # without a batch
+    until(lambda: daemon.registry.get_sample_value("retuned_ingest_lag_events") == 7)
+    assert daemon.registry.get_sample_value("retuned_ingest_last_progress_timestamp_seconds")
+    fake.away = True
+    until(lambda: code(url, "/readyz") == 503)
+    assert code(url, "/healthz") == 200
+    fake.away, fake.hang = False, True
+    until(lambda: code(url, "/healthz") == 503)
+    assert "stands still" in httpx.get(f"{url}/healthz").text
+    fake.hang = False
+    fake.released.set()
+    until(lambda: code(url, "/healthz") == 200)
