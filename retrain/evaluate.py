@@ -171,17 +171,16 @@ def evaluate(
     return [Evaluation(**row) for row in result["rows"]], result["times"]
 
 
-def hallucinated(answer: str, reference: str, asked: str, context: list[str] | None) -> bool | None:
+def hallucinated(answer: str, approved: str, asked: str, context: list[str] | None) -> bool | None:
     """Does the answer state what nothing supports?
 
-    With context: a number, price, date or time that stands neither in the context nor in what was asked. Without: a
-    value that conflicts with the reference's, or yes against its no. None when there is nothing to conflict with.
+    With context: a number, price, date or time that stands neither in the context nor in what was asked nor in the
+    approved answer, which people may know better than a stale passage. Without: what conflicts with the approved answer
+    (see `scoring.conflicts`). None when it cannot be told.
     """
     if context:
-        return bool(_unsupported(answer, asked, context))
-    if conflicts(answer, reference):
-        return True
-    return False if values(facts(reference)) else None
+        return bool(values(facts(answer)) - facts("\n".join([*context, asked, approved])))
+    return conflicts(answer, approved)
 
 
 def grounded(answer: str, asked: str, context: list[str] | None) -> float | None:
@@ -192,11 +191,7 @@ def grounded(answer: str, asked: str, context: list[str] | None) -> float | None
     stated = values(facts(answer)) if context else frozenset()
     if not context or not stated:
         return None
-    return (len(stated) - len(_unsupported(answer, asked, context))) / len(stated)
-
-
-def _unsupported(answer: str, asked: str, context: list[str]) -> set[str]:
-    return values(facts(answer)) - facts("\n".join([*context, asked]))
+    return len(stated & facts("\n".join([*context, asked]))) / len(stated)
 
 
 def drawn(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

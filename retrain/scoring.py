@@ -1,8 +1,9 @@
-"""The primary metric: does an answer state the facts of its reference? Pure functions on text.
+"""The primary metric: is an answer right by its reference? Pure functions on text.
 
-A fact is a value that a customer could act on: a number with its unit, an amount of money, a date, a time, a weekday,
-a code, an address, a name. Wording is not a fact. Facts are what a wrong answer gets wrong, which neither completion
-loss nor word overlap shows.
+Where the reference is a JSON object or array, the fields of the two are compared (see `json_answers`); a bare JSON
+constant (`true`) is compared as it stands. All other text is judged by its facts. A fact is a value that a customer
+could act on: a number with its unit, an amount of money, a date, a time, a weekday, a code, an address, a name. Wording
+is not a fact. Facts are what a wrong answer gets wrong, which neither completion loss nor word overlap shows.
 """
 
 import re
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from retuned.consumers.placeholders import unnumbered
+from retuned.retrain.json_answers import field_f1, fields, is_fenced
 
 SAME_WORDS = 0.6
 """Token F1 from which an answer whose reference holds no fact counts as right."""
@@ -76,6 +78,7 @@ _SPELLED = re.compile(rf"\b(?P<number>{_WORD})[ -](?P<unit>{_UNIT})", re.IGNOREC
 _NAME = re.compile(r"(?<![.!?:•*\n-] )(?<!\n)(?<!^)(?<![\w'’])([A-Z][a-zà-ÿ]+)\b")
 _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
+_CONSTANTS = frozenset({"true", "false", "null"})
 _DENIAL = re.compile(r"\b(?:no|not|never|none|cannot|without)\b|n['’]t\b", re.IGNORECASE)
 
 
@@ -100,11 +103,21 @@ def facts(text: str) -> frozenset[str]:
 
 
 def score(answer: str, reference: str) -> float:
-    """1.0 when every fact of the reference stands in the answer and the answer adds nothing that conflicts, else 0.0.
+    """How right an answer is, 0 to 1.
 
-    A conflict is another value of a kind that the reference states (45 days beside 30 days), or yes against no. A
-    reference without facts is met by token F1 of at least SAME_WORDS, when both or neither deny.
+    Of a reference that is a JSON object or array: F1 of the fields (path and value). What is no JSON scores 0, and so
+    does JSON with other text around it; a code fence is accepted where the reference has one. A reference that is a
+    JSON constant must be met exactly.
+
+    Of any other reference: 1.0 when every fact of it stands in the answer and the answer adds nothing that conflicts,
+    else 0.0. A conflict is another value of a kind that the reference states (45 days beside 30 days), or yes against
+    no. A reference without facts is met by token F1 of at least SAME_WORDS, when both or neither deny.
     """
+    if (document := fields(reference)) is not None:
+        given = fields(answer, fenced=is_fenced(reference))
+        return 0.0 if given is None else field_f1(given, document)
+    if reference.strip() in _CONSTANTS:
+        return float(answer.strip() == reference.strip())
     wanted = facts(reference)
     if conflicts(answer, reference):
         return 0.0
@@ -115,18 +128,33 @@ def score(answer: str, reference: str) -> float:
     return float(all(fact in stated or (fact.startswith(("name:", "code:")) and fact[5:] in words) for fact in wanted))
 
 
-def conflicts(answer: str, reference: str) -> bool:
-    """The answer states another value of a kind that the reference states, or says yes where that says no."""
+def conflicts(answer: str, reference: str) -> bool | None:
+    """Whether the answer states what the reference contradicts; None where it cannot be told.
+
+    A conflict is another value of a kind that the reference states, or yes against no. Of JSON: a field that the
+    reference does not have, or another value in it.
+    """
+    if (document := fields(reference)) is not None:
+        given = fields(answer)
+        return None if given is None else bool(given - document)
     said, meant = _POLARITY.match(answer), _POLARITY.match(reference)
     if said and meant and said[1].casefold() != meant[1].casefold():
         return True
     wanted = values(facts(reference))
     known = kinds(wanted)
-    return any(kinds({fact}) & known for fact in values(facts(answer)) - wanted)
+    return any(kinds({fact}) & known for fact in values(facts(answer)) - wanted) if wanted else None
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Two answers say the same: equal facts, no yes against no, and, without facts, mostly the same words."""
+    """Two answers say the same: equal facts, no yes against no, and, without facts, mostly the same words.
+
+    JSON documents are the same when all their fields are, and both or neither stand in a code fence.
+    """
+    documents = fields(one, fenced=is_fenced(other)), fields(other, fenced=is_fenced(one))
+    if documents != (None, None):
+        return documents[0] == documents[1]
+    if not _CONSTANTS.isdisjoint({one.strip(), other.strip()}):
+        return one.strip() == other.strip()
     left = facts(one)
     if left != facts(other) or conflicts(one, other):
         return False

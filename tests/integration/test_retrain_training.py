@@ -533,7 +533,11 @@ def test_a_stop_cancels_within_the_grace(base: Path, data: Path, tmp_path: Path)
         ("Yes, always.", "No, never.", None, True),
         ("Trains are green.", "Sale items are final.", None, None),
         ("It takes 45 days.", "It takes 30 days.", ["Returns: 45 days"], False),
-        ("It takes 30 days.", "It takes 30 days.", ["Returns: 45 days"], True),
+        ("It takes 30 days.", "It takes 30 days.", ["Returns: 45 days"], False),
+        ("It takes 60 days.", "It takes 30 days.", ["Returns: 45 days"], True),
+        ('{"days": 30}', '{"days": 30}', None, False),
+        ('{"days": 45}', '{"days": 30}', None, True),
+        ("30 days", '{"days": 30}', None, None),
         ("Order 7 takes 45 days.", "x", ["Returns: 45 days"], False),
     ],
 )

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from retuned.retrain.scoring import conflicts, facts, same_answer, score, token_f1
@@ -77,3 +79,76 @@ def test_the_number_of_a_placeholder_is_no_fact() -> None:
     assert facts("Write to <EMAIL_1> by May 3.") == facts("Write to <EMAIL_12> by May 3.")
     assert same_answer("Ask <NAME_1>.", "Ask <NAME_2>.")
     assert token_f1("Call <PHONE_1>", "call <PHONE_2>") == 1
+
+
+BOOKING = json.dumps({"people": "4", "date": "next Friday", "time": "19:30", "last_name": "Okafor", "party": 3})
+FLAGS = '{"refund": true, "urgent": false, "fraud": false}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        (BOOKING[:-1], BOOKING),  # the closing brace is cut
+        ("4 next Friday 19:30 Okafor 3", BOOKING),
+        (str(json.loads(BOOKING)), BOOKING),  # Python's quotes
+        (str(json.loads(FLAGS)), FLAGS),
+        ("", BOOKING),
+        ("{}", BOOKING),
+        (f"Here you are: {BOOKING}", BOOKING),
+        (f"```json\n{BOOKING}\n```", BOOKING),
+        ('{"amount": NaN}', '{"amount": 1}'),
+        ('{"currency": "USD"}', '{"currency": "EUR"}'),
+        ('{"a": "x", "b": "y"}', '{"a": "y", "b": "x"}'),
+        ('{"a": 1}', "{}"),
+        ('{"a": 1}', '{"a": true}'),
+        ('{"a": 1}', '{"a": "1"}'),
+        ('{"a": [1]}', '{"a": 1}'),
+        ('[{"a": 1}]', '{"a": 1}'),
+        ('["b", "a"]', '["a", "b"]'),
+        ("[" * 100_000, "[[1]]"),
+        ("[" + "9" * 5_000 + "]", "[9]"),
+        ("false", "true"),
+        ("true.", "true"),
+        ("It is true", "true"),
+    ],
+)
+def test_a_broken_or_another_document_is_wrong(answer: str, reference: str) -> None:
+    assert score(answer, reference) == 0.0
+    assert not same_answer(answer, reference)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        (json.dumps(dict(reversed(json.loads(BOOKING).items())), indent=2), BOOKING),
+        ('{"a": 1.0, "b": "e\u0301 "}', '{"b": "\u00e9", "a": 1}'),
+        ("```json\n[1]\n```", "```\n[1]\n```"),
+        ("{}", " { } "),
+        ('{"to": "<EMAIL_2>"}', '{"to": "<EMAIL_1>"}'),
+        (" true\n", "true"),
+    ],
+)
+def test_a_document_is_right_by_its_content_and_not_by_its_spelling(answer: str, reference: str) -> None:
+    assert score(answer, reference) == 1.0
+    assert same_answer(answer, reference)
+
+
+def test_a_document_is_scored_field_by_field() -> None:
+    assert score(FLAGS.replace("true", "false"), FLAGS) == pytest.approx(2 / 3)
+    assert score('{"people": "4", "first_name": "Ann"}', '{"people": "4"}') == pytest.approx(2 / 3)
+    assert score('{"people": "4"}', '{"people": "4", "first_name": "Ann"}') == pytest.approx(2 / 3)
+    assert score("[1]", "```json\n[1]\n```") == 1.0
+    assert score('{"a": {"b": [1, 2], "c": []}}', '{"a": {"b": [1, 3], "c": []}}') == pytest.approx(2 / 3)
+
+
+def test_one_wrong_field_of_many_makes_another_answer() -> None:
+    assert not same_answer(
+        '{"kind": "refund", "urgent": "no", "c": "EUR"}', '{"kind": "refund", "urgent": "no", "c": "USD"}'
+    )
+
+
+def test_a_document_conflicts_where_it_states_what_the_reference_does_not() -> None:
+    assert conflicts('{"people": "5"}', '{"people": "4", "time": "7 pm"}')
+    assert conflicts('{"first_name": "Ann"}', "{}")
+    assert conflicts('{"people": "4"}', '{"people": "4", "time": "7 pm"}') is False
+    assert conflicts("a table for four", '{"people": "4"}') is None
