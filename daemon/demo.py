@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +30,7 @@ from retuned.daemon.demo_company import Company, load, split_questions
 from retuned.daemon.demo_model import base_model
 from retuned.daemon.demo_users import WORKLOAD, ModelServer, Users, right_answers
 from retuned.daemon.demo_view import View
+from retuned.daemon.demo_waits import Waits, setbacks
 
 STAGES = (
     "start a broker, the model server and the daemon",
@@ -42,7 +42,6 @@ STAGES = (
     "customers are served by the second adapter",
 )
 TOPICS = ("interactions", "feedback", "retuned.model-events", "retuned.label-requests")
-PATIENCE_SECONDS = 420.0
 NIGHT_PAUSE_SECONDS = 8.0  # two cores serve and train: while they train, few customers are awake
 
 
@@ -62,9 +61,10 @@ def demo(folder: Path, company_file: Path | None, seed: int, port: int, keep: bo
     console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the clean-up below
     with ExitStack() as stack:
-        stage = Stage(folder, company, seed, port, stack)
-        with View(console, STAGES, f"retuned demo: {company.name}") as view:
-            result = stage.play(view)
+        view = View(console, STAGES, f"retuned demo: {company.name}")
+        stage = Stage(folder, company, seed, port, stack, view)
+        with view:
+            result = stage.play()
         stage.report(console, result)
         if keep:
             console.print(f"\nStill running: {stage.daemon_url} (metrics at /metrics). Ctrl-C ends it.")
@@ -79,8 +79,9 @@ def demo(folder: Path, company_file: Path | None, seed: int, port: int, keep: bo
 class Stage:
     """Everything that runs during the demo."""
 
-    def __init__(self, folder: Path, company: Company, seed: int, port: int, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, company: Company, seed: int, port: int, stack: ExitStack, view: View) -> None:
         self.folder, self.company, self.seed, self.stack = folder.resolve(), company, seed, stack
+        self.view, self.waits = view, Waits(self._check, view.wait, view.setback)
         self.asked, self.exam = split_questions(company, seed)
         self.bootstrap = f"127.0.0.1:{_free_port()}"
         self.daemon_url = f"http://127.0.0.1:{port or _free_port()}"
@@ -91,50 +92,53 @@ class Stage:
 
     # The story
 
-    def play(self, view: View) -> dict[str, Any]:
+    def play(self) -> dict[str, Any]:
         """The seven stages, and what came of them."""
+        view, until = self.view, self.waits.until
         view.begin(0)
         self._start_parts()
         users = Users(self.company, self.asked, self.server, self.bootstrap, self.seed)
         self.stack.callback(users.stop)
-        threading.Thread(target=self._watch, args=(view, users), name="view", daemon=True).start()
+        threading.Thread(target=self._watch, args=(users,), name="view", daemon=True).start()
         view.end(0, f"page at {self.daemon_url}")
 
         facts = self.company.facts(False)
         view.begin(1)
         base = right_answers(self.server, facts, self.exam)
         users.start()
-        run = self._wait(lambda: self._run_number(0), "the daemon does not retrain")
+        run = until(lambda: self._new_run(set()), "the daemon to retrain", name="corrections")
         view.end(1, f"{_share(base)} right on questions that nobody is trained on")
 
         view.begin(2)
-        self._wait(lambda: self._served(1), "the first adapter is not promoted")
+        until(lambda: self._served(1), "the first adapter to be promoted and served", name="training")
         view.end(2, f"because of {'; '.join(run['reasons'])}")
 
         view.begin(3)
         first = right_answers(self.server, facts, self.exam)
-        self._wait(lambda: self._customers_served(users) >= 90, "no customers")
+        until(lambda: self._customers_served(users) >= 90, "90 answers of the first adapter", like=["corrections"])
         before = self._figures()
         view.end(3, f"{_share(first)} right on questions never trained on")
 
         view.begin(4)
         facts = self.company.facts(True)
+        known, adapters = {run["id"] for run in self._workload()["runs"]}, self._promoted()
         users.change_policies()
         view.figures.policies = "the new policies"
         stale = right_answers(self.server, facts, self.exam)
-        run = self._wait(lambda: self._run_number(1), "the daemon does not notice the change")
+        again = ["corrections", "training"]
+        run = until(lambda: self._new_run(known), "the daemon to notice the change and retrain", like=again)
         during = self._figures()
         view.end(4, f"{_share(stale)} right by the new policies")
 
         view.begin(5)
-        self._wait(lambda: self._served(2), "the second adapter is not promoted")
+        until(lambda: self._served(adapters + 1), "the second adapter to be promoted and served", like=again)
         view.end(5, f"because of {'; '.join(run['reasons'])}")
 
         view.begin(6)
         second = right_answers(self.server, facts, self.exam)
-        self._wait(lambda: self._customers_served(users) >= 60, "no customers")
+        until(lambda: self._customers_served(users) >= 60, "60 answers of the second adapter", like=["corrections"])
         users.stop()
-        self._wait(lambda: self._caught_up(users), "the daemon did not take in every event")
+        until(lambda: self._caught_up(users), "the daemon to take in every event", like=["corrections"])
         after = self._figures()
         view.end(6, f"{_share(second)} right on questions never trained on")
         moments = {
@@ -171,7 +175,7 @@ class Stage:
                 "memory://tansu/",
             ],
         )
-        self._wait(lambda: _answers(self.bootstrap), "the broker does not start", 20)
+        self.waits.until(lambda: _answers(self.bootstrap), "the broker to start")
         self._create_topics()
         self._start(
             "server",
@@ -191,8 +195,8 @@ class Stage:
         self._start(
             "daemon", [sys.executable, "-m", "retuned.daemon.cli", "run", "--config", str(self.folder / "retuned.yaml")]
         )
-        self._wait(lambda: _get(f"{self.server.url}/healthz") is not None, "the model server does not start", 60)
-        self._wait(lambda: _get(f"{self.daemon_url}/readyz") is not None, "the daemon does not start", 60)
+        self.waits.until(lambda: _get(f"{self.server.url}/healthz") is not None, "the model server to start")
+        self.waits.until(lambda: _get(f"{self.daemon_url}/readyz") is not None, "the daemon to start")
 
     def _settings(self, base: Path) -> dict[str, Any]:
         """A day of production in five minutes: short windows, small minimums, and the real thing otherwise."""
@@ -266,18 +270,21 @@ class Stage:
         found: dict[str, Any] = self.status().get("workloads", {}).get(WORKLOAD, {})
         return found
 
-    def _run_number(self, number: int) -> dict[str, Any] | None:
-        """The run of that number, oldest first, once it is under way."""
-        runs = [run for run in reversed(self._workload().get("runs", [])) if run["state"] != "refused"]
-        return runs[number] if len(runs) > number else None
+    def _new_run(self, known: set[str]) -> dict[str, Any] | None:
+        """The oldest run that is none of the known ones, once it is under way."""
+        runs = reversed(self._workload().get("runs", []))
+        return next((run for run in runs if run["state"] != "refused" and run["id"] not in known), None)
+
+    def _promoted(self) -> int:
+        """How many adapters were promoted."""
+        return sum(change["event"] == "promoted" for change in self._workload().get("promotions", []))
 
     def _served(self, number: int) -> bool:
-        """Whether so many adapters were promoted, and the model server serves the latest."""
-        promotions = self._workload().get("promotions", [])
-        if len(promotions) < number:
+        """Whether so many adapters were promoted, and the model server serves the champion."""
+        if self._promoted() < number:
             return False
         served = self.server.ask(self.company.facts(False)[0].questions[0], max_tokens=1).model
-        return served == f"{WORKLOAD}@{promotions[0]['version']}"
+        return served == f"{WORKLOAD}@{self._workload()['champion']}"
 
     def _customers_served(self, users: Users) -> int:
         """Answers that the champion has given."""
@@ -290,7 +297,7 @@ class Stage:
             return max((f["created_at"] for f in self._workload().get("quality", [])), default="")
 
         last = measured()
-        self._wait(lambda: measured() > last, "the daemon does not measure")
+        self.waits.until(lambda: measured() > last, "the daemon's next measurement", like=["corrections"])
         workload = self._workload()
         newest = measured()
         found = {
@@ -306,29 +313,18 @@ class Stage:
         ingestion = self.status()["ingestion"]
         return all(ingestion[topic] >= users.counts[topic] for topic in ("interactions", "feedback"))
 
-    def _wait(self, happened: Callable[[], Any], otherwise: str, seconds: float = PATIENCE_SECONDS) -> Any:
-        """What `happened` returns, once it is true.
-
-        Raises:
-            RetunedError: it did not come, or a part died; the text names the logs.
-        """
-        deadline = time.monotonic() + seconds
-        while not (result := happened()):
-            for name, process in self._processes.items():
-                if process.poll() is not None:
-                    raise RetunedError(
-                        f"demo: the {name} ended (status {process.returncode}); see {self.folder}/logs/{name}.log"
-                    )
-            if time.monotonic() > deadline:
+    def _check(self) -> None:
+        """Raise when a part has died; the text names its log."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
                 raise RetunedError(
-                    f"demo: {otherwise}, waited {seconds:.0f} s; see {self.folder}/logs and {self.daemon_url}"
+                    f"demo: the {name} ended (status {process.returncode}); see {self.folder}/logs/{name}.log"
                 )
-            time.sleep(0.5)
-        return result
 
-    def _watch(self, view: View, users: Users) -> None:
+    def _watch(self, users: Users) -> None:
         """Feed the view, watch the memory and set the pace, until the process ends."""
-        seen, at = 0, time.monotonic()
+        view, seen, at = self.view, 0, time.monotonic()
+        told: set[str] = set()
         while True:
             time.sleep(1.0)
             sent, now = users.counts["interactions"] + users.counts["feedback"], time.monotonic()
@@ -340,6 +336,10 @@ class Stage:
             self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
             view.figures.memory_gigabytes = memory / 1e9
             view.figures.status = self.status() or view.figures.status
+            for id, text in setbacks(view.figures.status.get("workloads", {}).get(WORKLOAD, {})):
+                if id not in told:
+                    told.add(id)
+                    view.tell_setback(text)
             users.pause_seconds = NIGHT_PAUSE_SECONDS if view.figures.status.get("training") else 0.0
 
     # What came of it

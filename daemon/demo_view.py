@@ -45,6 +45,8 @@ class View:
         self.figures = Figures()
         self._console, self._headline = console, headline
         self._began = time.monotonic()
+        self._waiting: tuple[str, float, float] | None = None
+        self._setback = ""
         self._live = Live(self, console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
 
     def __enter__(self) -> "View":
@@ -65,13 +67,28 @@ class View:
         """A stage ended; the note says with what."""
         stage = self.stages[number]
         stage.ended, stage.note = time.monotonic(), note
+        self._waiting, self._setback = None, ""
         assert stage.began is not None
         self._say(f"✓ {stage.title}: {note} ({stage.ended - stage.began:.0f} s)")
+
+    def wait(self, what: str, seconds: float) -> None:
+        """A wait for something begins, of so many seconds at most."""
+        self._waiting = (what, time.monotonic(), seconds)
+        self._say(f"    waiting for {what} ({seconds:.0f} s at most)")
+
+    def tell_setback(self, text: str) -> None:
+        """Something must be tried again, and what it would take."""
+        self._setback = text
+        self._say(f"    {text}")
+
+    def setback(self) -> str:
+        """The latest setback; empty when there was none."""
+        return self._setback
 
     def __rich__(self) -> RenderableType:
         elapsed = time.monotonic() - self._began
         return Panel(
-            Group(self._stages(), Text(), self._numbers(), *self._training()),
+            Group(self._stages(), *self._wait_lines(), Text(), self._numbers(), *self._training()),
             title=self._headline,
             subtitle=f"{elapsed // 60:.0f}:{elapsed % 60:02.0f}",
         )
@@ -96,6 +113,16 @@ class View:
                 Text(stage.note, "dim"),
             )
         return table
+
+    def _wait_lines(self) -> list[RenderableType]:
+        lines: list[RenderableType] = []
+        if self._waiting:
+            what, began, seconds = self._waiting
+            spent = time.monotonic() - began
+            lines.append(Text(f"waiting for {what}: {spent:.0f} of {seconds:.0f} s at most", "dim"))
+        if self._setback:
+            lines.append(Text(self._setback, "yellow"))
+        return lines
 
     def _numbers(self) -> Table:
         figures = self.figures
