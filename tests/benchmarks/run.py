@@ -13,7 +13,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
-BENCHMARKS = ("ingest", "pressure", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget")
+BENCHMARKS = (
+    "ingest", "pressure", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget",
+    "restaurant8k",
+)  # fmt: skip
 
 
 def main() -> int:
