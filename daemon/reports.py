@@ -23,7 +23,7 @@ from retuned.consumers.process import Emit, child_main, run_child
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.monitors.statistics import wilson
 from retuned.retrain import dataset, registry
-from retuned.retrain.evaluate import BASE, CANDIDATE, Evaluation, evaluate
+from retuned.retrain.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, evaluate
 from retuned.retrain.files import replace_text
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ def benchmark(
     """Base model and champion on the newest dataset's holdout and regression rows, or why they were not asked.
 
     Returns:
-        `champion` (a name), and `scores`: rows of `model` (base or champion), `split`, `score`, `low`, `high` (95%),
-        `hallucination` (a share, or None) and `n`; or `problem`.
+        `champion` (a name), and `scores`: rows of `model` (base, champion, or logged for what production had answered),
+        `split`, `score`, `low`, `high` (95%), `hallucination` (a share, or None) and `n`; or `problem`.
     """
     champion = registry.champion(warehouse, workload)
     newest = warehouse.row(SQL["latest_dataset"], {"workload": workload})
@@ -165,7 +165,8 @@ def benchmark(
             return {"problem": f"The dataset {newest['version']} is not there any more."}
         registry.check_base(champion, registry.need_base(settings.models.base))
         dtype = champion.manifest["training"]["dtype"]
-        found, _ = evaluate(rows, None, champion.path, settings, dtype, folder / "benchmark", stop)
+        logged = dataset.logged_answers(warehouse, rows)
+        found, _ = evaluate(rows, None, champion.path, settings, dtype, folder / "benchmark", stop, logged=logged)
     except Cancelled:
         raise
     except (RetunedError, OSError) as error:
@@ -184,7 +185,7 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
         scores.append(
             {
                 "split": split,
-                "model": {BASE: "base", CANDIDATE: "champion"}[model],
+                "model": {BASE: "base", CANDIDATE: "champion", LOGGED: "logged"}[model],
                 "score": score,
                 "low": low,
                 "high": high,
@@ -337,8 +338,9 @@ def _plots(job: dict[str, Any]) -> list[tuple[str, str, "Figure"]]:
         ("Gains and costs", "Booked on each day, and what they add up to since the period began.", _amounts(job)),
         (
             "Base model and champion",
-            "Share of right answers to questions that neither was trained on (holdout), and to questions that were "
-            "answered right before and must stay so (regression), with 95% intervals.",
+            "Mean score on questions that neither was trained on (holdout), and on questions that were answered right "
+            "before and must stay so (regression), with 95% intervals. Logged is what production had answered to those "
+            "of the holdout, which people corrected or called good.",
             _scores_plot(job),
         ),
         ("Champion over time", "Right answers on the holdout of each report.", _course(job)),
@@ -469,7 +471,7 @@ def _scores_plot(job: dict[str, Any]) -> "Figure | None":
 
     scores = job["benchmark"].get("scores", [])
     traces = []
-    for model, colour in (("base", "#9aa8b8"), ("champion", MARK)):
+    for model, colour in (("base", "#9aa8b8"), ("logged", "#c9963a"), ("champion", MARK)):
         own = [row for row in scores if row["model"] == model]
         if own:
             traces.append(

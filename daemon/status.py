@@ -88,7 +88,7 @@ def _finite(value: Any) -> Any:
 def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
     def rows(query: str, **more: str) -> list[dict[str, Any]]:
         found = warehouse.rows(SQL[query], {"workload": workload, **more})
-        return [{**row, "reasons": json.loads(row["reasons"])} if "reasons" in row else row for row in found]
+        return [row | {name: json.loads(row[name]) for name in ("reasons", "scores") if row.get(name)} for row in found]
 
     aliases = {row["alias"]: row["version"] for row in rows("aliases")}
     return {

@@ -23,7 +23,7 @@ from retuned.retrain.gate import interval
 QUERIES = named_queries(resources("retuned.retrain") / "sql", "card.sql")
 
 NAME = "README.md"
-BASE = "base"
+BASE, LOGGED = "base", "logged"
 UNKNOWN = "unknown"
 
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
@@ -142,7 +142,7 @@ def _verdict(record: Record) -> str:
         if (of := _by_row(record, model, "holdout"))
     )
     verdict = "**The gate passed it.**" if record.decision["outcome"] else "**The gate refused it.**"
-    return f"{verdict} Right answers to questions that nothing was trained on: {told}." if told else verdict
+    return f"{verdict} Score on questions that nothing was trained on: {told}." if told else verdict
 
 
 def _models(record: Record) -> list[tuple[str, str]]:
@@ -151,6 +151,7 @@ def _models(record: Record) -> list[tuple[str, str]]:
     return [
         ("this version", record.manifest["version"]),
         *([(f"its parent {parent}", parent)] if parent else []),
+        ("what production had answered", LOGGED),
         ("the base model", BASE),
     ]
 
@@ -177,15 +178,16 @@ def _quality(record: Record) -> list[str]:
         parts.append(
             "\n".join(
                 [
-                    "| on | model | questions | right answers | this version is better by (95% interval) |",
+                    "| on | model | questions | score | this version is better by (95% interval) |",
                     "|---|---|---|---|---|",
                     *rows,
                 ]
             )
         )
         parts.append(
-            "An answer is right when it states every fact of the reference and none that contradicts it. Intervals are "
-            "bootstrapped over the questions."
+            "The score of an answer: of JSON, F1 of its fields; of other text, 100% when it states every fact of the "
+            "reference and none that contradicts it, else 0%. Intervals are bootstrapped over the questions. What "
+            "production had answered is known of questions that people corrected or called good alone."
         )
     if record.decision is not None:
         parts.append("The gate, in its own words:")

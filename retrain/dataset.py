@@ -126,6 +126,12 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
     return Dataset(version, workload, row["created_at"], Path(row["path"]), card["rows"], row["replay"], card)
 
 
+def logged_answers(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
+    """What production answered to the questions of the holdout, by row_id, as far as it is known."""
+    parameters = {"workload": dataset.workload, "version": dataset.version}
+    return {row["row_id"]: row["response"] for row in warehouse.rows(QUERIES["logged_answers"], parameters)}
+
+
 @dataclass(frozen=True)
 class Learnable:
     """What a training from scratch would learn from, oldest first.

@@ -1,5 +1,7 @@
 """Evaluation of base, champion and candidate on rows that none was trained on, in a child process.
 
+What production answered to the rows is scored beside them, by the same measure.
+
 One base model is in memory, with the adapters on it. The models answer each batch together (see `generation`), or in
 turn where that does not fit them: all see the same batches (bf16 arithmetic depends on them) and the same load of the
 machine.
@@ -10,9 +12,9 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from retuned.retrain.generation import Generator
 
 BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
+LOGGED = "logged"
+"""In the place of a model's name: the answers that production gave, whatever gave them."""
 
 _LONGER = 1.5
 _MORE_TOKENS = 8
@@ -47,8 +51,10 @@ class Evaluation:
     """How one model answered one row.
 
     Attributes:
-        model: base, champion or candidate.
+        model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
+            not known.
         split: holdout or regression.
+        kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.
         language: of the question and the approved answer (ISO 639-1); None where they are too short to tell.
@@ -61,6 +67,7 @@ class Evaluation:
         consistency: of tone and format with the approved answer, 0 to 1 (see `tone.features`).
         refused: it says that it cannot or will not answer, and the approved answer does not.
         length_ratio: its words over those of the approved answer.
+        output_tokens: tokens of the answer.
         latency_seconds: the answer's tokens at the model's pace. The pace is the best of a few trials, the models in
             turn; on a CPU by the time that the threads worked. What else the machine does meanwhile, serving for
             example, is nobody's latency. The bare base model is given the candidate's pace: what any adapter costs
@@ -79,15 +86,24 @@ class Evaluation:
     with_context: bool
     score: float
     token_f1: float
-    loss: float
+    loss: float | None
     hallucinated: bool | None
     grounded: float | None
     consistency: float
     refused: bool
     length_ratio: float
-    latency_seconds: float
+    latency_seconds: float | None
     output: str
+    output_tokens: int | None = None
+    kind: str | None = None
     verdict: str | None = None
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        """The pace; None where it is not known."""
+        if self.latency_seconds is None or self.output_tokens is None:
+            return None
+        return self.latency_seconds / max(self.output_tokens, 1)
 
     @property
     def slices(self) -> list[str]:
@@ -132,12 +148,16 @@ def evaluate(
     folder: Path,
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
+    logged: Mapping[str, str] | None = None,
 ) -> tuple[list[Evaluation], dict[str, float]]:
     """Let base, champion and candidate answer the holdout, and champion and candidate the regression rows.
+
+    The logged answers are measured beside them.
 
     Args:
         candidate: folder of the adapter.
         dtype: of the base model, as the training chose it.
+        logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
         the evaluations, and `seconds` and `load_seconds`.
@@ -158,6 +178,7 @@ def evaluate(
         "threads": settings.train.threads,
         "max_length": settings.train.max_length,
         "context": settings.train.context,
+        "logged": dict(logged or {}),
         "settings": settings.evaluate.model_dump(mode="json"),
     }
     result = run_child(
@@ -224,6 +245,11 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
     load_seconds = time.perf_counter() - started
     found = evaluator.answers("holdout", rows["holdout"], list(models))
+    found += [
+        measured("holdout", row, LOGGED, job["logged"][row["row_id"]])
+        for row in rows["holdout"]
+        if row["row_id"] in job["logged"]
+    ]
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
     times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
@@ -244,6 +270,34 @@ def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
         found[full] = lora.load_adapter(found.get(full) or load_model(base, dtype), path, name=name)
     of = {name: found[lora.is_full(path)] for name, path in paths.items()}
     return {BASE: of[CANDIDATE], **of}
+
+
+def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:
+    """What can be told of an answer by its text alone. `row`: an example's columns."""
+    context, approved = json.loads(row["context"]) if row["context"] else None, row["completion"]
+    messages = json.loads(row["messages"])
+    asked = "\n".join(turn.get("content") or "" for turn in messages)
+    return Evaluation(
+        model=model,
+        split=split,
+        row_id=row["row_id"],
+        topic=row.get("topic"),
+        origin=row.get("origin"),
+        language=style.language(f"{messages[-1].get('content') or ''}\n{approved}"),
+        turns=sum(turn["role"] == "user" for turn in messages),
+        with_context=bool(context),
+        score=score(output, approved),
+        token_f1=token_f1(output, approved),
+        loss=None,
+        hallucinated=hallucinated(output, approved, asked, context),
+        grounded=grounded(output, asked, context),
+        consistency=tone.consistency(output, approved),
+        refused=style.refuses(output) and not style.refuses(approved),
+        length_ratio=style.length_ratio(output, approved),
+        latency_seconds=None,
+        output=output,
+        kind=row.get("kind"),
+    )
 
 
 class _Evaluator:
@@ -302,35 +356,10 @@ class _Evaluator:
                 losses = self._losses(active, encoded)
             outputs = self.tokenizer.batch_decode(answers[model], skip_special_tokens=True)
             for row, output, ids, loss in zip(rows, map(str.strip, outputs), answers[model], losses, strict=True):
-                found.append(self._evaluation(split, row, model, output, len(ids), loss))
+                one = measured(split, row, model, output)
+                seconds = max(len(ids), 1) * self.paces[model]
+                found.append(replace(one, loss=loss, output_tokens=len(ids), latency_seconds=seconds))
         return found
-
-    def _evaluation(
-        self, split: str, row: dict[str, Any], model: str, output: str, tokens: int, loss: float
-    ) -> Evaluation:
-        context, approved = json.loads(row["context"]) if row["context"] else None, row["completion"]
-        messages = json.loads(row["messages"])
-        asked = "\n".join(turn.get("content") or "" for turn in messages)
-        return Evaluation(
-            model=model,
-            split=split,
-            row_id=row["row_id"],
-            topic=row.get("topic"),
-            origin=row.get("origin"),
-            language=style.language(f"{messages[-1].get('content') or ''}\n{approved}"),
-            turns=sum(turn["role"] == "user" for turn in messages),
-            with_context=bool(context),
-            score=score(output, approved),
-            token_f1=token_f1(output, approved),
-            loss=loss,
-            hallucinated=hallucinated(output, approved, asked, context),
-            grounded=grounded(output, asked, context),
-            consistency=tone.consistency(output, approved),
-            refused=style.refuses(output) and not style.refuses(approved),
-            length_ratio=style.length_ratio(output, approved),
-            latency_seconds=max(tokens, 1) * self.paces[model],
-            output=output,
-        )
 
     def _generator(self, models: list[str]) -> "Generator":
         from retuned.retrain.generation import Generator

@@ -36,11 +36,15 @@ class Measured(Protocol):
     @property
     def length_ratio(self) -> float: ...
     @property
-    def latency_seconds(self) -> float: ...
+    def latency_seconds(self) -> float | None: ...
+    @property
+    def seconds_per_token(self) -> float | None: ...
     @property
     def slices(self) -> Sequence[str]: ...
     @property
     def origin(self) -> str | None: ...
+    @property
+    def kind(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def decide(
     settings: GateSettings,
     seed: int,
     tries: int = 0,
+    logged: Sequence[Measured] = (),
+    serving: bool = True,
 ) -> Decision:
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
@@ -68,14 +74,22 @@ def decide(
     candidate that is no better with probability 1 − confidence at most: Bonferroni with unequal weights (Rosenthal and
     Rubin 1983), half of what is left for each try.
 
+    Where no champion serves, the answers that production gave are a second bar: whatever model it was that people
+    use, the candidate would take its place. The candidate must show the gain over both, which keeps the error
+    (intersection-union test, Berger 1982). Where a champion serves they are information: its answers of today are the
+    fairer comparison.
+
     Guards then ask for evidence of harm. A rise of hallucinations or refusals, or a drop in score on the regression
     set or on any slice of the holdout, above its limit refuses the candidate unless chance explains it (see `_within`).
-    Proof of harmlessness would take thousands of examples. The medians of latency and length are compared with their
-    limits as they are. All conditions are looked at, so that a refusal names all its reasons.
+    Proof of harmlessness would take thousands of examples. The medians of length and of the time that a token takes are
+    compared with their limits as they are. All conditions are looked at, so that a refusal names all its reasons.
 
     Args:
         tries: earlier decisions on this holdout.
+        logged: the answers that production gave to the holdout's questions, as far as they are known.
+        serving: a champion serves; else `champion` holds the base model's answers.
     """
+    opponent = "champion" if serving else "base model"
     pairs = _pairs(champion, candidate)
     if len(pairs) < settings.minimum_examples:
         return Decision(
@@ -87,22 +101,38 @@ def decide(
             {"examples": len(pairs)},
         )
     checks = {
-        "gain": _gain(pairs, settings, seed, tries),
-        "hallucination": _hallucination(pairs, settings),
-        "refusal": _refusals(pairs, settings),
-        "regression": _regression(_pairs(champion_regression, candidate_regression), settings),
+        "gain": _gain(pairs, settings, seed, tries, opponent),
+        "hallucination": _hallucination(pairs, settings, opponent),
+        "refusal": _refusals(pairs, settings, opponent),
+        "regression": _regression(_pairs(champion_regression, candidate_regression), settings, opponent),
         "slices": _slices(pairs, settings),
-        "latency": _latency(pairs, settings),
-        "length": _length(pairs, settings),
+        "latency": _latency(pairs, settings, opponent),
+        "length": _length(pairs, settings, opponent),
     }
+    if produced := _pairs(logged, candidate):
+        checks["logged"] = _logged(produced, settings, seed, tries, serving)
     figures = {"examples": float(len(pairs))}
     for name, check in checks.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
-    return Decision(
-        all(check.outcome for check in checks.values()),
-        [reason for check in checks.values() for reason in check.reasons],
-        figures,
-    )
+    outcome = all(check.outcome for check in checks.values())
+    reasons = [reason for check in checks.values() for reason in check.reasons]
+    return Decision(outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings)], figures)
+
+
+def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings) -> str:
+    """By what a candidate was refused, and which gain or how many more examples would have been enough."""
+    text = f"Refused by: {', '.join(name for name, check in checks.items() if not check.outcome)}."
+    gain = checks["gain"].figures
+    if not checks["gain"].outcome:
+        enough = settings.minimum_gain + gain["gain"] - gain["gain_low"]
+        text += (
+            f" On examples that scatter like these a gain of about {enough:+.3f} would be enough; "
+            f"it is {gain['gain']:+.3f}."
+        )
+        lacking = int(gain["examples_needed"]) - examples
+        if lacking > 0:
+            text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more."
+    return text
 
 
 Pairs = list[tuple[Measured, Measured]]
@@ -113,40 +143,96 @@ def _pairs(champion: Sequence[Measured], candidate: Sequence[Measured]) -> Pairs
     return [(row, answered[row.row_id]) for row in champion if row.row_id in answered]
 
 
-def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> Decision:
-    before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
-    differences = np.array([new.score - old.score for old, new in pairs])
-    error = (1 - settings.confidence) / 2 ** (tries + 1)
-    low, high = interval(differences, error, settings.resamples, seed)
-    passed = low > settings.minimum_gain
-    needed = examples_needed(differences, error, settings)
+def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int, opponent: str) -> Decision:
+    found = _compared(pairs, settings, seed, tries)
+    needed = examples_needed(_gains(pairs), _error(settings, tries), settings)
     reasons = [
-        f"The candidate scores {after:.3f} on {len(pairs)} holdout examples and the champion {before:.3f}: "
-        f"a gain of {after - before:+.3f} ({_percent(1 - 2 * error)} interval {low:+.3f} to {high:+.3f}), "
-        f"{'above' if passed else 'not surely above'} the minimum of {settings.minimum_gain:.3f}."
+        f"The candidate scores {found.after:.3f} on {len(pairs)} holdout examples and the {opponent} "
+        f"{found.before:.3f}: {found.text}."
     ]
     if tries:
         reasons.append(
             f"This holdout was decided on {tries} time{'s' * (tries > 1)} before: the interval is wider for it."
         )
-    if not passed and len(pairs) < needed:
-        reasons.append(
-            f"The holdout is small: to be sure of a gain of {settings.expected_gain:.3f} takes some {needed} examples "
-            "like these."
-        )
     return Decision(
-        passed,
+        found.passed,
         reasons,
         {
-            "score_champion": before,
-            "score_candidate": after,
-            "gain": after - before,
-            "gain_low": low,
-            "gain_high": high,
+            "score_champion": found.before,
+            "score_candidate": found.after,
+            "gain": found.after - found.before,
+            "gain_low": found.low,
+            "gain_high": found.high,
             "tries": float(tries + 1),
             "examples_needed": float(needed),
         },
     )
+
+
+def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving: bool) -> Decision:
+    """What production answered, beside the candidate: a bar where no champion serves and there are enough answers."""
+    found = _compared(pairs, settings, seed, tries)
+    by_kind: dict[str, Pairs] = defaultdict(list)
+    for old, new in pairs:
+        by_kind[old.kind or "other"].append((old, new))
+    corrected = sum(old.kind == "correction" for old, _ in pairs)
+    few = len(pairs) < settings.minimum_examples
+    role = ""
+    if serving:
+        role = " For information: the champion is the bar."
+    elif few:
+        role = f" For information: fewer than {settings.minimum_examples} of them are no bar."
+    figures = {
+        "score_logged": found.before,
+        "logged_examples": float(len(pairs)),
+        "gain_over_logged": found.after - found.before,
+        "gain_over_logged_low": found.low,
+        "gain_over_logged_high": found.high,
+    }
+    for kind, part in by_kind.items():
+        figures[f"score_logged[{kind}]"] = fmean(old.score for old, _ in part)
+        figures[f"logged_examples[{kind}]"] = float(len(part))
+    return Decision(
+        found.passed or serving or few,
+        [
+            f"The answers that production gave to {len(pairs)} of these questions score {found.before:.3f} and the "
+            f"candidate's {found.after:.3f}: {found.text}. People corrected {corrected} of them and called the rest "
+            f"good, so the figure says nothing of all traffic.{role}"
+        ],
+        figures,
+    )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Mean scores before and after, the interval of the gain, and whether that is above the minimum."""
+
+    before: float
+    after: float
+    low: float
+    high: float
+    passed: bool
+    text: str
+
+
+def _compared(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> _Comparison:
+    before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
+    error = _error(settings, tries)
+    low, high = interval(_gains(pairs), error, settings.resamples, seed)
+    passed = low > settings.minimum_gain
+    text = (
+        f"a gain of {after - before:+.3f} ({_percent(1 - 2 * error)} interval {low:+.3f} to {high:+.3f}), "
+        f"{'above' if passed else 'not surely above'} the minimum of {settings.minimum_gain:.3f}"
+    )
+    return _Comparison(before, after, low, high, passed, text)
+
+
+def _gains(pairs: Pairs) -> np.ndarray:
+    return np.array([new.score - old.score for old, new in pairs])
+
+
+def _error(settings: GateSettings, tries: int) -> float:
+    return (1 - settings.confidence) / float(2 ** (tries + 1))
 
 
 def interval(differences: np.ndarray, error: float, resamples: int, seed: int) -> tuple[float, float]:
@@ -176,7 +262,7 @@ def examples_needed(differences: np.ndarray, error: float, settings: GateSetting
     return max(settings.minimum_examples, math.ceil(scatter**2 * variance / gain**2))
 
 
-def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
+def _hallucination(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     told = [
         (old.hallucinated, new.hallucinated)
         for old, new in pairs
@@ -188,21 +274,21 @@ def _hallucination(pairs: Pairs, settings: GateSettings) -> Decision:
             ["Hallucinations could not be told on any holdout example; nothing was held against the candidate."],
             {},
         )
-    return _rise(told, "hallucinates", "hallucination", settings.maximum_hallucination_rise)
+    return _rise(told, "hallucinates", "hallucination", settings.maximum_hallucination_rise, opponent)
 
 
-def _refusals(pairs: Pairs, settings: GateSettings) -> Decision:
+def _refusals(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     told = [(old.refused, new.refused) for old, new in pairs]
-    return _rise(told, "refuses to answer", "refusal", settings.maximum_refusal_rise)
+    return _rise(told, "refuses to answer", "refusal", settings.maximum_refusal_rise, opponent)
 
 
-def _rise(told: Sequence[tuple[bool, bool]], does: str, name: str, limit: float) -> Decision:
+def _rise(told: Sequence[tuple[bool, bool]], does: str, name: str, limit: float, opponent: str) -> Decision:
     before, after = fmean(old for old, _ in told), fmean(new for _, new in told)
     verdict = _within([float(new) - old for old, new in told], limit)
     return Decision(
         verdict.passed,
         [
-            f"The candidate {does} in {after:.1%} of {len(told)} examples and the champion in {before:.1%}: "
+            f"The candidate {does} in {after:.1%} of {len(told)} examples and the {opponent} in {before:.1%}: "
             f"{after - before:+.1%}, {verdict} the allowed rise of {limit:.1%}."
         ],
         {f"{name}_champion": before, f"{name}_candidate": after},
@@ -221,21 +307,35 @@ class _Verdict:
 def _within(differences: Sequence[float], limit: float, error: float = GUARD_ERROR) -> _Verdict:
     """Whether a guard holds, and how to say it; `differences` are above zero where the candidate is worse.
 
-    An exact sign test of the pairs that differ (McNemar 1947), against a candidate that is worse by just the limit:
-    of its changes so many more are for the worse as make up the limit.
+    An exact randomisation test (Fisher 1935, Pitman 1937) against a candidate that is worse by just the limit: given by
+    how much each pair differs, its direction is a draw, in which worse is as much likelier as makes up the limit in the
+    mean. Of answers that are right or wrong it is the sign test of the pairs that differ (McNemar 1947). It assumes
+    independent rows, and that sizes do not depend on the direction; they are rounded to a hundredth.
     """
     if fmean(differences) <= limit + 1e-9:
         return _Verdict(True, "within")
-    from scipy.stats import binom  # half a second: where it is needed
-
-    signs = [d > 0 for d in differences if d]
-    changed, losses = len(signs), sum(signs)
-    worse = min(1.0, (1 + limit * len(differences) / changed) / 2)
-    chance = float(binom.sf(losses - 1, changed, worse))
+    changes = np.rint(100 * np.array(differences)).astype(int)
+    sizes = np.abs(changes[changes != 0])
+    if not sizes.size:
+        return _Verdict(True, "within")
+    worse = min(1.0, (1 + 100 * limit * len(differences) / sizes.sum()) / 2)
+    chance = _at_least(int(changes[changes > 0].sum()), sizes, worse)
     return _Verdict(False, "surely above") if chance <= error else _Verdict(True, "which chance explains, beside")
 
 
-def _regression(pairs: Pairs, settings: GateSettings) -> Decision:
+def _at_least(total: int, sizes: np.ndarray, worse: float) -> float:
+    """The chance that of numbers, each of which counts with the chance `worse`, those that count add up to `total`."""
+    step = int(np.gcd.reduce(sizes))
+    chances = np.array([1.0])
+    for size in sizes // step:
+        grown = np.zeros(len(chances) + size)
+        grown[: len(chances)] = (1 - worse) * chances
+        grown[size:] += worse * chances
+        chances = grown
+    return float(chances[total // step :].sum())
+
+
+def _regression(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     if not pairs:
         return Decision(
             True, ["There are no examples of earlier datasets to fall back on; no regression could be measured."], {}
@@ -255,7 +355,7 @@ def _regression(pairs: Pairs, settings: GateSettings) -> Decision:
     return Decision(
         verdict.passed,
         [
-            f"On {len(pairs)} earlier examples that still hold, the candidate scores {after:.3f} and the champion "
+            f"On {len(pairs)} earlier examples that still hold, the candidate scores {after:.3f} and the {opponent} "
             f"{before:.3f}: a drop of {before - after:+.3f}, {verdict} the allowed {limit:.3f}."
         ],
         figures | _by_part(by_origin, "regression"),
@@ -298,22 +398,38 @@ def _by_part(parts: Mapping[str, Pairs], name: str) -> dict[str, float]:
     return figures
 
 
-def _latency(pairs: Pairs, settings: GateSettings) -> Decision:
-    before, after = median(old.latency_seconds for old, _ in pairs), median(new.latency_seconds for _, new in pairs)
+def _latency(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
+    """The time that a token takes. What an answer takes depends on its length too, which is `_length`'s to judge."""
+    timed = [
+        times
+        for old, new in pairs
+        if None
+        not in (times := (old.seconds_per_token, new.seconds_per_token, old.latency_seconds, new.latency_seconds))
+    ]
+    if not timed:
+        return Decision(True, ["How long a token takes is not known; nothing was held against the candidate."], {})
+    before, after, whole_before, whole_after = (median(column) for column in zip(*timed, strict=True))
     ratio = after / before if before > 0 else 1.0
     limit = settings.maximum_latency_ratio
     passed = ratio <= limit
     return Decision(
         passed,
         [
-            f"The candidate's median latency is {after:.3f} s and the champion's {before:.3f} s: "
-            f"a ratio of {ratio:.2f}, {'within' if passed else 'above'} the allowed {limit:.2f}."
+            f"A token of the candidate's answers takes {1_000 * after:.3g} ms and one of the {opponent}'s "
+            f"{1_000 * before:.3g} ms: a ratio of {ratio:.2f}, {'within' if passed else 'above'} the allowed "
+            f"{limit:.2f}. Their median answers take {whole_after:.3f} s and {whole_before:.3f} s."
         ],
-        {"latency_champion_seconds": before, "latency_candidate_seconds": after, "latency_ratio": ratio},
+        {
+            "token_champion_seconds": before,
+            "token_candidate_seconds": after,
+            "latency_ratio": ratio,
+            "latency_champion_seconds": whole_before,
+            "latency_candidate_seconds": whole_after,
+        },
     )
 
 
-def _length(pairs: Pairs, settings: GateSettings) -> Decision:
+def _length(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     """Longer or shorter than the approved answers: held against the candidate where the champion is nearer to them."""
     before, after = median(old.length_ratio for old, _ in pairs), median(new.length_ratio for _, new in pairs)
     limit = settings.maximum_length_ratio
@@ -321,7 +437,7 @@ def _length(pairs: Pairs, settings: GateSettings) -> Decision:
     return Decision(
         passed,
         [
-            f"The candidate's median answer is {after:.2f} times as long as the approved one and the champion's "
+            f"The candidate's median answer is {after:.2f} times as long as the approved one and the {opponent}'s "
             f"{before:.2f} times: {'within' if passed else 'beyond'} the allowed factor of {limit:.2f}, more or less."
         ],
         {"length_champion": before, "length_candidate": after},

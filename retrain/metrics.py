@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from retuned.consumers.warehouse import Warehouse
+from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
 from retuned.retrain.registry import QUERIES, aliases, model_name
 from retuned.retrain.run import RunResult
 from retuned.retrain.trust import QUARANTINED
@@ -73,7 +74,7 @@ class Metrics:
         )
         self.score = Gauge(
             "retuned_evaluation_score_ratio",
-            "Share of the holdout that a model answers with all facts right, in the latest evaluation",
+            "Mean score on the holdout in the latest evaluation; …@logged: of what production had answered there",
             ["workload", "model_name"],
             registry=registry,
         )
@@ -123,7 +124,7 @@ class Metrics:
         if result.passed is not None:
             self.decisions.labels(workload, "passed" if result.passed else "refused").inc()
         if result.scores:
-            names = {"base": None, "champion": result.parent_version, "candidate": result.version}
+            names = {BASE: None, CHAMPION: result.parent_version, CANDIDATE: result.version, LOGGED: LOGGED}
             scores = {model_name(workload, names[model]): value for model, value in result.scores.items()}
             for gone in self._scored.get(workload, set()) - scores.keys():
                 self.score.remove(workload, gone)

@@ -21,7 +21,7 @@ from retuned.consumers.warehouse import Warehouse, first_line, insert
 from retuned.retrain import card, gate, holdout, judge, registry, rollout
 from retuned.retrain import dataset as datasets
 from retuned.retrain.dataset import Dataset, TooFewRows
-from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, Evaluation, drawn, evaluate, summary
+from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
 from retuned.retrain.files import replace_text
 from retuned.retrain.judge import Opinion
 from retuned.retrain.registry import QUERIES, Version
@@ -44,7 +44,8 @@ class RunResult:
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
         reasons: of the gate, or why the run ended without one.
-        scores: mean score on the holdout of each model: base, champion, candidate.
+        scores: mean score on the holdout of each model: base, champion, candidate; and of logged, what production
+            answered, on the rows where that is known.
         figures: the gate's.
         train_seconds, evaluate_seconds: wall time of the two children.
         training: what `train` returned.
@@ -240,6 +241,7 @@ class _Run:
                 self.folder / "evaluate",
                 self.stop,
                 lambda line: self._tell("evaluate", **line),
+                datasets.logged_answers(self.warehouse, dataset),
             ),
         )
         replace_text(kept, json.dumps([asdict(row) for row in rows]))
@@ -318,6 +320,8 @@ class _Run:
             self.settings.gate,
             self.settings.train.seed,
             holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
+            logged=_of(rows, LOGGED, "holdout"),
+            serving=champion == CHAMPION,
         )
         decision = replace(decision, figures=summary(rows) | decision.figures)
         if opinion is not None:
@@ -335,7 +339,7 @@ class _Run:
             decision = gate.Decision(
                 False, ["The training left the champion as it was.", *decision.reasons], decision.figures
             )
-        names = {BASE: BASE, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
+        names = {BASE: BASE, LOGGED: LOGGED, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
         with self.warehouse.transaction() as cursor:
             for one in rows:
                 values = asdict(one) | {"model": names[one.model]}

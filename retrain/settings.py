@@ -180,7 +180,7 @@ class GateSettings(Section):
         "explains",
     )
     maximum_latency_ratio: PositiveFloat = Field(
-        1.25, description="median latency of the candidate over the champion's"
+        1.25, description="median time of a generated token of the candidate over the champion's"
     )
     maximum_length_ratio: Annotated[float, Field(ge=1)] = Field(
         1.5,

@@ -19,8 +19,9 @@ _REFUSAL = re.compile(
 
 
 def length_ratio(answer: str, approved: str) -> float:
-    """Words of an answer over those of the approved one."""
-    return len(tokens(answer)) / max(len(tokens(approved)), 1)
+    """Words of an answer over those of the approved one; 1 where neither has any, as of two empty JSON objects."""
+    said, meant = len(tokens(answer)), len(tokens(approved))
+    return said / max(meant, 1) if said or meant else 1.0
 
 
 def refuses(text: str) -> bool:

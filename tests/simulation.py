@@ -27,8 +27,10 @@ class Row:
     refused: bool = False
     length_ratio: float = 1.0
     latency_seconds: float = 1.0
+    seconds_per_token: float = 1.0
     slices: tuple[str, ...] = ()
     origin: str | None = None
+    kind: str | None = None
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:

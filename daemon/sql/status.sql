@@ -28,7 +28,8 @@ SELECT created_at, kind, outcome, reasons, run_id FROM decisions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs
-SELECT id, state, reasons, started_at, finished_at, version, train_seconds, error FROM runs
+-- `scores`: mean score on the holdout by base, champion, candidate and logged (what production had answered).
+SELECT id, state, reasons, started_at, finished_at, version, train_seconds, detail -> '$.scores' AS scores, error FROM runs
 WHERE workload = $workload ORDER BY started_at DESC LIMIT 10
 
 -- name: promotions

@@ -454,8 +454,8 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Score on the holdout",
-            "Share of held-out prompts answered with all facts right, in the latest evaluation: base, champion and "
-            "candidate. None of them was ever trained on.",
+            "Mean score on held-out prompts, which were never trained on, in the latest evaluation: base, champion, "
+            "candidate, and as @logged what production had answered.",
             (f"retuned_evaluation_score_ratio{{{OF_VERSION}}}", "{{model_name}}"),
             unit=SHARE,
             most=1,

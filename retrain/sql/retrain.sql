@@ -148,6 +148,13 @@ ORDER BY created_at DESC LIMIT 1
 -- name: unfinished_run
 SELECT * FROM runs WHERE state IN ('running', 'interrupted') ORDER BY started_at LIMIT 1
 
+-- name: logged_answers
+-- What production answered to the questions of a split. Of what was imported as a demonstration nothing was answered.
+SELECT DISTINCT r.row_id, i.response
+FROM dataset_rows r
+JOIN interactions i ON i.id = r.interaction_id AND i.workload = $workload AND i.model <> 'demonstration'
+WHERE r.dataset_version = $version AND r.split = 'holdout'
+
 -- name: gate_decision
 SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind = 'gate'
 

@@ -11,13 +11,14 @@ import pytest
 from judges import answers, serving
 from models import tiny_llama
 from prometheus_client import CollectorRegistry
-from teaching import CHANGED, GOODS, Teacher, teach_policies
+from teaching import CHANGED, GOODS, Teacher, questions, teach_policies
 
 from retuned.consumers.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
 from retuned.retrain import registry, rollout, run
-from retuned.retrain.evaluate import CANDIDATE, Evaluation
+from retuned.retrain.dataset import build, logged_answers
+from retuned.retrain.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.run import RunResult
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
@@ -151,7 +152,7 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
         "SELECT model, avg(score) AS score FROM evaluations WHERE run_id = ? GROUP BY 1", [first.run_id]
     )
     found = {row["model"]: row["score"] for row in scores}
-    assert found == pytest.approx({"base": 0.0, first.version: first.scores["candidate"]})
+    assert found == pytest.approx({"base": 0.0, "logged": 0.0, first.version: first.scores["candidate"]})
     judged = warehouse.rows("SELECT DISTINCT row_id FROM evaluations WHERE run_id = ?", [first.run_id])
     holdout = warehouse.rows(
         "SELECT row_id FROM dataset_rows WHERE split = 'holdout' AND dataset_version = ?", [first.dataset_version]
@@ -167,6 +168,12 @@ def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(
     right = [row for row in rows if row["score"] == 1.0]
     assert {row["consistency"] for row in right} == {1.0}
     assert all(0.8 < row["length_ratio"] < 1.3 for row in right)
+    assert {row["kind"] for row in rows} == {"correction"}
+    logged = [row for row in rows if row["model"] == LOGGED]
+    assert {row["output"] for row in logged} <= {f"You have {GOODS[thing]} for it." for thing in CHANGED}
+    assert {(row["split"], row["score"], row["loss"], row["latency_seconds"]) for row in logged} == {
+        ("holdout", 0.0, None, None)
+    }
     assert not any(row["refused"] for row in right)
     figures = real.second.figures
     assert figures["consistency_candidate"] > 0.9
@@ -176,15 +183,13 @@ def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(
 
 def test_the_bare_base_model_is_timed_as_if_it_carried_an_adapter(real: Real) -> None:
     """Else what an adapter costs, whatever it learned, would refuse the first one: on a small model, for ever."""
-    rows = real.bench.warehouse.rows("SELECT latency_seconds FROM evaluations WHERE run_id = ?", [real.first.run_id])
-    latencies = {row["latency_seconds"] for row in rows}
-    longest = max(latencies)
-    # One pace: each latency is a whole number of tokens at it.
-    assert any(
-        all(abs(seconds * tokens / longest - round(seconds * tokens / longest)) < 1e-6 for seconds in latencies)
-        for tokens in range(1, 130)
+    rows = real.bench.warehouse.rows(
+        "SELECT latency_seconds, output_tokens FROM evaluations WHERE model <> 'logged' AND run_id = ?",
+        [real.first.run_id],
     )
-    assert len(latencies) > 1
+    paces = [row["latency_seconds"] / row["output_tokens"] for row in rows]
+    assert paces == pytest.approx([paces[0]] * len(paces))
+    assert len({row["latency_seconds"] for row in rows}) > 1
 
 
 def test_the_next_retraining_follows_a_change_and_keeps_the_rest(real: Real) -> None:
@@ -230,6 +235,42 @@ def test_metrics_of_runs(real: Real) -> None:
         value("retuned_evaluation_score_ratio", model_name=f"support@{real.first.version}")
         == real.second.scores["champion"]
     )
+    assert value("retuned_evaluation_score_ratio", model_name="support@logged") == real.second.scores["logged"] == 0.0
+
+
+def test_a_first_candidate_that_is_worse_than_production_is_not_promoted(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It beats the base model by far, which production may never have asked."""
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    right = [
+        replace(row, model=LOGGED, score=1.0, loss=None, output_tokens=None, latency_seconds=None)
+        for row in real.evaluations
+        if row.model == BASE and row.split == "holdout"
+    ]
+    real.play(monkeypatch, [row for row in real.evaluations if row.model != LOGGED] + right)
+    result = bench.retrain()
+    assert result.state == "succeeded"
+    assert result.figures["passed[gain]"] == 1.0
+    assert result.passed is False
+    assert result.scores["logged"] == 1.0
+    assert any("1.000" in reason and "production" in reason for reason in result.reasons)
+    version = registry.find(bench.warehouse, "support", str(result.version))
+    assert version is not None
+    assert "| new questions | what production had answered |" in (version.path / "README.md").read_text()
+
+
+def test_the_logged_answers_are_those_of_production(warehouse: Warehouse, tmp_path: Path, base: Path) -> None:
+    """A demonstration was never answered by anybody."""
+    teacher = Teacher(warehouse)
+    teach_policies(teacher, GOODS, openings=slice(5))
+    for question, right in questions(GOODS, slice(5, 10)):
+        teacher.say(teacher.ask(question, right, model="demonstration"), "correction", right)
+    dataset = build(warehouse, settings_for(tmp_path, base), "support", teacher.now)
+    logged = logged_answers(warehouse, dataset)
+    held_out = dataset.split("holdout")
+    assert logged == {row["row_id"]: "I cannot say." for row in held_out if row["source"] != "demonstration"}
+    assert 0 < len(logged) < len(held_out)
 
 
 def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(

@@ -83,7 +83,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
             "scores": [
                 {"split": "holdout", "model": model, "score": score, "low": score - 0.1, "high": score + 0.1,
                  "hallucination": None, "n": 40}
-                for model, score in (("base", 0.2), ("champion", 0.8))
+                for model, score in (("base", 0.2), ("logged", 0.4), ("champion", 0.8))
             ],
         },
         "earlier": [{"period": "2026-02", "score": 0.7, "low": 0.6, "high": 0.8}],
@@ -120,6 +120,7 @@ def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) ->
     assert page.count(PLOT) == 6  # all but invented answers, which nobody judged
     assert "support &lt;b&gt;" in page
     assert "<b>" not in page.split("</script>", 1)[1].split("<section>")[0]
+    assert '"name":"logged"' in page
     assert "http" not in page.split("</script>", 1)[1]
     assert "nan" not in "".join(sentences(job)).lower()
 

@@ -39,6 +39,7 @@ FULL = record(
     decision={"outcome": True, "reasons": ["A gain of +0.500.", "Within the limit."]},
     scores=[
         *scores("base", 0),
+        *scores("logged", 5),
         *scores("77ab01de", 10),
         *scores("3f2a91c0", 30),
         *scores("77ab01de", 20, "regression"),
@@ -64,8 +65,8 @@ def test_the_header_is_hugging_faces() -> None:
 
 def test_it_says_in_one_line_what_a_manager_asks() -> None:
     assert (
-        "**The gate passed it.** Right answers to questions that nothing was trained on: this version 75.0%, its "
-        "parent 77ab01de 25.0%, the base model 0.0%."
+        "**The gate passed it.** Score on questions that nothing was trained on: this version 75.0%, its "
+        "parent 77ab01de 25.0%, what production had answered 12.5%, the base model 0.0%."
     ) in render(FULL)
     refused = Record(**{**vars(FULL), "decision": {"outcome": False, "reasons": []}})
     assert "**The gate refused it.**" in render(refused)
@@ -75,7 +76,8 @@ def test_figures_have_intervals_against_base_and_parent() -> None:
     lines = [line for line in render(FULL).splitlines() if line.startswith("| new questions")]
     assert lines[0] == "| new questions | this version | 40 | 75.0% |  |"
     assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 25.0% | +50.0% (+3")
-    assert lines[2].startswith("| new questions | the base model | 40 | 0.0% | +75.0% (+5")
+    assert lines[2].startswith("| new questions | what production had answered | 40 | 12.5% | +62.5% (+4")
+    assert lines[3].startswith("| new questions | the base model | 40 | 0.0% | +75.0% (+5")
     assert "- Within the limit.\n" in render(FULL)
 
 

@@ -1,9 +1,10 @@
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from retuned.retrain.evaluate import BASE, CANDIDATE, Evaluation, drawn, grounded, summary
+from retuned.retrain.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, drawn, grounded, measured, summary
 
 ROW = Evaluation(
     model=CANDIDATE,
@@ -38,6 +39,26 @@ ROW = Evaluation(
 )
 def test_grounded(answer: str, context: list[str] | None, expected: float | None) -> None:
     assert grounded(answer, "where is order 7?", context) == expected
+
+
+def test_the_pace_is_the_time_of_an_answer_over_its_tokens() -> None:
+    assert replace(ROW, latency_seconds=0.5, output_tokens=20).seconds_per_token == 0.025
+    assert replace(ROW, latency_seconds=0.5, output_tokens=0).seconds_per_token == 0.5
+    assert ROW.seconds_per_token is None
+
+
+def test_what_is_measured_of_an_answer_needs_its_text_alone() -> None:
+    row = {
+        "row_id": "r",
+        "kind": "correction",
+        "messages": json.dumps([{"role": "user", "content": "how long is the return window of a lamp?"}]),
+        "completion": "Lamps can be returned within 30 days.",
+        "context": json.dumps(["Returns: 14 days"]),
+    }
+    right, stale = (measured("holdout", row, LOGGED, f"Lamps can be returned within {n} days.") for n in (30, 14))
+    assert (right.score, right.hallucinated, right.grounded, right.loss) == (1.0, False, 0.0, None)
+    assert (stale.score, stale.hallucinated, stale.grounded) == (0.0, False, 1.0)
+    assert summary([right, stale])["score_logged"] == 0.5
 
 
 def test_slices_of_a_row() -> None:

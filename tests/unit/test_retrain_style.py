@@ -9,6 +9,7 @@ def test_length_counts_words() -> None:
     assert length_ratio("one two three", "one two three four five six") == 0.5
     assert length_ratio("", PLAIN) == 0.0
     assert length_ratio("three words here", "") == 3.0
+    assert length_ratio("{}", "{ }") == 1.0
 
 
 @pytest.mark.parametrize(
