@@ -27,7 +27,7 @@ from rich.table import Table
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.process import THREADS_WAIT_BRIEFLY
 from retuned.daemon.demo_company import Company, load, split_questions
-from retuned.daemon.demo_model import base_model
+from retuned.daemon.demo_model import CONVERSION_SECONDS, base_model
 from retuned.daemon.demo_users import WORKLOAD, ModelServer, Users, right_answers
 from retuned.daemon.demo_view import View
 from retuned.daemon.demo_waits import Waits, setbacks
@@ -153,6 +153,7 @@ class Stage:
 
     def _start_parts(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.view.wait("the base model to be converted, once", CONVERSION_SECONDS)
         base = base_model(self.folder.parent / "smollm2-135m-instruct")
         for old in ("data", "logs", "retuned.yaml", "result.json"):
             path = self.folder / old

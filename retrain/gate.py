@@ -122,16 +122,16 @@ def decide(
 def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings) -> str:
     """By what a candidate was refused, and which gain or how many more examples would have been enough."""
     text = f"Refused by: {', '.join(name for name, check in checks.items() if not check.outcome)}."
-    gain = checks["gain"].figures
-    if not checks["gain"].outcome:
-        enough = settings.minimum_gain + gain["gain"] - gain["gain_low"]
-        text += (
-            f" On examples that scatter like these a gain of about {enough:+.3f} would be enough; "
-            f"it is {gain['gain']:+.3f}."
-        )
-        lacking = int(gain["examples_needed"]) - examples
-        if lacking > 0:
-            text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more."
+    for name, figure, over in (("gain", "gain", ""), ("logged", "gain_over_logged", " over production's answers")):
+        if name in checks and not checks[name].outcome:
+            gain, low = checks[name].figures[figure], checks[name].figures[f"{figure}_low"]
+            text += (
+                f" On examples that scatter like these a gain{over} of about {settings.minimum_gain + gain - low:+.3f} "
+                f"would be enough; it is {gain:+.3f}."
+            )
+    lacking = int(checks["gain"].figures["examples_needed"]) - examples
+    if not checks["gain"].outcome and lacking > 0:
+        text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more."
     return text
 
 

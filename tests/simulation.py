@@ -76,9 +76,20 @@ class Rates:
 
 
 def simulate(
-    candidate: Candidate, examples: int, settings: GateSettings, *, runs: int, seed: int, tries: int = 1
+    candidate: Candidate,
+    examples: int,
+    settings: GateSettings,
+    *,
+    runs: int,
+    seed: int,
+    tries: int = 1,
+    first: bool = False,
 ) -> Rates:
-    """Let candidates of one kind try until one is promoted, at most `tries` of them on each holdout."""
+    """Let candidates of one kind try until one is promoted, at most `tries` of them on each holdout.
+
+    Args:
+        first: no champion serves: what it would have answered is what production did, and the base model knows nothing.
+    """
     rng = np.random.default_rng(seed)
     rates = Rates()
     refused: Counter[str] = Counter()
@@ -87,16 +98,19 @@ def simulate(
         steady = np.full(examples, 0.5)  # what a skewed candidate is compared with
         old = steady if candidate.draw is skewed else candidate.draw(rng, chances, 0.0)
         champion, earlier = _rows(rng, old, 0.0), _earlier(rng, 0.0)
+        opponent = _rows(rng, np.zeros(examples), 0.0) if first else champion
         for k in range(tries):
             new = candidate.draw(rng, chances, candidate.gain)
             decision = decide(
-                champion,
+                opponent,
                 _rows(rng, new, candidate.hallucinating),
                 earlier,
                 _earlier(rng, candidate.forgetting),
                 settings,
                 seed=run,
                 tries=k,
+                logged=champion if first else (),
+                serving=not first,
             )
             if not k:
                 refused.update(

@@ -4,7 +4,7 @@
 
 Candidates try up to four times on one holdout where they are no better; a better one has one try. `gate_power` is the
 share of promotions when a candidate has the gain of `gate.expected_gain` and the holdout as many examples as the gate
-then asks for, guards included.
+then asks for, guards included. First promotions are those where no champion serves and production answered as well.
 """
 
 import json
@@ -66,6 +66,8 @@ def main() -> dict[str, float]:
     figures["gate_guard_refusals"] = max(guards.values())
     size = _size()
     figures["gate_power_examples"] = size
+    first = [simulate(Candidate(), n, SETTINGS, runs=RUNS, seed=n, tries=4, first=True).promoted for n in SIZES]
+    figures["gate_false_first_promotions"] = max(first)
     figures["gate_power"] = simulate(Candidate(SETTINGS.expected_gain), size, SETTINGS, runs=RUNS, seed=1).promoted
     return figures
 

@@ -110,6 +110,8 @@ def test_a_first_candidate_that_is_worse_than_what_production_answered_is_refuse
     assert decision.figures["logged_examples[accepted]"] == 38
     (reason,) = [reason for reason in decision.reasons if "0.950" in reason]
     assert "corrected 2 of them" in reason
+    assert decision.reasons[-1].startswith("Refused by: logged.")
+    assert "over production's answers" in decision.reasons[-1]
 
 
 def test_a_first_candidate_must_beat_both_the_base_model_and_production() -> None:
@@ -278,6 +280,11 @@ QUICK = GateSettings(resamples=2_000)
 )
 def test_what_is_no_better_is_hardly_ever_promoted_in_four_tries(candidate: Candidate, examples: int) -> None:
     assert simulate(candidate, examples, QUICK, runs=400, seed=7, tries=4).promoted <= 0.05
+
+
+def test_a_first_candidate_that_is_no_better_than_production_is_hardly_ever_promoted() -> None:
+    assert simulate(Candidate(), 40, QUICK, runs=400, seed=7, tries=4, first=True).promoted <= 0.05
+    assert simulate(Candidate(gain=0.3), 80, QUICK, runs=100, seed=2, first=True).promoted >= 0.9
 
 
 def test_what_is_better_is_mostly_promoted_and_guards_hardly_ever_stand_in_its_way() -> None:
