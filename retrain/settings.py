@@ -150,7 +150,9 @@ class GateSettings(Section):
 
     minimum_examples: PositiveInt = Field(20, description="with fewer holdout rows the answer is no")
     minimum_gain: Share = Field(
-        0.0, description="the lower end of the interval of candidate minus champion must be above this"
+        0.0,
+        description="the lower end of the interval of candidate minus champion must be above this; where none serves, "
+        "both of candidate minus base model and of candidate minus what production answered",
     )
     expected_gain: Share = Field(
         0.2, description="a refusal says how many examples find a gain of this size in nine of ten cases"
