@@ -196,8 +196,8 @@ def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving
         found.passed or serving or few,
         [
             f"The answers that production gave to {len(pairs)} of these questions score {found.before:.3f} and the "
-            f"candidate's {found.after:.3f}: {found.text}. People corrected {corrected} of them and called the rest "
-            f"good, so the figure says nothing of all traffic.{role}"
+            f"candidate's {found.after:.3f}: {found.text}. People corrected {corrected} of these answers and called "
+            f"{len(pairs) - corrected} good, so this is no estimate for all traffic.{role}"
         ],
         figures,
     )

@@ -109,7 +109,7 @@ def test_a_first_candidate_that_is_worse_than_what_production_answered_is_refuse
     assert decision.figures["score_logged[correction]"] == 0.0
     assert decision.figures["logged_examples[accepted]"] == 38
     (reason,) = [reason for reason in decision.reasons if "0.950" in reason]
-    assert "corrected 2 of them" in reason
+    assert "corrected 2 of these answers and called 38 good" in reason
     assert decision.reasons[-1].startswith("Refused by: logged.")
     assert "over production's answers" in decision.reasons[-1]
 
