@@ -12,7 +12,14 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, RetunedError, Unreadable
+from retuned.consumers.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    RetunedError,
+    Unreadable,
+    out_of_files,
+)
 from retuned.consumers.records import EndlessBatch
 from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.warehouse import first_line
@@ -95,6 +102,8 @@ def connect(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
         refusals = [failure for failure in failures if _is_refusal(failure)]
         raise kafka_error(settings, (refusals or failures or [error])[-1]) from error
     except OSError as error:  # a certificate that cannot be loaded
+        if advice := out_of_files(error):
+            raise BrokerUnavailable(f"kafka {settings.bootstrap_servers}: no connection: {advice}") from error
         raise ConfigurationError(
             f"kafka.ssl_cafile, ssl_certfile, ssl_keyfile: cannot be used ({first_line(error)})"
         ) from error
@@ -187,6 +196,10 @@ def translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
         raise
     except kafka_errors.KafkaError as error:
         raise kafka_error(settings, error, where) from error
+    except OSError as error:
+        if advice := out_of_files(error):
+            raise BrokerUnavailable(f"kafka {settings.bootstrap_servers}: {where}{advice}") from error
+        raise
     except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError, EOFError, ImportError) as error:
         raise _unreadable(settings, error, where) from error
 
@@ -194,6 +207,8 @@ def translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
 def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") -> RetunedError:
     """One of kafka-python's errors as ours: BrokerUnavailable, BrokerRefused or Unreadable."""
     text = f"kafka {settings.bootstrap_servers}: {where}"
+    if advice := out_of_files(error):
+        return BrokerUnavailable(f"{text}{advice}")
     name, said = type(error).__name__, first_line(error)
     reason = said if name in said else f"{name}: {said}"
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):

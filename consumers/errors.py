@@ -1,5 +1,8 @@
 """The errors of the house. The type of an error decides its fate: retry, dead-letter, or stop."""
 
+import errno
+import resource
+
 
 class RetunedError(Exception):
     """An error a person can act on: its text is one line that names the thing and the way out. The daemon stops."""
@@ -59,3 +62,16 @@ class ChildFailed(RetunedError):
 
 class Cancelled(RetunedError):
     """A run was asked to stop; it can be resumed."""
+
+
+def out_of_files(error: BaseException | None) -> str | None:
+    """What to do about an error, or its cause, that says that no more files may be opened; None for any other."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return (
+                f"as many files and connections are open as this process may have ({limit}); raise the limit "
+                "(ulimit -n, LimitNOFILE= of a systemd unit) and start it again"
+            )
+        error = error.__cause__
+    return None

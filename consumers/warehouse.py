@@ -13,13 +13,13 @@ from typing import Any
 
 import duckdb
 
-from retuned.consumers.errors import Busy, WarehouseError
+from retuned.consumers.errors import Busy, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 
 MIGRATIONS = files("retuned.consumers") / "sql"
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
-_NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file")
+_NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
 ROW_GROUP_ROWS = 10_240
 """Rows that DuckDB compresses together. It writes the unfinished group anew at each checkpoint, and all writers wait.
 
@@ -185,6 +185,8 @@ class Warehouse:
         self._connection.close()
 
     def _not_written(self, error: Exception) -> WarehouseError:
+        if advice := out_of_files(error):
+            return WarehouseError(f"warehouse {self.path}: cannot write: {advice}")
         return WarehouseError(
             f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
         )
@@ -284,6 +286,8 @@ def first_line(error: BaseException) -> str:
 
 def _not_opened(path: Path, error: Exception) -> WarehouseError:
     text = str(error)
+    if advice := out_of_files(error):
+        return WarehouseError(f"warehouse {path}: cannot be opened: {advice}")
     if "lock" in text:
         owner = re.search(r"PID (\d+)", text)
         by = f" by process {owner[1]}" if owner else ""

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -39,6 +40,7 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
+MOST_FILES = 65_536
 STANDSTILL_SECONDS = 120.0
 """The ingest loop comes round within seconds, and within half a minute with the slowest batch, import or answer of a
 broker that was measured. A group gives up on a member after 300 s (`max.poll.interval.ms`): this comes before."""
@@ -57,6 +59,14 @@ def tune_interpreter() -> None:
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, 8 << 20)
+
+
+def raise_file_limit() -> None:
+    """Open as many files as this process may: many a shell and service begins with 1,024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < MOST_FILES:
+        most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 class App:
@@ -118,6 +128,7 @@ class App:
     def start(self) -> None:
         """Start the threads: ingestion, jobs, HTTP."""
         tune_interpreter()
+        raise_file_limit()
         self._ingest_thread.start()
         self.jobs.start()
         self.server.start()

@@ -266,12 +266,8 @@ def operations() -> dashboard.Dashboard:
         ),
         lines(
             "Jobs",
-            "Runs of the scheduled jobs in the last hour, by outcome, and for which workload a part of them failed.",
+            "Runs of the scheduled jobs in the last hour, by outcome.",
             ("sum by (task, outcome) (increase(retuned_job_runs_total[1h]))", "{{task}} {{outcome}}"),
-            (
-                "sum by (task, workload) (increase(retuned_workload_failures_total[1h])) > 0",
-                "{{task}} failed for {{workload}}",
-            ),
         ),
         lines(
             "Since the last success",
@@ -462,13 +458,15 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Decisions",
-            "In the last day: the policy's on retraining, the gate's on candidates, and changes of champion.",
+            "In the last day: the policy's on retraining, the gate's on candidates, and changes of champion; and how often "
+            "a scheduled job failed for a workload.",
             *(
                 (f"sum by (workload, {label}) (increase({metric}{{{OF_WORKLOAD}}}{day}))", legend)
                 for metric, label, legend in (
                     ("retuned_retrain_decisions_total", "outcome", "{{workload}} retrain {{outcome}}"),
                     ("retuned_gate_decisions_total", "outcome", "{{workload}} gate {{outcome}}"),
                     ("retuned_promotions_total", "event", "{{workload}} {{event}}"),
+                    ("retuned_workload_failures_total", "task", "{{workload}} {{task}} failed"),
                 )
             ),
         ),
