@@ -170,8 +170,9 @@ def _status(options: argparse.Namespace) -> int:
     settings = _settings(options)
     answer = ask(settings, "GET", "/api/v1/status")
     if answer is None:
+        from retuned.daemon.jsontext import as_json
         from retuned.daemon.offline import offline
-        from retuned.daemon.status import as_json, status
+        from retuned.daemon.status import status
 
         with offline(settings) as jobs:
             answer = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))

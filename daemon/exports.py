@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.daemon.jsontext import strict
 from retuned.daemon.settings import Settings
 from retuned.retrain.examples import Example
 from retuned.retrain.forms import FORMS, training_set
@@ -141,7 +142,7 @@ def _table(export: Export, warehouse: Warehouse) -> Iterator[bytes]:
             ]
             cursor.execute(f"SELECT to_json(t)::VARCHAR FROM (SELECT {_replaced(plain)} FROM ({query})) t", parameters)
             while rows := cursor.fetchmany(ROWS):
-                yield ("\n".join(row[0] for row in rows) + "\n").encode()
+                yield ("\n".join(strict(row[0]) for row in rows) + "\n").encode()
             return
         plain = [f'"{name}"::VARCHAR AS "{name}"' for name, type, *_ in types if type == "JSON"]
         # By way of `sql`: Arrow from `execute` holds the whole result.

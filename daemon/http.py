@@ -31,8 +31,8 @@ from retuned.consumers.files import TOPIC
 from retuned.daemon.connections import BACKLOG, HEADER_BYTES, Connection
 from retuned.daemon.exports import Export
 from retuned.daemon.imports import Destination, from_bytes, most_bytes
+from retuned.daemon.jsontext import as_json, plain
 from retuned.daemon.settings import HttpSettings, Settings
-from retuned.daemon.status import as_json, plain
 
 
 class Daemon(Protocol):

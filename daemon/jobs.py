@@ -25,6 +25,7 @@ from retuned.consumers.archive import TABLES, Archived, Kept, Span, archive, arc
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.daemon import payoff, policy, reports
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.parts import FATAL, Parts, parts
 from retuned.daemon.settings import Settings
@@ -576,7 +577,7 @@ class Jobs:
             kind="retrain",
             outcome=decision.retrain,
             reasons=json.dumps(decision.reasons),
-            figures=json.dumps(
+            figures=as_json(
                 {
                     "drifted": list(evidence.drifted),
                     "helpful_rate_before": evidence.ratings_before.rate,

@@ -16,9 +16,9 @@ from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse import open_warehouse, utc_now
 from retuned.daemon.exports import Export, content
 from retuned.daemon.jobs import Jobs
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.daemon.status import as_json
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry
 from retuned.retrain.labels import open_requests

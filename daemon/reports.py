@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.process import Emit, child_main, run_child
 from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.daemon.jsontext import as_json
 from retuned.monitors.statistics import wilson
 from retuned.retrain import dataset, registry
 from retuned.retrain.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, evaluate
@@ -123,7 +124,7 @@ def write(
             "page": str(page),
         }
         run_child("retuned.daemon.reports", job, folder / "drawing", timeout_seconds=RENDER_SECONDS, stop=stop)
-        replace_text(page.with_suffix(".json"), json.dumps(job, indent=1))
+        replace_text(page.with_suffix(".json"), as_json(job, indent=1))
         pages.append(page)
     return pages
 

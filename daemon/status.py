@@ -1,15 +1,11 @@
 """What the daemon knows, in one dictionary: for the API, the page and the command line."""
 
 import json
-import math
 from dataclasses import asdict
 from datetime import datetime
-from decimal import Decimal
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
-
-import numpy as np
 
 from retuned.consumers.archive import archived
 from retuned.consumers.dialects import PASSED_OVER
@@ -57,32 +53,6 @@ def ingestion(ingest: Ingest | None) -> dict[str, Any]:
             for reason, count in (ingest.passed_over.most_common() if ingest else ())
         ],
     }
-
-
-def as_json(content: Any) -> str:
-    """As JSON; times are UTC. JSON knows neither infinity nor NaN: at any depth they are null, unknown."""
-    return json.dumps(_finite(plain(content)), allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """Of Python's own types, with times as JSON has them."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds") + "Z"
-    if isinstance(value, np.generic):
-        return value.item()
-    return float(value) if isinstance(value, Decimal) else value
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:

@@ -458,8 +458,8 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Decisions",
-            "In the last day: the policy's on retraining, the gate's on candidates, and changes of champion; and how often "
-            "a scheduled job failed for a workload.",
+            "In the last day: the policy's on retraining, the gate's on candidates, and changes of champion; and how "
+            "often a scheduled job failed for a workload.",
             *(
                 (f"sum by (workload, {label}) (increase({metric}{{{OF_WORKLOAD}}}{day}))", legend)
                 for metric, label, legend in (

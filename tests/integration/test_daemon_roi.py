@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader
 from traffic import START, feedback, interactions, promoted, prompts
 
 from retuned.daemon.cli import main
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.offline import offline
 from retuned.daemon.settings import load
-from retuned.daemon.status import as_json, status
+from retuned.daemon.status import status
 
 HOUR = timedelta(hours=1)
 

@@ -18,9 +18,10 @@ from retuned.consumers.memory import MemoryPublisher
 from retuned.consumers.warehouse import utc_now
 from retuned.daemon import cli
 from retuned.daemon.jobs import Jobs
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.offline import offline
 from retuned.daemon.settings import Settings
-from retuned.daemon.status import as_json, status
+from retuned.daemon.status import status
 from retuned.monitors import watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import registry, rollout

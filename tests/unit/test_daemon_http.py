@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from brokers import until
 from prometheus_client import CollectorRegistry
+from teaching import Teacher
 
+from retuned.consumers.warehouse import Warehouse
 from retuned.daemon import connections
+from retuned.daemon.exports import Export, content
 from retuned.daemon.http import Server, application
 from retuned.daemon.settings import HttpSettings, Settings
 
@@ -208,3 +211,14 @@ def test_numbers_that_json_does_not_know_are_null(place: Place) -> None:
     assert strict(httpx.get(f"{place.url}/api/v1/dead-letters?limit=99999").text) == [null] * 3
     assert strict(httpx.post(f"{place.url}/api/v1/dead-letters/replay", json={}).text) == null
     assert strict(httpx.post(place.command, json={}).text) == {"done": null}
+
+
+def test_an_export_has_no_infinite_numbers(warehouse: Warehouse) -> None:
+    teacher = Teacher(warehouse)
+    for cost in (1.5, float("inf"), float("nan")):
+        answer = teacher.ask("what is infinity", 'not "NaN"')
+        warehouse.execute("UPDATE interactions SET cost = ? WHERE id = ?", [cost, answer])
+    lines = b"".join(content(Export("interactions"), warehouse, Settings())).decode().splitlines()
+    found = [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
+    assert [row["cost"] for row in found] == [1.5, None, None]
+    assert {row["response"] for row in found} == {'not "NaN"'}

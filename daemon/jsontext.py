@@ -1,0 +1,40 @@
+"""What the daemon tells others as JSON."""
+
+import json
+import math
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+
+def as_json(content: Any, indent: int | None = None) -> str:
+    """As JSON; times are UTC. JSON knows neither infinity nor NaN: at any depth they are null, unknown."""
+    return json.dumps(_finite(plain(content)), allow_nan=False, indent=indent)
+
+
+def strict(text: str) -> str:
+    """A JSON text in which infinity and NaN stand as JavaScript has them, as DuckDB writes it, without them."""
+    return as_json(json.loads(text)) if "Infinity" in text or "NaN" in text else text
+
+
+def plain(value: Any) -> Any:
+    """Of Python's own types, with times as JSON has them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds") + "Z"
+    if isinstance(value, np.generic):
+        return value.item()
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
