@@ -213,11 +213,13 @@ def no_apache_kafka() -> str | None:
 
 
 @contextmanager
-def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | None = None) -> Iterator[Broker]:
+def run_apache_kafka(
+    folder: Path, security: str = "PLAINTEXT", behind: Proxy | None = None, *, authorizer: bool = False
+) -> Iterator[Broker]:
     """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
 
-    Behind a proxy, it tells clients to come through there. With SASL (PLAIN, SCRAM) the user is `retuned` and the
-    password `secret`; with SSL the authority is `folder/ca.pem`, and the host is 127.0.0.1, by no
+    Behind a proxy, it tells clients to come through there. With an authorizer, what has no ACL is open to
+    everybody. With SASL (PLAIN, SCRAM) the user is `retuned` and the password `secret`; with SSL the authority is `folder/ca.pem`, and the host is 127.0.0.1, by no
     other name.
     """
     folder = folder.resolve()
@@ -250,6 +252,11 @@ def run_apache_kafka(folder: Path, security: str = "PLAINTEXT", behind: Proxy | 
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 500,
     }
+    if authorizer:
+        properties |= {
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
+        }
     if "SASL" in security:
         module = "org.apache.kafka.common.security"
         properties |= {
