@@ -28,6 +28,7 @@ from retuned.daemon.exports import Export, content
 from retuned.daemon.http import Server, application
 from retuned.daemon.jobs import Jobs
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.parts import PartsFailed
 from retuned.daemon.private import keep_private, tighten
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import ingestion, status
@@ -264,19 +265,29 @@ def run_once(settings: Settings) -> None:
     time, ask experts, archive.
 
     Raises:
+        PartsFailed: a job failed for some workloads; everything else was done.
         RetunedError: the pass could not be made.
     """
     app = App(settings)
     try:
         while app.ingest.step() or not app.ingest.caught_up:
             pass
-        app.jobs.watch()
-        app.jobs.watch_champions()
-        app.jobs.check_drift()
-        app.jobs.resume()
-        app.jobs.request_labels()
-        app.jobs.announce()
-        app.jobs.archive()
+        jobs, failed = app.jobs, []
+        for job in (
+            jobs.watch,
+            jobs.watch_champions,
+            jobs.check_drift,
+            jobs.resume,
+            jobs.request_labels,
+            jobs.announce,
+            jobs.archive,
+        ):
+            try:
+                job()
+            except PartsFailed as error:
+                failed.append(str(error))
+        if failed:
+            raise PartsFailed("; ".join(failed))
     finally:
         app.stop()
 

@@ -219,8 +219,8 @@ def run_apache_kafka(
     """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
 
     Behind a proxy, it tells clients to come through there. With an authorizer, what has no ACL is open to
-    everybody. With SASL (PLAIN, SCRAM) the user is `retuned` and the password `secret`; with SSL the authority is `folder/ca.pem`, and the host is 127.0.0.1, by no
-    other name.
+    everybody. With SASL (PLAIN, SCRAM) the user is `retuned` and the password `secret`; with SSL the authority is
+    `folder/ca.pem`, and the host is 127.0.0.1, by no other name.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
