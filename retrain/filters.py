@@ -15,13 +15,14 @@ from retuned.retrain.settings import Filter
 
 _END = re.compile(r"[.!?…。！？)\]}>\"'”’»`*:|]\s*$")
 _LINKS = "and|or|but|the|a|an|of|to|in|with|for|that|which|because|und|oder|der|die|das|et|ou|de|le|la"
-_HANGING = re.compile(rf"(?:[,;(\-–]|\b(?:{_LINKS}))\s*$", re.IGNORECASE)
+_HANGING = re.compile(rf"(?:[,;(\-–]|(?<=\s)(?:{_LINKS}))\s*$")
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
     r"|^\W*(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?"
     r"i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b",
     re.IGNORECASE,
 )
+_SENTENCE_WORDS = 5
 _USUAL = 0.9
 _LOOP_WORDS = 4
 _LOOP_SHARE = 0.4
@@ -37,8 +38,8 @@ _KNOWN_WORDS = 0.25
 def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[Filter]) -> dict[str, Filter]:
     """The rows that are not to be learned from: by feedback id, the first filter that says so.
 
-    - `incomplete`: the answer ended at its limit of tokens; it breaks off after a word or a mark that ends no sentence;
-      or, of accepted answers, it has no end where nine in ten have one.
+    - `incomplete`: an accepted answer that ended at its limit of tokens; that breaks off after a word or a mark that
+      ends no sentence; or that has no end where nine in ten have one. A label ("opt-in", "Team A") is no sentence.
     - `repetitive`: four words in a row come again and again (as in Rae et al. 2021, "Scaling language models", A1.1).
     - `refusing`: an accepted answer that only says that it cannot. An expert may teach to refuse.
     - `off_language`: a language that hardly any other row is in (langid.py, Lui and Baldwin 2012).
@@ -53,8 +54,9 @@ def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[F
     found: dict[str, Filter] = {}
     for row in rows:
         accepted, text = row.kind == "accepted", row.completion
-        broken = accepted and (row.interaction_id in cut or (strict and not _END.search(text)))
-        if "incomplete" in wanted and (broken or _HANGING.search(text)):
+        hanging = len(text.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(text))
+        broken = row.interaction_id in cut or hanging or (strict and not _END.search(text))
+        if "incomplete" in wanted and accepted and broken:
             found[row.feedback_id] = "incomplete"
         elif "repetitive" in wanted and repetitive(text):
             found[row.feedback_id] = "repetitive"

@@ -86,6 +86,17 @@ def test_what_people_wrote_needs_no_full_stop_and_may_refuse() -> None:
     assert found(*(row(text, kind="correction", source="expert") for text in texts)) == {}
 
 
+@pytest.mark.parametrize("label", ["A", "opt-in", "sign in", "Team A", "left-", "and"])
+@pytest.mark.parametrize("kind", ["correction", "accepted"])
+def test_a_label_is_complete_whatever_it_ends_with(label: str, kind: str) -> None:
+    others = [row(f"Team {letter}", feedback_id=letter) for letter in "BCDEFGHIJKLM"]
+    assert label not in found(*others, row(label, kind=kind, source="expert"))
+
+
+def test_what_an_expert_wrote_is_whole() -> None:
+    assert found(row("Press the blue button to sign in", kind="correction", source="expert")) == {}
+
+
 def test_a_language_that_is_usual_here_is_none_too_many() -> None:
     german = [
         "Sie können das Zelt innerhalb von vierzehn Tagen zurückgeben.",
