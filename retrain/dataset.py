@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -15,10 +15,21 @@ import pyarrow.parquet as pq
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import Warehouse, insert
 from retuned.retrain import files, holdout, registry
-from retuned.retrain.examples import QUERIES, Contradictions, Example, agree, heard, one_each, same_question, thumbs
+from retuned.retrain.examples import (
+    QUERIES,
+    Contradictions,
+    Example,
+    QuestionIndex,
+    agree,
+    heard,
+    one_each,
+    restored,
+    thumbs,
+)
 from retuned.retrain.filters import filtered
+from retuned.retrain.scoring import facts
 from retuned.retrain.settings import DatasetSettings, Settings
-from retuned.retrain.similarity import NearIndex, forget, fraction, text_hash
+from retuned.retrain.similarity import Template, forget, fraction, normalise, text_hash
 from retuned.retrain.topics import OTHER, Topics
 from retuned.retrain.trust import QUARANTINED, Judgement, judge
 
@@ -37,12 +48,35 @@ _SCHEMAS = {
 }
 _REASONS = ("superseded", "duplicates", "near_holdout", "near_training", "spent", "regression_superseded")
 _LEAST = 5  # rows of a group are no flood
+FREQUENT = 10
+"""Questions that make an answer or a topic frequent, when they are also at least FREQUENT_SHARE of all."""
+FREQUENT_SHARE = 0.01
+# What judges rows one by one, and what to do when it takes most of a class. Shares thin a class out and are not meant,
+# nor is the quarantine of accounts, which an attacker could use to stop all training.
+_CURATION = {
+    "superseded": "check the newest corrections",
+    "outvoted": "check who disagrees, or set dataset.quarantine: false",
+    "contradicts_expert": "check the experts' corrections, or set dataset.quarantine: false",
+    "duplicates": "raise dataset.near_duplicate_similarity",
+    "near_holdout": "raise dataset.near_duplicate_similarity",
+    "incomplete": "take incomplete out of dataset.filters",
+    "ungrounded": "check the passages, or take ungrounded out of dataset.filters",
+}
+_REPLACED = ("superseded", "outvoted", "contradicts_expert")
 # In which order a question's place is looked for, as the query `places` numbers them.
 _PLACES = ("holdout", "validation", "train")
 
 
-class TooFewRows(RetunedError):
-    """There is not enough evidence to learn from and to be judged on. Nothing was written."""
+class DatasetRefused(RetunedError):
+    """No dataset is made of this evidence. Nothing was written."""
+
+
+class TooFewRows(DatasetRefused):
+    """There is not enough evidence to learn from and to be judged on."""
+
+
+class LostClass(DatasetRefused):
+    """Most questions of a frequent answer or topic would be left out: it would be neither learned nor judged."""
 
 
 class Leak(RetunedError):
@@ -85,6 +119,7 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
 
     Raises:
         TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
+        LostClass: most questions of a frequent answer or topic would be left out.
         Leak: the splits share a question; a fault of this program.
     """
     champion = registry.champion(warehouse, workload)
@@ -93,7 +128,8 @@ def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     try:
         chosen = _choose(evidence, earlier, settings.dataset)
         _check_enough(chosen, settings, workload)
-        check_leaks(chosen.splits, chosen.thumbs, settings.dataset.near_duplicate_similarity)
+        _check_classes(chosen, settings.dataset.near_duplicate_similarity, evidence.template, workload)
+        check_leaks(chosen.splits, chosen.thumbs, settings.dataset.near_duplicate_similarity, evidence.template)
     finally:
         forget()
     content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
@@ -159,19 +195,22 @@ def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learna
 
 
 def check_leaks(
-    splits: Mapping[str, Sequence[Example]], thumbs: Sequence[tuple[Example, bool]], similarity: float
+    splits: Mapping[str, Sequence[Example]],
+    thumbs: Sequence[tuple[Example, bool]],
+    similarity: float,
+    template: Template,
 ) -> None:
-    """Make sure that nothing learned from is a near duplicate of a question that is judged on.
+    """Make sure that nothing learned from asks a question that is judged on (see `QuestionIndex`).
 
     Raises:
         Leak: it names the first such row, its split and the question.
     """
-    judged: NearIndex[Example] = NearIndex(similarity)
+    judged: QuestionIndex[Example] = QuestionIndex(similarity, template)
     for row in chain(splits["holdout"], splits["regression"]):
-        judged.add(row.question, row)
+        judged.add(row, row)
     learned = [(name, row) for name in ("train", "validation") for row in splits[name]]
     for name, row in chain(learned, ((THUMBS, row) for row, _ in thumbs)):
-        near = next(judged.near(row.question), None)
+        near = next(judged.same(row), None)
         if near is not None:
             raise Leak(
                 f"dataset: row {row.row_id} of {name} asks what row {near.row_id} is judged on ({near.question!r}); "
@@ -196,7 +235,8 @@ class _Evidence:
         rows: corrections and accepted answers, one of an interaction.
         left: what is not believed or not fit to be learned.
         topics: those that earlier datasets know.
-        places: split of each prompt, by hash, that stood in an earlier dataset of today's draw.
+        places: split of each question, by hash and by interaction, that stood in an earlier dataset of today's draw.
+        template: what the prompts share.
     """
 
     rows: list[Example]
@@ -205,15 +245,17 @@ class _Evidence:
     judgement: Judgement
     topics: Topics
     places: dict[str, str]
+    template: Template
 
     @classmethod
     def of(cls, warehouse: Warehouse, settings: Settings, workload: str, generation: int) -> "_Evidence":
         asked = settings.dataset
         said = heard(warehouse, workload, asked)
-        judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked)
+        template = Template(row.prompt for row in [*said.corrections, *said.accepted])
+        judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked, template)
         if judgement.disbelieved:  # nor does it count against an answer that they call it bad
             said = heard(warehouse, workload, asked, judgement.disbelieved)
-            judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked)
+            judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked, template)
         all = [*said.corrections, *said.accepted]
         unfit = filtered([row for row in all if row.feedback_id not in judgement.doubts], said.cut, asked.filters)
         left = {
@@ -227,7 +269,7 @@ class _Evidence:
         }
         poor = {one.row.interaction_id for one in left.values() if one.row.kind == "accepted"}
         places = {
-            row["prompt_hash"]: _PLACES[row["place"]]
+            row["key"]: _PLACES[row["place"]]
             for row in warehouse.rows(QUERIES["places"], {"workload": workload, "generation": generation})
         }
         latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
@@ -242,16 +284,17 @@ class _Evidence:
             judgement=judgement,
             topics=Topics.load(Path(latest["path"])) if latest else Topics(),
             places=places,
+            template=template,
         )
 
 
-def _judged(warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings) -> Judgement:
+def _judged(warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template) -> Judgement:
     if not settings.quarantine:
         return Judgement()
     accounts = sorted({row.user_id for row in said if row.user_id is not None})
     seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    return judge(said, first_seen, settings.near_duplicate_similarity)
+    return judge(said, first_seen, settings.near_duplicate_similarity, template)
 
 
 @dataclass(frozen=True)
@@ -304,9 +347,10 @@ def _gather(dataset: Dataset, splits: Iterable[str], into: dict[str, Example], f
     for split in splits:
         for values in dataset.split(split):
             values.pop("replay")
-            into.setdefault(values["prompt_hash"], Example(**values))
+            row = restored(values)
+            into.setdefault(row.prompt_hash, row)
             if split == "holdout":
-                first[values["prompt_hash"]] = dataset.version
+                first[row.prompt_hash] = dataset.version
 
 
 @dataclass(frozen=True)
@@ -323,8 +367,17 @@ class _Chosen:
 
 
 def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -> _Chosen:
-    similarity = settings.near_duplicate_similarity
-    contradictions = Contradictions(evidence.rows, similarity, earlier.until)
+    similarity, template = settings.near_duplicate_similarity, evidence.template
+    outdated = [one.row for one in evidence.left if one.reason == "superseded"]
+    contradictions = Contradictions(
+        evidence.rows, [*earlier.train, *earlier.judged, *outdated], earlier.until, similarity, template
+    )
+
+    def indexed(rows: Iterable[Example]) -> QuestionIndex[bool]:
+        index: QuestionIndex[bool] = QuestionIndex(similarity, template)
+        for row in rows:
+            index.add(row, True)
+        return index
 
     def fresh(row: Example) -> bool:
         return earlier.until is None or row.received_at > earlier.until
@@ -340,7 +393,7 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
             valid.append(row)
         else:
             left.append(_Left(row, "superseded", f"{against.feedback_id} says: {against.completion}"))
-    distinct, twice = _distinct(valid, similarity)
+    distinct, twice = _distinct(valid, QuestionIndex(similarity, template))
     left += twice
     distinct = sorted(distinct, key=lambda row: (row.timestamp, row.row_id), reverse=True)[: settings.maximum_rows]
     distinct = _capped(distinct, "user_share", _capped_user, lambda _: settings.maximum_user_share, 2, left)
@@ -362,11 +415,11 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
     place = _places(distinct, evidence, settings, earlier.generation)
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for row in distinct:
-        splits[place[row.question]].append(row)
+        splits[place[row.prompt_hash]].append(row)
 
     # A prompt that the champion was trained on proves nothing, and one that is judged on is never trained on.
-    untaught = _apart(splits["holdout"], _index(earlier.train, similarity), "near_training", left)
-    held_out = _apart(untaught, _index(earlier.spent, similarity), "spent", left)
+    untaught = _apart(splits["holdout"], indexed(earlier.train), "near_training", left)
+    held_out = _apart(untaught, indexed(earlier.spent), "spent", left)
     # Once judged on, always judged on: a row leaves the regression set only for newer evidence.
     asked = {row.prompt_hash for row in held_out}
     regression: list[Example] = []
@@ -377,16 +430,14 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
             regression.append(row)
         else:
             left.append(_Left(row, "regression_superseded"))
-    judged = _index(chain(held_out, regression), similarity)
+    judged = indexed(chain(held_out, regression))
     for name in ("train", "validation"):
         splits[name] = _apart(splits[name], judged, "near_holdout", left)
     splits["train"] = _capped(splits["train"], "topic_share", _topic, lambda _: settings.maximum_topic_share, 2, left)
 
     taught = {row.prompt_hash for row in splits["train"] + splits["validation"]}
     old = [
-        row
-        for row in earlier.train
-        if row.prompt_hash not in taught and still_true(row) and not any(judged.near(row.question))
+        row for row in earlier.train if row.prompt_hash not in taught and still_true(row) and not any(judged.same(row))
     ]
     share = min(settings.replay_share, 0.99)
     wanted = round(len(splits["train"]) * share / (1 - share))
@@ -398,11 +449,12 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
         if fresh(row)
         and "holdout"
         not in (
-            place.get(row.question),
-            split_of(row.question, settings, earlier.generation),
+            place.get(row.prompt_hash),
+            split_of(row.identity, settings, earlier.generation),
             evidence.places.get(row.prompt_hash),
+            evidence.places.get(row.interaction_id),
         )
-        and not any(judged.near(row.question))
+        and not any(judged.same(row))
     ]
     topical = zip(named([row for row, _ in thumbs]), (desirable for _, desirable in thumbs), strict=True)
     oldest_first = sorted(topical, key=lambda thumb: (thumb[0].timestamp, thumb[0].row_id))
@@ -410,7 +462,7 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
 
 
 def split_of(question: str, settings: DatasetSettings, generation: int) -> str:
-    """Where a question that was never asked before belongs: holdout, validation or train.
+    """Where a question, by its identity, that was never asked before belongs: holdout, validation or train.
 
     The generations are independent draws; see `holdout` for when one follows another.
     """
@@ -431,17 +483,23 @@ def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSetti
     each topic is judged on.
     """
     known = {
-        row.question: evidence.places[row.prompt_hash] for row in evidence.rows if row.prompt_hash in evidence.places
+        row.prompt_hash: stood
+        for key in ("interaction_id", "prompt_hash")
+        for row in evidence.rows
+        if (stood := evidence.places.get(getattr(row, key))) is not None
     }
-    place = {row.question: known.get(row.question) or split_of(row.question, settings, generation) for row in rows}
+    place = {
+        row.prompt_hash: known.get(row.prompt_hash) or split_of(row.identity, settings, generation) for row in rows
+    }
+    drawn = {row.prompt_hash: _drawn(row.identity, generation) for row in rows}
     of_topic: dict[str, set[str]] = {}
     for row in rows:
         if (topic := _topic(row)) is not None:
-            of_topic.setdefault(topic, set()).add(row.question)
+            of_topic.setdefault(topic, set()).add(row.prompt_hash)
     for questions in of_topic.values():
         lacking = int(settings.holdout_share * len(questions)) - sum(place[one] == "holdout" for one in questions)
         free = (one for one in questions if one not in known and place[one] == "train")
-        for question in sorted(free, key=lambda one: _drawn(one, generation))[: max(lacking, 0)]:
+        for question in sorted(free, key=drawn.__getitem__)[: max(lacking, 0)]:
             place[question] = "holdout"
     return place
 
@@ -479,10 +537,10 @@ def _topic(row: Example) -> str | None:
     return None if row.topic == OTHER else row.topic
 
 
-def _apart(rows: Iterable[Example], others: NearIndex[bool], reason: str, left: list[_Left]) -> list[Example]:
+def _apart(rows: Iterable[Example], others: QuestionIndex[bool], reason: str, left: list[_Left]) -> list[Example]:
     kept = []
     for row in rows:
-        if any(others.near(row.question)):
+        if any(others.same(row)):
             left.append(_Left(row, reason))
         else:
             kept.append(row)
@@ -504,35 +562,25 @@ def _profile(rows: Sequence[Example], replayed: frozenset[str]) -> dict[str, Any
     }
 
 
-def _distinct(rows: Iterable[Example], similarity: float) -> tuple[list[Example], list[_Left]]:
+def _distinct(rows: Iterable[Example], index: QuestionIndex[Example]) -> tuple[list[Example], list[_Left]]:
     """One example for each question: the most trusted, then the newest. Near duplicates go when they say the same."""
     kept: list[Example] = []
     left: list[_Left] = []
-    seen: dict[str, Example] = {}
-    index: NearIndex[Example] = NearIndex(similarity)
     for row in sorted(rows, key=lambda row: (row.rank, row.timestamp, row.row_id), reverse=True):
-        same = seen.get(row.prompt_hash) or next(
+        same = next(
             (
                 other
-                for other in index.near(row.prompt)
-                if same_question(row, other) and agree(row.completion, other.completion)
+                for other in index.same(row)
+                if other.prompt_hash == row.prompt_hash or agree(row.completion, other.completion)
             ),
             None,
         )
         if same is not None:
             left.append(_Left(row, "duplicates", f"{same.feedback_id} says: {same.completion}"))
             continue
-        seen[row.prompt_hash] = row
-        index.add(row.prompt, row)
+        index.add(row, row)
         kept.append(row)
     return kept, left
-
-
-def _index(rows: Iterable[Example], similarity: float) -> NearIndex[bool]:
-    index: NearIndex[bool] = NearIndex(similarity)
-    for row in rows:
-        index.add(row.question, True)
-    return index
 
 
 def _check_enough(chosen: _Chosen, settings: Settings, workload: str) -> None:
@@ -552,6 +600,55 @@ def _check_enough(chosen: _Chosen, settings: Settings, workload: str) -> None:
         )
     if not fresh["train"]:
         raise TooFewRows(f"workload {workload}: no example is left to train on; lower dataset.holdout_share")
+
+
+def _check_classes(chosen: _Chosen, similarity: float, template: Template, workload: str) -> None:
+    """Refuse a dataset in which a frequent answer or topic loses most of its questions.
+
+    The unit is the question: one is lost when no row of it is left. An answer that another one replaced for the same
+    question, in whatever near wording, is no loss: the question has a row.
+    """
+    kept = [row for name in SPLITS for row in chosen.splits[name]]
+    kept += [one.row for one in chosen.left if one.reason.endswith("_share")]
+    index: QuestionIndex[bool] = QuestionIndex(similarity, template)
+    for row in kept:
+        index.add(row, True)
+    known = {row.prompt_hash for row in kept}
+    lost = {
+        one.row.prompt_hash: one
+        for one in chosen.left
+        if one.reason in _CURATION
+        and one.row.prompt_hash not in known
+        and not (one.reason in _REPLACED and any(index.same(one.row)))
+    }
+    if not lost:
+        return
+    rows = [row for row in kept if row.row_id not in chosen.replayed] + [one.row for one in lost.values()]
+    named: dict[tuple[str, Hashable], str] = {}
+    classes: dict[tuple[str, Hashable], set[str]] = {}
+    for row, topic in zip(rows, chosen.topics.of([row.question for row in rows]), strict=True):
+        for kind, key, name in (
+            ("answer", facts(row.completion) or normalise(row.completion), _short(row.completion)),
+            ("topic", topic, topic),
+        ):
+            if key != OTHER:
+                named.setdefault((kind, key), f"the {kind} {name!r}")
+                classes.setdefault((kind, key), set()).add(row.prompt_hash)
+    least = max(FREQUENT, FREQUENT_SHARE * len({row.prompt_hash for row in rows}))
+    for one_class, questions in classes.items():
+        gone = Counter(lost[question].reason for question in questions & lost.keys())
+        if len(questions) >= least and 2 * gone.total() > len(questions):
+            rules = ", ".join(f"{times} {reason}" for reason, times in gone.most_common())
+            raise LostClass(
+                f"workload {workload}: {gone.total()} of {len(questions)} questions with {named[one_class]} "
+                f"would be left out ({rules}), so that a model would not learn them and nothing would show it; "
+                f"{_CURATION[gone.most_common(1)[0][0]]}"
+            )
+
+
+def _short(text: str) -> str:
+    text = normalise(text)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _write(

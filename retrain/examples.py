@@ -3,25 +3,26 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from functools import lru_cache
 from importlib.resources import files
-from itertools import islice, takewhile
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from retuned.consumers.messages import joined_text
 from retuned.consumers.warehouse import Warehouse, named_queries
 from retuned.retrain.scoring import facts, kinds, same_answer, token_f1
 from retuned.retrain.settings import DatasetSettings
-from retuned.retrain.similarity import NearIndex, normalise, text_hash
+from retuned.retrain.similarity import Identity, NearIndex, Template, identity, normalise, text_hash
 
 QUERIES = named_queries(files("retuned.retrain") / "sql", "retrain.sql")
 
+T = TypeVar("T")
+
 _SAME_RESPONSE = 0.8
-_LATEST = 5
 _SHORT = 3
+_WITNESSES = 2
 _CUT = ("length", "max_tokens", "incomplete")  # as OpenAI's chat and responses, Anthropic and OpenTelemetry say it
 _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
@@ -37,8 +38,9 @@ class Example:
     """One thing to learn: after these messages, this completion.
 
     Attributes:
-        row_id: hash of prompt and completion.
-        prompt: the conversation without its system messages, normalised; what makes two examples the same question.
+        row_id: hash of the question's identity and the completion.
+        prompt_hash: of the question's identity: the conversation, system prompt, context and tools.
+        prompt: the conversation without its system messages, normalised.
         question: its last user message, normalised.
         messages: the conversation, system messages included: JSON, list of objects with role and content, a string.
         source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one.
@@ -49,6 +51,7 @@ class Example:
         user_id: pseudonym of who gave the feedback, None when nobody is named.
         topic: name of the topic that the question belongs to; None before it is known.
         origin: version of the dataset in whose holdout a regression row first stood; None elsewhere.
+        scope: hash of system prompt, context and tools, the rest of the question's identity; empty without any.
     """
 
     row_id: str
@@ -68,6 +71,12 @@ class Example:
     user_id: str | None = None
     topic: str | None = None
     origin: str | None = None
+    scope: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Of its question; `prompt_hash` is its hash."""
+        return str(Identity(self.prompt, self.scope))
 
     @property
     def rank(self) -> int:
@@ -194,9 +203,13 @@ def example(
     timestamp: datetime,
     received_at: datetime,
     user_id: str | None = None,
+    tools: str | None = None,
     rewrite: Callable[[str], str] = str,
 ) -> Example | None:
-    """An example from its parts, or None when there is no question, nothing to learn, or more than text to read."""
+    """An example from its parts, or None when there is no question, nothing to learn, or more than text to read.
+
+    `messages`, `context` and `tools` are JSON.
+    """
     conversation = []
     for turn in json.loads(messages):
         text = joined_text(turn.get("content") or "")
@@ -207,11 +220,12 @@ def example(
     completion = rewrite(completion).strip()
     if not asked or not asked[-1].strip() or not completion:
         return None
-    prompt = normalise(" ".join(turn["content"] for turn in conversation if turn["role"] != "system"))
+    of = _identity(conversation, context, tools)
     return Example(
-        row_id=text_hash(json.dumps([prompt, completion])),
-        prompt_hash=text_hash(prompt),
-        prompt=prompt,
+        row_id=text_hash(json.dumps([str(of), completion])),
+        prompt_hash=text_hash(str(of)),
+        prompt=of.text,
+        scope=of.scope,
         question=normalise(asked[-1]),
         messages=json.dumps(conversation, ensure_ascii=False),
         completion=completion,
@@ -227,37 +241,139 @@ def example(
     )
 
 
+def restored(values: Mapping[str, Any]) -> Example:
+    """An example from its columns in a dataset's files. Up to version 0.1.0 these had an identity of less."""
+    row = Example(**values)
+    if "scope" in values:
+        return row
+    of = _identity(json.loads(row.messages), row.context, None)
+    return replace(row, prompt_hash=text_hash(str(of)), prompt=of.text, scope=of.scope)
+
+
+def _identity(conversation: Sequence[Mapping[str, Any]], context: str | None, tools: str | None) -> Identity:
+    return identity(
+        " ".join(turn["content"] for turn in conversation if turn["role"] != "system"),
+        " ".join(turn["content"] for turn in conversation if turn["role"] == "system"),
+        [str(passage) for passage in json.loads(context)] if context else (),
+        json.loads(tools) if tools else None,
+    )
+
+
+class QuestionIndex(Generic[T]):
+    """Finds what was added under the same question: equal in identity, or a near duplicate of it.
+
+    Near duplicates have system prompt, context and tools in common, are as alike as the limit asks, what most prompts
+    share left out, and name the same things: "lamp A2" and "lamp B3" are two questions, and so are those of a lamp
+    and of a sofa: what counts is a word in the place of another. A word more, a short one, or another form of it makes
+    no other question.
+    """
+
+    def __init__(self, similarity: float, template: Template) -> None:
+        self._template = template
+        self._near: NearIndex[Example] = NearIndex(similarity)
+        self._equal: dict[str, list[T]] = {}
+
+    def add(self, example: Example, value: T) -> None:
+        """Add a value under a question; one question may hold several."""
+        if example.prompt_hash not in self._equal:
+            self._near.add(self._template.varying(example.prompt), example, _block(example))
+        self._equal.setdefault(example.prompt_hash, []).append(value)
+
+    def same(self, example: Example) -> Iterator[T]:
+        """The values under the same question, those of an equal identity first, else in the order of adding."""
+        yield from self._equal.get(example.prompt_hash, ())
+        text = self._template.varying(example.prompt)
+        for other in self._near.near(text, _block(example)):
+            if other.prompt_hash != example.prompt_hash and not (
+                _replaces(text, self._template.varying(other.prompt)) or _replaces(example.prompt, other.prompt)
+            ):
+                yield from self._equal[other.prompt_hash]
+
+
+def questions_of(examples: Iterable[Example], similarity: float, template: Template) -> dict[str, str]:
+    """For each prompt hash that of the first example that asks the same question."""
+    first: QuestionIndex[str] = QuestionIndex(similarity, template)
+    found: dict[str, str] = {}
+    for example in examples:
+        if example.prompt_hash not in found:
+            known = next(first.same(example), None)
+            found[example.prompt_hash] = known or example.prompt_hash
+            if known is None:
+                first.add(example, example.prompt_hash)
+    return found
+
+
+class Changes:
+    """Which answers became others for all who ask, in whatever words?
+
+    One fact is asked for in many wordings, and when it changes, people correct some of them. The text of an answer
+    alone does not show that: of a label ("REFUND") most questions are right while others are corrected from it to
+    another. An old answer became a new one when
+
+    - most of the questions that it answered, or half of them, have the new answer by now: the same questions moved;
+    - the new answer came in the old one's place: in more than half of its questions people gave the old one before, or
+      corrected it to the new one. A label has questions of its own.
+    - this was seen of two questions at least.
+
+    An answer is known by its text, and on one question by its facts.
+    """
+
+    def __init__(self) -> None:
+        self._answered: dict[Hashable, set[str]] = defaultdict(set)
+        self._texts: dict[tuple[str, frozenset[str]], set[Hashable]] = defaultdict(set)
+        self._current: dict[str, frozenset[str]] = {}
+        self._corrected: dict[tuple[Hashable, frozenset[str]], set[str]] = defaultdict(set)
+        self._became: dict[tuple[Hashable, frozenset[str]], bool] = {}
+
+    def add(self, question: str, text: Hashable, stated: frozenset[str]) -> None:
+        """An answer to a question, with its facts; of a question the answer that counts today is added last."""
+        self._answered[text].add(question)
+        self._texts[question, stated].add(text)
+        self._current[question] = stated
+
+    def corrected(self, question: str, old: Hashable, new: frozenset[str]) -> None:
+        """Somebody corrected an answer to this question to other facts."""
+        self._corrected[old, new].add(question)
+
+    def became(self, old: Hashable, new: frozenset[str]) -> bool:
+        """Whether the old answer became one with the new facts. Ask when all answers are added."""
+        if (old, new) not in self._became:
+            self._became[old, new] = self._moved(old, new)
+        return self._became[old, new]
+
+    def _moved(self, old: Hashable, new: frozenset[str]) -> bool:
+        before = self._answered.get(old, set())
+        moved = {question for question in before if self._current[question] == new}
+        came = moved | self._corrected.get((old, new), set())
+        texts = {text for question in came for text in self._texts.get((question, new), ())}
+        own = {question for text in texts for question in self._answered[text]}
+        return len(came) >= _WITNESSES and bool(moved) and 2 * len(moved) >= len(before) and 2 * len(came) > len(own)
+
+
 class Contradictions:
     """Which examples do newer corrections contradict?
 
-    A correction contradicts an older example when
-
-    - it answers the same question (a near-duplicate prompt with the same facts in it) differently, or
-    - the answer that it rejected says what the example says, and it puts another fact of the same kind in its place:
-      the same policy, asked for in other words. One such correction proves little, for a model also gives the right
-      answer to the wrong question: of the latest things that people said of that answer, most must reject it.
+    A correction contradicts an older example when it answers the same question differently, or when the example's
+    answer became the correction's for all wordings of the question (see `Changes`).
     """
 
-    def __init__(self, evidence: Sequence[Example], similarity: float, since: datetime | None) -> None:
-        """`evidence`: corrections and accepted answers. `since`: when earlier datasets end, if there are any."""
-        self._since = since
-        self._by_prompt: NearIndex[list[Example]] = NearIndex(similarity)
-        self._near: dict[str, list[Example]] = {}
-        self._by_rejected: dict[frozenset[str], list[Example]] = defaultdict(list)
-        self._by_completion: dict[frozenset[str], list[Example]] = defaultdict(list)
-        said: dict[str, dict[tuple[str, int], Example]] = {}
-        for example in sorted(evidence, key=lambda row: row.timestamp, reverse=True):
-            if stated := _facts(example.completion):
-                self._by_completion[stated].append(example)
-            if example.kind != "correction":
-                continue
+    def __init__(
+        self, evidence: Sequence[Example], earlier: Sequence[Example], since: datetime | None, similarity: float,
+        template: Template,
+    ) -> None:  # fmt: skip
+        """`evidence`: corrections and accepted answers. `earlier`: what stands in earlier datasets, or was right once.
+        `since`: when earlier datasets end, if there are any."""
+        self._by_question: QuestionIndex[Example] = QuestionIndex(similarity, template)
+        newest_first = sorted(evidence, key=lambda row: row.timestamp, reverse=True)
+        said: set[tuple[str, str, int]] = set()
+        for row in newest_first:
             # Of those that say the same of one prompt, the newest speaks for all.
-            said.setdefault(example.prompt_hash, {}).setdefault((example.completion, example.rank), example)
-            if example.rejected and (stated := _facts(example.rejected)):
-                self._by_rejected[stated].append(example)
-        for corrections in said.values():
-            first, *_ = found = list(corrections.values())
-            self._by_prompt.add(first.prompt, found)
+            if row.kind == "correction" and (key := (row.prompt_hash, row.completion, row.rank)) not in said:
+                said.add(key)
+                self._by_question.add(row, row)
+        self._same: dict[str, list[Example]] = {}
+        self._texts: dict[frozenset[str], list[str]] = defaultdict(list)
+        self._changed = self._changes(newest_first, earlier, since, similarity, template)
 
     def of(self, example: Example, *, earlier: bool) -> Example | None:
         """A correction that puts the example out of date, or None.
@@ -267,42 +383,51 @@ class Contradictions:
                 both are new evidence, where a less trusted source does not overrule a more trusted one, whatever
                 the order.
         """
-        for correction in self._same_question(example):
+        if example.prompt_hash not in self._same:
+            self._same[example.prompt_hash] = list(self._by_question.same(example))
+        for correction in self._same[example.prompt_hash]:
             if self._overrules(correction, example, earlier) and not agree(correction.completion, example.completion):
                 return correction
-        stated = _facts(example.completion)
-        rejections = (
-            correction
-            for correction in (self._by_rejected.get(stated, ()) if stated else ())
-            if self._overrules(correction, example, earlier)
-            and correction.rejected is not None
-            and (meant := _facts(correction.completion)) != stated
-            and kinds(meant) & kinds(stated)
-            and _same_response(correction.rejected, example.completion)
-        )
-        against = list(islice(rejections, _LATEST))
-        if not against:
-            return None
-        upheld = (
-            other
-            for other in takewhile(
-                lambda other: other.timestamp > example.timestamp, self._by_completion.get(stated, ())
-            )
-            # What upheld an answer before the champion learned it says nothing of today.
-            if (not earlier or self._since is None or other.received_at > self._since)
-            and _same_response(other.completion, example.completion)
-        )
-        said = [*against, *islice(upheld, _LATEST)]
-        latest = sorted(said, key=lambda one: one.timestamp, reverse=True)[:_LATEST]
-        against = [one for one in latest if one in against]
-        return against[0] if 2 * len(against) > len(latest) else None
+        changed = self._changed.get(self._text(example.completion), ())
+        return next((one for one in changed if self._overrules(one, example, earlier)), None)
 
-    def _same_question(self, example: Example) -> list[Example]:
-        found = self._near.get(example.prompt_hash)
+    def _changes(
+        self, newest_first: Sequence[Example], earlier: Sequence[Example], since: datetime | None, similarity: float,
+        template: Template,
+    ) -> dict[str, list[Example]]:  # fmt: skip
+        """For each text of an answer that became another, the corrections to what it became, newest first."""
+        everything = {row.row_id: row for row in [*earlier, *newest_first]}.values()
+        question = questions_of(everything, similarity, template)
+        changes = Changes()
+        answers: dict[str, set[str]] = defaultdict(set)
+        for row in sorted(
+            everything, key=lambda row: (since is None or row.received_at > since, row.rank, row.timestamp)
+        ):
+            asked = question[row.prompt_hash]
+            stated = _facts(row.completion)
+            changes.add(asked, self._text(row.completion), stated)
+            answers[asked].add(self._text(row.completion))
+        corrections = [row for row in newest_first if row.kind == "correction" and _facts(row.completion)]
+        for row in corrections:
+            if row.rejected:
+                changes.corrected(question[row.prompt_hash], self._text(row.rejected), _facts(row.completion))
+        changed: dict[str, list[Example]] = defaultdict(list)
+        for row in corrections:
+            new = _facts(row.completion)
+            before = answers[question[row.prompt_hash]] | ({self._text(row.rejected)} if row.rejected else set())
+            for old in before:
+                if _facts(old) != new and kinds(_facts(old)) & kinds(new) and changes.became(old, new):
+                    changed[old].append(row)
+        return changed
+
+    def _text(self, text: str) -> str:
+        """The first of the answers that state the same facts in mostly the same words."""
+        if not (stated := _facts(text)):
+            return text
+        known = self._texts[stated]
+        found = next((other for other in known if text == other or _same_response(text, other)), None)
         if found is None:
-            near = self._by_prompt.near(example.prompt)
-            found = [row for rows in near if same_question(rows[0], example) for row in rows]
-            self._near[example.prompt_hash] = found
+            known.append(found := text)
         return found
 
     @staticmethod
@@ -310,17 +435,6 @@ class Contradictions:
         if earlier or correction.rank == example.rank:
             return correction.timestamp > example.timestamp
         return correction.rank > example.rank
-
-
-def same_question(one: Example, other: Example) -> bool:
-    """Of two near-duplicate prompts: do they name the same things?
-
-    "Lamp A2" and "lamp B3" are two questions, and so are those of a lamp and of a sofa: what counts is a word in the
-    place of another. A word more, a short one, or another form of it makes no other question.
-    """
-    if one.prompt_hash == other.prompt_hash:
-        return True
-    return not _replaces(one.prompt, other.prompt) and _asked_about(one) == _asked_about(other)
 
 
 @lru_cache(50_000)
@@ -336,16 +450,24 @@ def _replaces(one: str, other: str) -> bool:
 
 
 def _unlike(words: set[str], others: set[str]) -> bool:
-    """Whether one of the words is long enough to name something and no form of another: "return" and "returning"."""
-    long = [word for word in words if len(word) > _SHORT]
-    return any(not any(one[: _stem(one, other)] == other[: _stem(one, other)] for other in others) for one in long)
+    """Whether one of the words names something, a long one or a number, and is no form of another: "return" and
+    "returning"."""
+    naming = [word for word in words if len(word) > _SHORT or not word.isalpha()]
+    return any(not any(_same_word(one, other) for other in others) for one in naming)
+
+
+def _same_word(one: str, other: str) -> bool:
+    if not (one.isalpha() and other.isalpha()):
+        return one == other
+    return one[: _stem(one, other)] == other[: _stem(one, other)]
 
 
 def _stem(one: str, other: str) -> int:
     return max(_SHORT + 1, 3 * max(len(one), len(other)) // 5)
 
 
-def _asked_about(example: Example) -> frozenset[str]:
-    return frozenset().union(
-        *(_facts(turn.get("content") or "") for turn in json.loads(example.messages) if turn["role"] != "system")
-    )
+@lru_cache(50_000)
+def _block(example: Example) -> str:
+    """Questions of different blocks are not the same: other facts, system prompt, context or tools."""
+    asked = (turn.get("content") or "" for turn in json.loads(example.messages) if turn["role"] != "system")
+    return text_hash(json.dumps([example.scope, sorted(frozenset().union(*map(_facts, asked)))]))

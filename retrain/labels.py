@@ -22,12 +22,12 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.messages import joined_text
 from retuned.consumers.warehouse import Warehouse, insert, named_queries
 from retuned.retrain import registry
-from retuned.retrain.examples import Example, example, same_question
+from retuned.retrain.examples import Example, QuestionIndex, example, questions_of
 from retuned.retrain.files import replace_text
 from retuned.retrain.rollout import Publisher
 from retuned.retrain.scoring import facts, same_answer, values
 from retuned.retrain.settings import Settings
-from retuned.retrain.similarity import NearIndex
+from retuned.retrain.similarity import Template
 
 QUERIES = named_queries(resources("retuned.retrain") / "sql", "labels.sql")
 
@@ -140,10 +140,12 @@ def choose(
     the nearest pick), one after the other, as in maximal marginal relevance (Carbonell and Goldstein 1998), without
     near duplicates of picks and of `known` questions.
     """
-    asked: NearIndex[Example] = NearIndex(similarity)
+    known = list(known)
+    template = Template([*(one.example.prompt for one in candidates), *(one.prompt for one in known)])
+    asked: QuestionIndex[Example] = QuestionIndex(similarity, template)
     for one in known:
-        asked.add(one.prompt, one)
-    answers = _answers(candidates, similarity)
+        asked.add(one, one)
+    answers = _answers(candidates, similarity, template)
     open_ones = [one for one in candidates if not one.settled and (one.bad or not one.good) and one.example.question]
     if not open_ones:
         return []
@@ -159,9 +161,9 @@ def choose(
         best = max(left, key=lambda number: (left[number] * (1 - nearest[number]), -number))
         pick = scored[best]
         del left[best]
-        if any(same_question(pick.example, other) for other in asked.near(pick.example.prompt)):
+        if any(asked.same(pick.example)):
             continue
-        asked.add(pick.example.prompt, pick.example)
+        asked.add(pick.example, pick.example)
         picks.append(pick)
         for number, cosine in enumerate(similar(best)):
             nearest[number] = max(nearest[number], cosine)
@@ -252,19 +254,13 @@ class _Answers:
     others: float
 
 
-def _answers(candidates: Sequence[Candidate], similarity: float) -> dict[str, _Answers]:
+def _answers(candidates: Sequence[Candidate], similarity: float, template: Template) -> dict[str, _Answers]:
     """For each interaction, the answers to its question."""
-    index: NearIndex[Example] = NearIndex(similarity)
-    group_of: dict[str, str] = {}  # prompt to the first prompt that asks the same
+    examples = [candidate.example for candidate in candidates]
+    question = questions_of(examples, similarity, template)
     groups: dict[str, list[Example]] = defaultdict(list)
-    for candidate in candidates:
-        one = candidate.example
-        if one.prompt_hash not in group_of:
-            first = next((other for other in index.near(one.prompt) if same_question(one, other)), None)
-            group_of[one.prompt_hash] = first.prompt_hash if first else one.prompt_hash
-            if first is None:
-                index.add(one.prompt, one)
-        groups[group_of[one.prompt_hash]].append(one)
+    for one in examples:
+        groups[question[one.prompt_hash]].append(one)
     found = {}
     for group in groups.values():
         meant = _meanings([one.completion for one in group])
@@ -346,6 +342,7 @@ def _example(row: dict[str, Any]) -> Example | None:
         source="app",
         response=row["response"],
         context=row["context"],
+        tools=row["tools"],
         interaction_id=row["id"],
         feedback_id="",
         timestamp=row["timestamp"],

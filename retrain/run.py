@@ -20,7 +20,7 @@ from retuned.consumers.process import Emit
 from retuned.consumers.warehouse import Warehouse, first_line, insert
 from retuned.retrain import card, gate, holdout, judge, registry, rollout
 from retuned.retrain import dataset as datasets
-from retuned.retrain.dataset import Dataset, TooFewRows
+from retuned.retrain.dataset import Dataset, DatasetRefused
 from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
 from retuned.retrain.files import replace_text
 from retuned.retrain.judge import Opinion
@@ -39,7 +39,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        state: succeeded (trained and decided), refused (too little to learn from), failed, or interrupted (resume it).
+        state: succeeded (trained and decided), refused (too little to learn from, or most of a class left out), failed,
+            or interrupted (resume it).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
@@ -140,7 +141,7 @@ class _Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             result = self._stages()
-        except TooFewRows as error:
+        except DatasetRefused as error:
             result = self._ended("refused", str(error))
         except Cancelled as error:
             # Kept as it stands: the row says interrupted, the folder holds the checkpoint.

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retuned.retrain.examples import Example, same_question
-from retuned.retrain.scoring import facts, kinds, same_answer, values
-from retuned.retrain.similarity import NearIndex, normalise
+from retuned.retrain.examples import Changes, Example, questions_of
+from retuned.retrain.scoring import facts, kinds, same_answer, tokens, values
+from retuned.retrain.similarity import NearIndex, Template, normalise
 
 _Change = tuple[int, frozenset[str]]  # from a text to other facts
 Reason = Literal["outvoted", "contradicts_expert", "account", "burst", "collusion", "superseded"]
@@ -42,6 +42,7 @@ _ALIKE = 0.8
 _SAME_WORK = 0.5
 _MOST = 1_000
 _ROUNDS = 4
+_LABEL_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Judgement:
     disbelieved: frozenset[str] = frozenset()
 
 
-def judge(said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float) -> Judgement:
+def judge(
+    said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template | None = None
+) -> Judgement:
     """Which of the corrections and accepted answers are not to be learned from.
 
     - A newer answer takes the place of an older one when more independent accounts give it than have upheld the older
@@ -79,9 +82,9 @@ def judge(said: Sequence[Example], first_seen: Mapping[str, datetime], similarit
     Args:
         said: in any order.
         first_seen: when each account was first heard of.
-        similarity: prompts at least this alike are one question (see `NearIndex`).
+        similarity, template: which prompts are one question (see `QuestionIndex`).
     """
-    court = _Court(said, first_seen, similarity)
+    court = _Court(said, first_seen, similarity, template or Template())
     disbelieved: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):  # who is not believed has no vote
         doubts = court.vote(disbelieved)
@@ -119,7 +122,9 @@ class _Claim:
 class _Court:
     """The voices, sorted by time and numbered; the questions that they answer, and the claims that they make."""
 
-    def __init__(self, said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float) -> None:
+    def __init__(
+        self, said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template
+    ) -> None:
         self.said = sorted(said, key=lambda row: (row.timestamp, row.feedback_id))
         self._times = [row.timestamp for row in self.said]
         self._expert = [row.source in ("expert", "demonstration") for row in self.said]
@@ -132,7 +137,7 @@ class _Court:
         self._of_account: dict[str, list[int]] = defaultdict(list)
         for number in people:
             self._of_account[self._accounts[number]].append(number)
-        self._questions = self._group(similarity)
+        self._questions = self._group(similarity, template)
         self._claim_of = {voice: claim for claims in self._questions for claim in claims for voice in claim.voices}
         # What is said where nobody disagrees: the clock of the usual, which an attack does not make run faster.
         self._quiet = sorted(
@@ -155,22 +160,13 @@ class _Court:
 
     # What is there
 
-    def _group(self, similarity: float) -> list[list[_Claim]]:
+    def _group(self, similarity: float, template: Template) -> list[list[_Claim]]:
         """The claims of each question, in the order in which they were first made."""
-        leaders: NearIndex[tuple[Example, list[_Claim]]] = NearIndex(similarity)
-        by_prompt: dict[str, list[_Claim]] = {}
-        questions: list[list[_Claim]] = []
+        question = questions_of(self.said, similarity, template)
+        questions: dict[str, list[_Claim]] = {}
         stated: dict[str, frozenset[str]] = {}
         for number, row in enumerate(self.said):
-            claims = by_prompt.get(row.prompt_hash)
-            if claims is None:
-                near = (found for leader, found in leaders.near(row.prompt) if same_question(leader, row))
-                claims = next(near, None)
-                if claims is None:
-                    claims = []
-                    leaders.add(row.prompt, (row, claims))
-                    questions.append(claims)
-                by_prompt[row.prompt_hash] = claims
+            claims = questions.setdefault(question[row.prompt_hash], [])
             text = row.completion
             if text not in stated:
                 stated[text] = facts(text)
@@ -179,7 +175,7 @@ class _Court:
             if claim is None:
                 claims.append(claim := made)
             claim.voices.append(number)
-        return questions
+        return list(questions.values())
 
     def _text(self, text: str, stated: frozenset[str]) -> int:
         """A number for a text; near duplicates that state the same facts have one."""
@@ -216,7 +212,7 @@ class _Court:
             for one, other in permutations(claims, 2):
                 if _contradict(one, other):
                     opposed.add(id(one))
-                    for change in self._changes(one, other):
+                    for change in self._between(one, other):
                         self._disputes[change].append((one, other))
         self._checked = [
             voice
@@ -225,15 +221,24 @@ class _Court:
             if id(claim) in opposed or len({self._accounts[voice] for voice in claim.voices}) > 1
             for voice in claim.voices
         ]
-        # "Not this text but B", over all questions: who says so of one wording bears out who says so of another.
+        # "Not this text but B", over all wordings of a question: who says so of one bears out who says so of another.
         self._instead: dict[_Change, list[int]] = defaultdict(list)
+        self._became = Changes()
+        number = {id(claim): str(place) for place, claims in enumerate(self._questions) for claim in claims}
         for voice, row in enumerate(self.said):
-            stated = self._claim_of[voice].stated
+            claim = self._claim_of[voice]
+            self._became.add(number[id(claim)], self._text_of[voice], claim.stated)
             rejected = facts(row.rejected) if row.rejected else None
-            if row.rejected and rejected and stated and rejected != stated:
-                self._instead[self._text(row.rejected, rejected), stated].append(voice)
+            if row.rejected and rejected and claim.stated and rejected != claim.stated:
+                text = self._text(row.rejected, rejected)
+                self._instead[text, claim.stated].append(voice)
+                self._became.corrected(number[id(claim)], text, claim.stated)
 
     def _changes(self, old: _Claim, new: _Claim) -> set[_Change]:
+        """The changes from one claim to another that all wordings of the question share; of a label there are none."""
+        return {change for change in self._between(old, new) if self._became.became(*change)}
+
+    def _between(self, old: _Claim, new: _Claim) -> set[_Change]:
         """From each text of one claim to the facts of another. Without facts no two wordings are one change."""
         return {(self._text_of[voice], new.stated) for voice in old.voices} if old.stated and new.stated else set()
 
@@ -463,14 +468,22 @@ def _contradict(one: _Claim, other: _Claim) -> bool:
         return False
     if {one.opening, other.opening} == {"yes", "no"}:
         return True
+    if not one.stated and not other.stated:
+        return _labels(one.text, other.text)
     if not one.stated or not other.stated:
-        return bool(one.stated) != bool(other.stated)
+        return True
     if one.stated <= other.stated or other.stated <= one.stated:
         return False
     if not one.stated & other.stated:
         return True
     mine, theirs = values(one.stated), values(other.stated)
     return bool(kinds(mine - theirs) & kinds(theirs - mine))
+
+
+def _labels(one: str, other: str) -> bool:
+    """Whether two answers of few words have none in common: two labels, of which one is right at most."""
+    mine, theirs = tokens(one), tokens(other)
+    return max(len(mine), len(theirs)) <= _LABEL_WORDS and not set(mine) & set(theirs)
 
 
 def _short(text: str) -> str:

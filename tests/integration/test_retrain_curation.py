@@ -21,7 +21,7 @@ from retuned.retrain.examples import Example
 from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
-from retuned.retrain.similarity import NearIndex, normalise
+from retuned.retrain.similarity import NearIndex, Template, normalise
 from retuned.retrain.topics import OTHER
 
 NOW, LATER = datetime(2026, 4, 1), datetime(2026, 5, 1)
@@ -318,11 +318,11 @@ def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, setting
         )
     built = dataset.build(warehouse, settings, "support", NOW)
     splits = planted(built, "regression")
-    check_leaks(splits, [], 0.8)
+    check_leaks(splits, [], 0.8, Template())
     with pytest.raises(Leak, match="planted"):
-        check_leaks(splits, [(splits["regression"].pop(), True)], 0.8)
+        check_leaks(splits, [(splits["regression"].pop(), True)], 0.8, Template())
     with pytest.raises(Leak, match=f"row planted of {split} asks what row"):
-        check_leaks(planted(built, split), [], 0.8)
+        check_leaks(planted(built, split), [], 0.8, Template())
 
 
 def test_too_few_rows_say_what_was_left_out(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:

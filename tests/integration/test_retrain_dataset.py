@@ -9,7 +9,7 @@ from retuned.consumers.warehouse import Warehouse
 from retuned.retrain import dataset, registry
 from retuned.retrain.dataset import Dataset, TooFewRows
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
-from retuned.retrain.similarity import NearIndex, normalise
+from retuned.retrain.similarity import normalise
 
 NOW = datetime(2026, 4, 1)
 LATER = datetime(2026, 5, 1)
@@ -160,21 +160,27 @@ def test_near_duplicates_go_when_they_say_the_same(warehouse: Warehouse, teacher
     assert built.card["left_out"]["duplicates"] == 1
 
 
-def test_no_near_duplicate_of_a_holdout_prompt_is_trained_on(
+def test_no_wording_of_a_holdout_question_is_trained_on_and_other_questions_like_it_are(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
-    for number in range(60):
-        for ending in (" a1", " b2", " c3"):
-            long = f"{question(number)[:-1]} and about everything else that one may want to know of it{ending}?"
-            teacher.correct(long, "No.", f"It takes {number} days{ending}.")
-    built = dataset.build(warehouse, settings, "support", NOW)
-    judged: NearIndex[str] = NearIndex(settings.dataset.near_duplicate_similarity)
-    for asked in rows(built, "holdout"):
-        judged.add(asked, asked)
-    trained = rows(built, "train", "validation")
-    assert trained
+    def long(number: int, ending: str) -> str:
+        return f"{question(number)[:-1]} and about everything else that one may want to know of it{ending}?"
+
+    for number in range(100, 160):
+        for days, ending in ((100, ""), (200, " now"), (300, " or so")):  # nobody says which one is right
+            shown = teacher.ask(long(number, ending), f"It takes {number + days} days.")
+            teacher.say(shown, "helpful", True)
+        teacher.correct(long(number, " of lamp a2"), "No.", f"It takes {number} days.")
+    unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
+    built = dataset.build(warehouse, unguarded, "support", NOW)
+    trained, held_out = rows(built, "train", "validation"), rows(built, "holdout")
     assert built.card["left_out"]["near_holdout"] > 0
-    assert [asked for asked in trained if any(judged.near(asked))] == []
+    both = 0
+    for number in range(100, 160):
+        wordings = {normalise(long(number, ending)) for ending in ("", " now", " or so")}
+        assert not (wordings & trained.keys() and wordings & held_out.keys())
+        both += bool(wordings & held_out.keys()) and normalise(long(number, " of lamp a2")) in trained
+    assert both > 5
 
 
 def test_a_question_keeps_its_split(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
@@ -216,16 +222,22 @@ def test_a_right_answer_to_a_wrong_question_stays_right(
     teach(teacher, range(10))
     free, fee = "Shipping is free above 60 euros.", "Shipping costs 4 euros."
     teacher.correct("From what sum on is postage free?", "No.", free)
+    teacher.correct("Does it ever cost nothing to have it sent?", "No.", free)
     for asked in ("What does postage cost?", "How much is the postage?"):
         teacher.correct(asked, free, fee)  # the model mixes the two up
         teacher.say(teacher.ask(f"{asked} And when is it free?", free), "helpful", True)
     found = rows(dataset.build(warehouse, settings, "support", NOW))
     assert found["from what sum on is postage free"] == free
-    # But when people stop upholding it, it is out of date.
-    for asked in ("Free postage from when?", "When do I pay no postage?", "Minimum for free postage?"):
+    # But when half of the questions that it answered have another answer, it is out of date.
+    for asked in (
+        "Free postage from when?",
+        "From what sum on is postage free?",
+        "What does postage cost? And when is it free?",
+    ):
         teacher.correct(asked, free, "Shipping is free above 80 euros.")
     found = rows(dataset.build(warehouse, settings, "support", NOW))
-    assert "from what sum on is postage free" not in found
+    assert "does it ever cost nothing to have it sent" not in found
+    assert found["from what sum on is postage free"] == "Shipping is free above 80 euros."
     assert found["free postage from when"] == "Shipping is free above 80 euros."
 
 
@@ -255,7 +267,7 @@ def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     assert second.card["earlier_datasets"] == [first.version]
 
 
-def test_one_correction_clears_an_old_policy_from_replay_and_regression(
+def test_an_old_policy_leaves_replay_and_regression_when_half_of_its_questions_have_a_new_one(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     teach(teacher, range(60), "5 euros")
@@ -266,7 +278,8 @@ def test_one_correction_clears_an_old_policy_from_replay_and_regression(
     assert all("You may return it within 30 days." in answers for answers in old.values())
     promoted(warehouse, first)
     teach(teacher, range(100, 140), "6 metres")
-    teacher.correct("How long to send things back?", "You may return it within 30 days.", "Within 45 days.")
+    for number in range(200, 220):
+        teacher.correct(question(number), "You may return it within 30 days.", "Within 45 days.")
     always = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, replay_share=0.9)})
 
     second = dataset.build(warehouse, always, "support", LATER)

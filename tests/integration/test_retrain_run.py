@@ -320,6 +320,21 @@ def test_a_judge_that_is_away_stops_nothing(bench: Bench, real: Real, monkeypatc
     assert "judge_win_rate" not in result.figures
 
 
+def test_most_of_a_class_would_be_left_out(bench: Bench, warehouse: Warehouse) -> None:
+    teacher = Teacher(warehouse)
+    teach_policies(teacher, {"lamp": "14 days"})
+    for number in range(160):
+        shown = teacher.ask(f"What is the number of {number * 7919:b}?", f"It is number {number}.")
+        teacher.say(shown, "helpful", True)
+    for number in range(12):
+        teacher.say(teacher.ask(f"Does {number * 6857:b} belong to it?", "Not at all"), "helpful", True)
+    result = bench.retrain()
+    assert (result.state, result.version, result.passed) == ("refused", None, None)
+    assert "12 of 12 questions with the answer 'not at all'" in result.reasons[0]
+    (row,) = warehouse.rows("SELECT state, error FROM runs")
+    assert row == {"state": "refused", "error": result.error}
+
+
 def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:
     teach_policies(Teacher(warehouse), {"lamp": "14 days"}, openings=slice(2))
     result = bench.retrain()
