@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
     "ingest", "pressure", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget",
-    "restaurant8k",
+    "restaurant8k", "banking77", "banking77_train",
 )  # fmt: skip
 
 
