@@ -164,10 +164,10 @@ def _token_in(file: Path, role: str) -> str:
     try:
         return _sound_token(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"http.{role}_token_file: {file} cannot be read ({error.strerror})") from error
+        raise ConfigurationError(f"http.{role}_token_file {file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         what = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise ConfigurationError(f"http.{role}_token_file: {file}: {what}") from error
+        raise ConfigurationError(f"http.{role}_token_file {file}: {what}") from error
 
 
 class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSettings):
