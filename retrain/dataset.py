@@ -615,15 +615,15 @@ def _check_classes(chosen: _Chosen, similarity: float, template: Template, workl
         index.add(row, True)
     known = {row.prompt_hash for row in kept}
     lost = {
-        one.row.prompt_hash: one
-        for one in chosen.left
-        if one.reason in _CURATION
-        and one.row.prompt_hash not in known
-        and not (one.reason in _REPLACED and any(index.same(one.row)))
+        left.row.prompt_hash: left
+        for left in chosen.left
+        if left.reason in _CURATION
+        and left.row.prompt_hash not in known
+        and not (left.reason in _REPLACED and any(index.same(left.row)))
     }
     if not lost:
         return
-    rows = [row for row in kept if row.row_id not in chosen.replayed] + [one.row for one in lost.values()]
+    rows = [row for row in kept if row.row_id not in chosen.replayed] + [left.row for left in lost.values()]
     named: dict[tuple[str, Hashable], str] = {}
     classes: dict[tuple[str, Hashable], set[str]] = {}
     for row, topic in zip(rows, chosen.topics.of([row.question for row in rows]), strict=True):
@@ -635,13 +635,13 @@ def _check_classes(chosen: _Chosen, similarity: float, template: Template, workl
                 named.setdefault((kind, key), f"the {kind} {name!r}")
                 classes.setdefault((kind, key), set()).add(row.prompt_hash)
     least = max(FREQUENT, FREQUENT_SHARE * len({row.prompt_hash for row in rows}))
-    for one_class, questions in classes.items():
+    for one, questions in sorted(classes.items(), key=lambda item: -len(item[1] & lost.keys()) / len(item[1])):
         gone = Counter(lost[question].reason for question in questions & lost.keys())
         if len(questions) >= least and 2 * gone.total() > len(questions):
             rules = ", ".join(f"{times} {reason}" for reason, times in gone.most_common())
             raise LostClass(
-                f"workload {workload}: {gone.total()} of {len(questions)} questions with {named[one_class]} "
-                f"would be left out ({rules}), so that a model would not learn them and nothing would show it; "
+                f"workload {workload}: {gone.total()} of {len(questions)} questions with {named[one]} would be left "
+                f"out ({rules}), so that a model would not learn them and nothing would show it; "
                 f"{_CURATION[gone.most_common(1)[0][0]]}"
             )
 

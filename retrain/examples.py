@@ -466,7 +466,6 @@ def _stem(one: str, other: str) -> int:
     return max(_SHORT + 1, 3 * max(len(one), len(other)) // 5)
 
 
-@lru_cache(50_000)
 def _block(example: Example) -> str:
     """Questions of different blocks are not the same: other facts, system prompt, context or tools."""
     asked = (turn.get("content") or "" for turn in json.loads(example.messages) if turn["role"] != "system")

@@ -2,7 +2,7 @@
 -- The newest answers of the model in service, with what people said of them: who called them good or bad, whether it is
 -- known what is right (a correction, an expert's word, an earlier request).
 WITH newest AS (
-    SELECT id, timestamp, messages, response, context, attributes ->> '$.tools' AS tools
+    SELECT id, timestamp, messages, response, context, attributes -> '$.tools' AS tools
     FROM traffic
     WHERE workload = $workload
         AND timestamp >= coalesce(
@@ -39,7 +39,7 @@ WITH champion AS (
     LEFT JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
     WHERE a.workload = $workload AND a.alias = 'champion'
 )
-SELECT i.id, i.timestamp, i.messages, i.response, i.context, i.attributes ->> '$.tools' AS tools
+SELECT i.id, i.timestamp, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools
 FROM interactions i, champion
 WHERE i.workload = $workload AND (
     i.id IN (

@@ -6,7 +6,7 @@ SELECT
     CASE WHEN i.model = 'demonstration' AND f.source = 'expert' AND f.value ->> '$' = i.response THEN 'demonstration'
          ELSE f.source END AS source,
     CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes ->> '$.tools' AS tools, i.finish_reason
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, i.finish_reason
 FROM feedback f
 JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) = 'VARCHAR'
@@ -39,7 +39,7 @@ WITH said AS (
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes ->> '$.tools' AS tools, i.finish_reason
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, i.finish_reason
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -65,7 +65,7 @@ WITH judged AS (
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes ->> '$.tools' AS tools
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id

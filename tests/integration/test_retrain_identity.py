@@ -119,13 +119,15 @@ def test_tools_that_were_offered_are_part_of_the_question(
 ) -> None:
     for number in range(10):
         teacher.correct(f"What is the number of {'abcdefghij'[number] * 4}?", "None.", f"It is {number}.")
-    for tool, answer in (("weather", "I look the weather up."), ("calendar", "I ask your calendar first.")):
+    offered = {"I look the weather up.": [{"type": "function", "function": {"name": "weather"}}]}
+    offered |= {"I ask your calendar first.": [{"type": "function", "function": {"name": "calendar"}}]}
+    for answer, tools in (offered | {"I can only talk.": "none"}).items():  # whatever form an app has for it
         shown = teacher.ask("Can I go for a walk?", "No.")
-        attributes = json.dumps({"tools": [{"type": "function", "function": {"name": tool}}]})
+        attributes = json.dumps({"tools": tools})
         warehouse.execute("UPDATE interactions SET attributes = ? WHERE id = ?", [attributes, shown])
         teacher.say(shown, "correction", answer)
     found = completions(dataset.build(warehouse, settings, "support", NOW))
-    assert {"I look the weather up.", "I ask your calendar first."} <= set(found)
+    assert {*offered, "I can only talk."} <= set(found)
 
 
 @pytest.mark.parametrize("quarantine", [True, False])
