@@ -265,7 +265,7 @@ def _check(event: Event, bounds: Bounds) -> None:
 
 def _check_number(name: str, value: float | None, most: float, key: str) -> None:
     if value is not None and not abs(value) <= most:
-        raise BadEvent("bad_value", f"{name}: {str(value)[:24]} is beyond {most:,g} (ingest.{key})")
+        raise BadEvent("bad_value", f"{name}: {str(value)[:24]} is beyond {most:,.16g} (ingest.{key})")
 
 
 def _not_in_time(timestamp: datetime, bounds: Bounds) -> str:
