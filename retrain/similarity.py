@@ -102,11 +102,11 @@ class Template:
         sample = sorted(set(prompts), key=text_hash)[:_SAMPLE]
         times = Counter(run for prompt in sample for run in set(_runs(prompt.split())))
         least = max(_SHARING_PROMPTS, _SHARING * len(sample))
-        self._shared = frozenset(run for run, count in times.items() if count >= least)
+        self._shared = {run: count for run, count in times.items() if count >= least}
         self._varying: dict[str, str] = {}
 
     def varying(self, prompt: str) -> str:
-        """A normalised prompt with each longer part that is shared cut to its ends."""
+        """A normalised prompt with each longer part that is shared cut to the run that most prompts have."""
         if not self._shared:
             return prompt
         if prompt not in self._varying:
@@ -126,8 +126,7 @@ class Template:
                 end += 1
             part = words[start:end]
             if shared[start] and len(part) > _RUN:
-                half = _RUN // 2
-                part = [*part[:half], *part[-half:]]
+                part = list(max(_runs(part), key=lambda run: self._shared.get(run, 0)))
             kept += part
             start = end
         return " ".join(kept)
