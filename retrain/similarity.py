@@ -126,7 +126,8 @@ class Template:
                 end += 1
             part = words[start:end]
             if shared[start] and len(part) > _RUN:
-                part = list(max(_runs(part), key=lambda run: self._shared.get(run, 0)))
+                core = max(_runs(part), key=lambda run: self._shared.get(run, 0))
+                part = [*core]
             kept += part
             start = end
         return " ".join(kept)
