@@ -200,7 +200,7 @@ def _trained(place: Path, folder: Path, spelling: str) -> dict[str, float]:
         f"banking77_gate_{spelling}": result.scores[CANDIDATE],
         f"banking77_test_exact_{spelling}": right.total() / asked.total(),
         f"banking77_test_worst_class_{spelling}": min(right[label] / asked[label] for label in asked),
-        f"banking77_train_seconds_{spelling}": result.train_seconds,
+        f"banking77_train_seconds_{spelling}": float(result.training["seconds"]),
     }
 
 
