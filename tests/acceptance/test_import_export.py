@@ -158,7 +158,8 @@ def test_export_from_the_daemon_and_without_it_is_the_same(daemon: Daemon, tmp_p
 
 
 def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
-    tokens = {"operator_token": "all", "viewer_token": "looks"}
+    looks, operates = "looks-at-everything", "may-do-everything"
+    tokens = {"operator_token": operates, "viewer_token": looks}
     file = "/imports/0123456789abcdef"
     with running(tmp_path, settings_for(tansu, tmp_path, http=tokens)) as daemon:
 
@@ -166,21 +167,23 @@ def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
             headers = {"Content-Type": "application/msgpack"} | ({"Authorization": f"Bearer {token}"} if token else {})
             return httpx.request(method, f"{daemon.url}/api/v1{path}", headers=headers, timeout=20, **more).status_code
 
-        assert [sent("GET", "/exports/chat", token) for token in (None, "looks", "all")] == [401, 200, 200]
-        assert [sent("GET", file, token) for token in (None, "looks", "all")] == [401, 200, 200]
-        assert [sent("POST", file, token, content=b"") for token in (None, "looks", "all")] == [
+        assert [sent("GET", "/exports/chat", token) for token in (None, looks, operates)] == [401, 200, 200]
+        assert [sent("GET", file, token) for token in (None, looks, operates)] == [401, 200, 200]
+        assert [sent("POST", file, token, content=b"") for token in (None, looks, operates)] == [
             401,
             403,
             400,
         ]
-        assert sent("GET", "/imports/..", "all") == sent("GET", "/imports/x", "all") == 404
+        assert sent("GET", "/imports/..", operates) == sent("GET", "/imports/x", operates) == 404
         backwards = msgspec.msgpack.encode((5, 3, []))
-        assert sent("POST", file, "all", content=backwards) == 400
-        assert sent("POST", file, "all", content=msgspec.msgpack.encode((5, 6, []))) == 409
+        assert sent("POST", file, operates, content=backwards) == 400
+        assert sent("POST", file, operates, content=msgspec.msgpack.encode((5, 6, []))) == 409
         large = (b"x" * 2**20 for _ in range(60))
         with suppress(httpx.WriteError):  # it may close before all was sent
-            assert sent("POST", file, "all", content=large) == 413
-        assert httpx.post(f"{daemon.url}/api/v1{file}", auth=("", "all"), content=b"{}", timeout=20).status_code == 415
+            assert sent("POST", file, operates, content=large) == 413
+        assert (
+            httpx.post(f"{daemon.url}/api/v1{file}", auth=("", operates), content=b"{}", timeout=20).status_code == 415
+        )
         faq = tmp_path / "faq.jsonl"
         faq.write_text('{"question": "q", "answer": "a"}\n')
         done = cli(daemon.config, "import", faq, "--workload", "w")

@@ -72,7 +72,7 @@ def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Pa
 
 
 def test_what_is_archived_was_booked_first(tmp_path: Path) -> None:
-    settings = old_settings(tmp_path)
+    settings = old_settings(tmp_path, roi={"hourly_rate": 40})
     with offline(settings) as jobs:
         jobs.now = lambda: START + 60 * DAY
         teacher = Teacher(jobs.warehouse)

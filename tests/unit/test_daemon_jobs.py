@@ -24,6 +24,7 @@ from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
 from retuned.daemon import reports
 from retuned.daemon.jobs import BUSY, MOST_WORKLOADS, Jobs
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.parts import PartsFailed
 from retuned.daemon.settings import Settings
 from retuned.monitors import drift, ledger, quality, watch
 from retuned.monitors.drift import DriftCheck
@@ -110,7 +111,7 @@ def test_a_drift_check_that_fails_leaves_no_verdict_standing(
     jobs.check_drift()
     assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) == 1
     monkeypatch.setattr(drift, "check", failing)
-    with pytest.raises(ChildFailed):
+    with pytest.raises(PartsFailed, match="workload support: out of memory"):
         jobs.check_drift()
     assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) is None
     assert registry.get_sample_value("retuned_drift_severity_ratio", {"workload": "support"}) is None

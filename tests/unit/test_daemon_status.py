@@ -8,9 +8,10 @@ import yaml
 from jinja2 import Environment, PackageLoader
 from traffic import START, interactions
 
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.offline import offline
 from retuned.daemon.settings import load
-from retuned.daemon.status import as_json, status
+from retuned.daemon.status import status
 
 
 def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
