@@ -317,11 +317,13 @@ def _json_array(nested: Sequence[Any]) -> Any:
     lengths = [len(memoryview(text)) for text in texts]
     ends = np.zeros(len(texts) + 1, np.int32)
     np.cumsum(lengths, out=ends[1:])
-    array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    joined = b"".join(texts)
+    array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(joined))
     # Few have so many brackets that they could be nested so deeply.
-    brackets = pc.add(pc.count_substring(array, "{"), pc.count_substring(array, "["))
-    for text in array.filter(pc.greater(brackets, DEEPEST)).to_pylist():
-        if _depth(msgspec.json.decode(text)) > DEEPEST:
+    signs = np.frombuffer(joined, np.uint8)
+    opened = np.flatnonzero((signs == ord("{")) | (signs == ord("[")))
+    for place in np.flatnonzero(np.diff(np.searchsorted(opened, ends)) > DEEPEST):
+        if _depth(msgspec.json.decode(texts[place])) > DEEPEST:
             raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     return pc.if_else(pc.equal(array, "null"), None, array) if len("null") in lengths else array
 
