@@ -134,7 +134,7 @@ class _Events:
 class Rows:
     """The rows of one batch, each id once within the deduplication distance.
 
-    Filled by `add` and `add_bad`; `pack` and then `redact` make of it what is stored.
+    Filled by `add`; `pack` and then `redact` make of it what is stored.
 
     Attributes:
         starts, nexts, lost: as those of the batch.
