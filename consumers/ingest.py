@@ -16,21 +16,22 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from retuned.consumers.dead_letter import DeadLetter
-from retuned.consumers.dialects import PASSED_OVER, BadPart, Found, decode_any
-from retuned.consumers.duplicates import Stored
+from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, Busy, Fenced, OutOfStep, RetunedError
-from retuned.consumers.events import BadEvent, Bounds, Kind, decode
-from retuned.consumers.files import TOPIC
-from retuned.consumers.kafka import Batch, Offsets, Publisher, Record, Source
+from retuned.consumers.formats.dialects import PASSED_OVER, BadPart, Found, decode_any
+from retuned.consumers.formats.events import BadEvent, Bounds, Kind, decode
+from retuned.consumers.formats.files import TOPIC
+from retuned.consumers.kafka.contract import Batch, Offsets, Publisher, Record, Source
+from retuned.consumers.kafka.records import BrokenBatch, FetchedRecord
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy.pseudonyms import is_pseudonym, load_user_keys
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.producers import Producer, Producers, SetAside
-from retuned.consumers.pseudonyms import is_pseudonym, load_user_keys
-from retuned.consumers.records import BrokenBatch, FetchedRecord
-from retuned.consumers.rows import Rows
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse import MIGRATIONS, Warehouse, first_line, named_queries, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, named_queries, utc_now
+from retuned.consumers.warehouse.dead_letters import DeadLetter
+from retuned.consumers.warehouse.duplicates import Stored
+from retuned.consumers.warehouse.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Taken:
 
 def stored_offsets(warehouse: Warehouse) -> Offsets:
     """The next offset of each partition, as a source asks for it."""
-    rows = warehouse.rows(named_queries(MIGRATIONS, "ingest.sql")["stored_offsets"])
+    rows = warehouse.rows(named_queries("retuned.consumers.warehouse", "ingest.sql")["stored_offsets"])
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
@@ -107,7 +108,7 @@ class Ingest:
         """
         self._source, self._warehouse, self._settings, self._metrics = source, warehouse, settings, metrics
         self._publisher = publisher
-        self._queries = named_queries(MIGRATIONS, "ingest.sql")
+        self._queries = named_queries("retuned.consumers.warehouse", "ingest.sql")
         self._producers = Producers.known(settings.ingest, warehouse, utc_now())
         self._redactor = Redactor(settings.privacy)
         self._pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym

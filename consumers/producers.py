@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from retuned.consumers.dead_letter import DeadLetter
 from retuned.consumers.errors import TooManyDeadLetters
 from retuned.consumers.settings import IngestSettings
-from retuned.consumers.warehouse import MIGRATIONS, Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.dead_letters import DeadLetter
 
-QUERIES = named_queries(MIGRATIONS, "ingest.sql")
+QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 
 MOST_PRODUCERS = 200
 """Names come from producers, who may send a new one each time: beyond so many, the one that is worth least goes."""

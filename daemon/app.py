@@ -8,35 +8,30 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
+from importlib.metadata import version
 from types import FrameType
-from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from retuned.consumers.connection import check_broker
-from retuned.consumers.dead_letter import dead_letters
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaPublisher, open_source
+from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.publisher import KafkaPublisher
+from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
-from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
-from retuned.daemon import commands
-from retuned.daemon.check import base_model as check_base_model
-from retuned.daemon.exports import Export, content
-from retuned.daemon.http import Server, application
-from retuned.daemon.jobs import Jobs
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.metrics import Metrics
-from retuned.daemon.parts import PartsFailed
 from retuned.daemon.private import keep_private, tighten
+from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
-from retuned.daemon.status import ingestion, status
+from retuned.daemon.web.server import Server, application
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.retrain import registry
-from retuned.retrain.labels import open_requests
-from retuned.retrain.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release import registry
+from retuned.retrain.training.base_model import check_base_model
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +66,7 @@ def raise_file_limit() -> None:
 
 
 class App:
-    """The parts of a daemon, and what the HTTP server may ask of them."""
+    """The parts of a daemon, and their lifecycle."""
 
     def __init__(self, settings: Settings) -> None:
         """Builds everything; nothing runs yet. What was built is undone when a later part fails.
@@ -119,9 +114,10 @@ class App:
             )
             self._stops.append(("jobs", self.jobs.shutdown))
 
-            self.server = Server(application(self, settings.http), settings.http)
+            service = LocalService(self.warehouse, settings, self.publisher, self.jobs, self.ingest, self.started_at)
+            self.server = Server(application(service, self, settings), settings.http)
             self._stops.append(("http", self.server.stop))
-            metrics.build.labels(self.status()["version"]).set(1)
+            metrics.build.labels(version("retuned")).set(1)
         except BaseException:
             self.stop()
             raise
@@ -149,8 +145,6 @@ class App:
         self.error = self.error or error
         self.stopping.set()
 
-    # What the HTTP server asks (see http.Daemon)
-
     def health(self) -> list[str]:
         """What is broken for good; empty when the process is sound."""
         if self.error is not None:
@@ -165,43 +159,6 @@ class App:
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""
         return [] if self.ingest.broker_up else [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
-
-    def status(self) -> dict[str, Any]:
-        """See `retuned.daemon.status`."""
-        return status(self.warehouse, self.jobs, self.ingest, self.started_at)
-
-    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Carry out `retrain`, `promote`, `rollback` or `report`."""
-        return commands.carry_out(self.jobs, name, workload, arguments)
-
-    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
-        """The newest dead letters, newest first."""
-        return dead_letters(self.warehouse, limit, reason)
-
-    def ingestion(self) -> dict[str, Any]:
-        """See `retuned.daemon.status.ingestion`."""
-        return ingestion(self.ingest)
-
-    def labels(self, workload: str | None) -> list[dict[str, Any]]:
-        """The answers that experts are asked to judge, oldest first."""
-        return open_requests(self.warehouse, workload)
-
-    def replay(self) -> dict[str, int]:
-        """See `Ingest.replay`."""
-        return self.ingest.replay()
-
-    def export(self, export: Export) -> Iterator[bytes]:
-        """See `retuned.daemon.exports.content`."""
-        return content(export, self.warehouse, self.settings)
-
-    def lineage(self, id: str) -> dict[str, Any]:
-        """See `retuned.retrain.lineage.lineage`."""
-        return lineage(self.warehouse, id)
-
-    @property
-    def reports(self) -> Path:
-        """The folder of the reports."""
-        return self.jobs.reports
 
     # Inside
 

@@ -14,6 +14,11 @@ def as_json(content: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(plain(content)), allow_nan=False, indent=indent)
 
 
+def through_json(content: Any) -> Any:
+    """What a reader of the JSON gets."""
+    return json.loads(as_json(content))
+
+
 def strict(text: str) -> str:
     """A JSON text in which infinity and NaN stand as JavaScript has them, as DuckDB writes it, without them."""
     return as_json(json.loads(text)) if "Infinity" in text or "NaN" in text else text

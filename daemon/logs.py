@@ -4,7 +4,7 @@ import logging
 from types import TracebackType
 from typing import Any
 
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy.redactor import Redactor
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 

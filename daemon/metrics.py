@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from retuned.consumers.warehouse import Size
+from retuned.consumers.warehouse.connection import Size
 
 
 class Metrics:

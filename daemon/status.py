@@ -4,20 +4,20 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
-from retuned.consumers.archive import archived
-from retuned.consumers.dialects import PASSED_OVER
+from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.warehouse import Warehouse, named_queries
-from retuned.daemon.jobs import Jobs
-from retuned.daemon.reports import reports
+from retuned.consumers.warehouse.archive import archived
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.reports.reports import reports
 from retuned.daemon.settings import Settings
-from retuned.monitors import roi, watch
-from retuned.retrain import labels
+from retuned.monitors.money import roi
+from retuned.monitors.watch import check as watch
+from retuned.retrain.data import label_requests as labels
 
-SQL = named_queries(files("retuned.daemon") / "sql", "status.sql")
+SQL = named_queries("retuned.daemon", "status.sql")
 
 
 def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:

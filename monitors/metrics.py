@@ -6,10 +6,10 @@ from datetime import UTC
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from retuned.monitors.drift import DriftCheck
-from retuned.monitors.quality import QUANTILES, Figure
-from retuned.monitors.roi import Roi, Tenure
-from retuned.monitors.watch import WatchCheck
+from retuned.monitors.drift.check import DriftCheck
+from retuned.monitors.money.roi import Roi, Tenure
+from retuned.monitors.quality.measure import QUANTILES, Figure
+from retuned.monitors.watch.check import WatchCheck
 
 
 class Metrics:

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.resources import files
 from typing import Any
 
 import duckdb
 
-from retuned.consumers.warehouse import Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.settings import WindowsSettings
 
-SQL = files("retuned.monitors") / "sql"
-QUERIES = named_queries(SQL, "windows.sql")
+QUERIES = named_queries("retuned.monitors", "windows.sql")
 WEEK, DAY, MICROSECOND = timedelta(days=7), timedelta(days=1), timedelta(microseconds=1)
 
 

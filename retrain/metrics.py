@@ -6,11 +6,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
-from retuned.retrain.registry import QUERIES, aliases, model_name
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data.consensus import QUARANTINED
+from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
 from retuned.retrain.run import RunResult
-from retuned.retrain.trust import QUARANTINED
+from retuned.retrain.versions import QUERIES, aliases, model_name
 
 
 class Metrics:

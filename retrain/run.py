@@ -15,19 +15,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeVar
 
+from retuned.consumers.common.durable import replace_text
+from retuned.consumers.common.process import Emit
+from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
-from retuned.consumers.process import Emit
-from retuned.consumers.warehouse import Warehouse, first_line, insert
-from retuned.retrain import card, gate, holdout, judge, registry, rollout
-from retuned.retrain import dataset as datasets
-from retuned.retrain.dataset import Dataset, DatasetRefused
-from retuned.retrain.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
-from retuned.retrain.files import replace_text
-from retuned.retrain.judge import Opinion
-from retuned.retrain.registry import QUERIES, Version
-from retuned.retrain.rollout import Publisher
-from retuned.retrain.settings import Settings
-from retuned.retrain.train import train
+from retuned.consumers.warehouse.connection import insert
+from retuned.retrain import versions
+from retuned.retrain.data import dataset as datasets
+from retuned.retrain.data import holdout
+from retuned.retrain.data.dataset import Dataset, DatasetRefused
+from retuned.retrain.decision import gate, judge
+from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
+from retuned.retrain.decision.judge import Opinion
+from retuned.retrain.release import card, registry
+from retuned.retrain.release.rollout import Rollout, one_at_a_time
+from retuned.retrain.training.train import train
+from retuned.retrain.versions import QUERIES, Version
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
@@ -70,10 +73,7 @@ class RunResult:
 
 
 def retrain(
-    warehouse: Warehouse,
-    settings: Settings,
-    publisher: Publisher,
-    topic: str,
+    rollout: Rollout,
     workload: str,
     reasons: Sequence[str],
     now: Clock,
@@ -83,7 +83,7 @@ def retrain(
     """Run one retraining of a workload. One at a time in a process: the caller sees to that.
 
     Args:
-        publisher, topic: where a promotion is announced.
+        rollout: what the run works on, and how a promotion is made and announced.
         reasons: why it was started; kept with the run.
         stop: when set, the run ends as interrupted, at the latest after the child's grace.
         on_progress: gets `{"stage": …, "workload": …}` with the lines of `train` and `evaluate`.
@@ -93,48 +93,37 @@ def retrain(
     """
     started = now()
     run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    warehouse.insert(
+    rollout.warehouse.insert(
         "runs", id=run_id, workload=workload, reasons=json.dumps(list(reasons)), state="running", started_at=started
     )
-    return _Run(warehouse, settings, publisher, topic, workload, run_id, now, stop, on_progress).through()
+    return _Run(rollout, workload, run_id, now, stop, on_progress).through()
 
 
-def resume(
-    warehouse: Warehouse,
-    settings: Settings,
-    publisher: Publisher,
-    topic: str,
-    now: Clock,
-    stop: threading.Event,
-    on_progress: Emit,
-) -> RunResult | None:
+def resume(rollout: Rollout, now: Clock, stop: threading.Event, on_progress: Emit) -> RunResult | None:
     """Take up the oldest run that was interrupted, by a stop or by a crash; None when there is none.
 
     The dataset is the same, the training goes on from its checkpoint, and what was evaluated or decided stands.
     """
-    row = warehouse.row(QUERIES["unfinished_run"])
+    row = rollout.warehouse.row(QUERIES["unfinished_run"])
     if row is None:
         return None
-    warehouse.execute("UPDATE runs SET state = 'running' WHERE id = ?", [row["id"]])
-    return _Run(warehouse, settings, publisher, topic, row["workload"], row["id"], now, stop, on_progress).through()
+    rollout.warehouse.execute("UPDATE runs SET state = 'running' WHERE id = ?", [row["id"]])
+    return _Run(rollout, row["workload"], row["id"], now, stop, on_progress).through()
 
 
 class _Run:
     def __init__(
         self,
-        warehouse: Warehouse,
-        settings: Settings,
-        publisher: Publisher,
-        topic: str,
+        rollout: Rollout,
         workload: str,
         run_id: str,
         now: Clock,
         stop: threading.Event,
         on_progress: Emit,
     ) -> None:
-        self.warehouse, self.settings, self.publisher, self.topic = warehouse, settings, publisher, topic
+        self.rollout, self.warehouse, self.settings = rollout, rollout.warehouse, rollout.settings
         self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
-        self.folder = registry.workload_folder(settings.models.directory, workload) / "runs" / run_id
+        self.folder = versions.workload_folder(self.settings.models.directory, workload) / "runs" / run_id
 
     def through(self) -> RunResult:
         """All stages; whatever ends them stands in the run's row."""
@@ -191,7 +180,7 @@ class _Run:
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before anybody is told of it
         promoted = self._promote(decision, parent, candidate)
         if promoted:
-            rollout.follow_up_or_log(self.warehouse, self.settings, self.publisher, self.topic, self.workload)
+            self.rollout.follow_up_or_log(self.workload)
         seconds = self._row()
         return RunResult(
             run_id=self.id,
@@ -215,8 +204,8 @@ class _Run:
         row = self._row()
         if row["dataset_version"] is None:
             self._tell("dataset")
-            registry.base_hash(registry.need_base(self.settings.models.base))
-            champion = registry.champion(self.warehouse, self.workload)
+            versions.base_hash(versions.need_base(self.settings.models.base))
+            champion = versions.champion(self.warehouse, self.workload)
             dataset = datasets.build(self.warehouse, self.settings, self.workload, self.now())
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
@@ -224,7 +213,7 @@ class _Run:
         if kept is None or not kept.path.is_dir():
             raise RetunedError(f"run {self.id}: its dataset {row['dataset_version']} is gone; retrain anew")
         parent = row["parent_version"]
-        return kept, registry.find(self.warehouse, self.workload, parent) if parent else None
+        return kept, versions.find(self.warehouse, self.workload, parent) if parent else None
 
     def _evaluations(self, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> list[Evaluation]:
         kept = self.folder / "evaluations.json"
@@ -287,7 +276,7 @@ class _Run:
             self.settings.models.directory,
             self.workload,
             Path(training["adapter"]),
-            base_model=registry.need_base(self.settings.models.base),
+            base_model=versions.need_base(self.settings.models.base),
             parent_version=parent.version if parent else None,
             dataset_version=dataset.version,
             run_id=self.id,
@@ -373,7 +362,7 @@ class _Run:
         )
         return decision
 
-    @rollout.one_at_a_time
+    @one_at_a_time
     def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> bool:
         """Promote what passed, unless somebody changed the champion meanwhile: it was compared with another one.
 
@@ -382,7 +371,7 @@ class _Run:
         """
         if not decision.outcome:
             return False
-        champion = registry.champion(self.warehouse, self.workload)
+        champion = versions.champion(self.warehouse, self.workload)
         serving = champion.version if champion else None
         if serving == candidate.version:
             return True  # promoted before the interruption
@@ -394,11 +383,11 @@ class _Run:
             return False
         if serving != (parent.version if parent else None):
             decision.reasons.append(
-                f"Not promoted: {registry.model_name(self.workload, serving)} became champion while the candidate was "
+                f"Not promoted: {versions.model_name(self.workload, serving)} became champion while the candidate was "
                 "trained, and they were not compared."
             )
             return False
-        rollout.set_champion(self.warehouse, self.workload, candidate.version, "gate", decision.reasons[0], self.now())
+        self.rollout.set_champion(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
         self._tell("promoted", version=candidate.version)
         return True
 

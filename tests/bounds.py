@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from retuned.consumers.events import Bounds
+from retuned.consumers.formats.events import Bounds
 from retuned.consumers.settings import IngestSettings
 
 BOUNDS = Bounds.of(IngestSettings(max_age_days=73_000), datetime(2100, 1, 1))

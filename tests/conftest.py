@@ -12,7 +12,7 @@ from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
 from teaching import Teacher
 from traffic import new_warehouse
 
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse
 
 
 @pytest.fixture(scope="session")

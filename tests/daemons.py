@@ -40,7 +40,7 @@ class Daemon:
         """Start it, and do not wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "retuned.daemon.cli", "run", "--config", str(self.config)],
+                [sys.executable, "-m", "retuned.daemon.cli.main", "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
             )

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from retuned.monitors.grounding import grounding
+from retuned.monitors.hallucination.rules import grounding
 from retuned.monitors.settings import QualitySettings
 
 PAIRS = Path(__file__).parent / "data" / "grounding_pairs.jsonl"

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from traffic import store
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain.dataset import Dataset
-from retuned.retrain.similarity import normalise
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.similarity import normalise
 
 START = datetime(2026, 3, 1)
 DAYS = 30

@@ -7,11 +7,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import open_source
-from retuned.consumers.memory import MemoryLog, MemoryPublisher, MemorySource
+from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
+from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse
 
 numbers = iter(range(1000))
 

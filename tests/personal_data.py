@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy.redactor import Redactor
 
 DATA = Path(__file__).parent / "data"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from retuned.retrain.gate import decide
+from retuned.retrain.decision.gate import decide
 from retuned.retrain.settings import GateSettings
 
 Draw = Callable[[np.random.Generator, np.ndarray, float], np.ndarray]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse
 
 START = datetime(2026, 3, 2, 9, 0, 0)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 
 START = datetime(2026, 3, 2, 9, 0, 0)
 MINUTE = timedelta(minutes=1)

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from retuned.retrain import lora
-from retuned.retrain.base import load_model, load_tokenizer
-from retuned.retrain.batches import Encoded, encode
+from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.train import work
+from retuned.retrain.training import adapter as lora
+from retuned.retrain.training.base_model import load_model, load_tokenizer
+from retuned.retrain.training.batches import encode
+from retuned.retrain.training.train import work
 
 SETTINGS = TrainSettings(dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
 

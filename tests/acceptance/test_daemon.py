@@ -20,7 +20,7 @@ from models import tiny_llama
 from teaching import GOODS, questions
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def stored(daemon: Daemon, app: App) -> bool:
 
 def cli(*arguments: str, config: Path | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     where = ["--config", str(config)] if config else []
-    command = [sys.executable, "-m", "retuned.daemon.cli", arguments[0], *where, *arguments[1:]]
+    command = [sys.executable, "-m", "retuned.daemon.cli.main", arguments[0], *where, *arguments[1:]]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 

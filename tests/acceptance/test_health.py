@@ -11,7 +11,7 @@ from brokers import Broker, until
 from daemons import settings_for
 
 from retuned.consumers.errors import BrokerUnavailable
-from retuned.consumers.kafka import Batch
+from retuned.consumers.kafka.contract import Batch
 from retuned.daemon import app
 from retuned.daemon.settings import Settings
 

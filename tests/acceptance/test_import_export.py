@@ -20,13 +20,13 @@ from daemons import App, Daemon, running, settings_for
 from teaching import GOODS, questions
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
 
 ROWS = 20_000
 
 
 def command(config: Path, *arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "retuned.daemon.cli", *map(str, arguments), "--config", str(config)]
+    return [sys.executable, "-m", "retuned.daemon.cli.main", *map(str, arguments), "--config", str(config)]
 
 
 def cli(config: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:

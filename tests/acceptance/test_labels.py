@@ -10,7 +10,7 @@ from daemons import App, running, settings_for
 from kafka import KafkaConsumer
 from models import tiny_llama
 
-from retuned.daemon.cli import main
+from retuned.daemon.cli.main import main
 
 
 def test_an_expert_is_asked_over_kafka_and_answers(

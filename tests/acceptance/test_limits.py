@@ -13,15 +13,16 @@ from brokers import Broker
 from daemons import Daemon, settings_for
 
 from retuned.consumers.errors import WarehouseError
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse
 
 FILES = 1_024
 
 NO_FILES_LEFT = """
 import os, resource
-from retuned.consumers.connection import check_broker
+from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.errors import BrokerUnavailable
-from retuned.consumers.kafka import KafkaPublisher, KafkaSource
+from retuned.consumers.kafka.publisher import KafkaPublisher
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.settings import KafkaSettings
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 try:

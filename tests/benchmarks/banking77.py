@@ -26,16 +26,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
-from retuned.daemon.demo_model import base_model
-from retuned.daemon.imports import import_files
-from retuned.daemon.offline import ingestion
+from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.demo.model import base_model
+from retuned.daemon.service import opened
 from retuned.daemon.settings import load
-from retuned.retrain import dataset as datasets
-from retuned.retrain import registry
-from retuned.retrain.evaluate import CANDIDATE, evaluate
+from retuned.daemon.transfer.imports import import_files
+from retuned.retrain import versions
+from retuned.retrain.data import dataset as datasets
+from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import retrain
 from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
 
@@ -143,8 +144,8 @@ def _imported(place: Path, folder: Path, spelling: str) -> Path:
     config = place / "retuned.yaml"
     config.write_text(yaml.safe_dump({"warehouse": {"path": str(warehouse)}}), encoding="utf-8")
     settings = load(config)
-    with ingestion(settings) as ingest:
-        import_files([events], None, None, settings, ingest)
+    with opened(settings) as service:
+        import_files([events], None, None, settings, service)
     return warehouse
 
 
@@ -180,7 +181,7 @@ def _trained(place: Path, folder: Path, spelling: str) -> dict[str, float]:
     )
     try:
         result = retrain(
-            warehouse, settings, MemoryPublisher(), "models", WORKLOAD, ["benchmark"],
+            Rollout(warehouse, settings, MemoryPublisher(), "models"), WORKLOAD, ["benchmark"],
             lambda: START + timedelta(days=60), threading.Event(), lambda _: None,
         )  # fmt: skip
         print(f"{spelling}: {result.state}, passed {result.passed}, {result.scores}", file=sys.stderr)
@@ -188,7 +189,7 @@ def _trained(place: Path, folder: Path, spelling: str) -> dict[str, float]:
             print(f"  {reason}", file=sys.stderr)
         if result.version is None:
             return {}
-        version = registry.find(warehouse, WORKLOAD, result.version)
+        version = versions.find(warehouse, WORKLOAD, result.version)
         assert version is not None
         dtype = result.training["dtype"]
     finally:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retuned.consumers.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
+from retuned.consumers.common.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
 
 
 def run(script: str, *arguments: str, log: Path) -> None:

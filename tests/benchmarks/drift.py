@@ -27,9 +27,11 @@ import customers
 import pandas as pd
 from traffic import START, new_warehouse, store
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.monitors import comparison, drift
-from retuned.monitors.comparison import CATEGORIES, NUMBERS, SATISFACTION, ratings, unusable
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.drift import check as drift
+from retuned.monitors.drift import comparison
+from retuned.monitors.drift.comparison import CATEGORIES, NUMBERS, SATISFACTION, ratings, unusable
+from retuned.monitors.drift.topics import find_topics
 from retuned.monitors.settings import Settings, WindowsSettings
 from retuned.monitors.statistics import (
     cochran_mantel_haenszel,
@@ -39,7 +41,6 @@ from retuned.monitors.statistics import (
     two_sample_ks,
     wilson,
 )
-from retuned.monitors.topics import find_topics
 from retuned.monitors.windows import Window, Windows, windows
 
 ROWS = 500

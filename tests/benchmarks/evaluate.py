@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from train import BASE, rows
 
-from retuned.consumers.process import run_child
-from retuned.daemon.demo_model import base_model
+from retuned.consumers.common.process import run_child
+from retuned.daemon.demo.model import base_model
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
 
 SETTINGS = TrainSettings(epochs=2)
@@ -75,7 +75,7 @@ def _train(folder: Path, name: str, parent: str | None) -> dict[str, Any]:
         "folder": str(folder / name),
         "settings": SETTINGS.model_dump(mode="json"),
     }
-    return run_child("retuned.retrain.train", job, folder / name, timeout_seconds=900)
+    return run_child("retuned.retrain.training.train", job, folder / name, timeout_seconds=900)
 
 
 def _process(folder: Path, way: str, adapters: dict[str, str], dtype: str) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def _batches(tokenizer: Any) -> list[list[list[int]]]:
 def _ours(adapters: dict[str, str], dtype: str) -> dict[str, list[str]]:
     import torch
 
-    from retuned.retrain import lora
-    from retuned.retrain.base import load_model, load_tokenizer
-    from retuned.retrain.fuse import fuse
-    from retuned.retrain.generation import Generator
+    from retuned.retrain.generation.adapters import Generator
+    from retuned.retrain.kernels.replace import fuse
+    from retuned.retrain.training import adapter as lora
+    from retuned.retrain.training.base_model import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(BASE)
     model = load_model(BASE, getattr(torch, dtype))

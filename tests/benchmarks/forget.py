@@ -24,16 +24,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from teaching import Teacher
 
-from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
-from retuned.daemon.demo_company import Fact, is_right, load, split_questions
-from retuned.daemon.demo_model import base_model
-from retuned.retrain import dataset as datasets
-from retuned.retrain import registry, rollout
-from retuned.retrain.evaluate import CANDIDATE, evaluate
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.daemon.demo.company import Fact, is_right, load, split_questions
+from retuned.daemon.demo.model import base_model
+from retuned.retrain import versions
+from retuned.retrain.data import dataset as datasets
+from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
+from retuned.retrain.release import registry
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import DatasetSettings, EvaluateSettings, GateSettings, ModelsSettings, Settings
-from retuned.retrain.train import train
+from retuned.retrain.training.train import train
 
 BASE = Path(__file__).parents[2] / "build" / "smollm2-135m-instruct"
 WORKLOAD = "support"
@@ -89,7 +91,7 @@ class School:
 
     def learn(self) -> tuple[Path, dict[str, Any]]:
         """Train on from the champion, put the result in its place, and return the adapter and what training told."""
-        champion = registry.champion(self.warehouse, WORKLOAD)
+        champion = versions.champion(self.warehouse, WORKLOAD)
         dataset = datasets.build(self.warehouse, self.settings, WORKLOAD, self.teacher.now)
         training = train(dataset, champion, self.settings, self.folder / f"train-{dataset.version}")
         version = registry.register(
@@ -104,10 +106,9 @@ class School:
             details={},
             now=self.teacher.now,
         )
-        rollout.promote(
-            self.warehouse, self.settings, MemoryPublisher(), "models", WORKLOAD, version.version, "bench", "bench",
-            self.teacher.now,
-        )  # fmt: skip
+        Rollout(self.warehouse, self.settings, MemoryPublisher(), "models").promote(
+            WORKLOAD, version.version, "operator", "bench", self.teacher.now
+        )
         return Path(training["adapter"]), training
 
     def right(self, adapter: Path, facts: Facts, ids: Sequence[str]) -> float:

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from grounding_pairs import halves, labelled, outcomes
 
-from retuned.monitors.grounding import grounding
+from retuned.monitors.hallucination.rules import grounding
 
 ROUNDS = 10
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hostile import WORKLOAD, Attack, Effect, Month, effect
 from traffic import new_warehouse
 
-from retuned.retrain import dataset
+from retuned.retrain.data import dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 ATTACKS: tuple[Attack, ...] = ("few", "many", "sleepers")

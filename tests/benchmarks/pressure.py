@@ -20,9 +20,9 @@ from daemons import Daemon, running, settings_for
 from ingest import event
 from train import BASE, SETTINGS, rows
 
+from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled
-from retuned.consumers.process import run_child
-from retuned.daemon.demo_model import base_model
+from retuned.daemon.demo.model import base_model
 
 FEW, MANY = 10_000, 1_000_000  # events
 BURST, RATE = 100_000, 1_000  # events, events per second
@@ -153,7 +153,7 @@ def train(folder: Path, stop: threading.Event, stepping: threading.Event) -> Non
     }
     with contextlib.suppress(Cancelled):
         run_child(
-            "retuned.retrain.train", job, folder / "run", timeout_seconds=600, stop=stop,
+            "retuned.retrain.training.train", job, folder / "run", timeout_seconds=600, stop=stop,
             on_progress=lambda _: stepping.set(),
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from personal_data import labelled, ordinary, recall
 
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy.redactor import Redactor
 
 ROUNDS = 20
 

@@ -24,11 +24,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retuned.consumers.process import run_child
-from retuned.daemon.demo_model import base_model
-from retuned.retrain.dataset import Dataset
-from retuned.retrain.evaluate import CANDIDATE, evaluate
-from retuned.retrain.scoring import score
+from retuned.consumers.common.process import run_child
+from retuned.daemon.demo.model import base_model
+from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
+from retuned.retrain.scoring.facts import score
 from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
 
 BASE = Path(__file__).parents[2] / "build" / "smollm2-135m-instruct"
@@ -128,7 +128,7 @@ def _trained(train: list[dict[str, Any]], test: list[dict[str, Any]]) -> dict[st
             "folder": str(folder / "train"),
             "settings": SETTINGS.model_dump(mode="json"),
         }
-        training = run_child("retuned.retrain.train", job, folder / "train", timeout_seconds=3_600)
+        training = run_child("retuned.retrain.training.train", job, folder / "train", timeout_seconds=3_600)
         settings = Settings(
             models=ModelsSettings(base=BASE, directory=folder / "models"),
             train=SETTINGS,

@@ -29,10 +29,10 @@ import children
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retuned.daemon.demo_model import base_model
-from retuned.retrain.base import load_tokenizer
+from retuned.daemon.demo.model import base_model
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.train import learning_rate, order
+from retuned.retrain.training.base_model import load_tokenizer
+from retuned.retrain.training.train import learning_rate, order
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
@@ -125,8 +125,8 @@ def _child(folder: Path, what: str, number: int) -> dict[str, Any]:
 def _first_adapter(folder: Path) -> dict[str, Any]:
     import torch
 
-    from retuned.retrain import lora
-    from retuned.retrain.base import load_model
+    from retuned.retrain.training import adapter as lora
+    from retuned.retrain.training.base_model import load_model
 
     torch.manual_seed(SETTINGS.seed)
     lora.new_adapter(load_model(BASE, torch.float32), BASE, SETTINGS).save_pretrained(folder / "first")
@@ -134,7 +134,7 @@ def _first_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _train_with_retuned(folder: Path) -> dict[str, Any]:
-    from retuned.retrain.train import work
+    from retuned.retrain.training.train import work
 
     job = {
         "base": str(BASE),
@@ -167,7 +167,7 @@ def _shapes() -> list[tuple[int, int]]:
 
 def _steps(folder: Path) -> list[list[Any]]:
     """The encoded rows of each step of a training."""
-    from retuned.retrain.batches import encode
+    from retuned.retrain.training.batches import encode
 
     tokenizer = load_tokenizer(BASE)
     table = pq.read_table(folder / "train.parquet").to_pylist()
@@ -225,7 +225,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from retuned.retrain.lora import LAYERS
+    from retuned.retrain.training.adapter import LAYERS
 
     class _Times(TrainerCallback):  # type: ignore[misc]
         """How long each step takes."""

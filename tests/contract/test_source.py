@@ -12,11 +12,12 @@ from brokers import Broker, break_batch
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
-from retuned.consumers.confluent import ConfluentSource
 from retuned.consumers.errors import EventsLost
-from retuned.consumers.kafka import Batch, KafkaSource, Offsets, Source
-from retuned.consumers.memory import MemoryLog, MemorySource
-from retuned.consumers.records import BrokenBatch
+from retuned.consumers.kafka.confluent import ConfluentSource
+from retuned.consumers.kafka.contract import Batch, Offsets, Source
+from retuned.consumers.kafka.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.records import BrokenBatch
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.settings import KafkaSettings
 
 numbers = itertools.count()

@@ -10,13 +10,13 @@ from brokers import Broker
 from daemons import App, running, settings_for
 from teaching import START, Teacher
 
-from retuned.consumers.warehouse import open_warehouse
-from retuned.daemon.cli import main
-from retuned.daemon.offline import offline
+from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.cli.main import main
+from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
-from retuned.monitors import quality
+from retuned.monitors.quality import measure as quality
 from retuned.monitors.windows import windows
-from retuned.retrain import dataset
+from retuned.retrain.data import dataset
 
 DAY = timedelta(days=1)
 
@@ -48,7 +48,8 @@ def teach(teacher: Teacher) -> None:
 def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Path) -> None:
     settings = old_settings(tmp_path, windows={"reference_seconds": 3 * 86_400.0, "minimum_rows": 1})
     now = START + 30 * DAY
-    with offline(settings) as jobs:
+    with opened(settings) as local:
+        jobs = local.jobs
         jobs.now = lambda: now
         teach(Teacher(jobs.warehouse))
 
@@ -73,7 +74,8 @@ def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Pa
 
 def test_what_is_archived_was_booked_first(tmp_path: Path) -> None:
     settings = old_settings(tmp_path, roi={"hourly_rate": 40})
-    with offline(settings) as jobs:
+    with opened(settings) as local:
+        jobs = local.jobs
         jobs.now = lambda: START + 60 * DAY
         teacher = Teacher(jobs.warehouse)
         for _ in range(3):
@@ -89,7 +91,8 @@ def test_what_is_archived_was_booked_first(tmp_path: Path) -> None:
 
 
 def test_a_workload_whose_events_have_all_left_is_still_known(tmp_path: Path) -> None:
-    with offline(old_settings(tmp_path)) as jobs:
+    with opened(old_settings(tmp_path)) as local:
+        jobs = local.jobs
         jobs.warehouse.insert("aliases", workload="quiet", alias="champion", version="v1", created_at=START + 100 * DAY)
         assert jobs.workloads() == ["quiet"]
         jobs.now = lambda: START + 101 * DAY

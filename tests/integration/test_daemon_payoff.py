@@ -14,16 +14,23 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from models import tiny_llama
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
-from retuned.daemon import commands, reports
-from retuned.daemon.jobs import Jobs
-from retuned.daemon.offline import offline
-from retuned.daemon.policy import Decision, Evidence
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.policy.policy import Decision, Evidence
+from retuned.daemon.reports import reports
+from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.settings import RoiSettings
-from retuned.retrain import dataset, registry
+from retuned.retrain import versions
+from retuned.retrain.data import dataset
+from retuned.retrain.release import registry
 
 TAUGHT = len(GOODS) * 50
 DURING = len(CHANGED) * 50
+
+
+def serving(jobs: Jobs) -> LocalService:
+    return LocalService(jobs.warehouse, jobs.settings, MemoryPublisher(), jobs)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         policy={"new_corrections": 50, "cooldown_seconds": 1, "minimum_ratings": 30},
         roi={"hourly_rate": 60.0, "training_hourly_rate": 1.0},
     )
-    with offline(settings) as jobs:
+    with opened(settings) as local:
+        jobs = local.jobs
         teacher = Teacher(jobs.warehouse)
         jobs.now = lambda: teacher.now + timedelta(seconds=len(ticks))
         ticks: list[None] = []
@@ -96,7 +104,7 @@ def test_what_came_in_while_a_run_trained_counts_for_the_next_one(story: Story) 
 
 def test_the_model_card_is_complete_and_no_part_of_the_version(story: Story) -> None:
     warehouse = story.jobs.warehouse
-    champion = registry.champion(warehouse, "support")
+    champion = versions.champion(warehouse, "support")
     assert champion is not None
     card = (champion.path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\n")
@@ -191,7 +199,7 @@ def test_the_month_and_the_quarter_that_ended_are_reported_once(story: Story) ->
     assert [name[:7] for name in names] == ["2026-Q1", "2026-03"]
     month, quarter = (jobs.reports / f"{name}.html" for name in (names[1], names[0]))
     told = json.loads(month.with_suffix(".json").read_text())
-    champion = registry.champion(jobs.warehouse, "support")
+    champion = versions.champion(jobs.warehouse, "support")
     assert champion is not None
     assert told["benchmark"]["champion"] == champion.name
     scores = {(row["model"], row["split"]): row for row in told["benchmark"]["scores"]}
@@ -223,7 +231,7 @@ def test_an_operator_gets_the_running_month(story: Story, monkeypatch: pytest.Mo
     monkeypatch.setattr(reports, "benchmark", lambda *_: {"problem": "not asked in this test"})
     story.jobs.now = lambda: datetime(2026, 3, 20)
     name = reports.report_id("support", reports.Period.of("month", story.jobs.now()))
-    done = commands.carry_out(story.jobs, "report", "support", {})
+    done = serving(story.jobs).command("report", "support", {})
     assert done["done"] == f"the report of this month so far will be at /reports/{name}"
     assert "No benchmark of the models: not asked in this test" in (story.jobs.reports / f"{name}.html").read_text()
 
@@ -238,7 +246,7 @@ def test_a_running_daemon_writes_it_in_turn(story: Story, monkeypatch: pytest.Mo
     scheduler.start()
     monkeypatch.setattr(jobs, "_scheduler", scheduler)
     try:
-        commands.carry_out(jobs, "report", "support", {})
+        serving(jobs).command("report", "support", {})
         deadline = time.monotonic() + 30
         while not page.is_file() and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -10,9 +10,9 @@ import yaml
 from jinja2 import Environment, PackageLoader
 from traffic import START, feedback, interactions, promoted, prompts
 
-from retuned.daemon.cli import main
+from retuned.daemon.cli.main import main
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.offline import offline
+from retuned.daemon.service import opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
 
@@ -27,7 +27,8 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "roi": {"hourly_rate": [{"from": "2026-03-01", "value": 60}], "token_cost": 0, "escalation_cost": 0},
     }
     file.write_text(yaml.safe_dump(settings))
-    with offline(load(file)) as jobs:
+    with opened(load(file)) as local:
+        jobs = local.jobs
         promoted(jobs.warehouse, "p1", "v1", None, START + HOUR)
         rng = random.Random(5)
         for first, start, model, seconds in ((0, START, "base", 60), (40, START + HOUR, "v1", 180)):
@@ -50,7 +51,7 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (change["interactions"], change["counterfactual"], change["uplift"]) == pytest.approx((40, 50.0, 80.0))
     assert change["uplift_low"] < 80.0 < change["uplift_high"]
 
-    page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
+    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     shown = " ".join(page.render(status=told).split())
     assert "<strong>8.00</strong> = (gains − costs) / costs" in shown
     ends = f"{change['uplift_low']:.2f} – {change['uplift_high']:.2f}"

@@ -14,17 +14,19 @@ from prometheus_client import CollectorRegistry
 from teaching import Teacher
 from traffic import feedback, interactions
 
-from retuned.consumers.memory import MemoryPublisher
-from retuned.consumers.warehouse import utc_now
-from retuned.daemon import cli
-from retuned.daemon.jobs import Jobs
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.daemon.cli import main as cli
+from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.offline import offline
+from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import status
-from retuned.monitors import watch
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.retrain import registry, rollout
+from retuned.monitors.watch import check as watch
+from retuned.retrain import versions
+from retuned.retrain.release import registry
+from retuned.retrain.release.rollout import Rollout
 
 HOUR = timedelta(hours=1)
 TOPIC = "retuned.model-events"
@@ -63,21 +65,13 @@ class Service:
         ).version
 
     def promote(self, version: str, workload: str = "support", actor: Any = "gate", at: datetime | None = None) -> None:
-        rollout.promote(
-            self.warehouse,
-            self.jobs.settings,
-            self.publisher,
-            TOPIC,
-            workload,
-            version,
-            actor,
-            "better on the holdout",
-            at or self.since,
+        Rollout(self.warehouse, self.jobs.settings, self.publisher, TOPIC).promote(
+            workload, version, actor, "better on the holdout", at or self.since
         )
 
     def rated(self, version: str | None, good: int, bad: int, workload: str = "support") -> None:
         """Answers of a version since it was promoted, or for an hour before the latest promotion, with votes."""
-        newest = registry.aliases(self.warehouse, workload).get("champion") == version
+        newest = versions.aliases(self.warehouse, workload).get("champion") == version
         start = self.since if newest else self.since - 2 * HOUR
         rng = random.Random(self.answers)
         ids = interactions(
@@ -87,7 +81,7 @@ class Service:
             start=start,
             step=HOUR / (good + bad),
             workload=workload,
-            model=registry.model_name(workload, version),
+            model=versions.model_name(workload, version),
             offset=self.answers,
         )
         rng.shuffle(ids)
@@ -100,7 +94,7 @@ class Service:
         return [(row["event"], row["version"], row["actor"]) for row in rows]
 
     def champion(self, workload: str = "support") -> str | None:
-        return registry.aliases(self.warehouse, workload).get("champion")
+        return versions.aliases(self.warehouse, workload).get("champion")
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.get_sample_value(name, {"workload": "support", **labels})
@@ -116,7 +110,8 @@ def settings_for(folder: Path, **sections: Any) -> Settings:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Any:
-    with offline(settings_for(tmp_path, schedule={"watch_seconds": 0.2}, retention={"keep_days": 1})) as jobs:
+    with opened(settings_for(tmp_path, schedule={"watch_seconds": 0.2}, retention={"keep_days": 1})) as local:
+        jobs = local.jobs
         yield Service(jobs, tmp_path)
 
 
@@ -146,7 +141,7 @@ def test_what_is_worse_is_taken_back_once_and_the_world_is_told(service: Service
     service.jobs.watch_champions()
     assert service.changes() == [("promoted", one, "gate"), ("promoted", two, "gate"), ("rolled_back", one, "watch")]
     assert service.champion() == one
-    assert "previous" not in registry.aliases(service.warehouse, "support")
+    assert "previous" not in versions.aliases(service.warehouse, "support")
     why = "unhelpful by user: 35% of 200 answers, before 15% of 500: worse by more than 5 points"
     _, _, message = service.publisher.messages[-1]
     assert (message["event"], message["version"], message["reason"]) == ("rolled_back", one, why)
@@ -173,7 +168,7 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     assert seen["comparisons"][0]["n_after"] == 200
     (line,) = [line for line in cli._summary(told) if "watch" in line]
     assert line.startswith(f"  watch       support@{two}: go on: neither shown")
-    page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
+    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     shown = page.render(status=told)
     assert f"<code>support@{two}</code> against <code>support@{one}</code>" in shown
     assert '<td class="n">30 of 200</td><td class="n">75 of 500</td>' in shown
@@ -192,13 +187,15 @@ def test_the_first_champion_gives_way_to_the_base_model(service: Service) -> Non
 
 def test_a_verdict_that_a_kill_kept_from_being_carried_out_is_carried_out(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    with offline(settings) as jobs:
+    with opened(settings) as local:
+        jobs = local.jobs
         service = Service(jobs, tmp_path)
         one, two = put_a_worse_one_into_service(service)
         seen = watch.check(jobs.warehouse, jobs.settings, "support", utc_now())
         assert seen is not None
         assert (seen.verdict, service.champion()) == ("roll_back", two)
-    with offline(settings) as jobs:
+    with opened(settings) as local:
+        jobs = local.jobs
         again = Service(jobs, tmp_path)
         jobs.watch_champions()
         jobs.watch_champions()

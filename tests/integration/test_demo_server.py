@@ -26,12 +26,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from retuned.consumers.common.process import THREADS_WAIT_BRIEFLY
 from retuned.consumers.errors import ChildFailed, RetunedError
-from retuned.consumers.process import THREADS_WAIT_BRIEFLY
-from retuned.daemon import demo_model
-from retuned.daemon.demo_model import Model, base_model, model_card
-from retuned.daemon.demo_server import MOST_WAITING, ModelEvent, Worker, follow
-from retuned.retrain.card import licence_of
+from retuned.daemon.demo import model as demo_model
+from retuned.daemon.demo.model import Model, base_model, model_card
+from retuned.daemon.demo.server import MOST_WAITING, ModelEvent, Worker, follow
+from retuned.retrain.release.card import licence_of
 
 SYSTEM = {"role": "system", "content": "please answer the customer of our store"}
 CONVERSATIONS = [
@@ -330,7 +330,7 @@ class Server:
 @contextmanager
 def serving(base: Path, folder: Path, *options: str) -> Iterator[Server]:
     port, log = free_port(), folder / "server.log"
-    command = [sys.executable, "-m", "retuned.daemon.demo_server", "--base", str(base), "--port", str(port), *options]
+    command = [sys.executable, "-m", "retuned.daemon.demo.server", "--base", str(base), "--port", str(port), *options]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -422,7 +422,7 @@ def test_bad_requests_are_answered_with_the_reason(base: Path, tmp_path: Path) -
 
 
 def test_a_base_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "retuned.daemon.demo_server", "--base", str(tmp_path / "none"), "--port", "1"]
+    command = [sys.executable, "-m", "retuned.daemon.demo.server", "--base", str(tmp_path / "none"), "--port", "1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert str(tmp_path / "none") in ended.stderr
@@ -443,7 +443,7 @@ def test_a_base_model_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Mo
     junk.write_bytes(b"GGUF and nothing more")
     with monkeypatch.context() as patch:
         patch.setattr(demo_model, "packaged_weights", lambda: junk)
-        with pytest.raises(ChildFailed, match=r"demo_model\.log|demo_model: \w+"):
+        with pytest.raises(ChildFailed, match=r"model\.log|model: \w+"):
             base_model(tmp_path / "base")
     assert not (tmp_path / "base").exists()
 

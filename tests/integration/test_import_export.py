@@ -20,19 +20,19 @@ from prometheus_client import CollectorRegistry
 from teaching import GOODS, Teacher, questions
 
 from retuned.consumers.errors import OutOfStep, RetunedError, TooManyDeadLetters
-from retuned.consumers.files import EventFile
+from retuned.consumers.formats.files import EventFile
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.warehouse import Warehouse, open_warehouse
-from retuned.daemon.client import download
-from retuned.daemon.exports import TABLES, Export, content, write
-from retuned.daemon.imports import from_bytes, import_files, to_bytes
-from retuned.daemon.jobs import Jobs
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings
-from retuned.monitors import ledger
+from retuned.daemon.transfer.exports import TABLES, Export, content, write
+from retuned.daemon.transfer.imports import from_bytes, import_files, to_bytes
+from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
-from retuned.retrain import dataset, examples
+from retuned.retrain.data import dataset, examples
 
 PLACE = ("topic", "partition", "offset", "received_at")
 
@@ -413,8 +413,7 @@ def test_a_daemon_that_goes_away_in_the_middle_leaves_no_file(tmp_path: Path) ->
         thread = threading.Thread(target=answer)
         thread.start()
         settings = Settings(http={"port": peer.getsockname()[1]})
-        pieces = download(settings, Export("interactions").path())
-        assert pieces is not None
+        pieces = RemoteService(settings).export(Export("interactions"))
         with pytest.raises(RetunedError, match="the daemon went away in the middle"):
             write(pieces, tmp_path / "x.jsonl")
         thread.join()

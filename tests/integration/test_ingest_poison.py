@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from ingestion import Rig, feedback, interaction, settings_for
 
-from retuned.consumers import dialects, ingest
-from retuned.consumers import rows as rows_module
+from retuned.consumers import ingest
 from retuned.consumers.errors import TooManyDeadLetters
-from retuned.consumers.files import TOPIC
-from retuned.consumers.kafka import Batch
-from retuned.consumers.memory import MemoryLog
-from retuned.consumers.privacy import Redactor
-from retuned.consumers.records import FetchedRecord
+from retuned.consumers.formats import dialects
+from retuned.consumers.formats.files import TOPIC
+from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.kafka.records import FetchedRecord
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import IngestSettings, Settings
-from retuned.consumers.warehouse import open_warehouse, utc_now
+from retuned.consumers.warehouse import rows as rows_module
+from retuned.consumers.warehouse.connection import open_warehouse, utc_now
 
 POISON = "poison 4111 1111 1111 1111"  # with a number that has to be redacted
 

@@ -9,10 +9,11 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, 
 from teaching import START
 
 from retuned.consumers.errors import BrokerRefused
-from retuned.consumers.kafka import KafkaPublisher
+from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.settings import KafkaSettings
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain import registry, rollout
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain import versions
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, Settings
 
 EVENTS, LETTERS = "retuned.model-events", "retuned.dead-letters"
@@ -33,17 +34,17 @@ def test_a_promotion_that_may_not_be_announced_is_done_and_is_announced_once_it_
         )
         admin.create_acls([denied])
         publisher = KafkaPublisher(KafkaSettings(bootstrap_servers=broker.bootstrap_servers))
-        place = (warehouse, settings, publisher, EVENTS, "support")
-        assert rollout.promote(*place, "aaaaaaaa", "operator", "by hand", START) == "aaaaaaaa"
-        assert registry.aliases(warehouse, "support")["champion"] == "aaaaaaaa"
+        rollout = Rollout(warehouse, settings, publisher, EVENTS)
+        assert rollout.promote("support", "aaaaaaaa", "operator", "by hand", START) == "aaaaaaaa"
+        assert versions.aliases(warehouse, "support")["champion"] == "aaaaaaaa"
         with pytest.raises(BrokerRefused, match=EVENTS):
-            rollout.follow_up(*place)
+            rollout.follow_up("support")
         publisher.publish(LETTERS, "k", {"other": "topics are open"})
         admin.delete_acls([denied])
 
         def announced() -> bool:
             try:
-                return rollout.follow_up(*place) == 1
+                return rollout.follow_up("support") == 1
             except BrokerRefused:  # the broker has not heard of it yet
                 return False
 

@@ -24,20 +24,22 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import OffsetOutOfRangeError
 
-from retuned.consumers import dialects
 from retuned.consumers import ingest as ingest_module
-from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import (
     BrokerRefused,
     BrokerUnavailable,
     EventsLost,
     Fenced,
 )
+from retuned.consumers.formats import dialects
 from retuned.consumers.ingest import stored_offsets
-from retuned.consumers.kafka import FIRST_RECORDS, KafkaPublisher, KafkaSource, Source, open_source
-from retuned.consumers.memory import MemoryLog
+from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.contract import FIRST_RECORDS, Source
+from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.kafka.publisher import KafkaPublisher
+from retuned.consumers.kafka.source import KafkaSource, open_source
 from retuned.consumers.settings import IngestSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 
 OTEL = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
 OTEL |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna."}
@@ -472,15 +474,15 @@ def batch_sizes(broker: Broker, folder: Path, events: int, event: bytes, most: i
 
 
 def test_batches_are_bounded_in_bytes(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retuned.consumers.kafka.BATCH_BYTES", 1_000_000)
+    monkeypatch.setattr("retuned.consumers.kafka.source.BATCH_BYTES", 1_000_000)
     assert max(batch_sizes(broker, tmp_path, 300, b"x" * 9_000, 5_000)) <= 112
 
 
 def test_batches_are_whole_where_the_client_fetches_less_at_once(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retuned.consumers.kafka.MOST_PARTITION_BYTES", 2**20)
-    monkeypatch.setattr("retuned.consumers.kafka.FILL_MS", 5_000)
+    monkeypatch.setattr("retuned.consumers.kafka.source.MOST_PARTITION_BYTES", 2**20)
+    monkeypatch.setattr("retuned.consumers.kafka.source.FILL_MS", 5_000)
     assert batch_sizes(broker, tmp_path, 1_250, b"x" * 10_000, 500) == [500, 500, 250]
 
 
@@ -489,7 +491,7 @@ def test_what_was_read_before_a_new_assignment_comes_once(
     fails: bool, tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Letters have no id that would tell the second one."""
-    monkeypatch.setattr("retuned.consumers.kafka.FILL_MS", 5_000)
+    monkeypatch.setattr("retuned.consumers.kafka.source.FILL_MS", 5_000)
     settings = settings_for(tmp_path, tansu.bootstrap_servers, on_lost_offset="latest")
     settings = settings.model_copy(update={"ingest": IngestSettings(batch_seconds=0.2, batch_events=300)})
     tansu.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
@@ -532,7 +534,7 @@ def test_what_was_read_before_a_new_assignment_comes_once(
 def test_what_the_client_holds_of_many_partitions_is_bounded(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retuned.consumers.kafka.HELD_BYTES", 8 * 2**20)
+    monkeypatch.setattr("retuned.consumers.kafka.source.HELD_BYTES", 8 * 2**20)
     settings = settings_for(tmp_path, broker.bootstrap_servers)
     broker.create_topics(settings.kafka.interactions_topic, partitions=16)
     broker.create_topics(settings.kafka.feedback_topic)
@@ -762,7 +764,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test of a broker that is not there need not wait for it as long as a daemon does."""
-    monkeypatch.setattr("retuned.consumers.connection.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("retuned.consumers.kafka.connection.CONNECT_SECONDS", 0.5)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -818,10 +820,10 @@ import sys, threading
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import KafkaSource
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
 settings = Settings.model_validate_json(sys.argv[1])
 warehouse = open_warehouse(settings.warehouse)
 source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))

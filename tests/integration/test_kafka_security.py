@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from brokers import SCRAM, Broker, Proxy, make_authority, make_certificate, no_apache_kafka, run_apache_kafka, until
 
-from retuned.consumers.connection import check_broker
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
-from retuned.consumers.kafka import KafkaSource, open_source
+from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.source import KafkaSource, open_source
 from retuned.consumers.settings import KafkaSettings
 
 CLIENTS = ("kafka-python", "confluent")

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, prompts
 
 from retuned.consumers.errors import Cancelled, ChildFailed
-from retuned.consumers.warehouse import Warehouse
-from retuned.monitors.comparison import (
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, verdict, write_features
+from retuned.monitors.drift.comparison import (
     COLUMNS,
     NUMBERS,
     SATISFACTION,
@@ -27,11 +28,10 @@ from retuned.monitors.comparison import (
     method,
     unusable,
 )
-from retuned.monitors.drift import DriftCheck, check, latest, sentence, verdict, write_features
+from retuned.monitors.drift.topics import find_topics
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.settings import DriftSettings, Settings, WindowsSettings
 from retuned.monitors.statistics import holm, repeated_looks
-from retuned.monitors.topics import find_topics
 from retuned.monitors.windows import Season, windows
 
 ROWS = 300

@@ -10,9 +10,9 @@ import pytest
 from models import tiny_classifier
 
 from retuned.consumers.errors import ChildFailed, ConfigurationError
-from retuned.monitors import opinions
-from retuned.monitors.nli import classify
-from retuned.monitors.opinions import Answer, Opinions
+from retuned.monitors.hallucination import opinions
+from retuned.monitors.hallucination.nli import classify
+from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.settings import QualitySettings
 
 LABELS = ("contradiction", "neutral", "entailment")

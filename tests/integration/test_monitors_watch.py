@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from traffic import START, interactions, store
 
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
-from retuned.monitors.watch import Comparison, WatchCheck, check, decide, latest
+from retuned.monitors.watch.check import Comparison, WatchCheck, check, decide, latest
 
 HOUR = timedelta(hours=1)
 SINCE = START + 24 * HOUR

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.retrain.examples import Contradictions, Example
-from retuned.retrain.similarity import Template, text_hash
-from retuned.retrain.trust import judge
+from retuned.retrain.data.consensus import judge
+from retuned.retrain.data.examples import Contradictions, Example
+from retuned.retrain.data.similarity import Template, text_hash
 
 START = datetime(2026, 3, 2, 9)
 SYLLABLES = ("ba", "do", "fi", "gu", "ke", "lo", "mi", "nu", "pa", "re", "si", "to", "vu", "wa", "ze")

@@ -13,16 +13,16 @@ from prometheus_client import CollectorRegistry
 from teaching import Teacher, question
 from traffic import ASKED, CITIES, THINGS
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.daemon.cli import main
-from retuned.retrain import dataset
-from retuned.retrain.dataset import Dataset, Leak, TooFewRows, check_leaks
-from retuned.retrain.examples import Example
-from retuned.retrain.lineage import lineage
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.cli.main import main
+from retuned.retrain.data import dataset
+from retuned.retrain.data.dataset import Dataset, Leak, TooFewRows, check_leaks
+from retuned.retrain.data.examples import Example
+from retuned.retrain.data.lineage import lineage
+from retuned.retrain.data.similarity import NearIndex, Template, normalise
+from retuned.retrain.data.topics import OTHER
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
-from retuned.retrain.similarity import NearIndex, Template, normalise
-from retuned.retrain.topics import OTHER
 
 NOW, LATER = datetime(2026, 4, 1), datetime(2026, 5, 1)
 

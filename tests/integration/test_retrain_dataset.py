@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from teaching import Teacher, question
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain import dataset, registry
-from retuned.retrain.dataset import Dataset, TooFewRows
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain import versions
+from retuned.retrain.data import dataset
+from retuned.retrain.data.dataset import Dataset, TooFewRows
+from retuned.retrain.data.similarity import normalise
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
-from retuned.retrain.similarity import normalise
 
 NOW = datetime(2026, 4, 1)
 LATER = datetime(2026, 5, 1)
@@ -343,4 +344,4 @@ def test_too_few_rows(warehouse: Warehouse, teacher: Teacher, settings: Settings
     with pytest.raises(TooFewRows, match="0 new examples"):
         dataset.build(warehouse, settings, "nothing", NOW)
     assert warehouse.rows("SELECT * FROM datasets") == []
-    assert not registry.workload_folder(settings.models.directory, "support").exists()
+    assert not versions.workload_folder(settings.models.directory, "support").exists()

@@ -7,9 +7,9 @@ from models import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, FalconConfig, GPT2Config, Qwen3Config
 
-from retuned.retrain.base import load_model, load_tokenizer
-from retuned.retrain.fuse import fuse
-from retuned.retrain.generation import Generator
+from retuned.retrain.generation.adapters import Generator
+from retuned.retrain.kernels.replace import fuse
+from retuned.retrain.training.base_model import load_model, load_tokenizer
 
 MODELS = {"base": None, "champion": "champion", "candidate": "candidate"}
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from teaching import Teacher, question
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain import dataset, holdout
-from retuned.retrain.dataset import Dataset
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data import dataset, holdout
+from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.similarity import normalise
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
-from retuned.retrain.similarity import normalise
 
 NOW = datetime(2026, 4, 1)
 

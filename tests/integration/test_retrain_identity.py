@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from teaching import Teacher
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain import dataset
-from retuned.retrain.dataset import Dataset, LostClass
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data import dataset
+from retuned.retrain.data.dataset import Dataset, LostClass
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 NOW = datetime(2026, 4, 1)

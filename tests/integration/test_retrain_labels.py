@@ -13,15 +13,18 @@ from prometheus_client import CollectorRegistry
 from teaching import Teacher
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
-from retuned.consumers.memory import MemoryPublisher
-from retuned.consumers.warehouse import Warehouse
-from retuned.daemon import demo_company
-from retuned.daemon.cli import main
-from retuned.daemon.jobs import Jobs
-from retuned.daemon.offline import offline
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.cli.main import main
+from retuned.daemon.demo import company as demo_company
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
-from retuned.retrain import dataset, labels, registry, rollout
+from retuned.retrain.data import dataset
+from retuned.retrain.data import label_requests as labels
 from retuned.retrain.metrics import Metrics
+from retuned.retrain.release import registry
+from retuned.retrain.release.rollout import Rollout
 
 DAY = timedelta(days=1)
 TOPIC = "retuned.label-requests"
@@ -40,7 +43,8 @@ def settings_of(folder: Path, **sections: dict[str, Any]) -> Settings:
 
 @contextmanager
 def house(folder: Path, **sections: dict[str, Any]) -> Iterator[tuple[Jobs, Teacher, MemoryPublisher]]:
-    with offline(settings_of(folder, **sections)) as jobs:
+    with opened(settings_of(folder, **sections)) as local:
+        jobs = local.jobs
         teacher, publisher = Teacher(jobs.warehouse), MemoryPublisher()
         jobs.publisher, jobs.now = publisher, lambda: teacher.now
         yield jobs, teacher, publisher
@@ -277,8 +281,8 @@ def served(folder: Path, jobs: Jobs, teacher: Teacher) -> None:
         details={},
         now=teacher.now,
     )
-    rollout.promote(
-        jobs.warehouse, jobs.settings, MemoryPublisher(), "t", "support", version.version, "gate", "", teacher.now
+    Rollout(jobs.warehouse, jobs.settings, MemoryPublisher(), "t").promote(
+        "support", version.version, "gate", "", teacher.now
     )
 
 

@@ -17,13 +17,15 @@ from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trai
 from transformers import AutoModelForCausalLM
 
 from retuned.consumers.errors import Cancelled, RetunedError
-from retuned.daemon.demo_model import Model
-from retuned.retrain import base as bases
-from retuned.retrain import checkpoints, evaluate, lora
-from retuned.retrain.base import load_model, load_tokenizer
-from retuned.retrain.batches import encode, losses, padded_losses
-from retuned.retrain.fuse import fuse
+from retuned.daemon.demo.model import Model
+from retuned.retrain.decision import evaluate
+from retuned.retrain.kernels.replace import fuse
 from retuned.retrain.settings import EvaluateSettings
+from retuned.retrain.training import adapter as lora
+from retuned.retrain.training import base_model as bases
+from retuned.retrain.training import checkpoints
+from retuned.retrain.training.base_model import load_model, load_tokenizer
+from retuned.retrain.training.batches import encode, losses, padded_losses
 
 PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
 FUSED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}

@@ -6,7 +6,7 @@ import pytest
 from hostile import WORKLOAD, Attack, Effect, Month, effect
 from traffic import new_warehouse
 
-from retuned.retrain import dataset
+from retuned.retrain.data import dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 

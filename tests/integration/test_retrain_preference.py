@@ -9,12 +9,13 @@ import torch
 from models import tiny_llama
 from trainings import SETTINGS, dataset, rows, trained
 
-from retuned.retrain import batches, lora, preference
-from retuned.retrain.base import load_model, load_tokenizer
-from retuned.retrain.batches import encode, log_probabilities, padded_losses
-from retuned.retrain.fuse import fuse
-from retuned.retrain.preference import Preferences, dpo, kto
-from retuned.retrain.ranks import Ranks
+from retuned.retrain.kernels.replace import fuse
+from retuned.retrain.training import adapter as lora
+from retuned.retrain.training import batches, preference
+from retuned.retrain.training.base_model import load_model, load_tokenizer
+from retuned.retrain.training.batches import encode, log_probabilities, padded_losses
+from retuned.retrain.training.preference import Preferences, dpo, kto
+from retuned.retrain.training.ranks import Ranks
 
 
 @pytest.fixture(scope="module")

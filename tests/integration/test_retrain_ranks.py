@@ -13,10 +13,10 @@ from models import tiny_llama
 from safetensors.torch import load_file
 from trainings import SETTINGS, dataset, trained
 
+from retuned.consumers.common.process import child_main, run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
-from retuned.consumers.process import child_main, run_child
-from retuned.retrain import checkpoints, ranks
-from retuned.retrain.ranks import Ranks
+from retuned.retrain.training import checkpoints, ranks
+from retuned.retrain.training.ranks import Ranks
 
 KTO = SETTINGS.model_copy(update={"preference": "kto", "preference_weight": 0.5, "batch_size": 7})
 
@@ -35,7 +35,7 @@ def test_shares_hold_each_item_once_and_neighbours_together() -> None:
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(RetunedError, match=r"train.processes 3: this machine has 2 GPUs"):
-        ranks.join("retuned.retrain.train", 3, refuse)
+        ranks.join("retuned.retrain.training.train", 3, refuse)
 
 
 def test_two_processes_learn_what_one_learns_and_go_on_after_a_stop(tmp_path: Path) -> None:
@@ -56,12 +56,21 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_stop(tmp_path: Pa
             stop.set()
 
     with pytest.raises(Cancelled):
-        run_child("retuned.retrain.train", job, tmp_path / "two", timeout_seconds=120, stop=stop, on_progress=after_ten)
+        run_child(
+            "retuned.retrain.training.train",
+            job,
+            tmp_path / "two",
+            timeout_seconds=120,
+            stop=stop,
+            on_progress=after_ten,
+        )
     saved = checkpoints.newest(tmp_path / "two")
     assert saved is not None
     assert saved[0]["step"] >= 10
     lines: list[dict[str, Any]] = []
-    together = run_child("retuned.retrain.train", job, tmp_path / "two", timeout_seconds=120, on_progress=lines.append)
+    together = run_child(
+        "retuned.retrain.training.train", job, tmp_path / "two", timeout_seconds=120, on_progress=lines.append
+    )
 
     assert (alone["processes"], together["processes"]) == (1, 2)
     # Each step is told once.

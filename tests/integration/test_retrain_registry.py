@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers.common import durable as files
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, RetunedError
-from retuned.consumers.memory import MemoryPublisher
-from retuned.consumers.warehouse import Warehouse
-from retuned.retrain import files, registry, rollout
+from retuned.consumers.kafka.contract import Publisher
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.registry import Version
+from retuned.retrain.release import registry
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, Settings
+from retuned.retrain.versions import Version
 
 NOW = datetime(2026, 4, 1, 12, 30, 0, 250_000)
 TOPIC = "model-events"
@@ -64,28 +68,28 @@ def register(
     )
 
 
-def promote(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher, version: str) -> str | None:
-    return rollout.promote(warehouse, settings, publisher, TOPIC, "support", version, "operator", "by hand", NOW)
+def promote(warehouse: Warehouse, settings: Settings, publisher: Publisher, version: str) -> str | None:
+    return Rollout(warehouse, settings, publisher, TOPIC).promote("support", version, "operator", "by hand", NOW)
 
 
-def follow_up(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher) -> int:
-    return rollout.follow_up(warehouse, settings, publisher, TOPIC, "support")
+def follow_up(warehouse: Warehouse, settings: Settings, publisher: Publisher) -> int:
+    return Rollout(warehouse, settings, publisher, TOPIC).follow_up("support")
 
 
-def rollback(warehouse: Warehouse, settings: Settings, publisher: rollout.Publisher) -> str | None:
-    return rollout.rollback(warehouse, settings, publisher, TOPIC, "support", "operator", "it is worse", NOW)
+def rollback(warehouse: Warehouse, settings: Settings, publisher: Publisher) -> str | None:
+    return Rollout(warehouse, settings, publisher, TOPIC).rollback("support", "operator", "it is worse", NOW)
 
 
 def links(settings: Settings) -> dict[str, str]:
-    folder = registry.workload_folder(settings.models.directory, "support")
+    folder = versions.workload_folder(settings.models.directory, "support")
     return {link.name: str(link.readlink()) for link in folder.iterdir() if link.is_symlink()}
 
 
 def test_a_version_is_immutable_and_complete(warehouse: Warehouse, settings: Settings) -> None:
     version = register(warehouse, settings, "one")
-    assert version == register(warehouse, settings, "one") == registry.find(warehouse, "support", version.version)
+    assert version == register(warehouse, settings, "one") == versions.find(warehouse, "support", version.version)
     assert register(warehouse, settings, "two").version != version.version
-    assert len(registry.versions(warehouse, "support")) == 2
+    assert len(versions.versions_of(warehouse, "support")) == 2
     assert len(version.version) == 8
     assert version.path == settings.models.directory / "support" / version.version
     assert sorted(file.name for file in version.path.iterdir()) == [
@@ -121,26 +125,26 @@ def test_a_registration_that_fails_leaves_nothing(
     with pytest.raises(OSError, match="No space"):
         register(warehouse, settings, "one")
     assert list((settings.models.directory / "support").iterdir()) == []
-    assert registry.versions(warehouse, "support") == []
+    assert versions.versions_of(warehouse, "support") == []
 
 
 def test_any_workload_name_gives_a_folder_inside_the_directory(tmp_path: Path) -> None:
     for name in ("a/b", "..", ".", "../../etc", "ä ö", "support.refunds", "a%2Fb", ".hidden"):
-        assert registry.workload_folder(tmp_path, name).resolve().parent == tmp_path.resolve()
-    names = [registry.workload_folder(tmp_path, name).name for name in ("a/b", "a%2Fb", "..", "%2E.")]
+        assert versions.workload_folder(tmp_path, name).resolve().parent == tmp_path.resolve()
+    names = [versions.workload_folder(tmp_path, name).name for name in ("a/b", "a%2Fb", "..", "%2E.")]
     assert len(set(names)) == 4
-    assert registry.workload_folder(tmp_path, "support.refunds").name == "support.refunds"
+    assert versions.workload_folder(tmp_path, "support.refunds").name == "support.refunds"
 
 
 def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> None:
     one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
-    assert registry.champion(warehouse, "support") is None
+    assert versions.champion(warehouse, "support") is None
     assert promote(warehouse, settings, publisher, one.version) == one.version
-    assert registry.champion(warehouse, "support") == one
+    assert versions.champion(warehouse, "support") == one
     assert links(settings) == {"champion": one.version}
     assert promote(warehouse, settings, publisher, two.version) == two.version
     assert links(settings) == {"champion": two.version, "previous": one.version}
-    assert registry.aliases(warehouse, "support") == {"champion": two.version, "previous": one.version}
+    assert versions.aliases(warehouse, "support") == {"champion": two.version, "previous": one.version}
     assert rollback(warehouse, settings, publisher) == one.version
     assert links(settings) == {"champion": one.version}
     with pytest.raises(
@@ -174,7 +178,7 @@ def test_rolling_back_the_first_champion_brings_the_base_model_back(
     one = register(warehouse, settings, "one")
     promote(warehouse, settings, publisher, one.version)
     assert rollback(warehouse, settings, publisher) is None
-    assert registry.champion(warehouse, "support") is None
+    assert versions.champion(warehouse, "support") is None
     assert links(settings) == {}
     message = publisher.messages[-1][2]
     assert (message["model"], message["version"], message["path"]) == ("support@base", None, None)
@@ -192,13 +196,12 @@ def test_only_the_version_that_is_meant_is_taken_back(
     promote(warehouse, settings, publisher, two.version)
 
     def take_back(version: str) -> str | None:
-        return rollout.rollback(
-            warehouse, settings, publisher, TOPIC, "support", "watch", "it is worse", NOW, of=version
-        )
+        made = Rollout(warehouse, settings, publisher, TOPIC)
+        return made.rollback("support", "watch", "it is worse", NOW, of=version)
 
     with pytest.raises(RetunedError, match=f"support@{one.version} is not taken back: it no longer serves"):
         take_back(one.version)
-    assert registry.champion(warehouse, "support") == two
+    assert versions.champion(warehouse, "support") == two
     assert take_back(two.version) == one.version
     assert publisher.messages[-1][2]["reason"] == "it is worse"
     with pytest.raises(RetunedError, match="it no longer serves"):
@@ -322,7 +325,7 @@ def test_an_announcement_that_takes_long_holds_up_no_other_workload(
     thread.start()
     try:
         assert begun.wait(30)
-        rollout.promote(warehouse, settings, publisher, TOPIC, "billing", other.version, "operator", "by hand", NOW)
+        Rollout(warehouse, settings, publisher, TOPIC).promote("billing", other.version, "operator", "by hand", NOW)
         assert [key for _, key, _ in publisher.messages] == ["billing"]
         assert thread.is_alive()
     finally:
@@ -333,21 +336,21 @@ def test_an_announcement_that_takes_long_holds_up_no_other_workload(
 def test_an_adapter_of_another_base_model(warehouse: Warehouse, settings: Settings, tmp_path: Path) -> None:
     one = register(warehouse, settings, "one")
     assert settings.models.base is not None
-    registry.check_base(one, settings.models.base)
+    versions.check_base(one, settings.models.base)
     other = _base(tmp_path / "other", b"weightz")
     with pytest.raises(
         RetunedError, match=r"was trained on another base model \(.*base\) than models.base \(.*other\)"
     ):
-        registry.check_base(one, other)
+        versions.check_base(one, other)
     with pytest.raises(RetunedError, match=r"no transformers model there"):
-        registry.base_hash(tmp_path)
+        versions.base_hash(tmp_path)
     with pytest.raises(RetunedError, match=r"models.base is not set"):
-        registry.need_base(None)
+        versions.need_base(None)
 
 
 def test_the_base_hash_sees_size_start_and_end(tmp_path: Path) -> None:
     big = b"a" + bytes(3 << 20) + b"z"
-    hashes = {registry.base_hash(_base(tmp_path / name, weights)) for name, weights in (
+    hashes = {versions.base_hash(_base(tmp_path / name, weights)) for name, weights in (
         ("1", big), ("2", b"b" + big[1:]), ("3", big[:-1] + b"y"), ("4", big[:100] + big),
     )}  # fmt: skip
     assert len(hashes) == 4

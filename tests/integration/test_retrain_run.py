@@ -13,13 +13,14 @@ from models import tiny_llama
 from prometheus_client import CollectorRegistry
 from teaching import CHANGED, GOODS, Teacher, questions, teach_policies
 
-from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
-from retuned.retrain import registry, rollout, run
-from retuned.retrain.dataset import build, logged_answers
-from retuned.retrain.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.retrain import run, versions
+from retuned.retrain.data.dataset import build, logged_answers
+from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
 
@@ -53,13 +54,15 @@ class Bench:
         self.lines.append(line)
         self.on_line(line)
 
+    @property
+    def rollout(self) -> Rollout:
+        return Rollout(self.warehouse, self.settings, self.publisher, TOPIC)
+
     def retrain(self) -> RunResult:
-        return run.retrain(
-            self.warehouse, self.settings, self.publisher, TOPIC, "support", ["by hand"], utc_now, self.stop, self._take
-        )
+        return run.retrain(self.rollout, "support", ["by hand"], utc_now, self.stop, self._take)
 
     def resume(self) -> RunResult | None:
-        return run.resume(self.warehouse, self.settings, self.publisher, TOPIC, utc_now, self.stop, self._take)
+        return run.resume(self.rollout, utc_now, self.stop, self._take)
 
     def stop_at(self, **wanted: Any) -> None:
         def look(line: dict[str, Any]) -> None:
@@ -132,7 +135,7 @@ def test_a_retraining_really_improves_the_answers(real: Real) -> None:
     assert first.promoted
     assert first.scores["base"] == 0.0
     assert first.scores["candidate"] > 0.7
-    version = registry.find(warehouse, "support", str(first.version))
+    version = versions.find(warehouse, "support", str(first.version))
     assert version is not None
     assert version.manifest["metrics"]["holdout_score_candidate"] == first.scores["candidate"]
     assert version.manifest["cost"]["train_seconds"] > 0
@@ -201,7 +204,7 @@ def test_the_next_retraining_follows_a_change_and_keeps_the_rest(real: Real) -> 
     assert second.scores["candidate"] > 0.7
     assert second.figures["regression_examples"] > 5
     assert second.figures["regression_candidate"] > 0.7
-    assert registry.aliases(warehouse, "support") == {"champion": second.version, "previous": first.version}
+    assert versions.aliases(warehouse, "support") == {"champion": second.version, "previous": first.version}
     row = warehouse.row("SELECT replay, train FROM datasets WHERE version = ?", [second.dataset_version])
     assert row is not None
     assert 0 < row["replay"] <= row["train"] / 2
@@ -255,7 +258,7 @@ def test_a_first_candidate_that_is_worse_than_production_is_not_promoted(
     assert result.passed is False
     assert result.scores["logged"] == 1.0
     assert any("1.000" in reason and "production" in reason for reason in result.reasons)
-    version = registry.find(bench.warehouse, "support", str(result.version))
+    version = versions.find(bench.warehouse, "support", str(result.version))
     assert version is not None
     assert "| new questions | what production had answered |" in (version.path / "README.md").read_text()
 
@@ -282,8 +285,8 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     assert (result.state, result.passed, result.promoted) == ("succeeded", False, False)
     assert "not surely above" in result.reasons[0]
     assert result.figures["tries"] == 1
-    assert registry.champion(bench.warehouse, "support") is None
-    assert [version.version for version in registry.versions(bench.warehouse, "support")] == [result.version]
+    assert versions.champion(bench.warehouse, "support") is None
+    assert [version.version for version in versions.versions_of(bench.warehouse, "support")] == [result.version]
     assert bench.publisher.messages == []
     # The same holdout again: it was looked at before.
     again = bench.retrain()
@@ -351,7 +354,7 @@ def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: R
     assert stopped.state == "interrupted"
     row = bench.row()
     assert (row["state"], row["finished_at"], row["dataset_version"]) == ("interrupted", None, stopped.dataset_version)
-    assert registry.champion(bench.warehouse, "support") is None
+    assert versions.champion(bench.warehouse, "support") is None
 
     bench.stop.clear()
     bench.lines.clear()
@@ -384,7 +387,7 @@ def test_a_daemon_that_was_killed_after_the_decision_only_promotes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollout, "set_champion", killed)
+        patch.setattr(Rollout, "set_champion", killed)
         with pytest.raises(KeyboardInterrupt):
             bench.retrain()
     assert bench.row()["state"] == "running"
@@ -410,15 +413,14 @@ def test_a_version_that_was_taken_back_is_not_promoted_again_after_a_crash(
     bench.on_line = killed
     with pytest.raises(KeyboardInterrupt):
         bench.retrain()
-    version = registry.aliases(bench.warehouse, "support")["champion"]
-    place = (bench.warehouse, bench.settings, bench.publisher, TOPIC, "support")
-    rollout.rollback(*place, "watch", "it is worse", utc_now(), of=version)
+    version = versions.aliases(bench.warehouse, "support")["champion"]
+    bench.rollout.rollback("support", "watch", "it is worse", utc_now(), of=version)
     bench.on_line = lambda _: None
     resumed = bench.resume()
     assert resumed is not None
     assert (resumed.state, resumed.version, resumed.promoted) == ("succeeded", version, False)
     assert resumed.reasons[-1] == f"Not promoted: support@{version} was taken back before: it is worse"
-    assert registry.champion(bench.warehouse, "support") is None
+    assert versions.champion(bench.warehouse, "support") is None
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced(
@@ -468,7 +470,7 @@ def test_a_child_that_fails_leaves_the_champion_and_says_why(
     assert result.error is not None
     assert result.error.startswith("train: ")
     assert bench.row()["error"] == result.error
-    assert registry.champion(warehouse, "support") is None
+    assert versions.champion(warehouse, "support") is None
     assert bench.resume() is None
 
 

@@ -22,15 +22,19 @@ from safetensors.torch import load_file
 from trainings import SETTINGS, adapted, dataset, encoded, gradients, whole_layers
 from trainings import rows as questions
 
+from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
-from retuned.consumers.process import run_child
-from retuned.retrain import attention, batches, checkpoints, evaluate, lora
-from retuned.retrain.base import choose_dtype, load_model, load_tokenizer
-from retuned.retrain.batches import IGNORED, Encoded, encode, losses, pack, packed_losses, padded, padded_losses
-from retuned.retrain.fuse import _replace_rotary, fuse
-from retuned.retrain.fused import FusedDecoderLayer
+from retuned.retrain.decision import evaluate
+from retuned.retrain.kernels import attention, packing
+from retuned.retrain.kernels.packing import Encoded, pack
+from retuned.retrain.kernels.replace import _replace_rotary, fuse
+from retuned.retrain.kernels.training_step import FusedDecoderLayer
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.train import learning_rate
+from retuned.retrain.training import adapter as lora
+from retuned.retrain.training import batches, checkpoints
+from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer
+from retuned.retrain.training.batches import IGNORED, encode, losses, packed_losses, padded, padded_losses
+from retuned.retrain.training.train import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +221,7 @@ def test_rows_are_added_to_where_they_were_taken_from() -> None:
 
 @pytest.mark.parametrize("block", [64, 7])
 def test_rows_of_any_lengths_in_any_order_pack_exactly(block: int, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_BLOCK", block)
+    monkeypatch.setattr(packing, "_BLOCK", block)
     some, pad = encoded(base, 5)
     long = Encoded("long", some[0].prompt * 9, some[0].completion)
     within = Encoded("within", some[0].prompt[:9], some[0].prompt[9:14])  # a beginning of another row
@@ -330,7 +334,9 @@ def test_dtype() -> None:
 
 @pytest.mark.parametrize("unit", ["avx512_bf16", "amx_bf16"])
 def test_a_busy_machine_does_not_decide_the_dtype(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    monkeypatch.setattr("retuned.retrain.base._TRIAL_SECONDS", -1)  # no trial: nothing is known to be fast
+    monkeypatch.setattr(
+        "retuned.retrain.training.base_model._TRIAL_SECONDS", -1
+    )  # no trial: nothing is known to be fast
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", dict, raising=False)
     assert choose_dtype("auto") == torch.float32
@@ -353,7 +359,7 @@ def job(
 def run(base: Path, data: Path, folder: Path, settings: TrainSettings = SETTINGS, **more: Any) -> dict[str, Any]:
     parent = more.pop("parent", None)
     return run_child(
-        "retuned.retrain.train", job(base, data, folder, settings, parent), folder, timeout_seconds=120, **more
+        "retuned.retrain.training.train", job(base, data, folder, settings, parent), folder, timeout_seconds=120, **more
     )
 
 
@@ -403,7 +409,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     job_file = folder / "job.json"
     job_file.write_text(json.dumps(job(base, data, folder)))
     with subprocess.Popen(
-        [sys.executable, "-m", "retuned.retrain.train", str(job_file)],
+        [sys.executable, "-m", "retuned.retrain.training.train", str(job_file)],
         stdout=subprocess.PIPE,
         env=os.environ | {"RETUNED_PARENT": str(os.getpid())},
     ) as child:

@@ -18,14 +18,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from traffic import START, feedback, interactions, new_warehouse, prompts, store
 
-from retuned.consumers import archive as module
-from retuned.consumers.archive import Archived, Kept, Span, archive, archived
 from retuned.consumers.errors import ArchiveError, Busy
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import RetentionSettings, Settings, WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse
+from retuned.consumers.warehouse import archive as module
+from retuned.consumers.warehouse.archive import Archived, Kept, Span, archive, archived
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOW = START + 10 * DAY  # nine in the morning, as START
@@ -231,10 +231,10 @@ ARCHIVE = """
 import resource, sys, threading
 from datetime import datetime
 from pathlib import Path
-from retuned.consumers import archive
+from retuned.consumers.warehouse import archive
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import RetentionSettings, Settings, WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
 
 archive.PART_ROWS = int(sys.argv[2])
 settings = Settings(retention=RetentionSettings(keep_days=3), warehouse=WarehouseSettings(path=Path(sys.argv[1])))

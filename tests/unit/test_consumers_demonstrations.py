@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from bounds import BOUNDS
 
-from retuned.consumers.demonstrations import NoWorkload, events
-from retuned.consumers.events import BadEvent, convert
+from retuned.consumers.formats.demonstrations import NoWorkload, events
+from retuned.consumers.formats.events import BadEvent, convert
 
 TIME = "2026-01-02T03:04:05+00:00"
 

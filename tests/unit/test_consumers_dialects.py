@@ -9,8 +9,8 @@ import pytest
 from bounds import BOUNDS
 from msgspec import UNSET
 
-from retuned.consumers.dialects import PASSED_OVER, BadPart, decode_any
-from retuned.consumers.events import NESTED, Feedback, Interaction, PassedOver
+from retuned.consumers.formats.dialects import PASSED_OVER, BadPart, decode_any
+from retuned.consumers.formats.events import NESTED, Feedback, Interaction, PassedOver
 
 AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 UNIX = 1795512600  # the same instant

@@ -5,9 +5,9 @@ from hashlib import blake2b
 
 import pytest
 
-from retuned.consumers import duplicates
-from retuned.consumers.duplicates import BloomFilter, Stored
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse import duplicates
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.duplicates import BloomFilter, Stored
 
 NOON = datetime(2026, 11, 24, 12)
 HOUR = timedelta(hours=1)

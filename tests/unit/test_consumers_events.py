@@ -10,7 +10,7 @@ import pytest
 from bounds import BOUNDS
 from msgspec import UNSET
 
-from retuned.consumers.events import BadEvent, Bounds, Feedback, Interaction, decode, json_schemas
+from retuned.consumers.formats.events import BadEvent, Bounds, Feedback, Interaction, decode, json_schemas
 from retuned.consumers.settings import IngestSettings
 
 SCHEMAS = Path(__file__).parents[2] / "deploy" / "schemas"

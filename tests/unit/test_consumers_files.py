@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from bounds import BOUNDS
 
-from retuned.consumers.dialects import decode_any
-from retuned.consumers.documents import sections
 from retuned.consumers.errors import BadFile
-from retuned.consumers.events import Event, Feedback, Interaction
-from retuned.consumers.files import EventFile
-from retuned.consumers.records import FetchedRecord
+from retuned.consumers.formats.dialects import decode_any
+from retuned.consumers.formats.documents import sections
+from retuned.consumers.formats.events import Event, Feedback, Interaction
+from retuned.consumers.formats.files import EventFile
+from retuned.consumers.kafka.records import FetchedRecord
 
 MOST = 100_000
 INTERACTION = {

@@ -3,7 +3,7 @@
 import pytest
 
 from retuned.consumers.errors import Fenced
-from retuned.consumers.membership import LATE_SECONDS, LOWER_SECONDS, OWNER_SECONDS, Membership
+from retuned.consumers.kafka.membership import LATE_SECONDS, LOWER_SECONDS, OWNER_SECONDS, Membership
 from retuned.consumers.settings import KafkaSettings
 
 ALONE, BOTH = {"a": "/10.0.0.1"}, {"a": "/10.0.0.1", "b": "/10.0.0.2"}

@@ -9,10 +9,10 @@ import duckdb
 import pytest
 from schemas import FOLDER, ROOT, Rows, current, fill, rows, version
 
-from retuned.consumers import warehouse as module
 from retuned.consumers.errors import WarehouseError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import MIGRATIONS, open_warehouse
+from retuned.consumers.warehouse import connection as module
+from retuned.consumers.warehouse.connection import MIGRATIONS, open_warehouse
 
 STEPS = sorted(file.name for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name))
 RELEASED = re.findall(r"^## (\d+\.\d+\.\d+) (?!.*unreleased)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

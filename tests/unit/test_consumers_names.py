@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from personal_data import is_gone, labelled, ordinary
 
-from retuned.consumers import names
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy.patterns import names
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import PrivacySettings
 
 ON = PrivacySettings(names=True)

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 from personal_data import Labelled, labelled
 
-from retuned.consumers import accounts, addresses, credentials, national_ids, phones, placeholders, privacy
-from retuned.consumers.placeholders import Conversations, unnumbered
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy import placeholders
+from retuned.consumers.privacy import redactor as privacy
+from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids, phones
+from retuned.consumers.privacy.placeholders import Conversations, unnumbered
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import PrivacySettings
 
 FOUND = [

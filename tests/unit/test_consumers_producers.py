@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.consumers.dead_letter import DeadLetter
 from retuned.consumers.errors import TooManyDeadLetters
 from retuned.consumers.producers import MOST_PRODUCERS, QUIET, Producer, Producers
 from retuned.consumers.settings import IngestSettings
+from retuned.consumers.warehouse.dead_letters import DeadLetter
 
 NOW = datetime(2026, 11, 26, 12)
 A, B, C, NOBODY = ("in", "a"), ("in", "b"), ("in", "c"), ("in", None)

@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.pseudonyms import UserKeys, load_user_keys
+from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.settings import PrivacySettings
-from retuned.daemon import cli
+from retuned.daemon.cli import main as cli
 
 
 def test_a_user_is_a_keyed_hash_that_names_its_key() -> None:

@@ -8,9 +8,9 @@ import pytest
 from brokers import until
 from kafka import errors as kafka_errors
 
-from retuned.consumers import kafka
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable
-from retuned.consumers.kafka import KafkaPublisher
+from retuned.consumers.kafka import publisher
+from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.settings import KafkaSettings
 
 
@@ -49,7 +49,7 @@ def producers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Producer]]:
         made.append(Producer())
         return made[-1]
 
-    monkeypatch.setattr(kafka, "connect", connect)
+    monkeypatch.setattr(publisher, "connect", connect)
     yield made
     for producer in made:
         producer.answer.set()

@@ -8,7 +8,7 @@ from kafka.errors import CorruptRecordError, UnsupportedCodecError
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.structs import TopicPartition
 
-from retuned.consumers.records import BrokenBatch, FastRecords, FetchedRecord, read_batch
+from retuned.consumers.kafka.records import BrokenBatch, FastRecords, FetchedRecord, read_batch
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 Row = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]

@@ -2,7 +2,7 @@
 
 from personal_data import labelled, ordinary, recall
 
-from retuned.consumers.privacy import Redactor
+from retuned.consumers.privacy.redactor import Redactor
 
 
 def test_the_labelled_strings_are_many_and_half_of_them_are_older_than_the_patterns() -> None:

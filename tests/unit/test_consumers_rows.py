@@ -19,16 +19,16 @@ from bounds import BOUNDS
 from brokers import until
 from prometheus_client import CollectorRegistry
 
-from retuned.consumers.events import BadEvent, Interaction, decode
+from retuned.consumers.formats.events import BadEvent, Interaction, decode
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.kafka import Batch
-from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.kafka.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.privacy import Redactor
-from retuned.consumers.records import FetchedRecord
-from retuned.consumers.rows import Rows
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import IngestSettings, Settings, WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.rows import Rows
 
 MANY = 5_000  # more than two of what becomes Arrow arrays together
 
@@ -37,10 +37,10 @@ import json, os, signal, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest, stored_offsets
-from retuned.consumers.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings, WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
 
 settings = Settings(warehouse=WarehouseSettings(path=Path(sys.argv[1])))
 log, warehouse = MemoryLog(), open_warehouse(settings.warehouse)

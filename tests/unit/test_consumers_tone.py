@@ -2,7 +2,7 @@
 
 import pytest
 
-from retuned.consumers.tone import consistency, features, likeness
+from retuned.consumers.common.tone import consistency, features, likeness
 
 PLAIN = "Lamps can be returned within 30 days."
 NAMES = ("greeting", "closing", "list", "markdown", "I", "we", "exclaims", "asks", "emoji", "ended")

@@ -11,10 +11,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from retuned.consumers import warehouse as module
 from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import ROW_GROUP_ROWS, Warehouse, open_warehouse
+from retuned.consumers.warehouse import connection as module
+from retuned.consumers.warehouse.connection import ROW_GROUP_ROWS, Warehouse, open_warehouse
 
 TABLES = {
     "interactions", "feedback", "dead_letters", "offsets", "datasets", "dataset_rows", "runs", "evaluations",
@@ -91,10 +91,10 @@ def test_a_failed_transaction_leaves_nothing(settings: WarehouseSettings) -> Non
 FILL = """
 import resource, sys
 from pathlib import Path
-from retuned.consumers import warehouse as module
+from retuned.consumers.warehouse import connection as module
 from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
 warehouse = open_warehouse(WarehouseSettings(path=Path(sys.argv[1])))
 warehouse.insert("offsets", topic="before", partition=0, next_offset=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))

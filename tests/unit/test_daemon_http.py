@@ -15,24 +15,27 @@ from brokers import until
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.daemon import connections
-from retuned.daemon.exports import Export, content
-from retuned.daemon.http import Server, application
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
+from retuned.daemon.transfer.exports import Export, content
+from retuned.daemon.web import connections
+from retuned.daemon.web.server import Server, application
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
 
 
 class Daemon:
-    """What the server asks a daemon for, with answers that can be set."""
+    """What the server asks the service and the process for, with answers that can be set."""
 
     def __init__(self) -> None:
-        self.registry, self.settings = CollectorRegistry(), Settings()
+        self.registry = CollectorRegistry()
         self.found: Any = {"workloads": {}}
         self.commands: list[dict[str, Any]] = []
 
     def health(self) -> list[str]:
+        return []
+
+    def readiness(self) -> list[str]:
         return []
 
     def status(self) -> Any:
@@ -58,7 +61,7 @@ class Daemon:
 class Place:
     def __init__(self, settings: HttpSettings) -> None:
         self.daemon = Daemon()
-        self.server = Server(application(cast(Any, self.daemon), settings), settings)
+        self.server = Server(application(cast(Any, self.daemon), self.daemon, Settings(http=settings)), settings)
         self.server.start()
         until(lambda: socket.socket().connect_ex(("127.0.0.1", int(self.server.url.rsplit(":", 1)[1]))) == 0)
         self.url, self.port = self.server.url, int(self.server.url.rsplit(":", 1)[1])

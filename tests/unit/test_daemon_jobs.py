@@ -18,19 +18,25 @@ from teaching import START, Teacher
 from traffic import feedback, interactions
 
 from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, WarehouseError
-from retuned.consumers.memory import MemoryPublisher
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import Warehouse, open_warehouse, utc_now
-from retuned.daemon import reports
-from retuned.daemon.jobs import BUSY, MOST_WORKLOADS, Jobs
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.daemon.jobs.jobs import BUSY, MOST_WORKLOADS, Jobs
+from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.metrics import Metrics
-from retuned.daemon.parts import PartsFailed
+from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
-from retuned.monitors import drift, ledger, quality, watch
-from retuned.monitors.drift import DriftCheck
+from retuned.monitors.drift import check as drift
+from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.retrain import examples, labels, registry, rollout
+from retuned.monitors.money import ledger
+from retuned.monitors.quality import measure as quality
+from retuned.monitors.watch import check as watch
+from retuned.retrain.data import examples
+from retuned.retrain.data import label_requests as labels
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release import registry
+from retuned.retrain.release.rollout import Rollout
 
 RUN = {
     "id": "run",
@@ -222,7 +228,7 @@ def failing(error: Exception) -> Callable[..., Any]:
         ("request_labels", "labels", labels, "request"),
         ("report", "report", reports, "write"),
         ("on_schedule", "retrain-cron", Jobs, "evidence"),
-        ("announce", "announce", rollout, "follow_up"),
+        ("announce", "announce", Rollout, "follow_up"),
         ("archive", "archive", examples, "sources"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retuned.daemon import cli
+from retuned.daemon.cli import main as cli
 from retuned.daemon.logs import RedactingFormatter
 
 

@@ -9,16 +9,17 @@ import yaml
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from retuned.daemon.exports import FORMATS
-from retuned.daemon.http import COMMANDS, application
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.service import COMMANDS
+from retuned.daemon.settings import Settings
+from retuned.daemon.transfer.exports import FORMATS
+from retuned.daemon.web.server import application
 
 OURS = "/api/v1/imports/"  # between `retuned import` and the daemon
 
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return yaml.safe_load((files("retuned.daemon") / "openapi.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((files("retuned.daemon.web") / "openapi.yaml").read_text(encoding="utf-8"))
 
 
 def test_it_is_openapi(document: Any) -> None:
@@ -28,7 +29,7 @@ def test_it_is_openapi(document: Any) -> None:
 def test_every_route_is_in_it(document: Any) -> None:
     routes = {
         (re.sub(r":\w+}", "}", route.path), method.lower())
-        for route in application(cast(Any, None), HttpSettings()).routes
+        for route in application(cast(Any, None), cast(Any, None), Settings()).routes
         if isinstance(route, Route) and route.path.startswith("/api/v1/") and not route.path.startswith(OURS)
         for method in (route.methods or set()) - {"HEAD"}
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from retuned.daemon.reports import Period, comparison, draw, report_id, reports, sentences
+from retuned.daemon.reports.reports import Period, comparison, draw, report_id, reports, sentences
 
 PLOT = 'class="plotly-graph-div"'
 

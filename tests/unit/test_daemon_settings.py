@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon.example import example
+from retuned.daemon.cli.example import example
 from retuned.daemon.settings import Settings, load
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "retuned.example.yaml"

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from traffic import START, interactions
 
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.offline import offline
+from retuned.daemon.service import opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
 
@@ -19,7 +19,8 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
     folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
     file.write_text(yaml.safe_dump(folders))
     scores = {"base": 0.0, "logged": 0.25, "candidate": 0.875}
-    with offline(load(file)) as jobs:
+    with opened(load(file)) as local:
+        jobs = local.jobs
         interactions(jobs.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
         jobs.now = lambda: START
         for id, detail in (("r1", {"scores": scores}), ("r2", None)):
@@ -35,5 +36,5 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
         told = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))
     shown = {run["id"]: run["scores"] for run in told["workloads"]["support"]["runs"]}
     assert shown == {"r1": scores, "r2": None}
-    page = Environment(loader=PackageLoader("retuned.daemon", "."), autoescape=True).get_template("status.html")
+    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     assert "base 0.000, logged 0.250, candidate 0.875" in " ".join(page.render(status=told).split())

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon import demo_company
-from retuned.daemon.demo_company import Company, Fact, is_right, load, split_questions
+from retuned.daemon.demo import company as demo_company
+from retuned.daemon.demo.company import Company, Fact, is_right, load, split_questions
 
 LIBRARY = Path(__file__).parent.parent / "data" / "company_library.yaml"
 

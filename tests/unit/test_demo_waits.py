@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from retuned.consumers.errors import RetunedError
-from retuned.daemon.demo_waits import Waits, setbacks
+from retuned.daemon.demo.waits import Waits, setbacks
 
 
 class World:

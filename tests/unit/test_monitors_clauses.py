@@ -2,8 +2,8 @@
 
 import pytest
 
-from retuned.monitors.clauses import read, sentences
-from retuned.monitors.values import Value, same, tokens
+from retuned.monitors.hallucination.clauses import read, sentences
+from retuned.monitors.hallucination.values import Value, same, tokens
 
 
 def values(text: str) -> list[Value]:

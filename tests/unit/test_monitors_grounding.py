@@ -6,7 +6,7 @@ import time
 import pytest
 from grounding_pairs import halves, labelled, outcomes
 
-from retuned.monitors.grounding import grounding
+from retuned.monitors.hallucination.rules import grounding
 
 CONTEXT = (
     "Returns are accepted within 30 days of delivery. The customer pays the return shipping.",

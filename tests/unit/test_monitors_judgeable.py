@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retuned.monitors.judgeable import is_judgeable
+from retuned.monitors.hallucination.judgeable import is_judgeable
 
 PAIRS = Path(__file__).parents[1] / "data" / "grounding_pairs.jsonl"
 PASSAGE = "Parcels within the country take two days, those abroad take five days."

@@ -13,10 +13,10 @@ import duckdb
 import pytest
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, store
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.monitors import ledger, roi
-from retuned.monitors.ledger import book
-from retuned.monitors.roi import Roi, summary, versions
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.money import ledger, roi
+from retuned.monitors.money.ledger import book
+from retuned.monitors.money.roi import Roi, summary, versions
 from retuned.monitors.settings import RoiSettings, Settings
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -9,7 +9,7 @@ import pytest
 from judges import Server, serving
 
 from retuned.consumers.errors import Cancelled, ConfigurationError
-from retuned.monitors.opinions import Answer, Opinions, check
+from retuned.monitors.hallucination.opinions import Answer, Opinions, check
 from retuned.monitors.settings import QualitySettings
 
 NOW = datetime(2026, 3, 2, 9)

@@ -13,12 +13,12 @@ from judges import serving
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.monitors import quality
-from retuned.monitors.consistency import contradict
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.metrics import Metrics
-from retuned.monitors.opinions import Opinions
-from retuned.monitors.quality import Figure, measure
+from retuned.monitors.quality import measure as quality
+from retuned.monitors.quality.consistency import contradict
+from retuned.monitors.quality.measure import Figure, measure
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))

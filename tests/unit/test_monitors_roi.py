@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from traffic import START, interactions, promoted, prompts, store
 
-from retuned.consumers.warehouse import Warehouse
-from retuned.monitors.ledger import book
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
-from retuned.monitors.roi import Moments, Tenure, interval, left_out, summary, tenures, versions
+from retuned.monitors.money.ledger import book
+from retuned.monitors.money.roi import Moments, Tenure, interval, left_out, summary, tenures, versions
 from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
 HOUR = timedelta(hours=1)

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from retuned.monitors.comparison import Feature
-from retuned.monitors.drift import sentence, verdict
+from retuned.monitors.drift.check import sentence, verdict
+from retuned.monitors.drift.comparison import Feature
 from retuned.monitors.statistics import (
     chi_square_sum_tail,
     cochran_mantel_haenszel,

@@ -5,8 +5,8 @@ import random
 import pytest
 from traffic import prompts
 
-from retuned.monitors import topics
-from retuned.monitors.topics import find_topics
+from retuned.monitors.drift import topics
+from retuned.monitors.drift.topics import find_topics
 
 
 def test_neither_window_is_the_one_that_topics_are_fitted_to() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from traffic import MINUTE, START, interactions, prompts
 
-from retuned.consumers.warehouse import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WindowsSettings
 from retuned.monitors.statistics import two_sample_chi_square
 from retuned.monitors.windows import DAY, WEEK, Season, Window, bounds, sample, windows

@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_tree(tmp_path: Path) -> None:
 
 def test_importing_a_package_brings_in_nothing_heavy() -> None:
     heavy = ["torch", "transformers", "peft", "evidently", "sklearn"]
-    code = f"import sys, retuned.daemon.app, retuned.daemon.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, retuned.daemon.app, retuned.daemon.cli.main; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

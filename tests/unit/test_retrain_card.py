@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from retuned.retrain.card import Record, Score, licence_of, render
+from retuned.retrain.release.card import Record, Score, licence_of, render
 
 MANIFEST: dict[str, Any] = {
     "version": "3f2a91c0",

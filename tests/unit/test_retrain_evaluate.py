@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from retuned.retrain.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, drawn, grounded, measured, summary
+from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, drawn, grounded, measured, summary
 
 ROW = Evaluation(
     model=CANDIDATE,

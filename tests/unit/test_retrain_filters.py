@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from retuned.retrain.examples import Example, Rewriter
-from retuned.retrain.filters import filtered, repetitive
+from retuned.retrain.data.examples import Example, Rewriter
+from retuned.retrain.data.filters import filtered, repetitive
+from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.settings import FILTERS, DatasetSettings
-from retuned.retrain.similarity import text_hash
 
 WHEN = datetime(2026, 3, 2)
 GOOD = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulation import Candidate, Row, graded, simulate, skewed
 
-from retuned.retrain.gate import decide, interval
+from retuned.retrain.decision.gate import decide, interval
 from retuned.retrain.settings import GateSettings
 
 

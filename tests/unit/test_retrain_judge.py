@@ -8,8 +8,8 @@ from judges import Server, answers, prefers, serving
 from pydantic import SecretStr, ValidationError
 
 from retuned.consumers.errors import Cancelled, ConfigurationError
-from retuned.retrain import judge
-from retuned.retrain.judge import Pair
+from retuned.retrain.decision import judge
+from retuned.retrain.decision.judge import Pair
 from retuned.retrain.settings import EvaluateSettings
 
 

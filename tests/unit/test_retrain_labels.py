@@ -2,8 +2,8 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from retuned.retrain.examples import Example, example
-from retuned.retrain.labels import Candidate, Pick, Taught, choose
+from retuned.retrain.data.examples import Example, example
+from retuned.retrain.data.label_requests import Candidate, Pick, Taught, choose
 
 SIMILARITY = 0.8
 TAUGHT = Taught(

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from retuned.retrain.scoring import conflicts, facts, same_answer, score, token_f1
+from retuned.retrain.scoring.facts import conflicts, facts, same_answer, score, token_f1
 
 
 @pytest.mark.parametrize(

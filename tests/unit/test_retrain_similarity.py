@@ -1,6 +1,6 @@
 """Which prompts are the same question."""
 
-from retuned.retrain.similarity import normalise, text_hash
+from retuned.retrain.data.similarity import normalise, text_hash
 
 
 def test_prompts_that_differ_in_the_number_of_a_placeholder_are_duplicates() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from retuned.retrain.style import language, length_ratio, refuses
+from retuned.retrain.scoring.style import language, length_ratio, refuses
 
 PLAIN = "Lamps can be returned within 30 days."
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from traffic import prompts
 
-from retuned.retrain.topics import OTHER, ROWS_A_TOPIC, Topics
+from retuned.retrain.data.topics import OTHER, ROWS_A_TOPIC, Topics
 
 ASTRONOMY = [
     f"which {kind} of the galaxy has a telescope seen near {star}"

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.retrain.examples import Example
-from retuned.retrain.similarity import normalise, text_hash
-from retuned.retrain.trust import Judgement, judge
+from retuned.retrain.data.consensus import Judgement, judge
+from retuned.retrain.data.examples import Example
+from retuned.retrain.data.similarity import normalise, text_hash
 
 START = datetime(2026, 3, 2, 9)
 QUESTION = "How long may I keep a tent before I have to send it back?"

@@ -1,0 +1,1 @@
+"""What several packages need: child processes, durable files, texts."""

@@ -1,0 +1,1 @@
+"""What an event is, and how other formats become events."""

@@ -1,0 +1,1 @@
+"""Sources of events and the publisher, on Kafka's clients and in memory."""

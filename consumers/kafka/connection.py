@@ -1,0 +1,248 @@
+"""How kafka-python reaches a broker: its options, one client that is connected, and its errors as ours."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    RetunedError,
+    Unreadable,
+    out_of_files,
+)
+from retuned.consumers.kafka.records import EndlessBatch
+from retuned.consumers.settings import KafkaSettings
+
+CONNECT_SECONDS = 4.0
+
+# What OpenSSL says when one side will never accept the other. Not an end of file: a broker may be restarting.
+_TLS_REFUSAL = re.compile("CERTIFICATE|ALERT|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS", re.IGNORECASE)
+
+# What is behind a refusal, by a piece of its text; the first that fits.
+_REASONS = {
+    "certificate has expired": "its certificate has expired; renew it on the broker, or correct this machine's clock",
+    "certificate is not yet valid": "its certificate is not valid yet; correct this machine's clock",
+    "certificate is not valid for": "its certificate is of another host; name the broker in kafka.bootstrap_servers, "
+    "and in what it advertises, as its certificate does",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is of an authority that is not trusted here; check kafka.ssl_cafile",
+    "ALERT": "it refuses the certificate of this client; check that kafka.ssl_certfile is there, has not expired, and "
+    "is of an authority that the broker trusts",
+    "Invalid frame length": "it does not speak Kafka without TLS; check kafka.security_protocol and the port",
+    "IllegalSaslState": "it takes no credentials there; check kafka.security_protocol and the port",
+    "SSL": "it does not speak TLS as this client does; check kafka.security_protocol and the port",
+    "": "check what this user may do on the broker",
+}
+
+
+class _Connections(KafkaConnectionManager):  # type: ignore[misc]
+    """kafka-python's connections, which remember why the last one to a node failed.
+
+    The library (3.0.12) drops an answer that arrives together with the end of the connection, and that is just how a
+    broker refuses credentials; and it tries again until the time is up when every broker has said no.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.failures: dict[Any, Exception] = {}
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        transport = await super()._build_transport(node, timeout_at=timeout_at)
+        receive = transport._sock_recv
+
+        def answer_before_end() -> tuple[bytes, Exception | None]:
+            data, error = receive()
+            return data, None if data else error  # the next read meets the end again
+
+        transport._sock_recv = answer_before_end
+        return transport
+
+    async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
+        await super()._connect(node, conn, **options)
+        if not conn.init_future.failed():
+            self.failures.pop(node.node_id, None)
+            return
+        self.failures[node.node_id] = conn.init_future.exception
+        brokers = {broker.node_id for broker in self.cluster.bootstrap_brokers()}
+        if all(_is_refusal(self.failures.get(broker)) for broker in brokers):
+            self._auth_failures |= {broker: self.failures[broker] for broker in brokers}  # ends the bootstrap
+
+
+def connect(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
+    """A KafkaConsumer or KafkaProducer that has reached a broker.
+
+    Raises:
+        BrokerUnavailable: nothing answers in time.
+        BrokerRefused: it says no.
+        ConfigurationError: a certificate cannot be used.
+    """
+    clients: list[Any] = []
+
+    def client(**options: Any) -> Any:
+        net = NetworkSelector(**options)
+        clients.append(KafkaNetClient(net, _Connections(net, **options)))
+        return clients[-1]
+
+    try:
+        return kind(kafka_client=client, **config)
+    except kafka_errors.KafkaError as error:
+        failures = [failure for started in clients for failure in started._manager.failures.values()]
+        for started in clients:
+            started.close()  # a client that failed to connect leaves its thread running
+        refusals = [failure for failure in failures if _is_refusal(failure)]
+        raise kafka_error(settings, (refusals or failures or [error])[-1]) from error
+    except OSError as error:  # a certificate that cannot be loaded
+        if advice := out_of_files(error):
+            raise BrokerUnavailable(f"kafka {settings.bootstrap_servers}: no connection: {advice}") from error
+        raise ConfigurationError(
+            f"kafka.ssl_cafile, ssl_certfile, ssl_keyfile: cannot be used ({first_line(error)})"
+        ) from error
+
+
+def check_broker(settings: KafkaSettings) -> str:
+    """One line on what answers.
+
+    Raises:
+        BrokerUnavailable: nothing answers.
+        BrokerRefused: it says no.
+        ConfigurationError: the settings contradict each other.
+    """
+    consumer = connect(KafkaConsumer, settings, client_config(settings) | {"allow_auto_create_topics": False})
+    try:
+        with translated(settings):
+            there = consumer.topics()
+            version = ".".join(str(part) for part in consumer.config["api_version"])
+            topics = []
+            for name in (settings.interactions_topic, settings.feedback_topic):
+                partitions = len(consumer.partitions_for_topic(name)) if name in there else 0
+                topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (not there yet)")
+            return f"kafka {settings.bootstrap_servers}: answers (protocol {version}), topics {', '.join(topics)}"
+    finally:
+        consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def refusal(settings: KafkaSettings) -> BrokerRefused | None:
+    """What the broker says to a new connection when it says no: a client that lost its connection is not told why."""
+    try:
+        check_broker(settings)
+    except BrokerRefused as error:
+        return error
+    except BrokerUnavailable:
+        pass
+    return None
+
+
+def client_config(settings: KafkaSettings) -> dict[str, Any]:
+    """kafka-python's options for reaching the broker, the same for consumer and producer.
+
+    Raises:
+        ConfigurationError: a credential is missing, or a file is.
+    """
+    config: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in settings.bootstrap_servers.split(",")],
+        "client_id": "retuned",
+        "security_protocol": settings.security_protocol,
+        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
+        "reconnect_backoff_max_ms": 2_000,
+    }
+    if "SASL" in settings.security_protocol:
+        if settings.sasl_mechanism is None or settings.sasl_username is None:
+            raise ConfigurationError(
+                f"kafka.security_protocol {settings.security_protocol}: needs sasl_mechanism and sasl_username"
+            )
+        config |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": _password(settings),
+        }
+    if "SSL" in settings.security_protocol:
+        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            path: Path | None = getattr(settings, key)
+            if path is not None and not path.is_file():
+                raise ConfigurationError(f"kafka.{key} {path}: there is no such file")
+            config[key] = None if path is None else str(path)
+    return config
+
+
+def _password(settings: KafkaSettings) -> str:
+    if settings.sasl_password is not None:
+        return settings.sasl_password.get_secret_value()
+    if settings.sasl_password_file is None:
+        raise ConfigurationError(
+            "kafka.sasl_password: is missing; set RETUNED__KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
+        )
+    try:
+        return settings.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"kafka.sasl_password_file {settings.sasl_password_file}: {error.strerror}") from error
+
+
+@contextmanager
+def translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
+    """kafka-python's errors inside come out as ours. `where` says what was being done, for the text."""
+    try:
+        yield
+    except RetunedError:
+        raise
+    except kafka_errors.KafkaError as error:
+        raise kafka_error(settings, error, where) from error
+    except OSError as error:
+        if advice := out_of_files(error):
+            raise BrokerUnavailable(f"kafka {settings.bootstrap_servers}: {where}{advice}") from error
+        raise
+    except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError, EOFError, ImportError) as error:
+        raise _unreadable(settings, error, where) from error
+
+
+def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") -> RetunedError:
+    """One of kafka-python's errors as ours: BrokerUnavailable, BrokerRefused or Unreadable."""
+    text = f"kafka {settings.bootstrap_servers}: {where}"
+    if advice := out_of_files(error):
+        return BrokerUnavailable(f"{text}{advice}")
+    name, said = type(error).__name__, first_line(error)
+    reason = said if name in said else f"{name}: {said}"
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
+        return BrokerRefused(
+            f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"
+        )
+    if _is_refusal(error):
+        advice = next(advice for piece, advice in _REASONS.items() if piece in reason)
+        return BrokerRefused(f"{text}the broker is reached, but {advice} ({reason})")
+    if isinstance(error, EndlessBatch):
+        return Unreadable(f"{text}{error.args[0]}")
+    if isinstance(error, kafka_errors.RetriableError):
+        return BrokerUnavailable(
+            f"{text}does not answer ({reason}); check kafka.bootstrap_servers, kafka.security_protocol, and that the "
+            "broker runs"
+        )
+    if isinstance(error, kafka_errors.BrokerResponseError):
+        return BrokerRefused(f"{text}refused ({reason})")
+    return _unreadable(settings, error, where)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    refusals = (
+        kafka_errors.SaslAuthenticationFailedError,
+        kafka_errors.UnsupportedSaslMechanismError,
+        kafka_errors.AuthorizationError,
+        kafka_errors.IllegalSaslStateError,
+        kafka_errors.InvalidReceiveError,
+    )
+    return isinstance(error, refusals) or ("SSL" in str(error) and _TLS_REFUSAL.search(str(error)) is not None)
+
+
+def _unreadable(settings: KafkaSettings, error: BaseException, where: str) -> Unreadable:
+    return Unreadable(
+        f"kafka {settings.bootstrap_servers}: {where}what the broker sent cannot be unpacked "
+        f"({type(error).__name__}: {first_line(error)}); is a compression codec missing here?"
+    )

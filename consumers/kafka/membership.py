@@ -1,0 +1,101 @@
+"""Whether a daemon is alone in its consumer group. Two of them would each store a part of the events."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kafka.admin import KafkaAdminClient
+
+from retuned.consumers.errors import BrokerUnavailable, Fenced
+from retuned.consumers.kafka.connection import client_config, connect, translated
+from retuned.consumers.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+# Who came last gives way first. Of two that came at once, the one with the lower id stays. A foreign consumer never
+# gives way, and then even who was here first has to be heard.
+LATE_SECONDS, LOWER_SECONDS, OWNER_SECONDS = 6.0, 12.0, 60.0
+LOOK_SECONDS = 1.0
+
+
+class Membership:
+    """A source's place in its group: looked at after each assignment, and on while it is not alone."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._assignments = self._looked_at = 0
+        self._next_look = 0.0
+        self._owner: str | None = None
+        self._company_since: float | None = None
+
+    def assigned(self) -> None:
+        """There was an assignment. By any thread."""
+        self._assignments += 1
+
+    def check(self, member: str) -> None:
+        """Ask the broker who is in the group, if there was an assignment; `member` is our id there.
+
+        Raises:
+            Fenced: another member is there, and this one has to give way.
+            BrokerRefused: the broker does not say.
+        """
+        assignments, now = self._assignments, time.monotonic()
+        if assignments == self._looked_at or now < self._next_look:
+            return
+        try:
+            members = group_members(self._settings)
+        except BrokerUnavailable:
+            members = None  # the poll that follows tells; this is asked again
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        if members is not None and self.is_alone(member, members, now):
+            self._looked_at = assignments
+
+    def is_alone(self, member: str, members: Mapping[str, str], now: float) -> bool:
+        """The decision alone: `members` are ids with their hosts, `now` is in monotonic seconds.
+
+        A member that was away for longer than its session comes back under another id, as the last one.
+
+        Raises:
+            Fenced: as in `check`.
+        """
+        others = sorted(host.lstrip("/") or "an unknown host" for id, host in members.items() if id != member)
+        name = f"consumer group {self._settings.group_id!r}"
+        if not others:
+            if self._company_since is not None:
+                log.info("%s: this daemon is alone again", name)
+            self._owner, self._company_since = member, None
+            return True
+        if self._company_since is None:
+            self._company_since = now
+            log.warning("%s: another consumer (at %s) is in it; one of the two has to stop", name, ", ".join(others))
+        patience = LOWER_SECONDS if member < min(id for id in members if id != member) else LATE_SECONDS
+        if now - self._company_since >= (OWNER_SECONDS if member == self._owner else patience):
+            raise Fenced(
+                f"{name}: another consumer (at {', '.join(others)}) reads a part of the events, which would not be "
+                "stored here; run one daemon for each group: stop the other one, or give this one a kafka.group_id of "
+                "its own"
+            )
+        return False
+
+
+def group_members(settings: KafkaSettings) -> dict[str, str]:
+    """Who is in the consumer group: ids and hosts.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused: the broker does not say.
+    """
+    admin = connect(_Admin, settings, client_config(settings))
+    try:
+        with translated(settings, f"consumer group {settings.group_id!r}: "):
+            group = admin.describe_groups([settings.group_id])[settings.group_id]
+            if group["error"]:
+                raise BrokerUnavailable(f"consumer group {settings.group_id!r}: {group['error']}")
+            return {member["member_id"]: member["client_host"] for member in group["members"]}
+    finally:
+        admin.close()
+
+
+class _Admin(KafkaAdminClient):  # type: ignore[misc]
+    def _process_acl_operations(self, described: Any) -> Any:
+        return described  # what we may do is not asked; the library refuses an answer that it does not know

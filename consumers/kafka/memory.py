@@ -1,0 +1,164 @@
+"""The in-memory twins of Kafka's source and publisher, under the same contract, for tests and for replaying a day."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from retuned.consumers.errors import EventsLost
+from retuned.consumers.kafka.contract import Batch, Headers, Offsets, Partition, Record, from_beginning, lost_events
+from retuned.consumers.kafka.records import FetchedRecord
+
+
+class MemoryLog:
+    """Topics in memory: what a broker is to the source. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._records: dict[Partition, list[FetchedRecord]] = defaultdict(list)
+        self._firsts: Offsets = {}
+        self._ends: Offsets = {}
+        self._changed = threading.Condition()
+
+    def append(self, topic: str, value: bytes | None, partition: int = 0, headers: Headers = ()) -> int:
+        """Add a message and return its offset."""
+        with self._changed:
+            offset = self._ends.get((topic, partition), 0)
+            self._records[topic, partition].append(FetchedRecord(topic, partition, offset, value, headers))
+            self._ends[topic, partition] = offset + 1
+            self._changed.notify_all()
+            return offset
+
+    def skip(self, topic: str, partition: int = 0) -> None:
+        """Leave a gap of one offset, as a transaction's end or compaction does."""
+        with self._changed:
+            self._ends[topic, partition] = self._ends.get((topic, partition), 0) + 1
+            self._changed.notify_all()
+
+    def delete(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete the records before an offset, as retention does."""
+        with self._changed:
+            kept = self._records[topic, partition]
+            self._firsts[topic, partition] = before
+            self._records[topic, partition] = [record for record in kept if record.offset >= before]
+
+    def read(self, starts: Offsets, limit: int) -> tuple[list[Record], Offsets]:
+        """Records from the given offsets on, and where to go on."""
+        with self._changed:
+            records: list[Record] = []
+            nexts: Offsets = {}
+            for key, start in starts.items():
+                kept = self._records[key]
+                first = bisect_left(kept, start, key=lambda record: record.offset)
+                taken = kept[first : first + limit - len(records)]
+                records += taken
+                if first + len(taken) == len(kept):
+                    nexts[key] = self._ends.get(key, 0)
+                else:
+                    nexts[key] = taken[-1].offset + 1 if taken else start
+            return records, nexts
+
+    def ends(self) -> Offsets:
+        """The end of each partition."""
+        with self._changed:
+            return dict(self._ends)
+
+    def firsts(self) -> Offsets:
+        """The first offset of each partition."""
+        with self._changed:
+            return {key: self._firsts.get(key, 0) for key in self._ends}
+
+    def wait(self, seconds: float) -> None:
+        """Until something is added, or so long."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+
+class MemorySource:
+    """A source over a `MemoryLog`; see `retuned.consumers.kafka.source.Source`."""
+
+    def __init__(
+        self,
+        log: MemoryLog,
+        topics: Sequence[str],
+        stored: Callable[[], Offsets],
+        start: str = "earliest",
+        on_lost_offset: str = "earliest",
+    ) -> None:
+        self._log, self._topics, self._start, self._on_lost = log, set(topics), start, on_lost_offset
+        self._stored = stored
+        self.before_assignment: Callable[[], None] = lambda: None
+        self._assigned: Offsets | None = None
+        self._positions: Offsets = {}
+        self._reached: Offsets = {}
+        self.committed: Offsets = {}
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._assign()
+            lost = self._restart()
+            records, positions = self._log.read(self._positions, max_records)
+            self._positions |= positions
+            moved = {key: end for key, end in positions.items() if self._reached.get(key) != end}
+            left = deadline - time.monotonic()
+            if moved or left <= 0:
+                starts = {key: self._reached[key] for key in moved if key in self._reached}
+                self._reached |= moved
+                return Batch(records, starts, moved, lost)
+            self._log.wait(left)
+
+    def commit(self, nexts: Offsets) -> None:
+        self.committed |= nexts
+
+    def lag(self) -> int:
+        ends = self._log.ends()
+        return sum(ends.get(key, 0) - position for key, position in self._positions.items())
+
+    def caught_up(self) -> bool:
+        return self._assigned is not None and self.lag() == 0
+
+    def close(self) -> None:
+        self._positions.clear()
+        self._assigned = None
+
+    def _restart(self) -> dict[str, int]:
+        lost: Counter[str] = Counter()
+        ends = self._log.ends()
+        for key, first in self._log.firsts().items():
+            offset, end = self._positions.get(key), ends[key]
+            if offset is None or first <= offset <= end:
+                continue
+            count = lost_events(offset, first, end, self._on_lost)
+            if self._on_lost == "stop":
+                raise EventsLost(f"{key}: {count} events from offset {offset} on were deleted before they were read")
+            self._positions[key] = first if self._on_lost == "earliest" else end
+            lost[key[0]] += count
+        return dict(lost)
+
+    def _assign(self) -> None:
+        if self._assigned is None:
+            self.before_assignment()
+            self._assigned = self._stored()
+            self._reached = dict(self._assigned)
+        for key, end in self._log.ends().items():
+            if key[0] in self._topics and key not in self._positions:
+                begin = 0 if from_beginning(key[0], self._start, self._reached) else end
+                self._positions[key] = self._assigned.get(key, begin)
+
+
+class MemoryPublisher:
+    """Keeps what was published in `messages`: topic, key, value."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, str, dict[str, Any]]] = []
+
+    def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
+        self.publish_all(topic, [(key, value)])
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        self.messages += [(topic, key, value) for key, value in messages]
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,312 @@
+"""The source of events on kafka-python, and the choice between the clients."""
+
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.structs import OffsetAndMetadata
+
+from retuned.consumers.errors import BrokerUnavailable, EventsLost
+from retuned.consumers.kafka.connection import client_config, connect, refusal, translated
+from retuned.consumers.kafka.contract import (
+    AWAY_SECONDS,
+    BATCH_BYTES,
+    CHOICES,
+    FIRST_RECORDS,
+    LOOK_SECONDS,
+    Batch,
+    Offsets,
+    Record,
+    Source,
+    from_beginning,
+    lost_events,
+    lost_text,
+)
+from retuned.consumers.kafka.membership import Membership
+from retuned.consumers.kafka.records import FastRecords
+from retuned.consumers.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 2.0
+# What the client may hold of all partitions together, and of one. It asks for more of a partition when nothing of it
+# is left, so its memory would grow with the number of partitions.
+HELD_BYTES, LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 64 * 2**20, 128 * 2**10, 4 * 2**20
+# What the client holds ends in the middle of a batch: while more waits on the broker, a whole one is worth a moment.
+FILL_MS = 100
+
+
+def _nothing() -> None:
+    pass
+
+
+def open_source(settings: KafkaSettings, stored: Callable[[], Offsets]) -> Source:
+    """The source on the client that the settings name; `stored` is asked for the next offsets on every assignment.
+
+    Raises:
+        ConfigurationError: the client is not installed, or the settings contradict each other.
+    """
+    if settings.client == "confluent":
+        from retuned.consumers.kafka.confluent import ConfluentSource
+
+        return ConfluentSource(settings, stored)
+    return KafkaSource(settings, stored)
+
+
+class KafkaSource:
+    """Both topics, read by a consumer group, from the offsets that the warehouse holds. Connects on the first poll."""
+
+    def __init__(self, settings: KafkaSettings, stored: Callable[[], Offsets]) -> None:
+        """`stored` returns the next offset of each partition; it is asked on every assignment."""
+        self._settings = settings
+        self._config = client_config(settings)
+        self._stored = stored
+        self.before_assignment: Callable[[], None] = _nothing
+        self._consumer: Any = None
+        self._assigning, self._assignments = threading.Lock(), 0
+        self._reached: Offsets = {}
+        self._lost: Counter[str] = Counter()
+        self._failure: Exception | None = None
+        self._postponed: Exception | None = None
+        self._away_since: float | None = None
+        self._looked_at = 0.0
+        self._missing: set[str] = set()
+        self._membership = Membership(settings)
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        try:
+            if self._consumer is None:
+                self._consumer = self._connect()
+            with translated(self._settings):
+                return self._poll(max_records, timeout_seconds)
+        except BrokerUnavailable:
+            self._away_since = -math.inf  # a quiet poll is no answer before there is a connection
+            raise
+
+    def _poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        if self._postponed is not None:
+            error, self._postponed = self._postponed, None
+            self._meet(error)
+        # What asks the broker comes before anything is read: when it fails, nothing is in hand.
+        self._membership.check(self._consumer.group_metadata().member_id)
+        self._finish_joining()
+        records = self._read(max_records, timeout_seconds)
+        if self._failure is not None:
+            raise self._failure
+        if not records:
+            self._look_around()
+        else:
+            self._away_since = None
+        return self._batch(records)
+
+    def _finish_joining(self) -> None:
+        """End what the last poll was too short for.
+
+        kafka-python (3.0.12) may forget it: it then takes the group for joined, is dropped from it, and reads nothing,
+        for ever. And it begins anew when the answer comes between two polls.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
+            coordinator.ensure_active_group(timeout_ms=JOIN_SECONDS * 1000)
+
+    def _read(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        """At most so many records and, going by the size of the first, about so many bytes."""
+        records: list[Record] = []
+        size, wanted, wait_ms = 0, min(FIRST_RECORDS, max_records), int(timeout_seconds * 1000)
+        assignments = self._assignments
+        try:
+            while wanted > 0 and (found := self._consumer.poll(wait_ms, max_records=wanted)):
+                if not records:
+                    assignments = self._assignments
+                for some in found.values():
+                    records += some
+                    size += sum(len(record.value or b"") for record in some)
+                fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
+                wanted = min(max_records - len(records), fitting)
+                wait_ms = FILL_MS if self._behind(found) else 0
+        except Exception as error:
+            if self._failure is not None:
+                raise self._failure from error
+            if records:
+                self._postponed = error  # what was read is stored first; the client raises an error once only
+            else:
+                self._meet(error)
+        if records and self._assignments != assignments:
+            # What was read before the new assignment would come twice: all of it comes again, and what failed behind.
+            records, self._postponed = [], None
+            with self._assigning:
+                pass  # it is over
+            if self._failure is None:
+                self._place(self._consumer.assignment())
+        return records
+
+    def _behind(self, partitions: Iterable[Any]) -> bool:
+        """Whether more of any of them waits on the broker than was read."""
+        consumer = self._consumer
+        return any((consumer.highwater(one) or 0) > (consumer.position(one, timeout_ms=0) or 0) for one in partitions)
+
+    def _meet(self, error: Exception) -> None:
+        if not isinstance(error, kafka_errors.OffsetOutOfRangeError):
+            raise error
+        self._restart(error.args[0])
+
+    def commit(self, nexts: Offsets) -> None:
+        if self._consumer is not None and nexts:
+            # Asynchronous, and a failure is dropped: the truth is in the warehouse.
+            self._consumer.commit_async(
+                {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in nexts.items()},
+                callback=lambda _, response: log.debug("group commit: %s", response),
+            )
+
+    def lag(self) -> int:
+        if self._consumer is None:
+            return 0
+        total = 0
+        for partition in self._consumer.assignment():
+            end, reached = (
+                self._consumer.highwater(partition),
+                self._reached.get((partition.topic, partition.partition)),
+            )
+            if end is not None and reached is not None:
+                total += max(0, end - reached)
+        return total
+
+    def caught_up(self) -> bool:
+        if self._consumer is None or not self._consumer.assignment():
+            return False
+        ends = [
+            (self._consumer.highwater(partition), self._reached.get((partition.topic, partition.partition)))
+            for partition in self._consumer.assignment()
+        ]
+        return all(end is not None and (reached or 0) >= end for end, reached in ends)
+
+    def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _connect(self) -> Any:
+        settings = self._settings
+        session_ms = int(settings.session_timeout_seconds * 1000)
+        options = {
+            "group_id": settings.group_id,
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": max(100, session_ms // 3),
+            "auto_offset_reset": "none",
+            "enable_auto_commit": False,
+            "isolation_level": settings.isolation_level,
+            "allow_auto_create_topics": False,
+            "max_partition_fetch_bytes": MOST_PARTITION_BYTES,
+            "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a topic that appears is seen
+        }
+        consumer = connect(KafkaConsumer, settings, self._config | options)
+        consumer._fetcher.PartitionRecords = FastRecords
+        consumer.subscribe([settings.interactions_topic, settings.feedback_topic], listener=_Listener(self))
+        self._away_since = None
+        return consumer
+
+    def _assigned(self, partitions: Sequence[Any]) -> None:
+        """On the client's IO thread, which would only log a failure and read on from a wrong place.
+
+        A poll that is too short for it returns meanwhile.
+        """
+        with self._assigning:
+            self._assignments += 1
+            try:
+                self._membership.assigned()
+                self.before_assignment()
+                share = HELD_BYTES // max(len(partitions), 1)
+                self._consumer._fetcher.config["max_partition_fetch_bytes"] = max(
+                    LEAST_PARTITION_BYTES, min(share, MOST_PARTITION_BYTES)
+                )
+                self._place(partitions)
+            except Exception as error:
+                self._failure = error
+                raise
+
+    def _place(self, partitions: Iterable[Any]) -> None:
+        """Read on from the stored offsets."""
+        stored = self._stored()
+        reached = {}
+        for partition in partitions:
+            offset = stored.get((partition.topic, partition.partition))
+            if offset is not None:
+                reached[partition.topic, partition.partition] = offset
+                self._consumer.seek(partition, offset)
+            elif from_beginning(partition.topic, self._settings.start, stored):
+                self._consumer.seek_to_beginning(partition)
+            else:
+                self._consumer.seek_to_end(partition)
+        self._reached = reached
+
+    def _batch(self, records: list[Record]) -> Batch:
+        starts, nexts = {}, {}
+        for partition in self._consumer.assignment():
+            position = self._consumer.position(partition, timeout_ms=0)
+            key = (partition.topic, partition.partition)
+            reached = self._reached.get(key)
+            if position is not None and position != reached:
+                nexts[key] = position
+                if reached is not None:
+                    starts[key] = reached
+        self._reached |= nexts
+        lost, self._lost = self._lost, Counter()
+        return Batch(records, starts, nexts, dict(lost))
+
+    def _restart(self, missing: dict[Any, int]) -> None:
+        """The broker no longer has the offset (retention), or not yet (a new topic of that name)."""
+        choice = self._settings.on_lost_offset
+        first, end = (ask(list(missing)) for ask in (self._consumer.beginning_offsets, self._consumer.end_offsets))
+        for partition, offset in missing.items():
+            held = first[partition], end[partition]
+            what = lost_text(partition.topic, partition.partition, offset, *held, choice)
+            if choice == "stop":
+                raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
+            log.error("%s; going on with the %s event there is", what, CHOICES[choice])
+            self._consumer.seek(partition, held[0] if choice == "earliest" else held[1])
+            self._lost[partition.topic] += lost_events(offset, *held, choice)
+
+    def _look_around(self) -> None:
+        """Nothing came: is the broker away, or a topic missing?
+
+        Raises:
+            BrokerUnavailable: there has been no connection for a while.
+            BrokerRefused: nor will there be one.
+        """
+        now = time.monotonic()
+        # The client's own count has those in it that are being made, as they are again and again while it is away.
+        if not any(connection.connected for connection in list(self._consumer._manager._conns.values())):
+            self._away_since = self._away_since or now
+            if now - self._away_since >= AWAY_SECONDS:
+                lost = BrokerUnavailable(f"kafka {self._settings.bootstrap_servers}: the connection is lost")
+                raise refusal(self._settings) or lost
+            return
+        self._away_since = None
+        assigned = {partition.topic for partition in self._consumer.assignment()}
+        self._missing -= assigned
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for topic in {self._settings.interactions_topic, self._settings.feedback_topic} - assigned - self._missing:
+            if not self._consumer.partitions_for_topic(topic):
+                self._missing.add(topic)
+                log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        pass  # rows and offsets are written together before the next poll, so there is nothing in hand
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self._source._assigned(assigned)

@@ -1,0 +1,1 @@
+"""Personal data and secrets are replaced, and users hashed, before anything is stored."""

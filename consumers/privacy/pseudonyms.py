@@ -1,0 +1,77 @@
+"""The pseudonyms of users: keyed hashes, the keys, and their rotation."""
+
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from retuned.consumers.common.durable import replaced
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.settings import PrivacySettings
+
+
+class UserKeys:
+    """The keys of user hashes, newest first. New pseudonyms come from the first one.
+
+    A pseudonym is `<key id>:<hash>`: the hash is HMAC-SHA256 of the user id, 32 hexadecimal characters, and the key id
+    is 4 characters of a hash under the same key, so that rows of before and after a rotation can be told apart. Who
+    holds both keys can compute both pseudonyms of a user; nobody else can link them.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = [(_hash(key, "retuned key id")[:4], key) for key in keys]
+        self.pseudonym = lru_cache(100_000)(self._newest)
+
+    def __repr__(self) -> str:
+        return f"UserKeys({', '.join(name for name, _ in self._keys)})"
+
+    def _newest(self, user_id: str) -> str:
+        return self.pseudonyms(user_id)[0]
+
+    def pseudonyms(self, user_id: str) -> list[str]:
+        """The pseudonym of a user under each key, newest first."""
+        return [f"{name}:{_hash(key, user_id)}" for name, key in self._keys]
+
+
+def is_pseudonym(user_id: str) -> bool:
+    """Whether a user id has the form of a pseudonym."""
+    return re.fullmatch("[0-9a-f]{4}:[0-9a-f]{32}", user_id) is not None
+
+
+def load_user_keys(settings: PrivacySettings, warehouse: Path) -> UserKeys:
+    """The keys from the settings, else from `<warehouse>.key`, which is made when it is not there.
+
+    Raises:
+        ConfigurationError: the file cannot be read or made, or there is no key in it.
+    """
+    if settings.user_key is not None:
+        return _keys(settings.user_key.get_secret_value().encode(), "privacy.user_key")
+    path = settings.user_key_file or warehouse.with_name(warehouse.name + ".key")
+    try:
+        if settings.user_key_file is None and not path.exists():
+            _make_key(path)
+        return _keys(path.read_bytes(), f"privacy.user_key_file {path}")
+    except OSError as error:
+        raise ConfigurationError(
+            f"privacy.user_key_file {path}: {error.strerror}; check the path and its permissions"
+        ) from error
+
+
+def _hash(key: bytes, text: str) -> str:
+    return hmac.digest(key, text.encode(), "sha256").hex()[:32]
+
+
+def _keys(content: bytes, name: str) -> UserKeys:
+    keys = [line.strip() for line in content.splitlines() if line.strip()]
+    if not keys:
+        raise ConfigurationError(f"{name}: is empty; give it a secret of at least 16 characters")
+    return UserKeys(keys)
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as aside:  # never half a key: every pseudonym hangs on it
+        aside.touch(0o600)
+        aside.write_text(secrets.token_hex(32) + "\n", encoding="ascii")

@@ -1,0 +1,240 @@
+"""What is taken out of an event before it is stored: personal data, keys and tokens.
+
+Every pattern runs in time linear in the text: quantifiers are bounded or possessive, and what a pattern cannot tell
+(a checksum, a date, the plan of a country) is settled in Python on one short match. Cheap looks at the whole text come
+first, because most texts hold nothing to find.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Set
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retuned.consumers.privacy import placeholders
+from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids
+from retuned.consumers.privacy.patterns.names import load_names
+from retuned.consumers.privacy.patterns.phones import replace_phones
+from retuned.consumers.privacy.placeholders import Conversations, Scope
+from retuned.consumers.settings import PrivacySettings
+
+_NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
+# Eight digits that stand close together: without them there is no phone and no card in a text.
+_LONG_NUMBER = re.compile(r"[0-9](?:[ \u00a0\u202f().\-/]{0,3}[0-9]){7}")
+# Stands for what was found until all of a text is searched: numbers go by the order of appearance, not of the patterns.
+_FOUND = re.compile("<\x00([0-9]{1,9})>")
+
+# What a text holds whenever something is found in it, and seldom else, also where JSON has escaped the text.
+# In the dialect of RE2, which Arrow runs over a whole column.
+_SUSPECT = "|".join(
+    (
+        r"[0-9](?:[ \x{a0}\x{202f}().\-/]{0,3}[0-9]){7}",
+        *addresses.SUSPECT,
+        *accounts.SUSPECT,
+        *national_ids.SUSPECT,
+        *credentials.SUSPECT,
+        placeholders.SUSPECT,
+    )
+)
+_SUSPECT_NAME = r"\p{Lu}\p{Ll}"
+Failed = Callable[[int, Exception], None]
+# What a conversation may be named after.
+_SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
+
+
+class Redactor:
+    """Replaces what must not be stored by typed placeholders: <EMAIL_1> <PHONE_1> <CARD_1> <IBAN_1> <NATIONAL_ID_1>
+    <IP_1> <MAC_1> <KEY_1> <COOKIE_1>, and <NAME_1> with privacy.names.
+
+    Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
+    `columns` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
+    stand in a text already stay, and their numbers are not given again in their scope.
+
+    For one thread. `take_counts` says how often something was replaced.
+    """
+
+    def __init__(self, settings: PrivacySettings | None = None, *, machines: bool = True) -> None:
+        """Without `machines`, IP and MAC addresses stay: what the daemon logs are its operator's.
+
+        Raises:
+            ConfigurationError: privacy.names is on and its extra is not installed.
+        """
+        settings = settings or PrivacySettings()
+        self.enabled = settings.redact
+        self._regions, self._machines = settings.phone_regions, machines
+        self._replace_names = load_names() if settings.redact and settings.names else None
+        self._suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
+        self._conversations = Conversations()
+        self._counts: Counter[str] = Counter()
+
+    def take_counts(self) -> Counter[str]:
+        """How often something was replaced, by kind, since the last call."""
+        counts, self._counts = self._counts, Counter()
+        return counts
+
+    def columns(
+        self,
+        texts: dict[str, Any],
+        json: Set[str],
+        event_ids: Any,
+        conversation_ids: Any = None,
+        failed: Failed | None = None,
+    ) -> dict[str, Any]:
+        """Columns of the same events, redacted. They are read in their order.
+
+        Args:
+            texts: the columns by name, Arrow arrays of strings.
+            json: those that hold JSON; the texts inside are redacted.
+            event_ids: what an event without a conversation is told by, an Arrow array too.
+            conversation_ids: what events share their numbers by, another; None: as was remembered of `event_ids`.
+            failed: called for each row that cannot be redacted and stays as it was; None: the error is raised.
+
+        One look at each whole column, without Python in between, finds the few events that need a closer one.
+        """
+        suspects = _suspects(list(texts.values()), self._suspect) if self.enabled else []
+        if not suspects:
+            return dict(texts)
+        rows = pa.array(suspects)
+        cleaned = {name: array.take(rows).to_pylist() for name, array in texts.items()}
+        ids = event_ids.take(rows).to_pylist()
+        known = self._conversations.of(ids) if conversation_ids is None else conversation_ids.take(rows).to_pylist()
+        for place, (event_id, conversation_id) in enumerate(zip(ids, known, strict=True)):
+            scope = self._conversations.open(event_id, conversation_id)
+            try:
+                for values in cleaned.values():
+                    scope.reserve(values[place] or "")
+                for name, values in cleaned.items():
+                    text = values[place]
+                    if text is not None:
+                        values[place] = self._json(text, scope) if name in json else self.text(text, scope)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(suspects[place], error)
+            self._conversations.close(scope)
+        return {name: _exchanged(array, suspects, cleaned[name]) for name, array in texts.items()}
+
+    def remember(self, event_ids: Any, conversation_ids: Any) -> None:
+        """Which conversation these interactions belong to, for the feedback that comes after them: Arrow arrays."""
+        if self.enabled:
+            self._conversations.remember(event_ids, conversation_ids)
+
+    def identifiers(self, names: Any, pseudonym: Callable[[str], str], failed: Failed | None = None) -> Any:
+        """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed.
+
+        `failed` is as for `columns`.
+        """
+        suspects = _suspects([names], _SUSPECT_ID) if self.enabled else []
+        if not suspects:
+            return names
+        cleaned = names.take(pa.array(suspects)).to_pylist()
+        for place, name in enumerate(cleaned):
+            found: list[tuple[str, str]] = []
+            try:
+                self._mark(name, found)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(suspects[place], error)
+            if any(kind in ("EMAIL", "PHONE", "IP") for kind, _ in found):
+                cleaned[place] = pseudonym(name)
+        return _exchanged(names, suspects, cleaned)
+
+    def value(self, value: Any, scope: Scope | None = None) -> Any:
+        """A JSON value with every text in it redacted, names of fields too."""
+        scope = scope or self.scope(value)
+        if isinstance(value, str):
+            return self.text(value, scope)
+        if isinstance(value, dict):
+            return {self.text(key, scope): self.value(item, scope) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.value(item, scope) for item in value]
+        if isinstance(value, int) and abs(value) >= 10**12:
+            text = self.text(str(value), scope)
+            return value if text == str(value) else text
+        return value
+
+    def text(self, text: str, scope: Scope | None = None) -> str:
+        """A text with placeholders."""
+        if not self.enabled:
+            return text
+        found: list[tuple[str, str]] = []
+        marked = self._mark(text, found)
+        if not found:
+            return text
+        numbers = scope or self.scope(text)
+        self._counts.update(kind for kind, _ in found)
+
+        def placeholder(match: re.Match[str]) -> str:
+            index = int(match[1])
+            return numbers.placeholder(*found[index]) if index < len(found) else match[0]
+
+        return _FOUND.sub(placeholder, marked)
+
+    def scope(self, value: Any = None) -> Scope:
+        """Numbers that nothing else shares; those of placeholders in a JSON value are taken."""
+        scope = self._conversations.fresh()
+        _reserve(scope, value)
+        return scope
+
+    def _json(self, text: str, scope: Scope) -> str:
+        return msgspec.json.encode(self.value(msgspec.json.decode(text), scope)).decode()
+
+    def _mark(self, text: str, found: list[tuple[str, str]]) -> str:
+        """The text with marks for what goes, which is added to `found` as kind and value."""
+
+        def mark(kind: str, value: str) -> str:
+            found.append((kind, value))
+            return f"<\x00{len(found) - 1}>"
+
+        text = credentials.replace_credentials(text, text.lower(), mark)
+        text = addresses.replace_emails(text, mark)
+        digits = len(text.encode("utf-8", "replace").translate(None, _NOT_DIGITS))
+        if self._machines and ("::" in text or (digits >= 4 and any(sign in text for sign in ":.-"))):
+            text = addresses.replace_machines(text, mark)
+        if digits >= 6:
+            text = accounts.replace_ibans(text, mark)
+            long = digits >= 8 and _LONG_NUMBER.search(text)
+            if long:
+                text = accounts.replace_cards(text, mark)
+            text = national_ids.replace_national_ids(text, mark)
+            if long:
+                text = replace_phones(text, mark, self._regions)
+        return self._replace_names(text, mark) if self._replace_names else text
+
+
+def _suspects(arrays: list[Any], pattern: str) -> list[int]:
+    """The rows in which the pattern matches, in any of the arrays."""
+    # Arrow compiles the pattern anew at each call, which takes as long as looking through a thousand texts.
+    if len(arrays) > 1 and sum(array.nbytes for array in arrays) < 2**31:
+        looked_at = [pa.concat_arrays(arrays)]
+    else:
+        looked_at = arrays
+    rows: set[int] = set()
+    for array in looked_at:
+        found = pc.indices_nonzero(pc.match_substring_regex(array, pattern))
+        rows.update(index % len(arrays[0]) for index in found.to_pylist())
+    return sorted(rows)
+
+
+def _exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:
+    """An array of strings with other ones in these rows."""
+    mask = np.zeros(len(array), bool)
+    mask[rows] = True
+    return pc.replace_with_mask(array, mask, pa.array(texts, pa.string()))
+
+
+def _reserve(scope: Scope, value: Any) -> None:
+    if isinstance(value, str):
+        scope.reserve(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            scope.reserve(key)
+            _reserve(scope, item)
+    elif isinstance(value, list):
+        for item in value:
+            _reserve(scope, item)

@@ -1,0 +1,1 @@
+"""The DuckDB file: connection, migrations, and what is written to it."""

@@ -1,0 +1,299 @@
+"""The warehouse: one DuckDB file, opened by one process. Connection, migrations, named queries, transactions."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import Busy, WarehouseError, out_of_files
+from retuned.consumers.settings import WarehouseSettings
+
+MIGRATIONS = files("retuned.consumers.warehouse") / "migrations"
+NAME = "retuned"  # of the database within DuckDB
+CHECKPOINT_SECONDS = 30.0
+_NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
+ROW_GROUP_ROWS = 10_240
+"""Rows that DuckDB compresses together. It writes the unfinished group anew at each checkpoint, and all writers wait.
+
+Measured with DuckDB 2.0.1 on two busy cores, batches of 1,000 events of 1 KB onto 3 million, `make bench`: the longest
+batch took 0.16 s at a median of 20 ms with these groups, texts as zstd and a log of 32 MB; 2.6 s at 38 ms with DuckDB's
+groups of 122,880, its own choice of compression (FSST) and a log of 128 MB. With longer texts and a busier machine it
+was 1.0 against 12 s. The file is half as large. Nothing else helped: a CHECKPOINT from another thread makes writers
+wait just as long, and half of the tries fail when they are busy; with the large groups a log of 16 MB is no better than
+one of 128 MB. A start after a crash reads the log: 0.2 s for 32 MB, 1.5 s for 128, 4 s for 512. The price: a sample of
+full rows is read up to four times slower. Groups are also what is given back when rows are deleted: one is free when
+none of its rows is left, or when two neighbours fit into one.
+
+A transaction that appends a whole group or more writes it straight into the file, past the log: a batch of 10,240
+events takes 26 ms, one of 10,000 takes 31 and, for a checkpoint, every fourth 85 (hence `ingest.batch_events`).
+"""
+
+_HELD = """
+SELECT many.n FROM range(1_000_000_000) AS many(n)
+JOIN (SELECT n + 0.5 AS key FROM range(65_537) AS few(n)) AS keys ON keys.key = many.n % 65_537 + 0.5
+"""
+"""A query whose open result holds a hash table, 2 MiB of pointers and 4 MiB of pages, pinned while it is looked into.
+
+It reads no table, so checkpoints do not wait for it.
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes: of the file, of what is used in it (the rest is free for what comes), and of its write-ahead log."""
+
+    file: int
+    used: int
+    log: int
+
+
+def rows_of(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """What is left of a query's result, as dictionaries."""
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+class Warehouse:
+    """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, memory_limit: str) -> None:
+        self._connection, self._memory_limit = connection, memory_limit
+        self._held: duckdb.DuckDBPyConnection | None = None
+        self.path = path
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same database, for one thread and one transaction at a time."""
+        cursor = self._connection.cursor()
+        cursor.execute(f"USE {NAME}")
+        return cursor
+
+    def rows(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> list[dict[str, Any]]:
+        """The result of a query as dictionaries."""
+        with self.cursor() as cursor:
+            return rows_of(cursor.execute(sql, parameters))
+
+    def row(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> dict[str, Any] | None:
+        """The first row of a query, or None."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def execute(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> None:
+        """Run one statement in a transaction of its own."""
+        with self.transaction() as cursor:
+            cursor.execute(sql, parameters)
+
+    def insert(self, table: str, **values: Any) -> None:
+        """Insert one row, in a transaction of its own."""
+        with self.transaction() as cursor:
+            insert(cursor, table, **values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Everything done on the cursor is written together, or not at all.
+
+        Raises:
+            WarehouseError: the disk is full or the file cannot be written; nothing was.
+        """
+        cursor = self.cursor()
+        try:
+            cursor.begin()
+            try:
+                yield cursor
+                # Only when no statement failed: DuckDB's COMMIT of an aborted transaction writes nothing, silently.
+                cursor.commit()
+            except BaseException:
+                with suppress(duckdb.Error):  # the failure that is being raised may have rolled back already
+                    cursor.rollback()
+                raise
+        except (
+            duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException, duckdb.TransactionException,
+        ) as error:  # fmt: skip
+            # A disk that is full at the commit shows as a conflict of transactions, by its type.
+            if isinstance(error, duckdb.TransactionException) and not _NOT_WRITTEN.search(str(error)):
+                raise
+            raise self._not_written(error) from error
+        finally:
+            cursor.close()
+
+    def size(self) -> "Size":
+        """What the file and its write-ahead log take."""
+        found = self.row(
+            "SELECT block_size, total_blocks, used_blocks FROM pragma_database_size() WHERE database_name = $1", [NAME]
+        )
+        assert found is not None
+        log = self.path.with_name(self.path.name + ".wal")
+        return Size(
+            file=found["block_size"] * found["total_blocks"],
+            used=found["block_size"] * found["used_blocks"],
+            log=log.stat().st_size if log.exists() else 0,
+        )
+
+    def checkpoint(self) -> None:
+        """Write the log into the file and make the space of what was deleted free for what comes.
+
+        DuckDB does it by itself at the end of a transaction, once the log is long enough. It never does while another
+        transaction is open, not even one that only reads: this waits for a gap between them.
+
+        Raises:
+            Busy: there is none for half a minute.
+            WarehouseError: the disk is full or the file cannot be written.
+        """
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
+        while True:
+            try:
+                with self.cursor() as cursor:
+                    cursor.execute("CHECKPOINT")
+                return
+            except duckdb.TransactionException as error:
+                if time.monotonic() > deadline:
+                    raise Busy(
+                        f"warehouse {self.path}: no checkpoint within {CHECKPOINT_SECONDS:g} s, a query goes on for "
+                        "longer; it is tried again"
+                    ) from error
+                time.sleep(0.01)
+            except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+                raise self._not_written(error) from error
+
+    def drop_cache(self) -> None:
+        """Give back the memory of blocks that are on disk too: DuckDB keeps what it wrote, up to its limit.
+
+        It has no statement for this. But before it refuses a limit that it cannot keep, it drops all that it can, and
+        one byte it cannot keep while something is held. That has to be large: DuckDB counts memory in up to 64 places,
+        and the sum may be wrong by 2 MiB. What other queries have put aside goes to `temp_directory`, as it would if
+        memory were short.
+        """
+        with suppress(duckdb.Error), self._connection.cursor() as cursor:
+            if self._held is None:
+                held = self._connection.cursor()
+                held.execute(_HELD).fetchone()
+                self._held = held
+            with suppress(duckdb.OutOfMemoryException):
+                cursor.execute("SET memory_limit = '1B'")
+            # Sets what is set already, and has the allocator return to the system what was freed.
+            cursor.execute(f"SET memory_limit = {literal(self._memory_limit)}")
+
+    def close(self) -> None:
+        """Close the file; safe to repeat."""
+        self._connection.close()
+
+    def _not_written(self, error: Exception) -> WarehouseError:
+        if advice := out_of_files(error):
+            return WarehouseError(f"warehouse {self.path}: cannot write: {advice}")
+        return WarehouseError(
+            f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
+        )
+
+
+def open_warehouse(settings: WarehouseSettings) -> Warehouse:
+    """Open the file, create it when it is not there, and bring its schema up to date.
+
+    Raises:
+        WarehouseError: another process has it open, it is not a DuckDB file, it cannot be written, or it was
+            made by a newer retuned.
+    """
+    path = settings.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = duckdb.connect(
+            config={
+                "memory_limit": settings.memory_limit,
+                "threads": settings.threads,
+                "checkpoint_threshold": settings.checkpoint_threshold,
+                "temp_directory": str(path) + ".tmp",
+            },
+        )
+        try:
+            connection.execute(f"ATTACH {literal(path)} AS {NAME} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
+        except BaseException:
+            connection.close()
+            raise
+    except (duckdb.Error, OSError) as error:
+        raise _not_opened(path, error) from error
+    warehouse = Warehouse(connection, path, settings.memory_limit)
+    try:
+        migrate(warehouse)
+    except BaseException:
+        warehouse.close()
+        raise
+    return warehouse
+
+
+def migrate(warehouse: Warehouse) -> None:
+    """Apply the numbered migrations that the file has not seen, each in a transaction of its own.
+
+    Raises:
+        WarehouseError: one failed, and the file is as it was before that one; or the file is of a newer retuned.
+    """
+    warehouse.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations "
+        "(number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
+    )
+    done = {row["number"] for row in warehouse.rows("SELECT number FROM schema_migrations")}
+    known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
+    if newer := done - known.keys():
+        raise WarehouseError(
+            f"warehouse {warehouse.path}: its schema ({max(newer)}) is newer than this retuned knows ({max(known)}); "
+            "upgrade retuned"
+        )
+    for number in sorted(known.keys() - done):
+        name = known[number].name
+        try:
+            with warehouse.transaction() as cursor:
+                cursor.execute(known[number].read_text(encoding="utf-8"))
+                cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [number, name, utc_now()])
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"warehouse {warehouse.path}: migration {name} failed ({first_line(error)}); nothing of it was done: "
+                "go on with the retuned before this one"
+            ) from error
+
+
+def insert(cursor: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:
+    """Insert one row inside a transaction. Table and column names are the code's own, never input."""
+    columns = ", ".join(f'"{name}"' for name in values)
+    marks = ", ".join("?" for _ in values)
+    cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(values.values()))
+
+
+def named_queries(package: str, file: str) -> dict[str, str]:
+    """The queries of an .sql file beside the modules of a package, each under a line `-- name: some_name`."""
+    text = (files(package) / file).read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def parameters_of(sql: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that a query asks for by name: DuckDB refuses the others."""
+    asked = set(re.findall(r"\$(\w+)", sql))
+    return {name: value for name, value in values.items() if name in asked}
+
+
+def utc_now() -> datetime:
+    """The time as the warehouse keeps it: UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def literal(text: object) -> str:
+    """A text as SQL writes it, for statements that take no parameters."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def _not_opened(path: Path, error: Exception) -> WarehouseError:
+    text = str(error)
+    if advice := out_of_files(error):
+        return WarehouseError(f"warehouse {path}: cannot be opened: {advice}")
+    if "lock" in text:
+        owner = re.search(r"PID (\d+)", text)
+        by = f" by process {owner[1]}" if owner else ""
+        return WarehouseError(
+            f"warehouse {path}: in use{by}; DuckDB lets one process in: stop that one, or ask it over HTTP"
+        )
+    return WarehouseError(f"warehouse {path}: cannot be opened ({first_line(error)}); check warehouse.path")

@@ -1,0 +1,120 @@
+"""Messages that are no events: what is kept of one."""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from retuned.consumers.formats.dialects import BadPart, binary_envelope
+from retuned.consumers.formats.events import UNFORESEEN, to_json
+from retuned.consumers.kafka.contract import Record
+from retuned.consumers.privacy.placeholders import Scope
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+
+QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
+
+KEPT_CHARACTERS = 65_536
+# What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
+CUT_MARGIN = 256
+
+# Where the formats that are understood keep the user.
+_USERS = ("user_id", "user", "user.id", "enduser.id", "safety_identifier")
+_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, _USERS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
+# In whatever else is wrong: where a message names its workload.
+_WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that is no event, redacted.
+
+    Attributes:
+        workload: the one it names, if it does.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    payload: str | None
+    workload: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+    def message(self) -> dict[str, Any]:
+        """As it goes to the dead-letter topic."""
+        return asdict(self)
+
+
+def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
+    """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers.
+
+    Of a CloudEvent in binary mode, the structured form is kept: a replay has no headers. What cannot be redacted is not
+    kept.
+    """
+    reason = bad.error.reason
+    try:
+        value = record.value if bad.part is None else bad.part
+        scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
+        envelope = binary_envelope(record.headers) if bad.part is None else {}
+        payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
+        detail = redactor.text(bad.error.detail, scope)
+        named = _WORKLOAD.search(value or b"", 0, KEPT_CHARACTERS)
+        workload = redactor.text(named[1].decode("utf-8", "replace"), scope) if named else None
+    except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
+        return unredacted(record.topic, record.partition, record.offset, error, reason)
+    return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload, workload)
+
+
+def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = UNFORESEEN) -> DeadLetter:
+    """Of a message that cannot be redacted: the error's text might quote it."""
+    detail = f"{type(error).__name__} while personal data was looked for; the message is on the broker alone"
+    return DeadLetter(topic, partition, offset, reason, detail, None)
+
+
+def _payload(
+    value: bytes, envelope: dict[str, Any], redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]
+) -> str:
+    if len(value) <= KEPT_CHARACTERS:
+        try:
+            plain = msgspec.json.decode(value)
+            whole = envelope | {"data": plain} if "specversion" in envelope else plain
+            # Through the values, so that nothing hides behind JSON's escapes.
+            return to_json(redactor.value(_without_users(whole, pseudonym), scope))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # no JSON: as text
+    text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
+    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text), scope)
+    return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
+
+
+def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_without_users(item, pseudonym) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("key") in _USERS and "value" in value:  # an attribute as OpenTelemetry writes it
+        return value | {"value": _all_hashed(value["value"], pseudonym)}
+    return {
+        key: _all_hashed(item, pseudonym) if key in _USERS else _without_users(item, pseudonym)
+        for key, item in value.items()
+    }
+
+
+def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _all_hashed(item, pseudonym) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_all_hashed(item, pseudonym) for item in value]
+    return None if value is None else pseudonym(str(value))
+
+
+def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> list[dict[str, Any]]:
+    """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at."""
+    return warehouse.rows(QUERIES["dead_letters"], {"limit": limit, "reason": reason})

@@ -1,0 +1,82 @@
+"""`retuned check`: try everything that a run would need, and say what is wrong before the night does."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.settings import Settings
+from retuned.daemon.web.server import bind
+from retuned.monitors.hallucination import opinions
+from retuned.retrain.decision import judge
+from retuned.retrain.training.base_model import check_base_model
+
+ENOUGH_DISK = 2 * 1024**3
+
+
+def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
+    """(what was tried, the problem if there is one, what was found), one after the other."""
+    tries: list[tuple[str, Callable[[], str]]] = [
+        ("configuration", lambda: "valid"),
+        ("broker", lambda: check_broker(settings.kafka)),
+        ("warehouse", lambda: _warehouse(settings)),
+        ("privacy", lambda: _privacy(settings)),
+        ("base model", lambda: check_base_model(settings.models.base)),
+        ("judge", lambda: judge.check(settings.evaluate)),
+        ("opinions", lambda: opinions.check(settings.quality)),
+        ("models", lambda: _writable(settings.models.directory)),
+        ("disk", lambda: _disk(settings.warehouse.path)),
+        ("http", lambda: _http(settings)),
+    ]
+    for name, attempt in tries:
+        try:
+            yield name, None, attempt()
+        except RetunedError as error:
+            yield name, str(error), ""
+
+
+def _warehouse(settings: Settings) -> str:
+    fresh = not settings.warehouse.path.exists()
+    open_warehouse(settings.warehouse).close()
+    if fresh:
+        settings.warehouse.path.unlink()
+        return f"{settings.warehouse.path} can be made"
+    return f"{settings.warehouse.path} opens"
+
+
+def _privacy(settings: Settings) -> str:
+    privacy = settings.privacy
+    Redactor(privacy)
+    if privacy.user_key or privacy.user_key_file:
+        load_user_keys(privacy, settings.warehouse.path)
+    if not privacy.redact:
+        return "privacy.redact is off: what events hold is stored as it is"
+    return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _writable(folder: Path) -> str:
+    place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not os.access(place, os.W_OK):
+        raise ConfigurationError(f"models.directory: {place} cannot be written by this user")
+    return f"{folder} can be written"
+
+
+def _disk(path: Path) -> str:
+    place = next(parent for parent in path.resolve().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < ENOUGH_DISK:
+        raise ConfigurationError(
+            f"warehouse.path: {free / 1024**3:.1f} GiB are free at {place}; have at least {ENOUGH_DISK / 1024**3:.0f}"
+        )
+    return f"{free / 1024**3:.0f} GiB free"
+
+
+def _http(settings: Settings) -> str:
+    settings.http.tokens()
+    bind(settings.http).close()
+    return f"{settings.http.host}:{settings.http.port} is free"

@@ -1,0 +1,401 @@
+"""The command line: `retuned`."""
+
+import argparse
+import json
+import logging
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.daemon.jsontext import through_json
+from retuned.daemon.logs import RedactingFormatter
+from retuned.daemon.private import keep_private
+from retuned.daemon.remote import RemoteService
+from retuned.daemon.settings import Settings, load
+
+if TYPE_CHECKING:
+    from retuned.daemon.service import Service
+
+DEFAULT_CONFIG = Path("retuned.yaml")
+LINES = 40
+
+_IMPORT = (
+    "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
+    "headings, also packed (.gz). Taken are events in every format that topics may have, transcripts, questions with "
+    "answers, and preferences; they are redacted and deduplicated as on their way from Kafka. Importing a file again "
+    "stores nothing twice, and goes on where it was stopped. The exit status is 1 if a row was refused."
+)
+_EXPORT = (
+    "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
+    "quarantine, runs, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, quality, "
+    "ledger, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference "
+    "(corrections over the answers that they correct), kto (thumbs); the questions that models are judged on, and what "
+    "comes near to them, are left out of these."
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
+    keep_private()
+    options = _parser().parse_args(arguments)
+    formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
+    if not options.verbose:
+        for chatty in ("apscheduler", "uvicorn"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as our own errors
+    try:
+        status: int = options.act(options)
+    except RetunedError as error:
+        print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="retuned", description="Keeps a language model in step with the business that uses it."
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
+    )
+    common.add_argument("--verbose", action="store_true", help="log more")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, act: Any, help: str, description: str | None = None) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=description or help, parents=[common])
+        added.set_defaults(act=act)
+        return added
+
+    run = command("run", _run, "run the daemon")
+    run.add_argument(
+        "--once",
+        action="store_true",
+        help="one pass: take in, measure, watch, decide, retrain if it is time, ask experts, archive; then exit",
+    )
+    command("check", _check, "try the configuration and every connection")
+    status = command("status", _status, "what the daemon knows, for people or as JSON")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    for name, help in (
+        ("retrain", "retrain a workload now"),
+        ("promote", "put a version into service"),
+        ("rollback", "put the previous version back into service"),
+        ("report", "write a report of this month so far, for people who decide"),
+    ):
+        added = command(name, _command, help)
+        added.set_defaults(name=name)
+        added.add_argument("workload")
+        if name == "promote":
+            added.add_argument("version")
+        if name != "report":
+            added.add_argument("--reason", help="kept with the decision")
+    letters = command("dead-letters", _dead_letters, "list what could not be decoded, or decode it again after a fix")
+    letters.add_argument("action", choices=("list", "replay"))
+    letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
+    letters.add_argument("--reason", help="list those with this reason code only")
+    letters.add_argument("--json", action="store_true", help="as JSON, with their payloads")
+    labels = command("labels", _labels, "list the answers that experts are asked to judge")
+    labels.add_argument("--workload", help="of this workload only")
+    labels.add_argument("--json", action="store_true", help="as JSON, with their conversations and contexts")
+    imported = command("import", _import, "store the events and the examples in files", _IMPORT)
+    imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    imported.add_argument("--workload", help="of the rows that name none")
+    imported.add_argument(
+        "--format", choices=("json", "csv", "parquet", "text"), help="json: lines or an array (default: by the name)"
+    )
+    exported = command("export", _export, "write a table or a training set to a file", _EXPORT)
+    exported.add_argument("what", metavar="TABLE|FORM", help="for example interactions, ledger, chat, preference, kto")
+    exported.add_argument("--workload", help="of this workload only")
+    exported.add_argument("--since", metavar="TIME", help="not older: a date or a time, ISO 8601, UTC")
+    exported.add_argument("--until", metavar="TIME", help="older than this")
+    exported.add_argument("--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl")
+    exported.add_argument(
+        "-o", "--output", type=Path, metavar="PATH", help="default: TABLE.FORMAT in this folder; -: standard output"
+    )
+    traced = command("lineage", _lineage, "what came of a piece of feedback, and what a version learned from")
+    traced.add_argument("id", metavar="ID", help="of an interaction, a feedback, a row, a dataset or a version")
+    traced.add_argument("--json", action="store_true", help="as JSON, all of it")
+    pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
+    pseudonym.add_argument("user")
+    command("config", _config, "print the example configuration, every key explained")
+
+    demo = command(
+        "demo", _demo, "the whole loop on this machine: a broker, a model, its users, and a change of policy"
+    )
+    demo.add_argument(
+        "--folder", type=Path, default=Path("build/demo"), help="where everything is kept (default: build/demo)"
+    )
+    demo.add_argument(
+        "--company", type=Path, metavar="FILE", help="another company in the form of daemon/demo/company.yaml"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="repeats a run (default: 0)")
+    demo.add_argument("--port", type=int, default=0, help="port of the status page (default: any free one)")
+    demo.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    file = options.config
+    if file is None and DEFAULT_CONFIG.exists():
+        file = DEFAULT_CONFIG
+    return load(file)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from retuned.daemon import app
+
+    settings = _settings(options)
+    if options.once:
+        app.run_once(settings)
+        return 0
+    return app.run(settings)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from retuned.daemon.cli.check import check
+
+    sound = True
+    for name, problem, found in check(_settings(options)):
+        sound = sound and not problem
+        print(f"{'FAIL' if problem else 'ok':4}  {name}: {problem or found}")
+    return 0 if sound else 1
+
+
+@contextmanager
+def _service(settings: Settings) -> Iterator["Service"]:
+    """The running daemon's; while none runs, that of the warehouse, opened by this process."""
+    remote = RemoteService(settings)
+    if remote.is_up():
+        yield remote
+        return
+    from retuned.daemon.service import opened
+
+    with opened(settings) as local:
+        yield local
+
+
+def _status(options: argparse.Namespace) -> int:
+    with _service(_settings(options)) as service:
+        status = through_json(service.status())
+    if options.json:
+        print(json.dumps(status, indent=2))
+        return 0
+    print("\n".join(_summary(status)))
+    return 0
+
+
+def _summary(status: dict[str, Any]) -> list[str]:
+    """The status for a person at a terminal."""
+    ingestion = status["ingestion"]
+    broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
+    lines = [
+        f"retuned {status['version']}, "
+        + (f"running since {status['started_at']}" if status["running"] else "not running"),
+        f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
+        f"{ingestion['dead_letters']} dead letters; broker {broker}",
+    ]
+    lines += _refused(ingestion)
+    storage = status["storage"]
+    rows, taken = (sum(table[what] for table in storage["archived"]) for what in ("rows", "bytes"))
+    last = max((table["last_archived_at"] for table in storage["archived"]), default=None)
+    lines.append(
+        f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
+        + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
+    )
+    lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
+    for name, workload in status["workloads"].items():
+        lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
+        for figure in workload["quality"]:
+            if figure["model"] == "*":
+                lines.append(
+                    f"  {figure['metric']:<28} {_number(figure['value'], 3)}"
+                    f"  ({_number(figure['low'], 3)} to {_number(figure['high'], 3)},"
+                    f" n={figure['n']}, {figure['source']})"
+                )
+        if workload["watch"]:
+            watch = workload["watch"]
+            lines.append(
+                f"  watch       {name}@{watch['version']}: {watch['verdict'].replace('_', ' ')}: "
+                f"{'; '.join(watch['reasons'])}"
+            )
+        if workload["drift"]:
+            lines.append(f"  drift       {workload['drift'][0]['detail']}")
+        if workload["decisions"]:
+            decision = workload["decisions"][0]
+            verdict = "yes" if decision["outcome"] else "no"
+            lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
+        if workload["quarantine"]:
+            doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
+            lines.append(f"  quarantine  {doubted}")
+        asked = workload["labels"]
+        if asked["open"] or asked["answered"]:
+            lines.append(f"  labels      {asked['open']} asked of experts, {asked['answered']} answered")
+        roi = workload["roi"]
+        if roi["ratio"] is not None:
+            sums = f"gains {_number(roi['gains'])}, costs {_number(roi['costs'])} {status['currency']}"
+            lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums}{_within(roi['ratio_low'], roi['ratio_high'])})")
+        if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
+            before = (
+                f"{name}@{change['previous_version'] or 'base'} would have gained {_number(change['counterfactual'])}"
+            )
+            ends = _within(change["uplift_low"], change["uplift_high"])
+            lines.append(f"  uplift      {change['uplift']:.2f} {status['currency']}  ({before}{ends})")
+    return lines
+
+
+def _within(low: float | None, high: float | None) -> str:
+    return "" if low is None else f", 95% {_number(low)} to {_number(high)}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """For a person; None is a number that JSON has not, as the infinite cost of an event."""
+    return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _command(options: argparse.Namespace) -> int:
+    arguments = {key: getattr(options, key) for key in ("version", "reason") if getattr(options, key, None)}
+    with _service(_settings(options)) as service:
+        answer = service.command(options.name, options.workload, arguments)
+    print(f"{answer['workload']}: {answer['done']}")
+    return 0
+
+
+def _dead_letters(options: argparse.Namespace) -> int:
+    with _service(_settings(options)) as service:
+        if options.action == "replay":
+            done = service.replay()
+            print(f"{done['replayed']} of {done['tried']} dead letters are events now; {done['stored']} were stored")
+            return 0
+        letters = through_json(service.dead_letters(options.limit, options.reason))
+        if options.json:
+            print(json.dumps(letters, indent=2))
+            return 0
+        print("".join(f"{line}\n" for line in _refused(through_json(service.ingestion()))), end="")
+    for letter in letters:
+        where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
+        print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
+    return 0
+
+
+def _refused(ingestion: dict[str, Any]) -> list[str]:
+    """Producers that are set aside and what is passed over, for a person at a terminal."""
+    lines = [
+        f"set aside  {producer['topic']}, "
+        + (f"workload {producer['workload']}" if producer["workload"] else "messages without a workload")
+        + f": {producer['dead']} of its last {producer['messages']} messages are no events, since "
+        f"{producer['since'][:19]}; the last one: {producer['example']}"
+        for producer in ingestion.get("set_aside", ())
+    ]
+    lines += [
+        f"passed over  {passed['count']} {passed['reason']}: {passed['explanation']}"
+        for passed in ingestion.get("passed_over", ())
+    ]
+    return lines
+
+
+def _lineage(options: argparse.Namespace) -> int:
+    with _service(_settings(options)) as service:
+        found = through_json(service.lineage(options.id))
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for row in found["rows"][:LINES]:
+        print(
+            f"{row['workload']}  dataset {row['dataset_version']}  {row['split']:10}  row {row['row_id']}  "
+            f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
+            f"learned by {', '.join(row['models']) or 'none'}"
+        )
+    for row in found["set_aside"][:LINES]:
+        print(
+            f"{row['workload']}  dataset {row['dataset_version']}  {'set aside':10}  row {row['row_id']}  "
+            f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
+            f"{row['reason']}{row['detail'] and ': '}{_line(row['detail'])}"
+        )
+    for row in found["quarantine"][:LINES]:
+        print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {_line(row['detail'])}")
+    more = sum(max(len(rows) - LINES, 0) for rows in found.values())
+    if more:
+        print(f"and {more} more; --json has them all")
+    return 0
+
+
+def _labels(options: argparse.Namespace) -> int:
+    with _service(_settings(options)) as service:
+        waiting = through_json(service.labels(options.workload))
+    if options.json:
+        print(json.dumps(waiting, indent=2))
+        return 0
+    for one in waiting:
+        print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
+        print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
+    return 0
+
+
+def _line(text: str | None) -> str:
+    """A text on one line of a terminal, whatever stands in it."""
+    return textwrap.shorten("".join(c if c.isprintable() else " " for c in text or ""), 160, placeholder=" …")
+
+
+def _pseudonym(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    keys = load_user_keys(settings.privacy, settings.warehouse.path)
+    print("\n".join(keys.pseudonyms(options.user)))
+    return 0
+
+
+def _config(_: argparse.Namespace) -> int:
+    from retuned.daemon.cli.example import example
+
+    print(example(), end="")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from retuned.daemon.demo.run import demo
+
+    return demo(options.folder, options.company, options.seed, options.port, options.keep)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from retuned.daemon.transfer.imports import import_files
+
+    settings = _settings(options)
+    with _service(settings) as service:
+        return import_files(options.files, options.format, options.workload, settings, service)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from retuned.daemon.transfer import exports
+
+    settings = _settings(options)
+    to_stdout = options.output == Path("-")
+    named = options.output.suffix[1:] if options.output and options.output.suffix[1:] in exports.FORMATS else "jsonl"
+    format = options.format or named
+    if to_stdout and format == "parquet" and sys.stdout.isatty():
+        raise RetunedError("export: Parquet is nothing to read; name a file with --output")
+    wanted = exports.Export(options.what, format, options.workload, options.since, options.until)
+    wanted.check()
+    path = None if to_stdout else options.output or Path(f"{options.what}.{format}")
+    with _service(settings) as service:
+        exports.write(service.export(wanted), path)
+    if path is not None:
+        print(f"{path}: {path.stat().st_size:,} bytes", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

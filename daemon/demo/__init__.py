@@ -1,0 +1,1 @@
+"""`retuned demo`."""

@@ -1,0 +1,206 @@
+"""The demo's company: what is true, what changes, how people ask. Data; `company.yaml` documents its form."""
+
+import random
+import re
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.settings import Section, Share
+
+MINIMUM_QUESTIONS = 14
+EXAM_QUESTIONS = 4
+
+Text = Annotated[str, Field(min_length=1)]
+# A lone text is a list of one.
+Values = Annotated[
+    tuple[Text, ...], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
+Questions = dict[str, tuple[str, ...]]
+
+
+class Users(Section):
+    """How simulated customers behave; all probabilities are of one question."""
+
+    rates: Share
+    mistaken: Share
+    corrects: Share
+    escalates: Share
+    seconds_saved: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+
+
+class StatedFact(Section):
+    """A fact as the file states it."""
+
+    id: Text
+    topic: str = ""
+    answer: Text
+    value: Values
+    questions: Annotated[tuple[Text, ...], Field(min_length=MINIMUM_QUESTIONS)]
+
+
+class Fact(StatedFact):
+    """A fact at one time. `other_values` are its values at other times: an answer with one of them is not right."""
+
+    other_values: tuple[str, ...] = ()
+
+
+class ChangedFact(Section):
+    """What a fact becomes."""
+
+    id: Text
+    answer: Text
+    value: Values
+
+
+class Change(Section):
+    """What the company changes."""
+
+    facts: Annotated[tuple[ChangedFact, ...], Field(min_length=1)]
+    new: tuple[StatedFact, ...] = ()
+
+
+class Company(Section):
+    """A company before and after its change."""
+
+    name: Text
+    system: Text
+    users: Users
+    before: Annotated[tuple[StatedFact, ...], Field(min_length=1, alias="facts")]
+    change: Change
+
+    def facts(self, changed: bool) -> list[Fact]:
+        """What is true before the change, or after it."""
+        later = {fact.id: fact for fact in self.change.facts}
+        found = []
+        for stated in [*self.before, *(self.change.new if changed else ())]:
+            answer, now = stated.answer, stated.value
+            other: tuple[str, ...] = ()
+            if after := later.get(stated.id):
+                other = after.value
+                if changed:
+                    answer, now, other = after.answer, after.value, stated.value
+            found.append(
+                Fact(
+                    id=stated.id,
+                    topic=stated.topic,
+                    answer=answer,
+                    value=now,
+                    questions=stated.questions,
+                    other_values=other,
+                )
+            )
+        return found
+
+
+def load(path: Path | None) -> Company:
+    """Read and check a company; None is the one that comes with retuned.
+
+    Raises:
+        ConfigurationError: the file cannot be read or does not have the form; the text names the file and the key.
+    """
+    source = files("retuned.daemon.demo") / "company.yaml" if path is None else path
+    try:
+        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"company {source}: cannot be read ({error}); check --company") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"company {source}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"company {source}: must be a mapping with name, system, users, facts and change")
+    try:
+        company = Company.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"company {source}: {key}: {first['msg']}") from error
+    if problem := _problem(company):
+        raise ConfigurationError(f"company {source}: {problem}")
+    return company
+
+
+def is_right(fact: Fact, answer: str) -> bool:
+    """Whether an answer holds the fact's value (whole words, in any case) and none of its values at other times."""
+    return all(_holds(answer, value) for value in fact.value) and not any(
+        _holds(answer, value) for value in fact.other_values
+    )
+
+
+def split_questions(company: Company, seed: int) -> tuple[Questions, Questions]:
+    """Each fact's wordings, new facts' too: those that customers ask, and those kept for the examination.
+
+    The second are never asked by a customer, so nothing can be trained on them.
+    """
+    asked: Questions = {}
+    exam: Questions = {}
+    for fact in company.facts(changed=True):
+        shuffled = list(fact.questions)
+        random.Random(f"{seed} {fact.id}").shuffle(shuffled)
+        exam[fact.id], asked[fact.id] = tuple(shuffled[:EXAM_QUESTIONS]), tuple(shuffled[EXAM_QUESTIONS:])
+    return asked, exam
+
+
+def _problem(company: Company) -> str | None:
+    """What the form alone does not catch: the first problem as a sentence that begins with its key."""
+    low, high = company.users.seconds_saved
+    if low > high:
+        return f"users.seconds_saved: the shortest, {low:g}, is longer than the longest, {high:g}"
+
+    placed: list[tuple[str, StatedFact]] = [(f"facts.{fact.id}", fact) for fact in company.before]
+    placed += [(f"change.new.{fact.id}", fact) for fact in company.change.new]
+    seen: set[str] = set()
+    for key, fact in placed:
+        if fact.id in seen:
+            return f"{key}: the id is used twice"
+        seen.add(fact.id)
+    changed: set[str] = set()
+    for later in company.change.facts:
+        if later.id not in {fact.id for fact in company.before}:
+            return f"change.facts.{later.id}: no such fact stands under facts; a new fact belongs under change.new"
+        if later.id in changed:
+            return f"change.facts.{later.id}: the id is used twice"
+        changed.add(later.id)
+
+    wordings: dict[tuple[str, ...], str] = {}
+    for key, fact in placed:
+        for question in fact.questions:
+            if before := wordings.get(_tokens(question)):
+                return f"{key}.questions: {question!r} is also asked under {before}"
+            wordings[_tokens(question)] = key
+
+    # Every value a fact ever has: it stands in its answer, in no question of the fact, and belongs to one fact alone.
+    values: list[tuple[str, str]] = []
+    questions = {fact.id: fact.questions for _, fact in placed}
+    stated: list[tuple[str, StatedFact | ChangedFact]] = [
+        *placed,
+        *((f"change.facts.{later.id}", later) for later in company.change.facts),
+    ]
+    for key, statement in stated:
+        for value in statement.value:
+            if not _tokens(value):
+                return f"{key}.value: {value!r} has no word or number in it"
+            if not _holds(statement.answer, value):
+                return f"{key}.value: {value!r} does not stand in the answer {statement.answer!r}"
+            for question in questions[statement.id]:
+                if _holds(question, value):
+                    return f"{key}.questions: {question!r} gives the value away"
+            values.append((f"{key}.value", value))
+    for (one_key, one), (other_key, other) in combinations(values, 2):
+        if one_key != other_key and (_holds(one, other) or _holds(other, one)):
+            return f"{other_key}: {other!r} cannot be told from {one!r} of {one_key}"
+    return None
+
+
+def _holds(text: str, value: str) -> bool:
+    words, wanted = _tokens(text), _tokens(value)
+    return any(words[start : start + len(wanted)] == wanted for start in range(len(words) - len(wanted) + 1))
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    """Numbers with their decimals, and words; signs and punctuation are left out."""
+    return tuple(re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text.casefold()))

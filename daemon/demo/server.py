@@ -1,0 +1,360 @@
+"""The demo's model server: OpenAI-compatible HTTP on loopback, with the champion put on while it runs.
+
+    python -m retuned.daemon.demo.server --base FOLDER --port N [--bootstrap-servers HOST:PORT --model-events-topic T]
+
+It stands for any production server that follows the model-events topic. One thread owns the model: it answers the
+requests that wait, in one batch, and changes the adapter between two batches. Answers are greedy, whatever
+`temperature` says, and come from the champion, whatever `model` says; the answer's `model` is the name that gave it.
+"""
+
+import argparse
+import asyncio
+import logging
+import queue
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import uvicorn
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from retuned.consumers.errors import RetunedError
+from retuned.daemon.demo.model import Answer, Model, Prompt
+
+LARGEST_BATCH = 16
+GATHER_SECONDS = 0.01
+MOST_WAITING = 256
+LONGEST_PROMPT = 2_048
+RETRY_SECONDS = 1.0
+
+log = logging.getLogger("retuned.demo_server")
+
+
+class ModelEvent(msgspec.Struct, frozen=True):
+    """What this server needs of a message on the model-events topic; `path` is null for the base model."""
+
+    event: Literal["promoted", "rolled_back"]
+    workload: str
+    model: str
+    path: str | None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """The part of OpenAI's request that this server reads."""
+
+    messages: Annotated[tuple[Message, ...], msgspec.Meta(min_length=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
+    stream: bool | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None
+
+
+@dataclass(frozen=True)
+class Served:
+    """An answer, and the name of the model that gave it."""
+
+    answer: Answer
+    model: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request that waits for its batch."""
+
+    prompt: Prompt
+    limit: int
+    result: "Future[Served]"
+
+
+class Worker:
+    """The thread that owns the model."""
+
+    def __init__(self, model: Model, workload: str) -> None:
+        self._model, self._workload = model, workload
+        self._waiting: queue.Queue[Waiting] = queue.Queue(MOST_WAITING)
+        self._event: ModelEvent | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self.served = f"{workload}@base"
+        self.refused: str | None = None
+        """Why the latest change of the model was not made; null when it was."""
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the batch in hand and end; safe to repeat."""
+        self._stop.set()
+        self._thread.join()
+
+    def change(self, event: ModelEvent) -> None:
+        """Serve another model from the next batch on. Of changes that wait, the last one is made."""
+        self._event = event
+
+    def submit(self, prompt: Prompt, limit: int) -> "Future[Served]":
+        """Queue a request.
+
+        Raises:
+            queue.Full: too many wait already.
+        """
+        waiting = Waiting(prompt, limit, Future())
+        self._waiting.put_nowait(waiting)
+        return waiting.result
+
+    def _run(self) -> None:
+        done: ModelEvent | None = None
+        while not self._stop.is_set():
+            event = self._event
+            if event is not done and event is not None:
+                self._change(event)
+                done = event
+            if batch := self._gather():
+                self._serve(batch)
+
+    def _change(self, event: ModelEvent) -> None:
+        began = time.perf_counter()
+        try:
+            self._model.adapt(None if event.path is None else Path(event.path))
+        except RetunedError as error:
+            self.refused = str(error)
+            log.error("%s of %s refused, %s goes on: %s", event.event, event.model, self.served, error)
+            return
+        except Exception as error:
+            self.refused = f"{type(error).__name__}: {error}"
+            log.exception("%s of %s failed, %s goes on", event.event, event.model, self.served)
+            return
+        self.served, self.refused = event.model, None
+        log.info("%s: %s is served now (%.2f s)", event.event, event.model, time.perf_counter() - began)
+
+    def _gather(self) -> list[Waiting]:
+        """The requests of the next batch; none when none came for a moment."""
+        batch: list[Waiting] = []
+        wait = 0.1
+        while len(batch) < LARGEST_BATCH:
+            try:
+                waiting = self._waiting.get(timeout=wait)
+            except queue.Empty:
+                break
+            if waiting.result.set_running_or_notify_cancel():  # false: the client has gone
+                batch.append(waiting)
+            wait = GATHER_SECONDS
+        return batch
+
+    def _serve(self, batch: list[Waiting]) -> None:
+        try:
+            answers = self._model.answer([one.prompt for one in batch], [one.limit for one in batch])
+        except Exception as error:
+            log.exception("a batch of %d failed", len(batch))
+            for one in batch:
+                one.result.set_exception(error)
+            return
+        for one, answer in zip(batch, answers, strict=True):
+            one.result.set_result(Served(answer, self.served))
+
+
+def app(model: Model, worker: Worker) -> Starlette:
+    """The HTTP side."""
+    decoder = msgspec.json.Decoder(ChatRequest)
+
+    async def completions(request: Request) -> Response:
+        try:
+            wanted = decoder.decode(await request.body())
+        except msgspec.DecodeError as error:
+            return _error(400, str(error))
+        if wanted.stream:
+            return _error(400, "this server does not stream; leave `stream` out")
+        limit = wanted.max_completion_tokens or wanted.max_tokens or 128
+        prompt = model.prompt([msgspec.to_builtins(message) for message in wanted.messages])
+        if len(prompt.ids) > LONGEST_PROMPT:
+            return _error(400, f"the conversation has {len(prompt.ids)} tokens, the most is {LONGEST_PROMPT}")
+        try:
+            waiting = worker.submit(prompt, limit)
+        except queue.Full:
+            return _error(429, "too many requests wait; try again in a moment", {"Retry-After": "1"})
+        try:
+            served = await asyncio.wrap_future(waiting)
+        except Exception as error:
+            log.exception("a request failed")
+            return _error(500, f"the model failed: {type(error).__name__}")
+        answer = served.answer
+        return JSONResponse(
+            {
+                "id": f"chatcmpl-{uuid.uuid4().hex}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": served.model,
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": answer.text},
+                        "finish_reason": "stop" if answer.ended else "length",
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": len(prompt.ids),
+                    "completion_tokens": answer.tokens,
+                    "total_tokens": len(prompt.ids) + answer.tokens,
+                },
+            }
+        )
+
+    async def models(_: Request) -> Response:
+        served = {"id": worker.served, "object": "model", "created": 0, "owned_by": "retuned"}
+        return JSONResponse({"object": "list", "data": [served]})
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "model": worker.served, "refused": worker.refused})
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", completions, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/healthz", healthz),
+        ]
+    )
+
+
+def follow(
+    bootstrap_servers: str, topic: str, workload: str, change: Callable[[ModelEvent], None], stop: threading.Event
+) -> None:
+    """Read the model-events topic from its start until stopped, and hand on the workload's latest event.
+
+    Events of a workload have one key and so one partition: they come in order. A broker that does not answer is asked
+    again; reading goes on where it was.
+    """
+    positions: dict[TopicPartition, int] = {}
+    while not stop.is_set():
+        consumer = None
+        try:
+            consumer = KafkaConsumer(
+                bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False, bootstrap_timeout_ms=3_000
+            )
+            _read(consumer, topic, workload, change, stop, positions)
+        except KafkaError as error:
+            log.warning("model events: %s; trying again", error)
+            stop.wait(RETRY_SECONDS)
+        finally:
+            if consumer is not None:
+                consumer.close()
+
+
+def _read(
+    consumer: Any,
+    topic: str,
+    workload: str,
+    change: Callable[[ModelEvent], None],
+    stop: threading.Event,
+    positions: dict[TopicPartition, int],
+) -> None:
+    while not (numbers := consumer.partitions_for_topic(topic)):
+        if stop.wait(RETRY_SECONDS):
+            return
+    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+    consumer.assign(partitions)
+    for partition in partitions:
+        if partition in positions:
+            consumer.seek(partition, positions[partition])
+        else:
+            consumer.seek_to_beginning(partition)
+    decoder = msgspec.json.Decoder(ModelEvent)
+    while not stop.is_set():
+        latest = None
+        for partition, records in consumer.poll(timeout_ms=200).items():
+            for record in records:
+                positions[partition] = record.offset + 1
+                try:
+                    event = decoder.decode(record.value or b"")
+                except msgspec.DecodeError as error:
+                    log.warning("model events: the message at %s:%d is not understood: %s", topic, record.offset, error)
+                    continue
+                if event.workload == workload:
+                    latest = event
+        if latest is not None:
+            change(latest)
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(status, "server_error")
+    return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status, headers=headers)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn would take the signals and end the process by them before the other threads have ended."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> None:
+    """Load the model, follow the events, serve until a signal comes."""
+    parser = argparse.ArgumentParser(prog="python -m retuned.daemon.demo.server", description=__doc__.split("\n")[0])
+    parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    parser.add_argument(
+        "--bootstrap-servers", help="the broker of the model events; without it, the base model is served"
+    )
+    parser.add_argument("--model-events-topic", default="retuned.model-events")
+    parser.add_argument("--workload", default="support", help="events of other workloads are passed over")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    try:
+        model = Model(arguments.base, arguments.threads)
+    except RetunedError as error:
+        sys.exit(str(error))
+    worker = Worker(model, arguments.workload)
+    stop = threading.Event()
+    followers = []
+    if arguments.bootstrap_servers:
+        source = (arguments.bootstrap_servers, arguments.model_events_topic, arguments.workload, worker.change, stop)
+        followers = [threading.Thread(target=follow, args=source, name="model-events", daemon=True)]
+    worker.start()
+    for follower in followers:
+        follower.start()
+    log.info("%s in %s on http://127.0.0.1:%d", worker.served, model.dtype, arguments.port)
+    server = _Server(
+        uvicorn.Config(
+            app(model, worker),
+            host="127.0.0.1",
+            port=arguments.port,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
+        )
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    try:
+        server.run()
+    finally:
+        stop.set()
+        worker.stop()
+        for follower in followers:
+            follower.join(timeout=5)
+
+
+if __name__ == "__main__":
+    main()

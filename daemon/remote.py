@@ -1,0 +1,138 @@
+"""The service of a running daemon, asked over HTTP. Imports little, so that a command answers at once."""
+
+import http.client
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from retuned.consumers.ingest import Taken
+    from retuned.consumers.kafka.contract import Batch
+    from retuned.daemon.transfer.exports import Export
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 2.0
+TIMEOUT_SECONDS = 30.0
+EXPORT_SECONDS = 600.0  # a training set is chosen before its first row is sent
+CHUNK_BYTES = 2**20
+
+
+class RemoteService:
+    """See `retuned.daemon.service.Service`; what the daemon refuses is raised as a RetunedError with its own text."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._host = settings.http.host if settings.http.loopback else "127.0.0.1"
+
+    def is_up(self) -> bool:
+        """Whether anything listens on the daemon's port."""
+        try:
+            socket.create_connection((self._host, self._settings.http.port), CONNECT_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+    def status(self) -> dict[str, Any]:
+        return self._ask(dict, "GET", "status")
+
+    def ingestion(self) -> dict[str, Any]:
+        return self._ask(dict, "GET", "ingestion")
+
+    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(dict, "POST", f"workloads/{quote(workload, safe='')}/{name}", arguments)
+
+    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+        return self._ask(list, "GET", f"dead-letters?{urlencode(_given(limit=limit, reason=reason))}")
+
+    def replay(self) -> dict[str, int]:
+        return self._ask(dict, "POST", "dead-letters/replay", {})
+
+    def labels(self, workload: str | None) -> list[dict[str, Any]]:
+        return self._ask(list, "GET", f"labels?{urlencode(_given(workload=workload))}")
+
+    def lineage(self, id: str) -> dict[str, Any]:
+        return self._ask(dict, "GET", f"lineage/{quote(id, safe='')}")
+
+    def export(self, export: "Export") -> Iterator[bytes]:
+        query = _given(format=export.format, workload=export.workload, since=export.since, until=export.until)
+        answer = self._open("GET", f"exports/{export.what}?{urlencode(query)}", None, EXPORT_SECONDS)
+        with answer:
+            try:
+                while chunk := answer.read(CHUNK_BYTES):
+                    yield chunk
+            except (OSError, http.client.HTTPException) as error:
+                raise _gone(error) from error
+
+    def position(self, topic: str) -> int | None:
+        position: int | None = self._ask(dict, "GET", f"imports/{_file(topic)}")["position"]
+        return position
+
+    def take(self, batch: "Batch") -> "Taken":
+        import msgspec
+
+        from retuned.consumers.ingest import Taken
+        from retuned.daemon.transfer.imports import to_bytes
+
+        ((topic, _),) = batch.nexts
+        return msgspec.convert(self._ask(dict, "POST", f"imports/{_file(topic)}", to_bytes(batch)), Taken)
+
+    def _ask(self, kind: type[T], method: str, path: str, body: dict[str, Any] | bytes | None = None) -> T:
+        """The daemon's answer, from JSON. A body is sent as JSON, bytes as they are."""
+        with self._open(method, path, body, TIMEOUT_SECONDS) as opened:
+            try:
+                answer = json.load(opened)
+            except (OSError, http.client.HTTPException) as error:
+                raise _gone(error) from error
+            except ValueError as error:
+                raise self._not_retuned("no JSON") from error
+        if not isinstance(answer, kind):
+            raise self._not_retuned("something else")
+        return answer
+
+    def _open(self, method: str, path: str, body: dict[str, Any] | bytes | None, timeout_seconds: float) -> Any:
+        settings = self._settings.http
+        packed = isinstance(body, bytes)
+        request = urllib.request.Request(
+            f"http://{self._host}:{settings.port}/api/v1/{path}",
+            method=method,
+            data=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
+            headers={"Content-Type": "application/msgpack" if packed else "application/json"},
+        )
+        token = next((token for token, role in settings.tokens().items() if role == "operator"), None)
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never send a token to a proxy
+        try:
+            return opener.open(request, timeout=timeout_seconds)
+        except urllib.error.HTTPError as error:
+            try:
+                raise RetunedError(json.load(error)["error"]) from error
+            except (ValueError, KeyError):
+                raise self._not_retuned(str(error.code)) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _gone(error) from error
+
+    def _not_retuned(self, answered: str) -> ConfigurationError:
+        port = self._settings.http.port
+        return ConfigurationError(f"http.port: what listens on {port} answered {answered} and is not retuned")
+
+
+def _given(**query: Any) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _file(topic: str) -> str:
+    """A file as the daemon's routes name it: its topic is `import:` and 16 hexadecimal digits."""
+    return topic.partition(":")[2]
+
+
+def _gone(error: Exception) -> RetunedError:
+    return RetunedError(f"the daemon went away in the middle ({error or type(error).__name__}); run the command again")

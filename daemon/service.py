@@ -1,0 +1,188 @@
+"""What the HTTP server and the command line may ask of retuned, and the answers of one that has the warehouse open.
+
+`daemon.remote` asks a running daemon instead, over HTTP.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.ingest import Ingest, Taken
+from retuned.consumers.kafka.contract import Batch, Publisher
+from retuned.consumers.kafka.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.publisher import KafkaPublisher
+from retuned.consumers.metrics import Metrics as ConsumerMetrics
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.dead_letters import dead_letters
+from retuned.daemon import status
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.settings import Settings
+from retuned.daemon.transfer.exports import Export, content
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain.data.label_requests import open_requests
+from retuned.retrain.data.lineage import lineage
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release.registry import reconcile
+
+COMMANDS = ("retrain", "promote", "rollback", "report")
+
+
+class Service(Protocol):
+    """What may be asked. Whatever is returned can be written as JSON; times may be `datetime` or ISO 8601.
+
+    Every method raises a RetunedError whose text says why it cannot be done and what can.
+    """
+
+    def status(self) -> dict[str, Any]:
+        """See `retuned.daemon.status`."""
+
+    def ingestion(self) -> dict[str, Any]:
+        """See `retuned.daemon.status.ingestion`."""
+
+    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one of `COMMANDS`.
+
+        Args:
+            arguments: `version`, for `promote`, and for all but `report` the `reason`, which is kept.
+
+        Returns:
+            The `workload` and what was `done`, in words.
+        """
+
+    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+        """The newest dead letters, newest first."""
+
+    def replay(self) -> dict[str, int]:
+        """See `retuned.consumers.ingest.Ingest.replay`."""
+
+    def labels(self, workload: str | None) -> list[dict[str, Any]]:
+        """The answers that experts are asked to judge, oldest first."""
+
+    def lineage(self, id: str) -> dict[str, Any]:
+        """See `retuned.retrain.data.lineage`."""
+
+    def export(self, export: Export) -> Iterator[bytes]:
+        """See `retuned.daemon.transfer.exports.content`."""
+
+    def position(self, topic: str) -> int | None:
+        """See `retuned.consumers.ingest.Ingest.position`."""
+
+    def take(self, batch: Batch) -> Taken:
+        """See `retuned.consumers.ingest.Ingest.take`."""
+
+
+class LocalService:
+    """The service of the process that has the warehouse open."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        publisher: Publisher,
+        jobs: Jobs,
+        ingest: Ingest | None = None,
+        started_at: datetime | None = None,
+    ) -> None:
+        """`ingest` and `started_at` are those of a running daemon; without one there are none."""
+        self.warehouse, self.settings, self.jobs = warehouse, settings, jobs
+        self._publisher, self._ingest, self._started_at = publisher, ingest, started_at
+
+    def status(self) -> dict[str, Any]:
+        return status.status(self.warehouse, self.jobs, self._ingest, self._started_at)
+
+    def ingestion(self) -> dict[str, Any]:
+        return status.ingestion(self._ingest)
+
+    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        known = self.jobs.workloads()
+        if workload not in known:
+            raise RetunedError(
+                f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
+            )
+        reason = str(arguments.get("reason") or "asked for by an operator")
+        if name == "retrain":
+            decision = self.jobs.ask_policy(workload, asked_by="an operator")
+            if not decision.retrain:
+                raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
+            if self._ingest is None:  # no schedule will come to it
+                self.jobs.retrain_waiting()
+            return {"workload": workload, "done": "a retraining is in line", "reasons": list(decision.reasons)}
+        if name == "report":
+            report = self.jobs.report_so_far(workload)
+            return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}
+        rollout = self.jobs.rollout
+        if name == "promote":
+            version = arguments.get("version")
+            if not isinstance(version, str) or not version:
+                raise RetunedError("promote: name the version, for example 3f2a91c0")
+            rollout.promote(workload, version, "operator", reason, self.jobs.now())
+            return {"workload": workload, "done": f"{workload}@{version} is the champion"}
+        previous = rollout.rollback(workload, "operator", reason, self.jobs.now())
+        return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
+
+    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+        return dead_letters(self.warehouse, limit, reason)
+
+    def replay(self) -> dict[str, int]:
+        return self._writer.replay()
+
+    def labels(self, workload: str | None) -> list[dict[str, Any]]:
+        return open_requests(self.warehouse, workload)
+
+    def lineage(self, id: str) -> dict[str, Any]:
+        return lineage(self.warehouse, id)
+
+    def export(self, export: Export) -> Iterator[bytes]:
+        return content(export, self.warehouse, self.settings)
+
+    def position(self, topic: str) -> int | None:
+        return self._writer.position(topic)
+
+    def take(self, batch: Batch) -> Taken:
+        return self._writer.take(batch)
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports."""
+        return self.jobs.reports
+
+    @cached_property
+    def _writer(self) -> Ingest:
+        """The running ingestion; without one, ingestion that has no source to read from."""
+        if self._ingest is not None:
+            return self._ingest
+        source = MemorySource(MemoryLog(), (), dict)
+        metrics = ConsumerMetrics(CollectorRegistry())
+        return Ingest(source, self.warehouse, self.settings, metrics, self._publisher)
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[LocalService]:
+    """The service on the warehouse, opened by this process for one command; no daemon may be running.
+
+    Raises:
+        WarehouseError: a daemon that does not answer on http.port has the warehouse open.
+    """
+    registry = CollectorRegistry()
+    with closing(open_warehouse(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
+        reconcile(warehouse, settings)
+        jobs = Jobs(
+            warehouse,
+            settings,
+            publisher,
+            Metrics(registry),
+            MonitorMetrics(registry),
+            RetrainMetrics(registry),
+            threading.Event(),
+            lambda _: None,
+            utc_now,
+        )
+        yield LocalService(warehouse, settings, publisher, jobs)

@@ -1,0 +1,1 @@
+"""Do the requests and answers still look like those of the reference?"""

@@ -1,0 +1,205 @@
+"""Drift: do the current prompts and answers of a workload still look like those of the reference?
+
+The daemon finds the windows, has DuckDB compute the features, and stores the outcome; `comparison` compares them in a
+child process.
+
+What is corrected. `drift.false_alarm_rate` is the chance that traffic which does not change flags anything, in any
+feature and at any check, within the length of the current window (a day, unless set otherwise): Holm's procedure over
+the features, and a threshold for repeated looks (statistics.repeated_looks) that is that strict because windows overlap
+and samples are drawn by a hash which stays the same: nearby checks see nearly the same rows. Two checks in a row that
+drift are therefore hardly more evidence than one. From one such length to the next the chance begins anew.
+"""
+
+import json
+import threading
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from retuned.consumers.common.process import run_child
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.monitors.drift.comparison import Feature
+from retuned.monitors.settings import Settings
+from retuned.monitors.windows import Season, Windows, sample, windows
+
+QUERIES = named_queries("retuned.monitors.drift", "drift.sql")
+# Told when they move, and no drift by themselves: a slow machine is not a reason to retrain.
+OPERATIONS = ("latency_seconds",)
+# A thousand rows gain nothing from more threads, and each costs memory.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class DriftCheck:
+    """What a check found.
+
+    `drifted` and `severity` are None when there were too few rows; latency is compared and told, and counts in neither.
+    Severity is the distance, 0 to 1, of the feature that moved furthest: about that share of the events is different.
+    `report` is the JSON report; Evidently's page lies beside it as .html. `detail` is a sentence for a person.
+    """
+
+    id: str
+    created_at: datetime
+    workload: str
+    drifted: bool | None
+    severity: float | None
+    features: list[Feature]
+    reference_rows: int
+    current_rows: int
+    report: Path | None
+    detail: str
+
+    @property
+    def page(self) -> Path | None:
+        """Evidently's HTML page, when there is a report."""
+        return self.report and self.report.with_suffix(".html")
+
+
+def check(
+    warehouse: Warehouse,
+    settings: Settings,
+    workload: str,
+    now: datetime,
+    folder: Path,
+    stop: threading.Event | None = None,
+) -> DriftCheck:
+    """Compare the windows of a workload, store the outcome in `drift_checks`, its report in the folder, and return it.
+
+    The same `now` on the same warehouse draws the same samples. Reports beyond drift.keep_reports are deleted. One
+    check at a time writes to a folder.
+
+    Raises:
+        ChildFailed: the child process died or ran out of time; nothing was stored.
+        Cancelled: `stop` was set; nothing was stored.
+    """
+    identity = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    found = windows(warehouse, settings.windows, workload, now)
+    shortage = "no event yet" if found is None else found.shortage(settings.windows.minimum_rows)
+    if found is None or shortage is not None:
+        reference_rows, current_rows = (found.reference.conversations, found.current.conversations) if found else (0, 0)
+        detail = f"Nothing can be said: {shortage}."
+        outcome = DriftCheck(identity, now, workload, None, None, [], reference_rows, current_rows, None, detail)
+    else:
+        outcome = _compare(warehouse, settings, found, now, identity, folder, stop)
+    with warehouse.transaction() as cursor:
+        insert(
+            cursor,
+            "drift_checks",
+            **asdict(outcome)
+            | {
+                "features": json.dumps([asdict(feature) for feature in outcome.features]),
+                "report": str(outcome.report) if outcome.report else None,
+            },
+        )
+    _prune(warehouse, workload, settings.drift.keep_reports)
+    return outcome
+
+
+def latest(warehouse: Warehouse, workload: str) -> DriftCheck | None:
+    """The latest stored check of a workload."""
+    row = warehouse.row(QUERIES["latest"], {"workload": workload})
+    if row is None:
+        return None
+    features = [Feature(**feature) for feature in json.loads(row["features"])]
+    return DriftCheck(**row | {"features": features, "report": Path(row["report"]) if row["report"] else None})
+
+
+def _compare(
+    warehouse: Warehouse,
+    settings: Settings,
+    found: Windows,
+    now: datetime,
+    identity: str,
+    folder: Path,
+    stop: threading.Event | None,
+) -> DriftCheck:
+    report, rows_file = folder / f"{identity}.json", folder / f"{identity}.parquet"
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_behind in folder.glob("*.parquet"):
+        left_behind.unlink()  # by a check whose process was killed: prompts are kept in the warehouse alone
+    terms = write_features(warehouse, settings, found, rows_file)
+    job = {
+        "rows": str(rows_file),
+        "report": str(report),
+        "false_alarm_rate": settings.drift.false_alarm_rate,
+        "topics": settings.drift.topics,
+        "moving_windows": 1 if found.standing else 2,
+    }
+    try:
+        result = run_child(
+            "retuned.monitors.drift.comparison",
+            job,
+            folder,
+            timeout_seconds=settings.drift.timeout_seconds,
+            stop=stop,
+            environment=ONE_THREAD,
+        )
+    except BaseException:
+        report.unlink(missing_ok=True)
+        report.with_suffix(".html").unlink(missing_ok=True)
+        raise
+    finally:
+        rows_file.unlink()
+    features = [Feature(**feature) for feature in result["features"]]
+    drifted, severity = verdict(features)
+    return DriftCheck(
+        identity,
+        now,
+        found.workload,
+        drifted,
+        severity,
+        features,
+        found.reference.conversations,
+        found.current.conversations,
+        report if features else None,
+        sentence(features, terms, result["left_out"], found.reference.season),
+    )
+
+
+def write_features(warehouse: Warehouse, settings: Settings, found: Windows, path: Path) -> list[str]:
+    """Write the features of a sample of both windows as Parquet, and return the most frequent words that are new."""
+    import pyarrow.parquet as parquet
+
+    # The same seed as long as the reference begins there: where windows overlap, checks in a row see the same rows.
+    seed = found.reference.start.isoformat()
+    with warehouse.cursor() as cursor:
+        sample(cursor, "reference_rows", found.workload, found.reference, settings.windows.sample_rows, seed)
+        sample(cursor, "current_rows", found.workload, found.current, settings.windows.sample_rows, seed)
+        cursor.execute(QUERIES["sampled"])
+        parquet.write_table(cursor.sql(QUERIES["features"]).to_arrow_table(), path)
+        return [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
+
+
+def verdict(features: list[Feature]) -> tuple[bool, float]:
+    """Whether anything but operations moved, and how far what moved furthest did."""
+    moved = [feature.distance for feature in features if feature.drifted and feature.feature not in OPERATIONS]
+    return bool(moved), max(moved, default=0.0)
+
+
+def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str], season: Season | None = None) -> str:
+    """What moved, in words, and what it was compared with."""
+    moved = sorted((feature for feature in features if feature.drifted), key=lambda feature: feature.value)
+    text = f"{len(moved)} of {len(features)} features moved"
+    if moved:
+        text += ": " + "; ".join(
+            f"{feature.feature.replace('_', ' ')} from {feature.reference} to {feature.current}"
+            + (f", for example “{feature.example}”" if feature.example else "")
+            for feature in moved
+        )
+        if terms:
+            text += f"; new words: {', '.join(terms)}"
+    text += "."
+    if season:
+        text += f" Compared with {season}."
+    if left_out:
+        text += " Not compared: " + ", ".join(f"{name} ({why})" for name, why in sorted(left_out.items())) + "."
+    return text
+
+
+def _prune(warehouse: Warehouse, workload: str, keep: int) -> None:
+    for row in warehouse.rows(QUERIES["old_reports"], {"workload": workload, "keep": keep}):
+        report = Path(row["report"])
+        report.unlink(missing_ok=True)
+        report.with_suffix(".html").unlink(missing_ok=True)
+        warehouse.execute("UPDATE drift_checks SET report = NULL WHERE id = ?", [row["id"]])

@@ -1,0 +1,1 @@
+"""Do the passages that an answer was given say what it says?"""

@@ -1,0 +1,160 @@
+"""The ledger: what the model gained and cost, entered item by item and never changed afterwards."""
+
+import json
+import uuid
+from calendar import monthrange
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import duckdb
+
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
+from retuned.monitors.rates import rate_on
+from retuned.monitors.settings import RoiSettings, Settings
+
+QUERIES = named_queries("retuned.monitors.money", "ledger.sql")
+GAIN, COST = "gain", "cost"
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger: amount = quantity × rate, in the currency of the settings.
+
+    Attributes:
+        kind: gain or cost.
+        version: whose it is; None: the base model's, or another's that is none of ours.
+        promotion: id of the change of the champion that was in force; None: before the first.
+        period_start, period_end: first and last of what was counted, UTC. The rate is that of the day.
+        quantity: below zero where the entry corrects an earlier one, and where more was escalated than expected.
+        reference: the run, or in JSON up to when was booked and how many answers were counted.
+    """
+
+    workload: str
+    version: str | None
+    promotion: str | None
+    period_start: datetime
+    period_end: datetime
+    kind: str
+    item: str
+    quantity: float
+    unit: str
+    rate: float
+    reference: str
+
+    @property
+    def amount(self) -> float:
+        """What it is worth or cost."""
+        return self.quantity * self.rate
+
+
+def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]:
+    """Enter into the ledger what happened since the last booking, and return the new entries.
+
+    The entries and how far they reach are written in one transaction: however often and wherever the process ends,
+    nothing is booked twice and nothing is left out. Events are told apart by their offsets, not by their times: an
+    event that was stored late is in the next booking. What is learned of an answer after it was booked makes another
+    entry, over the difference, at the rate of the answer's day.
+
+    - Gain `time_saved`: hours of `time_saved_seconds` × hourly rate.
+    - Gain `escalations_avoided`: (baseline rate × conversations − escalated ones) × cost of one, where a baseline is
+      configured and for workloads that report `escalated` at all.
+    - Gain `tickets_avoided`: conversations called `resolved`, and not escalated, × worth of one.
+    - Gain `third_party_replaced`: what the attribute `third_party_cost` of the interactions says, or their number ×
+      the price of a call.
+    - Cost `inference`: what the events say they cost, or their tokens × token cost.
+    - Cost `data_work`: answers that an expert spoke of, each once for each expert, × hours for one × hourly rate.
+    - Cost `training`: hours of training and evaluation of finished runs.
+    - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads.
+
+    What has no rate, or a rate of zero, is not booked. What one event reports beyond the limits of the settings is
+    taken for a mistake: it is not booked, and counted in `ledger_left_out`.
+    """
+    roi = settings.roi
+    with warehouse.transaction() as cursor:
+        entries = _answers(cursor, roi, now) + _training(cursor, roi) + _fixed(cursor, roi, now)
+        for entry in entries:
+            insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
+        for row in _rows(cursor, "left_out", maximum_amount=roi.maximum_event_amount):
+            insert(cursor, "ledger_left_out", created_at=now, **row)
+        cursor.execute(QUERIES["moments"])
+        cursor.execute(QUERIES["advance"], {"now": now})
+    return entries
+
+
+def _answers(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
+    """What interactions and feedback come to."""
+    for step in ("new", "counted", "rates"):
+        cursor.execute(QUERIES[step])
+    for (day,) in cursor.execute(QUERIES["days"]).fetchall():
+        rates = (
+            roi.hourly_rate, roi.escalation_cost, roi.baseline_escalation_rate, roi.ticket_cost,
+            roi.third_party_cost, roi.token_cost, roi.expert_hourly_rate,
+        )  # fmt: skip
+        cursor.execute(QUERIES["rate"], [day, *(rate_on(rate, day) for rate in rates)])
+    limits = {"maximum_seconds": roi.maximum_time_saved_seconds, "maximum_amount": roi.maximum_event_amount}
+    cursor.execute(QUERIES["states"], limits)
+    cursor.execute(QUERIES["lines"], {"currency": roi.currency, "expert_hours": roi.expert_minutes / 60})
+    rows = _rows(cursor, "entries")
+    return [Entry(reference=_until(now, answers=row.pop("answers")), **row) for row in rows]
+
+
+def _training(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings) -> list[Entry]:
+    entries = []
+    for row in _rows(cursor, "training"):
+        run, hours = row.pop("id"), row.pop("hours")
+        rate = rate_on(roi.training_hourly_rate, row["period_end"].date())
+        if rate:
+            entries.append(
+                Entry(**row, kind=COST, item="training", quantity=hours, unit="hours", rate=rate, reference=run)
+            )
+    return entries
+
+
+def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
+    """What the time since the last booking cost, in parts of one day and one champion each."""
+    since = _rows(cursor, "since")[0]["since"]
+    workloads = [row["workload"] for row in _rows(cursor, "workloads")]
+    if since is None or since >= now:
+        return []
+    midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnights = [midnight + n * DAY for n in range(1, (now - midnight).days + 1)]
+    entries = []
+    for workload in workloads:
+        changes = _rows(cursor, "changes", workload=workload)
+        cuts = {since, now, *midnights, *(change["created_at"] for change in changes)}
+        for start, end in pairwise(sorted(cut for cut in cuts if since <= cut <= now)):
+            served = next((change for change in reversed(changes) if change["created_at"] <= start), None)
+            days = (end - start) / DAY / len(workloads)
+            months = days / monthrange(start.year, start.month)[1]
+            for item, quantity, unit, rates in (
+                ("licences", months, "months", roi.licence_monthly_cost),
+                ("fixed", days, "days", roi.fixed_daily_cost),
+            ):
+                if rate := rate_on(rates, start.date()):
+                    entries.append(
+                        Entry(
+                            workload=workload,
+                            version=served and served["version"],
+                            promotion=served and served["id"],
+                            period_start=start,
+                            period_end=end,
+                            kind=COST,
+                            item=item,
+                            quantity=quantity,
+                            unit=unit,
+                            rate=rate,
+                            reference=_until(now),
+                        )
+                    )
+    return entries
+
+
+def _until(now: datetime, **counted: Any) -> str:
+    return json.dumps({"until": now.isoformat(), **counted})
+
+
+def _rows(cursor: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -> list[dict[str, Any]]:
+    return rows_of(cursor.execute(QUERIES[query], parameters or None))

@@ -1,0 +1,1 @@
+"""Rates of a workload's current window."""

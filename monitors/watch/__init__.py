@@ -1,0 +1,1 @@
+"""Comparison of a new champion with the one before it, in service."""

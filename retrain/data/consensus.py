@@ -1,0 +1,490 @@
+"""Whom to believe: what a hostile or mistaken few say of an answer is set aside, before anything is learned from it.
+
+The unit is the account, never the message. Where people answer one question differently, independent accounts are
+counted, and accounts that copy each other count as one (source dependence, Dong et al. 2009, "Integrating conflicting
+data"). Experts, and what was imported as a demonstration, are believed. Nothing is deleted: what is set aside is judged
+anew for each dataset, and comes back when others bear it out.
+"""
+
+import math
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import permutations
+from typing import Any, Literal
+
+import numpy as np
+
+from retuned.retrain.data.examples import Changes, Example, questions_of
+from retuned.retrain.data.similarity import NearIndex, Template, normalise
+from retuned.retrain.scoring.facts import facts, kinds, same_answer, tokens, values
+
+_Change = tuple[int, frozenset[str]]  # from a text to other facts
+Reason = Literal["outvoted", "contradicts_expert", "account", "burst", "collusion", "superseded"]
+
+QUARANTINED: tuple[Reason, ...] = ("outvoted", "contradicts_expert", "account", "burst", "collusion")
+QUORUM = 2.0
+"""Independent accounts that it takes to put another answer in the place of one that several upheld; of one that many
+upheld, as many as it takes doublings to count them: 4 for 16, 7 for 128."""
+YOUNG = timedelta(days=3)
+BURST = timedelta(hours=1)
+BURST_MESSAGES = 20
+BURST_RATIO = 5
+OPEN_CLAIMS = 4
+OPEN_SHARE = 1 / 3
+RING_ACCOUNTS = 5
+RING_WINDOW = 0.05  # of all messages, in the order of time
+RING_SHARE = 0.6
+CHANCE = 0.01
+_ALIKE = 0.8
+_SAME_WORK = 0.5
+_MOST = 1_000
+_ROUNDS = 4
+_LABEL_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why something is set aside, as a word and as a sentence."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is not believed.
+
+    Attributes:
+        doubts: by feedback id. `superseded` is nobody's fault: it was so once.
+        disbelieved: accounts that were wrong in most of what others could check.
+    """
+
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)
+    disbelieved: frozenset[str] = frozenset()
+
+
+def judge(
+    said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template | None = None
+) -> Judgement:
+    """Which of the corrections and accepted answers are not to be learned from.
+
+    - A newer answer takes the place of an older one when more independent accounts give it than have upheld the older
+      one since, who must be fewer than usual, and at least a QUORUM where so many upheld that before. Else the newer
+      one falls. What was said of an answer while it stood is superseded, and nobody's fault: policies change. What an
+      expert contradicts falls. A question with another answer for each who asks has no verdict.
+    - An account that was wrong in most of what others could check is not believed, except where others say the same.
+    - So is an account for what it says in a burst, many times faster than others.
+    - So are new accounts, many more than usual, that write nearly the same at once, or what is contradicted elsewhere.
+
+    Args:
+        said: in any order.
+        first_seen: when each account was first heard of.
+        similarity, template: which prompts are one question (see `QuestionIndex`).
+    """
+    court = _Court(said, first_seen, similarity, template or Template())
+    disbelieved: frozenset[str] = frozenset()
+    for _ in range(_ROUNDS):  # who is not believed has no vote
+        doubts = court.vote(disbelieved)
+        found = disbelieved | court.unreliable(doubts)
+        if found == disbelieved:
+            break
+        disbelieved = found
+    suspects = {
+        **court.rings(doubts),
+        **court.bursts(),
+        **{
+            voice: Doubt("account", "most of what this account says is contradicted by independent accounts")
+            for voice in court.voices_of(disbelieved)
+        },
+    }
+    for voice, doubt in suspects.items():
+        if voice not in doubts and not court.borne_out(voice, suspects):
+            doubts[voice] = doubt
+    return Judgement(
+        {court.said[voice].feedback_id: doubt for voice, doubt in doubts.items()},
+        frozenset(name for name in disbelieved if name in first_seen),
+    )
+
+
+@dataclass
+class _Claim:
+    """One answer to one question, and who gives it."""
+
+    text: str
+    stated: frozenset[str]
+    opening: str
+    voices: list[int] = field(default_factory=list)  # in the order of time
+
+
+class _Court:
+    """The voices, sorted by time and numbered; the questions that they answer, and the claims that they make."""
+
+    def __init__(
+        self, said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template
+    ) -> None:
+        self.said = sorted(said, key=lambda row: (row.timestamp, row.feedback_id))
+        self._times = [row.timestamp for row in self.said]
+        self._expert = [row.source in ("expert", "demonstration") for row in self.said]
+        self._accounts = _accounts(self.said)
+        self._young = [
+            name in first_seen and row.timestamp - first_seen[name] < YOUNG
+            for name, row in zip(self._accounts, self.said, strict=True)
+        ]
+        people = [number for number in range(len(self.said)) if not self._expert[number]]
+        self._of_account: dict[str, list[int]] = defaultdict(list)
+        for number in people:
+            self._of_account[self._accounts[number]].append(number)
+        self._questions = self._group(similarity, template)
+        self._claim_of = {voice: claim for claims in self._questions for claim in claims for voice in claim.voices}
+        # What is said where nobody disagrees: the clock of the usual, which an attack does not make run faster.
+        self._quiet = sorted(
+            voice
+            for claims in self._questions
+            if not any(_contradict(claims[0], other) for other in claims)
+            for claim in claims
+            for voice in claim.voices
+            if not self._expert[voice]
+        )
+        self._texts: NearIndex[tuple[int, frozenset[str]]] = NearIndex(_ALIKE)
+        self._known: dict[str, int] = {}
+        self._text_of = [
+            self._text(row.completion, self._claim_of[voice].stated) for voice, row in enumerate(self.said)
+        ]
+        self._read()
+        self._oppose()
+        self._usual = self._usually_young()
+        self._upstart = {text for text, voices in self._with_text.items() if self._mostly_new(voices)}
+
+    # What is there
+
+    def _group(self, similarity: float, template: Template) -> list[list[_Claim]]:
+        """The claims of each question, in the order in which they were first made."""
+        question = questions_of(self.said, similarity, template)
+        questions: dict[str, list[_Claim]] = {}
+        stated: dict[str, frozenset[str]] = {}
+        for number, row in enumerate(self.said):
+            claims = questions.setdefault(question[row.prompt_hash], [])
+            text = row.completion
+            if text not in stated:
+                stated[text] = facts(text)
+            made = _Claim(text, stated[text], _opening(text))
+            claim = next((claim for claim in claims if _same(claim, made)), None)
+            if claim is None:
+                claims.append(claim := made)
+            claim.voices.append(number)
+        return list(questions.values())
+
+    def _text(self, text: str, stated: frozenset[str]) -> int:
+        """A number for a text; near duplicates that state the same facts have one."""
+        text = normalise(text)
+        if text not in self._known:
+            alike = (number for number, others in self._texts.near(text) if others == stated)
+            self._known[text] = next(alike, len(self._known))
+            self._texts.add(text, (self._known[text], stated))
+        return self._known[text]
+
+    def _read(self) -> None:
+        """Which texts each account has written or upheld."""
+        from scipy.sparse import csr_matrix
+
+        self._with_text: dict[int, list[int]] = defaultdict(list)
+        for voice, text in enumerate(self._text_of):
+            if not self._expert[voice]:
+                self._with_text[text].append(voice)
+        self._index = {name: number for number, name in enumerate(self._of_account)}
+        pairs = sorted({(self._index[name], self._text_of[v]) for name, all in self._of_account.items() for v in all})
+        rows, columns = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
+        shape = (len(self._index), max(self._text_of, default=0) + 1)
+        self._written = csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)
+        self._count = np.asarray(self._written.sum(axis=1)).ravel()
+        shares = np.asarray(self._written.sum(axis=0)).ravel() / max(len(pairs), 1)
+        self._meeting = float((shares**2).sum())  # two texts drawn at random are one
+
+    def _oppose(self) -> None:
+        """Which claims cannot both be right, and who could be checked by others."""
+        self._contested = [claims for claims in self._questions if len(claims) > 1 and not self._open(claims)]
+        self._disputes: dict[_Change, list[tuple[_Claim, _Claim]]] = defaultdict(list)
+        opposed: set[int] = set()
+        for claims in self._contested:
+            for one, other in permutations(claims, 2):
+                if _contradict(one, other):
+                    opposed.add(id(one))
+                    for change in self._between(one, other):
+                        self._disputes[change].append((one, other))
+        self._checked = [
+            voice
+            for claims in self._questions
+            for claim in claims
+            if id(claim) in opposed or len({self._accounts[voice] for voice in claim.voices}) > 1
+            for voice in claim.voices
+        ]
+        # "Not this text but B", over all wordings of a question: who says so of one bears out who says so of another.
+        self._instead: dict[_Change, list[int]] = defaultdict(list)
+        self._became = Changes()
+        number = {id(claim): str(place) for place, claims in enumerate(self._questions) for claim in claims}
+        for voice, row in enumerate(self.said):
+            claim = self._claim_of[voice]
+            self._became.add(number[id(claim)], self._text_of[voice], claim.stated)
+            rejected = facts(row.rejected) if row.rejected else None
+            if row.rejected and rejected and claim.stated and rejected != claim.stated:
+                text = self._text(row.rejected, rejected)
+                self._instead[text, claim.stated].append(voice)
+                self._became.corrected(number[id(claim)], text, claim.stated)
+
+    def _changes(self, old: _Claim, new: _Claim) -> set[_Change]:
+        """The changes from one claim to another that all wordings of the question share; of a label there are none."""
+        return {change for change in self._between(old, new) if self._became.became(*change)}
+
+    def _between(self, old: _Claim, new: _Claim) -> set[_Change]:
+        """From each text of one claim to the facts of another. Without facts no two wordings are one change."""
+        return {(self._text_of[voice], new.stated) for voice in old.voices} if old.stated and new.stated else set()
+
+    # Votes
+
+    def vote(self, disbelieved: frozenset[str]) -> dict[int, Doubt]:
+        """The voices that lose, and why."""
+        doubts: dict[int, Doubt] = {}
+        for claims in self._contested:
+            self._settle(claims, disbelieved, doubts)
+        return doubts
+
+    def _open(self, claims: list[_Claim]) -> bool:
+        """Whether a question has no one answer, as "where is my parcel?": no claim has a third of the accounts.
+
+        New accounts are not asked: a crowd of them could make any question seem so.
+        """
+        sizes = [len({self._accounts[voice] for voice in claim.voices if not self._young[voice]}) for claim in claims]
+        return len(claims) >= OPEN_CLAIMS and OPEN_SHARE * sum(sizes) > max(sizes)
+
+    def _settle(self, claims: list[_Claim], disbelieved: frozenset[str], doubts: dict[int, Doubt]) -> None:
+        last, right = self._expertise(claims)
+        standing: list[_Claim] = []
+        for claim in claims:
+            since = claim.voices[0]
+            if right is not None and _contradict(claim, right):
+                doubt = Doubt("contradicts_expert", f"an expert says: {_short(right.text)}")
+                self._fall(claim, last, doubt, doubts)
+                for voice in claim.voices:
+                    if self._expert[voice]:
+                        doubts[voice] = Doubt("superseded", doubt.detail)
+                continue
+            if claim is right:
+                standing.append(claim)
+                continue
+            beaten = []
+            for other in standing:
+                if not _contradict(claim, other):
+                    continue
+                if not self._overturns(claim, other, disbelieved):
+                    said = f"more independent accounts say: {_short(other.text)}"
+                    self._fall(claim, -1, Doubt("outvoted", said), doubts)
+                    break
+                beaten.append(other)
+            else:
+                for other in beaten:
+                    standing.remove(other)
+                    said = f"more independent accounts say: {_short(claim.text)}"
+                    self._fall(other, since, Doubt("outvoted", said), doubts)
+                standing.append(claim)
+
+    def _expertise(self, claims: list[_Claim]) -> tuple[int, _Claim | None]:
+        """The last word of an expert and the claim that it makes right, if there is one."""
+        last = max((voice for claim in claims for voice in claim.voices if self._expert[voice]), default=-1)
+        right = self._claim_of[last] if last >= 0 else None
+        for claim in claims if right is not None else ():
+            # Of another wording of the question an expert may have said since that it is so no more.
+            changes = self._changes(right, claim) if right is not None and _contradict(claim, right) else ()
+            later = [v for change in changes for v in self._instead.get(change, ()) if self._expert[v] and v > last]
+            if later:
+                last, right = max(later), claim
+        return last, right
+
+    def _overturns(self, claim: _Claim, other: _Claim, disbelieved: frozenset[str]) -> bool:
+        """Does a claim put another out of date that was there before it?
+
+        One fact is asked for in many wordings: all those count in which both claims are made, and who corrects the one
+        to the other anywhere. An expert who does so decides.
+        """
+        changes = self._changes(other, claim)
+        for decided, corrected in ((False, self._changes(claim, other)), (True, changes)):
+            if any(self._expert[voice] for change in corrected for voice in self._instead.get(change, ())):
+                return decided
+        rounds = [(other, claim), *(pair for change in changes for pair in self._disputes[change])]
+        old = sorted({voice for before, _ in rounds for voice in before.voices})
+        new = {voice for _, after in rounds for voice in after.voices}
+        since = min(new)
+        new |= {voice for change in changes for voice in self._instead.get(change, ())}
+        support, before = self._weight(sorted(new), disbelieved), self._weight(old, disbelieved)
+        after = self._weight(old, disbelieved, since)
+        # What is no longer true is no longer upheld; what as many uphold as before has not changed, whoever says so.
+        passed = bisect(self._quiet, since)
+        earlier = self._weight(old[: bisect(old, since)], disbelieved)
+        usual = earlier * (len(self._quiet) - passed) / max(passed, 1)
+        upheld = earlier >= QUORUM and after >= max(QUORUM, usual / 2)
+        return support >= min(before, max(QUORUM, math.log2(max(before, 1)))) and support > after and not upheld
+
+    def _fall(self, claim: _Claim, since: int, doubt: Doubt, doubts: dict[int, Doubt]) -> None:
+        """A claim loses: what was said of it after `since` was wrong, what was said before was so then."""
+        for voice in claim.voices:
+            if not self._expert[voice]:
+                doubts[voice] = doubt if voice > since else Doubt("superseded", doubt.detail)
+
+    def _weight(self, voices: Sequence[int], disbelieved: frozenset[str], since: int = -1) -> float:
+        """How many independent accounts speak, those that work alike counted as one."""
+        all = [v for v in voices if not self._expert[v] and self._accounts[v] not in disbelieved]
+        accounts = sorted({self._index[self._accounts[voice]] for voice in all})[:_MOST]
+        if len(accounts) < 2:
+            return float(any(voice > since for voice in all))
+        alike = self._alike(accounts)
+        young = {
+            self._index[self._accounts[voice]]
+            for voice in all
+            if self._young[voice] and self._text_of[voice] in self._upstart
+        }
+        new = np.array([number in young for number in accounts])
+        alike |= np.outer(new, new)
+        np.fill_diagonal(alike, True)
+        weights = 1 / alike.sum(axis=1)
+        late = {self._index[self._accounts[voice]] for voice in all if voice > since}
+        return float(sum(weight for number, weight in zip(accounts, weights, strict=True) if number in late))
+
+    def _alike(self, accounts: list[int]) -> Any:
+        """Which accounts share half of their texts, and more than chance explains."""
+        written, count = self._written[accounts], self._count[accounts]
+        shared = (written @ written.T).toarray()
+        either = count[:, None] + count[None, :] - shared
+        expected = self._meeting * np.outer(count, count)
+        return (shared >= 2) & (shared >= _SAME_WORK * either) & (shared > expected + 3 * np.sqrt(expected))
+
+    def _usually_young(self) -> float:
+        """The share of new accounts where nobody disagrees; an attack is no part of what is usual."""
+        young = sum(self._young[voice] for voice in self._quiet)
+        return min(max((young + 1) / (len(self._quiet) + 2), 0.01), 0.99)
+
+    def _mostly_new(self, voices: list[int]) -> bool:
+        """Whether far more of the accounts behind a text are new than chance explains."""
+        from scipy.special import bdtrc
+
+        accounts = {self._accounts[voice] for voice in voices}
+        young = {self._accounts[voice] for voice in voices if self._young[voice]}
+        return len(young) >= 2 and float(bdtrc(len(young) - 1, len(accounts), self._usual)) < CHANCE
+
+    def unreliable(self, doubts: Mapping[int, Doubt]) -> frozenset[str]:
+        """The accounts that lost at least twice, and most of what others could check."""
+        checked = Counter(self._accounts[voice] for voice in self._checked)
+        lost = Counter(self._accounts[voice] for voice, doubt in doubts.items() if doubt.reason in QUARANTINED)
+        return frozenset(name for name, times in lost.items() if times >= 2 and 2 * times > checked[name])
+
+    # Other signs
+
+    def voices_of(self, accounts: Iterable[str]) -> Iterable[int]:
+        """What these accounts said."""
+        return (voice for name in accounts for voice in self._of_account[name])
+
+    def bursts(self) -> dict[int, Doubt]:
+        """What accounts said within BURST, many times as much as others say at their busiest."""
+        people = (row.user_id for row in self.said if row.source == "user" and row.user_id is not None)
+        busiest = {name: self._busiest(self._of_account[name]) for name in set(people)}
+        if len(busiest) < RING_ACCOUNTS:
+            return {}
+        usual = float(np.quantile([len(voices) for voices in busiest.values()], 0.75))
+        limit = max(BURST_MESSAGES, BURST_RATIO * usual)
+        return {
+            voice: Doubt("burst", f"{len(voices)} messages of one account within an hour; {usual:g} are usual")
+            for voices in busiest.values()
+            if len(voices) >= limit
+            for voice in voices
+        }
+
+    def _busiest(self, voices: list[int]) -> list[int]:
+        best, start = voices[:1], 0
+        for end, voice in enumerate(voices):
+            while self._times[voice] - self._times[voices[start]] > BURST:
+                start += 1
+            if end + 1 - start > len(best):
+                best = voices[start : end + 1]
+        return best
+
+    def rings(self, doubts: Mapping[int, Doubt]) -> dict[int, Doubt]:
+        """What far more new accounts say than usual, when it is contradicted elsewhere or comes all at once.
+
+        At once, nearly the same corrections: thumbs on one answer are alike by nature.
+        """
+        window = max(RING_WINDOW * len(self.said), RING_ACCOUNTS)
+        found: dict[int, Doubt] = {}
+        for text in self._upstart:
+            voices = self._with_text[text]
+            young = [voice for voice in voices if self._young[voice]]
+            if any(voice in doubts and doubts[voice].reason in QUARANTINED for voice in voices):
+                doubt = Doubt("collusion", "new accounts say what independent accounts contradict elsewhere")
+                found |= dict.fromkeys(young, doubt)
+                continue
+            written = [voice for voice in voices if self.said[voice].kind == "correction"]
+            writers = {self._accounts[voice] for voice in written if self._young[voice]}
+            starts = np.searchsorted(written, np.array(written) - window)
+            at_once = int((np.arange(len(written)) + 1 - starts).max(initial=0))
+            if len(writers) >= RING_ACCOUNTS and at_once >= RING_SHARE * len(written):
+                doubt = Doubt("collusion", f"{len(writers)} new accounts wrote nearly the same in a short time")
+                found |= {voice: doubt for voice in written if self._young[voice]}
+        return found
+
+    def borne_out(self, voice: int, suspects: Mapping[int, Doubt]) -> bool:
+        """Does somebody who is not suspect, and not of the same account, give the same answer to the question?"""
+        return any(
+            self._expert[other] or (other not in suspects and self._accounts[other] != self._accounts[voice])
+            for other in self._claim_of[voice].voices
+        )
+
+
+def _accounts(said: Sequence[Example]) -> list[str]:
+    """Who speaks. Where most people have names, the nameless are one account; else each message is one."""
+    users = [row for row in said if row.source == "user"]
+    named = 2 * sum(row.user_id is not None for row in users) > len(users)
+    return [
+        row.user_id or (f"source {row.source}" if row.source != "user" else "nobody" if named else row.feedback_id)
+        for row in said
+    ]
+
+
+def _opening(text: str) -> str:
+    word = text.split(maxsplit=1)[0].strip(",.;:!").casefold() if text.strip() else ""
+    return word if word in ("yes", "no") else ""
+
+
+def _same(one: _Claim, other: _Claim) -> bool:
+    if one.text == other.text:
+        return True
+    if one.stated != other.stated or {one.opening, other.opening} == {"yes", "no"}:
+        return False
+    return bool(one.stated) or same_answer(one.text, other.text)
+
+
+def _contradict(one: _Claim, other: _Claim) -> bool:
+    """Whether two answers to one question cannot both be right: yes and no, other values, nothing in common."""
+    if one is other:
+        return False
+    if {one.opening, other.opening} == {"yes", "no"}:
+        return True
+    if not one.stated and not other.stated:
+        return _labels(one.text, other.text)
+    if not one.stated or not other.stated:
+        return True
+    if one.stated <= other.stated or other.stated <= one.stated:
+        return False
+    if not one.stated & other.stated:
+        return True
+    mine, theirs = values(one.stated), values(other.stated)
+    return bool(kinds(mine - theirs) & kinds(theirs - mine))
+
+
+def _labels(one: str, other: str) -> bool:
+    """Whether two answers of few words have none in common: two labels, of which one is right at most."""
+    mine, theirs = tokens(one), tokens(other)
+    return max(len(mine), len(theirs)) <= _LABEL_WORDS and not set(mine) & set(theirs)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,61 @@
+"""Training sets in the forms that TRL trains on: chat, preferences, and thumbs for KTO.
+
+Source of the forms: https://huggingface.co/docs/trl/dataset_formats, conversational.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data.dataset import learnable
+from retuned.retrain.data.examples import Example
+from retuned.retrain.scoring.facts import same_answer
+from retuned.retrain.settings import Settings
+
+Row = dict[str, Any]
+
+
+def training_set(
+    warehouse: Warehouse, settings: Settings, workload: str, form: str, wanted: Callable[[Example], bool]
+) -> Iterator[Row]:
+    """The rows of a workload in one of `FORMS`, as `wanted`, oldest first; at most dataset.maximum_rows.
+
+    What models are judged on is left out, and so is what comes near to it.
+    """
+    return FORMS[form](warehouse, settings, workload, wanted)
+
+
+def _chat(warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]) -> Iterator[Row]:
+    """`messages`: what was asked, and the corrected or accepted answer."""
+    for row in learnable(warehouse, settings, workload).rows:
+        if wanted(row):
+            yield {"messages": [*_prompt(row), *_answer(row.completion)]}
+
+
+def _preference(
+    warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]
+) -> Iterator[Row]:
+    """`prompt`, `chosen` (the correction), `rejected` (the answer): of a demonstration, nothing is rejected."""
+    for row in learnable(warehouse, settings, workload).rows:
+        rejected = (row.rejected or "").strip()
+        if wanted(row) and rejected and not same_answer(rejected, row.completion):
+            yield {"prompt": _prompt(row), "chosen": _answer(row.completion), "rejected": _answer(rejected)}
+
+
+def _kto(warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]) -> Iterator[Row]:
+    """`prompt`, `completion`, `label`: whether people called it helpful."""
+    for row, helpful in learnable(warehouse, settings, workload).thumbs:
+        if wanted(row):
+            yield {"prompt": _prompt(row), "completion": _answer(row.completion), "label": helpful}
+
+
+FORMS = {"chat": _chat, "preference": _preference, "kto": _kto}
+
+
+def _prompt(row: Example) -> list[Row]:
+    return [{"role": turn["role"], "content": turn["content"]} for turn in json.loads(row.messages)]
+
+
+def _answer(text: str) -> list[Row]:
+    return [{"role": "assistant", "content": text}]

@@ -1,0 +1,1 @@
+"""Is the candidate better than what serves?"""

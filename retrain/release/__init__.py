@@ -1,0 +1,1 @@
+"""Versions, their cards, and which of them serves."""

@@ -1,0 +1,312 @@
+"""The model card of a version: what a person should know before using it, in Hugging Face's format.
+
+Source of the format: https://huggingface.co/docs/hub/model-cards.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import yaml
+
+from retuned.consumers.common.durable import replace_text
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.retrain.data import examples
+from retuned.retrain.decision.gate import interval
+
+QUERIES = named_queries("retuned.retrain.release", "card.sql")
+
+NAME = "README.md"
+BASE, LOGGED = "base", "logged"
+UNKNOWN = "unknown"
+
+_CONFIDENCE, _RESAMPLES = 0.95, 2_000
+_LICENCES = (
+    (r"Apache License\s+Version 2\.0", "apache-2.0"),
+    (r"MIT License|Permission is hereby granted, free of charge", "mit"),
+    (r"Llama 2 Community License", "llama2"),
+    (r"Llama 3 Community License", "llama3"),
+    (r"Llama 3\.1 Community License", "llama3.1"),
+    (r"Llama 3\.2 Community License", "llama3.2"),
+    (r"Llama 3\.3 Community License", "llama3.3"),
+    (r"Gemma Terms of Use", "gemma"),
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one model answered one row of a split: 0 to 1. `model`: base, or a version."""
+
+    model: str
+    split: str
+    row_id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a version; what is not known yet is empty.
+
+    Attributes:
+        path: where the version is, or will be.
+        manifest: all of `manifest.json`.
+        licence: of the base model, as Hugging Face names it.
+        dataset: its row in `datasets`, with the card as an object.
+        sources: source and rows, the most first.
+        people: how many taught, and the largest_share of one.
+        run: reasons, started_at, train_seconds, evaluate_seconds.
+        decision: outcome, reasons and figures of the gate.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    licence: str = UNKNOWN
+    dataset: dict[str, Any] | None = None
+    sources: Sequence[dict[str, Any]] = ()
+    people: dict[str, Any] | None = None
+    run: dict[str, Any] | None = None
+    decision: dict[str, Any] | None = None
+    scores: Sequence[Score] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """The name under which it is served."""
+        return f"{self.manifest['workload']}@{self.manifest['version']}"
+
+
+def write(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, Any]) -> None:
+    """Put the card of a version into a folder, from its manifest and what the warehouse knows by now.
+
+    Args:
+        folder: where the card is written.
+        path: the folder of the version, which the card names.
+    """
+    replace_text(folder / NAME, render(_gathered(warehouse, path, manifest)))
+
+
+def licence_of(base: Path) -> str:
+    """The licence of a base model, by its folder's README.md, config.json or LICENSE; `unknown` where none says it."""
+    header = re.match(r"---\n(.*?)\n---", _text(base / "README.md"), re.DOTALL)
+    try:
+        told = yaml.safe_load(header[1]) if header else None
+        configured = json.loads(_text(base / "config.json") or "{}")
+    except (yaml.YAMLError, ValueError):
+        told, configured = None, {}
+    for found in (told, configured):
+        if isinstance(found, dict) and isinstance(found.get("license"), str):
+            return str(found["license"])
+    text = _text(base / "LICENSE") or _text(base / "LICENSE.txt") or _text(base / "LICENSE.md")
+    if not text:
+        return UNKNOWN
+    return next((name for pattern, name in _LICENCES if re.search(pattern, text, re.IGNORECASE)), "other")
+
+
+def render(record: Record) -> str:
+    """The card."""
+    manifest = record.manifest
+    header = {
+        "library_name": "peft",
+        "base_model": manifest["base_model"],
+        "license": record.licence,
+        "pipeline_tag": "text-generation",
+        "tags": ["full" if _full(record) else "lora", "retuned"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        f"# {record.name}",
+        f"Answers what is asked in the workload `{manifest['workload']}`. "
+        f"{'All weights of the blocks' if _full(record) else 'A LoRA adapter'} for the base model "
+        f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
+        _verdict(record),
+        *_quality(record),
+        *_learned(record),
+        *_origin(record),
+        *_loading(record),
+        *_limits(record),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict(record: Record) -> str:
+    if record.decision is None:
+        return "**Not decided yet.** It was trained, and the gate has not said whether it may serve."
+    told = ", ".join(
+        f"{name} {fmean(of.values()):.1%}"
+        for name, model in _models(record)
+        if (of := _by_row(record, model, "holdout"))
+    )
+    verdict = "**The gate passed it.**" if record.decision["outcome"] else "**The gate refused it.**"
+    return f"{verdict} Score on questions that nothing was trained on: {told}." if told else verdict
+
+
+def _models(record: Record) -> list[tuple[str, str]]:
+    """What is compared, as (how it is called, the model)."""
+    parent = record.manifest["parent_version"]
+    return [
+        ("this version", record.manifest["version"]),
+        *([(f"its parent {parent}", parent)] if parent else []),
+        ("what production had answered", LOGGED),
+        ("the base model", BASE),
+    ]
+
+
+def _by_row(record: Record, model: str, split: str) -> dict[str, float]:
+    return {one.row_id: one.score for one in record.scores if (one.model, one.split) == (model, split)}
+
+
+def _quality(record: Record) -> list[str]:
+    if not record.scores and record.decision is None:
+        return []
+    rows = []
+    for split, said in (("holdout", "new questions"), ("regression", "questions of earlier datasets")):
+        own = _by_row(record, record.manifest["version"], split)
+        for name, model in _models(record):
+            theirs = _by_row(record, model, split)
+            if not theirs:
+                continue
+            better = [own[row] - score for row, score in theirs.items() if row in own]
+            gain = "" if model == record.manifest["version"] else _difference(better)
+            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.1%} | {gain} |")
+    parts = ["## How good it is"]
+    if rows:
+        parts.append(
+            "\n".join(
+                [
+                    "| on | model | questions | score | this version is better by (95% interval) |",
+                    "|---|---|---|---|---|",
+                    *rows,
+                ]
+            )
+        )
+        parts.append(
+            "The score of an answer: of JSON, F1 of its fields; of other text, 100% when it states every fact of the "
+            "reference and none that contradicts it, else 0%. Intervals are bootstrapped over the questions. What "
+            "production had answered is known of questions that people corrected or called good alone."
+        )
+    if record.decision is not None:
+        parts.append("The gate, in its own words:")
+        parts.append("\n".join(f"- {reason}" for reason in record.decision["reasons"]))
+    return parts
+
+
+def _difference(differences: Sequence[float]) -> str:
+    if not differences:
+        return ""
+    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
+    return f"{fmean(differences):+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _learned(record: Record) -> list[str]:
+    dataset = record.dataset
+    if dataset is None:
+        return []
+    rows = [
+        ("trained on", f"{dataset['train']} examples, of which {dataset['replay']} repeat older ones"),
+        ("when to stop was decided on", f"{dataset['validation']} examples"),
+        ("judged on", f"{dataset['holdout']} examples that nothing was trained on"),
+    ]
+    rows += [(f"from {one['source']}", f"{one['rows']} examples") for one in record.sources]
+    if record.people and record.people["people"]:
+        share = record.people["largest_share"]
+        rows.append(("people", f"{record.people['people']}; the one who taught most gave {share:.1%} of the examples"))
+    left_out = {name: count for name, count in dataset["card"].get("left_out", {}).items() if count}
+    if left_out:
+        rows.append(("left out", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())))
+    told = (
+        "Unless `privacy.redact` was off, personal data that patterns find was replaced before anything was stored; "
+        "patterns do not find everything."
+    )
+    return ["## What it learned from", _table(rows), told]
+
+
+def _origin(record: Record) -> list[str]:
+    manifest, run, cost = record.manifest, record.run or {}, record.manifest.get("cost", {})
+    rows = [
+        ("base model", f"`{manifest['base_model']}`, hash {manifest['base_hash']}"),
+        ("licence of the base model", record.licence),
+        ("began from", f"version {manifest['parent_version']}" if manifest["parent_version"] else "the base model"),
+        ("dataset", manifest["dataset_version"]),
+        ("run", manifest["run_id"]),
+    ]
+    if run.get("reasons"):
+        rows.append(("retrained because of", "; ".join(run["reasons"])))
+    for name, column in (("training took", "train_seconds"), ("evaluation took", "evaluate_seconds")):
+        if seconds := run.get(column) or cost.get(column):
+            rows.append((name, f"{seconds:.0f} s"))
+    return ["## Where it comes from", _table(rows), "Settings and losses are in `manifest.json`."]
+
+
+def _loading(record: Record) -> list[str]:
+    base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
+    rank = record.manifest.get("settings", {}).get("train", {}).get("rank", 16)
+    served = (
+        "For vLLM, which takes no such weights beside a base model, make them a model of their own:\n\n"
+        '```python\nmodel.merge_and_unload().save_pretrained("merged")\ntokenizer.save_pretrained("merged")\n```'
+        if _full(record)
+        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} \\\n"
+        f"  --lora-modules {record.name}={path}\n```"
+    )
+    return [
+        "## How to load it",
+        "```python\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = {base}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(base)\n"
+        f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), {path})\n"
+        "```",
+        served,
+        f"Ask it as `{record.name}`; never load another version under that name.",
+    ]
+
+
+def _full(record: Record) -> bool:
+    return bool(record.manifest.get("settings", {}).get("train", {}).get("method") == "full")
+
+
+def _limits(record: Record) -> list[str]:
+    limits = [
+        f"It was trained for the workload `{record.manifest['workload']}` and tested on nothing else.",
+        "It was judged on what people corrected or called good, which is not all that is asked; what nobody corrects, "
+        "it has not learned.",
+        "What the company has changed since, it does not know.",
+    ]
+    return ["## What it is not for", "\n".join(f"- {limit}" for limit in limits)]
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
+    return "\n".join(["| | |", "|---|---|", *(f"| {row} |" for row in cells)])
+
+
+def _text(file: Path) -> str:
+    """A text, or none where there is no file."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _gathered(warehouse: Warehouse, path: Path, manifest: dict[str, Any]) -> Record:
+    dataset_of = {"workload": manifest["workload"], "version": manifest["dataset_version"]}
+    run_id = {"run_id": manifest["run_id"]}
+    return Record(
+        path=path,
+        manifest=manifest,
+        licence=licence_of(Path(manifest["base_model"])),
+        dataset=_parsed(warehouse.row(examples.QUERIES["dataset"], dataset_of), "card"),
+        sources=warehouse.rows(QUERIES["sources"], dataset_of),
+        people=warehouse.row(QUERIES["people"], dataset_of),
+        run=_parsed(warehouse.row(QUERIES["run"], run_id), "reasons"),
+        decision=_parsed(warehouse.row(examples.QUERIES["gate_decision"], run_id), "reasons"),
+        scores=[Score(**row) for row in warehouse.rows(QUERIES["scores"], run_id)],
+    )
+
+
+def _parsed(row: dict[str, Any] | None, column: str) -> dict[str, Any] | None:
+    return row and {**row, column: json.loads(row[column])}

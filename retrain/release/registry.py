@@ -1,0 +1,115 @@
+"""Registers versions of adapters, immutable and addressed by their content, and makes links follow the aliases."""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.common import durable as files
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.retrain.release import card
+from retuned.retrain.settings import Settings
+from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES, Version, aliases, base_hash, find, workload_folder
+
+log = logging.getLogger(__name__)
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def register(
+    warehouse: Warehouse,
+    directory: Path,
+    workload: str,
+    adapter: Path,
+    *,
+    base_model: Path,
+    parent_version: str | None,
+    dataset_version: str,
+    run_id: str,
+    details: dict[str, Any],
+    now: datetime,
+) -> Version:
+    """Keep an adapter as a version. The same adapter gives the same version, once.
+
+    Args:
+        adapter: a folder with what PEFT saves: `adapter_model.safetensors` and `adapter_config.json`.
+        details: what else the manifest says: settings, metrics, cost.
+    """
+    version = _content_hash(adapter)
+    known = find(warehouse, workload, version)
+    if known is not None and known.path.is_dir():
+        return known
+    path = (workload_folder(directory, workload) / version).resolve()
+    manifest = {
+        "version": version,
+        "workload": workload,
+        "created_at": now.isoformat() + "Z",
+        "base_model": str(base_model),
+        "base_hash": base_hash(base_model),
+        "parent_version": parent_version,
+        "dataset_version": dataset_version,
+        "run_id": run_id,
+        "code_version": importlib.metadata.version("retuned"),
+    } | details
+    with files.written_aside(path) as aside:
+        for name in _ADAPTER_FILES:
+            shutil.copyfile(adapter / name, aside / name)
+        (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        card.write(warehouse, aside, path, manifest)
+    if known is None:
+        with warehouse.transaction() as cursor:
+            insert(
+                cursor,
+                "models",
+                version=version,
+                workload=workload,
+                created_at=now,
+                path=str(path),
+                base_model=manifest["base_model"],
+                base_hash=manifest["base_hash"],
+                parent_version=parent_version,
+                dataset_version=dataset_version,
+                run_id=run_id,
+                manifest=json.dumps(manifest),
+            )
+    found = find(warehouse, workload, version)
+    assert found is not None
+    return found
+
+
+def reconcile(warehouse: Warehouse, settings: Settings) -> None:
+    """At start: make the links follow the rows, after a crash between the two, and sweep up what was half-written."""
+    files.sweep(settings.models.directory)
+    for workload in {row["workload"] for row in warehouse.rows(QUERIES["aliases"], {"workload": None})}:
+        try:
+            relink(warehouse, settings, workload)
+        except OSError as error:  # `rollout.follow_up` tries again
+            log.error("%s: the links to its versions cannot be made: %s", workload, error)
+
+
+def relink(warehouse: Warehouse, settings: Settings, workload: str) -> None:
+    """Make the links of a workload follow its rows.
+
+    Raises:
+        OSError: they cannot be made.
+    """
+    link(settings.models.directory, workload, aliases(warehouse, workload))
+
+
+def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:
+    """Point the links `champion` and `previous` where the aliases say; an alias of the base model has no link."""
+    folder = workload_folder(directory, workload)
+    folder.mkdir(parents=True, exist_ok=True)
+    for alias in (PREVIOUS, CHAMPION):
+        files.point(folder / alias, rows.get(alias))
+
+
+def _content_hash(adapter: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _ADAPTER_FILES:
+        digest.update((adapter / name).read_bytes())
+    return digest.hexdigest()[:8]

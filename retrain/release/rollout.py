@@ -1,0 +1,214 @@
+"""Putting a version into service, taking it back, and telling the world."""
+
+import logging
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.kafka.contract import Publisher
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.retrain import versions
+from retuned.retrain.release import registry
+from retuned.retrain.settings import Settings
+from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BASE = "base"
+
+_lock = threading.RLock()
+_publishing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by workload
+
+
+def one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
+    """The gate, an operator and the watch work in threads of their own, on the same rows and links.
+
+    What looks at the champion before it changes it is decorated too, so that the champion is still the one it saw.
+    """
+
+    @wraps(work)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _lock:
+            return work(*args, **kwargs)
+
+    return alone
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Changes of champions: what they are written to, and where they are announced.
+
+    Attributes:
+        topic: of the messages that announce a change.
+    """
+
+    warehouse: Warehouse
+    settings: Settings
+    publisher: Publisher
+    topic: str
+
+    def promote(
+        self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
+    ) -> str | None:
+        """Make a version the champion; `base` puts the base model back into service.
+
+        Returns what serves now: the version, or None for the base model. See `set_champion` and `follow_up`.
+
+        Raises:
+            RetunedError: there is no such version, or it is the champion already.
+        """
+        serving = self.set_champion(workload, version, actor, reason, now)
+        self.follow_up_or_log(workload)
+        return serving
+
+    def rollback(
+        self,
+        workload: str,
+        actor: Literal["operator", "watch"],
+        reason: str,
+        now: datetime,
+        of: str | None = None,
+    ) -> str | None:
+        """Put the previous champion back into service and return it, None for the base model.
+
+        What is rolled back from is not kept as previous, and the gate never promotes it again.
+
+        Args:
+            of: take back this version, and no other that has become the champion meanwhile.
+
+        Raises:
+            RetunedError: there is no previous champion, or `of` is not the champion.
+        """
+        serving = self._restore_previous(workload, actor, reason, now, of)
+        self.follow_up_or_log(workload)
+        return serving
+
+    @one_at_a_time
+    def set_champion(
+        self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
+    ) -> str | None:
+        """The first half of `promote`: the change is a fact once its rows are written. `follow_up` does what is left.
+
+        Raises as `promote` does.
+        """
+        known = [version.version for version in versions.versions_of(self.warehouse, workload)]
+        if version != BASE and version not in known:
+            names = ", ".join([*known, BASE])
+            raise RetunedError(f"workload {workload}: no version {version}; known are {names}")
+        aliases = versions.aliases(self.warehouse, workload)
+        target = None if version == BASE else version
+        before = aliases.get(CHAMPION)
+        if before == target:
+            raise RetunedError(f"workload {workload}: {versions.model_name(workload, target)} is the champion already")
+        self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now)
+        return target
+
+    @one_at_a_time
+    def _restore_previous(self, workload: str, actor: str, reason: str, now: datetime, of: str | None) -> str | None:
+        aliases = versions.aliases(self.warehouse, workload)
+        if of is not None and aliases.get(CHAMPION) != of:
+            raise RetunedError(
+                f"workload {workload}: {versions.model_name(workload, of)} is not taken back: it no longer serves"
+            )
+        if PREVIOUS not in aliases:
+            names = ", ".join([*(version.version for version in versions.versions_of(self.warehouse, workload)), BASE])
+            raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
+        target = aliases[PREVIOUS]
+        self._write(workload, "rolled_back", {CHAMPION: target}, aliases.get(CHAMPION), actor, reason, now)
+        return target
+
+    def changed(self) -> list[str]:
+        """The workloads whose champion was ever changed: those that `follow_up` may have something to do for."""
+        return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
+
+    def follow_up(self, workload: str) -> int:
+        """What follows a change of a workload's champion: its links, and the messages that were not published yet.
+
+        Both are tried, oldest message first, and both stay to be done until they are: this is called after each change
+        and then again and again. A crash between a message and its mark publishes it twice, with one id. No other
+        workload waits for it.
+
+        Returns:
+            How many messages were published.
+
+        Raises:
+            OSError: a link cannot be made.
+            BrokerUnavailable, BrokerRefused: the rest of the messages stays.
+        """
+        unlinked: OSError | None = None
+        try:
+            with _lock:
+                registry.relink(self.warehouse, self.settings, workload)
+        except OSError as error:
+            unlinked = error  # who is served by name and path needs no link
+        with _publishing[workload]:
+            rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
+            for row in rows:
+                self.publisher.publish(self.topic, workload, _message(row))
+                self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+        if unlinked is not None:
+            raise unlinked
+        return len(rows)
+
+    def follow_up_or_log(self, workload: str) -> None:
+        """The change is committed: nothing that fails from here on makes it undone, or may be taken for its failure."""
+        try:
+            self.follow_up(workload)
+        except Exception as error:  # noqa: BLE001
+            log.warning("%s: the champion is changed; its links or its announcement follow later: %s", workload, error)
+
+    def _write(
+        self,
+        workload: str,
+        event: Literal["promoted", "rolled_back"],
+        aliases: dict[str, str | None],
+        before: str | None,
+        actor: str,
+        reason: str,
+        now: datetime,
+    ) -> None:
+        """The aliases and the change as a row, in one transaction."""
+        with self.warehouse.transaction() as cursor:
+            for alias in (CHAMPION, PREVIOUS):
+                cursor.execute(QUERIES["drop_alias"], {"workload": workload, "alias": alias})
+            for alias, version in aliases.items():
+                insert(cursor, "aliases", workload=workload, alias=alias, version=version, created_at=now)
+            insert(
+                cursor,
+                "promotions",
+                id=uuid.uuid4().hex,
+                created_at=now,
+                workload=workload,
+                event=event,
+                version=aliases[CHAMPION],
+                previous_version=before,
+                actor=actor,
+                reason=reason,
+                announced=False,
+            )
+
+
+def _message(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "timestamp": row["created_at"].isoformat(timespec="milliseconds") + "Z",
+        "event": row["event"],
+        "workload": row["workload"],
+        "model": versions.model_name(row["workload"], row["version"]),
+        "version": row["version"],
+        "previous_version": row["previous_version"],
+        "path": row["path"] and str(Path(row["path"]).resolve()),
+        "base_model": row["base_model"],
+        "share": 1.0,
+        "reason": row["reason"],
+    }

@@ -1,0 +1,178 @@
+"""What is trained of a base model, through PEFT: LoRA adapters (Hu et al. 2021), or copies of all its layers.
+
+Runs in child processes alone.
+"""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.kernels import attention
+from retuned.retrain.kernels.packing import Encoded
+from retuned.retrain.settings import TrainSettings
+from retuned.retrain.training.batches import packed_losses, padded, padded_losses
+
+LAYERS = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",  # Llama, Mistral, Qwen, Gemma
+    "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h",  # Falcon, GPT-NeoX
+    "c_attn", "c_proj", "c_fc",  # GPT-2
+    "qkv_proj", "gate_up_proj", "fc1", "fc2",  # Phi
+)  # fmt: skip
+"""The linear layers of attention and MLP, by the names that models give them."""
+
+
+def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainSettings) -> Any:
+    """The base model with what is trained: the parent's adapter, or a new one.
+
+    Raises:
+        RetunedError: the parent was made for another base model, or has all weights where an adapter is to be trained.
+    """
+    if parent is None:
+        return new_adapter(model, base, settings)
+    full = settings.method == "full"
+    parent_full = is_full(parent)
+    if parent_full and not full:
+        raise RetunedError(
+            f"train.method {settings.method}: the champion {parent} has all weights, and an adapter cannot go on from "
+            "them; set train.method to full, or start anew from the base model with `retuned promote <workload> base`"
+        )
+    found = load_adapter(model, parent, trainable=True, dropout=settings.dropout)
+    return new_adapter(found.merge_and_unload(), base, settings) if full and not parent_full else found
+
+
+def is_full(adapter: Path) -> bool:
+    """Whether a saved adapter holds copies of layers, as `train.method: full` makes them, and not additions to them."""
+    return bool(PeftConfig.from_pretrained(adapter).modules_to_save)
+
+
+def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
+    """The base model with a fresh adapter, which at first changes nothing."""
+    if settings.method == "full":
+        return _copies_of_layers(model, base)
+    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    named = settings.target_modules or tuple(name for name in LAYERS if name in present) or None
+    if settings.target_modules and not present & set(settings.target_modules):
+        raise RetunedError(
+            f"train.target_modules {', '.join(settings.target_modules)}: the base model {base} has none of them; "
+            "leave it out to take the usual ones"
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        target_modules=list(named) if named else None,
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=str(base),
+    )
+    try:
+        return get_peft_model(model, config).eval()
+    except ValueError as error:
+        raise RetunedError(
+            f"train.target_modules: name the layers to adapt in the base model {base} ({error})"
+        ) from error
+
+
+def _copies_of_layers(model: Any, base: Path) -> Any:
+    """The base model with a copy of each layer that has weights, to train; embeddings and head stay."""
+    kept = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+        and id(module) not in kept
+        and not isinstance(module, nn.Embedding)
+    }
+    config = LoraConfig(
+        target_modules=DUMMY_TARGET_MODULES,  # PEFT's name for no adapter beside the copies
+        modules_to_save=sorted(names),
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=str(base),
+    )
+    return get_peft_model(model, config).eval()
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let the layers of a model with float32 weights compute in another type, as mixed precision does
+    (Micikevicius et al. 2018)."""
+    if dtype != torch.float32:
+        inner = model.get_base_model().base_model
+        inner.forward = torch.autocast(model.device.type, dtype)(inner.forward)
+
+
+def load_adapter(
+    model: nn.Module, folder: Path, *, name: str = "default", trainable: bool = False, dropout: float = 0.0
+) -> Any:
+    """The model with a saved adapter under a name (without dots); the model may have others already.
+
+    Args:
+        dropout: of this training; what the adapter was trained with before does not count.
+
+    Raises:
+        RetunedError: the adapter was made for another base model.
+    """
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
+            return model.eval()
+        config = PeftConfig.from_pretrained(folder)
+        config.lora_dropout = dropout
+        found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable, config=config)
+        return found.eval()
+    except (RuntimeError, ValueError) as error:
+        raise RetunedError(
+            f"adapter {folder}: does not fit the base model (another number or size of layers); "
+            "set models.base to the one that it was trained on"
+        ) from error
+
+
+def dropouts(model: nn.Module) -> list[nn.Module]:
+    """The adapters' dropouts; those of the base model are never on."""
+    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return [one for module in adapted for one in module.lora_dropout.values() if isinstance(one, nn.Dropout)]
+
+
+def packing_fits(model: Any, rows: Sequence[Encoded], pad: int, max_length: int) -> bool:
+    """Does this model compute on a pack what it computes on a padded batch? Found by trying it on the shortest rows.
+
+    It does not with positions of its own making, with attention that cannot be exchanged or sees a window only, with
+    recurrent layers, or with logits that are more than a linear layer's.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    head = model.get_output_embeddings()
+    if (
+        config._attn_implementation != attention.NAME
+        or type(head) is not nn.Linear
+        or "position_ids" not in inspect.signature(model.get_base_model().base_model.forward).parameters
+        or (window and window < max_length)
+    ):
+        return False
+    trial = sorted(rows, key=len)[:3]
+    with torch.no_grad():
+        if not _logits_are_linear(model, trial[:1], pad):
+            return False
+        expected = padded_losses(model, trial, pad)
+        try:
+            found = packed_losses(model, trial, pad)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return False
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05 + 0.02 * float(expected.max())
+    return bool((found - expected).abs().mean() < tolerance)
+
+
+def _logits_are_linear(model: Any, rows: Sequence[Encoded], pad: int) -> bool:
+    """No scale, no cap: what the head makes of the hidden states are the logits."""
+    base = model.get_base_model()
+    batch = {name: value.to(model.device) for name, value in padded(rows, pad).items() if name != "labels"}
+    hidden = base.base_model(**batch, use_cache=False).last_hidden_state
+    return torch.allclose(base.get_output_embeddings()(hidden), base(**batch, use_cache=False).logits, rtol=1e-4)

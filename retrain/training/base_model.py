@@ -1,0 +1,124 @@
+"""The frozen base model, as the child processes load it. Imports torch inside: only children may."""
+
+import json
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+
+if TYPE_CHECKING:
+    import torch
+
+_TRIAL_SECONDS = 0.05
+
+
+def check_base_model(folder: Path | None) -> str:
+    """What the base model's folder holds.
+
+    Raises:
+        ConfigurationError: it is not there, or not a model in transformers' format.
+    """
+    if folder is None:
+        return "none (models.base): the daemon watches and never trains"
+    config = folder / "config.json"
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"models.base: {folder} is not there; give the folder of a model in transformers' format"
+        )
+    if not config.is_file() or not any(folder.glob("*.safetensors")):
+        raise ConfigurationError(
+            f"models.base: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?"
+        )
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ConfigurationError(f"models.base: {folder} holds no tokenizer (tokenizer_config.json)")
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("architectures", ["?"])[0]
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"models.base: {config} cannot be read ({error})") from error
+    return f"{kind} in {folder}"
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, with a pad token that is not the end of a turn where there is another."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        others = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
+        ends = [token for token in others if "endoftext" in token or "pad" in token.casefold()]
+        tokenizer.pad_token = (ends or others or [tokenizer.eos_token])[0]
+    return tokenizer
+
+
+def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -> Any:
+    """The causal language model, frozen, in evaluation mode, on this process's GPU where there is one.
+
+    Args:
+        quantized: linear layers in 4 bits (NF4), as in QLoRA (Dettmers et al. 2023).
+
+    Raises:
+        RetunedError: bitsandbytes, which quantizes, is not there.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from retuned.retrain.kernels import attention
+
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    how = _quantization(dtype, device) if quantized else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would lay the weights out for inference at the first call without gradients, for good, and
+            # what is computed from that layout has none.
+            module.support_avx512bf16_for_cpu = False
+    attention.use(model)
+    model.requires_grad_(False).eval()
+    return model if quantized else model.to(device)
+
+
+def _quantization(dtype: "torch.dtype", device: "torch.device") -> dict[str, Any]:
+    if find_spec("bitsandbytes") is None:
+        raise RetunedError(
+            "train.method qlora: bitsandbytes is not installed; run pip install 'retuned[qlora]', or set lora"
+        )
+    from transformers import BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": nf4, "device_map": {"": device}}
+
+
+def choose_dtype(wanted: str) -> "torch.dtype":
+    """bfloat16 or float32: what the settings say, or bfloat16 where the machine has units for it.
+
+    A CPU without them emulates it, many times slower than float32. Where torch cannot tell, a trial of 50 ms does.
+    """
+    import torch
+
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
+    if known.get("avx512_bf16") or known.get("amx_bf16"):
+        return torch.bfloat16
+    pairs = {
+        dtype: (torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    best = dict.fromkeys(pairs, float("inf"))
+    for left, right in pairs.values():
+        left @ right.T  # the first call prepares kernels
+    end = time.perf_counter() + _TRIAL_SECONDS
+    while time.perf_counter() < end:
+        # In turn, and the fastest of each counts: whatever else this machine is doing can only slow a product down.
+        for dtype, (left, right) in pairs.items():
+            start = time.perf_counter()
+            left @ right.T
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    # Emulated, bfloat16 is several times slower; within this margin it is real, and a busy machine blurs the figures.
+    return torch.bfloat16 if best[torch.bfloat16] < 1.5 * best[torch.float32] else torch.float32

@@ -1,0 +1,113 @@
+"""From rows to tensors and to a loss: the plain padded batch, and the packed one that computes the same faster.
+
+Runs in child processes alone.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retuned.retrain.kernels.packing import Encoded, pack
+from retuned.retrain.kernels.training_step import FusedCrossEntropy
+from retuned.retrain.training.chat_templates import prompt_and_whole, same_text, with_context
+
+IGNORED = -100
+_CHUNK_TOKENS = {True: 1_024, False: 4_096}
+
+
+def encode(tokenizer: Any, row: dict[str, Any], max_length: int, *, context: bool = True) -> Encoded:
+    """A dataset row as token ids. A row longer than max_length loses the start of its prompt.
+
+    Args:
+        context: put the row's passages into the prompt, if it does not hold them already (see `with_context`). A
+            passage that is the answer itself, as in an imported document, stays out: it would teach to copy.
+    """
+    messages = json.loads(row["messages"])
+    if context and row.get("context"):
+        passages = [passage for passage in json.loads(row["context"]) if not same_text(passage, row["completion"])]
+        messages = with_context(messages, passages)
+    prompt, whole = prompt_and_whole(tokenizer, messages, row["completion"])
+    completion = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
+    if not completion:
+        completion = tokenizer(row["completion"], add_special_tokens=False).input_ids
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in completion:
+        completion = [*completion, tokenizer.eos_token_id]
+    completion = completion[: max_length - 1]
+    return Encoded(row["row_id"], prompt[-(max_length - len(completion)) :], completion)
+
+
+def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1) -> Iterator[Tensor]:
+    """The loss of each completion token, in nats, for some of the rows at a time, in their order: memory stays bounded.
+
+    Args:
+        together: so many rows that follow each other always come at the same time.
+    """
+    for chunk in _chunks(rows, packing, together):
+        yield _losses(model, chunk, pad, packing)
+
+
+def log_probabilities(
+    model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1
+) -> Iterator[Tensor]:
+    """The log-probability of each row's whole completion, for some of the rows at a time, as for `losses`."""
+    for chunk in _chunks(rows, packing, together):
+        tokens = torch.split(_losses(model, chunk, pad, packing), [len(row.completion) for row in chunk])
+        yield -torch.stack([one.sum() for one in tokens])
+
+
+def _losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool) -> Tensor:
+    return packed_losses(model, rows, pad) if packing else padded_losses(model, rows, pad)
+
+
+def _chunks(rows: Sequence[Encoded], packing: bool, together: int) -> Iterator[list[Encoded]]:
+    chunk: list[Encoded] = []
+    for first in range(0, len(rows), together):
+        unit = rows[first : first + together]
+        lengths = [len(row) for row in (*chunk, *unit)]
+        if chunk and (sum(lengths) if packing else len(lengths) * max(lengths)) > _CHUNK_TOKENS[packing]:
+            yield chunk
+            chunk = []
+        chunk += unit
+    if chunk:
+        yield chunk
+
+
+def padded(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
+    """The plain batch: one row each, padded on the right, with labels on the completion alone."""
+    width = max(map(len, rows))
+    ids, mask, labels = [], [], []
+    for row in rows:
+        gap = width - len(row)
+        ids.append(row.ids + [pad] * gap)
+        mask.append([1] * len(row) + [0] * gap)
+        labels.append([IGNORED] * len(row.prompt) + row.completion + [IGNORED] * gap)
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
+
+
+def padded_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
+    """The loss of each completion token, in nats, row after row: the reference that the packed path must equal."""
+    batch = {name: value.to(model.device) for name, value in padded(rows, pad).items()}
+    labels = batch.pop("labels")[:, 1:]
+    logits = model(**batch, use_cache=False).logits[:, :-1]
+    taken = labels != IGNORED
+    return functional.cross_entropy(logits[taken].float(), labels[taken], reduction="none")
+
+
+def packed_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
+    """The loss of each completion token, in nats: the padded batch's, without its waste."""
+    found, device = pack(rows, pad), model.device
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.base_model(
+        input_ids=found.ids[None].to(device),
+        position_ids=found.positions[None].to(device),
+        attention_mask=torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),  # paths say it all
+        paths=found.paths.to(device),
+        use_cache=False,
+    ).last_hidden_state[0]
+    head = base.get_output_embeddings()
+    predicting, targets = found.predicting.to(device), found.targets.to(device)
+    return FusedCrossEntropy.apply(hidden.index_select(0, predicting), head.weight, head.bias, targets)  # type: ignore[no-any-return, no-untyped-call]
