@@ -15,12 +15,13 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.writer import stored_offsets
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.metrics import Metrics

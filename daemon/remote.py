@@ -13,7 +13,7 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
-    from retuned.consumers.ingest import Taken
+    from retuned.consumers.file_import import Taken
     from retuned.consumers.kafka.contract import Batch
     from retuned.daemon.transfer.exports import Export
 
@@ -78,7 +78,7 @@ class RemoteService:
     def take(self, batch: "Batch") -> "Taken":
         import msgspec
 
-        from retuned.consumers.ingest import Taken
+        from retuned.consumers.file_import import Taken
         from retuned.daemon.transfer.imports import to_bytes
 
         ((topic, _),) = batch.nexts

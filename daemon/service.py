@@ -14,11 +14,13 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.ingest import Ingest, Taken
+from retuned.consumers.file_import import Taken, position, take
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch, Publisher
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
+from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
@@ -61,7 +63,7 @@ class Service(Protocol):
         """The newest dead letters, newest first."""
 
     def replay(self) -> dict[str, int]:
-        """See `retuned.consumers.ingest.Ingest.replay`."""
+        """See `retuned.consumers.replay`."""
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         """The answers that experts are asked to judge, oldest first."""
@@ -73,10 +75,10 @@ class Service(Protocol):
         """See `retuned.daemon.transfer.exports.content`."""
 
     def position(self, topic: str) -> int | None:
-        """See `retuned.consumers.ingest.Ingest.position`."""
+        """See `retuned.consumers.file_import.position`."""
 
     def take(self, batch: Batch) -> Taken:
-        """See `retuned.consumers.ingest.Ingest.take`."""
+        """See `retuned.consumers.file_import.take`."""
 
 
 class LocalService:
@@ -132,7 +134,7 @@ class LocalService:
         return dead_letters(self.warehouse, limit, reason)
 
     def replay(self) -> dict[str, int]:
-        return self._writer.replay()
+        return replay(self._ingestion)
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         return open_requests(self.warehouse, workload)
@@ -144,10 +146,10 @@ class LocalService:
         return content(export, self.warehouse, self.settings)
 
     def position(self, topic: str) -> int | None:
-        return self._writer.position(topic)
+        return position(self.warehouse, topic)
 
     def take(self, batch: Batch) -> Taken:
-        return self._writer.take(batch)
+        return take(self._ingestion, batch)
 
     @property
     def reports(self) -> Path:
@@ -155,7 +157,7 @@ class LocalService:
         return self.jobs.reports
 
     @cached_property
-    def _writer(self) -> Ingest:
+    def _ingestion(self) -> Ingest:
         """The running ingestion; without one, ingestion that has no source to read from."""
         if self._ingest is not None:
             return self._ingest

@@ -6,12 +6,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.writer import stored_offsets
 
 numbers = iter(range(1000))
 

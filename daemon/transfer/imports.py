@@ -10,9 +10,9 @@ from typing import Protocol, TextIO
 import msgspec
 
 from retuned.consumers.errors import TooManyDeadLetters
+from retuned.consumers.file_import import EXAMPLES, Refusal, Taken
 from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.formats.files import BATCH_BYTES, EventFile
-from retuned.consumers.ingest import REFUSALS, Refusal, Taken
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.records import FetchedRecord
 from retuned.daemon.settings import Settings
@@ -97,7 +97,7 @@ def _import(file: EventFile, settings: Settings, destination: Destination) -> in
                 refused.update(taken.refused)
                 passed_over.update(taken.passed_over)
                 duplicates += taken.duplicates
-                examples = (examples + taken.examples)[:REFUSALS]
+                examples = (examples + taken.examples)[:EXAMPLES]
                 show()
                 _check_share(file, refused.total(), settings)
     finally:

@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from brokers import Broker, run_tansu
 
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.source import MOST_PARTITION_BYTES, open_source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import IngestSettings, KafkaSettings, PrivacySettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.writer import stored_offsets
 from retuned.daemon.app import tune_interpreter
 
 NOW = "2026-11-24 12:00:00"

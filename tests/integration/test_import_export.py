@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow.parquet as pq
@@ -20,13 +20,17 @@ from prometheus_client import CollectorRegistry
 from teaching import GOODS, Teacher, questions
 
 from retuned.consumers.errors import OutOfStep, RetunedError, TooManyDeadLetters
+from retuned.consumers.file_import import take
 from retuned.consumers.formats.files import EventFile
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.kafka.memory import MemoryLog, MemorySource
+from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
+from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.writer import QUERIES
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.remote import RemoteService
+from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import TABLES, Export, content, write
 from retuned.daemon.transfer.imports import from_bytes, import_files, to_bytes
@@ -50,9 +54,10 @@ class House:
             self.settings,
             Metrics(self.registry),
         )
+        self.service = LocalService(self.warehouse, self.settings, MemoryPublisher(), cast(Any, None), self.ingest)
 
     def take(self, *paths: Path, workload: str | None = None) -> int:
-        return import_files(list(paths), None, workload, self.settings, self.ingest)
+        return import_files(list(paths), None, workload, self.settings, self.service)
 
     def count(self, table: str) -> int:
         row = self.warehouse.row(f"SELECT count(*) AS n FROM {table}")
@@ -182,7 +187,7 @@ def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -
         'UPDATE dead_letters SET payload = replace(payload, \'"response":"?"\', '
         '\'"response":{"id":"r","choices":[{"message":{"content":"now"}}]}\')'
     )
-    assert house.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+    assert replay(house.ingest) == {"tried": 1, "replayed": 1, "stored": 1}
     row = house.warehouse.row("SELECT workload, response FROM interactions")
     assert row == {"workload": "support", "response": "now"}
 
@@ -197,15 +202,15 @@ def test_what_was_stopped_goes_on_where_it_was(
     path = written(tmp_path / "faq.jsonl", *pairs(100))
     batches = {"batch_events": 30}
     with opened(tmp_path / "house", ingest=batches) as house:
-        take, left = house.ingest.take, [1, 1]
+        taken, left = house.service.take, [1, 1]
 
         def killed(batch: Any) -> Any:
             if not left:
                 raise Killed
             left.pop()
-            return take(batch)
+            return taken(batch)
 
-        monkeypatch.setattr(house.ingest, "take", killed)
+        monkeypatch.setattr(house.service, "take", killed)
         with pytest.raises(Killed):
             house.take(path, workload="support")
         assert house.count("interactions") == 60
@@ -227,11 +232,11 @@ def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_pa
         for number in range(20):  # while events flow
             house.log.append("interactions", json.dumps(logged(number)).encode())
         with pytest.raises(OutOfStep, match="imported twice at once"):
-            house.ingest.take(second)
-        assert house.ingest.take(from_bytes("import:x", to_bytes(first))).stored == {"interactions": 2, "feedback": 2}
+            take(house.ingest, second)
+        assert take(house.ingest, from_bytes("import:x", to_bytes(first))).stored == {"interactions": 2, "feedback": 2}
         with pytest.raises(OutOfStep):
-            house.ingest.take(from_bytes("import:x", to_bytes(first)))
-        assert house.ingest.take(from_bytes("import:x", to_bytes(second))).stored == {"interactions": 2, "feedback": 2}
+            take(house.ingest, from_bytes("import:x", to_bytes(first)))
+        assert take(house.ingest, from_bytes("import:x", to_bytes(second))).stored == {"interactions": 2, "feedback": 2}
         assert thread.is_alive()
     finally:
         stop.set()
@@ -244,9 +249,7 @@ def test_nothing_of_a_batch_is_stored_when_a_part_cannot_be(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "x.jsonl", *pairs(4), {"x": 1})
-    monkeypatch.setitem(
-        house.ingest._queries, "first_offsets", "SELECT error('full' || $topics[1] || $partitions[1] || $nexts[1])"
-    )
+    monkeypatch.setitem(QUERIES, "first_offsets", "SELECT error('full' || $topics[1] || $partitions[1] || $nexts[1])")
     with pytest.raises(duckdb.Error, match="full"):
         house.take(path, workload="w")
     assert [house.count(table) for table in (*EVENTS, "dead_letters", "offsets")] == [0, 0, 0, 0]

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 from ingestion import Rig, feedback, interaction, settings_for
 
-from retuned.consumers import ingest
+from retuned.consumers import decoding as decoding_module
 from retuned.consumers.errors import TooManyDeadLetters
+from retuned.consumers.file_import import take
 from retuned.consumers.formats import dialects
 from retuned.consumers.formats.files import TOPIC
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings, Settings
 from retuned.consumers.warehouse import rows as rows_module
 from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.writer import QUERIES
 
 POISON = "poison 4111 1111 1111 1111"  # with a number that has to be redacted
 
@@ -60,7 +63,7 @@ def fails_on_poison(method: Callable[..., Any], place: int) -> Callable[..., Any
 
 
 def decoding(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (dialects, ingest):
+    for module in (dialects, decoding_module):
         monkeypatch.setattr(module, "decode", fails_on_poison(module.decode, 1))  # type: ignore[attr-defined]
 
 
@@ -72,13 +75,13 @@ def redaction(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Redactor, "text", fails_on_poison(Redactor.text, 1))
 
 
-def storing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def storing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for table, column in (("interactions", "response"), ("feedback", "value::VARCHAR")):
         name = column.partition(":")[0]
         sql = f"""INSERT INTO {table} SELECT * REPLACE (
             CASE WHEN contains({column}, 'poison') THEN error('cannot store') ELSE {name} END AS {name})
             FROM batch_{table}"""
-        monkeypatch.setitem(rig.ingest._queries, f"insert_{table}", sql)
+        monkeypatch.setitem(QUERIES, f"insert_{table}", sql)
 
 
 FAULTS = [decoding, packing, redaction, storing]
@@ -102,10 +105,10 @@ def test_one_message_that_breaks_any_step_is_a_dead_letter_and_the_rest_is_store
         assert rig.count("retuned_dead_letters_total", reason="internal_error") == 2
         assert rig.drain() == 0  # the offsets have moved past it
         if fault is not redaction:  # what cannot be redacted is not kept
-            assert rig.ingest.replay() == {"tried": 2, "replayed": 0, "stored": 0}
+            assert replay(rig.ingest) == {"tried": 2, "replayed": 0, "stored": 0}
             assert len(letters(rig)) == 2
     if fault is not redaction:  # and after a fix
-        assert rig.ingest.replay() == {"tried": 2, "replayed": 2, "stored": 2}
+        assert replay(rig.ingest) == {"tried": 2, "replayed": 2, "stored": 2}
         assert stored(rig)[0] == "bad"
         assert letters(rig) == []
         assert "<CARD_1>" in rig.warehouse.rows("SELECT response FROM interactions WHERE id = 'bad'")[0]["response"]
@@ -119,7 +122,7 @@ def test_one_row_of_a_file_that_breaks_any_step_is_refused_and_the_rest_is_store
     events = [interaction("a"), interaction("bad", response=POISON), interaction("c")]
     topic = TOPIC + "0" * 16
     records = [FetchedRecord(topic, 0, place, json.dumps(event).encode()) for place, event in enumerate(events)]
-    taken = rig.ingest.take(Batch(records, {}, {(topic, 0): 3}))
+    taken = take(rig.ingest, Batch(records, {}, {(topic, 0): 3}))
     assert (taken.stored, taken.refused) == ({"interactions": 2}, {"internal_error": 1})
     assert stored(rig) == ["a", "c"]
     assert taken.examples[0].offset == 1
@@ -147,9 +150,7 @@ def test_it_goes_on_in_the_running_loop_and_says_so_in_the_log(
 
 
 def test_a_statement_that_fails_for_every_row_makes_no_dead_letters(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        rig.ingest._queries, "insert_interactions", "INSERT INTO nowhere SELECT * FROM batch_interactions"
-    )
+    monkeypatch.setitem(QUERIES, "insert_interactions", "INSERT INTO nowhere SELECT * FROM batch_interactions")
     rig.send(interaction("a"), interaction("b"))
     with pytest.raises(Exception, match="nowhere"):
         rig.ingest.step()
@@ -197,7 +198,7 @@ def test_what_is_nested_deeply_is_a_dead_letter_whole(rig: Rig, field: str, dept
     assert reason == "too_deep"
     assert payload is not None
     assert "b@x.org" not in payload
-    assert rig.ingest.replay() == {"tried": 1, "replayed": 0, "stored": 0}
+    assert replay(rig.ingest) == {"tried": 1, "replayed": 0, "stored": 0}
 
 
 def test_an_event_of_the_future_or_the_far_past_never_becomes_a_window(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_an_event_of_the_future_or_the_far_past_never_becomes_a_window(tmp_path:
     # A file may hold years.
     topic = TOPIC + "1" * 16
     old = json.dumps(interaction("old", timestamp="2011-02-03T00:00:00Z")).encode()
-    rig.ingest.take(Batch([FetchedRecord(topic, 0, 0, old)], {}, {(topic, 0): 1}))
+    take(rig.ingest, Batch([FetchedRecord(topic, 0, 0, old)], {}, {(topic, 0): 1}))
     assert stored(rig) == ["now", "old"]
     warehouse.close()
 

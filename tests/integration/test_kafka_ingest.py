@@ -24,7 +24,6 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import OffsetOutOfRangeError
 
-from retuned.consumers import ingest as ingest_module
 from retuned.consumers.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -32,14 +31,16 @@ from retuned.consumers.errors import (
     Fenced,
 )
 from retuned.consumers.formats import dialects
-from retuned.consumers.ingest import stored_offsets
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.contract import FIRST_RECORDS, Source
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import KafkaSource, open_source
+from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings
+from retuned.consumers.warehouse import writer
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
 
 OTEL = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
 OTEL |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna."}
@@ -249,7 +250,7 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     good, bad = {"time": 1795512600, **OTEL}, {"time": 1795512600, "gen_ai.request.model": "m"}
     spans = [{"attributes": [{"key": k, "value": {"stringValue": v}} for k, v in x.items()]} for x in (good, bad)]
     letter(rig.warehouse, 7, {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}, topic)
-    assert rig.ingest.replay() == {"tried": 7, "replayed": 4, "stored": 3}
+    assert replay(rig.ingest) == {"tried": 7, "replayed": 4, "stored": 3}
     rows = {row["id"]: row for row in rig.warehouse.rows("SELECT * FROM interactions")}
     assert rows.keys() == {"seen", "new", "named"}
     assert rows["new"]["user_id"] == rows["named"]["user_id"] == rows["seen"]["user_id"]
@@ -258,7 +259,7 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     assert [row["value"] for row in rig.warehouse.rows("SELECT value FROM feedback")] == ['"yes"']
     kept = [row["offset"] for row in rig.warehouse.rows('SELECT "offset" FROM dead_letters ORDER BY 1')]
     assert kept == [5, 6, 7]  # also the one of which only a part is an event
-    assert rig.ingest.replay() == {"tried": 3, "replayed": 0, "stored": 0}
+    assert replay(rig.ingest) == {"tried": 3, "replayed": 0, "stored": 0}
     rig.send(interaction("new"))  # a producer that sends it again, later: it is known
     rig.drain()
     assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 3}
@@ -275,7 +276,7 @@ def test_a_cloud_event_in_binary_mode_is_replayed_with_its_headers(rig: Rig, mon
     monkeypatch.undo()
     payload = json.loads(rig.warehouse.rows("SELECT payload FROM dead_letters")[0]["payload"])
     assert payload == headers | {"subject": "<EMAIL_1>", "data": event}
-    assert rig.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+    assert replay(rig.ingest) == {"tried": 1, "replayed": 1, "stored": 1}
     assert [row["id"] for row in rig.warehouse.rows("SELECT id FROM interactions")] == ["cloud"]
 
 
@@ -288,7 +289,7 @@ def test_dead_letters_are_replayed_while_events_flow(rig: Rig) -> None:
             rig.send(*[interaction(f"{number}-{n}") for n in range(20)])
             letter(rig.warehouse, number, interaction(f"letter {number}"), rig.settings.kafka.interactions_topic)
             if number % 10 == 9:
-                assert rig.ingest.replay() == {"tried": 10, "replayed": 10, "stored": 10}
+                assert replay(rig.ingest) == {"tried": 10, "replayed": 10, "stored": 10}
         until(lambda: rig.ingest.events_seen == 600)
     finally:
         stop.set()
@@ -298,18 +299,18 @@ def test_dead_letters_are_replayed_while_events_flow(rig: Rig) -> None:
         "ids": 630,
     }
     letter(rig.warehouse, 99, interaction("after"), rig.settings.kafka.interactions_topic)
-    assert rig.ingest.replay()["stored"] == 1
+    assert replay(rig.ingest)["stored"] == 1
 
 
 def test_a_replay_that_cannot_be_written_changes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     letter(rig.warehouse, 1, interaction("new"), rig.settings.kafka.interactions_topic)
-    monkeypatch.setitem(rig.ingest._queries, "delete_replayed", "SELECT error('full')")
+    monkeypatch.setitem(QUERIES, "delete_replayed", "SELECT error('full')")
     with pytest.raises(duckdb.Error, match="full"):
-        rig.ingest.replay()
+        replay(rig.ingest)
     assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 0}
     assert rig.warehouse.row("SELECT count(*) AS n FROM dead_letters") == {"n": 1}
     monkeypatch.undo()
-    assert rig.ingest.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+    assert replay(rig.ingest) == {"tried": 1, "replayed": 1, "stored": 1}
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), BrokerRefused("not allowed")])
@@ -373,7 +374,7 @@ def test_run_stores_what_it_read_before_it_stops(rig: Rig) -> None:
 
 
 def test_memory_does_not_fill_with_what_was_stored(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "DROP_CACHE_BYTES", 1_000_000)
+    monkeypatch.setattr(writer, "DROP_CACHE_BYTES", 1_000_000)
     rng = random.Random(1)
     for start in range(0, 40_000, 10_240):  # so many at once go straight into the file, and stay in memory
         rig.send(*(interaction(f"i{n}", response=rng.randbytes(100).hex()) for n in range(start, start + 10_240)))
@@ -819,7 +820,8 @@ INGEST = """
 import sys, threading
 from pathlib import Path
 from prometheus_client import CollectorRegistry
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.warehouse.writer import stored_offsets
 from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings

@@ -20,7 +20,7 @@ from brokers import until
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers.formats.events import BadEvent, Interaction, decode
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.records import FetchedRecord
@@ -29,6 +29,7 @@ from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import IngestSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.writer import stored_offsets
 
 MANY = 5_000  # more than two of what becomes Arrow arrays together
 
@@ -36,7 +37,8 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry
-from retuned.consumers.ingest import Ingest, stored_offsets
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.warehouse.writer import stored_offsets
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings, WarehouseSettings

@@ -1,0 +1,73 @@
+"""Import: batches of a file's rows are stored as batches of Kafka's are, and go on where they ended."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from retuned.consumers.errors import OutOfStep
+from retuned.consumers.formats.events import Kind
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.writer import stored_offsets
+
+# Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
+EVER_SECONDS = 231 * 366 * 86_400.0
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row of a file that is no event, redacted; the dead letter has the rest."""
+
+    offset: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a batch of rows: events stored, of each kind, and what was not stored and why.
+
+    Attributes:
+        passed_over: what is known to be no event, by the reasons in `dialects.PASSED_OVER`.
+    """
+
+    stored: dict[Kind, int]
+    duplicates: int
+    refused: dict[str, int]
+    examples: list[Refusal]
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+
+def position(warehouse: Warehouse, topic: str) -> int | None:
+    """The next row to take of a file (`files.EventFile.topic`); None when nothing of it was taken."""
+    return stored_offsets(warehouse).get((topic, 0))
+
+
+def take(ingest: Ingest, batch: Batch) -> Taken:
+    """Store a batch of rows of one file.
+
+    Pseudonyms stay as they are, and an id that is stored at any time is a duplicate.
+
+    Raises:
+        OutOfStep: the batch does not begin where the last one of this file ended. Nothing was stored.
+        RetunedError: the thread of `Ingest.run` does not come to it in time; it may store the batch later.
+    """
+    return ingest.between_batches("import", lambda: _take(ingest, batch))
+
+
+def _take(ingest: Ingest, batch: Batch) -> Taken:
+    for (topic, partition), end in batch.nexts.items():
+        stored = position(ingest.warehouse, topic)
+        if stored != batch.starts.get((topic, partition)):
+            raise OutOfStep(f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?")
+    rows = ingest.decoder.rows(batch, EVER_SECONDS, ingest.writer.pseudonym_or_stored)
+    ingest.writer.write(rows)
+    ingest.account_for(rows)
+    return Taken(
+        rows.stored,
+        rows.duplicates,
+        dict(Counter(dead.reason for dead in rows.dead)),
+        [Refusal(dead.offset, dead.reason, dead.detail) for dead in rows.dead[:EXAMPLES]],
+        dict(rows.passed_over),
+    )

@@ -1,0 +1,178 @@
+"""The writer of batches: events, dead letters and offsets, in one transaction."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import Fenced
+from retuned.consumers.formats.events import Kind
+from retuned.consumers.kafka.contract import Offsets
+from retuned.consumers.privacy.pseudonyms import is_pseudonym, load_user_keys
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.settings import Settings
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.duplicates import Stored
+from retuned.consumers.warehouse.rows import Rows
+
+QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
+# More often costs time, less often costs memory: measured with `make bench`.
+DROP_CACHE_BYTES = 8 << 20
+# What DuckDB raises for what a row holds, as against a file, a transaction or its own state.
+REFUSED_BY_DUCKDB = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
+
+
+def stored_offsets(warehouse: Warehouse) -> Offsets:
+    """The next offset of each partition, as a source asks for it."""
+    rows = warehouse.rows(QUERIES["stored_offsets"])
+    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
+class Writer:
+    """Redacts and stores batches. Used by one thread at a time: it knows which ids are stored."""
+
+    def __init__(self, warehouse: Warehouse, settings: Settings) -> None:
+        """
+        Raises:
+            ConfigurationError: the key of the user hash cannot be read or made, or privacy.names lacks its extra.
+        """
+        self._warehouse, self._group = warehouse, settings.kafka.group_id
+        self._redactor = Redactor(settings.privacy)
+        self.pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym
+        distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
+        kinds: tuple[Kind, Kind] = ("interactions", "feedback")
+        self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
+        self._cached_bytes = 0
+
+    def pseudonym_or_stored(self, user_id: str) -> str:
+        """The pseudonym of what may be one already, as in letters and exports; an app always sends the user itself."""
+        return user_id if is_pseudonym(user_id) else self.pseudonym(user_id)
+
+    def redact(self, rows: Rows) -> None:
+        """Take out what must not be stored."""
+        rows.redact(self._redactor, self.pseudonym)
+
+    def write(self, rows: Rows) -> Rows:
+        """Everything of a batch, redacted, with its offsets.
+
+        Raises:
+            Fenced: another consumer of the group is at work. Nothing of the batch was stored.
+            WarehouseError: the warehouse cannot be written. Nothing of the batch was stored.
+        """
+        started = time.perf_counter()
+        self.redact(rows)
+        pa.default_memory_pool().release_unused()  # of this thread: what redaction took
+
+        def finish(cursor: duckdb.DuckDBPyConnection) -> None:
+            if rows.dead:
+                cursor.register("batch_dead_letters", rows.dead_letters_table())
+                cursor.execute(QUERIES["insert_dead_letters"])
+            self._move_offsets(cursor, rows)
+
+        try:
+            self.store(rows, finish)
+        except (duckdb.TransactionException, duckdb.ConstraintException) as error:
+            raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
+        self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
+        if self._cached_bytes >= DROP_CACHE_BYTES:
+            self._warehouse.drop_cache()
+            self._cached_bytes = 0
+        rows.seconds += time.perf_counter() - started
+        return rows
+
+    def store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """The events, redacted, and what `finish` does, in one transaction. A row that DuckDB refuses is a dead letter.
+
+        `finish` is called anew where some rows were refused.
+        """
+        try:
+            self._insert_all(rows, finish)
+        except REFUSED_BY_DUCKDB:
+            if any(self._refusal(kind, table.slice(0, 0)) for kind, table in rows.tables.items()):
+                raise  # not for what a row holds
+            for kind, table in list(rows.tables.items()):
+                rows.reject(kind, self._refused(kind, table))
+            self._insert_all(rows, finish)
+
+    def _insert_all(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        with self._warehouse.transaction() as cursor:
+            known = {name: self._insert(cursor, name, rows) for name in rows.tables}
+            finish(cursor)
+        rows.stored = {name: rows.tables[name].num_rows - known[name] for name in known}
+        rows.duplicates += sum(known.values())
+
+    def _refused(self, name: Kind, table: Any, start: int = 0) -> dict[int, Exception]:
+        """The rows of a table that DuckDB refuses to insert, found by halving."""
+        refusal = self._refusal(name, table)
+        if refusal is None:
+            return {}
+        if table.num_rows == 1:
+            return {start: refusal}
+        middle = table.num_rows // 2
+        return {
+            **self._refused(name, table.slice(0, middle), start),
+            **self._refused(name, table.slice(middle), start + middle),
+        }
+
+    def _refusal(self, name: Kind, table: Any) -> Exception | None:
+        """Why DuckDB refuses to insert a table, tried and taken back."""
+        with self._warehouse.cursor() as cursor:
+            cursor.begin()
+            try:
+                cursor.register(f"batch_{name}", table)
+                cursor.execute(QUERIES[f"insert_{name}"])
+            except REFUSED_BY_DUCKDB as error:
+                return error
+            finally:
+                cursor.rollback()
+        return None
+
+    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows) -> int:
+        """The events of one kind, those apart whose id may be stored. Returns how many were."""
+        table = rows.tables[name]
+        bounds = rows.bounds(table)
+        doubted = self._stored[name].may_have(rows.ids[name], bounds["low"])
+        known = 0
+        if doubted.any():
+            doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
+            cursor.register(f"batch_{name}", doubtful)
+            new = _changed(cursor.execute(QUERIES[f"insert_new_{name}"], rows.bounds(doubtful)))
+            known = doubtful.num_rows - new
+        if table.num_rows:
+            cursor.register(f"batch_{name}", table)
+            cursor.execute(QUERIES[f"insert_{name}"])
+        return known
+
+    def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+        starts, nexts = rows.starts, rows.nexts
+        first = {key: offset for key, offset in nexts.items() if key not in starts}
+        updated = 0
+        if starts:
+            moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts})}
+            updated = _changed(cursor.execute(QUERIES["move_offsets"], moved))
+        if first:
+            # The primary key refuses a second first one.
+            cursor.execute(QUERIES["first_offsets"], _columns(first))
+        if updated != len(starts):
+            raise Fenced(
+                f"another consumer of group {self._group!r} moved the offsets of "
+                f"{', '.join(f'{topic}[{partition}]' for topic, partition in nexts)}: nothing of this batch was "
+                "stored; run one daemon for each warehouse"
+            )
+
+
+def _columns(offsets: Offsets) -> dict[str, list[Any]]:
+    return {
+        "topics": [topic for topic, _ in offsets],
+        "partitions": [partition for _, partition in offsets],
+        "nexts": list(offsets.values()),
+    }
+
+
+def _changed(cursor: duckdb.DuckDBPyConnection) -> int:
+    row = cursor.fetchone()
+    return int(row[0]) if row else 0
