@@ -22,6 +22,7 @@ from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.metrics import Metrics
@@ -102,7 +103,7 @@ class App:
             self._stops.append(("ingestion", self._stop_ingest))
 
             metrics = Metrics(self.registry)
-            self.jobs = Jobs(
+            context = Context(
                 self.warehouse,
                 settings,
                 self.publisher,
@@ -110,9 +111,9 @@ class App:
                 MonitorMetrics(self.registry),
                 RetrainMetrics(self.registry),
                 self.stopping,
-                self.fail,
                 utc_now,
             )
+            self.jobs = Jobs(context, self.fail)
             self._stops.append(("jobs", self.jobs.shutdown))
 
             service = LocalService(self.warehouse, settings, self.publisher, self.jobs, self.ingest, self.started_at)
@@ -230,18 +231,10 @@ def run_once(settings: Settings) -> None:
     try:
         while app.ingest.step() or not app.ingest.caught_up:
             pass
-        jobs, failed = app.jobs, []
-        for job in (
-            jobs.watch,
-            jobs.watch_champions,
-            jobs.check_drift,
-            jobs.resume,
-            jobs.request_labels,
-            jobs.announce,
-            jobs.archive,
-        ):
+        failed = []
+        for job in ("quality", "watch", "drift", "resume", "labels", "announce", "archive"):
             try:
-                job()
+                app.jobs.run(job)
             except PartsFailed as error:
                 failed.append(str(error))
         if failed:

@@ -24,6 +24,7 @@ from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
+from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
@@ -104,30 +105,30 @@ class LocalService:
         return status.ingestion(self._ingest)
 
     def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        known = self.jobs.workloads()
+        known = self.jobs.context.workloads()
         if workload not in known:
             raise RetunedError(
                 f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
             )
         reason = str(arguments.get("reason") or "asked for by an operator")
         if name == "retrain":
-            decision = self.jobs.ask_policy(workload, asked_by="an operator")
+            decision = self.jobs.runs.ask(workload, asked_by="an operator")
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
             if self._ingest is None:  # no schedule will come to it
-                self.jobs.retrain_waiting()
+                self.jobs.runs.run_waiting()
             return {"workload": workload, "done": "a retraining is in line", "reasons": list(decision.reasons)}
         if name == "report":
             report = self.jobs.report_so_far(workload)
             return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}
-        rollout = self.jobs.rollout
+        rollout = self.jobs.context.rollout
         if name == "promote":
             version = arguments.get("version")
             if not isinstance(version, str) or not version:
                 raise RetunedError("promote: name the version, for example 3f2a91c0")
-            rollout.promote(workload, version, "operator", reason, self.jobs.now())
+            rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
             return {"workload": workload, "done": f"{workload}@{version} is the champion"}
-        previous = rollout.rollback(workload, "operator", reason, self.jobs.now())
+        previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
         return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ class LocalService:
     @property
     def reports(self) -> Path:
         """The folder of the reports."""
-        return self.jobs.reports
+        return self.jobs.context.reports
 
     @cached_property
     def _ingestion(self) -> Ingest:
@@ -176,7 +177,7 @@ def opened(settings: Settings) -> Iterator[LocalService]:
     registry = CollectorRegistry()
     with closing(open_warehouse(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
         reconcile(warehouse, settings)
-        jobs = Jobs(
+        context = Context(
             warehouse,
             settings,
             publisher,
@@ -184,7 +185,7 @@ def opened(settings: Settings) -> Iterator[LocalService]:
             MonitorMetrics(registry),
             RetrainMetrics(registry),
             threading.Event(),
-            lambda _: None,
             utc_now,
         )
+        jobs = Jobs(context, lambda _: None)
         yield LocalService(warehouse, settings, publisher, jobs)

@@ -30,13 +30,13 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "running": ingest is not None,
         "ingestion": (counts or {}) | ingestion(ingest),
         "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
-        "jobs": {"failures": dict(jobs.failures)},
-        "training": dict(jobs.progress),
-        "currency": jobs.settings.roi.currency,
+        "jobs": {"failures": dict(jobs.context.failures)},
+        "training": dict(jobs.runs.progress),
+        "currency": jobs.context.settings.roi.currency,
         "workloads": {
-            name: _workload(warehouse, jobs.settings, name)
-            | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.reports, name)}
-            for name in jobs.measured()
+            name: _workload(warehouse, jobs.context.settings, name)
+            | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.context.reports, name)}
+            for name in jobs.context.measured()
         },
     }
 

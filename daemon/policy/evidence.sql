@@ -1,11 +1,3 @@
--- name: workloads
--- One whose events have all been archived is still known by its model.
-SELECT workload FROM interactions UNION SELECT workload FROM aliases ORDER BY workload
-
--- name: busiest
-SELECT workload FROM interactions WHERE timestamp >= $since
-GROUP BY workload ORDER BY count(*) DESC, workload LIMIT $most
-
 -- name: champion
 -- When the model in service came into service, and up to when the evidence goes that it learned from.
 SELECT a.version, a.created_at AS promoted_at,
@@ -110,6 +102,3 @@ FROM placed
 SELECT outcome, reasons FROM decisions
 WHERE workload = $workload AND kind = 'retrain'
 ORDER BY created_at DESC LIMIT 1
-
--- name: last_check
-SELECT max(created_at) AS created_at FROM drift_checks

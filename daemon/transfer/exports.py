@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
+from retuned.daemon import workloads
 from retuned.daemon.jsontext import strict
 from retuned.daemon.settings import Settings
 from retuned.retrain.data.examples import Example
@@ -24,7 +25,6 @@ from retuned.retrain.data.export import FORMS, training_set
 
 QUERIES = named_queries("retuned.daemon.transfer", "exports.sql")
 TABLES = tuple(QUERIES)
-WORKLOADS = named_queries("retuned.daemon.policy", "evidence.sql")["workloads"]
 FORMATS = ("jsonl", "parquet")
 ROWS = 5_000  # at a time, and in a row group
 
@@ -140,8 +140,7 @@ def _training_rows(export: Export, warehouse: Warehouse, settings: Settings) -> 
     def wanted(row: Example) -> bool:
         return (since is None or row.timestamp >= since) and (until is None or row.timestamp < until)
 
-    workloads = [row["workload"] for row in warehouse.rows(WORKLOADS)]
-    for workload in workloads if export.workload is None else [export.workload]:
+    for workload in workloads.known(warehouse) if export.workload is None else [export.workload]:
         yield from training_set(warehouse, settings, workload, export.what, wanted)
 
 

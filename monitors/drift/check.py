@@ -105,6 +105,13 @@ def latest(warehouse: Warehouse, workload: str) -> DriftCheck | None:
     return DriftCheck(**row | {"features": features, "report": Path(row["report"]) if row["report"] else None})
 
 
+def latest_at(warehouse: Warehouse) -> datetime | None:
+    """When any workload was last checked, naive UTC; None: never."""
+    (row,) = warehouse.rows(QUERIES["latest_at"])
+    found: datetime | None = row["created_at"]
+    return found
+
+
 def _compare(
     warehouse: Warehouse,
     settings: Settings,

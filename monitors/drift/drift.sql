@@ -108,3 +108,6 @@ SELECT * FROM drift_checks
 WHERE workload = $workload
 ORDER BY created_at DESC, id DESC
 LIMIT 1
+
+-- name: latest_at
+SELECT max(created_at) AS created_at FROM drift_checks

@@ -50,23 +50,23 @@ def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Pa
     now = START + 30 * DAY
     with opened(settings) as local:
         jobs = local.jobs
-        jobs.now = lambda: now
-        teach(Teacher(jobs.warehouse))
+        jobs.context.now = lambda: now
+        teach(Teacher(jobs.context.warehouse))
 
         def seen() -> Any:
-            found = windows(jobs.warehouse, settings.windows, "support", now)
-            figures = quality.measure(jobs.warehouse, settings, "support", now)
-            evidence = jobs.evidence("support")
+            found = windows(jobs.context.warehouse, settings.windows, "support", now)
+            figures = quality.measure(jobs.context.warehouse, settings, "support", now)
+            evidence = jobs.runs.evidence("support")
             return found, figures, evidence
 
         before = seen()
-        made = dataset.build(jobs.warehouse, settings, "support", now)
-        done = jobs.archive()
+        made = dataset.build(jobs.context.warehouse, settings, "support", now)
+        done = jobs.run("archive")
         assert seen() == before
-        again = dataset.build(jobs.warehouse, settings, "support", now)
+        again = dataset.build(jobs.context.warehouse, settings, "support", now)
         assert (again.version, again.card) == (made.version, made.card)
         # Left: what nobody spoke of, and what is no evidence, of 25 days less the three of the reference.
-        left = jobs.warehouse.rows("SELECT * FROM archives")
+        left = jobs.context.warehouse.rows("SELECT * FROM archives")
         assert sum(row["rows"] for row in left if row["table_name"] == "interactions") == 2 * 22
         assert sum(row["rows"] for row in left if row["table_name"] == "feedback") == 2 * 22
         assert done.rows == 4 * 22
@@ -76,27 +76,29 @@ def test_what_is_archived_was_booked_first(tmp_path: Path) -> None:
     settings = old_settings(tmp_path, roi={"hourly_rate": 40})
     with opened(settings) as local:
         jobs = local.jobs
-        jobs.now = lambda: START + 60 * DAY
-        teacher = Teacher(jobs.warehouse)
+        jobs.context.now = lambda: START + 60 * DAY
+        teacher = Teacher(jobs.context.warehouse)
         for _ in range(3):
             teacher.say(teacher.ask("How long?", "Long."), "time_saved_seconds", 3_600)
         teacher.acts += 10_000
         teacher.say(teacher.ask("Still there?", "Yes."), "comment", "Good.")
         # A later champion: the reference is not the first events any more.
         later = START + 50 * DAY
-        jobs.warehouse.insert("aliases", workload="support", alias="champion", version=None, created_at=later)
-        assert jobs.archive().rows == 6
-        hours = jobs.warehouse.row("SELECT sum(quantity) AS hours FROM ledger WHERE item = 'time_saved'")
+        jobs.context.warehouse.insert("aliases", workload="support", alias="champion", version=None, created_at=later)
+        assert jobs.run("archive").rows == 6
+        hours = jobs.context.warehouse.row("SELECT sum(quantity) AS hours FROM ledger WHERE item = 'time_saved'")
         assert hours == {"hours": 3}
 
 
 def test_a_workload_whose_events_have_all_left_is_still_known(tmp_path: Path) -> None:
     with opened(old_settings(tmp_path)) as local:
         jobs = local.jobs
-        jobs.warehouse.insert("aliases", workload="quiet", alias="champion", version="v1", created_at=START + 100 * DAY)
-        assert jobs.workloads() == ["quiet"]
-        jobs.now = lambda: START + 101 * DAY
-        jobs.watch()
+        jobs.context.warehouse.insert(
+            "aliases", workload="quiet", alias="champion", version="v1", created_at=START + 100 * DAY
+        )
+        assert jobs.context.workloads() == ["quiet"]
+        jobs.context.now = lambda: START + 101 * DAY
+        jobs.run("quality")
 
 
 def test_an_archive_that_cannot_be_written_is_seen_and_stops_nothing(

@@ -16,10 +16,11 @@ from teaching import CHANGED, GOODS, Teacher, teach_policies
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.jobs.jobs import Jobs
-from retuned.daemon.policy.policy import Decision, Evidence
+from retuned.daemon.policy.decision import Decision, Evidence, decide
 from retuned.daemon.reports import reports
 from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import Settings
+from retuned.monitors.money import ledger
 from retuned.monitors.settings import RoiSettings
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
@@ -30,7 +31,7 @@ DURING = len(CHANGED) * 50
 
 
 def serving(jobs: Jobs) -> LocalService:
-    return LocalService(jobs.warehouse, jobs.settings, MemoryPublisher(), jobs)
+    return LocalService(jobs.context.warehouse, jobs.context.settings, MemoryPublisher(), jobs)
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     )
     with opened(settings) as local:
         jobs = local.jobs
-        teacher = Teacher(jobs.warehouse)
-        jobs.now = lambda: teacher.now + timedelta(seconds=len(ticks))
+        teacher = Teacher(jobs.context.warehouse)
+        jobs.context.now = lambda: teacher.now + timedelta(seconds=len(ticks))
         ticks: list[None] = []
         meanwhile: list[Decision] = []
         teach_policies(teacher, GOODS)
-        before = jobs.evidence("support")
-        follow = jobs._on_progress
+        before = jobs.runs.evidence("support")
+        follow = jobs.runs.on_progress
 
         def on_progress(line: dict[str, Any]) -> None:
             ticks.append(None)
@@ -69,11 +70,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             if line["stage"] == "train" and not meanwhile:
                 for thing, policy in CHANGED.items():
                     teach_policies(teacher, {thing: policy}, wrong=f"You have {GOODS[thing]} for it.")
-                meanwhile.append(jobs.ask_policy("support"))
+                meanwhile.append(jobs.runs.ask("support"))
 
-        jobs._on_progress = on_progress  # type: ignore[method-assign]
-        assert jobs.ask_policy("support").retrain
-        jobs.retrain_waiting()
+        jobs.runs.on_progress = on_progress  # type: ignore[method-assign]
+        assert jobs.runs.ask("support").retrain
+        jobs.runs.run_waiting()
         yield Story(jobs, before, meanwhile)
 
 
@@ -82,28 +83,28 @@ def test_never_two_runs_at_once(story: Story) -> None:
     (asked,) = story.meanwhile
     assert not asked.retrain
     assert "but a run is under way" in asked.reasons
-    (run,) = story.jobs.warehouse.rows("SELECT * FROM runs")
+    (run,) = story.jobs.context.warehouse.rows("SELECT * FROM runs")
     assert (run["state"], json.loads(run["detail"])["promoted"]) == ("succeeded", True), run["error"]
 
 
 def test_what_came_in_while_a_run_trained_counts_for_the_next_one(story: Story) -> None:
     jobs = story.jobs
-    after = jobs.evidence("support")
+    after = jobs.runs.evidence("support")
     assert (after.corrections_to_learn, after.untried_corrections) == (DURING, DURING)
     assert after.new_corrections == 0  # they are about the model before: no reason by themselves
     assert after.running is False
-    later = jobs.now() + timedelta(hours=1)
-    jobs.now = lambda: later
-    scheduled = jobs.ask_policy("support", scheduled=True)
+    later = jobs.context.now() + timedelta(hours=1)
+    jobs.context.now = lambda: later
+    evidence = jobs.runs.evidence("support", scheduled=True)
+    scheduled = decide(evidence, jobs.context.settings.policy, later)
     assert scheduled.retrain, scheduled.reasons
-    made = dataset.build(jobs.warehouse, jobs.settings, "support", jobs.now())
+    made = dataset.build(jobs.context.warehouse, jobs.context.settings, "support", jobs.context.now())
     taught = {row["completion"] for row in made.split("train") if not row["replay"]}
     assert taught == {f"You have {policy} for it." for policy in CHANGED.values()}
-    jobs._waiting.clear()
 
 
 def test_the_model_card_is_complete_and_no_part_of_the_version(story: Story) -> None:
-    warehouse = story.jobs.warehouse
+    warehouse = story.jobs.context.warehouse
     champion = versions.champion(warehouse, "support")
     assert champion is not None
     card = (champion.path / "README.md").read_text()
@@ -124,7 +125,7 @@ def test_the_model_card_is_complete_and_no_part_of_the_version(story: Story) -> 
     }
     again = registry.register(
         warehouse,
-        story.jobs.settings.models.directory,
+        story.jobs.context.settings.models.directory,
         "support",
         champion.path,
         base_model=Path(champion.base_model),
@@ -132,26 +133,26 @@ def test_the_model_card_is_complete_and_no_part_of_the_version(story: Story) -> 
         dataset_version=champion.dataset_version,
         run_id="another",
         details={},
-        now=story.jobs.now(),
+        now=story.jobs.context.now(),
     )
     assert again == champion  # its hash is what it was
 
 
 def test_a_run_that_was_interrupted_is_under_way(story: Story) -> None:
-    warehouse = story.jobs.warehouse
+    warehouse = story.jobs.context.warehouse
     finished = warehouse.rows("SELECT finished_at FROM runs")[0]["finished_at"]
     warehouse.execute("UPDATE runs SET finished_at = NULL, state = 'interrupted'")
     try:
-        assert story.jobs.evidence("support").running
+        assert story.jobs.runs.evidence("support").running
     finally:
         warehouse.execute("UPDATE runs SET finished_at = ?, state = 'succeeded'", [finished])
 
 
 def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) -> None:
     jobs = story.jobs
-    assert jobs.evidence("support").money is not None
+    assert jobs.runs.evidence("support").money is not None
     assert story.before.money is None
-    teacher = Teacher(jobs.warehouse)
+    teacher = Teacher(jobs.context.warehouse)
     teacher.acts = 10_000
     for number in range(40):
         answer = teacher.ask("how long do i have to return a lamp?", "You have 14 days for it.")
@@ -159,47 +160,47 @@ def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) ->
         teacher.say(answer, "time_saved_seconds", 60.0, "user")
     answers = 40 + TAUGHT + DURING
     now = teacher.now + timedelta(minutes=1)
-    jobs.now = lambda: now
-    jobs._book(now)
-    money = jobs.evidence("support").money
+    jobs.context.now = lambda: now
+    ledger.book(jobs.context.warehouse, jobs.context.settings, now)
+    money = jobs.runs.evidence("support").money
     assert money is not None
     assert money.gains == pytest.approx(40 * 1.0)
     assert (money.answers, money.ratings.helpful, money.ratings.total) == (answers, 30, 40)
     assert money.days == pytest.approx((10_000 + 120) / 1_440, abs=0.1)
     (run,) = money.runs
-    row = jobs.warehouse.rows("SELECT * FROM runs")[0]
+    row = jobs.context.warehouse.rows("SELECT * FROM runs")[0]
     assert (run.corrections, run.promoted) == (TAUGHT, True)
     assert run.seconds == pytest.approx(row["train_seconds"] + row["evaluate_seconds"])
     assert run.before == 0.0
     assert run.after is not None
     assert run.after > 0.7
 
-    decision = jobs.ask_policy("support", scheduled=True)
+    decision = jobs.runs.ask("support", scheduled=True)
     assert decision.reasons[-1].startswith("it pays: a gain of ")
     cheap_until_today = [{"from": "2026-01-01", "value": 1.0}, {"from": now.date(), "value": 1e7}]
     dear = RoiSettings(hourly_rate=60.0, training_hourly_rate=cheap_until_today)
-    jobs.settings = jobs.settings.model_copy(update={"roi": dear})
-    refused = jobs.ask_policy("support", scheduled=True)
+    jobs.context.settings = jobs.context.settings.model_copy(update={"roi": dear})
+    refused = jobs.runs.ask("support", scheduled=True)
     assert not refused.retrain
-    stored = jobs.warehouse.rows("SELECT * FROM decisions WHERE kind = 'retrain' ORDER BY rowid")[-1]
+    stored = jobs.context.warehouse.rows("SELECT * FROM decisions WHERE kind = 'retrain' ORDER BY rowid")[-1]
     assert json.loads(stored["reasons"])[-1].startswith("but it does not pay: a gain of ")
     figures = json.loads(stored["figures"])["payoff"]
     assert figures["gain"] < figures["cost"]
-    assert jobs.ask_policy("support", asked_by="an operator").retrain
+    assert jobs.runs.ask("support", asked_by="an operator").retrain
 
 
 def test_the_month_and_the_quarter_that_ended_are_reported_once(story: Story) -> None:
     jobs = story.jobs
-    jobs.now = lambda: datetime(2026, 3, 10)
-    jobs.watch()
+    jobs.context.now = lambda: datetime(2026, 3, 10)
+    jobs.run("quality")
     spring = datetime(2026, 4, 1, 6)
-    jobs.now = lambda: spring
-    jobs.report()
-    names = reports.reports(jobs.reports, "support")
+    jobs.context.now = lambda: spring
+    jobs.run("report")
+    names = reports.reports(jobs.context.reports, "support")
     assert [name[:7] for name in names] == ["2026-Q1", "2026-03"]
-    month, quarter = (jobs.reports / f"{name}.html" for name in (names[1], names[0]))
+    month, quarter = (jobs.context.reports / f"{name}.html" for name in (names[1], names[0]))
     told = json.loads(month.with_suffix(".json").read_text())
-    champion = versions.champion(jobs.warehouse, "support")
+    champion = versions.champion(jobs.context.warehouse, "support")
     assert champion is not None
     assert told["benchmark"]["champion"] == champion.name
     scores = {(row["model"], row["split"]): row for row in told["benchmark"]["scores"]}
@@ -218,29 +219,32 @@ def test_the_month_and_the_quarter_that_ended_are_reported_once(story: Story) ->
         assert text in page, text
     assert "2026-Q1" in quarter.read_text()
 
-    before = {path: path.stat().st_mtime_ns for path in jobs.reports.glob("2026-*")}
-    jobs.report()
-    assert {path: path.stat().st_mtime_ns for path in jobs.reports.glob("2026-*")} == before
+    before = {path: path.stat().st_mtime_ns for path in jobs.context.reports.glob("2026-*")}
+    jobs.run("report")
+    assert {path: path.stat().st_mtime_ns for path in jobs.context.reports.glob("2026-*")} == before
     # Nothing was asked in April.
-    jobs.now = lambda: datetime(2026, 5, 1, 6)
-    jobs.report()
-    assert reports.reports(jobs.reports, "support") == names
+    jobs.context.now = lambda: datetime(2026, 5, 1, 6)
+    jobs.run("report")
+    assert reports.reports(jobs.context.reports, "support") == names
 
 
 def test_an_operator_gets_the_running_month(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "benchmark", lambda *_: {"problem": "not asked in this test"})
-    story.jobs.now = lambda: datetime(2026, 3, 20)
-    name = reports.report_id("support", reports.Period.of("month", story.jobs.now()))
+    story.jobs.context.now = lambda: datetime(2026, 3, 20)
+    name = reports.report_id("support", reports.Period.of("month", story.jobs.context.now()))
     done = serving(story.jobs).command("report", "support", {})
     assert done["done"] == f"the report of this month so far will be at /reports/{name}"
-    assert "No benchmark of the models: not asked in this test" in (story.jobs.reports / f"{name}.html").read_text()
+    assert (
+        "No benchmark of the models: not asked in this test"
+        in (story.jobs.context.reports / f"{name}.html").read_text()
+    )
 
 
 def test_a_running_daemon_writes_it_in_turn(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "benchmark", lambda *_: {"problem": "not asked in this test"})
     jobs = story.jobs
-    jobs.now = lambda: datetime(2026, 3, 21)
-    page = jobs.reports / f"{reports.report_id('support', reports.Period.of('month', jobs.now()))}.html"
+    jobs.context.now = lambda: datetime(2026, 3, 21)
+    page = jobs.context.reports / f"{reports.report_id('support', reports.Period.of('month', jobs.context.now()))}.html"
     page.unlink(missing_ok=True)
     scheduler = BackgroundScheduler(executors={"retrain": ThreadPoolExecutor(1)})
     scheduler.start()

@@ -29,18 +29,24 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file.write_text(yaml.safe_dump(settings))
     with opened(load(file)) as local:
         jobs = local.jobs
-        promoted(jobs.warehouse, "p1", "v1", None, START + HOUR)
+        promoted(jobs.context.warehouse, "p1", "v1", None, START + HOUR)
         rng = random.Random(5)
         for first, start, model, seconds in ((0, START, "base", 60), (40, START + HOUR, "v1", 180)):
             asked = prompts(40, rng)
             ids = interactions(
-                jobs.warehouse, asked, rng, start=start, offset=first, model=f"support@{model}", cost=0.25
+                jobs.context.warehouse, asked, rng, start=start, offset=first, model=f"support@{model}", cost=0.25
             )
             for odd in (0, 1):
-                feedback(jobs.warehouse, ids[odd::2], "time_saved_seconds", seconds + 30 * odd, offset=first + 20 * odd)
-        jobs.now = lambda: START + 2 * HOUR
-        jobs.watch()
-        told = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))
+                feedback(
+                    jobs.context.warehouse,
+                    ids[odd::2],
+                    "time_saved_seconds",
+                    seconds + 30 * odd,
+                    offset=first + 20 * odd,
+                )
+        jobs.context.now = lambda: START + 2 * HOUR
+        jobs.run("quality")
+        told = json.loads(as_json(status(jobs.context.warehouse, jobs, None, None)))
     roi = told["workloads"]["support"]["roi"]
     # 40 answers of 60 or 90 seconds, 40 of 180 or 210, at 60 an hour; each cost 0.25.
     assert (roi["gains"], roi["costs"], roi["ratio"]) == pytest.approx((180.0, 20.0, 8.0))

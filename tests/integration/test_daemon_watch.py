@@ -36,10 +36,10 @@ class Service:
     """A daemon's jobs, two versions, and apps that serve whatever is the champion."""
 
     def __init__(self, jobs: Jobs, folder: Path) -> None:
-        self.jobs, self.warehouse, self.folder = jobs, jobs.warehouse, folder
-        self.jobs.publisher = self.publisher = MemoryPublisher()
+        self.jobs, self.warehouse, self.folder = jobs, jobs.context.warehouse, folder
+        self.jobs.context.publisher = self.publisher = MemoryPublisher()
         self.metrics = CollectorRegistry()
-        self.jobs.monitor_metrics = MonitorMetrics(self.metrics)
+        self.jobs.context.monitor_metrics = MonitorMetrics(self.metrics)
         self.since = utc_now() - 3 * HOUR
         self.answers = 0
 
@@ -53,7 +53,7 @@ class Service:
         (adapter / "adapter_model.safetensors").write_text(weights)
         return registry.register(
             self.warehouse,
-            self.jobs.settings.models.directory,
+            self.jobs.context.settings.models.directory,
             workload,
             adapter,
             base_model=base,
@@ -65,7 +65,7 @@ class Service:
         ).version
 
     def promote(self, version: str, workload: str = "support", actor: Any = "gate", at: datetime | None = None) -> None:
-        Rollout(self.warehouse, self.jobs.settings, self.publisher, TOPIC).promote(
+        Rollout(self.warehouse, self.jobs.context.settings, self.publisher, TOPIC).promote(
             workload, version, actor, "better on the holdout", at or self.since
         )
 
@@ -136,9 +136,9 @@ def test_what_is_worse_is_taken_back_once_and_the_world_is_told(service: Service
     service.jobs.start()
     until(lambda: len(service.changes()) > 2)
     until(lambda: service.metric("retuned_watch_active") == 0)
-    service.jobs.stop.set()
+    service.jobs.context.stop.set()
     service.jobs.shutdown()
-    service.jobs.watch_champions()
+    service.jobs.run("watch")
     assert service.changes() == [("promoted", one, "gate"), ("promoted", two, "gate"), ("rolled_back", one, "watch")]
     assert service.champion() == one
     assert "previous" not in versions.aliases(service.warehouse, "support")
@@ -158,7 +158,7 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     service.promote(two)
     service.rated(one, 425, 75)
     service.rated(two, 170, 30)
-    service.jobs.watch_champions()
+    service.jobs.run("watch")
     assert service.champion() == two
     assert service.metric("retuned_watch_active") == 1
     assert service.metric("retuned_watch_evidence_ratio", metric="helpful", source="user") == 0
@@ -179,7 +179,7 @@ def test_the_first_champion_gives_way_to_the_base_model(service: Service) -> Non
     service.promote(one)
     service.rated(None, 425, 75)
     service.rated(one, 130, 70)
-    service.jobs.watch_champions()
+    service.jobs.run("watch")
     assert service.champion() is None
     assert service.changes()[-1] == ("rolled_back", None, "watch")
     assert service.publisher.messages[-1][2]["model"] == "support@base"
@@ -191,14 +191,14 @@ def test_a_verdict_that_a_kill_kept_from_being_carried_out_is_carried_out(tmp_pa
         jobs = local.jobs
         service = Service(jobs, tmp_path)
         one, two = put_a_worse_one_into_service(service)
-        seen = watch.check(jobs.warehouse, jobs.settings, "support", utc_now())
+        seen = watch.check(jobs.context.warehouse, jobs.context.settings, "support", utc_now())
         assert seen is not None
         assert (seen.verdict, service.champion()) == ("roll_back", two)
     with opened(settings) as local:
         jobs = local.jobs
         again = Service(jobs, tmp_path)
-        jobs.watch_champions()
-        jobs.watch_champions()
+        jobs.run("watch")
+        jobs.run("watch")
         assert again.changes()[2:] == [("rolled_back", one, "watch")]
 
 
@@ -215,8 +215,8 @@ def test_what_a_person_put_into_service_meanwhile_stays(service: Service, monkey
     with monkeypatch.context() as patch:
         patch.setattr(watch, "check", meanwhile)
         with pytest.raises(Exception, match=f"support@{two} is not taken back: it no longer serves"):
-            service.jobs.watch_champions()
-    service.jobs.watch_champions()
+            service.jobs.run("watch")
+    service.jobs.run("watch")
     assert service.champion() == three
     assert [event for event, _, _ in service.changes()] == ["promoted"] * 3
 
@@ -227,7 +227,7 @@ def test_one_workload_does_not_touch_another(service: Service) -> None:
     service.promote(sold, workload="sales")
     service.rated(None, 400, 100, workload="sales")
     service.rated(sold, 160, 40, workload="sales")
-    service.jobs.watch_champions()
+    service.jobs.run("watch")
     assert (service.champion(), service.champion("sales")) == (one, sold)
     assert service.metrics.get_sample_value("retuned_watch_active", {"workload": "sales"}) == 1
 
@@ -236,9 +236,9 @@ def test_the_policy_asks_for_something_new_after_a_version_was_taken_back(servic
     _, two = put_a_worse_one_into_service(service)
     run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": service.since - HOUR}
     service.warehouse.insert("runs", id="r1", version=two, finished_at=service.since - HOUR, **run)
-    assert not service.jobs.evidence("support").taken_back
-    service.jobs.watch_champions()
-    assert service.jobs.evidence("support").taken_back
+    assert not service.jobs.runs.evidence("support").taken_back
+    service.jobs.run("watch")
+    assert service.jobs.runs.evidence("support").taken_back
 
 
 def test_what_the_watch_reads_is_not_archived(service: Service) -> None:
@@ -251,10 +251,10 @@ def test_what_the_watch_reads_is_not_archived(service: Service) -> None:
     interactions(service.warehouse, ["How long?"] * 100, random.Random(1), **unrated)
     Teacher(service.warehouse).ask("Long ago?", "Yes.")
     service.rated(two, 170, 30)
-    service.jobs.watch_champions()
+    service.jobs.run("watch")
     before = watch.latest(service.warehouse, "support")
-    assert service.jobs.archive().rows == 1
-    service.jobs.watch_champions()
+    assert service.jobs.run("archive").rows == 1
+    service.jobs.run("watch")
     after = watch.latest(service.warehouse, "support")
     assert before is not None
     assert after is not None

@@ -28,7 +28,7 @@ from retuned.consumers.metrics import Metrics
 from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.consumers.warehouse.writer import QUERIES
-from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.policy.evidence import gather
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
@@ -285,8 +285,7 @@ def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Pa
     assert built.rows["train"] > 50
     assert built.card["sources"].keys() == {"demonstration"}
     assert windows(house.warehouse, house.settings.windows, "support", datetime(2030, 1, 1)) is None
-    jobs = Jobs(*[house.warehouse, house.settings, *[None] * 6], lambda: datetime(2030, 1, 1))  # type: ignore[arg-type, call-arg]
-    evidence = jobs.evidence("support")
+    evidence = gather(house.warehouse, house.settings, "support", datetime(2030, 1, 1))
     assert evidence.new_corrections == evidence.corrections_to_learn == len(taught)
     house.log.append("interactions", json.dumps(logged(1)).encode())
     house.ingest.step()

@@ -45,8 +45,8 @@ def settings_of(folder: Path, **sections: dict[str, Any]) -> Settings:
 def house(folder: Path, **sections: dict[str, Any]) -> Iterator[tuple[Jobs, Teacher, MemoryPublisher]]:
     with opened(settings_of(folder, **sections)) as local:
         jobs = local.jobs
-        teacher, publisher = Teacher(jobs.warehouse), MemoryPublisher()
-        jobs.publisher, jobs.now = publisher, lambda: teacher.now
+        teacher, publisher = Teacher(jobs.context.warehouse), MemoryPublisher()
+        jobs.context.publisher, jobs.context.now = publisher, lambda: teacher.now
         yield jobs, teacher, publisher
 
 
@@ -68,11 +68,11 @@ def rows(warehouse: Warehouse) -> list[dict[str, Any]]:
 def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path) -> None:
     with house(tmp_path, labels={"file": tmp_path / "out" / "requests.jsonl"}) as (jobs, teacher, publisher):
         first, second = doubted(teacher, *QUESTIONS[:2])
-        jobs.request_labels()
+        jobs.run("labels")
         found = {message["interaction_id"]: (topic, key, message) for topic, key, message in publisher.messages}
         assert set(found) == {first, second}
         topic, key, message = found[first]
-        stored = next(row for row in rows(jobs.warehouse) if row["interaction_id"] == first)
+        stored = next(row for row in rows(jobs.context.warehouse) if row["interaction_id"] == first)
         assert (topic, key) == (TOPIC, first)
         assert message == {
             "id": stored["id"],
@@ -89,25 +89,27 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
             "score": pytest.approx(2 / 3),
         }
         file = tmp_path / "out" / "requests.jsonl"
-        assert [json.loads(line) for line in file.read_text().splitlines()] == labels.open_requests(jobs.warehouse)
-        assert labels.counts(jobs.warehouse) == {"support": {"open": 2, "answered": 0}}
+        assert [json.loads(line) for line in file.read_text().splitlines()] == labels.open_requests(
+            jobs.context.warehouse
+        )
+        assert labels.counts(jobs.context.warehouse) == {"support": {"open": 2, "answered": 0}}
 
         # A user's word is no answer; an expert's is, and it teaches.
         teacher.say(first, "helpful", False, "user")
         teacher.say(second, "correction", "Two years.", "user")
-        jobs.watch()
-        assert labels.counts(jobs.warehouse)["support"] == {"open": 2, "answered": 0}
+        jobs.run("quality")
+        assert labels.counts(jobs.context.warehouse)["support"] == {"open": 2, "answered": 0}
         answer = teacher.say(first, "correction", "Within 14 days.", "expert")
         teacher.say(second, "helpful", True, "expert")
-        jobs.watch()
-        assert labels.counts(jobs.warehouse)["support"] == {"open": 0, "answered": 2}
-        answered = next(row for row in rows(jobs.warehouse) if row["interaction_id"] == first)
+        jobs.run("quality")
+        assert labels.counts(jobs.context.warehouse)["support"] == {"open": 0, "answered": 2}
+        answered = next(row for row in rows(jobs.context.warehouse) if row["interaction_id"] == first)
         assert (answered["feedback_id"], answered["answered_at"]) == (answer, teacher.now - timedelta(minutes=1))
         assert file.read_text() == ""
         # Months later, what is answered is not asked again.
-        jobs.now = lambda: teacher.now + 90 * DAY
-        jobs.request_labels()
-        assert len(rows(jobs.warehouse)) == len(publisher.messages) == 2
+        jobs.context.now = lambda: teacher.now + 90 * DAY
+        jobs.run("labels")
+        assert len(rows(jobs.context.warehouse)) == len(publisher.messages) == 2
 
 
 def test_a_broker_that_is_away_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
@@ -120,18 +122,18 @@ def test_a_broker_that_is_away_loses_nothing_and_asks_nothing_twice(tmp_path: Pa
             super().publish(topic, key, value)
 
     with house(tmp_path) as (jobs, teacher, _):
-        jobs.publisher = flaky = Flaky()
+        jobs.context.publisher = flaky = Flaky()
         doubted(teacher, *QUESTIONS)
-        jobs.request_labels()  # one goes out, then the broker is away
-        assert [row["announced"] for row in rows(jobs.warehouse)].count(True) == len(flaky.messages) == 1
-        jobs.request_labels()
-        jobs.announce()
+        jobs.run("labels")  # one goes out, then the broker is away
+        assert [row["announced"] for row in rows(jobs.context.warehouse)].count(True) == len(flaky.messages) == 1
+        jobs.run("labels")
+        jobs.run("announce")
         assert len(flaky.messages) == 1
         flaky.away = False
-        jobs.announce()
-        jobs.announce()
+        jobs.run("announce")
+        jobs.run("announce")
         assert len({message["id"] for _, _, message in flaky.messages}) == len(flaky.messages) == 3
-        assert len(rows(jobs.warehouse)) == 3
+        assert len(rows(jobs.context.warehouse)) == 3
 
 
 def test_a_pass_that_is_cut_off_has_asked_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,78 +151,80 @@ def test_a_pass_that_is_cut_off_has_asked_nothing(tmp_path: Path, monkeypatch: p
         with monkeypatch.context() as patch:
             patch.setattr(labels, "insert", killed)
             with pytest.raises(KeyboardInterrupt):
-                jobs.request_labels()
-        assert rows(jobs.warehouse) == []
-        jobs.request_labels()
-        assert len(rows(jobs.warehouse)) == len(publisher.messages) == 3
+                jobs.run("labels")
+        assert rows(jobs.context.warehouse) == []
+        jobs.run("labels")
+        assert len(rows(jobs.context.warehouse)) == len(publisher.messages) == 3
 
 
 def test_a_day_has_its_budget(tmp_path: Path) -> None:
     with house(tmp_path, labels={"per_day": 2}) as (jobs, teacher, publisher):
         doubted(teacher, *QUESTIONS)
-        jobs.request_labels()
-        jobs.request_labels()
+        jobs.run("labels")
+        jobs.run("labels")
         assert len(publisher.messages) == 2
         now = teacher.now
-        jobs.now = lambda: now + DAY
-        jobs.request_labels()
+        jobs.context.now = lambda: now + DAY
+        jobs.run("labels")
         assert len(publisher.messages) == 3
-        jobs.settings = jobs.settings.model_copy(
-            update={"labels": jobs.settings.labels.model_copy(update={"per_day": 0})}
+        jobs.context.settings = jobs.context.settings.model_copy(
+            update={"labels": jobs.context.settings.labels.model_copy(update={"per_day": 0})}
         )
         doubted(teacher, "Is breakfast included?")
-        jobs.now = lambda: now + 9 * DAY
-        jobs.request_labels()
+        jobs.context.now = lambda: now + 9 * DAY
+        jobs.run("labels")
         assert len(publisher.messages) == 3
 
 
 def test_without_a_topic_requests_are_listed_alone_and_go_out_once_there_is_one(tmp_path: Path) -> None:
     with house(tmp_path, kafka={"label_requests_topic": None}) as (jobs, teacher, publisher):
         doubted(teacher, *QUESTIONS)
-        jobs.request_labels()
+        jobs.run("labels")
         assert publisher.messages == []
-        assert len(labels.open_requests(jobs.warehouse)) == 3
-        assert labels.open_requests(jobs.warehouse, "sales") == []
-        assert labels.announce_pending(jobs.warehouse, publisher, TOPIC) == 3
+        assert len(labels.open_requests(jobs.context.warehouse)) == 3
+        assert labels.open_requests(jobs.context.warehouse, "sales") == []
+        assert labels.announce_pending(jobs.context.warehouse, publisher, TOPIC) == 3
 
 
 def test_the_answers_of_an_earlier_model_are_not_asked_about(tmp_path: Path) -> None:
     with house(tmp_path) as (jobs, teacher, _):
         doubted(teacher, *QUESTIONS)
-        jobs.warehouse.insert(
+        jobs.context.warehouse.insert(
             "aliases", workload="support", alias="champion", version=None, created_at=teacher.now + timedelta(seconds=1)
         )
-        jobs.request_labels()
-        assert rows(jobs.warehouse) == []
+        jobs.run("labels")
+        assert rows(jobs.context.warehouse) == []
         (now,) = doubted(teacher, "May I return a lamp?")
-        jobs.request_labels()
-        assert [row["interaction_id"] for row in rows(jobs.warehouse)] == [now]
+        jobs.run("labels")
+        assert [row["interaction_id"] for row in rows(jobs.context.warehouse)] == [now]
 
 
 def test_where_nothing_is_trained_nothing_is_asked(tmp_path: Path) -> None:
     with house(tmp_path) as (jobs, teacher, _):
         doubted(teacher, *QUESTIONS)
-        models = jobs.settings.models
+        models = jobs.context.settings.models
         for changed in ({"base": None}, {"workloads": ("sales",)}):
-            jobs.settings = jobs.settings.model_copy(update={"models": models.model_copy(update=changed)})
-            jobs.request_labels()
-            assert rows(jobs.warehouse) == []
-        jobs.settings = jobs.settings.model_copy(
+            jobs.context.settings = jobs.context.settings.model_copy(
+                update={"models": models.model_copy(update=changed)}
+            )
+            jobs.run("labels")
+            assert rows(jobs.context.warehouse) == []
+        jobs.context.settings = jobs.context.settings.model_copy(
             update={"models": models.model_copy(update={"workloads": ("support",)})}
         )
-        jobs.request_labels()
-        assert len(rows(jobs.warehouse)) == 3
+        jobs.run("labels")
+        assert len(rows(jobs.context.warehouse)) == 3
 
 
 def test_metrics_of_requests(tmp_path: Path) -> None:
     with house(tmp_path) as (jobs, teacher, _):
         collectors = CollectorRegistry()
-        jobs.retrain_metrics = Metrics(collectors)
+        jobs.context.retrain_metrics = Metrics(collectors)
         first, *_ = doubted(teacher, *QUESTIONS)
-        jobs.request_labels()
+        jobs.run("labels")
         teacher.say(first, "correction", "Within 14 days.", "expert")
-        jobs.watch()
-        jobs.watch()
+        jobs.run("quality")
+        jobs.run("quality")
         workload = {"workload": "support"}
         assert collectors.get_sample_value("retuned_label_requests_open", workload) == 2
         assert collectors.get_sample_value("retuned_label_requests_answered_total", workload) == 1
@@ -231,7 +235,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with house(tmp_path, labels={"file": tmp_path / "taken" / "requests.jsonl"}) as (jobs, teacher, publisher):
         doubted(teacher, *QUESTIONS)
         with pytest.raises(RetunedError, match=r"labels\.file: .*requests\.jsonl cannot be written"):
-            jobs.request_labels()
+            jobs.run("labels")
         assert len(publisher.messages) == 3
 
 
@@ -242,7 +246,7 @@ def test_the_command_line_lists_what_is_open(
     monkeypatch.setenv("RETUNED__WAREHOUSE__PATH", str(tmp_path / "data" / "retuned.duckdb"))
     with house(tmp_path) as (jobs, teacher, _):
         (interaction,) = doubted(teacher, "May I\nreturn \x1b[31m a lamp?")
-        jobs.request_labels()
+        jobs.run("labels")
     assert main(["labels"]) == 0
     assert capsys.readouterr().out == (
         f"{interaction}  support  0.67 uncertain: People called it wrong, and nobody said what is right (1 against, 0 "
@@ -264,14 +268,14 @@ def served(folder: Path, jobs: Jobs, teacher: Teacher) -> None:
     for fact in company.facts(changed=False):
         for question in fact.questions[:10]:
             teacher.correct(question, "I cannot say.", fact.answer)
-    made = dataset.build(jobs.warehouse, jobs.settings, "support", teacher.now)
+    made = dataset.build(jobs.context.warehouse, jobs.context.settings, "support", teacher.now)
     adapter = folder / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_text("weights")
     version = registry.register(
-        jobs.warehouse,
-        jobs.settings.models.directory,
+        jobs.context.warehouse,
+        jobs.context.settings.models.directory,
         "support",
         adapter,
         base_model=folder / "base",
@@ -281,7 +285,7 @@ def served(folder: Path, jobs: Jobs, teacher: Teacher) -> None:
         details={},
         now=teacher.now,
     )
-    Rollout(jobs.warehouse, jobs.settings, MemoryPublisher(), "t").promote(
+    Rollout(jobs.context.warehouse, jobs.context.settings, MemoryPublisher(), "t").promote(
         "support", version.version, "gate", "", teacher.now
     )
 
@@ -317,8 +321,8 @@ def test_what_is_picked_teaches_more_than_what_chance_picks(tmp_path: Path, rate
     with house(tmp_path, **small) as (jobs, teacher, _):
         served(tmp_path, jobs, teacher)
         wrong = traffic_after_the_change(teacher, rates)
-        jobs.request_labels()
-        asked = [row["interaction_id"] for row in rows(jobs.warehouse)]
+        jobs.run("labels")
+        asked = [row["interaction_id"] for row in rows(jobs.context.warehouse)]
         assert len(asked) == 20
         of_picks, of_all = (sum(wrong[one] for one in some) / len(some) for some in (asked, list(wrong)))
         print(f"wrong: {of_picks:.2f} of the picks, {of_all:.2f} of all")

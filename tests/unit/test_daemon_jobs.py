@@ -21,9 +21,14 @@ from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, W
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
-from retuned.daemon.jobs.jobs import BUSY, MOST_WORKLOADS, Jobs
+from retuned.daemon import workloads
+from retuned.daemon.jobs import tasks
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
+from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.policy.evidence import gather
 from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.drift import check as drift
@@ -54,19 +59,18 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 def test_names_that_a_producer_makes_up_do_not_fill_the_day(tmp_path: Path) -> None:
     warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "retuned.duckdb"))
     now = START + timedelta(hours=1)
-    jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: now)  # type: ignore[arg-type, call-arg]
     for _ in range(3):
         Teacher(warehouse, "support").ask("where is my parcel", "on its way")
-    assert jobs.measured() == ["support"]
-    for number in range(MOST_WORKLOADS + 10):
+    assert workloads.measured(warehouse, now) == ["support"]
+    for number in range(workloads.MOST + 10):
         Teacher(warehouse, f"made-up-{number:03d}").ask("where is my parcel", "on its way")
-    assert len(jobs.workloads()) == MOST_WORKLOADS + 11
-    assert len(jobs.measured()) == MOST_WORKLOADS
-    assert "support" in jobs.measured()
-    now += BUSY
+    assert len(workloads.known(warehouse)) == workloads.MOST + 11
+    assert len(workloads.measured(warehouse, now)) == workloads.MOST
+    assert "support" in workloads.measured(warehouse, now)
+    now += workloads.BUSY
     Teacher(warehouse, "support2").ask("where is my parcel", "on its way")
     warehouse.execute("UPDATE interactions SET timestamp = ? WHERE workload = 'support2'", [now])
-    assert jobs.measured() == ["support2"]
+    assert workloads.measured(warehouse, now) == ["support2"]
     warehouse.close()
 
 
@@ -78,8 +82,7 @@ def test_ratings_are_those_since_traffic_began_whatever_one_wrong_clock_reports(
 
     rated(1, 5_000, datetime(1970, 1, 1))
     rated(240 * 10, 0, START)  # ten days
-    jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: START + 10 * DAY)  # type: ignore[arg-type, call-arg]
-    evidence = jobs.evidence("support")
+    evidence = gather(warehouse, Settings(), "support", START + 10 * DAY)
     assert (evidence.ratings_before.total, evidence.ratings_now.total) == (7 * 240, 239)
 
 
@@ -92,8 +95,7 @@ def test_corrections_are_ratings(warehouse: Warehouse) -> None:
     warehouse.insert("runs", **RUN)
     rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
     warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
-    jobs = Jobs(*[warehouse, Settings(), *[None] * 6], lambda: START + HOUR)  # type: ignore[arg-type, call-arg]
-    evidence = jobs.evidence("support")
+    evidence = gather(warehouse, Settings(), "support", START + HOUR)
     assert (evidence.ratings_now.helpful, evidence.ratings_now.total) == (10, 40)
     assert evidence.money is not None
     assert (evidence.money.ratings.helpful, evidence.money.ratings.total) == (10, 40)
@@ -106,19 +108,19 @@ def test_a_drift_check_that_fails_leaves_no_verdict_standing(
     registry = CollectorRegistry()
     settings = Settings(warehouse=WarehouseSettings(path=warehouse.path))
     made: list[Any] = [warehouse, settings, None, Metrics(registry), MonitorMetrics(registry), None]
-    jobs = Jobs(*made, threading.Event(), print, lambda: START)
+    jobs = Jobs(Context(*made, threading.Event(), lambda: START), print)
     drifted = DriftCheck("a", START, "support", True, 0.5, [], 500, 500, None, "…")
 
     def failing(*_: Any) -> DriftCheck:
         raise ChildFailed("out of memory")
 
-    monkeypatch.setattr(Jobs, "ask_policy", lambda *_: None)
+    monkeypatch.setattr(Runs, "ask", lambda *_: None)
     monkeypatch.setattr(drift, "check", lambda *_: drifted)
-    jobs.check_drift()
+    jobs.run("drift")
     assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) == 1
     monkeypatch.setattr(drift, "check", failing)
     with pytest.raises(PartsFailed, match="workload support: out of memory"):
-        jobs.check_drift()
+        jobs.run("drift")
     assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) is None
     assert registry.get_sample_value("retuned_drift_severity_ratio", {"workload": "support"}) is None
 
@@ -127,21 +129,21 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
     warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "retuned.duckdb"))
     judging, answered, watched = threading.Event(), threading.Event(), threading.Event()
 
-    def judge(_: Jobs) -> None:
+    def judge(*_: Any) -> None:
         judging.set()
         answered.wait(30)
 
-    def look(_: Jobs) -> None:
+    def look(*_: Any) -> None:
         if judging.wait(30):
             watched.set()
 
-    monkeypatch.setattr(Jobs, "watch", judge)
-    monkeypatch.setattr(Jobs, "watch_champions", look)
-    for other in ("check_drift", "archive", "request_labels", "report", "resume"):
-        monkeypatch.setattr(Jobs, other, lambda _: None)
+    monkeypatch.setattr(tasks, "measure_quality", judge)
+    monkeypatch.setattr(tasks, "watch_champions", look)
+    for other in ("check_drift", "archive", "request_labels", "report", "announce"):
+        monkeypatch.setattr(tasks, other, lambda *_: None)
     metrics = Metrics(CollectorRegistry())
-    made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), print, lambda: START]
-    jobs = Jobs(*made)
+    made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), lambda: START]
+    jobs = Jobs(Context(*made), print)
     jobs.start()
     try:
         assert watched.wait(10)
@@ -169,7 +171,7 @@ class House:
         return self.collectors.get_sample_value("retuned_workload_failures_total", labels)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return [tuple(row.values()) for row in self.jobs.warehouse.rows(sql)]
+        return [tuple(row.values()) for row in self.jobs.context.warehouse.rows(sql)]
 
 
 @pytest.fixture
@@ -191,11 +193,11 @@ def house(tmp_path: Path) -> Iterator[House]:
     )
     collectors, publisher, ended = CollectorRegistry(), MemoryPublisher(), list[BaseException]()
     models = {"directory": tmp_path / "models", "base": tmp_path / "base"}
-    schedule = {"quality_seconds": 0.2, "report_cron": None}
+    schedule = {"quality_seconds": 0.2, "report_cron": "0 6 1 * *", "retrain_cron": "0 0 1 1 *"}
     settings = Settings(models=models, retention={"keep_days": 5}, schedule=schedule)  # type: ignore[arg-type]
     metrics = Metrics(collectors), MonitorMetrics(collectors), RetrainMetrics(collectors)
     stop, now = threading.Event(), START + 60 * DAY
-    jobs = Jobs(warehouse, settings, publisher, *metrics, stop, ended.append, lambda: now)
+    jobs = Jobs(Context(warehouse, settings, publisher, *metrics, stop, lambda: now), ended.append)
     yield House(jobs, collectors, publisher, ended)
     stop.set()
     jobs.shutdown()
@@ -204,10 +206,11 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
     """Start the schedule, in which the other jobs do nothing."""
-    for job in {"watch", "watch_champions", "check_drift", "archive", "request_labels", "report", "announce", "resume"}:
+    monkeypatch.setattr(Runs, "resume", lambda _: None)
+    for job in {"measure_quality", "watch_champions", "check_drift", "archive", "request_labels", "report", "announce"}:
         if job not in wanted:
-            monkeypatch.setattr(Jobs, job, lambda _: None)
-    jobs.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
+            monkeypatch.setattr(tasks, job, lambda *_: None)
+    jobs.context.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
     jobs.start()
 
 
@@ -219,37 +222,37 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("job", "task", "place", "name"),
+    ("job", "place", "name"),
     [
-        ("watch", "quality", quality, "measure"),
-        ("watch", "quality", Jobs, "evidence"),
-        ("watch_champions", "watch", watch, "check"),
-        ("check_drift", "drift", drift, "check"),
-        ("request_labels", "labels", labels, "request"),
-        ("report", "report", reports, "write"),
-        ("on_schedule", "retrain-cron", Jobs, "evidence"),
-        ("announce", "announce", Rollout, "follow_up"),
-        ("archive", "archive", examples, "sources"),
+        ("quality", quality, "measure"),
+        ("quality", Runs, "evidence"),
+        ("watch", watch, "check"),
+        ("drift", drift, "check"),
+        ("labels", labels, "request"),
+        ("report", reports, "write"),
+        ("retrain-cron", Runs, "evidence"),
+        ("announce", Rollout, "follow_up"),
+        ("archive", examples, "sources"),
     ],
 )
 def test_a_job_that_fails_for_one_workload_goes_on_with_the_others_and_names_each(
-    house: House, monkeypatch: pytest.MonkeyPatch, job: str, task: str, place: Any, name: str
+    house: House, monkeypatch: pytest.MonkeyPatch, job: str, place: Any, name: str
 ) -> None:
     monkeypatch.setattr(place, name, failing(OVERFLOW))
     with pytest.raises(RetunedError, match=r"workload bad: .*Overflow.*workload good: .*Overflow"):
-        getattr(house.jobs, job)()
-    assert (house.failures(task, "bad"), house.failures(task, "good")) == (1, 1)
+        house.jobs.run(job)
+    assert (house.failures(job, "bad"), house.failures(job, "good")) == (1, 1)
 
 
 def test_an_event_whose_numbers_overflow_stops_no_other_workload(house: House) -> None:
-    house.jobs.warehouse.execute(
+    house.jobs.context.warehouse.execute(
         "UPDATE interactions SET input_tokens = 9223372036854775807, output_tokens = 1 WHERE workload = 'bad'"
     )
-    house.jobs.warehouse.execute("UPDATE interactions SET timestamp = timestamp + INTERVAL 59 DAY")
+    house.jobs.context.warehouse.execute("UPDATE interactions SET timestamp = timestamp + INTERVAL 59 DAY")
     with suppress(RetunedError):
-        house.jobs.watch()
+        house.jobs.run("quality")
     with suppress(RetunedError):
-        house.jobs.archive()
+        house.jobs.run("archive")
     assert ("good",) in house.rows("SELECT DISTINCT workload FROM decisions")
     assert house.collectors.get_sample_value("retuned_disk_free_bytes")
 
@@ -259,13 +262,13 @@ def test_steps_of_the_minute_that_do_not_depend_on_each_other_do_not_stop_each_o
     house: House, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str]
 ) -> None:
     done = []
-    for place, name in ((ledger, "book"), (labels, "counts"), (quality, "measure"), (Jobs, "ask_policy")):
+    for place, name in ((ledger, "book"), (labels, "counts"), (quality, "measure"), (Runs, "ask")):
         if (place, name) != step:
             monkeypatch.setattr(place, name, lambda *_, name=name, **__: done.append(name) or {})
     monkeypatch.setattr(*step, failing(OVERFLOW))
     with pytest.raises(RetunedError, match="Overflow"):
-        house.jobs.watch()
-    assert {"measure", "ask_policy"} <= set(done)
+        house.jobs.run("quality")
+    assert {"measure", "ask"} <= set(done)
     assert ("book" in done) == (step != (ledger, "book"))
 
 
@@ -275,9 +278,9 @@ def test_a_booking_that_fails_keeps_what_must_be_booked_and_no_more(
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "book", failing(OVERFLOW))
         with pytest.raises(RetunedError, match=r"booking: .*Overflow"):
-            house.jobs.archive()
+            house.jobs.run("archive")
     assert house.rows("SELECT table_name, rows FROM archives") == [("dead_letters", 1)]
-    house.jobs.archive()
+    house.jobs.run("archive")
     assert sorted(house.rows("SELECT table_name, sum(rows)::INT FROM archives GROUP BY ALL")) == [
         ("dead_letters", 1),
         ("interactions", 2),
@@ -293,7 +296,7 @@ def test_what_one_workload_needs_stays_when_that_is_not_known(house: House, monk
     sources = examples.sources
     monkeypatch.setattr(examples, "sources", known)
     with pytest.raises(RetunedError, match=r"workload bad: .*Overflow"):
-        house.jobs.archive()
+        house.jobs.run("archive")
     assert house.rows("SELECT workload, count(*) FROM interactions GROUP BY ALL ORDER BY ALL") == [
         ("bad", 2),
         ("good", 1),
@@ -302,9 +305,9 @@ def test_what_one_workload_needs_stays_when_that_is_not_known(house: House, monk
 
 def test_a_champion_outside_of_the_busiest_workloads_is_watched(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(Jobs, "measured", lambda _: ["good"])
+    monkeypatch.setattr(Context, "measured", lambda _: ["good"])
     monkeypatch.setattr(watch, "check", lambda _, __, workload, ___: seen.append(workload))
-    house.jobs.watch_champions()
+    house.jobs.run("watch")
     assert sorted(seen) == ["bad", "good"]
 
 
@@ -329,19 +332,19 @@ def test_announcements_follow_on_the_schedule_and_hold_nothing_up(
     monkeypatch.setattr(house.publisher, "publish", guarded)
     monkeypatch.setattr(registry, "link", full)
     monkeypatch.setattr(quality, "measure", lambda *_: measured.set() or [])
-    start_only(house.jobs, monkeypatch, "watch", "announce")
+    start_only(house.jobs, monkeypatch, "measure_quality", "announce")
     until(lambda: [key for _, key, _ in house.publisher.messages] == ["good"])
-    until(lambda: "workload bad: " in house.jobs.failures.get("announce", ""))
+    until(lambda: "workload bad: " in house.jobs.context.failures.get("announce", ""))
     assert refused.wait(10)
     assert measured.wait(10)
     over.set()
     until(lambda: sorted(key for _, key, _ in house.publisher.messages) == ["bad", "good"])
-    until(lambda: "announce" not in house.jobs.failures)
+    until(lambda: "announce" not in house.jobs.context.failures)
     assert house.ended == []
 
 
 def test_a_warehouse_that_cannot_be_written_stops_the_daemon(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "measure", failing(WarehouseError("warehouse w: cannot write")))
-    start_only(house.jobs, monkeypatch, "watch")
+    start_only(house.jobs, monkeypatch, "measure_quality")
     until(lambda: house.ended)
     assert isinstance(house.ended[0], WarehouseError)

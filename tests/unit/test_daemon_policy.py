@@ -2,8 +2,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from retuned.daemon.policy.decision import Decision, Evidence, decide
 from retuned.daemon.policy.payoff import Ratings
-from retuned.daemon.policy.policy import Decision, Evidence, decide
 from retuned.daemon.settings import PolicySettings
 
 NOW = datetime(2026, 3, 1, 12)

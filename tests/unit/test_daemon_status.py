@@ -21,10 +21,10 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
     scores = {"base": 0.0, "logged": 0.25, "candidate": 0.875}
     with opened(load(file)) as local:
         jobs = local.jobs
-        interactions(jobs.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
-        jobs.now = lambda: START
+        interactions(jobs.context.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
+        jobs.context.now = lambda: START
         for id, detail in (("r1", {"scores": scores}), ("r2", None)):
-            jobs.warehouse.insert(
+            jobs.context.warehouse.insert(
                 "runs",
                 id=id,
                 workload="support",
@@ -33,7 +33,7 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
                 started_at=START,
                 detail=json.dumps(detail) if detail else None,
             )
-        told = json.loads(as_json(status(jobs.warehouse, jobs, None, None)))
+        told = json.loads(as_json(status(jobs.context.warehouse, jobs, None, None)))
     shown = {run["id"]: run["scores"] for run in told["workloads"]["support"]["runs"]}
     assert shown == {"r1": scores, "r2": None}
     page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")

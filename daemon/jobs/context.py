@@ -1,0 +1,66 @@
+"""What the jobs of a daemon work with."""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from retuned.consumers.kafka.contract import Publisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon import workloads
+from retuned.daemon.jobs.parts import Parts, parts
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.settings import Settings
+from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release.rollout import Rollout
+
+
+@dataclass
+class Context:
+    """What every job may use.
+
+    Attributes:
+        stop: ends a run under way.
+        failures: the last error of each job that has not succeeded since.
+        booking: of two bookings at once the second fails, so they take turns.
+    """
+
+    warehouse: Warehouse
+    settings: Settings
+    publisher: Publisher
+    metrics: Metrics
+    monitor_metrics: MonitorMetrics
+    retrain_metrics: RetrainMetrics
+    stop: threading.Event
+    now: Callable[[], datetime]
+    failures: dict[str, str] = field(default_factory=dict)
+    booking: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.opinions = Opinions(self.settings.quality, self.stop)
+
+    @property
+    def rollout(self) -> Rollout:
+        """How champions are changed."""
+        return Rollout(self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic)
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports: of drift checks, and of months and quarters."""
+        return self.warehouse.path.parent / "reports"
+
+    def workloads(self) -> list[str]:
+        """The workloads that have events."""
+        return workloads.known(self.warehouse)
+
+    def measured(self) -> list[str]:
+        """The workloads that are measured."""
+        return workloads.measured(self.warehouse, self.now())
+
+    def parts(self, job: str) -> AbstractContextManager[Parts]:
+        """The parts of a job, each of which may fail by itself."""
+        return parts(job, self.metrics.workload_failures, self.failures.get(job, ""))

@@ -1,0 +1,213 @@
+"""What the jobs do: each is a function of what it works with, and runs with or without a schedule."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
+from retuned.consumers.warehouse.archive import archive as move_to_archive
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.reports import reports
+from retuned.monitors.drift import check as drift
+from retuned.monitors.money import ledger, roi
+from retuned.monitors.quality import measure as quality
+from retuned.monitors.watch import check as watch
+from retuned.monitors.windows import windows
+from retuned.retrain.data import examples, label_requests
+
+log = logging.getLogger(__name__)
+
+
+def measure_quality(context: Context, runs: Runs) -> None:
+    """Measure quality, book the ledger, and ask the policy, for each workload."""
+    now = context.now()
+    with context.parts("quality") as parts:
+        with parts.step("storage"):
+            context.metrics.disk_free.set(shutil.disk_usage(context.warehouse.path.parent).free)
+            context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
+        with parts.step("booking"):
+            _book(context, now)
+        with parts.step("labels"):
+            label_requests.settle(context.warehouse)
+            _show_label_requests(context)
+        for workload in context.measured():
+            with parts.workload(workload):
+                _measure(context, workload, now)
+            with parts.workload(workload):
+                runs.ask(workload)
+        runs.wake()
+
+
+def watch_champions(context: Context) -> None:
+    """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
+    with context.parts("watch") as parts:
+        for workload in sorted({*context.measured(), *context.rollout.changed()}):
+            with parts.workload(workload):
+                _watch_champion(context, workload)
+
+
+def check_drift(context: Context, runs: Runs) -> None:
+    """Compare the current window with the reference, for each workload, and ask the policy."""
+    measured = context.measured()
+    if (others := len(context.workloads()) - len(measured)) > 0:
+        log.warning("%d more workloads have events than are measured: does a producer make up names?", others)
+    with context.parts("drift") as parts:
+        for workload in measured:
+            with parts.workload(workload):
+                try:
+                    check = drift.check(
+                        context.warehouse, context.settings, workload, context.now(), context.reports, context.stop
+                    )
+                except Exception:
+                    context.monitor_metrics.drift_failed(workload)
+                    raise
+                context.monitor_metrics.drift(check)
+                if check.drifted:
+                    log.info("drift in %s: %s", workload, check.detail)
+                runs.ask(workload)
+
+
+def announce(context: Context) -> None:
+    """Make links and announcements follow the changes of champions, and announce the requests for labels."""
+    with context.parts("announce") as parts:
+        for workload in context.rollout.changed():
+            with parts.workload(workload):
+                context.rollout.follow_up(workload)
+        with parts.step("requests for labels"):
+            _announce_label_requests(context)
+
+
+def request_labels(context: Context) -> None:
+    """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
+    models = context.settings.models
+    with context.parts("labels") as parts:
+        with parts.step("answers"):
+            label_requests.settle(context.warehouse)
+        for workload in context.measured() if models.base is not None else []:
+            if models.workloads is not None and workload not in models.workloads:
+                continue
+            with parts.workload(workload):
+                asked = label_requests.request(context.warehouse, context.settings, workload, context.now())
+                if asked:
+                    log.info("%s: %d answers are asked about (retuned labels lists them)", workload, asked)
+        with parts.step("file"):
+            _show_label_requests(context)
+        with parts.step("requests for labels"):
+            _announce_label_requests(context)
+
+
+def archive(context: Context) -> Archived:
+    """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
+    now = context.now()
+    with context.parts("archive") as parts:
+        tables: Sequence[str] = ("dead_letters",)
+        with parts.step("booking"):  # what has left is not booked any more
+            _book(context, now)
+            tables = TABLES
+        with parts.step("thinning"):
+            quality.thin(context.warehouse, now)
+        spans: list[Span] = []
+        taught: list[str] = []
+        for workload in context.workloads():
+            needed = [Span(workload, datetime.min, datetime.max)]  # noqa: DTZ901  (no zone)
+            with parts.workload(workload):
+                sources = examples.sources(context.warehouse, workload, context.settings.dataset)
+                needed = _needed(context, workload, now)
+                taught += sources
+            spans += needed
+        kept = Kept(spans, taught)
+        done = move_to_archive(context.warehouse, context.settings, kept, now, context.stop, tables)
+        if done.files:
+            log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
+    return done
+
+
+def report(context: Context) -> None:
+    """Write the reports of the month and of the quarter that ended last, where they are not there yet."""
+    with context.parts("report") as parts:
+        for workload in context.measured():
+            with parts.workload(workload):
+                ended = [reports.Period.of(kind, context.now()).before for kind in reports.MONTHS]
+                there = reports.reports(context.reports, workload)
+                missing = [period for period in ended if reports.report_id(workload, period) not in there]
+                write_reports(context, workload, missing)
+
+
+def write_reports(context: Context, workload: str, periods: Sequence[reports.Period]) -> None:
+    """Write the reports of a workload for these periods."""
+    written = reports.write(context.warehouse, context.settings, workload, periods, context.reports, context.stop)
+    for page in written:
+        log.info("a report of %s is written: %s", workload, page)
+
+
+def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
+    """The configured time to retrain has come: ask the policy, for each workload."""
+    with context.parts("retrain-cron") as parts:
+        for workload in context.workloads():
+            with parts.workload(workload):
+                runs.ask(workload, scheduled=True)
+
+
+def _measure(context: Context, workload: str, now: datetime) -> None:
+    """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
+    warehouse, settings = context.warehouse, context.settings
+    context.monitor_metrics.quality(workload, quality.measure(warehouse, settings, workload, now, context.opinions))
+    context.monitor_metrics.roi(
+        workload,
+        roi.summary(warehouse, workload),
+        roi.versions(warehouse, workload),
+        next(iter(roi.tenures(warehouse, settings, workload)), None),
+        roi.left_out(warehouse, workload),
+    )
+    context.retrain_metrics.aliases(warehouse, workload)
+    context.retrain_metrics.quarantine(warehouse, workload)
+
+
+def _watch_champion(context: Context, workload: str) -> None:
+    seen = watch.check(context.warehouse, context.settings, workload, context.now())
+    context.monitor_metrics.watch(workload, seen)
+    if seen is None or seen.verdict != "roll_back":
+        return
+    reason = "; ".join(seen.reasons)
+    restored = context.rollout.rollback(workload, "watch", reason, context.now(), of=seen.version)
+    context.retrain_metrics.aliases(context.warehouse, workload)
+    log.warning(
+        "%s: %s is taken back, %s serves again: %s", workload, seen.version, restored or "the base model", reason
+    )
+
+
+def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
+    """Which times of a workload its windows and its watch look at."""
+    spans = []
+    if found := windows(context.warehouse, context.settings.windows, workload, now):
+        spans.append(Span(workload, found.reference.start, found.reference.end))
+        spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
+    if (seen := watch.latest(context.warehouse, workload)) and seen.verdict == "go_on":
+        before = timedelta(seconds=context.settings.watch.compare_seconds)
+        spans.append(Span(workload, seen.since - before, seen.until))
+    return spans
+
+
+def _show_label_requests(context: Context) -> None:
+    """Keep the file and the metrics of the requests for labels up to date."""
+    context.retrain_metrics.labels(label_requests.counts(context.warehouse))
+    if context.settings.labels.file is not None:
+        label_requests.write_file(context.warehouse, context.settings.labels.file)
+
+
+def _announce_label_requests(context: Context) -> None:
+    topic = context.settings.kafka.label_requests_topic
+    if topic is None:
+        return
+    try:
+        label_requests.announce_pending(context.warehouse, context.publisher, topic)
+    except BrokerUnavailable as error:
+        log.warning("%s; requests for labels wait", error)
+
+
+def _book(context: Context, now: datetime) -> None:
+    with context.booking:
+        ledger.book(context.warehouse, context.settings, now)

@@ -1,0 +1,25 @@
+"""Which workloads there are, and which of them are measured."""
+
+from datetime import datetime, timedelta
+
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+
+QUERIES = named_queries("retuned.daemon", "workloads.sql")
+MOST, BUSY = 50, timedelta(days=7)
+
+
+def known(warehouse: Warehouse) -> list[str]:
+    """The workloads that have events, or a model."""
+    return [row["workload"] for row in warehouse.rows(QUERIES["known"])]
+
+
+def measured(warehouse: Warehouse, now: datetime) -> list[str]:
+    """All of them, or those with the most events lately.
+
+    Their names come from producers: one that sends a new one with each event must not fill Prometheus, nor the day.
+    """
+    found = known(warehouse)
+    if len(found) <= MOST:
+        return found
+    busiest = warehouse.rows(QUERIES["busiest"], {"since": now - BUSY, "most": MOST})
+    return sorted(row["workload"] for row in busiest)
