@@ -29,7 +29,7 @@ class Fenced(RetunedError):
 
 
 class OutOfStep(RetunedError):
-    """A batch of a file does not begin where the last one ended: nothing was stored, and only who sent it is told."""
+    """A batch of a file does not begin where the last one ended. Nothing was stored, and ingestion goes on."""
 
 
 class BrokerUnavailable(RetunedError):

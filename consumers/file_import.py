@@ -53,7 +53,7 @@ def take(ingest: Ingest, batch: Batch) -> Taken:
         OutOfStep: the batch does not begin where the last one of this file ended. Nothing was stored.
         RetunedError: the thread of `Ingest.run` does not come to it in time; it may store the batch later.
     """
-    return ingest.between_batches("import", lambda: _take(ingest, batch))
+    return ingest.run_in_ingest_thread("import", lambda: _take(ingest, batch))
 
 
 def _take(ingest: Ingest, batch: Batch) -> Taken:

@@ -41,7 +41,7 @@ class Ingest:
     """Moves events from a source into the warehouse. Used by one thread.
 
     Attributes:
-        decoder, writer: for the neighbours, `replay` and `file_import`; used in `between_batches` alone.
+        decoder, writer: for the neighbours, `replay` and `file_import`; used in `run_in_ingest_thread` alone.
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
@@ -154,7 +154,7 @@ class Ingest:
                     self._running = False
                     self._serve_requests()
 
-    def between_batches(self, name: str, work: Callable[[], T]) -> T:
+    def run_in_ingest_thread(self, name: str, work: Callable[[], T]) -> T:
         """Do what needs the writer. While `run` is at work, its thread does it between two batches.
 
         Raises:

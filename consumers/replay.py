@@ -29,7 +29,7 @@ def replay(ingest: Ingest) -> dict[str, int]:
         Busy: some letters are being archived; those before them were replayed.
         RetunedError: the thread of `Ingest.run` does not come to it in time.
     """
-    return ingest.between_batches("dead letters", lambda: _replay(ingest))
+    return ingest.run_in_ingest_thread("dead letters", lambda: _replay(ingest))
 
 
 def _replay(ingest: Ingest) -> dict[str, int]:

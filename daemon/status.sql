@@ -37,6 +37,6 @@ SELECT created_at, event, version, previous_version, actor, reason, announced FR
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 10
 
 -- name: quarantine
--- What people said and the latest dataset does not believe.
+-- Feedback that the latest dataset sets aside.
 SELECT reason, count(*) AS rows, count(DISTINCT user_id) AS accounts FROM quarantine WHERE workload = $workload
 GROUP BY reason ORDER BY reason

@@ -92,7 +92,7 @@ class Metrics:
         )
         self.quarantined = Gauge(
             "retuned_quarantined_feedback",
-            "Pieces of feedback that the latest dataset does not believe, by reason: outvoted, contradicts_expert, "
+            "Pieces of feedback that the latest dataset sets aside, by reason: outvoted, contradicts_expert, "
             "account, burst or collusion",
             ["workload", "reason"],
             registry=registry,
@@ -152,7 +152,7 @@ class Metrics:
             self._counted[key] = row["count"]
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in what the latest dataset does not believe."""
+        """Take in what the latest dataset sets aside."""
         counts = {row["reason"]: row["count"] for row in warehouse.rows(QUERIES["quarantined"], {"workload": workload})}
         for reason in QUARANTINED:
             self.quarantined.labels(workload, reason).set(counts.get(reason, 0))

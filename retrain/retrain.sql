@@ -14,27 +14,27 @@ ORDER BY f.timestamp DESC, f.id
 LIMIT $limit
 
 -- name: accepted
--- Answers that somebody called good, and nobody called bad, wrong or invented. Accounts that are not believed do not
+-- Answers that somebody called good, and nobody called bad, wrong or invented. Accounts that are distrusted do not
 -- count against an answer, nor for it where somebody else does.
 WITH said AS (
     SELECT
         f.interaction_id, f.timestamp, f.received_at,
         CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
-        coalesce(account IN (SELECT unnest($disbelieved::VARCHAR[])), false) AS disbelieved,
+        coalesce(account IN (SELECT unnest($distrusted::VARCHAR[])), false) AS distrusted,
         (f.name = 'helpful' AND TRY_CAST(f.value AS BOOLEAN)) OR (f.name = 'rating' AND TRY_CAST(f.value AS DOUBLE) >= 0.8) AS good,
         (f.name = 'helpful' AND NOT TRY_CAST(f.value AS BOOLEAN)) OR (f.name = 'hallucination' AND TRY_CAST(f.value AS BOOLEAN)) AS bad,
-        {'id': f.id, 'timestamp': f.timestamp, 'source': f.source, 'user_id': account} AS voice
+        {'id': f.id, 'timestamp': f.timestamp, 'source': f.source, 'user_id': account} AS vote
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name IN ('helpful', 'rating', 'hallucination')
 ), judged AS (
     SELECT
         interaction_id,
-        coalesce(arg_max(voice, timestamp) FILTER (good AND NOT disbelieved), arg_max(voice, timestamp) FILTER (good)) AS last,
+        coalesce(arg_max(vote, timestamp) FILTER (good AND NOT distrusted), arg_max(vote, timestamp) FILTER (good)) AS last,
         max(received_at) AS received_at
     FROM said
     GROUP BY interaction_id
-    HAVING bool_or(good) AND NOT coalesce(bool_or(bad AND NOT disbelieved), false)
+    HAVING bool_or(good) AND NOT coalesce(bool_or(bad AND NOT distrusted), false)
 )
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
@@ -59,7 +59,7 @@ WITH judged AS (
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name = 'helpful' AND f.source IN ('user', 'expert')
         AND f.value::VARCHAR IN ('true', 'false')
-        AND (f.user_id IS NULL OR f.user_id NOT IN (SELECT unnest($disbelieved::VARCHAR[])))
+        AND (f.user_id IS NULL OR f.user_id NOT IN (SELECT unnest($distrusted::VARCHAR[])))
     GROUP BY f.interaction_id
 )
 SELECT

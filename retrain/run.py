@@ -177,7 +177,7 @@ class _Run:
         opinion = self._opinion(dataset, rows)
         candidate = self._register(dataset, parent, training, rows)
         decision = self._decide(rows, opinion, candidate)
-        card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before anybody is told of it
+        card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         promoted = self._promote(decision, parent, candidate)
         if promoted:
             self.rollout.follow_up_or_log(self.workload)

@@ -46,7 +46,7 @@ class Jobs:
     """The jobs, with or without their schedule."""
 
     def __init__(self, context: Context, fail: Callable[[BaseException], None]) -> None:
-        """`fail` is told of an error after which the daemon cannot go on."""
+        """`fail` is called with an error after which the daemon cannot go on."""
         self.context, self._fail = context, fail
         self.runs = Runs(context, self._start_runs)
         self._scheduler = BackgroundScheduler(

@@ -101,7 +101,7 @@ def write(
         the pages; none for a time in which nothing was asked and nothing measured.
 
     Raises:
-        ChildFailed: a page could not be drawn. A benchmark that fails is told in the report.
+        ChildFailed: a page could not be drawn. The report says which benchmark failed.
         Cancelled: stop was set.
     """
     found = {period: gather(warehouse, workload, period) for period in periods}
@@ -270,7 +270,7 @@ def sentences(job: dict[str, Any]) -> list[str]:
     events = [one["event"] for one in now["promotions"]]
     trained = sum(one["runs"] for one in now["runs"])
     found.append(
-        f"It was retrained {_times(trained)}; {_count(events.count('promoted'), 'new model')} went into service, "
+        f"{_retrained(trained)} {_count(events.count('promoted'), 'new model')} went into service, "
         f"{_count(events.count('rolled_back'), 'model')} came back out of it. "
         f"People corrected {_count(now['corrections'], 'answer')}."
     )
@@ -315,8 +315,9 @@ def _money(figures: dict[str, Any], kind: str, item: str | None = None) -> float
     return float(sum(row["amount"] for row in figures["money"] if row["kind"] == kind and item in (None, row["item"])))
 
 
-def _times(count: int) -> str:
-    return {0: "not once", 1: "once", 2: "twice"}.get(count, f"{count} times")
+def _retrained(times: int) -> str:
+    how_often = {1: "once", 2: "twice"}.get(times, f"{times} times")
+    return f"It was retrained {how_often}." if times else "It was not retrained."
 
 
 def _count(count: int, noun: str) -> str:

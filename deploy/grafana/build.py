@@ -524,14 +524,14 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "In quarantine",
-            "Feedback that the latest dataset does not believe, by reason. Bursts and collusion are somebody's doing; "
+            "Feedback that the latest dataset sets aside, by reason. Bursts and collusion are somebody's doing; "
             "`retuned export quarantine` lists who said what. Nothing of it is learned.",
             (f"retuned_quarantined_feedback{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
         ),
         lines(
             "Evidence against a new champion",
-            "How much speaks for it that a champion which the gate promoted is worse in service than the one before "
-            "it, by what is compared and who says so. At 100% it is taken back.",
+            "The evidence that a champion which the gate promoted is worse in service than the one before "
+            "it, by metric and source. At 100% it is taken back.",
             (f"retuned_watch_evidence_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{metric}}, {{source}}"),
             unit=SHARE,
         ),

@@ -154,7 +154,7 @@ class Comparison:
                 try:
                     self._run(reference[[column]], current[[column]])
                     good.append(column)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and costs this column alone
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, and costs this column alone
                     left_out[column] = f"Evidently: {type(error).__name__}: {error}"
             if len(good) == len(columns):
                 raise  # no column is to blame

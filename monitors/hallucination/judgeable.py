@@ -8,7 +8,7 @@ from retuned.consumers.common.languages import load_identifier
 from retuned.monitors.hallucination.rules import MOST_CHARACTERS
 
 _READ = 300
-"""Characters of a text by which its language is told."""
+"""Characters of a text by which its language is identified."""
 _FOREIGN_LETTERS = 0.2
 """Share of letters that are not Latin from which on a text is in another script."""
 _SURE = 0.5

@@ -77,7 +77,7 @@ class Opinions:
             answers: a sample of the window in random order, the same order each time.
 
         Answers that were shown before are not shown again. As more of the doubtful ones are shown, both kinds are
-        weighed by how many of them there are. A judge that fails costs its figure, and is told of in the log once.
+        weighed by how many of them there are. A judge that fails costs its figure, and is logged once.
 
         Raises:
             Cancelled: stop was set.

@@ -14,7 +14,7 @@ from retuned.monitors.statistics import Z95
 
 QUERIES = named_queries("retuned.monitors.money", "roi.sql")
 LEAST_CONVERSATIONS = 30
-"""Below it, a sum over conversations is not taken as normal, and no interval is told."""
+"""Below it, a sum over conversations is not taken as normal, and no interval is reported."""
 
 
 @dataclass(frozen=True)

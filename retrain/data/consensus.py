@@ -1,9 +1,9 @@
-"""Whom to believe: what a hostile or mistaken few say of an answer is set aside, before anything is learned from it.
+"""Consensus: what a hostile or mistaken minority states is set aside, before anything is learned from it.
 
 The unit is the account, never the message. Where people answer one question differently, independent accounts are
 counted, and accounts that copy each other count as one (source dependence, Dong et al. 2009, "Integrating conflicting
-data"). Experts, and what was imported as a demonstration, are believed. Nothing is deleted: what is set aside is judged
-anew for each dataset, and comes back when others bear it out.
+data"). Experts, and what was imported as a demonstration, are trusted. Nothing is deleted: what is set aside is judged
+anew for each dataset, and comes back when others corroborate it.
 """
 
 import math
@@ -54,58 +54,58 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What is not believed.
+class Consensus:
+    """What is set aside.
 
     Attributes:
-        doubts: by feedback id. `superseded` is nobody's fault: it was so once.
-        disbelieved: accounts that were wrong in most of what others could check.
+        doubts: by feedback id. `superseded` is no error: it was so once.
+        distrusted: accounts that were wrong in most of what others could check.
     """
 
     doubts: Mapping[str, Doubt] = field(default_factory=dict)
-    disbelieved: frozenset[str] = frozenset()
+    distrusted: frozenset[str] = frozenset()
 
 
-def judge(
-    said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template | None = None
-) -> Judgement:
+def find_consensus(
+    examples: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template | None = None
+) -> Consensus:
     """Which of the corrections and accepted answers are not to be learned from.
 
     - A newer answer takes the place of an older one when more independent accounts give it than have upheld the older
       one since, who must be fewer than usual, and at least a QUORUM where so many upheld that before. Else the newer
-      one falls. What was said of an answer while it stood is superseded, and nobody's fault: policies change. What an
-      expert contradicts falls. A question with another answer for each who asks has no verdict.
-    - An account that was wrong in most of what others could check is not believed, except where others say the same.
-    - So is an account for what it says in a burst, many times faster than others.
+      one is rejected. What was stated of an answer while it stood is superseded, and no error: policies change. What an
+      expert contradicts is rejected. A question with another answer for each who asks is not decided.
+    - An account that was wrong in most of what others could check is distrusted, except where others state the same.
+    - So is an account for what it states in a burst, many times faster than others.
     - So are new accounts, many more than usual, that write nearly the same at once, or what is contradicted elsewhere.
 
     Args:
-        said: in any order.
+        examples: in any order.
         first_seen: when each account was first heard of.
         similarity, template: which prompts are one question (see `QuestionIndex`).
     """
-    court = _Court(said, first_seen, similarity, template or Template())
-    disbelieved: frozenset[str] = frozenset()
-    for _ in range(_ROUNDS):  # who is not believed has no vote
-        doubts = court.vote(disbelieved)
-        found = disbelieved | court.unreliable(doubts)
-        if found == disbelieved:
+    votes = _Votes(examples, first_seen, similarity, template or Template())
+    distrusted: frozenset[str] = frozenset()
+    for _ in range(_ROUNDS):  # the distrusted have no vote
+        doubts = votes.rejected(distrusted)
+        found = distrusted | votes.unreliable(doubts)
+        if found == distrusted:
             break
-        disbelieved = found
+        distrusted = found
     suspects = {
-        **court.rings(doubts),
-        **court.bursts(),
+        **votes.collusions(doubts),
+        **votes.bursts(),
         **{
-            voice: Doubt("account", "most of what this account says is contradicted by independent accounts")
-            for voice in court.voices_of(disbelieved)
+            vote: Doubt("account", "most of what this account says is contradicted by independent accounts")
+            for vote in votes.votes_of(distrusted)
         },
     }
-    for voice, doubt in suspects.items():
-        if voice not in doubts and not court.borne_out(voice, suspects):
-            doubts[voice] = doubt
-    return Judgement(
-        {court.said[voice].feedback_id: doubt for voice, doubt in doubts.items()},
-        frozenset(name for name in disbelieved if name in first_seen),
+    for vote, doubt in suspects.items():
+        if vote not in doubts and not votes.is_corroborated(vote, suspects):
+            doubts[vote] = doubt
+    return Consensus(
+        {votes.examples[vote].feedback_id: doubt for vote, doubt in doubts.items()},
+        frozenset(name for name in distrusted if name in first_seen),
     )
 
 
@@ -116,56 +116,56 @@ class _Claim:
     text: str
     stated: frozenset[str]
     opening: str
-    voices: list[int] = field(default_factory=list)  # in the order of time
+    votes: list[int] = field(default_factory=list)  # in the order of time
 
 
-class _Court:
-    """The voices, sorted by time and numbered; the questions that they answer, and the claims that they make."""
+class _Votes:
+    """The votes, sorted by time and numbered; the questions that they answer, and the claims that they make."""
 
     def __init__(
-        self, said: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template
+        self, examples: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template
     ) -> None:
-        self.said = sorted(said, key=lambda row: (row.timestamp, row.feedback_id))
-        self._times = [row.timestamp for row in self.said]
-        self._expert = [row.source in ("expert", "demonstration") for row in self.said]
-        self._accounts = _accounts(self.said)
+        self.examples = sorted(examples, key=lambda row: (row.timestamp, row.feedback_id))
+        self._times = [row.timestamp for row in self.examples]
+        self._expert = [row.source in ("expert", "demonstration") for row in self.examples]
+        self._accounts = _accounts(self.examples)
         self._young = [
             name in first_seen and row.timestamp - first_seen[name] < YOUNG
-            for name, row in zip(self._accounts, self.said, strict=True)
+            for name, row in zip(self._accounts, self.examples, strict=True)
         ]
-        people = [number for number in range(len(self.said)) if not self._expert[number]]
+        people = [number for number in range(len(self.examples)) if not self._expert[number]]
         self._of_account: dict[str, list[int]] = defaultdict(list)
         for number in people:
             self._of_account[self._accounts[number]].append(number)
         self._questions = self._group(similarity, template)
-        self._claim_of = {voice: claim for claims in self._questions for claim in claims for voice in claim.voices}
-        # What is said where nobody disagrees: the clock of the usual, which an attack does not make run faster.
+        self._claim_of = {vote: claim for claims in self._questions for claim in claims for vote in claim.votes}
+        # Votes where nobody disagrees: the pace of ordinary traffic, which an attack does not speed up.
         self._quiet = sorted(
-            voice
+            vote
             for claims in self._questions
             if not any(_contradict(claims[0], other) for other in claims)
             for claim in claims
-            for voice in claim.voices
-            if not self._expert[voice]
+            for vote in claim.votes
+            if not self._expert[vote]
         )
         self._texts: NearIndex[tuple[int, frozenset[str]]] = NearIndex(_ALIKE)
         self._known: dict[str, int] = {}
         self._text_of = [
-            self._text(row.completion, self._claim_of[voice].stated) for voice, row in enumerate(self.said)
+            self._text(row.completion, self._claim_of[vote].stated) for vote, row in enumerate(self.examples)
         ]
-        self._read()
-        self._oppose()
-        self._usual = self._usually_young()
-        self._upstart = {text for text, voices in self._with_text.items() if self._mostly_new(voices)}
+        self._index_texts()
+        self._find_disputes()
+        self._usual_young = self._usual_share_of_young()
+        self._new_accounts_texts = {text for text, votes in self._with_text.items() if self._mostly_new(votes)}
 
     # What is there
 
     def _group(self, similarity: float, template: Template) -> list[list[_Claim]]:
         """The claims of each question, in the order in which they were first made."""
-        question = questions_of(self.said, similarity, template)
+        question = questions_of(self.examples, similarity, template)
         questions: dict[str, list[_Claim]] = {}
         stated: dict[str, frozenset[str]] = {}
-        for number, row in enumerate(self.said):
+        for number, row in enumerate(self.examples):
             claims = questions.setdefault(question[row.prompt_hash], [])
             text = row.completion
             if text not in stated:
@@ -174,7 +174,7 @@ class _Court:
             claim = next((claim for claim in claims if _same(claim, made)), None)
             if claim is None:
                 claims.append(claim := made)
-            claim.voices.append(number)
+            claim.votes.append(number)
         return list(questions.values())
 
     def _text(self, text: str, stated: frozenset[str]) -> int:
@@ -186,14 +186,14 @@ class _Court:
             self._texts.add(text, (self._known[text], stated))
         return self._known[text]
 
-    def _read(self) -> None:
+    def _index_texts(self) -> None:
         """Which texts each account has written or upheld."""
         from scipy.sparse import csr_matrix
 
         self._with_text: dict[int, list[int]] = defaultdict(list)
-        for voice, text in enumerate(self._text_of):
-            if not self._expert[voice]:
-                self._with_text[text].append(voice)
+        for vote, text in enumerate(self._text_of):
+            if not self._expert[vote]:
+                self._with_text[text].append(vote)
         self._index = {name: number for number, name in enumerate(self._of_account)}
         pairs = sorted({(self._index[name], self._text_of[v]) for name, all in self._of_account.items() for v in all})
         rows, columns = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
@@ -203,9 +203,11 @@ class _Court:
         shares = np.asarray(self._written.sum(axis=0)).ravel() / max(len(pairs), 1)
         self._meeting = float((shares**2).sum())  # two texts drawn at random are one
 
-    def _oppose(self) -> None:
+    def _find_disputes(self) -> None:
         """Which claims cannot both be right, and who could be checked by others."""
-        self._contested = [claims for claims in self._questions if len(claims) > 1 and not self._open(claims)]
+        self._contested = [
+            claims for claims in self._questions if len(claims) > 1 and not self._has_no_one_answer(claims)
+        ]
         self._disputes: dict[_Change, list[tuple[_Claim, _Claim]]] = defaultdict(list)
         opposed: set[int] = set()
         for claims in self._contested:
@@ -215,23 +217,23 @@ class _Court:
                     for change in self._between(one, other):
                         self._disputes[change].append((one, other))
         self._checked = [
-            voice
+            vote
             for claims in self._questions
             for claim in claims
-            if id(claim) in opposed or len({self._accounts[voice] for voice in claim.voices}) > 1
-            for voice in claim.voices
+            if id(claim) in opposed or len({self._accounts[vote] for vote in claim.votes}) > 1
+            for vote in claim.votes
         ]
         # "Not this text but B", over all wordings of a question: who says so of one bears out who says so of another.
         self._instead: dict[_Change, list[int]] = defaultdict(list)
         self._became = Changes()
         number = {id(claim): str(place) for place, claims in enumerate(self._questions) for claim in claims}
-        for voice, row in enumerate(self.said):
-            claim = self._claim_of[voice]
-            self._became.add(number[id(claim)], self._text_of[voice], claim.stated)
+        for vote, row in enumerate(self.examples):
+            claim = self._claim_of[vote]
+            self._became.add(number[id(claim)], self._text_of[vote], claim.stated)
             rejected = facts(row.rejected) if row.rejected else None
             if row.rejected and rejected and claim.stated and rejected != claim.stated:
                 text = self._text(row.rejected, rejected)
-                self._instead[text, claim.stated].append(voice)
+                self._instead[text, claim.stated].append(vote)
                 self._became.corrected(number[id(claim)], text, claim.stated)
 
     def _changes(self, old: _Claim, new: _Claim) -> set[_Change]:
@@ -240,36 +242,36 @@ class _Court:
 
     def _between(self, old: _Claim, new: _Claim) -> set[_Change]:
         """From each text of one claim to the facts of another. Without facts no two wordings are one change."""
-        return {(self._text_of[voice], new.stated) for voice in old.voices} if old.stated and new.stated else set()
+        return {(self._text_of[vote], new.stated) for vote in old.votes} if old.stated and new.stated else set()
 
     # Votes
 
-    def vote(self, disbelieved: frozenset[str]) -> dict[int, Doubt]:
-        """The voices that lose, and why."""
+    def rejected(self, distrusted: frozenset[str]) -> dict[int, Doubt]:
+        """The votes for claims that lose, and why."""
         doubts: dict[int, Doubt] = {}
         for claims in self._contested:
-            self._settle(claims, disbelieved, doubts)
+            self._resolve(claims, distrusted, doubts)
         return doubts
 
-    def _open(self, claims: list[_Claim]) -> bool:
+    def _has_no_one_answer(self, claims: list[_Claim]) -> bool:
         """Whether a question has no one answer, as "where is my parcel?": no claim has a third of the accounts.
 
         New accounts are not asked: a crowd of them could make any question seem so.
         """
-        sizes = [len({self._accounts[voice] for voice in claim.voices if not self._young[voice]}) for claim in claims]
+        sizes = [len({self._accounts[vote] for vote in claim.votes if not self._young[vote]}) for claim in claims]
         return len(claims) >= OPEN_CLAIMS and OPEN_SHARE * sum(sizes) > max(sizes)
 
-    def _settle(self, claims: list[_Claim], disbelieved: frozenset[str], doubts: dict[int, Doubt]) -> None:
-        last, right = self._expertise(claims)
+    def _resolve(self, claims: list[_Claim], distrusted: frozenset[str], doubts: dict[int, Doubt]) -> None:
+        last, right = self._expert_answer(claims)
         standing: list[_Claim] = []
         for claim in claims:
-            since = claim.voices[0]
+            since = claim.votes[0]
             if right is not None and _contradict(claim, right):
                 doubt = Doubt("contradicts_expert", f"an expert says: {_short(right.text)}")
-                self._fall(claim, last, doubt, doubts)
-                for voice in claim.voices:
-                    if self._expert[voice]:
-                        doubts[voice] = Doubt("superseded", doubt.detail)
+                self._reject(claim, last, doubt, doubts)
+                for vote in claim.votes:
+                    if self._expert[vote]:
+                        doubts[vote] = Doubt("superseded", doubt.detail)
                 continue
             if claim is right:
                 standing.append(claim)
@@ -278,31 +280,31 @@ class _Court:
             for other in standing:
                 if not _contradict(claim, other):
                     continue
-                if not self._overturns(claim, other, disbelieved):
-                    said = f"more independent accounts say: {_short(other.text)}"
-                    self._fall(claim, -1, Doubt("outvoted", said), doubts)
+                if not self._overturns(claim, other, distrusted):
+                    why = f"more independent accounts say: {_short(other.text)}"
+                    self._reject(claim, -1, Doubt("outvoted", why), doubts)
                     break
                 beaten.append(other)
             else:
                 for other in beaten:
                     standing.remove(other)
-                    said = f"more independent accounts say: {_short(claim.text)}"
-                    self._fall(other, since, Doubt("outvoted", said), doubts)
+                    why = f"more independent accounts say: {_short(claim.text)}"
+                    self._reject(other, since, Doubt("outvoted", why), doubts)
                 standing.append(claim)
 
-    def _expertise(self, claims: list[_Claim]) -> tuple[int, _Claim | None]:
-        """The last word of an expert and the claim that it makes right, if there is one."""
-        last = max((voice for claim in claims for voice in claim.voices if self._expert[voice]), default=-1)
+    def _expert_answer(self, claims: list[_Claim]) -> tuple[int, _Claim | None]:
+        """The last vote of an expert and the claim that it makes right, if there is one."""
+        last = max((vote for claim in claims for vote in claim.votes if self._expert[vote]), default=-1)
         right = self._claim_of[last] if last >= 0 else None
         for claim in claims if right is not None else ():
-            # Of another wording of the question an expert may have said since that it is so no more.
+            # Of another wording of the question an expert may have stated since that it is so no more.
             changes = self._changes(right, claim) if right is not None and _contradict(claim, right) else ()
             later = [v for change in changes for v in self._instead.get(change, ()) if self._expert[v] and v > last]
             if later:
                 last, right = max(later), claim
         return last, right
 
-    def _overturns(self, claim: _Claim, other: _Claim, disbelieved: frozenset[str]) -> bool:
+    def _overturns(self, claim: _Claim, other: _Claim, distrusted: frozenset[str]) -> bool:
         """Does a claim put another out of date that was there before it?
 
         One fact is asked for in many wordings: all those count in which both claims are made, and who corrects the one
@@ -310,45 +312,45 @@ class _Court:
         """
         changes = self._changes(other, claim)
         for decided, corrected in ((False, self._changes(claim, other)), (True, changes)):
-            if any(self._expert[voice] for change in corrected for voice in self._instead.get(change, ())):
+            if any(self._expert[vote] for change in corrected for vote in self._instead.get(change, ())):
                 return decided
         rounds = [(other, claim), *(pair for change in changes for pair in self._disputes[change])]
-        old = sorted({voice for before, _ in rounds for voice in before.voices})
-        new = {voice for _, after in rounds for voice in after.voices}
+        old = sorted({vote for before, _ in rounds for vote in before.votes})
+        new = {vote for _, after in rounds for vote in after.votes}
         since = min(new)
-        new |= {voice for change in changes for voice in self._instead.get(change, ())}
-        support, before = self._weight(sorted(new), disbelieved), self._weight(old, disbelieved)
-        after = self._weight(old, disbelieved, since)
+        new |= {vote for change in changes for vote in self._instead.get(change, ())}
+        support, before = self._weight(sorted(new), distrusted), self._weight(old, distrusted)
+        after = self._weight(old, distrusted, since)
         # What is no longer true is no longer upheld; what as many uphold as before has not changed, whoever says so.
         passed = bisect(self._quiet, since)
-        earlier = self._weight(old[: bisect(old, since)], disbelieved)
+        earlier = self._weight(old[: bisect(old, since)], distrusted)
         usual = earlier * (len(self._quiet) - passed) / max(passed, 1)
         upheld = earlier >= QUORUM and after >= max(QUORUM, usual / 2)
         return support >= min(before, max(QUORUM, math.log2(max(before, 1)))) and support > after and not upheld
 
-    def _fall(self, claim: _Claim, since: int, doubt: Doubt, doubts: dict[int, Doubt]) -> None:
-        """A claim loses: what was said of it after `since` was wrong, what was said before was so then."""
-        for voice in claim.voices:
-            if not self._expert[voice]:
-                doubts[voice] = doubt if voice > since else Doubt("superseded", doubt.detail)
+    def _reject(self, claim: _Claim, since: int, doubt: Doubt, doubts: dict[int, Doubt]) -> None:
+        """A claim loses. Votes for it after `since` were wrong, those before were right then."""
+        for vote in claim.votes:
+            if not self._expert[vote]:
+                doubts[vote] = doubt if vote > since else Doubt("superseded", doubt.detail)
 
-    def _weight(self, voices: Sequence[int], disbelieved: frozenset[str], since: int = -1) -> float:
-        """How many independent accounts speak, those that work alike counted as one."""
-        all = [v for v in voices if not self._expert[v] and self._accounts[v] not in disbelieved]
-        accounts = sorted({self._index[self._accounts[voice]] for voice in all})[:_MOST]
+    def _weight(self, votes: Sequence[int], distrusted: frozenset[str], since: int = -1) -> float:
+        """How many independent accounts voted, those that work alike counted as one."""
+        all = [v for v in votes if not self._expert[v] and self._accounts[v] not in distrusted]
+        accounts = sorted({self._index[self._accounts[vote]] for vote in all})[:_MOST]
         if len(accounts) < 2:
-            return float(any(voice > since for voice in all))
+            return float(any(vote > since for vote in all))
         alike = self._alike(accounts)
         young = {
-            self._index[self._accounts[voice]]
-            for voice in all
-            if self._young[voice] and self._text_of[voice] in self._upstart
+            self._index[self._accounts[vote]]
+            for vote in all
+            if self._young[vote] and self._text_of[vote] in self._new_accounts_texts
         }
         new = np.array([number in young for number in accounts])
         alike |= np.outer(new, new)
         np.fill_diagonal(alike, True)
         weights = 1 / alike.sum(axis=1)
-        late = {self._index[self._accounts[voice]] for voice in all if voice > since}
+        late = {self._index[self._accounts[vote]] for vote in all if vote > since}
         return float(sum(weight for number, weight in zip(accounts, weights, strict=True) if number in late))
 
     def _alike(self, accounts: list[int]) -> Any:
@@ -359,93 +361,93 @@ class _Court:
         expected = self._meeting * np.outer(count, count)
         return (shared >= 2) & (shared >= _SAME_WORK * either) & (shared > expected + 3 * np.sqrt(expected))
 
-    def _usually_young(self) -> float:
+    def _usual_share_of_young(self) -> float:
         """The share of new accounts where nobody disagrees; an attack is no part of what is usual."""
-        young = sum(self._young[voice] for voice in self._quiet)
+        young = sum(self._young[vote] for vote in self._quiet)
         return min(max((young + 1) / (len(self._quiet) + 2), 0.01), 0.99)
 
-    def _mostly_new(self, voices: list[int]) -> bool:
+    def _mostly_new(self, votes: list[int]) -> bool:
         """Whether far more of the accounts behind a text are new than chance explains."""
         from scipy.special import bdtrc
 
-        accounts = {self._accounts[voice] for voice in voices}
-        young = {self._accounts[voice] for voice in voices if self._young[voice]}
-        return len(young) >= 2 and float(bdtrc(len(young) - 1, len(accounts), self._usual)) < CHANCE
+        accounts = {self._accounts[vote] for vote in votes}
+        young = {self._accounts[vote] for vote in votes if self._young[vote]}
+        return len(young) >= 2 and float(bdtrc(len(young) - 1, len(accounts), self._usual_young)) < CHANCE
 
     def unreliable(self, doubts: Mapping[int, Doubt]) -> frozenset[str]:
         """The accounts that lost at least twice, and most of what others could check."""
-        checked = Counter(self._accounts[voice] for voice in self._checked)
-        lost = Counter(self._accounts[voice] for voice, doubt in doubts.items() if doubt.reason in QUARANTINED)
+        checked = Counter(self._accounts[vote] for vote in self._checked)
+        lost = Counter(self._accounts[vote] for vote, doubt in doubts.items() if doubt.reason in QUARANTINED)
         return frozenset(name for name, times in lost.items() if times >= 2 and 2 * times > checked[name])
 
     # Other signs
 
-    def voices_of(self, accounts: Iterable[str]) -> Iterable[int]:
-        """What these accounts said."""
-        return (voice for name in accounts for voice in self._of_account[name])
+    def votes_of(self, accounts: Iterable[str]) -> Iterable[int]:
+        """The votes of these accounts."""
+        return (vote for name in accounts for vote in self._of_account[name])
 
     def bursts(self) -> dict[int, Doubt]:
-        """What accounts said within BURST, many times as much as others say at their busiest."""
-        people = (row.user_id for row in self.said if row.source == "user" and row.user_id is not None)
+        """The votes of accounts within BURST, many times as many as others cast at their busiest."""
+        people = (row.user_id for row in self.examples if row.source == "user" and row.user_id is not None)
         busiest = {name: self._busiest(self._of_account[name]) for name in set(people)}
         if len(busiest) < RING_ACCOUNTS:
             return {}
-        usual = float(np.quantile([len(voices) for voices in busiest.values()], 0.75))
+        usual = float(np.quantile([len(votes) for votes in busiest.values()], 0.75))
         limit = max(BURST_MESSAGES, BURST_RATIO * usual)
         return {
-            voice: Doubt("burst", f"{len(voices)} messages of one account within an hour; {usual:g} are usual")
-            for voices in busiest.values()
-            if len(voices) >= limit
-            for voice in voices
+            vote: Doubt("burst", f"{len(votes)} messages of one account within an hour; {usual:g} are usual")
+            for votes in busiest.values()
+            if len(votes) >= limit
+            for vote in votes
         }
 
-    def _busiest(self, voices: list[int]) -> list[int]:
-        best, start = voices[:1], 0
-        for end, voice in enumerate(voices):
-            while self._times[voice] - self._times[voices[start]] > BURST:
+    def _busiest(self, votes: list[int]) -> list[int]:
+        best, start = votes[:1], 0
+        for end, vote in enumerate(votes):
+            while self._times[vote] - self._times[votes[start]] > BURST:
                 start += 1
             if end + 1 - start > len(best):
-                best = voices[start : end + 1]
+                best = votes[start : end + 1]
         return best
 
-    def rings(self, doubts: Mapping[int, Doubt]) -> dict[int, Doubt]:
-        """What far more new accounts say than usual, when it is contradicted elsewhere or comes all at once.
+    def collusions(self, doubts: Mapping[int, Doubt]) -> dict[int, Doubt]:
+        """What far more new accounts state than usual, when it is contradicted elsewhere or comes all at once.
 
         At once, nearly the same corrections: thumbs on one answer are alike by nature.
         """
-        window = max(RING_WINDOW * len(self.said), RING_ACCOUNTS)
+        window = max(RING_WINDOW * len(self.examples), RING_ACCOUNTS)
         found: dict[int, Doubt] = {}
-        for text in self._upstart:
-            voices = self._with_text[text]
-            young = [voice for voice in voices if self._young[voice]]
-            if any(voice in doubts and doubts[voice].reason in QUARANTINED for voice in voices):
+        for text in self._new_accounts_texts:
+            votes = self._with_text[text]
+            young = [vote for vote in votes if self._young[vote]]
+            if any(vote in doubts and doubts[vote].reason in QUARANTINED for vote in votes):
                 doubt = Doubt("collusion", "new accounts say what independent accounts contradict elsewhere")
                 found |= dict.fromkeys(young, doubt)
                 continue
-            written = [voice for voice in voices if self.said[voice].kind == "correction"]
-            writers = {self._accounts[voice] for voice in written if self._young[voice]}
+            written = [vote for vote in votes if self.examples[vote].kind == "correction"]
+            writers = {self._accounts[vote] for vote in written if self._young[vote]}
             starts = np.searchsorted(written, np.array(written) - window)
             at_once = int((np.arange(len(written)) + 1 - starts).max(initial=0))
             if len(writers) >= RING_ACCOUNTS and at_once >= RING_SHARE * len(written):
                 doubt = Doubt("collusion", f"{len(writers)} new accounts wrote nearly the same in a short time")
-                found |= {voice: doubt for voice in written if self._young[voice]}
+                found |= {vote: doubt for vote in written if self._young[vote]}
         return found
 
-    def borne_out(self, voice: int, suspects: Mapping[int, Doubt]) -> bool:
+    def is_corroborated(self, vote: int, suspects: Mapping[int, Doubt]) -> bool:
         """Does somebody who is not suspect, and not of the same account, give the same answer to the question?"""
         return any(
-            self._expert[other] or (other not in suspects and self._accounts[other] != self._accounts[voice])
-            for other in self._claim_of[voice].voices
+            self._expert[other] or (other not in suspects and self._accounts[other] != self._accounts[vote])
+            for other in self._claim_of[vote].votes
         )
 
 
-def _accounts(said: Sequence[Example]) -> list[str]:
-    """Who speaks. Where most people have names, the nameless are one account; else each message is one."""
-    users = [row for row in said if row.source == "user"]
+def _accounts(examples: Sequence[Example]) -> list[str]:
+    """The account of each vote. Where most users are named, the unnamed are one account; else each message is one."""
+    users = [row for row in examples if row.source == "user"]
     named = 2 * sum(row.user_id is not None for row in users) > len(users)
     return [
         row.user_id or (f"source {row.source}" if row.source != "user" else "nobody" if named else row.feedback_id)
-        for row in said
+        for row in examples
     ]
 
 

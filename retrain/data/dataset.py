@@ -17,15 +17,15 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
 from retuned.retrain.data import holdout
-from retuned.retrain.data.consensus import QUARANTINED, Judgement, judge
+from retuned.retrain.data.consensus import QUARANTINED, Consensus, find_consensus
 from retuned.retrain.data.examples import (
     QUERIES,
     Contradictions,
     Example,
     QuestionIndex,
     agree,
-    heard,
-    one_each,
+    one_of_each_interaction,
+    read_statements,
     restored,
     thumbs,
 )
@@ -116,7 +116,7 @@ class Dataset:
 def build(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Dataset:
     """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
 
-    The same evidence gives the same version, which is then written once. What people said that is not believed is in
+    The same evidence gives the same version, which is then written once. Feedback that is set aside is in
     the table `quarantine` afterwards.
 
     Raises:
@@ -183,7 +183,7 @@ class Learnable:
 
 
 def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learnable:
-    """Chosen as for a dataset: what is not believed, what is out of date, what says the same twice, and what comes near
+    """Chosen as for a dataset: what is set aside, what is out of date, what says the same twice, and what comes near
     to a question that is judged on, now or by the champion and those before it, is not learned from."""
     champion = versions.champion(warehouse, workload)
     earlier = _Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
@@ -235,7 +235,7 @@ class _Evidence:
 
     Attributes:
         rows: corrections and accepted answers, one of an interaction.
-        left: what is not believed or not fit to be learned.
+        left: what is set aside, or not fit to be learned.
         topics: those that earlier datasets know.
         places: split of each question, by hash and by interaction, that stood in an earlier dataset of today's draw.
         template: what the prompts share.
@@ -244,7 +244,7 @@ class _Evidence:
     rows: list[Example]
     thumbs: list[tuple[Example, bool]]
     left: list[_Left]
-    judgement: Judgement
+    consensus: Consensus
     topics: Topics
     places: dict[str, str]
     template: Template
@@ -252,22 +252,22 @@ class _Evidence:
     @classmethod
     def of(cls, warehouse: Warehouse, settings: Settings, workload: str, generation: int) -> "_Evidence":
         asked = settings.dataset
-        said = heard(warehouse, workload, asked)
+        said = read_statements(warehouse, workload, asked)
         template = Template(row.prompt for row in [*said.corrections, *said.accepted])
-        judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked, template)
-        if judgement.disbelieved:  # nor does it count against an answer that they call it bad
-            said = heard(warehouse, workload, asked, judgement.disbelieved)
-            judgement = _judged(warehouse, [*said.corrections, *said.accepted], asked, template)
+        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template)
+        if consensus.distrusted:  # nor does it count against an answer that they call it bad
+            said = read_statements(warehouse, workload, asked, consensus.distrusted)
+            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template)
         all = [*said.corrections, *said.accepted]
-        unfit = filtered([row for row in all if row.feedback_id not in judgement.doubts], said.cut, asked.filters)
+        unfit = filtered([row for row in all if row.feedback_id not in consensus.doubts], said.cut, asked.filters)
         left = {
             row.feedback_id: _Left(
-                row, judgement.doubts[row.feedback_id].reason, judgement.doubts[row.feedback_id].detail
+                row, consensus.doubts[row.feedback_id].reason, consensus.doubts[row.feedback_id].detail
             )
-            if row.feedback_id in judgement.doubts
+            if row.feedback_id in consensus.doubts
             else _Left(row, unfit[row.feedback_id])
             for row in all
-            if row.feedback_id in judgement.doubts or row.feedback_id in unfit
+            if row.feedback_id in consensus.doubts or row.feedback_id in unfit
         }
         poor = {one.row.interaction_id for one in left.values() if one.row.kind == "accepted"}
         places = {
@@ -276,27 +276,29 @@ class _Evidence:
         }
         latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
         return cls(
-            rows=one_each(said, lambda row: row.feedback_id not in left),
+            rows=one_of_each_interaction(said, lambda row: row.feedback_id not in left),
             thumbs=[
                 (row, helpful)
-                for row, helpful in thumbs(warehouse, workload, asked, judgement.disbelieved)
-                if row.feedback_id not in judgement.doubts and not (helpful and row.interaction_id in poor)
+                for row, helpful in thumbs(warehouse, workload, asked, consensus.distrusted)
+                if row.feedback_id not in consensus.doubts and not (helpful and row.interaction_id in poor)
             ],
             left=list(left.values()),
-            judgement=judgement,
+            consensus=consensus,
             topics=Topics.load(Path(latest["path"])) if latest else Topics(),
             places=places,
             template=template,
         )
 
 
-def _judged(warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template) -> Judgement:
+def _consensus(
+    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template
+) -> Consensus:
     if not settings.quarantine:
-        return Judgement()
+        return Consensus()
     accounts = sorted({row.user_id for row in said if row.user_id is not None})
     seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    return judge(said, first_seen, settings.near_duplicate_similarity, template)
+    return find_consensus(said, first_seen, settings.near_duplicate_similarity, template)
 
 
 @dataclass(frozen=True)
@@ -385,7 +387,7 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
         return earlier.until is None or row.received_at > earlier.until
 
     def still_true(row: Example) -> bool:
-        return row.feedback_id not in evidence.judgement.doubts and contradictions.of(row, earlier=True) is None
+        return row.feedback_id not in evidence.consensus.doubts and contradictions.of(row, earlier=True) is None
 
     left = [one for one in evidence.left if fresh(one.row)]
     valid = []
@@ -414,7 +416,7 @@ def _choose(evidence: _Evidence, earlier: _Earlier, settings: DatasetSettings) -
         return [replace(row, topic=name) for row, name in zip(rows, names, strict=True)]
 
     distinct = named(distinct)
-    place = _places(distinct, evidence, settings, earlier.generation)
+    place = _assigned_splits(distinct, evidence, settings, earlier.generation)
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for row in distinct:
         splits[place[row.prompt_hash]].append(row)
@@ -478,7 +480,9 @@ def _drawn(question: str, generation: int) -> float:
     return fraction(f"{generation} {question}" if generation else question)
 
 
-def _places(rows: Sequence[Example], evidence: _Evidence, settings: DatasetSettings, generation: int) -> dict[str, str]:
+def _assigned_splits(
+    rows: Sequence[Example], evidence: _Evidence, settings: DatasetSettings, generation: int
+) -> dict[str, str]:
     """The split of each question: where it stood first since the holdout was drawn; else by its hash.
 
     Where chance gives the new questions of a topic too little of the holdout, those whose hash comes next are added:

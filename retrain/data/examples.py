@@ -93,8 +93,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Testimony:
-    """What people said of the answers of a workload, newest first, before anybody asks whether to believe it.
+class Statements:
+    """Corrections and accepted answers of a workload, newest first, before any is set aside.
 
     Attributes:
         corrections: every correction, also several of one interaction.
@@ -107,11 +107,13 @@ class Testimony:
     cut: frozenset[str]
 
 
-def heard(warehouse: Warehouse, workload: str, settings: DatasetSettings, disbelieved: Iterable[str] = ()) -> Testimony:
+def read_statements(
+    warehouse: Warehouse, workload: str, settings: DatasetSettings, distrusted: Iterable[str] = ()
+) -> Statements:
     """The newest dataset.maximum_rows corrections and as many accepted answers, written as the configuration asks.
 
     Args:
-        disbelieved: accounts whose judgement of an answer does not count.
+        distrusted: accounts whose judgement of an answer does not count.
     """
     rewrite = Rewriter(settings)
     cut: set[str] = set()
@@ -122,33 +124,33 @@ def heard(warehouse: Warehouse, workload: str, settings: DatasetSettings, disbel
         kind: Literal["correction", "accepted"] = "correction" if query == "corrections" else "accepted"
         return [made for row in rows if (made := example(kind=kind, rewrite=rewrite, **row)) is not None]
 
-    accepted = read("accepted", disbelieved=sorted(disbelieved)) if settings.accepted_answers else []
-    return Testimony(read("corrections"), accepted, frozenset(cut))
+    accepted = read("accepted", distrusted=sorted(distrusted)) if settings.accepted_answers else []
+    return Statements(read("corrections"), accepted, frozenset(cut))
 
 
-def one_each(testimony: Testimony, usable: Callable[[Example], bool]) -> list[Example]:
+def one_of_each_interaction(statements: Statements, usable: Callable[[Example], bool]) -> list[Example]:
     """The usable examples, one correction of each interaction: the most trusted, then the newest.
 
     An accepted answer is left out when the correction of its interaction contradicts it.
     """
     corrected: dict[str, Example] = {}
-    for row in filter(usable, testimony.corrections):
+    for row in filter(usable, statements.corrections):
         other = corrected.get(row.interaction_id)
         if other is None or row.rank > other.rank:
             corrected[row.interaction_id] = row
     return list(corrected.values()) + [
         row
-        for row in filter(usable, testimony.accepted)
+        for row in filter(usable, statements.accepted)
         if (other := corrected.get(row.interaction_id)) is None or agree(row.completion, other.completion)
     ]
 
 
 def thumbs(
-    warehouse: Warehouse, workload: str, settings: DatasetSettings, disbelieved: Iterable[str] = ()
+    warehouse: Warehouse, workload: str, settings: DatasetSettings, distrusted: Iterable[str] = ()
 ) -> Iterator[tuple[Example, bool]]:
     """The answers that people last called helpful or not, newest first, and which of the two."""
     rewrite = Rewriter(settings)
-    parameters = {"workload": workload, "limit": settings.maximum_rows, "disbelieved": sorted(disbelieved)}
+    parameters = {"workload": workload, "limit": settings.maximum_rows, "distrusted": sorted(distrusted)}
     for row in warehouse.rows(QUERIES["thumbs"], parameters):
         helpful = row.pop("helpful")
         made = example(kind="accepted", rewrite=rewrite, **row)
@@ -159,9 +161,9 @@ def thumbs(
 def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[str]:
     """The interactions that a dataset would be made from: what retention must leave in the warehouse."""
     limits = {"workload": workload, "limit": settings.maximum_rows}
-    asked: dict[str, dict[str, Any]] = {"corrections": limits, "thumbs": limits | {"disbelieved": []}}
+    asked: dict[str, dict[str, Any]] = {"corrections": limits, "thumbs": limits | {"distrusted": []}}
     if settings.accepted_answers:
-        asked["accepted"] = limits | {"disbelieved": []}
+        asked["accepted"] = limits | {"distrusted": []}
     return [
         row["interaction_id"]
         for query, parameters in asked.items()
@@ -366,7 +368,7 @@ class Contradictions:
         newest_first = sorted(evidence, key=lambda row: row.timestamp, reverse=True)
         said: set[tuple[str, str, int]] = set()
         for row in newest_first:
-            # Of those that say the same of one prompt, the newest speaks for all.
+            # Of those that state the same of one prompt, the newest counts for all.
             if row.kind == "correction" and (key := (row.prompt_hash, row.completion, row.rank)) not in said:
                 said.add(key)
                 self._by_question.add(row, row)

@@ -90,7 +90,7 @@ def ungrounded(row: Example) -> bool:
 
 
 def _off_language(rows: Sequence[Example]) -> list[str]:
-    """The language is told only of texts with many words that other rows do not use: most datasets need no model."""
+    """Only texts with many words that other rows do not use have their language identified: most need no model."""
     words = {row.feedback_id: [word for word in tokens(row.completion) if word.isalpha()] for row in rows}
     used = Counter(word for said in words.values() for word in set(said))
     strange = [

@@ -21,7 +21,7 @@ def lineage(warehouse: Warehouse, id: str) -> dict[str, Any]:
         `rows`: of datasets, each with workload, dataset_version, created_at, split, row_id, interaction_id, feedback_id
         and models, the versions that learned from it (none from a row that was judged on). `set_aside`: of datasets
         that the interaction, feedback or row was left out of, each with workload, dataset_version, created_at, row_id,
-        interaction_id, feedback_id, reason and detail. `quarantine`: what is not believed now of the interaction or
+        interaction_id, feedback_id, reason and detail. `quarantine`: what is set aside now of the interaction or
         feedback, or of an account by its pseudonym.
 
     Raises:

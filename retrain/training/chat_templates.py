@@ -113,7 +113,7 @@ def _with_calls_told(messages: list[Message]) -> list[Message]:
 
 
 def _two_sided(messages: list[Message]) -> list[Message]:
-    """The conversation in turns of user and assistant that alternate: what else there is speaks as the user."""
+    """The conversation in turns of user and assistant that alternate: other roles become the user's."""
     turns: list[Message] = []
     for turn in _with_calls_told(messages):
         role = "assistant" if turn["role"] == "assistant" else "user"

@@ -213,7 +213,7 @@ def test_the_month_and_the_quarter_that_ended_are_reported_once(story: Story) ->
     answered = 40 + TAUGHT + DURING
     for text in (
         f"The model answered {answered} times",
-        "retrained once; 1 new model went into service",
+        "retrained once. 1 new model went into service",
         "Plotly.newPlot",
     ):
         assert text in page, text

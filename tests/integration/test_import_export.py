@@ -271,7 +271,7 @@ def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_pat
 def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Path) -> None:
     path = written(tmp_path / "faq.jsonl", *[{"question": q, "answer": a} for q, a in questions(GOODS)])
     house.take(path, workload="support")
-    taught = examples.heard(house.warehouse, "support", house.settings.dataset).corrections
+    taught = examples.read_statements(house.warehouse, "support", house.settings.dataset).corrections
     assert {(row.kind, row.source, row.rank, row.rejected, row.completion) for row in taught} == {
         ("correction", "demonstration", 2, None, f"You have {policy} for it.") for policy in GOODS.values()
     }

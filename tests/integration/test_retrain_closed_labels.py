@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.retrain.data.consensus import judge
+from retuned.retrain.data.consensus import find_consensus
 from retuned.retrain.data.examples import Contradictions, Example
 from retuned.retrain.data.similarity import Template, text_hash
 
@@ -77,7 +77,7 @@ class Desk:
     def kept(self) -> tuple[dict[str, float], float]:
         """Of each class the share of tickets that keep a right row among those that somebody labelled rightly; and of
         all that was said wrongly the share that is kept."""
-        doubts = judge(self.said, self.first_seen, 0.8).doubts
+        doubts = find_consensus(self.said, self.first_seen, 0.8).doubts
         believed = [row for row in self.said if row.feedback_id not in doubts]
         outdated = [row for row in self.said if row.feedback_id in doubts]
         once = [row for row in outdated if doubts[row.feedback_id].reason == "superseded"]

@@ -98,7 +98,7 @@ def test_a_month_in_words(job: dict[str, Any]) -> None:
         "Users called 68% of the 400 answers that they rated helpful (95%: 63% to 72%), "
         "after 50% in the period before.",
         "It earned 120.00 EUR and cost 20.00 EUR, a return of 5.0 on what was spent.",
-        "It was retrained twice; 1 new model went into service, no models came back out of it. "
+        "It was retrained twice. 1 new model went into service, no models came back out of it. "
         "People corrected 1 answer.",
         "4 of 96 drift checks found that what is asked or answered had changed.",
     ]

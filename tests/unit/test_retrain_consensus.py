@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.retrain.data.consensus import Judgement, judge
+from retuned.retrain.data.consensus import Consensus, find_consensus
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import normalise, text_hash
 
@@ -64,8 +64,8 @@ class Talk:
             asked = f"What is the price of number {number * 7919}?"
             self.says(f"u{number % accounts}", f"It costs {number} euros.", question=asked)
 
-    def judged(self) -> Judgement:
-        return judge(self.said, self.first_seen, 0.8)
+    def judged(self) -> Consensus:
+        return find_consensus(self.said, self.first_seen, 0.8)
 
     def reasons(self) -> dict[str, str]:
         return {feedback: doubt.reason for feedback, doubt in self.judged().doubts.items()}
@@ -81,7 +81,7 @@ def test_nobody_is_doubted_where_people_agree_or_speak_of_other_things() -> None
         talk.says(f"u{number}", days(30))
         talk.says(f"u{number}", "Within 30 days, to Oslo.", instead="No.")
         talk.says(f"u{number}", days(14), question=QUESTION.replace("tent", "lamp"))
-    assert talk.judged() == Judgement()
+    assert talk.judged() == Consensus()
 
 
 def test_one_account_against_several_is_outvoted_however_often_it_speaks() -> None:
@@ -115,7 +115,7 @@ def test_a_policy_that_changed_is_believed_when_enough_say_so_and_nobody_upholds
     assert talk.reasons() == {new[0]: "outvoted"}  # one short
     talk.says(f"v{needed}", days(45), instead=days(30), question=other_wording)
     assert talk.reasons() == dict.fromkeys(old, "superseded")
-    assert talk.judged().disbelieved == frozenset()
+    assert talk.judged().distrusted == frozenset()
 
 
 def test_the_newer_of_two_single_voices_counts() -> None:
@@ -172,7 +172,7 @@ def test_accounts_that_say_the_same_everywhere_count_as_one() -> None:
                 f"ring{number}", f"The {thing} can go back within {place + 70} days.", question=asked, instead="No."
             )
     judged = talk.judged()
-    assert judged.disbelieved == {f"ring{number}" for number in range(6)}
+    assert judged.distrusted == {f"ring{number}" for number in range(6)}
     assert {doubt.reason for doubt in judged.doubts.values()} == {"outvoted"}
     assert len(judged.doubts) == 6 * len(things)
 
@@ -189,7 +189,7 @@ def test_who_is_mostly_wrong_is_not_believed_where_nobody_can_check() -> None:
     talk.says("liar", "It costs 5 euros.", question=shared)
     talk.says("u1", "It costs 5 euros.", question=shared)
     judged = talk.judged()
-    assert judged.disbelieved == {"liar"}
+    assert judged.distrusted == {"liar"}
     assert judged.doubts[alone].reason == "account"
     assert Counter(doubt.reason for doubt in judged.doubts.values()) == {"outvoted": 3, "account": 1}
 
@@ -251,7 +251,7 @@ def test_a_question_that_has_another_answer_for_each_is_nobodys_fault() -> None:
         for _ in range(2):
             talk.says(f"u{number}", f"Order {number + 100} comes in {number + 3} days.", question=asked)
     talk.says("u1", "Order 103 comes in 6 days.", question=asked)
-    assert talk.judged() == Judgement()
+    assert talk.judged() == Consensus()
     for number in range(12):  # a crowd of new accounts cannot make a question seem so
         talk.says(f"v{number}", days(30))
     lies = [talk.says(f"new{number}", days(100 + number), instead=days(30), new=True) for number in range(40)]
