@@ -44,6 +44,8 @@ from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 OTEL = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
 OTEL |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna."}
 
+NAMELESS = {key: text for key, text in OTEL.items() if key != "gen_ai.request.model"} | {"gen_ai.response.id": "other"}
+
 CLIENTS = ("kafka-python", "confluent")
 
 
@@ -234,6 +236,31 @@ def letter(warehouse: Warehouse, offset: int, payload: Any, topic: str = "in") -
     warehouse.insert("dead_letters", **row, received_at=datetime(2026, 11, 24))
 
 
+def spans(*attributes: dict[str, str]) -> dict[str, Any]:
+    """A batch of OpenTelemetry spans, as an exporter sends it."""
+    times = {"startTimeUnixNano": "1795512600000000000", "endTimeUnixNano": "1795512601000000000"}
+    made = [
+        {"attributes": [{"key": key, "value": {"stringValue": text}} for key, text in each.items()], **times}
+        for each in attributes
+    ]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": made}]}]}
+
+
+def test_of_two_letters_of_one_message_the_one_that_is_an_event_now_is_replayed(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    strict = settings.model_copy(update={"ingest": IngestSettings(batch_seconds=0.2, max_age_days=1)})
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(strict, warehouse, MemoryLog())
+    rig.send(json.dumps(spans(OTEL, NAMELESS)).encode())
+    rig.drain()
+    stored = warehouse.rows('SELECT partition, "offset", payload FROM dead_letters')
+    assert [(row["partition"], row["offset"]) for row in stored] == [(0, 0), (0, 0)]
+    assert Rig(settings, warehouse, rig.log).ingest.replay() == {"tried": 2, "replayed": 1, "stored": 1}
+    (left,) = warehouse.rows("SELECT payload FROM dead_letters")
+    assert json.loads(left["payload"])["id"] == "other"
+    warehouse.close()
+
+
 def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     rig.send(interaction("seen", user_id="anna"))
     rig.drain()
@@ -246,9 +273,7 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     letter(rig.warehouse, 4, interaction("named", user_id="anna", response="Mail bob@example.com"), topic)
     letter(rig.warehouse, 5, {"price": 3}, topic)
     letter(rig.warehouse, 6, "not json", topic)
-    good, bad = {"time": 1795512600, **OTEL}, {"time": 1795512600, "gen_ai.request.model": "m"}
-    spans = [{"attributes": [{"key": k, "value": {"stringValue": v}} for k, v in x.items()]} for x in (good, bad)]
-    letter(rig.warehouse, 7, {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}, topic)
+    letter(rig.warehouse, 7, spans(OTEL, NAMELESS), topic)
     assert rig.ingest.replay() == {"tried": 7, "replayed": 4, "stored": 3}
     rows = {row["id"]: row for row in rig.warehouse.rows("SELECT * FROM interactions")}
     assert rows.keys() == {"seen", "new", "named"}
@@ -259,9 +284,11 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     kept = [row["offset"] for row in rig.warehouse.rows('SELECT "offset" FROM dead_letters ORDER BY 1')]
     assert kept == [5, 6, 7]  # also the one of which only a part is an event
     assert rig.ingest.replay() == {"tried": 3, "replayed": 0, "stored": 0}
+    rig.warehouse.execute("UPDATE dead_letters SET payload = ? WHERE \"offset\" = 7", [json.dumps(spans(OTEL))])
+    assert rig.ingest.replay() == {"tried": 3, "replayed": 1, "stored": 1}  # that part was one all along
     rig.send(interaction("new"))  # a producer that sends it again, later: it is known
     rig.drain()
-    assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 3}
+    assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 4}
 
 
 def test_a_cloud_event_in_binary_mode_is_replayed_with_its_headers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
