@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
+from brokers import Broker, Json, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from ingestion import Rig, feedback, interaction, settings_for
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -58,9 +57,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def producer_for(broker: Broker) -> KafkaProducer:
-    return KafkaProducer(
-        bootstrap_servers=broker.bootstrap_servers, value_serializer=lambda value: json.dumps(value).encode()
-    )
+    return KafkaProducer(bootstrap_servers=broker.bootstrap_servers, value_serializer=Json())
 
 
 def test_all_fields_arrive_redacted_with_a_pseudonym(rig: Rig) -> None:
@@ -284,7 +281,7 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     kept = [row["offset"] for row in rig.warehouse.rows('SELECT "offset" FROM dead_letters ORDER BY 1')]
     assert kept == [5, 6, 7]  # also the one of which only a part is an event
     assert rig.ingest.replay() == {"tried": 3, "replayed": 0, "stored": 0}
-    rig.warehouse.execute("UPDATE dead_letters SET payload = ? WHERE \"offset\" = 7", [json.dumps(spans(OTEL))])
+    rig.warehouse.execute('UPDATE dead_letters SET payload = ? WHERE "offset" = 7', [json.dumps(spans(OTEL))])
     assert rig.ingest.replay() == {"tried": 3, "replayed": 1, "stored": 1}  # that part was one all along
     rig.send(interaction("new"))  # a producer that sends it again, later: it is known
     rig.drain()
@@ -843,7 +840,7 @@ def test_publisher_recovers_from_a_refused_message(apache_kafka: Broker, tmp_pat
 
 
 INGEST = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest, stored_offsets
@@ -854,41 +851,47 @@ from retuned.consumers.warehouse.connection import open_warehouse
 settings = Settings.model_validate_json(sys.argv[1])
 warehouse = open_warehouse(settings.warehouse)
 source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
-Ingest(source, warehouse, settings, Metrics(CollectorRegistry())).run(threading.Event())
+ingest = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+running = threading.Thread(target=ingest.run, args=(threading.Event(),), daemon=True)
+running.start()
+while running.is_alive():
+    print(ingest.events_seen)
+    time.sleep(0.01)
 """
 
 
 def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_path: Path) -> None:
-    total = 6_000
     settings = settings_for(tmp_path, broker.bootstrap_servers)
     settings = settings.model_copy(update={"ingest": IngestSettings(batch_events=200, batch_seconds=0.1)})
     broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    total, enough = 0, threading.Event()
 
     def produce() -> None:
+        nonlocal total
         producer = producer_for(broker)
-        for number in range(total):
-            producer.send(settings.kafka.interactions_topic, interaction(str(number)))
-            if number % 100 == 0:
-                producer.flush()
-                time.sleep(0.05)
-        producer.flush()
+        while not enough.is_set():
+            for _ in range(100):
+                producer.send(settings.kafka.interactions_topic, interaction(str(total)))
+                total += 1
+            producer.flush()
+            enough.wait(0.05)
         producer.close()
 
     sending = threading.Thread(target=produce)
     sending.start()
     command = [sys.executable, "-c", INGEST, settings.model_dump_json()]
-    lives, stored = 0, 0
-    while lives < 3 or (stored == 0 and lives < 20):  # on a busy machine a life may end before its first event
-        with subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
-            time.sleep(3)
-            assert process.poll() is None
-            process.kill()
-        lives += 1
-        if settings.warehouse.path.exists():
-            with open_warehouse(settings.warehouse).cursor() as cursor:
-                stored = cursor.execute("SELECT count(*) FROM interactions").fetchall()[0][0]
-    sending.join()
-    assert stored > 0
+    try:
+        for life in range(3):
+            with subprocess.Popen(
+                command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdout is not None
+                seen = next((int(line) for line in process.stdout if int(line) >= 300 * (life + 1)), 0)
+                process.kill()  # in the middle of whatever follows
+            assert seen > 0, "it ended by itself"
+    finally:
+        enough.set()
+        sending.join()
     warehouse = open_warehouse(settings.warehouse)
     rig = Rig(settings, warehouse)
     end = (settings.kafka.interactions_topic, 0)
