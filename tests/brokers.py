@@ -2,6 +2,7 @@
 
 import base64
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.record.util import calc_crc32c
+from kafka.serializer import Serializer
 
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
@@ -26,6 +28,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Json(Serializer):
+    """What a producer makes of an event."""
+
+    def serialize(self, topic: str, headers: list[tuple[str, bytes]], data: Any) -> bytes:  # noqa: ARG002
+        return json.dumps(data).encode()
 
 
 def until(condition: Callable[[], Any], seconds: float = 30) -> None:

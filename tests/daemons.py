@@ -1,6 +1,5 @@
 """The daemon as a process, as a user starts it, and an app that sends it events."""
 
-import json
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx
 import yaml
-from brokers import Broker, free_port
+from brokers import Broker, Json, free_port
 from jsonschema import Draft202012Validator
 from kafka import KafkaProducer
 
@@ -153,7 +152,7 @@ class App:
         self.producer = KafkaProducer(
             bootstrap_servers=self.kafka["bootstrap_servers"],
             acks="all",
-            value_serializer=lambda v: json.dumps(v).encode(),
+            value_serializer=Json(),
         )
         self.sent = {"interactions": 0, "feedback": 0}
 

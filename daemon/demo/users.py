@@ -106,8 +106,6 @@ class Users:
             bootstrap_servers=bootstrap_servers,
             acks="all",
             linger_ms=20,
-            value_serializer=lambda value: json.dumps(value).encode(),
-            key_serializer=str.encode,
         )
         self._threads = [threading.Thread(target=self._live, name=f"user-{n}", daemon=True) for n in range(threads)]
         self.error: Exception | None = None
@@ -213,5 +211,5 @@ class Users:
 
     def _publish(self, topic: str, key: str, **event: Any) -> None:
         event["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._producer.send(topic, event, key=key)
+        self._producer.send(topic, json.dumps(event).encode(), key=key.encode())
         self.counts[topic] += 1

@@ -51,7 +51,7 @@ def find_topics(reference: Sequence[str], current: Sequence[str], topics: int, s
     from sklearn.preprocessing import normalize
 
     prompts = sorted([*reference, *current])
-    clusters = min(topics, len(prompts) // ROWS_A_TOPIC)
+    clusters = min(topics, len(prompts) // ROWS_A_TOPIC, len(set(prompts)))
     vectorizer = CountVectorizer(binary=True, min_df=2, token_pattern=WORDS, dtype=np.float64)
     try:
         weights = vectorizer.fit_transform(prompts)

@@ -360,6 +360,54 @@ def test_columns_of_json_are_nested_and_bounds_hold(house: House, tmp_path: Path
     assert pq.read_table(io.BytesIO(house.export("ledger", "parquet"))).num_rows == 0
 
 
+def made_up(type: str, name: str, day: int, workload: str) -> Any:
+    """A value of a column; tables of datasets name the workload by the dataset."""
+    if name == "workload":
+        return workload
+    if name in ("version", "dataset_version"):
+        return f"of {workload}"
+    if type == "TIMESTAMP":
+        return datetime(2026, 3, day)
+    return {"BOOLEAN": True, "JSON": "[]", "VARCHAR": "x"}.get(type, day)
+
+
+OF_ALL_WORKLOADS, WITHOUT_TIME = {"dead_letters", "offsets", "archives"}, {"offsets", "dataset_rows", "evaluations"}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_of_one_workload_and_of_a_span_of_time_can_be_exported(house: House, table: str) -> None:
+    with house.warehouse.transaction() as cursor:
+        for made in {table, "datasets"} - {"interactions", "feedback"}:
+            columns = [(row[0], row[1]) for row in cursor.execute(f"DESCRIBE {made}").fetchall()]
+            for day, workload in ((1, "support"), (2, "sales"), (3, "support"), (4, "sales")):
+                values = [made_up(type, name, day, workload) for name, type in columns]
+                if made == "offsets":
+                    values[0] = str(day)
+                cursor.execute(f"INSERT INTO {made} VALUES ({', '.join('?' * len(values))})", values)
+    for workload in ("support", "sales"):
+        teacher = Teacher(house.warehouse, workload)
+        for day in range(4):
+            teacher.acts = 1_440 * day
+            teacher.say(teacher.ask("Where?", "Here."), "helpful", True)
+
+    def rows(**asked: str) -> int:
+        return b"".join(content(Export(table, **asked), house.warehouse, house.settings)).count(b"\n")
+
+    everything = rows()
+    assert everything in (4, 8)
+    if table not in OF_ALL_WORKLOADS:
+        assert rows(workload="support") == rows(workload="sales") == everything / 2
+        assert rows(workload="unheard of") == 0
+    if table not in WITHOUT_TIME:
+        first, last = ("2026-03-02", "2026-03-06") if everything == 8 else ("2026-03-01", "2026-03-05")
+        middle = "2026-03-04" if everything == 8 else "2026-03-03"
+        assert (rows(since=first), rows(until=last)) == (everything, everything)
+        assert (rows(since=middle), rows(until=middle)) == (everything / 2, everything / 2)  # until itself is not in it
+        assert rows(since=last) == rows(until=first) == 0
+    if table not in OF_ALL_WORKLOADS | WITHOUT_TIME:
+        assert rows(since=middle, workload="sales") == everything / 4
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

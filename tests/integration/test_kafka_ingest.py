@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import Broker, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
+from brokers import Broker, Json, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from ingestion import Rig, feedback, interaction, settings_for
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -45,6 +44,8 @@ from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
 OTEL = {"gen_ai.request.model": "m", "gen_ai.agent.name": "support.refunds", "gen_ai.response.id": "otel"}
 OTEL |= {"gen_ai.prompt": "Whom?", "gen_ai.completion": "Anna."}
 
+NAMELESS = {key: text for key, text in OTEL.items() if key != "gen_ai.request.model"} | {"gen_ai.response.id": "other"}
+
 CLIENTS = ("kafka-python", "confluent")
 
 
@@ -57,9 +58,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def producer_for(broker: Broker) -> KafkaProducer:
-    return KafkaProducer(
-        bootstrap_servers=broker.bootstrap_servers, value_serializer=lambda value: json.dumps(value).encode()
-    )
+    return KafkaProducer(bootstrap_servers=broker.bootstrap_servers, value_serializer=Json())
 
 
 def test_all_fields_arrive_redacted_with_a_pseudonym(rig: Rig) -> None:
@@ -235,6 +234,31 @@ def letter(warehouse: Warehouse, offset: int, payload: Any, topic: str = "in") -
     warehouse.insert("dead_letters", **row, received_at=datetime(2026, 11, 24))
 
 
+def spans(*attributes: dict[str, str]) -> dict[str, Any]:
+    """A batch of OpenTelemetry spans, as an exporter sends it."""
+    times = {"startTimeUnixNano": "1795512600000000000", "endTimeUnixNano": "1795512601000000000"}
+    made = [
+        {"attributes": [{"key": key, "value": {"stringValue": text}} for key, text in each.items()], **times}
+        for each in attributes
+    ]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": made}]}]}
+
+
+def test_of_two_letters_of_one_message_the_one_that_is_an_event_now_is_replayed(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    strict = settings.model_copy(update={"ingest": IngestSettings(batch_seconds=0.2, max_age_days=1)})
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(strict, warehouse, MemoryLog())
+    rig.send(json.dumps(spans(OTEL, NAMELESS)).encode())
+    rig.drain()
+    stored = warehouse.rows('SELECT partition, "offset", payload FROM dead_letters')
+    assert [(row["partition"], row["offset"]) for row in stored] == [(0, 0), (0, 0)]
+    assert replay(Rig(settings, warehouse, rig.log).ingest) == {"tried": 2, "replayed": 1, "stored": 1}
+    (left,) = warehouse.rows("SELECT payload FROM dead_letters")
+    assert json.loads(left["payload"])["id"] == "other"
+    warehouse.close()
+
+
 def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     rig.send(interaction("seen", user_id="anna"))
     rig.drain()
@@ -247,9 +271,7 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     letter(rig.warehouse, 4, interaction("named", user_id="anna", response="Mail bob@example.com"), topic)
     letter(rig.warehouse, 5, {"price": 3}, topic)
     letter(rig.warehouse, 6, "not json", topic)
-    good, bad = {"time": 1795512600, **OTEL}, {"time": 1795512600, "gen_ai.request.model": "m"}
-    spans = [{"attributes": [{"key": k, "value": {"stringValue": v}} for k, v in x.items()]} for x in (good, bad)]
-    letter(rig.warehouse, 7, {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}, topic)
+    letter(rig.warehouse, 7, spans(OTEL, NAMELESS), topic)
     assert replay(rig.ingest) == {"tried": 7, "replayed": 4, "stored": 3}
     rows = {row["id"]: row for row in rig.warehouse.rows("SELECT * FROM interactions")}
     assert rows.keys() == {"seen", "new", "named"}
@@ -260,9 +282,11 @@ def test_dead_letters_that_are_events_now_are_replayed(rig: Rig) -> None:
     kept = [row["offset"] for row in rig.warehouse.rows('SELECT "offset" FROM dead_letters ORDER BY 1')]
     assert kept == [5, 6, 7]  # also the one of which only a part is an event
     assert replay(rig.ingest) == {"tried": 3, "replayed": 0, "stored": 0}
+    rig.warehouse.execute('UPDATE dead_letters SET payload = ? WHERE "offset" = 7', [json.dumps(spans(OTEL))])
+    assert replay(rig.ingest) == {"tried": 3, "replayed": 1, "stored": 1}  # that part was one all along
     rig.send(interaction("new"))  # a producer that sends it again, later: it is known
     rig.drain()
-    assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 3}
+    assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 4}
 
 
 def test_a_cloud_event_in_binary_mode_is_replayed_with_its_headers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -817,7 +841,7 @@ def test_publisher_recovers_from_a_refused_message(apache_kafka: Broker, tmp_pat
 
 
 INGEST = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest
@@ -829,41 +853,47 @@ from retuned.consumers.warehouse.connection import open_warehouse
 settings = Settings.model_validate_json(sys.argv[1])
 warehouse = open_warehouse(settings.warehouse)
 source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
-Ingest(source, warehouse, settings, Metrics(CollectorRegistry())).run(threading.Event())
+ingest = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+running = threading.Thread(target=ingest.run, args=(threading.Event(),), daemon=True)
+running.start()
+while running.is_alive():
+    print(ingest.events_seen)
+    time.sleep(0.01)
 """
 
 
 def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_path: Path) -> None:
-    total = 6_000
     settings = settings_for(tmp_path, broker.bootstrap_servers)
     settings = settings.model_copy(update={"ingest": IngestSettings(batch_events=200, batch_seconds=0.1)})
     broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    total, enough = 0, threading.Event()
 
     def produce() -> None:
+        nonlocal total
         producer = producer_for(broker)
-        for number in range(total):
-            producer.send(settings.kafka.interactions_topic, interaction(str(number)))
-            if number % 100 == 0:
-                producer.flush()
-                time.sleep(0.05)
-        producer.flush()
+        while not enough.is_set():
+            for _ in range(100):
+                producer.send(settings.kafka.interactions_topic, interaction(str(total)))
+                total += 1
+            producer.flush()
+            enough.wait(0.05)
         producer.close()
 
     sending = threading.Thread(target=produce)
     sending.start()
     command = [sys.executable, "-c", INGEST, settings.model_dump_json()]
-    lives, stored = 0, 0
-    while lives < 3 or (stored == 0 and lives < 20):  # on a busy machine a life may end before its first event
-        with subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
-            time.sleep(3)
-            assert process.poll() is None
-            process.kill()
-        lives += 1
-        if settings.warehouse.path.exists():
-            with open_warehouse(settings.warehouse).cursor() as cursor:
-                stored = cursor.execute("SELECT count(*) FROM interactions").fetchall()[0][0]
-    sending.join()
-    assert stored > 0
+    try:
+        for life in range(3):
+            with subprocess.Popen(
+                command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdout is not None
+                seen = next((int(line) for line in process.stdout if int(line) >= 300 * (life + 1)), 0)
+                process.kill()  # in the middle of whatever follows
+            assert seen > 0, "it ended by itself"
+    finally:
+        enough.set()
+        sending.join()
     warehouse = open_warehouse(settings.warehouse)
     rig = Rig(settings, warehouse)
     end = (settings.kafka.interactions_topic, 0)

@@ -17,7 +17,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, Leak, TooFewRows, check_leaks
-from retuned.retrain.data.examples import Example
+from retuned.retrain.data.examples import Example, thumbs
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.data.similarity import NearIndex, Template, normalise
 from retuned.retrain.data.topics import OTHER
@@ -253,6 +253,34 @@ def test_a_question_stays_where_it_was_when_its_topic_grows(
     assert moved  # a topic that chance had left out of the holdout
 
 
+def test_what_was_trained_on_is_never_held_out_of_a_topic_that_lacks_questions(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach_topics(teacher)
+    few = with_dataset(settings, holdout_share=0.05)
+    first = dataset.build(warehouse, few, "support", NOW)
+    trained = {row["question"] for row in rows(first, "train", "validation")}
+    teacher.acts += 10_000
+    for number in range(40):
+        teacher.correct(f"the lamp {number * 7919:b} is broken, who repairs it", "No.", f"See page {number}.")
+    second = dataset.build(warehouse, with_dataset(settings, holdout_share=0.5), "support", LATER)
+    held_out = {row["question"] for row in rows(second, "holdout")}
+    assert len(held_out) > 15
+    assert held_out & trained == set()
+
+
+def test_thumbs_without_a_name_count_beside_accounts_that_are_not_believed(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    said = {
+        name: teacher.say(teacher.ask(question(number), "It takes 30 days."), "helpful", True, "user", name)
+        for number, name in enumerate(("liar", "anna", None))
+    }
+    kept = {row.feedback_id for row, _ in thumbs(warehouse, "support", settings.dataset, ["liar"])}
+    assert kept == {said["anna"], said[None]}
+    assert len(list(thumbs(warehouse, "support", settings.dataset))) == 3
+
+
 def test_thumbs_are_kept_for_preference_training_away_from_what_is_judged_on(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
@@ -271,15 +299,15 @@ def test_thumbs_are_kept_for_preference_training_away_from_what_is_judged_on(
     for name in ("u1", "u2", "u3"):
         teacher.say(teacher.ask(question(60), "It takes 60 hours."), "helpful", True, "user", name)
     built = dataset.build(warehouse, settings, "support", NOW)
-    thumbs = built.split("thumbs")
-    assert {row["desirable"] for row in thumbs} == {True, False}
-    assert {row["user_id"] for row in thumbs} >= {"anna"}
-    assert doubted not in {row["interaction_id"] for row in thumbs}
+    kept = built.split("thumbs")
+    assert {row["desirable"] for row in kept} == {True, False}
+    assert {row["user_id"] for row in kept} >= {"anna"}
+    assert doubted not in {row["interaction_id"] for row in kept}
     judged: NearIndex[str] = NearIndex(0.8)
     for row in rows(built, "holdout", "regression"):
         judged.add(row["question"], row["question"])
-    assert [row for row in thumbs if any(judged.near(row["question"]))] == []
-    assert built.card["thumbs"] == len(thumbs) > 60
+    assert [row for row in kept if any(judged.near(row["question"]))] == []
+    assert built.card["thumbs"] == len(kept) > 60
 
 
 def test_a_regression_row_names_the_dataset_that_first_held_it_out(
@@ -323,6 +351,10 @@ def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, setting
         check_leaks(splits, [(splits["regression"].pop(), True)], 0.8, Template())
     with pytest.raises(Leak, match=f"row planted of {split} asks what row"):
         check_leaks(planted(built, split), [], 0.8, Template())
+    again = planted(built, split)
+    again["regression"].append(again["holdout"].pop(0))  # judged on since an earlier dataset
+    with pytest.raises(Leak, match=f"row planted of {split} asks what row"):
+        check_leaks(again, [], 0.8, Template())
 
 
 def test_too_few_rows_say_what_was_left_out(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 import time
 from datetime import datetime
@@ -113,6 +114,14 @@ def test_a_version_is_immutable_and_complete(warehouse: Warehouse, settings: Set
         assert name in manifest
     assert f"# {version.name}" in (version.path / "README.md").read_text()
     assert version.name == f"support@{version.version}"
+
+
+def test_a_version_whose_folder_was_lost_is_written_again(warehouse: Warehouse, settings: Settings) -> None:
+    version = register(warehouse, settings, "one")
+    shutil.rmtree(version.path)
+    assert register(warehouse, settings, "one") == version
+    assert (version.path / "adapter_model.safetensors").read_text() == "one"
+    assert len(versions.versions_of(warehouse, "support")) == 1
 
 
 def test_a_registration_that_fails_leaves_nothing(

@@ -88,6 +88,19 @@ def test_a_long_batch_keeps_its_order_its_texts_and_each_id_once() -> None:
     assert rows.messages == {"interactions": MANY + 2}
 
 
+def test_an_id_is_known_within_the_distance_before_and_after_and_no_further() -> None:
+    def duplicates(*hours: int) -> int:
+        rows = Rows(Batch(), timedelta(hours=2).total_seconds(), utc_now(), str)
+        for hour in hours:
+            one = record(0, timestamp=f"2026-11-24T{hour:02}:00:00Z")
+            rows.add(decode("interactions", one.value, BOUNDS), one)
+        return rows.duplicates
+
+    assert duplicates(9, 11) == duplicates(11, 9) == 1
+    assert duplicates(9, 12) == duplicates(12, 9) == 0
+    assert duplicates(12, 9, 8) == 1  # near to the one before it
+
+
 def test_a_batch_does_not_hold_what_it_was_made_from() -> None:
     before = pa.total_allocated_bytes()
     rows = Rows(Batch(), timedelta(hours=1).total_seconds(), utc_now(), str)

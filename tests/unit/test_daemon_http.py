@@ -63,9 +63,13 @@ class Place:
         self.daemon = Daemon()
         self.server = Server(application(cast(Any, self.daemon), self.daemon, Settings(http=settings)), settings)
         self.server.start()
-        until(lambda: socket.socket().connect_ex(("127.0.0.1", int(self.server.url.rsplit(":", 1)[1]))) == 0)
         self.url, self.port = self.server.url, int(self.server.url.rsplit(":", 1)[1])
+        until(self.listens)
         self.command = f"{self.url}/api/v1/workloads/support/promote"
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)

@@ -63,10 +63,24 @@ def test_a_file_that_is_not_there() -> None:
         load(Path("nowhere.yaml"))
 
 
-def test_a_secret_is_never_repeated(tmp_path: Path) -> None:
-    said = refused(tmp_path, "kafka: {sasl_password: [hunter2]}")
-    assert "kafka.sasl_password" in said
+SECRETS = [
+    f"{section}.{key}"
+    for section, field in Settings.model_fields.items()
+    for key, inner in field.annotation.model_fields.items()  # type: ignore[union-attr]
+    if "SecretStr" in str(inner.annotation)
+]
+
+
+@pytest.mark.parametrize("key", SECRETS)
+def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    said = refused(tmp_path, f"{section}: {{{name}: [hunter2]}}")
+    assert said.startswith(f"FILE: {key}: ")
     assert "hunter2" not in said
+
+
+def test_a_secret_is_not_shown_with_the_settings(tmp_path: Path) -> None:
+    assert {"kafka.sasl_password", "http.viewer_token", "http.operator_token"} <= set(SECRETS)
     file = tmp_path / "retuned.yaml"
     file.write_text("kafka: {sasl_password: hunter2}")
     assert "hunter2" not in repr(load(file))

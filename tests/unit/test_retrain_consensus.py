@@ -118,6 +118,22 @@ def test_a_policy_that_changed_is_believed_when_enough_say_so_and_nobody_upholds
     assert talk.judged().distrusted == frozenset()
 
 
+def test_an_answer_that_as_many_uphold_as_before_has_not_changed_whatever_a_few_more_say() -> None:
+    def reasons(upheld_since: int) -> set[str]:
+        talk = Talk()
+        for number in range(16):
+            talk.says(f"u{number}", days(30))
+            talk.usual(1, 1)
+        new = [talk.says(f"v{number}", days(45), instead=days(30)) for number in range(5)]
+        for number in range(upheld_since):
+            talk.says(f"w{number}", days(30))
+            talk.usual(1, 1)
+        return {reason for feedback, reason in talk.reasons().items() if feedback in new}
+
+    assert reasons(upheld_since=4) == {"outvoted"}
+    assert reasons(upheld_since=1) == set()
+
+
 def test_the_newer_of_two_single_voices_counts() -> None:
     talk = Talk()
     old = talk.says("u0", days(30))

@@ -205,6 +205,18 @@ def test_a_loss_on_one_slice_is_refused_though_the_whole_gains() -> None:
     assert decide(old, new, [], [], GateSettings(maximum_slice_drop=1.0), 0).outcome
 
 
+def test_of_many_slices_each_must_show_more_than_one_that_is_looked_at_alone() -> None:
+    """Five of twelve lost, a tenth allowed: a chance of 9%."""
+    scores = [0.0] * 7 + [1.0] * 5 + [0.0] * 48
+    old = [Row(f"r{i}", score, slices=("a",) if i < 12 else ()) for i, score in enumerate(scores)]
+    new = [replace(row, score=0.0 if i < 12 else 1.0) for i, row in enumerate(old)]
+    settings = GateSettings(maximum_slice_drop=0.1)
+    alone = decide(old, new, [], [], settings, 0)
+    assert (alone.outcome, alone.figures["passed[slices]"]) == (False, 0.0)
+    beside = [row if i < 12 else replace(row, slices=(f"b{i % 4}",)) for i, row in enumerate(new)]
+    assert decide(old, beside, [], [], settings, 0).outcome
+
+
 def test_a_slice_of_everything_or_of_next_to_nothing_is_none() -> None:
     sliced = [replace(row, slices=("all", f"few:{i % 6}")) for i, row in enumerate(GOOD)]
     assert "No slice of the holdout is large enough" in decide(POOR, sliced, [], [], SETTINGS, 0).reasons[4]

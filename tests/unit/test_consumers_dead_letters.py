@@ -1,0 +1,45 @@
+"""What is kept of a message that is no event: nothing that must not be stored, and the rest."""
+
+from pathlib import Path
+
+import pytest
+from ingestion import Rig, feedback, interaction, settings_for
+
+from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.dead_letters import KEPT_CHARACTERS, dead_letters
+
+CARD = "4111 1111 1111 1111"
+
+
+@pytest.fixture
+def rig(tmp_path: Path, warehouse: Warehouse) -> Rig:
+    return Rig(settings_for(tmp_path), warehouse, MemoryLog())
+
+
+def test_a_detail_that_quotes_a_value_is_redacted_with_the_numbers_of_its_payload(rig: Rig) -> None:
+    rig.send(feedback("f", "i", value=f"{CARD}, or anna@example.com"))
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] == "bad_value"
+    assert "<CARD_1>, or <EMAIL_1>" in letter["detail"]
+    assert "<CARD_1>, or <EMAIL_1>" in letter["payload"]
+
+
+@pytest.mark.parametrize("kept", range(4, len(CARD)))
+def test_of_a_number_at_the_cut_no_digit_is_kept(rig: Rig, kept: int) -> None:
+    filling = "x" * (KEPT_CHARACTERS - kept - 1)
+    rig.send(f"{filling} {CARD} and more".encode())
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] == "not_json"
+    assert set(letter["payload"]) == {"x", "…"}
+    assert len(letter["payload"]) > KEPT_CHARACTERS - 1_000
+
+
+def test_a_long_message_that_is_kept_whole_is_not_cut(rig: Rig) -> None:
+    event = interaction("i", messages="none", response="x" * (KEPT_CHARACTERS - 1_000))
+    rig.send(event)
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert event["response"] in letter["payload"]
