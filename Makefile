@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 
-.PHONY: demo test check bench bench-drift chaos format clean
+.PHONY: demo test check bench bench-drift chaos mutants format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -29,6 +29,10 @@ bench-drift: $(VENV)/dev
 
 chaos: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/chaos.py
+
+# Of all modules it takes hours: make mutants MODULES=retrain/decision/gate.py
+mutants: $(VENV)/dev
+	$(BIN)/python tests/benchmarks/mutants.py $(MODULES)
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

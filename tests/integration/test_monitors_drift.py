@@ -123,6 +123,15 @@ def test_a_quiet_window_is_quiet_and_its_report_is_kept(warehouse: Warehouse, tm
     assert latest(warehouse, "support") == outcome
 
 
+def test_a_reference_that_still_grows_moves_too(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Two windows that move are more looks than one: the threshold is lower."""
+    traffic(warehouse)
+    growing = Settings(windows=WindowsSettings(reference_seconds=2 * 60 * ROWS, current_seconds=60 * ROWS))
+    outcome = check(warehouse, growing, "support", NOW, tmp_path / "reports")
+    assert outcome.drifted is False
+    assert {feature.threshold for feature in outcome.features} == {repeated_looks(0.05 / 9, moving=2)}
+
+
 def test_planted_shifts_are_found_and_named(warehouse: Warehouse, tmp_path: Path) -> None:
     traffic(warehouse, weights=(1, 1, 1, 1, 9), answer_length=1.6)
     outcome = check(warehouse, SETTINGS, "support", NOW, tmp_path / "reports")

@@ -1,17 +1,20 @@
 """The watch over a promotion, on a real warehouse: what is compared with what, and the verdict."""
 
 import json
+import math
 import random
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from traffic import START, interactions, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
-from retuned.monitors.watch.check import Comparison, WatchCheck, check, decide, latest
+from retuned.monitors.watch.check import COMPARED, Comparison, WatchCheck, check, decide, latest
+from retuned.monitors.watch.sequential import log_e_value
 
 HOUR = timedelta(hours=1)
 SINCE = START + 24 * HOUR
@@ -105,6 +108,57 @@ def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse:
     promote(warehouse, "v1", "v2", event="rolled_back", actor="watch", created_at=NOW)
     assert check(warehouse, SETTINGS, "support", NOW + HOUR) is None
     assert len(warehouse.rows("SELECT * FROM watch_checks")) == 1
+
+
+def test_the_error_is_shared_out_over_all_that_is_compared(warehouse: Warehouse) -> None:
+    """What would be enough for one comparison alone takes nothing back: six may each be mistaken."""
+    alone = math.log(1 / SETTINGS.watch.false_rollback_rate)
+    shared = alone + math.log(len(COMPARED))
+    evidence = {bad: float(log_e_value(75, 500, bad, 200, SETTINGS.watch.margin)) for bad in range(40, 100)}
+    almost = max(bad for bad, found in evidence.items() if found < shared)
+    assert alone < evidence[almost]
+    promote(warehouse)
+    rated(warehouse, OLD, 425, 75)
+    rated(warehouse, NEW, 200 - almost, almost)
+    assert seen(warehouse).verdict == "go_on"
+    promote(warehouse, workload="sales")
+    rated(warehouse, "sales@v1", 425, 75, workload="sales")
+    rated(warehouse, "sales@v2", 199 - almost, almost + 1, workload="sales", start=SINCE)
+    found = check(warehouse, SETTINGS, "sales", NOW)
+    assert found is not None
+    assert found.verdict == "roll_back"
+
+
+def test_at_the_edge_of_what_is_tolerated_hardly_a_version_is_taken_back(warehouse: Warehouse) -> None:
+    """Twenty promotions, of which all that is compared is worse by just the margin, looked at four times each."""
+    rng = np.random.default_rng(11)
+    margin, answers, looks, runs = SETTINGS.watch.margin, 200, 4, 20
+    taken_back = 0
+    for run in range(runs):
+        workload = f"w{run}"
+        promote(warehouse, workload=workload)
+        interactions_of, feedback_of = [], []
+        for side, start, rate in (("v1", SINCE - 5 * HOUR, 0.15), ("v2", SINCE, 0.15 + margin)):
+            slow = rng.random(answers) < (0.1 if side == "v1" else 0.1 + margin)
+            for number in range(answers):
+                id, when = f"{workload}-{side}-{number}", start + number * looks * HOUR / answers
+                place = {"topic": "t", "partition": 0, "offset": number, "received_at": when, "timestamp": when}
+                told = {"workload": workload, "model": f"{workload}@{side}", "messages": "[]", "response": ""}
+                interactions_of.append({"id": id, "latency_seconds": 1.0 + 9 * bool(slow[number]), **told, **place})
+                for name, source in COMPARED[:-1]:
+                    value = json.dumps(bool(rng.random() < rate) == (name == "hallucination"))
+                    said = {"id": f"{id}-{name}-{source}", "interaction_id": id, "name": name, "value": value}
+                    feedback_of.append({**said, "source": source, **place})
+        store(warehouse, "interactions", interactions_of)
+        store(warehouse, "feedback", feedback_of)
+        verdicts = [
+            found.verdict
+            for look in range(1, looks + 1)
+            if (found := check(warehouse, SETTINGS, workload, SINCE + look * HOUR)) is not None
+        ]
+        assert len(verdicts) > 0
+        taken_back += "roll_back" in verdicts
+    assert taken_back <= 1
 
 
 def test_a_version_that_mends_much_is_kept_before_the_time_is_over(warehouse: Warehouse) -> None:

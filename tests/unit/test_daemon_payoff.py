@@ -72,6 +72,16 @@ def test_the_policy_refuses_what_does_not_pay_and_says_why_in_figures() -> None:
     assert decide(evidence(dear), longer, NOW).retrain
 
 
+@pytest.mark.parametrize(
+    ("changes", "enabled"),
+    [({}, True), ({}, False), ({"new_corrections": 0}, True), ({"running": True}, True), ({"asked_by": "anna"}, True)],
+)
+def test_every_decision_has_what_a_run_would_bring(changes: dict[str, object], enabled: bool) -> None:
+    expected = payoff(MONEY, Ratings(0, 0), 100, days=10.0, minimum_ratings=30)
+    settings = SETTINGS.model_copy(update={"enabled": enabled})
+    assert decide(evidence(MONEY, **changes), settings, NOW).payoff == expected
+
+
 def test_what_pays_is_told_too() -> None:
     decision = decide(evidence(), SETTINGS, NOW)
     assert decision.retrain

@@ -46,13 +46,26 @@ def test_drift_counts_when_it_holds(drifted: tuple[bool | None, ...], retrain: b
         (Ratings(100, 100), Ratings(0, 29), False),  # too few ratings now
         (Ratings(60, 100), Ratings(90, 100), False),  # a rise
         (Ratings(0, 100), Ratings(0, 100), False),
+        (Ratings(30, 30), Ratings(0, 30), True),  # as few ratings as may be
+        (Ratings(9_000, 10_000), Ratings(8_500, 10_000), False),  # beyond chance, and too small a drop
+        (Ratings(90, 100), Ratings(77, 100), True),  # a chance of 0.7%
+        (Ratings(90, 100), Ratings(78, 100), False),  # of 1.05%
     ],
 )
 def test_a_fall_of_the_helpful_rate_counts_beyond_chance(before: Ratings, now: Ratings, retrain: bool) -> None:
     decision = decide(evidence(ratings_before=before, ratings_now=now), SETTINGS, NOW)
     assert decision.retrain is retrain
+    assert len(decision.reasons) == 1
     if retrain:
-        assert decision.reasons == ("the helpful rate fell from 90% (100 ratings) to 60% (100 ratings)",)
+        then, latest = f"{before.rate:.0%} ({before.total} ratings)", f"{now.rate:.0%} ({now.total} ratings)"
+        assert decision.reasons == (f"the helpful rate fell from {then} to {latest}",)
+
+
+def test_the_configured_drop_is_enough() -> None:
+    fell = evidence(ratings_before=Ratings(75, 100), ratings_now=Ratings(50, 100))
+    assert decide(fell, SETTINGS.model_copy(update={"helpful_rate_drop": 0.25}), NOW).retrain
+    same = evidence(ratings_before=Ratings(100, 100), ratings_now=Ratings(100, 100))
+    assert not decide(same, SETTINGS.model_copy(update={"helpful_rate_drop": 0.0}), NOW).retrain
 
 
 def test_corrections_count_by_themselves_unless_switched_off() -> None:
@@ -72,8 +85,9 @@ def test_every_reason_is_told() -> None:
 
 
 def test_a_reason_waits_for_something_to_learn() -> None:
+    assert decide(evidence(drifted=(True, True), corrections_to_learn=50), SETTINGS, NOW).retrain
     decision = decide(evidence(drifted=(True, True), corrections_to_learn=49), SETTINGS, NOW)
-    assert not decision.retrain
+    assert decision.retrain is False
     assert decision.reasons[-1] == "but there is too little to learn: 49 new corrections of 50 needed"
 
 
@@ -107,7 +121,9 @@ def test_never_two_runs_at_once() -> None:
 
 def test_switched_off_it_never_retrains_by_itself() -> None:
     off = SETTINGS.model_copy(update={"enabled": False})
-    assert not decide(evidence(drifted=(True, True), new_corrections=500), off, NOW).retrain
+    decision = decide(evidence(drifted=(True, True), new_corrections=500), off, NOW)
+    assert decision.retrain is False
+    assert len(decision.reasons) == 1
     assert decide(evidence(asked_by="an operator"), off, NOW).retrain
 
 

@@ -1,0 +1,258 @@
+"""What the policy is told of a workload: each figure counts what belongs to it and nothing else."""
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from traffic import START, feedback, interactions, promoted
+
+from retuned.daemon.policy.policy import Evidence
+from retuned.daemon.service import LocalService, opened
+from retuned.daemon.settings import Settings
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+NOW = START + 20 * DAY
+SPLITS = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[LocalService]:
+    settings = Settings(
+        warehouse={"path": tmp_path / "w.duckdb"},
+        models={"directory": tmp_path / "models"},
+        windows={"reference_seconds": 86_400, "current_seconds": 86_400, "minimum_rows": 1},
+        policy={"payback_days": 10, "drift_checks": 3},
+    )
+    with opened(settings) as local:
+        yield local
+
+
+def evidence(service: LocalService) -> Evidence:
+    service.jobs.now = lambda: NOW
+    return service.jobs.evidence("support")
+
+
+numbers = iter(range(10**9))
+
+
+def asked(service: LocalService, when: datetime, workload: str = "support", count: int = 1, **more: Any) -> list[str]:
+    """So many answers at one time, and their ids."""
+    texts, at = ["where is it"] * count, {"start": when, "step": timedelta(0), "offset": next(numbers) * 100}
+    return interactions(service.warehouse, texts, random.Random(3), workload=workload, **at, **more)
+
+
+def said(service: LocalService, ids: list[str], name: str, value: Any, when: datetime, source: str = "user") -> None:
+    if ids:
+        feedback(service.warehouse, ids, name, value, source=source, when=when, offset=next(numbers) * 100)
+
+
+def dataset(service: LocalService, version: str, until: datetime, workload: str = "support") -> None:
+    card = json.dumps({"evidence_until": until.isoformat()})
+    service.warehouse.insert(
+        "datasets", version=version, workload=workload, created_at=until, path="", card=card, **SPLITS
+    )
+
+
+def ran(service: LocalService, id: str, started: datetime, **columns: Any) -> None:
+    row = {"id": id, "workload": "support", "reasons": "[]", "state": "succeeded", "started_at": started}
+    row |= {"finished_at": started + HOUR, "train_seconds": 60.0, "evaluate_seconds": 30.0, "dataset_version": "d"}
+    service.warehouse.insert("runs", **row | columns)
+
+
+def model(service: LocalService, version: str, dataset_version: str, workload: str = "support") -> None:
+    service.warehouse.insert(
+        "models", version=version, workload=workload, created_at=START, path="", base_model="", base_hash="",
+        parent_version=None, dataset_version=dataset_version, run_id="r", manifest="{}",
+    )  # fmt: skip
+
+
+def in_service(service: LocalService, version: str, since: datetime, workload: str = "support") -> None:
+    service.warehouse.insert("aliases", workload=workload, alias="champion", version=version, created_at=since)
+
+
+def test_where_nothing_happened_nothing_is_known(service: LocalService) -> None:
+    assert evidence(service) == Evidence()
+
+
+def test_past_runs_are_those_that_were_decided_and_took_time(service: LocalService) -> None:
+    dataset(service, "d", START)
+    dataset(service, "d", START, "sales")
+    for id, columns in {
+        "failed": {"state": "failed"},
+        "refused": {"state": "refused"},
+        "of another": {"workload": "sales"},
+        "at once": {"train_seconds": None, "evaluate_seconds": None},
+        "of no dataset": {"dataset_version": None},
+    }.items():
+        ran(service, id, START, **columns)
+    assert evidence(service).money is None
+    for number in range(21):
+        scores = {"champion": 0.5, "base": 0.1, "candidate": number / 100}
+        detail = json.dumps({"promoted": number % 2 == 0, "scores": scores})
+        ran(service, f"run {number}", START + number * HOUR, detail=detail)
+    money = evidence(service).money
+    assert money is not None
+    assert {(run.seconds, run.before) for run in money.runs} == {(90.0, 0.5)}
+    assert sorted((run.after, run.promoted) for run in money.runs) == [
+        (number / 100, number % 2 == 0)
+        for number in range(1, 21)  # the latest twenty
+    ]
+
+
+def test_a_run_had_the_corrections_that_its_parents_dataset_had_not(service: LocalService) -> None:
+    for days in range(1, 8):
+        said(service, asked(service, START + days * DAY, count=days), "correction", "Here.", START + days * DAY)
+        said(service, asked(service, START + days * DAY), "comment", "No.", START + days * DAY)
+        sales = asked(service, START + days * DAY, "sales")
+        said(service, sales, "correction", "Here.", START + days * DAY)
+    dataset(service, "old", START + 2 * DAY)
+    dataset(service, "old", START + 6 * DAY, "sales")
+    dataset(service, "new", START + 4 * DAY)
+    model(service, "v1", "old")
+    model(service, "v1", "new", "sales")
+    detail = json.dumps({"scores": {"base": 0.25, "candidate": 0.75}})
+    ran(service, "first", START + 2 * DAY, dataset_version="old", detail=detail)
+    ran(service, "second", START + 4 * DAY, dataset_version="new", parent_version="v1", detail=detail)
+    money = evidence(service).money
+    assert money is not None
+    # Up to a dataset's own evidence, which is in it.
+    assert sorted(run.corrections for run in money.runs) == [1 + 2, 3 + 4]
+    assert {(run.promoted, run.before, run.after) for run in money.runs} == {(False, 0.25, 0.75)}
+
+
+def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -> None:
+    dataset(service, "d", START)
+    ran(service, "run", START)
+    since = NOW - 10 * DAY
+    counted = asked(service, since + HOUR, count=4)
+    others = [
+        *asked(service, since + HOUR, count=7, topic="import:0123456789abcdef"),
+        *asked(service, since - HOUR, count=7),
+        *asked(service, since, count=1),
+        *asked(service, since + HOUR, "sales", count=7),
+        *asked(service, since + HOUR, count=7, model="demonstration"),
+    ]
+    said(service, counted[:3] + others, "helpful", True, since + 2 * HOUR)
+    said(service, counted[:1], "helpful", False, since + 3 * HOUR)  # the last word counts
+    said(service, counted[3:], "helpful", True, since + 3 * HOUR, "expert")
+    said(service, counted[3:], "hallucination", True, since + 3 * HOUR)
+    booked = {"item": "time_saved", "quantity": 1.0, "unit": "h", "rate": 1.0, "reference": "r"}
+    for id, columns in {
+        "counted": {},
+        "loss": {"amount": -1.0},
+        "before": {"created_at": since, "amount": 100.0},
+        "cost": {"kind": "cost", "amount": 100.0},
+        "other": {"workload": "sales", "amount": 100.0},
+        "absurd": {"amount": 1e200},
+    }.items():
+        row = {"id": id, "created_at": since + HOUR, "workload": "support", "kind": "gain", "amount": 3.0}
+        service.warehouse.insert("ledger", **booked | row | columns)
+    money = evidence(service).money
+    assert money is not None
+    assert (money.answers, money.ratings.total, money.ratings.helpful, money.gains) == (4, 3, 2, 2.0)
+    assert money.days == pytest.approx(10 - 1 / 24)
+
+
+def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -> None:
+    promotion = START + 5 * DAY
+    in_service(service, "v1", promotion)
+    in_service(service, "v1", START, "sales")
+    for when, helpful, rated in (
+        (promotion - HOUR, 5, 5),  # of the model before
+        (promotion, 2, 3),
+        (promotion + 23 * HOUR, 1, 4),
+        (promotion + DAY, 6, 6),  # in neither window
+        (NOW - DAY, 7, 7),
+        (NOW - HOUR, 1, 2),
+    ):
+        ids = asked(service, when, count=rated)
+        said(service, ids[:helpful], "helpful", True, when)
+        said(service, ids[helpful:], "helpful", False, when)
+        said(service, ids, "hallucination", True, when)
+        said(service, asked(service, when, count=3), "helpful", True, when, "expert")
+        said(service, asked(service, when, "sales", count=3), "helpful", True, when)
+    found = evidence(service)
+    assert (found.ratings_before.helpful, found.ratings_before.total) == (3, 7)
+    assert (found.ratings_now.helpful, found.ratings_now.total) == (1, 2)
+
+
+def test_of_the_latest_ratings_so_many_are_the_current_ones(service: LocalService) -> None:
+    windows = service.settings.windows.model_copy(update={"current_events": 3})
+    service.jobs.settings = service.settings.model_copy(update={"windows": windows})
+    in_service(service, "v1", NOW - 3 * HOUR)
+    for hours, value in ((2, False), (1, True)):
+        said(service, asked(service, NOW - hours * HOUR, count=2), "helpful", value, NOW)
+    found = evidence(service)
+    assert (found.ratings_now.helpful, found.ratings_now.total) == (2, 3)
+    assert (found.ratings_before.helpful, found.ratings_before.total) == (0, 1)
+
+
+def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: LocalService) -> None:
+    dataset(service, "old", START + 2 * DAY)
+    dataset(service, "new", START + 4 * DAY)
+    dataset(service, "old", START, "sales")
+    model(service, "v1", "old")
+    model(service, "v1", "old", "sales")
+    in_service(service, "v1", START + 6 * DAY)
+    in_service(service, "v0", START + 9 * DAY, "sales")
+    service.warehouse.insert("aliases", workload="support", alias="previous", version="v0", created_at=START + 9 * DAY)
+    ran(service, "last", START + 5 * DAY, dataset_version="new")
+    ran(service, "of another", START + 9 * DAY, workload="sales", dataset_version="old")
+    for days in (1, 2, 3, 4, 5, 6, 7):
+        when = START + days * DAY
+        said(service, asked(service, when), "correction", "Here.", when)
+        said(service, asked(service, when), "helpful", False, when)
+        said(service, asked(service, when, "sales"), "correction", "Here.", when)
+    found = evidence(service)
+    assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (5, 3, 2)
+    # One arrives when both have.
+    late = asked(service, START + 5 * DAY, received_at=START + 9 * DAY)
+    said(service, late, "correction", "Here.", START + DAY)
+    shown = asked(service, START + 5 * DAY, model="demonstration")
+    said(service, shown, "correction", "Here.", START + 5 * DAY)
+    found = evidence(service)
+    assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (7, 5, 3)
+
+
+def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: LocalService) -> None:
+    def checked(when: datetime, drifted: bool | None, workload: str = "support") -> None:
+        service.warehouse.insert(
+            "drift_checks", id=str(next(numbers)), created_at=when, workload=workload, drifted=drifted, severity=None,
+            features="[]", reference_rows=1, current_rows=1, report=None, detail="",
+        )  # fmt: skip
+
+    dataset(service, "d", START)
+    ran(service, "last", START + DAY)
+    checked(START + DAY + HOUR, True)  # when the run ended
+    assert evidence(service).drifted == ()
+    checked(START + 2 * DAY, None)
+    checked(START + 3 * DAY, True)
+    checked(START + 4 * DAY, True, "sales")
+    assert evidence(service).drifted == (True, None)
+    checked(START + 5 * DAY, False)
+    checked(START + 6 * DAY, True)
+    assert evidence(service).drifted == (True, False, True)  # policy.drift_checks
+
+
+def test_a_version_is_taken_back_when_it_was_rolled_back_in_its_workload(service: LocalService) -> None:
+    dataset(service, "d", START)
+    ran(service, "first", START, version="v1")
+    ran(service, "last", START + DAY, version="v2")
+    ran(service, "of another", START + 2 * DAY, workload="sales", version="v3")
+    found = evidence(service)
+    assert (found.taken_back, found.running) == (False, False)
+    assert found.last_run_finished_at == START + DAY + HOUR
+    warehouse, back = service.warehouse, {"event": "rolled_back"}
+    promoted(warehouse, "1", "v0", "v1", NOW, **back)
+    promoted(warehouse, "2", "v3", "v2", NOW)
+    promoted(warehouse, "3", "v0", "v2", NOW, workload="sales", **back)
+    assert not evidence(service).taken_back
+    promoted(warehouse, "4", "v0", "v2", NOW, **back)
+    assert evidence(service).taken_back
+    ran(service, "next", START + 3 * DAY, version="v4", state="interrupted", finished_at=None)
+    found = evidence(service)
+    assert (found.taken_back, found.running) == (False, True)
