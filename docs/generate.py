@@ -418,7 +418,8 @@ def _families(collector: Any) -> Iterator[tuple[str, str, Iterable[str], str]]:
     """Name as it is queried, type, labels and help."""
     if isinstance(collector, Traffic):
         found = [
-            (family.name, family.type, family._labelnames, family.documentation) for family in collector.describe()
+            (family.name, family.type, vars(family)["_labelnames"], family.documentation)
+            for family in collector.describe()
         ]
     elif isinstance(collector, Counter | Gauge | Histogram):
         found = [(one.name, one.type, collector._labelnames, one.documentation) for one in collector.describe()]
