@@ -128,8 +128,8 @@ MODEL_EVENT = {
 }
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {
-    "/healthz": ("nobody", "200 while the process is sound, else 503 with the reason. Restart the daemon then."),
-    "/readyz": ("nobody", "200 while events flow, else 503 with the reason, also while the broker is away."),
+    "/healthz": ("anybody", "200 while the process is sound, else 503 with the reason. Restart the daemon then."),
+    "/readyz": ("anybody", "200 while events flow, else 503 with the reason, also while the broker is away."),
     "/metrics": ("viewer", "[Metrics](metrics.md) for Prometheus."),
     "/": ("viewer", "The status page."),
     "/reports/{id}": ("viewer", "A report of a drift check, of a month or of a quarter, as HTML."),
@@ -406,12 +406,17 @@ def metrics() -> list[str]:
     for title, group in groups.items():
         lines += [f"## {title}", ""]
         rows = (
-            (named(name), kind, ", ".join(f"`{label}`" for label in labels), sentence(about))
+            (named(name), kind, f"{sentence(about)}{_labels(labels)}")
             for collector in vars(group).values()
             for name, kind, labels, about in _families(collector)
         )
-        lines += table(("metric", "type", "labels", "meaning"), rows)
+        lines += table(("metric", "type", "meaning and labels"), rows)
     return lines
+
+
+def _labels(labels: Iterable[str]) -> str:
+    names = ", ".join(f"`{label}`" for label in labels)
+    return f" By {names}." if names else ""
 
 
 def _families(collector: Any) -> Iterator[tuple[str, str, Iterable[str], str]]:
