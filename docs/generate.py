@@ -58,6 +58,7 @@ TABLES = {
     "votes": "View: who called an answer helpful or invented. A correction counts as a vote that the answer was not "
     "helpful, unless the same account said otherwise.",
 }
+VIEWED = {"traffic": "interactions", "votes": "feedback"}
 # Columns and fields whose names mean the same wherever the code does not comment on them.
 COLUMNS = {
     "id": "unique",
@@ -111,6 +112,61 @@ COLUMNS = {
     "reference_rows": "conversations compared",
     "current_rows": "conversations compared",
     "error": "why it failed",
+    "feedback_id": "the row of feedback",
+    "row_id": "the row of dataset_rows",
+    "with_context": "passages were given",
+    "refused": "the answer refuses, and the approved one does not",
+    "period_end": "end of that period",
+    "conversations": "how many conversations",
+    "interactions": "how many interactions",
+    "gain": "sum over the conversations",
+    "interactions_squared": "sum of squares over the conversations",
+    "gain_squared": "sum of squares over the conversations",
+    "cost_squared": "sum of squares over the conversations",
+    "gain_interactions": "sum of products over the conversations",
+    "gain_cost": "sum of products over the conversations",
+    "booked_at": "when that was",
+    "rows": "how many rows it holds",
+    "first_received_at": "of its rows",
+    "last_received_at": "of its rows",
+    "archived_at": "when it was written",
+    "number": "of the migration",
+    "source": "who says so",
+    "schema_migrations.name": "of its file",
+    "votes.id": "of the feedback",
+    "votes.name": "`helpful` or `hallucination`",
+    "votes.value": "whether it is so",
+    # Of the API alone.
+    "limit": "the newest so many",
+    "what": "a table that can be exported, or a training set",
+    "format": "of the answer",
+    "command": "what to do",
+    "running": "a daemon answers",
+    "ingestion": "the state of ingestion",
+    "file": "the warehouse's file",
+    "used": "what is used of it",
+    "log": "its write-ahead log",
+    "jobs": "what failed",
+    "currency": "of all amounts",
+    "workloads": "by name",
+    "previous": "the champion before it; null: the base model",
+    "drift": "the latest checks",
+    "runs": "the latest retrainings",
+    "labels": "requests for labels",
+    "open": "not answered yet",
+    "answered": "answered by experts",
+    "reports": "of months and quarters",
+    "model": "that answered, as it is served",
+    "messages": "what was asked",
+    "answer": "what the model answered",
+    "context": "passages that it was given",
+    "broker_up": "whether the broker answers; null: no daemon is running",
+    "lag_events": "events that wait on the broker",
+    "last_event_at": "when the last event was stored",
+    "since": "when it was set aside",
+    "count": "how many",
+    "explanation": "in words",
+    "payload": "the message, redacted",
 }
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {
@@ -214,7 +270,8 @@ def cli() -> list[str]:
     )
     lines += ["## Options of every command", ""]
     lines += table(
-        ("option", "meaning"), ((_argument("", one), _meaning(one)) for one in _own(commands.choices["check"], ()))
+        ("option", "meaning"),
+        ((_argument("options", one), _meaning(one)) for one in _own(commands.choices["check"], ())),
     )
     for name, command in commands.choices.items():
         arguments = _own(command, COMMON_OPTIONS)
@@ -328,7 +385,12 @@ def _role(operation: dict[str, Any]) -> str:
 
 def _given(operation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = [
-        (f"`{one['name']}`", one["in"], _type(one["schema"]), sentence(one.get("description", "")))
+        (
+            f"`{one['name']}`",
+            one["in"],
+            _type(one["schema"]),
+            sentence(one.get("description") or COLUMNS.get(one["name"], "")),
+        )
         for one in operation.get("parameters", ())
     ]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
@@ -357,7 +419,7 @@ def _shape(schema: dict[str, Any]) -> str:
 def _fields(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, one in schema.get("properties", {}).items():
         field = f"{path}.{name}"
-        about = sentence(one.get("description", ""))
+        about = sentence(one.get("description") or COLUMNS.get(name, ""))
         yield f'<a id="{field}"></a>`{field.partition(".")[2]}`', _type(one), about
         inner = one.get("items", one)
         suffix = "[]" if "items" in one else ""
@@ -460,8 +522,14 @@ def tables() -> list[str]:
         lines += [f"## {name}", "", text(TABLES[name]), ""]
         rows = []
         for column, kind, nullable in found[name]:
-            about = comments.get((name, column)) or COLUMNS.get(column, "")
-            rows.append((named(column, f"{name}.{column}"), kind + (", null" if nullable else ""), text(about)))
+            own = COLUMNS.get(f"{name}.{column}") or comments.get((VIEWED.get(name, name), column))
+            rows.append(
+                (
+                    named(column, f"{name}.{column}"),
+                    kind + (", null" if nullable else ""),
+                    sentence(own or COLUMNS.get(column, "")),
+                )
+            )
         lines += table(("column", "type", "meaning"), rows)
     return lines
 
@@ -490,14 +558,14 @@ def _comments() -> dict[tuple[str, str], str]:
     found = {}
     for table_name, schema in (("interactions", "interaction"), ("feedback", "feedback")):
         for field, one in json.loads((SCHEMAS / f"{schema}.schema.json").read_text())["properties"].items():
-            if about := _description(one):
+            if field != "timestamp" and (about := _description(one)):  # the column has a type of its own
                 found[table_name, field] = about
     table_name = ""
     for file in sorted(MIGRATIONS.iterdir(), key=lambda file: file.name):
         for line in file.read_text(encoding="utf-8").splitlines() if file.name.endswith(".sql") else ():
             if made := re.match(r"(?:CREATE|ALTER) (?:TABLE|VIEW) (\w+)", line):
                 table_name = made[1]
-            if commented := re.match(r'(?:ALTER TABLE \w+ ADD COLUMN|\s+)\s*"?([a-z_]+)"? .*?-- (.+)', line):
+            if commented := re.match(r'(?:ALTER TABLE \w+ ADD COLUMN|\s+)\s*"?([a-z_\d]+)"? .*?-- (.+)', line):
                 found[table_name, commented[1]] = commented[2]
     return found
 
