@@ -158,6 +158,7 @@ COLUMNS = {
     "reports": "of months and quarters",
     "model": "that answered, as it is served",
     "messages": "what was asked",
+    "Ingestion.set_aside[].messages": "its last messages, over which that is counted",
     "answer": "what the model answered",
     "context": "passages that it was given",
     "broker_up": "whether the broker answers; null: no daemon is running",
@@ -419,7 +420,7 @@ def _shape(schema: dict[str, Any]) -> str:
 def _fields(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, one in schema.get("properties", {}).items():
         field = f"{path}.{name}"
-        about = sentence(one.get("description") or COLUMNS.get(name, ""))
+        about = sentence(one.get("description") or COLUMNS.get(field) or COLUMNS.get(name, ""))
         yield f'<a id="{field}"></a>`{field.partition(".")[2]}`', _type(one), about
         inner = one.get("items", one)
         suffix = "[]" if "items" in one else ""
@@ -527,7 +528,7 @@ def tables() -> list[str]:
                 (
                     named(column, f"{name}.{column}"),
                     kind + (", null" if nullable else ""),
-                    sentence(own or COLUMNS.get(column, "")),
+                    text(own or COLUMNS.get(column, "")),
                 )
             )
         lines += table(("column", "type", "meaning"), rows)
