@@ -509,17 +509,14 @@ def tables() -> list[str]:
         "tables are in its schema `main`). All times are UTC, without a zone. Events leave for the",
         "[archive](../operate.md#retention-and-archive).",
     )
-    found = _columns()
+    found, comments = _columns(), _comments()
+    if found.keys() != TABLES.keys():
+        raise SystemExit(f"TABLES in docs/generate.py: what is a row of {', '.join(found.keys() ^ TABLES.keys())}?")
     lines += table(
         ("table", "a row is", "export"),
-        (
-            (f"[`{name}`](#{name})", text(TABLES[name]), "yes" if name in EXPORTED else "")
-            for name in TABLES
-            if name in found
-        ),
+        ((f"[`{name}`](#{name})", text(about), "yes" if name in EXPORTED else "") for name, about in TABLES.items()),
     )
-    comments = _comments()
-    for name in sorted(found, key=list(TABLES).index):
+    for name in TABLES:
         lines += [f"## {name}", "", text(TABLES[name]), ""]
         rows = []
         for column, kind, nullable in found[name]:
