@@ -3,7 +3,8 @@
 A row that names no model and no judgement is a demonstration: its answer is stored as an interaction of the model
 `demonstration`, with itself as an expert's correction, so that it is learned from. One that names a model is a log and
 teaches only what is said of it. Such rows are understood in files alone: on a topic, a message without a `response` is
-an app's mistake, and nobody vouches for it. The README has a table of which column becomes which field.
+an app's mistake, and nobody vouches for it. docs/formats.md has a table of which column becomes which
+field.
 """
 
 from datetime import UTC, datetime

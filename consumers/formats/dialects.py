@@ -1,9 +1,9 @@
 """Other people's formats onto ours, recognised by content and mixed in one topic as they come.
 
 Understood: OpenAI request/response logs (chat completions, completions, responses), OpenTelemetry GenAI (`otel`),
-CloudEvents around any of them (structured and binary), and Confluent's framing. The README has a table of which field
-becomes which. A translation only fills in the events of `events`; there they are checked, as ours are. What is known
-to be neither an answer nor feedback is passed over, with a reason.
+CloudEvents around any of them (structured and binary), and Confluent's framing. docs/formats.md has a table of which
+field becomes which. A translation only fills in the events of `events`; there they are checked, as ours are. What is
+known to be neither an answer nor feedback is passed over, with a reason.
 """
 
 import base64

@@ -2,6 +2,8 @@
 
 import json
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +25,41 @@ HEAD = """\
 """
 
 
-def example() -> str:
-    """The YAML text of deploy/retuned.example.yaml."""
-    parts = [HEAD]
+@dataclass(frozen=True)
+class Key:
+    """A key of the configuration: its name in its section, its default as YAML, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def sections() -> Iterator[tuple[str, str, list[Key]]]:
+    """Name, meaning and keys of each section."""
     for section in SECTIONS:
         model = Settings.model_fields[section].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
-        parts.append(f"\n# {(model.__doc__ or '').strip()}\n{section}:\n")
-        for key, inner in model.model_fields.items():
-            choices = _choices(inner.annotation)
-            comment = ". ".join(part for part in (inner.description, choices) if part)
-            if comment:
-                parts.append(textwrap.indent(textwrap.fill(comment, 110), "  # ") + "\n")
-            parts.append(f"  {key}: {_plain(inner.default)}\n")
+        keys = [
+            Key(
+                name,
+                _plain(field.default),
+                ". ".join(part for part in (field.description, _choices(field.annotation)) if part),
+            )
+            for name, field in model.model_fields.items()
+        ]
+        yield section, (model.__doc__ or "").strip(), keys
+
+
+def example() -> str:
+    """The YAML text of deploy/retuned.example.yaml."""
+    parts = [HEAD]
+    for section, meaning, keys in sections():
+        parts.append(f"\n# {meaning}\n{section}:\n")
+        for key in keys:
+            if key.meaning:
+                parts.append(textwrap.indent(textwrap.fill(key.meaning, 110), "  # ") + "\n")
+            parts.append(f"  {key.name}: {key.default}\n")
     return "".join(parts)
 
 

@@ -33,16 +33,16 @@ _IMPORT = (
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
     "quarantine, runs, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, quality, "
-    "ledger, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference "
-    "(corrections over the answers that they correct), kto (thumbs); the questions that models are judged on, and what "
-    "comes near to them, are left out of these."
+    "ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted "
+    "answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that models "
+    "are judged on, and what comes near to them, are left out of these."
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
     keep_private()
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -61,8 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """All commands; docs/reference/cli.md is written from it."""
+    root = argparse.ArgumentParser(
         prog="retuned", description="Keeps a language model in step with the business that uses it."
     )
     common = argparse.ArgumentParser(add_help=False)
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
     )
     common.add_argument("--verbose", action="store_true", help="log more")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = root.add_subparsers(required=True, metavar="command")
 
     def command(name: str, act: Any, help: str, description: str | None = None) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=description or help, parents=[common])
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="repeats a run (default: 0)")
     demo.add_argument("--port", type=int, default=0, help="port of the status page (default: any free one)")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
-    return parser
+    return root
 
 
 def _settings(options: argparse.Namespace) -> Settings:

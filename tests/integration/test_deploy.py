@@ -148,7 +148,7 @@ def test_each_alert_is_tested_firing_and_quiet() -> None:
     assert sorted({check["alertname"] for check in checks if not check["exp_alerts"]}) == sorted(names)
     for alert in ALERTS:
         assert alert["labels"]["severity"] in {"info", "warning", "critical"}
-        assert set(alert["annotations"]) == {"summary", "description"}
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
 
 
 def test_each_recorded_series_is_tested() -> None:

@@ -66,7 +66,7 @@ def trained(warehouse: Warehouse, name: str, state: str = "succeeded", hours: fl
 
 
 def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
-    """The example of the README."""
+    """The example of docs/money.md."""
     settings = Settings(
         roi=SETTINGS.roi.model_copy(
             update={

@@ -79,7 +79,7 @@ CREATE TABLE runs (
     id              VARCHAR   NOT NULL,
     workload        VARCHAR   NOT NULL,
     reasons         JSON      NOT NULL,             -- why it was started
-    state           VARCHAR   NOT NULL,             -- running, interrupted, succeeded, refused, failed or cancelled
+    state           VARCHAR   NOT NULL,             -- running, interrupted, succeeded, refused or failed
     started_at      TIMESTAMP NOT NULL,
     finished_at     TIMESTAMP,
     dataset_version VARCHAR,
@@ -95,12 +95,12 @@ CREATE TABLE evaluations (
     run_id          VARCHAR NOT NULL,
     workload        VARCHAR NOT NULL,
     dataset_version VARCHAR NOT NULL,
-    model           VARCHAR NOT NULL,               -- base, or a version
+    model           VARCHAR NOT NULL,               -- base, a version, or logged: what production answered
     split           VARCHAR NOT NULL,               -- holdout or regression
     row_id          VARCHAR NOT NULL,
     score           DOUBLE  NOT NULL,               -- the primary metric, 0 to 1
     token_f1        DOUBLE  NOT NULL,
-    loss            DOUBLE  NOT NULL,               -- of the completion, nats per token
+    loss            DOUBLE  NOT NULL,               -- of the completion, nats per token; null for logged answers
     hallucinated    BOOLEAN,                        -- null: cannot be told
     latency_seconds DOUBLE  NOT NULL,
     output          VARCHAR NOT NULL
@@ -144,7 +144,7 @@ CREATE TABLE promotions (
     event            VARCHAR   NOT NULL,            -- promoted or rolled_back
     version          VARCHAR,                       -- null: the base model
     previous_version VARCHAR,
-    actor            VARCHAR   NOT NULL,            -- gate or operator
+    actor            VARCHAR   NOT NULL,            -- gate, operator or watch
     reason           VARCHAR   NOT NULL,
     announced        BOOLEAN   NOT NULL             -- the message is on the model-events topic
 );
@@ -167,7 +167,7 @@ CREATE TABLE quality (
     workload VARCHAR   NOT NULL,
     model    VARCHAR   NOT NULL,                    -- '*': all models of the window
     metric   VARCHAR   NOT NULL,
-    source   VARCHAR   NOT NULL,                    -- user, expert, judge, app or grounding
+    source   VARCHAR   NOT NULL,                    -- user, expert, judge, app, llm, nli, grounding, grounding_calibrated or features
     value    DOUBLE    NOT NULL,
     low      DOUBLE    NOT NULL,                    -- 95% interval
     high     DOUBLE    NOT NULL,

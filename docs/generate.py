@@ -1,0 +1,617 @@
+"""Writes docs/reference/ from the code: `python docs/generate.py`. A test fails while the pages are out of step."""
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from retuned.consumers.formats.dialects import PASSED_OVER
+from retuned.consumers.metrics import Metrics as ConsumerMetrics
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.traffic import Traffic
+from retuned.consumers.warehouse.connection import MIGRATIONS, open_warehouse
+from retuned.daemon.cli.example import sections
+from retuned.daemon.cli.main import parser
+from retuned.daemon.metrics import Metrics as DaemonMetrics
+from retuned.daemon.transfer.exports import TABLES as EXPORTED
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "reference"
+SCHEMAS = ROOT / "deploy" / "schemas"
+NOTE = "<!-- Written by `python docs/generate.py`; change the code, not this page. -->"
+
+TABLES = {
+    "interactions": "What a model was asked and what it answered: one event, redacted.",
+    "feedback": "What somebody thought of an answer: one event, redacted.",
+    "dead_letters": "A message that is no event: why, and its redacted payload.",
+    "offsets": "How far a partition, or a file that was imported, is read.",
+    "datasets": "A dataset: its folder, its size, its card.",
+    "dataset_rows": "A row of a dataset, and the events that it came from.",
+    "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
+    "runs": "A retraining, from its reasons to its end.",
+    "evaluations": "One answer of one model to a holdout or regression row, with what was measured of it.",
+    "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
+    "models": "A version: an adapter, or all weights, under the hash of its content.",
+    "aliases": "Which version serves a workload, and which one did before.",
+    "promotions": "A change of champion: a promotion or a rollback.",
+    "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
+    "drift_checks": "A drift check of a workload.",
+    "quality": "A figure of a workload with its interval: of each minute for two days, then the last of each hour, "
+    "after 90 days the last of each day.",
+    "watch_checks": "A look at a new champion in service, beside the one before it.",
+    "ledger": "A gain or a cost. Entries are never changed; a correction is another entry.",
+    "ledger_left_out": "Numbers that events reported and that are beyond what one event may book.",
+    "ledger_moments": "Sums and products by conversation, from which the intervals of gains and ROI are computed.",
+    "ledger_progress": "How far the ledger has booked each partition.",
+    "archives": "A Parquet file of the archive.",
+    "schema_migrations": "A migration that was applied to this file.",
+    "traffic": "View: the interactions without demonstrations (imported examples that no model answered).",
+    "votes": "View: who called an answer helpful or invented. A correction counts as a vote that the answer was not "
+    "helpful, unless the same account said otherwise.",
+}
+VIEWED = {"traffic": "interactions", "votes": "feedback"}
+# Columns and fields whose names mean the same wherever the code does not comment on them.
+COLUMNS = {
+    "id": "unique",
+    "workload": "the kind of request",
+    "created_at": "when it was made",
+    "started_at": "when it began",
+    "finished_at": "when it ended; null: under way or interrupted",
+    "received_at": "when it was stored",
+    "applied_at": "when it was applied",
+    "timestamp": "when it happened",
+    "topic": "Kafka topic; `import:` and a hash for a file",
+    "partition": "of the topic",
+    "offset": "in the partition",
+    "next_offset": "the first offset that was not read",
+    "interaction_id": "the answer that it is about",
+    "conversation_id": "events that have it in common are one conversation",
+    "latency_seconds": "time that the answer took, as the app measured it",
+    "time_to_first_token_seconds": "time to the first token, as the app measured it",
+    "input_tokens": "tokens of the prompt",
+    "output_tokens": "tokens of the answer",
+    "cost": "of the answer, in `roi.currency`",
+    "finish_reason": "as the model server reports it",
+    "run_id": "the row of runs",
+    "dataset_version": "the row of datasets",
+    "version": "a version of a model",
+    "previous_version": "the version that served before; null: the base model",
+    "parent_version": "the version that training began from; null: the base model",
+    "path": "folder",
+    "train": "rows of each split",
+    "validation": "rows of each split",
+    "holdout": "rows of each split",
+    "n": "how many answers or pairs it is computed from",
+    "low": "95% interval",
+    "high": "95% interval",
+    "metric": "name of the figure",
+    "value": "of the figure",
+    "unit": "of the quantity",
+    "quantity": "how much",
+    "manifest": "all of `manifest.json`",
+    "base_model": "folder of the base model",
+    "base_hash": "hash that tells base models apart",
+    "card": "all of `card.json`",
+    "detail": "in words",
+    "reason": "why",
+    "train_seconds": "wall time of the training",
+    "evaluate_seconds": "wall time of the evaluation",
+    "token_f1": "F1 of the answer's tokens and those of the approved one",
+    "output": "the answer",
+    "figures": "numbers behind the reasons",
+    "outcome": "true: yes",
+    "reference_rows": "conversations compared",
+    "current_rows": "conversations compared",
+    "error": "why it failed",
+    "feedback_id": "the row of feedback",
+    "row_id": "the row of dataset_rows",
+    "with_context": "passages were given",
+    "refused": "the answer refuses, and the approved one does not",
+    "period_end": "end of that period",
+    "conversations": "how many conversations",
+    "interactions": "how many interactions",
+    "gain": "sum over the conversations",
+    "interactions_squared": "sum of squares over the conversations",
+    "gain_squared": "sum of squares over the conversations",
+    "cost_squared": "sum of squares over the conversations",
+    "gain_interactions": "sum of products over the conversations",
+    "gain_cost": "sum of products over the conversations",
+    "booked_at": "when that was",
+    "rows": "how many rows it holds",
+    "first_received_at": "of its rows",
+    "last_received_at": "of its rows",
+    "archived_at": "when it was written",
+    "number": "of the migration",
+    "source": "who says so",
+    "schema_migrations.name": "of its file",
+    "votes.id": "of the feedback",
+    "votes.name": "`helpful` or `hallucination`",
+    "votes.value": "whether it is so",
+    # Of the API alone.
+    "limit": "the newest so many",
+    "what": "a table that can be exported, or a training set",
+    "format": "of the answer",
+    "command": "what to do",
+    "running": "a daemon answers",
+    "ingestion": "the state of ingestion",
+    "file": "the warehouse's file",
+    "used": "what is used of it",
+    "log": "its write-ahead log",
+    "jobs": "what failed",
+    "currency": "of all amounts",
+    "workloads": "by name",
+    "previous": "the champion before it; null: the base model",
+    "drift": "the latest checks",
+    "runs": "the latest retrainings",
+    "labels": "requests for labels",
+    "open": "not answered yet",
+    "answered": "answered by experts",
+    "reports": "of months and quarters",
+    "model": "that answered, as it is served",
+    "messages": "what was asked",
+    "Ingestion.set_aside[].messages": "its last messages, over which that is counted",
+    "answer": "what the model answered",
+    "context": "passages that it was given",
+    "broker_up": "whether the broker answers; null: no daemon is running",
+    "lag_events": "events that wait on the broker",
+    "last_event_at": "when the last event was stored",
+    "since": "when it was set aside",
+    "count": "how many",
+    "explanation": "in words",
+    "payload": "the message, redacted",
+}
+# Message of kafka.model_events_topic.
+MODEL_EVENT = {
+    "id": "unique; a message may come twice after a crash, with one id",
+    "timestamp": "when the champion was changed, ISO 8601, UTC",
+    "event": "`promoted` or `rolled_back`",
+    "workload": "the kind of request",
+    "model": "name under which the new champion is served: `support.refunds@3f2a91c0`, or `support.refunds@base`",
+    "version": "the new champion; null: the base model",
+    "previous_version": "the champion before; null: the base model",
+    "path": "folder of the new champion, absolute; null: the base model",
+    "base_model": "folder of the base model that it was trained on; null: the base model itself",
+    "share": "share of the traffic that it is for: 1.0",
+    "reason": "why the champion was changed",
+}
+# What an app sees that /api/v1 does not have.
+OTHER_ROUTES = {
+    "/healthz": ("anybody", "200 while the process is sound, else 503 with the reason. Restart the daemon then."),
+    "/readyz": ("anybody", "200 while events flow, else 503 with the reason, also while the broker is away."),
+    "/metrics": ("viewer", "[Metrics](metrics.md) for Prometheus."),
+    "/": ("viewer", "The status page."),
+    "/reports/{id}": ("viewer", "A report of a drift check, of a month or of a quarter, as HTML."),
+}
+COMMON_OPTIONS = ("config", "verbose")
+REFUSALS = {
+    "400": "A parameter or the body is malformed.",
+    "401": "No token, or none that is known.",
+    "403": "A viewer's token, where an operator's is required.",
+    "404": "Nothing has that name or id.",
+    "409": "It cannot be done now, or not so.",
+    "413": "The body is too large.",
+    "415": "A command is a JSON object with the content type `application/json`.",
+}
+
+
+def files() -> dict[str, str]:
+    """The text of each page of docs/reference."""
+    pages = {
+        "cli.md": cli(),
+        "configuration.md": configuration(),
+        "http.md": http(),
+        "metrics.md": metrics(),
+        "tables.md": tables(),
+        "events.md": events(),
+    }
+    return {name: "\n".join(lines).rstrip() + "\n" for name, lines in pages.items()}
+
+
+# Markdown
+
+
+def page(title: str, *introduction: str) -> list[str]:
+    """The first lines of a page."""
+    return [f"# {title}", "", NOTE, "", *introduction, ""]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A table; a bar inside a cell is escaped."""
+    lines = [head, *rows]
+    cells = [" | ".join(cell.replace("|", r"\|") for cell in line) for line in lines]
+    cells.insert(1, " | ".join("---" for _ in cells[0].split(" | ")))
+    return [*(f"| {line} |" for line in cells), ""]
+
+
+def text(written: str) -> str:
+    """Prose of the code as Markdown on one line: outside of backticks nothing is markup."""
+    parts = re.split(r"(`[^`]+`)", " ".join(written.split()))
+    plain = [part if part.startswith("`") else re.sub(r"([*\[\]])", r"\\\1", part) for part in parts]
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in plain)
+
+
+def sentence(written: str) -> str:
+    """A text that begins as a sentence does and ends with a full stop."""
+    found = text(written)
+    if not found:
+        return ""
+    return found[:1].upper() + found[1:] + ("" if found.endswith((".", ":", "…")) else ".")
+
+
+def named(name: str, anchor: str | None = None) -> str:
+    """A name in code font that a link can lead to."""
+    return f'<a id="{anchor or name}"></a>`{name}`'
+
+
+# Command line
+
+
+def cli() -> list[str]:
+    """The commands, from the parser."""
+    lines = page(
+        "Command line",
+        "Commands ask the running daemon, by the port and the tokens of the configuration; `status`, `dead-letters`,",
+        "`labels`, `import`, `export`, `lineage`, `retrain`, `promote`, `rollback` and `report` open the warehouse",
+        "themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all of them.",
+    )
+    commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    helps = {action.dest: action.help or "" for action in commands._choices_actions}
+    lines += table(
+        ("command", "what it does"),
+        ((f"[`retuned {name}`](#retuned-{name})", sentence(helps[name])) for name in commands.choices),
+    )
+    lines += ["## Options of every command", ""]
+    lines += table(
+        ("option", "meaning"),
+        ((_argument("options", one), _meaning(one)) for one in _own(commands.choices["check"], ())),
+    )
+    for name, command in commands.choices.items():
+        arguments = _own(command, COMMON_OPTIONS)
+        positional = [_placeholder(argument) for argument in arguments if not argument.option_strings]
+        usage = " ".join(["retuned", name, *positional, "[OPTION…]"])
+        lines += [f"## retuned {name}", "", "```", usage, "```", "", sentence(command.description or ""), ""]
+        if arguments:
+            lines += table(("argument", "meaning"), ((_argument(name, one), _meaning(one)) for one in arguments))
+    return lines
+
+
+def _own(command: argparse.ArgumentParser, others: Iterable[str]) -> list[argparse.Action]:
+    """The arguments of a command without the others, positional ones first."""
+    found = [one for one in command._actions if not isinstance(one, argparse._HelpAction) and one.dest not in others]
+    return sorted(found, key=lambda one: bool(one.option_strings))
+
+
+def _placeholder(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest.upper())
+    return f"{name}…" if action.nargs == "+" else name
+
+
+def _argument(command: str, action: argparse.Action) -> str:
+    placeholder = _placeholder(action).replace("|", " or ")
+    value = "" if action.nargs == 0 else f" {placeholder}"
+    names = [f"`{name}{value}`" for name in action.option_strings] or [f"`{placeholder}`"]
+    return f'<a id="{command}.{action.dest}"></a>{", ".join(names)}'
+
+
+def _meaning(action: argparse.Action) -> str:
+    known = {
+        "workload": "a workload that has events",
+        "version": "a version of it, or `base`",
+        "files": "one or more",
+        "user": "as the app names the user",
+    }
+    choices = "One of " + ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else ""
+    about = action.help or known.get(action.dest, "")
+    return sentence("; ".join(part for part in (choices, about) if part))
+
+
+# Configuration
+
+
+def configuration() -> list[str]:
+    """Every key, from the settings."""
+    lines = page(
+        "Configuration",
+        "One YAML file: `retuned.yaml` in the working folder, or the one that `--config` names. It needs only the",
+        "keys that differ from their defaults; `retuned config` prints all of them. An unknown key or a wrong value",
+        "stops the start, with a line that names the key, the value and what was expected.",
+        "",
+        "The environment overrides the file: the variable of `kafka.bootstrap_servers` is",
+        "`RETUNED__KAFKA__BOOTSTRAP_SERVERS`. Keep secrets there, or in files that `…_file` keys name.",
+    )
+    found = list(sections())
+    lines += table(("section", "what it sets"), ((f"[`{name}`](#{name})", text(about)) for name, about, _ in found))
+    for name, about, keys in found:
+        lines += [f"## {name}", "", text(about), ""]
+        rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in keys)
+        lines += table(("key", "default", "meaning"), rows)
+    return lines
+
+
+# HTTP
+
+
+def http() -> list[str]:
+    """The routes, from the OpenAPI document."""
+    document = yaml.safe_load((package_files("retuned.daemon.web") / "openapi.yaml").read_text(encoding="utf-8"))
+    lines = page(
+        "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
+    )
+    lines += ["## Pages, metrics, health", ""]
+    lines += table(
+        ("route", "who may ask", "what it answers"),
+        ((named(f"GET {path}", path), role, about) for path, (role, about) in OTHER_ROUTES.items()),
+    )
+    lines += ["## API", ""]
+    operations = [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    lines += table(
+        ("route", "who may ask", "what it does"),
+        (
+            (f"[`{method.upper()} {path}`](#api-{one['operationId']})", _role(one), sentence(one["summary"]))
+            for path, method, one in operations
+        ),
+    )
+    for path, method, one in operations:
+        lines += [f'<a id="api-{one["operationId"]}"></a>', "", f"### {method.upper()} {path}", ""]
+        lines += [f"{sentence(one['summary'])} **Role**: {_role(one)}.", ""]
+        if given := _given(one):
+            lines += table(("parameter", "where", "type", "meaning"), given)
+        lines += [_answer(one), ""]
+    lines += ["## Refusals", "", 'The body is `{"error": "…"}`: why it was not done, and the way out.', ""]
+    lines += table(("status", "why"), ((named(code), about) for code, about in REFUSALS.items()))
+    lines += ["## Objects", ""]
+    for name, schema in document["components"]["schemas"].items():
+        lines += [f"### {name}", ""]
+        lines += [sentence(schema["description"]), ""] if "description" in schema else []
+        lines += table(("field", "type", "meaning"), _fields(name, schema))
+    return lines
+
+
+def _role(operation: dict[str, Any]) -> str:
+    return "operator" if "403" in operation["responses"] else "viewer"
+
+
+def _given(operation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    rows = [
+        (
+            f"`{one['name']}`",
+            one["in"],
+            _type(one["schema"]),
+            sentence(one.get("description") or COLUMNS.get(one["name"], "")),
+        )
+        for one in operation.get("parameters", ())
+    ]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    rows += [
+        (f"`{name}`", "body, JSON", _type(one), sentence(one["description"]))
+        for name, one in body.get("properties", {}).items()
+    ]
+    return rows
+
+
+def _answer(operation: dict[str, Any]) -> str:
+    """What a success is, and the statuses of refusals."""
+    done = operation["responses"]["200"]
+    kinds = [f"`{kind}`" + _shape(content["schema"]) for kind, content in done["content"].items()]
+    refusals = ", ".join(f"[{code}](#{code})" for code in operation["responses"] if code != "200")
+    return f"**200**: {sentence(done['description'])} {', '.join(kinds)}. **Refusals**: {refusals}."
+
+
+def _shape(schema: dict[str, Any]) -> str:
+    kind = _type(schema)
+    if kind not in ("object", "text", "bytes"):
+        return f": {kind}"
+    return f": {', '.join(f'`{name}`' for name in schema['properties'])}" if "properties" in schema else ""
+
+
+def _fields(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name, one in schema.get("properties", {}).items():
+        field = f"{path}.{name}"
+        about = sentence(one.get("description") or COLUMNS.get(field) or COLUMNS.get(name, ""))
+        yield f'<a id="{field}"></a>`{field.partition(".")[2]}`', _type(one), about
+        inner = one.get("items", one)
+        suffix = "[]" if "items" in one else ""
+        yield from _fields(field + suffix, inner)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """The type of a JSON Schema in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        kinds = dict.fromkeys(_type(one) for one in schema["anyOf"])
+        if {"number", "integer"} <= kinds.keys():
+            del kinds["integer"]
+        return " or ".join(kinds)
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kinds = schema.get("type", "any")
+    if kinds == "array":
+        return f"array of {_type(schema['items'])}" if "items" in schema else "array"
+    if schema.get("format") == "binary":
+        return "bytes"
+    return " or ".join([kinds] if isinstance(kinds, str) else kinds).replace("string", "text")
+
+
+# Metrics
+
+
+def metrics() -> list[str]:
+    """Every metric, from the classes that make them."""
+    lines = page(
+        "Metrics",
+        "`/metrics` has these for Prometheus, beside those of the process (`process_…`, `python_…`). A figure that is",
+        "not known is absent, never zero. `model_name` is a model as it is served (`support.refunds@3f2a91c0`); `*` is",
+        "all models of the window together. Alerts on them are in `deploy/retuned.rules.yml`, each with an entry under",
+        "[Operate](../operate.md#alerts); dashboards are in `deploy/grafana`.",
+    )
+    registry = CollectorRegistry()
+    groups = {
+        "Ingestion": ConsumerMetrics(registry),
+        "Monitoring": MonitorMetrics(registry),
+        "Retraining": RetrainMetrics(registry),
+        "The daemon": DaemonMetrics(registry),
+    }
+    for title, group in groups.items():
+        lines += [f"## {title}", ""]
+        rows = (
+            (named(name), kind, f"{sentence(about)}{_labels(labels)}")
+            for collector in vars(group).values()
+            for name, kind, labels, about in _families(collector)
+        )
+        lines += table(("metric", "type", "meaning and labels"), rows)
+    return lines
+
+
+def _labels(labels: Iterable[str]) -> str:
+    names = ", ".join(f"`{label}`" for label in labels)
+    return f" By {names}." if names else ""
+
+
+def _families(collector: Any) -> Iterator[tuple[str, str, Iterable[str], str]]:
+    """Name as it is queried, type, labels and help."""
+    if isinstance(collector, Traffic):
+        found = [
+            (family.name, family.type, vars(family)["_labelnames"], family.documentation)
+            for family in collector.describe()
+        ]
+    elif isinstance(collector, Counter | Gauge | Histogram):
+        found = [(one.name, one.type, collector._labelnames, one.documentation) for one in collector.describe()]
+    else:
+        return
+    for name, kind, labels, about in found:
+        yield f"{name}_total" if kind == "counter" else name, kind, labels, about
+
+
+# Tables
+
+
+def tables() -> list[str]:
+    """Every table and view of a new warehouse; meanings are the comments of the migrations."""
+    lines = page(
+        "Tables",
+        "The warehouse is one DuckDB file, and one process opens it. While the daemon runs, read a table with",
+        "[`retuned export`](cli.md#retuned-export); when it does not, open the file with any DuckDB (`ATTACH` it: the",
+        "tables are in its schema `main`). All times are UTC, without a zone. Events leave for the",
+        "[archive](../operate.md#retention-and-archive).",
+    )
+    found, comments = _columns(), _comments()
+    if found.keys() != TABLES.keys():
+        raise SystemExit(f"TABLES in docs/generate.py: what is a row of {', '.join(found.keys() ^ TABLES.keys())}?")
+    lines += table(
+        ("table", "a row is", "export"),
+        ((f"[`{name}`](#{name})", text(about), "yes" if name in EXPORTED else "") for name, about in TABLES.items()),
+    )
+    for name in TABLES:
+        lines += [f"## {name}", "", text(TABLES[name]), ""]
+        rows = []
+        for column, kind, nullable in found[name]:
+            own = COLUMNS.get(f"{name}.{column}") or comments.get((VIEWED.get(name, name), column))
+            rows.append(
+                (
+                    named(column, f"{name}.{column}"),
+                    kind + (", null" if nullable else ""),
+                    text(own or COLUMNS.get(column, "")),
+                )
+            )
+        lines += table(("column", "type", "meaning"), rows)
+    return lines
+
+
+def _columns() -> dict[str, list[tuple[str, str, bool]]]:
+    """Name, type and whether it may be null, of each column of each table and view."""
+    with tempfile.TemporaryDirectory() as folder:
+        warehouse = open_warehouse(WarehouseSettings(path=Path(folder) / "retuned.duckdb"))
+        rows = warehouse.rows(
+            "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
+            "WHERE database_name = 'retuned' AND NOT internal ORDER BY table_name, column_index"
+        )
+        views = {row["view_name"] for row in warehouse.rows("SELECT view_name FROM duckdb_views() WHERE NOT internal")}
+        warehouse.close()
+    found: dict[str, list[tuple[str, str, bool]]] = {}
+    for row in rows:
+        name = row["table_name"]
+        found.setdefault(name, []).append(
+            (row["column_name"], row["data_type"], row["is_nullable"] and name not in views)
+        )
+    return found
+
+
+def _comments() -> dict[tuple[str, str], str]:
+    """What migrations and schemas of events say of columns."""
+    found = {}
+    for table_name, schema in (("interactions", "interaction"), ("feedback", "feedback")):
+        for field, one in json.loads((SCHEMAS / f"{schema}.schema.json").read_text())["properties"].items():
+            if field != "timestamp" and (about := _description(one)):  # the column has a type of its own
+                found[table_name, field] = about
+    table_name = ""
+    for file in sorted(MIGRATIONS.iterdir(), key=lambda file: file.name):
+        for line in file.read_text(encoding="utf-8").splitlines() if file.name.endswith(".sql") else ():
+            if made := re.match(r"(?:CREATE|ALTER) (?:TABLE|VIEW) (\w+)", line):
+                table_name = made[1]
+            if commented := re.match(r'(?:ALTER TABLE \w+ ADD COLUMN|\s+)\s*"?([a-z_\d]+)"? .*?-- (.+)', line):
+                found[table_name, commented[1]] = commented[2]
+    return found
+
+
+# Events
+
+
+def events() -> list[str]:
+    """The events that apps publish, from their schemas."""
+    lines = page(
+        "Events",
+        "Two topics, one JSON object a message, keyed by conversation or user: `kafka.interactions_topic` and",
+        "`kafka.feedback_topic`. The JSON Schemas are in `deploy/schemas`. [Formats](../formats.md) has the other",
+        "formats that are understood.",
+    )
+    for name in ("interaction", "feedback"):
+        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+        lines += [f"## {schema['title']}", "", text(schema["description"]), ""]
+        rows = []
+        for field, one in schema["properties"].items():
+            default = one.get("default")
+            needed = "required" if field in schema["required"] else f"default `{default}`" if default else ""
+            kind = _type(one).removesuffix(" or null")
+            about = sentence(_description(one) or COLUMNS.get(field, ""))
+            rows.append((named(field, f"{name}.{field}"), kind, needed, about))
+        lines += table(("field", "type", "", "meaning"), rows)
+    lines += ["## Passed over", ""]
+    lines += ["What is known to be no event is neither stored nor a dead letter; it is counted by its reason.", ""]
+    lines += table(("reason", "what it is"), ((named(code), sentence(about)) for code, about in PASSED_OVER.items()))
+    lines += ["## Model event", "", "A change of champion, on `kafka.model_events_topic`, keyed by workload.", ""]
+    lines += table(
+        ("field", "meaning"),
+        ((named(name, f"model-event.{name}"), sentence(about)) for name, about in MODEL_EVENT.items()),
+    )
+    lines += ["## Label request", "", "An answer that experts are asked to judge, on `kafka.label_requests_topic`:", ""]
+    lines += [
+        "the object [LabelRequest](http.md#labelrequest). The answer to it is feedback of the source `expert`.",
+        "",
+    ]
+    return lines
+
+
+def _description(schema: dict[str, Any]) -> str | None:
+    choices: list[dict[str, Any]] = [schema, *schema.get("anyOf", ())]
+    return next((one["description"] for one in choices if "description" in one), None)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, content in files().items():
+        (FOLDER / name).write_text(content, encoding="utf-8")

@@ -1,0 +1,251 @@
+"""The documentation: links lead somewhere, what it names exists, and the reference is what the code says."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar, cast
+
+import pytest
+import yaml
+from bounds import BOUNDS
+from starlette.routing import Route
+from teaching import START
+
+from retuned.consumers.formats.events import Feedback, Interaction, Kind, decode
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.cli.example import sections
+from retuned.daemon.settings import Settings
+from retuned.daemon.transfer.exports import TABLES
+from retuned.daemon.web.server import application
+from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.settings import ModelsSettings
+from retuned.retrain.settings import Settings as RetrainSettings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+# What people wrote: the reference is checked as a whole.
+WRITTEN = [page for page in PAGES if page.parent != REFERENCE]
+PACKAGES = ("consumers", "daemon", "monitors", "retrain")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+# Parts of /api/v1/status whose names look like keys.
+STATUS = {"roi.versions", "roi.promotions", "roi.left_out"}
+FILES = re.compile(rf"(?:{'|'.join(PACKAGES)}|tests|deploy|docs)/[\w./-]*\w/?")
+FUNCTION = re.compile(r"(?:\w+\.)*(\w+)\(\)")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@cache
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name: its headings, as the site and GitHub name them, and what has an id."""
+    text = prose(page)
+    headings = [
+        re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", found) for found in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    ]
+    slugs = [re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings]
+    return {*slugs, *re.findall(r'id="([^"]+)"', text)}
+
+
+def links(page: Path) -> Iterator[str]:
+    """Targets within the repository."""
+    text = CODE.sub("", prose(page))
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    yield from (target for target in found if not re.match(r"\w+:", target))
+
+
+def code(page: Path) -> Iterator[str]:
+    """What stands in code font, and each line of a block."""
+    text = page.read_text(encoding="utf-8")
+    yield from CODE.findall(prose(page))
+    for block in FENCE.findall(text):
+        yield from (line.strip() for line in block.splitlines()[1:-1])
+    yield from (line.strip() for line in text.splitlines() if line.startswith("    "))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_pages_and_anchors_that_exist(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if DOCS in page.parents:
+            assert DOCS in target.parents, f"{link}: the site has only what is in docs/"
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_readme_is_short_and_its_pictures_are_small() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+    assert all(picture.stat().st_size < 300_000 for picture in (DOCS / "images").iterdir())
+
+
+def test_what_the_readme_emits_are_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Producer:
+        """Takes the place of kafka-python's."""
+
+        sent: ClassVar[list[tuple[Kind, bytes]]] = []
+        waiting = 0
+
+        def __init__(self, value_serializer: Callable[[Any], bytes], **_: Any) -> None:
+            self.serialize = value_serializer
+
+        def send(self, topic: Kind, value: Any, key: bytes) -> None:
+            assert key
+            self.sent.append((topic, self.serialize(value)))
+            Producer.waiting += 1
+
+        def flush(self) -> None:
+            Producer.waiting = 0
+
+    monkeypatch.setattr("kafka.KafkaProducer", Producer)
+    message = SimpleNamespace(content="Within 30 days.")
+    completion = SimpleNamespace(model="support.refunds@base", choices=[SimpleNamespace(message=message)])
+    completions = SimpleNamespace(create=lambda **_: completion)
+    app = {
+        "client": SimpleNamespace(chat=SimpleNamespace(completions=completions)),
+        "messages": [{"role": "user", "content": "Until when can I return a tent?"}],
+        "conversation": "c-81",
+        "user": "u-17",
+    }
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    exec(snippet, app)
+    events = [decode(topic, value, BOUNDS) for topic, value in Producer.sent]
+    assert [type(event) for event in events] == [Interaction, Feedback, Feedback]
+    assert {event.interaction_id for event in events if isinstance(event, Feedback)} == {events[0].id}
+    assert Producer.waiting == 0, "what is not flushed is lost when the process ends"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def pages(part: object) -> Iterator[str]:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            yield from (page for inner in part.values() for page in pages(inner))
+        elif isinstance(part, list):
+            yield from (page for inner in part for page in pages(inner))
+
+    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    found = list(pages(configuration["nav"]))
+    assert sorted(found) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+@cache
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    stored = {page.name: page.read_text(encoding="utf-8") for page in REFERENCE.iterdir()}
+    assert generate().files() == stored, "run python docs/generate.py"
+
+
+def test_the_reference_has_every_route_outside_of_the_api() -> None:
+    routes = application(cast(Any, None), cast(Any, None), Settings()).routes
+    paths = {route.path for route in routes if isinstance(route, Route) and not route.path.startswith("/api/")}
+    assert paths == set(generate().OTHER_ROUTES)
+
+
+def test_the_reference_has_every_field_of_a_model_event(warehouse: Warehouse, tmp_path: Path) -> None:
+    row = {"path": "/x", "base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
+    warehouse.insert("models", version="aaaaaaaa", workload="support", created_at=START, **row)
+    publisher = MemoryPublisher()
+    settings = RetrainSettings(models=ModelsSettings(directory=tmp_path / "models"))
+    Rollout(warehouse, settings, publisher, "model-events").promote("support", "aaaaaaaa", "operator", "?", START)
+    ((_, _, message),) = publisher.messages
+    assert list(message) == list(generate().MODEL_EVENT)
+
+
+def test_every_alert_has_an_entry_that_it_names() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "retuned.rules.yml").read_text(encoding="utf-8"))
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    operate = (DOCS / "operate.md").read_text(encoding="utf-8")
+    entries = re.split(r"^### (Retuned\w+)$", operate, flags=re.MULTILINE)
+    assert [alert["alert"] for alert in alerts] == entries[1::2]
+    for alert, entry in zip(alerts, entries[2::2], strict=True):
+        path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        assert ROOT / path == DOCS / "operate.md"
+        assert anchor == alert["alert"].lower()
+        assert all(f"**{part}**" in entry for part in ("Meaning", "Look", "Do")), alert["alert"]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_commands_and_their_options_exist(page: Path) -> None:
+    found = [line.removeprefix("$ ").partition("#")[0] for line in code(page)]
+    for line in found:
+        if made := re.match(r"make (\w[\w-]*)", line):
+            assert re.search(rf"^{made[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+        if not (asked := re.match(r"(?:\S*/)?retuned ([a-z][a-z-]+)(.*)", line)):
+            continue
+        assert asked[1] in commands(), line
+        for option in re.findall(r"(?<=\s)(-{1,2}[a-z][a-z-]*)", asked[2]):
+            assert option in commands()[asked[1]], line
+
+
+@cache
+def commands() -> dict[str, set[str]]:
+    """The options of each command."""
+    reference = (REFERENCE / "cli.md").read_text(encoding="utf-8")
+    common = set(re.findall(r"`(-[-\w]+)", reference.partition("## retuned ")[0]))
+    parts = re.split(r"^## retuned ([\w-]+)$", reference, flags=re.MULTILINE)
+    return {
+        command: common | set(re.findall(r"`(-[-\w]+)", part))
+        for command, part in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_keys_columns_and_metrics_exist(page: Path) -> None:
+    keys = {section: {key.name for key in keys} for section, _, keys in sections()}
+    columns = anchors(REFERENCE / "tables.md")
+    metrics = anchors(REFERENCE / "metrics.md")
+    for span in code(page):
+        for section, key in re.findall(r"^(\w+)\.(\w+)$", span):
+            if section in keys and key not in ("parquet", "jsonl", "json", "yaml", "sql", "py"):
+                assert key in keys[section] or f"{section}.{key}" in columns | STATUS, span
+        for section, key in re.findall(r"\bRETUNED__([A-Z]+)__([A-Z_]+)\b", span):
+            assert key.lower() in keys[section.lower()], span
+        for metric in re.findall(r"^retuned_\w+(?=$|\{)", span):
+            assert {metric, re.sub(r"_(bucket|sum|count)$", "", metric)} & metrics, span
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_files_and_functions_exist(page: Path) -> None:
+    for span in CODE.findall(prose(page)):
+        if FILES.fullmatch(span):
+            assert (ROOT / span).exists(), span
+        elif called := FUNCTION.fullmatch(span):
+            assert called[1] in functions(), span
+
+
+@cache
+def functions() -> set[str]:
+    """The functions and classes of the packages and the tests."""
+    sources = [file for folder in (*PACKAGES, "tests") for file in (ROOT / folder).rglob("*.py")]
+    return {found for file in sources for found in re.findall(r"(?:def|class) (\w+)", file.read_text(encoding="utf-8"))}
+
+
+def test_the_help_of_export_names_every_table() -> None:
+    (described,) = re.findall(r"^Write a table.*$", (REFERENCE / "cli.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(TABLES) <= set(re.findall(r"\w+", described))
