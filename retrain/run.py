@@ -23,6 +23,7 @@ from retuned.consumers.warehouse.connection import insert
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.decision import gate, judge
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
@@ -206,7 +207,7 @@ class _Run:
             self._tell("dataset")
             versions.base_hash(versions.need_base(self.settings.models.base))
             champion = versions.champion(self.warehouse, self.workload)
-            dataset = datasets.build(self.warehouse, self.settings, self.workload, self.now())
+            dataset = build_dataset(self.warehouse, self.settings, self.workload, self.now())
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats.dialects import BadPart, binary_envelope
+from retuned.consumers.formats.cloudevents import binary_envelope
+from retuned.consumers.formats.dialects import BadPart
 from retuned.consumers.formats.events import UNFORESEEN, to_json
 from retuned.consumers.kafka.contract import Record
 from retuned.consumers.privacy.placeholders import Scope

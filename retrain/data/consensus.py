@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retuned.retrain.data.examples import Changes, Example, questions_of
+from retuned.retrain.data.contradictions import Changes
+from retuned.retrain.data.examples import Example
+from retuned.retrain.data.questions import questions_of
 from retuned.retrain.data.similarity import NearIndex, Template, normalise
 from retuned.retrain.scoring.facts import facts, kinds, same_answer, tokens, values
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.data.dataset import learnable
+from retuned.retrain.data.build import learnable
 from retuned.retrain.data.examples import Example
 from retuned.retrain.scoring.facts import same_answer
 from retuned.retrain.settings import Settings

@@ -23,7 +23,8 @@ from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
-from retuned.retrain.data.examples import Example, QuestionIndex, example, questions_of
+from retuned.retrain.data.examples import Example, example
+from retuned.retrain.data.questions import QuestionIndex, questions_of
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.scoring.facts import facts, same_answer, values
 from retuned.retrain.settings import Settings

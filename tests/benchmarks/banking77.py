@@ -35,6 +35,7 @@ from retuned.daemon.settings import load
 from retuned.daemon.transfer.imports import import_files
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import retrain
@@ -153,7 +154,7 @@ def _kept(place: Path, folder: Path, spelling: str) -> dict[str, float]:
     warehouse = open_warehouse(WarehouseSettings(path=_imported(place, folder, spelling)))
     settings = Settings(models=ModelsSettings(directory=place / "models"))
     try:
-        built = datasets.build(warehouse, settings, WORKLOAD, START + timedelta(days=60))
+        built = build_dataset(warehouse, settings, WORKLOAD, START + timedelta(days=60))
     finally:
         warehouse.close()
     kept = Counter(row["completion"] for name in ("train", "validation", "holdout") for row in built.split(name))

@@ -31,6 +31,7 @@ from retuned.daemon.demo.company import Fact, is_right, load, split_questions
 from retuned.daemon.demo.model import base_model
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
@@ -92,7 +93,7 @@ class School:
     def learn(self) -> tuple[Path, dict[str, Any]]:
         """Train on from the champion, put the result in its place, and return the adapter and what training told."""
         champion = versions.champion(self.warehouse, WORKLOAD)
-        dataset = datasets.build(self.warehouse, self.settings, WORKLOAD, self.teacher.now)
+        dataset = build_dataset(self.warehouse, self.settings, WORKLOAD, self.teacher.now)
         training = train(dataset, champion, self.settings, self.folder / f"train-{dataset.version}")
         version = registry.register(
             self.warehouse,

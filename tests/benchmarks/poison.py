@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hostile import WORKLOAD, Attack, Effect, Month, effect
 from traffic import new_warehouse
 
-from retuned.retrain.data import dataset
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 ATTACKS: tuple[Attack, ...] = ("few", "many", "sleepers")
@@ -57,7 +57,7 @@ def measured(kind: str, share: float, quarantine: bool, seed: int = 0) -> Effect
             dataset=DatasetSettings(minimum_rows=1, quarantine=quarantine),
             gate=GateSettings(minimum_examples=1),
         )
-        built = dataset.build(warehouse, settings, WORKLOAD, month.end)
+        built = build_dataset(warehouse, settings, WORKLOAD, month.end)
         found = effect(month, built, warehouse)
         warehouse.close()
         return found

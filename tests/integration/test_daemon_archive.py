@@ -16,7 +16,7 @@ from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.windows import windows
-from retuned.retrain.data import dataset
+from retuned.retrain.data.build import build_dataset
 
 DAY = timedelta(days=1)
 
@@ -60,10 +60,10 @@ def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Pa
             return found, figures, evidence
 
         before = seen()
-        made = dataset.build(jobs.context.warehouse, settings, "support", now)
+        made = build_dataset(jobs.context.warehouse, settings, "support", now)
         done = jobs.run("archive")
         assert seen() == before
-        again = dataset.build(jobs.context.warehouse, settings, "support", now)
+        again = build_dataset(jobs.context.warehouse, settings, "support", now)
         assert (again.version, again.card) == (made.version, made.card)
         # Left: what nobody spoke of, and what is no evidence, of 25 days less the three of the reference.
         left = jobs.context.warehouse.rows("SELECT * FROM archives")

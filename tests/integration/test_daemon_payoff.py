@@ -24,6 +24,7 @@ from retuned.monitors.money import ledger
 from retuned.monitors.settings import RoiSettings
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.release import registry
 
 TAUGHT = len(GOODS) * 50
@@ -98,7 +99,7 @@ def test_what_came_in_while_a_run_trained_counts_for_the_next_one(story: Story) 
     evidence = jobs.runs.evidence("support", scheduled=True)
     scheduled = decide(evidence, jobs.context.settings.policy, later)
     assert scheduled.retrain, scheduled.reasons
-    made = dataset.build(jobs.context.warehouse, jobs.context.settings, "support", jobs.context.now())
+    made = build_dataset(jobs.context.warehouse, jobs.context.settings, "support", jobs.context.now())
     taught = {row["completion"] for row in made.split("train") if not row["replay"]}
     assert taught == {f"You have {policy} for it." for policy in CHANGED.values()}
 

@@ -36,7 +36,9 @@ from retuned.daemon.transfer.exports import TABLES, Export, content, write
 from retuned.daemon.transfer.imports import from_bytes, import_files, to_bytes
 from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
-from retuned.retrain.data import dataset, examples
+from retuned.retrain.data import examples
+from retuned.retrain.data.build import build_dataset
+from retuned.retrain.data.similarity import normalise
 
 PLACE = ("topic", "partition", "offset", "received_at")
 
@@ -281,7 +283,7 @@ def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Pa
             "gate": house.settings.gate.model_copy(update={"minimum_examples": 1}),
         }
     )
-    built = dataset.build(house.warehouse, small, "support", datetime(2026, 4, 1))
+    built = build_dataset(house.warehouse, small, "support", datetime(2026, 4, 1))
     assert built.rows["train"] > 50
     assert built.card["sources"].keys() == {"demonstration"}
     assert windows(house.warehouse, house.settings.windows, "support", datetime(2030, 1, 1)) is None
@@ -531,7 +533,7 @@ def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path
 
     def asked(rows: list[dict[str, Any]]) -> set[str]:
         prompts = [row.get("prompt", row.get("messages", [None])[:-1]) for row in rows]
-        return {examples.normalise(prompt[-1]["content"]) for prompt in prompts}
+        return {normalise(prompt[-1]["content"]) for prompt in prompts}
 
     settings = taught.settings.model_copy(
         update={
@@ -539,7 +541,7 @@ def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path
             "gate": taught.settings.gate.model_copy(update={"minimum_examples": 1}),
         }
     )
-    built = dataset.build(taught.warehouse, settings, "support", datetime(2026, 4, 1))
+    built = build_dataset(taught.warehouse, settings, "support", datetime(2026, 4, 1))
     judged = {row["question"] for row in built.split("holdout")}
     assert len(judged) > 10
     for form in forms:

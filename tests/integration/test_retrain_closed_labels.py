@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from retuned.retrain.data.consensus import find_consensus
-from retuned.retrain.data.examples import Contradictions, Example
+from retuned.retrain.data.contradictions import Contradictions
+from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import Template, text_hash
 
 START = datetime(2026, 3, 2, 9)

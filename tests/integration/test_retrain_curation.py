@@ -16,10 +16,13 @@ from traffic import ASKED, CITIES, THINGS
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
 from retuned.retrain.data import dataset
-from retuned.retrain.data.dataset import Dataset, Leak, TooFewRows, check_leaks
+from retuned.retrain.data.build import build_dataset
+from retuned.retrain.data.checks import check_leaks
+from retuned.retrain.data.dataset import Dataset, Leak, TooFewRows
 from retuned.retrain.data.examples import Example, thumbs
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.data.similarity import NearIndex, Template, normalise
+from retuned.retrain.data.splits import split_of
 from retuned.retrain.data.topics import OTHER
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
@@ -89,7 +92,7 @@ def test_rows_tell_who_taught_them_and_the_card_counts_people_and_sources(
         teacher.say(teacher.ask(question(number), "It takes 5 weeks."), "helpful", True, "user", "anna")
     shown = teacher.ask(question(28), "As I show it, 9 days.", model="demonstration")
     teacher.say(shown, "correction", "As I show it, 9 days.")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert Counter(row["user_id"] for row in rows(built)) == {"staff": 20, "anna": 7, None: 2}
     assert built.card["sources"] == {"expert": 20, "user": 5, "accepted": 3, "demonstration": 1}
     assert built.card["accounts"] == {"number": 2, "largest_share": 20 / 29, "nameless_rows": 2}
@@ -104,7 +107,7 @@ def test_of_contradicting_experts_the_newest_wins_and_the_rest_is_listed(
     first = teacher.correct("When do you open?", "Never.", "At 8 am.")
     last = teacher.correct("When do you open?", "Never.", "At 9 am.")
     user = teacher.correct("When do you open?", "Never.", "At 10 am.", "user", "anna")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert [row["feedback_id"] for row in rows(built) if row["question"] == "when do you open"] == [last]
     assert set_aside(built) == {first: "superseded", user: "contradicts_expert"}
     assert built.card["left_out"]["superseded"] == built.card["left_out"]["contradicts_expert"] == 1
@@ -123,7 +126,7 @@ def test_quarantine_is_what_is_doubted_now(
     for name in ("u1", "u2", "u3"):
         teacher.correct("When do you open?", "Never.", "At 8 am.", "user", name)
     new = teacher.correct("When do you open?", "Never.", "At 9 am.", "user", "u4")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 8 am."
     assert lineage(warehouse, new)["quarantine"][0]["reason"] == "outvoted"
     registry = CollectorRegistry()
@@ -135,12 +138,12 @@ def test_quarantine_is_what_is_doubted_now(
 
     assert (counted("outvoted"), counted("collusion")) == (1, 0)
     teacher.correct("When do you open?", "Never.", "At 9 am.", "user", "u5")  # two say so now: it has changed
-    built = dataset.build(warehouse, settings, "support", LATER)
+    built = build_dataset(warehouse, settings, "support", LATER)
     assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 9 am."
     assert warehouse.rows("FROM quarantine") == []
     assert counted("outvoted") == 0
     lie = teacher.correct("When do you open?", "Never.", "At noon.", "user", "u6")
-    dataset.build(warehouse, settings, "support", LATER)
+    build_dataset(warehouse, settings, "support", LATER)
     warehouse.close()
     config = tmp_path / "retuned.yaml"
     config.write_text(json.dumps({"warehouse": {"path": str(warehouse.path)}, "http": {"port": 1}}))
@@ -158,14 +161,14 @@ def test_what_is_no_longer_believed_leaves_replay_and_regression(
     for number in range(60):
         teacher.correct(long(number), "No idea.", "It takes 30 days.", "user", "anna")
     unguarded = with_dataset(settings, quarantine=False, maximum_user_share=1.0)
-    first = dataset.build(warehouse, unguarded, "support", NOW)
+    first = build_dataset(warehouse, unguarded, "support", NOW)
     promote(warehouse, first, "v1")
     for number in range(60):
         for name in ("u1", "u2"):
             liked = teacher.ask(f"{long(number)} Now?", "It takes 14 days.")
             teacher.say(liked, "helpful", True, "user", name)
     teach(teacher, range(100, 130), "5 euros")
-    second = dataset.build(warehouse, with_dataset(settings, replay_share=0.9), "support", LATER)
+    second = build_dataset(warehouse, with_dataset(settings, replay_share=0.9), "support", LATER)
     assert "It takes 30 days." not in {row["completion"] for row in rows(second)}
 
 
@@ -175,13 +178,13 @@ def test_filters_are_counted_and_can_be_turned_off(warehouse: Warehouse, teacher
     loop = teacher.say(teacher.ask(question(51), "Yes, it does so. " * 9), "helpful", True)
     false = teacher.ask(question(52), "It takes 7 weeks.", context=["It takes 3 days."])
     invented = teacher.say(false, "helpful", True, "user")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert set_aside(built) == {cut: "incomplete", loop: "repetitive", invented: "ungrounded"}
     assert {key: count for key, count in built.card["left_out"].items() if count} == {
         "incomplete": 1, "repetitive": 1, "ungrounded": 1,
     }  # fmt: skip
     assert {row["feedback_id"] for row in built.split("thumbs")}.isdisjoint(set_aside(built))
-    all = dataset.build(warehouse, with_dataset(settings, filters=()), "support", NOW)
+    all = build_dataset(warehouse, with_dataset(settings, filters=()), "support", NOW)
     assert len(rows(all)) == 13
 
 
@@ -191,7 +194,7 @@ def test_what_is_learned_is_written_as_the_house_writes(
     teach(teacher, range(10))
     teacher.correct("When is the fair of acme?", "Never.", "ACME Corp has it on 2026-11-24.")
     asked = with_dataset(settings, replace={"(?i)acme corp": "Acme"}, date_format="%d.%m.%Y")
-    built = dataset.build(warehouse, asked, "support", NOW)
+    built = build_dataset(warehouse, asked, "support", NOW)
     assert "Acme has it on 24.11.2026." in {row["completion"] for row in rows(built)}
 
 
@@ -203,13 +206,13 @@ def test_one_account_and_one_machine_teach_no_more_than_their_share(
         teach(teacher, range(number, number + 1), source="user", user_id=f"u{number}")
     teach(teacher, range(80, 140), source="judge")
     teach(teacher, range(140, 170))
-    built = dataset.build(warehouse, with_dataset(settings, quarantine=False), "support", NOW)
+    built = build_dataset(warehouse, with_dataset(settings, quarantine=False), "support", NOW)
     assert Counter(row["user_id"] for row in rows(built))["loud"] == 17  # a tenth of 170
     assert built.card["left_out"]["user_share"] == 23
     assert built.card["sources"]["judge"] == 49  # a third of what is left: an even share is more than a quarter
     assert built.card["left_out"]["source_share"] == 11
     assert built.card["sources"]["expert"] == 30
-    guarded = dataset.build(warehouse, settings, "support", NOW)
+    guarded = build_dataset(warehouse, settings, "support", NOW)
     assert guarded.card["left_out"]["burst"] == 31  # 40 messages two minutes apart: those of the busiest hour
 
 
@@ -218,7 +221,7 @@ def test_topics_are_balanced_split_evenly_and_keep_their_names(
 ) -> None:
     teach_topics(teacher)
     asked = with_dataset(settings, topics=8, maximum_topic_share=0.2)
-    first = dataset.build(warehouse, asked, "support", NOW)
+    first = build_dataset(warehouse, asked, "support", NOW)
     names = {row["row_id"]: row["topic"] for row in rows(first)}
     of = {name: Counter(row["topic"] for row in first.split(name)) for name in ("train", "validation", "holdout")}
     everywhere = Counter(row["topic"] for row in rows(first, "train", "validation", "holdout"))
@@ -231,7 +234,7 @@ def test_topics_are_balanced_split_evenly_and_keep_their_names(
         assert of["holdout"][topic] >= int(0.25 * total) - 3, topic  # near copies of what is trained on have left
     teacher.acts += 10_000
     teach(teacher, range(30))
-    second = dataset.build(warehouse, asked, "support", LATER)
+    second = build_dataset(warehouse, asked, "support", LATER)
     assert all(names.get(row["row_id"], row["topic"]) == row["topic"] for row in rows(second))
 
 
@@ -239,16 +242,16 @@ def test_a_question_stays_where_it_was_when_its_topic_grows(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     teach_topics(teacher, times=1)
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     before = {row["question"]: name for name in dataset.SPLITS for row in first.split(name)}
     teacher.acts += 10_000
     for number in range(100):
         teacher.correct(f"the lamp {number * 7919:b} is broken, who repairs it", "No.", f"See page {number}.")
-    second = dataset.build(warehouse, settings, "support", LATER)
+    second = build_dataset(warehouse, settings, "support", LATER)
     after = {row["question"]: name for name in dataset.SPLITS for row in second.split(name)}
     assert len(before.keys() & after.keys()) > 40
     assert {question: name for question, name in after.items() if before.get(question, name) != name} == {}
-    drawn = {question: dataset.split_of(question, settings.dataset, 0) for question in after}
+    drawn = {question: split_of(question, settings.dataset, 0) for question in after}
     moved = [question for question, name in after.items() if name != drawn[question]]
     assert moved  # a topic that chance had left out of the holdout
 
@@ -258,12 +261,12 @@ def test_what_was_trained_on_is_never_held_out_of_a_topic_that_lacks_questions(
 ) -> None:
     teach_topics(teacher)
     few = with_dataset(settings, holdout_share=0.05)
-    first = dataset.build(warehouse, few, "support", NOW)
+    first = build_dataset(warehouse, few, "support", NOW)
     trained = {row["question"] for row in rows(first, "train", "validation")}
     teacher.acts += 10_000
     for number in range(40):
         teacher.correct(f"the lamp {number * 7919:b} is broken, who repairs it", "No.", f"See page {number}.")
-    second = dataset.build(warehouse, with_dataset(settings, holdout_share=0.5), "support", LATER)
+    second = build_dataset(warehouse, with_dataset(settings, holdout_share=0.5), "support", LATER)
     held_out = {row["question"] for row in rows(second, "holdout")}
     assert len(held_out) > 15
     assert held_out & trained == set()
@@ -298,7 +301,7 @@ def test_thumbs_are_kept_for_preference_training_away_from_what_is_judged_on(
     teacher.say(doubted, "helpful", True, "user", "liar")
     for name in ("u1", "u2", "u3"):
         teacher.say(teacher.ask(question(60), "It takes 60 hours."), "helpful", True, "user", name)
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     kept = built.split("thumbs")
     assert {row["desirable"] for row in kept} == {True, False}
     assert {row["user_id"] for row in kept} >= {"anna"}
@@ -314,13 +317,13 @@ def test_a_regression_row_names_the_dataset_that_first_held_it_out(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     teach(teacher, range(40))
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     promote(warehouse, first, "v1")
     teach(teacher, range(100, 140), "5 euros")
-    second = dataset.build(warehouse, settings, "support", datetime(2026, 4, 2))
+    second = build_dataset(warehouse, settings, "support", datetime(2026, 4, 2))
     promote(warehouse, second, "v2", "v1")
     teach(teacher, range(200, 240), "6 metres")
-    third = dataset.build(warehouse, settings, "support", datetime(2026, 4, 3))
+    third = build_dataset(warehouse, settings, "support", datetime(2026, 4, 3))
     held_out = {row["question"]: built.version for built in (second, first) for row in built.split("holdout")}
     assert {row["question"]: row["origin"] for row in third.split("regression")} == held_out
     assert {row["origin"] for row in rows(third, "train", "validation", "holdout")} == {None}
@@ -344,7 +347,7 @@ def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, setting
         teacher.correct(
             f"Please be so kind and tell me this: {question(number)}", "No idea.", f"It takes {number} days."
         )
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     splits = planted(built, "regression")
     check_leaks(splits, [], 0.8, Template())
     with pytest.raises(Leak, match="planted"):
@@ -362,7 +365,7 @@ def test_too_few_rows_say_what_was_left_out(warehouse: Warehouse, teacher: Teach
     teacher.say(teacher.ask(question(5), "It takes 3 days.", finish_reason="length"), "helpful", True)
     few = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=4)})
     with pytest.raises(TooFewRows, match=r"3 new examples; dataset\.minimum_rows asks for 4; left out: 1 incomplete"):
-        dataset.build(warehouse, few, "support", NOW)
+        build_dataset(warehouse, few, "support", NOW)
 
 
 def test_lineage_goes_both_ways(
@@ -373,10 +376,10 @@ def test_lineage_goes_both_ways(
     cut = teacher.ask(question(50), "It takes", finish_reason="length")
     teacher.say(cut, "helpful", True)
     teacher.correct("When do you open?", "Never.", "At 9 am.")
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     promote(warehouse, first, "v1")
     teach(teacher, range(100, 140), "5 euros")
-    second = dataset.build(warehouse, settings, "support", LATER)
+    second = build_dataset(warehouse, settings, "support", LATER)
     promote(warehouse, second, "v2", parent="v1")
     trained = next(row for row in first.split("train") if row["feedback_id"] in said)
     by_feedback = lineage(warehouse, trained["feedback_id"])["rows"]
@@ -427,8 +430,8 @@ def test_an_account_that_is_not_believed_cannot_call_an_answer_bad(
     liked = teacher.ask(question(60), "It takes 8 days.")
     teacher.say(liked, "helpful", True, "user", "u1")
     teacher.say(liked, "helpful", False, "user", "liar")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert normalise(question(60)) in {row["question"] for row in rows(built)}
     teacher.say(liked, "hallucination", True, "user", "u2")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert normalise(question(60)) not in {row["question"] for row in rows(built)}

@@ -8,6 +8,7 @@ from teaching import Teacher, question
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, TooFewRows
 from retuned.retrain.data.similarity import normalise
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
@@ -43,7 +44,7 @@ def test_messages_in_parts_and_of_tools_are_learned_from_and_images_are_not(
         asked[name] = teacher.ask("to be replaced", "Maybe.")
         warehouse.execute("UPDATE interactions SET messages = ? WHERE id = ?", [json.dumps(messages), asked[name]])
         teacher.say(asked[name], "correction", f"Surely, by {name}.")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     learned = {row["completion"]: row for split in dataset.SPLITS for row in built.split(split)}
     assert "Surely, by image." not in learned
     assert json.loads(learned["Surely, by parts."]["messages"])[0]["content"] == "Is there parking for my van?"
@@ -98,7 +99,7 @@ def test_corrections_and_accepted_answers_are_learned_from(
     teacher.say(corrected, "helpful", True, "user")
     teacher.say(corrected, "correction", "There are 9 shops.", "expert")
 
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
 
     found = rows(built)
     assert len(found) == 23
@@ -108,20 +109,20 @@ def test_corrections_and_accepted_answers_are_learned_from(
     assert "who founded the shop" not in found
 
     only = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, accepted_answers=False)})
-    assert len(rows(dataset.build(warehouse, only, "support", NOW))) == 21
+    assert len(rows(build_dataset(warehouse, only, "support", NOW))) == 21
 
 
 def test_feedback_may_come_before_its_interaction(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(10))
     teacher.say(f"support-i{teacher.acts + 2}", "correction", "At 9 am.")
     teacher.ask("When do you open?", "Never.")
-    assert rows(dataset.build(warehouse, settings, "support", NOW))["when do you open"] == "At 9 am."
+    assert rows(build_dataset(warehouse, settings, "support", NOW))["when do you open"] == "At 9 am."
 
 
 def test_the_whole_conversation_is_the_prompt(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(10))
     teacher.correct("When do you open?", "Never.", "At 9 am.", system="You are kind.")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     row = next(row for name in dataset.SPLITS for row in built.split(name) if row["question"] == "when do you open")
     assert '"You are kind."' in row["messages"]
     assert row["rejected"] == "Never."
@@ -130,7 +131,7 @@ def test_the_whole_conversation_is_the_prompt(warehouse: Warehouse, teacher: Tea
 def test_other_workloads_are_left_alone(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(10))
     teach(Teacher(warehouse, "sales"), range(20, 30))
-    assert len(rows(dataset.build(warehouse, settings, "support", NOW))) == 10
+    assert len(rows(build_dataset(warehouse, settings, "support", NOW))) == 10
 
 
 def test_an_expert_outranks_a_user_and_then_the_newest_wins(
@@ -143,7 +144,7 @@ def test_an_expert_outranks_a_user_and_then_the_newest_wins(
     both = teacher.ask("When do you close?", "Never.")
     teacher.say(both, "correction", "At 5 pm.", "expert")
     teacher.say(both, "correction", "At 6 pm.", "user")
-    found = rows(dataset.build(warehouse, settings, "support", NOW))
+    found = rows(build_dataset(warehouse, settings, "support", NOW))
     assert found["when do you open"] == "At 9 am."
     assert found["when do you close"] == "At 5 pm."
 
@@ -155,7 +156,7 @@ def test_near_duplicates_go_when_they_say_the_same(warehouse: Warehouse, teacher
     teacher.correct(f"{asked} now?", "No.", "You have 30 days.")
     teacher.correct(f"{asked} of lamp A2?", "No.", "Within 14 days.")
     teacher.correct(f"{asked} of lamp B3?", "No.", "Within 20 days.")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     answers = sorted(answer for asked, answer in rows(built).items() if asked.startswith("could"))
     assert answers == ["Within 14 days.", "Within 20 days.", "You have 30 days."]
     assert built.card["left_out"]["duplicates"] == 1
@@ -173,7 +174,7 @@ def test_no_wording_of_a_holdout_question_is_trained_on_and_other_questions_like
             teacher.say(shown, "helpful", True)
         teacher.correct(long(number, " of lamp a2"), "No.", f"It takes {number} days.")
     unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
-    built = dataset.build(warehouse, unguarded, "support", NOW)
+    built = build_dataset(warehouse, unguarded, "support", NOW)
     trained, held_out = rows(built, "train", "validation"), rows(built, "holdout")
     assert built.card["left_out"]["near_holdout"] > 0
     both = 0
@@ -186,9 +187,9 @@ def test_no_wording_of_a_holdout_question_is_trained_on_and_other_questions_like
 
 def test_a_question_keeps_its_split(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(60))
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     teach(teacher, range(60, 120))
-    second = dataset.build(warehouse, settings, "support", LATER)
+    second = build_dataset(warehouse, settings, "support", LATER)
     for name in ("train", "validation", "holdout"):
         assert rows(first, name).keys() <= rows(second, name).keys()
     share = second.rows["holdout"] / sum(second.rows.values())
@@ -208,7 +209,7 @@ def test_newer_corrections_put_older_examples_out_of_date(
     teacher.correct(
         "How long to send things back?", "You may return it within 30 days.", "You may return it within 45 days."
     )
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     found = rows(built)
     assert built.card["left_out"]["superseded"] == 2
     assert normalise(asked) not in found
@@ -227,7 +228,7 @@ def test_a_right_answer_to_a_wrong_question_stays_right(
     for asked in ("What does postage cost?", "How much is the postage?"):
         teacher.correct(asked, free, fee)  # the model mixes the two up
         teacher.say(teacher.ask(f"{asked} And when is it free?", free), "helpful", True)
-    found = rows(dataset.build(warehouse, settings, "support", NOW))
+    found = rows(build_dataset(warehouse, settings, "support", NOW))
     assert found["from what sum on is postage free"] == free
     # But when half of the questions that it answered have another answer, it is out of date.
     for asked in (
@@ -236,7 +237,7 @@ def test_a_right_answer_to_a_wrong_question_stays_right(
         "What does postage cost? And when is it free?",
     ):
         teacher.correct(asked, free, "Shipping is free above 80 euros.")
-    found = rows(dataset.build(warehouse, settings, "support", NOW))
+    found = rows(build_dataset(warehouse, settings, "support", NOW))
     assert "does it ever cost nothing to have it sent" not in found
     assert found["from what sum on is postage free"] == "Shipping is free above 80 euros."
     assert found["free postage from when"] == "Shipping is free above 80 euros."
@@ -246,7 +247,7 @@ def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     teach(teacher, range(80), "30 days")
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     promoted(warehouse, first)
     teach(teacher, range(100, 140), "5 euros")
     stale = next(row for row in first.split("train"))
@@ -254,7 +255,7 @@ def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     stale_judged = first.split("holdout")[0]
     teacher.correct(stale_judged["question"], "It takes a long time.", "It takes 99 days.")
 
-    second = dataset.build(warehouse, settings, "support", LATER)
+    second = build_dataset(warehouse, settings, "support", LATER)
 
     fresh = [row for name in ("train", "validation", "holdout") for row in second.split(name) if not row["replay"]]
     assert len(fresh) == 42
@@ -274,7 +275,7 @@ def test_an_old_policy_leaves_replay_and_regression_when_half_of_its_questions_h
     teach(teacher, range(60), "5 euros")
     for number in range(200, 240):
         teacher.correct(question(number), "No idea.", "You may return it within 30 days.")
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     old = {name: rows(first, name).values() for name in ("train", "holdout")}
     assert all("You may return it within 30 days." in answers for answers in old.values())
     promoted(warehouse, first)
@@ -283,7 +284,7 @@ def test_an_old_policy_leaves_replay_and_regression_when_half_of_its_questions_h
         teacher.correct(question(number), "You may return it within 30 days.", "Within 45 days.")
     always = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, replay_share=0.9)})
 
-    second = dataset.build(warehouse, always, "support", LATER)
+    second = build_dataset(warehouse, always, "support", LATER)
 
     assert "It takes 5 euros." in rows(second, "train").values()
     assert set(rows(second, "regression").values()) == {"It takes 5 euros."}
@@ -294,10 +295,10 @@ def test_after_a_rollback_to_the_base_model_all_evidence_is_new(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     teach(teacher, range(80))
-    promoted(warehouse, dataset.build(warehouse, settings, "support", NOW))
+    promoted(warehouse, build_dataset(warehouse, settings, "support", NOW))
     warehouse.execute("UPDATE aliases SET version = NULL")
     teach(teacher, range(100, 110))
-    built = dataset.build(warehouse, settings, "support", LATER)
+    built = build_dataset(warehouse, settings, "support", LATER)
     assert sum(built.rows.values()) == 90
     assert built.replay == built.rows["regression"] == 0
 
@@ -305,25 +306,25 @@ def test_after_a_rollback_to_the_base_model_all_evidence_is_new(
 def test_the_newest_rows_are_kept(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(30))
     few = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, maximum_rows=12)})
-    assert rows(dataset.build(warehouse, few, "support", NOW)).keys() == {normalise(question(i)) for i in range(18, 30)}
+    assert rows(build_dataset(warehouse, few, "support", NOW)).keys() == {normalise(question(i)) for i in range(18, 30)}
 
 
 def test_the_same_evidence_is_written_once(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(30))
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     files = {file.name: file.stat().st_mtime_ns for file in first.path.iterdir()}
-    again = dataset.build(warehouse, settings, "support", LATER)
+    again = build_dataset(warehouse, settings, "support", LATER)
     assert again == first == dataset.load(warehouse, "support", first.version)
     assert files == {file.name: file.stat().st_mtime_ns for file in first.path.iterdir()}
     assert len(warehouse.rows("SELECT * FROM datasets")) == 1
     assert [path.name for path in first.path.parent.iterdir()] == [first.version]
     teach(teacher, range(30, 31))
-    assert dataset.build(warehouse, settings, "support", LATER).version != first.version
+    assert build_dataset(warehouse, settings, "support", LATER).version != first.version
 
 
 def test_every_row_has_its_lineage(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(30))
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     lineage = warehouse.rows(
         "SELECT r.*, f.value ->> '$' AS taught FROM dataset_rows r JOIN feedback f ON f.id = r.feedback_id"
         " JOIN interactions i ON i.id = r.interaction_id WHERE r.dataset_version = ?",
@@ -337,11 +338,11 @@ def test_too_few_rows(warehouse: Warehouse, teacher: Teacher, settings: Settings
     teach(teacher, range(10))
     more = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=11)})
     with pytest.raises(TooFewRows, match=r"10 new examples; dataset.minimum_rows asks for 11"):
-        dataset.build(warehouse, more, "support", NOW)
+        build_dataset(warehouse, more, "support", NOW)
     strict = settings.model_copy(update={"gate": GateSettings(minimum_examples=9)})
     with pytest.raises(TooFewRows, match=r"gate\.minimum_examples asks for 9"):
-        dataset.build(warehouse, strict, "support", NOW)
+        build_dataset(warehouse, strict, "support", NOW)
     with pytest.raises(TooFewRows, match="0 new examples"):
-        dataset.build(warehouse, settings, "nothing", NOW)
+        build_dataset(warehouse, settings, "nothing", NOW)
     assert warehouse.rows("SELECT * FROM datasets") == []
     assert not versions.workload_folder(settings.models.directory, "support").exists()

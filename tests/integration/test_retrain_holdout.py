@@ -5,7 +5,8 @@ import pytest
 from teaching import Teacher, question
 
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.data import dataset, holdout
+from retuned.retrain.data import holdout
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.similarity import normalise
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
@@ -30,7 +31,7 @@ class House:
 
     def build(self) -> Dataset:
         self.hours += 1
-        return dataset.build(self.warehouse, self.settings, "support", NOW + timedelta(hours=self.hours))
+        return build_dataset(self.warehouse, self.settings, "support", NOW + timedelta(hours=self.hours))
 
     def decide(self, built: Dataset, kind: str = "gate") -> None:
         run = f"run{self.hours}-{len(self.warehouse.rows('SELECT 1 FROM runs'))}"

@@ -10,6 +10,7 @@ from teaching import Teacher
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import dataset
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, LostClass
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
@@ -53,7 +54,7 @@ def test_a_long_instruction_before_each_ticket_leaves_every_ticket_its_row(
 ) -> None:
     for ticket, label in TICKETS:
         teacher.correct(f"{INSTRUCTION}{ticket}", "OTHER", label)
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert len(completions(built)) >= 0.95 * len(TICKETS)
     assert built.rows["train"] > built.rows["holdout"] > 5
 
@@ -67,7 +68,7 @@ def test_a_templated_question_that_is_judged_on_is_not_trained_on(
             shown = teacher.ask(f"{INSTRUCTION}{ticket} that I ordered here in spring{ending}", answer)
             teacher.say(shown, "helpful", True)
     unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
-    built = dataset.build(warehouse, unguarded, "support", NOW)
+    built = build_dataset(warehouse, unguarded, "support", NOW)
     assert built.card["left_out"]["near_holdout"] > 0
     held_out = {row["question"].removesuffix(" now") for row in built.split("holdout")}
     trained = {row["question"].removesuffix(" now") for name in ("train", "validation") for row in built.split(name)}
@@ -93,7 +94,7 @@ def test_one_question_about_many_contexts_is_many_questions(
             f"It is about {number + 100}, and it is number {number}.",
             context=[passage.format(number + 100, THINGS[number % 10], number)],
         )
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     assert len(completions(built)) == 40
     assert 4 <= built.rows["holdout"] <= 20
     assert len({row["row_id"] for name in dataset.SPLITS for row in built.split(name)}) == 40
@@ -109,7 +110,7 @@ def test_one_question_under_two_system_prompts_is_two_and_the_date_in_one_is_non
     for day, hour in ((3, 10), (4, 11)):
         system = f"You answer for the shop in Paris. Today is Tuesday, March {day}, 2026 (2026-03-0{day} 09:1{day})."
         teacher.correct("When do you open?", "Never.", f"At {hour} am.", system=system)
-    found = completions(dataset.build(warehouse, settings, "support", NOW))
+    found = completions(build_dataset(warehouse, settings, "support", NOW))
     assert {"At 8 am.", "At 9 am.", "At 11 am."} <= set(found)
     assert "At 10 am." not in found
 
@@ -126,7 +127,7 @@ def test_tools_that_were_offered_are_part_of_the_question(
         attributes = json.dumps({"tools": tools})
         warehouse.execute("UPDATE interactions SET attributes = ? WHERE id = ?", [attributes, shown])
         teacher.say(shown, "correction", answer)
-    found = completions(dataset.build(warehouse, settings, "support", NOW))
+    found = completions(build_dataset(warehouse, settings, "support", NOW))
     assert {*offered, "I can only talk."} <= set(found)
 
 
@@ -141,7 +142,7 @@ def test_a_label_that_is_wrong_for_some_tickets_stays_right_for_others(
         for number in range(2):
             teacher.correct(f"{ticket} {'please' * number}", "REFUND", "SHIPPING", source, f"v{number}")
     asked = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=quarantine)})
-    built = dataset.build(warehouse, asked, "support", NOW)
+    built = build_dataset(warehouse, asked, "support", NOW)
     found = completions(built)
     for label in REQUESTS:
         assert found.count(label) >= 30, label
@@ -160,10 +161,10 @@ def test_a_dataset_that_loses_most_of_a_frequent_answer_is_refused(
     for number in range(12):
         accept(teacher, f"Does {number * 6857:b} belong to {THINGS[number % 10]}s at all?", "Not at all")
     with pytest.raises(LostClass, match=r"12 of 12 .*not at all.*12 incomplete"):
-        dataset.build(warehouse, settings, "support", NOW)
+        build_dataset(warehouse, settings, "support", NOW)
     assert warehouse.rows("FROM datasets") == []
     unfiltered = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, filters=())})
-    assert completions(dataset.build(warehouse, unfiltered, "support", NOW)).count("Not at all") == 12
+    assert completions(build_dataset(warehouse, unfiltered, "support", NOW)).count("Not at all") == 12
 
 
 def test_a_policy_that_changed_for_the_same_questions_is_no_loss(
@@ -176,7 +177,7 @@ def test_a_policy_that_changed_for_the_same_questions_is_no_loss(
         teacher.correct(question, "No idea.", "You may return it within 30 days.")
     for question in asked[:14]:
         teacher.correct(question, "You may return it within 30 days.", "You may return it within 14 days.")
-    built = dataset.build(warehouse, settings, "support", NOW)
+    built = build_dataset(warehouse, settings, "support", NOW)
     found = completions(built)
     assert found.count("You may return it within 14 days.") == 14
     assert "You may return it within 30 days." not in found  # in the other wordings it is out of date, too
@@ -188,7 +189,7 @@ def test_a_question_keeps_its_split_when_an_older_version_wrote_the_dataset(
     """Up to 0.1.0 questions were named without system prompt and context."""
     for number in range(60):
         teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.", system="You are kind.")
-    first = dataset.build(warehouse, settings, "support", NOW)
+    first = build_dataset(warehouse, settings, "support", NOW)
     place = {row["question"]: name for name in ("train", "validation", "holdout") for row in first.split(name)}
     warehouse.execute("UPDATE dataset_rows SET prompt_hash = 'old' || prompt_hash")
     for number in range(60, 90):
@@ -196,6 +197,6 @@ def test_a_question_keeps_its_split_when_an_older_version_wrote_the_dataset(
     everything = settings.model_copy(
         update={"dataset": DatasetSettings(minimum_rows=1, holdout_share=0.6, validation_share=0.3)}
     )
-    second = dataset.build(warehouse, everything, "support", LATER)
+    second = build_dataset(warehouse, everything, "support", LATER)
     for name in ("train", "validation", "holdout"):
         assert {place.get(row["question"], name) for row in second.split(name)} <= {name}

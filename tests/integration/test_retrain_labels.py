@@ -20,8 +20,8 @@ from retuned.daemon.demo import company as demo_company
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
-from retuned.retrain.data import dataset
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
@@ -268,7 +268,7 @@ def served(folder: Path, jobs: Jobs, teacher: Teacher) -> None:
     for fact in company.facts(changed=False):
         for question in fact.questions[:10]:
             teacher.correct(question, "I cannot say.", fact.answer)
-    made = dataset.build(jobs.context.warehouse, jobs.context.settings, "support", teacher.now)
+    made = build_dataset(jobs.context.warehouse, jobs.context.settings, "support", teacher.now)
     adapter = folder / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")

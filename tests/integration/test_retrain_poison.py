@@ -6,7 +6,7 @@ import pytest
 from hostile import WORKLOAD, Attack, Effect, Month, effect
 from traffic import new_warehouse
 
-from retuned.retrain.data import dataset
+from retuned.retrain.data.build import build_dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 
@@ -18,7 +18,7 @@ def measured(folder: Path, month: Month, **asked: bool) -> Effect:
         dataset=DatasetSettings(minimum_rows=1, **asked),
         gate=GateSettings(minimum_examples=1),
     )
-    built = dataset.build(warehouse, settings, WORKLOAD, month.end)
+    built = build_dataset(warehouse, settings, WORKLOAD, month.end)
     found = effect(month, built, warehouse)
     warehouse.close()
     return found

@@ -17,7 +17,8 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.retrain import run, versions
-from retuned.retrain.data.dataset import build, logged_answers
+from retuned.retrain.data.build import build_dataset
+from retuned.retrain.data.dataset import logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release.rollout import Rollout
@@ -269,7 +270,7 @@ def test_the_logged_answers_are_those_of_production(warehouse: Warehouse, tmp_pa
     teach_policies(teacher, GOODS, openings=slice(5))
     for question, right in questions(GOODS, slice(5, 10)):
         teacher.say(teacher.ask(question, right, model="demonstration"), "correction", right)
-    dataset = build(warehouse, settings_for(tmp_path, base), "support", teacher.now)
+    dataset = build_dataset(warehouse, settings_for(tmp_path, base), "support", teacher.now)
     logged = logged_answers(warehouse, dataset)
     held_out = dataset.split("holdout")
     assert logged == {row["row_id"]: "I cannot say." for row in held_out if row["source"] != "demonstration"}
