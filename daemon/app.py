@@ -29,7 +29,8 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.private import keep_private, tighten
 from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
-from retuned.daemon.web.server import Server, application
+from retuned.daemon.web.routes import application
+from retuned.daemon.web.server import Server
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry

@@ -19,7 +19,8 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.web import connections
-from retuned.daemon.web.server import Server, application
+from retuned.daemon.web.routes import application
+from retuned.daemon.web.server import Server
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
 

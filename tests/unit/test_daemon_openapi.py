@@ -12,7 +12,7 @@ from starlette.routing import Route
 from retuned.daemon.service import COMMANDS
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import FORMATS
-from retuned.daemon.web.server import application
+from retuned.daemon.web.routes import application
 
 OURS = "/api/v1/imports/"  # between `retuned import` and the daemon
 

@@ -21,7 +21,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.example import sections
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import TABLES
-from retuned.daemon.web.server import application
+from retuned.daemon.web.routes import application
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings
 from retuned.retrain.settings import Settings as RetrainSettings
