@@ -115,7 +115,7 @@ class RemoteService:
         except urllib.error.HTTPError as error:
             try:
                 raise RetunedError(json.load(error)["error"]) from error
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 raise self._not_retuned(str(error.code)) from error
         except (OSError, http.client.HTTPException) as error:
             raise _gone(error) from error
