@@ -74,8 +74,11 @@ MUTMUT = """
 from mutmut.mutation import mutators
 kinds = mutators.mutation_operators
 kinds[:] = [kind for kind in kinds if kind[1] is not mutators.operator_string]
+import sys
 from mutmut.__main__ import cli
-cli()
+command, *names = sys.argv[1:]
+for name in names:
+    cli([command, name], standalone_mode=False)
 """
 
 
@@ -121,8 +124,8 @@ def _of_python(folder: Path, module: str) -> Iterator[bool]:
         if code in KILLED | SURVIVED:
             survivors += [mutant] * (code in SURVIVED)
             yield code in KILLED
-    changes = [_run(folder, "-c", MUTMUT, "show", mutant).stdout for mutant in survivors]
-    (folder / "survived.diff").write_text("\n".join([*changes, *([] if changes else [done.stdout[-4_000:]])]), "utf-8")
+    changes = _run(folder, "-c", MUTMUT, "show", *survivors).stdout if survivors else done.stdout[-4_000:]
+    (folder / "survived.diff").write_text(changes, encoding="utf-8")
 
 
 def _of_sql(folder: Path, module: str) -> Iterator[bool]:
