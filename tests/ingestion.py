@@ -1,6 +1,8 @@
 """An ingestion of one warehouse, from memory or from a broker, and events to send through it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,16 @@ def settings_for(folder: Path, bootstrap_servers: str = "memory", **kafka: Any) 
         ingest=IngestSettings(batch_seconds=0.2, max_age_days=73_000),
         warehouse=WarehouseSettings(path=folder / f"w{number}.duckdb"),
     )
+
+
+@contextmanager
+def not_writable(warehouse: Warehouse, table: str) -> Iterator[None]:
+    """A table that can be read and to which nothing can be written: a view stands in its place."""
+    warehouse.execute(f"ALTER TABLE {table} RENAME TO kept_{table}")
+    warehouse.execute(f"CREATE VIEW {table} AS SELECT * FROM kept_{table}")
+    yield
+    warehouse.execute(f"DROP VIEW {table}")
+    warehouse.execute(f"ALTER TABLE kept_{table} RENAME TO {table}")
 
 
 class Rig:

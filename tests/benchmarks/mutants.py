@@ -49,7 +49,7 @@ _REDACTION = "not time and not long and not linear"
 _EVIDENCE = (f"{INTEGRATION}daemon_evidence.py",)
 
 TARGETS = {
-    "consumers/ingest.py": Target(
+    "consumers/warehouse/writer.py": Target(
         (f"{INTEGRATION}kafka_ingest.py",), "offset_fences or partition_fence", "*_move_offsets*"
     ),
     "consumers/kafka/membership.py": Target((f"{UNIT}consumers_membership.py",)),
@@ -57,12 +57,15 @@ TARGETS = {
         f"consumers/privacy/patterns/{kind}.py": Target(_PRIVACY, _REDACTION)
         for kind in ("accounts", "addresses", "credentials", "national_ids", "phones")
     },
-    "retrain/data/dataset.py": Target((f"{INTEGRATION}retrain_dataset.py", f"{INTEGRATION}retrain_curation.py")),
+    **{
+        f"retrain/data/{module}.py": Target((f"{INTEGRATION}retrain_dataset.py", f"{INTEGRATION}retrain_curation.py"))
+        for module in ("selection", "splits", "checks")
+    },
     "retrain/decision/gate.py": Target(
         (f"{UNIT}retrain_gate.py",), "not promoted and not seldom and not level and not many_the"
     ),
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
-    "daemon/policy/policy.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
+    "daemon/policy/decision.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
     "monitors/watch/check.py": Target((f"{INTEGRATION}monitors_watch.py",)),
     "daemon/policy/evidence.sql": Target(_EVIDENCE),
     "daemon/transfer/exports.sql": Target((f"{INTEGRATION}import_export.py",), "exported"),
@@ -74,8 +77,11 @@ MUTMUT = """
 from mutmut.mutation import mutators
 kinds = mutators.mutation_operators
 kinds[:] = [kind for kind in kinds if kind[1] is not mutators.operator_string]
+import sys
 from mutmut.__main__ import cli
-cli()
+command, *names = sys.argv[1:]
+for name in names:
+    cli([command, name], standalone_mode=False)
 """
 
 
@@ -121,8 +127,8 @@ def _of_python(folder: Path, module: str) -> Iterator[bool]:
         if code in KILLED | SURVIVED:
             survivors += [mutant] * (code in SURVIVED)
             yield code in KILLED
-    changes = [_run(folder, "-c", MUTMUT, "show", mutant).stdout for mutant in survivors]
-    (folder / "survived.diff").write_text("\n".join([*changes, *([] if changes else [done.stdout[-4_000:]])]), "utf-8")
+    changes = _run(folder, "-c", MUTMUT, "show", *survivors).stdout if survivors else done.stdout[-4_000:]
+    (folder / "survived.diff").write_text(changes, encoding="utf-8")
 
 
 def _of_sql(folder: Path, module: str) -> Iterator[bool]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from traffic import START, feedback, interactions, promoted
 
-from retuned.daemon.policy.policy import Evidence
+from retuned.daemon.policy.decision import Evidence
 from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import Settings
 
@@ -32,8 +32,8 @@ def service(tmp_path: Path) -> Iterator[LocalService]:
 
 
 def evidence(service: LocalService) -> Evidence:
-    service.jobs.now = lambda: NOW
-    return service.jobs.evidence("support")
+    service.jobs.context.now = lambda: NOW
+    return service.jobs.runs.evidence("support")
 
 
 numbers = iter(range(10**9))
@@ -112,8 +112,9 @@ def test_a_run_had_the_corrections_that_its_parents_dataset_had_not(service: Loc
     dataset(service, "old", START + 2 * DAY)
     dataset(service, "old", START + 6 * DAY, "sales")
     dataset(service, "new", START + 4 * DAY)
+    dataset(service, "oldest", START)
+    model(service, "v1", "oldest", "sales")
     model(service, "v1", "old")
-    model(service, "v1", "new", "sales")
     detail = json.dumps({"scores": {"base": 0.25, "candidate": 0.75}})
     ran(service, "first", START + 2 * DAY, dataset_version="old", detail=detail)
     ran(service, "second", START + 4 * DAY, dataset_version="new", parent_version="v1", detail=detail)
@@ -182,7 +183,7 @@ def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -
 
 def test_of_the_latest_ratings_so_many_are_the_current_ones(service: LocalService) -> None:
     windows = service.settings.windows.model_copy(update={"current_events": 3})
-    service.jobs.settings = service.settings.model_copy(update={"windows": windows})
+    service.jobs.context.settings = service.settings.model_copy(update={"windows": windows})
     in_service(service, "v1", NOW - 3 * HOUR)
     for hours, value in ((2, False), (1, True)):
         said(service, asked(service, NOW - hours * HOUR, count=2), "helpful", value, NOW)
@@ -192,14 +193,15 @@ def test_of_the_latest_ratings_so_many_are_the_current_ones(service: LocalServic
 
 
 def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: LocalService) -> None:
-    dataset(service, "old", START + 2 * DAY)
-    dataset(service, "new", START + 4 * DAY)
-    dataset(service, "old", START, "sales")
-    model(service, "v1", "old")
-    model(service, "v1", "old", "sales")
-    in_service(service, "v1", START + 6 * DAY)
-    in_service(service, "v0", START + 9 * DAY, "sales")
-    service.warehouse.insert("aliases", workload="support", alias="previous", version="v0", created_at=START + 9 * DAY)
+    for workload, old, new in (("sales", 0, 1), ("support", 2, 4)):
+        dataset(service, "old", START + old * DAY, workload)
+        dataset(service, "new", START + new * DAY, workload)
+        model(service, "v0", "new", workload)
+        model(service, "v1", "new" if workload == "sales" else "old", workload)
+        for alias, version, days in (("previous", "v0", 9), ("champion", "v1", 3)):
+            service.warehouse.insert(
+                "aliases", workload=workload, alias=alias, version=version, created_at=START + days * DAY
+            )
     ran(service, "last", START + 5 * DAY, dataset_version="new")
     ran(service, "of another", START + 9 * DAY, workload="sales", dataset_version="old")
     for days in (1, 2, 3, 4, 5, 6, 7):
@@ -208,14 +210,30 @@ def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(servic
         said(service, asked(service, when), "helpful", False, when)
         said(service, asked(service, when, "sales"), "correction", "Here.", when)
     found = evidence(service)
-    assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (5, 3, 2)
-    # One arrives when both have.
-    late = asked(service, START + 5 * DAY, received_at=START + 9 * DAY)
-    said(service, late, "correction", "Here.", START + DAY)
-    shown = asked(service, START + 5 * DAY, model="demonstration")
-    said(service, shown, "correction", "Here.", START + 5 * DAY)
+    assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (5, 3, 3)
+    # One arrives when both have; it is about the model that answered.
+    said(service, asked(service, START + DAY), "correction", "Here.", START + 9 * DAY)
+    said(service, asked(service, START + DAY, received_at=START + 9 * DAY), "correction", "Here.", START + DAY)
+    said(service, asked(service, START + DAY, model="demonstration"), "correction", "Here.", START + 9 * DAY)
     found = evidence(service)
-    assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (7, 5, 3)
+    assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (8, 6, 4)
+
+
+def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(service: LocalService) -> None:
+    asked(service, START)
+    asked(service, START, "sales")
+    service.jobs.context.now = lambda: NOW
+    stored = "SELECT count(*) AS n FROM decisions WHERE workload = 'support' AND kind = 'retrain'"
+    service.jobs.runs.ask("support")
+    service.jobs.context.now = lambda: NOW + HOUR
+    service.jobs.runs.ask("sales", scheduled=True)
+    gate = {"id": "gate", "created_at": NOW + HOUR, "workload": "support", "kind": "gate", "outcome": True}
+    service.warehouse.insert("decisions", **gate, reasons="[]", figures="{}", run_id="r")
+    service.jobs.context.now = lambda: NOW + 2 * HOUR
+    service.jobs.runs.ask("support")
+    assert service.warehouse.row(stored) == {"n": 1}
+    service.jobs.runs.ask("support", scheduled=True)
+    assert service.warehouse.row(stored) == {"n": 2}
 
 
 def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: LocalService) -> None:

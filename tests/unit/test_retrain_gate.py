@@ -1,12 +1,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import comb
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from simulation import Candidate, Row, graded, simulate, skewed
 
-from retuned.retrain.decision.gate import decide, interval
+from retuned.retrain.decision.gate import POWER, decide, interval
 from retuned.retrain.settings import GateSettings
 
 
@@ -32,8 +33,9 @@ def test_a_clear_gain_passes_with_a_reason_for_each_condition() -> None:
 
 
 def test_too_few_examples() -> None:
+    assert decide(POOR[:20], GOOD[:20], [], [], SETTINGS, 0).outcome
     decision = decide(POOR[:19], GOOD[-19:], [], [], SETTINGS, 0)
-    assert not decision.outcome
+    assert decision.outcome is False
     assert "20 are needed" in decision.reasons[0]
 
 
@@ -65,6 +67,18 @@ def test_more_hallucinations_are_refused() -> None:
     assert decide(POOR, inventing, [], [], GateSettings(maximum_hallucination_rise=0.15), 0).outcome
 
 
+@pytest.mark.parametrize("guard", ["hallucination", "refusal"])
+def test_what_the_champion_does_as_often_is_no_rise(guard: str) -> None:
+    def doing(rows: list[Row], times: int) -> list[Row]:
+        name = "hallucinated" if guard == "hallucination" else "refused"
+        return [replace(row, **{name: i < times}) for i, row in enumerate(rows)]
+
+    for before, after, passed in ((6, 6, True), (6, 2, True), (2, 12, False)):
+        figures = decide(doing(POOR, before), doing(GOOD, after), [], [], SETTINGS, 0).figures
+        assert (figures[f"{guard}_champion"], figures[f"{guard}_candidate"]) == (before / 40, after / 40)
+        assert figures[f"passed[{guard}]"] == passed
+
+
 def test_a_single_hallucination_among_few_is_chance_and_said_so() -> None:
     inventing = rows([row.score for row in GOOD], hallucinated=[True] + [False] * 39)
     decision = decide(POOR, inventing, [], [], SETTINGS, 0)
@@ -84,6 +98,22 @@ def test_a_slower_candidate_is_refused() -> None:
     decision = decide(POOR, slow, [], [], SETTINGS, 0)
     assert not decision.outcome
     assert "ratio of 1.30, above the allowed 1.25" in decision.reasons[5]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passed"), [(2.0, 2.2, True), (1.0, 1.25, True), (4.0, 5.1, False), (0.0, 1.0, True)]
+)
+def test_the_pace_is_compared_with_the_champions(before: float, after: float, passed: bool) -> None:
+    slow, fast = ([replace(row, seconds_per_token=pace) for row in GOOD] for pace in (before, after))
+    assert decide(slow, fast, [], [], SETTINGS, 0).figures["passed[latency]"] == passed
+
+
+def test_where_no_pace_is_known_none_is_held_against_the_candidate() -> None:
+    unknown = [replace(row, seconds_per_token=None) for row in GOOD]  # type: ignore[arg-type]
+    decision = decide(POOR, unknown, [], [], SETTINGS, 0)
+    assert (decision.outcome, decision.figures["passed[latency]"]) == (True, 1.0)
+    assert len(decision.reasons) == 7
+    assert "latency_ratio" not in decision.figures
 
 
 def test_a_longer_answer_at_the_same_pace_is_no_slower() -> None:
@@ -140,6 +170,22 @@ def test_many_small_gains_do_not_hide_a_few_great_losses() -> None:
     assert decision.figures["regression_candidate"] == pytest.approx(0.62)
     assert not decision.outcome
     assert decision.figures["passed[regression]"] == 0.0
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(7, True), (8, False)])
+def test_of_pairs_that_differ_a_guard_asks_how_many_are_worse(lost: int, passed: bool) -> None:
+    """Of ten that differ, by chance 7 or more are worse in 17% of all cases, 8 or more in 5.5%."""
+    old = rows([float(i < lost) for i in range(10)])
+    new = [replace(row, score=1 - row.score) for row in old]
+    settings = GateSettings(maximum_regression_drop=0.0)
+    assert decide(POOR, GOOD, old, new, settings, 0).figures["passed[regression]"] == passed
+
+
+def test_a_drop_by_just_the_limit_passes() -> None:
+    old, new = rows([1.0] * 100), rows([0.0] * 25 + [1.0] * 75)
+    settings = GateSettings(maximum_regression_drop=0.25)
+    decision = decide(POOR, GOOD, old, new, settings, 0)
+    assert "+0.250, within the allowed 0.250" in decision.reasons[3]
 
 
 def test_a_guard_errs_as_seldom_on_graded_scores_as_on_others() -> None:
@@ -213,8 +259,17 @@ def test_of_many_slices_each_must_show_more_than_one_that_is_looked_at_alone() -
     settings = GateSettings(maximum_slice_drop=0.1)
     alone = decide(old, new, [], [], settings, 0)
     assert (alone.outcome, alone.figures["passed[slices]"]) == (False, 0.0)
-    beside = [row if i < 12 else replace(row, slices=(f"b{i % 4}",)) for i, row in enumerate(new)]
-    assert decide(old, beside, [], [], settings, 0).outcome
+    beside = [row if i % 2 or i < 12 else replace(row, slices=("b",)) for i, row in enumerate(new)]
+    decision = decide(old, beside, [], [], settings, 0)
+    assert decision.outcome
+    assert "“a”" in decision.reasons[4]  # the worst of them is told
+
+
+def test_eight_examples_are_a_slice() -> None:
+    for size in (7, 8):
+        old = [Row(f"r{i}", float(i < size), slices=("a",) if i < size else ()) for i in range(60)]
+        new = [replace(row, score=1 - row.score) for row in old]
+        assert decide(old, new, [], [], SETTINGS, 0).outcome == (size == 7)
 
 
 def test_a_slice_of_everything_or_of_next_to_nothing_is_none() -> None:
@@ -254,6 +309,33 @@ def test_each_further_try_on_a_holdout_must_show_more() -> None:
     assert "95% interval" in outcomes[0].reasons[0]
     assert "97.5% interval" in outcomes[1].reasons[0]
     assert "decided on 1 time before" in outcomes[1].reasons[1]
+
+
+@pytest.mark.parametrize("tries", [0, 1, 2, 3])
+def test_half_of_what_is_left_of_the_error_goes_to_each_try(tries: int) -> None:
+    rng = np.random.default_rng(1)
+    old, new = rows(rng.random(60).tolist()), rows(rng.random(60).tolist())
+    differences = np.array([after.score - before.score for before, after in zip(old, new, strict=True)])
+    error = (1 - SETTINGS.confidence) / 2 ** (tries + 1)
+    low, high = interval(differences, error, SETTINGS.resamples, 5)
+    decision = decide(old, new, [], [], SETTINGS, 5, tries=tries, logged=old, serving=False)
+    for name in ("gain", "gain_over_logged"):
+        assert decision.figures[name] == pytest.approx(differences.mean())
+        assert (decision.figures[f"{name}_low"], decision.figures[f"{name}_high"]) == (low, high)
+    assert decision.figures["tries"] == tries + 1
+
+
+def test_how_many_examples_it_takes_is_reckoned_from_how_they_scatter() -> None:
+    wobble = [Row(row.row_id, 1.0 if i % 3 == 0 else 0.0) for i, row in enumerate(POOR)]
+    settings = GateSettings(expected_gain=0.2, minimum_gain=0.1)
+    differences = [new.score - old.score for old, new in zip(POOR, wobble, strict=True)]
+    normal = NormalDist()
+    scatter = normal.inv_cdf(1 - (1 - settings.confidence) / 2) + normal.inv_cdf(POWER)
+    needed = (scatter / 0.1) ** 2 * np.var([*differences, 1.0, -1.0])
+    decision = decide(POOR, wobble, [], [], settings, 0)
+    assert decision.figures["examples_needed"] == pytest.approx(needed, abs=1)
+    least = GateSettings(expected_gain=0.1, minimum_gain=0.1)
+    assert decide(POOR, wobble, [], [], least, 0).figures["examples_needed"] == least.minimum_examples
 
 
 def test_a_refusal_for_want_of_examples_says_how_many_it_takes() -> None:
