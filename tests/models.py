@@ -36,26 +36,29 @@ def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64
 
 
 def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
-    """As `tiny_llama`, of one of many architectures, and surer of its next token.
+    """As `tiny_llama`, of another model type of transformers, and surer of its next token.
 
     Args:
-        kind: llama, mistral, qwen2, qwen3, granite, falcon or gpt2.
         changes: of its configuration.
     """
     from transformers import AutoConfig
 
     fast = _tokenizer()
     common = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+    gated: dict[str, Any] = {"intermediate_size": 64, "num_key_value_heads": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
     own: dict[str, Any] = {
-        "llama": {"intermediate_size": 64, "num_key_value_heads": 2},
-        "mistral": {"intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": None},
-        "qwen2": {"intermediate_size": 64, "num_key_value_heads": 2},
-        "qwen3": {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 32},
-        "granite": {"intermediate_size": 64, "num_key_value_heads": 2},
         "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
         "gpt2": {"n_positions": 256},
+        "gpt_oss": gated | experts | {"head_dim": 16},
+        "granite": gated | {"attention_multiplier": 0.25},
+        "mistral": gated | {"sliding_window": None},
+        "mixtral": gated | experts,
+        "qwen3": gated | {"head_dim": 32},
+        "smollm3": gated | {"no_rope_layers": [1, 0]},
     }
-    return _saved(AutoConfig.for_model(kind, **common | own[kind] | _tokens(fast) | changes), fast, folder, 0)
+    changes = common | own.get(kind, gated) | _tokens(fast) | changes
+    return _saved(AutoConfig.for_model(kind, **changes), fast, folder, 0)
 
 
 def tiny_classifier(folder: Path, labels: tuple[str, ...], *, surely: int | None = None) -> Path:

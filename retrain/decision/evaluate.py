@@ -312,14 +312,14 @@ class _Evaluator:
         emit: Emit,
     ) -> None:
         from retuned.retrain.generation.adapters import Generator
-        from retuned.retrain.kernels.replace import fuse
+        from retuned.retrain.kernels.replace import replace_layers
 
         self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
         self.max_length, self.context = max_length, context
         self.packed: bool | None = None
         distinct = list({id(model): model for model in models.values()}.values())
         for model in distinct:
-            fuse(model)
+            replace_layers(model)
         self.together = len(distinct) == 1 and Generator.fits(distinct[0])
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Attention over a pack of rows, each of which sees the path of tokens that it would see alone.
+"""Tree attention: over a pack of rows, in which each token sees the path of tokens that it would see alone.
 
 Runs in child processes alone.
 """
@@ -13,12 +13,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "paths"
+from retuned.retrain.kernels.supported import supported
+
+NAME = "tree_attention"
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Which tokens of a pack attend to which, as B blocks of Q queries and K keys each.
+class TokenTree:
+    """Rows as a tree of tokens, in which each attends to itself and its ancestors, as B blocks of Q queries and K keys.
 
     A pack of T tokens needs B·Q·K scores so, where a mask over the whole pack needs T².
 
@@ -35,9 +37,9 @@ class Paths:
     places: Tensor
     _layouts: dict[tuple[int, int, torch.dtype], "Layout"] = field(default_factory=dict, repr=False, compare=False)
 
-    def to(self, device: torch.device) -> "Paths":
+    def to(self, device: torch.device) -> "TokenTree":
         """The same on a device."""
-        return Paths(self.queries.to(device), self.keys.to(device), self.unseen.to(device), self.places.to(device))
+        return TokenTree(self.queries.to(device), self.keys.to(device), self.unseen.to(device), self.places.to(device))
 
     def layout(self, heads: int, key_heads: int, dtype: torch.dtype) -> "Layout":
         """The same for matrices of (T·heads, D); made once for all layers."""
@@ -88,34 +90,30 @@ class Sums:
         return functional.embedding_bag(self.order, rows, self.starts, mode="sum")
 
 
-def _layout(paths: Paths, heads: int, key_heads: int, dtype: torch.dtype) -> Layout:
-    blocks, _, width, length = paths.unseen.shape
-    head = torch.arange(heads, device=paths.places.device)
-    queries = paths.queries.view(blocks, 1, width) * heads + head[:, None]
-    keys = paths.keys.view(blocks, 1, length) * key_heads + head[:key_heads, None]
-    places = (paths.places // width * heads + head[:, None]) * width + paths.places % width
+def _layout(tree: TokenTree, heads: int, key_heads: int, dtype: torch.dtype) -> Layout:
+    blocks, _, width, length = tree.unseen.shape
+    head = torch.arange(heads, device=tree.places.device)
+    queries = tree.queries.view(blocks, 1, width) * heads + head[:, None]
+    keys = tree.keys.view(blocks, 1, length) * key_heads + head[:key_heads, None]
+    places = (tree.places // width * heads + head[:, None]) * width + tree.places % width
     places, keys = places.T.flatten(), keys.flatten()
-    bias = torch.zeros_like(paths.unseen, dtype=dtype).masked_fill_(paths.unseen, -torch.inf)
+    bias = torch.zeros_like(tree.unseen, dtype=dtype).masked_fill_(tree.unseen, -torch.inf)
     return Layout(
         queries.flatten(),
         keys,
         bias.expand(-1, heads, -1, -1).reshape(blocks * key_heads, -1, length),
         places,
         Sums.over(places, queries.numel()),
-        Sums.over(keys, len(paths.places) * key_heads),
+        Sums.over(keys, len(tree.places) * key_heads),
     )
 
 
-def use(model: Any) -> None:
-    """Let a model attend along paths where it is given `paths`, and by torch's fused kernel elsewhere.
-
-    A model whose attention cannot be exchanged, or caps its scores, stays as it is.
-    """
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        return
-    AttentionInterface.register(NAME, forward)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+def install(model: Any) -> None:
+    """Let a supported model compute tree attention where it is given a `tree`, and torch's own attention elsewhere."""
+    if supported(model):
+        AttentionInterface.register(NAME, forward)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
 
 
 def forward(
@@ -126,25 +124,25 @@ def forward(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    paths: Paths | None = None,
+    tree: TokenTree | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls attention: query (1, heads, T, D) and the others to (1, T, heads, D)."""
-    if paths is None:
+    if tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)  # type: ignore[no-any-return]
     # In mixed precision, positions turn queries and keys into float32.
     query, key, value = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return PathAttention.apply(query, key, value, paths, scaling)[None], None  # type: ignore[no-untyped-call]
+    return TreeAttention.apply(query, key, value, tree, scaling)[None], None  # type: ignore[no-untyped-call]
 
 
-class PathAttention(torch.autograd.Function):
+class TreeAttention(torch.autograd.Function):
     """softmax(q kᵀ s) v in blocks; q of shape (T, heads, D), k and v of (T, heads of keys, D)."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, paths: Paths, scaling: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: TokenTree, scaling: float) -> Tensor:
         heads = query.shape[1]
-        layout = paths.layout(heads, key.shape[1], query.dtype)
+        layout = tree.layout(heads, key.shape[1], query.dtype)
         blocks, width, length = layout.bias.shape
         q = query.flatten(0, 1).index_select(0, layout.queries).view(blocks, width, -1)
         k, v = (part.flatten(0, 1).index_select(0, layout.keys).view(blocks, length, -1) for part in (key, value))

@@ -1,4 +1,4 @@
-"""Rows of tokens in one sequence, in which what they begin with stands once. Runs in child processes alone."""
+"""Rows of tokens in one sequence, in which a shared prefix stands once. Runs in child processes alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from retuned.retrain.kernels.attention import Paths
+from retuned.retrain.kernels.attention import TokenTree
 
 _ROUND = 16
 _BLOCK = 64
@@ -46,7 +46,7 @@ class Pack:
 
     ids: Tensor
     positions: Tensor
-    paths: Paths
+    tree: TokenTree
     predicting: Tensor
     targets: Tensor
 
@@ -80,7 +80,7 @@ def pack(rows: Sequence[Encoded], pad: int) -> Pack:
         ids, positions = ids + [pad] * gap, positions + list(range(gap))
     targets = [token for row in rows for token in row.completion]
     return Pack(
-        torch.tensor(ids), torch.tensor(positions), _paths(blocks), torch.tensor(predicting), torch.tensor(targets)
+        torch.tensor(ids), torch.tensor(positions), _tree(blocks), torch.tensor(predicting), torch.tensor(targets)
     )
 
 
@@ -89,7 +89,7 @@ def same_start(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _paths(blocks: Sequence[tuple[list[int], list[int]]]) -> Paths:
+def _tree(blocks: Sequence[tuple[list[int], list[int]]]) -> TokenTree:
     """From each block's queries and the path down to its last one."""
     widest = max(len(queries) for queries, _ in blocks)
     longest = -(-max(len(path) for _, path in blocks) // _ROUND) * _ROUND
@@ -100,7 +100,7 @@ def _paths(blocks: Sequence[tuple[list[int], list[int]]]) -> Paths:
     last = torch.tensor(
         [[*range(len(path) - len(queries), len(path)), *[0] * (widest - len(queries))] for queries, path in blocks]
     )
-    return Paths(
+    return TokenTree(
         queries=torch.tensor([token for queries, _ in blocks for token in _filled(queries, widest)]),
         keys=torch.tensor([token for _, path in blocks for token in _filled(path, longest)]),
         unseen=(last[:, :, None] < torch.arange(longest))[:, None],

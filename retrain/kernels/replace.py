@@ -1,12 +1,9 @@
-"""Lets the layers of a model compute in fewer steps, where that says the same.
+"""Replaces the forward of a model's layers by one that computes the same in fewer operations.
 
 Runs in child processes alone.
 """
 
-import inspect
 from collections.abc import Callable
-from functools import cache
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -14,95 +11,37 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 from retuned.retrain.kernels.packing import Encoded, pack
-from retuned.retrain.kernels.training_step import FusedDecoderLayer, FusedGate, FusedLora, FusedNorm, FusedRotary
-
-_ROTARY = "apply_rotary_pos_emb"
+from retuned.retrain.kernels.supported import supported
+from retuned.retrain.kernels.training_step import DecoderLayer, LoraProjection, RmsNorm, SwiGlu
 
 Adapted = tuple[Tensor, Tensor | None, Tensor, Tensor, float]
 """Weight, bias, A, B and scale of a linear layer with LoRA."""
 
 
-def fuse(model: Any) -> int:
-    """Let layers compute in fewer steps where that says the same; returns how many adapted ones do.
+def replace_layers(model: Any) -> int:
+    """Let the layers of a supported model compute in fewer operations; returns how many adapted ones do.
 
     Layers with dropout, DoRA, a LoRA bias, a quantized or a transposed weight keep PEFT's forward, and so does any call
     with adapters off, merged, mixed or several at once.
     """
+    if not supported(model):
+        return 0
     count = 0
     for module in model.modules():
-        if isinstance(module, LoraLinear) and _plain(module):
-            module.forward = _fused_forward(module)
+        if isinstance(module, LoraLinear) and _is_plain(module):
+            module.forward = _lora_forward(module)
             count += 1
-        elif _frozen_norm(module):
-            _replace(module, _fused_norm(module), module.weight)
-        elif hasattr(module, "gate_proj") and hasattr(module, "act_fn"):
-            _replace(module, _fused_gate(module), model.get_input_embeddings().weight)
-        else:
-            _replace_rotary(module)
+        elif _is_frozen_norm(module):
+            module.forward = _norm_forward(module)
+        elif _is_swiglu(module, model.config):
+            module.forward = _swiglu_forward(module)
     for module in model.modules():
-        _replace_decoder_layer(module)  # tried against its parts, which are exchanged by now
-    head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear):
-        # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
-        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+        _replace_decoder_layer(module)  # compared with its parts, which are replaced by now
     return count
 
 
-def _replace(module: Any, forward: Callable[[Tensor], Tensor], like: Tensor) -> None:
-    """Exchange a layer's forward if the other one says the same: layers of one name differ between models.
-
-    Args:
-        like: of the type and the last dimension of what the layer takes.
-    """
-    trial = torch.linspace(-2, 2, like.shape[-1]).to(like)[None]
-    with torch.no_grad():
-        try:
-            same = torch.allclose(module(trial), forward(trial), rtol=1e-2 if like.dtype == torch.bfloat16 else 1e-4)
-        except (RuntimeError, AttributeError, TypeError):
-            return
-    if same:
-        module.forward = forward
-
-
-def _replace_rotary(module: Any) -> None:
-    """Exchange how an attention layer turns queries and keys by their positions, unless its forward is another's."""
-    kind: Any = type(module)
-    if "forward" not in vars(module) and (forward := _with_fused_rotary(kind)):
-        module.forward = MethodType(forward, module)
-
-
-@cache
-def _with_fused_rotary(kind: Any) -> FunctionType | None:
-    """The forward of such layers with positions in one step; None if they have none, or the step says something else.
-
-    They are turned by a function of the layer's Python module: this forward finds another one under its name.
-    """
-    forward = inspect.unwrap(kind.forward)
-    if _ROTARY not in forward.__code__.co_names:
-        return None
-    plain = forward.__globals__[_ROTARY]
-    query, angle = torch.linspace(-2, 2, 48).view(1, 2, 3, 8), torch.linspace(0, 6, 24).view(1, 3, 8)
-
-    def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
-        if more or named or cos.shape[-1] != query.shape[-1] or cos.dtype != query.dtype:
-            return plain(query, key, cos, sin, *more, **named)
-        return FusedRotary.apply(query, key, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
-
-    trial = query, query[:, :1], angle.cos(), angle.sin()
-    try:
-        same = all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain(*trial), rotary(*trial), strict=True))
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    if not same:
-        return None
-    names = forward.__globals__ | {_ROTARY: rotary}
-    own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-    own.__kwdefaults__ = forward.__kwdefaults__
-    return own
-
-
 def _replace_decoder_layer(layer: Any) -> None:
-    """Exchange how a layer of Llama's kind computes on a pack, if one step says the same and its forward is its own."""
+    """Let a layer as Llama has it compute a pack in one operation, unless its options or another forward forbid it."""
     try:
         attend, mlp = layer.self_attn, layer.mlp
         modules = attend.q_proj, attend.k_proj, attend.v_proj, attend.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
@@ -110,14 +49,14 @@ def _replace_decoder_layer(layer: Any) -> None:
         size, scaling = attend.head_dim, attend.scaling
     except AttributeError:
         return
-    adapted = all(isinstance(module, LoraLinear) and _plain(module) for module in modules)
-    if not adapted or not all(map(_frozen_norm, norms)) or "forward" in vars(layer):
+    adapted = all(isinstance(module, LoraLinear) and _is_plain(module) for module in modules)
+    if not adapted or not all(map(_is_frozen_norm, norms)) or "forward" in vars(layer):
         return
     plain = layer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        paths, turns = kwargs.get("paths"), kwargs.get("position_embeddings") or ()
-        found = [_adapted(module) for module in modules] if paths and turns and len(args) == 1 else []
+        tree, turns = kwargs.get("tree"), kwargs.get("position_embeddings") or ()
+        found = [_adapted(module) for module in modules] if tree and turns and len(args) == 1 else []
         linear = [one for one in found if one is not None]
         if len(linear) < len(modules) or any(part.shape[-1] != size or part.dtype != args[0].dtype for part in turns):
             return plain(*args, **kwargs)
@@ -126,33 +65,30 @@ def _replace_decoder_layer(layer: Any) -> None:
         if len(set(scales)) > 1:
             return plain(*args, **kwargs)
         frozen = list(zip(weights, biases, strict=True))
-        return FusedDecoderLayer.apply(*args, *turns, paths, scaling, of_norms, frozen, scales[0], *a, *b)  # type: ignore[no-untyped-call]
+        return DecoderLayer.apply(*args, *turns, tree, scaling, of_norms, frozen, scales[0], *a, *b)  # type: ignore[no-untyped-call]
 
-    if _say_the_same(plain, forward, norms[0].weight, size):
+    if _agree(plain, forward, norms[0].weight, size):
         layer.forward = forward
 
 
-def _say_the_same(one: Callable[..., Tensor], other: Callable[..., Tensor], like: Tensor, head_size: int) -> bool:
-    """Do two forwards of a decoder layer add the same to what they are given?
+def _agree(one: Callable[..., Tensor], other: Callable[..., Tensor], like: Tensor, head_size: int) -> bool:
+    """Whether two forwards of a decoder layer add the same to their input.
 
     Args:
-        like: of the type and the last dimension of what the layer takes.
+        like: a tensor of the input's type and last dimension.
     """
     rows = pack([Encoded("", [0, 1], [2, 3]), Encoded("", [0, 1], [4])], 0)
     count = len(rows.ids)
     x = torch.linspace(-99, 99, count * len(like)).sin().view(1, count, -1).to(like)
     angle = torch.linspace(0, 6, count * head_size).view(1, count, -1)
-    given = {"paths": rows.paths.to(like.device), "position_embeddings": (angle.cos().to(like), angle.sin().to(like))}
+    given = {"tree": rows.tree.to(like.device), "position_embeddings": (angle.cos().to(like), angle.sin().to(like))}
     with torch.no_grad():
-        try:
-            added, expected = other(x, **given) - x, one(x, **given) - x
-        except (RuntimeError, AttributeError, TypeError, ValueError):
-            return False
+        added, expected = other(x, **given) - x, one(x, **given) - x
     apart = torch.linalg.vector_norm((added - expected).float()) / torch.linalg.vector_norm(expected.float())
     return bool(apart < (1e-2 if like.dtype == torch.bfloat16 else 1e-4))
 
 
-def _frozen_norm(module: Any) -> bool:
+def _is_frozen_norm(module: Any) -> bool:
     return (
         type(module).__name__.endswith("RMSNorm")
         and hasattr(module, "variance_epsilon")
@@ -160,21 +96,25 @@ def _frozen_norm(module: Any) -> bool:
     )
 
 
-def _fused_norm(module: Any) -> Callable[[Tensor], Tensor]:
+def _is_swiglu(module: Any, config: Any) -> bool:
+    return hasattr(module, "gate_proj") and hasattr(module, "act_fn") and config.hidden_act == "silu"
+
+
+def _norm_forward(module: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        return FusedNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
+        return RmsNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
 
     return forward
 
 
-def _fused_gate(module: Any) -> Callable[[Tensor], Tensor]:
+def _swiglu_forward(module: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        return module.down_proj(FusedGate.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-any-return, no-untyped-call]
+        return module.down_proj(SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-any-return, no-untyped-call]
 
     return forward
 
 
-def _plain(module: Any) -> bool:
+def _is_plain(module: Any) -> bool:
     base = module.get_base_layer()
     return (
         type(base) is nn.Linear
@@ -185,12 +125,12 @@ def _plain(module: Any) -> bool:
     )
 
 
-def _fused_forward(module: Any) -> Any:
+def _lora_forward(module: Any) -> Any:
     plain = module.forward
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         layer = None if args or kwargs else _adapted(module)
-        return plain(x, *args, **kwargs) if layer is None else FusedLora.apply(x, *layer)  # type: ignore[no-untyped-call]
+        return plain(x, *args, **kwargs) if layer is None else LoraProjection.apply(x, *layer)  # type: ignore[no-untyped-call]
 
     return forward
 

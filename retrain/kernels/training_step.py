@@ -1,4 +1,4 @@
-"""Arithmetic of a frozen model's layers in few steps, with few of them kept for the gradients.
+"""Forward and backward of a frozen model's layers with LoRA, in few operations and with few activations kept.
 
 Runs in child processes alone.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from retuned.retrain.kernels.attention import PathAttention, Paths
+from retuned.retrain.kernels.attention import TokenTree, TreeAttention
 
 _CHUNK_LOGITS = 256
 _CHUNK_SOFTMAX = 16  # rows of logits that stay in a CPU's cache from one step of the softmax to the next
@@ -19,7 +19,7 @@ Layer = tuple[Tensor, Tensor | None, Tensor]
 """Weight, bias and B of a linear layer with LoRA, B in the type of the weight."""
 
 
-class FusedLora(torch.autograd.Function):
+class LoraProjection(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen.
 
     PEFT computes the same from separate layers, which cast and keep more activations than the gradients of A, B and x
@@ -85,7 +85,7 @@ def lora_gradients(
     return None if g_x is None else g_x.addmm_(g_inner, a)
 
 
-class FusedNorm(torch.autograd.Function):
+class RmsNorm(torch.autograd.Function):
     """y = w x / rms(x) with w frozen, as Llama has it: in float32, rounded before w (Zhang and Sennrich 2019)."""
 
     @staticmethod
@@ -104,7 +104,7 @@ class FusedNorm(torch.autograd.Function):
         return g.addcmul_(normal, along).mul_(scale).to(x.dtype), None, None
 
 
-class FusedGate(torch.autograd.Function):
+class SwiGlu(torch.autograd.Function):
     """y = silu(g) u, of which silu(g) is computed again for the gradients, not kept (Shazeer 2020)."""
 
     @staticmethod
@@ -123,7 +123,7 @@ def gate_gradients(g: Tensor, gate: Tensor, up: Tensor, active: Tensor) -> tuple
     return torch.ops.aten.silu_backward(g * up, gate), active.mul_(g)
 
 
-class FusedRotary(torch.autograd.Function):
+class RotaryEmbedding(torch.autograd.Function):
     """Queries and keys turned by their positions, each half of a head with the other, as Llama has it (Su et al. 2021).
 
     Queries and keys of shape (1, heads, T, D) or (T, heads, D); cos and sin with one head.
@@ -151,7 +151,7 @@ def _turned(x: Tensor, cos: Tensor, of_second: Tensor, of_first: Tensor) -> Tens
     return turned
 
 
-class FusedCrossEntropy(torch.autograd.Function):
+class LinearCrossEntropy(torch.autograd.Function):
     """The cross-entropy of each token with the logits of a frozen head, which are never all there at once.
 
     A token's gradient depends on its own logits alone, and is computed while they are there (Hsu et al. 2024).
@@ -199,11 +199,11 @@ class _Part:
         return self._function.backward(self, *of_outputs)
 
 
-class FusedDecoderLayer(torch.autograd.Function):
+class DecoderLayer(torch.autograd.Function):
     """y = h + MLP(norm(h)) with h = x + attention(norm(x)), LoRA on all its linear layers and the rest frozen
     (Touvron et al. 2023).
 
-    Takes x of shape (1, T, H); cos and sin of positions, of shape (1, T, D); the paths of tokens and the scale of their
+    Takes x of shape (1, T, H); cos and sin of positions, of shape (1, T, D); the tree of tokens and the scale of their
     scores; weight and epsilon of both norms; weight and bias of the linear layers for queries, keys, values,
     attention's output, gate, up and down; the scale of LoRA; A of each of these layers, and B of each.
     """
@@ -214,7 +214,7 @@ class FusedDecoderLayer(torch.autograd.Function):
         hidden: Tensor,
         cos: Tensor,
         sin: Tensor,
-        paths: Paths,
+        tree: TokenTree,
         scaling: float,
         norms: Sequence[tuple[Tensor, float]],
         frozen: Sequence[tuple[Tensor, Tensor | None]],
@@ -226,12 +226,12 @@ class FusedDecoderLayer(torch.autograd.Function):
         adapters = _Adapters(matrices, scale)
         a, bs = adapters.cast(x.dtype)
         layers = [(weight, bias, b) for (weight, bias), b in zip(frozen, bs, strict=True)]
-        first_norm, second_norm, turn, attend = map(_Part, (FusedNorm, FusedNorm, FusedRotary, PathAttention))
+        first_norm, second_norm, turn, attend = map(_Part, (RmsNorm, RmsNorm, RotaryEmbedding, TreeAttention))
 
         normal = first_norm(x, *norms[0])
         in_qkv, (q, k, v) = lora_outputs(normal, a[0], layers[:3])
         q, k = turn(q.view(heads), k.view(heads), cos, sin)
-        seen = attend(q, k, v.view(heads), paths, scaling).flatten(1)
+        seen = attend(q, k, v.view(heads), tree, scaling).flatten(1)
         in_output, (middle,) = lora_outputs(seen, a[1], layers[3:4])
         second_normal = second_norm(middle.add_(x), *norms[1])
         in_gate_up, (gate, up) = lora_outputs(second_normal, a[2], layers[4:6])

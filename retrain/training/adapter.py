@@ -3,7 +3,6 @@
 Runs in child processes alone.
 """
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.kernels import attention
 from retuned.retrain.kernels.packing import Encoded
+from retuned.retrain.kernels.supported import supported
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.batches import packed_losses, padded, padded_losses
 
@@ -142,18 +142,17 @@ def dropouts(model: nn.Module) -> list[nn.Module]:
 
 
 def packing_fits(model: Any, rows: Sequence[Encoded], pad: int, max_length: int) -> bool:
-    """Does this model compute on a pack what it computes on a padded batch? Found by trying it on the shortest rows.
+    """Whether a model computes on a pack what it computes on a padded batch, tried on the shortest rows.
 
-    It does not with positions of its own making, with attention that cannot be exchanged or sees a window only, with
-    recurrent layers, or with logits that are more than a linear layer's.
+    Only supported models may, and among them not those whose options are a window of attention shorter than a row, or
+    logits that are more than a linear layer's.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    head = model.get_output_embeddings()
     if (
-        config._attn_implementation != attention.NAME
-        or type(head) is not nn.Linear
-        or "position_ids" not in inspect.signature(model.get_base_model().base_model.forward).parameters
+        not supported(model)
+        or config._attn_implementation != attention.NAME
+        or type(model.get_output_embeddings()) is not nn.Linear
         or (window and window < max_length)
     ):
         return False
@@ -161,11 +160,7 @@ def packing_fits(model: Any, rows: Sequence[Encoded], pad: int, max_length: int)
     with torch.no_grad():
         if not _logits_are_linear(model, trial[:1], pad):
             return False
-        expected = padded_losses(model, trial, pad)
-        try:
-            found = packed_losses(model, trial, pad)
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            return False
+        expected, found = (compute(model, trial, pad) for compute in (padded_losses, packed_losses))
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.05 + 0.02 * float(expected.max())
     return bool((found - expected).abs().mean() < tolerance)
 

@@ -74,7 +74,11 @@ def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -
             # bitsandbytes would lay the weights out for inference at the first call without gradients, for good, and
             # what is computed from that layout has none.
             module.support_avx512bf16_for_cpu = False
-    attention.use(model)
+    attention.install(model)
+    head = model.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear):
+        # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     model.requires_grad_(False).eval()
     return model if quantized else model.to(device)
 

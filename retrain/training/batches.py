@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from retuned.retrain.kernels.packing import Encoded, pack
-from retuned.retrain.kernels.training_step import FusedCrossEntropy
+from retuned.retrain.kernels.training_step import LinearCrossEntropy
 from retuned.retrain.training.chat_templates import prompt_and_whole, same_text, with_context
 
 IGNORED = -100
@@ -89,7 +89,7 @@ def padded(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
 
 
 def padded_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
-    """The loss of each completion token, in nats, row after row: the reference that the packed path must equal."""
+    """The loss of each completion token, in nats, row after row: the reference that a pack must equal."""
     batch = {name: value.to(model.device) for name, value in padded(rows, pad).items()}
     labels = batch.pop("labels")[:, 1:]
     logits = model(**batch, use_cache=False).logits[:, :-1]
@@ -104,10 +104,10 @@ def packed_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
     hidden = base.base_model(
         input_ids=found.ids[None].to(device),
         position_ids=found.positions[None].to(device),
-        attention_mask=torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),  # paths say it all
-        paths=found.paths.to(device),
+        attention_mask=torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),  # the tree is the mask
+        tree=found.tree.to(device),
         use_cache=False,
     ).last_hidden_state[0]
     head = base.get_output_embeddings()
     predicting, targets = found.predicting.to(device), found.targets.to(device)
-    return FusedCrossEntropy.apply(hidden.index_select(0, predicting), head.weight, head.bias, targets)  # type: ignore[no-any-return, no-untyped-call]
+    return LinearCrossEntropy.apply(hidden.index_select(0, predicting), head.weight, head.bias, targets)  # type: ignore[no-any-return, no-untyped-call]

@@ -56,10 +56,10 @@ def train(
     Returns:
         `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`,
-        `packed`, `fused` (layers), `processes`, `threads` (of each), `load_seconds`. Signs of overfitting:
-        `best_epoch` (the one that is kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss
-        over train loss of the last epoch, nats per token). With preferences: `preference_pairs`, `preference_loss`
-        (last epoch).
+        `packed`, `fused` (adapted layers that compute in fewer operations), `processes`, `threads` (of each),
+        `load_seconds`. Signs of overfitting: `best_epoch` (the one that is kept), `epochs_after_best` (trained in
+        vain), `validation_gap` (validation loss over train loss of the last epoch, nats per token). With preferences:
+        `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
@@ -117,7 +117,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     import pyarrow.parquet as pq
     import torch
 
-    from retuned.retrain.kernels.replace import fuse
+    from retuned.retrain.kernels.replace import replace_layers
     from retuned.retrain.training import adapter as lora
     from retuned.retrain.training import preference, ranks
     from retuned.retrain.training.batches import encode
@@ -140,13 +140,13 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         for split in ("train", "validation")
     }
     packed = lora.packing_fits(model, rows["train"], pad, settings.max_length)
-    fused = fuse(model)
+    replaced = replace_layers(model)
     if full:
         lora.compute_in(model, dtype)
     about = {
         "dtype": str(dtype).removeprefix("torch."),
         "packed": packed,
-        "fused": fused,
+        "fused": replaced,
         "processes": together.count,
         "threads": torch.get_num_threads(),
         "load_seconds": time.perf_counter() - started,

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.daemon.demo.model import Model
 from retuned.retrain.decision import evaluate
-from retuned.retrain.kernels.replace import fuse
+from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import EvaluateSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import base_model as bases
@@ -28,7 +28,7 @@ from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.training.batches import encode, losses, padded_losses
 
 PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
-FUSED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
+REPLACED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
 WHOLE_LAYERS = {"llama": 2, "mistral": 2, "qwen2": 2, "qwen3": 0, "gpt2": 0, "falcon": 0}
 
 
@@ -49,7 +49,7 @@ def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) 
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, examples, pad)])
     packing = lora.packing_fits(model, examples, pad, 256)
-    assert (packing, fuse(model)) == (PACKED[kind], FUSED[kind])
+    assert (packing, replace_layers(model)) == (PACKED[kind], REPLACED[kind])
     assert len(whole_layers(model)) == WHOLE_LAYERS[kind]
     found, fast = gradients(model, losses(model, examples, pad, packing))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

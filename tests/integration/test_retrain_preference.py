@@ -9,7 +9,7 @@ import torch
 from models import tiny_llama
 from trainings import SETTINGS, dataset, rows, trained
 
-from retuned.retrain.kernels.replace import fuse
+from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import batches, preference
 from retuned.retrain.training.base_model import load_model, load_tokenizer
@@ -61,7 +61,7 @@ def test_a_steps_loss_and_gradients_are_those_of_the_plain_formula(
     pad = tokenizer.pad_token_id
     torch.manual_seed(0)
     model = lora.new_adapter(load_model(base, torch.float32), base, settings)
-    fuse(model)
+    replace_layers(model)
     found = preference.load(tokenizer, data, settings)
     assert found is not None
     found.measure(model, pad, True, Ranks())
@@ -99,7 +99,7 @@ def test_a_steps_loss_and_gradients_are_those_of_the_plain_formula(
             ]
         )
     expected.mean().backward()
-    assert float(torch.stack(parts).detach().sum()) == pytest.approx(float(expected.detach().mean()), rel=1e-4)
+    assert float(torch.stack(parts).sum().detach()) == pytest.approx(float(expected.mean().detach()), rel=1e-4)
     for name, value in model.named_parameters():
         if value.grad is not None:
             assert value.grad.abs().max() > 0

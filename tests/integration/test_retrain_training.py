@@ -1,5 +1,4 @@
 import functools
-import importlib
 import json
 import os
 import shutil
@@ -21,14 +20,15 @@ from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file
 from trainings import SETTINGS, adapted, dataset, encoded, gradients, whole_layers
 from trainings import rows as questions
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.retrain.decision import evaluate
 from retuned.retrain.kernels import attention, packing
 from retuned.retrain.kernels.packing import Encoded, pack
-from retuned.retrain.kernels.replace import _replace_rotary, fuse
-from retuned.retrain.kernels.training_step import FusedDecoderLayer
+from retuned.retrain.kernels.replace import replace_layers
+from retuned.retrain.kernels.training_step import DecoderLayer, RotaryEmbedding
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import batches, checkpoints
@@ -62,13 +62,13 @@ def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
     assert encode(tokenizer, row, 100).completion[-1] == tokenizer.eos_token_id
 
 
-def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(
+def test_packs_and_replaced_layers_equal_the_plain_batch_in_loss_and_gradients(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, pad = encoded(base, 12)
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    assert fuse(model) == 14
+    assert replace_layers(model) == 14
     assert lora.packing_fits(model, rows, pad, 1_024)
     for limit in (10_000, 150, 1):
         monkeypatch.setitem(batches._CHUNK_TOKENS, True, limit)
@@ -83,47 +83,20 @@ def test_packing_and_fused_layers_equal_the_plain_path_in_loss_and_gradients(
             torch.testing.assert_close(fast[name], value, atol=1e-6, rtol=1e-4)
 
 
-class Turning(torch.nn.Module):
-    """A layer that turns what it is given by its positions, with the function of a model's family."""
-
-    forward: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-
-
-def turning(family: str) -> Turning:
-    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-    names = {"apply_rotary_pos_emb": module.apply_rotary_pos_emb}
-    exec("def forward(self, *given, turn=True): return apply_rotary_pos_emb(*given) if turn else given", names)
-    return type("Own", (Turning,), {"forward": names["forward"]})()
-
-
-@pytest.mark.parametrize(
-    ("family", "share", "exchanged"), [("llama", 1.0, True), ("phi3", 0.5, True), ("glm", 1.0, False)]
-)
-def test_positions_turn_heads_as_the_family_has_it(family: str, share: float, exchanged: bool) -> None:
+def test_positions_turn_queries_and_keys_as_in_llama() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = (
         torch.randn(1, heads, 5, 8, generator=generator, dtype=torch.float64).requires_grad_() for heads in (4, 2)
     )
-    angle = torch.randn(1, 5, int(8 * share), generator=generator, dtype=torch.float64)  # no half is like the other
-    layer = turning(family)
-    given = query, key, angle.cos(), angle.sin()
-    expected = layer(*given)
-    _replace_rotary(layer)
-    assert ("forward" in vars(layer)) == exchanged
-    found = layer(*given)
+    angle = torch.randn(1, 5, 8, generator=generator, dtype=torch.float64)  # no half is like the other
+    cos, sin = angle.cos(), angle.sin()
+    expected = apply_rotary_pos_emb(query, key, cos, sin)
+    found = RotaryEmbedding.apply(query, key, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
     weights = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in expected]
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
         torch.autograd.grad(found, (query, key), weights), torch.autograd.grad(expected, (query, key), weights)
     )
-    assert (type(found[0].grad_fn).__name__ == "FusedRotaryBackward") == (exchanged and share == 1)
-
-
-def test_a_forward_that_somebody_else_exchanged_stays() -> None:
-    layer = turning("llama")
-    layer.forward = theirs = lambda *_: (torch.zeros(1), torch.zeros(1))
-    _replace_rotary(layer)
-    assert layer.forward is theirs
 
 
 @pytest.mark.parametrize(("changes", "whole"), [({}, 2), ({"residual_multiplier": 0.5}, 0)])
@@ -132,7 +105,7 @@ def test_a_layer_that_adds_otherwise_is_not_one_step(changes: dict[str, Any], wh
     rows, pad = encoded(base, 6)
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    fuse(model)
+    replace_layers(model)
     assert len(whole_layers(model)) == whole
     found, fast = gradients(model, [packed_losses(model, rows, pad)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -140,15 +113,15 @@ def test_a_layer_that_adds_otherwise_is_not_one_step(changes: dict[str, Any], wh
 
 
 @pytest.mark.parametrize(
-    ("changes", "fused"),
+    ("changes", "replaced"),
     [({"target_modules": ("q_proj", "down_proj")}, 4), ({"dropout": 0.2}, 0), ({"use_dora": True}, 0)],
     ids=str,
 )
-def test_a_layer_with_other_adapters_is_not_one_step(changes: dict[str, Any], fused: int, base: Path) -> None:
+def test_a_layer_with_other_adapters_is_not_one_step(changes: dict[str, Any], replaced: int, base: Path) -> None:
     rows, pad = encoded(base, 6)
     model = adapted(base, settings=SETTINGS.model_copy(update=changes))
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    assert (fuse(model), whole_layers(model)) == (fused, [])
+    assert (replace_layers(model), whole_layers(model)) == (replaced, [])
     found, fast = gradients(model, [packed_losses(model, rows, pad)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fast, plain, atol=1e-6, rtol=1e-4)
@@ -166,10 +139,10 @@ def test_adapters_of_one_layer_may_have_other_ranks_and_scales(base: Path, monke
             if "lora_B" in name:
                 value.normal_(0, 0.05, generator=torch.Generator().manual_seed(number))
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    fuse(model)
+    replace_layers(model)
     whole: list[float] = []
-    step = FusedDecoderLayer.forward
-    monkeypatch.setattr(FusedDecoderLayer, "forward", lambda *given: whole.append(given[8]) or step(*given))
+    step = DecoderLayer.forward
+    monkeypatch.setattr(DecoderLayer, "forward", lambda *given: whole.append(given[8]) or step(*given))
     found, fast = gradients(model, [packed_losses(model, rows, pad)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-3)
@@ -184,23 +157,23 @@ def test_a_decoder_layer_that_somebody_else_exchanged_stays(base: Path) -> None:
     model = adapted(base)
     layer = model.get_base_model().model.layers[0]
     layer.forward = theirs = functools.partial(layer.forward)
-    fuse(model)
+    replace_layers(model)
     assert layer.forward is theirs
     assert len(whole_layers(model)) == 2  # theirs and the other
 
 
 def test_values_may_be_of_another_size_than_keys() -> None:
     rows = [Encoded(str(n), [1, 2, 3, n], [5, n, 7]) for n in range(3)]
-    paths = pack(rows, 0).paths
+    tree = pack(rows, 0).tree
     generator = torch.Generator().manual_seed(0)
     shapes = ((4, 8), (2, 8), (2, 6))
     query, key, value = (
-        torch.randn(len(paths.places), *shape, generator=generator).requires_grad_() for shape in shapes
+        torch.randn(len(tree.places), *shape, generator=generator).requires_grad_() for shape in shapes
     )
     wider = torch.nn.functional.pad(value, (0, 2))
 
     def attend(values: torch.Tensor) -> torch.Tensor:
-        return attention.PathAttention.apply(query, key, values, paths, 0.3)  # type: ignore[no-any-return, no-untyped-call]
+        return attention.TreeAttention.apply(query, key, values, tree, 0.3)  # type: ignore[no-any-return, no-untyped-call]
 
     found, expected = attend(value), attend(wider)[..., :6]
     torch.testing.assert_close(found, expected)
@@ -249,16 +222,16 @@ def test_a_pack_stores_the_shared_prefix_once(base: Path) -> None:
     assert found.targets.tolist() == [token for row in rows for token in row.completion]
 
 
-def test_bfloat16_stays_close_to_the_plain_path(base: Path) -> None:
+def test_bfloat16_stays_close_to_the_plain_batch(base: Path) -> None:
     rows, pad = encoded(base, 8)
     model = adapted(base).to(torch.bfloat16)
     expected = padded_losses(model, rows, pad)
-    fuse(model)
+    replace_layers(model)
     found = packed_losses(model, rows, pad)
     assert (found - expected).abs().mean() < 0.05
 
 
-def test_several_adapters_and_none_keep_their_own_results_when_fused(base: Path, tmp_path: Path) -> None:
+def test_several_adapters_and_none_keep_their_own_results_in_replaced_layers(base: Path, tmp_path: Path) -> None:
     rows, pad = encoded(base, 4)
     adapted(base).save_pretrained(tmp_path / "one")
     model = lora.load_adapter(load_model(base, torch.float32), tmp_path / "one", name="one")
@@ -277,7 +250,7 @@ def test_several_adapters_and_none_keep_their_own_results_when_fused(base: Path,
                 return [*found, of(model, rows, pad)]
 
         before = all_three(padded_losses)
-        fuse(model)
+        replace_layers(model)
         after, packed = all_three(padded_losses), all_three(packed_losses)
     for found in (after, packed):
         for one, other in zip(before, found, strict=True):
@@ -296,13 +269,13 @@ def test_a_window_shorter_than_the_rows_forbids_packing(tmp_path: Path) -> None:
     assert not lora.packing_fits(model, rows, pad, 1_024)
 
 
-def test_a_model_that_ignores_the_paths_forbids_packing(base: Path) -> None:
+def test_a_model_that_ignores_the_tree_forbids_packing(base: Path) -> None:
     rows, pad = encoded(base, 6)
     model = adapted(base)
     inner = model.get_base_model().model.forward
 
-    def deaf(input_ids: Any = None, position_ids: Any = None, paths: Any = None, **kwargs: Any) -> Any:
-        del paths
+    def deaf(input_ids: Any = None, position_ids: Any = None, tree: Any = None, **kwargs: Any) -> Any:
+        del tree
         return inner(input_ids=input_ids, position_ids=position_ids, **kwargs)
 
     model.get_base_model().model.forward = deaf
