@@ -4,16 +4,25 @@ from typing import Any
 
 MODEL_TYPES = frozenset(
     {
+        "arcee",
         "gemma",
+        "glm",
+        "glm4",
         "gpt2",
+        "gpt_neox",
         "granite",
         "llama",
         "mistral",
+        "olmo",
         "olmo2",
+        "olmo3",
+        "phi",
         "phi3",
         "qwen2",
         "qwen3",
+        "seed_oss",
         "smollm3",
+        "starcoder2",
     }
 )
 """As in `config.model_type`. Tests compare losses, gradients and logits of each with those of the untouched model."""
