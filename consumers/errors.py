@@ -1,4 +1,4 @@
-"""The errors of the house. The type of an error decides its fate: retry, dead-letter, or stop."""
+"""The errors of retuned. The type of an error decides its fate: retry, dead-letter, or stop."""
 
 import errno
 import resource

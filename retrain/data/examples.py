@@ -166,7 +166,7 @@ def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> l
 
 
 class Rewriter:
-    """Writes completions as the configuration asks: terms and names replaced, ISO dates in the house's form."""
+    """Writes completions as the configuration asks: terms and names replaced, ISO dates in the configured form."""
 
     def __init__(self, settings: DatasetSettings) -> None:
         self._replace = [(re.compile(pattern), text) for pattern, text in settings.replace.items()]
