@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as our own errors
     try:
         status: int = options.act(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        if options.act in (_run, _demo):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return 0
     except RetunedError as error:
         print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
         return 1

@@ -1,6 +1,5 @@
 """`retuned export`: tables and training sets as JSON Lines or Parquet, by way of the running daemon or without one."""
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -80,12 +79,9 @@ def write(pieces: Iterable[bytes], path: Path | None) -> None:
         RetunedError: the file cannot be written.
     """
     if path is None:
-        try:
-            for piece in pieces:
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:  # who reads has enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
         return
     if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
         with _naming(path), path.open("wb") as file:

@@ -190,3 +190,18 @@ def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert cli(daemon.config, "export", "chat", "-o", "-").returncode == 0
         assert daemon.answers("/healthz")
+
+
+@pytest.mark.parametrize(
+    "asked", [("status", "--json"), ("export", "interactions", "-o", "-"), ("check",)], ids=" ".join
+)
+def test_who_reads_no_further_is_no_error(alone: Path, asked: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)  # as `head` leaves it
+    with os.fdopen(write, "w") as pipe:
+        done = subprocess.run(
+            command(alone, *asked), stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == 0
