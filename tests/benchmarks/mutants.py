@@ -51,7 +51,7 @@ _EVIDENCE = (f"{INTEGRATION}daemon_evidence.py",)
 
 TARGETS = {
     "consumers/ingest.py": Target(
-        (f"{INTEGRATION}kafka_ingest.py",), "offset_fences or partition_fence", "*_move_offsets*"
+        (f"{INTEGRATION}kafka_ingest.py",), "offset_fences or partition_fence or run_stores", "*_move_offsets*"
     ),
     "consumers/kafka/membership.py": Target((f"{UNIT}consumers_membership.py",), functions="*Membership*"),
     **{
@@ -64,10 +64,10 @@ TARGETS = {
     ),
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
     "daemon/policy/policy.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
-    "monitors/watch/check.py": Target((f"{INTEGRATION}monitors_watch.py",)),
+    "monitors/watch/check.py": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge"),
     "daemon/policy/evidence.sql": Target(_EVIDENCE),
     "daemon/transfer/exports.sql": Target((f"{INTEGRATION}import_export.py",), "exported"),
-    "monitors/watch/watch.sql": Target((f"{INTEGRATION}monitors_watch.py",)),
+    "monitors/watch/watch.sql": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge"),
 }
 
 # mutmut has no switch for a kind of change.
