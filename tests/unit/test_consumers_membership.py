@@ -2,8 +2,9 @@
 
 import pytest
 
-from retuned.consumers.errors import Fenced
-from retuned.consumers.kafka.membership import LATE_SECONDS, LOWER_SECONDS, OWNER_SECONDS, Membership
+from retuned.consumers.errors import BrokerUnavailable, Fenced
+from retuned.consumers.kafka import membership as membership_module
+from retuned.consumers.kafka.membership import LATE_SECONDS, LOOK_SECONDS, LOWER_SECONDS, OWNER_SECONDS, Membership
 from retuned.consumers.settings import KafkaSettings
 
 ALONE, BOTH = {"a": "/10.0.0.1"}, {"a": "/10.0.0.1", "b": "/10.0.0.2"}
@@ -48,3 +49,93 @@ def test_who_was_away_comes_back_as_the_last(membership: Membership) -> None:
     assert not membership.is_alone("c", back, 100)
     with pytest.raises(Fenced):
         membership.is_alone("c", back, 100 + LATE_SECONDS)
+
+
+class Group:
+    """The broker's answers, and a clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.members: dict[str, str] | None = ALONE
+        self.now, self.asked = 100.0, 0
+        monkeypatch.setattr(membership_module, "group_members", self.answer)
+        monkeypatch.setattr(membership_module.time, "monotonic", lambda: self.now)
+
+    def answer(self, settings: KafkaSettings) -> dict[str, str]:
+        assert settings.group_id == "g"
+        self.asked += 1
+        if self.members is None:
+            raise BrokerUnavailable("away")
+        return self.members
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> Group:
+    return Group(monkeypatch)
+
+
+def test_the_broker_is_asked_once_after_each_assignment(membership: Membership, group: Group) -> None:
+    membership.check("a")
+    assert group.asked == 0
+    for asked in (1, 2):
+        membership.assigned()
+        group.now += LOOK_SECONDS
+        for _ in range(3):
+            membership.check("a")
+            group.now += LOOK_SECONDS
+        assert group.asked == asked
+
+
+@pytest.mark.parametrize("members", [BOTH, None])
+def test_it_is_asked_again_until_this_one_is_alone_and_not_too_often(
+    membership: Membership, group: Group, members: dict[str, str] | None
+) -> None:
+    membership.assigned()
+    group.members = members
+    for asked, seconds in ((1, 0.0), (1, LOOK_SECONDS - 0.25), (2, 0.25), (3, LOOK_SECONDS)):
+        group.now += seconds
+        membership.check("b")
+        assert group.asked == asked
+    group.members = ALONE
+    for _ in range(3):
+        group.now += LOOK_SECONDS
+        membership.check("a")
+    assert group.asked == 4
+
+
+def test_who_is_not_alone_for_too_long_gives_way(membership: Membership, group: Group) -> None:
+    membership.assigned()
+    group.members = BOTH
+    membership.check("b")
+    group.now += LATE_SECONDS
+    with pytest.raises(Fenced):
+        membership.check("b")
+
+
+def test_an_assignment_while_the_broker_answers_is_looked_at_too(
+    membership: Membership, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    membership.assigned()
+    answer = group.answer
+
+    def assigned_meanwhile(settings: KafkaSettings) -> dict[str, str]:
+        membership.assigned()
+        return answer(settings)
+
+    monkeypatch.setattr(membership_module, "group_members", assigned_meanwhile)
+    membership.check("a")
+    monkeypatch.setattr(membership_module, "group_members", answer)
+    group.now += LOOK_SECONDS
+    membership.check("a")
+    assert group.asked == 2
+
+
+def test_the_log_names_who_is_there_once_and_when_it_has_gone(
+    membership: Membership, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        for members in (ALONE, ALONE, BOTH, BOTH, ALONE, ALONE):
+            membership.is_alone("a", members, 0)
+    warned, gone = caplog.messages
+    assert "'g'" in warned
+    assert "10.0.0.2" in warned
+    assert "'g'" in gone

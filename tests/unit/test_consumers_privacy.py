@@ -133,6 +133,31 @@ def test_personal_data_and_secrets_go(text: str, expected: str) -> None:
     assert unnumbered(Redactor().text(f"ä {text}\n")) == f"ä {expected}\n" or text.startswith("-----BEGIN PRIVATE")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "4111 1111 1111 1111 and 5500000000000004, not 4111-1111-1111-1111",
+            "<CARD:4111111111111111> and <CARD:5500000000000004>, not <CARD:4111111111111111>",
+        ),
+        (
+            "DE89 3704 0044 0532 0130 00, NO9386011117947 or de89370400440532013000.",
+            "<IBAN:DE89370400440532013000>, <IBAN:NO9386011117947> or <IBAN:DE89370400440532013000>.",
+        ),
+        ("DE89 3704 - 0044 - 0532 - 0130 - 00", "<IBAN:DE89370400440532013000>"),
+        ("DE89 3704  -  0044 0532 0130 00", "DE89 3704  -  0044 0532 0130 00"),  # too far apart
+        ("DE89 3704.0044 0532 0130 00", "DE89 3704.0044 0532 0130 00"),
+        ("DE89 3704 0044 0532 0130 0", "DE89 3704 0044 0532 0130 0"),  # too short
+        ("DE89370400440532013000X", "DE89370400440532013000X"),  # too long
+    ],
+)
+def test_numbers_of_accounts_are_told_apart_however_they_are_written(text: str, expected: str) -> None:
+    def mark(kind: str, value: str) -> str:
+        return f"<{kind}:{value}>"
+
+    assert accounts.replace_ibans(accounts.replace_cards(text, mark), mark) == expected
+
+
 @pytest.mark.parametrize(("text", "_"), FOUND)
 def test_what_is_redacted_stays_as_it_is_when_it_comes_back(text: str, _: str) -> None:
     redacted = Redactor().text(text)

@@ -364,6 +364,16 @@ def test_the_interval_is_of_its_level_among_few_examples() -> None:
         assert 0.0 < wrong < 0.025, changing
 
 
+def test_the_interval_lies_about_the_mean_of_all_differences() -> None:
+    low, high = interval(np.zeros(20), 0.025, 10_000, 0)
+    assert low == -high < 0
+    for place in (0, 19):
+        one = np.zeros(20)
+        one[place] = 1.0
+        low, high = interval(one, 0.025, 10_000, 0)
+        assert high > -low
+
+
 # 400 holdouts tell 5% from 8%, and the seeds are fixed.
 QUICK = GateSettings(resamples=2_000)
 
