@@ -198,7 +198,8 @@ def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(servic
         dataset(service, "new", START + new * DAY, workload)
         model(service, "v0", "new", workload)
         model(service, "v1", "new" if workload == "sales" else "old", workload)
-        for alias, version, days in (("previous", "v0", 9), ("champion", "v1", 3)):
+        model(service, "v2", "new", workload)
+        for alias, version, days in (("previous", "v0", 9), ("champion", "v1", 3), ("other", "v2", 9)):
             service.warehouse.insert(
                 "aliases", workload=workload, alias=alias, version=version, created_at=START + days * DAY
             )
