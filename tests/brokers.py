@@ -173,6 +173,7 @@ class Proxy:
         for connection in (here, there):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        here.close()  # its other direction ends as well, and closes the other one
 
 
 def _has_ended(connection: socket.socket) -> bool:
