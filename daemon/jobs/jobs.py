@@ -1,9 +1,10 @@
-"""The jobs of a daemon, as a table: what runs when, and in which line it waits."""
+"""The jobs of a daemon, as a table: what runs when, and in which thread."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED, JobExecutionEvent
@@ -27,18 +28,18 @@ CRON_GRACE_SECONDS = 3_600
 
 @dataclass(frozen=True)
 class Job:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
         every: seconds, or a crontab in UTC; None: once, at the start.
-        line: jobs of one line run one after the other, in a thread of their own.
+        thread: jobs of one thread run one after the other.
         first: when it runs first, naive UTC; None: when the crontab says so, unless the daemon was away then.
     """
 
     id: str
     work: Callable[[], Any]
     every: float | str | None
-    line: str
+    thread: str
     first: datetime | None
 
 
@@ -60,21 +61,21 @@ class Jobs:
         checked = drift.latest_at(context.warehouse)
         check_due = max(soon, checked + timedelta(seconds=schedule.drift_seconds)) if checked else soon
         jobs = [
-            Job("quality", lambda: tasks.measure_quality(context, runs), schedule.quality_seconds, "default", soon),
+            Job("quality", partial(tasks.measure_quality, context, runs), schedule.quality_seconds, "default", soon),
             # Quality may wait for a slow judge: a bad champion must not.
-            Job("watch", lambda: tasks.watch_champions(context), schedule.watch_seconds, "watch", soon),
-            Job("drift", lambda: tasks.check_drift(context, runs), schedule.drift_seconds, "drift", check_due),
+            Job("watch", partial(tasks.watch_champions, context), schedule.watch_seconds, "watch", soon),
+            Job("drift", partial(tasks.check_drift, context, runs), schedule.drift_seconds, "drift", check_due),
             # These two wait for a broker that is away.
-            Job("announce", lambda: tasks.announce(context), schedule.quality_seconds, "announce", soon),
-            Job("labels", lambda: tasks.request_labels(context), schedule.labels_seconds, "announce", soon),
-            Job("archive", lambda: tasks.archive(context), ARCHIVE_SECONDS, "archive", soon),
+            Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
+            Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
+            Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon),
             Job("resume", runs.resume, None, "retrain", soon),
         ]
         if schedule.retrain_cron:
-            ask = lambda: tasks.ask_policy_on_schedule(context, runs)  # noqa: E731
+            ask = partial(tasks.ask_policy_on_schedule, context, runs)
             jobs.append(Job("retrain-cron", ask, schedule.retrain_cron, "default", None))
         if schedule.report_cron:  # a month that ended while the daemon was away is made up for
-            jobs.append(Job("report", lambda: tasks.report(context), schedule.report_cron, "retrain", soon))
+            jobs.append(Job("report", partial(tasks.report, context), schedule.report_cron, "retrain", soon))
         return jobs
 
     def run(self, id: str) -> Any:
@@ -88,11 +89,11 @@ class Jobs:
     def start(self) -> None:
         """Start the schedule."""
         scheduler, table = self._scheduler, self.table()
-        for line in {job.line for job in table}:
-            scheduler.add_executor(ThreadPoolExecutor(1), line)
+        for thread in {job.thread for job in table}:
+            scheduler.add_executor(ThreadPoolExecutor(1), thread)
         scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
         for job in table:
-            options: dict[str, Any] = {"id": job.id, "executor": job.line}
+            options: dict[str, Any] = {"id": job.id, "executor": job.thread}
             if isinstance(job.every, str):
                 options["trigger"] = CronTrigger.from_crontab(job.every, timezone=UTC)
             elif job.every is not None:
