@@ -59,115 +59,235 @@ TABLES = {
     "helpful, unless the same account said otherwise.",
 }
 VIEWED = {"traffic": "interactions", "votes": "feedback"}
-# Columns and fields whose names mean the same wherever the code does not comment on them.
-COLUMNS = {
-    "id": "unique",
-    "workload": "the kind of request",
-    "created_at": "when it was made",
-    "started_at": "when it began",
-    "finished_at": "when it ended; null: under way or interrupted",
-    "received_at": "when it was stored",
-    "applied_at": "when it was applied",
-    "timestamp": "when it happened",
+_WORKLOAD = {"workload": "the kind of request"}
+_MADE = {"created_at": "when it was made"}
+_PLACE = {
     "topic": "Kafka topic; `import:` and a hash for a file",
     "partition": "of the topic",
     "offset": "in the partition",
-    "next_offset": "the first offset that was not read",
-    "interaction_id": "the answer that it is about",
-    "conversation_id": "events that have it in common are one conversation",
-    "latency_seconds": "time that the answer took, as the app measured it",
-    "time_to_first_token_seconds": "time to the first token, as the app measured it",
-    "input_tokens": "tokens of the prompt",
-    "output_tokens": "tokens of the answer",
-    "cost": "of the answer, in `roi.currency`",
-    "finish_reason": "as the model server reports it",
-    "run_id": "the row of runs",
-    "dataset_version": "the row of datasets",
-    "version": "a version of a model",
-    "previous_version": "the version that served before; null: the base model",
-    "parent_version": "the version that training began from; null: the base model",
-    "path": "folder",
-    "train": "rows of each split",
-    "validation": "rows of each split",
-    "holdout": "rows of each split",
-    "n": "how many answers or pairs it is computed from",
-    "low": "95% interval",
-    "high": "95% interval",
-    "metric": "name of the figure",
-    "value": "of the figure",
-    "unit": "of the quantity",
-    "quantity": "how much",
-    "manifest": "all of `manifest.json`",
-    "base_model": "folder of the base model",
-    "base_hash": "hash that tells base models apart",
-    "card": "all of `card.json`",
-    "detail": "in words",
-    "reason": "why",
-    "train_seconds": "wall time of the training",
-    "evaluate_seconds": "wall time of the evaluation",
-    "token_f1": "F1 of the answer's tokens and those of the approved one",
-    "output": "the answer",
-    "figures": "numbers behind the reasons",
-    "outcome": "true: yes",
-    "reference_rows": "conversations compared",
-    "current_rows": "conversations compared",
-    "error": "why it failed",
-    "feedback_id": "the row of feedback",
-    "row_id": "the row of dataset_rows",
-    "with_context": "passages were given",
-    "refused": "the answer refuses, and the approved one does not",
-    "period_end": "end of that period",
-    "conversations": "how many conversations",
-    "interactions": "how many interactions",
-    "gain": "sum over the conversations",
-    "interactions_squared": "sum of squares over the conversations",
-    "gain_squared": "sum of squares over the conversations",
-    "cost_squared": "sum of squares over the conversations",
-    "gain_interactions": "sum of products over the conversations",
-    "gain_cost": "sum of products over the conversations",
-    "booked_at": "when that was",
-    "rows": "how many rows it holds",
-    "first_received_at": "of its rows",
-    "last_received_at": "of its rows",
-    "archived_at": "when it was written",
-    "number": "of the migration",
-    "source": "who says so",
-    "schema_migrations.name": "of its file",
-    "votes.id": "of the feedback",
-    "votes.name": "`helpful` or `hallucination`",
-    "votes.value": "whether it is so",
-    # Of the API alone.
-    "limit": "the newest so many",
-    "what": "a table that can be exported, or a training set",
-    "format": "of the answer",
-    "command": "what to do",
-    "running": "a daemon answers",
-    "ingestion": "the state of ingestion",
-    "file": "the warehouse's file",
-    "used": "what is used of it",
-    "log": "its write-ahead log",
-    "jobs": "what failed",
-    "currency": "of all amounts",
-    "workloads": "by name",
-    "previous": "the champion before it; null: the base model",
-    "drift": "the latest checks",
-    "runs": "the latest retrainings",
-    "labels": "requests for labels",
-    "open": "not answered yet",
-    "answered": "answered by experts",
-    "reports": "of months and quarters",
-    "model": "that answered, as it is served",
-    "messages": "what was asked",
+    "received_at": "when it was stored",
+}
+_EVENT = {"timestamp": "when it happened", **_PLACE}
+# What columns mean, by table, where neither the schemas of events nor the comments of the migrations say it, or not all
+# of it. A column that none of them explains stays empty.
+COLUMNS = {
+    "interactions": {
+        **_EVENT,
+        "conversation_id": "events that have it in common are one conversation",
+        "latency_seconds": "time that the answer took, as the app measured it",
+        "time_to_first_token_seconds": "time to the first token, as the app measured it",
+        "input_tokens": "tokens of the prompt",
+        "output_tokens": "tokens of the answer",
+        "cost": "of the answer, in `roi.currency`",
+        "finish_reason": "as the model server reports it",
+    },
+    "feedback": {
+        **_EVENT,
+        "interaction_id": "the answer that it is about; the feedback may come first",
+        "source": "who says so: user, expert, judge or app",
+    },
+    "dead_letters": {**_PLACE, "payload": "the message, redacted; null: it was empty, or could not be redacted"},
+    "offsets": {
+        "topic": _PLACE["topic"],
+        "partition": _PLACE["partition"],
+        "next_offset": "the first one that was not read",
+    },
+    "datasets": {
+        **_WORKLOAD,
+        **_MADE,
+        "path": "its folder",
+        "train": "rows to train on",
+        "validation": "rows that decide when training stops",
+        "holdout": "rows that the gate judges on",
+        "card": "all of `card.json`",
+    },
+    "dataset_rows": {
+        "dataset_version": "the row of datasets",
+        "split": "train, validation, holdout, regression or thumbs",
+        "interaction_id": "the answer that the feedback is about",
+    },
+    "quarantine": {
+        **_WORKLOAD,
+        "feedback_id": "the row of feedback",
+        "interaction_id": "the answer that the feedback is about",
+        "created_at": "when it was set aside",
+    },
+    "runs": {
+        **_WORKLOAD,
+        "id": "unique; the name of its folder",
+        "started_at": "when it began",
+        "finished_at": "when it ended; null: under way or interrupted",
+        "dataset_version": "the row of datasets; null: none was made",
+        "parent_version": "the version that training began from; null: the base model, or no dataset was made",
+        "train_seconds": "wall time of the training",
+        "evaluate_seconds": "wall time of the evaluation",
+        "detail": "how it ended, as one object: scores, figures, reasons, what the training reported",
+        "error": "why it failed or was refused",
+    },
+    "evaluations": {
+        **_WORKLOAD,
+        "run_id": "the row of runs",
+        "dataset_version": "the row of datasets",
+        "row_id": "the row of dataset_rows",
+        "token_f1": "F1 of the answer's tokens and those of the approved one",
+        "latency_seconds": "time for the answer's tokens at the pace that the evaluation measured; null for logged "
+        "answers",
+        "output": "the answer",
+        "topic": "of the row's question, as the dataset names topics; null: not known",
+        "with_context": "the row has passages",
+        "refused": "the answer refuses, and the approved one does not",
+        "output_tokens": "tokens of the answer; null for logged answers",
+    },
+    "decisions": {
+        **_WORKLOAD,
+        **_MADE,
+        "id": "unique",
+        "outcome": "true: yes",
+        "figures": "numbers behind the reasons",
+        "run_id": "of the gate: the row of runs; null: of the policy",
+    },
+    "models": {
+        **_WORKLOAD,
+        **_MADE,
+        "version": "hash of its content",
+        "path": "its folder",
+        "base_model": "folder of the base model",
+        "base_hash": "hash that tells base models apart",
+        "parent_version": "the version that training began from; null: the base model",
+        "dataset_version": "the dataset that it learned from",
+        "run_id": "the run that made it",
+        "manifest": "all of `manifest.json`",
+    },
+    "aliases": {**_WORKLOAD, "created_at": "since when"},
+    "promotions": {
+        **_WORKLOAD,
+        "id": "unique; of the message, too",
+        "created_at": "when the champion was changed",
+        "previous_version": "the version that served before; null: the base model",
+        "reason": "why",
+    },
+    "label_requests": {**_WORKLOAD, "id": "unique; of the message, too", "created_at": "when it was asked"},
+    "drift_checks": {
+        **_WORKLOAD,
+        **_MADE,
+        "id": "unique; its report is `/reports/` and this",
+        "reference_rows": "conversations of the reference that were compared",
+        "current_rows": "conversations of the current window that were compared",
+        "detail": "what moved, in a sentence",
+    },
+    "quality": {
+        **_WORKLOAD,
+        "created_at": "when it was measured",
+        "metric": "name of the figure",
+        "value": "of the figure",
+        "low": "lower end of its 95% interval",
+        "high": "upper end of its 95% interval",
+        "n": "how many answers or pairs it is computed from",
+    },
+    "watch_checks": {
+        **_WORKLOAD,
+        **_MADE,
+        "id": "unique",
+        "version": "the champion that is watched",
+        "previous_version": "the champion before it; null: the base model",
+    },
+    "ledger": {
+        **_WORKLOAD,
+        "id": "unique",
+        "created_at": "when it was booked",
+        "quantity": "how much, in the unit",
+        "unit": "of the quantity",
+        "period_end": "end of that period",
+    },
+    "ledger_left_out": {**_WORKLOAD, "created_at": "when it was left out"},
+    "ledger_moments": {
+        **_WORKLOAD,
+        "conversations": "how many conversations",
+        "interactions": "how many interactions",
+        "gain": "sum over the conversations",
+        "cost": "sum over the conversations",
+        "interactions_squared": "sum of squares over the conversations",
+        "gain_squared": "sum of squares over the conversations",
+        "cost_squared": "sum of squares over the conversations",
+        "gain_interactions": "sum of products over the conversations",
+        "gain_cost": "sum of products over the conversations",
+    },
+    "ledger_progress": {
+        "topic": _PLACE["topic"],
+        "partition": _PLACE["partition"],
+        "next_offset": "the first one that was not booked",
+        "booked_at": "when the ledger was last booked",
+    },
+    "archives": {
+        "rows": "how many rows it holds",
+        "first_received_at": "when the first of its rows was received",
+        "last_received_at": "when the last of its rows was received",
+        "archived_at": "when it was written",
+    },
+    "schema_migrations": {
+        "number": "of the migration",
+        "name": "of its file",
+        "applied_at": "when it was applied",
+    },
+    "votes": {
+        "id": "of the feedback",
+        "timestamp": "of the feedback",
+        "interaction_id": "the answer that it is about",
+        "name": "`helpful` or `hallucination`",
+        "value": "whether it is so",
+    },
+}
+# The same of the API: fields by object, parameters by operation, where the OpenAPI document describes none.
+FIELDS = {
+    "Status.version": "the installed version of retuned",
+    "Status.running": "a daemon answers",
+    "Status.ingestion": "the state of ingestion",
+    "Status.storage.file": "the warehouse's file",
+    "Status.storage.used": "what is used of it",
+    "Status.storage.log": "its write-ahead log",
+    "Status.jobs": "what failed",
+    "Status.currency": "of all amounts",
+    "Status.workloads": "by name",
+    "Workload.previous": "the champion before it; null: the base model, or none",
+    "Workload.drift": "the latest checks",
+    "Workload.runs": "the latest retrainings, with state and error",
+    "Workload.labels": "requests for labels",
+    "Workload.labels.open": "not answered yet",
+    "Workload.labels.answered": "answered by experts",
+    "Workload.reports": "of months and quarters",
+    "LabelRequest.id": "unique",
+    "LabelRequest.timestamp": "when it was asked",
+    "LabelRequest.workload": "the kind of request",
+    "LabelRequest.model": "the model that answered, as it is served",
+    "LabelRequest.messages": "the prompt",
+    "LabelRequest.answer": "what the model answered",
+    "LabelRequest.context": "passages that the model was given; null: none",
+    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`",
+    "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
+    "Ingestion.lag_events": "events that wait on the broker; null: no daemon is running",
+    "Ingestion.last_event_at": "when the last event was stored; null: none since the daemon's start",
+    "Ingestion.set_aside[].topic": "of its messages",
+    "Ingestion.set_aside[].workload": "that its messages name; null: they name none",
     "Ingestion.set_aside[].messages": "its last messages, over which that is counted",
-    "answer": "what the model answered",
-    "context": "passages that it was given",
-    "broker_up": "whether the broker answers; null: no daemon is running",
-    "lag_events": "events that wait on the broker",
-    "last_event_at": "when the last event was stored",
-    "since": "when it was set aside",
-    "count": "how many",
-    "explanation": "in words",
-    "payload": "the message, redacted",
+    "Ingestion.set_aside[].since": "when it was set aside",
+    "Ingestion.passed_over[].reason": "a code, as the page on events lists them",
+    "Ingestion.passed_over[].count": "how many since the daemon's start",
+    "Ingestion.passed_over[].explanation": "the reason in words",
+    "DeadLetter.topic": _PLACE["topic"],
+    "DeadLetter.partition": _PLACE["partition"],
+    "DeadLetter.offset": _PLACE["offset"],
+    "DeadLetter.reason": "a code, as Operate lists them",
+    "DeadLetter.detail": "what is wrong, in words",
+    "DeadLetter.payload": "the message, redacted; null: it was empty, or could not be redacted",
+    "DeadLetter.received_at": "when it was stored",
+}
+PARAMETERS = {
+    "deadLetters.limit": "the newest so many",
+    "export.what": "a table that can be exported, or a training set",
+    "export.format": "of the answer",
+    "export.workload": "rows of this workload alone; of an unknown one there are none",
+    "command.workload": "a workload that has events",
+    "command.command": "what to do",
 }
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {
@@ -179,7 +299,8 @@ MODEL_EVENT = {
     "version": "the new champion; null: the base model",
     "previous_version": "the champion before; null: the base model",
     "path": "folder of the new champion, absolute; null: the base model",
-    "base_model": "folder of the base model that it was trained on; null: the base model itself",
+    "base_model": "folder of the base model that the new champion was trained on; where that is the base model itself, "
+    "of the one that the champion before was trained on",
     "share": "share of the traffic that it is for: 1.0",
     "reason": "why the champion was changed",
 }
@@ -390,7 +511,7 @@ def _given(operation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             f"`{one['name']}`",
             one["in"],
             _type(one["schema"]),
-            sentence(one.get("description") or COLUMNS.get(one["name"], "")),
+            sentence(one.get("description") or PARAMETERS.get(f"{operation['operationId']}.{one['name']}", "")),
         )
         for one in operation.get("parameters", ())
     ]
@@ -420,7 +541,7 @@ def _shape(schema: dict[str, Any]) -> str:
 def _fields(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, one in schema.get("properties", {}).items():
         field = f"{path}.{name}"
-        about = sentence(one.get("description") or COLUMNS.get(field) or COLUMNS.get(name, ""))
+        about = sentence(one.get("description") or FIELDS.get(field, ""))
         yield f'<a id="{field}"></a>`{field.partition(".")[2]}`', _type(one), about
         inner = one.get("items", one)
         suffix = "[]" if "items" in one else ""
@@ -455,7 +576,9 @@ def metrics() -> list[str]:
     lines = page(
         "Metrics",
         "`/metrics` has these for Prometheus, beside those of the process (`process_…`, `python_…`). A figure that is",
-        "not known is absent, never zero. `model_name` is a model as it is served (`support.refunds@3f2a91c0`); `*` is",
+        "not known is absent, not zero. Gauges without labels are the exception: they are 0 from the start until they",
+        "are first set, as `retuned_ingest_last_event_timestamp_seconds` is before the first event since the start of",
+        "the daemon. `model_name` is a model as it is served (`support.refunds@3f2a91c0`); `*` is",
         "all models of the window together. Alerts on them are in `deploy/retuned.rules.yml`, each with an entry under",
         "[Operate](../operate.md#alerts); dashboards are in `deploy/grafana`.",
     )
@@ -509,7 +632,7 @@ def tables() -> list[str]:
         "tables are in its schema `main`). All times are UTC, without a zone. Events leave for the",
         "[archive](../operate.md#retention-and-archive).",
     )
-    found, comments = _columns(), _comments()
+    found, meanings = _columns(), _meanings()
     if found.keys() != TABLES.keys():
         raise SystemExit(f"TABLES in docs/generate.py: what is a row of {', '.join(found.keys() ^ TABLES.keys())}?")
     lines += table(
@@ -518,17 +641,18 @@ def tables() -> list[str]:
     )
     for name in TABLES:
         lines += [f"## {name}", "", text(TABLES[name]), ""]
-        rows = []
-        for column, kind, nullable in found[name]:
-            own = COLUMNS.get(f"{name}.{column}") or comments.get((VIEWED.get(name, name), column))
-            rows.append(
-                (
-                    named(column, f"{name}.{column}"),
-                    kind + (", null" if nullable else ""),
-                    text(own or COLUMNS.get(column, "")),
-                )
+        rows = (
+            (
+                named(column, f"{name}.{column}"),
+                kind + (", null" if nullable else ""),
+                text(meanings.get((name, column)) or meanings.get((VIEWED.get(name, name), column), "")),
             )
+            for column, kind, nullable in found[name]
+        )
         lines += table(("column", "type", "meaning"), rows)
+    known = {(name, column) for name, columns in found.items() for column, _, _ in columns}
+    if gone := {(name, column) for name, columns in COLUMNS.items() for column in columns} - known:
+        raise SystemExit(f"COLUMNS in docs/generate.py: no such column: {sorted(gone)}")
     return lines
 
 
@@ -551,8 +675,8 @@ def _columns() -> dict[str, list[tuple[str, str, bool]]]:
     return found
 
 
-def _comments() -> dict[tuple[str, str], str]:
-    """What migrations and schemas of events say of columns."""
+def _meanings() -> dict[tuple[str, str], str]:
+    """What a column of a table means: by COLUMNS, else by the migrations, else by the schemas of events."""
     found = {}
     for table_name, schema in (("interactions", "interaction"), ("feedback", "feedback")):
         for field, one in json.loads((SCHEMAS / f"{schema}.schema.json").read_text())["properties"].items():
@@ -565,7 +689,7 @@ def _comments() -> dict[tuple[str, str], str]:
                 table_name = made[1]
             if commented := re.match(r'(?:ALTER TABLE \w+ ADD COLUMN|\s+)\s*"?([a-z_\d]+)"? .*?-- (.+)', line):
                 found[table_name, commented[1]] = commented[2]
-    return found
+    return found | {(name, column): about for name, columns in COLUMNS.items() for column, about in columns.items()}
 
 
 # Events
@@ -579,7 +703,7 @@ def events() -> list[str]:
         "`kafka.feedback_topic`. The JSON Schemas are in `deploy/schemas`. [Formats](../formats.md) has the other",
         "formats that are understood.",
     )
-    for name in ("interaction", "feedback"):
+    for name, stored in (("interaction", "interactions"), ("feedback", "feedback")):
         schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
         lines += [f"## {schema['title']}", "", text(schema["description"]), ""]
         rows = []
@@ -587,7 +711,7 @@ def events() -> list[str]:
             default = one.get("default")
             needed = "required" if field in schema["required"] else f"default `{default}`" if default else ""
             kind = _type(one).removesuffix(" or null")
-            about = sentence(_description(one) or COLUMNS.get(field, ""))
+            about = sentence(_description(one) or COLUMNS[stored].get(field, ""))
             rows.append((named(field, f"{name}.{field}"), kind, needed, about))
         lines += table(("field", "type", "", "meaning"), rows)
     lines += ["## Passed over", ""]
