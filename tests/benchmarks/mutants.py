@@ -122,13 +122,14 @@ def _of_python(folder: Path, module: str) -> Iterator[bool]:
     (folder / "pyproject.toml").write_text("\n".join(["[tool.mutmut]", *lines]) + "\n", encoding="utf-8")
     name = f"retuned.{module.removesuffix('.py').replace('/', '.')}.{target.functions}"
     done = _run(folder, "-c", MUTMUT, "run", name)
-    codes = json.loads((folder / "mutants" / "retuned" / f"{module}.meta").read_text(encoding="utf-8"))
-    survivors = []
-    for mutant, code in codes["exit_code_by_key"].items():
-        if code in KILLED | SURVIVED:
-            survivors += [mutant] * (code in SURVIVED)
-            yield code in KILLED
-    changes = _run(folder, "-c", MUTMUT, "show", *survivors).stdout if survivors else done.stdout[-4_000:]
+    result = folder / "mutants" / "retuned" / f"{module}.meta"
+    codes = json.loads(result.read_text(encoding="utf-8"))["exit_code_by_key"] if result.is_file() else {}
+    survivors = [mutant for mutant, code in codes.items() if code in SURVIVED]
+    killed = sum(code in KILLED for code in codes.values())
+    if not killed and not survivors:
+        raise SystemExit(f"{module}: no mutant was tried\n{done.stdout[-4_000:]}{done.stderr[-4_000:]}")
+    yield from [True] * killed + [False] * len(survivors)
+    changes = _run(folder, "-c", MUTMUT, "show", *survivors).stdout if survivors else ""
     (folder / "survived.diff").write_text(changes, encoding="utf-8")
 
 

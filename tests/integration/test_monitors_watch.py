@@ -298,6 +298,18 @@ def test_answers_that_got_slow_are_seen(warehouse: Warehouse) -> None:
     assert found.reasons[0].startswith("slow by app: 38% of 160 answers, before 10% of 200")
 
 
+def test_latencies_that_are_none_or_impossible_are_not_compared(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 40, 0)
+    rated(warehouse, NEW, 40, 0, latency_seconds=1.0)
+    metrics = {comparison.metric for comparison in seen(warehouse).comparisons}
+    assert metrics == {"helpful"}  # what was usual is not known
+    rated(warehouse, OLD, 50, 0, latency_seconds=-1.0, start=SINCE - 3 * HOUR)
+    assert {comparison.metric for comparison in seen(warehouse).comparisons} == {"helpful"}
+    rated(warehouse, OLD, 30, 0, latency_seconds=1.0, start=SINCE - 4 * HOUR)
+    assert counted(compared(seen(warehouse), "latency", "app")) == (30, 30, 0, 40)
+
+
 def test_without_votes_nothing_ends_the_watch_early(warehouse: Warehouse) -> None:
     promote(warehouse)
     rng = random.Random(3)
@@ -351,6 +363,8 @@ def test_what_is_not_watched(warehouse: Warehouse) -> None:
     assert check(warehouse, SETTINGS, "support", NOW) is not None
     promote(warehouse, "v1", "v2", actor="operator", created_at=NOW)
     assert check(warehouse, SETTINGS, "support", NOW + HOUR) is None  # a person's choice is a person's to undo
+    promote(warehouse, "v0", "v1", event="rolled_back", created_at=NOW + HOUR)
+    assert check(warehouse, SETTINGS, "support", NOW + 2 * HOUR) is None  # nor is a version that came back
 
 
 def test_a_later_promotion_is_watched_anew(warehouse: Warehouse) -> None:
