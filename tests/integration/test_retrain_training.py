@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -486,21 +485,23 @@ def _command(entry: Path) -> bytes:
         return b""
 
 
-def test_a_stop_cancels_within_the_grace(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_stop_ends_the_child_at_a_step_that_it_keeps(base: Path, data: Path, tmp_path: Path) -> None:
+    """Killed after the grace, it would have kept an earlier one: checkpoints are farther apart than steps."""
     stop = threading.Event()
-    stopped_at = 0.0
+    steps: list[int] = []
 
     def after_three(line: dict[str, Any]) -> None:
-        nonlocal stopped_at
-        if line.get("step") == 3:
-            stopped_at = time.monotonic()
-            stop.set()
+        if "step" in line:
+            steps.append(line["step"])
+            if line["step"] >= 3:
+                stop.set()
 
-    long = SETTINGS.model_copy(update={"epochs": 500, "patience": 500})
+    long = SETTINGS.model_copy(update={"epochs": 500, "patience": 500, "checkpoint_steps": 10_000})
     with pytest.raises(Cancelled):
         run(base, data, tmp_path, long, stop=stop, on_progress=after_three)
-    assert time.monotonic() - stopped_at < 5.0
-    assert checkpoints.newest(tmp_path) is not None
+    saved = checkpoints.newest(tmp_path)
+    assert saved is not None
+    assert saved[0]["step"] == steps[-1]
 
 
 @pytest.mark.parametrize(
