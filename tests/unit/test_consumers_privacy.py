@@ -158,6 +158,52 @@ def test_numbers_of_accounts_are_told_apart_however_they_are_written(text: str, 
     assert accounts.replace_ibans(accounts.replace_cards(text, mark), mark) == expected
 
 
+# As authorities and encyclopaedias give them for examples: what is redacted is known by its check digits alone.
+CHECKED = [
+    "85.07.30-033.28",  # Belgium, born in 1985
+    "17.07.30-033.84",  # in 2017: its number is divided with a 2 before it
+    "13097248022",  # Norway
+    "131052-308T",  # Finland
+    "529.982.247-25",  # Brazil
+    "12345678Z",  # Spain
+]
+ELEVEN_DIGITS = [
+    "86095742719",  # Germany: one digit twice
+    "65929970489",  # one three times
+    "10000000146",  # Turkey
+    "44051401359",  # Poland, born in 1944
+    "85073003328",  # Belgium, without its points
+]
+
+
+def is_national_id(text: str) -> bool:
+    return national_ids.replace_national_ids(text, lambda kind, _: kind) == "NATIONAL_ID"
+
+
+def with_another_digit(text: str) -> list[str]:
+    places = [place for place, sign in enumerate(text) if sign.isdigit()]
+    return [text[:at] + digit + text[at + 1 :] for at in places for digit in "0123456789" if digit != text[at]]
+
+
+@pytest.mark.parametrize("text", CHECKED)
+def test_a_national_id_is_known_by_its_check_digits(text: str) -> None:
+    assert is_national_id(text)
+    assert [other for other in with_another_digit(text) if is_national_id(other)] == []
+
+
+@pytest.mark.parametrize("text", ELEVEN_DIGITS)
+def test_of_eleven_digits_few_are_an_id_by_chance(text: str) -> None:
+    """Four countries have such numbers, each with a check digit of its own."""
+    assert is_national_id(text)
+    others = with_another_digit(text)
+    assert sum(map(is_national_id, others)) < 0.25 * len(others)
+
+
+def test_eleven_digits_that_no_country_gives_out_are_no_id() -> None:
+    for text in ("00000000000", "11111111111", "12345678901", "01234567890", "44131401357", "44053201354"):
+        assert not is_national_id(text)
+
+
 @pytest.mark.parametrize(("text", "_"), FOUND)
 def test_what_is_redacted_stays_as_it_is_when_it_comes_back(text: str, _: str) -> None:
     redacted = Redactor().text(text)
