@@ -155,14 +155,19 @@ def _finland(text: str) -> bool:
     return "0123456789ABCDEFHJKLMNPRSTUVWXY"[int(text[:6] + text[-4:-1]) % 31] == text[-1]
 
 
+def _eleven_digits(text: str) -> bool:
+    return _germany(text) or _poland(text) or _belgium(text) or _turkey(text)
+
+
 _CHECKS: dict[str, Callable[[str], bool]] = {
-    "es": _spain, "it": _italy, "fr": _france, "br": _brazil, "cn": _china, "be": _belgium, "no": _norway,
-    "fi": _finland,
+    "es": _spain, "it": _italy, "fr": _france, "br": _brazil, "cn": _china, "be": _belgium, "fi": _finland,
     "se": lambda text: luhn(text[-10:]),
     # Since 2007 Danish numbers are given without a check digit: those are found by the word before them alone.
     "dk": lambda text: _sum(text, (4, 3, 2, 7, 6, 5, 4, 3, 2, 1)) % 11 == 0,
     "ch": lambda text: _sum(text, (1, 3) * 6 + (1,)) % 10 == 0,
     "cz": lambda text: int(text) % 11 == 0,
     "kr": lambda text: (11 - _sum(text[:12], (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11) % 10 == int(text[12]),
-    "de_or_pl": lambda text: _germany(text) or _poland(text) or _belgium(text) or _turkey(text),
+    # Eleven digits that begin as a date does may be another country's, too.
+    "no": lambda text: _norway(text) or _eleven_digits(text),
+    "de_or_pl": lambda text: _eleven_digits(text),
 }  # fmt: skip
