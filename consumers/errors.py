@@ -2,10 +2,18 @@
 
 import errno
 import resource
+from typing import ClassVar
 
 
 class RetunedError(Exception):
-    """An error a person can act on: its text is one line that names the thing and the way out. The daemon stops."""
+    """An error a person can act on: its text is one line that names the thing and the way out. The daemon stops.
+
+    Attributes:
+        exit_status: of the command that it ends. A supervisor may start a daemon that ended with 1 again: it waits for
+            what is away, or ends in the same way and harms nothing.
+    """
+
+    exit_status: ClassVar[int] = 1
 
 
 class ConfigurationError(RetunedError):
@@ -25,7 +33,12 @@ class ArchiveError(RetunedError):
 
 
 class Fenced(RetunedError):
-    """Another consumer of the group is at work: nothing in hand is stored, and this consumer must stop."""
+    """Another consumer of the group is at work: nothing in hand is stored, and this consumer must stop.
+
+    Started again it would join the group again, and hold up the healthy one.
+    """
+
+    exit_status = 3
 
 
 class OutOfStep(RetunedError):
@@ -53,7 +66,12 @@ class BadFile(RetunedError):
 
 
 class TooManyDeadLetters(RetunedError):
-    """More events than the configured share cannot be decoded: stop before everything is thrown away."""
+    """More events than the configured share cannot be decoded: stop before everything is thrown away.
+
+    Started again it would throw away some more.
+    """
+
+    exit_status = 4
 
 
 class ChildFailed(RetunedError):

@@ -115,7 +115,8 @@ def second_daemon(world: World) -> None:
         second.launch()
         ended = first_to_end(world.daemon, second, seconds=40)
         assert turn % 2 or ended is second, "the daemon gave way to one that came later"
-        assert_ended(ended, "run one daemon for each group: stop the other one, or give this one a kafka.group_id")
+        advice = "run one daemon for each group: stop the other one, or give this one a kafka.group_id"
+        assert_ended(ended, advice, status=3)
         if ended is world.daemon:
             second.stop()
             world.daemon.launch()
@@ -322,11 +323,11 @@ def first_to_end(*daemons: Daemon, seconds: float) -> Daemon:
     raise AssertionError(f"no daemon ended by itself: {daemons[-1].log.read_text()[-3000:]}")
 
 
-def assert_ended(daemon: Daemon, text: str) -> None:
+def assert_ended(daemon: Daemon, text: str, status: int = 1) -> None:
     """It ended with an error, and the last thing that it said is what to do."""
     assert daemon.process is not None
     last = daemon.log.read_text().strip().splitlines()[-1]
-    assert daemon.process.returncode == 1, last
+    assert daemon.process.returncode == status, last
     assert last.startswith("retuned: "), last
     assert text in last, last
 

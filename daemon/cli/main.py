@@ -41,7 +41,7 @@ _EXPORT = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, act, and turn an error into one line and exit status 1 (2: the command line itself is wrong)."""
+    """Parse, act, and turn an error into one line and its exit status (2: the command line itself is wrong)."""
     keep_private()
     options = parser().parse_args(arguments)
     formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except RetunedError as error:
         print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
     return status
