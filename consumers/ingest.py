@@ -91,6 +91,11 @@ class Ingest:
         """Whether everything that the broker has on our partitions was read."""
         return self._source.caught_up()
 
+    @property
+    def missing_topics(self) -> list[str]:
+        """Topics that are to be read and are not on the broker."""
+        return sorted(self._source.missing)
+
     def set_aside(self) -> list[SetAside]:
         """The producers most of whose messages are no events."""
         return self._producers.set_aside(utc_now())

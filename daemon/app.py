@@ -161,7 +161,9 @@ class App:
 
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""
-        return [] if self.ingest.broker_up else [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
+        if not self.ingest.broker_up:
+            return [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
+        return [f"the topic {topic} is not on the broker: create it" for topic in self.ingest.missing_topics]
 
     # Inside
 

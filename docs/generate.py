@@ -307,7 +307,10 @@ MODEL_EVENT = {
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {
     "/healthz": ("anybody", "200 while the process is sound, else 503 with the reason. Restart the daemon then."),
-    "/readyz": ("anybody", "200 while events flow, else 503 with the reason, also while the broker is away."),
+    "/readyz": (
+        "anybody",
+        "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
+    ),
     "/metrics": ("viewer", "[Metrics](metrics.md) for Prometheus."),
     "/": ("viewer", "The status page."),
     "/reports/{id}": ("viewer", "A report of a drift check, of a month or of a quarter, as HTML."),

@@ -80,7 +80,7 @@ class ConfluentSource:
         self._postponed: RetunedError | None = None
         self._errors: list[Any] = []
         self._away_since: float | None = None
-        self._missing: set[str] = set()
+        self.missing: frozenset[str] = frozenset()
         self._membership = Membership(settings)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
@@ -201,6 +201,7 @@ class ConfluentSource:
             keys = [(partition.topic, partition.partition) for partition in partitions]
             self._starts = {key: self._known[key] for key in keys if key in self._known}
             self._reached, self._ended = dict(self._starts), set()
+            self.missing -= {topic for topic, _ in keys}
             consumer.assign(self._placed(keys))
         except Exception as error:
             self._failure = error
@@ -216,8 +217,8 @@ class ConfluentSource:
         elif error.code() in (codes._AUTO_OFFSET_RESET, codes.OFFSET_OUT_OF_RANGE, *self._broken):
             self._stuck[key] = message
         elif error.code() in (codes.UNKNOWN_TOPIC_OR_PART, codes._UNKNOWN_TOPIC):
-            if message.topic() not in self._missing:
-                self._missing.add(message.topic())
+            if message.topic() not in self.missing:
+                self.missing |= {message.topic()}
                 log.warning(
                     "kafka topic %r is not on the broker: create it; reading starts when it is there", message.topic()
                 )

@@ -57,9 +57,11 @@ class Source(Protocol):
 
     Attributes:
         before_assignment: called before stored offsets are asked for, so that a write under way can end.
+        missing: topics that are not on the broker, as far as is known.
     """
 
     before_assignment: Callable[[], None]
+    missing: frozenset[str]
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         """Wait for at most so long and return what is there.

@@ -89,6 +89,7 @@ class MemorySource:
         self._log, self._topics, self._start, self._on_lost = log, set(topics), start, on_lost_offset
         self._stored = stored
         self.before_assignment: Callable[[], None] = lambda: None
+        self.missing: frozenset[str] = frozenset()
         self._assigned: Offsets | None = None
         self._positions: Offsets = {}
         self._reached: Offsets = {}

@@ -77,7 +77,7 @@ class KafkaSource:
         self._postponed: Exception | None = None
         self._away_since: float | None = None
         self._looked_at = 0.0
-        self._missing: set[str] = set()
+        self.missing: frozenset[str] = frozenset()
         self._membership = Membership(settings)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
@@ -258,6 +258,7 @@ class KafkaSource:
                 if reached is not None:
                     starts[key] = reached
         self._reached |= nexts
+        self.missing -= {topic for topic, _ in nexts}
         lost, self._lost = self._lost, Counter()
         return Batch(records, starts, nexts, dict(lost))
 
@@ -291,13 +292,13 @@ class KafkaSource:
             return
         self._away_since = None
         assigned = {partition.topic for partition in self._consumer.assignment()}
-        self._missing -= assigned
+        self.missing -= assigned
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        for topic in {self._settings.interactions_topic, self._settings.feedback_topic} - assigned - self._missing:
+        for topic in {self._settings.interactions_topic, self._settings.feedback_topic} - assigned - self.missing:
             if not self._consumer.partitions_for_topic(topic):
-                self._missing.add(topic)
+                self.missing |= {topic}
                 log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)
 
 

@@ -24,6 +24,7 @@ class Source:
         self.hang = self.away = False
         self.waiting = 0
         self.before_assignment = lambda: None
+        self.missing = frozenset[str]()
 
     def poll(self, _: int, __: float) -> Batch:
         self.released.wait(60 if self.hang else 0.02)
@@ -55,6 +56,16 @@ def code(url: str, path: str) -> int:
         return httpx.get(url + path, timeout=5).status_code
     except httpx.ConnectError:
         return 0
+
+
+def test_a_topic_that_is_missing_makes_it_unready_and_is_named(source: Any) -> None:
+    fake, url, _ = source
+    until(lambda: code(url, "/readyz") == 200)
+    fake.missing = frozenset({"feedback"})
+    assert httpx.get(f"{url}/readyz").text == "the topic feedback is not on the broker: create it\n"
+    assert (code(url, "/readyz"), code(url, "/healthz")) == (503, 200)
+    fake.missing = frozenset()
+    assert code(url, "/readyz") == 200
 
 
 def test_a_loop_that_hangs_is_unhealthy_and_one_that_waits_for_a_broker_is_not(source: Any) -> None:

@@ -620,11 +620,13 @@ def test_topics_that_are_missing_are_named_and_read_when_they_appear(
     topic = settings.kafka.interactions_topic
     until(lambda: f"topic {topic!r} is not on the broker: create it" in caplog.text)
     assert "(not there yet)" in check_broker(settings.kafka)
+    until(lambda: rig.ingest.missing_topics == sorted([topic, settings.kafka.feedback_topic]))
     apache_kafka.create_topics(topic, settings.kafka.feedback_topic)
     producer = producer_for(apache_kafka)
     producer.send(topic, interaction("a")).get(10)
     producer.close()
     until(lambda: rig.ingest.events_seen == 1)
+    until(lambda: rig.ingest.missing_topics == [])
     assert caplog.text.count(f"topic {topic!r} is not on the broker") == 1
     stop.set()
     thread.join(10)
