@@ -242,6 +242,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
             decision = workload["decisions"][0]
             verdict = "yes" if decision["outcome"] else "no"
             lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
+        if workload["runs"]:
+            lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name)}")
         if workload["quarantine"]:
             doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
             lines.append(f"  quarantine  {doubted}")
@@ -259,6 +261,20 @@ def _summary(status: dict[str, Any]) -> list[str]:
             ends = _within(change["uplift_low"], change["uplift_high"])
             lines.append(f"  uplift      {change['uplift']:.2f} {status['currency']}  ({before}{ends})")
     return lines
+
+
+def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str) -> str:
+    """The latest run: how far it is, what came of it, or why it made nothing."""
+    if run["state"] == "running" and training.get("workload") == workload:
+        said = (f"{key} {value}" for key, value in training.items() if key in ("step", "steps", "rows", "loss"))
+        return f"under way: {', '.join([training['stage'], *said])}"
+    if run["state"] == "succeeded":
+        scores = run["scores"] or {}
+        means = ", ".join(
+            f"{model} {_number(scores[model], 3)}" for model in ("candidate", "champion", "base") if model in scores
+        )
+        return f"succeeded: {workload}@{run['version']}" + (f", holdout score: {means}" if means else "")
+    return f"{run['state']}: {run['error'] or 'not under way; it goes on at the next start of the daemon'}"
 
 
 def _within(low: float | None, high: float | None) -> str:
