@@ -117,7 +117,7 @@ class App:
             self.jobs = Jobs(context, self.fail)
             self._stops.append(("jobs", self.jobs.shutdown))
 
-            service = LocalService(self.warehouse, settings, self.publisher, self.jobs, self.ingest, self.started_at)
+            service = LocalService(self.jobs, self.ingest, self.started_at)
             self.server = Server(application(service, self, settings), settings.http)
             self._stops.append(("http", self.server.stop))
             metrics.build.labels(version("retuned")).set(1)

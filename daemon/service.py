@@ -16,12 +16,12 @@ from prometheus_client import CollectorRegistry
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.file_import import Taken, position, take
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.kafka.contract import Batch, Publisher
+from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.replay import replay
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
 from retuned.daemon.jobs.context import Context
@@ -85,21 +85,13 @@ class Service(Protocol):
 class LocalService:
     """The service of the process that has the warehouse open."""
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        settings: Settings,
-        publisher: Publisher,
-        jobs: Jobs,
-        ingest: Ingest | None = None,
-        started_at: datetime | None = None,
-    ) -> None:
+    def __init__(self, jobs: Jobs, ingest: Ingest | None = None, started_at: datetime | None = None) -> None:
         """`ingest` and `started_at` are those of a running daemon; without one there are none."""
-        self.warehouse, self.settings, self.jobs = warehouse, settings, jobs
-        self._publisher, self._ingest, self._started_at = publisher, ingest, started_at
+        self.jobs, self._ingest, self._started_at = jobs, ingest, started_at
+        self.warehouse, self.settings = jobs.context.warehouse, jobs.context.settings
 
     def status(self) -> dict[str, Any]:
-        return status.status(self.warehouse, self.jobs, self._ingest, self._started_at)
+        return status.status(self.jobs, self._ingest, self._started_at)
 
     def ingestion(self) -> dict[str, Any]:
         return status.ingestion(self._ingest)
@@ -164,7 +156,7 @@ class LocalService:
             return self._ingest
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
-        return Ingest(source, self.warehouse, self.settings, metrics, self._publisher)
+        return Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher)
 
 
 @contextmanager
@@ -187,5 +179,4 @@ def opened(settings: Settings) -> Iterator[LocalService]:
             threading.Event(),
             utc_now,
         )
-        jobs = Jobs(context, lambda _: None)
-        yield LocalService(warehouse, settings, publisher, jobs)
+        yield LocalService(Jobs(context, lambda _: None))

@@ -20,8 +20,9 @@ from retuned.retrain.data import label_requests as labels
 SQL = named_queries("retuned.daemon", "status.sql")
 
 
-def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
+def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
     """JSON-serialisable; times are ISO 8601, UTC. `ingest` and `started_at` are None when no daemon is running."""
+    context, warehouse = jobs.context, jobs.context.warehouse
     counts = warehouse.row(SQL["counts"])
     asked = labels.counts(warehouse)
     return {
@@ -30,13 +31,13 @@ def status(warehouse: Warehouse, jobs: Jobs, ingest: Ingest | None, started_at: 
         "running": ingest is not None,
         "ingestion": (counts or {}) | ingestion(ingest),
         "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
-        "jobs": {"failures": dict(jobs.context.failures)},
+        "jobs": {"failures": dict(context.failures)},
         "training": dict(jobs.runs.progress),
-        "currency": jobs.context.settings.roi.currency,
+        "currency": context.settings.roi.currency,
         "workloads": {
-            name: _workload(warehouse, jobs.context.settings, name)
-            | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(jobs.context.reports, name)}
-            for name in jobs.context.measured()
+            name: _workload(warehouse, context.settings, name)
+            | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
+            for name in context.measured()
         },
     }
 

@@ -7,10 +7,8 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.formats.events import BadEvent
-from retuned.consumers.formats.messages import without_nothing
+from retuned.consumers.formats.messages import Plain, without_nothing
 from retuned.consumers.kafka.contract import Headers
-
-Plain = dict[str, Any]
 
 
 def is_structured(value: Any) -> bool:

@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
-from retuned.consumers.formats.messages import content_hash, instant, joined_text, object_of, without_nothing
-
-Plain = dict[str, Any]
+from retuned.consumers.formats.messages import Plain, content_hash, instant, joined_text, object_of, without_nothing
 
 DEMONSTRATION = "demonstration"
 UNNAMED_MODEL = "unknown"

@@ -13,9 +13,8 @@ import msgspec
 
 from retuned.consumers.formats import cloudevents, openai, otel
 from retuned.consumers.formats.events import BadEvent, Bounds, Event, Kind, PassedOver, convert, decode
+from retuned.consumers.formats.messages import Plain
 from retuned.consumers.kafka.contract import Headers
-
-Plain = dict[str, Any]
 
 CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+Plain = dict[str, Any]
+"""A decoded JSON object."""
+
 TEXT_PARTS = ("text", "input_text", "output_text")
 # The units of Unix times, and up to where: seconds stay below 1e11 until the year 5138, and so do the others.
 UNITS = ((1e11, 1), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))

@@ -4,6 +4,7 @@ from typing import Any
 
 from retuned.consumers.formats.events import BadEvent
 from retuned.consumers.formats.messages import (
+    Plain,
     content_hash,
     instant,
     joined_text,
@@ -11,8 +12,6 @@ from retuned.consumers.formats.messages import (
     objects_of,
     without_nothing,
 )
-
-Plain = dict[str, Any]
 
 
 def is_log(value: Any) -> bool:

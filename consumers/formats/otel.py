@@ -16,6 +16,7 @@ import msgspec
 
 from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import (
+    Plain,
     content_hash,
     instant,
     joined_text,
@@ -23,8 +24,6 @@ from retuned.consumers.formats.messages import (
     objects_of,
     without_nothing,
 )
-
-Plain = dict[str, Any]
 
 EVALUATION = "gen_ai.evaluation.result"
 DETAILS = "gen_ai.client.inference.operation.details"

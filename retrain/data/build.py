@@ -18,10 +18,11 @@ from retuned.retrain.data.checks import check_classes, check_enough, check_leaks
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.data.dataset import SET_ASIDE, SPLITS, THUMBS, Dataset, load
 from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
-from retuned.retrain.data.examples import QUERIES, Example
+from retuned.retrain.data.examples import Example
 from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.data.similarity import forget, text_hash
 from retuned.retrain.settings import Settings
+from retuned.retrain.versions import QUERIES
 
 _TIMES = ("timestamp", "received_at")
 _COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name not in _TIMES] + [

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.data.examples import QUERIES
+from retuned.retrain.versions import QUERIES
 
 SPLITS = ("train", "validation", "holdout", "regression")
 THUMBS = "thumbs"

@@ -9,11 +9,12 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import holdout
 from retuned.retrain.data.consensus import Consensus, find_consensus
 from retuned.retrain.data.dataset import Dataset, load
-from retuned.retrain.data.examples import QUERIES, Example, one_of_each_interaction, read_statements, restored, thumbs
+from retuned.retrain.data.examples import Example, one_of_each_interaction, read_statements, restored, thumbs
 from retuned.retrain.data.filters import filtered
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.settings import DatasetSettings, Settings
+from retuned.retrain.versions import QUERIES
 
 # In which order a question's place is looked for, as the query `places` numbers them.
 _PLACES = ("holdout", "validation", "train")

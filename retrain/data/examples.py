@@ -9,12 +9,11 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from retuned.consumers.formats.messages import joined_text
-from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
 from retuned.retrain.scoring.facts import facts, same_answer
 from retuned.retrain.settings import DatasetSettings
-
-QUERIES = named_queries("retuned.retrain", "retrain.sql")
+from retuned.retrain.versions import QUERIES
 
 _CUT = ("length", "max_tokens", "incomplete")  # as OpenAI's chat and responses, Anthropic and OpenTelemetry say it
 _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.data.examples import QUERIES
+from retuned.retrain.versions import QUERIES
 
 SHARED = 0.1
 """A decision was on this holdout when so large a share of its rows stood in that decision's holdout too."""

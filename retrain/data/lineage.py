@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.dataset import SET_ASIDE
-from retuned.retrain.data.examples import QUERIES
+from retuned.retrain.versions import QUERIES
 
 _ROW = ("row_id", "interaction_id", "feedback_id")
 

@@ -16,7 +16,7 @@ import yaml
 
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
-from retuned.retrain.data import examples
+from retuned.retrain import versions
 from retuned.retrain.decision.gate import interval
 
 QUERIES = named_queries("retuned.retrain.release", "card.sql")
@@ -299,11 +299,11 @@ def _gathered(warehouse: Warehouse, path: Path, manifest: dict[str, Any]) -> Rec
         path=path,
         manifest=manifest,
         licence=licence_of(Path(manifest["base_model"])),
-        dataset=_parsed(warehouse.row(examples.QUERIES["dataset"], dataset_of), "card"),
+        dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),
         people=warehouse.row(QUERIES["people"], dataset_of),
         run=_parsed(warehouse.row(QUERIES["run"], run_id), "reasons"),
-        decision=_parsed(warehouse.row(examples.QUERIES["gate_decision"], run_id), "reasons"),
+        decision=_parsed(warehouse.row(versions.QUERIES["gate_decision"], run_id), "reasons"),
         scores=[Score(**row) for row in warehouse.rows(QUERIES["scores"], run_id)],
     )
 

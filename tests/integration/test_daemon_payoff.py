@@ -14,7 +14,6 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from models import tiny_llama
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
-from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.policy.decision import Decision, Evidence, decide
 from retuned.daemon.reports import reports
@@ -29,10 +28,6 @@ from retuned.retrain.release import registry
 
 TAUGHT = len(GOODS) * 50
 DURING = len(CHANGED) * 50
-
-
-def serving(jobs: Jobs) -> LocalService:
-    return LocalService(jobs.context.warehouse, jobs.context.settings, MemoryPublisher(), jobs)
 
 
 @dataclass(frozen=True)
@@ -233,7 +228,7 @@ def test_an_operator_gets_the_running_month(story: Story, monkeypatch: pytest.Mo
     monkeypatch.setattr(reports, "benchmark", lambda *_: {"problem": "not asked in this test"})
     story.jobs.context.now = lambda: datetime(2026, 3, 20)
     name = reports.report_id("support", reports.Period.of("month", story.jobs.context.now()))
-    done = serving(story.jobs).command("report", "support", {})
+    done = LocalService(story.jobs).command("report", "support", {})
     assert done["done"] == f"the report of this month so far will be at /reports/{name}"
     assert (
         "No benchmark of the models: not asked in this test"
@@ -251,7 +246,7 @@ def test_a_running_daemon_writes_it_in_turn(story: Story, monkeypatch: pytest.Mo
     scheduler.start()
     monkeypatch.setattr(jobs, "_scheduler", scheduler)
     try:
-        serving(jobs).command("report", "support", {})
+        LocalService(jobs).command("report", "support", {})
         deadline = time.monotonic() + 30
         while not page.is_file() and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -46,7 +46,7 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
                 )
         jobs.context.now = lambda: START + 2 * HOUR
         jobs.run("quality")
-        told = json.loads(as_json(status(jobs.context.warehouse, jobs, None, None)))
+        told = json.loads(as_json(status(jobs, None, None)))
     roi = told["workloads"]["support"]["roi"]
     # 40 answers of 60 or 90 seconds, 40 of 180 or 210, at 60 an hour; each cost 0.25.
     assert (roi["gains"], roi["costs"], roi["ratio"]) == pytest.approx((180.0, 20.0, 8.0))

@@ -162,7 +162,7 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     assert service.champion() == two
     assert service.metric("retuned_watch_active") == 1
     assert service.metric("retuned_watch_evidence_ratio", metric="helpful", source="user") == 0
-    told = json.loads(as_json(status(service.warehouse, service.jobs, None, None)))
+    told = json.loads(as_json(status(service.jobs, None, None)))
     seen = told["workloads"]["support"]["watch"]
     assert (seen["version"], seen["previous_version"], seen["verdict"]) == (two, one, "go_on")
     assert seen["comparisons"][0]["n_after"] == 200

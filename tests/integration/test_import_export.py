@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -28,6 +28,8 @@ from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySou
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.policy.evidence import gather
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.service import LocalService
@@ -56,7 +58,11 @@ class House:
             self.settings,
             Metrics(self.registry),
         )
-        self.service = LocalService(self.warehouse, self.settings, MemoryPublisher(), cast(Any, None), self.ingest)
+        metrics: list[Any] = [None] * 3
+        context = Context(
+            self.warehouse, self.settings, MemoryPublisher(), *metrics, threading.Event(), lambda: datetime(2030, 1, 1)
+        )
+        self.service = LocalService(Jobs(context, lambda _: None), self.ingest)
 
     def take(self, *paths: Path, workload: str | None = None) -> int:
         return import_files(list(paths), None, workload, self.settings, self.service)

@@ -36,7 +36,7 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
                 started_at=START,
                 detail=json.dumps(detail) if detail else None,
             )
-        told = json.loads(as_json(status(jobs.context.warehouse, jobs, None, None)))
+        told = json.loads(as_json(status(jobs, None, None)))
     shown = {run["id"]: run["scores"] for run in told["workloads"]["support"]["runs"]}
     assert shown == {"r1": scores, "r2": None}
     page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
