@@ -54,7 +54,7 @@ class Service(Protocol):
         """Carry out one of `COMMANDS`.
 
         Args:
-            arguments: `version`, for `promote`, and for all but `report` the `reason`, which is kept.
+            arguments: `version`, for `promote`; for `promote` and `rollback` the `reason`, which is kept.
 
         Returns:
             The `workload` and what was `done`, in words.
