@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from personal_data import Labelled, labelled
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy import placeholders
 from retuned.consumers.privacy import redactor as privacy
 from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids, phones
@@ -432,3 +433,9 @@ def test_the_countries_of_phones_can_be_set() -> None:
 
 def test_addresses_of_machines_can_stay() -> None:
     assert Redactor(machines=False).text("203.0.113.9 a@x.org") == "203.0.113.9 <EMAIL_1>"
+
+
+def test_a_phone_region_that_is_no_country_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"privacy\.phone_regions: QQ, XX is no country"):
+        Redactor(PrivacySettings(phone_regions=("DE", "XX", "QQ")))
+    Redactor(PrivacySettings(phone_regions=("DE",)))
