@@ -362,10 +362,10 @@ def _answer_id(record: Plain, attributes: Plain) -> str:
 
 
 def _times(record: Plain) -> tuple[Any, Any]:
-    """When it began and when it ended or was recorded; None where that is not said."""
+    """When it began and when it ended or was recorded; None where that is not said, or said to be 0."""
     began = record.get("startTimeUnixNano") or record.get("start_time")
     names = ("endTimeUnixNano", "end_time", "timeUnixNano", "observedTimeUnixNano", "timestamp", "time")
-    return began, _first(record, *names)
+    return began, next((record[name] for name in names if record.get(name) not in (None, 0, "0", "")), None)
 
 
 def _first(values: Plain, *names: str) -> Any:

@@ -107,6 +107,17 @@ def test_resources_without_the_object_around_them(batch: Any) -> None:
     assert [plain(event) for event in found(batch(value))] == [plain(event) for event in found(value)]
 
 
+@pytest.mark.parametrize("nothing", [0, "0", ""])
+def test_a_log_record_that_says_that_its_time_is_nothing(nothing: Any) -> None:
+    """As rotel writes it: protobuf's JSON may hold fields that are not set."""
+    value = recorded("otel_openai_v2_event_only_logs.json")
+    for record in value["resourceLogs"][0]["scopeLogs"][0]["logRecords"]:
+        record["timeUnixNano"] = nothing
+    said, called = answers(value)
+    check(said)
+    check(called, tool=True)
+
+
 @pytest.mark.parametrize("first", ["spans", "logs"])
 def test_the_latency_of_an_answer_whose_content_is_in_a_log_record_is_kept(first: str) -> None:
     parts = [(CLIENTS / f"otel_openai_v2_event_only_{kind}.bin").read_bytes() for kind in ("spans", "logs")]
