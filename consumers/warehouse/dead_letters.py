@@ -95,6 +95,8 @@ def _payload(
 
 
 def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return _without_users_in_json(value, pseudonym)
     if isinstance(value, list):
         return [_without_users(item, pseudonym) for item in value]
     if not isinstance(value, dict):
@@ -105,6 +107,18 @@ def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
         key: _all_hashed(item, pseudonym) if key in USER_KEYS else _without_users(item, pseudonym)
         for key, item in value.items()
     }
+
+
+def _without_users_in_json(text: str, pseudonym: Callable[[str], str]) -> str:
+    """A text that may be JSON: envelopes and spans carry events as such."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        held = msgspec.json.decode(text)
+        clean = _without_users(held, pseudonym)
+        return text if clean == held else to_json(clean)
+    except msgspec.DecodeError:
+        return _USER_ID.sub(r'\1"<USER>"', text)
 
 
 def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
