@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from retuned.consumers.formats.users import may_name_user, take_user
+from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
 from retuned.consumers.settings import IngestSettings
 
 Kind = Literal["interactions", "feedback"]
@@ -187,7 +187,7 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
             if event.attributes is not UNSET:
                 field = "attributes: "
                 attributes = _ATTRIBUTES.decode(event.attributes)
-                if attributes and may_name_user(attributes):
+                if attributes and not MAY_NAME_USERS.isdisjoint(attributes):
                     _take_user(event)
             # The search for one byte, by its number, is the fastest by far, and mostly finds nothing.
             if BACKSLASH in payload and (b"\\u" in payload or b"\\/" in payload):
@@ -261,8 +261,10 @@ def _check(event: Event, bounds: Bounds) -> None:
         _check_value(event.name, event.value, bounds)
         return
     assert type(event) is Interaction
-    if not (event.workload.isprintable() and event.model.isprintable() and event.workload.strip(" .")):
-        _check_name("workload", event.workload)
+    workload = event.workload
+    # Blanks and dots sort before a slash: only a name that begins so may be nothing else.
+    if workload < "/" or not (workload.isprintable() and event.model.isprintable()):
+        _check_name("workload", workload)
         _check_name("model", event.model)
     # None of them is below zero, and this runs for each event: which of them it is, is looked for only then.
     if (

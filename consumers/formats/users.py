@@ -14,12 +14,8 @@ USER_KEYS = (
 """The first that is there is the user."""
 
 _GROUPS = ("metadata", "tags", "properties")
-_LOOKED_AT = frozenset({*USER_KEYS, *_GROUPS})
-
-
-def may_name_user(attributes: Plain) -> bool:
-    """A quick look: whether `take_user` might find something."""
-    return not _LOOKED_AT.isdisjoint(attributes)
+MAY_NAME_USERS = frozenset({*USER_KEYS, *_GROUPS})
+"""Attributes with none of these name no user."""
 
 
 def take_user(attributes: Plain) -> str | None:
