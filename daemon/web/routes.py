@@ -82,7 +82,7 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
             operator("/api/v1/imports/{id}", do.take),
             viewer("/api/v1/exports/{what}", do.export),
             viewer("/api/v1/lineage/{id:path}", do.lineage),
-            operator("/api/v1/workloads/{workload}/{command}", do.command),
+            operator("/api/v1/workloads/{workload:path}/{command}", do.command),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={HTTPException: _problem},
