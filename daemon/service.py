@@ -4,7 +4,7 @@
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -60,7 +60,7 @@ class Service(Protocol):
             The `workload` and what was `done`, in words.
         """
 
-    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+    def dead_letters(self, limit: int, reason: str | None) -> Iterable[dict[str, Any]]:
         """The newest dead letters, newest first."""
 
     def replay(self) -> dict[str, int]:
@@ -123,7 +123,7 @@ class LocalService:
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
         return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
 
-    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+    def dead_letters(self, limit: int, reason: str | None) -> Iterable[dict[str, Any]]:
         return dead_letters(self.warehouse, limit, reason)
 
     def replay(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.daemon.cli import tokens
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.private import keep_private
@@ -133,6 +134,9 @@ def parser() -> argparse.ArgumentParser:
     traced = command("lineage", _lineage, "what came of a piece of feedback, and what a version learned from")
     traced.add_argument("id", metavar="ID", help="of an interaction, a feedback, a row, a dataset or a version")
     traced.add_argument("--json", action="store_true", help="as JSON, all of it")
+    tokens.add_arguments(
+        command("token", _token, "make, list and revoke tokens of the HTTP server", tokens.DESCRIPTION)
+    )
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
@@ -220,6 +224,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
+    lines += [f"warning   {warning}" for warning in status.get("warnings", ())]
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
         lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
@@ -304,7 +309,7 @@ def _dead_letters(options: argparse.Namespace) -> int:
             done = service.replay()
             print(f"{done['replayed']} of {done['tried']} dead letters are events now; {done['stored']} were stored")
             return 0
-        letters = through_json(service.dead_letters(options.limit, options.reason))
+        letters = through_json(list(service.dead_letters(options.limit, options.reason)))
         if options.json:
             print(json.dumps(letters, indent=2))
             return 0
@@ -372,6 +377,10 @@ def _labels(options: argparse.Namespace) -> int:
 def _line(text: str | None) -> str:
     """A text on one line of a terminal, whatever stands in it."""
     return textwrap.shorten("".join(c if c.isprintable() else " " for c in text or ""), 160, placeholder=" …")
+
+
+def _token(options: argparse.Namespace) -> int:
+    return tokens.token(options, _settings(options))
 
 
 def _pseudonym(options: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path, key: str) ->
 
 
 def test_a_secret_is_not_shown_with_the_settings(tmp_path: Path) -> None:
-    assert {"kafka.sasl_password", "http.viewer_token", "http.operator_token"} <= set(SECRETS)
+    assert {"kafka.sasl_password", "http.viewer_token", "http.operator_token", "http.client_token"} <= set(SECRETS)
     file = tmp_path / "retuned.yaml"
     file.write_text("kafka: {sasl_password: hunter2}")
     assert "hunter2" not in repr(load(file))
@@ -118,6 +118,8 @@ def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
     token.unlink()
     with pytest.raises(ConfigurationError, match=r"http.operator_token_file .*: cannot be read"):
         load(file).http.tokens()
+    file.write_text("http: {host: 0.0.0.0, principals_file: principals.yaml}")
+    assert load(file).http.host == "0.0.0.0"
 
 
 def test_a_viewers_token_alone_does_not_protect_commands(tmp_path: Path) -> None:
