@@ -80,9 +80,9 @@ def _time(text: str | None, now: datetime) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
-    except ValueError as error:
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
         raise RetunedError(f"token: --expires: expected a date or a time such as 2027-03-31, got {text!r}") from error
-    time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     if time <= now:
         raise RetunedError(f"token: --expires: {text} is past")
     return time

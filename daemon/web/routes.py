@@ -167,7 +167,7 @@ class _Endpoints:
         return _json(self._service.labels(request.query_params.get("workload")))
 
     async def replay(self, request: Request) -> Response:
-        _ask_for_json(request)
+        await _arguments(request)
         return _json(await self._done(self._service.replay))
 
     def position(self, request: Request) -> Response:
@@ -209,15 +209,7 @@ class _Endpoints:
         name = request.path_params["command"]
         if name not in COMMANDS:
             raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
-        _ask_for_json(request)
-        body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
-        try:
-            arguments = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"the body is not JSON: {error}") from error
-        if not isinstance(arguments, dict):
-            raise HTTPException(400, "send a JSON object")
-        arguments = _with_who_asked(arguments, getattr(request.state, "principal", None))
+        arguments = _with_who_asked(await _arguments(request), getattr(request.state, "principal", None))
         return _json(await self._done(self._service.command, name, request.path_params["workload"], arguments))
 
     async def _done(self, change: Callable[..., Any], *arguments: Any) -> Any:
@@ -275,10 +267,22 @@ def _with_who_asked(arguments: dict[str, Any], principal: str | None) -> dict[st
     return {**arguments, "reason": f"{reason} (asked for by {principal})" if reason else f"asked for by {principal}"}
 
 
-def _ask_for_json(request: Request) -> None:
+async def _arguments(request: Request) -> dict[str, Any]:
+    """The JSON object in the body, whose values are texts."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         # A page in a browser cannot send this type across origins without asking first.
         raise HTTPException(415, "send a JSON object, content type application/json")
+    body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
+    try:
+        arguments = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise HTTPException(400, "send a JSON object")
+    for name in ("version", "reason"):
+        if not isinstance(arguments.get(name), str | None):
+            raise HTTPException(400, f"{name}: expected a text")
+    return arguments
 
 
 def _topic(request: Request) -> str:
