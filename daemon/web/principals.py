@@ -228,12 +228,12 @@ def _write(file: Path, principals: Iterable[Principal]) -> None:
     content = [one.model_dump(exclude_none=True) for one in principals]
     text = HEAD + yaml.safe_dump({"principals": content}, sort_keys=False)
     try:
-        before = file.stat() if file.exists() else None
+        owner = (file if file.exists() else file.parent).stat()
         with replaced(file) as aside:
             with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as made:
                 made.write(text)
-            if before is not None and before.st_uid != os.geteuid():  # root on behalf of the daemon's user
-                os.chown(aside, before.st_uid, before.st_gid)
+            if os.geteuid() == 0:  # on behalf of the daemon's user, who has the file or its folder
+                os.chown(aside, owner.st_uid, owner.st_gid)
     except OSError as error:
         raise ConfigurationError(f"http.principals_file {file}: cannot be written ({error.strerror})") from error
 

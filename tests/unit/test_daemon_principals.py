@@ -1,5 +1,6 @@
 """Principals and their tokens: made, rotated, revoked, and read again by a running daemon."""
 
+import os
 import stat
 import threading
 from datetime import UTC, datetime, timedelta
@@ -215,6 +216,16 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigurationError, match=r"http.principals_file .*folder: "):
         add(tmp_path / "folder", "anna", "viewer", None, NOW)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+def test_what_root_makes_belongs_to_the_daemons_user(file: Path) -> None:
+    file.parent.mkdir()
+    os.chown(file.parent, 12_345, 12_346)
+    for name in ("anna", "bert"):
+        add(file, name, "viewer", None, NOW)
+        assert (file.stat().st_uid, file.stat().st_gid) == (12_345, 12_346)
+        os.chown(file.parent, 0, 0)
 
 
 def test_the_command(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
