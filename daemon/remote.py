@@ -120,7 +120,8 @@ class RemoteService:
             return opener.open(request, timeout=timeout_seconds)
         except urllib.error.HTTPError as error:
             try:
-                raise RetunedError(json.load(error)["error"]) from error
+                way_out = "; set http.client_token to one that suffices" if error.code in (401, 403) else ""
+                raise RetunedError(json.load(error)["error"] + way_out) from error
             except (ValueError, KeyError, TypeError):
                 raise self._not_retuned(str(error.code)) from error
         except (OSError, http.client.HTTPException) as error:

@@ -209,7 +209,7 @@ class _Endpoints:
         name = request.path_params["command"]
         if name not in COMMANDS:
             raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
-        arguments = _with_who_asked(await _arguments(request), getattr(request.state, "principal", None))
+        arguments = await _arguments(request) | {"asked_by": getattr(request.state, "principal", None)}
         return _json(await self._done(self._service.command, name, request.path_params["workload"], arguments))
 
     async def _done(self, change: Callable[..., Any], *arguments: Any) -> Any:
@@ -257,14 +257,6 @@ def _guarded(
         return await anyio.to_thread.run_sync(endpoint, request, limiter=threads)
 
     return guarded
-
-
-def _with_who_asked(arguments: dict[str, Any], principal: str | None) -> dict[str, Any]:
-    """The arguments of a command, with the principal in the reason, which is kept with the change."""
-    if principal is None:
-        return arguments
-    reason = arguments.get("reason")
-    return {**arguments, "reason": f"{reason} (asked for by {principal})" if reason else f"asked for by {principal}"}
 
 
 async def _arguments(request: Request) -> dict[str, Any]:

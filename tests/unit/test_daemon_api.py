@@ -70,7 +70,7 @@ class Sound:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("api")
     file = folder / "principals.yaml"
-    tokens = {role: add(file, role, role, None, datetime.now(UTC)) for role in get_args(Role)}
+    tokens = {role: add(file, f"the-{role}", role, None, datetime.now(UTC)) for role in get_args(Role)}
     configured = Settings(
         warehouse={"path": folder / "w.duckdb"},  # type: ignore[arg-type]
         models={"directory": folder / "models"},  # type: ignore[arg-type]
@@ -159,6 +159,12 @@ def test_a_time_beyond_the_calendar_is_the_clients_error(running: Running, time:
             timeout=20,
         )
         assert (answer.status_code, name in answer.json()["error"]) == (400, True)
+
+
+def test_a_decision_names_who_asked_for_it(running: Running) -> None:
+    path = f"{running.url}/api/v1/workloads/support.refunds/retrain"
+    answer = httpx.post(path, json={}, headers=running.headers("operator"), timeout=20)
+    assert "asked for by the-operator" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'{"version": 1}', b'{"reason": {}}', b'{"version": ["v1"]}'])

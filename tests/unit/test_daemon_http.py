@@ -105,7 +105,7 @@ def test_connections_are_kept_alive(place: Place) -> None:
         for _ in range(3):
             assert client.post(place.command, json={"version": "v1"}).status_code == 200
             assert client.get(f"{place.url}/healthz").status_code == 200
-    assert place.daemon.commands == [{"version": "v1"}] * 3
+    assert place.daemon.commands == [{"version": "v1", "asked_by": None}] * 3
 
 
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"[" * 50_000, b'{"reason": "' + b"x" * 10**6 + b'"}', b"{", b"\xff"])

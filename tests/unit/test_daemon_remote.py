@@ -91,6 +91,13 @@ def test_a_refusal_is_the_daemons_own_text(listener: Listener) -> None:
         remote(listener.server_port).lineage("x")
 
 
+def test_who_lacks_a_token_is_told_the_key(listener: Listener) -> None:
+    for listener.status in (401, 403):
+        listener.body = b'{"error": "no"}'
+        with pytest.raises(RetunedError, match=r"^no; set http\.client_token"):
+            remote(listener.server_port).status()
+
+
 def test_a_daemon_that_stops_between_two_requests() -> None:
     with pytest.raises(RetunedError, match=r"went away in the middle .*; run the command again"):
         remote(free_port()).status()
