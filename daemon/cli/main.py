@@ -75,10 +75,8 @@ def parser() -> argparse.ArgumentParser:
         prog="retuned", description="Keeps a language model in step with the business that uses it."
     )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
-    )
-    common.add_argument("--verbose", action="store_true", help="log more")
+    _add_common(root, config=None, verbose=False)
+    _add_common(common, config=argparse.SUPPRESS, verbose=argparse.SUPPRESS)  # what stands before the command stays
     commands = root.add_subparsers(required=True, metavar="command")
 
     def command(name: str, act: Any, help: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -154,6 +152,13 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--port", type=int, default=0, help="port of the status page (default: any free one)")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     return root
+
+
+def _add_common(to: argparse.ArgumentParser, config: Any, verbose: Any) -> None:
+    """The options that may stand before the command or behind it, with their defaults."""
+    about = f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
+    to.add_argument("--config", type=Path, metavar="FILE", default=config, help=about)
+    to.add_argument("--verbose", action="store_true", default=verbose, help="log more")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -314,6 +319,8 @@ def _dead_letters(options: argparse.Namespace) -> int:
             print(json.dumps(letters, indent=2))
             return 0
         print("".join(f"{line}\n" for line in _refused(through_json(service.ingestion()))), end="")
+    if not letters:
+        print("no dead letters")
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
@@ -368,6 +375,8 @@ def _labels(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(waiting, indent=2))
         return 0
+    if not waiting:
+        print("no answer waits for an expert")
     for one in waiting:
         print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
         print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")

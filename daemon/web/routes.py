@@ -37,6 +37,8 @@ from retuned.daemon.web.recent import Recent
 MOST_BODY_BYTES = 64 * 2**10
 """Of a JSON body: names and reasons."""
 
+NAME_MAX = 255
+"""Bytes in the name of a file."""
 STATUS_SECONDS = 2.0
 """A status that is so young is shown again: each is many queries, and every open page asks every few seconds."""
 LIGHT_THREADS = 4
@@ -146,7 +148,7 @@ class _Endpoints:
     def report(self, request: Request) -> Response:
         name = request.path_params["id"]
         file = self._service.reports / f"{name}.html"
-        if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
+        if not re.fullmatch(r"[\w-]+", name) or len(file.name.encode()) > NAME_MAX or not file.is_file():
             raise HTTPException(404, "no such report; it may have been pruned (drift.keep_reports)")
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 

@@ -117,6 +117,12 @@ def test_a_body_that_cannot_be_read_is_the_clients_error(place: Place, body: byt
     assert place.well()
 
 
+@pytest.mark.parametrize("name", ["x" * 5_000, "é" * 200, "x" * 252, "%00", "..%2fw", "none"])
+def test_a_report_that_cannot_be_is_not_found(place: Place, name: str) -> None:
+    answer = httpx.get(f"{place.url}/reports/{name}")
+    assert (answer.status_code, "error" in answer.json()) == (404, True)
+
+
 def test_a_body_without_end_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REST_SECONDS", 0.3)
     head = b"POST /api/v1/workloads/support/promote HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

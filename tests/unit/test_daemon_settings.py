@@ -79,6 +79,17 @@ def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path, key: str) ->
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize("section", ["quality", "evaluate"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path, section: str) -> None:
+    said = refused(tmp_path, f"{section}: {{judge_url: 'http://me:hunter2@judge:8000/v1', judge_model: m}}")
+    assert said.startswith(f"FILE: {section}.judge_url: ")
+    assert "judge_key" in said
+    assert "hunter2" not in said
+    file = tmp_path / "good.yaml"
+    file.write_text(f"{section}: {{judge_url: 'http://judge:8000/v1/@x', judge_model: m}}")
+    assert load(file)
+
+
 def test_a_secret_is_not_shown_with_the_settings(tmp_path: Path) -> None:
     assert {"kafka.sasl_password", "http.viewer_token", "http.operator_token", "http.client_token"} <= set(SECRETS)
     file = tmp_path / "retuned.yaml"
