@@ -104,7 +104,7 @@ class HttpSettings(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback requires tokens")
     port: Annotated[int, Field(ge=0, lt=65_536)] = Field(8321, description="0: any free port")
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[Annotated[str, Field(pattern=r"^((\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])$")], ...] = Field(
         (),
         description="names by which clients may ask, as they stand in the Host header, without a port; '*.example.com' "
         "is any name below; empty: the names of loopback alone on a loopback address, any name elsewhere",

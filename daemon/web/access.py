@@ -58,7 +58,7 @@ class Gate:
             )
         principal = self._principals.find(token, self._now())
         if principal is None:
-            self._attempts.add(address)
+            self._attempts.add(address, token)
             raise _unauthorized("the token is unknown, or has expired")
         request.state.principal = principal.name
         if not may(principal.role, least):

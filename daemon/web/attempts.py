@@ -3,11 +3,12 @@
 import ipaddress
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 MOST_FAILURES, WINDOW_SECONDS = 10, 60.0
-"""After so many wrong tokens within the window no token of the address is looked at, until the first leaves it."""
+"""After so many different wrong tokens within the window no token of the address is looked at, until the first leaves
+it. A program that sends one outdated token again and again tries none, and must not lock its neighbours out."""
 MOST_ADDRESSES = 4_096
 """Beyond these, the address whose last failure is oldest is forgotten."""
 
@@ -17,22 +18,23 @@ class FailedAttempts:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._tried: OrderedDict[str, dict[int, float]] = OrderedDict()  # by address: hash of a token, when it came
 
     def wait_seconds(self, address: str) -> int:
         """Whole seconds until a token of the address is looked at again; 0: it is now."""
-        times = self._times.get(_client(address))
-        if times is None or len(times) < MOST_FAILURES:
-            return 0
-        return max(0, math.ceil(times[0] + WINDOW_SECONDS - self._clock()))
+        now = self._clock()
+        recent = [since for since in self._tried.get(_client(address), {}).values() if now < since + WINDOW_SECONDS]
+        return math.ceil(min(recent) + WINDOW_SECONDS - now) if len(recent) >= MOST_FAILURES else 0
 
-    def add(self, address: str) -> None:
+    def add(self, address: str, token: str) -> None:
         """A wrong token came from there."""
-        client = _client(address)
-        self._times.setdefault(client, deque(maxlen=MOST_FAILURES)).append(self._clock())
-        self._times.move_to_end(client)
-        if len(self._times) > MOST_ADDRESSES:
-            self._times.popitem(last=False)
+        now, client = self._clock(), _client(address)
+        before = self._tried.get(client, {})
+        kept = {tried: since for tried, since in before.items() if now < since + WINDOW_SECONDS}
+        self._tried[client] = {hash(token): now} | kept
+        self._tried.move_to_end(client)
+        if len(self._tried) > MOST_ADDRESSES:
+            self._tried.popitem(last=False)
 
 
 def _client(address: str) -> str:

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import anyio
 import httpx
 import pytest
 from doors import FakeDaemon, Place, doors
 from starlette.testclient import TestClient
 
 from retuned.daemon.settings import HttpSettings
-from retuned.daemon.web import attempts
+from retuned.daemon.web import attempts, routes
 from retuned.daemon.web.attempts import FailedAttempts
 from retuned.daemon.web.principals import Role, add
+from retuned.daemon.web.recent import Recent
 from retuned.daemon.web.routes import ROUTES
 
 NOBODY = "nobody"
@@ -152,26 +154,32 @@ class Clock:
 def test_failed_attempts_are_counted_by_address_and_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     failed = FailedAttempts(clock)
-    for _ in range(attempts.MOST_FAILURES):
+    for number in range(attempts.MOST_FAILURES):
         assert failed.wait_seconds("10.0.0.7") == 0
-        failed.add("10.0.0.7")
+        failed.add("10.0.0.7", f"token {number}")
         clock.now += 1
     assert failed.wait_seconds("10.0.0.7") == attempts.WINDOW_SECONDS - attempts.MOST_FAILURES
     assert failed.wait_seconds("10.0.0.8") == 0
     clock.now += failed.wait_seconds("10.0.0.7")
     assert failed.wait_seconds("10.0.0.7") == 0
-    failed.add("10.0.0.7")
+    failed.add("10.0.0.7", "one more")
     assert failed.wait_seconds("10.0.0.7") == 1  # until the second one is a minute old
     monkeypatch.setattr(attempts, "MOST_ADDRESSES", 3)
     for last in range(3):
-        failed.add(f"10.0.1.{last}")
+        failed.add(f"10.0.1.{last}", "token")
     assert failed.wait_seconds("10.0.0.7") == 0, "memory is bounded"
+
+
+def test_a_program_with_one_outdated_token_locks_nobody_out(guarded: TestClient, tokens: dict[str, str]) -> None:
+    for _ in range(5 * attempts.MOST_FAILURES):
+        assert guarded.get("/metrics", headers=bearer("a-token-that-was-revoked")).status_code == 401
+    assert guarded.get("/metrics", headers=bearer(tokens["metrics"])).status_code == 200
 
 
 def test_one_client_of_ipv6_has_many_addresses() -> None:
     failed = FailedAttempts()
     for number in range(attempts.MOST_FAILURES):
-        failed.add(f"2001:db8:1:2::{number:x}")
+        failed.add(f"2001:db8:1:2::{number:x}", f"token {number}")
     assert failed.wait_seconds("2001:db8:1:2:ffff::1") > 0
     assert failed.wait_seconds("2001:db8:1:3::1") == 0
 
@@ -284,7 +292,10 @@ def test_a_command_is_told_who_asks_for_it(guarded: TestClient, tokens: dict[str
 # One computation for all
 
 
-def test_the_status_is_computed_once_for_all_who_ask_and_anew_after_a_change(daemon: FakeDaemon) -> None:
+def test_the_status_is_computed_once_for_all_who_ask_and_anew_after_a_change(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "STATUS_SECONDS", 600.0)
     computed: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
 
@@ -310,6 +321,35 @@ def test_the_status_is_computed_once_for_all_who_ask_and_anew_after_a_change(dae
     finally:
         go_on.set()
         made.server.stop()
+
+
+def test_a_result_is_given_again_for_a_while_however_long_it_took() -> None:
+    clock, results = Clock(), iter(range(10))
+
+    def compute() -> int:
+        clock.now += 5
+        return next(results)
+
+    async def ask() -> None:
+        recent = Recent(compute, 2.0, clock)
+        assert [await recent.get() for _ in range(3)] == [0, 0, 0]
+        clock.now += 1.9
+        assert await recent.get() == 0
+        clock.now += 0.1
+        assert await recent.get() == 1
+        recent.outdate()
+        assert [await recent.get() for _ in range(2)] == [2, 2]
+
+    anyio.run(ask)
+
+
+def test_what_changes_while_a_result_is_computed_outdates_it() -> None:
+    async def ask() -> None:
+        recent = Recent(lambda: recent.outdate() or next(results), 600.0)
+        results = iter(range(10))
+        assert [await recent.get() for _ in range(2)] == [0, 1]
+
+    anyio.run(ask)
 
 
 def test_slow_answers_do_not_hold_up_health(daemon: FakeDaemon) -> None:

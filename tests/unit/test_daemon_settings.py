@@ -133,6 +133,11 @@ def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
     assert load(file).http.host == "0.0.0.0"
 
 
+@pytest.mark.parametrize("name", ["*", "", "a*b", "*.*.example.com", "http://retuned", "retuned:8321", "a b", "::1"])
+def test_what_is_no_name_of_a_host_is_refused(tmp_path: Path, name: str) -> None:
+    assert refused(tmp_path, yaml.safe_dump({"http": {"hosts": [name]}})).startswith("FILE: http.hosts.0: ")
+
+
 def test_a_viewers_token_alone_does_not_protect_commands(tmp_path: Path) -> None:
     text = f"http: {{host: 0.0.0.0, viewer_token: {GOOD}}}"
     assert "host 0.0.0.0 is reachable from other machines" in refused(tmp_path, text)
