@@ -122,6 +122,7 @@ class App:
 
             service = LocalService(self.jobs, self.ingest, self.started_at)
             self.server = Server(application(service, self, settings), settings.http)
+            metrics.warnings.set_function(lambda: len(self.warnings()))
             self._stops.append(("http", self.server.stop))
             metrics.build.labels(version("retuned")).set(1)
         except BaseException:

@@ -1,6 +1,7 @@
 """The HTTP server without a daemon behind it: answers that can be set, on a real socket or called directly."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ class FakeDaemon:
         self.found: Any = {"workloads": {}}
         self.commands: list[dict[str, Any]] = []
         self.reports = Path("nowhere")
+        self.warned: Callable[[], list[str]] = list
 
     def health(self) -> list[str]:
         return []
@@ -54,7 +56,7 @@ class FakeDaemon:
         return None
 
     def warnings(self) -> list[str]:
-        return []
+        return self.warned()
 
     def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
         self.commands.append(arguments)
@@ -72,6 +74,7 @@ class Place:
     def __init__(self, settings: HttpSettings, daemon: FakeDaemon | None = None) -> None:
         self.daemon = daemon or FakeDaemon()
         self.server = Server(application(cast(Any, self.daemon), self.daemon, Settings(http=settings)), settings)
+        self.daemon.warned = self.server.warnings
         self.server.start()
         self.host = settings.host
         self.url, self.port = self.server.url, int(self.server.url.rsplit(":", 1)[1])

@@ -80,7 +80,10 @@ def may(role: Role, least: Role) -> bool:
 
 
 class Principals:
-    """The principals of the configuration: those of its file, and those of `viewer_token` and `operator_token`."""
+    """The principals of the configuration: those of its file, and those of `viewer_token` and `operator_token`.
+
+    Used by one thread, but for `problem`.
+    """
 
     def __init__(self, settings: HttpSettings) -> None:
         """Reads the file.
@@ -107,7 +110,7 @@ class Principals:
 
     def find(self, token: str, now: datetime) -> Principal | None:
         """The principal whose token this is; None: it is nobody's, or has expired."""
-        self.refresh()
+        self._refresh()
         if len(token) < LEAST_TOKEN:
             return None
         given = _hash(token)
@@ -115,7 +118,7 @@ class Principals:
         found = [one for one in self._known if hmac.compare_digest(one.token_sha256, given)]
         return found[0] if found and found[0].is_valid(now) else None
 
-    def refresh(self) -> None:
+    def _refresh(self) -> None:
         """Read the file again if it changed. One that cannot be used changes nothing; the log and `problem` name it."""
         if self._file is None or (signature := _signature(self._file)) == self._seen:
             return

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,7 +23,6 @@ from starlette.routing import Route
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.files import TOPIC
-from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.jsontext import as_json, plain
 from retuned.daemon.service import COMMANDS, LocalService
 from retuned.daemon.settings import Settings
@@ -83,20 +82,20 @@ class Access:
 
 
 def application(service: LocalService, process: Process, settings: Settings) -> Starlette:
-    """The routes of `ROUTES`.
+    """The routes of `ROUTES`; its `state.principals` are those who may ask.
 
     Raises:
         ConfigurationError: see `Principals`.
     """
     principals = Principals(settings.http)
-    do = _Endpoints(service, process, settings, principals)
-    gate = Gate(principals, lambda: utc_now().replace(tzinfo=UTC))
+    do = _Endpoints(service, process, settings)
+    gate = Gate(principals, lambda: datetime.now(UTC))
     threads = anyio.CapacityLimiter(LIGHT_THREADS)
     # A name that resolves to this machine must not let a page of another site read the status.
     own = settings.http.address
     local = ["localhost", "127.0.0.1", "[::1]", f"[{own}]" if ":" in own else own]
     hosts = [*settings.http.hosts, *local] if settings.http.hosts or settings.http.loopback else ["*"]
-    return Starlette(
+    made = Starlette(
         routes=[
             Route(
                 one.path,
@@ -113,13 +112,15 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
         ],
         exception_handlers={HTTPException: _problem},
     )
+    made.state.principals = principals
+    return made
 
 
 class _Endpoints:
     """What each route answers."""
 
-    def __init__(self, service: LocalService, process: Process, settings: Settings, principals: Principals) -> None:
-        self._service, self._process, self._settings, self._principals = service, process, settings, principals
+    def __init__(self, service: LocalService, process: Process, settings: Settings) -> None:
+        self._service, self._process, self._settings = service, process, settings
         templates = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
         self._page = templates.get_template("status.html")
         self._status = Recent(self._current_status, STATUS_SECONDS)
@@ -137,9 +138,7 @@ class _Endpoints:
         return _json(await self._status.get())
 
     def _current_status(self) -> Any:
-        self._principals.refresh()
-        own = [self._principals.problem] if self._principals.problem else []
-        return plain(self._service.status()) | {"warnings": [*own, *self._process.warnings()]}
+        return plain(self._service.status()) | {"warnings": self._process.warnings()}
 
     async def index(self, _: Request) -> Response:
         page = await run_in_threadpool(self._page.render, status=await self._status.get())

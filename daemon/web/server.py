@@ -15,6 +15,7 @@ from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.settings import HttpSettings
 from retuned.daemon.web import connections
 from retuned.daemon.web.connections import BACKLOG, HEADER_BYTES, HEADER_SECONDS, Connection
+from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.tls import ServerTls, server_tls
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Server:
     def __init__(self, application: Starlette, settings: HttpSettings) -> None:
         """Binds the address and reads the certificate; raises as `bind` and `server_tls` do."""
         self._tls = server_tls(settings)
+        self._principals: Principals = application.state.principals
         self._socket = bind(settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"{'https' if self._tls else 'http'}://{host}:{self._socket.getsockname()[1]}"
@@ -50,9 +52,9 @@ class Server:
         self._thread.start()
 
     def warnings(self) -> list[str]:
-        """What needs attention and stops nothing: a certificate that has expired, or cannot be renewed."""
-        warning = self._tls.warning(datetime.now(UTC)) if self._tls else None
-        return [warning] if warning else []
+        """What needs attention and stops nothing: a file that cannot be read again, a certificate that has expired."""
+        found = [self._principals.problem, self._tls.warning(datetime.now(UTC)) if self._tls else None]
+        return [warning for warning in found if warning]
 
     def stop(self) -> None:
         """Finish the requests under way, at most 2 s, and stop; safe to repeat."""

@@ -376,10 +376,15 @@ def test_slow_answers_do_not_hold_up_health(daemon: FakeDaemon) -> None:
         made.server.stop()
 
 
-def test_a_broken_file_of_principals_is_in_the_status(guarded: TestClient, tokens: dict[str, str], file: Path) -> None:
+def test_a_broken_file_of_principals_is_in_the_status(daemon: FakeDaemon, tokens: dict[str, str], file: Path) -> None:
     headers = bearer(tokens["viewer"])
-    file.write_text("principals: nobody")
-    (warning,) = guarded.get("/api/v1/status", headers=headers).json()["warnings"]
-    assert str(file) in warning
-    assert str(file) in guarded.get("/", headers=headers).text
-    assert guarded.get("/healthz").status_code == guarded.get("/readyz").status_code == 200
+    made = Place(HttpSettings(port=0, principals_file=file), daemon)
+    try:
+        file.write_text("principals: nobody")
+        (warning,) = httpx.get(f"{made.url}/api/v1/status", headers=headers).json()["warnings"]
+        assert str(file) in warning
+        assert str(file) in httpx.get(made.url, headers=headers).text
+        assert httpx.get(f"{made.url}/readyz").status_code == 200
+        assert made.well()
+    finally:
+        made.server.stop()
