@@ -68,19 +68,28 @@ def daemon() -> FakeDaemon:
     return made
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "principals.yaml"
+@pytest.fixture(scope="module")
+def principals(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, str]]:
+    """A file with a principal of each role, which has the role's name, and the tokens by role."""
+    file = tmp_path_factory.mktemp("principals") / "principals.yaml"
+    made = {role: add(file, f"the-{role}", role, None, datetime.now(UTC)) for role in ROLES}
+    return file.read_bytes(), made
 
 
 @pytest.fixture
-def tokens(file: Path) -> dict[str, str]:
-    """One of each role; the principal has its name."""
-    return {role: add(file, f"the-{role}", role, None, datetime.now(UTC)) for role in ROLES}
+def file(tmp_path: Path, principals: tuple[bytes, dict[str, str]]) -> Path:
+    copy = tmp_path / "principals.yaml"
+    copy.write_bytes(principals[0])
+    return copy
 
 
 @pytest.fixture
-def guarded(daemon: FakeDaemon, file: Path, tokens: dict[str, str]) -> Iterator[TestClient]:  # noqa: ARG001
+def tokens(principals: tuple[bytes, dict[str, str]]) -> dict[str, str]:
+    return principals[1]
+
+
+@pytest.fixture
+def guarded(daemon: FakeDaemon, file: Path) -> Iterator[TestClient]:
     with client(daemon, principals_file=file) as made:
         yield made
 
@@ -292,6 +301,11 @@ def test_a_command_is_told_who_asks_for_it(guarded: TestClient, tokens: dict[str
 # One computation for all
 
 
+def many() -> httpx.Client:
+    """For many requests at once."""
+    return httpx.Client(limits=httpx.Limits(max_connections=100), timeout=30)
+
+
 def test_the_status_is_computed_once_for_all_who_ask_and_anew_after_a_change(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,8 +322,8 @@ def test_the_status_is_computed_once_for_all_who_ask_and_anew_after_a_change(
     daemon.status = status  # type: ignore[method-assign]
     made = Place(HttpSettings(port=0), daemon)
     try:
-        with ThreadPoolExecutor(60) as pool:
-            asked = [pool.submit(httpx.get, f"{made.url}/api/v1/status", timeout=30) for _ in range(60)]
+        with ThreadPoolExecutor(60) as pool, many() as browsers:
+            asked = [pool.submit(browsers.get, f"{made.url}/api/v1/status") for _ in range(60)]
             assert begun.wait(20)
             assert made.well()  # while all of them wait
             assert httpx.get(f"{made.url}/metrics", timeout=20).status_code == 200
@@ -363,8 +377,8 @@ def test_slow_answers_do_not_hold_up_health(daemon: FakeDaemon) -> None:
     daemon.lineage = lineage  # type: ignore[method-assign]
     made = Place(HttpSettings(port=0), daemon)
     try:
-        with ThreadPoolExecutor(60) as pool:
-            asked = [pool.submit(httpx.get, f"{made.url}/api/v1/lineage/x", timeout=30) for _ in range(60)]
+        with ThreadPoolExecutor(60) as pool, many() as browsers:
+            asked = [pool.submit(browsers.get, f"{made.url}/api/v1/lineage/x") for _ in range(60)]
             for _ in range(40):  # threads that Starlette has
                 assert waiting.acquire(timeout=20)
             assert made.well()
