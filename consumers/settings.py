@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from retuned.consumers.errors import ConfigurationError
 
@@ -24,10 +24,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def _without_credentials(url: str) -> str:
+    if "@" in url.split("/")[2]:
+        raise ValueError("credentials in the address are not sent; put a token into judge_key or judge_key_file")
+    return url
+
+
 class JudgeSettings(Section):
     """A language model that judges answers, for sections that have one."""
 
-    judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = Field(
+    judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)] | None = Field(
         None,
         description="a language model that judges answers, by OpenAI's chat completions: http://host:8000/v1; "
         "it is shown questions and answers, and decides nothing; null: none",

@@ -29,8 +29,10 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.private import keep_private, tighten
 from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.routes import application
 from retuned.daemon.web.server import Server
+from retuned.daemon.web.tls import server_tls
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry
@@ -89,7 +91,8 @@ class App:
                 collector(registry=self.registry)
             keep_private()
             tighten(settings)
-            settings.http.tokens()  # what would let anybody in is refused before anything else is done
+            Principals(settings.http)  # what would let anybody in is refused before anything else is done
+            server_tls(settings.http)
             check_base_model(settings.models.base)
             log.info("broker: %s", check_broker(settings.kafka))
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
@@ -119,6 +122,7 @@ class App:
 
             service = LocalService(self.jobs, self.ingest, self.started_at)
             self.server = Server(application(service, self, settings), settings.http)
+            metrics.warnings.set_function(lambda: len(self.warnings()))
             self._stops.append(("http", self.server.stop))
             metrics.build.labels(version("retuned")).set(1)
         except BaseException:
@@ -164,6 +168,10 @@ class App:
         if not self.ingest.broker_up:
             return [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingest.missing_topics]
+
+    def warnings(self) -> list[str]:
+        """What needs attention and stops nothing."""
+        return self.server.warnings()
 
     # Inside
 

@@ -47,6 +47,11 @@ class Metrics:
             ["part"],
             registry=registry,
         )
+        self.warnings = Gauge(
+            "retuned_warnings",
+            "What needs attention and stops nothing: the length of warnings in /api/v1/status.",
+            registry=registry,
+        )
         self.archived_rows = Gauge("retuned_archived_rows", "Rows in the archive.", ["table"], registry=registry)
         self.archived_bytes = Gauge(
             "retuned_archived_bytes", "Size of the archive's files.", ["table"], registry=registry

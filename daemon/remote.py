@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.daemon.settings import Settings
+from retuned.daemon.settings import HttpSettings, Settings
 
 if TYPE_CHECKING:
     from retuned.consumers.file_import import Taken
@@ -23,6 +24,7 @@ CONNECT_SECONDS = 2.0
 TIMEOUT_SECONDS = 30.0
 EXPORT_SECONDS = 600.0  # a training set is chosen before its first row is sent
 CHUNK_BYTES = 2**20
+END_OF_CERTIFICATE = "-----END CERTIFICATE-----"
 
 
 class RemoteService:
@@ -30,7 +32,7 @@ class RemoteService:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._host = settings.http.host if settings.http.loopback else "127.0.0.1"
+        self._host = settings.http.address
 
     def is_up(self) -> bool:
         """Whether anything listens on the daemon's port."""
@@ -100,29 +102,64 @@ class RemoteService:
     def _open(self, method: str, path: str, body: dict[str, Any] | bytes | None, timeout_seconds: float) -> Any:
         settings = self._settings.http
         packed = isinstance(body, bytes)
+        tls = _tls(settings)
+        host = f"[{self._host}]" if ":" in self._host else self._host
         request = urllib.request.Request(
-            f"http://{self._host}:{settings.port}/api/v1/{path}",
+            f"{'https' if tls else 'http'}://{host}:{settings.port}/api/v1/{path}",
             method=method,
             data=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
             headers={"Content-Type": "application/msgpack" if packed else "application/json"},
         )
-        token = next((token for token, role in settings.tokens().items() if role == "operator"), None)
-        if token:
+        if token := settings.token_to_send():
             request.add_header("Authorization", f"Bearer {token}")
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never send a token to a proxy
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),  # never send a token to a proxy
+            *([urllib.request.HTTPSHandler(context=tls)] if tls else []),
+        )
         try:
             return opener.open(request, timeout=timeout_seconds)
         except urllib.error.HTTPError as error:
             try:
-                raise RetunedError(json.load(error)["error"]) from error
+                way_out = "; set http.client_token to one that suffices" if error.code in (401, 403) else ""
+                raise RetunedError(json.load(error)["error"] + way_out) from error
             except (ValueError, KeyError, TypeError):
                 raise self._not_retuned(str(error.code)) from error
         except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                key = "tls_ca_file" if settings.tls_ca_file else "tls_certificate_file"
+                raise ConfigurationError(
+                    f"http.{key}: the certificate of what listens on {settings.port} is not trusted "
+                    f"({reason.verify_message})"
+                ) from error
             raise _gone(error) from error
 
     def _not_retuned(self, answered: str) -> ConfigurationError:
         port = self._settings.http.port
         return ConfigurationError(f"http.port: what listens on {port} answered {answered} and is not retuned")
+
+
+def _tls(settings: HttpSettings) -> ssl.SSLContext | None:
+    """How the daemon's certificate is verified; None: it speaks plain HTTP.
+
+    Raises:
+        ConfigurationError: the file to verify by cannot be used.
+    """
+    file = settings.tls_ca_file or settings.tls_certificate_file
+    if file is None:
+        return None
+    try:
+        if settings.tls_ca_file:
+            return ssl.create_default_context(cafile=file)
+        first = file.read_text(encoding="ascii").partition(END_OF_CERTIFICATE)[0] + END_OF_CERTIFICATE
+        context = ssl.create_default_context(cadata=ssl.PEM_cert_to_DER_cert(first[first.index("-----BEGIN CERT") :]))
+    except (OSError, ValueError) as error:
+        name = "tls_ca_file" if settings.tls_ca_file else "tls_certificate_file"
+        raise ConfigurationError(f"http.{name} {file}: cannot be used ({error})") from error
+    # That very certificate is trusted, whatever names are in it, and no other that its authority signed.
+    context.check_hostname = False
+    context.verify_flags = ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _given(**query: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -36,6 +36,7 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.registry import reconcile
 
 COMMANDS = ("retrain", "promote", "rollback", "report")
+ANYBODY = "an operator"
 
 
 class Service(Protocol):
@@ -54,13 +55,14 @@ class Service(Protocol):
         """Carry out one of `COMMANDS`.
 
         Args:
-            arguments: `version`, for `promote`; for `promote` and `rollback` the `reason`, which is kept.
+            arguments: `version`, for `promote`; for `promote` and `rollback` the `reason`; `asked_by`, the name of who
+                asks. Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
         """
 
-    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+    def dead_letters(self, limit: int, reason: str | None) -> Iterable[dict[str, Any]]:
         """The newest dead letters, newest first."""
 
     def replay(self) -> dict[str, int]:
@@ -102,9 +104,9 @@ class LocalService:
             raise RetunedError(
                 f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
             )
-        reason = str(arguments.get("reason") or "asked for by an operator")
+        reason, asked_by = _reason(arguments), arguments.get("asked_by") or ANYBODY
         if name == "retrain":
-            decision = self.jobs.runs.ask(workload, asked_by="an operator")
+            decision = self.jobs.runs.ask(workload, asked_by=asked_by)
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
             if self._ingest is None:  # no schedule will come to it
@@ -123,7 +125,7 @@ class LocalService:
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
         return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
 
-    def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
+    def dead_letters(self, limit: int, reason: str | None) -> Iterable[dict[str, Any]]:
         return dead_letters(self.warehouse, limit, reason)
 
     def replay(self) -> dict[str, int]:
@@ -157,6 +159,15 @@ class LocalService:
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
         return Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher)
+
+
+def _reason(arguments: dict[str, Any]) -> str:
+    """Why a change was asked for, and by whom, where that is known."""
+    reason, asked_by = arguments.get("reason"), arguments.get("asked_by")
+    asked = f"asked for by {asked_by or ANYBODY}"
+    if not reason:
+        return asked
+    return f"{reason} ({asked})" if asked_by else str(reason)
 
 
 @contextmanager

@@ -5,11 +5,9 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from retuned.consumers.formats.dialects import PASSED_OVER
@@ -21,6 +19,9 @@ from retuned.daemon.cli.example import sections
 from retuned.daemon.cli.main import parser
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.transfer.exports import TABLES as EXPORTED
+from retuned.daemon.web import openapi
+from retuned.daemon.web.principals import ROLES
+from retuned.daemon.web.routes import ROUTES
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
@@ -306,24 +307,22 @@ MODEL_EVENT = {
 }
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {
-    "/healthz": ("anybody", "200 while the process is sound, else 503 with the reason. Restart the daemon then."),
-    "/readyz": (
-        "anybody",
-        "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
-    ),
-    "/metrics": ("viewer", "[Metrics](metrics.md) for Prometheus."),
-    "/": ("viewer", "The status page."),
-    "/reports/{id}": ("viewer", "A report of a drift check, of a month or of a quarter, as HTML."),
+    "/healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
+    "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
+    "/metrics": "[Metrics](metrics.md) for Prometheus.",
+    "/": "The status page.",
+    "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
 COMMON_OPTIONS = ("config", "verbose")
 REFUSALS = {
     "400": "A parameter or the body is malformed.",
-    "401": "No token, or none that is known.",
-    "403": "A viewer's token, where an operator's is required.",
+    "401": "No token, or none that is known or still valid.",
+    "403": "The token's role does not suffice, or a page of another site sent the request.",
     "404": "Nothing has that name or id.",
     "409": "It cannot be done now, or not so.",
     "413": "The body is too large.",
     "415": "A command is a JSON object with the content type `application/json`.",
+    "429": "Too many wrong tokens came from the address; `Retry-After` has the seconds to wait.",
 }
 
 
@@ -466,14 +465,17 @@ def configuration() -> list[str]:
 
 def http() -> list[str]:
     """The routes, from the OpenAPI document."""
-    document = yaml.safe_load((package_files("retuned.daemon.web") / "openapi.yaml").read_text(encoding="utf-8"))
+    document = openapi.document((one.method, one.path, one.least) for one in ROUTES)
+    roles = {one.path: one.least or "anybody" for one in ROUTES}
     lines = page(
         "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
     )
+    lines += ["## Roles", "", "Each role may do what those above it may.", ""]
+    lines += table(("role", "what it may do"), ((named(role), sentence(about)) for role, about in ROLES.items()))
     lines += ["## Pages, metrics, health", ""]
     lines += table(
-        ("route", "who may ask", "what it answers"),
-        ((named(f"GET {path}", path), role, about) for path, (role, about) in OTHER_ROUTES.items()),
+        ("route", "least role", "what it answers"),
+        ((named(f"GET {path}", path), roles[path], about) for path, about in OTHER_ROUTES.items()),
     )
     lines += ["## API", ""]
     operations = [
@@ -482,7 +484,7 @@ def http() -> list[str]:
         for method, operation in methods.items()
     ]
     lines += table(
-        ("route", "who may ask", "what it does"),
+        ("route", "least role", "what it does"),
         (
             (f"[`{method.upper()} {path}`](#api-{one['operationId']})", _role(one), sentence(one["summary"]))
             for path, method, one in operations
@@ -505,7 +507,9 @@ def http() -> list[str]:
 
 
 def _role(operation: dict[str, Any]) -> str:
-    return "operator" if "403" in operation["responses"] else "viewer"
+    """The least role of an operation."""
+    (role,) = operation["security"][-1]["basic"]
+    return str(role)
 
 
 def _given(operation: dict[str, Any]) -> list[tuple[str, str, str, str]]:

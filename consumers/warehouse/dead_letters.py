@@ -1,7 +1,7 @@
 """Messages that are no events: what is kept of one."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from retuned.consumers.formats.users import USER_KEYS
 from retuned.consumers.kafka.contract import Record
 from retuned.consumers.privacy.placeholders import Scope
 from retuned.consumers.privacy.redactor import Redactor
-from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
 
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
+PAGE = 200
 
 KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
@@ -129,6 +130,17 @@ def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
     return None if value is None else pseudonym(str(value))
 
 
-def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> list[dict[str, Any]]:
-    """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at."""
-    return warehouse.rows(QUERIES["dead_letters"], {"limit": limit, "reason": reason})
+def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> Iterator[dict[str, Any]]:
+    """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at.
+
+    Payloads are read a page at a time, of the warehouse as it was when the first one was asked for.
+    """
+    with warehouse.cursor() as cursor:
+        cursor.begin()  # numbers of rows stay the same in a transaction
+        try:
+            cursor.execute(QUERIES["newest_dead_letters"], {"limit": limit, "reason": reason})
+            found = [row for (row,) in cursor.fetchall()]
+            for start in range(0, len(found), PAGE):
+                yield from rows_of(cursor.execute(QUERIES["dead_letters"], {"rows": found[start : start + PAGE]}))
+        finally:
+            cursor.rollback()

@@ -74,11 +74,16 @@ WHERE offsets.topic = moved.topic AND offsets.partition = moved.partition AND of
 -- name: first_offsets
 INSERT INTO offsets SELECT unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]);
 
--- name: dead_letters
-SELECT topic, partition, "offset", reason, detail, payload, received_at FROM dead_letters
+-- name: newest_dead_letters
+SELECT rowid FROM dead_letters
 WHERE $reason IS NULL OR reason = $reason
 ORDER BY received_at DESC, topic, partition, "offset" DESC
 LIMIT $limit;
+
+-- name: dead_letters
+SELECT topic, partition, "offset", reason, detail, payload, received_at FROM dead_letters
+WHERE rowid IN (SELECT unnest($rows))
+ORDER BY received_at DESC, topic, partition, "offset" DESC;
 
 -- name: letters_to_replay
 SELECT topic, partition, "offset", payload FROM dead_letters WHERE payload IS NOT NULL ORDER BY received_at, "offset";

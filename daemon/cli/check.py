@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
@@ -11,7 +12,9 @@ from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
+from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.training.base_model import check_base_model
@@ -77,6 +80,11 @@ def _disk(path: Path) -> str:
 
 
 def _http(settings: Settings) -> str:
-    settings.http.tokens()
+    principals = Principals(settings.http)
+    tls = server_tls(settings.http)
     bind(settings.http).close()
-    return f"{settings.http.host}:{settings.http.port} is free"
+    found = f"{settings.http.host}:{settings.http.port} is free"
+    found += "" if principals.required else "; no token is asked for"
+    if tls is None:
+        return found
+    return f"{found}; {tls.warning(datetime.now(UTC)) or f'the certificate is valid until {tls.expires_at:%Y-%m-%d}'}"

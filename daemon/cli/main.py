@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.daemon.cli import tokens
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.private import keep_private
@@ -74,10 +75,8 @@ def parser() -> argparse.ArgumentParser:
         prog="retuned", description="Keeps a language model in step with the business that uses it."
     )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
-    )
-    common.add_argument("--verbose", action="store_true", help="log more")
+    _add_common(root, config=None, verbose=False)
+    _add_common(common, config=argparse.SUPPRESS, verbose=argparse.SUPPRESS)  # what stands before the command stays
     commands = root.add_subparsers(required=True, metavar="command")
 
     def command(name: str, act: Any, help: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -133,6 +132,9 @@ def parser() -> argparse.ArgumentParser:
     traced = command("lineage", _lineage, "what came of a piece of feedback, and what a version learned from")
     traced.add_argument("id", metavar="ID", help="of an interaction, a feedback, a row, a dataset or a version")
     traced.add_argument("--json", action="store_true", help="as JSON, all of it")
+    tokens.add_arguments(
+        command("token", _token, "make, list and revoke tokens of the HTTP server", tokens.DESCRIPTION)
+    )
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
@@ -150,6 +152,13 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--port", type=int, default=0, help="port of the status page (default: any free one)")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     return root
+
+
+def _add_common(to: argparse.ArgumentParser, config: Any, verbose: Any) -> None:
+    """The options that may stand before the command or behind it, with their defaults."""
+    about = f"configuration (default: {DEFAULT_CONFIG}, if it is there)"
+    to.add_argument("--config", type=Path, metavar="FILE", default=config, help=about)
+    to.add_argument("--verbose", action="store_true", default=verbose, help="log more")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -220,6 +229,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
+    lines += [f"warning   {warning}" for warning in status.get("warnings", ())]
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
         lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
@@ -304,11 +314,13 @@ def _dead_letters(options: argparse.Namespace) -> int:
             done = service.replay()
             print(f"{done['replayed']} of {done['tried']} dead letters are events now; {done['stored']} were stored")
             return 0
-        letters = through_json(service.dead_letters(options.limit, options.reason))
+        letters = through_json(list(service.dead_letters(options.limit, options.reason)))
         if options.json:
             print(json.dumps(letters, indent=2))
             return 0
         print("".join(f"{line}\n" for line in _refused(through_json(service.ingestion()))), end="")
+    if not letters:
+        print("no dead letters")
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
@@ -363,6 +375,8 @@ def _labels(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(waiting, indent=2))
         return 0
+    if not waiting:
+        print("no answer waits for an expert")
     for one in waiting:
         print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
         print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
@@ -372,6 +386,10 @@ def _labels(options: argparse.Namespace) -> int:
 def _line(text: str | None) -> str:
     """A text on one line of a terminal, whatever stands in it."""
     return textwrap.shorten("".join(c if c.isprintable() else " " for c in text or ""), 160, placeholder=" …")
+
+
+def _token(options: argparse.Namespace) -> int:
+    return tokens.token(options, _settings(options))
 
 
 def _pseudonym(options: argparse.Namespace) -> int:

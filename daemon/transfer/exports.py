@@ -189,8 +189,8 @@ def _time(name: str, text: str | None) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
-    except ValueError as error:
+        return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    except (ValueError, OverflowError) as error:
         raise RetunedError(
             f"export: {name}: expected a date or a time such as 2026-11-24T09:30, got {text!r}"
         ) from error
-    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time

@@ -1,17 +1,15 @@
 """The routes of the HTTP server: health, metrics, status, reports, and the commands of an operator."""
 
-import base64
-import hmac
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from functools import wraps
-from importlib.resources import files
-from typing import Any, Literal, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Protocol
 
-import yaml
+import anyio
 from jinja2 import Environment, PackageLoader
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -30,11 +28,26 @@ from retuned.daemon.service import COMMANDS, LocalService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export
 from retuned.daemon.transfer.imports import from_bytes, most_bytes
+from retuned.daemon.web.access import AccessLog, Gate, SafeHeaders, SameOrigin
+from retuned.daemon.web.openapi import document
+from retuned.daemon.web.principals import Principals, Role
+from retuned.daemon.web.recent import Recent
 
 MOST_BODY_BYTES = 64 * 2**10
 """Of a JSON body: names and reasons."""
 
-Role = Literal["viewer", "operator"]
+NAME_MAX = 255
+"""Bytes in the name of a file."""
+STATUS_SECONDS = 2.0
+"""A status that is so young is shown again: each is many queries, and every open page asks every few seconds."""
+LIGHT_THREADS = 4
+"""For health and metrics alone, so that slow answers to others do not hold them up."""
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; form-action 'none'"
+REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; frame-ancestors 'none'; form-action 'none'"
+)
+"""Content-Security-Policy: reports bring their scripts with them, and may send nothing anywhere."""
 
 
 class Process(Protocol):
@@ -48,54 +61,69 @@ class Process(Protocol):
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""
 
+    def warnings(self) -> list[str]:
+        """What needs attention and stops nothing."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """A route, and who may use it.
+
+    Attributes:
+        least: the least role that may; None: anybody, without a token.
+        light: answered by threads of its own.
+    """
+
+    method: str
+    path: str
+    endpoint: "Callable[[_Endpoints, Request], Response | Awaitable[Response]]"
+    least: Role | None
+    light: bool = False
+
 
 def application(service: LocalService, process: Process, settings: Settings) -> Starlette:
-    """The routes. All but the health checks ask for a token when tokens are configured.
+    """The routes of `ROUTES`; its `state.principals` are those who may ask.
 
     Raises:
-        ConfigurationError: see `HttpSettings.tokens`.
+        ConfigurationError: see `Principals`.
     """
-    do, tokens = _Endpoints(service, process, settings), settings.http.tokens()
-
-    def viewer(path: str, endpoint: Callable[[Request], Any]) -> Route:
-        return Route(path, _guarded(endpoint, "viewer", tokens))
-
-    def operator(path: str, endpoint: Callable[[Request], Any]) -> Route:
-        return Route(path, _guarded(endpoint, "operator", tokens), methods=["POST"])
-
+    principals = Principals(settings.http)
+    do = _Endpoints(service, process, settings)
+    gate = Gate(principals, lambda: datetime.now(UTC))
+    threads = anyio.CapacityLimiter(LIGHT_THREADS)
     # A name that resolves to this machine must not let a page of another site read the status.
-    hosts = ["localhost", "127.0.0.1", "[::1]"] if settings.http.loopback else ["*"]
-    return Starlette(
+    own = settings.http.address
+    local = ["localhost", "127.0.0.1", "[::1]", f"[{own}]" if ":" in own else own]
+    hosts = [*settings.http.hosts, *local] if settings.http.hosts or settings.http.loopback else ["*"]
+    made = Starlette(
         routes=[
-            Route("/healthz", do.healthz),
-            Route("/readyz", do.readyz),
-            viewer("/metrics", do.metrics),
-            viewer("/", do.index),
-            viewer("/reports/{id}", do.report),
-            viewer("/api/v1/openapi.json", do.openapi),
-            viewer("/api/v1/status", do.status),
-            viewer("/api/v1/labels", do.labels),
-            viewer("/api/v1/dead-letters", do.letters),
-            viewer("/api/v1/ingestion", do.ingestion),
-            operator("/api/v1/dead-letters/replay", do.replay),
-            viewer("/api/v1/imports/{id}", do.position),
-            operator("/api/v1/imports/{id}", do.take),
-            viewer("/api/v1/exports/{what}", do.export),
-            viewer("/api/v1/lineage/{id:path}", do.lineage),
-            operator("/api/v1/workloads/{workload:path}/{command}", do.command),
+            Route(
+                one.path,
+                _guarded(partial(one.endpoint, do), one.least, gate, threads if one.light else None),
+                methods=[one.method],
+            )
+            for one in ROUTES
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        middleware=[
+            Middleware(AccessLog),
+            Middleware(SafeHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(SameOrigin),
+        ],
         exception_handlers={HTTPException: _problem},
     )
+    made.state.principals = principals
+    return made
 
 
 class _Endpoints:
-    """What each route answers. Plain functions run in Starlette's thread pool, so that the event loop stays free."""
+    """What each route answers."""
 
     def __init__(self, service: LocalService, process: Process, settings: Settings) -> None:
         self._service, self._process, self._settings = service, process, settings
         templates = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
         self._page = templates.get_template("status.html")
+        self._status = Recent(self._current_status, STATUS_SECONDS)
 
     def healthz(self, _: Request) -> Response:
         return _verdict(self._process.health())
@@ -106,21 +134,25 @@ class _Endpoints:
     def metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._process.registry), media_type=CONTENT_TYPE_LATEST)
 
-    def status(self, _: Request) -> Response:
-        return _json(self._service.status())
+    async def status(self, _: Request) -> Response:
+        return _json(await self._status.get())
 
-    def index(self, _: Request) -> Response:
-        return HTMLResponse(self._page.render(status=plain(self._service.status())))
+    def _current_status(self) -> Any:
+        return plain(self._service.status()) | {"warnings": self._process.warnings()}
+
+    async def index(self, _: Request) -> Response:
+        page = await run_in_threadpool(self._page.render, status=await self._status.get())
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     def report(self, request: Request) -> Response:
         name = request.path_params["id"]
         file = self._service.reports / f"{name}.html"
-        if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
+        if not re.fullmatch(r"[\w-]+", name) or len(file.name.encode()) > NAME_MAX or not file.is_file():
             raise HTTPException(404, "no such report; it may have been pruned (drift.keep_reports)")
-        return FileResponse(file, media_type="text/html")
+        return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
     def openapi(self, _: Request) -> Response:
-        return _json(yaml.safe_load((files("retuned.daemon.web") / "openapi.yaml").read_text(encoding="utf-8")))
+        return _json(document((one.method, one.path, one.least) for one in ROUTES))
 
     def letters(self, request: Request) -> Response:
         limit = request.query_params.get("limit", "20")
@@ -135,12 +167,9 @@ class _Endpoints:
     def labels(self, request: Request) -> Response:
         return _json(self._service.labels(request.query_params.get("workload")))
 
-    def replay(self, request: Request) -> Response:
-        _ask_for_json(request)
-        try:
-            return _json(self._service.replay())
-        except RetunedError as error:
-            raise HTTPException(409, str(error)) from error
+    async def replay(self, request: Request) -> Response:
+        await _arguments(request)
+        return _json(await self._done(self._service.replay))
 
     def position(self, request: Request) -> Response:
         return _json({"position": self._service.position(_topic(request))})
@@ -154,10 +183,7 @@ class _Endpoints:
             batch = from_bytes(name, body)
         except ValueError as error:
             raise HTTPException(400, f"no batch of rows: {error}") from error
-        try:
-            return _json(asdict(await run_in_threadpool(self._service.take, batch)))
-        except RetunedError as error:
-            raise HTTPException(409, str(error)) from error
+        return _json(asdict(await self._done(self._service.take, batch)))
 
     def export(self, request: Request) -> Response:
         known = {key: request.query_params.get(key) for key in ("format", "workload", "since", "until")}
@@ -184,57 +210,72 @@ class _Endpoints:
         name = request.path_params["command"]
         if name not in COMMANDS:
             raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
-        _ask_for_json(request)
-        body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
+        arguments = await _arguments(request) | {"asked_by": getattr(request.state, "principal", None)}
+        return _json(await self._done(self._service.command, name, request.path_params["workload"], arguments))
+
+    async def _done(self, change: Callable[..., Any], *arguments: Any) -> Any:
+        """What a change returned; HTTPException 409 when it was refused."""
         try:
-            arguments = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"the body is not JSON: {error}") from error
-        if not isinstance(arguments, dict):
-            raise HTTPException(400, "send a JSON object")
-        try:
-            done = await run_in_threadpool(self._service.command, name, request.path_params["workload"], arguments)
+            return await run_in_threadpool(change, *arguments)
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
-        return _json(done)
+        finally:
+            self._status.outdate()
 
 
-def _guarded(endpoint: Callable[[Request], Any], role: Role, tokens: Mapping[str, str]) -> Callable[[Request], Any]:
-    """The endpoint for who has a token of the role, or an operator's; for everybody where there are no tokens."""
-
-    def check(request: Request) -> None:
-        if not tokens:
-            return
-        given = _given_token(request.headers.get("authorization", "")).encode()
-        # All are compared, so that the time tells nothing.
-        held = [role for token, role in tokens.items() if hmac.compare_digest(token.encode(), given)]
-        if not given or not held:
-            asks = {"WWW-Authenticate": 'Basic realm="retuned: the token is the password"'}
-            raise HTTPException(401, "a token is required: as a bearer token, or as the password", headers=asks)
-        if role == "operator" and "operator" not in held:
-            raise HTTPException(403, "an operator's token is required")
-
-    if inspect.iscoroutinefunction(endpoint):
-
-        @wraps(endpoint)
-        async def guarded(request: Request) -> Any:
-            check(request)
-            return await endpoint(request)
-
-        return guarded
-
-    @wraps(endpoint)
-    def guarded_in_thread(request: Request) -> Any:
-        check(request)
-        return endpoint(request)
-
-    return guarded_in_thread
+ROUTES = (
+    Access("GET", "/healthz", _Endpoints.healthz, None, light=True),
+    Access("GET", "/readyz", _Endpoints.readyz, None, light=True),
+    Access("GET", "/metrics", _Endpoints.metrics, "metrics", light=True),
+    Access("GET", "/", _Endpoints.index, "viewer"),
+    Access("GET", "/reports/{id}", _Endpoints.report, "viewer"),
+    Access("GET", "/api/v1/openapi.json", _Endpoints.openapi, "viewer"),
+    Access("GET", "/api/v1/status", _Endpoints.status, "viewer"),
+    Access("GET", "/api/v1/ingestion", _Endpoints.ingestion, "viewer"),
+    Access("GET", "/api/v1/labels", _Endpoints.labels, "labeller"),
+    Access("GET", "/api/v1/dead-letters", _Endpoints.letters, "operator"),
+    Access("POST", "/api/v1/dead-letters/replay", _Endpoints.replay, "operator"),
+    Access("GET", "/api/v1/imports/{id}", _Endpoints.position, "operator"),
+    Access("POST", "/api/v1/imports/{id}", _Endpoints.take, "operator"),
+    Access("GET", "/api/v1/exports/{what}", _Endpoints.export, "operator"),
+    Access("GET", "/api/v1/lineage/{id:path}", _Endpoints.lineage, "operator"),
+    Access("POST", "/api/v1/workloads/{workload:path}/{command}", _Endpoints.command, "operator"),
+)
+"""Who may ask what: the server, the OpenAPI document and the documentation take it from here."""
 
 
-def _ask_for_json(request: Request) -> None:
+def _guarded(
+    endpoint: Callable[[Request], Any], least: Role | None, gate: Gate, threads: anyio.CapacityLimiter | None
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint for who has the role. A plain function runs in a thread, so that the event loop stays free."""
+
+    async def guarded(request: Request) -> Response:
+        if least is not None:
+            gate.admit(request, least)
+        if inspect.iscoroutinefunction(endpoint):
+            answer: Response = await endpoint(request)
+            return answer
+        return await anyio.to_thread.run_sync(endpoint, request, limiter=threads)
+
+    return guarded
+
+
+async def _arguments(request: Request) -> dict[str, Any]:
+    """The JSON object in the body, whose values are texts."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         # A page in a browser cannot send this type across origins without asking first.
         raise HTTPException(415, "send a JSON object, content type application/json")
+    body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
+    try:
+        arguments = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise HTTPException(400, "send a JSON object")
+    for name in ("version", "reason"):
+        if not isinstance(arguments.get(name), str | None):
+            raise HTTPException(400, f"{name}: expected a text")
+    return arguments
 
 
 def _topic(request: Request) -> str:
@@ -253,7 +294,7 @@ def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
     return Response(as_json(content), status, headers, "application/json")
 
 
-def _json_array(items: list[Any]) -> Iterator[str]:
+def _json_array(items: Iterable[Any]) -> Iterator[str]:
     """Piece by piece: a long answer is not held a second time as text."""
     yield "["
     for place, item in enumerate(items):
@@ -273,20 +314,6 @@ async def _body(request: Request, most: int, what: str, why: str) -> bytes:
         if len(body) > most:
             raise too_long
     return bytes(body)
-
-
-def _given_token(authorization: str) -> str:
-    """The token of a program (Bearer), or of a browser, which asks its user for a name and a password (Basic).
-
-    Empty: none was given.
-    """
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return value.strip()
-    try:
-        return base64.b64decode(value).decode().partition(":")[2]
-    except ValueError:
-        return ""
 
 
 def _verdict(problems: list[str]) -> Response:

@@ -295,6 +295,12 @@ def operations() -> dashboard.Dashboard:
             ("retuned_archived_bytes", "{{table}}"),
             unit=BYTES,
         ),
+        lines(
+            "Warnings",
+            "What needs attention and stops nothing, as `retuned status` lists it: a broken file of principals, a "
+            "certificate that has expired or cannot be renewed.",
+            ("retuned_warnings", "warnings"),
+        ),
     ]
     return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)
 

@@ -167,8 +167,8 @@ def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
             headers = {"Content-Type": "application/msgpack"} | ({"Authorization": f"Bearer {token}"} if token else {})
             return httpx.request(method, f"{daemon.url}/api/v1{path}", headers=headers, timeout=20, **more).status_code
 
-        assert [sent("GET", "/exports/chat", token) for token in (None, looks, operates)] == [401, 200, 200]
-        assert [sent("GET", file, token) for token in (None, looks, operates)] == [401, 200, 200]
+        assert [sent("GET", "/exports/chat", token) for token in (None, looks, operates)] == [401, 403, 200]
+        assert [sent("GET", file, token) for token in (None, looks, operates)] == [401, 403, 200]
         assert [sent("POST", file, token, content=b"") for token in (None, looks, operates)] == [
             401,
             403,

@@ -19,7 +19,7 @@ from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli import main as cli
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.service import opened
+from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -259,3 +259,21 @@ def test_what_the_watch_reads_is_not_archived(service: Service) -> None:
     assert before is not None
     assert after is not None
     assert after.comparisons == before.comparisons
+
+
+def test_a_change_by_hand_keeps_its_reason_and_who_asked(service: Service) -> None:
+    one = service.register("one")
+    service.rated(None, 10, 10)
+    asked = LocalService(service.jobs)
+    asked.command("promote", "support", {"version": one, "asked_by": "anna"})
+    asked.command("rollback", "support", {"reason": "it was rude", "asked_by": "bert"})
+    asked.command("promote", "support", {"version": one, "reason": "once more"})
+    asked.command("rollback", "support", {})
+    rows = service.warehouse.rows("SELECT actor, reason FROM promotions ORDER BY created_at, rowid")
+    assert [row["reason"] for row in rows] == [
+        "asked for by anna",
+        "it was rude (asked for by bert)",
+        "once more",
+        "asked for by an operator",
+    ]
+    assert {row["actor"] for row in rows} == {"operator"}

@@ -60,3 +60,23 @@ def test_a_long_message_that_is_kept_whole_is_not_cut(rig: Rig) -> None:
     rig.drain()
     (letter,) = dead_letters(rig.warehouse, 10)
     assert event["response"] in letter["payload"]
+
+
+def test_letters_are_read_page_by_page_as_they_were_when_the_first_was_asked_for(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.consumers.warehouse.dead_letters.PAGE", 2)
+    for number in range(7):
+        rig.send(b"[" if number % 3 else b"{}")
+    rig.drain()
+    everything = list(dead_letters(rig.warehouse, 100))
+    assert [letter["offset"] for letter in everything] == [6, 5, 4, 3, 2, 1, 0]
+    assert list(dead_letters(rig.warehouse, 5)) == everything[:5]
+    reason = everything[0]["reason"]
+    assert list(dead_letters(rig.warehouse, 2, reason)) == [one for one in everything if one["reason"] == reason][:2]
+    reading = dead_letters(rig.warehouse, 100)
+    assert next(reading) == everything[0]
+    rig.warehouse.execute("DELETE FROM dead_letters")
+    assert list(reading) == everything[1:]
+    left = dead_letters(rig.warehouse, 100)
+    assert next(left, None) is None

@@ -6,80 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
-from brokers import until
-from prometheus_client import CollectorRegistry
+from doors import Place
 from teaching import Teacher
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.web import connections
-from retuned.daemon.web.routes import application
-from retuned.daemon.web.server import Server
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
-
-
-class Daemon:
-    """What the server asks the service and the process for, with answers that can be set."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.found: Any = {"workloads": {}}
-        self.commands: list[dict[str, Any]] = []
-
-    def health(self) -> list[str]:
-        return []
-
-    def readiness(self) -> list[str]:
-        return []
-
-    def status(self) -> Any:
-        return self.found
-
-    def lineage(self, _: str) -> Any:
-        return self.found
-
-    def labels(self, _: str | None) -> Any:
-        return [self.found]
-
-    def dead_letters(self, *_: Any) -> Any:
-        return [self.found] * 3
-
-    def replay(self) -> Any:
-        return self.found
-
-    def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
-        self.commands.append(arguments)
-        return {"done": self.found}
-
-
-class Place:
-    def __init__(self, settings: HttpSettings) -> None:
-        self.daemon = Daemon()
-        self.server = Server(application(cast(Any, self.daemon), self.daemon, Settings(http=settings)), settings)
-        self.server.start()
-        self.url, self.port = self.server.url, int(self.server.url.rsplit(":", 1)[1])
-        until(self.listens)
-        self.command = f"{self.url}/api/v1/workloads/support/promote"
-
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def connect(self, sent: bytes = b"") -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        connection.sendall(sent)
-        return connection
-
-    def well(self) -> bool:
-        return httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200
 
 
 @pytest.fixture
@@ -165,7 +106,7 @@ def test_connections_are_kept_alive(place: Place) -> None:
         for _ in range(3):
             assert client.post(place.command, json={"version": "v1"}).status_code == 200
             assert client.get(f"{place.url}/healthz").status_code == 200
-    assert place.daemon.commands == [{"version": "v1"}] * 3
+    assert place.daemon.commands == [{"version": "v1", "asked_by": None}] * 3
 
 
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"[" * 50_000, b'{"reason": "' + b"x" * 10**6 + b'"}', b"{", b"\xff"])
@@ -175,6 +116,12 @@ def test_a_body_that_cannot_be_read_is_the_clients_error(place: Place, body: byt
     assert answer.json()["error"]
     assert place.daemon.commands == []
     assert place.well()
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "é" * 200, "x" * 252, "%00", "..%2fw", "none"])
+def test_a_report_that_cannot_be_is_not_found(place: Place, name: str) -> None:
+    answer = httpx.get(f"{place.url}/reports/{name}")
+    assert (answer.status_code, "error" in answer.json()) == (404, True)
 
 
 def test_a_body_without_end_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +161,8 @@ def test_numbers_that_json_does_not_know_are_null(place: Place) -> None:
     def strict(text: str) -> Any:
         return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
-    for path in ("status", "lineage/x"):
-        assert strict(httpx.get(f"{place.url}/api/v1/{path}").text) == null
+    assert strict(httpx.get(f"{place.url}/api/v1/status").text) == null | {"warnings": []}
+    assert strict(httpx.get(f"{place.url}/api/v1/lineage/x").text) == null
     assert strict(httpx.get(f"{place.url}/api/v1/labels").text) == [null]
     assert strict(httpx.get(f"{place.url}/api/v1/dead-letters?limit=99999").text) == [null] * 3
     assert strict(httpx.post(f"{place.url}/api/v1/dead-letters/replay", json={}).text) == null

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from brokers import free_port
@@ -16,6 +17,7 @@ class Listener(ThreadingHTTPServer):
     """Answers every request alike."""
 
     status, body, seen = 200, b"{}", ""
+    authorization: str | None = None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -23,6 +25,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.seen = self.path
+        self.server.authorization = self.headers["Authorization"]
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
@@ -59,6 +62,21 @@ def test_what_is_given_is_asked_for(listener: Listener) -> None:
     assert listener.seen == "/api/v1/labels?"
 
 
+def test_the_clients_own_token_is_sent_before_the_operators(listener: Listener, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("the-token-of-anna\n")
+    both = {"operator_token": "may-do-something", "viewer_token": "may-look-at-it-all"}
+    for http, sent in (
+        ({}, None),
+        ({"viewer_token": "may-look-at-it-all"}, None),
+        (both, "Bearer may-do-something"),
+        (both | {"client_token_file": file}, "Bearer the-token-of-anna"),
+        ({"client_token": "the-token-of-bert"}, "Bearer the-token-of-bert"),
+    ):
+        RemoteService(Settings(http={"port": listener.server_port, **http})).status()  # type: ignore[arg-type]
+        assert listener.authorization == sent
+
+
 @pytest.mark.parametrize(("status", "body"), [(200, b"hello"), (200, b"[]"), (404, b"<html>"), (500, b"[1]")])
 def test_what_is_not_retuned_is_named(listener: Listener, status: int, body: bytes) -> None:
     listener.status, listener.body = status, body
@@ -71,6 +89,13 @@ def test_a_refusal_is_the_daemons_own_text(listener: Listener) -> None:
     listener.status, listener.body = 409, b'{"error": "workload x: unknown"}'
     with pytest.raises(RetunedError, match=r"^workload x: unknown$"):
         remote(listener.server_port).lineage("x")
+
+
+def test_who_lacks_a_token_is_told_the_key(listener: Listener) -> None:
+    for listener.status in (401, 403):
+        listener.body = b'{"error": "no"}'
+        with pytest.raises(RetunedError, match=r"^no; set http\.client_token"):
+            remote(listener.server_port).status()
 
 
 def test_a_daemon_that_stops_between_two_requests() -> None:

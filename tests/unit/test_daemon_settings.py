@@ -79,8 +79,19 @@ def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path, key: str) ->
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize("section", ["quality", "evaluate"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path, section: str) -> None:
+    said = refused(tmp_path, f"{section}: {{judge_url: 'http://me:hunter2@judge:8000/v1', judge_model: m}}")
+    assert said.startswith(f"FILE: {section}.judge_url: ")
+    assert "judge_key" in said
+    assert "hunter2" not in said
+    file = tmp_path / "good.yaml"
+    file.write_text(f"{section}: {{judge_url: 'http://judge:8000/v1/@x', judge_model: m}}")
+    assert load(file)
+
+
 def test_a_secret_is_not_shown_with_the_settings(tmp_path: Path) -> None:
-    assert {"kafka.sasl_password", "http.viewer_token", "http.operator_token"} <= set(SECRETS)
+    assert {"kafka.sasl_password", "http.viewer_token", "http.operator_token", "http.client_token"} <= set(SECRETS)
     file = tmp_path / "retuned.yaml"
     file.write_text("kafka: {sasl_password: hunter2}")
     assert "hunter2" not in repr(load(file))
@@ -118,6 +129,13 @@ def test_listening_to_the_world_requires_a_token(tmp_path: Path) -> None:
     token.unlink()
     with pytest.raises(ConfigurationError, match=r"http.operator_token_file .*: cannot be read"):
         load(file).http.tokens()
+    file.write_text("http: {host: 0.0.0.0, principals_file: principals.yaml}")
+    assert load(file).http.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("name", ["*", "", "a*b", "*.*.example.com", "http://retuned", "retuned:8321", "a b", "::1"])
+def test_what_is_no_name_of_a_host_is_refused(tmp_path: Path, name: str) -> None:
+    assert refused(tmp_path, yaml.safe_dump({"http": {"hosts": [name]}})).startswith("FILE: http.hosts.0: ")
 
 
 def test_a_viewers_token_alone_does_not_protect_commands(tmp_path: Path) -> None:

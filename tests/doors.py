@@ -1,0 +1,94 @@
+"""The HTTP server without a daemon behind it: answers that can be set, on a real socket or called directly."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+from brokers import until
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from retuned.daemon.settings import HttpSettings, Settings
+from retuned.daemon.web.routes import application
+from retuned.daemon.web.server import Server
+
+
+class FakeDaemon:
+    """What the server asks the service and the process for, with answers that can be set."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.found: Any = {"workloads": {}}
+        self.commands: list[dict[str, Any]] = []
+        self.reports = Path("nowhere")
+        self.warned: Callable[[], list[str]] = list
+
+    def health(self) -> list[str]:
+        return []
+
+    def readiness(self) -> list[str]:
+        return []
+
+    def status(self) -> Any:
+        return self.found
+
+    def lineage(self, _: str) -> Any:
+        return self.found
+
+    def labels(self, _: str | None) -> Any:
+        return [self.found]
+
+    def dead_letters(self, *_: Any) -> Any:
+        return [self.found] * 3
+
+    def replay(self) -> Any:
+        return self.found
+
+    def ingestion(self) -> Any:
+        return self.found
+
+    def export(self, _: Any) -> Any:
+        return iter([b"{}\n"])
+
+    def position(self, _: str) -> int | None:
+        return None
+
+    def warnings(self) -> list[str]:
+        return self.warned()
+
+    def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
+        self.commands.append(arguments)
+        return {"done": self.found}
+
+
+def doors(daemon: FakeDaemon, **http: Any) -> Starlette:
+    """The application, with these keys of `http`."""
+    return application(cast(Any, daemon), daemon, Settings(http=http))  # type: ignore[arg-type]
+
+
+class Place:
+    """A server on a free port."""
+
+    def __init__(self, settings: HttpSettings, daemon: FakeDaemon | None = None) -> None:
+        self.daemon = daemon or FakeDaemon()
+        self.server = Server(application(cast(Any, self.daemon), self.daemon, Settings(http=settings)), settings)
+        self.daemon.warned = self.server.warnings
+        self.server.start()
+        self.host = settings.host
+        self.url, self.port = self.server.url, int(self.server.url.rsplit(":", 1)[1])
+        until(self.listens)
+        self.command = f"{self.url}/api/v1/workloads/support/promote"
+
+    def listens(self) -> bool:
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            return probe.connect_ex((self.host, self.port)) == 0
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection((self.host, self.port), timeout=20)
+        connection.sendall(sent)
+        return connection
+
+    def well(self) -> bool:
+        return httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200

@@ -1,0 +1,404 @@
+"""Who is answered what: roles, wrong tokens, pages of other sites, and what is logged of it."""
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import anyio
+import httpx
+import pytest
+from doors import FakeDaemon, Place, doors
+from starlette.testclient import TestClient
+
+from retuned.daemon.settings import HttpSettings
+from retuned.daemon.web import attempts, routes
+from retuned.daemon.web.attempts import FailedAttempts
+from retuned.daemon.web.principals import Role, add
+from retuned.daemon.web.recent import Recent
+from retuned.daemon.web.routes import ROUTES
+
+NOBODY = "nobody"
+ROLES = get_args(Role)
+# Each role may what is listed for it and for those above it.
+EXPECTED = {
+    NOBODY: {("GET", "/healthz"), ("GET", "/readyz")},
+    "metrics": {("GET", "/metrics")},
+    "viewer": {
+        ("GET", "/"),
+        ("GET", "/reports/{id}"),
+        ("GET", "/api/v1/openapi.json"),
+        ("GET", "/api/v1/status"),
+        ("GET", "/api/v1/ingestion"),
+    },
+    "labeller": {("GET", "/api/v1/labels")},
+    "operator": {
+        ("GET", "/api/v1/dead-letters"),
+        ("POST", "/api/v1/dead-letters/replay"),
+        ("GET", "/api/v1/imports/{id}"),
+        ("POST", "/api/v1/imports/{id}"),
+        ("GET", "/api/v1/exports/{what}"),
+        ("GET", "/api/v1/lineage/{id:path}"),
+        ("POST", "/api/v1/workloads/{workload:path}/{command}"),
+    },
+    "admin": set(),
+}
+PARAMETERS = {"id": "0123456789abcdef", "what": "ledger", "workload": "support", "command": "promote"}
+HOST = "http://localhost:8321"
+PROMOTE = "/api/v1/workloads/support/promote"
+
+
+def client(daemon: FakeDaemon, **http: Any) -> TestClient:
+    return TestClient(doors(daemon, **http), HOST, client=("10.0.0.7", 50_000))
+
+
+@pytest.fixture
+def daemon() -> FakeDaemon:
+    made = FakeDaemon()
+    made.found = {
+        "version": "0",
+        "workloads": {},
+        "ingestion": {"interactions": 0, "feedback": 0, "dead_letters": 0, "lag_events": None, "set_aside": []},
+        "jobs": {"failures": {}},
+    }
+    return made
+
+
+@pytest.fixture(scope="module")
+def principals(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, str]]:
+    """A file with a principal of each role, which has the role's name, and the tokens by role."""
+    file = tmp_path_factory.mktemp("principals") / "principals.yaml"
+    made = {role: add(file, f"the-{role}", role, None, datetime.now(UTC)) for role in ROLES}
+    return file.read_bytes(), made
+
+
+@pytest.fixture
+def file(tmp_path: Path, principals: tuple[bytes, dict[str, str]]) -> Path:
+    copy = tmp_path / "principals.yaml"
+    copy.write_bytes(principals[0])
+    return copy
+
+
+@pytest.fixture
+def tokens(principals: tuple[bytes, dict[str, str]]) -> dict[str, str]:
+    return principals[1]
+
+
+@pytest.fixture
+def guarded(daemon: FakeDaemon, file: Path) -> Iterator[TestClient]:
+    with client(daemon, principals_file=file) as made:
+        yield made
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_every_route_is_in_the_expected_matrix() -> None:
+    assert {(one.method, one.path) for one in ROUTES} == set().union(*EXPECTED.values())
+
+
+@pytest.mark.parametrize("who", [NOBODY, *ROLES])
+def test_who_may_ask_what(guarded: TestClient, tokens: dict[str, str], who: str) -> None:
+    order = list(EXPECTED)
+    allowed = set().union(*(EXPECTED[role] for role in order[: order.index(who) + 1]))
+    headers = bearer(tokens[who]) if who in tokens else {}
+    for one in ROUTES:
+        path = re.sub(r"{(\w+)(:\w+)?}", lambda found: PARAMETERS[found[1]], one.path)
+        body = {"json": {}} if one.method == "POST" else {}
+        answer = guarded.request(one.method, path, headers=headers, **body)  # type: ignore[arg-type]
+        if (one.method, one.path) in allowed:
+            assert answer.status_code not in (401, 403, 429), (who, one.path)
+            assert answer.status_code < 500
+        else:
+            assert answer.status_code == (401 if who == NOBODY else 403), (who, one.path)
+            assert answer.json()["error"]
+
+
+def test_without_principals_everything_is_answered_without_a_token(daemon: FakeDaemon) -> None:
+    with client(daemon) as anybody:
+        assert anybody.get("/api/v1/status").status_code == 200
+        assert anybody.post(PROMOTE, json={}).status_code == 200
+
+
+def test_the_operators_token_of_before_commands_and_the_viewers_reads_no_conversations(daemon: FakeDaemon) -> None:
+    look, act = "may-look-at-it-all", "may-do-something-too"
+    with client(daemon, viewer_token=look, operator_token=act) as asked:
+        for path, viewer in (("/metrics", 200), ("/api/v1/status", 200), ("/api/v1/exports/ledger", 403)):
+            assert asked.get(path, headers=bearer(look)).status_code == viewer
+            assert asked.get(path, headers=bearer(act)).status_code == 200
+        assert asked.get("/", auth=("anyone", look)).status_code == 200  # as a browser asks
+
+
+# Wrong tokens
+
+
+def test_tokens_cannot_be_tried(daemon: FakeDaemon, file: Path, tokens: dict[str, str]) -> None:
+    application = doors(daemon, principals_file=file)
+    here, there = (TestClient(application, HOST, client=(address, 50_000)) for address in ("10.0.0.7", "10.0.0.8"))
+    status, right = "/api/v1/status", bearer(tokens["viewer"])
+    for _ in range(30):  # who sends none tries none
+        assert here.get(status).status_code == 401
+    for number in range(attempts.MOST_FAILURES):
+        assert here.get(status, headers=bearer(f"a-wrong-token-of-length-{number}")).status_code == 401
+    refused = here.get(status, headers=bearer("another-wrong-token"))
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["Retry-After"]) <= attempts.WINDOW_SECONDS
+    assert here.get(status, headers=right).status_code == 429  # else a right guess would show
+    assert here.get("/healthz", headers=right).status_code == 200
+    assert there.get(status, headers=right).status_code == 200
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_failed_attempts_are_counted_by_address_and_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    failed = FailedAttempts(clock)
+    for number in range(attempts.MOST_FAILURES):
+        assert failed.wait_seconds("10.0.0.7") == 0
+        failed.add("10.0.0.7", f"token {number}")
+        clock.now += 1
+    assert failed.wait_seconds("10.0.0.7") == attempts.WINDOW_SECONDS - attempts.MOST_FAILURES
+    assert failed.wait_seconds("10.0.0.8") == 0
+    clock.now += failed.wait_seconds("10.0.0.7")
+    assert failed.wait_seconds("10.0.0.7") == 0
+    failed.add("10.0.0.7", "one more")
+    assert failed.wait_seconds("10.0.0.7") == 1  # until the second one is a minute old
+    monkeypatch.setattr(attempts, "MOST_ADDRESSES", 3)
+    for last in range(3):
+        failed.add(f"10.0.1.{last}", "token")
+    assert failed.wait_seconds("10.0.0.7") == 0, "memory is bounded"
+
+
+def test_a_program_with_one_outdated_token_locks_nobody_out(guarded: TestClient, tokens: dict[str, str]) -> None:
+    for _ in range(5 * attempts.MOST_FAILURES):
+        assert guarded.get("/metrics", headers=bearer("a-token-that-was-revoked")).status_code == 401
+    assert guarded.get("/metrics", headers=bearer(tokens["metrics"])).status_code == 200
+
+
+def test_one_client_of_ipv6_has_many_addresses() -> None:
+    failed = FailedAttempts()
+    for number in range(attempts.MOST_FAILURES):
+        failed.add(f"2001:db8:1:2::{number:x}", f"token {number}")
+    assert failed.wait_seconds("2001:db8:1:2:ffff::1") > 0
+    assert failed.wait_seconds("2001:db8:1:3::1") == 0
+
+
+# Pages of other sites
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost:8321", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "http://LOCALHOST:8321"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://localhost:9999"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://localhost:8321", "Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_a_page_of_another_site_commands_nothing(daemon: FakeDaemon, headers: dict[str, str], status: int) -> None:
+    with client(daemon) as browser:
+        assert browser.post(PROMOTE, json={}, headers=headers).status_code == status
+        assert len(daemon.commands) == (status == 200)
+        assert browser.get("/", headers=headers).status_code == 200  # a link from another page
+
+
+@pytest.mark.parametrize(
+    ("http", "answered", "refused"),
+    [
+        ({}, ["localhost", "127.0.0.1:8321", "[::1]:8321"], ["evil.example", "retuned.example.com", ""]),
+        (
+            {"hosts": ["retuned.example.com", "*.internal"]},
+            ["retuned.example.com", "RETUNED.example.com:443", "a.internal", "localhost"],
+            ["evil.example", "internal.evil.example", "xretuned.example.com"],
+        ),
+        ({"host": "0.0.0.0", "operator_token": "may-do-something"}, ["anything.example", "10.0.0.7"], []),
+        (
+            {"host": "0.0.0.0", "operator_token": "may-do-something", "hosts": ["retuned.example.com"]},
+            ["retuned.example.com", "127.0.0.1"],
+            ["anything.example"],
+        ),
+    ],
+)
+def test_names_by_which_the_server_is_asked(
+    daemon: FakeDaemon, http: dict[str, Any], answered: list[str], refused: list[str]
+) -> None:
+    with client(daemon, **http) as asked:
+        for status, names in ((200, answered), (400, refused)):
+            for name in names:
+                assert asked.get("/healthz", headers={"Host": name}).status_code == status, name
+
+
+def test_browsers_are_told_to_be_careful(daemon: FakeDaemon, tmp_path: Path) -> None:
+    daemon.reports = tmp_path
+    (tmp_path / "r1.html").write_text("<html>")
+    with client(daemon) as browser:
+        for path in ("/", "/reports/r1", "/api/v1/status", "/metrics", "/nowhere", "/reports/none"):
+            answer = browser.get(path)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["X-Frame-Options"] == "DENY"
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert "script-src" not in browser.get("/").headers["Content-Security-Policy"]
+
+
+# Who did what
+
+
+def test_each_request_is_one_line_with_who_and_without_secrets(
+    guarded: TestClient, tokens: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retuned.access")
+    operator = bearer(tokens["operator"])
+    guarded.post(PROMOTE, json={"version": "v1"}, headers=operator)
+    guarded.get("/api/v1/dead-letters?reason=a-secret", headers=operator)
+    guarded.get("/api/v1/lineage/a%20b%1B", headers=operator)
+    guarded.get("/api/v1/status", headers=bearer("a-wrong-token-of-somebody"))
+    guarded.get("/api/v1/exports/ledger", headers=bearer(tokens["viewer"]))
+    guarded.get("/nowhere/" + "x" * 5_000)
+    for path in ("/healthz", "/readyz", "/metrics"):
+        guarded.get(path, headers=bearer(tokens["metrics"]))
+    guarded.get("/metrics")
+    lines = [record.getMessage() for record in caplog.records if record.name == "retuned.access"]
+    assert [re.sub(r" \d+\.\d{3} s$", "", line)[:60] for line in lines] == [
+        f"the-operator 10.0.0.7 POST {PROMOTE} 200"[:60],
+        "the-operator 10.0.0.7 GET /api/v1/dead-letters 200",
+        "the-operator 10.0.0.7 GET /api/v1/lineage/a%20b%1B 200",
+        "- 10.0.0.7 GET /api/v1/status 401",
+        "the-viewer 10.0.0.7 GET /api/v1/exports/ledger 403",
+        f"- 10.0.0.7 GET /nowhere/{'x' * 60}"[:60],
+        "- 10.0.0.7 GET /metrics 401",
+    ]
+    assert all(len(line) < 400 for line in lines)
+    text = "\n".join(lines)
+    assert not any(secret in text for secret in (*tokens.values(), "a-secret", "a-wrong-token"))
+
+
+def test_a_command_is_told_who_asks_for_it(guarded: TestClient, tokens: dict[str, str], daemon: FakeDaemon) -> None:
+    body = {"version": "v1", "asked_by": "somebody else"}
+    guarded.post(PROMOTE, json=body, headers=bearer(tokens["admin"]))
+    with client(daemon) as anybody:
+        anybody.post(PROMOTE, json=body)
+    assert [arguments["asked_by"] for arguments in daemon.commands] == ["the-admin", None]
+
+
+# One computation for all
+
+
+def many() -> httpx.Client:
+    """For many requests at once."""
+    return httpx.Client(limits=httpx.Limits(max_connections=100), timeout=30)
+
+
+def test_the_status_is_computed_once_for_all_who_ask_and_anew_after_a_change(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "STATUS_SECONDS", 600.0)
+    computed: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def status() -> Any:
+        computed.append(1)
+        begun.set()
+        assert go_on.wait(20)
+        return daemon.found | {"version": str(len(computed))}
+
+    daemon.status = status  # type: ignore[method-assign]
+    made = Place(HttpSettings(port=0), daemon)
+    try:
+        with ThreadPoolExecutor(60) as pool, many() as browsers:
+            asked = [pool.submit(browsers.get, f"{made.url}/api/v1/status") for _ in range(60)]
+            assert begun.wait(20)
+            assert made.well()  # while all of them wait
+            assert httpx.get(f"{made.url}/metrics", timeout=20).status_code == 200
+            assert httpx.get(f"{made.url}/api/v1/labels", timeout=20).status_code == 200
+            go_on.set()
+            assert {one.result().json()["version"] for one in asked} == {"1"}
+        assert httpx.post(made.command, json={}).status_code == 200
+        assert httpx.get(f"{made.url}/api/v1/status").json()["version"] == "2"
+    finally:
+        go_on.set()
+        made.server.stop()
+
+
+def test_a_result_is_given_again_for_a_while_however_long_it_took() -> None:
+    clock, results = Clock(), iter(range(10))
+
+    def compute() -> int:
+        clock.now += 5
+        return next(results)
+
+    async def ask() -> None:
+        recent = Recent(compute, 2.0, clock)
+        assert [await recent.get() for _ in range(3)] == [0, 0, 0]
+        clock.now += 1.9
+        assert await recent.get() == 0
+        clock.now += 0.1
+        assert await recent.get() == 1
+        recent.outdate()
+        assert [await recent.get() for _ in range(2)] == [2, 2]
+
+    anyio.run(ask)
+
+
+def test_what_changes_while_a_result_is_computed_outdates_it() -> None:
+    async def ask() -> None:
+        recent = Recent(lambda: recent.outdate() or next(results), 600.0)
+        results = iter(range(10))
+        assert [await recent.get() for _ in range(2)] == [0, 1]
+
+    anyio.run(ask)
+
+
+def test_slow_answers_do_not_hold_up_health(daemon: FakeDaemon) -> None:
+    go_on, waiting = threading.Event(), threading.Semaphore(0)
+
+    def lineage(_: str) -> Any:
+        waiting.release()
+        assert go_on.wait(20)
+        return daemon.found
+
+    daemon.lineage = lineage  # type: ignore[method-assign]
+    made = Place(HttpSettings(port=0), daemon)
+    try:
+        with ThreadPoolExecutor(60) as pool, many() as browsers:
+            asked = [pool.submit(browsers.get, f"{made.url}/api/v1/lineage/x") for _ in range(60)]
+            for _ in range(40):  # threads that Starlette has
+                assert waiting.acquire(timeout=20)
+            assert made.well()
+            assert httpx.get(f"{made.url}/metrics", timeout=20).status_code == 200
+            go_on.set()
+            assert {one.result().status_code for one in asked} == {200}
+    finally:
+        go_on.set()
+        made.server.stop()
+
+
+def test_a_broken_file_of_principals_is_in_the_status(daemon: FakeDaemon, tokens: dict[str, str], file: Path) -> None:
+    headers = bearer(tokens["viewer"])
+    made = Place(HttpSettings(port=0, principals_file=file), daemon)
+    try:
+        file.write_text("principals: nobody")
+        (warning,) = httpx.get(f"{made.url}/api/v1/status", headers=headers).json()["warnings"]
+        assert str(file) in warning
+        assert str(file) in httpx.get(made.url, headers=headers).text
+        assert httpx.get(f"{made.url}/readyz").status_code == 200
+        assert made.well()
+    finally:
+        made.server.stop()

@@ -1,0 +1,175 @@
+"""Made-up requests against a running application: what it answers is what its OpenAPI document says."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import httpx
+import pytest
+import schemathesis
+from brokers import until
+from hypothesis import HealthCheck, Phase, given, settings
+from ingestion import feedback, interaction
+from prometheus_client import CollectorRegistry
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
+
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
+from retuned.consumers.metrics import Metrics as ConsumerMetrics
+from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.service import LocalService
+from retuned.daemon.settings import Settings
+from retuned.daemon.web import attempts
+from retuned.daemon.web.principals import Role, add
+from retuned.daemon.web.routes import application
+from retuned.daemon.web.server import Server
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+
+NOBODY = "nobody"
+# Names of workloads, tables and versions that exist, and which table has times, cannot be said in a schema.
+EXCLUDED = [checks.positive_data_acceptance]
+EXIST = {"workload": "support.refunds", "what": "interactions", "id": "i1"}
+"""Of the names that paths hold, those with something behind them."""
+EXAMPLES = 4
+"""Of each operation, who asks it, and whether the request is one that the document allows."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where it listens, and a token of each role."""
+
+    url: str
+    tokens: dict[str, str]
+
+    def headers(self, who: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[who]}"} if who != NOBODY else {}
+
+
+class Sound:
+    """The process around the server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+    def health(self) -> list[str]:
+        return []
+
+    readiness = warnings = health
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("api")
+    file = folder / "principals.yaml"
+    tokens = {role: add(file, f"the-{role}", role, None, datetime.now(UTC)) for role in get_args(Role)}
+    configured = Settings(
+        warehouse={"path": folder / "w.duckdb"},  # type: ignore[arg-type]
+        models={"directory": folder / "models"},  # type: ignore[arg-type]
+        ingest={"batch_seconds": 0.1, "max_age_days": 73_000},  # type: ignore[arg-type]
+        http={"port": 0, "principals_file": file},  # type: ignore[arg-type]
+    )
+    registry, log, stop = CollectorRegistry(), MemoryLog(), threading.Event()
+    with closing(open_warehouse(configured.warehouse)) as warehouse, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(attempts, "MOST_FAILURES", 10**6)  # wrong tokens are among what is made up
+        publisher = MemoryPublisher()
+        topics = configured.kafka.interactions_topic, configured.kafka.feedback_topic
+        source = MemorySource(log, topics, lambda: stored_offsets(warehouse))
+        ingest = Ingest(source, warehouse, configured, ConsumerMetrics(registry), publisher)
+        for number in range(20):
+            log.append(topics[0], encoded(interaction(f"i{number}")))
+            log.append(topics[1], encoded(feedback(f"f{number}", f"i{number}")))
+        log.append(topics[0], b"[")
+        ingesting = threading.Thread(target=ingest.run, args=(stop,))
+        ingesting.start()
+        context = Context(
+            warehouse,
+            configured,
+            publisher,
+            Metrics(registry),
+            MonitorMetrics(registry),
+            RetrainMetrics(registry),
+            stop,
+            utc_now,
+        )
+        service = LocalService(Jobs(context, lambda _: None), ingest, utc_now())
+        server = Server(application(service, Sound(registry), configured), configured.http)
+        try:
+            until(lambda: ingest.caught_up)
+            server.start()
+            yield Running(server.url, tokens)
+        finally:
+            server.stop()
+            stop.set()
+            ingesting.join()
+
+
+def encoded(event: dict[str, Any]) -> bytes:
+    import json
+
+    return json.dumps(event).encode()
+
+
+@pytest.mark.parametrize("who", [NOBODY, *get_args(Role)])
+def test_what_is_answered_is_documented(running: Running, who: str) -> None:
+    document = httpx.get(f"{running.url}/api/v1/openapi.json", headers=running.headers("admin"), timeout=20).json()
+    api = schemathesis.openapi.from_dict(document)
+    api.config.update(base_url=running.url)
+    statuses: set[int] = set()
+    for found in api.get_all_operations():
+        operation = found.ok()
+        described = document["paths"][operation.path][operation.method]
+        bounded = "requestBody" in described or any(one["in"] == "query" for one in described.get("parameters", ()))
+        for mode in GenerationMode if bounded else (GenerationMode.POSITIVE,):  # any text is an id
+
+            @settings(
+                max_examples=EXAMPLES,
+                database=None,
+                deadline=None,
+                derandomize=True,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def check(case: schemathesis.Case) -> None:
+                case.path_parameters.update({name: EXIST[name] for name in case.path_parameters.keys() & EXIST})
+                answer = case.call(headers=running.headers(who), timeout=20)
+                case.validate_response(answer, excluded_checks=EXCLUDED)
+                statuses.add(answer.status_code)
+
+            check()
+    assert statuses & {200} == ({200} if who in ("viewer", "labeller", "operator", "admin") else set())
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_beyond_the_calendar_is_the_clients_error(running: Running, time: str) -> None:
+    for name in ("since", "until"):
+        answer = httpx.get(
+            f"{running.url}/api/v1/exports/interactions",
+            params={name: time},
+            headers=running.headers("operator"),
+            timeout=20,
+        )
+        assert (answer.status_code, name in answer.json()["error"]) == (400, True)
+
+
+def test_a_decision_names_who_asked_for_it(running: Running) -> None:
+    path = f"{running.url}/api/v1/workloads/support.refunds/retrain"
+    answer = httpx.post(path, json={}, headers=running.headers("operator"), timeout=20)
+    assert "asked for by the-operator" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'{"version": 1}', b'{"reason": {}}', b'{"version": ["v1"]}'])
+def test_arguments_are_texts(running: Running, body: bytes) -> None:
+    headers = running.headers("operator") | {"Content-Type": "application/json"}
+    for path in ("dead-letters/replay", "workloads/support.refunds/report"):
+        answer = httpx.post(f"{running.url}/api/v1/{path}", content=body, headers=headers, timeout=20)
+        assert answer.status_code == 400

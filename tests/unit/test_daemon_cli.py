@@ -1,0 +1,43 @@
+"""The command line: its options, and what it prints when there is nothing to print."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from brokers import free_port
+
+from retuned.daemon.cli.main import main, parser
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    return file
+
+
+def test_options_of_all_commands_stand_before_the_command_or_behind_it() -> None:
+    for arguments in (
+        ["--config", "a.yaml", "--verbose", "status"],
+        ["status", "--config", "a.yaml", "--verbose"],
+        ["--verbose", "status", "--config", "a.yaml"],
+        ["--config", "b.yaml", "status", "--config", "a.yaml", "--verbose"],
+    ):
+        options = parser().parse_args(arguments)
+        assert (options.config, options.verbose) == (Path("a.yaml"), True)
+    options = parser().parse_args(["status"])
+    assert (options.config, options.verbose) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [(["labels"], "no answer waits for an expert\n"), (["dead-letters", "list"], "no dead letters\n")],
+)
+def test_an_empty_list_is_said_to_be_empty(
+    config: Path, capsys: pytest.CaptureFixture[str], command: list[str], printed: str
+) -> None:
+    assert main(["--config", str(config), *command]) == 0
+    assert capsys.readouterr().out == printed
+    assert main([*command, "--config", str(config), "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
