@@ -45,6 +45,7 @@ class Ingest:
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
+        broker_problem: what was wrong then; empty while it answers, and before it was asked.
         lag: events that waited on the broker after the last poll.
         passed_over: since the start, by the reasons in `dialects.PASSED_OVER`.
     """
@@ -73,7 +74,7 @@ class Ingest:
         self.passed_over: Counter[str] = Counter()
         self.events_seen = 0
         self.last_event_at: datetime | None = None
-        self.broker_up = False
+        self.broker_up, self.broker_problem = False, ""
         self._lock = threading.Lock()
         self._running = False
         self._requests: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -265,11 +266,11 @@ class Ingest:
         metrics.batch_seconds.observe(rows.seconds)
 
     def _broker_is(self, *, up: bool, why: str = "") -> None:
-        if self.broker_up and not up:
+        if not up and not self.broker_problem:
             log.warning("%s; trying again until it answers", why)
         elif up and not self.broker_up:
             log.info("kafka %s: answers", self.settings.kafka.bootstrap_servers)
-        self.broker_up = up
+        self.broker_up, self.broker_problem = up, why
         self._metrics.broker_up.set(up)
 
 

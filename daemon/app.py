@@ -15,6 +15,7 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from retuned.consumers.errors import BrokerUnavailable
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.publisher import KafkaPublisher
@@ -75,7 +76,8 @@ class App:
         """Builds everything; nothing runs yet. What was built is undone when a later part fails.
 
         Raises:
-            RetunedError: a part cannot be built; the text names the way out.
+            RetunedError: a part cannot be built; the text names the way out. A broker that refuses is one, a broker
+                that is away is not: it is waited for.
         """
         self.settings = settings
         self.stopping = threading.Event()
@@ -91,7 +93,10 @@ class App:
             tighten(settings)
             settings.http.tokens()  # what would let anybody in is refused before anything else is done
             check_base_model(settings.models.base)
-            log.info("broker: %s", check_broker(settings.kafka))
+            try:
+                log.info("broker: %s", check_broker(settings.kafka))
+            except BrokerUnavailable as error:  # the page, a rollback and all jobs are of use without it, too
+                log.warning("%s; starting without it", error)
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))
             registry.reconcile(self.warehouse, settings)
@@ -162,7 +167,7 @@ class App:
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""
         if not self.ingest.broker_up:
-            return [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
+            return [self.ingest.broker_problem or f"kafka {self.settings.kafka.bootstrap_servers}: not connected yet"]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingest.missing_topics]
 
     # Inside
