@@ -47,6 +47,7 @@ class Ingest:
         broker_up: whether the broker answered last time.
         broker_problem: what was wrong then; empty while it answers, and before it was asked.
         lag: events that waited on the broker after the last poll.
+        lag_seconds: how long the oldest of them had waited, at most, by topic; absent where that is not known.
         passed_over: since the start, by the reasons in `dialects.PASSED_OVER`.
     """
 
@@ -80,6 +81,7 @@ class Ingest:
         self._requests: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._busy_until = 0.0
         self.lag = 0
+        self.lag_seconds: dict[str, float] = {}
         self._progress_at = time.monotonic()
 
     @property
@@ -143,6 +145,7 @@ class Ingest:
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
                         self._broker_is(up=False, why=str(error))
+                        self._waits({})
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -213,6 +216,7 @@ class Ingest:
         self._broker_is(up=True)
         self.lag = self._source.lag()
         self._metrics.lag.set(self.lag)
+        self._waits(self._source.lag_seconds(time.time()))
         self.note_progress()
         return self.decoder.rows(batch, settings.deduplicate_seconds, self.writer.pseudonym) if batch.nexts else None
 
@@ -264,6 +268,13 @@ class Ingest:
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
         metrics.batch_seconds.observe(rows.seconds)
+
+    def _waits(self, seconds: dict[str, float]) -> None:
+        for topic in self.lag_seconds.keys() - seconds.keys():
+            self._metrics.lag_seconds.remove(topic)
+        for topic, age in seconds.items():
+            self._metrics.lag_seconds.labels(topic).set(age)
+        self.lag_seconds = seconds
 
     def _broker_is(self, *, up: bool, why: str = "") -> None:
         if not up and not self.broker_problem:

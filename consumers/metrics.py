@@ -49,6 +49,13 @@ class Metrics:
             registry=registry,
         )
         self.lag = Gauge("retuned_ingest_lag_events", "Events on the broker that were not read yet.", registry=registry)
+        self.lag_seconds = Gauge(
+            "retuned_ingest_lag_seconds",
+            "How long the oldest event of a topic that was not read yet has waited on the broker, at most; 0 when all "
+            "are read.",
+            ["topic"],
+            registry=registry,
+        )
         self.batch_seconds = Histogram(
             "retuned_ingest_batch_seconds",
             "Time from a batch being read to its being stored.",

@@ -14,6 +14,7 @@ from retuned.consumers.errors import (
     RetunedError,
     Unreadable,
 )
+from retuned.consumers.kafka.backlog import Backlog
 from retuned.consumers.kafka.broken_batches import broken_batch
 from retuned.consumers.kafka.connection import CONNECT_SECONDS, check_broker, client_config, refusal
 from retuned.consumers.kafka.contract import (
@@ -74,6 +75,7 @@ class ConfluentSource:
         self._reached: Offsets = {}
         self._known: Offsets = {}
         self._ended: set[Partition] = set()
+        self._backlog = Backlog()
         self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
         self._stuck: dict[Partition, Any] = {}  # an error in the place of the next message
@@ -106,7 +108,11 @@ class ConfluentSource:
                     self._postponed = self._on_error(message, error) or self._postponed
                     continue
                 key = (message.topic(), message.partition())
-                records.append(FetchedRecord(*key, message.offset(), message.value(), message.headers() or ()))
+                kind, milliseconds = message.timestamp()
+                written_at = None if kind == self._kafka.TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000
+                headers = message.headers() or ()
+                records.append(FetchedRecord(*key, message.offset(), message.value(), headers, None, written_at))
+                self._backlog.read(key, written_at)
                 self._reached[key] = message.offset() + 1
                 self._ended.discard(key)
         except self._kafka.KafkaException as error:
@@ -130,6 +136,10 @@ class ConfluentSource:
 
     def lag(self) -> int:
         return sum(max(0, end - self._reached.get(key, end)) for key, end in self._ends().items())
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        ends = self._ends()
+        return self._backlog.ages(((key, self._reached.get(key), ends.get(key)) for key in self._assignment()), now)
 
     def caught_up(self) -> bool:
         return bool(self._assignment()) and all(key in self._ended for key in self._assignment())
@@ -200,7 +210,7 @@ class ConfluentSource:
             self._known = self._stored()
             keys = [(partition.topic, partition.partition) for partition in partitions]
             self._starts = {key: self._known[key] for key in keys if key in self._known}
-            self._reached, self._ended = dict(self._starts), set()
+            self._reached, self._ended, self._backlog = dict(self._starts), set(), Backlog()
             self.missing -= {topic for topic, _ in keys}
             consumer.assign(self._placed(keys))
         except Exception as error:

@@ -30,6 +30,10 @@ class Record(Protocol):
     @property
     def headers(self) -> Headers: ...
     @property
+    def timestamp(self) -> float | None:
+        """When it came to its topic, as Kafka keeps it, in Unix seconds; None: not known."""
+
+    @property
     def problem(self) -> str | None:
         """Why it is no event, where the reader knows better than the decoder."""
 
@@ -78,6 +82,12 @@ class Source(Protocol):
 
     def lag(self) -> int:
         """Events on the assigned partitions that were not polled yet, as far as known."""
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        """How long the oldest event that was not polled has waited, at most, by topic; see `Backlog`. `now`: Unix time.
+
+        A topic of which it is not known is absent.
+        """
 
     def caught_up(self) -> bool:
         """Whether partitions are assigned and all of their events were polled."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from retuned.consumers.errors import EventsLost
+from retuned.consumers.kafka.backlog import Backlog
 from retuned.consumers.kafka.contract import Batch, Headers, Offsets, Partition, Record, from_beginning, lost_events
 from retuned.consumers.kafka.records import FetchedRecord
 
@@ -25,7 +26,9 @@ class MemoryLog:
         """Add a message and return its offset."""
         with self._changed:
             offset = self._ends.get((topic, partition), 0)
-            self._records[topic, partition].append(FetchedRecord(topic, partition, offset, value, headers))
+            self._records[topic, partition].append(
+                FetchedRecord(topic, partition, offset, value, headers, timestamp=time.time())
+            )
             self._ends[topic, partition] = offset + 1
             self._changed.notify_all()
             return offset
@@ -93,6 +96,7 @@ class MemorySource:
         self._assigned: Offsets | None = None
         self._positions: Offsets = {}
         self._reached: Offsets = {}
+        self._backlog = Backlog()
         self.committed: Offsets = {}
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
@@ -102,6 +106,8 @@ class MemorySource:
             lost = self._restart()
             records, positions = self._log.read(self._positions, max_records)
             self._positions |= positions
+            for record in records:
+                self._backlog.read((record.topic, record.partition), record.timestamp)
             moved = {key: end for key, end in positions.items() if self._reached.get(key) != end}
             left = deadline - time.monotonic()
             if moved or left <= 0:
@@ -116,6 +122,10 @@ class MemorySource:
     def lag(self) -> int:
         ends = self._log.ends()
         return sum(ends.get(key, 0) - position for key, position in self._positions.items())
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        ends = self._log.ends()
+        return self._backlog.ages(((key, reached, ends.get(key, 0)) for key, reached in self._positions.items()), now)
 
     def caught_up(self) -> bool:
         return self._assigned is not None and self.lag() == 0

@@ -14,6 +14,7 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 
 from retuned.consumers.errors import BrokerUnavailable, EventsLost
+from retuned.consumers.kafka.backlog import Backlog
 from retuned.consumers.kafka.connection import client_config, connect, refusal, translated
 from retuned.consumers.kafka.contract import (
     AWAY_SECONDS,
@@ -23,6 +24,7 @@ from retuned.consumers.kafka.contract import (
     LOOK_SECONDS,
     Batch,
     Offsets,
+    Partition,
     Record,
     Source,
     from_beginning,
@@ -72,6 +74,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._assigning, self._assignments = threading.Lock(), 0
         self._reached: Offsets = {}
+        self._backlog = Backlog()
         self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
         self._postponed: Exception | None = None
@@ -126,8 +129,9 @@ class KafkaSource:
             while wanted > 0 and (found := self._consumer.poll(wait_ms, max_records=wanted)):
                 if not records:
                     assignments = self._assignments
-                for some in found.values():
+                for partition, some in found.items():
                     records += some
+                    self._backlog.read((partition.topic, partition.partition), some[-1].timestamp)
                     size += sum(len(record.value or b"") for record in some)
                 fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
                 wanted = min(max_records - len(records), fitting)
@@ -167,31 +171,28 @@ class KafkaSource:
             )
 
     def lag(self) -> int:
-        if self._consumer is None:
-            return 0
-        total = 0
-        for partition in self._consumer.assignment():
-            end, reached = (
-                self._consumer.highwater(partition),
-                self._reached.get((partition.topic, partition.partition)),
-            )
-            if end is not None and reached is not None:
-                total += max(0, end - reached)
-        return total
+        return sum(
+            max(0, end - reached) for _, reached, end in self._places() if end is not None and reached is not None
+        )
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        return self._backlog.ages(self._places(), now)
 
     def caught_up(self) -> bool:
-        if self._consumer is None or not self._consumer.assignment():
-            return False
-        ends = [
-            (self._consumer.highwater(partition), self._reached.get((partition.topic, partition.partition)))
-            for partition in self._consumer.assignment()
-        ]
-        return all(end is not None and (reached or 0) >= end for end, reached in ends)
+        places = self._places()
+        return bool(places) and all(end is not None and (reached or 0) >= end for _, reached, end in places)
 
     def close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _places(self) -> list[tuple[Partition, int | None, int | None]]:
+        """Of each assigned partition, how far it is read and where it ends, as far as is known."""
+        if self._consumer is None:
+            return []
+        keys = [(one, (one.topic, one.partition)) for one in self._consumer.assignment()]
+        return [(key, self._reached.get(key), self._consumer.highwater(partition)) for partition, key in keys]
 
     def _connect(self) -> Any:
         settings = self._settings
@@ -245,7 +246,7 @@ class KafkaSource:
                 self._consumer.seek_to_beginning(partition)
             else:
                 self._consumer.seek_to_end(partition)
-        self._reached = reached
+        self._reached, self._backlog = reached, Backlog()
 
     def _batch(self, records: list[Record]) -> Batch:
         starts, nexts = {}, {}

@@ -235,6 +235,12 @@ def operations() -> dashboard.Dashboard:
             unit=PER_SECOND,
         ),
         lines(
+            "Waiting",
+            "How long the oldest event of each topic that was not read yet has waited on the broker, at most.",
+            ("max by (topic) (retuned_ingest_lag_seconds)", "{{topic}}"),
+            unit=SECONDS,
+        ),
+        lines(
             "Dead letters, duplicates, lost events",
             "Messages that are no events, by reason (the table dead_letters holds them), what is known to be none, "
             "events that were sent twice, and events that the broker deleted before they were read, or holds broken.",

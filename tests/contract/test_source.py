@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from brokers import Broker, break_batch
+from brokers import Broker, break_batch, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
@@ -342,4 +342,22 @@ def test_close_is_safe_to_repeat(world: World) -> None:
     source = world.open(dict)
     source.poll(1, 0)
     source.close()
+    source.close()
+
+
+def test_lag_in_seconds_is_unknown_or_the_age_of_what_was_read_until_all_is(world: World) -> None:
+    for number in range(20):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.produce(world.feedback, b"f", 0)
+    world.flush()
+    source = world.open(dict)
+    assert source.lag_seconds(time.time()) == {}
+    seen, ahead = 0, 1_000.0
+    deadline = time.monotonic() + 20
+    while seen < 20 and time.monotonic() < deadline:
+        seen += len(values([source.poll(5, 0.2)], world.interactions))
+        if 0 < seen < 20:
+            assert source.lag_seconds(time.time() + ahead)[world.interactions] == pytest.approx(ahead, abs=100)
+    everything = {world.interactions: 0, world.feedback: 0}
+    until(lambda: (source.poll(5, 0.1), source.lag_seconds(time.time()))[1] == everything)
     source.close()
