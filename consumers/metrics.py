@@ -40,6 +40,12 @@ class Metrics:
             ["topic"],
             registry=registry,
         )
+        self.remade = Counter(
+            "retuned_topics_remade",
+            "Topics that were made anew under their name, and are read from their beginning.",
+            ["topic"],
+            registry=registry,
+        )
         self.redactions = Counter(
             "retuned_redactions", "Pieces of text replaced before storage.", ["kind"], registry=registry
         )

@@ -22,7 +22,7 @@ from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
-from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -103,7 +103,9 @@ class App:
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
-            self.source = open_source(settings.kafka, lambda: stored_offsets(self.warehouse))
+            self.source = open_source(
+                settings.kafka, lambda: stored_offsets(self.warehouse), lambda: stored_identities(self.warehouse)
+            )
             self.ingest = Ingest(self.source, self.warehouse, settings, ConsumerMetrics(self.registry), self.publisher)
             self._ingest_thread = threading.Thread(target=self._ingest, name="ingest")
             self._stops.append(("ingestion", self._stop_ingest))
@@ -168,6 +170,8 @@ class App:
         """What is not there yet, or not there now; empty when events flow."""
         if not self.ingest.broker_up:
             return [self.ingest.broker_problem or f"kafka {self.settings.kafka.bootstrap_servers}: not connected yet"]
+        if self.ingest.waiting_for:
+            return [self.ingest.waiting_for]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingest.missing_topics]
 
     # Inside

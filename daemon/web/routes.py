@@ -78,6 +78,7 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
             viewer("/api/v1/dead-letters", do.letters),
             viewer("/api/v1/ingestion", do.ingestion),
             operator("/api/v1/dead-letters/replay", do.replay),
+            operator("/api/v1/dead-letters/resume", do.resume),
             viewer("/api/v1/imports/{id}", do.position),
             operator("/api/v1/imports/{id}", do.take),
             viewer("/api/v1/exports/{what}", do.export),
@@ -139,6 +140,13 @@ class _Endpoints:
         _ask_for_json(request)
         try:
             return _json(self._service.replay())
+        except RetunedError as error:
+            raise HTTPException(409, str(error)) from error
+
+    def resume(self, request: Request) -> Response:
+        _ask_for_json(request)
+        try:
+            return _json(self._service.resume())
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
 

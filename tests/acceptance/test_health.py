@@ -28,6 +28,7 @@ class Source:
         self.ages: dict[str, float] = {}
         self.before_assignment = lambda: None
         self.missing = frozenset[str]()
+        self.waiting_for = ""
 
     def poll(self, _: int, __: float) -> Batch:
         self.released.wait(60 if self.hang else 0.02)
@@ -71,6 +72,9 @@ def test_a_topic_that_is_missing_makes_it_unready_and_is_named(source: Any) -> N
     assert httpx.get(f"{url}/readyz").text == "the topic feedback is not on the broker: create it\n"
     assert (code(url, "/readyz"), code(url, "/healthz")) == (503, 200)
     fake.missing = frozenset()
+    fake.waiting_for = "consumer group 'x': another consumer is in it"
+    assert "another consumer" in httpx.get(f"{url}/readyz").text
+    fake.waiting_for = ""
     assert code(url, "/readyz") == 200
 
 
