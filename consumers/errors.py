@@ -24,6 +24,10 @@ class WarehouseError(RetunedError):
     """The warehouse cannot be opened, read or written."""
 
 
+class OutOfMemory(WarehouseError):
+    """DuckDB may not have as much memory as this needs, just now or ever. Nothing was written."""
+
+
 class Busy(RetunedError):
     """Something else is at work there. Worth another try, later."""
 

@@ -25,7 +25,7 @@ from retuned.consumers.producers import Producer, Producers, SetAside
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.rows import Rows
-from retuned.consumers.warehouse.writer import Writer
+from retuned.consumers.warehouse.writer import QUERIES, Writer
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ class Ingest:
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
+        broker_problem: what was wrong then; empty while it answers, and before it was asked.
         lag: events that waited on the broker after the last poll.
+        lag_seconds: how long the oldest of them had waited, at most, by topic; absent where that is not known.
         passed_over: since the start, by the reasons in `dialects.PASSED_OVER`.
     """
 
@@ -63,22 +65,25 @@ class Ingest:
             ConfigurationError: the key of the user hash cannot be read or made, or privacy.names lacks its extra.
         """
         self._source, self.warehouse, self.settings, self._metrics = source, warehouse, settings, metrics
-        self._producers = Producers.known(settings.ingest, warehouse, utc_now())
+        self._producers = Producers.known(settings.ingest, warehouse)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
         self.decoder, self.writer = Decoder(settings), Writer(warehouse, settings)
         for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
             metrics.lost.labels(topic)  # series that begin at 0, so that an alert sees their first rise, or none
+            metrics.remade.labels(topic)
             metrics.events.labels(topic)
             metrics.set_aside.labels(topic).set_function(partial(self._count_set_aside, topic))
         self.passed_over: Counter[str] = Counter()
         self.events_seen = 0
         self.last_event_at: datetime | None = None
-        self.broker_up = False
+        self.broker_up, self.broker_problem = False, ""
         self._lock = threading.Lock()
         self._running = False
         self._requests: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._busy_until = 0.0
         self.lag = 0
+        self.lag_seconds: dict[str, float] = {}
+        self._read_all = False
         self._progress_at = time.monotonic()
 
     @property
@@ -96,6 +101,11 @@ class Ingest:
         """Topics that are to be read and are not on the broker."""
         return sorted(self._source.missing)
 
+    @property
+    def waiting_for(self) -> str:
+        """What reading waits for although the broker answers, in words; empty: nothing."""
+        return self._source.waiting_for
+
     def set_aside(self) -> list[SetAside]:
         """The producers most of whose messages are no events."""
         return self._producers.set_aside(utc_now())
@@ -106,11 +116,12 @@ class Ingest:
         Raises:
             BrokerUnavailable: worth another try.
             Fenced: another consumer of the group is at work; nothing of the batch was stored.
-            TooManyDeadLetters: raised after the batch is stored.
+            TooManyDeadLetters: raised after the batch is stored; at the start after such a stop, before it is.
             WarehouseError: nothing of the batch was stored.
         """
         rows = self._read()
         if rows is None:
+            self._note_read_all()
             return 0
         self.writer.write(rows)
         self._finish(rows)
@@ -142,6 +153,7 @@ class Ingest:
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
                         self._broker_is(up=False, why=str(error))
+                        self._waits({})
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -149,6 +161,8 @@ class Ingest:
                     if written is not None:
                         self._finish(written.result())
                         written = None  # else it stays until the next batch but one is read
+                    if rows is None:
+                        self._note_read_all()
                     self._serve_requests()  # nothing is being written now
                     if rows is not None:
                         pending = writer.submit(self.writer.write, rows)
@@ -182,6 +196,15 @@ class Ingest:
         self._count(rows)
         self._dead_letter_topic.copy(rows.dead)
 
+    def resume(self) -> None:
+        """Go on after too many dead letters: until all that waits on the broker is read, no number of them stops it."""
+
+        def kept() -> None:
+            self.warehouse.execute(QUERIES["resume"], {"now": utc_now()})
+            self._producers.catching_up, self._producers.on_trial = True, False
+
+        self.run_in_ingest_thread("dead letters", kept)
+
     def note_progress(self) -> None:
         """The loop came round, or what it does takes its time and goes on."""
         self._progress_at = time.monotonic()
@@ -212,8 +235,18 @@ class Ingest:
         self._broker_is(up=True)
         self.lag = self._source.lag()
         self._metrics.lag.set(self.lag)
+        self._waits(self._source.lag_seconds(time.time()))
         self.note_progress()
-        return self.decoder.rows(batch, settings.deduplicate_seconds, self.writer.pseudonym) if batch.nexts else None
+        self._read_all = self._source.caught_up()
+        if not batch.nexts:
+            return None
+        rows = self.decoder.rows(batch, settings.deduplicate_seconds, self.writer.pseudonym)
+        rows.read_all = self._read_all
+        if self._producers.on_trial and rows.bad:
+            events, last = sum(table.num_rows for table in rows.tables.values()), rows.bad[-1][0]
+            where = f"{last.topic}:{last.partition}:{last.offset}"
+            self._producers.try_batch(events, len(rows.bad), f"{where}, {rows.bad[-1][1].error.reason}")
+        return rows
 
     def _finish(self, rows: Rows) -> None:
         """What follows a batch of Kafka's that is stored."""
@@ -221,6 +254,8 @@ class Ingest:
         metrics, messages = self._metrics, rows.messages.total()
         if (interactions := rows.tables.get("interactions")) is not None:
             metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
+        for topic in rows.remade:
+            metrics.remade.labels(topic).inc()
         for topic, count in rows.lost.items():
             metrics.lost.labels(topic).inc(count)
         for record, _ in rows.bad:
@@ -234,6 +269,8 @@ class Ingest:
         self.account_for(rows)
         pa.default_memory_pool().release_unused()  # of this thread: else it keeps for good what is in pieces
         self._judge_producers(rows)
+        if rows.read_all:
+            self._caught_up()
 
     def _judge_producers(self, rows: Rows) -> None:
         events: Counter[Producer] = Counter()
@@ -242,6 +279,17 @@ class Ingest:
                 events[topic, workload] += count
         for found in self._producers.add(events, rows.dead, rows.received_at):
             log.error("%s; it is set aside: correct it, then run retuned dead-letters replay", found)
+
+    def _note_read_all(self) -> None:
+        """Nothing was read, and what was is stored."""
+        if self._read_all:
+            self._caught_up()
+
+    def _caught_up(self) -> None:
+        if self._producers.catching_up:
+            self.warehouse.execute(QUERIES["caught_up"], {"now": utc_now()})
+            self._producers.forgive()
+            log.info("everything that waited is read: too many dead letters stop ingestion again")
 
     def _count_set_aside(self, topic: str) -> int:
         return sum(found.topic == topic for found in self.set_aside())
@@ -264,12 +312,19 @@ class Ingest:
         metrics.duplicates.inc(rows.duplicates)
         metrics.batch_seconds.observe(rows.seconds)
 
+    def _waits(self, seconds: dict[str, float]) -> None:
+        for topic in self.lag_seconds.keys() - seconds.keys():
+            self._metrics.lag_seconds.remove(topic)
+        for topic, age in seconds.items():
+            self._metrics.lag_seconds.labels(topic).set(age)
+        self.lag_seconds = seconds
+
     def _broker_is(self, *, up: bool, why: str = "") -> None:
-        if self.broker_up and not up:
+        if not up and not self.broker_problem:
             log.warning("%s; trying again until it answers", why)
         elif up and not self.broker_up:
             log.info("kafka %s: answers", self.settings.kafka.bootstrap_servers)
-        self.broker_up = up
+        self.broker_up, self.broker_problem = up, why
         self._metrics.broker_up.set(up)
 
 

@@ -40,6 +40,12 @@ class Metrics:
             ["topic"],
             registry=registry,
         )
+        self.remade = Counter(
+            "retuned_topics_remade",
+            "Topics that were made anew under their name, and are read from their beginning.",
+            ["topic"],
+            registry=registry,
+        )
         self.redactions = Counter(
             "retuned_redactions", "Pieces of text replaced before storage.", ["kind"], registry=registry
         )
@@ -49,6 +55,13 @@ class Metrics:
             registry=registry,
         )
         self.lag = Gauge("retuned_ingest_lag_events", "Events on the broker that were not read yet.", registry=registry)
+        self.lag_seconds = Gauge(
+            "retuned_ingest_lag_seconds",
+            "How long the oldest event of a topic that was not read yet has waited on the broker, at most; 0 when all "
+            "are read.",
+            ["topic"],
+            registry=registry,
+        )
         self.batch_seconds = Histogram(
             "retuned_ingest_batch_seconds",
             "Time from a batch being read to its being stored.",

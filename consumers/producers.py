@@ -3,6 +3,10 @@
 A producer is a workload on a topic; messages that name none (feedback, and what cannot be decoded) are one producer of
 their topic. One that sends mostly dead letters is set aside: it is shown and alerted, and its dead letters no longer
 stop anybody else. What it sends is treated as before: events are stored, the rest are dead letters.
+
+What was counted is read back from the warehouse at each start. Where it says that ingestion had to stop, the next
+batches are on trial: one that is mostly dead letters is not stored, so that starts again and again throw nothing away.
+An operator may have ingestion go on: then nothing stops it until everything that waits has been read.
 """
 
 from collections import Counter
@@ -19,7 +23,7 @@ QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 
 MOST_PRODUCERS = 200
 """Names come from producers, who may send a new one each time: beyond so many, the one that is worth least goes."""
-KNOWN = timedelta(days=1)
+MOST_BATCHES = 100_000
 QUIET = timedelta(hours=1)
 """One that is set aside and has sent no dead letter for so long is not shown any more."""
 
@@ -90,17 +94,31 @@ class Producers:
 
     settings: IngestSettings
     states: dict[Producer, _State] = field(default_factory=dict)
+    catching_up: bool = False
+    """An operator had ingestion go on, and what waited then is not read yet."""
+    on_trial: bool = False
+    """Ingestion had to stop before this start."""
 
     def __post_init__(self) -> None:
         self._share, self._size = self.settings.dead_letter_share_limit, self.settings.dead_letter_window
         self._all = _Window(self._size)
 
     @classmethod
-    def known(cls, settings: IngestSettings, warehouse: Warehouse, now: datetime) -> "Producers":
-        """With those whose events of the last day are in the warehouse: one that is quiet is no worse for it."""
-        made = cls(settings)
-        for row in warehouse.rows(QUERIES["known_producers"], {"since": now - KNOWN, "most": MOST_PRODUCERS}):
-            made._count((row["topic"], row["workload"]), min(row["events"], settings.dead_letter_window), 0, now)
+    def known(cls, settings: IngestSettings, warehouse: Warehouse) -> "Producers":
+        """With what was stored within a day before the last message: who is quiet is no worse for it."""
+        reach = warehouse.row(QUERIES["reach_producers"])
+        assert reach is not None
+        made = cls(settings, catching_up=reach["catching_up"])
+        if reach["since"] is not None:
+            of = {"since": reach["since"], "forgiven_at": reach["forgiven_at"]}
+            limits = {"window": settings.dead_letter_window, "most": MOST_BATCHES}
+            for row in reversed(warehouse.rows(QUERIES["known_producers"], of | limits)):
+                producer, now = (row["topic"], row["workload"]), row["received_at"]
+                made._note(producer, row["events"], row["dead"], row["example"], now)
+                made.states[producer].proven |= row["proven"]
+                made._all.add(row["events"], row["dead"])
+                made._forget()
+        made.on_trial = made._too_many() is not None and not made.catching_up
         return made
 
     def add(self, events: Counter[Producer], dead: Iterable[DeadLetter], now: datetime) -> list[SetAside]:
@@ -108,26 +126,52 @@ class Producers:
 
         Raises:
             TooManyDeadLetters: more than the configured share of all messages are no events, and either more than that
-                share of the producers that ever sent events are set aside, or there is no such producer.
+                share of the producers that ever sent events are set aside, or there is no such producer. Not while on
+                trial or catching up.
         """
         letters: dict[Producer, list[DeadLetter]] = {}
         for letter in dead:
             letters.setdefault((letter.topic, letter.workload), []).append(letter)
         new = []
         for producer in events.keys() | letters.keys():
-            state = self._count(producer, events[producer], len(letters.get(producer, ())), now)
-            if found := letters.get(producer):
-                state.dead_at, last = now, found[-1]
-                state.example = f"{last.key}, {last.reason}, {last.detail}"
-            if not state.window.is_broken(self._share):
-                state.set_aside_at = None
-            elif state.set_aside_at is None:
-                state.set_aside_at = now
-                new.append(self._described(producer, state))
+            found = letters.get(producer, [])
+            example = f"{found[-1].key}, {found[-1].reason}, {found[-1].detail}" if found else None
+            if self._note(producer, events[producer], len(found), example, now):
+                new.append(self._described(producer, self.states[producer]))
         self._all.add(events.total(), sum(map(len, letters.values())))
         self._forget()
-        self._check()
+        last = self._too_many()
+        if last is None:
+            self.on_trial = False
+        elif not self.on_trial and not self.catching_up:
+            raise TooManyDeadLetters(
+                f"{round(self._all.dead)} of the last {self._all.messages} messages are no events "
+                f"(ingest.dead_letter_share_limit {self._share:g}), and too few producers still send events; they are "
+                "in dead_letters; correct the producers and start again (what they have sent already is taken in by: "
+                f"retuned dead-letters resume); the last one: {last.example}"
+            )
         return new
+
+    def try_batch(self, good: int, dead: int, example: str) -> None:
+        """Look at a batch before it is stored: how many events and dead letters it has, and what is wrong with one.
+
+        Raises:
+            TooManyDeadLetters: ingestion had to stop before this start, and it is no better.
+        """
+        if self.on_trial and dead > self._share * (good + dead):
+            raise TooManyDeadLetters(
+                f"ingestion stopped because most messages were no events, and {dead} of the next {good + dead} are "
+                "none either; nothing of them was stored, they wait in Kafka; correct the producers, then have what "
+                "waits taken in as it is, dead letters and all, by: retuned dead-letters resume; the last one: "
+                f"{example}"
+            )
+
+    def forgive(self) -> None:
+        """Everything that waited was read: count dead letters from now on."""
+        self.catching_up = False
+        self._all = _Window(self._size)
+        for state in self.states.values():
+            state.window, state.set_aside_at = _Window(self._size), None
 
     def set_aside(self, now: datetime) -> list[SetAside]:
         """The producers that are set aside now, the latest first."""
@@ -138,12 +182,20 @@ class Producers:
         ]
         return sorted(found, key=lambda one: one.last_at, reverse=True)
 
-    def _count(self, producer: Producer, good: int, dead: int, now: datetime) -> _State:
+    def _note(self, producer: Producer, good: int, dead: int, example: str | None, now: datetime) -> bool:
+        """Count what one sent. Returns whether it is newly set aside."""
         state = self.states.setdefault(producer, _State(_Window(self._size)))
         state.window.add(good, dead)
         state.proven = state.proven or good > 0
         state.seen_at = now
-        return state
+        if dead:
+            state.dead_at, state.example = now, example or ""
+        if not state.window.is_broken(self._share):
+            state.set_aside_at = None
+        elif state.set_aside_at is None:
+            state.set_aside_at = now
+            return True
+        return False
 
     def _described(self, producer: Producer, state: _State) -> SetAside:
         assert state.set_aside_at is not None
@@ -160,14 +212,10 @@ class Producers:
         while len(self.states) > MOST_PRODUCERS:
             del self.states[min(self.states, key=lambda one: (self.states[one].proven, self.states[one].seen_at))]
 
-    def _check(self) -> None:
+    def _too_many(self) -> _State | None:
+        """The producer of the last dead letter, where there are too many to go on; else None."""
         proven = [state for state in self.states.values() if state.proven]
         broken = [state for state in proven if state.set_aside_at is not None]
         if not self._all.is_broken(self._share) or (proven and len(broken) <= self._share * len(proven)):
-            return
-        last = max(self.states.values(), key=lambda state: (state.dead_at is not None, state.dead_at or state.seen_at))
-        raise TooManyDeadLetters(
-            f"{round(self._all.dead)} of the last {self._all.messages} messages are no events "
-            f"(ingest.dead_letter_share_limit {self._share:g}), and too few producers still send events; they are in "
-            f"dead_letters; correct the producers and start again; the last one: {last.example}"
-        )
+            return None
+        return max(self.states.values(), key=lambda state: (state.dead_at is not None, state.dead_at or state.seen_at))

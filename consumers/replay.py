@@ -1,6 +1,7 @@
 """Replay: dead letters are decoded again, after a fix, and those that are events now are moved to where they belong."""
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -15,11 +16,14 @@ from retuned.consumers.warehouse.connection import utc_now
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import QUERIES
 
-LETTERS = 1_000  # at a time
+# At a time: events wait meanwhile, and some megabytes take seconds to redact.
+LETTERS, CHARACTERS = 1_000, 2 * 2**20
 
 
 def replay(ingest: Ingest) -> dict[str, int]:
     """Replay all letters that are whole; those that are still no events are kept, as are those that were cut.
+
+    Ingestion goes on between two pieces.
 
     Returns:
         How many letters were `tried` and how many `replayed`, and how many events were `stored`: one letter may hold
@@ -27,31 +31,28 @@ def replay(ingest: Ingest) -> dict[str, int]:
 
     Raises:
         Busy: some letters are being archived; those before them were replayed.
-        RetunedError: the thread of `Ingest.run` does not come to it in time.
+        RetunedError: the thread of `Ingest.run` does not come to it in time; those before them were replayed.
     """
-    return ingest.run_in_ingest_thread("dead letters", lambda: _replay(ingest))
-
-
-def _replay(ingest: Ingest) -> dict[str, int]:
     total = Counter(tried=0, replayed=0, stored=0)
-    with ingest.warehouse.cursor() as reading:
-        reading.execute(QUERIES["letters_to_replay"])
-        while letters := reading.fetchmany(LETTERS):
-            total.update(_replay_some(ingest, letters))
-            ingest.note_progress()
+    # Those that come meanwhile are new, and so are those that are still bad.
+    after: dict[str, Any] = {"until": utc_now(), "received_at": None, "key": None}
+    while letters := ingest.warehouse.rows(QUERIES["letters_to_replay"], after | {"most": LETTERS, "size": CHARACTERS}):
+        work = partial(_replay_some, ingest, letters)
+        total.update(ingest.run_in_ingest_thread("dead letters", work))
+        after |= {"received_at": letters[-1]["received_at"], "key": letters[-1]["key"]}
     return dict(total)
 
 
-def _replay_some(ingest: Ingest, letters: list[Any]) -> Counter[str]:
+def _replay_some(ingest: Ingest, letters: list[dict[str, Any]]) -> Counter[str]:
     writer = ingest.writer
     rows = Rows(Batch(), ingest.settings.ingest.deduplicate_seconds, utc_now(), writer.pseudonym_or_stored)
     done = []
-    for topic, partition, offset, payload in letters:
-        record = FetchedRecord(topic, partition, offset, payload.encode())
+    for letter in letters:
+        record = FetchedRecord(letter["topic"], letter["partition"], letter["offset"], letter["payload"].encode())
         found = ingest.decoder.found(record, rows.received_at)
         if any(isinstance(part, BadPart) for part in found):
             continue
-        done.append({"topic": topic, "partition": partition, "offset": offset, "payload": payload})
+        done.append({name: letter[name] for name in ("topic", "partition", "offset", "payload")})
         for part in found:
             rows.add(part, record)
     rows.pack()

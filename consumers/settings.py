@@ -73,6 +73,11 @@ class KafkaSettings(Section):
     """Where events come from, and where model events go."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one or more brokers, comma-separated")
+    cluster_id: str | None = Field(
+        None,
+        description="id of the Kafka cluster that events come from; null: the one that the warehouse was filled from. "
+        "Any other cluster is refused",
+    )
     client: Literal["kafka-python", "confluent"] = Field(
         "kafka-python", description="what reads events; confluent (librdkafka) needs pip install 'retuned[confluent]'"
     )

@@ -15,13 +15,14 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from retuned.consumers.errors import BrokerUnavailable
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
-from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -77,7 +78,8 @@ class App:
         """Builds everything; nothing runs yet. What was built is undone when a later part fails.
 
         Raises:
-            RetunedError: a part cannot be built; the text names the way out.
+            RetunedError: a part cannot be built; the text names the way out. A broker that refuses is one, a broker
+                that is away is not: it is waited for.
         """
         self.settings = settings
         self.stopping = threading.Event()
@@ -94,14 +96,19 @@ class App:
             Principals(settings.http)  # what would let anybody in is refused before anything else is done
             server_tls(settings.http)
             check_base_model(settings.models.base)
-            log.info("broker: %s", check_broker(settings.kafka))
+            try:
+                log.info("broker: %s", check_broker(settings.kafka))
+            except BrokerUnavailable as error:  # the page, a rollback and all jobs are of use without it, too
+                log.warning("%s; starting without it", error)
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))
             registry.reconcile(self.warehouse, settings)
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
-            self.source = open_source(settings.kafka, lambda: stored_offsets(self.warehouse))
+            self.source = open_source(
+                settings.kafka, lambda: stored_offsets(self.warehouse), lambda: stored_identities(self.warehouse)
+            )
             self.ingest = Ingest(self.source, self.warehouse, settings, ConsumerMetrics(self.registry), self.publisher)
             self._ingest_thread = threading.Thread(target=self._ingest, name="ingest")
             self._stops.append(("ingestion", self._stop_ingest))
@@ -166,7 +173,9 @@ class App:
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""
         if not self.ingest.broker_up:
-            return [f"the broker {self.settings.kafka.bootstrap_servers} does not answer"]
+            return [self.ingest.broker_problem or f"kafka {self.settings.kafka.bootstrap_servers}: not connected yet"]
+        if self.ingest.waiting_for:
+            return [self.ingest.waiting_for]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingest.missing_topics]
 
     def warnings(self) -> list[str]:

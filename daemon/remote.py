@@ -54,6 +54,9 @@ class RemoteService:
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         return self._ask(list, "GET", f"dead-letters?{urlencode(_given(limit=limit, reason=reason))}")
 
+    def resume_ingestion(self) -> dict[str, str]:
+        return self._ask(dict, "POST", "dead-letters/resume", {})
+
     def replay(self) -> dict[str, int]:
         return self._ask(dict, "POST", "dead-letters/replay", {})
 

@@ -68,6 +68,9 @@ class Service(Protocol):
     def replay(self) -> dict[str, int]:
         """See `retuned.consumers.replay`."""
 
+    def resume_ingestion(self) -> dict[str, str]:
+        """See `retuned.consumers.ingest.Ingest.resume`. Returns what was `done`, in words."""
+
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         """The answers that experts are asked to judge, oldest first."""
 
@@ -130,6 +133,10 @@ class LocalService:
 
     def replay(self) -> dict[str, int]:
         return replay(self._ingestion)
+
+    def resume_ingestion(self) -> dict[str, str]:
+        self._ingestion.resume()
+        return {"done": "what waits on the broker will be taken in, however many dead letters it makes"}
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         return open_requests(self.warehouse, workload)

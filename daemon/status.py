@@ -50,6 +50,7 @@ def ingestion(ingest: Ingest | None) -> dict[str, Any]:
     return {
         "broker_up": ingest.broker_up if ingest else None,
         "lag_events": ingest.lag if ingest else None,
+        "lag_seconds": ingest.lag_seconds if ingest else {},
         "last_event_at": ingest.last_event_at if ingest else None,
         "set_aside": [asdict(producer) for producer in ingest.set_aside()] if ingest else [],
         "passed_over": [

@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.protocol.consumer import LeaveGroupRequest
 from kafka.record.util import calc_crc32c
 from kafka.serializer import Serializer
+
+from retuned.consumers.kafka.membership import group_members
+from retuned.consumers.settings import KafkaSettings
 
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
@@ -82,6 +86,19 @@ class Broker:
             admin.create_topics([NewTopic(name, partitions, 1) for name in names])
         finally:
             admin.close()
+
+
+def forget_killed(bootstrap_servers: str, group: str) -> None:
+    """Take a member that was killed out of its group on Tansu, which never ends a session as Apache Kafka does."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=2_000)
+    try:
+        if admin._manager.cluster.cluster_id == "tansu_cluster":
+            for member in group_members(KafkaSettings(bootstrap_servers=bootstrap_servers, group_id=group)):
+                identity = LeaveGroupRequest.MemberIdentity(member_id=member, group_instance_id=None, reason=None)
+                leaving = LeaveGroupRequest(group_id=group, member_id=member, members=[identity])
+                admin._manager.run(admin._manager.send, leaving)
+    finally:
+        admin.close()
 
 
 def break_batch(broker: Broker, topic: str, number: int, how: str) -> tuple[int, int]:

@@ -7,16 +7,19 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
-from brokers import Broker, Json, free_port
+from brokers import Broker, Json, forget_killed, free_port
 from jsonschema import Draft202012Validator
 from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from retuned.consumers.errors import RetunedError
 
 
 class Daemon:
@@ -49,7 +52,11 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(how)
         try:
-            return self.process.wait(timeout_seconds)
+            status = self.process.wait(timeout_seconds)
+            if how == signal.SIGKILL:
+                with suppress(KafkaError, RetunedError):  # the broker may be away, too
+                    forget_killed(self.settings["kafka"]["bootstrap_servers"], self.settings["kafka"]["group_id"])
+            return status
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -46,6 +46,9 @@ class FakeDaemon:
     def replay(self) -> Any:
         return self.found
 
+    def resume_ingestion(self) -> Any:
+        return self.found
+
     def ingestion(self) -> Any:
         return self.found
 

@@ -14,7 +14,7 @@ from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 
 numbers = iter(range(1000))
 
@@ -67,11 +67,12 @@ class Rig:
         self.settings, self.warehouse, self.log = settings, warehouse, log
         self.registry = CollectorRegistry()
         self.publisher = MemoryPublisher()
+        self.stored = (lambda: stored_offsets(warehouse)), (lambda: stored_identities(warehouse))
         topics = settings.kafka.interactions_topic, settings.kafka.feedback_topic
         self.source: Any = (
-            MemorySource(log, topics, lambda: stored_offsets(warehouse))
+            MemorySource(log, topics, self.stored[0], identities=self.stored[1])
             if log
-            else open_source(settings.kafka, lambda: stored_offsets(warehouse))
+            else open_source(settings.kafka, *self.stored)
         )
         self.ingest = Ingest(self.source, warehouse, settings, Metrics(self.registry), self.publisher)
 

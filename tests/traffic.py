@@ -135,7 +135,10 @@ def promoted(
 
 
 def store(warehouse: Warehouse, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, by the names of their columns."""
+    """Insert rows, by the names of their columns; events in one batch."""
     with warehouse.transaction() as cursor:
+        if table in {"interactions", "feedback"}:
+            (batch,) = cursor.execute("UPDATE batches SET last = last + 1 RETURNING last").fetchone() or (0,)
+            rows = [{"batch": batch} | row for row in rows]
         cursor.register("incoming", pa.Table.from_pylist(rows))
         cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")

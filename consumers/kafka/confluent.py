@@ -14,8 +14,9 @@ from retuned.consumers.errors import (
     RetunedError,
     Unreadable,
 )
+from retuned.consumers.kafka.backlog import Backlog
 from retuned.consumers.kafka.broken_batches import broken_batch
-from retuned.consumers.kafka.connection import CONNECT_SECONDS, check_broker, client_config, refusal
+from retuned.consumers.kafka.connection import CONNECT_SECONDS, check_broker, client_config, identities, refusal
 from retuned.consumers.kafka.contract import (
     AWAY_SECONDS,
     BATCH_BYTES,
@@ -23,11 +24,16 @@ from retuned.consumers.kafka.contract import (
     FIRST_RECORDS,
     LOOK_SECONDS,
     Batch,
+    Identities,
+    Identity,
     Offsets,
     Partition,
+    check_cluster,
     from_beginning,
+    is_another,
     lost_events,
     lost_text,
+    remade_text,
 )
 from retuned.consumers.kafka.membership import Membership
 from retuned.consumers.kafka.records import BrokenBatch, FetchedRecord
@@ -35,6 +41,8 @@ from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
+# librdkafka does not report that a topic was made anew while it reads it. This asks with a new connection.
+IDENTIFY_SECONDS = 30.0
 # kafka-python's names for how to reach a broker, and librdkafka's.
 _OPTIONS = {
     "client_id": "client.id",
@@ -51,8 +59,12 @@ _OPTIONS = {
 class ConfluentSource:
     """Both topics, as `retuned.consumers.kafka.source.KafkaSource` reads them and under the same contract."""
 
-    def __init__(self, settings: KafkaSettings, stored: Callable[[], Offsets]) -> None:
-        """`stored` returns the next offset of each partition; it is asked on every assignment.
+    def __init__(
+        self, settings: KafkaSettings, stored: Callable[[], Offsets], known: Callable[[], Identities] = dict
+    ) -> None:
+        """`stored` and `known` return the next offset of each partition, and of which topic it is.
+
+        They are asked on every assignment.
 
         Raises:
             ConfigurationError: confluent-kafka is not installed, or the settings contradict each other.
@@ -64,7 +76,11 @@ class ConfluentSource:
                 "kafka.client confluent: is not installed; pip install 'retuned[confluent]'"
             ) from error
         self._kafka: Any = confluent_kafka
-        self._settings, self._stored = settings, stored
+        self._settings, self._stored, self._stored_identities = settings, stored, known
+        self._identities: dict[str, Identity] | None = None  # of the topics that are read; None: to be asked for
+        self._remade: set[Partition] = set()  # their stored offsets are of other topics, and not moved yet
+        self._found_remade: list[str] = []
+        self._identify_at = 0.0
         self._config = _config(settings)
         codes = confluent_kafka.KafkaError
         self._broken = (codes._BAD_MSG, codes._BAD_COMPRESSION, codes._NOT_IMPLEMENTED)
@@ -74,6 +90,7 @@ class ConfluentSource:
         self._reached: Offsets = {}
         self._known: Offsets = {}
         self._ended: set[Partition] = set()
+        self._backlog = Backlog()
         self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
         self._stuck: dict[Partition, Any] = {}  # an error in the place of the next message
@@ -85,6 +102,9 @@ class ConfluentSource:
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._consumer is None:
+            if not self._membership.may_join():
+                time.sleep(timeout_seconds)
+                return Batch()
             self._consumer = self._connect()
         if self._postponed is not None:
             failure, self._postponed = self._postponed, None
@@ -93,6 +113,8 @@ class ConfluentSource:
         try:
             # What asks the broker comes before anything is read: when it fails, nothing is in hand.
             self._membership.check(self._consumer.memberid() or "")
+            if self._identities is None or time.monotonic() >= self._identify_at:
+                self._identify()
             if self._stuck:
                 records += self._free(next(iter(self._stuck)))
             assignment = self._starts
@@ -106,7 +128,11 @@ class ConfluentSource:
                     self._postponed = self._on_error(message, error) or self._postponed
                     continue
                 key = (message.topic(), message.partition())
-                records.append(FetchedRecord(*key, message.offset(), message.value(), message.headers() or ()))
+                kind, milliseconds = message.timestamp()
+                written_at = None if kind == self._kafka.TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000
+                headers = message.headers() or ()
+                records.append(FetchedRecord(*key, message.offset(), message.value(), headers, None, written_at))
+                self._backlog.read(key, written_at)
                 self._reached[key] = message.offset() + 1
                 self._ended.discard(key)
         except self._kafka.KafkaException as error:
@@ -114,11 +140,21 @@ class ConfluentSource:
         if self._failure is not None:
             raise self._failure
         self._look_around(bool(records))
-        nexts = {key: offset for key, offset in self._reached.items() if self._starts.get(key) != offset}
+        nexts = {
+            key: offset
+            for key, offset in self._reached.items()
+            if key in self._remade or self._starts.get(key) != offset
+        }
+        self._remade -= nexts.keys()
+        remade, self._found_remade = (self._found_remade, []) if nexts else ([], self._found_remade)
         starts = {key: self._starts[key] for key in nexts if key in self._starts}
         self._starts.update(nexts)
         lost, self._lost = self._lost, Counter()
-        return Batch(records, starts, nexts, dict(lost))
+        return Batch(records, starts, nexts, dict(lost), self._identities or {}, remade)
+
+    @property
+    def waiting_for(self) -> str:
+        return self._membership.waiting_for
 
     def commit(self, nexts: Offsets) -> None:
         if self._consumer is not None and nexts:
@@ -130,6 +166,10 @@ class ConfluentSource:
 
     def lag(self) -> int:
         return sum(max(0, end - self._reached.get(key, end)) for key, end in self._ends().items())
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        ends = self._ends()
+        return self._backlog.ages(((key, self._reached.get(key), ends.get(key)) for key in self._assignment()), now)
 
     def caught_up(self) -> bool:
         return bool(self._assignment()) and all(key in self._ended for key in self._assignment())
@@ -195,17 +235,49 @@ class ConfluentSource:
     def _assigned(self, consumer: Any, partitions: Sequence[Any]) -> None:
         try:
             self._membership.assigned()
-            self._stuck.clear()
-            self.before_assignment()
-            self._known = self._stored()
             keys = [(partition.topic, partition.partition) for partition in partitions]
-            self._starts = {key: self._known[key] for key in keys if key in self._known}
-            self._reached, self._ended = dict(self._starts), set()
             self.missing -= {topic for topic, _ in keys}
-            consumer.assign(self._placed(keys))
+            self._begin(consumer, keys)
         except Exception as error:
             self._failure = error
             raise
+
+    def _begin(self, consumer: Any, keys: Sequence[Partition]) -> None:
+        """Read on from the stored offsets."""
+        self._stuck.clear()
+        self.before_assignment()
+        self._known = self._stored()
+        self._starts = {key: self._known[key] for key in keys if key in self._known}
+        self._reached, self._ended, self._backlog = dict(self._starts), set(), Backlog()
+        self._identities, self._remade = None, set()
+        consumer.assign(self._placed(keys))
+
+    def _identify(self) -> None:
+        """Begin topics anew that are not those of the stored offsets, or not those any more that were read."""
+        found, known = identities(self._settings), self._stored_identities()
+        self._identify_at = time.monotonic() + IDENTIFY_SECONDS
+        if self._identities is not None:
+            if not any(is_another(before, found.get(topic, before)) for topic, before in self._identities.items()):
+                return
+            self._begin(self._consumer, self._assignment())
+            known = self._stored_identities()
+        choice = self._settings.on_lost_offset
+        for identity in found.values():
+            check_cluster(self._settings, known, identity.cluster_id)
+        for key, offset in self._starts.items():
+            identity = found.get(key[0], Identity(None, None))
+            if not is_another(known.get(key), identity):
+                continue
+            what = remade_text(*key, offset, known[key], identity)
+            if choice == "stop":
+                raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
+            log.error("%s; going on with the %s event there is", what, CHOICES[choice])
+            self._remade.add(key)
+            del self._reached[key]
+        if self._remade:
+            self._consumer.assign(self._placed())
+            self._stuck.clear()
+        self._identities, self._found_remade = found, sorted({topic for topic, _ in self._remade})
 
     def _on_error(self, message: Any, error: Any) -> RetunedError | None:
         """What comes in the place of a message. Returns what `poll` has to raise, once what was read is stored."""
@@ -230,7 +302,9 @@ class ConfluentSource:
         """Go on behind what is deleted or broken; the latter, in the place of its records."""
         message = self._stuck[key]
         if message.error().code() not in self._broken:
-            self._restart(key)
+            self._identify()  # the offsets of a topic that was made anew are others
+            if key in self._reached and key in self._stuck:
+                self._restart(key)
             passed = []
         elif batch := broken_batch(self._settings, key, self._reached.get(key, message.offset())):
             self._reached[key] = batch.next_offset
@@ -242,7 +316,7 @@ class ConfluentSource:
             )
         self._consumer.assign(self._placed())  # a partition whose offset is lost cannot be sought in
         self._ended.discard(key)
-        del self._stuck[key]
+        self._stuck.pop(key, None)
         return passed
 
     def _restart(self, key: Partition) -> None:
@@ -286,6 +360,9 @@ class ConfluentSource:
         for key in self._assignment() if keys is None else keys:
             if key in self._reached:
                 offset = self._reached[key]
+            elif key in self._remade:
+                latest = self._settings.on_lost_offset == "latest"
+                offset = self._kafka.OFFSET_END if latest else self._kafka.OFFSET_BEGINNING
             elif from_beginning(key[0], self._settings.start, self._known):
                 offset = self._kafka.OFFSET_BEGINNING
             else:

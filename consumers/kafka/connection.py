@@ -1,6 +1,8 @@
 """How kafka-python reaches a broker: its options, one client that is connected, and its errors as ours."""
 
+import base64
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from retuned.consumers.errors import (
     Unreadable,
     out_of_files,
 )
+from retuned.consumers.kafka.contract import Identity
 from retuned.consumers.kafka.records import EndlessBatch
 from retuned.consumers.settings import KafkaSettings
 
@@ -126,7 +129,35 @@ def check_broker(settings: KafkaSettings) -> str:
             for name in (settings.interactions_topic, settings.feedback_topic):
                 partitions = len(consumer.partitions_for_topic(name)) if name in there else 0
                 topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (not there yet)")
-            return f"kafka {settings.bootstrap_servers}: answers (protocol {version}), topics {', '.join(topics)}"
+            cluster = f", cluster {consumer._cluster.cluster_id}" if consumer._cluster.cluster_id else ""
+            return (
+                f"kafka {settings.bootstrap_servers}: answers (protocol {version}{cluster}), topics {', '.join(topics)}"
+            )
+    finally:
+        consumer.close(autocommit=False, timeout_ms=2_000)
+
+
+def topic_id(id: uuid.UUID | None) -> str | None:
+    """As Kafka's own tools show it; None: the broker does not have any."""
+    return base64.urlsafe_b64encode(id.bytes).decode().rstrip("=") if id and id.int else None
+
+
+def identities(settings: KafkaSettings) -> dict[str, Identity]:
+    """The ids of the topics that are read and are there.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused: the broker does not say.
+    """
+    consumer = connect(KafkaConsumer, settings, client_config(settings) | {"allow_auto_create_topics": False})
+    try:
+        with translated(settings):
+            there, cluster = consumer.topics(), consumer._cluster
+            names = (settings.interactions_topic, settings.feedback_topic)
+            return {
+                name: Identity(cluster.cluster_id or None, topic_id(cluster.topic_id(name)))
+                for name in names
+                if name in there
+            }
     finally:
         consumer.close(autocommit=False, timeout_ms=2_000)
 

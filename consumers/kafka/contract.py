@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.settings import KafkaSettings
 
 Partition = tuple[str, int]
 Offsets = dict[Partition, int]
@@ -14,6 +17,17 @@ BATCH_BYTES = 64 * 2**20
 FIRST_RECORDS = 100
 
 CHOICES = {"earliest": "oldest", "latest": "next new"}
+
+
+class Identity(NamedTuple):
+    """Kafka's own ids of a topic and of the cluster that it is on; None: the broker has none (before 2.8)."""
+
+    cluster_id: str | None
+    topic_id: str | None
+
+
+Identities = dict[Partition, Identity]
+"""Of which topic each stored offset is, where that is known."""
 
 
 class Record(Protocol):
@@ -30,6 +44,10 @@ class Record(Protocol):
     @property
     def headers(self) -> Headers: ...
     @property
+    def timestamp(self) -> float | None:
+        """When it came to its topic, as Kafka keeps it, in Unix seconds; None: not known."""
+
+    @property
     def problem(self) -> str | None:
         """Why it is no event, where the reader knows better than the decoder."""
 
@@ -44,12 +62,16 @@ class Batch:
         nexts: where to go on with each moved partition. Offsets have gaps, so it is not the last record's plus one,
             and a partition can move without a record.
         lost: events that the broker deleted before they were read, by topic.
+        identities: of the topics of the moved partitions.
+        remade: topics that were found to be others of that name than those of the stored offsets.
     """
 
     records: Sequence[Record] = ()
     starts: Offsets = field(default_factory=dict)
     nexts: Offsets = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    identities: dict[str, Identity] = field(default_factory=dict)
+    remade: Sequence[str] = ()
 
 
 class Source(Protocol):
@@ -58,10 +80,14 @@ class Source(Protocol):
     Attributes:
         before_assignment: called before stored offsets are asked for, so that a write under way can end.
         missing: topics that are not on the broker, as far as is known.
+        waiting_for: what reading waits for although the broker answers, in words; empty: nothing.
     """
 
     before_assignment: Callable[[], None]
     missing: frozenset[str]
+
+    @property
+    def waiting_for(self) -> str: ...
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         """Wait for at most so long and return what is there.
@@ -69,6 +95,7 @@ class Source(Protocol):
         Raises:
             BrokerUnavailable: worth another try.
             BrokerRefused, Unreadable: it is not.
+            ConfigurationError: it is not the cluster that the stored offsets are of.
             EventsLost: the next event was deleted, and the settings say to stop then.
             Fenced: another consumer of the group reads a part of the events.
         """
@@ -78,6 +105,12 @@ class Source(Protocol):
 
     def lag(self) -> int:
         """Events on the assigned partitions that were not polled yet, as far as known."""
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        """How long the oldest event that was not polled has waited, at most, by topic; see `Backlog`. `now`: Unix time.
+
+        A topic of which it is not known is absent.
+        """
 
     def caught_up(self) -> bool:
         """Whether partitions are assigned and all of their events were polled."""
@@ -122,3 +155,35 @@ def lost_text(topic: str, partition: int, offset: int, first: int, end: int, cho
         return f"{where}: offset {offset} is beyond its end {end}: the topic was made anew"
     lost = lost_events(offset, first, end, choice)
     return f"{where}: {lost} events from offset {offset} on were deleted before they were read"
+
+
+def is_another(known: Identity | None, found: Identity) -> bool:
+    """Whether a topic is another one than that of the same name which is known; not, as far as ids are not known."""
+    if known is None:
+        return False
+    return any(None not in ids and ids[0] != ids[1] for ids in zip(known, found, strict=True))
+
+
+def remade_text(topic: str, partition: int, offset: int, known: Identity, found: Identity) -> str:
+    """In words, what is found of a partition whose stored offset is of another topic of that name."""
+    return (
+        f"kafka topic {topic} partition {partition}: the topic was made anew: its id is {found.topic_id}, and the "
+        f"stored offset {offset} is of {known.topic_id}"
+    )
+
+
+def check_cluster(settings: KafkaSettings, stored: Identities, found: str | None) -> None:
+    """`stored` are the identities of the partitions that were read, `found` is the id of the cluster that answers.
+
+    Raises:
+        ConfigurationError: it is another one than those were on, or than the configured one.
+    """
+    expected = {settings.cluster_id} if settings.cluster_id else {known.cluster_id for known in stored.values()}
+    others = sorted(id for id in expected if id is not None)
+    if found is not None and others and found not in others:
+        whose = "kafka.cluster_id is" if settings.cluster_id else "the warehouse was filled from"
+        raise ConfigurationError(
+            f"kafka {settings.bootstrap_servers}: this is the cluster {found}, and {whose} {', '.join(others)}: check "
+            "kafka.bootstrap_servers and warehouse.path. If the topics have moved to this cluster, set "
+            f"kafka.cluster_id to {found}: they are read from their beginning, and what is stored stays"
+        )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kafka.admin import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError, GroupIdNotFoundError
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka.connection import client_config, connect, translated
@@ -17,10 +18,16 @@ log = logging.getLogger(__name__)
 # gives way, and then even who was here first has to be heard.
 LATE_SECONDS, LOWER_SECONDS, OWNER_SECONDS = 6.0, 12.0, 60.0
 LOOK_SECONDS = 1.0
+# One that was killed is in the group until its session ends; whoever is there for longer is alive.
+ENDED_SECONDS = 5.0
 
 
 class Membership:
-    """A source's place in its group: looked at after each assignment, and on while it is not alone."""
+    """A source's place in its group: whether it may join, and, after each assignment, whether it is alone there.
+
+    Attributes:
+        waiting_for: who has to leave the group before it is joined, in words; empty when nobody has.
+    """
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -28,6 +35,50 @@ class Membership:
         self._next_look = 0.0
         self._owner: str | None = None
         self._company_since: float | None = None
+        self._waiting_since: float | None = None
+        self.waiting_for = ""
+
+    def may_join(self) -> bool:
+        """Whether nobody is in the group. One who joined it would take a part of the events from who is there.
+
+        Asked again and again until it is so; the broker is asked at most once a second.
+
+        Raises:
+            Fenced: somebody is there for longer than one who was killed would be.
+            BrokerUnavailable, BrokerRefused: the broker does not say.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        try:
+            members = group_members(self._settings)
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, CoordinatorNotAvailableError):
+                return (
+                    True  # as in a cluster that has had no group yet; who is there is asked after the assignment, too
+                )
+            raise
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        return self.is_free(members, now)
+
+    def is_free(self, members: Mapping[str, str], now: float) -> bool:
+        """The decision alone, as `is_alone` is."""
+        if not members:
+            self._waiting_since, self.waiting_for = None, ""
+            self._next_look = 0.0
+            return True
+        hosts = ", ".join(sorted(_host(host) for host in members.values()))
+        name = f"consumer group {self._settings.group_id!r}"
+        if self._waiting_since is None:
+            self._waiting_since = now
+            self.waiting_for = f"{name}: another consumer (at {hosts}) is in it; joining when it has left"
+            log.warning("%s", self.waiting_for)
+        if now - self._waiting_since >= self._settings.session_timeout_seconds + ENDED_SECONDS:
+            raise Fenced(
+                f"{name}: another consumer (at {hosts}) is at work in it, and was left alone; run one daemon for each "
+                "group: stop the other one, or give this one a kafka.group_id of its own"
+            )
+        return False
 
     def assigned(self) -> None:
         """There was an assignment. By any thread."""
@@ -59,7 +110,7 @@ class Membership:
         Raises:
             Fenced: as in `check`.
         """
-        others = sorted(host.lstrip("/") or "an unknown host" for id, host in members.items() if id != member)
+        others = sorted(_host(host) for id, host in members.items() if id != member)
         name = f"consumer group {self._settings.group_id!r}"
         if not others:
             if self._company_since is not None:
@@ -79,6 +130,10 @@ class Membership:
         return False
 
 
+def _host(host: str) -> str:
+    return host.lstrip("/") or "an unknown host"
+
+
 def group_members(settings: KafkaSettings) -> dict[str, str]:
     """Who is in the consumer group: ids and hosts.
 
@@ -89,6 +144,8 @@ def group_members(settings: KafkaSettings) -> dict[str, str]:
     try:
         with translated(settings, f"consumer group {settings.group_id!r}: "):
             group = admin.describe_groups([settings.group_id])[settings.group_id]
+            if GroupIdNotFoundError.__name__ in (group["error"] or ""):
+                return {}  # since Kafka 4.0; before, an unknown group was one without members
             if group["error"]:
                 raise BrokerUnavailable(f"consumer group {settings.group_id!r}: {group['error']}")
             return {member["member_id"]: member["client_host"] for member in group["members"]}

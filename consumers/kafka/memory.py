@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from retuned.consumers.errors import EventsLost
-from retuned.consumers.kafka.contract import Batch, Headers, Offsets, Partition, Record, from_beginning, lost_events
+from retuned.consumers.kafka.backlog import Backlog
+from retuned.consumers.kafka.contract import (
+    Batch,
+    Headers,
+    Identities,
+    Identity,
+    Offsets,
+    Partition,
+    Record,
+    from_beginning,
+    is_another,
+    lost_events,
+)
 from retuned.consumers.kafka.records import FetchedRecord
 
 
@@ -20,12 +32,15 @@ class MemoryLog:
         self._firsts: Offsets = {}
         self._ends: Offsets = {}
         self._changed = threading.Condition()
+        self._remade: Counter[str] = Counter()
 
     def append(self, topic: str, value: bytes | None, partition: int = 0, headers: Headers = ()) -> int:
         """Add a message and return its offset."""
         with self._changed:
             offset = self._ends.get((topic, partition), 0)
-            self._records[topic, partition].append(FetchedRecord(topic, partition, offset, value, headers))
+            self._records[topic, partition].append(
+                FetchedRecord(topic, partition, offset, value, headers, timestamp=time.time())
+            )
             self._ends[topic, partition] = offset + 1
             self._changed.notify_all()
             return offset
@@ -42,6 +57,19 @@ class MemoryLog:
             kept = self._records[topic, partition]
             self._firsts[topic, partition] = before
             self._records[topic, partition] = [record for record in kept if record.offset >= before]
+
+    def remake(self, topic: str) -> None:
+        """Delete a topic and make it anew: the same name and partitions, another id."""
+        with self._changed:
+            self._remade[topic] += 1
+            for key in [key for key in self._ends if key[0] == topic]:
+                self._records[key], self._firsts[key], self._ends[key] = [], 0, 0
+            self._changed.notify_all()
+
+    def identity(self, topic: str) -> Identity:
+        """The ids of a topic as it is now."""
+        with self._changed:
+            return Identity("memory", f"{topic} {self._remade[topic]}")
 
     def read(self, starts: Offsets, limit: int) -> tuple[list[Record], Offsets]:
         """Records from the given offsets on, and where to go on."""
@@ -85,29 +113,37 @@ class MemorySource:
         stored: Callable[[], Offsets],
         start: str = "earliest",
         on_lost_offset: str = "earliest",
+        identities: Callable[[], Identities] = dict,
     ) -> None:
         self._log, self._topics, self._start, self._on_lost = log, set(topics), start, on_lost_offset
-        self._stored = stored
+        self._stored, self._stored_identities = stored, identities
+        self._identities: dict[str, Identity] = {}
+        self._remade: set[Partition] = set()
         self.before_assignment: Callable[[], None] = lambda: None
         self.missing: frozenset[str] = frozenset()
+        self.waiting_for = ""
         self._assigned: Offsets | None = None
         self._positions: Offsets = {}
         self._reached: Offsets = {}
+        self._backlog = Backlog()
         self.committed: Offsets = {}
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         deadline = time.monotonic() + timeout_seconds
         while True:
-            self._assign()
+            remade = self._assign()
             lost = self._restart()
             records, positions = self._log.read(self._positions, max_records)
             self._positions |= positions
-            moved = {key: end for key, end in positions.items() if self._reached.get(key) != end}
+            for record in records:
+                self._backlog.read((record.topic, record.partition), record.timestamp)
+            moved = {key: end for key, end in positions.items() if key in self._remade or self._reached.get(key) != end}
+            self._remade.clear()
             left = deadline - time.monotonic()
             if moved or left <= 0:
                 starts = {key: self._reached[key] for key in moved if key in self._reached}
                 self._reached |= moved
-                return Batch(records, starts, moved, lost)
+                return Batch(records, starts, moved, lost, dict(self._identities), remade)
             self._log.wait(left)
 
     def commit(self, nexts: Offsets) -> None:
@@ -116,6 +152,10 @@ class MemorySource:
     def lag(self) -> int:
         ends = self._log.ends()
         return sum(ends.get(key, 0) - position for key, position in self._positions.items())
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        ends = self._log.ends()
+        return self._backlog.ages(((key, reached, ends.get(key, 0)) for key, reached in self._positions.items()), now)
 
     def caught_up(self) -> bool:
         return self._assigned is not None and self.lag() == 0
@@ -138,15 +178,26 @@ class MemorySource:
             lost[key[0]] += count
         return dict(lost)
 
-    def _assign(self) -> None:
-        if self._assigned is None:
+    def _assign(self) -> list[str]:
+        """Returns the topics that were made anew."""
+        now = {topic: self._log.identity(topic) for topic in sorted(self._topics)}
+        if self._assigned is None or any(is_another(self._identities[topic], now[topic]) for topic in now):
             self.before_assignment()
-            self._assigned = self._stored()
+            self._positions.clear()
+            self._assigned, self._identities = self._stored(), now
             self._reached = dict(self._assigned)
+            known = self._stored_identities()
+            for key in list(self._assigned):
+                if key[0] in now and is_another(known.get(key), now[key[0]]):
+                    if self._on_lost == "stop":
+                        raise EventsLost(f"{key}: the topic was made anew")
+                    self._remade.add(key)
+                    self._assigned[key] = 0 if self._on_lost == "earliest" else self._log.ends()[key]
         for key, end in self._log.ends().items():
             if key[0] in self._topics and key not in self._positions:
                 begin = 0 if from_beginning(key[0], self._start, self._reached) else end
                 self._positions[key] = self._assigned.get(key, begin)
+        return sorted({topic for topic, _ in self._remade})
 
 
 class MemoryPublisher:

@@ -21,6 +21,7 @@ class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         problem: why it is no event, where the reader knows better than the decoder; else None.
+        timestamp: Unix seconds, of the newest record of its batch; None: not known.
     """
 
     topic: str
@@ -29,6 +30,7 @@ class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
     problem: str | None = None
+    timestamp: float | None = None
 
 
 class BrokenBatch(msgspec.Struct, frozen=True):
@@ -47,6 +49,7 @@ class BrokenBatch(msgspec.Struct, frozen=True):
     why: str
     value: None = None
     headers: tuple[()] = ()
+    timestamp: None = None
 
     @property
     def events(self) -> int:
@@ -72,7 +75,9 @@ class EndlessBatch(kafka_errors.CorruptRecordError):  # type: ignore[misc]
         )
 
 
-def read_batch(buffer: bytes, count: int, base_offset: int, topic: str, partition: int) -> list[FetchedRecord]:
+def read_batch(
+    buffer: bytes, count: int, base_offset: int, topic: str, partition: int, timestamp: float | None
+) -> list[FetchedRecord]:
     """The records of a batch of format 2, from its uncompressed body.
 
     Raises:
@@ -130,10 +135,10 @@ def read_batch(buffer: bytes, count: int, base_offset: int, topic: str, partitio
                 value = None
             if buffer[at] == 0:
                 at += 1
-                append(FetchedRecord(topic, partition, base_offset + delta, value))
+                append(FetchedRecord(topic, partition, base_offset + delta, value, (), None, timestamp))
             else:
                 headers, at = _headers(buffer, at)
-                append(FetchedRecord(topic, partition, base_offset + delta, value, headers))
+                append(FetchedRecord(topic, partition, base_offset + delta, value, headers, None, timestamp))
             if at != end:
                 raise kafka_errors.CorruptRecordError(f"a record ends {at - end} bytes beside its end")
     except (IndexError, UnicodeDecodeError) as error:
@@ -141,6 +146,11 @@ def read_batch(buffer: bytes, count: int, base_offset: int, topic: str, partitio
     if at != len(buffer):
         raise kafka_errors.CorruptRecordError(f"{len(buffer) - at} bytes after the last record of a batch")
     return messages
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    """Kafka's time of a record; below zero: it has none."""
+    return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
 
 
 def _varint(buffer: bytes, at: int) -> tuple[int, int]:
@@ -186,7 +196,8 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 if self.check_crcs and not batch.validate_crc():
                     raise EndlessBatch(tp.topic, tp.partition, batch.base_offset)
                 for record in batch:
-                    yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value)
+                    written_at = _seconds(record.timestamp)
+                    yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value, timestamp=written_at)
                 continue
             self.leader_epoch = batch.leader_epoch
             try:
@@ -225,7 +236,8 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             raise kafka_errors.CorruptRecordError(f"it cannot be decompressed ({first_line(error)})") from error
         body = bytes(memoryview(batch._buffer)[batch._pos :])
         self.bytes_read += len(body)
-        return read_batch(body, batch.records_count, batch.base_offset, tp.topic, tp.partition)
+        written_at = _seconds(batch.max_timestamp)
+        return read_batch(body, batch.records_count, batch.base_offset, tp.topic, tp.partition, written_at)
 
     def _is_hidden(self, batch: Any) -> bool:
         """Whether a batch is a marker of a transaction or, where only what was committed is read, of one aborted."""

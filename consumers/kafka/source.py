@@ -14,7 +14,8 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 
 from retuned.consumers.errors import BrokerUnavailable, EventsLost
-from retuned.consumers.kafka.connection import client_config, connect, refusal, translated
+from retuned.consumers.kafka.backlog import Backlog
+from retuned.consumers.kafka.connection import client_config, connect, refusal, topic_id, translated
 from retuned.consumers.kafka.contract import (
     AWAY_SECONDS,
     BATCH_BYTES,
@@ -22,12 +23,18 @@ from retuned.consumers.kafka.contract import (
     FIRST_RECORDS,
     LOOK_SECONDS,
     Batch,
+    Identities,
+    Identity,
     Offsets,
+    Partition,
     Record,
     Source,
+    check_cluster,
     from_beginning,
+    is_another,
     lost_events,
     lost_text,
+    remade_text,
 )
 from retuned.consumers.kafka.membership import Membership
 from retuned.consumers.kafka.records import FastRecords
@@ -47,8 +54,12 @@ def _nothing() -> None:
     pass
 
 
-def open_source(settings: KafkaSettings, stored: Callable[[], Offsets]) -> Source:
-    """The source on the client that the settings name; `stored` is asked for the next offsets on every assignment.
+def open_source(
+    settings: KafkaSettings, stored: Callable[[], Offsets], identities: Callable[[], Identities] = dict
+) -> Source:
+    """The source on the client that the settings name.
+
+    `stored` is asked for the next offsets on every assignment, and `identities` for the topics that they are of.
 
     Raises:
         ConfigurationError: the client is not installed, or the settings contradict each other.
@@ -56,22 +67,31 @@ def open_source(settings: KafkaSettings, stored: Callable[[], Offsets]) -> Sourc
     if settings.client == "confluent":
         from retuned.consumers.kafka.confluent import ConfluentSource
 
-        return ConfluentSource(settings, stored)
-    return KafkaSource(settings, stored)
+        return ConfluentSource(settings, stored, identities)
+    return KafkaSource(settings, stored, identities)
 
 
 class KafkaSource:
     """Both topics, read by a consumer group, from the offsets that the warehouse holds. Connects on the first poll."""
 
-    def __init__(self, settings: KafkaSettings, stored: Callable[[], Offsets]) -> None:
-        """`stored` returns the next offset of each partition; it is asked on every assignment."""
+    def __init__(
+        self, settings: KafkaSettings, stored: Callable[[], Offsets], identities: Callable[[], Identities] = dict
+    ) -> None:
+        """`stored` and `identities` return the next offset of each partition, and of which topic it is.
+
+        They are asked on every assignment.
+        """
         self._settings = settings
         self._config = client_config(settings)
-        self._stored = stored
+        self._stored, self._stored_identities = stored, identities
+        self._identities: dict[str, Identity] = {}  # of the topics that are read
+        self._remade: set[Partition] = set()  # their stored offsets are of other topics, and not moved yet
+        self._found_remade: list[str] = []
         self.before_assignment: Callable[[], None] = _nothing
         self._consumer: Any = None
         self._assigning, self._assignments = threading.Lock(), 0
         self._reached: Offsets = {}
+        self._backlog = Backlog()
         self._lost: Counter[str] = Counter()
         self._failure: Exception | None = None
         self._postponed: Exception | None = None
@@ -83,6 +103,9 @@ class KafkaSource:
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         try:
             if self._consumer is None:
+                if not self._membership.may_join():
+                    time.sleep(timeout_seconds)
+                    return Batch()
                 self._consumer = self._connect()
             with translated(self._settings):
                 return self._poll(max_records, timeout_seconds)
@@ -97,6 +120,7 @@ class KafkaSource:
         # What asks the broker comes before anything is read: when it fails, nothing is in hand.
         self._membership.check(self._consumer.group_metadata().member_id)
         self._finish_joining()
+        self._notice_new_topics()
         records = self._read(max_records, timeout_seconds)
         if self._failure is not None:
             raise self._failure
@@ -126,8 +150,9 @@ class KafkaSource:
             while wanted > 0 and (found := self._consumer.poll(wait_ms, max_records=wanted)):
                 if not records:
                     assignments = self._assignments
-                for some in found.values():
+                for partition, some in found.items():
                     records += some
+                    self._backlog.read((partition.topic, partition.partition), some[-1].timestamp)
                     size += sum(len(record.value or b"") for record in some)
                 fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
                 wanted = min(max_records - len(records), fitting)
@@ -158,6 +183,10 @@ class KafkaSource:
             raise error
         self._restart(error.args[0])
 
+    @property
+    def waiting_for(self) -> str:
+        return self._membership.waiting_for
+
     def commit(self, nexts: Offsets) -> None:
         if self._consumer is not None and nexts:
             # Asynchronous, and a failure is dropped: the truth is in the warehouse.
@@ -167,31 +196,29 @@ class KafkaSource:
             )
 
     def lag(self) -> int:
-        if self._consumer is None:
-            return 0
-        total = 0
-        for partition in self._consumer.assignment():
-            end, reached = (
-                self._consumer.highwater(partition),
-                self._reached.get((partition.topic, partition.partition)),
-            )
-            if end is not None and reached is not None:
-                total += max(0, end - reached)
-        return total
+        return sum(
+            max(0, end - reached) for _, reached, end in self._places() if end is not None and reached is not None
+        )
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        return self._backlog.ages(self._places(), now)
 
     def caught_up(self) -> bool:
-        if self._consumer is None or not self._consumer.assignment():
-            return False
-        ends = [
-            (self._consumer.highwater(partition), self._reached.get((partition.topic, partition.partition)))
-            for partition in self._consumer.assignment()
-        ]
-        return all(end is not None and (reached or 0) >= end for end, reached in ends)
+        places = self._places()
+        return bool(places) and all(end is not None and (reached or 0) >= end for _, reached, end in places)
 
     def close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _places(self) -> list[tuple[Partition, int | None, int | None]]:
+        """Of each assigned partition, how far it is read and where it ends, as far as is known."""
+        if self._consumer is None:
+            return []
+        keys = [(one, (one.topic, one.partition)) for one in self._consumer.assignment()]
+        reached = {key: offset for key, offset in self._reached.items() if key not in self._remade}
+        return [(key, reached.get(key), self._consumer.highwater(partition)) for partition, key in keys]
 
     def _connect(self) -> Any:
         settings = self._settings
@@ -232,20 +259,54 @@ class KafkaSource:
                 self._failure = error
                 raise
 
+    def _notice_new_topics(self) -> bool:
+        """Whether a topic that is being read was made anew; then it is begun anew, too."""
+        if not any(is_another(known, self._identity(topic)) for topic, known in self._identities.items()):
+            return False
+        with self._assigning:
+            self.before_assignment()
+            self._place(self._consumer.assignment())
+        return True
+
+    def _identity(self, topic: str) -> Identity:
+        """As in the client's latest answer on topics."""
+        cluster = self._consumer._cluster
+        return Identity(cluster.cluster_id or None, topic_id(cluster.topic_id(topic)))
+
     def _place(self, partitions: Iterable[Any]) -> None:
-        """Read on from the stored offsets."""
-        stored = self._stored()
+        """Read on from the stored offsets, as far as they are of the topics that are there."""
+        stored, known = self._stored(), self._stored_identities()
+        self._identities = {partition.topic: self._identity(partition.topic) for partition in partitions}
+        for identity in self._identities.values():
+            check_cluster(self._settings, known, identity.cluster_id)
         reached = {}
+        self._remade = set()
         for partition in partitions:
-            offset = stored.get((partition.topic, partition.partition))
-            if offset is not None:
-                reached[partition.topic, partition.partition] = offset
+            key = (partition.topic, partition.partition)
+            offset, identity = stored.get(key), self._identities[partition.topic]
+            if offset is not None and is_another(known.get(key), identity):
+                self._restart_remade(partition, remade_text(*key, offset, known[key], identity))
+                reached[key] = offset
+                self._remade.add(key)
+            elif offset is not None:
+                reached[key] = offset
                 self._consumer.seek(partition, offset)
             elif from_beginning(partition.topic, self._settings.start, stored):
                 self._consumer.seek_to_beginning(partition)
             else:
                 self._consumer.seek_to_end(partition)
-        self._reached = reached
+        self._reached, self._backlog = reached, Backlog()
+        self._found_remade = sorted({topic for topic, _ in self._remade})
+
+    def _restart_remade(self, partition: Any, what: str) -> None:
+        choice = self._settings.on_lost_offset
+        if choice == "stop":
+            raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
+        log.error("%s; going on with the %s event there is", what, CHOICES[choice])
+        if choice == "earliest":
+            self._consumer.seek_to_beginning(partition)
+        else:
+            self._consumer.seek_to_end(partition)
 
     def _batch(self, records: list[Record]) -> Batch:
         starts, nexts = {}, {}
@@ -253,17 +314,22 @@ class KafkaSource:
             position = self._consumer.position(partition, timeout_ms=0)
             key = (partition.topic, partition.partition)
             reached = self._reached.get(key)
-            if position is not None and position != reached:
+            if position is not None and (position != reached or key in self._remade):
                 nexts[key] = position
                 if reached is not None:
                     starts[key] = reached
         self._reached |= nexts
         self.missing -= {topic for topic, _ in nexts}
         lost, self._lost = self._lost, Counter()
-        return Batch(records, starts, nexts, dict(lost))
+        self._remade -= nexts.keys()
+        remade, self._found_remade = (self._found_remade, []) if nexts else ([], self._found_remade)
+        return Batch(records, starts, nexts, dict(lost), dict(self._identities), remade)
 
     def _restart(self, missing: dict[Any, int]) -> None:
         """The broker no longer has the offset (retention), or not yet (a new topic of that name)."""
+        self._consumer.topics()  # asks for their ids, too
+        if self._notice_new_topics():
+            return
         choice = self._settings.on_lost_offset
         first, end = (ask(list(missing)) for ask in (self._consumer.beginning_offsets, self._consumer.end_offsets))
         for partition, offset in missing.items():

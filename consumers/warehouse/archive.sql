@@ -49,19 +49,20 @@ ORDER BY received_at
 LIMIT $rows
 
 -- name: interactions
-SELECT interactions.* FROM interactions SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
+-- Without its place in this warehouse's order: files are read together, and those of older versions have none.
+SELECT interactions.* EXCLUDE (batch) FROM interactions SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 
 -- name: feedback_with_interactions
-SELECT * FROM feedback WHERE interaction_id IN (SELECT id FROM leaving)
+SELECT * EXCLUDE (batch) FROM feedback WHERE interaction_id IN (SELECT id FROM leaving)
 
 -- name: feedback
-SELECT feedback.* FROM feedback SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
+SELECT feedback.* EXCLUDE (batch) FROM feedback SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 
 -- name: dead_letters
 -- All of what was received at once: the parts of one message have no key that tells them apart.
-SELECT * FROM dead_letters WHERE received_at >= $day AND received_at <= (SELECT max(received_at) FROM leaving)
+SELECT * EXCLUDE (workload) FROM dead_letters WHERE received_at >= $day AND received_at <= (SELECT max(received_at) FROM leaving)
 
 -- name: held
 SELECT count(*) AS rows, min(received_at) AS first, max(received_at) AS last FROM read_parquet($file)

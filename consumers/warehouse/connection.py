@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Busy, WarehouseError, out_of_files
+from retuned.consumers.errors import Busy, OutOfMemory, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 
 MIGRATIONS = files("retuned.consumers.warehouse") / "migrations"
@@ -100,6 +100,7 @@ class Warehouse:
         """Everything done on the cursor is written together, or not at all.
 
         Raises:
+            OutOfMemory: `memory_limit` is too small, for this or for what goes on beside it; nothing was written.
             WarehouseError: the disk is full or the file cannot be written; nothing was.
         """
         cursor = self.cursor()
@@ -187,6 +188,11 @@ class Warehouse:
     def _not_written(self, error: Exception) -> WarehouseError:
         if advice := out_of_files(error):
             return WarehouseError(f"warehouse {self.path}: cannot write: {advice}")
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return OutOfMemory(
+                f"warehouse {self.path}: DuckDB needs more memory than warehouse.memory_limit ({self._memory_limit}) "
+                f"({first_line(error)}); raise it and start again"
+            )
         return WarehouseError(
             f"warehouse {self.path}: cannot write ({first_line(error)}); free disk space and start again"
         )

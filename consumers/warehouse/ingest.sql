@@ -1,12 +1,18 @@
 -- name: stored_offsets
 SELECT topic, partition, next_offset FROM offsets;
 
+-- name: stored_identities
+SELECT topic, partition, cluster_id, topic_id FROM offsets WHERE cluster_id IS NOT NULL OR topic_id IS NOT NULL;
+
+-- name: next_batch
+UPDATE batches SET last = last + 1 RETURNING last;
+
 -- name: insert_interactions
-INSERT INTO interactions SELECT * FROM batch_interactions;
+INSERT INTO interactions SELECT *, $batch FROM batch_interactions;
 
 -- name: insert_new_interactions
 INSERT INTO interactions
-SELECT * FROM batch_interactions AS batch
+SELECT *, $batch FROM batch_interactions AS batch
 WHERE NOT EXISTS (
     SELECT 1 FROM interactions AS stored
     WHERE stored.id = batch.id
@@ -31,11 +37,11 @@ FROM (
 SELECT id FROM interactions WHERE timestamp >= $since;
 
 -- name: insert_feedback
-INSERT INTO feedback SELECT * FROM batch_feedback;
+INSERT INTO feedback SELECT *, $batch FROM batch_feedback;
 
 -- name: insert_new_feedback
 INSERT INTO feedback
-SELECT * FROM batch_feedback AS batch
+SELECT *, $batch FROM batch_feedback AS batch
 WHERE NOT EXISTS (
     SELECT 1 FROM feedback AS stored
     WHERE stored.id = batch.id
@@ -63,16 +69,23 @@ SELECT id FROM feedback WHERE timestamp >= $since;
 INSERT INTO dead_letters SELECT * FROM batch_dead_letters;
 
 -- name: move_offsets
-UPDATE offsets SET next_offset = moved.next_offset
+UPDATE offsets SET
+    next_offset = moved.next_offset,
+    cluster_id = coalesce(moved.cluster_id, offsets.cluster_id),
+    topic_id = coalesce(moved.topic_id, offsets.topic_id)
 FROM (
     SELECT
         unnest($topics::VARCHAR[]) AS topic, unnest($partitions::INTEGER[]) AS partition,
-        unnest($starts::BIGINT[]) AS start_offset, unnest($nexts::BIGINT[]) AS next_offset
+        unnest($starts::BIGINT[]) AS start_offset, unnest($nexts::BIGINT[]) AS next_offset,
+        unnest($cluster_ids::VARCHAR[]) AS cluster_id, unnest($topic_ids::VARCHAR[]) AS topic_id
 ) AS moved
 WHERE offsets.topic = moved.topic AND offsets.partition = moved.partition AND offsets.next_offset = moved.start_offset;
 
 -- name: first_offsets
-INSERT INTO offsets SELECT unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]);
+INSERT INTO offsets
+SELECT
+    unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]),
+    unnest($cluster_ids::VARCHAR[]), unnest($topic_ids::VARCHAR[]);
 
 -- name: newest_dead_letters
 SELECT rowid FROM dead_letters
@@ -86,21 +99,70 @@ WHERE rowid IN (SELECT unnest($rows))
 ORDER BY received_at DESC, topic, partition, "offset" DESC;
 
 -- name: letters_to_replay
-SELECT topic, partition, "offset", payload FROM dead_letters WHERE payload IS NOT NULL ORDER BY received_at, "offset";
+-- The next ones behind a place: at most so many, and so many characters, but one at least.
+SELECT * EXCLUDE (reached) FROM (
+    SELECT *, sum(length(payload)) OVER (ORDER BY received_at, key ROWS UNBOUNDED PRECEDING) - length(payload) AS reached
+    FROM (
+        SELECT topic, partition, "offset", payload, received_at,
+               struct_pack(o := "offset", t := topic, p := partition, payload := payload) AS key
+        FROM dead_letters
+        WHERE payload IS NOT NULL AND received_at <= $until
+            AND ($received_at IS NULL OR received_at >= $received_at)
+            AND ($received_at IS NULL OR received_at > $received_at OR key > $key)
+        ORDER BY received_at, key
+        LIMIT $most
+    )
+)
+WHERE reached < $size
+ORDER BY received_at, key;
 
 -- name: delete_replayed
 DELETE FROM dead_letters USING batch_replayed AS done
 WHERE dead_letters.topic = done.topic AND dead_letters.partition = done.partition
   AND dead_letters."offset" = done."offset" AND dead_letters.payload = done.payload;
 
+-- name: reach_producers
+-- From when on messages are counted: a day before the last one that was stored. Dead letters are, from the last time on
+-- at which ingestion was asked to go on and had caught up.
+SELECT
+    (
+        SELECT max(received_at) FROM (
+            SELECT max(received_at) AS received_at FROM interactions
+            UNION ALL SELECT max(received_at) FROM feedback
+            UNION ALL SELECT max(received_at) FROM dead_letters
+        )
+    ) - INTERVAL 1 DAY AS since,
+    (SELECT max(caught_up_at) FROM ingest_resumptions) AS forgiven_at,
+    EXISTS (FROM ingest_resumptions WHERE caught_up_at IS NULL) AS catching_up;
+
 -- name: known_producers
--- Who has sent events lately, by topic and workload (feedback names none); files are nobody's.
-SELECT topic, workload, sum(events)::BIGINT AS events FROM (
-    SELECT topic, workload, count(*) AS events FROM interactions WHERE received_at >= $since GROUP BY ALL
+-- What producers sent last, by topic and workload (feedback names none), oldest first; files are nobody's. Each has as
+-- many of its last messages here as a window holds.
+WITH batches AS (
+    SELECT topic, workload, received_at, count(*) AS events, 0 AS dead, NULL AS example
+    FROM interactions WHERE received_at >= $since GROUP BY ALL
     UNION ALL
-    SELECT topic, NULL, count(*) FROM feedback WHERE received_at >= $since GROUP BY ALL
+    SELECT topic, NULL, received_at, count(*), 0, NULL FROM feedback WHERE received_at >= $since GROUP BY ALL
+    UNION ALL
+    SELECT topic, workload, received_at, 0, count(*),
+           arg_max(topic || ':' || partition || ':' || "offset" || ', ' || reason || ', ' || detail, "offset")
+    FROM dead_letters WHERE received_at >= $since AND received_at > coalesce($forgiven_at, $since - INTERVAL 1 DAY)
+    GROUP BY ALL
+), placed AS (
+    SELECT *, events + dead AS messages,
+           sum(messages) OVER (PARTITION BY topic, workload ORDER BY received_at DESC ROWS UNBOUNDED PRECEDING) AS reached,
+           bool_or(events > 0) OVER (PARTITION BY topic, workload) AS proven
+    FROM batches
+    WHERE NOT starts_with(topic, 'import:')
 )
-WHERE NOT starts_with(topic, 'import:')
-GROUP BY ALL
-ORDER BY events DESC
+SELECT topic, workload, received_at, events::BIGINT AS events, dead::BIGINT AS dead, example, proven
+FROM placed
+WHERE reached - messages < $window
+ORDER BY received_at DESC
 LIMIT $most;
+
+-- name: resume
+INSERT INTO ingest_resumptions VALUES ($now, NULL);
+
+-- name: caught_up
+UPDATE ingest_resumptions SET caught_up_at = $now WHERE caught_up_at IS NULL;

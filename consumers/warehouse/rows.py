@@ -51,7 +51,14 @@ _FEEDBACK = pa.schema(
     + [*_WHERE, _RECEIVED]
 )
 _DEAD_LETTERS = pa.schema(
-    [*_WHERE, ("reason", pa.string()), ("detail", pa.string()), ("payload", pa.string()), _RECEIVED]
+    [
+        *_WHERE,
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("payload", pa.string()),
+        _RECEIVED,
+        ("workload", pa.string()),
+    ]
 )
 
 # What people write, in the order in which it is read; JSON columns are redacted inside.
@@ -137,7 +144,7 @@ class Rows:
     Filled by `add`; `pack` and then `redact` make of it what is stored.
 
     Attributes:
-        starts, nexts, lost: as those of the batch.
+        starts, nexts, lost, identities, remade: as those of the batch.
         messages: how many came, by topic.
         bad: what is no event, as it came.
         passed_over: how much is known to be none, by reason.
@@ -145,6 +152,7 @@ class Rows:
         tables: Arrow tables of the events, redacted.
         ids: of the events, in the order of their tables.
         dead: the dead letters.
+        read_all: whether nothing more was on the broker.
     """
 
     def __init__(
@@ -152,6 +160,7 @@ class Rows:
     ) -> None:
         """`pseudonym` is of a user as the events name one."""
         self.starts, self.nexts, self.lost = batch.starts, batch.nexts, batch.lost
+        self.identities, self.remade = batch.identities, batch.remade
         self.messages = Counter([record.topic for record in batch.records])
         self.received_at = received_at
         self._distance = timedelta(seconds=distance_seconds)
@@ -167,6 +176,7 @@ class Rows:
         self.duplicates = 0
         self.redactions: Counter[str] = Counter()
         self.seconds = 0.0
+        self.read_all = False
 
     def add(self, found: Event | PassedOver | BadPart, record: Record) -> None:
         """Add what was found in a record; an event, unless the batch has its id already."""
@@ -261,7 +271,8 @@ class Rows:
         fields = ("topic", "partition", "offset", "reason", "detail", "payload")
         columns = [pa.array([getattr(dead, name) for dead in self.dead]) for name in fields]
         received = pa.repeat(pa.scalar(self.received_at, _RECEIVED[1]), len(self.dead))
-        return pa.Table.from_arrays([*columns, received], names=_DEAD_LETTERS.names).cast(_DEAD_LETTERS)
+        workloads = pa.array([dead.workload for dead in self.dead])
+        return pa.Table.from_arrays([*columns, received, workloads], names=_DEAD_LETTERS.names).cast(_DEAD_LETTERS)
 
 
 def _event_of(row: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The writer of batches: events, dead letters and offsets, in one transaction."""
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,9 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Fenced
+from retuned.consumers.errors import Fenced, OutOfMemory
 from retuned.consumers.formats.events import Kind
-from retuned.consumers.kafka.contract import Offsets
+from retuned.consumers.kafka.contract import Identities, Identity, Offsets
 from retuned.consumers.privacy.pseudonyms import is_pseudonym, load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import Settings
@@ -19,9 +20,12 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.duplicates import Stored
 from retuned.consumers.warehouse.rows import Rows
 
+log = logging.getLogger(__name__)
+
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 # More often costs time, less often costs memory: measured with `make bench`.
 DROP_CACHE_BYTES = 8 << 20
+OUT_OF_MEMORY_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds
 # What DuckDB raises for what a row holds, as against a file, a transaction or its own state.
 REFUSED_BY_DUCKDB = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
 
@@ -30,6 +34,12 @@ def stored_offsets(warehouse: Warehouse) -> Offsets:
     """The next offset of each partition, as a source asks for it."""
     rows = warehouse.rows(QUERIES["stored_offsets"])
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
+def stored_identities(warehouse: Warehouse) -> Identities:
+    """Of which topic each stored offset is, as far as is known."""
+    rows = warehouse.rows(QUERIES["stored_identities"])
+    return {(row["topic"], row["partition"]): Identity(row["cluster_id"], row["topic_id"]) for row in rows}
 
 
 class Writer:
@@ -61,6 +71,7 @@ class Writer:
 
         Raises:
             Fenced: another consumer of the group is at work. Nothing of the batch was stored.
+            OutOfMemory: DuckDB may not have as much as it needs, tried for some seconds. Nothing of it was stored.
             WarehouseError: the warehouse cannot be written. Nothing of the batch was stored.
         """
         started = time.perf_counter()
@@ -74,7 +85,7 @@ class Writer:
             self._move_offsets(cursor, rows)
 
         try:
-            self.store(rows, finish)
+            self._store_patiently(rows, finish)
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
         self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
@@ -83,6 +94,17 @@ class Writer:
             self._cached_bytes = 0
         rows.seconds += time.perf_counter() - started
         return rows
+
+    def _store_patiently(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """As `store`; where memory is short, as while a large query runs beside it, it is tried again."""
+        for pause in OUT_OF_MEMORY_PAUSES:
+            try:
+                return self.store(rows, finish)
+            except OutOfMemory as error:
+                log.warning("%s; trying again in %g s", error, pause)
+                self._warehouse.drop_cache()
+                time.sleep(pause)
+        return self.store(rows, finish)
 
     def store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         """The events, redacted, and what `finish` does, in one transaction. A row that DuckDB refuses is a dead letter.
@@ -100,7 +122,8 @@ class Writer:
 
     def _insert_all(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         with self._warehouse.transaction() as cursor:
-            known = {name: self._insert(cursor, name, rows) for name in rows.tables}
+            batch = _number(cursor.execute(QUERIES["next_batch"])) if rows.tables else 0
+            known = {name: self._insert(cursor, name, rows, batch) for name in rows.tables}
             finish(cursor)
         rows.stored = {name: rows.tables[name].num_rows - known[name] for name in known}
         rows.duplicates += sum(known.values())
@@ -124,14 +147,14 @@ class Writer:
             cursor.begin()
             try:
                 cursor.register(f"batch_{name}", table)
-                cursor.execute(QUERIES[f"insert_{name}"])
+                cursor.execute(QUERIES[f"insert_{name}"], {"batch": 0})
             except REFUSED_BY_DUCKDB as error:
                 return error
             finally:
                 cursor.rollback()
         return None
 
-    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows) -> int:
+    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows, batch: int) -> int:
         """The events of one kind, those apart whose id may be stored. Returns how many were."""
         table = rows.tables[name]
         bounds = rows.bounds(table)
@@ -140,11 +163,11 @@ class Writer:
         if doubted.any():
             doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
             cursor.register(f"batch_{name}", doubtful)
-            new = _changed(cursor.execute(QUERIES[f"insert_new_{name}"], rows.bounds(doubtful)))
+            new = _number(cursor.execute(QUERIES[f"insert_new_{name}"], rows.bounds(doubtful) | {"batch": batch}))
             known = doubtful.num_rows - new
         if table.num_rows:
             cursor.register(f"batch_{name}", table)
-            cursor.execute(QUERIES[f"insert_{name}"])
+            cursor.execute(QUERIES[f"insert_{name}"], {"batch": batch})
         return known
 
     def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
@@ -152,11 +175,11 @@ class Writer:
         first = {key: offset for key, offset in nexts.items() if key not in starts}
         updated = 0
         if starts:
-            moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts})}
-            updated = _changed(cursor.execute(QUERIES["move_offsets"], moved))
+            moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts}, rows.identities)}
+            updated = _number(cursor.execute(QUERIES["move_offsets"], moved))
         if first:
             # The primary key refuses a second first one.
-            cursor.execute(QUERIES["first_offsets"], _columns(first))
+            cursor.execute(QUERIES["first_offsets"], _columns(first, rows.identities))
         if updated != len(starts):
             raise Fenced(
                 f"another consumer of group {self._group!r} moved the offsets of "
@@ -165,14 +188,18 @@ class Writer:
             )
 
 
-def _columns(offsets: Offsets) -> dict[str, list[Any]]:
+def _columns(offsets: Offsets, identities: dict[str, Identity]) -> dict[str, list[Any]]:
+    found = [identities.get(topic, Identity(None, None)) for topic, _ in offsets]
     return {
         "topics": [topic for topic, _ in offsets],
         "partitions": [partition for _, partition in offsets],
         "nexts": list(offsets.values()),
+        "cluster_ids": [identity.cluster_id for identity in found],
+        "topic_ids": [identity.topic_id for identity in found],
     }
 
 
-def _changed(cursor: duckdb.DuckDBPyConnection) -> int:
+def _number(cursor: duckdb.DuckDBPyConnection) -> int:
+    """The one number of a result; how many rows changed is one, too."""
     row = cursor.fetchone()
     return int(row[0]) if row else 0

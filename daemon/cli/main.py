@@ -106,8 +106,14 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument("version")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
-    letters = command("dead-letters", _dead_letters, "list what could not be decoded, or decode it again after a fix")
-    letters.add_argument("action", choices=("list", "replay"))
+    letters = command(
+        "dead-letters", _dead_letters, "list what could not be decoded, decode it again after a fix, or go on"
+    )
+    letters.add_argument(
+        "action",
+        choices=("list", "replay", "resume"),
+        help="resume: where ingestion stopped for too many of them, take in what waits as it is, then count them anew",
+    )
     letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
     letters.add_argument("--reason", help="list those with this reason code only")
     letters.add_argument("--json", action="store_true", help="as JSON, with their payloads")
@@ -313,6 +319,9 @@ def _dead_letters(options: argparse.Namespace) -> int:
         if options.action == "replay":
             done = service.replay()
             print(f"{done['replayed']} of {done['tried']} dead letters are events now; {done['stored']} were stored")
+            return 0
+        if options.action == "resume":
+            print(f"{service.resume_ingestion()['done']}; then too many of them stop ingestion again")
             return 0
         letters = through_json(list(service.dead_letters(options.limit, options.reason)))
         if options.json:

@@ -1,12 +1,12 @@
 -- Each table that users may read, in the order in which it was written.
 
 -- name: interactions
-SELECT * FROM interactions
+SELECT * EXCLUDE (batch) FROM interactions
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR timestamp >= $since) AND ($until IS NULL OR timestamp < $until)
 
 -- name: feedback
-SELECT * FROM feedback
+SELECT * EXCLUDE (batch) FROM feedback
 WHERE ($workload IS NULL OR interaction_id IN (SELECT id FROM interactions WHERE workload = $workload))
   AND ($since IS NULL OR timestamp >= $since) AND ($until IS NULL OR timestamp < $until)
 

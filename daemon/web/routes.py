@@ -171,6 +171,10 @@ class _Endpoints:
         await _arguments(request)
         return _json(await self._done(self._service.replay))
 
+    async def resume(self, request: Request) -> Response:
+        await _arguments(request)
+        return _json(await self._done(self._service.resume_ingestion))
+
     def position(self, request: Request) -> Response:
         return _json({"position": self._service.position(_topic(request))})
 
@@ -235,6 +239,7 @@ ROUTES = (
     Access("GET", "/api/v1/labels", _Endpoints.labels, "labeller"),
     Access("GET", "/api/v1/dead-letters", _Endpoints.letters, "operator"),
     Access("POST", "/api/v1/dead-letters/replay", _Endpoints.replay, "operator"),
+    Access("POST", "/api/v1/dead-letters/resume", _Endpoints.resume, "operator"),
     Access("GET", "/api/v1/imports/{id}", _Endpoints.position, "operator"),
     Access("POST", "/api/v1/imports/{id}", _Endpoints.take, "operator"),
     Access("GET", "/api/v1/exports/{what}", _Endpoints.export, "operator"),

@@ -235,12 +235,20 @@ def operations() -> dashboard.Dashboard:
             unit=PER_SECOND,
         ),
         lines(
+            "Waiting",
+            "How long the oldest event of each topic that was not read yet has waited on the broker, at most.",
+            ("max by (topic) (retuned_ingest_lag_seconds)", "{{topic}}"),
+            unit=SECONDS,
+        ),
+        lines(
             "Dead letters, duplicates, lost events",
             "Messages that are no events, by reason (the table dead_letters holds them), what is known to be none, "
-            "events that were sent twice, and events that the broker deleted before they were read, or holds broken.",
+            "events that were sent twice, and events that the broker deleted before they were read or holds broken, "
+            "and topics that were made anew.",
             ("sum by (reason) (rate(retuned_dead_letters_total[$__rate_interval]))", "{{reason}}"),
             ("sum(rate(retuned_event_duplicates_total[$__rate_interval]))", "duplicates"),
             ("sum by (topic) (rate(retuned_events_lost_total[$__rate_interval]))", "lost from {{topic}}"),
+            ("sum by (topic) (rate(retuned_topics_remade_total[$__rate_interval]))", "made anew: {{topic}}"),
             ("sum by (reason) (rate(retuned_events_passed_over_total[$__rate_interval]))", "passed over: {{reason}}"),
             unit=PER_SECOND,
         ),

@@ -54,9 +54,9 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     """Enter into the ledger what happened since the last booking, and return the new entries.
 
     The entries and how far they reach are written in one transaction: however often and wherever the process ends,
-    nothing is booked twice and nothing is left out. Events are told apart by their offsets, not by their times: an
-    event that was stored late is in the next booking. What is learned of an answer after it was booked makes another
-    entry, over the difference, at the rate of the answer's day.
+    nothing is booked twice and nothing is left out. Events are told apart by the transaction that stored them, not by
+    their times or offsets: an event that was stored late, or replayed, is in the next booking. What is learned of an
+    answer after it was booked makes another entry, over the difference, at the rate of the answer's day.
 
     - Gain `time_saved`: hours of `time_saved_seconds` × hourly rate.
     - Gain `escalations_avoided`: (baseline rate × conversations − escalated ones) × cost of one, where a baseline is

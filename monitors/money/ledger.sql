@@ -1,13 +1,14 @@
 -- name: new
--- The events that were stored since the last booking. They are told apart by their offsets, not by their times.
--- What was imported from files is history that nobody paid or was paid for here.
+-- The events that were stored since the last booking. They are told apart by the transaction that stored them: Kafka's
+-- offsets begin anew with a topic that is made anew, and a dead letter that is replayed has an old one. What was
+-- imported from files is history that nobody paid or was paid for here.
 CREATE OR REPLACE TEMP TABLE new_interactions AS
-SELECT interactions.rowid AS answer, id FROM interactions LEFT JOIN ledger_progress USING (topic, partition)
-WHERE "offset" >= coalesce(next_offset, 0) AND NOT starts_with(topic, 'import:');
+SELECT rowid AS answer, id FROM interactions
+WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:');
 
 CREATE OR REPLACE TEMP TABLE new_feedback AS
-SELECT id, interaction_id FROM feedback LEFT JOIN ledger_progress USING (topic, partition)
-WHERE "offset" >= coalesce(next_offset, 0) AND NOT starts_with(topic, 'import:')
+SELECT id, interaction_id FROM feedback
+WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:')
     AND (name IN ('time_saved_seconds', 'escalated', 'resolved') OR source = 'expert');
 
 -- name: counted
@@ -210,7 +211,7 @@ WHERE finished_at IS NOT NULL AND hours > 0
 ORDER BY finished_at, runs.id
 
 -- name: since
-SELECT coalesce((SELECT max(booked_at) FROM ledger_progress), (SELECT min(received_at) FROM interactions)) AS since
+SELECT coalesce((SELECT booked_at FROM ledger_position), (SELECT min(received_at) FROM interactions)) AS since
 
 -- name: workloads
 SELECT DISTINCT workload FROM interactions ORDER BY workload
@@ -219,8 +220,6 @@ SELECT DISTINCT workload FROM interactions ORDER BY workload
 SELECT id, created_at, version FROM promotions WHERE workload = $workload ORDER BY created_at
 
 -- name: advance
-INSERT INTO ledger_progress
-SELECT topic, partition, max("offset") + 1, $now
-FROM (SELECT topic, partition, "offset" FROM interactions UNION ALL SELECT topic, partition, "offset" FROM feedback)
-GROUP BY topic, partition
-ON CONFLICT DO UPDATE SET next_offset = greatest(next_offset, excluded.next_offset), booked_at = excluded.booked_at
+-- Before the first event there is nothing of which time could be a cost.
+UPDATE ledger_position SET last_batch = (SELECT last FROM batches), booked_at = $now
+WHERE booked_at IS NOT NULL OR EXISTS (FROM interactions) OR EXISTS (FROM feedback)

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -19,12 +19,16 @@ from retuned.daemon.settings import Settings
 class Source:
     """Does what its test wants at each poll."""
 
+    topic: ClassVar = {"topic": "interactions"}
+
     def __init__(self) -> None:
         self.released = threading.Event()
         self.hang = self.away = False
         self.waiting = 0
+        self.ages: dict[str, float] = {}
         self.before_assignment = lambda: None
         self.missing = frozenset[str]()
+        self.waiting_for = ""
 
     def poll(self, _: int, __: float) -> Batch:
         self.released.wait(60 if self.hang else 0.02)
@@ -34,6 +38,9 @@ class Source:
 
     def lag(self) -> int:
         return self.waiting
+
+    def lag_seconds(self, _: float) -> dict[str, float]:
+        return self.ages
 
     def close(self) -> None:
         pass
@@ -65,6 +72,9 @@ def test_a_topic_that_is_missing_makes_it_unready_and_is_named(source: Any) -> N
     assert httpx.get(f"{url}/readyz").text == "the topic feedback is not on the broker: create it\n"
     assert (code(url, "/readyz"), code(url, "/healthz")) == (503, 200)
     fake.missing = frozenset()
+    fake.waiting_for = "consumer group 'x': another consumer is in it"
+    assert "another consumer" in httpx.get(f"{url}/readyz").text
+    fake.waiting_for = ""
     assert code(url, "/readyz") == 200
 
 
@@ -74,8 +84,12 @@ def test_a_loop_that_hangs_is_unhealthy_and_one_that_waits_for_a_broker_is_not(s
     fake.waiting = 7  # without a batch
     until(lambda: daemon.registry.get_sample_value("retuned_ingest_lag_events") == 7)
     assert daemon.registry.get_sample_value("retuned_ingest_last_progress_timestamp_seconds")
+    fake.ages = {"interactions": 42.0}
+    until(lambda: daemon.registry.get_sample_value("retuned_ingest_lag_seconds", fake.topic) == 42)
+    assert httpx.get(f"{url}/api/v1/ingestion").json()["lag_seconds"] == fake.ages
     fake.away = True
     until(lambda: code(url, "/readyz") == 503)
+    assert daemon.registry.get_sample_value("retuned_ingest_lag_seconds", fake.topic) is None  # not known any more
     assert code(url, "/healthz") == 200
     fake.away, fake.hang = False, True
     until(lambda: code(url, "/healthz") == 503)

@@ -39,7 +39,7 @@ INSERT INTO interactions
 SELECT
     'old' || (n + $from), $last::TIMESTAMP - to_milliseconds(n), 'support.refunds', 'base',
     '[{"role": "user", "content": "Where is my parcel, order ' || n || '?"}]', 'On its way.', NULL, 'c' || n, NULL,
-    0.8, NULL, 132, 64, 0.0004, 'stop', NULL, 'old', 0, n, $last::TIMESTAMP
+    0.8, NULL, 132, 64, 0.0004, 'stop', NULL, 'old', 0, n, $last::TIMESTAMP, NULL
 FROM range($rows) AS numbers(n)
 """
 EVENTS, NAIVE_EVENTS, ROUNDS = 200_000, 1_500, 5

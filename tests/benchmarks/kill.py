@@ -21,7 +21,7 @@ from kafka import KafkaProducer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
+from brokers import Broker, forget_killed, no_apache_kafka, run_apache_kafka, run_tansu
 from faults import event
 
 CONFIGURATION = """
@@ -84,6 +84,7 @@ def run(broker: Broker, folder: Path, kills: int, events: int) -> dict[str, int]
             raise SystemExit(f"the daemon ended by itself:\n{(folder / 'daemon.log').read_text()[-3000:]}")
         os.killpg(daemon.pid, signal.SIGKILL)
         daemon.wait()
+        forget_killed(broker.bootstrap_servers, "retuned")
         with contextlib.suppress(duckdb.Error):
             rows = stored(warehouse)[0]
             moved += rows > before

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from brokers import Broker, break_batch
+from brokers import Broker, break_batch, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
-from retuned.consumers.errors import EventsLost
+from retuned.consumers.errors import ConfigurationError, EventsLost
+from retuned.consumers.kafka import confluent
 from retuned.consumers.kafka.confluent import ConfluentSource
-from retuned.consumers.kafka.contract import Batch, Offsets, Source
+from retuned.consumers.kafka.contract import Batch, Identities, Identity, Offsets, Source, check_cluster, is_another
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.kafka.source import KafkaSource
@@ -34,6 +35,7 @@ class World:
     add_partition: Callable[[str], None] | None
     gap: Callable[[str], None] | None
     delete: Callable[[str, int], None] | None
+    remake: Callable[[str], None] | None
     broker: Broker | None = None
     flush: Callable[[], None] = lambda: None
 
@@ -44,12 +46,13 @@ def memory_world() -> Iterator[World]:
         "interactions",
         "feedback",
         lambda topic, value, partition: (log.append(topic, value, partition), None)[1],
-        lambda stored, start="earliest", lost="earliest": MemorySource(
-            log, ["interactions", "feedback"], stored, start, lost
+        lambda stored, start="earliest", lost="earliest", known=dict: MemorySource(
+            log, ["interactions", "feedback"], stored, start, lost, known
         ),
         lambda _: None,
         log.skip,
         log.delete,
+        log.remake,
     )
 
 
@@ -60,7 +63,9 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, linger_ms=1, metadata_max_age_ms=300)
     opened: list[Any] = []
 
-    def open_source(stored: Callable[[], Offsets], start: Any = "earliest", lost: Any = "earliest") -> Source:
+    def open_source(
+        stored: Callable[[], Offsets], start: Any = "earliest", lost: Any = "earliest", known: Any = dict
+    ) -> Source:
         settings = KafkaSettings(
             bootstrap_servers=broker.bootstrap_servers,
             group_id=f"group-{number}",
@@ -70,7 +75,7 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
             on_lost_offset=lost,
             session_timeout_seconds=2,
         )
-        opened.append(kind(settings, stored))
+        opened.append(kind(settings, stored, known))
         return opened[-1]  # type: ignore[no-any-return]
 
     def gap(topic: str) -> None:
@@ -99,6 +104,13 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
         admin.delete_records({TopicPartition(topic, 0): before})
         admin.close()
 
+    def remake(topic: str) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+        admin.delete_topics([topic])
+        admin.close()
+        until(lambda: _there(broker, topic) is False)
+        broker.create_topics(topic)
+
     yield World(
         *names,
         produce,
@@ -106,12 +118,21 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
         add_partition if apache else None,
         gap if apache else None,
         delete if apache else None,
+        remake if apache else None,
         broker if apache else None,
         producer.flush,
     )
     for source in opened:
         source.close()
     producer.close()
+
+
+def _there(broker: Broker, topic: str) -> bool:
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    try:
+        return topic in admin.list_topics()
+    finally:
+        admin.close()
 
 
 @pytest.fixture(params=["memory", "tansu", "apache_kafka", "confluent"])
@@ -142,6 +163,11 @@ def values(batches: list[Batch], topic: str | None = None) -> list[bytes | None]
 
 def has(count: int) -> Callable[[list[Batch]], bool]:
     return lambda batches: len(values(batches)) >= count
+
+
+def known(batches: list[Batch]) -> Identities:
+    """Of which topic each offset is, as it would be stored."""
+    return {key: batch.identities[key[0]] for batch in batches for key in batch.nexts}
 
 
 def nexts(batches: list[Batch]) -> Offsets:
@@ -343,3 +369,128 @@ def test_close_is_safe_to_repeat(world: World) -> None:
     source.poll(1, 0)
     source.close()
     source.close()
+
+
+def test_lag_in_seconds_is_unknown_or_the_age_of_what_was_read_until_all_is(world: World) -> None:
+    for number in range(20):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.produce(world.feedback, b"f", 0)
+    world.flush()
+    source = world.open(dict)
+    assert source.lag_seconds(time.time()) == {}
+    seen, ahead = 0, 1_000.0
+    deadline = time.monotonic() + 20
+    while seen < 20 and time.monotonic() < deadline:
+        seen += len(values([source.poll(5, 0.2)], world.interactions))
+        if 0 < seen < 20:
+            assert source.lag_seconds(time.time() + ahead)[world.interactions] == pytest.approx(ahead, abs=100)
+    everything = {world.interactions: 0, world.feedback: 0}
+    until(lambda: (source.poll(5, 0.1), source.lag_seconds(time.time()))[1] == everything)
+    source.close()
+
+
+@not_tansu
+@pytest.mark.parametrize("more", [2, 5, 9])
+def test_a_topic_that_was_made_anew_is_read_from_its_beginning(world: World, more: int) -> None:
+    """However many events it has: fewer than the other had, as many, or more."""
+    assert world.remake
+    key, other = (world.interactions, 0), (world.feedback, 0)
+    for number in range(5):
+        world.produce(world.interactions, b"old %d" % number, 0)
+    world.produce(world.feedback, b"f", 0)
+    world.flush()
+    source = world.open(dict)
+    before = read(source, has(6))
+    source.close()
+    world.remake(world.interactions)
+    for number in range(more):
+        world.produce(world.interactions, b"new %d" % number, 0)
+    world.flush()
+    source = world.open(lambda: nexts(before), known=lambda: known(before))
+    assert not source.caught_up()
+    after = read(source, lambda batches: nexts(batches).get(key) == more)
+    assert values(after) == [b"new %d" % number for number in range(more)]
+    first = next(batch for batch in after if key in batch.nexts)
+    assert first.starts[key] == 5
+    assert [topic for batch in after for topic in batch.remade] == [world.interactions]
+    assert known(after)[key].topic_id not in (None, known(before)[key].topic_id)
+    assert known(after)[key].cluster_id == known(before)[key].cluster_id is not None
+    assert other not in nexts(after)  # its offset holds
+    source.close()
+
+
+@not_tansu
+def test_a_topic_that_is_made_anew_while_it_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world.remake
+    monkeypatch.setattr(confluent, "IDENTIFY_SECONDS", 1.0)
+    key = (world.interactions, 0)
+    for number in range(5):
+        world.produce(world.interactions, b"old %d" % number, 0)
+    world.flush()
+    seen: list[Batch] = []
+    source = world.open(lambda: nexts(seen), known=lambda: known(seen))
+    seen += read(source, has(5))
+    world.remake(world.interactions)
+    for number in range(9):
+        world.produce(world.interactions, b"new %d" % number, 0)
+    world.flush()
+    found: set[bytes | None] = set()
+    deadline = time.monotonic() + 40
+    while len(found) < 9 and time.monotonic() < deadline:
+        seen.append(source.poll(100, 0.2))
+        found |= set(values(seen[-1:]))
+    assert found == {b"new %d" % number for number in range(9)}
+    assert nexts(seen)[key] == 9
+    source.close()
+
+
+@not_tansu
+def test_a_topic_that_was_made_anew_may_be_a_reason_to_stop(world: World) -> None:
+    assert world.remake
+    world.produce(world.interactions, b"old", 0)
+    world.flush()
+    source = world.open(dict)
+    before = read(source, has(1))
+    source.close()
+    world.remake(world.interactions)
+    source = world.open(lambda: nexts(before), "earliest", "stop", known=lambda: known(before))
+    with pytest.raises(EventsLost, match="made anew"):
+        read(source, has(1), 5)
+    source.close()
+
+
+@pytest.mark.parametrize("world", ["apache_kafka", "confluent"], indirect=True)
+def test_another_cluster_is_refused(world: World) -> None:
+    world.produce(world.interactions, b"x", 0)
+    world.flush()
+    key = (world.interactions, 0)
+    source = world.open(lambda: {key: 0}, known=lambda: {key: Identity("elsewhere", "t")})
+    with pytest.raises(ConfigurationError, match=r"filled from elsewhere.*kafka\.cluster_id"):
+        read(source, has(1))
+    source.close()
+
+
+def test_which_cluster_is_expected() -> None:
+    stored = {("in", 0): Identity("a", "t"), ("import:x", 0): Identity(None, None)}
+    check_cluster(KafkaSettings(), stored, "a")
+    check_cluster(KafkaSettings(), stored, None)
+    check_cluster(KafkaSettings(), {}, "b")
+    check_cluster(KafkaSettings(cluster_id="b"), stored, "b")
+    with pytest.raises(ConfigurationError, match=r"kafka\.cluster_id is a"):
+        check_cluster(KafkaSettings(cluster_id="a"), stored, "b")
+
+
+@pytest.mark.parametrize(
+    ("known", "found", "another"),
+    [
+        (None, Identity("c", "t"), False),
+        (Identity("c", "t"), Identity("c", "t"), False),
+        (Identity("c", "t"), Identity("c", "u"), True),
+        (Identity("c", "t"), Identity("d", "t"), True),
+        (Identity("c", "t"), Identity("c", None), False),
+        (Identity(None, "t"), Identity("c", "t"), False),
+        (Identity("c", None), Identity("d", None), True),
+    ],
+)
+def test_what_is_another_topic(known: Identity | None, found: Identity, another: bool) -> None:
+    assert is_another(known, found) is another

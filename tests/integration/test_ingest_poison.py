@@ -12,7 +12,8 @@ import pytest
 from ingestion import Rig, feedback, interaction, not_writable, settings_for
 
 from retuned.consumers import decoding as decoding_module
-from retuned.consumers.errors import TooManyDeadLetters
+from retuned.consumers import replay as replay_module
+from retuned.consumers.errors import OutOfMemory, TooManyDeadLetters
 from retuned.consumers.file_import import take
 from retuned.consumers.formats import dialects
 from retuned.consumers.formats.files import TOPIC
@@ -23,8 +24,12 @@ from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings, Settings
 from retuned.consumers.warehouse import rows as rows_module
+from retuned.consumers.warehouse import writer as writer_module
 from retuned.consumers.warehouse.connection import open_warehouse, utc_now
-from retuned.consumers.warehouse.writer import QUERIES
+from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
+from retuned.monitors.money.ledger import book
+from retuned.monitors.settings import RoiSettings
+from retuned.monitors.settings import Settings as MonitorSettings
 
 POISON = "poison 4111 1111 1111 1111"  # with a number that has to be redacted
 
@@ -80,7 +85,7 @@ def storing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for table, column in (("interactions", "response"), ("feedback", "value::VARCHAR")):
         name = column.partition(":")[0]
         sql = f"""INSERT INTO {table} SELECT * REPLACE (
-            CASE WHEN contains({column}, 'poison') THEN error('cannot store') ELSE {name} END AS {name})
+            CASE WHEN contains({column}, 'poison') THEN error('cannot store') ELSE {name} END AS {name}), $batch
             FROM batch_{table}"""
         monkeypatch.setitem(QUERIES, f"insert_{table}", sql)
 
@@ -322,4 +327,230 @@ def test_made_up_names_of_workloads_stop_nothing(tmp_path: Path) -> None:
     rig.send(interaction("b"))
     rig.drain()
     assert stored(rig) == ["a", "b"]
+    rig.warehouse.close()
+
+
+def restarted(rig: Rig) -> Rig:
+    return Rig(rig.settings, rig.warehouse, rig.log)
+
+
+def stopped(tmp_path: Path, window: int = 10) -> Rig:
+    """Ingestion that stopped: 12 letters are stored and more wait."""
+    rig = window_of(tmp_path, window)
+    rig.send(*[interaction(str(number)) for number in range(window)])
+    rig.drain()
+    rig.send(*[broken(number, "support.refunds") for number in range(window + 2)])
+    with pytest.raises(TooManyDeadLetters):
+        rig.ingest.step()
+    return rig
+
+
+def test_a_start_after_a_stop_throws_nothing_more_away(tmp_path: Path) -> None:
+    rig = stopped(tmp_path)
+    rig.send(*[broken(number, "support.refunds") for number in range(100, 130)])
+    before = stored_offsets(rig.warehouse)
+    for _ in range(3):
+        with pytest.raises(TooManyDeadLetters, match=r"30 of the next 30.*retuned dead-letters resume.*not_an_event"):
+            restarted(rig).ingest.step()
+    assert len(letters(rig)) == 12
+    assert stored_offsets(rig.warehouse) == before
+    rig.warehouse.close()
+
+
+def test_a_start_after_the_producers_were_corrected_goes_on(tmp_path: Path) -> None:
+    rig = stopped(tmp_path)
+    again = restarted(rig)
+    again.send(*[interaction(f"new {number}") for number in range(7)], b"bad")
+    assert again.drain() == 8
+    again.send(*[interaction(f"newer {number}") for number in range(20)])
+    assert again.drain() == 20
+    again.send(*[broken(number, "support.refunds") for number in range(12)])
+    with pytest.raises(TooManyDeadLetters, match="of the last 10 messages"):  # the trial is over
+        again.ingest.step()
+    assert len(letters(rig)) == 12 + 1 + 12
+    rig.warehouse.close()
+
+
+def test_a_stop_is_remembered_for_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = stopped(tmp_path)
+    later = utc_now() + timedelta(days=90)
+    monkeypatch.setattr("retuned.consumers.decoding.utc_now", lambda: later)
+    again = restarted(rig)
+    again.send(*[b"bad"] * 3)
+    with pytest.raises(TooManyDeadLetters, match="nothing of them was stored"):
+        again.ingest.step()
+    rig.warehouse.close()
+
+
+def test_a_window_fills_over_many_starts(tmp_path: Path) -> None:
+    """One that is killed before each window is full stops all the same."""
+    rig = window_of(tmp_path, 100)
+    for start in range(9):
+        rig = restarted(rig)
+        rig.send(*[broken(10 * start + number, f"w{start % 2}") for number in range(11)])
+        rig.drain()
+    rig = restarted(rig)
+    rig.send(*[b"bad"] * 11)
+    with pytest.raises(TooManyDeadLetters):
+        rig.drain()
+    rig.warehouse.close()
+
+
+def test_who_was_set_aside_before_a_restart_is_after_it(tmp_path: Path) -> None:
+    rig = window_of(tmp_path, 20)
+    for name in ("a", "b", "c"):
+        rig.send(*[interaction(f"{name}{number}", workload=name) for number in range(5)])
+    rig.drain()
+    rig.send(*[broken(number, "b") for number in range(40)], b"bad")
+    rig.drain()
+    (before,) = rig.ingest.set_aside()
+    again = restarted(rig)
+    (after,) = again.ingest.set_aside()
+    assert (after.topic, after.workload, after.dead, after.messages) == (
+        rig.settings.kafka.interactions_topic, "b", before.dead, before.messages,
+    )  # fmt: skip
+    assert after.example == before.example
+    rig.warehouse.close()
+
+
+def test_letters_that_were_replayed_count_no_more(tmp_path: Path) -> None:
+    rig = stopped(tmp_path)
+    messages = '[{"role":"user","content":"?"}]'
+    rig.warehouse.execute("UPDATE dead_letters SET payload = replace(payload, '\"none\"', ?)", [messages])
+    assert replay(rig.ingest)["replayed"] == 12
+    again = restarted(rig)
+    again.send(b"bad")
+    assert again.drain() == 1
+    rig.warehouse.close()
+
+
+def test_an_operator_has_it_take_in_what_waits_and_no_more(tmp_path: Path) -> None:
+    rig = stopped(tmp_path)
+    rig.send(*[broken(number, "support.refunds") for number in range(100, 130)])
+    restarted(rig).ingest.resume()
+    again = restarted(rig)  # it is kept
+    assert again.drain() == 30
+    assert len(letters(rig)) == 42
+    for rig in (again, restarted(again)):  # everything was read: it counts again, from here on
+        rig.send(*[broken(number, "support.refunds") for number in range(4)])
+        assert rig.drain() == 4
+    rig.send(*[broken(number, "support.refunds") for number in range(4)])
+    with pytest.raises(TooManyDeadLetters):
+        rig.drain()
+    rig.warehouse.close()
+
+
+def test_what_waits_is_taken_in_while_events_keep_coming(tmp_path: Path) -> None:
+    """No poll is ever empty."""
+    rig = stopped(tmp_path)
+    rig.ingest.resume()
+    for number in range(30):
+        rig.send(broken(number, "support.refunds"))
+        if number < 5:
+            assert rig.ingest.step() == 1
+    with pytest.raises(TooManyDeadLetters):
+        rig.ingest.step()
+    rig.warehouse.close()
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_of_many_letters_lets_ingestion_go_on_between_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces of a bounded number and size, each letter once, also those of one message and those that stay."""
+    monkeypatch.setattr(replay_module, "LETTERS", 7)
+    monkeypatch.setattr(replay_module, "CHARACTERS", 1_200)
+    rig = window_of(tmp_path, 1_000)
+    rig.send(interaction("first"))
+    rig.drain()
+    for number in range(40):
+        messages = "none" if number % 4 else "never"
+        rig.send(json.dumps(interaction(f"b{number}", messages=messages, response="x" * 60 * (number % 5))).encode())
+        if number % 3 == 0:
+            rig.drain()
+    rig.drain()
+    rig.warehouse.execute('INSERT INTO dead_letters FROM dead_letters WHERE "offset" = 2')  # of one message
+    fixed = '[{"role":"user","content":"?"}]'
+    rig.warehouse.execute("UPDATE dead_letters SET payload = replace(payload, '\"none\"', ?)", [fixed])
+    pieces, run = [], rig.ingest.run_in_ingest_thread
+
+    def counted(name: str, work: Any) -> Any:
+        done = run(name, work)
+        pieces.append(done["tried"])
+        rig.send(interaction(f"meanwhile {len(pieces)}"))
+        rig.drain()
+        return done
+
+    monkeypatch.setattr(rig.ingest, "run_in_ingest_thread", counted)
+    done = replay(rig.ingest)
+    assert done == {"tried": 41, "replayed": 31, "stored": 30}
+    assert sum(pieces) == 41
+    assert max(pieces) <= 7
+    assert len(pieces) > 6
+    assert len(letters(rig)) == 10
+    assert len(stored(rig)) == 1 + 30 + len(pieces)
+    rig.warehouse.close()
+
+
+def test_replayed_letters_are_booked(tmp_path: Path) -> None:
+    """Kafka's offset of one is far behind what was booked before."""
+    rig = window_of(tmp_path, 1_000)
+    roi = MonitorSettings(roi=RoiSettings(hourly_rate=40.0))
+    rig.send(json.dumps(interaction("a", cost=0.5, messages="none")).encode(), interaction("b", cost=0.25))
+    rig.drain()
+    assert [entry.amount for entry in book(rig.warehouse, roi, utc_now())] == [0.25]
+    rig.warehouse.execute('UPDATE dead_letters SET payload = replace(payload, \'"none"\', \'[{"role":"user"}]\')')
+    rig.warehouse.execute('UPDATE dead_letters SET payload = replace(payload, \'"user"\', \'"user","content":"?"\')')
+    assert replay(rig.ingest)["stored"] == 1
+    assert [entry.amount for entry in book(rig.warehouse, roi, utc_now())] == [0.5]
+    assert book(rig.warehouse, roi, utc_now()) == []
+    rig.warehouse.close()
+
+
+def test_events_of_a_topic_that_was_made_anew_are_booked(tmp_path: Path) -> None:
+    """Its offsets begin at 0 again."""
+    rig = window_of(tmp_path, 1_000)
+    roi = MonitorSettings(roi=RoiSettings(hourly_rate=40.0))
+    rig.send(*[interaction(str(number), cost=1.0) for number in range(5)])
+    rig.drain()
+    assert [entry.amount for entry in book(rig.warehouse, roi, utc_now())] == [5.0]
+    assert rig.log
+    rig.log.remake(rig.settings.kafka.interactions_topic)
+    rig.send(*[interaction(f"new {number}", cost=1.0) for number in range(7)])
+    assert rig.drain() == 7
+    assert [entry.amount for entry in book(rig.warehouse, roi, utc_now())] == [7.0]
+    assert rig.count("retuned_topics_remade_total", topic=rig.settings.kafka.interactions_topic) == 1
+    assert len(stored(rig)) == 12  # what was stored stays
+    rig.warehouse.close()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def big_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    monkeypatch.setattr(writer_module, "OUT_OF_MEMORY_PAUSES", (0.0, 0.0))
+    rig = window_of(tmp_path, 1_000)
+    rig.send(interaction("small"))
+    assert rig.drain() == 1
+    rig.send(*[interaction(str(number), response="a " * 10_000) for number in range(600)])
+    with rig.warehouse.cursor() as cursor:
+        cursor.execute("SET memory_limit = '8MB'")
+    return rig
+
+
+def test_a_batch_waits_for_memory_that_something_else_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = big_batch(tmp_path, monkeypatch)  # the limit is as configured again after the first try
+    assert rig.drain() == 600
+    assert len(stored(rig)) == 601
+    rig.warehouse.close()
+
+
+def test_too_little_memory_is_named_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = big_batch(tmp_path, monkeypatch)
+    monkeypatch.setattr(rig.warehouse, "drop_cache", lambda: None)
+    with pytest.raises(OutOfMemory, match=r"more memory than warehouse\.memory_limit \(1GB\)"):
+        rig.ingest.step()
+    assert len(stored(rig)) == 1
     rig.warehouse.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import Broker, Json, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
+from brokers import Broker, Json, forget_killed, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from ingestion import Rig, feedback, interaction, not_writable, settings_for
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -413,7 +413,9 @@ def test_memory_does_not_fill_with_what_was_stored(rig: Rig, monkeypatch: pytest
 
 def test_run_lets_other_errors_out(rig: Rig) -> None:
     rig.send(interaction("a"))
-    rig.warehouse.execute("INSERT INTO offsets VALUES (?, 0, 5)", [rig.settings.kafka.interactions_topic])
+    rig.warehouse.execute(
+        "INSERT INTO offsets (topic, partition, next_offset) VALUES (?, 0, 5)", [rig.settings.kafka.interactions_topic]
+    )
     assert rig.log is not None
     source = MemorySource(rig.log, [rig.settings.kafka.interactions_topic], dict)  # as if nothing was stored
     with pytest.raises(Fenced):
@@ -894,6 +896,7 @@ def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_
                 assert process.stdout is not None
                 seen = next((int(line) for line in process.stdout if int(line) >= 300 * (life + 1)), 0)
                 process.kill()  # in the middle of whatever follows
+            forget_killed(broker.bootstrap_servers, settings.kafka.group_id)
             assert seen > 0, "it ended by itself"
     finally:
         enough.set()
@@ -908,4 +911,31 @@ def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_
     }
     assert rig.count("retuned_event_duplicates_total") == 0
     rig.source.close()
+    warehouse.close()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_who_finds_another_in_the_group_leaves_it_alone(apache_kafka: Broker, tmp_path: Path, client: str) -> None:
+    """However often it is started: the healthy one keeps its place, its partitions and its generation."""
+    settings = settings_for(tmp_path, apache_kafka.bootstrap_servers, client=client)
+    apache_kafka.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic)
+    warehouse = open_warehouse(settings.warehouse)
+    healthy = Rig(settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"client": "kafka-python"})}),
+                  warehouse)  # fmt: skip
+    until(lambda: healthy.ingest.step() >= 0 and healthy.ingest.caught_up)
+    generation = healthy.source._consumer.group_metadata().generation_id
+    for _ in range(2):
+        second = Rig(settings, warehouse)
+        assert second.ingest.step() == 0
+        assert "another consumer" in second.ingest.waiting_for
+        healthy.ingest.step()
+        assert second.ingest.step() == 0
+        second.source.close()
+    healthy.ingest.step()
+    assert healthy.source._consumer.group_metadata().generation_id == generation
+    healthy.source.close()
+    third = Rig(settings, warehouse)
+    until(lambda: third.ingest.step() >= 0 and third.ingest.caught_up)
+    assert third.ingest.waiting_for == ""
+    third.source.close()
     warehouse.close()

@@ -21,7 +21,8 @@ def store(warehouse: Warehouse, ids: list[str], at: datetime) -> None:
     """One row a second, the last one at the given time."""
     warehouse.execute(
         "INSERT INTO feedback SELECT id, ?::TIMESTAMP - to_seconds(len($2::VARCHAR[]) - n), 'i', 'helpful', 'true', "
-        "'user', NULL, 't', 0, n, now() FROM (SELECT unnest($2::VARCHAR[]) AS id, generate_subscripts($2, 1) AS n)",
+        "'user', NULL, 't', 0, n, now(), NULL "
+        "FROM (SELECT unnest($2::VARCHAR[]) AS id, generate_subscripts($2, 1) AS n)",
         [at, ids],
     )
 

@@ -4,7 +4,14 @@ import pytest
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka import membership as membership_module
-from retuned.consumers.kafka.membership import LATE_SECONDS, LOOK_SECONDS, LOWER_SECONDS, OWNER_SECONDS, Membership
+from retuned.consumers.kafka.membership import (
+    ENDED_SECONDS,
+    LATE_SECONDS,
+    LOOK_SECONDS,
+    LOWER_SECONDS,
+    OWNER_SECONDS,
+    Membership,
+)
 from retuned.consumers.settings import KafkaSettings
 
 ALONE, BOTH = {"a": "/10.0.0.1"}, {"a": "/10.0.0.1", "b": "/10.0.0.2"}
@@ -49,6 +56,23 @@ def test_who_was_away_comes_back_as_the_last(membership: Membership) -> None:
     assert not membership.is_alone("c", back, 100)
     with pytest.raises(Fenced):
         membership.is_alone("c", back, 100 + LATE_SECONDS)
+
+
+def test_nobody_joins_a_group_in_which_somebody_is(membership: Membership) -> None:
+    patience = membership._settings.session_timeout_seconds + ENDED_SECONDS
+    assert not membership.is_free(ALONE, 0)
+    assert "'g': another consumer (at 10.0.0.1)" in membership.waiting_for
+    assert not membership.is_free(BOTH, patience - 1)
+    with pytest.raises(Fenced, match=r"'g': another consumer \(at 10.0.0.1\).*one daemon for each group"):
+        membership.is_free(ALONE, patience)
+
+
+def test_a_group_is_joined_once_the_session_of_one_who_was_killed_has_ended(membership: Membership) -> None:
+    assert not membership.is_free(ALONE, 0)
+    assert membership.is_free({}, 31)
+    assert membership.waiting_for == ""
+    assert not membership.is_free(ALONE, 100)  # counted anew
+    assert not membership.is_free(ALONE, 131)
 
 
 class Group:

@@ -121,15 +121,15 @@ def body(rows: list[Row]) -> bytes:
 @pytest.mark.parametrize("cut", [1, 2, 5, 30])
 def test_a_body_that_ends_early_is_told(cut: int) -> None:
     with pytest.raises(CorruptRecordError):
-        read_batch(body([(0, b"key", b"x" * 50, [("a", b"b")])])[:-cut], 1, 0, "t", 0)
+        read_batch(body([(0, b"key", b"x" * 50, [("a", b"b")])])[:-cut], 1, 0, "t", 0, None)
 
 
 def test_a_body_that_holds_more_or_less_is_told() -> None:
     two = body([(0, None, b"x", []), (0, None, b"y", [])])
     with pytest.raises(CorruptRecordError, match="after the last record"):
-        read_batch(two, 1, 0, "t", 0)
+        read_batch(two, 1, 0, "t", 0, None)
     with pytest.raises(CorruptRecordError, match="cannot be read"):
-        read_batch(two, 3, 0, "t", 0)
+        read_batch(two, 3, 0, "t", 0, None)
 
 
 def test_no_broken_body_brings_anything_but_the_error() -> None:
@@ -140,6 +140,6 @@ def test_no_broken_body_brings_anything_but_the_error() -> None:
         for _ in range(rng.choice((1, 2, 5))):
             broken[rng.randrange(len(broken))] = rng.randrange(256)
         try:
-            read_batch(bytes(broken), 20, 0, "t", 0)
+            read_batch(bytes(broken), 20, 0, "t", 0, None)
         except CorruptRecordError:
             continue

@@ -37,7 +37,9 @@ def test_a_new_file_gets_all_tables_and_keeps_its_rows(settings: WarehouseSettin
     warehouse.insert("offsets", topic="t", partition=0, next_offset=7)
     warehouse.close()
     again = open_warehouse(settings)
-    assert again.rows("SELECT * FROM offsets") == [{"topic": "t", "partition": 0, "next_offset": 7}]
+    assert again.rows("SELECT topic, partition, next_offset FROM offsets") == [
+        {"topic": "t", "partition": 0, "next_offset": 7}
+    ]
     again.close()
 
 
@@ -77,14 +79,14 @@ def test_a_failed_transaction_leaves_nothing(settings: WarehouseSettings) -> Non
 
     def write(then: str) -> None:
         with warehouse.transaction() as cursor:
-            cursor.execute("INSERT INTO offsets VALUES ('t', 0, 1)")
+            cursor.execute("INSERT INTO offsets (topic, partition, next_offset) VALUES ('t', 0, 1)")
             cursor.execute(then)
 
     with pytest.raises(duckdb.ConversionException):
-        write("INSERT INTO offsets VALUES ('t', 1, 'no number')")
+        write("INSERT INTO offsets (topic, partition, next_offset) VALUES ('t', 1, 'no number')")
     with pytest.raises(duckdb.CatalogException):
         write("INSERT INTO no_such_table VALUES (1)")
-    assert warehouse.rows("SELECT * FROM offsets") == []
+    assert warehouse.rows("SELECT topic, partition, next_offset FROM offsets") == []
     warehouse.close()
 
 
@@ -100,7 +102,7 @@ warehouse.insert("offsets", topic="before", partition=0, next_offset=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
 try:
     with warehouse.transaction() as cursor:
-        cursor.execute("INSERT INTO offsets VALUES ('with it', 0, 1)")
+        cursor.execute("INSERT INTO offsets (topic, partition, next_offset) VALUES ('with it', 0, 1)")
         cursor.execute("CREATE TABLE big AS SELECT random() AS x FROM range(3_000_000)")
 except WarehouseError as error:
     print(error)
@@ -126,7 +128,10 @@ def test_row_groups_are_small_in_every_life(tmp_path: Path) -> None:
     settings = WarehouseSettings(path=tmp_path / "the team's data" / "w.duckdb")
     for life in range(2):
         warehouse = open_warehouse(settings)
-        warehouse.execute(f"INSERT INTO offsets SELECT 't', {life} * 50_000 + n, 0 FROM range(50_000) numbers(n)")
+        warehouse.execute(
+            "INSERT INTO offsets (topic, partition, next_offset) "
+            f"SELECT 't', {life} * 50_000 + n, 0 FROM range(50_000) numbers(n)"
+        )
         warehouse.execute("CHECKPOINT")
         warehouse.close()
     with duckdb.connect(str(settings.path)) as connection:
@@ -144,7 +149,7 @@ def test_a_long_reader_keeps_checkpoints_away_and_nothing_else(tmp_path: Path, m
     def write() -> None:
         with warehouse.transaction() as cursor:
             cursor.execute(
-                "INSERT INTO dead_letters SELECT 't', 0, n, 'r', 'd', md5(n::VARCHAR), now()::TIMESTAMP "
+                "INSERT INTO dead_letters SELECT 't', 0, n, 'r', 'd', md5(n::VARCHAR), now()::TIMESTAMP, NULL "
                 "FROM range(2000) AS numbers(n)"
             )
             cursor.execute("UPDATE offsets SET next_offset = next_offset + 2000")
@@ -167,7 +172,9 @@ def test_a_long_reader_keeps_checkpoints_away_and_nothing_else(tmp_path: Path, m
     warehouse.close()
 
 
-FILLED = "SELECT 't', 0, n, 'r', 'd', repeat(md5(n::VARCHAR), 10), now()::TIMESTAMP FROM range(60_000) AS numbers(n)"
+FILLED = (
+    "SELECT 't', 0, n, 'r', 'd', repeat(md5(n::VARCHAR), 10), now()::TIMESTAMP, NULL FROM range(60_000) AS numbers(n)"
+)
 
 
 def memory(warehouse: Warehouse, tag: str) -> int:
@@ -184,7 +191,9 @@ def test_what_was_written_can_be_let_go_of(settings: WarehouseSettings, monkeypa
     held = memory(warehouse, "BASE_TABLE")
     assert held > 2_000_000
     with warehouse.transaction() as cursor:  # what is not on disk yet stays
-        cursor.execute("INSERT INTO offsets SELECT 't', n, n FROM range(5_000) AS numbers(n)")
+        cursor.execute(
+            "INSERT INTO offsets (topic, partition, next_offset) SELECT 't', n, n FROM range(5_000) AS numbers(n)"
+        )
         warehouse.drop_cache()
         assert cursor.execute("SELECT sum(next_offset) FROM offsets").fetchone() == (12_497_500,)
     assert memory(warehouse, "BASE_TABLE") < held / 2

@@ -39,6 +39,7 @@ EXPECTED = {
     "operator": {
         ("GET", "/api/v1/dead-letters"),
         ("POST", "/api/v1/dead-letters/replay"),
+        ("POST", "/api/v1/dead-letters/resume"),
         ("GET", "/api/v1/imports/{id}"),
         ("POST", "/api/v1/imports/{id}"),
         ("GET", "/api/v1/exports/{what}"),
