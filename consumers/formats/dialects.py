@@ -47,6 +47,7 @@ PASSED_OVER = {
     "failed_call": "calls of a model that failed: there is no answer",
     "further_choice": "answers beside the first one to the same request (n above 1); the first one is stored",
     "request_alone": "requests without their response: a span or record that is not finished, the input of a batch",
+    "no_verdict": "scores and assessments without a value, a comment, or a correction that is a text",
     "about_a_trace": "scores of a trace or session as a whole, which name no answer",
 }
 """Why messages are passed over, for a person."""
@@ -165,6 +166,8 @@ def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Fou
         found = list(_recognised(kind, value, envelope))
     except BadEvent as bad:
         return [BadPart(bad)]
+    if not found and not otel.is_batch(value):
+        return [BadPart(BadEvent("not_an_event", "holds no answer and no feedback"))]
     for item in found:
         if isinstance(item, PassedOver):
             made.append(item)

@@ -401,6 +401,16 @@ def test_rows_of_langfuse(style: str) -> None:
     assert passed_over(row(SCORE | {"observationId": None})) == ["about_a_trace"]
 
 
+def test_what_judges_nothing_is_counted_and_not_lost() -> None:
+    empty = {"score": None, "value": None, "correction": {"not": "a text"}, "comment": " "}
+    assert passed_over({"id": "f", "run_id": "r", "key": "helpful", "created_at": AT, **empty}) == ["no_verdict"]
+    assert passed_over({**SCORE, "value": None, "dataType": "NUMERIC", "comment": None}) == ["no_verdict"]
+    trace = recorded("mlflow.json")
+    trace["info"]["assessments"] = [{"assessment_name": "guidelines", "expectation": {"value": ["x"]}}]
+    assert passed_over(trace) == ["no_verdict"]
+    assert refused({**trace, "info": {"trace_id": "t"}, "data": {"spans": []}}).error.reason == "not_an_event"
+
+
 def test_a_whole_trace_of_langfuse() -> None:
     span = OBSERVATION | {"id": "o0", "type": "SPAN"}
     trace = {"id": "t1", "timestamp": AT, "name": "handle", "userId": "user-17", "sessionId": "conv-1",
