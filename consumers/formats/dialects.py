@@ -32,6 +32,7 @@ from retuned.consumers.kafka.contract import Headers
 CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
 ENVELOPES = 3
+MOST_LETTERS = 1_000  # of one array; one with more is no array of events
 SCHEMA_REGISTRY = (
     "Avro or Protobuf under schema {} of a schema registry, which is not read; have the producer write JSON (with or "
     "without JSON Schema), or convert the topic, for example with ksqlDB or Kafka Connect"
@@ -146,16 +147,23 @@ def _translated(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list
     value, envelope = _unwrapped(value, envelope)
     if not isinstance(value, list) or not value or openai.are_chunks(value):
         return _events(kind, value, envelope, bounds)
-    # An array of events. Its envelope's id is no id of each of them.
-    around = {**envelope, "id": None}
-    found = [(item, made) for item in value for made in _events(kind, item, around, bounds)]
-    bad = [made for _, made in found if isinstance(made, BadPart)]
-    if len(bad) == len(found):  # one letter for all: it may be no array of events at all
-        return [BadPart(bad[0].error)]
-    return [
-        BadPart(made.error, made.part or msgspec.json.encode(item)) if isinstance(made, BadPart) else made
-        for item, made in found
-    ]
+    return _events_of_array(kind, value, envelope, bounds)
+
+
+def _events_of_array(kind: Kind, values: list[Any], envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
+    """The events of an array, and a letter for each that is none. If most of it is none, one letter is for all."""
+    around = {**envelope, "id": None}  # the id of the envelope is that of none of them
+    found: list[Found | BadPart] = []
+    first, bad = None, 0
+    for value in values:
+        for made in _events(kind, value, around, bounds):
+            if isinstance(made, BadPart):
+                first, bad = first or made.error, bad + 1
+                made = BadPart(made.error, made.part or msgspec.json.encode(value))
+            found.append(made)
+        if first and bad > MOST_LETTERS:
+            break
+    return [BadPart(first)] if first and (bad == len(found) or bad > MOST_LETTERS) else found
 
 
 def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
