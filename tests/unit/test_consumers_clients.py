@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from bounds import BOUNDS
+from ingestion import Rig, settings_for
 from msgspec import UNSET
 
 from retuned.consumers.formats import otlp
 from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, is_foreign
 from retuned.consumers.formats.events import Feedback, Interaction, PassedOver
+from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.warehouse.connection import Warehouse
 
 CLIENTS = Path(__file__).parents[1] / "data" / "clients"
 QUESTION, ANSWER = "Until when can I return a tent?", "Within 30 days."
@@ -553,3 +556,23 @@ def test_junk_in_any_place_brings_events_and_reasons_that_were_foreseen(name: st
         for item in found(broken, kind=luck.choice(["interactions", "feedback"])):
             assert isinstance(item, Interaction | Feedback | PassedOver | BadPart)
             assert not isinstance(item, BadPart) or item.error.reason != "internal_error", (path, item.error.__cause__)
+
+
+def test_nothing_stored_names_a_user_and_nothing_is_stored_twice(tmp_path: Path, warehouse: Warehouse) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    mixed = [OBSERVATION, INFERENCE, logged("anthropic_chat.json")]
+    arrays: list[Any] = [recorded("litellm.json"), recorded("langsmith.json"), mixed]
+    binaries = [(CLIENTS / name).read_bytes() for name in OTLP]
+    rig.send(*arrays, *binaries, recorded("mlflow.json"), [OBSERVATION, {"user": "user-17"}])  # type: ignore[arg-type]
+    rig.drain()
+    stored = rig.warehouse.rows("SELECT * FROM interactions") + rig.warehouse.rows("SELECT * FROM feedback")
+    letters = rig.warehouse.rows("SELECT * FROM dead_letters")
+    assert len(stored) > 15
+    assert len(letters) == 1
+    assert "user-17" not in str(stored) + str(letters)
+    users = {row["user_id"] for row in stored if row["user_id"] is not None}
+    assert len(users) == 1  # by whichever library
+    rig.send(*arrays, *binaries)
+    rig.drain()
+    again = rig.warehouse.rows("SELECT * FROM interactions") + rig.warehouse.rows("SELECT * FROM feedback")
+    assert len(again) == len(stored)
