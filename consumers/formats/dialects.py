@@ -214,9 +214,11 @@ def _recognised(kind: Kind, value: Any, envelope: Plain) -> Translated:
         raise BadEvent("not_an_event", f"expected an object, got {type(value).__name__}")
     if native.is_feedback(value):
         return [("feedback", value)]
+    if native.is_interaction(value) and not litellm.is_payload(value):
+        return [("interactions", value)]
     if envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
         return otel.events({"name": envelope["type"], "attributes": value})
     for fits, events in FORMATS:
         if fits(value):
             return events(value)
-    return [("interactions" if native.is_interaction(value) else kind, value)]
+    return [(kind, value)]

@@ -174,6 +174,9 @@ def test_a_native_event_with_a_mistake_is_told_that_mistake() -> None:
     assert refused({**NATIVE, "latency_seconds": -1})[1].endswith("`$.latency_seconds`")
     assert "workload" in refused({key: value for key, value in NATIVE.items() if key != "workload"})[1]
     assert refused({**NATIVE_FEEDBACK, "value": "yes"}, "interactions")[0] == "bad_value"
+    nameless = {key: value for key, value in NATIVE.items() if key != "workload"}
+    for attributes in ({"gen_ai.operation.name": "chat"}, {"openinference.span.kind": "LLM"}):
+        assert "workload" in refused({**nameless, "attributes": attributes})[1]
 
 
 def test_json_that_ends_badly_after_a_mistake() -> None:
