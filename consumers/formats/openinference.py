@@ -29,7 +29,7 @@ _MESSAGES = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")
 
 def is_span(attributes: Plain) -> bool:
     """Whether attributes are those of a span of OpenInference."""
-    return KIND in attributes or any(key.startswith("llm.") for key in attributes)
+    return KIND in attributes or any(key == "llm.model_name" or key.startswith(_MESSAGES) for key in attributes)
 
 
 def is_answer(attributes: Plain) -> bool:

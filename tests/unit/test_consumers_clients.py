@@ -177,6 +177,10 @@ def test_openinference_of_a_framework_that_keeps_texts_alone() -> None:
     event = one({**value, "attributes": {**kept, "retuned.workload": "w"}})
     assert (prompt(event), event.response, event.id) == ([{"role": "user", "content": QUESTION}], ANSWER, "t-s")
     assert passed_over({**value, "attributes": {**kept, "openinference.span.kind": "CHAIN"}}) == ["other_operation"]
+    other = recorded("openinference_openai_spans.json")
+    for span in other["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        span["attributes"] = [{"key": "llm.request.type", "value": {"stringValue": "chat"}}]
+    assert {*passed_over(other)} == {"no_model_call"}  # of another convention
 
 
 def test_protobuf_that_is_damaged_is_one_letter_and_raises_nothing() -> None:
