@@ -149,6 +149,13 @@ def test_spans_without_content_are_counted_and_the_variables_that_turn_it_on_are
             if "_messages." not in item["key"]
         ]
     assert {*passed_over(hidden)} == {"without_content"}
+    texts = recorded("openinference_openai_spans.json")
+    for span in texts["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for item in span["attributes"]:
+            if item["key"].endswith((".content", ".text", "put.value")):
+                item["value"] = {"stringValue": "__REDACTED__"}
+    assert {*passed_over(texts)} == {"without_content"}
+    assert answers(texts) == []
     for variable in ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "OPENINFERENCE_HIDE_INPUTS"):
         assert variable in PASSED_OVER["without_content"]
 
