@@ -25,6 +25,7 @@ _TAKEN = (
     "user.id", "metadata", "llm.invocation_parameters", KIND,
 )  # fmt: skip
 _MESSAGES = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")
+_CONTENT = (*_MESSAGES, "input.value", "output.value")
 
 
 def is_span(attributes: Plain) -> bool:
@@ -44,7 +45,7 @@ def interaction(attributes: Plain) -> Plain:
     prompt = [_message(item) for item in objects_of(numbered(attributes, "llm.input_messages."))]
     if not prompt and not answers:  # a framework that keeps input and output alone
         prompt, answers = _plain(attributes)
-    if any(value == _HIDDEN and key.startswith(_MESSAGES) for key, value in attributes.items()):
+    if any(value == _HIDDEN and key.startswith(_CONTENT) for key, value in attributes.items()):
         prompt, answers = [], []
     # Of the responses API, reasoning and each call are messages of their own there.
     texts = [text for answer in answers if (text := texts_of(answer.get("content")))]

@@ -91,7 +91,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
             made = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
             reason = _unanswered(record, attributes, made)
             yield PassedOver(reason) if reason else ("interactions", made)
-            if reason == "without_content" and _where(record)["trace_id"]:
+            if reason == "without_content" and _where(record)["trace_id"] and not openinference.is_span(attributes):
                 yield from _latency(made)
         for attached_name, more, item in attached:
             if attached_name == EVALUATION:
