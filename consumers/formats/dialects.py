@@ -32,6 +32,7 @@ from retuned.consumers.kafka.contract import Headers
 CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
 ENVELOPES = 3
+MOST_LETTERS = 1_000  # of one array; one with more is no array of events
 SCHEMA_REGISTRY = (
     "Avro or Protobuf under schema {} of a schema registry, which is not read; have the producer write JSON (with or "
     "without JSON Schema), or convert the topic, for example with ksqlDB or Kafka Connect"
@@ -47,6 +48,7 @@ PASSED_OVER = {
     "failed_call": "calls of a model that failed: there is no answer",
     "further_choice": "answers beside the first one to the same request (n above 1); the first one is stored",
     "request_alone": "requests without their response: a span or record that is not finished, the input of a batch",
+    "no_verdict": "scores and assessments without a value, a comment, or a correction that is a text",
     "about_a_trace": "scores of a trace or session as a whole, which name no answer",
 }
 """Why messages are passed over, for a person."""
@@ -145,16 +147,23 @@ def _translated(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list
     value, envelope = _unwrapped(value, envelope)
     if not isinstance(value, list) or not value or openai.are_chunks(value):
         return _events(kind, value, envelope, bounds)
-    # An array of events. Its envelope's id is no id of each of them.
-    around = {**envelope, "id": None}
-    found = [(item, made) for item in value for made in _events(kind, item, around, bounds)]
-    bad = [made for _, made in found if isinstance(made, BadPart)]
-    if len(bad) == len(found):  # one letter for all: it may be no array of events at all
-        return [BadPart(bad[0].error)]
-    return [
-        BadPart(made.error, made.part or msgspec.json.encode(item)) if isinstance(made, BadPart) else made
-        for item, made in found
-    ]
+    return _events_of_array(kind, value, envelope, bounds)
+
+
+def _events_of_array(kind: Kind, values: list[Any], envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
+    """The events of an array, and a letter for each that is none. If most of it is none, one letter is for all."""
+    around = {**envelope, "id": None}  # the id of the envelope is that of none of them
+    found: list[Found | BadPart] = []
+    first, bad = None, 0
+    for value in values:
+        for made in _events(kind, value, around, bounds):
+            if isinstance(made, BadPart):
+                first, bad = first or made.error, bad + 1
+                made = BadPart(made.error, made.part or msgspec.json.encode(value))
+            found.append(made)
+        if first and bad > MOST_LETTERS:
+            break
+    return [BadPart(first)] if first and (bad == len(found) or bad > MOST_LETTERS) else found
 
 
 def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
@@ -165,6 +174,8 @@ def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Fou
         found = list(_recognised(kind, value, envelope))
     except BadEvent as bad:
         return [BadPart(bad)]
+    if not found and not otel.is_batch(value):
+        return [BadPart(BadEvent("not_an_event", "holds no answer and no feedback"))]
     for item in found:
         if isinstance(item, PassedOver):
             made.append(item)
@@ -203,9 +214,11 @@ def _recognised(kind: Kind, value: Any, envelope: Plain) -> Translated:
         raise BadEvent("not_an_event", f"expected an object, got {type(value).__name__}")
     if native.is_feedback(value):
         return [("feedback", value)]
+    if native.is_interaction(value) and not litellm.is_payload(value):
+        return [("interactions", value)]
     if envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
         return otel.events({"name": envelope["type"], "attributes": value})
     for fits, events in FORMATS:
         if fits(value):
             return events(value)
-    return [("interactions" if native.is_interaction(value) else kind, value)]
+    return [(kind, value)]

@@ -57,7 +57,7 @@ def _log(run: Plain) -> Plain:
     }
 
 
-def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain]]:
+def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     source = object_of(value.get("feedback_source")).get("type")
     score = verdicts.verdict(value["key"], value.get("score"), value.get("value"))
     yield from verdicts.feedback(

@@ -64,7 +64,7 @@ def _span(span: Plain, attributes: Plain, info: Plain, id: str | None) -> Iterat
     )
 
 
-def _assessment(item: Plain, about: str) -> Iterator[tuple[Kind, Plain]]:
+def _assessment(item: Plain, about: str) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     name, said, wanted = (
         item.get("assessment_name"),
         object_of(item.get("feedback")),

@@ -36,7 +36,12 @@ def is_response(value: Plain) -> bool:
 
 def is_batch_line(value: Plain) -> bool:
     """Whether an object is a line of the input or the output of a batch, or of both."""
-    return "custom_id" in value and bool(value.keys() & {"body", "response", "result"})
+    answer = value.get("response")
+    return "custom_id" in value and (
+        isinstance(value.get("body"), dict)
+        or isinstance(value.get("result"), dict)
+        or (isinstance(answer, dict) and "body" in answer)
+    )
 
 
 def batch_log(line: Plain) -> Plain | None:

@@ -25,11 +25,12 @@ _TAKEN = (
     "user.id", "metadata", "llm.invocation_parameters", KIND,
 )  # fmt: skip
 _MESSAGES = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")
+_CONTENT = (*_MESSAGES, "input.value", "output.value")
 
 
 def is_span(attributes: Plain) -> bool:
     """Whether attributes are those of a span of OpenInference."""
-    return KIND in attributes or any(key.startswith("llm.") for key in attributes)
+    return KIND in attributes or any(key == "llm.model_name" or key.startswith(_MESSAGES) for key in attributes)
 
 
 def is_answer(attributes: Plain) -> bool:
@@ -41,10 +42,12 @@ def interaction(attributes: Plain) -> Plain:
     """The fields of an interaction that the attributes hold. Without content, messages and response are absent."""
     output = traced.decoded(attributes.get("output.value"))
     answers = [_message(item) for item in objects_of(numbered(attributes, "llm.output_messages."))]
-    # Of the responses API, reasoning and each call are messages of their own there.
     prompt = [_message(item) for item in objects_of(numbered(attributes, "llm.input_messages."))]
     if not prompt and not answers:  # a framework that keeps input and output alone
         prompt, answers = _plain(attributes)
+    if any(value == _HIDDEN and key.startswith(_CONTENT) for key, value in attributes.items()):
+        prompt, answers = [], []
+    # Of the responses API, reasoning and each call are messages of their own there.
     texts = [text for answer in answers if (text := texts_of(answer.get("content")))]
     calls = [call for answer in answers for call in objects_of(answer.get("tool_calls"))]
     tools = [
@@ -82,8 +85,6 @@ def _plain(attributes: Plain) -> tuple[list[Plain], list[Plain]]:
 def _message(item: Plain) -> Plain:
     message = object_of(item.get("message"))
     content = message.get("content")
-    if content == _HIDDEN:
-        content = None
     if parts := [object_of(part.get("message_content")) for part in objects_of(message.get("contents"))]:
         parts = [part for part in parts if part.get("type") != "reasoning"]
         content = texts_of(parts) if all(part.get("type") == "text" for part in parts) else parts

@@ -50,6 +50,11 @@ _TAKEN = (
 )
 
 
+def is_batch(value: Plain) -> bool:
+    """Whether a decoded message is a batch of spans or log records, which may hold none."""
+    return bool(value.keys() & BATCHES)
+
+
 def is_otel(value: Any) -> bool:
     """Whether a decoded message is OTLP JSON, or carries attributes of GenAI."""
     if not isinstance(value, dict):
@@ -86,7 +91,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
             made = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
             reason = _unanswered(record, attributes, made)
             yield PassedOver(reason) if reason else ("interactions", made)
-            if reason == "without_content" and _where(record)["trace_id"]:
+            if reason == "without_content" and _where(record)["trace_id"] and not openinference.is_span(attributes):
                 yield from _latency(made)
         for attached_name, more, item in attached:
             if attached_name == EVALUATION:
@@ -136,7 +141,7 @@ def _unanswered(record: Plain, attributes: Plain, made: Plain) -> str | None:
     return None if any(key.startswith(CONTENT) for key in attributes) or "messages" in made else "without_content"
 
 
-def _latency(made: Plain) -> Iterator[tuple[Kind, Plain]]:
+def _latency(made: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     """What a span without content knows of an answer whose content is in a log record, which knows no time."""
     if LATENCY in made:
         about, seconds = made["id"], made[LATENCY]
@@ -224,7 +229,7 @@ def _of_openinference(record: Plain, attributes: Plain, resource: Plain) -> Plai
     return without_nothing(around) | made | {"attributes": made["attributes"] | kept}
 
 
-def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain]]:
+def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     """The verdict, and what the judge says of it as a comment."""
     name = attributes.get("gen_ai.evaluation.name")
     score, label = attributes.get("gen_ai.evaluation.score.value"), attributes.get("gen_ai.evaluation.score.label")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from retuned.consumers.formats.events import BOOLEANS, Kind
+from retuned.consumers.formats.events import BOOLEANS, Kind, PassedOver
 from retuned.consumers.formats.messages import Plain, content_hash, without_nothing
 
 _YES, _NO = ("true", "yes"), ("false", "no")
@@ -20,15 +20,21 @@ def feedback(
     comment: Any = None,
     correction: Any = None,
     user_id: Any = None,
-) -> Iterator[tuple[Kind, Plain]]:
+) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     """The verdict, and the comment and the correction that came with it, each as a feedback of its own."""
     id = id or content_hash([about, name, value, timestamp])
     common = {"timestamp": timestamp, "interaction_id": about, "source": source, "user_id": user_id}
+    said = [(kind, text) for kind, text in (("comment", comment), ("correction", correction)) if _is_text(text)]
+    if value is None and not said:
+        yield PassedOver("no_verdict")
     if value is not None:
         yield "feedback", without_nothing({"id": id, "name": name, "value": value, **common})
-    for kind, text in (("comment", comment), ("correction", correction)):
-        if isinstance(text, str) and text.strip():
-            yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": text, **common})
+    for kind, text in said:
+        yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": text, **common})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def verdict(name: Any, score: Any, label: Any = None) -> Any:

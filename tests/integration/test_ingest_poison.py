@@ -253,7 +253,7 @@ def test_a_producer_of_rubbish_is_set_aside_and_the_stream_goes_on(
     rig = window_of(tmp_path, 100)
     rig.send(interaction("first"))
     rig.drain()
-    rubbish = bytes([0x0A, 6, 0x0A, 4]) + bytes([0x0A, 2, 0x0A, 0])
+    rubbish = bytes([0x0A, 7, 0x12, 5, 0x12, 3, 0x0A, 1, 0x6D])  # a metric of a collector, as protobuf
     rig.send(*[rubbish] * 120)
     assert rig.drain() == 120
     rig.send(interaction("last"))
@@ -261,7 +261,7 @@ def test_a_producer_of_rubbish_is_set_aside_and_the_stream_goes_on(
     assert stored(rig) == ["first", "last"]
     (found,) = rig.ingest.set_aside()
     assert (found.topic, found.workload, found.dead) == (rig.settings.kafka.interactions_topic, None, 100)
-    assert "otlp_json" in found.example
+    assert "metrics" in found.example
     assert rig.count("retuned_producers_set_aside", topic=rig.settings.kafka.interactions_topic) == 1
     assert "set aside" in caplog.text
     assert len(letters(rig)) == 120  # nothing is lost

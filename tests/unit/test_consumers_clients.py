@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from bounds import BOUNDS
+from ingestion import Rig, settings_for
 from msgspec import UNSET
 
 from retuned.consumers.formats import otlp
 from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, is_foreign
 from retuned.consumers.formats.events import Feedback, Interaction, PassedOver
+from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.warehouse.connection import Warehouse
 
 CLIENTS = Path(__file__).parents[1] / "data" / "clients"
 QUESTION, ANSWER = "Until when can I return a tent?", "Within 30 days."
@@ -136,18 +139,25 @@ def test_the_latency_of_an_answer_whose_content_is_in_a_log_record_is_kept(first
 def test_spans_without_content_are_counted_and_the_variables_that_turn_it_on_are_named() -> None:
     bare = (CLIENTS / "otel_openai_v2_no_content_spans.bin").read_bytes()
     assert passed_over(bare) == ["without_content"] * 2
-    hidden = recorded("openinference_openai_spans.json")
-    for span in hidden["resourceSpans"][0]["scopeSpans"][0]["spans"]:
-        span["attributes"] = [
-            {"key": item["key"], "value": {"stringValue": "__REDACTED__"}}
-            if item["key"] in ("input.value", "output.value")
-            else item
-            for item in span["attributes"]
-            if "_messages." not in item["key"]
-        ]
-    assert {*passed_over(hidden)} == {"without_content"}
     for variable in ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "OPENINFERENCE_HIDE_INPUTS"):
         assert variable in PASSED_OVER["without_content"]
+
+
+@pytest.mark.parametrize("hidden", ["input", "output", "both"])
+@pytest.mark.parametrize("form", ["values", "texts"])
+def test_openinference_whose_content_is_hidden_in_whole_or_in_part(hidden: str, form: str) -> None:
+    """As OPENINFERENCE_HIDE_INPUTS, _OUTPUTS, _INPUT_TEXT and _OUTPUT_TEXT make them."""
+    value = recorded("openinference_openai_spans.json")
+    for span in value["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for item in [*span["attributes"]]:
+            key = item["key"]
+            if ("input" if hidden == "output" else "output") in key and hidden != "both":
+                continue
+            if form == "values" and "put_messages." in key:
+                span["attributes"].remove(item)
+            elif key.endswith(("put.value", ".content", ".text")):
+                item["value"] = {"stringValue": "__REDACTED__"}
+    assert found(value) == [PassedOver("without_content")] * 4
 
 
 def test_openinference() -> None:
@@ -174,6 +184,10 @@ def test_openinference_of_a_framework_that_keeps_texts_alone() -> None:
     event = one({**value, "attributes": {**kept, "retuned.workload": "w"}})
     assert (prompt(event), event.response, event.id) == ([{"role": "user", "content": QUESTION}], ANSWER, "t-s")
     assert passed_over({**value, "attributes": {**kept, "openinference.span.kind": "CHAIN"}}) == ["other_operation"]
+    other = recorded("openinference_openai_spans.json")
+    for span in other["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        span["attributes"] = [{"key": "llm.request.type", "value": {"stringValue": "chat"}}]
+    assert {*passed_over(other)} == {"no_model_call"}  # of another convention
 
 
 def test_protobuf_that_is_damaged_is_one_letter_and_raises_nothing() -> None:
@@ -401,6 +415,16 @@ def test_rows_of_langfuse(style: str) -> None:
     assert passed_over(row(SCORE | {"observationId": None})) == ["about_a_trace"]
 
 
+def test_what_judges_nothing_is_counted_and_not_lost() -> None:
+    empty = {"score": None, "value": None, "correction": {"not": "a text"}, "comment": " "}
+    assert passed_over({"id": "f", "run_id": "r", "key": "helpful", "created_at": AT, **empty}) == ["no_verdict"]
+    assert passed_over({**SCORE, "value": None, "dataType": "NUMERIC", "comment": None}) == ["no_verdict"]
+    trace = recorded("mlflow.json")
+    trace["info"]["assessments"] = [{"assessment_name": "guidelines", "expectation": {"value": ["x"]}}]
+    assert passed_over(trace) == ["no_verdict"]
+    assert refused({**trace, "info": {"trace_id": "t"}, "data": {"spans": []}}).error.reason == "not_an_event"
+
+
 def test_a_whole_trace_of_langfuse() -> None:
     span = OBSERVATION | {"id": "o0", "type": "SPAN"}
     trace = {"id": "t1", "timestamp": AT, "name": "handle", "userId": "user-17", "sessionId": "conv-1",
@@ -543,3 +567,23 @@ def test_junk_in_any_place_brings_events_and_reasons_that_were_foreseen(name: st
         for item in found(broken, kind=luck.choice(["interactions", "feedback"])):
             assert isinstance(item, Interaction | Feedback | PassedOver | BadPart)
             assert not isinstance(item, BadPart) or item.error.reason != "internal_error", (path, item.error.__cause__)
+
+
+def test_nothing_stored_names_a_user_and_nothing_is_stored_twice(tmp_path: Path, warehouse: Warehouse) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    mixed = [OBSERVATION, INFERENCE, logged("anthropic_chat.json")]
+    arrays: list[Any] = [recorded("litellm.json"), recorded("langsmith.json"), mixed]
+    binaries = [(CLIENTS / name).read_bytes() for name in OTLP]
+    rig.send(*arrays, *binaries, recorded("mlflow.json"), [OBSERVATION, {"user": "user-17"}])  # type: ignore[arg-type]
+    rig.drain()
+    stored = rig.warehouse.rows("SELECT * FROM interactions") + rig.warehouse.rows("SELECT * FROM feedback")
+    letters = rig.warehouse.rows("SELECT * FROM dead_letters")
+    assert len(stored) > 15
+    assert len(letters) == 1
+    assert "user-17" not in str(stored) + str(letters)
+    users = {row["user_id"] for row in stored if row["user_id"] is not None}
+    assert len(users) == 1  # by whichever library
+    rig.send(*arrays, *binaries)
+    rig.drain()
+    again = rig.warehouse.rows("SELECT * FROM interactions") + rig.warehouse.rows("SELECT * FROM feedback")
+    assert len(again) == len(stored)

@@ -174,6 +174,9 @@ def test_a_native_event_with_a_mistake_is_told_that_mistake() -> None:
     assert refused({**NATIVE, "latency_seconds": -1})[1].endswith("`$.latency_seconds`")
     assert "workload" in refused({key: value for key, value in NATIVE.items() if key != "workload"})[1]
     assert refused({**NATIVE_FEEDBACK, "value": "yes"}, "interactions")[0] == "bad_value"
+    nameless = {key: value for key, value in NATIVE.items() if key != "workload"}
+    for attributes in ({"gen_ai.operation.name": "chat"}, {"openinference.span.kind": "LLM"}):
+        assert "workload" in refused({**nameless, "attributes": attributes})[1]
 
 
 def test_json_that_ends_badly_after_a_mistake() -> None:
@@ -260,6 +263,14 @@ def test_of_an_array_what_is_no_event_is_refused_by_itself() -> None:
     (alone,) = all_of([{"role": "user", "content": "Hi"}] * 50)  # no array of events at all
     assert isinstance(alone, BadPart)
     assert alone.part is None
+
+
+def test_an_array_that_is_mostly_no_events_is_one_letter() -> None:
+    found = all_of([NATIVE, *([{}] * 1_000)])
+    assert (len(found), isinstance(found[0], Interaction)) == (1_001, True)
+    (bad,) = all_of([NATIVE, *([{}] * 200_000)])
+    assert isinstance(bad, BadPart)
+    assert bad.part is None
 
 
 def test_the_id_of_an_envelope_is_not_that_of_each_event_in_an_array() -> None:

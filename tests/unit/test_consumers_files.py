@@ -125,6 +125,12 @@ def test_what_clients_log_and_tools_export(tmp_path: Path, name: str, rows: int,
     }
 
 
+def test_a_table_that_looks_like_another_product_by_one_column(tmp_path: Path) -> None:
+    rows = ["custom_id,question,response", "r1,Until when?,Within 30 days."]
+    found = events(written(tmp_path / "x.csv", *rows), "refunds")
+    assert answers(found) == ["Within 30 days."]
+
+
 def test_a_table_of_another_product(tmp_path: Path) -> None:
     """TensorZero's table, whose rows name their workload in a column of another name."""
     said = json.dumps([{"type": "text", "text": "Within 30 days."}])
