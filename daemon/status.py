@@ -25,20 +25,23 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     context, warehouse = jobs.context, jobs.context.warehouse
     counts = warehouse.row(SQL["counts"])
     asked = labels.counts(warehouse)
+    workloads = {
+        name: _workload(warehouse, context.settings, name)
+        | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
+        for name in context.measured()
+    }
     return {
         "version": version("retuned"),
         "started_at": started_at,
         "running": ingest is not None,
-        "ingestion": (counts or {}) | ingestion(ingest),
+        "ingestion": (counts or {})
+        | {"latest_dead_letters": warehouse.rows(SQL["latest_dead_letters"])}
+        | ingestion(ingest),
         "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(context.failures)},
         "training": dict(jobs.runs.progress),
         "currency": context.settings.roi.currency,
-        "workloads": {
-            name: _workload(warehouse, context.settings, name)
-            | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
-            for name in context.measured()
-        },
+        "workloads": dict(sorted(workloads.items(), key=lambda item: not item[1]["quality"])),  # the quiet ones last
     }
 
 

@@ -3,6 +3,9 @@ SELECT (SELECT count(*) FROM interactions) AS interactions,
        (SELECT count(*) FROM feedback) AS feedback,
        (SELECT count(*) FROM dead_letters) AS dead_letters
 
+-- name: latest_dead_letters
+SELECT received_at, topic, partition, "offset", reason, detail FROM dead_letters ORDER BY received_at DESC LIMIT 5
+
 -- name: aliases
 SELECT alias, version, created_at FROM aliases WHERE workload = $workload
 

@@ -15,6 +15,9 @@ QUERIES = named_queries("retuned.retrain", "retrain.sql")
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
+LONGEST_FOLDER = 200
+"""Characters of a workload's folder: file systems have 255 bytes, and something is written beside it under its name."""
+
 _MIB = 1 << 20
 
 
@@ -56,6 +59,8 @@ def model_name(workload: str, version: str | None) -> str:
 def workload_folder(directory: Path, workload: str) -> Path:
     """Where a workload's versions, aliases, datasets and runs are kept; any name gives one plain folder name."""
     name = quote(workload, safe="")
+    if len(name) > LONGEST_FOLDER:
+        name = f"{name[: LONGEST_FOLDER - 17]}~{hashlib.sha256(workload.encode()).hexdigest()[:16]}"
     return directory / (f"%2E{name[1:]}" if name.startswith(".") else name)
 
 

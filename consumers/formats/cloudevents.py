@@ -36,10 +36,19 @@ def data(envelope: Plain) -> Any:
             raise BadEvent("not_an_event", f"data_base64: {error}") from error
     if not isinstance(held, bytes | str):
         return held
+    return decoded(held, "data of the CloudEvent")
+
+
+def decoded(text: str | bytes, where: str) -> Any:
+    """JSON that lies in an envelope.
+
+    Raises:
+        BadEvent: it is none.
+    """
     try:
-        return msgspec.json.decode(held)
+        return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadEvent("not_json", f"data of the CloudEvent: {error}") from error
+        raise BadEvent("not_json", f"{where}: {error}") from error
 
 
 def completed(plain: Plain, envelope: Plain) -> Plain:

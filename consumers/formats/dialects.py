@@ -1,17 +1,30 @@
 """Other people's formats onto ours, recognised by content and mixed in one topic as they come.
 
-Understood: OpenAI request/response logs (chat completions, completions, responses), OpenTelemetry GenAI (`otel`),
-CloudEvents around any of them (structured and binary), and Confluent's framing. docs/formats.md has a table of which
-field becomes which. A translation only fills in the events of `events`; there they are checked, as ours are. What is
-known to be neither an answer nor feedback is passed over, with a reason.
+docs/formats.md has a table of the formats, and of which field becomes which. A translation only fills in the events of
+`events`; there they are checked, as ours are. What is known to be neither an answer nor feedback is passed over, with a
+reason. A message may be an array of events, and events may lie in envelopes, one in the other.
 """
 
-from collections.abc import Iterator
+import codecs
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats import cloudevents, openai, otel
+from retuned.consumers.formats import (
+    calls,
+    cloudevents,
+    helicone,
+    langfuse,
+    langsmith,
+    litellm,
+    mlflow,
+    native,
+    openai,
+    otel,
+    otlp,
+    tensorzero,
+)
 from retuned.consumers.formats.events import BadEvent, Bounds, Event, Kind, PassedOver, convert, decode
 from retuned.consumers.formats.messages import Plain
 from retuned.consumers.kafka.contract import Headers
@@ -19,19 +32,39 @@ from retuned.consumers.kafka.contract import Headers
 CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
 ENVELOPES = 3
+SCHEMA_REGISTRY = (
+    "Avro or Protobuf under schema {} of a schema registry, which is not read; have the producer write JSON (with or "
+    "without JSON Schema), or convert the topic, for example with ksqlDB or Kafka Connect"
+)
 
 PASSED_OVER = {
     "no_model_call": "spans and log records of other work than calls of a model",
-    "openinference": "spans of OpenInference (llm.*), which are not understood; have the app send OpenTelemetry GenAI",
-    "other_operation": "spans of steps around an answer: tools, agents, embeddings",
+    "other_operation": "steps around an answer: tools, agents, chains, retrievers, embeddings",
     "without_content": "spans without prompt and answer; set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT in the "
-    "app, if they are not in log records beside them",
+    "app (OpenInference: OPENINFERENCE_HIDE_INPUTS and OPENINFERENCE_HIDE_OUTPUTS to false), if the content is not in "
+    "log records beside them",
     "message_alone": "log records of a single message; the span that has all of them is stored",
     "failed_call": "calls of a model that failed: there is no answer",
+    "further_choice": "answers beside the first one to the same request (n above 1); the first one is stored",
+    "request_alone": "requests without their response: a span or record that is not finished, the input of a batch",
+    "about_a_trace": "scores of a trace or session as a whole, which name no answer",
 }
 """Why messages are passed over, for a person."""
 
 Found = Event | PassedOver
+Translated = Iterable[tuple[Kind, Plain] | PassedOver]
+
+# The first that fits wins, so that a narrow test stands before a wide one.
+FORMATS: tuple[tuple[Callable[[Plain], bool], Callable[[Plain], Translated]], ...] = (
+    (litellm.is_payload, litellm.events),
+    (langsmith.is_run, langsmith.events),
+    (langfuse.is_row, langfuse.events),
+    (mlflow.is_trace, mlflow.events),
+    (tensorzero.is_row, tensorzero.events),
+    (helicone.is_row, helicone.events),
+    (calls.is_call, calls.events),
+    (otel.is_otel, otel.events),
+)
 
 
 class BadPart(msgspec.Struct, frozen=True):
@@ -54,70 +87,125 @@ def decode_any(kind: Kind, payload: bytes | None, headers: Headers, bounds: Boun
     """
     try:
         return _decoded(kind, payload, headers, bounds)
+    except BadEvent as error:
+        return [BadPart(error)]
     except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
         return [BadPart(BadEvent.unforeseen(error))]
 
 
 def _decoded(kind: Kind, payload: bytes | None, headers: Headers, bounds: Bounds) -> list[Found | BadPart]:
     if payload and payload.startswith(CONFLUENT_MAGIC):
-        payload = payload[CONFLUENT_HEADER_BYTES:]
+        payload = _unframed(payload)
+    if payload and payload.startswith(codecs.BOM_UTF8):
+        payload = payload[len(codecs.BOM_UTF8) :]
     try:
         return [decode(kind, payload, bounds)]
     except BadEvent as error:
-        if payload is not None and error.reason in ("not_json", "not_utf8") and otel.is_protobuf(payload):
-            return [BadPart(BadEvent("otlp_protobuf", otel.PROTOBUF))]
-        if error.reason != "not_an_event" or payload is None:
-            return [BadPart(error)]
-        try:
-            value = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return [BadPart(error)]  # ours was refused before its end was read
-        return list(_translated(value, headers, error, bounds))
+        value = _value(payload, error)
+    return _translated(kind, value, cloudevents.binary_envelope(headers), bounds)
+
+
+def _unframed(payload: bytes) -> bytes:
+    """JSON without the frame of a schema registry.
+
+    Raises:
+        BadEvent: what it frames is no JSON.
+    """
+    inside = payload[CONFLUENT_HEADER_BYTES:]
+    if inside and inside.lstrip()[:1] not in (b"{", b"[", b'"'):
+        schema = int.from_bytes(payload[1:CONFLUENT_HEADER_BYTES], "big")
+        raise BadEvent("schema_registry", SCHEMA_REGISTRY.format(schema))
+    return inside
+
+
+def _value(payload: bytes | None, error: BadEvent) -> Any:
+    """A message that is no event of ours, decoded.
+
+    Raises:
+        BadEvent: `error`, where it is nothing that could be another format.
+    """
+    if payload is None or error.reason not in ("not_json", "not_utf8", "not_an_event"):
+        raise error
+    if error.reason != "not_an_event":
+        if not otlp.is_protobuf(payload):
+            raise error
+        return otlp.decode(payload)
+    try:
+        return msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise error from None  # ours was refused before its end was read
 
 
 def is_foreign(value: Any) -> bool:
     """Whether a decoded message is in another format that `decode_any` understands, by its look."""
-    if not isinstance(value, dict):
-        return False
-    return openai.is_log(value) or "specversion" in value or otel.is_otel(value)
+    return isinstance(value, dict) and ("specversion" in value or any(fits(value) for fits, _ in FORMATS))
 
 
-def _translated(value: Any, headers: Headers, error: BadEvent, bounds: Bounds) -> Iterator[Found | BadPart]:
-    """`error` says why it is no event of ours; it stands if it is none of anybody's."""
-    envelope = cloudevents.binary_envelope(headers)
+def _translated(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
+    value, envelope = _unwrapped(value, envelope)
+    if not isinstance(value, list) or not value or openai.are_chunks(value):
+        return _events(kind, value, envelope, bounds)
+    # An array of events. Its envelope's id is no id of each of them.
+    around = {**envelope, "id": None}
+    found = [(item, made) for item in value for made in _events(kind, item, around, bounds)]
+    bad = [made for _, made in found if isinstance(made, BadPart)]
+    if len(bad) == len(found):  # one letter for all: it may be no array of events at all
+        return [BadPart(bad[0].error)]
+    return [
+        BadPart(made.error, made.part or msgspec.json.encode(item)) if isinstance(made, BadPart) else made
+        for item, made in found
+    ]
+
+
+def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
+    """What one event, or one batch of spans, comes to."""
+    made: list[Found | BadPart] = []
     try:
-        for _ in range(ENVELOPES):
-            if not cloudevents.is_structured(value):
-                break
-            envelope, value = value, cloudevents.data(value)
-        found = list(_recognised(value, envelope))
+        value, envelope = _unwrapped(value, envelope)
+        found = list(_recognised(kind, value, envelope))
     except BadEvent as bad:
-        yield BadPart(bad)
-        return
-    if not found and not otel.is_otel(value):
-        yield BadPart(error)
+        return [BadPart(bad)]
     for item in found:
         if isinstance(item, PassedOver):
-            yield item
+            made.append(item)
             continue
-        kind, plain = item
-        whole = cloudevents.completed(plain, envelope)
+        of_kind, plain = item
+        whole = native.mended(cloudevents.completed(plain, envelope))
         try:
-            yield convert(kind, whole, bounds)
+            made.append(convert(of_kind, whole, bounds))
         except BadEvent as bad:
-            yield BadPart(bad, msgspec.json.encode(whole) if len(found) > 1 else None)
+            made.append(BadPart(bad, msgspec.json.encode(whole) if len(found) > 1 else None))
+    return made
 
 
-def _recognised(value: Any, envelope: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+def _unwrapped(value: Any, envelope: Plain) -> tuple[Any, Plain]:
+    """What lies in envelopes, and the attributes of the innermost one that has some.
+
+    Raises:
+        BadEvent: an envelope holds no JSON.
+    """
+    for _ in range(ENVELOPES):
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            value = cloudevents.decoded(value, "JSON in a string")
+        elif isinstance(value, dict) and value.keys() == {"schema", "payload"}:  # Kafka Connect's JsonConverter
+            value = value["payload"]
+        elif cloudevents.is_structured(value):
+            envelope, value = value, cloudevents.data(value)
+        else:
+            break
+    return value, envelope
+
+
+def _recognised(kind: Kind, value: Any, envelope: Plain) -> Translated:
+    if openai.are_chunks(value):
+        value = {"chunks": value}
     if not isinstance(value, dict):
-        return
-    if value.keys() >= {"interaction_id", "name"}:
-        yield "feedback", value
-    elif "messages" in value and isinstance(value.get("response"), str):
-        yield "interactions", value
-    elif openai.is_log(value):
-        yield PassedOver("failed_call") if openai.failed(value) else ("interactions", openai.interaction(value))
-    elif envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
-        yield from otel.events({"name": envelope["type"], "attributes": value})
-    elif otel.is_otel(value):
-        yield from otel.events(value)
+        raise BadEvent("not_an_event", f"expected an object, got {type(value).__name__}")
+    if native.is_feedback(value):
+        return [("feedback", value)]
+    if envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
+        return otel.events({"name": envelope["type"], "attributes": value})
+    for fits, events in FORMATS:
+        if fits(value):
+            return events(value)
+    return [("interactions" if native.is_interaction(value) else kind, value)]

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
 from retuned.consumers.settings import IngestSettings
 
 Kind = Literal["interactions", "feedback"]
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]  # a workload's name and a version after it
 Amount = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Timestamp = Annotated[datetime, Meta(description="ISO 8601 (RFC 3339); without an offset it is UTC.")]
@@ -25,8 +27,8 @@ class BadEvent(Exception):
 
     Attributes:
         reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value,
-            otlp_protobuf; unreadable, of a batch that the broker holds broken; internal_error, of an exception that
-            nobody foresaw.
+            otlp_protobuf, schema_registry; unreadable, of a batch that the broker holds broken; internal_error, of an
+            exception that nobody foresaw.
         detail: what was wrong, for a person. It may quote the message.
     """
 
@@ -76,7 +78,7 @@ class Interaction(msgspec.Struct, kw_only=True, gc=False):
     id: Annotated[Identifier, Meta(description="Unique; a second event with it is a duplicate.")]
     timestamp: Timestamp
     workload: Annotated[Name, Meta(description="The kind of request: a route, an agent node.")]
-    model: Annotated[Name, Meta(description="The model that answered, as it is served.")]
+    model: Annotated[ModelName, Meta(description="The model that answered, as it is served.")]
     messages: Annotated[Raw, Meta(description="The prompt: objects with `role` and `content`; other fields are kept.")]
     response: Annotated[str, Meta(description="What the model answered.")]
     context: Annotated[Raw | UnsetType, Meta(description="Passages that were retrieved for the answer.")] = UNSET
@@ -184,7 +186,9 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                 _CONTEXT.decode(event.context)
             if event.attributes is not UNSET:
                 field = "attributes: "
-                _ATTRIBUTES.decode(event.attributes)
+                attributes = _ATTRIBUTES.decode(event.attributes)
+                if attributes and not MAY_NAME_USERS.isdisjoint(attributes):
+                    _take_user(event)
             # The search for one byte, by its number, is the fastest by far, and mostly finds nothing.
             if BACKSLASH in payload and (b"\\u" in payload or b"\\/" in payload):
                 event.messages, event.context, event.attributes = map(
@@ -205,6 +209,15 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
 def _plain(nested: Any) -> Any:
     """JSON without escapes, behind which personal data would not be seen."""
     return nested if nested is UNSET else Raw(_TO_JSON.encode(msgspec.json.decode(nested)))
+
+
+def _take_user(event: Interaction) -> None:
+    """A user among the attributes is the event's, if it names no other; none stays there in clear text."""
+    assert isinstance(event.attributes, Raw)
+    attributes = msgspec.json.decode(event.attributes)
+    user = take_user(attributes)
+    event.user_id = event.user_id or user
+    event.attributes = Raw(_TO_JSON.encode(attributes))
 
 
 def to_json(value: Any) -> str:
@@ -248,6 +261,11 @@ def _check(event: Event, bounds: Bounds) -> None:
         _check_value(event.name, event.value, bounds)
         return
     assert type(event) is Interaction
+    workload = event.workload
+    # Blanks and dots sort before a slash: only a name that begins so may be nothing else.
+    if workload < "/" or not (workload.isprintable() and event.model.isprintable()):
+        _check_name("workload", workload)
+        _check_name("model", event.model)
     # None of them is below zero, and this runs for each event: which of them it is, is looked for only then.
     if (
         (event.input_tokens or 0) > bounds.tokens
@@ -261,6 +279,15 @@ def _check(event: Event, bounds: Bounds) -> None:
         _check_number("cost", event.cost, bounds.cost, "max_cost")
         for name in ("latency_seconds", "time_to_first_token_seconds"):
             _check_number(name, getattr(event, name), bounds.latency_seconds, "max_latency_seconds")
+
+
+def _check_name(field: str, name: str) -> None:
+    """A name is shown, typed in commands and part of addresses and folders."""
+    hidden = sorted({f"U+{ord(sign):04X}" for sign in name if not sign.isprintable()})
+    if hidden:
+        raise BadEvent("bad_value", f"{field}: holds characters that cannot be seen ({', '.join(hidden[:5])})")
+    if not name.strip(" ."):
+        raise BadEvent("bad_value", f"{field}: expected more than blanks and dots")
 
 
 def _check_number(name: str, value: float | None, most: float, key: str) -> None:

@@ -296,19 +296,16 @@ class EventFile:
 
     def _check_columns(self, names: list[str]) -> None:
         columns = {demonstrations.column(name) for name in names}
+        foreign = is_foreign({name: {} for name in names})
         if len(columns) < len(names):
             raise BadFile(f"{self.path}: two columns have one name: {', '.join(names)}")
-        if not (
-            _kind(dict.fromkeys(names, ""))
-            or is_foreign({name: {} for name in names})
-            or demonstrations.understood(columns)
-        ):
+        if not (_kind(dict.fromkeys(names, "")) or foreign or demonstrations.understood(columns)):
             raise BadFile(
                 f"{self.path}: the columns {', '.join(name[:40] for name in names[:20]) or '(none)'} mean nothing "
                 f"here. Expected a question ({', '.join(demonstrations.QUESTIONS)}) and an answer "
                 f"({', '.join(demonstrations.ANSWERS)}), or the fields of an event; is the first row a header?"
             )
-        if not self._workload and "workload" not in columns and not columns & {"interaction_id", "request"}:
+        if not self._workload and not foreign and not columns & {"workload", "interaction_id"}:
             raise BadFile(f"{self.path}: has no column workload; name one for the file with --workload")
 
     @contextmanager

@@ -11,6 +11,10 @@ Plain = dict[str, Any]
 """A decoded JSON object."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
+_INLINE = ("url", "image_url", "data", "file_data", "bytes", "content_base64")  # where parts carry them
+LONGEST_INLINE = 256  # characters of a data URL, or of base64, that stay
+_INDEX = re.compile("[0-9]{1,6}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}")
 # The units of Unix times, and up to where: seconds stay below 1e11 until the year 5138, and so do the others.
 UNITS = ((1e11, 1), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 
@@ -30,10 +34,37 @@ def joined_text(content: Any) -> str | None:
     return "\n".join(texts)
 
 
+def texts_of(content: Any) -> str | None:
+    """The text of a message, without what else is among its parts; None where there is none."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [part.get("text") for part in objects_of(content) if part.get("type") in TEXT_PARTS]
+    found = [text for text in texts if isinstance(text, str)]
+    return "\n".join(found) if found else None
+
+
+def without_media(value: Any) -> Any:
+    """Messages without the bytes of images, sounds and files that they carry: how long those were is kept."""
+    if isinstance(value, list):
+        return [without_media(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _shortened(item) if key in _INLINE else without_media(item) for key, item in value.items()}
+
+
+def _shortened(value: Any) -> Any:
+    if not isinstance(value, str):
+        return without_media(value)
+    head = value[:64].partition(",")[0] + "," if value.startswith("data:") else ""
+    if len(value) <= LONGEST_INLINE or not (head or _BASE64.fullmatch(value)):
+        return value
+    return f"{head}… ({len(value):,} characters left out)"
+
+
 def instant(value: Any) -> Any:
     """Unix time in seconds, milli-, micro- or nanoseconds, a number or digits, as ISO 8601; what else it is stays."""
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value):
-        value = int(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,9})?", value):
+        value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         return value
     try:
@@ -61,3 +92,39 @@ def object_of(value: Any) -> dict[str, Any]:
 def objects_of(value: Any) -> list[dict[str, Any]]:
     """The objects of a list, none for whatever else stands in its place."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def seconds_between(began: Any, ended: Any) -> float | None:
+    """Of two times, in nanoseconds both or in ISO 8601 both; None where there are none, or it ended before it began."""
+    try:
+        seconds = (int(ended) - int(began)) / 1e9
+    except (TypeError, ValueError, OverflowError):
+        try:
+            between = msgspec.convert(ended, datetime) - msgspec.convert(began, datetime)
+        except (msgspec.ValidationError, TypeError):
+            return None
+        seconds = between.total_seconds()
+    return seconds if seconds >= 0 else None
+
+
+def numbered(attributes: Plain, prefix: str) -> list[Any] | None:
+    """`prefix0.role`, `prefix0.content`, `prefix1.…` as a list of objects; numbers inside are lists too."""
+    tree: Plain = {}
+    for key, value in attributes.items():
+        if key.startswith(prefix):
+            *path, last = key[len(prefix) :].split(".")
+            node = tree
+            for step in path:
+                inner = node.setdefault(step, {})
+                node = inner if isinstance(inner, dict) else {}
+            node[last] = value
+    listed = _listed(tree)
+    return listed if isinstance(listed, list) else None
+
+
+def _listed(node: Any) -> Any:
+    if not isinstance(node, dict) or not node:
+        return node
+    if all(_INDEX.fullmatch(key) for key in node):
+        return [_listed(node[key]) for key in sorted(node, key=int)]
+    return {key: _listed(value) for key, value in node.items()}

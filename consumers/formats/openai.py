@@ -1,5 +1,6 @@
-"""OpenAI's logs of requests with their responses: chat completions, completions and responses."""
+"""OpenAI's requests and responses: chat completions, completions and responses; streams and batches of them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from retuned.consumers.formats.events import BadEvent
@@ -10,28 +11,87 @@ from retuned.consumers.formats.messages import (
     joined_text,
     object_of,
     objects_of,
+    texts_of,
+    without_media,
     without_nothing,
 )
 
-
-def is_log(value: Any) -> bool:
-    """Whether a decoded message is a request with its response."""
-    return isinstance(value, dict) and isinstance(value.get("request"), dict) and "response" in value
+CHUNK = "chat.completion.chunk"
+_RESPONSES = ("chat.completion", "text_completion", "response", CHUNK)
 
 
-def failed(log: Plain) -> bool:
-    """Whether the call brought an error in the place of an answer."""
-    response = log["response"]
+def are_chunks(value: Any) -> bool:
+    """Whether it is a stream of a chat completion, chunk by chunk."""
+    return isinstance(value, list) and bool(value) and all(_is_chunk(item) for item in value)
+
+
+def _is_chunk(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("object") == CHUNK
+
+
+def is_response(value: Plain) -> bool:
+    """Whether an object is a response by itself."""
+    return value.get("object") in _RESPONSES
+
+
+def is_batch_line(value: Plain) -> bool:
+    """Whether an object is a line of the input or the output of a batch, or of both."""
+    return "custom_id" in value and bool(value.keys() & {"body", "response", "result"})
+
+
+def batch_log(line: Plain) -> Plain | None:
+    """A line of a batch as a request with its response; None if it holds the request alone.
+
+    Raises:
+        BadEvent: it holds the response alone.
+    """
+    if "response" not in line and "result" not in line:
+        return None
+    if not isinstance(line.get("body"), dict):
+        raise BadEvent(
+            "not_an_event",
+            "a line of a batch's output, without its request; join the batch's files by their custom_id: "
+            "jq -cs 'group_by(.custom_id)[] | add' input.jsonl output.jsonl",
+        )
+    answer = object_of(line.get("response"))
+    return {"request": line["body"], "response": answer.get("body") or {"error": line.get("error") or "no answer"}}
+
+
+def failed(response: Any) -> bool:
+    """Whether a call brought an error in the place of an answer."""
     if isinstance(response, dict):
         return bool(response.get("error")) and not (response.get("choices") or response.get("output"))
     return response is None
 
 
+def choices(response: Any) -> int:
+    """How many answers a response holds."""
+    return len(objects_of(object_of(response).get("choices"))) or 1
+
+
+def whole(response: Any) -> Plain:
+    """A response that came as a stream, of chunks or of the events of the responses API, as one; others as they are.
+
+    Raises:
+        BadEvent: it is neither.
+    """
+    if are_chunks(response):
+        return _joined(response)
+    if isinstance(response, list):
+        ends = [
+            item for item in objects_of(response) if item.get("type") in ("response.completed", "response.incomplete")
+        ]
+        if ends and isinstance(ends[-1].get("response"), dict):
+            found: Plain = ends[-1]["response"]
+            return found
+    if not isinstance(response, dict):
+        raise BadEvent("not_an_event", f"response: expected an object, got {type(response).__name__}")
+    return response
+
+
 def interaction(log: Plain) -> Plain:
     """A logged request with its response, as the OpenAI API has them, and what stands around them."""
     request, response = log["request"], log["response"]
-    if not isinstance(response, dict):
-        raise BadEvent("not_an_event", f"response: expected an object, got {type(response).__name__}")
     message, text, finish_reason = _answer(response)
     metadata = object_of(request.get("metadata")) | object_of(response.get("metadata"))
     usage = object_of(response.get("usage"))
@@ -39,7 +99,8 @@ def interaction(log: Plain) -> Plain:
     conversation = log.get("conversation_id") or request.get("conversation") or metadata.get("conversation_id")
     attributes = metadata | {
         "client_id": log.get("client_id"),
-        "tool_calls": message.get("tool_calls"),
+        "tools": request.get("tools") or None,
+        "tool_calls": message.get("tool_calls") or None,
         **object_of(log.get("attributes")),
     }
     return without_nothing(
@@ -48,7 +109,7 @@ def interaction(log: Plain) -> Plain:
             "timestamp": instant(log.get("timestamp") or response.get("created") or response.get("created_at")),
             "workload": log.get("workload") or log.get("workload_id") or metadata.get("workload"),
             "model": response.get("model") or request.get("model"),
-            "messages": _prompt(request),
+            "messages": without_media(_prompt(request)),
             "response": text,
             "context": log.get("context"),
             "conversation_id": conversation.get("id") if isinstance(conversation, dict) else conversation,
@@ -66,21 +127,46 @@ def interaction(log: Plain) -> Plain:
 
 def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
     """The first choice as a message, its text, and why it ended."""
-    if choices := objects_of(response.get("choices")):
-        choice = choices[0]
+    if found := objects_of(response.get("choices")):
+        choice = found[0]
         message = object_of(choice.get("message"))
-        text = choice.get("text", joined_text(message.get("content")))
+        text = choice.get("text", texts_of(message.get("content")))
         if text is None:
             text = message.get("refusal") or ("" if message.get("tool_calls") else None)
         return message, text, choice.get("finish_reason")
     output = objects_of(response.get("output"))
     if not output:
         return {}, None, None
-    texts = [joined_text(item.get("content")) for item in output if item.get("type", "message") == "message"]
+    texts = [texts_of(item.get("content")) for item in output if item.get("type", "message") == "message"]
     calls = [_tool_call(item) for item in output if item.get("type") == "function_call"]
     text = "".join(text for text in texts if text)
     message = {"tool_calls": calls} if calls else {}
     return message, text if text or calls else None, response.get("status")
+
+
+def _joined(stream: Iterable[Plain]) -> Plain:
+    """The chunks of one completion as the completion: its first choice."""
+    response, texts, calls, reason = Plain(), list[str](), dict[Any, Plain](), None
+    for chunk in stream:
+        response |= without_nothing({key: chunk.get(key) for key in ("id", "created", "model", "usage")})
+        for choice in objects_of(chunk.get("choices")):
+            if choice.get("index"):
+                continue
+            delta = object_of(choice.get("delta"))
+            reason = choice.get("finish_reason") or reason
+            texts += [text for text in (delta.get("content"), delta.get("refusal")) if isinstance(text, str)]
+            for part in objects_of(delta.get("tool_calls")):
+                _extend(calls.setdefault(str(part.get("index")), {}), part)
+    message = without_nothing({"content": "".join(texts), "tool_calls": list(calls.values()) or None})
+    return response | {"choices": [{"message": message, "finish_reason": reason}]}
+
+
+def _extend(call: Plain, part: Plain) -> None:
+    """One more part of a streamed call: the arguments come piece by piece."""
+    function, said = call.setdefault("function", {"arguments": ""}), object_of(part.get("function"))
+    call |= without_nothing({"id": part.get("id"), "type": part.get("type")})
+    function |= without_nothing({"name": said.get("name")})
+    function["arguments"] += said["arguments"] if isinstance(said.get("arguments"), str) else ""
 
 
 def _prompt(request: Plain) -> Any:

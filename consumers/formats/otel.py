@@ -1,43 +1,44 @@
 """OpenTelemetry's GenAI spans and events onto ours.
 
-Forms: OTLP JSON as the collector's Kafka exporter writes it (`resourceSpans`, `resourceLogs`, many in one message), a
-span as the SDKs print it, and one object with attributes, nested or flat. Attributes: the current names and those
-before 1.37, messages with `parts` and with `content`, whole or numbered (`gen_ai.prompt.0.content`), on the span or on
-its events. `gen_ai.evaluation.result` is feedback of a judge on the answer with that `gen_ai.response.id`.
+Forms: OTLP JSON as the collector's Kafka exporter writes it (`resourceSpans`, `resourceLogs`, many in one message), one
+of its resources by itself, a span as the SDKs print it, and one object with attributes, nested or flat. Attributes: the
+current names and those before 1.37, messages with `parts` and with `content`, whole or numbered
+(`gen_ai.prompt.0.content`), on the span or on its events. `gen_ai.evaluation.result` is feedback of a judge on the
+answer with that `gen_ai.response.id`. Spans of OpenInference and of Langfuse are read by their own modules.
 Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from retuned.consumers.formats import langfuse, openinference, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import (
     Plain,
     content_hash,
     instant,
     joined_text,
+    numbered,
     object_of,
     objects_of,
+    seconds_between,
+    texts_of,
+    without_media,
     without_nothing,
 )
 
 EVALUATION = "gen_ai.evaluation.result"
 DETAILS = "gen_ai.client.inference.operation.details"
 EVENT_NAMES = (EVALUATION, DETAILS)
-PROTOBUF = (
-    "OTLP as protobuf, which a collector sends by default; set `encoding: otlp_json` for traces and logs in its Kafka "
-    "exporter"
-)
 ANSWERS = ("chat", "text_completion", "generate_content")  # other operations are steps around an answer
 OLD_MESSAGES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
-YES, NO = ("true", "yes"), ("false", "no")
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.prompt", "gen_ai.completion")
 FAILED = (2, "2", "STATUS_CODE_ERROR", "ERROR")
-DIGITS = re.compile("[0-9]{1,6}")
+BATCHES = {"resourceSpans", "resourceLogs", "scopeSpans", "scopeLogs"}
+LATENCY = "latency_seconds"
 
 # What becomes a field, or is a message; all other attributes are kept as attributes.
 _TAKEN = (
@@ -53,10 +54,14 @@ def is_otel(value: Any) -> bool:
     """Whether a decoded message is OTLP JSON, or carries attributes of GenAI."""
     if not isinstance(value, dict):
         return False
-    if value.keys() & {"resourceSpans", "resourceLogs"}:
+    if value.keys() & BATCHES:
         return True
     attributes = _attributes(value.get("attributes")) or value
-    return any(key.startswith("gen_ai.") for key in attributes) or _name(value, attributes) in EVENT_NAMES
+    return (
+        any(key.startswith("gen_ai.") for key in attributes)
+        or _name(value, attributes) in EVENT_NAMES
+        or ("attributes" in value and (openinference.is_span(attributes) or langfuse.is_span(attributes)))
+    )
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
@@ -73,53 +78,27 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         for attached_name, more, _ in attached:
             if attached_name != EVALUATION and attached_name not in OLD_MESSAGES:
                 attributes = {**more, **attributes}
-        if reason := _no_answer(name, attributes):
+        if langfuse.is_span(attributes):
+            yield from langfuse.events(langfuse.span_row(attributes, _row(record, resource)))
+        elif reason := _no_answer(name, attributes):
             yield PassedOver(reason)
         else:
             made = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
             reason = _unanswered(record, attributes, made)
             yield PassedOver(reason) if reason else ("interactions", made)
+            if reason == "without_content" and _where(record)["trace_id"]:
+                yield from _latency(made)
         for attached_name, more, item in attached:
             if attached_name == EVALUATION:
                 answer = {"gen_ai.response.id": _answer_id(record, attributes)}
                 yield from _evaluation({**_where(record), **item}, {**answer, **more})
 
 
-def is_protobuf(payload: bytes) -> bool:
-    """Whether a message is OTLP as protobuf: nothing but resources (field 1), the first of which has its own three.
-
-    Source: https://github.com/open-telemetry/opentelemetry-proto, ExportTraceServiceRequest and ResourceSpans; those
-    of logs and metrics have the same numbers.
-    """
-    resources = _fields(payload)
-    if not resources or any(tag != 0x0A for tag, _ in resources):
-        return False
-    inner = _fields(resources[0][1])
-    return bool(inner) and all(tag in (0x0A, 0x12, 0x1A) for tag, _ in inner or ())
-
-
-def _fields(message: bytes) -> list[tuple[int, bytes]] | None:
-    """The fields of a protobuf message whose fields all have a length and a number below 16; None of anything else."""
-    fields, at = [], 0
-    while at < len(message):
-        tag, at, length, shift = message[at], at + 1, 0, 0
-        while True:
-            if at >= len(message) or shift > 28:
-                return None
-            byte = message[at]
-            at, length, shift = at + 1, length | (byte & 0x7F) << shift, shift + 7
-            if byte < 0x80:
-                break
-        if tag & 0x87 != 2 or at + length > len(message):
-            return None
-        fields.append((tag, message[at : at + length]))
-        at += length
-    return fields
-
-
 def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
     """Spans and log records with the attributes of what sent them."""
-    if not value.keys() & {"resourceSpans", "resourceLogs"}:
+    if value.keys() & {"scopeSpans", "scopeLogs"}:
+        value = {"resourceSpans": [value], "resourceLogs": [value]}
+    if not value.keys() & BATCHES:
         resource = value.get("resource")
         yield value, _attributes(resource.get("attributes", resource) if isinstance(resource, dict) else None)
         return
@@ -142,8 +121,9 @@ def _no_answer(name: str, attributes: Plain) -> str | None:
     if any(key.startswith("gen_ai.") for key in attributes) or name == DETAILS:
         operation = attributes.get("gen_ai.operation.name")
         return None if operation is None or operation in ANSWERS else "other_operation"
-    is_openinference = any(key == "openinference.span.kind" or key.startswith("llm.") for key in attributes)
-    return "openinference" if is_openinference else "no_model_call"
+    if openinference.is_span(attributes):
+        return None if openinference.is_answer(attributes) else "other_operation"
+    return "no_model_call"
 
 
 def _unanswered(record: Plain, attributes: Plain, made: Plain) -> str | None:
@@ -156,13 +136,38 @@ def _unanswered(record: Plain, attributes: Plain, made: Plain) -> str | None:
     return None if any(key.startswith(CONTENT) for key in attributes) or "messages" in made else "without_content"
 
 
+def _latency(made: Plain) -> Iterator[tuple[Kind, Plain]]:
+    """What a span without content knows of an answer whose content is in a log record, which knows no time."""
+    if LATENCY in made:
+        about, seconds = made["id"], made[LATENCY]
+        yield from verdicts.feedback(
+            about, LATENCY, seconds, timestamp=made.get("timestamp"), source="app", id=f"{about}-{LATENCY}"
+        )
+
+
+def _row(record: Plain, resource: Plain) -> Plain:
+    """A span as a row of an API that goes by the ids of spans."""
+    began, ended = _times(record)
+    where = _where(record)
+    return {
+        "id": where["span_id"],
+        "traceId": where["trace_id"],
+        "name": record.get("name"),
+        "startTime": instant(began),
+        "endTime": instant(ended),
+        "workload": _first(resource, "retuned.workload", "service.name"),
+    }
+
+
 def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: list[tuple[str, Plain]]) -> Plain:
+    if not any(key.startswith("gen_ai.") for key in attributes) and openinference.is_span(attributes):
+        return _of_openinference(record, attributes, resource)
     answers = _messages(attributes, "gen_ai.output.messages", "gen_ai.completion")
     answers += [_choice(more) for name, more in attached if name == "gen_ai.choice"]
     prompt = _system(attributes) + _messages(attributes, "gen_ai.input.messages", "gen_ai.prompt")
     prompt += [_old_message(OLD_MESSAGES[name], more) for name, more in attached if name in OLD_MESSAGES]
     answer = answers[0] if answers else {}
-    text = joined_text(answer.get("content"))
+    text = texts_of(answer.get("content"))
     if text is None and answer:
         text = ""
     reasons = _decoded(attributes.get("gen_ai.response.finish_reasons"))
@@ -171,7 +176,9 @@ def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: li
         for key, value in attributes.items()
         if key not in _TAKEN and not key.startswith(("gen_ai.prompt.", "gen_ai.completion."))
     }
-    kept |= without_nothing({"tool_calls": answer.get("tool_calls"), "service.name": resource.get("service.name")})
+    tools = _decoded(attributes.get("gen_ai.tool.definitions"))
+    kept |= without_nothing({"tool_calls": answer.get("tool_calls"), "tools": tools or None})
+    kept |= without_nothing({"service.name": resource.get("service.name")})
     kept |= without_nothing(_where(record))
     began, ended = _times(record)
     return without_nothing(
@@ -182,11 +189,11 @@ def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: li
             or _first(resource, "retuned.workload", "service.name")
             or attributes.get("service.name"),
             "model": _first(attributes, "gen_ai.response.model", "gen_ai.request.model"),
-            "messages": prompt or None,
+            "messages": without_media(prompt) or None,
             "response": text,
             "conversation_id": _first(attributes, "gen_ai.conversation.id", "session.id"),
             "user_id": _first(attributes, "user.id", "enduser.id"),
-            "latency_seconds": _seconds_between(began, ended),
+            "latency_seconds": seconds_between(began, ended),
             "time_to_first_token_seconds": attributes.get("gen_ai.response.time_to_first_chunk"),
             "input_tokens": _first(attributes, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
             "output_tokens": _first(attributes, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
@@ -196,30 +203,43 @@ def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: li
     )
 
 
+def _of_openinference(record: Plain, attributes: Plain, resource: Plain) -> Plain:
+    made = openinference.interaction(attributes)
+    began, ended = _times(record)
+    around = {
+        "id": _answer_id(record, {}),
+        "timestamp": instant(ended),
+        "workload": attributes.get("retuned.workload") or _first(resource, "retuned.workload", "service.name"),
+        LATENCY: seconds_between(began, ended),
+        "time_to_first_token_seconds": next(
+            (
+                seconds_between(began, _times(event)[1])
+                for event in objects_of(record.get("events"))
+                if event.get("name") == openinference.FIRST_TOKEN
+            ),
+            None,
+        ),
+    }
+    kept = without_nothing({"service.name": resource.get("service.name"), **_where(record)})
+    return without_nothing(around) | made | {"attributes": made["attributes"] | kept}
+
+
 def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain]]:
     """The verdict, and what the judge says of it as a comment."""
     name = attributes.get("gen_ai.evaluation.name")
     score, label = attributes.get("gen_ai.evaluation.score.value"), attributes.get("gen_ai.evaluation.score.label")
     about = attributes.get("gen_ai.response.id") or _answer_id(record, {})
-    id = content_hash([about, name, score, label, _times(record)[1]])
-    user = _first(attributes, "user.id", "enduser.id")
-    common = {"timestamp": instant(_times(record)[1]), "interaction_id": about, "source": "judge", "user_id": user}
-    common = without_nothing(common)
-    yield "feedback", without_nothing({"id": id, "name": name, "value": _verdict(name, score, label), **common})
-    explanation = attributes.get("gen_ai.evaluation.explanation")
-    if isinstance(explanation, str) and explanation.strip():
-        yield "feedback", {"id": id + "-comment", "name": "comment", "value": explanation, **common}
-
-
-def _verdict(name: Any, score: Any, label: Any) -> Any:
-    """The score, else the label; a boolean for the names of ours that are."""
-    if isinstance(score, str):
-        score = _decoded(score)
-    value = label if score is None else score
-    if name in ("helpful", "hallucination", "resolved", "escalated"):
-        word = str(label).lower()
-        return True if word in YES or score == 1 else False if word in NO or score == 0 else value
-    return value
+    when = _times(record)[1]
+    yield from verdicts.feedback(
+        about,
+        name,
+        verdicts.verdict(name, _decoded(score), label),
+        timestamp=instant(when),
+        source="judge",
+        id=content_hash([about, name, score, label, when]),
+        comment=attributes.get("gen_ai.evaluation.explanation"),
+        user_id=_first(attributes, "user.id", "enduser.id"),
+    )
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -237,7 +257,7 @@ def _messages(attributes: Plain, current: str, old: str) -> list[Plain]:
     """Chat messages from the attribute of the one name or the other, whole or numbered."""
     found = _decoded(attributes.get(current, attributes.get(old)))
     if found is None:
-        found = _numbered(attributes, old + ".")
+        found = numbered(attributes, old + ".")
     if isinstance(found, str):
         return [{"role": "user" if old == "gen_ai.prompt" else "assistant", "content": found}]
     return [message for item in objects_of(found) for message in _chat(item)]
@@ -294,29 +314,6 @@ def _text(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _numbered(attributes: Plain, prefix: str) -> list[Any] | None:
-    """`prefix0.role`, `prefix0.content`, `prefix1.…` as a list of objects; numbers inside are lists too."""
-    tree: Plain = {}
-    for key, value in attributes.items():
-        if key.startswith(prefix):
-            *path, last = key[len(prefix) :].split(".")
-            node = tree
-            for step in path:
-                inner = node.setdefault(step, {})
-                node = inner if isinstance(inner, dict) else {}
-            node[last] = value
-    listed = _listed(tree)
-    return listed if isinstance(listed, list) else None
-
-
-def _listed(node: Any) -> Any:
-    if not isinstance(node, dict) or not node:
-        return node
-    if all(DIGITS.fullmatch(key) for key in node):
-        return [_listed(node[key]) for key in sorted(node, key=int)]
-    return {key: _listed(value) for key, value in node.items()}
-
-
 # --- spans and records -----------------------------------------------------------------------------------------------
 
 
@@ -365,22 +362,10 @@ def _answer_id(record: Plain, attributes: Plain) -> str:
 
 
 def _times(record: Plain) -> tuple[Any, Any]:
-    """When it began and when it ended or was recorded; None where that is not said."""
+    """When it began and when it ended or was recorded; None where that is not said, or said to be 0."""
     began = record.get("startTimeUnixNano") or record.get("start_time")
     names = ("endTimeUnixNano", "end_time", "timeUnixNano", "observedTimeUnixNano", "timestamp", "time")
-    return began, _first(record, *names)
-
-
-def _seconds_between(began: Any, ended: Any) -> float | None:
-    try:
-        seconds = (int(ended) - int(began)) / 1e9  # both in nanoseconds
-    except (TypeError, ValueError, OverflowError):
-        try:
-            between = msgspec.convert(ended, datetime) - msgspec.convert(began, datetime)
-        except (msgspec.ValidationError, TypeError):
-            return None
-        seconds = between.total_seconds()
-    return seconds if seconds >= 0 else None
+    return began, next((record[name] for name in names if record.get(name) not in (None, 0, "0", "")), None)
 
 
 def _first(values: Plain, *names: str) -> Any:

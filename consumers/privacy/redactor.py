@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from retuned.consumers.privacy import placeholders
 from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids
 from retuned.consumers.privacy.patterns.names import load_names
-from retuned.consumers.privacy.patterns.phones import replace_phones
+from retuned.consumers.privacy.patterns.phones import check_regions, replace_phones
 from retuned.consumers.privacy.placeholders import Conversations, Scope
 from retuned.consumers.settings import PrivacySettings
 
@@ -61,9 +61,10 @@ class Redactor:
         """Without `machines`, IP and MAC addresses stay: what the daemon logs are its operator's.
 
         Raises:
-            ConfigurationError: privacy.names is on and its extra is not installed.
+            ConfigurationError: privacy.names is on and its extra is not installed, or a phone region is none.
         """
         settings = settings or PrivacySettings()
+        check_regions(settings.phone_regions)
         self.enabled = settings.redact
         self._regions, self._machines = settings.phone_regions, machines
         self._replace_names = load_names() if settings.redact and settings.names else None

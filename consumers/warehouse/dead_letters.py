@@ -10,6 +10,7 @@ import msgspec
 from retuned.consumers.formats.cloudevents import binary_envelope
 from retuned.consumers.formats.dialects import BadPart
 from retuned.consumers.formats.events import UNFORESEEN, to_json
+from retuned.consumers.formats.users import USER_KEYS
 from retuned.consumers.kafka.contract import Record
 from retuned.consumers.privacy.placeholders import Scope
 from retuned.consumers.privacy.redactor import Redactor
@@ -22,9 +23,7 @@ KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
 CUT_MARGIN = 256
 
-# Where the formats that are understood keep the user.
-_USERS = ("user_id", "user", "user.id", "enduser.id", "safety_identifier")
-_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, _USERS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
+_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, USER_KEYS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
 # In whatever else is wrong: where a message names its workload.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
@@ -97,16 +96,30 @@ def _payload(
 
 
 def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return _without_users_in_json(value, pseudonym)
     if isinstance(value, list):
         return [_without_users(item, pseudonym) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.get("key") in _USERS and "value" in value:  # an attribute as OpenTelemetry writes it
+    if value.get("key") in USER_KEYS and "value" in value:  # an attribute as OpenTelemetry writes it
         return value | {"value": _all_hashed(value["value"], pseudonym)}
     return {
-        key: _all_hashed(item, pseudonym) if key in _USERS else _without_users(item, pseudonym)
+        key: _all_hashed(item, pseudonym) if key in USER_KEYS else _without_users(item, pseudonym)
         for key, item in value.items()
     }
+
+
+def _without_users_in_json(text: str, pseudonym: Callable[[str], str]) -> str:
+    """A text that may be JSON: envelopes and spans carry events as such."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        held = msgspec.json.decode(text)
+        clean = _without_users(held, pseudonym)
+        return text if clean == held else to_json(clean)
+    except msgspec.DecodeError:
+        return _USER_ID.sub(r'\1"<USER>"', text)
 
 
 def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:

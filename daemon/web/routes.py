@@ -239,7 +239,7 @@ ROUTES = (
     Access("POST", "/api/v1/imports/{id}", _Endpoints.take, "operator"),
     Access("GET", "/api/v1/exports/{what}", _Endpoints.export, "operator"),
     Access("GET", "/api/v1/lineage/{id:path}", _Endpoints.lineage, "operator"),
-    Access("POST", "/api/v1/workloads/{workload}/{command}", _Endpoints.command, "operator"),
+    Access("POST", "/api/v1/workloads/{workload:path}/{command}", _Endpoints.command, "operator"),
 )
 """Who may ask what: the server, the OpenAPI document and the documentation take it from here."""
 

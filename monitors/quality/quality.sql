@@ -1,8 +1,15 @@
 -- name: window
--- What figures are made of: the interactions of the current window, without their texts.
+-- What figures are made of: the interactions of the current window, without their texts. Of an answer whose content came
+-- in a log record of OpenTelemetry, the latency comes with the span beside it, as feedback of the app.
 CREATE OR REPLACE TEMP TABLE answered AS
-SELECT id, model, latency_seconds, input_tokens, output_tokens
-FROM traffic
+WITH timed AS (
+    SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
+    FROM feedback
+    WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
+    GROUP BY interaction_id
+)
+SELECT id, model, coalesce(latency_seconds, seconds) AS latency_seconds, input_tokens, output_tokens
+FROM traffic LEFT JOIN timed ON interaction_id = id
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 
 -- name: votes

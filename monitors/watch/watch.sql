@@ -14,12 +14,18 @@ LIMIT 1
 -- Answers of the version since its promotion, and those of the champion before it: the latest ones before that, and
 -- any that apps still ask it for. An answer under another name than workload@version is one of the base model.
 CREATE OR REPLACE TEMP TABLE watched_answers AS
-SELECT id, timestamp, user_id, latency_seconds, served = $version AS after
+WITH timed AS (  -- of answers whose content came in a log record: see the window of quality.sql
+    SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
+    FROM feedback
+    WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
+    GROUP BY interaction_id
+)
+SELECT id, timestamp, user_id, coalesce(latency_seconds, seconds) AS latency_seconds, served = $version AS after
 FROM (
     SELECT *, CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:] ELSE 'base' END AS served
     FROM traffic
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
-)
+) LEFT JOIN timed ON interaction_id = id
 WHERE served = $previous OR (served = $version AND timestamp >= $since)
 
 -- name: votes

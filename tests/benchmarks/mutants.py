@@ -59,7 +59,7 @@ TARGETS = {
         for kind in ("accounts", "addresses", "credentials", "national_ids", "phones")
     },
     **{
-        f"retrain/data/{module}.py": Target((f"{INTEGRATION}retrain_dataset.py", f"{INTEGRATION}retrain_curation.py"))
+        f"retrain/data/{module}.py": Target((f"{UNIT}retrain_selection.py",))
         for module in ("selection", "splits", "checks")
     },
     "retrain/decision/gate.py": Target(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from traffic import START, interactions, store
+from traffic import START, feedback, interactions, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
@@ -296,6 +296,15 @@ def test_answers_that_got_slow_are_seen(warehouse: Warehouse) -> None:
     assert counted(compared(found, "latency", "app")) == (21, 200, 60, 160)
     assert found.verdict == "roll_back"
     assert found.reasons[0].startswith("slow by app: 38% of 160 answers, before 10% of 200")
+
+
+def test_latencies_that_come_beside_their_answers_are_compared(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    for model, when, offset in ((OLD, SINCE - HOUR, 10_000), (NEW, SINCE + HOUR, 20_000)):
+        feedback(
+            warehouse, rated(warehouse, model, 100, 0), "latency_seconds", 1.0, source="app", when=when, offset=offset
+        )
+    assert counted(compared(seen(warehouse), "latency", "app")) == (100, 100, 0, 100)
 
 
 def test_latencies_that_are_none_or_impossible_are_not_compared(warehouse: Warehouse) -> None:

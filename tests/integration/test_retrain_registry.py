@@ -143,6 +143,11 @@ def test_any_workload_name_gives_a_folder_inside_the_directory(tmp_path: Path) -
     names = [versions.workload_folder(tmp_path, name).name for name in ("a/b", "a%2Fb", "..", "%2E.")]
     assert len(set(names)) == 4
     assert versions.workload_folder(tmp_path, "support.refunds").name == "support.refunds"
+    for sign in "wé退😀":
+        folders = [versions.workload_folder(tmp_path, sign * 255 + last) for last in "ab"]
+        assert len({*folders}) == 2
+        for folder in folders:
+            (folder / "runs").mkdir(parents=True)
 
 
 def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> None:

@@ -1,6 +1,8 @@
 """What is kept of a message that is no event: nothing that must not be stored, and the rest."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ingestion import Rig, feedback, interaction, settings_for
@@ -24,6 +26,21 @@ def test_a_detail_that_quotes_a_value_is_redacted_with_the_numbers_of_its_payloa
     assert letter["reason"] == "bad_value"
     assert "<CARD_1>, or <EMAIL_1>" in letter["detail"]
     assert "<CARD_1>, or <EMAIL_1>" in letter["payload"]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [{"userId": "u-17"}, {"metadata": {"userId": "u-17"}}, {"properties": {"Helicone-User-Id": "u-17"}},
+     {"metadata": {"user_api_key_end_user_id": "u-17"}, "end_user": "u-17"}, {"data": json.dumps({"user": "u-17"})},
+     {"payload": json.dumps([{"a": json.dumps({"user.id": "u-17"})}])}, {"data": '{"user": "u-17", broken'}],
+)  # fmt: skip
+def test_users_are_hashed_under_each_of_their_names(rig: Rig, around: dict[str, Any]) -> None:
+    rig.send({"id": "i", "workload": "w", **around}, interaction("j", user_id="u-17"))
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert "u-17" not in letter["payload"]
+    (stored,) = rig.warehouse.rows("SELECT user_id FROM interactions")
+    assert ("broken" in str(around)) == (stored["user_id"] not in letter["payload"])
 
 
 @pytest.mark.parametrize("kept", range(4, len(CARD)))

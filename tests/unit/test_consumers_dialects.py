@@ -151,12 +151,19 @@ def test_confluent_framing_is_taken_off() -> None:
     frame = b"\x00\x00\x00\x00\x2a"
     assert one(frame + json.dumps(NATIVE).encode()) == one(NATIVE)
     assert one(frame + json.dumps(OPENAI).encode()) == one(OPENAI)
-    assert refused(frame + b"\x02avro")[0] == "not_json"
     assert refused(frame)[0] == "empty"
 
 
+def test_avro_and_protobuf_of_a_schema_registry_are_named_with_the_way_out() -> None:
+    for inside in (b"\x02avro", b"\x00\x0a\x02w1"):
+        reason, detail = refused(b"\x00\x00\x00\x00\x2a" + inside)
+        assert reason == "schema_registry"
+        assert "schema 42" in detail
+        assert "JSON" in detail
+
+
 @pytest.mark.parametrize(
-    "value", [[], "text", 7, None, {}, {"request": 1}, {"messages": []}, [NATIVE], {"a": {"b": 1}}]
+    "value", [[], "text", 7, None, {}, {"request": 1}, {"messages": []}, [[NATIVE]], {"a": {"b": 1}}]
 )
 def test_what_is_nobodys_event_is_reported_as_no_event_of_ours(value: Any) -> None:
     reason, _ = refused(value)
@@ -171,6 +178,162 @@ def test_a_native_event_with_a_mistake_is_told_that_mistake() -> None:
 
 def test_json_that_ends_badly_after_a_mistake() -> None:
     assert refused(b'{"id": 1, "messages"')[0] in ("not_an_event", "not_json")
+
+
+# --- ours, as people send it without a look at the schema -------------------------------------------------------------
+
+INSTANTS = [UNIX, float(UNIX), UNIX * 1000, UNIX * 10**6, UNIX * 10**9, str(UNIX), str(UNIX * 1000), f"{UNIX}.000"]
+
+
+@pytest.mark.parametrize("timestamp", INSTANTS)
+def test_unix_times(timestamp: Any) -> None:
+    assert one({**NATIVE, "timestamp": timestamp}) == one(NATIVE)
+    assert one({**NATIVE_FEEDBACK, "timestamp": timestamp}).timestamp == AT
+
+
+@pytest.mark.parametrize("timestamp", [0, -1, True, "yesterday", 10**30, 1.5e300, None, [UNIX]])
+def test_what_is_no_time_is_refused(timestamp: Any) -> None:
+    assert refused({**NATIVE, "timestamp": timestamp})[0] in ("not_an_event", "bad_value")
+
+
+def test_a_tiny_unix_time_is_beyond_the_bounds() -> None:
+    assert refused({**NATIVE, "timestamp": 12})[0] == "bad_value"
+
+
+def test_integers_as_ids() -> None:
+    event = one({**NATIVE, "id": 7, "conversation_id": 12, "user_id": 10**15})
+    assert (event.id, event.conversation_id, event.user_id) == ("7", "12", str(10**15))
+    verdict = one({**NATIVE_FEEDBACK, "id": 8, "interaction_id": 7, "user_id": 0})
+    assert (verdict.id, verdict.interaction_id, verdict.user_id) == ("8", "7", "0")
+    for id in (True, 1.5, [1], {}):
+        assert refused({**NATIVE, "id": id})[0] == "not_an_event"
+
+
+def test_whole_numbers_with_a_point_are_counts() -> None:
+    event = one({**NATIVE, "input_tokens": 132.0, "output_tokens": 1e3})
+    assert (event.input_tokens, event.output_tokens) == (132, 1000)
+    for tokens in (132.5, "132", 1e300, -1.0):
+        assert refused({**NATIVE, "input_tokens": tokens})[0] in ("not_an_event", "bad_value")
+
+
+@pytest.mark.parametrize(
+    "context",
+    ["a passage", [{"text": "a passage", "score": 0.9}], [{"page_content": "a passage", "metadata": {"source": "x"}}],
+     [{"content": "a passage"}], ["a passage"]],
+)  # fmt: skip
+def test_passages_in_whatever_form(context: Any) -> None:
+    assert one({**NATIVE, "context": context}).context == ["a passage"]
+
+
+def test_passages_that_are_none() -> None:
+    for context in ([{"score": 1}], [7], {"text": "a passage"}, 7):
+        assert refused({**NATIVE, "context": context})[0] == "not_an_event"
+
+
+def test_what_stands_around_an_event() -> None:
+    plain, text = one(NATIVE), json.dumps(NATIVE)
+    assert one(b"\xef\xbb\xbf" + text.encode()) == plain
+    assert one(json.dumps(text).encode()) == plain  # JSON in a string of JSON
+    assert one({"schema": {"type": "struct"}, "payload": NATIVE}) == plain
+    assert one({"schema": None, "payload": text}) == plain
+    assert refused({"schema": {"type": "string"}, "payload": "no JSON"}) == refused("no JSON")
+    assert one(b"\xef\xbb\xbf" + json.dumps(OPENAI).encode()) == one(OPENAI)
+
+
+def test_an_array_of_events_is_each_of_them() -> None:
+    other = {**NATIVE, "id": 9, "timestamp": UNIX}
+    first, second, verdict, log = all_of([NATIVE, other, NATIVE_FEEDBACK, OPENAI])
+    assert [first, second.id, verdict, log] == [one(NATIVE), "9", one(NATIVE_FEEDBACK), one(OPENAI)]
+    assert all_of(json.dumps([json.dumps(NATIVE)]).encode()) == [first]
+
+
+def test_of_an_array_what_is_no_event_is_refused_by_itself() -> None:
+    wrong = {**NATIVE, "id": "i2", "model": 7}
+    good, bad, odd = all_of([NATIVE, wrong, 5])
+    assert good == one(NATIVE)
+    assert isinstance(bad, BadPart)
+    assert bad.part is not None
+    assert json.loads(bad.part) == wrong
+    assert isinstance(odd, BadPart)
+    assert odd.part == b"5"
+    assert (one(bad.part).error.reason, one(NATIVE).id) == (bad.error.reason, "i1")  # a replay finds the same
+    (alone,) = all_of([{"role": "user", "content": "Hi"}] * 50)  # no array of events at all
+    assert isinstance(alone, BadPart)
+    assert alone.part is None
+
+
+def test_the_id_of_an_envelope_is_not_that_of_each_event_in_an_array() -> None:
+    short = {key: value for key, value in NATIVE.items() if key != "id"}
+    found = all_of({"specversion": "1.0", "id": "ce1", "data": [NATIVE, short, {**short, "id": "i2"}]})
+    assert [found[0].id, found[2].id] == ["i1", "i2"]
+    assert "id" in found[1].error.detail
+
+
+def test_envelopes_end_somewhere() -> None:
+    value: Any = NATIVE
+    for _ in range(40):
+        value = {"schema": None, "payload": value}
+    assert refused(value)[0] == "not_an_event"
+    assert refused("[" * 400 + "]" * 400)[0] in ("not_an_event", "too_deep", "not_json")
+
+
+# --- names, and users ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["team/refunds", "a b", " a", "ÄÖ é", "退款", "w" * 256, "..a", "%2F", "a?b#c", "😀"])
+def test_names_that_can_be_seen(name: str) -> None:
+    event = one({**NATIVE, "workload": name, "model": f"{name}@3f2a91c0"})
+    assert (event.workload, event.model) == (name, f"{name}@3f2a91c0")
+
+
+UNSEEN = [
+    "\0", "\n", "\t", "\x1b", "\u202e", "\u200b", "\u2066", "\ufeff", "\u00a0", "\u2028",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", UNSEEN)
+@pytest.mark.parametrize("field", ["workload", "model"])
+def test_names_with_what_cannot_be_seen_are_refused(field: str, sign: str) -> None:
+    reason, detail = refused({**NATIVE, field: f"a{sign}b"})
+    assert reason == "bad_value"
+    assert detail.startswith(field)
+    assert f"U+{ord(sign):04X}" in detail
+    assert sign not in detail
+
+
+@pytest.mark.parametrize("name", ["  ", ".", "..", ". ."])
+def test_a_name_of_blanks_and_dots_is_refused(name: str) -> None:
+    assert "workload" in refused({**NATIVE, "workload": name})[1]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"user_id": "u-17"}, {"userId": "u-17"}, {"user": "u-17"}, {"gen_ai.user": "u-17"}, {"enduser.id": "u-17"},
+     {"metadata": {"userId": "u-17"}}, {"user": {"id": "u-17", "plan": "gold"}}, {"user_id": "u-17", "user": "Ann"}],
+)  # fmt: skip
+def test_a_user_among_the_attributes_is_the_user_and_stays_nowhere_else(attributes: dict[str, Any]) -> None:
+    event = one({**NATIVE, "attributes": {"channel": "web", **attributes}})
+    assert event.user_id == "u-17"
+    assert event.attributes["channel"] == "web"
+    for name in ("u-17", "Ann", "gold"):
+        assert name not in json.dumps(event.attributes)
+    named = one({**NATIVE, "user_id": "u-1", "attributes": attributes})
+    assert named.user_id == "u-1"
+    assert "u-17" not in json.dumps(named.attributes)
+
+
+@pytest.mark.parametrize("name", ["gen_ai.user", "user.id", "enduser.id", "gen_ai.openai.request.user"])
+def test_a_user_of_a_span(name: str) -> None:
+    event = one(otlp(span({**SPAN, name: "u-17"})))
+    assert event.user_id == "u-17"
+    assert "u-17" not in json.dumps(event.attributes)
+
+
+def test_numbers_are_users_and_what_names_nobody_is_dropped() -> None:
+    assert one({**NATIVE, "attributes": {"user_id": 17}}).user_id == "17"
+    for nobody in (None, True, [], {}, "", "  ", {"id": None}):
+        event = one({**NATIVE, "attributes": {"user": nobody, "channel": "web"}})
+        assert (event.user_id, event.attributes) == (None, {"channel": "web"})
 
 
 # --- OpenAI ----------------------------------------------------------------------------------------------------------
@@ -364,9 +527,9 @@ def test_a_batch_of_spans_is_many_events_and_what_is_no_answer_is_passed_over_by
     others = [
         span({"http.method": "GET"}),
         span({**SPAN, "gen_ai.operation.name": "execute_tool"}),
-        span({"openinference.span.kind": "LLM", "llm.model_name": "m", "input.value": "Hi"}),
+        span({"openinference.span.kind": "RETRIEVER", "input.value": "Hi"}),
     ]
-    reasons = ["no_model_call", "other_operation", "openinference"]
+    reasons = ["no_model_call", "other_operation", "other_operation"]
     assert [event.id for event in all_of(otlp(*spans, *others))[:3]] == ["r0", "r1", "r2"]
     assert all_of(otlp(*others)) == [PassedOver(reason) for reason in reasons]
     assert all_of({"resourceSpans": []}) == []
@@ -377,9 +540,10 @@ BARE = {key: value for key, value in SPAN.items() if "messages" not in key and "
 
 
 def test_a_span_without_content_is_passed_over_and_the_reason_names_the_setting() -> None:
-    good, bare = all_of(otlp(span(SPAN), span(BARE)))
+    good, bare, timed = all_of(otlp(span(SPAN), span(BARE)))
     check_span(good)
     assert bare == PassedOver("without_content")
+    assert (timed.name, timed.interaction_id, timed.value) == ("latency_seconds", good.id, good.latency_seconds)
     assert "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT" in PASSED_OVER["without_content"]
 
 
@@ -406,13 +570,10 @@ def protobuf(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2, len(content)]) + content
 
 
-def test_protobuf_of_a_collector_is_named_with_the_setting_that_mends_it() -> None:
+def test_what_looks_like_protobuf_and_is_none_of_a_collector() -> None:
     service = protobuf(1, protobuf(1, b"service.name") + protobuf(2, protobuf(1, b"shop")))
-    spans = protobuf(2, protobuf(2, protobuf(1, bytes(range(16))) + protobuf(5, b"chat base")))
-    (bad,) = all_of(protobuf(1, protobuf(1, service) + spans))
-    assert isinstance(bad, BadPart)
-    assert bad.error.reason == "otlp_protobuf"
-    assert "encoding: otlp_json" in bad.error.detail
+    spans = protobuf(2, protobuf(2, protobuf(1, bytes(range(15))) + protobuf(5, b"chat base")))
+    assert refused(protobuf(1, protobuf(1, service) + spans))[0] == "otlp_protobuf"  # an id of 15 bytes
     for other in (
         b"\n\x05hello",
         b"\n\x00",

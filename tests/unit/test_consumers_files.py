@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from bounds import BOUNDS
 from retuned.consumers.errors import BadFile
 from retuned.consumers.formats.dialects import decode_any
 from retuned.consumers.formats.documents import sections
-from retuned.consumers.formats.events import Event, Feedback, Interaction
+from retuned.consumers.formats.events import Event, Feedback, Interaction, PassedOver
 from retuned.consumers.formats.files import EventFile
 from retuned.consumers.kafka.records import FetchedRecord
 
+CLIENTS = Path(__file__).parents[1] / "data" / "clients"
 MOST = 100_000
 INTERACTION = {
     "id": "i",
@@ -100,6 +102,39 @@ def test_events_and_other_formats_are_told_apart_row_by_row(tmp_path: Path) -> N
         "shop", "logs", "shop", "support", "support",
     ]  # fmt: skip
     assert [event.name for event in found if isinstance(event, Feedback)] == ["helpful", "correction"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("openai_chat", 1), ("openai_stream", 1), ("anthropic_tools", 1), ("litellm", 3), ("langsmith", 2),
+     ("langchain", 2), ("mlflow", 4), ("openinference_openai_spans", 4), ("langfuse_sdk_spans", 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["array", "lines"])
+def test_what_clients_log_and_tools_export(tmp_path: Path, name: str, rows: int, form: str) -> None:
+    value = json.loads((CLIENTS / f"{name}.json").read_text(encoding="utf-8"))
+    found = value if isinstance(value, list) else [value]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(found, indent=1) if form == "array" else "\n".join(map(json.dumps, found)))
+    made = [item for record in records(path, "mine") for item in decode_any("interactions", record.value, (), BOUNDS)]
+    stored = [event for event in made if isinstance(event, Interaction | Feedback)]
+    assert len(stored) == rows
+    assert all(isinstance(item, Interaction | Feedback | PassedOver) for item in made)
+    is_named = name.startswith(("lang", "lite", "mlflow", "openinf"))
+    assert {event.workload for event in stored if isinstance(event, Interaction)} == {
+        "support.refunds" if is_named else "mine"
+    }
+
+
+def test_a_table_of_another_product(tmp_path: Path) -> None:
+    """TensorZero's table, whose rows name their workload in a column of another name."""
+    said = json.dumps([{"type": "text", "text": "Within 30 days."}])
+    asked = json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}]})
+    row = {"id": "t1", "function_name": "refunds", "variant_name": "v", "episode_id": "e", "input": asked,
+           "output": said, "timestamp": datetime(2026, 11, 24, 9, 30, tzinfo=UTC)}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
+    (event,) = events(tmp_path / "x.parquet")
+    assert isinstance(event, Interaction)
+    assert (event.id, event.workload, event.response) == ("t1", "refunds", "Within 30 days.")
 
 
 def test_what_a_row_of_ours_leaves_out_is_filled_in_the_same_way_each_time(tmp_path: Path) -> None:

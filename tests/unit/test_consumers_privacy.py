@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from personal_data import Labelled, labelled
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy import placeholders
 from retuned.consumers.privacy import redactor as privacy
 from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids, phones
@@ -432,3 +433,113 @@ def test_the_countries_of_phones_can_be_set() -> None:
 
 def test_addresses_of_machines_can_stay() -> None:
     assert Redactor(machines=False).text("203.0.113.9 a@x.org") == "203.0.113.9 <EMAIL_1>"
+
+
+def test_a_phone_region_that_is_no_country_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"privacy\.phone_regions: QQ, XX is no country"):
+        Redactor(PrivacySettings(phone_regions=("DE", "XX", "QQ")))
+    Redactor(PrivacySettings(phone_regions=("DE",)))
+
+
+def found(replace: Any, text: str, *more: Any) -> tuple[str, list[tuple[str, str]]]:
+    """The text with what was found by its kind, and the identity of each."""
+    marks: list[tuple[str, str]] = []
+
+    def mark(kind: str, identity: str) -> str:
+        marks.append((kind, identity))
+        return f"<{kind}>"
+
+    return replace(text, mark, *more), marks
+
+
+def test_a_phone_is_known_by_its_last_eight_digits_before_an_extension() -> None:
+    for text in (
+        "+49 30 9123 4567 ext 12",
+        "+49 30 9123 4567 EXT. 12 x 3",
+        "030 91234567",
+        "call 0049 30 9123 4567x99",
+    ):
+        assert found(phones.replace_phones, text, ("DE",))[1] == [("PHONE", "91234567")], text
+    assert found(phones.replace_phones, "my number is 6502530000", ("US",))[1] == [("PHONE", "02530000")]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("order 0151-23456789 please", True),  # what goes before it, from the first character on
+        ("isbn 0151-23456789", True),
+        ("0151-23456789 order", False),
+        ("phone 6502530000", False),
+        ("6502530000 is my cell", False),
+        ("6502530000 " + 22 * "-" + "cell", True),  # the word ends 26 characters behind it
+        ("6502530000" + 20 * "-" + "cell", False),
+        ("order 6502530000, call me", True),
+        ("call me 650253000000", True),  # no number of that country
+        ("call me 0800 1111", True),
+        ("call 12.03.2026 12", True),
+    ],
+)
+def test_what_stands_around_digits_decides_whether_they_are_a_phone(text: str, kept: bool) -> None:
+    changed, _ = found(phones.replace_phones, text, ("US",))
+    assert (changed == text) is kept, changed
+
+
+def test_the_word_before_a_number_is_looked_for_in_the_last_forty_characters() -> None:
+    for gap, spoken in ((34, True), (35, False)):  # between the word and the number, with a space behind
+        text = f"phone{gap * '-'} 6502530000"
+        assert (found(phones.replace_phones, text, ("US",))[0] != text) is spoken, gap
+
+
+def test_beyond_the_most_look_ups_every_candidate_goes() -> None:
+    wrong = "call 1112223334 "  # of no country
+    assert found(phones.replace_phones, wrong, ("US",))[0] == wrong
+    text = phones.MOST_LOOKUPS * wrong
+    assert found(phones.replace_phones, text, ("US",))[0] == text
+    assert found(phones.replace_phones, text + 2 * wrong, ("US",))[0] == text + 2 * "call <PHONE> "
+    # One region that cannot read a number does not keep it from the next.
+    assert found(phones.replace_phones, "call 6502530000", ("ZZ", "US"))[0] == "call <PHONE>"
+
+
+def test_emails_are_told_by_the_last_part_of_the_domain() -> None:
+    cases = {
+        "react@18.2.0": [],
+        "a@b.18": [],
+        "a@18.example": ["a@18.example"],
+        "a@mail.example.io": ["a@mail.example.io"],
+        "a@b.x1": ["a@b.x1"],
+        "a@b.c.2x": [],
+        "?m=Anna%40Example.com&x": ["anna@example.com"],
+        "name%40host.com": ["name@host.com"],
+        "anna (at) example.com": ["anna@example.com"],
+        "anna{at}example[dot]com": ["anna@example.com"],
+        "anna at example dot com": ["anna@example.com"],
+        "anna arroba ejemplo punto es": ["anna@ejemplo.es"],
+        "anna at beispiel punkt de": ["anna@beispiel.de"],
+        "pkg@1.x.9": [],
+    }
+    for text, emails in cases.items():
+        changed, marks = found(addresses.replace_emails, text)
+        assert marks == [("EMAIL", email) for email in emails], text
+        assert emails or changed == text
+    assert found(addresses.replace_emails, "see react@18.2.0 now")[0] == "see react@18.2.0 now"
+    # An escaped one in the path of a URL takes no more of it than the name.
+    assert found(addresses.replace_emails, "%2Fu%2Fanna%40example.com")[0].endswith("<EMAIL>")
+
+
+def test_machines_have_one_identity_in_every_spelling_and_this_one_stays() -> None:
+    cases = {
+        "00:1B:44:11:3A:B7": ("MAC", "001b44113ab7"),
+        "00-1b-44-11-3a-b7": ("MAC", "001b44113ab7"),
+        "001b.4411.3ab7": ("MAC", "001b44113ab7"),
+        "2001:DB8:0:0::1": ("IP", "2001:db8::1"),
+        "192.168.20.7": ("IP", "192.168.20.7"),
+    }
+    for text, mark in cases.items():
+        assert found(addresses.replace_machines, f"at {text} now") == (f"at <{mark[0]}> now", [mark]), text
+    for text in (
+        "1234.5678.9012", "12:34:56:12:34:56", "127.0.0.1", "::1", "0.0.0.0", "a::b::c", "::", "version 10.2.3.4",
+        "fig. 1.2.3.4", "v1 version: 10.20.30.40", "1::2::3",
+    ):  # fmt: skip
+        assert found(addresses.replace_machines, text) == (text, []), text
+    assert found(addresses.replace_machines, "version 2001:db8::1")[0] == "version <IP>"
+    assert found(addresses.replace_machines, f"version{10 * ' '}10.2.3.4")[0] == f"version{10 * ' '}<IP>"

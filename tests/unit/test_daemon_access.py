@@ -43,7 +43,7 @@ EXPECTED = {
         ("POST", "/api/v1/imports/{id}"),
         ("GET", "/api/v1/exports/{what}"),
         ("GET", "/api/v1/lineage/{id:path}"),
-        ("POST", "/api/v1/workloads/{workload}/{command}"),
+        ("POST", "/api/v1/workloads/{workload:path}/{command}"),
     },
     "admin": set(),
 }

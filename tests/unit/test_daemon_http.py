@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -177,3 +178,12 @@ def test_an_export_has_no_infinite_numbers(warehouse: Warehouse) -> None:
     found = [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
     assert [row["cost"] for row in found] == [1.5, None, None]
     assert {row["response"] for row in found} == {'not "NaN"'}
+
+
+@pytest.mark.parametrize("name", ["team/refunds", "a b", "Größe?#%2F", "退款", "a/../b", "w" * 256])
+def test_any_workload_that_is_stored_can_be_commanded(place: Place, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked = []
+    monkeypatch.setattr(place.daemon, "command", lambda *given: asked.append(given) or {"done": "it"})
+    answer = httpx.post(f"{place.url}/api/v1/workloads/{quote(name, safe='')}/promote", json={})
+    assert answer.status_code == 200
+    assert {name} == {value for given in asked for value in given if isinstance(value, str)} - {"promote"}

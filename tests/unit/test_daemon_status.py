@@ -1,8 +1,12 @@
-"""What the status shows of a retraining."""
+"""What the status and the page show."""
 
 import json
 import random
+import re
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +16,7 @@ from traffic import START, interactions
 
 from retuned.daemon.cli.main import main
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.service import opened
+from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
 
@@ -41,6 +45,71 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
     assert shown == {"r1": scores, "r2": None}
     page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     assert "base 0.000, logged 0.250, candidate 0.875" in " ".join(page.render(status=told).split())
+
+
+def told(local: LocalService) -> dict[str, Any]:
+    return json.loads(as_json(status(local.jobs, None, None)))
+
+
+def rendered(shown: dict[str, Any]) -> str:
+    """The page, as one line."""
+    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
+    return " ".join(page.render(status=shown).split())
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalService]:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump(folders))
+    with opened(load(file)) as service:
+        service.jobs.context.now = lambda: START
+        yield service
+
+
+def test_workloads_with_figures_come_before_those_without(local: LocalService) -> None:
+    warehouse = local.warehouse
+    for name in ("a-model", "b-model"):
+        warehouse.insert("aliases", workload=name, alias="champion", version="3f2a91c0", created_at=START)
+    for number, name in enumerate(("z-busy", "b-model")):
+        figure = {"created_at": START, "workload": name, "model": "*", "metric": "helpful_rate", "source": "user"}
+        warehouse.insert("quality", **figure, value=0.5, low=0.25 * number, high=0.5, n=4)
+    interactions(warehouse, ["Where is my parcel?"], random.Random(0), start=START, workload="z-busy")
+    shown = told(local)
+    assert list(shown["workloads"]) == ["b-model", "z-busy", "a-model"]
+    page = rendered(shown)
+    assert '<a href="#workload-1">b-model</a></td><td><code>3f2a91c0</code></td> <td class="n">50%</td>' in page
+    assert '<h2 id="workload-3">a-model' in page
+
+
+def test_the_page_shows_the_latest_dead_letters_with_reason_and_link(local: LocalService) -> None:
+    assert "dead letters</h3>" not in rendered(told(local)).casefold()
+    for number in range(7):
+        letter = {"topic": "interactions", "partition": 0, "offset": number, "reason": "not_json & <b>", "payload": "{"}
+        at = START + timedelta(minutes=number)
+        local.warehouse.insert("dead_letters", **letter, detail=f"malformed {number}", received_at=at)
+    page = rendered(told(local))
+    assert '<a href="/api/v1/dead-letters?reason=not_json%20%26%20%3Cb%3E">not_json &amp; &lt;b&gt;</a>' in page
+    assert re.findall("malformed (.)", page) == ["6", "5", "4", "3", "2"]
+
+
+def test_the_page_has_no_negative_zero_and_no_interval_between_equals(local: LocalService) -> None:
+    interactions(local.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
+    figure = {"created_at": START, "workload": "support", "model": "*", "source": "features"}
+    local.warehouse.insert("quality", **figure, metric="answers", value=20, low=20, high=20, n=20)
+    local.warehouse.insert("quality", **figure, metric="length", value=20, low=19, high=21, n=20)
+    shown = told(local)
+    roi = shown["workloads"]["support"]["roi"]
+    roi |= {"ratio": -0.001, "ratio_low": -0.5, "ratio_high": 0.5}
+    item = {"item": "helpful", "quantity": 1, "unit": "answer"}
+    amounts = [("gain", 0.001), ("gain", -0.001), ("gain", 2), ("gain", -2), ("cost", 3), ("cost", -3)]
+    roi["items"] = [{**item, "kind": kind, "amount": amount} for kind, amount in amounts]
+    page = rendered(shown)
+    assert re.findall(r"> ?([+−-]?[0-9.]+) EUR<", page) == ["0.00", "0.00", "+2.00", "−2.00", "−3.00", "+3.00"]
+    assert "<strong>0.00</strong> = (gains − costs) / costs" in page
+    assert '<td class="n">20</td><td class="n">20</td>' in page.replace("</td> <td", "</td><td")
+    assert "19 – 21" in page
+    assert "-0.50 – 0.50" in page
 
 
 @pytest.mark.parametrize(

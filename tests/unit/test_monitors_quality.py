@@ -194,6 +194,18 @@ def test_latency_quantiles_stand_inside_their_intervals(warehouse: Warehouse) ->
     assert (median.low, median.high, median.n) == (40.0, 60.0, 100)
 
 
+def test_the_latency_of_an_answer_may_come_beside_it(warehouse: Warehouse) -> None:
+    """Content in a log record of OpenTelemetry, times in the span: whichever comes first."""
+    ids = answers(warehouse, 100, offset=100, latency_seconds=None)
+    feedback(warehouse, ids, "latency_seconds", 0.83, source="app", when=NOW - MINUTE, offset=20_000)
+    feedback(warehouse, ids, "latency_seconds", 70.0, source="user", when=NOW - MINUTE, offset=30_000)
+    answers(warehouse, 300, offset=300, latency_seconds=0.5)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert found(figures, "latency_p50_seconds", "app").value == 0.5
+    assert found(figures, "latency_p95_seconds", "app").value == 0.83
+    assert found(figures, "latency_p99_seconds", "app").n == 400
+
+
 def test_tokens_are_means_of_an_interaction(warehouse: Warehouse) -> None:
     answers(warehouse, 1, offset=100, input_tokens=10)
     answers(warehouse, 1, offset=101, input_tokens=20)

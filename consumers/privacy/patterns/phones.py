@@ -1,9 +1,11 @@
 """Phone numbers. Cheap patterns find candidates; where only the plan of a country can tell, `phonenumbers` does."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import phonenumbers
+
+from retuned.consumers.errors import ConfigurationError
 
 Mark = Callable[[str, str], str]
 
@@ -52,6 +54,18 @@ _DATE = re.compile(
 
 # A text with more candidates than this is a list of numbers, or hostile: all of them go.
 MOST_LOOKUPS = 200
+
+
+def check_regions(regions: Iterable[str]) -> None:
+    """
+    Raises:
+        ConfigurationError: one of them has no plan of phone numbers.
+    """
+    if unknown := sorted(set(regions) - phonenumbers.SUPPORTED_REGIONS):
+        raise ConfigurationError(
+            f"privacy.phone_regions: {', '.join(unknown)} is no country whose phone numbers are known; expected "
+            "codes of ISO 3166 such as DE, GB, US"
+        )
 
 
 def replace_phones(text: str, mark: Mark, regions: Sequence[str]) -> str:

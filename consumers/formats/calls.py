@@ -1,0 +1,50 @@
+"""Calls of a model's API as apps log them: a request with its response, OpenAI's or Anthropic's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from retuned.consumers.formats import anthropic, openai
+from retuned.consumers.formats.events import BadEvent, Kind, PassedOver
+from retuned.consumers.formats.messages import Plain
+
+ALONE = 'a response without its request; send both as {"workload": …, "request": …, "response": …}'
+
+
+def is_call(value: Plain) -> bool:
+    """Whether an object is a call, or a part of one that is of no use by itself."""
+    return (
+        ("response" in value and isinstance(value.get("request"), dict))
+        or openai.is_response(value)
+        or openai.is_batch_line(value)
+        or anthropic.is_response(value)
+        or openai.are_chunks(value.get("chunks"))
+    )
+
+
+def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    """The answer of a call.
+
+    Raises:
+        BadEvent: it is a response without its request.
+    """
+    if isinstance(value.get("request"), dict):
+        yield from answers(value)
+    elif openai.is_batch_line(value):
+        log = openai.batch_log(value)
+        yield from [PassedOver("request_alone")] if log is None else answers(log)
+    else:
+        raise BadEvent("not_an_event", ALONE)
+
+
+def answers(log: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    """The answer of a request with its response; those that came with it are counted."""
+    response: Any = log["response"]
+    if openai.failed(response):
+        yield PassedOver("failed_call")
+        return
+    log = {**log, "response": openai.whole(response)}
+    if anthropic.is_response(response):
+        log = anthropic.as_openai(log)
+    yield "interactions", openai.interaction(log)
+    for _ in range(openai.choices(log["response"]) - 1):
+        yield PassedOver("further_choice")

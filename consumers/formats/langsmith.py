@@ -1,0 +1,80 @@
+"""LangSmith's runs, as its API has them and exports write them, and feedback on them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from retuned.consumers.formats import calls, traced, verdicts
+from retuned.consumers.formats.events import Kind, PassedOver
+from retuned.consumers.formats.messages import Plain, object_of, seconds_between, without_nothing
+
+_CONVERSATIONS = ("conversation_id", "session_id", "thread_id")
+_TAKEN = (*_CONVERSATIONS, "workload", "usage_metadata", "ls_invocation_params")
+
+
+def is_run(value: Plain) -> bool:
+    """Whether an object is a run, or feedback on one."""
+    return value.keys() >= {"run_type", "inputs"} or (
+        value.keys() >= {"run_id", "key"} and bool(value.keys() & {"score", "value"})
+    )
+
+
+def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    """The answer of a run of a model, or what was said of one, or why it is neither."""
+    if "run_type" not in value:
+        yield from _feedback(value)
+    elif value["run_type"] != "llm":
+        yield PassedOver("other_operation")
+    elif value.get("error"):
+        yield PassedOver("failed_call")
+    elif not value.get("outputs"):
+        yield PassedOver("request_alone")
+    else:
+        yield from calls.answers(_log(value))
+
+
+def _log(run: Plain) -> Plain:
+    extra = object_of(run.get("extra"))
+    metadata = object_of(extra.get("metadata"))
+    request = traced.request(run["inputs"])
+    model = metadata.get("ls_model_name") or object_of(extra.get("invocation_params")).get("model")
+    tools = request.get("tools") or object_of(extra.get("invocation_params")).get("tools")
+    response = traced.response(run["outputs"])
+    if isinstance(response, dict):
+        usage = response.get("usage") or response.get("usage_metadata") or metadata.get("usage_metadata")
+        response = response | {"usage": usage, "metadata": None}
+    began, ended = run.get("start_time"), run.get("end_time")
+    return {
+        "id": run.get("id"),
+        "timestamp": ended or began,
+        "workload": metadata.get("workload"),
+        "request": {"model": model} | request | {"tools": tools, "metadata": None},
+        "response": response,
+        "conversation_id": next((metadata[name] for name in _CONVERSATIONS if metadata.get(name)), None),
+        "latency_seconds": seconds_between(began, ended),
+        "time_to_first_token_seconds": seconds_between(began, run.get("first_token_time")),
+        "cost": _number(run.get("total_cost")),
+        "attributes": without_nothing({key: value for key, value in metadata.items() if key not in _TAKEN}),
+    }
+
+
+def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain]]:
+    source = object_of(value.get("feedback_source")).get("type")
+    score = verdicts.verdict(value["key"], value.get("score"), value.get("value"))
+    yield from verdicts.feedback(
+        value["run_id"],
+        value["key"],
+        score,
+        timestamp=value.get("created_at"),
+        source="judge" if source == "model" else "user",
+        id=value.get("id"),
+        comment=value.get("comment"),
+        correction=value.get("correction"),
+    )
+
+
+def _number(value: Any) -> Any:
+    """Amounts may be texts there."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None

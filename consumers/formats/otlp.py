@@ -1,0 +1,153 @@
+"""OTLP as protobuf, which a collector's Kafka exporter writes by default, decoded into what OTLP's JSON would hold.
+
+Of the messages of traces and logs, the fields that `otel` reads. Wire format and field numbers are stable:
+https://protobuf.dev/programming-guides/encoding/ and https://github.com/open-telemetry/opentelemetry-proto
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from retuned.consumers.formats.events import BadEvent
+from retuned.consumers.formats.messages import Plain
+
+UNREADABLE = (
+    "OTLP as protobuf that is damaged, or holds metrics. Traces and logs are read as the collector sends them; for "
+    "others take `metrics` out of the exporter that writes to this topic"
+)
+DEEPEST = 200  # messages in messages; a list in a list counts two
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_WIRES = {"bool": _VARINT, "int": _VARINT, "time": _FIXED64, "double": _FIXED64}  # of all others: bytes
+
+# Of each message its fields by number: the name in JSON, and the type. A type with brackets is repeated.
+_MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
+    "AnyValue": {
+        1: ("stringValue", "string"), 2: ("boolValue", "bool"), 3: ("intValue", "int"), 4: ("doubleValue", "double"),
+        5: ("arrayValue", "ArrayValue"), 6: ("kvlistValue", "KeyValueList"), 7: ("bytesValue", "hex"),
+    },
+    "ArrayValue": {1: ("values", "[AnyValue]")},
+    "KeyValueList": {1: ("values", "[KeyValue]")},
+    "KeyValue": {1: ("key", "string"), 2: ("value", "AnyValue")},
+    "Resource": {1: ("attributes", "[KeyValue]")},
+    "ResourceSpans": {1: ("resource", "Resource"), 2: ("scopeSpans", "[ScopeSpans]")},
+    "ScopeSpans": {2: ("spans", "[Span]")},
+    "Span": {
+        1: ("traceId", "hex"), 2: ("spanId", "hex"), 4: ("parentSpanId", "hex"), 5: ("name", "string"),
+        7: ("startTimeUnixNano", "time"), 8: ("endTimeUnixNano", "time"), 9: ("attributes", "[KeyValue]"),
+        11: ("events", "[Event]"), 15: ("status", "Status"),
+    },
+    "Event": {1: ("timeUnixNano", "time"), 2: ("name", "string"), 3: ("attributes", "[KeyValue]")},
+    "Status": {2: ("message", "string"), 3: ("code", "int")},
+    "ResourceLogs": {1: ("resource", "Resource"), 2: ("scopeLogs", "[ScopeLogs]")},
+    "ScopeLogs": {2: ("logRecords", "[LogRecord]")},
+    "LogRecord": {
+        1: ("timeUnixNano", "time"), 5: ("body", "AnyValue"), 6: ("attributes", "[KeyValue]"), 9: ("traceId", "hex"),
+        10: ("spanId", "hex"), 11: ("observedTimeUnixNano", "time"), 12: ("eventName", "string"),
+    },
+}  # fmt: skip
+
+
+class _Damaged(ValueError):
+    """Bytes that are no protobuf, or not of these messages."""
+
+
+def is_protobuf(payload: bytes) -> bool:
+    """Whether a message is OTLP as protobuf: nothing but resources (field 1), the first of which has its own three.
+
+    Those of traces, logs and metrics have the same numbers.
+    """
+    try:
+        resources = list(_fields(payload))
+        if not resources or any((number, wire) != (1, _BYTES) for number, wire, _ in resources):
+            return False
+        inner = list(_fields(resources[0][2]))
+    except _Damaged:
+        return False
+    return bool(inner) and all(number in (1, 2, 3) and wire == _BYTES for number, wire, _ in inner)
+
+
+def decode(payload: bytes) -> Plain:
+    """Traces, or logs, as OTLP's JSON has them; times are integers.
+
+    Raises:
+        BadEvent: it is damaged, nested too deeply, or neither.
+    """
+    # Nothing names the signal. A span begins with two ids, a log record with a time or a number.
+    for name, signal in (("resourceSpans", "ResourceSpans"), ("resourceLogs", "ResourceLogs")):
+        try:
+            return {name: [_message(signal, resource) for _, _, resource in _fields(payload)]}
+        except (_Damaged, UnicodeDecodeError):
+            continue
+    raise BadEvent("otlp_protobuf", UNREADABLE)
+
+
+def _message(kind: str, data: bytes, depth: int = 0) -> Plain:
+    if depth > DEEPEST:
+        raise BadEvent("too_deep", "nested too deeply")
+    names, found = _MESSAGES[kind], dict[str, Any]()
+    for number, wire, raw in _fields(data):
+        if number not in names:
+            continue
+        name, type = names[number]
+        inner = type.strip("[]")
+        if wire != _WIRES.get(inner, _BYTES):
+            raise _Damaged
+        value = _message(inner, raw, depth + 1) if inner in _MESSAGES else _scalar(inner, raw)
+        if inner != type:
+            found.setdefault(name, []).append(value)
+        else:
+            found[name] = value
+    if kind == "Span" and (len(found.get("traceId", "")) != 32 or len(found.get("spanId", "")) != 16):
+        raise _Damaged
+    return found
+
+
+def _scalar(type: str, raw: Any) -> Any:
+    if type == "string":
+        return raw.decode()
+    if type == "hex":
+        return raw.hex()
+    if type == "bool":
+        return bool(raw)
+    if type == "int":
+        return raw - 2**64 if raw >= 2**63 else raw
+    value: float | int = struct.unpack("<d" if type == "double" else "<Q", raw)[0]
+    return value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
+    """The number, the wire type and the value of each field: an integer, or bytes of it.
+
+    Raises:
+        _Damaged: it does not end where it should.
+    """
+    at, end = 0, len(data)
+    while at < end:
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            value, at = _varint(data, at)
+            yield number, wire, value
+            continue
+        if wire == _BYTES:
+            size, at = _varint(data, at)
+        elif wire in _SIZES:
+            size = _SIZES[wire]
+        else:
+            raise _Damaged
+        if not number or at + size > end:
+            raise _Damaged
+        yield number, wire, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An unsigned number of 64 bits, and where the next field begins."""
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        at, value, shift = at + 1, value | (byte & 0x7F) << shift, shift + 7
+        if byte < 0x80:
+            return value & (2**64 - 1), at
+    raise _Damaged

@@ -1,0 +1,110 @@
+"""Calls of models as tools of tracing keep them: an input and an output, in whatever form the framework had them."""
+
+from typing import Any
+
+import msgspec
+
+from retuned.consumers.formats.messages import Plain, object_of, objects_of
+
+_ROLES = {
+    "human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "HumanMessage": "user", "AIMessage": "assistant",
+    "SystemMessage": "system", "ToolMessage": "tool",
+}  # fmt: skip
+_ANSWERS = ("output", "answer", "text", "completion", "response")
+
+
+def decoded(value: Any) -> Any:
+    """JSON in a text, decoded; whatever else it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            pass
+    return value
+
+
+def request(given: Any) -> Plain:
+    """The request of a model's API that an input shows; without messages, where it shows none."""
+    given = decoded(given)
+    if isinstance(given, str):
+        return {"messages": [{"role": "user", "content": given}]}
+    if isinstance(given, list):
+        return {"messages": _messages(given)}
+    if not isinstance(given, dict):
+        return {}
+    if isinstance(given.get("messages"), list):
+        return given | {"messages": _messages(given["messages"])}
+    if isinstance(given.get("prompts"), list) and all(isinstance(text, str) for text in given["prompts"]):
+        return {"messages": [{"role": "user", "content": text} for text in given["prompts"][:1]]}
+    return {"messages": [chat_message(given)]} if _is_message(given) else given
+
+
+def response(given: Any) -> Any:
+    """The response of a model's API that an output shows. An object of another kind is an answer in JSON."""
+    given = decoded(given)
+    if isinstance(given, str):
+        return _choice({"content": given})
+    if isinstance(given, list):
+        said = [message for message in _messages(given) if message.get("role") == "assistant"]
+        return _choice(said[-1]) if said else None
+    if not isinstance(given, dict):
+        return None
+    if isinstance(given.get("generations"), list):
+        return _generated(given)
+    if given.keys() & {"choices", "error"} or isinstance(given.get("output"), list) or given.get("type") == "message":
+        return given
+    if _is_message(given):
+        return _choice(chat_message(given))
+    texts = [given[name] for name in _ANSWERS if isinstance(given.get(name), str)]
+    return _choice({"content": texts[0] if texts else msgspec.json.encode(given).decode()}) if given else None
+
+
+def chat_message(message: Plain) -> Plain:
+    """A message of LangChain as a chat message; one that is a chat message stays."""
+    held = message["kwargs"] if isinstance(message.get("kwargs"), dict) else message
+    name = message.get("id")
+    kind = name[-1] if isinstance(name, list) and name else held.get("type")
+    role = held.get("role") or _ROLES.get(str(kind), kind)
+    found = {"role": _ROLES.get(str(role), role), "content": held.get("content")}
+    if calls := objects_of(held.get("tool_calls")):
+        found["tool_calls"] = [_tool_call(call) for call in calls]
+    if held.get("tool_call_id"):
+        found["tool_call_id"] = held["tool_call_id"]
+    return found
+
+
+def _messages(given: list[Any]) -> list[Plain]:
+    if given and isinstance(given[0], list):  # of several prompts at once, the first
+        given = given[0]
+    return [chat_message(message) for message in objects_of(given)]
+
+
+def _is_message(value: Plain) -> bool:
+    return ("content" in value and "role" in value) or ("kwargs" in value and isinstance(value.get("id"), list))
+
+
+def _tool_call(call: Plain) -> Plain:
+    if "function" in call or "name" not in call:
+        return call
+    arguments = msgspec.json.encode(call.get("args")).decode()
+    return {"id": call.get("id"), "type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
+def _choice(message: Plain) -> Plain:
+    return {"choices": [{"message": {"role": "assistant"} | message}]}
+
+
+def _generated(given: Plain) -> Plain:
+    """A result of LangChain."""
+    first = given["generations"][0] if given["generations"] else None
+    generation = object_of(first[0] if isinstance(first, list) and first else first)
+    held = generation.get("message")
+    message = chat_message(held) if isinstance(held, dict) else {"content": generation.get("text")}
+    kwargs = object_of(object_of(held).get("kwargs", held))
+    metadata = object_of(kwargs.get("response_metadata"))
+    about = object_of(given.get("llm_output"))
+    usage = object_of(kwargs.get("usage_metadata")) or object_of(about.get("token_usage"))
+    reason = object_of(generation.get("generation_info")).get("finish_reason") or metadata.get("finish_reason")
+    model = metadata.get("model_name") or about.get("model_name")
+    choice = {"message": {"role": "assistant"} | message, "finish_reason": reason}
+    return {"id": about.get("id"), "model": model, "choices": [choice], "usage": usage}

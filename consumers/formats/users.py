@@ -1,0 +1,36 @@
+"""Who asked: the names under which clients send a user, in attributes and beside other fields."""
+
+from typing import Any
+
+from retuned.consumers.formats.messages import Plain
+
+USER_KEYS = (
+    "user_id", "userId", "user.id", "enduser.id", "enduser.pseudo.id", "gen_ai.user.id", "gen_ai.user",
+    "gen_ai.request.user", "gen_ai.openai.request.user", "safety_identifier", "user", "end_user", "end_user_id",
+    "endUserId", "langfuse.user.id", "langfuse_user_id", "mlflow.trace.user",
+    "traceloop.association.properties.user_id", "user_api_key_end_user_id", "user_api_key_user_id", "Helicone-User-Id",
+    "user.email", "user_email", "userEmail", "user_api_key_user_email", "user.name", "user_name", "userName",
+)  # fmt: skip
+"""The first that is there is the user."""
+
+_GROUPS = ("metadata", "tags", "properties")
+MAY_NAME_USERS = frozenset({*USER_KEYS, *_GROUPS})
+"""Attributes with none of these name no user."""
+
+
+def take_user(attributes: Plain) -> str | None:
+    """The user that attributes name, or an object in them such as `metadata`. All that names one is taken out.
+
+    Objects are changed in place. A user is a text or an integer, or an object that names one; else there is none.
+    """
+    found = [_as_user(attributes.pop(key)) for key in USER_KEYS if key in attributes]
+    found += [take_user(inner) for key in _GROUPS if isinstance(inner := attributes.get(key), dict)]
+    return next((user for user in found if user), None)
+
+
+def _as_user(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("id", *USER_KEYS) if isinstance(value.get(key), str | int)), None)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value)[:512].strip() or None

@@ -1,0 +1,40 @@
+"""What evaluators and people said of an answer, as tools of tracing and evaluation keep it, as feedback."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from retuned.consumers.formats.events import BOOLEANS, Kind
+from retuned.consumers.formats.messages import Plain, content_hash, without_nothing
+
+_YES, _NO = ("true", "yes"), ("false", "no")
+
+
+def feedback(
+    about: Any,
+    name: Any,
+    value: Any,
+    *,
+    timestamp: Any,
+    source: str,
+    id: str | None = None,
+    comment: Any = None,
+    correction: Any = None,
+    user_id: Any = None,
+) -> Iterator[tuple[Kind, Plain]]:
+    """The verdict, and the comment and the correction that came with it, each as a feedback of its own."""
+    id = id or content_hash([about, name, value, timestamp])
+    common = {"timestamp": timestamp, "interaction_id": about, "source": source, "user_id": user_id}
+    if value is not None:
+        yield "feedback", without_nothing({"id": id, "name": name, "value": value, **common})
+    for kind, text in (("comment", comment), ("correction", correction)):
+        if isinstance(text, str) and text.strip():
+            yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": text, **common})
+
+
+def verdict(name: Any, score: Any, label: Any = None) -> Any:
+    """The score, else the label; a boolean for the names of ours that are."""
+    value = label if score is None else score
+    if isinstance(name, str) and name in BOOLEANS and not isinstance(value, bool):
+        word = str(label).lower()
+        return True if word in _YES or score == 1 else False if word in _NO or score == 0 else value
+    return value

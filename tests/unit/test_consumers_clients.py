@@ -1,0 +1,545 @@
+"""What client libraries really send (tests/data/clients), and hand-made rows of products that were not at hand."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bounds import BOUNDS
+from msgspec import UNSET
+
+from retuned.consumers.formats import otlp
+from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, is_foreign
+from retuned.consumers.formats.events import Feedback, Interaction, PassedOver
+
+CLIENTS = Path(__file__).parents[1] / "data" / "clients"
+QUESTION, ANSWER = "Until when can I return a tent?", "Within 30 days."
+PROMPT = [{"role": "system", "content": "You work for a shop."}, {"role": "user", "content": QUESTION}]
+WORKLOAD = "support.refunds"
+AT = "2026-11-24T09:30:00Z"
+
+
+def recorded(name: str) -> Any:
+    return json.loads((CLIENTS / name).read_text(encoding="utf-8"))
+
+
+def found(value: Any, headers: Any = (), kind: Any = "interactions") -> list[Any]:
+    payload = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return decode_any(kind, payload, headers, BOUNDS)
+
+
+def answers(value: Any, headers: Any = ()) -> list[Interaction]:
+    return [event for event in found(value, headers) if isinstance(event, Interaction)]
+
+
+def one(value: Any, headers: Any = ()) -> Interaction:
+    (event,) = found(value, headers)
+    assert isinstance(event, Interaction), event
+    return event
+
+
+def prompt(event: Interaction) -> Any:
+    return json.loads(bytes(event.messages))
+
+
+def attributes(event: Interaction) -> Any:
+    return {} if event.attributes is UNSET else json.loads(bytes(event.attributes))
+
+
+def passed_over(value: Any) -> list[str]:
+    return [item.reason for item in found(value) if isinstance(item, PassedOver)]
+
+
+def refused(value: Any) -> BadPart:
+    (bad,) = found(value)
+    assert isinstance(bad, BadPart), bad
+    return bad
+
+
+def check(event: Interaction, *, tool: bool = False) -> None:
+    """The two calls that are recorded everywhere: an answer, and a call of a tool."""
+    assert (event.workload, prompt(event), event.input_tokens, event.output_tokens) == (WORKLOAD, PROMPT, 21, 5)
+    assert event.model.startswith("double-1")
+    assert event.response == ("" if tool else ANSWER)
+    if tool:
+        (call,) = attributes(event)["tool_calls"]
+        assert call["function"]["name"] == "order_status"
+        assert json.loads(call["function"]["arguments"]) == {"order": "A-1"}
+
+
+# --- OpenTelemetry and its relatives ---------------------------------------------------------------------------------
+
+OTLP = sorted(path.name for path in CLIENTS.glob("*.bin"))
+
+
+def plain(event: Any) -> Any:
+    """Comparable: JSON that is passed on as it is may be written in another order."""
+    if not isinstance(event, Interaction):
+        return event
+    return {
+        field: getattr(event, field) for field in event.__struct_fields__ if field not in ("messages", "attributes")
+    } | {
+        "messages": prompt(event),
+        "attributes": attributes(event),
+    }
+
+
+@pytest.mark.parametrize("name", OTLP)
+def test_protobuf_holds_what_its_json_does(name: str) -> None:
+    from_protobuf, from_json = found((CLIENTS / name).read_bytes()), found(recorded(name.replace(".bin", ".json")))
+    assert from_protobuf
+    assert [plain(event) for event in from_protobuf] == [plain(event) for event in from_json]
+
+
+@pytest.mark.parametrize("mode", ["span_only_spans", "span_and_event_spans", "event_only_logs", "span_and_event_logs"])
+def test_genai_of_the_openai_instrumentation(mode: str) -> None:
+    said, called = answers((CLIENTS / f"otel_openai_v2_{mode}.bin").read_bytes())
+    check(said)
+    check(called, tool=True)
+    assert (said.latency_seconds is not None) == mode.endswith("spans")  # a log record has no start
+
+
+@pytest.mark.parametrize("batch", [lambda value: value["resourceSpans"], lambda value: value["resourceSpans"][0]])
+def test_resources_without_the_object_around_them(batch: Any) -> None:
+    """As rotel writes them, and as a collector that splits its batches may."""
+    value = recorded("otel_openai_v2_span_only_spans.json")
+    assert [plain(event) for event in found(batch(value))] == [plain(event) for event in found(value)]
+
+
+@pytest.mark.parametrize("nothing", [0, "0", ""])
+def test_a_log_record_that_says_that_its_time_is_nothing(nothing: Any) -> None:
+    """As rotel writes it: protobuf's JSON may hold fields that are not set."""
+    value = recorded("otel_openai_v2_event_only_logs.json")
+    for record in value["resourceLogs"][0]["scopeLogs"][0]["logRecords"]:
+        record["timeUnixNano"] = nothing
+    said, called = answers(value)
+    check(said)
+    check(called, tool=True)
+
+
+@pytest.mark.parametrize("first", ["spans", "logs"])
+def test_the_latency_of_an_answer_whose_content_is_in_a_log_record_is_kept(first: str) -> None:
+    parts = [(CLIENTS / f"otel_openai_v2_event_only_{kind}.bin").read_bytes() for kind in ("spans", "logs")]
+    events = [event for part in parts[:: 1 if first == "spans" else -1] for event in found(part)]
+    said = {event.id: event for event in events if isinstance(event, Interaction)}
+    timed = {event.interaction_id: event for event in events if isinstance(event, Feedback)}
+    assert len(said) == 2
+    assert said.keys() == timed.keys()
+    for event in timed.values():
+        assert (event.name, event.source) == ("latency_seconds", "app")
+        assert 0.05 < event.value < 5  # type: ignore[operator]
+    again = {event.id for part in parts for event in found(part) if isinstance(event, Feedback)}
+    assert again == {event.id for event in timed.values()}  # sent twice, they are duplicates
+
+
+def test_spans_without_content_are_counted_and_the_variables_that_turn_it_on_are_named() -> None:
+    bare = (CLIENTS / "otel_openai_v2_no_content_spans.bin").read_bytes()
+    assert passed_over(bare) == ["without_content"] * 2
+    hidden = recorded("openinference_openai_spans.json")
+    for span in hidden["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        span["attributes"] = [
+            {"key": item["key"], "value": {"stringValue": "__REDACTED__"}}
+            if item["key"] in ("input.value", "output.value")
+            else item
+            for item in span["attributes"]
+            if "_messages." not in item["key"]
+        ]
+    assert {*passed_over(hidden)} == {"without_content"}
+    for variable in ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "OPENINFERENCE_HIDE_INPUTS"):
+        assert variable in PASSED_OVER["without_content"]
+
+
+def test_openinference() -> None:
+    said, called, responded, streamed = answers((CLIENTS / "openinference_openai_spans.bin").read_bytes())
+    for event in (said, responded, streamed):
+        check(event)
+    check(called, tool=True)
+    assert (said.conversation_id, said.user_id, attributes(said)["channel"]) == ("conv-1", "user-17", "web")
+    assert attributes(called)["tools"][0]["function"]["name"] == "order_status"
+    assert (responded.id[:5], said.id[:5]) == ("resp_", "chatc")  # what the app knows the answers by
+    assert said.latency_seconds is not None
+    assert 0 < streamed.time_to_first_token_seconds < streamed.latency_seconds  # type: ignore[operator]
+    assert "user-17" not in json.dumps(attributes(said))
+
+
+def test_openinference_of_a_framework_that_keeps_texts_alone() -> None:
+    value = {
+        "name": "llm",
+        "start_time": "2026-11-24T09:29:59Z",
+        "end_time": AT,
+        "context": {"trace_id": "t", "span_id": "s"},
+    }
+    kept = {"openinference.span.kind": "LLM", "input.value": QUESTION, "output.value": ANSWER, "llm.model_name": "m"}
+    event = one({**value, "attributes": {**kept, "retuned.workload": "w"}})
+    assert (prompt(event), event.response, event.id) == ([{"role": "user", "content": QUESTION}], ANSWER, "t-s")
+    assert passed_over({**value, "attributes": {**kept, "openinference.span.kind": "CHAIN"}}) == ["other_operation"]
+
+
+def test_protobuf_that_is_damaged_is_one_letter_and_raises_nothing() -> None:
+    whole = (CLIENTS / "openinference_openai_spans.bin").read_bytes()
+    luck = random.Random(7)
+    for _ in range(300):
+        broken = bytearray(whole[: luck.randrange(1, len(whole))] if luck.random() < 0.3 else whole)
+        for _ in range(luck.randrange(4)):
+            broken[luck.randrange(len(broken))] = luck.randrange(256)
+        for item in found(bytes(broken)):
+            assert isinstance(item, Interaction | Feedback | PassedOver | BadPart)
+            assert not isinstance(item, BadPart) or item.error.reason != "internal_error", item
+    metric = _field(1, _field(2, _field(2, _field(1, b"http.server.duration") + _field(3, b"s"))))
+    assert refused(metric).error.reason == "otlp_protobuf"
+    deep = b""
+    for _ in range(5_000):
+        deep = _field(5, _field(1, deep))
+    value = _field(1, b"gen_ai.prompt") + _field(2, deep)
+    span = _field(1, bytes(16)) + _field(2, bytes(8)) + _field(9, value)
+    assert refused(_field(1, _field(2, _field(2, span)))).error.reason == "too_deep"
+
+
+def _field(number: int, content: bytes) -> bytes:
+    size, encoded = len(content), b""
+    while size > 0x7F:
+        encoded, size = encoded + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + encoded + bytes([size]) + content
+
+
+def test_scalars_of_protobuf() -> None:
+    """Negative numbers, doubles, booleans and bytes, which no recording holds."""
+    values = {"int": b"\x18" + b"\xff" * 9 + b"\x01", "double": b"\x21" + bytes(6) + b"\xf8\x3f", "bool": b"\x10\x01"}
+    values |= {"bytes": _field(7, b"\x01\xff")}
+    pairs = b"".join(_field(9, _field(1, name.encode()) + _field(2, value)) for name, value in values.items())
+    span = _field(1, bytes(16)) + _field(2, bytes(8)) + pairs
+    decoded = otlp.decode(_field(1, _field(2, _field(2, span))))
+    (record,) = decoded["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert {item["key"]: [*item["value"].values()] for item in record["attributes"]} == {
+        "int": [-1], "double": [1.5], "bool": [True], "bytes": ["01ff"],
+    }  # fmt: skip
+
+
+def test_spans_of_langfuse() -> None:
+    (said,) = answers((CLIENTS / "langfuse_sdk_spans.bin").read_bytes())
+    check(said)
+    assert (said.conversation_id, said.user_id, said.cost) == ("conv-1", "user-17", 0.001)
+    assert passed_over((CLIENTS / "langfuse_sdk_spans.bin").read_bytes()) == ["other_operation"]
+
+
+# --- APIs ------------------------------------------------------------------------------------------------------------
+
+
+def logged(name: str) -> Any:
+    return {"workload": WORKLOAD, "timestamp": AT, **recorded(name)}
+
+
+@pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat"])
+def test_calls_of_an_api(name: str) -> None:
+    event = one(logged(f"{name}.json"))
+    check(event)
+    if "stream" not in name:
+        assert event.user_id == "user-17"
+
+
+def test_calls_of_tools_keep_the_call_and_what_was_offered() -> None:
+    event = one(logged("openai_tools.json"))
+    check(event, tool=True)
+    assert attributes(event)["tools"][0]["function"]["name"] == "order_status"
+
+
+def test_a_conversation_with_tools_and_an_image_of_anthropic() -> None:
+    event = one(logged("anthropic_tools.json"))
+    system, asked, called, result = prompt(event)
+    assert system["content"] == "You work for a shop."
+    assert asked["content"][0]["text"] == "Where are A-1 and this?"
+    assert called["tool_calls"][0]["function"] == {"name": "order_status", "arguments": '{"order":"A-0"}'}
+    assert result == {"role": "tool", "tool_call_id": "toolu_0", "content": "sent"}
+    assert (event.response, event.finish_reason) == (ANSWER, "tool_use")
+    assert attributes(event)["tools"][0]["function"]["parameters"]["type"] == "object"
+    assert len(event.messages) < 1_500  # without the bytes of the image
+
+
+def test_of_an_image_the_text_is_kept_and_the_bytes_are_not() -> None:
+    event = one(logged("openai_image.json"))
+    text, image = prompt(event)[0]["content"]
+    assert text["text"] == "What is on this picture?"
+    assert image["image_url"]["url"].startswith("data:image/png;base64,…")
+    assert "1,390" in image["image_url"]["url"]
+    long_text = "a" * 5_000
+    log = logged("openai_chat.json")
+    log["request"]["messages"] = [{"role": "user", "content": long_text}]
+    assert prompt(one(log))[0]["content"] == long_text
+
+
+def test_of_several_choices_the_first_is_stored_and_the_others_are_counted() -> None:
+    log = logged("openai_two_choices.json")
+    log["response"]["choices"][1]["message"]["content"] = "Never."
+    event, other = found(log)
+    check(event)
+    assert other == PassedOver("further_choice")
+
+
+def test_a_stream_of_calls_of_tools_is_joined() -> None:
+    parts = [{"id": "call_1", "type": "function", "function": {"name": "order_status", "arguments": ""}},
+             {"function": {"arguments": '{"order": '}}, {"function": {"arguments": '"A-1"}'}}]  # fmt: skip
+    log = logged("openai_stream.json")
+    first = log["response"][0]
+    log["response"][1:3] = [
+        {**first, "choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, **part}]}}]} for part in parts
+    ]
+    check(one(log), tool=True)
+
+
+def test_the_events_of_a_streamed_response() -> None:
+    log = logged("openai_responses.json")
+    whole = log["response"]
+    log["response"] = [{"type": "response.created", "response": {**whole, "output": []}},
+                       {"type": "response.output_text.delta", "delta": "Within"},
+                       {"type": "response.completed", "response": whole}]  # fmt: skip
+    check(one(log))
+
+
+@pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat"])
+def test_a_response_without_its_request_is_a_letter_that_names_what_is_missing(name: str) -> None:
+    bad = refused(recorded(f"{name}.json")["response"])
+    assert bad.error.reason == "not_an_event"
+    assert "without its request" in bad.error.detail
+
+
+def test_batches_of_openai() -> None:
+    """Hand-made, after OpenAI's documentation of its Batch API."""
+    log = recorded("openai_chat.json")
+    asked = {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": log["request"]}
+    answered = {"id": "batch_req_1", "custom_id": "r1", "error": None,
+                "response": {"status_code": 200, "request_id": "q", "body": log["response"]}}  # fmt: skip
+    assert passed_over(asked) == ["request_alone"]
+    assert "custom_id" in refused(answered).error.detail
+    event = one({**ENVELOPE, "data": asked | answered})
+    check(event)
+    assert event.id == log["response"]["id"]
+    assert passed_over(asked | answered | {"response": None, "error": {"code": "batch_expired"}}) == ["failed_call"]
+
+
+ENVELOPE = {"specversion": "1.0", "time": AT, "workload": WORKLOAD}
+
+
+def test_litellm() -> None:
+    said, called, streamed, failed = [found(payload) for payload in recorded("litellm.json")]
+    (said,), (called,), (streamed,) = said, called, streamed
+    check(said)
+    check(called, tool=True)
+    check(streamed)
+    assert failed == [PassedOver("failed_call")]
+    assert (said.user_id, said.conversation_id) == ("user-17", "conv-1")
+    assert said.cost == pytest.approx(3.1e-5)
+    assert said.time_to_first_token_seconds is None
+    assert 0 < streamed.time_to_first_token_seconds < streamed.latency_seconds
+    assert attributes(called)["tools"]
+    (payload, *_) = recorded("litellm.json")
+    assert passed_over({**payload, "call_type": "aembedding"}) == ["other_operation"]
+    assert passed_over({**payload, "messages": "redacted-by-litellm"}) == ["without_content"]
+
+
+# --- tools of tracing ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["langsmith", "langchain"])
+def test_runs_of_langsmith(name: str) -> None:
+    said, called, *others = recorded(f"{name}.json")
+    check(one(said))
+    event = one(called)
+    assert (event.response, prompt(event)) == ("", PROMPT)
+    assert attributes(event)["tool_calls"][0]["function"]["name"] == "order_status"
+    assert one(said).latency_seconds is not None
+    assert [reason for run in others for reason in passed_over(run)] == ["other_operation"] * len(others)
+    assert passed_over({**said, "error": "RateLimitError"}) == ["failed_call"]
+    assert passed_over({**said, "outputs": None}) == ["request_alone"]
+
+
+def test_feedback_of_langsmith() -> None:
+    row = {"id": "f1", "run_id": "r1", "key": "helpful", "score": 1.0, "value": None, "comment": "Good.",
+           "correction": "Within 14 days.", "created_at": AT, "feedback_source": {"type": "model"}}  # fmt: skip
+    events = found(row)
+    assert [(event.name, event.value, event.source, event.interaction_id) for event in events] == [
+        ("helpful", True, "judge", "r1"),
+        ("comment", "Good.", "judge", "r1"),
+        ("correction", "Within 14 days.", "judge", "r1"),
+    ]
+
+
+OBSERVATION = {
+    "id": "o1", "traceId": "t1", "type": "GENERATION", "name": "answer", "startTime": "2026-11-24T09:29:59.170Z",
+    "endTime": AT, "completionStartTime": "2026-11-24T09:29:59.670Z", "model": "double-1",
+    "input": {"messages": PROMPT}, "output": {"role": "assistant", "content": ANSWER},
+    "usageDetails": {"input": 21, "output": 5, "total": 26},
+    "costDetails": {"total": 0.001}, "metadata": {"workload": WORKLOAD, "userId": "user-17", "channel": "web"},
+    "level": "DEFAULT", "statusMessage": None, "parentObservationId": None, "promptName": None,
+}  # fmt: skip
+SCORE = {
+    "id": "s1", "traceId": "t1", "observationId": "o1", "name": "helpful", "value": 1, "dataType": "BOOLEAN",
+    "source": "ANNOTATION", "comment": "Right.", "timestamp": AT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ["camelCase", "snake_case"])
+def test_rows_of_langfuse(style: str) -> None:
+    """Hand-made, after the documentation of Langfuse's API and of its exports."""
+
+    def row(value: dict[str, Any]) -> dict[str, Any]:
+        if style == "camelCase":
+            return value
+        return {"".join(f"_{c.lower()}" if c.isupper() else c for c in key): item for key, item in value.items()}
+
+    event = one(row(OBSERVATION))
+    check(event)
+    assert (event.id, event.user_id, event.cost) == ("o1", "user-17", 0.001)
+    assert event.latency_seconds == pytest.approx(0.83)
+    assert event.time_to_first_token_seconds == pytest.approx(0.5)
+    assert "user-17" not in json.dumps(attributes(event))
+    assert passed_over(row(OBSERVATION | {"type": "RETRIEVER"})) == ["other_operation"]
+    assert passed_over(row(OBSERVATION | {"level": "ERROR", "output": None})) == ["failed_call"]
+    verdict, comment = found(row(SCORE))
+    assert (verdict.interaction_id, verdict.name, verdict.value, verdict.source) == ("o1", "helpful", True, "expert")
+    assert (comment.name, comment.value) == ("comment", "Right.")
+    assert passed_over(row(SCORE | {"observationId": None})) == ["about_a_trace"]
+
+
+def test_a_whole_trace_of_langfuse() -> None:
+    span = OBSERVATION | {"id": "o0", "type": "SPAN"}
+    trace = {"id": "t1", "timestamp": AT, "name": "handle", "userId": "user-17", "sessionId": "conv-1",
+             "metadata": {"workload": WORKLOAD}, "observations": [span, OBSERVATION | {"metadata": {}}],
+             "scores": [SCORE | {"observationId": None, "comment": None}]}  # fmt: skip
+    step, event, verdict = found(trace)
+    assert step == PassedOver("other_operation")
+    check(event)
+    assert (event.user_id, event.conversation_id) == ("user-17", "conv-1")
+    assert verdict.interaction_id == "o1"
+
+
+def test_traces_of_mlflow() -> None:
+    trace = recorded("mlflow.json")
+    event, *feedback = found(trace)
+    check(event)
+    assert (event.id, event.user_id, event.conversation_id) == (trace["info"]["trace_id"], "user-17", "conv-1")
+    assert {(item.name, item.value, item.source, item.interaction_id) for item in feedback} == {
+        ("helpful", True, "app", event.id),
+        ("comment", "Right and short.", "app", event.id),
+        ("correction", "Within 14 days.", "expert", event.id),
+    }
+    other = json.loads(json.dumps(trace["data"]["spans"][0]))
+    two = {**trace, "data": {"spans": [trace["data"]["spans"][0], other | {"span_id": "other"}]}}
+    assert len({event.id for event in answers(two)}) == 2
+    assert passed_over(two) == ["about_a_trace"] * 2  # of which of them, nothing says
+
+
+# --- logs and exports of gateways ------------------------------------------------------------------------------------
+
+UUID7 = "019ab54b-d4c0-7000-8000-000000000001"  # holds the time
+INFERENCE = {
+    "id": UUID7, "function_name": WORKLOAD, "variant_name": "double-1", "episode_id": "e1",
+    "input": json.dumps({"system": "You work for a shop.",
+                         "messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}),
+    "output": json.dumps([{"type": "text", "text": ANSWER}]), "processing_time_ms": 830, "ttft_ms": 400,
+    "tags": {"user_id": "user-17"},
+}  # fmt: skip
+
+
+def test_rows_of_tensorzero() -> None:
+    """Hand-made, after the documentation of TensorZero's data model."""
+    event = one(INFERENCE)
+    assert (event.id, event.workload, event.model, event.response) == (UUID7, WORKLOAD, "double-1", ANSWER)
+    assert (prompt(event), event.conversation_id, event.user_id) == (PROMPT, "e1", "user-17")
+    assert (event.latency_seconds, event.time_to_first_token_seconds) == (0.83, 0.4)
+    assert event.timestamp.isoformat().startswith("2025-11-24")
+    as_json = one(INFERENCE | {"output": json.dumps({"raw": '{"days": 30}', "parsed": {"days": 30}}), "timestamp": AT})
+    assert as_json.response == '{"days": 30}'
+    call = {
+        "type": "tool_call",
+        "id": "c",
+        "name": "order_status",
+        "arguments": {"order": "A-1"},
+        "raw_arguments": "{}",
+    }
+    assert attributes(one(INFERENCE | {"output": [call]}))["tool_calls"][0]["function"]["arguments"] == "{}"
+    feedback = {"id": UUID7, "tags": {}, "timestamp": AT}
+    rows = [
+        {**feedback, "target_id": UUID7, "metric_name": "helpful", "value": True},
+        {**feedback, "target_id": UUID7, "metric_name": "exact", "value": 0.5},
+        {**feedback, "target_id": UUID7, "target_type": "inference", "value": "Right."},
+        {**feedback, "inference_id": UUID7, "value": json.dumps([{"type": "text", "text": "Within 14 days."}])},
+    ]
+    events = [event for row in rows for event in found(row)]
+    assert [(event.name, event.value, event.source, event.interaction_id) for event in events] == [
+        ("helpful", True, "app", UUID7),
+        ("exact", 0.5, "app", UUID7),
+        ("comment", "Right.", "user", UUID7),
+        ("correction", "Within 14 days.", "expert", UUID7),
+    ]
+    assert passed_over({**feedback, "target_id": "e1", "target_type": "episode", "value": "Right."}) == [
+        "about_a_trace"
+    ]
+
+
+def test_records_of_a_data_flywheel() -> None:
+    """Hand-made, after the README of NVIDIA's data-flywheel blueprint."""
+    log = recorded("openai_chat.json")
+    event = one({"timestamp": 1795512600, "workload_id": WORKLOAD, "client_id": "shop", **log})
+    check(event)
+    assert attributes(event)["client_id"] == "shop"
+
+
+def test_rows_of_helicone() -> None:
+    """Hand-made, after the documentation of Helicone's API."""
+    log = recorded("openai_chat.json")
+    row = {"request_id": "h1", "request_created_at": AT, "response_created_at": AT, "request_body": log["request"],
+           "response_body": log["response"], "response_status": 200, "delay_ms": 830, "request_user_id": "user-17",
+           "request_properties": {"workload": WORKLOAD, "Helicone-Session-Id": "conv-1", "channel": "web"}}  # fmt: skip
+    event = one(row)
+    check(event)
+    assert (event.id, event.user_id, event.conversation_id, event.latency_seconds) == ("h1", "user-17", "conv-1", 0.83)
+    assert passed_over({**row, "response_status": 500, "response_body": {"error": {}}}) == ["failed_call"]
+
+
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+def test_cloudevents_of_the_sdk(mode: str) -> None:
+    message = recorded(f"cloudevents_{mode}.json")
+    event = one(message["value"].encode(), [(key, value.encode()) for key, value in message["headers"].items()])
+    assert (event.workload, prompt(event), event.response) == (WORKLOAD, PROMPT, ANSWER)
+    assert event.timestamp.year == 2026
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+SAMPLES: dict[str, Any] = {
+    "openai": logged("openai_tools.json"), "openai_stream": logged("openai_stream.json"),
+    "responses": logged("openai_responses.json"), "anthropic": logged("anthropic_tools.json"),
+    "litellm": recorded("litellm.json")[1], "langsmith": recorded("langsmith.json")[1],
+    "langchain": recorded("langchain.json")[0], "langfuse": OBSERVATION, "score": SCORE,
+    "mlflow": recorded("mlflow.json"), "tensorzero": INFERENCE,
+    "openinference": recorded("openinference_openai_spans.json"),
+    "genai": recorded("otel_openai_v2_event_only_logs.json"),
+    "langfuse_sdk": recorded("langfuse_sdk_spans.json"),
+}  # fmt: skip
+JUNK: list[Any] = [None, True, -1, 1.5, 10**30, "", "x", "[1]", '{"a": 1}', [], [[]], [None], {}, {"a": {}}, "\x00"]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [deep for key, item in inner for deep in places(item, (*path, key))]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_each_is_known_as_one_format_alone(name: str) -> None:
+    assert sum(fits(SAMPLES[name]) for fits, _ in FORMATS) == 1
+    assert is_foreign(SAMPLES[name])
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_junk_in_any_place_brings_events_and_reasons_that_were_foreseen(name: str) -> None:
+    luck = random.Random(name)
+    for path in luck.choices(places(SAMPLES[name]), k=150):
+        broken = json.loads(json.dumps(SAMPLES[name]))
+        node = broken
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = luck.choice(JUNK)
+        for item in found(broken, kind=luck.choice(["interactions", "feedback"])):
+            assert isinstance(item, Interaction | Feedback | PassedOver | BadPart)
+            assert not isinstance(item, BadPart) or item.error.reason != "internal_error", (path, item.error.__cause__)

@@ -1,0 +1,537 @@
+"""Which rows make a dataset, which split each belongs to, and what is refused: on rows made by hand."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from retuned.retrain.data.checks import check_classes, check_enough, check_leaks
+from retuned.retrain.data.consensus import Consensus, Doubt
+from retuned.retrain.data.dataset import SPLITS, Leak, LostClass, TooFewRows
+from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
+from retuned.retrain.data.examples import Example
+from retuned.retrain.data.selection import Selection, select
+from retuned.retrain.data.similarity import Template, fraction, text_hash
+from retuned.retrain.data.splits import assigned_splits, split_of
+from retuned.retrain.data.topics import OTHER, Topics
+from retuned.retrain.settings import DatasetSettings, GateSettings, Settings
+
+START = datetime(2026, 3, 2)
+HOUR = timedelta(hours=1)
+LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")
+# Everybody and every source may give all rows: what a test does not ask about takes none away.
+OPEN: dict[str, Any] = {
+    "maximum_user_share": 1, "maximum_source_shares": {}, "maximum_topic_share": 1, "replay_share": 0.0,
+}  # fmt: skip
+
+
+def words(number: int, count: int = 4) -> str:
+    """Words that no other number has."""
+    return " ".join(text_hash(f"{number} {place}")[:9].translate(LETTERS) for place in range(count))
+
+
+def example(number: int, answer: str | None = None, **changes: Any) -> Example:
+    """A correction of its own question, an hour after the one before."""
+    asked = changes.pop("question", None) or words(number)
+    at = START + number * HOUR
+    made = Example(
+        row_id=f"r{number:04}", prompt_hash=text_hash(asked), prompt=asked, question=asked,
+        messages=f'[{{"role": "user", "content": "{asked}"}}]', completion=answer or f"Answer {words(number, 1)}.",
+        kind="correction", source="expert", rejected=None, context=None, interaction_id=f"i{number}",
+        feedback_id=f"f{number}", timestamp=at, received_at=at,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def evidence(rows: Sequence[Example] = (), **more: Any) -> Evidence:
+    given: dict[str, Any] = {
+        "rows": list(rows), "thumbs": [], "left": [], "consensus": Consensus(), "topics": Topics(), "places": {},
+        "template": Template(),
+    }  # fmt: skip
+    return Evidence(**(given | more))
+
+
+def before(**more: Any) -> Earlier:
+    given: dict[str, Any] = {
+        "versions": [], "until": None, "train": [], "judged": [], "generation": 0, "spent": [],
+    }  # fmt: skip
+    return Earlier(**(given | more))
+
+
+def chosen(found: Evidence, earlier: Earlier | None = None, **asked: Any) -> Selection:
+    return select(found, earlier or before(), DatasetSettings(**(OPEN | asked)))
+
+
+def numbers(rows: Sequence[Example]) -> list[int]:
+    return sorted(int(row.row_id[1:]) for row in rows)
+
+
+def used(selection: Selection) -> list[int]:
+    return numbers([row for name in SPLITS for row in selection.splits[name]])
+
+
+def reasons(selection: Selection) -> dict[int, str]:
+    return {int(left.row.row_id[1:]): left.reason for left in selection.left}
+
+
+def place(number: int, split: str) -> dict[str, str]:
+    """That the question stood in that split."""
+    return {example(number).prompt_hash: split}
+
+
+# Which split
+
+
+def test_shares_are_parts_of_the_unit_interval_that_a_hash_falls_into() -> None:
+    at = fraction("q")
+    above = math.nextafter(at, 1)
+    cases = {(at, 0.0): "train", (above, 0.0): "holdout", (0.0, at): "train", (0.0, above): "validation"}
+    for (holdout, validation), split in cases.items():
+        assert split_of("q", DatasetSettings(holdout_share=holdout, validation_share=validation), 0) == split
+    assert split_of("q", DatasetSettings(holdout_share=at / 2, validation_share=0.6 * at), 0) == "validation"
+
+
+def test_another_draw_of_the_holdout_is_another_hash() -> None:
+    for generation in (1, 2):
+        at = fraction(f"{generation} q")
+        asked = DatasetSettings(holdout_share=math.nextafter(at, 1), validation_share=0)
+        assert split_of("q", asked, generation) == "holdout"
+        assert split_of("q", asked.model_copy(update={"holdout_share": at}), generation) == "train"
+
+
+def test_a_question_stays_where_its_interaction_or_its_text_stood() -> None:
+    rows = [example(number) for number in range(3)]
+    stood = {"i0": "holdout", rows[1].prompt_hash: "validation", "i2": "train", rows[2].prompt_hash: "holdout"}
+    nothing = DatasetSettings(holdout_share=0, validation_share=0)
+    found = assigned_splits(rows, evidence(rows, places=stood), nothing, 0)
+    assert [found[row.prompt_hash] for row in rows] == ["holdout", "validation", "holdout"]
+    # A question whose row was left out still knows its place by another row of it.
+    other = replace(rows[0], row_id="r9", interaction_id="i9")
+    assert assigned_splits([other], evidence(rows, places=stood), nothing, 0) == {other.prompt_hash: "holdout"}
+
+
+@pytest.mark.parametrize("generation", [0, 3])
+def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: int) -> None:
+    def drawn(row: Example) -> float:
+        return fraction(f"{generation} {row.identity}" if generation else row.identity)
+
+    rows = sorted((example(number, topic="refund") for number in range(12)), key=drawn)
+    settings = DatasetSettings(holdout_share=0.25, validation_share=0)
+    high = [row for row in rows if drawn(row) >= 0.25]
+    low = [row for row in rows if drawn(row) < 0.25]
+    found = assigned_splits(high, evidence(), settings, generation)
+    lacking = int(0.25 * len(high))
+    assert lacking >= 1
+    assert [found[row.prompt_hash] for row in high] == ["holdout"] * lacking + ["train"] * (len(high) - lacking)
+    # What stood in train before is not moved into the holdout.
+    stood = {high[0].prompt_hash: "train"}
+    kept = assigned_splits(high, evidence(high, places=stood), settings, generation)
+    assert kept[high[0].prompt_hash] == "train"
+    assert [kept[row.prompt_hash] for row in high[1 : lacking + 1]] == ["holdout"] * lacking
+    # What chance gave counts.
+    mixed = assigned_splits([*high, low[0]], evidence(), settings, generation)
+    assert sum(split == "holdout" for split in mixed.values()) == int(0.25 * (len(high) + 1))
+    # Each topic has its own share: of three questions that is none.
+    few = [*high[:3], *(replace(row, topic="parcel") for row in high[3:6])]
+    assert set(assigned_splits(few, evidence(), settings, generation).values()) == {"train"}
+    # More than the share by chance: nothing is taken away.
+    assert set(assigned_splits(low, evidence(), settings, generation).values()) == {"holdout"}
+
+
+def test_questions_of_no_topic_and_those_for_validation_fill_no_holdout() -> None:
+    rows = [example(number, topic=OTHER) for number in range(40)]
+    rows += [example(number) for number in range(40, 48)]
+    settings = DatasetSettings(holdout_share=0.25, validation_share=0.75)
+    found = assigned_splits([replace(row, topic="refund") for row in rows], evidence(), settings, 0)
+    assert {found[row.prompt_hash] for row in rows if fraction(row.identity) >= 0.25} == {"validation"}
+    high = [row for row in rows if fraction(row.identity) >= 0.25]
+    nameless = assigned_splits(high, evidence(), settings.model_copy(update={"validation_share": 0.0}), 0)
+    assert set(nameless.values()) == {"train"}
+
+
+# Which rows
+
+
+def test_each_question_is_used_once_by_its_most_trusted_and_then_newest_row() -> None:
+    asked = words(1)
+    rows = [
+        example(1, "Yes.", question=asked, source="user"),
+        example(2, "Yes.", question=asked),
+        example(3, "Yes.", question=asked),
+        example(4, "Yes.", question=asked, kind="accepted", source="user"),
+        example(5, question=words(5)),
+    ]
+    selection = chosen(evidence(rows))
+    assert used(selection) == [3, 5]
+    assert reasons(selection) == {1: "duplicates", 2: "duplicates", 4: "duplicates"}
+    assert {left.detail for left in selection.left} == {"f3 says: Yes."}
+    assert selection.topics == Topics()
+    assert selection.left_out == {
+        "superseded": 0, "duplicates": 3, "near_holdout": 0, "near_training": 0, "spent": 0, "regression_superseded": 0,
+    }  # fmt: skip
+
+
+def test_near_duplicates_with_another_answer_are_two_questions() -> None:
+    long = words(1, 20)
+    rows = [
+        example(1, "Yes.", question=long, kind="accepted"),
+        example(2, "Yes.", question=f"{long} so", kind="accepted"),
+        example(3, "No, in no case.", question=f"{long} to", kind="accepted"),
+    ]
+    selection = chosen(evidence(rows), holdout_share=0, validation_share=0)
+    assert used(selection) == [2, 3]
+    assert reasons(selection) == {1: "duplicates"}
+    apart = chosen(evidence(rows), holdout_share=0, validation_share=0, near_duplicate_similarity=1)
+    assert used(apart) == [1, 2, 3]
+
+
+def test_a_newer_correction_of_equal_rank_supersedes_and_a_lesser_one_does_not() -> None:
+    asked = words(1)
+    rows = [example(1, "At 8 am.", question=asked), example(2, "At 9 am.", question=asked), example(7)]
+    selection = chosen(evidence(rows))
+    assert used(selection) == [2, 7]
+    assert [(left.row.row_id, left.reason, left.detail) for left in selection.left] == [
+        ("r0001", "superseded", "f2 says: At 9 am.")
+    ]
+    rows[1] = replace(rows[1], source="user")
+    assert used(chosen(evidence(rows))) == [1, 7]
+
+
+def test_only_what_is_newer_than_the_earlier_datasets_is_new() -> None:
+    rows = [example(number) for number in range(1, 5)]
+    left = [LeftOut(example(number), "incomplete") for number in (11, 1)]
+    thumbs = [(example(21), True), (example(0), False)]
+    earlier = before(until=START + 2 * HOUR)
+    asked = {"holdout_share": 0.0, "validation_share": 0.0}
+    selection = chosen(evidence(rows, left=left, thumbs=thumbs), earlier, **asked)
+    assert used(selection) == [3, 4]
+    assert reasons(selection) == {11: "incomplete"}
+    assert [(row.row_id, good) for row, good in selection.thumbs] == [("r0021", True)]
+    assert used(chosen(evidence(rows), **asked)) == [1, 2, 3, 4]
+
+
+def test_the_newest_rows_are_kept() -> None:
+    rows = [example(number) for number in range(6)]
+    rows.append(replace(example(5, question=words(77)), row_id="r0099"))  # at the same time: by id
+    assert used(chosen(evidence(rows), maximum_rows=3)) == [4, 5, 99]
+    assert used(chosen(evidence(rows), maximum_rows=1)) == [99]
+
+
+def test_an_account_gives_no_more_than_its_share() -> None:
+    """Twice an even share at least; experts, demonstrations and people without a name are not capped."""
+    rows = [example(number, source="user", user_id="flood") for number in range(40)]
+    rows += [example(number, source="user", user_id=f"u{number}") for number in range(40, 49)]
+    rows += [example(number, user_id="staff") for number in range(50, 70)]
+    rows += [example(number, source="demonstration", user_id="flood") for number in range(70, 80)]
+    rows += [example(number, source="user") for number in range(80, 90)]
+    kept = used(chosen(evidence(rows), maximum_user_share=0.1))
+    # 89 rows, 10 accounts: a fifth of them are 17.
+    flood = [number for number in kept if number < 40]
+    assert flood == list(range(17))  # by their ids, which are hashes in earnest
+    assert [number for number in kept if number >= 40] == [*range(40, 49), *range(50, 90)]
+    assert len([number for number in used(chosen(evidence(rows), maximum_user_share=0.3)) if number < 40]) == 26
+    alone = [row for row in rows if row.user_id == "flood"]
+    assert len(used(chosen(evidence(alone), maximum_user_share=0.1))) == 50  # one account: all are its
+
+
+def test_the_most_trusted_rows_of_an_account_are_kept_and_five_are_no_flood() -> None:
+    rows = [example(number, source="user", user_id="a", kind="accepted") for number in range(8)]
+    rows += [example(number, source="user", user_id="a") for number in range(8, 10)]
+    rows += [example(number, source="user", user_id=f"u{number}") for number in range(20, 50)]
+    selection = chosen(evidence(rows), maximum_user_share=0.01)
+    # 2/31 of 40 rows are 2; five stay, first those of the higher rank.
+    assert [number for number in used(selection) if number < 20] == [0, 1, 2, 8, 9]
+    assert {reasons(selection)[number] for number in (3, 4, 5, 6, 7)} == {"user_share"}
+    assert {left.detail for left in selection.left} == {"10 rows of a"}
+
+
+def test_a_source_gives_no_more_than_its_share() -> None:
+    rows = [example(number, source="judge") for number in range(60)]
+    rows += [example(number) for number in range(60, 80)]
+    rows += [example(number, source="user", kind="accepted") for number in range(80, 100)]
+    shares = {"judge": 0.2}
+    kept = used(chosen(evidence(rows), maximum_source_shares=shares))
+    assert [number for number in kept if number < 60] == list(range(33))  # an even share: a third of 100
+    assert len(kept) == 33 + 40
+    selection = chosen(evidence(rows), maximum_source_shares={"judge": 0.5, "accepted": 0.1})
+    assert len([number for number in used(selection) if number < 60]) == 50
+    assert len([number for number in used(selection) if number >= 80]) == 20  # below an even share
+    assert set(reasons(selection).values()) == {"source_share"}
+
+
+def topical() -> Topics:
+    """Two topics, of one word each."""
+    return Topics({"refund": 1.0, "parcel": 1.0}, {"refund": {"refund": 1.0}, "parcel": {"parcel": 1.0}})
+
+
+def test_a_topic_has_no_more_of_the_training_rows_than_its_share() -> None:
+    rows = [example(number, question=f"refund {words(number, 1)}") for number in range(30)]
+    rows += [example(number, question=f"parcel {words(number, 1)}") for number in range(30, 36)]
+    rows += [example(number, question=words(number)) for number in range(36, 96)]
+    asked = {"holdout_share": 0.0, "validation_share": 0.0, "topics": 2}
+    selection = chosen(evidence(rows, topics=topical()), maximum_topic_share=0.1, **asked)
+    # 96 rows, two topics: twice an even share is all of them.
+    assert len(used(selection)) == 96
+    named = {row.topic for row in selection.splits["train"]}
+    assert named == {"refund", "parcel", OTHER}
+    many = {f"t{number}": 1.0 for number in range(20)} | {"refund": 1.0}
+    topics = Topics(many, {word: {word: 1.0} for word in many})
+    rows = [example(number, question=f"refund {words(number, 1)}") for number in range(30)]
+    rows += [example(number, question=f"t{number % 20} {words(number, 1)}") for number in range(30, 70)]
+    selection = chosen(evidence(rows, topics=topics), maximum_topic_share=0.2, **asked)
+    assert len([number for number in used(selection) if number < 30]) == 14  # a fifth of 70
+    assert set(reasons(selection).values()) == {"topic_share"}
+
+
+# What was before
+
+
+def test_what_was_trained_on_or_judged_before_is_not_judged_on_anew() -> None:
+    rows = [example(number) for number in range(1, 6)]
+    stood = place(1, "holdout") | place(2, "holdout") | place(3, "holdout")
+    stood |= place(4, "train") | place(5, "validation")
+    earlier = before(train=[example(1)], spent=[example(2)])
+    selection = chosen(evidence(rows, places=stood), earlier, holdout_share=0, validation_share=0)
+    assert numbers(selection.splits["holdout"]) == [3]
+    assert numbers(selection.splits["train"]) == [4]
+    assert numbers(selection.splits["validation"]) == [5]
+    assert reasons(selection) == {1: "near_training", 2: "spent"}
+
+
+def test_nothing_near_what_is_judged_on_is_learned() -> None:
+    long, older = words(1, 20), words(2, 20)
+    rows = [
+        example(1, "Yes.", question=long, kind="accepted"),
+        example(3, "No, in no case.", question=f"{long} so", kind="accepted"),
+        example(4, "No, in no case.", question=f"{older} so", kind="accepted"),
+        example(5),
+        example(6),
+    ]
+    stood = {rows[0].prompt_hash: "holdout", rows[2].prompt_hash: "validation"} | place(6, "validation")
+    thumbs = [
+        (example(31, question=f"{long} to"), True),
+        (example(32), True),
+        (example(33, question=f"{older} to"), False),
+    ]
+    earlier = before(judged=[example(2, "Yes.", question=older)])
+    selection = chosen(evidence(rows, places=stood, thumbs=thumbs), earlier, holdout_share=0, validation_share=0)
+    assert {name: numbers(selection.splits[name]) for name in SPLITS} == {
+        "holdout": [1], "regression": [2], "train": [5], "validation": [6],
+    }  # fmt: skip
+    assert reasons(selection) == {3: "near_holdout", 4: "near_holdout"}
+    assert numbers([row for row, _ in selection.thumbs]) == [32]
+
+
+def test_the_regression_set_keeps_what_is_true_and_not_asked_anew() -> None:
+    judged = [example(number, "At 8 am.") for number in (1, 2, 3, 4)]
+    rows = [
+        example(11, "At 8 am.", question=words(1)),  # judged on again
+        example(12, "At 9 am.", question=words(2), source="user"),  # has changed, whoever noticed
+        example(14),
+    ]
+    stood = {rows[0].prompt_hash: "holdout"}
+    doubts = Consensus({"f3": Doubt("outvoted", "")})
+    selection = chosen(
+        evidence(rows, places=stood, consensus=doubts), before(judged=judged), holdout_share=0, validation_share=0
+    )
+    assert numbers(selection.splits["regression"]) == [4]
+    assert numbers(selection.splits["holdout"]) == [11]
+    assert reasons(selection) == {2: "regression_superseded", 3: "regression_superseded"}
+    assert {row.topic for row in selection.splits["regression"]} == {OTHER}
+
+
+def test_replay_is_an_even_draw_of_what_is_true_and_not_taught_anew() -> None:
+    old = [example(number, "At 8 am.") for number in range(20)]
+    new = [example(30 + number, question=words(30 + number)) for number in range(6)]
+    new += [
+        example(40, "At 8 am.", question=words(0)),  # taught anew
+        example(41, "At 9 am.", question=words(1)),  # has changed, and is taught anew
+        example(42, question=words(42)),
+    ]
+    doubts = Consensus({"f2": Doubt("outvoted", "")})
+    earlier = before(until=START + 25 * HOUR, train=old, judged=[example(3, "At 8 am.")])
+    asked = {"holdout_share": 0.0, "validation_share": 0.0}
+    stood = place(42, "validation")
+
+    def replayed(share: float) -> list[int]:
+        selection = chosen(evidence(new, consensus=doubts, places=stood), earlier, **{**asked, "replay_share": share})
+        train = selection.splits["train"]
+        assert selection.replayed == {row.row_id for row in train} - {row.row_id for row in new}
+        assert numbers(train)[-8:] == [30, 31, 32, 33, 34, 35, 40, 41]
+        assert {row.topic for row in train} == {OTHER}
+        return [number for number in numbers(train) if number < 20]
+
+    assert replayed(0.0) == []
+    assert replayed(0.5) == [4, 5, 6, 7, 8, 9, 10, 11]  # as many as the eight new ones
+    assert replayed(0.2) == [4, 5]
+    assert replayed(1.0) == list(range(4, 20))  # all there are
+
+
+def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:
+    thumbs = [(example(number), number % 2 == 0) for number in (5, 2, 9, 1, 7)]
+    asked = {"holdout_share": 0.0, "validation_share": 0.0}
+    stood = {"i2": "holdout"} | place(7, "holdout")
+    selection = chosen(evidence(thumbs=thumbs, places=stood), **asked)
+    assert [(row.row_id, good) for row, good in selection.thumbs] == [
+        ("r0001", False),
+        ("r0005", False),
+        ("r0009", False),
+    ]
+    assert {row.topic for row, _ in selection.thumbs} == {OTHER}
+    assert chosen(evidence(thumbs=thumbs), holdout_share=1).thumbs == []
+    again = before(generation=2)
+    drawn = {number: fraction(f"2 {words(number)}") for number in range(20)}
+    least = min(drawn, key=drawn.__getitem__)
+    few = {"holdout_share": math.nextafter(drawn[least], 1), "validation_share": 0.0}
+    everything = evidence([example(number) for number in drawn], thumbs=[(example(number), True) for number in drawn])
+    split = chosen(everything, again, **few)
+    assert numbers(split.splits["holdout"]) == [least]
+    thumbs_alone = chosen(evidence(thumbs=everything.thumbs), again, **few).thumbs
+    assert numbers([row for row, _ in thumbs_alone]) == sorted(drawn.keys() - {least})
+    rows = [replace(example(5), row_id="r0055")]
+    stood = {rows[0].interaction_id: "holdout"}
+    other = [(replace(example(5), interaction_id="i55"), True)]
+    assert chosen(evidence(rows, thumbs=other, places=stood), **asked).thumbs == []
+
+
+# What is refused
+
+
+def selection(
+    left: Sequence[LeftOut] = (), replayed: Sequence[str] = (), topics: Topics | None = None, **rows: Any
+) -> Selection:
+    splits: dict[str, list[Example]] = {name: [] for name in SPLITS} | rows
+    return Selection(splits, frozenset(replayed), [], list(left), topics or Topics())
+
+
+def asking(minimum_rows: int, minimum_examples: int) -> Settings:
+    return Settings(
+        dataset=DatasetSettings(minimum_rows=minimum_rows), gate=GateSettings(minimum_examples=minimum_examples)
+    )
+
+
+def test_too_few_new_rows_are_refused_and_what_was_left_out_is_named() -> None:
+    train = [example(number) for number in range(6)]
+    rows = {"train": train, "validation": [example(7)], "holdout": [example(8), example(9)]}
+    sound = selection(replayed=["r0000"], **rows)
+    check_enough(sound, asking(8, 2), "support")
+    with pytest.raises(TooFewRows, match=r"^workload support: 8 new examples; dataset\.minimum_rows asks for 9$"):
+        check_enough(sound, asking(9, 2), "support")
+    left = [LeftOut(example(20), "spent"), LeftOut(example(21), "spent")]
+    with pytest.raises(TooFewRows, match=r"asks for 9; left out: 2 spent$"):
+        check_enough(selection(left, ["r0000"], **rows), asking(9, 2), "support")
+    with pytest.raises(TooFewRows, match=r"2 of 8 new examples are in the holdout; gate\.minimum_examples asks for 3,"):
+        check_enough(sound, asking(8, 3), "support")
+    nothing = selection(replayed=["r0000"], train=train[:1], holdout=rows["holdout"])
+    with pytest.raises(TooFewRows, match=r"no example is left to train on; lower dataset\.holdout_share"):
+        check_enough(nothing, asking(1, 1), "support")
+    check_enough(selection(train=train[:1], holdout=rows["holdout"]), asking(1, 1), "support")
+
+
+def lost(kept: int, gone: int, reason: str = "near_holdout", answer: str = "approve", **more: Any) -> Selection:
+    """A class with so many questions kept and lost, beside twenty others."""
+    rows = [example(number, answer) for number in range(kept)]
+    rows += [example(number, f"Other {words(number, 1)}.") for number in range(200, 220)]
+    left = [LeftOut(example(number, answer), reason) for number in range(100, 100 + gone)]
+    return selection(left, train=rows, **more)
+
+
+def check(found: Selection) -> None:
+    check_classes(found, 0.8, Template(), "support")
+
+
+@pytest.mark.parametrize(
+    ("reason", "way_out"),
+    [
+        ("duplicates", "near_duplicate_similarity"), ("near_holdout", "near_duplicate_similarity"),
+        ("incomplete", "take incomplete out"), ("ungrounded", "take ungrounded out"),
+        ("superseded", "newest corrections"), ("outvoted", "who disagrees"),
+        ("contradicts_expert", "experts' corrections"),
+    ],
+)  # fmt: skip
+def test_a_class_that_loses_most_of_its_questions_is_refused_with_the_way_out(reason: str, way_out: str) -> None:
+    with pytest.raises(
+        LostClass, match=rf"^workload support: 6 of 11 questions with the answer 'approve'.*\(6 {reason}\)"
+    ) as error:
+        check(lost(5, 6, reason))
+    assert way_out in str(error.value)
+    check(lost(6, 6, reason))  # half of it is no loss of most
+    check(lost(4, 5, reason))  # nine questions are not frequent
+    check(lost(0, 6, "spent"))
+
+
+def test_ten_questions_are_frequent_unless_they_are_less_than_a_hundredth() -> None:
+    with pytest.raises(LostClass, match="6 of 10"):
+        check(lost(4, 6))
+    many = [example(number, f"Other {words(number, 1)}.") for number in range(1_000, 2_000)]
+    check(lost(4, 6, validation=many))
+    with pytest.raises(LostClass, match="6 of 10"):
+        check(lost(4, 6, validation=many[:970]))
+
+
+def test_the_class_that_lost_most_is_named_and_the_rule_that_took_most() -> None:
+    half = lost(4, 8)
+    worse = [LeftOut(example(number, "refuse"), "incomplete") for number in range(300, 312)]
+    worse += [LeftOut(example(number, "refuse"), "ungrounded") for number in range(320, 321)]
+    with pytest.raises(
+        LostClass, match=r"13 of 13 questions with the answer 'refuse'.*\(12 incomplete, 1 ungrounded\)"
+    ):
+        check(replace(half, left=[*half.left, *worse]))
+
+
+def test_a_question_that_another_row_answers_is_not_lost() -> None:
+    kept = [example(number, "approve") for number in range(100, 106)]
+    assert len(kept) == 6
+    found = lost(5, 6)
+    check(replace(found, splits=found.splits | {"regression": kept}))
+    # What another answer replaced, in a near wording too, has a row; what nothing is like has none.
+    long = words(1, 20)
+    rows = [example(number, "refuse", question=f"{words(number, 20)}") for number in range(400, 410)]
+    replaced = [
+        LeftOut(example(number, "approve", question=f"{words(number, 20)} so"), "superseded")
+        for number in range(400, 410)
+    ]
+    check(selection(replaced, train=rows))
+    with pytest.raises(LostClass, match="10 of 10"):
+        check(selection([replace(one, reason="near_holdout") for one in replaced], train=rows))
+    assert long not in {row.question for row in rows}
+    # What only a share took is there to be drawn another time.
+    shared = [LeftOut(example(number, "approve"), "topic_share") for number in range(500, 510)]
+    check(replace(found, left=[*found.left, *shared]))
+
+
+def test_replayed_rows_are_no_questions_of_the_class() -> None:
+    found = lost(6, 6)
+    check(found)
+    with pytest.raises(LostClass, match="6 of 10"):
+        check(replace(found, replayed=frozenset({"r0000", "r0001"})))
+
+
+def test_a_topic_is_a_class_too_and_the_rest_is_none() -> None:
+    def row(number: int) -> Example:
+        return example(number, question=f"refund {words(number, 1)}")
+
+    left = [LeftOut(row(number), "duplicates") for number in range(100, 108)]
+    rows = [row(number) for number in range(4)]
+    with pytest.raises(LostClass, match="8 of 12 questions with the topic 'refund'"):
+        check(selection(left, topics=topical(), train=rows))
+    check(selection(left, train=rows))
+
+
+def test_what_is_learned_never_asks_what_is_judged_on() -> None:
+    long = words(1, 20)
+    judged, near = example(1, question=long), example(2, question=f"{long} so")
+    apart = [example(number) for number in range(3, 7)]
+    sound = {"train": apart[:1], "validation": apart[1:2], "holdout": [judged], "regression": apart[2:3]}
+    check_leaks(sound, [(apart[3], True)], 0.8, Template())
+    nothing: dict[str, list[Example]] = {name: [] for name in SPLITS}
+    for split in ("holdout", "regression"):
+        for name in ("train", "validation"):
+            with pytest.raises(Leak, match=f"row r0002 of {name} asks what row r0001 is judged on"):
+                check_leaks({**nothing, split: [judged], name: [apart[0], near]}, [], 0.8, Template())
+        with pytest.raises(Leak, match="row r0002 of thumbs"):
+            check_leaks({**sound, split: [judged]}, [(apart[3], True), (near, False)], 0.8, Template())
+    check_leaks({**sound, "train": [near]}, [], 1.0, Template())
