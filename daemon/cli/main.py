@@ -329,7 +329,7 @@ def _dead_letters(options: argparse.Namespace) -> int:
             return 0
         print("".join(f"{line}\n" for line in _refused(through_json(service.ingestion()))), end="")
     if not letters:
-        print("no dead letters")
+        print("no dead letters", file=sys.stderr)  # what reads the list gets an empty one
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
@@ -385,7 +385,7 @@ def _labels(options: argparse.Namespace) -> int:
         print(json.dumps(waiting, indent=2))
         return 0
     if not waiting:
-        print("no answer waits for an expert")
+        print("no answer waits for an expert", file=sys.stderr)
     for one in waiting:
         print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
         print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
