@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import wraps
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
@@ -25,6 +26,7 @@ from starlette.routing import Route
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.files import TOPIC
+from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.jsontext import as_json, plain
 from retuned.daemon.service import COMMANDS, LocalService
 from retuned.daemon.settings import Settings
@@ -82,6 +84,7 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
             operator("/api/v1/imports/{id}", do.take),
             viewer("/api/v1/exports/{what}", do.export),
             viewer("/api/v1/lineage/{id:path}", do.lineage),
+            operator("/api/v1/backup", do.backup),
             operator("/api/v1/workloads/{workload}/{command}", do.command),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
@@ -180,18 +183,21 @@ class _Endpoints:
             raise HTTPException(404, str(error)) from error
         return _json(found)
 
+    async def backup(self, request: Request) -> Response:
+        arguments = await _arguments(request)
+        folder, keep = arguments.get("folder"), arguments.get("keep", KEEP)
+        if not isinstance(folder, str) or type(keep) is not int:
+            raise HTTPException(400, "expected a folder (a path), and to keep a number of backups")
+        try:
+            return _json(await run_in_threadpool(self._service.backup, Path(folder), keep))
+        except RetunedError as error:
+            raise HTTPException(409, str(error)) from error
+
     async def command(self, request: Request) -> Response:
         name = request.path_params["command"]
         if name not in COMMANDS:
             raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
-        _ask_for_json(request)
-        body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
-        try:
-            arguments = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"the body is not JSON: {error}") from error
-        if not isinstance(arguments, dict):
-            raise HTTPException(400, "send a JSON object")
+        arguments = await _arguments(request)
         try:
             done = await run_in_threadpool(self._service.command, name, request.path_params["workload"], arguments)
         except RetunedError as error:
@@ -259,6 +265,19 @@ def _json_array(items: list[Any]) -> Iterator[str]:
     for place, item in enumerate(items):
         yield f"{', ' if place else ''}{as_json(item)}"
     yield "]"
+
+
+async def _arguments(request: Request) -> dict[str, Any]:
+    """The JSON object that a command comes with."""
+    _ask_for_json(request)
+    body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
+    try:
+        arguments = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise HTTPException(400, "send a JSON object")
+    return arguments
 
 
 async def _body(request: Request, most: int, what: str, why: str) -> bytes:
