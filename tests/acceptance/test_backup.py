@@ -19,6 +19,7 @@ def test_what_was_sent_is_stored_once_after_a_restore(
     first, backups = tmp_path / "first", tmp_path / "backups"
     first.mkdir()
     settings = settings_for(tansu, first)
+    tansu.create_topics(*(settings["kafka"][f"{kind}_topic"] for kind in ("interactions", "feedback")))
     settings["ingest"] = {"batch_events": 50, "batch_seconds": 0.05}
     daemon, app, sent, stop = Daemon(first, settings), App(settings), set[str](), threading.Event()
 
