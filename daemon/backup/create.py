@@ -142,10 +142,10 @@ class _Generation:
             raise Cancelled(f"backup {self._folder}: stopped; nothing of it is left")
         target = self._aside / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink():
-            self._links.append(Link(name, str(source.readlink())))
-            return
         try:
+            if source.is_symlink():
+                self._links.append(Link(name, str(source.readlink())))
+                return
             stat = source.stat()
             known = self._known.get(name)
             if known and (known.bytes, known.modified_ns) == (stat.st_size, stat.st_mtime_ns) and self._linked(known):

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pytest
 from faults import no_small_disk, small_disk
-from kills import backing_up, killed_at, restoring
+from killed import backing_up, killed_at, restoring
 from schemas import FOLDER, fill, rows
 from traffic import interactions
 
