@@ -74,8 +74,9 @@ class RemoteService:
             except (OSError, http.client.HTTPException) as error:
                 raise _gone(error) from error
 
-    def backup(self, folder: "Path", keep: int) -> dict[str, Any]:
-        return self._ask(dict, "POST", "backup", {"folder": str(folder), "keep": keep}, BACKUP_SECONDS)
+    def backup(self, folder: "Path", keep: int, *, with_key: bool) -> dict[str, Any]:
+        body = {"folder": str(folder), "keep": keep, "with_key": with_key}
+        return self._ask(dict, "POST", "backup", body, BACKUP_SECONDS)
 
     def position(self, topic: str) -> int | None:
         position: int | None = self._ask(dict, "GET", f"imports/{_file(topic)}")["position"]

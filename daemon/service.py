@@ -77,7 +77,7 @@ class Service(Protocol):
     def export(self, export: Export) -> Iterator[bytes]:
         """See `retuned.daemon.transfer.exports.content`."""
 
-    def backup(self, folder: Path, keep: int) -> dict[str, Any]:
+    def backup(self, folder: Path, keep: int, *, with_key: bool) -> dict[str, Any]:
         """See `retuned.daemon.backup.create.back_up`; the folder is absolute."""
 
     def position(self, topic: str) -> int | None:
@@ -143,11 +143,11 @@ class LocalService:
     def export(self, export: Export) -> Iterator[bytes]:
         return content(export, self.warehouse, self.settings)
 
-    def backup(self, folder: Path, keep: int) -> dict[str, Any]:
+    def backup(self, folder: Path, keep: int, *, with_key: bool) -> dict[str, Any]:
         if not folder.is_absolute() or keep < 1:
             raise RetunedError(f"backup {folder}: expected an absolute path, and at least one backup to keep")
-        context = self.jobs.context
-        return asdict(back_up(self.warehouse, self.settings, folder, keep, context.now(), context.stop))
+        now, stop = self.jobs.context.now(), self.jobs.context.stop
+        return asdict(back_up(self.warehouse, self.settings, folder, keep, now, stop, with_key=with_key))
 
     def position(self, topic: str) -> int | None:
         return position(self.warehouse, topic)

@@ -22,7 +22,7 @@ from retuned.consumers.errors import BackupError, Busy, Cancelled
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.backup import manifest
-from retuned.daemon.backup.manifest import CHUNK_BYTES, MANIFEST, MARKER, WAREHOUSE, File, Link, Manifest, Offset
+from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, MANIFEST, MARKER, WAREHOUSE, File, Link, Manifest, Offset
 from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,14 @@ class Made:
 
 
 def back_up(
-    warehouse: Warehouse, settings: Settings, folder: Path, keep: int, now: datetime, stop: threading.Event
+    warehouse: Warehouse,
+    settings: Settings,
+    folder: Path,
+    keep: int,
+    now: datetime,
+    stop: threading.Event,
+    *,
+    with_key: bool = True,
 ) -> Made:
     """Make a generation in `folder`, then delete the oldest ones until no more than `keep` are left.
 
@@ -55,6 +62,7 @@ def back_up(
     Args:
         now: naive UTC.
         stop: ends it early; nothing of it is left.
+        with_key: whether the key of pseudonyms is in it; with the warehouse it tells who a user is.
 
     Raises:
         BackupError: the folder is no place for it, or cannot be written.
@@ -63,7 +71,10 @@ def back_up(
     """
     try:
         with _exclusive(folder, settings):
-            return _Generation(warehouse, settings, folder, now, stop).made(keep)
+            places = manifest.places(settings)
+            if not with_key:
+                del places[KEY]
+            return _Generation(warehouse, places, folder, now, stop).made(keep)
     except OSError as error:
         raise BackupError(
             f"backup {error.filename or folder}: {error.strerror or error}; earlier backups are as they were"
@@ -72,9 +83,9 @@ def back_up(
 
 class _Generation:
     def __init__(
-        self, warehouse: Warehouse, settings: Settings, folder: Path, now: datetime, stop: threading.Event
+        self, warehouse: Warehouse, places: dict[str, Path], folder: Path, now: datetime, stop: threading.Event
     ) -> None:
-        self._warehouse, self._settings, self._folder, self._stop = warehouse, settings, folder, stop
+        self._warehouse, self._places, self._folder, self._stop = warehouse, places, folder, stop
         while (folder / _name(now)).exists():
             now += timedelta(seconds=1)
         self._now, self._path, self._aside = now, folder / _name(now), folder / f".{_name(now)}.tmp"
@@ -101,8 +112,7 @@ class _Generation:
         size = self._warehouse.size()
         self._need(size.used + size.log)
         offsets = self._copy_warehouse()
-        places = manifest.places(self._settings)
-        for name, place in places.items():
+        for name, place in self._places.items():
             if place.is_dir():
                 for path in _walk(place, without=RUNS if name == "models" else None):
                     self._add(path, f"{name}/{path.relative_to(place).as_posix()}")
@@ -114,7 +124,7 @@ class _Generation:
             schema=schema.version(self._warehouse),
             created_at=self._now.replace(tzinfo=UTC),
             offsets=offsets,
-            folders={"models": str(places["models"].resolve()), "reports": str(places["reports"])},
+            folders={"models": str(self._places["models"].resolve()), "reports": str(self._places["reports"])},
             files=self._files,
             links=self._links,
         )

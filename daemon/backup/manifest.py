@@ -18,7 +18,7 @@ import msgspec
 from retuned.consumers.errors import BackupError
 from retuned.daemon.settings import Settings
 
-MANIFEST, WAREHOUSE = "manifest.json", "retuned.duckdb"
+MANIFEST, WAREHOUSE, KEY = "manifest.json", "retuned.duckdb", "user.key"
 MARKER = ".retuned-backup"
 """An empty file in the folder of the generations, locked while a backup is made."""
 FORMAT = 1
@@ -86,7 +86,7 @@ def places(settings: Settings) -> dict[str, Path]:
     warehouse = settings.warehouse.path
     return {
         WAREHOUSE: warehouse,
-        "user.key": warehouse.with_name(warehouse.name + ".key"),
+        KEY: warehouse.with_name(warehouse.name + ".key"),
         "archive": settings.retention.archive or warehouse.parent / "archive",
         "reports": warehouse.parent / "reports",
         "models": settings.models.directory,

@@ -26,7 +26,7 @@ from retuned.consumers.errors import BackupError
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import named_queries, restoring
 from retuned.daemon.backup import manifest
-from retuned.daemon.backup.manifest import CHUNK_BYTES, WAREHOUSE, File, Manifest
+from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, WAREHOUSE, File, Manifest
 from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,16 @@ class UnderWay(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Restored:
-    """A generation that is in place, and where to find what was there before."""
+    """A generation that is in place, and where to find what was there before.
+
+    Attributes:
+        missing_key: where the key of pseudonyms has to be put, when neither the backup nor the configuration has it.
+    """
 
     generation: Path
     manifest: Manifest
     set_aside: list[Path]
+    missing_key: Path | None
 
 
 def choose(folder: Path, name: str | None) -> Path:
@@ -90,7 +95,10 @@ def restore(settings: Settings, generation: Path, *, replace: bool, now: datetim
         )
     run = _Restore(settings, generation.resolve(), about)
     with _naming(generation):
-        return Restored(generation, about, run.through(replace, now))
+        set_aside = run.through(replace, now)
+    key = manifest.places(settings)[KEY]
+    is_known = key.exists() or settings.privacy.user_key or settings.privacy.user_key_file
+    return Restored(generation, about, set_aside, None if is_known else key)
 
 
 class _Restore:
@@ -116,7 +124,12 @@ class _Restore:
             self._need_space()
             under_way = UnderWay(str(self._generation), copied=False, aside=f"replaced-{now:%Y-%m-%dT%H-%M-%SZ}")
             self._note(under_way)
-            self._copy()
+            try:
+                self._copy()
+            except BaseException:  # nothing was moved yet: as if it had not begun
+                self._remove_copies()
+                self._marker.unlink()
+                raise
             under_way = msgspec.structs.replace(under_way, copied=True)
             self._note(under_way)
         set_aside = self._put_in_place(under_way.aside)
@@ -137,7 +150,10 @@ class _Restore:
     def _targets(self) -> dict[str, Path]:
         """All places, the warehouse last: its log first, which would be read into another file."""
         log_of_warehouse = self._warehouse.with_name(self._warehouse.name + ".wal")
-        return self._places | {"wal": log_of_warehouse} | {WAREHOUSE: self._places[WAREHOUSE]}
+        others = {name: place for name, place in self._places.items() if name not in (WAREHOUSE, KEY)}
+        if KEY in self._held:  # else the one that is there is not touched
+            others[KEY] = self._places[KEY]
+        return others | {"wal": log_of_warehouse, WAREHOUSE: self._warehouse}
 
     def _taken(self) -> list[Path]:
         return [place for place in self._targets().values() if _is_taken(place)]
@@ -159,9 +175,12 @@ class _Restore:
             raise BackupError(f"backup {self._generation}: {path} has no place; upgrade retuned")
         return _beside(self._places[name]).joinpath(*below)
 
-    def _copy(self) -> None:
+    def _remove_copies(self) -> None:
         for place in self._places.values():
             _remove(_beside(place))
+
+    def _copy(self) -> None:
+        self._remove_copies()
         for file in self._about.files:
             target = self._place(file.path)
             target.parent.mkdir(parents=True, exist_ok=True)

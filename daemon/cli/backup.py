@@ -20,7 +20,7 @@ def backup(
     if options.verify:
         return _verify(options)
     with service(settings) as asked:
-        made = asked.backup(options.folder.absolute(), options.keep)
+        made = asked.backup(options.folder.absolute(), options.keep, with_key=not options.without_key)
     print(f"{made['generation']}: {made['files']} files, {made['bytes']:,} bytes; {made['copied_bytes']:,} are new")
     for old in made["deleted"]:
         print(f"{old}: deleted")
@@ -53,6 +53,8 @@ def restore(options: argparse.Namespace, settings: Settings) -> int:
     print(f"{done.generation.name} is in place, as of {done.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC")
     for offset in done.manifest.offsets:
         print(f"  reading goes on at {offset.topic}[{offset.partition}]@{offset.next_offset}")
+    if done.missing_key:
+        print(f"  the key of pseudonyms is not in it: put it to {done.missing_key} before the daemon starts")
     for path in done.set_aside:
         print(f"  what was there before is {path}")
     return 0

@@ -148,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
     backup.add_argument(
         "--keep", type=int, default=KEEP, help=f"older backups than so many are deleted (default: {KEEP})"
     )
+    backup.add_argument("--without-key", action="store_true", help="leave out the key of pseudonyms")
     backup.add_argument("--verify", action="store_true", help="make none; check every file of those that are there")
     restore = command("restore", _restore, "put a backup in place, while no daemon runs", _RESTORE)
     restore.add_argument("folder", type=Path, metavar="DIR", help="of the backups")

@@ -185,11 +185,13 @@ class _Endpoints:
 
     async def backup(self, request: Request) -> Response:
         arguments = await _arguments(request)
-        folder, keep = arguments.get("folder"), arguments.get("keep", KEEP)
-        if not isinstance(folder, str) or type(keep) is not int:
-            raise HTTPException(400, "expected a folder (a path), and to keep a number of backups")
+        folder, keep, with_key = arguments.get("folder"), arguments.get("keep", KEEP), arguments.get("with_key", True)
+        if not isinstance(folder, str) or type(keep) is not int or type(with_key) is not bool:
+            raise HTTPException(
+                400, "expected folder (a path), keep (a number of backups) and with_key (true or false)"
+            )
         try:
-            return _json(await run_in_threadpool(self._service.backup, Path(folder), keep))
+            return _json(await run_in_threadpool(self._service.backup, Path(folder), keep, with_key=with_key))
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
 

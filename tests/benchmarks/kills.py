@@ -117,7 +117,7 @@ class Rounds:
             for daemon in (self.daemon, *([restored] if "restored" in locals() else [])):
                 daemon.end()
         return {
-            **{kind: self.kills[kind] for kind in KINDS},
+            **{f"{kind}_kills": self.kills[kind] for kind in KINDS},
             "sent": sender.sent,
             "stored": sender.sent - lost + doubled,
             "lost": lost,

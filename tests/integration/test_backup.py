@@ -1,5 +1,6 @@
 """Backup and restore: what is in a backup, what a second one copies, and what a cut off or damaged one leaves."""
 
+import errno
 import json
 import os
 import random
@@ -268,7 +269,7 @@ def test_what_is_in_the_place_stays_unless_it_may_be_renamed(house: tuple[Settin
     other.close()
     for path, content in kept.items():  # as a crash leaves it, with a log that must not be read into another file
         path.write_bytes(content)
-    with pytest.raises(BackupError, match=r"retuned\.duckdb, .*retuned\.duckdb\.wal would be replaced.*--replace"):
+    with pytest.raises(BackupError, match=r"retuned\.duckdb\.wal, .*retuned\.duckdb would be replaced.*--replace"):
         restore(target, generation, replace=False, now=LATER)
     assert names(tmp_path / "new" / "data") == ["retuned.duckdb", "retuned.duckdb.wal"]
     done = restore(target, generation, replace=True, now=LATER)
@@ -278,6 +279,40 @@ def test_what_is_in_the_place_stays_unless_it_may_be_renamed(house: tuple[Settin
     assert len(ids(target.warehouse.path)) == 20
     log.rename(f"{aside}.wal")
     assert ids(aside) == mine
+
+
+def test_a_restore_that_fails_leaves_everything_as_it_was(
+    house: tuple[Settings, Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(house, tmp_path / "backups")
+    target = settings_in(tmp_path / "new")
+    open_warehouse(target.warehouse).close()
+    before = sorted((tmp_path / "new").rglob("*"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "adapter")
+
+    monkeypatch.setattr(os, "utime", full)
+    with pytest.raises(BackupError, match="adapter: No space left on device"):
+        restore(target, choose(tmp_path / "backups", None), replace=True, now=LATER)
+    assert sorted((tmp_path / "new").rglob("*")) == before
+    open_existing(target.warehouse).close()
+
+
+def test_without_the_key_the_one_that_is_there_stays_or_is_asked_for(
+    house: tuple[Settings, Warehouse], tmp_path: Path
+) -> None:
+    settings, warehouse = house
+    back_up(warehouse, settings, tmp_path / "backups", 7, NOW, threading.Event(), with_key=False)
+    generation = choose(tmp_path / "backups", None)
+    assert "secret" not in text_files(generation).values()
+    target = settings_in(tmp_path / "new")
+    key = target.warehouse.path.with_name("retuned.duckdb.key")
+    assert restore(target, generation, replace=False, now=LATER).missing_key == key
+    key.write_text("mine")
+    done = restore(target, generation, replace=True, now=LATER)
+    assert done.missing_key is None
+    assert key.read_text() == "mine"
 
 
 def test_nothing_is_restored_under_a_daemon(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:

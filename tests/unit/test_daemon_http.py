@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -15,6 +16,7 @@ from brokers import until
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
@@ -53,6 +55,11 @@ class Daemon:
 
     def replay(self) -> Any:
         return self.found
+
+    def backup(self, folder: Path, keep: int, *, with_key: bool) -> Any:
+        if not folder.is_absolute():
+            raise RetunedError("not absolute")
+        return {"folder": str(folder), "keep": keep, "with_key": with_key}
 
     def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
         self.commands.append(arguments)
@@ -126,6 +133,24 @@ def test_idle_connections_take_no_others_place(place: Place, monkeypatch: pytest
             closed += is_closed(connection)
         assert closed >= 30
         assert place.well()
+
+
+def test_a_backup_is_asked_for_by_an_operator_with_a_folder() -> None:
+    made = Place(HttpSettings(port=0, viewer_token=LOOK, operator_token=ACT))  # type: ignore[arg-type]
+
+    def ask(token: str, **body: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.post(f"{made.url}/api/v1/backup", headers=headers, json=body, timeout=10)
+
+    try:
+        assert ask(ACT, folder="/b").json() == {"folder": "/b", "keep": 7, "with_key": True}
+        assert ask(ACT, folder="/b", keep=2, with_key=False).json() == {"folder": "/b", "keep": 2, "with_key": False}
+        assert ask(LOOK, folder="/b").status_code == 403
+        assert ask(ACT, folder="b").status_code == 409
+        for wrong in ({}, {"folder": 1}, {"folder": "/b", "keep": True}, {"folder": "/b", "with_key": 1}):
+            assert ask(ACT, **wrong).status_code == 400, wrong
+    finally:
+        made.server.stop()
 
 
 @pytest.mark.parametrize(
