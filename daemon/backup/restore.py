@@ -104,14 +104,19 @@ def restore(settings: Settings, generation: Path, *, replace: bool, now: datetim
 class _Restore:
     def __init__(self, settings: Settings, generation: Path, about: Manifest) -> None:
         self._generation, self._about = generation, about
-        self._places = manifest.places(settings)
+        named = manifest.places(settings)
+        self._reports = str(named["reports"])
+        self._places = {name: place.resolve() for name, place in named.items()}  # a link to a place stays one
         self._warehouse = self._places[WAREHOUSE]
-        self._marker = restoring(self._warehouse)
+        self._marker = restoring(named[WAREHOUSE])
         self._held = {Path(path).parts[0] for path in about.paths()}
 
     def through(self, replace: bool, now: datetime) -> list[Path]:
         """Everything, or what is left of it; what was set aside."""
         _refuse_open(self._warehouse)
+        for place in self._places.values():
+            if place.is_mount():
+                raise BackupError(f"restore: {place} is a mount point; have the configuration name a folder below it")
         under_way = self._under_way()
         if under_way is None or not under_way.copied or under_way.generation != str(self._generation):
             if problems := list(manifest.verify(self._generation)):
@@ -196,14 +201,14 @@ class _Restore:
     def _move_paths(self, warehouse: Path) -> None:
         """The warehouse holds paths of versions, datasets and reports: they may be others here."""
         moves = {
-            "move_models": ("models", self._places["models"].resolve()),
-            "move_datasets": ("models", self._places["models"].resolve()),
-            "move_reports": ("reports", self._places["reports"]),
+            "move_models": ("models", str(self._places["models"])),
+            "move_datasets": ("models", str(self._places["models"])),
+            "move_reports": ("reports", self._reports),
         }
         with duckdb.connect(str(warehouse)) as connection:
             for query, (folder, new) in moves.items():
-                if self._about.folders[folder] != str(new):
-                    connection.execute(QUERIES[query], {"old": self._about.folders[folder], "new": str(new)})
+                if (old := self._about.folders[folder]) != new:
+                    connection.execute(QUERIES[query], {"old": old, "new": new})
             connection.execute("CHECKPOINT")
         fsync(warehouse)
 

@@ -315,6 +315,30 @@ def test_without_the_key_the_one_that_is_there_stays_or_is_asked_for(
     assert key.read_text() == "mine"
 
 
+def test_a_link_to_a_place_stays_one(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
+    made(house, tmp_path / "backups")
+    target = settings_in(tmp_path / "new")
+    (tmp_path / "disk" / "models").mkdir(parents=True)
+    (tmp_path / "new").mkdir()
+    target.models.directory.symlink_to(tmp_path / "disk" / "models")
+    restore(target, choose(tmp_path / "backups", None), replace=False, now=LATER)
+    assert target.models.directory.is_symlink()
+    assert names(tmp_path / "disk" / "models") == ["support"]
+    with duckdb.connect(str(target.warehouse.path)) as connection:
+        path = connection.execute("SELECT path FROM models").fetchone()
+    assert path == (str(tmp_path / "disk" / "models" / "support" / "3f2a91c0"),)
+
+
+@pytest.mark.skipif(no_small_disk() is not None, reason=str(no_small_disk()))
+def test_a_place_that_cannot_be_renamed_is_named(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
+    made(house, tmp_path / "backups")
+    target = settings_in(tmp_path / "new")
+    target.models.directory.mkdir(parents=True)
+    with small_disk(target.models.directory), pytest.raises(BackupError, match="models is a mount point"):
+        restore(target, choose(tmp_path / "backups", None), replace=False, now=LATER)
+    assert not target.warehouse.path.exists()
+
+
 def test_nothing_is_restored_under_a_daemon(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
     made(house, tmp_path / "backups")
     code = (
