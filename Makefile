@@ -33,7 +33,7 @@ bench-drift: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py drift
 
 chaos: $(VENV)/dev
-	$(BIN)/python tests/benchmarks/chaos.py
+	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS))
 
 # Of all modules it takes hours: make mutants MODULES=retrain/decision/gate.py
 mutants: $(VENV)/dev

@@ -36,6 +36,10 @@ class ArchiveError(RetunedError):
     """Old events cannot be archived. They stay in the warehouse, and the daemon goes on."""
 
 
+class BackupError(RetunedError):
+    """A backup cannot be made, read or restored. Backups that are complete stay as they are, and the daemon goes on."""
+
+
 class Fenced(RetunedError):
     """Another consumer of the group is at work: nothing in hand is stored, and this consumer must stop.
 

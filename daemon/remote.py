@@ -14,6 +14,8 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.settings import HttpSettings, Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retuned.consumers.file_import import Taken
     from retuned.consumers.kafka.contract import Batch
     from retuned.daemon.transfer.exports import Export
@@ -23,6 +25,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 2.0
 TIMEOUT_SECONDS = 30.0
 EXPORT_SECONDS = 600.0  # a training set is chosen before its first row is sent
+BACKUP_SECONDS = 21_600.0  # it is made before it is answered for
 CHUNK_BYTES = 2**20
 END_OF_CERTIFICATE = "-----END CERTIFICATE-----"
 
@@ -76,6 +79,10 @@ class RemoteService:
             except (OSError, http.client.HTTPException) as error:
                 raise _gone(error) from error
 
+    def backup(self, folder: "Path", keep: int, *, with_key: bool) -> dict[str, Any]:
+        body = {"folder": str(folder), "keep": keep, "with_key": with_key}
+        return self._ask(dict, "POST", "backup", body, BACKUP_SECONDS)
+
     def position(self, topic: str) -> int | None:
         position: int | None = self._ask(dict, "GET", f"imports/{_file(topic)}")["position"]
         return position
@@ -89,9 +96,16 @@ class RemoteService:
         ((topic, _),) = batch.nexts
         return msgspec.convert(self._ask(dict, "POST", f"imports/{_file(topic)}", to_bytes(batch)), Taken)
 
-    def _ask(self, kind: type[T], method: str, path: str, body: dict[str, Any] | bytes | None = None) -> T:
+    def _ask(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        body: dict[str, Any] | bytes | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> T:
         """The daemon's answer, from JSON. A body is sent as JSON, bytes as they are."""
-        with self._open(method, path, body, TIMEOUT_SECONDS) as opened:
+        with self._open(method, path, body, timeout_seconds) as opened:
             try:
                 answer = json.load(opened)
             except (OSError, http.client.HTTPException) as error:

@@ -6,6 +6,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,10 @@ from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.replay import replay
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import open_existing, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
+from retuned.daemon.backup.create import back_up
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
@@ -79,6 +81,9 @@ class Service(Protocol):
 
     def export(self, export: Export) -> Iterator[bytes]:
         """See `retuned.daemon.transfer.exports.content`."""
+
+    def backup(self, folder: Path, keep: int, *, with_key: bool) -> dict[str, Any]:
+        """See `retuned.daemon.backup.create.back_up`; the folder is absolute."""
 
     def position(self, topic: str) -> int | None:
         """See `retuned.consumers.file_import.position`."""
@@ -147,6 +152,12 @@ class LocalService:
     def export(self, export: Export) -> Iterator[bytes]:
         return content(export, self.warehouse, self.settings)
 
+    def backup(self, folder: Path, keep: int, *, with_key: bool) -> dict[str, Any]:
+        if not folder.is_absolute() or keep < 1:
+            raise RetunedError(f"backup {folder}: expected an absolute path, and at least one backup to keep")
+        now, stop = self.jobs.context.now(), self.jobs.context.stop
+        return asdict(back_up(self.warehouse, self.settings, folder, keep, now, stop, with_key=with_key))
+
     def position(self, topic: str) -> int | None:
         return position(self.warehouse, topic)
 
@@ -178,14 +189,20 @@ def _reason(arguments: dict[str, Any]) -> str:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[LocalService]:
+def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]:
     """The service on the warehouse, opened by this process for one command; no daemon may be running.
 
+    Args:
+        create: whether to create a warehouse where there is none.
+
     Raises:
-        WarehouseError: a daemon that does not answer on http.port has the warehouse open.
+        WarehouseError: there is none, it is of another version, or a daemon that does not answer on http.port has it
+            open.
     """
     registry = CollectorRegistry()
-    with closing(open_warehouse(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
+    is_new = create and not settings.warehouse.path.exists()
+    opening = open_warehouse if is_new else open_existing
+    with closing(opening(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
         reconcile(warehouse, settings)
         context = Context(
             warehouse,

@@ -14,7 +14,8 @@ from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.traffic import Traffic
-from retuned.consumers.warehouse.connection import MIGRATIONS, open_warehouse
+from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.schema import MIGRATIONS
 from retuned.daemon.cli.example import sections
 from retuned.daemon.cli.main import parser
 from retuned.daemon.metrics import Metrics as DaemonMetrics

@@ -10,6 +10,7 @@ from brokers import until
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from retuned.consumers.errors import RetunedError
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.web.routes import application
 from retuned.daemon.web.server import Server
@@ -48,6 +49,11 @@ class FakeDaemon:
 
     def resume_ingestion(self) -> Any:
         return self.found
+
+    def backup(self, folder: Path, keep: int, *, with_key: bool) -> Any:
+        if not folder.is_absolute():
+            raise RetunedError("not absolute")
+        return {"folder": str(folder), "keep": keep, "with_key": with_key}
 
     def ingestion(self) -> Any:
         return self.found

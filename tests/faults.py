@@ -9,8 +9,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from brokers import Broker, Proxy, break_batch, first_offsets
 from daemons import Daemon
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
+
+from retuned.daemon.backup.restore import choose, restore
+from retuned.daemon.settings import load
 
 DISK_BYTES = 256 * 2**20
 DISK_LEFT_BYTES = 64 * 2**10
@@ -100,6 +105,22 @@ def daemon_killed(world: World) -> None:
         world.daemon.stop(signal.SIGKILL)
         world.daemon.launch()
         time.sleep(0.5 * (turn % 3))  # at another moment of its life each time
+
+
+def restored(world: World) -> None:
+    """From a backup, after a kill in the midst of the next one; events came in between."""
+    daemon, backups = world.daemon, world.daemon.folder / "backups"
+    for _ in world.every(1.5):
+        daemon.post("/api/v1/backup", folder=str(backups)).raise_for_status()
+        time.sleep(1.0)
+        with ThreadPoolExecutor() as thread:
+            cut_off = thread.submit(daemon.post, "/api/v1/backup", folder=str(backups))
+            time.sleep(0.05)
+            daemon.stop(signal.SIGKILL)
+            cut_off.exception()
+        now = datetime.now(UTC).replace(tzinfo=None)
+        restore(load(daemon.config), choose(backups, None), replace=True, now=now)
+        daemon.start()
 
 
 def second_daemon(world: World) -> None:
@@ -351,6 +372,7 @@ FAULTS = {
     fault.name: fault
     for fault in (
         Fault("daemon killed", daemon_killed, steadily),
+        Fault("killed in a backup and restored", restored, steadily),
         # A group of Tansu's may never come to an assignment when both members have left at once.
         Fault("second daemon in the group", second_daemon, steadily, tansu=False),
         Fault("broker paused", broker_paused, steadily),

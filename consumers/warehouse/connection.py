@@ -1,6 +1,8 @@
-"""The warehouse: one DuckDB file, opened by one process. Connection, migrations, named queries, transactions."""
+"""The warehouse: one DuckDB file, opened by one process. Connection, transactions, named queries."""
 
 import re
+import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +15,10 @@ from typing import Any
 import duckdb
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Busy, OutOfMemory, WarehouseError, out_of_files
+from retuned.consumers.errors import BackupError, Busy, Cancelled, OutOfMemory, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse import schema
 
-MIGRATIONS = files("retuned.consumers.warehouse") / "migrations"
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
 _NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
@@ -163,6 +165,40 @@ class Warehouse:
             except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
                 raise self._not_written(error) from error
 
+    def copy_to(self, path: Path, stop: threading.Event) -> None:
+        """Write all that is committed at one moment into a new file. Others go on writing meanwhile.
+
+        The copy is one transaction that reads, so no checkpoint is made until it ends: the log grows. A disk that is
+        full fails the copy alone; DuckDB gives up the new file, and not this one.
+
+        Args:
+            stop: ends it early.
+
+        Raises:
+            BackupError: the new file cannot be written.
+            Cancelled: it was stopped.
+        """
+        name = f"copy_{secrets.token_hex(4)}"
+        with self.cursor() as cursor, _interrupted_by(stop, cursor):
+            try:
+                cursor.execute(f"ATTACH {literal(path)} AS {name} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
+                try:
+                    cursor.begin()
+                    cursor.execute(f"COPY FROM DATABASE {NAME} TO {name}")
+                    cursor.commit()
+                    cursor.execute(f"CHECKPOINT {name}")
+                finally:
+                    with suppress(duckdb.Error):
+                        cursor.rollback()
+                    with suppress(duckdb.Error):
+                        cursor.execute(f"DETACH {name}")
+            except duckdb.InterruptException as error:
+                raise Cancelled(f"warehouse {self.path}: the copy was stopped") from error
+            except duckdb.Error as error:
+                raise BackupError(
+                    f"{path}: cannot be written ({first_line(error)}); free space and try again"
+                ) from error
+
     def drop_cache(self) -> None:
         """Give back the memory of blocks that are on disk too: DuckDB keeps what it wrote, up to its limit.
 
@@ -199,15 +235,65 @@ class Warehouse:
 
 
 def open_warehouse(settings: WarehouseSettings) -> Warehouse:
-    """Open the file, create it when it is not there, and bring its schema up to date.
+    """Open the file, create it when it is not there, and bring its schema up to date; see `schema`.
 
     Raises:
-        WarehouseError: another process has it open, it is not a DuckDB file, it cannot be written, or it was
-            made by a newer retuned.
+        WarehouseError: another process has it open, it is not a DuckDB file, it cannot be written, it was made by a
+            newer retuned, or a migration failed.
     """
     path = settings.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_opened(path, error) from error
+    warehouse = attach(settings, create=True)
+    try:
+        if schema.pending(warehouse) and (version := schema.version(warehouse)):
+            warehouse.checkpoint()
+            warehouse.close()  # closing the copied file would release DuckDB's lock on it: locks are the process's
+            schema.keep_copy(path, version)
+            warehouse = attach(settings, create=False)
+        schema.migrate(warehouse, utc_now())
+    except BaseException:
+        warehouse.close()
+        raise
+    return warehouse
+
+
+def open_existing(settings: WarehouseSettings) -> Warehouse:
+    """Open the file as it is: none is created, and its schema is not changed.
+
+    Raises:
+        WarehouseError: as `open_warehouse`; also when there is no file, or its schema is an older one.
+    """
+    warehouse = attach(settings, create=False)
+    try:
+        if schema.pending(warehouse):
+            raise WarehouseError(f"warehouse {settings.path}: {schema.outdated(warehouse)}")
+    except BaseException:
+        warehouse.close()
+        raise
+    return warehouse
+
+
+def attach(settings: WarehouseSettings, *, create: bool) -> Warehouse:
+    """Open the file, whatever its schema is.
+
+    Raises:
+        WarehouseError: another process has it open, it is not a DuckDB file, it cannot be written, a restore into it
+            was cut off, or there is none to open.
+    """
+    path = settings.path
+    if restoring(path).exists():
+        raise WarehouseError(
+            f"warehouse {path}: a restore was cut off, and a part of it may be in place; run the same "
+            "`retuned restore` again"
+        )
+    if not create and not path.exists():
+        raise WarehouseError(
+            f"warehouse {path}: nothing here yet; check warehouse.path and --config, or start the daemon"
+        )
+    try:
         connection = duckdb.connect(
             config={
                 "memory_limit": settings.memory_limit,
@@ -223,43 +309,12 @@ def open_warehouse(settings: WarehouseSettings) -> Warehouse:
             raise
     except (duckdb.Error, OSError) as error:
         raise _not_opened(path, error) from error
-    warehouse = Warehouse(connection, path, settings.memory_limit)
-    try:
-        migrate(warehouse)
-    except BaseException:
-        warehouse.close()
-        raise
-    return warehouse
+    return Warehouse(connection, path, settings.memory_limit)
 
 
-def migrate(warehouse: Warehouse) -> None:
-    """Apply the numbered migrations that the file has not seen, each in a transaction of its own.
-
-    Raises:
-        WarehouseError: one failed, and the file is as it was before that one; or the file is of a newer retuned.
-    """
-    warehouse.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations "
-        "(number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
-    )
-    done = {row["number"] for row in warehouse.rows("SELECT number FROM schema_migrations")}
-    known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
-    if newer := done - known.keys():
-        raise WarehouseError(
-            f"warehouse {warehouse.path}: its schema ({max(newer)}) is newer than this retuned knows ({max(known)}); "
-            "upgrade retuned"
-        )
-    for number in sorted(known.keys() - done):
-        name = known[number].name
-        try:
-            with warehouse.transaction() as cursor:
-                cursor.execute(known[number].read_text(encoding="utf-8"))
-                cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [number, name, utc_now()])
-        except duckdb.Error as error:
-            raise WarehouseError(
-                f"warehouse {warehouse.path}: migration {name} failed ({first_line(error)}); nothing of it was done: "
-                "go on with the retuned before this one"
-            ) from error
+def restoring(path: Path) -> Path:
+    """The file that is beside a warehouse while a backup is put in its place."""
+    return path.with_name(path.name + ".restoring")
 
 
 def insert(cursor: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:
@@ -290,6 +345,25 @@ def utc_now() -> datetime:
 def literal(text: object) -> str:
     """A text as SQL writes it, for statements that take no parameters."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+@contextmanager
+def _interrupted_by(stop: threading.Event, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Ends the cursor's statements once `stop` is set."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            if stop.is_set():
+                cursor.interrupt()
+
+    thread = threading.Thread(target=watch, name="interrupt")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _not_opened(path: Path, error: Exception) -> WarehouseError:

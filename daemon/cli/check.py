@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.connection import attach
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
@@ -32,7 +34,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("base model", lambda: check_base_model(settings.models.base)),
         ("judge", lambda: judge.check(settings.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
-        ("models", lambda: _writable(settings.models.directory)),
+        ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
         ("http", lambda: _http(settings)),
     ]
@@ -44,12 +46,14 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
 
 
 def _warehouse(settings: Settings) -> str:
-    fresh = not settings.warehouse.path.exists()
-    open_warehouse(settings.warehouse).close()
-    if fresh:
-        settings.warehouse.path.unlink()
-        return f"{settings.warehouse.path} can be made"
-    return f"{settings.warehouse.path} opens"
+    """Opens it as it is: what is only tried is neither created nor migrated."""
+    path = settings.warehouse.path
+    if not path.exists():
+        return f"{path} is not there yet: the daemon creates it; {_writable('warehouse.path', path.parent)}"
+    with closing(attach(settings.warehouse, create=False)) as warehouse:
+        if schema.pending(warehouse):
+            return f"{path} opens; {schema.outdated(warehouse)}"
+    return f"{path} opens"
 
 
 def _privacy(settings: Settings) -> str:
@@ -62,10 +66,10 @@ def _privacy(settings: Settings) -> str:
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
 
 
-def _writable(folder: Path) -> str:
+def _writable(key: str, folder: Path) -> str:
     place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not os.access(place, os.W_OK):
-        raise ConfigurationError(f"models.directory: {place} cannot be written by this user")
+        raise ConfigurationError(f"{key}: {place} cannot be written by this user")
     return f"{folder} can be written"
 
 

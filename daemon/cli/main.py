@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.cli import tokens
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.logs import RedactingFormatter
@@ -38,6 +39,15 @@ _EXPORT = (
     "ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted "
     "answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that models "
     "are judged on, and what comes near to them, are left out of these."
+)
+_BACKUP = (
+    "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
+    "to a folder of its own below DIR. Files that have not changed since the backup before are hard links to its "
+    "copies. The key and the conversations are in it: keep it private. The configuration is not in it."
+)
+_RESTORE = (
+    "Check a backup and put it where the configuration says that things are. Reading goes on at the offsets of the "
+    "backup: what Kafka still holds is stored again. One that was cut off goes on when it is run again."
 )
 
 
@@ -141,6 +151,18 @@ def parser() -> argparse.ArgumentParser:
     tokens.add_arguments(
         command("token", _token, "make, list and revoke tokens of the HTTP server", tokens.DESCRIPTION)
     )
+    backup = command("backup", _backup, "copy all that retuned keeps to a folder, while the daemon runs", _BACKUP)
+    backup.add_argument("folder", type=Path, metavar="DIR", help="on the daemon's machine: new, empty, or of backups")
+    backup.add_argument(
+        "--keep", type=int, default=KEEP, help=f"older backups than so many are deleted (default: {KEEP})"
+    )
+    backup.add_argument("--without-key", action="store_true", help="leave out the key of pseudonyms")
+    backup.add_argument("--verify", action="store_true", help="make none; check every file of those that are there")
+    restore = command("restore", _restore, "put a backup in place, while no daemon runs", _RESTORE)
+    restore.add_argument("folder", type=Path, metavar="DIR", help="of the backups")
+    restore.add_argument("--generation", metavar="NAME", help="of one of them (default: the newest)")
+    restore.add_argument("--replace", action="store_true", help="rename what is in a place already")
+    command("migrate", _migrate, "bring the warehouse to the schema of this version, as a start of the daemon does")
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     command("config", _config, "print the example configuration, every key explained")
@@ -195,15 +217,15 @@ def _check(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _service(settings: Settings) -> Iterator["Service"]:
-    """The running daemon's; while none runs, that of the warehouse, opened by this process."""
+def _service(settings: Settings, *, create: bool = False) -> Iterator["Service"]:
+    """The running daemon's; while none runs, that of the warehouse, opened by this process as `service.opened` does."""
     remote = RemoteService(settings)
     if remote.is_up():
         yield remote
         return
     from retuned.daemon.service import opened
 
-    with opened(settings) as local:
+    with opened(settings, create=create) as local:
         yield local
 
 
@@ -408,6 +430,24 @@ def _pseudonym(options: argparse.Namespace) -> int:
     return 0
 
 
+def _backup(options: argparse.Namespace) -> int:
+    from retuned.daemon.cli.backup import backup
+
+    return backup(options, _settings(options), _service)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from retuned.daemon.cli.backup import restore
+
+    return restore(options, _settings(options))
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from retuned.daemon.cli.backup import migrate
+
+    return migrate(_settings(options))
+
+
 def _config(_: argparse.Namespace) -> int:
     from retuned.daemon.cli.example import example
 
@@ -425,7 +465,7 @@ def _import(options: argparse.Namespace) -> int:
     from retuned.daemon.transfer.imports import import_files
 
     settings = _settings(options)
-    with _service(settings) as service:
+    with _service(settings, create=True) as service:
         return import_files(options.files, options.format, options.workload, settings, service)
 
 

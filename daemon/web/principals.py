@@ -31,7 +31,7 @@ ROLES: dict[Role, str] = {
     "viewer": "reads the status, its page and the reports, too",
     "labeller": "reads the conversations that experts are asked to judge, too",
     "operator": "reads all conversations, commands and imports, too",
-    "admin": "may do everything",
+    "admin": "may do everything: back up, too",
 }
 """What each role may do; each may do what those before it may."""
 assert tuple(ROLES) == get_args(Role)

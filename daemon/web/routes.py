@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -23,6 +24,7 @@ from starlette.routing import Route
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.files import TOPIC
+from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.jsontext import as_json, plain
 from retuned.daemon.service import COMMANDS, LocalService
 from retuned.daemon.settings import Settings
@@ -210,6 +212,16 @@ class _Endpoints:
             raise HTTPException(404, str(error)) from error
         return _json(found)
 
+    async def backup(self, request: Request) -> Response:
+        arguments = await _arguments(request)
+        folder, keep, with_key = arguments.get("folder"), arguments.get("keep", KEEP), arguments.get("with_key", True)
+        if not isinstance(folder, str) or type(keep) is not int or type(with_key) is not bool:
+            raise HTTPException(
+                400, "expected folder (a path), keep (a number of backups) and with_key (true or false)"
+            )
+        make = partial(self._service.backup, with_key=with_key)
+        return _json(await self._done(make, Path(folder), keep))
+
     async def command(self, request: Request) -> Response:
         name = request.path_params["command"]
         if name not in COMMANDS:
@@ -244,6 +256,7 @@ ROUTES = (
     Access("POST", "/api/v1/imports/{id}", _Endpoints.take, "operator"),
     Access("GET", "/api/v1/exports/{what}", _Endpoints.export, "operator"),
     Access("GET", "/api/v1/lineage/{id:path}", _Endpoints.lineage, "operator"),
+    Access("POST", "/api/v1/backup", _Endpoints.backup, "admin"),
     Access("POST", "/api/v1/workloads/{workload:path}/{command}", _Endpoints.command, "operator"),
 )
 """Who may ask what: the server, the OpenAPI document and the documentation take it from here."""
@@ -266,7 +279,7 @@ def _guarded(
 
 
 async def _arguments(request: Request) -> dict[str, Any]:
-    """The JSON object in the body, whose values are texts."""
+    """The JSON object in the body."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         # A page in a browser cannot send this type across origins without asking first.
         raise HTTPException(415, "send a JSON object, content type application/json")

@@ -21,6 +21,7 @@ from teaching import GOODS, questions
 
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.settings import load
 
 ROWS = 20_000
 
@@ -196,6 +197,7 @@ def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
     "asked", [("status", "--json"), ("export", "interactions", "-o", "-"), ("check",)], ids=" ".join
 )
 def test_who_reads_no_further_is_no_error(alone: Path, asked: tuple[str, ...]) -> None:
+    open_warehouse(load(alone).warehouse).close()
     read, write = os.pipe()
     os.close(read)  # as `head` leaves it
     with os.fdopen(write, "w") as pipe:

@@ -1,26 +1,34 @@
 """`make chaos`: what can go wrong while events flow, one fault after the other, and what is stored after each.
 
     chaos.py [--events 45000] [--only WORD]
+    chaos.py --kills 1000                       `make chaos KILLS=1000`: kills alone, half of them on each broker
 
 The daemon runs as a process of its own. Each row of build/chaos.json is a fault on a broker: how often it happened,
 and events sent, stored (as dead letters where they are none), told (deleted or broken on the broker before they were
 read, and the daemon said so), lost, doubled. On Tansu, and on Apache Kafka where KAFKA_HOME names a distribution. The
 exit status is 1 when anything is lost or doubled.
+
+Kills are spread over broker (not Tansu's, which is all memory), daemon, trainer, promotion and backup, see `kills`.
+Their rows, in build/kills.json, have changes of champion that are not whole and backups that are damaged, too.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from brokers import Proxy, no_apache_kafka, run_apache_kafka, run_tansu
 from faults import FAULTS, no_small_disk, small_disk, survive
+from kills import KINDS, Rounds
 
 RESULT = Path(__file__).parents[2] / "build" / "chaos.json"
 SECONDS = 15.0  # in which all events come
+KILLS = RESULT.with_name("kills.json")
+ZERO = ("lost", "doubled", "half_promoted", "damaged_backups", "restored_lost", "restored_doubled")
 COLUMNS = ("times", "sent", "stored", "told", "lost", "doubled")
 
 
@@ -28,7 +36,10 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--events", type=int, default=45_000)
     arguments.add_argument("--only", default="", help="faults whose name holds this")
+    arguments.add_argument("--kills", type=int, help="so many kills in the place of the faults")
     options = arguments.parse_args()
+    if options.kills:
+        return kill(options.kills)
     table: list[dict[str, str | int]] = []
     print(f"{'fault':28} {'broker':14} {' '.join(f'{key:>7}' for key in COLUMNS)}", flush=True)
     for fault in FAULTS.values():
@@ -52,6 +63,28 @@ def main() -> int:
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     return int(any(row["lost"] or row["doubled"] for row in table))
+
+
+def kill(kills: int) -> int:
+    """Rows of what so many kills left, one for each broker; 1 when anything is not as it should be."""
+    brokers = {"Tansu": (run_tansu, KINDS[:-1])}
+    if not no_apache_kafka():
+        brokers["Apache Kafka"] = (run_apache_kafka, KINDS)
+    shares = [kills // len(brokers) + (number < kills % len(brokers)) for number in range(len(brokers))]
+
+    def row(name: str, share: int) -> dict[str, str | int]:
+        start, kinds = brokers[name]
+        with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as broker:
+            rounds = Rounds(broker, Path(folder), kinds, seed=share)
+            found = rounds.through(share, lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True))
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in found.items()), flush=True)
+        return {"broker": name, **found}
+
+    with ThreadPoolExecutor() as threads:  # most of the time is spent waiting for what starts
+        table = list(threads.map(row, brokers, shares))
+    KILLS.parent.mkdir(exist_ok=True)
+    KILLS.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return int(any(row[column] for row in table for column in ZERO))
 
 
 if __name__ == "__main__":

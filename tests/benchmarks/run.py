@@ -14,7 +14,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
-    "ingest", "pressure", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget",
+    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget",
     "restaurant8k", "banking77", "banking77_train",
 )  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -11,8 +13,9 @@ from schemas import FOLDER, ROOT, Rows, current, fill, rows, version
 
 from retuned.consumers.errors import WarehouseError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse import connection as module
-from retuned.consumers.warehouse.connection import MIGRATIONS, open_warehouse
+from retuned.consumers.warehouse import schema as module
+from retuned.consumers.warehouse.connection import open_existing, open_warehouse
+from retuned.consumers.warehouse.schema import MIGRATIONS
 
 STEPS = sorted(file.name for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name))
 RELEASED = re.findall(r"^## (\d+\.\d+\.\d+) (?!.*unreleased)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
@@ -103,3 +106,86 @@ def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(
     after = migrated(path)
     assert_kept(before, after)
     assert [row["number"] for row in after["schema_migrations"]][-1] == 900
+
+
+def old_file(folder: Path, released: str = RELEASED[-1]) -> tuple[Path, Rows]:
+    """A file as a released version left it, and its rows."""
+    path = folder / "retuned.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute((FOLDER / f"{released}.sql").read_text())
+        return path, rows(connection)
+
+
+def copies(path: Path) -> list[Path]:
+    return sorted(path.parent.glob("*.schema-*"))
+
+
+def test_a_copy_of_the_file_is_kept_before_it_is_migrated(tmp_path: Path) -> None:
+    path, before = old_file(tmp_path)
+    migrated(path)
+    (copy,) = copies(path)
+    with duckdb.connect(str(copy)) as connection:
+        assert rows(connection) == before
+    migrated(path)
+    migrated(tmp_path / "new.duckdb")
+    assert copies(path) == [copy]  # of what was not migrated there is none
+
+
+def test_the_last_two_copies_are_kept(tmp_path: Path) -> None:
+    path, _ = old_file(tmp_path)
+    older = [path.with_name(f"{path.name}.schema-{number:03d}") for number in (1, 2)]
+    for file in older:
+        file.write_bytes(b"older")
+    migrated(path)
+    assert older[0] not in copies(path)
+    assert older[1] in copies(path)
+    assert len(copies(path)) == 2
+
+
+def test_without_room_for_a_copy_the_file_is_not_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, before = old_file(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(WarehouseError, match=r"not migrated: no copy .*10 bytes are free"):
+        open_warehouse(WarehouseSettings(path=path))
+    with duckdb.connect(str(path)) as connection:
+        assert rows(connection) == before
+    assert copies(path) == []
+
+
+def test_an_older_file_is_left_as_it_is_by_who_only_opens_it(tmp_path: Path) -> None:
+    path, before = old_file(tmp_path)
+    with pytest.raises(
+        WarehouseError, match=r"schema is version \d+ and this retuned works with \d+; `retuned migrate`"
+    ):
+        open_existing(WarehouseSettings(path=path))
+    with duckdb.connect(str(path)) as connection:
+        assert rows(connection) == before
+
+
+@pytest.mark.parametrize("opens", [open_existing, open_warehouse])
+def test_a_newer_file_is_refused(opens: Callable[[WarehouseSettings], object], tmp_path: Path) -> None:
+    path = tmp_path / "retuned.duckdb"
+    migrated(path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO schema_migrations VALUES (999, '999_later.sql', '2026-03-02')")
+    with pytest.raises(WarehouseError, match=r"schema \(999\) is newer than this retuned knows .*; upgrade retuned"):
+        opens(WarehouseSettings(path=path))
+    assert copies(path) == []
+
+
+def test_where_there_is_no_file_none_is_created_by_who_only_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "retuned.duckdb"
+    with pytest.raises(WarehouseError, match=r"nothing here yet; check warehouse\.path"):
+        open_existing(WarehouseSettings(path=path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opens", [open_existing, open_warehouse])
+def test_while_a_restore_is_unfinished_nothing_opens_the_file(
+    opens: Callable[[WarehouseSettings], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "retuned.duckdb"
+    (tmp_path / "retuned.duckdb.restoring").write_text("{}")
+    with pytest.raises(WarehouseError, match=r"a restore was cut off.*run the same `retuned restore` again"):
+        opens(WarehouseSettings(path=path))
+    assert not path.exists()

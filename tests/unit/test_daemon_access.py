@@ -46,7 +46,7 @@ EXPECTED = {
         ("GET", "/api/v1/lineage/{id:path}"),
         ("POST", "/api/v1/workloads/{workload:path}/{command}"),
     },
-    "admin": set(),
+    "admin": {("POST", "/api/v1/backup")},
 }
 PARAMETERS = {"id": "0123456789abcdef", "what": "ledger", "workload": "support", "command": "promote"}
 HOST = "http://localhost:8321"

@@ -39,6 +39,8 @@ NOBODY = "nobody"
 EXCLUDED = [checks.positive_data_acceptance]
 EXIST = {"workload": "support.refunds", "what": "interactions", "id": "i1"}
 """Of the names that paths hold, those with something behind them."""
+SPARED = {"backup"}
+"""Operations that would write wherever a made-up request names."""
 EXAMPLES = 4
 """Of each operation, who asks it, and whether the request is one that the document allows."""
 
@@ -127,6 +129,8 @@ def test_what_is_answered_is_documented(running: Running, who: str) -> None:
     for found in api.get_all_operations():
         operation = found.ok()
         described = document["paths"][operation.path][operation.method]
+        if described["operationId"] in SPARED:
+            continue
         bounded = "requestBody" in described or any(one["in"] == "query" for one in described.get("parameters", ()))
         for mode in GenerationMode if bounded else (GenerationMode.POSITIVE,):  # any text is an id
 

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from brokers import free_port
 
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.main import main, parser
 
 
@@ -37,6 +39,7 @@ def test_options_of_all_commands_stand_before_the_command_or_behind_it() -> None
 def test_an_empty_list_is_said_to_be_empty(
     config: Path, capsys: pytest.CaptureFixture[str], command: list[str], printed: str
 ) -> None:
+    open_warehouse(WarehouseSettings(path=config.parent / "w.duckdb")).close()
     assert main(["--config", str(config), *command]) == 0
     out, err = capsys.readouterr()
     assert (out, err.endswith(printed)) == ("", True)

@@ -5,7 +5,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +21,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.web import connections
+from retuned.daemon.web.principals import add
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
 
@@ -68,6 +71,26 @@ def test_idle_connections_take_no_others_place(place: Place, monkeypatch: pytest
             closed += is_closed(connection)
         assert closed >= 30
         assert place.well()
+
+
+def test_a_backup_is_asked_for_by_an_admin_with_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "principals.yaml"
+    admin, operator = (add(file, role, role, None, datetime.now(UTC)) for role in ("admin", "operator"))  # type: ignore[arg-type]
+    made = Place(HttpSettings(port=0, principals_file=file))
+
+    def ask(token: str, **body: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.post(f"{made.url}/api/v1/backup", headers=headers, json=body, timeout=10)
+
+    try:
+        assert ask(admin, folder="/b").json() == {"folder": "/b", "keep": 7, "with_key": True}
+        assert ask(admin, folder="/b", keep=2, with_key=False).json() == {"folder": "/b", "keep": 2, "with_key": False}
+        assert ask(operator, folder="/b").status_code == 403
+        assert ask(admin, folder="b").status_code == 409
+        for wrong in ({}, {"folder": 1}, {"folder": "/b", "keep": True}, {"folder": "/b", "with_key": 1}):
+            assert ask(admin, **wrong).status_code == 400, wrong
+    finally:
+        made.server.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,261 @@
+"""Makes a generation of a backup while the daemon runs: the warehouse as of one transaction, then the files."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
+
+import duckdb
+import msgspec
+
+from retuned.consumers.common.durable import fsync
+from retuned.consumers.errors import BackupError, Busy, Cancelled
+from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.backup import manifest
+from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, MANIFEST, MARKER, WAREHOUSE, File, Link, Manifest, Offset
+from retuned.daemon.settings import Settings
+
+log = logging.getLogger(__name__)
+QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
+
+RUNS = "runs"
+"""A folder of each workload in `models`, with the checkpoints of its trainings: they are made again, and not kept."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A generation that was made: its folder, its files, and those of them that were copied rather than linked."""
+
+    generation: str
+    files: int
+    bytes: int
+    copied_files: int
+    copied_bytes: int
+    deleted: list[str]
+
+
+def back_up(
+    warehouse: Warehouse,
+    settings: Settings,
+    folder: Path,
+    keep: int,
+    now: datetime,
+    stop: threading.Event,
+    *,
+    with_key: bool = True,
+) -> Made:
+    """Make a generation in `folder`, then delete the oldest ones until no more than `keep` are left.
+
+    Files come after the warehouse, so each that it names is among them. What the archive holds beyond it is taken from
+    the restored warehouse by the next run of the archive.
+
+    Args:
+        now: naive UTC.
+        stop: ends it early; nothing of it is left.
+        with_key: whether the key of pseudonyms is in it; with the warehouse it tells who a user is.
+
+    Raises:
+        BackupError: the folder is no place for it, or cannot be written.
+        Busy: another backup is being made there.
+        Cancelled: it was stopped.
+    """
+    try:
+        with _exclusive(folder, settings):
+            places = manifest.places(settings)
+            if not with_key:
+                del places[KEY]
+            return _Generation(warehouse, places, folder, now, stop).made(keep)
+    except OSError as error:
+        raise BackupError(
+            f"backup {error.filename or folder}: {error.strerror or error}; earlier backups are as they were"
+        ) from error
+
+
+class _Generation:
+    def __init__(
+        self, warehouse: Warehouse, places: dict[str, Path], folder: Path, now: datetime, stop: threading.Event
+    ) -> None:
+        self._warehouse, self._places, self._folder, self._stop = warehouse, places, folder, stop
+        while (folder / _name(now)).exists():
+            now += timedelta(seconds=1)
+        self._now, self._path, self._aside = now, folder / _name(now), folder / f".{_name(now)}.tmp"
+        self._earlier, self._known = _newest(folder)
+        self._files: list[File] = []
+        self._links: list[Link] = []
+        self._copied: list[File] = []
+
+    def made(self, keep: int) -> Made:
+        for unfinished in self._folder.glob(".*.tmp"):
+            shutil.rmtree(unfinished)
+        try:
+            self._write()
+        finally:
+            shutil.rmtree(self._aside, ignore_errors=True)
+        deleted = [_delete(old) for old in manifest.generations(self._folder)[:-keep]]
+        total = sum(file.bytes for file in self._files)
+        copied = sum(file.bytes for file in self._copied)
+        log.info("backup %s: %d files, %d bytes, of which %d are new", self._path, len(self._files), total, copied)
+        return Made(str(self._path), len(self._files), total, len(self._copied), copied, deleted)
+
+    def _write(self) -> None:
+        self._aside.mkdir()
+        size = self._warehouse.size()
+        self._need(size.used + size.log)
+        offsets = self._copy_warehouse()
+        for name, place in self._places.items():
+            if place.is_dir():
+                for path in _walk(place, without=RUNS if name == "models" else None):
+                    self._add(path, f"{name}/{path.relative_to(place).as_posix()}")
+            elif name != WAREHOUSE and place.exists():
+                self._add(place, name)
+        about = Manifest(
+            format=manifest.FORMAT,
+            version=importlib.metadata.version("retuned"),
+            schema=schema.version(self._warehouse),
+            created_at=self._now.replace(tzinfo=UTC),
+            offsets=offsets,
+            folders={"models": str(self._places["models"].resolve()), "reports": str(self._places["reports"])},
+            files=self._files,
+            links=self._links,
+        )
+        (self._aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=1))
+        fsync(self._aside / MANIFEST)
+        for place in (*(path for path in self._aside.rglob("*") if path.is_dir()), self._aside):
+            fsync(place)
+        self._aside.rename(self._path)
+        fsync(self._folder)
+
+    def _copy_warehouse(self) -> list[Offset]:
+        """The offsets of the copy."""
+        path = self._aside / WAREHOUSE
+        self._warehouse.copy_to(path, self._stop)
+        with duckdb.connect(str(path), read_only=True) as copy:
+            rows = copy.execute(QUERIES["offsets"]).fetchall()
+        fsync(path)
+        stat = path.stat()
+        self._add_file(File(WAREHOUSE, stat.st_size, manifest.sha256(path), stat.st_mtime_ns), copied=True)
+        return [Offset(*row) for row in rows]
+
+    def _add(self, source: Path, name: str) -> None:
+        """A file or a link as it is now; one that was deleted meanwhile is passed over."""
+        if self._stop.is_set():
+            raise Cancelled(f"backup {self._folder}: stopped; nothing of it is left")
+        target = self._aside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if source.is_symlink():
+                self._links.append(Link(name, str(source.readlink())))
+                return
+            stat = source.stat()
+            known = self._known.get(name)
+            if known and (known.bytes, known.modified_ns) == (stat.st_size, stat.st_mtime_ns) and self._linked(known):
+                self._add_file(known, copied=False)
+                return
+            original = source.open("rb")
+        except FileNotFoundError:
+            return
+        self._need(stat.st_size)
+        with original:
+            size, content = _copy(original, target)
+        self._add_file(File(name, size, content, stat.st_mtime_ns), copied=True)
+
+    def _linked(self, file: File) -> bool:
+        """Whether the file could be taken from the generation before, which still has all of it."""
+        assert self._earlier is not None
+        try:
+            source = self._earlier / file.path
+            if source.stat().st_size != file.bytes:
+                return False
+            os.link(source, self._aside / file.path)
+        except OSError:  # not on every file system
+            return False
+        return True
+
+    def _add_file(self, file: File, *, copied: bool) -> None:
+        self._files.append(file)
+        if copied:
+            self._copied.append(file)
+
+    def _need(self, size: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < size:
+            raise BackupError(
+                f"backup {self._folder}: {free:,} bytes are free and the next file takes {size:,}; free space or keep "
+                "fewer backups; earlier ones are as they were"
+            )
+
+
+@contextmanager
+def _exclusive(folder: Path, settings: Settings) -> Iterator[None]:
+    """One backup at a time in a folder, which is made, or is one of backups already."""
+    marker = folder / MARKER
+    for name, place in manifest.places(settings).items():
+        if folder.resolve().is_relative_to(place.resolve()):
+            raise BackupError(f"backup {folder}: lies in what is backed up ({name}: {place}); choose another one")
+    if folder.is_dir() and not marker.exists() and any(folder.iterdir()):
+        raise BackupError(f"backup {folder}: holds other files; choose an empty or a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with marker.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"backup {folder}: another one is being made there; wait for it") from error
+        yield
+
+
+def _newest(folder: Path) -> tuple[Path | None, dict[str, File]]:
+    """The newest generation and its files by path; nothing where it cannot be read: then all is copied."""
+    existing = manifest.generations(folder)
+    if not existing:
+        return None, {}
+    try:
+        return existing[-1], {file.path: file for file in manifest.read(existing[-1]).files}
+    except BackupError as error:
+        log.warning("%s; everything is copied", error)
+        return None, {}
+
+
+def _name(now: datetime) -> str:
+    return now.strftime("%Y-%m-%dT%H-%M-%SZ")
+
+
+def _walk(folder: Path, without: str | None) -> Iterator[Path]:
+    """Files and links below a folder, but those that are being written; `without`: a folder of each folder in it."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(place)
+        if here.parent == folder and without in folders:
+            folders.remove(without)
+        for name in sorted(files) + [name for name in folders if (here / name).is_symlink()]:
+            if not name.startswith(".") and not name.endswith(".tmp"):
+                yield here / name
+
+
+def _copy(original: IO[bytes], target: Path) -> tuple[int, str]:
+    """Its size and hash; on the disk for good."""
+    digest, size = hashlib.sha256(), 0
+    with target.open("xb") as copy:
+        while piece := original.read(CHUNK_BYTES):
+            digest.update(piece)
+            size += copy.write(piece)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return size, digest.hexdigest()
+
+
+def _delete(generation: Path) -> str:
+    """A generation that is only half deleted is no backup, and goes with what other backups left unfinished."""
+    aside = generation.with_name(f".{generation.name}.tmp")
+    generation.rename(aside)
+    shutil.rmtree(aside)
+    return generation.name

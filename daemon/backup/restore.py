@@ -1,0 +1,281 @@
+"""Puts a generation of a backup where the configuration says that things are.
+
+First everything is copied beside its place, then it is renamed into place, the warehouse last. A file beside the
+warehouse says that a restore is under way: while it is there nothing opens the warehouse, and the same restore, run
+again, goes on.
+"""
+
+import fcntl
+import glob
+import hashlib
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from retuned.consumers.common.durable import fsync, replace_text
+from retuned.consumers.errors import BackupError
+from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.connection import named_queries, restoring
+from retuned.daemon.backup import manifest
+from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, WAREHOUSE, File, Manifest
+from retuned.daemon.settings import Settings
+
+log = logging.getLogger(__name__)
+QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
+
+
+class UnderWay(msgspec.Struct, frozen=True):
+    """What the file beside the warehouse holds.
+
+    Attributes:
+        copied: everything was copied beside its place; what is not there any more is in place.
+        aside: the suffix of what was in a place before.
+    """
+
+    generation: str
+    copied: bool
+    aside: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A generation that is in place, and where to find what was there before.
+
+    Attributes:
+        missing_key: where the key of pseudonyms has to be put, when neither the backup nor the configuration has it.
+    """
+
+    generation: Path
+    manifest: Manifest
+    set_aside: list[Path]
+    missing_key: Path | None
+
+
+def choose(folder: Path, name: str | None) -> Path:
+    """The generation of that name, or the newest one.
+
+    Raises:
+        BackupError: there is none.
+    """
+    found = manifest.generations(folder)
+    if not found:
+        raise BackupError(f"backup {folder}: no backup is there; name the folder that `retuned backup` was given")
+    if name is None:
+        return found[-1]
+    chosen = next((generation for generation in found if generation.name == name), None)
+    if chosen is None:
+        raise BackupError(f"backup {folder}: no generation {name}; there are {', '.join(one.name for one in found)}")
+    return chosen
+
+
+def restore(settings: Settings, generation: Path, *, replace: bool, now: datetime) -> Restored:
+    """Put a generation in place; nothing may have the warehouse open.
+
+    Args:
+        replace: rename what is in a place already; without it, that is refused.
+        now: becomes a part of those names.
+
+    Raises:
+        BackupError: the generation is damaged or of a newer retuned, a place is taken, or a file cannot be written.
+    """
+    about = manifest.read(generation)
+    if about.schema > schema.latest():
+        raise BackupError(
+            f"backup {generation}: its schema ({about.schema}) is newer than this retuned knows ({schema.latest()}); "
+            f"install retuned {about.version}"
+        )
+    run = _Restore(settings, generation.resolve(), about)
+    with _naming(generation):
+        set_aside = run.through(replace, now)
+    key = manifest.places(settings)[KEY]
+    is_known = key.exists() or settings.privacy.user_key or settings.privacy.user_key_file
+    return Restored(generation, about, set_aside, None if is_known else key)
+
+
+class _Restore:
+    def __init__(self, settings: Settings, generation: Path, about: Manifest) -> None:
+        self._generation, self._about = generation, about
+        named = manifest.places(settings)
+        self._reports = str(named["reports"])
+        self._places = {name: place.resolve() for name, place in named.items()}  # a link to a place stays one
+        self._warehouse = self._places[WAREHOUSE]
+        self._marker = restoring(named[WAREHOUSE])
+        self._held = {Path(path).parts[0] for path in about.paths()}
+
+    def through(self, replace: bool, now: datetime) -> list[Path]:
+        """Everything, or what is left of it; what was set aside."""
+        _refuse_open(self._warehouse)
+        for place in self._places.values():
+            if place.is_mount():
+                raise BackupError(f"restore: {place} is a mount point; have the configuration name a folder below it")
+        under_way = self._under_way()
+        if under_way is None or not under_way.copied or under_way.generation != str(self._generation):
+            if problems := list(manifest.verify(self._generation)):
+                raise BackupError(f"backup {'; '.join(problems)}: choose another generation")
+            if not replace and (taken := [str(path) for path in self._taken()]):
+                raise BackupError(
+                    f"restore: {', '.join(taken)} would be replaced; move them away, or add --replace, which renames "
+                    "them"
+                )
+            self._need_space()
+            under_way = UnderWay(str(self._generation), copied=False, aside=f"replaced-{now:%Y-%m-%dT%H-%M-%SZ}")
+            self._note(under_way)
+            try:
+                self._copy()
+            except BaseException:  # nothing was moved yet: as if it had not begun
+                self._remove_copies()
+                self._marker.unlink()
+                raise
+            under_way = msgspec.structs.replace(under_way, copied=True)
+            self._note(under_way)
+        set_aside = self._put_in_place(under_way.aside)
+        self._marker.unlink()
+        fsync(self._marker.parent)
+        return set_aside
+
+    def _under_way(self) -> UnderWay | None:
+        for half in self._marker.parent.glob(f".{glob.escape(self._marker.name)}.*.tmp"):
+            half.unlink()
+        if not self._marker.exists():
+            return None
+        return msgspec.json.decode(self._marker.read_bytes(), type=UnderWay)
+
+    def _note(self, under_way: UnderWay) -> None:
+        replace_text(self._marker, msgspec.json.encode(under_way).decode())
+
+    def _targets(self) -> dict[str, Path]:
+        """All places, the warehouse last: its log first, which would be read into another file."""
+        log_of_warehouse = self._warehouse.with_name(self._warehouse.name + ".wal")
+        others = {name: place for name, place in self._places.items() if name not in (WAREHOUSE, KEY)}
+        if KEY in self._held:  # else the one that is there is not touched
+            others[KEY] = self._places[KEY]
+        return others | {"wal": log_of_warehouse, WAREHOUSE: self._warehouse}
+
+    def _taken(self) -> list[Path]:
+        return [place for place in self._targets().values() if _is_taken(place)]
+
+    def _need_space(self) -> None:
+        needed: Counter[Path] = Counter()
+        devices: dict[int, Path] = {}
+        for file in self._about.files:
+            here = next(parent for parent in self._place(file.path).resolve().parents if parent.exists())
+            needed[devices.setdefault(here.stat().st_dev, here)] += file.bytes
+        for here, size in needed.items():
+            if (free := shutil.disk_usage(here).free) < size:
+                raise BackupError(f"restore: {free:,} bytes are free at {here}, and {size:,} are needed; free space")
+
+    def _place(self, path: str) -> Path:
+        """Where a file of the generation is copied to: beside the place of what it is a part of."""
+        name, *below = Path(path).parts
+        if name not in self._places:
+            raise BackupError(f"backup {self._generation}: {path} has no place; upgrade retuned")
+        return _beside(self._places[name]).joinpath(*below)
+
+    def _remove_copies(self) -> None:
+        for place in self._places.values():
+            _remove(_beside(place))
+
+    def _copy(self) -> None:
+        self._remove_copies()
+        for file in self._about.files:
+            target = self._place(file.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(self._generation / file.path, target, file)
+        for link in self._about.links:
+            target = self._place(link.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(link.target)
+        self._move_paths(_beside(self._warehouse))
+        for name in self._held:
+            _fsync_folders(_beside(self._places[name]))
+
+    def _move_paths(self, warehouse: Path) -> None:
+        """The warehouse holds paths of versions, datasets and reports: they may be others here."""
+        moves = {
+            "move_models": ("models", str(self._places["models"])),
+            "move_datasets": ("models", str(self._places["models"])),
+            "move_reports": ("reports", self._reports),
+        }
+        with duckdb.connect(str(warehouse)) as connection:
+            for query, (folder, new) in moves.items():
+                if (old := self._about.folders[folder]) != new:
+                    connection.execute(QUERIES[query], {"old": old, "new": new})
+            connection.execute("CHECKPOINT")
+        fsync(warehouse)
+
+    def _put_in_place(self, aside: str) -> list[Path]:
+        for name, place in self._targets().items():
+            copied = _beside(place)
+            if name in self._held and not (copied.exists() or copied.is_symlink()):
+                continue  # it is in place
+            if _is_taken(place):
+                place.rename(place.with_name(f"{place.name}.{aside}"))
+            if name in self._held:
+                copied.rename(place)
+            if place.parent.exists():
+                fsync(place.parent)
+        old = (place.with_name(f"{place.name}.{aside}") for place in self._targets().values())
+        return [path for path in old if path.exists()]
+
+
+def _refuse_open(warehouse: Path) -> None:
+    if not warehouse.is_file():
+        return
+    with warehouse.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as DuckDB locks it
+        except (BlockingIOError, PermissionError) as error:
+            raise BackupError(f"restore: {warehouse} is in use; stop the daemon first") from error
+
+
+def _beside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.restored")
+
+
+def _is_taken(place: Path) -> bool:
+    return any(place.iterdir()) if place.is_dir() else place.exists()
+
+
+def _copy(source: Path, target: Path, file: File) -> None:
+    """Copy and read again: the content must be the manifest's on both sides."""
+    digest = hashlib.sha256()
+    with source.open("rb") as original, target.open("xb") as copy:
+        while piece := original.read(CHUNK_BYTES):
+            digest.update(piece)
+            copy.write(piece)
+        copy.flush()
+        os.fsync(copy.fileno())
+    os.utime(target, ns=(file.modified_ns, file.modified_ns))  # the next backup finds it unchanged
+    if not digest.hexdigest() == manifest.sha256(target) == file.sha256:
+        raise BackupError(f"backup {source}: its content changed on the way; check the disks, and restore again")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fsync_folders(top: Path) -> None:
+    for folder, _, _ in os.walk(top):
+        fsync(Path(folder))
+
+
+@contextmanager
+def _naming(generation: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        where = getattr(error, "filename", None) or generation
+        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise BackupError(f"restore: {where}: {what}; mend it and run the same restore again") from error

@@ -1,0 +1,73 @@
+"""`retuned backup`, `restore` and `migrate`."""
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from retuned.consumers.errors import BackupError
+from retuned.daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from retuned.daemon.service import Service
+
+
+def backup(
+    options: argparse.Namespace, settings: Settings, service: Callable[[Settings], AbstractContextManager["Service"]]
+) -> int:
+    """Make a backup, or check those that are there."""
+    if options.verify:
+        return _verify(options)
+    with service(settings) as asked:
+        made = asked.backup(options.folder.absolute(), options.keep, with_key=not options.without_key)
+    print(f"{made['generation']}: {made['files']} files, {made['bytes']:,} bytes; {made['copied_bytes']:,} are new")
+    for old in made["deleted"]:
+        print(f"{old}: deleted")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from retuned.daemon.backup import manifest
+
+    found = manifest.generations(options.folder)
+    if not found:
+        raise BackupError(f"backup {options.folder}: no backup is there")
+    damaged = 0
+    for generation in found:
+        try:
+            problems = list(manifest.verify(generation))
+        except BackupError as error:
+            problems = [str(error)]
+        print(f"{'FAIL' if problems else 'ok':4}  {generation.name}", *problems, sep="\n      ")
+        damaged += bool(problems)
+    return int(damaged > 0)
+
+
+def restore(options: argparse.Namespace, settings: Settings) -> int:
+    """Put a backup in place."""
+    from retuned.daemon.backup.restore import choose, restore
+
+    now = datetime.now(UTC).replace(tzinfo=None)
+    done = restore(settings, choose(options.folder, options.generation), replace=options.replace, now=now)
+    print(f"{done.generation.name} is in place, as of {done.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC")
+    for offset in done.manifest.offsets:
+        print(f"  reading goes on at {offset.topic}[{offset.partition}]@{offset.next_offset}")
+    if done.missing_key:
+        print(f"  the key of pseudonyms is not in it: put it to {done.missing_key} before the daemon starts")
+    for path in done.set_aside:
+        print(f"  what was there before is {path}")
+    return 0
+
+
+def migrate(settings: Settings) -> int:
+    """Bring the schema of the warehouse up to date."""
+    from retuned.consumers.warehouse import schema
+    from retuned.consumers.warehouse.connection import attach, open_warehouse
+
+    with closing(attach(settings.warehouse, create=False)) as warehouse:
+        before = schema.version(warehouse) if schema.pending(warehouse) else None
+    open_warehouse(settings.warehouse).close()
+    path = settings.warehouse.path
+    print(f"{path}: " + ("is up to date" if before is None else f"migrated from schema {before} to {schema.latest()}"))
+    return 0
