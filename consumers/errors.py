@@ -78,6 +78,10 @@ class ChildFailed(RetunedError):
     """A child process (training, evaluation, drift) ended without a result."""
 
 
+class OutOfMemory(ChildFailed):
+    """A child process needed more memory than there was."""
+
+
 class Cancelled(RetunedError):
     """A run was asked to stop; it can be resumed."""
 

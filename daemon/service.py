@@ -35,7 +35,9 @@ from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.registry import reconcile
 
-COMMANDS = ("retrain", "promote", "rollback", "report")
+COMMANDS = ("retrain", "promote", "rollback", "report", "pause", "resume", "cancel")
+OF_ALL = ("pause", "resume")
+"""Those that may also be about all workloads."""
 
 
 class Service(Protocol):
@@ -50,11 +52,13 @@ class Service(Protocol):
     def ingestion(self) -> dict[str, Any]:
         """See `retuned.daemon.status.ingestion`."""
 
-    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
         """Carry out one of `COMMANDS`.
 
         Args:
-            arguments: `version`, for `promote`; for `promote` and `rollback` the `reason`, which is kept.
+            workload: None: all of them, for those of `OF_ALL`.
+            arguments: `version`, for `promote`; `now`, for `retrain`: at any hour; the `reason`, which is kept, for
+                `promote`, `rollback`, `pause` and `cancel`.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -96,20 +100,35 @@ class LocalService:
     def ingestion(self) -> dict[str, Any]:
         return status.ingestion(self._ingest)
 
-    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+        reason = str(arguments.get("reason") or "asked for by an operator")
+        runs = self.jobs.runs
+        if workload is None and name not in OF_ALL:
+            raise RetunedError(f"{name}: name the workload")
         known = self.jobs.context.workloads()
-        if workload not in known:
+        if workload is not None and workload not in known:
             raise RetunedError(
                 f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
             )
-        reason = str(arguments.get("reason") or "asked for by an operator")
+        if name == "pause":
+            runs.pause(workload, "an operator", reason)
+            return {"workload": workload, "done": "no retraining starts until `retuned resume`; events go on"}
+        if name == "resume":
+            runs.resume(workload, "an operator")
+            return {"workload": workload, "done": "; ".join(["retraining goes on", *self._waits(workload)])}
+        assert workload is not None
+        if name == "cancel":
+            ids = runs.cancel(workload, "an operator", reason)
+            return {"workload": workload, "done": f"run {', '.join(ids)} is cancelled"}
         if name == "retrain":
-            decision = self.jobs.runs.ask(workload, asked_by="an operator")
+            decision = runs.ask(workload, asked_by="an operator", at_any_hour=arguments.get("now") is True)
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
             if self._ingest is None:  # no schedule will come to it
-                self.jobs.runs.run_waiting()
-            return {"workload": workload, "done": "a retraining is in line", "reasons": list(decision.reasons)}
+                runs.run_waiting()
+            waits = self._waits(workload)
+            done = "; ".join(["a retraining is in line", *waits])
+            return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
         if name == "report":
             report = self.jobs.report_so_far(workload)
             return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}
@@ -122,6 +141,14 @@ class LocalService:
             return {"workload": workload, "done": f"{workload}@{version} is the champion"}
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
         return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
+
+    def _waits(self, workload: str | None) -> list[str]:
+        """What keeps runs of a workload, or of any, from starting."""
+        return [
+            one["reason"]
+            for one in self.jobs.runs.queue()
+            if workload in (None, one["workload"]) and one["waits_for"] != "turn"
+        ]
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         return dead_letters(self.warehouse, limit, reason)

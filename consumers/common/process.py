@@ -14,10 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
+from retuned.consumers.common.memory import available_bytes, gibibytes, oom_kills
+from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory, RetunedError
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -42,6 +44,7 @@ def run_child(
     on_progress: Emit | None = None,
     grace_seconds: float = 8.0,
     environment: dict[str, str] | None = None,
+    to_need_less: str = "",
 ) -> dict[str, Any]:
     """Run `python -m module` on a job and return its result.
 
@@ -50,12 +53,15 @@ def run_child(
         folder: made when missing; the child's log is kept there as `<module>.log`.
         stop: when set, the child gets SIGTERM and, after the grace, SIGKILL.
         on_progress: called in this thread with each progress line.
+        to_need_less: what a person may do when the child runs out of memory, beside giving it more.
 
     Raises:
         Cancelled: stop was set before the child had a result.
+        OutOfMemory: it needed more memory than there was.
         ChildFailed: the child reported an error, died, or ran out of time; the text says which and names the log.
     """
     name = module.rsplit(".", 1)[-1]
+    killed_before = oom_kills()
     folder.mkdir(parents=True, exist_ok=True)
     job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
@@ -88,7 +94,17 @@ def run_child(
             stop or threading.Event(),
             on_progress or (lambda _: None),
             grace_seconds,
+            killed_before,
+            to_need_less,
         )
+    except OutOfMemory as error:
+        left = available_bytes()
+        raise OutOfMemory(
+            f"{name}: out of memory: {error}; give it more memory"
+            + (f" ({gibibytes(left)} are free now)" if left is not None else "")
+            + (f", or {to_need_less}" if to_need_less else "")
+            + f"; see {log_file}"
+        ) from error
     finally:
         if child.poll() is None:
             child.kill()
@@ -105,6 +121,8 @@ def _follow(
     stop: threading.Event,
     on_progress: Emit,
     grace_seconds: float,
+    killed_before: int | None,
+    to_need_less: str,
 ) -> dict[str, Any]:
     lines: queue.Queue[bytes | None] = queue.Queue()
 
@@ -143,11 +161,17 @@ def _follow(
         return result
     if asked_to_stop:
         raise Cancelled(f"{name}: stopped before it was done")
+    if last.get("out_of_memory"):
+        raise OutOfMemory(last["error"])
     if "error" in last:
         raise ChildFailed(f"{name}: {last['error']}")
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-    raise ChildFailed(f"{name}: the child process ended without a result, {how}{hint}; see {log_file}")
+    if status == -signal.SIGKILL and (killed := oom_kills()) != killed_before:
+        raise OutOfMemory(f"the kernel ended the child process ({how})")
+    if status == -signal.SIGKILL and killed is None:
+        how += ", most likely by the kernel, out of memory: give it more"
+        how += f", or {to_need_less}" if to_need_less else ""
+    raise ChildFailed(f"{name}: the child process ended without a result, {how}; see {log_file}")
 
 
 def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
@@ -156,6 +180,7 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
     An error a person can act on is answered in one line; any other also leaves its traceback in the log.
     """
     _die_with_parent()
+    _die_before_parent()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
 
@@ -170,12 +195,15 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
     except RetunedError as error:
         emit({"error": str(error)})
         sys.exit(1)
-    except MemoryError:
-        emit({"error": "out of memory; give this machine more, or use a smaller model or batch"})
-        sys.exit(1)
     except Exception as error:
-        emit({"error": f"{type(error).__name__}: {error}"})
+        emit({"error": f"{type(error).__name__}: {error}", "out_of_memory": _is_out_of_memory(error)})
         raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: Python's own, or torch's, on a CPU or on a GPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -195,3 +223,9 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.environ.get("RETUNED_PARENT", str(os.getppid())) != str(os.getppid()):
             sys.exit(1)  # the parent died before the line above
+
+
+def _die_before_parent() -> None:
+    """When memory runs out, the kernel ends this process, not the daemon (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")

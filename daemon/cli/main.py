@@ -33,10 +33,10 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, quality, "
-    "ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted "
-    "answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that models "
-    "are judged on, and what comes near to them, are left out of these."
+    "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, "
+    "quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
+    "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
+    "models are judged on, and what comes near to them, are left out of these."
 )
 
 
@@ -105,8 +105,23 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("workload")
         if name == "promote":
             added.add_argument("version")
+        if name == "retrain":
+            added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
+    for name, help in (
+        ("pause", "let no retraining start; one under way stops at a checkpoint"),
+        ("resume", "end a pause; what it stopped goes on"),
+        ("cancel", "end the retraining of a workload that is under way or in line"),
+    ):
+        added = command(name, _command, help)
+        added.set_defaults(name=name)
+        if name == "cancel":
+            added.add_argument("workload")
+        else:
+            added.add_argument("workload", nargs="?", help="default: all workloads")
+        if name != "resume":
+            added.add_argument("--reason", help="kept with it")
     letters = command("dead-letters", _dead_letters, "list what could not be decoded, or decode it again after a fix")
     letters.add_argument("action", choices=("list", "replay"))
     letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
@@ -220,6 +235,11 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
+    lines += [
+        f"paused    {pause['workload'] or 'all workloads'}, by {pause['actor']} since {pause['created_at'][:19]}: "
+        f"{pause['reason']}"
+        for pause in status["pauses"]
+    ]
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
         lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
@@ -244,6 +264,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
             lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
         if workload["runs"]:
             lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name)}")
+        lines += [f"  in line     {one['reason']}" for one in status["queue"] if one["workload"] == name]
         if workload["quarantine"]:
             doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
             lines.append(f"  quarantine  {doubted}")
@@ -291,10 +312,10 @@ def _megabytes(size: int) -> str:
 
 
 def _command(options: argparse.Namespace) -> int:
-    arguments = {key: getattr(options, key) for key in ("version", "reason") if getattr(options, key, None)}
+    arguments = {key: getattr(options, key) for key in ("version", "reason", "now") if getattr(options, key, None)}
     with _service(_settings(options)) as service:
         answer = service.command(options.name, options.workload, arguments)
-    print(f"{answer['workload']}: {answer['done']}")
+    print(f"{answer['workload'] or 'all workloads'}: {answer['done']}")
     return 0
 
 

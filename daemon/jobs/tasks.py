@@ -16,6 +16,7 @@ from retuned.monitors.money import ledger, roi
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
 from retuned.monitors.windows import windows
+from retuned.retrain import run
 from retuned.retrain.data import examples, label_requests
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,12 @@ def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
         for workload in context.workloads():
             with parts.workload(workload):
                 runs.ask(workload, scheduled=True)
+
+
+def resume(context: Context, runs: Runs) -> None:
+    """At the start: remove what a crash left of cancelled runs, then go on with those that are in line."""
+    run.sweep(context.rollout)
+    runs.run_waiting()
 
 
 def _measure(context: Context, workload: str, now: datetime) -> None:

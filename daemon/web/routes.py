@@ -26,7 +26,7 @@ from starlette.routing import Route
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.files import TOPIC
 from retuned.daemon.jsontext import as_json, plain
-from retuned.daemon.service import COMMANDS, LocalService
+from retuned.daemon.service import COMMANDS, OF_ALL, LocalService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export
 from retuned.daemon.transfer.imports import from_bytes, most_bytes
@@ -83,6 +83,7 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
             viewer("/api/v1/exports/{what}", do.export),
             viewer("/api/v1/lineage/{id:path}", do.lineage),
             operator("/api/v1/workloads/{workload}/{command}", do.command),
+            operator("/api/v1/training/{command}", do.command),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={HTTPException: _problem},
@@ -181,9 +182,9 @@ class _Endpoints:
         return _json(found)
 
     async def command(self, request: Request) -> Response:
-        name = request.path_params["command"]
-        if name not in COMMANDS:
-            raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
+        name, workload = request.path_params["command"], request.path_params.get("workload")
+        if name not in (known := OF_ALL if workload is None else COMMANDS):
+            raise HTTPException(404, f"commands are {', '.join(known)}")
         _ask_for_json(request)
         body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
         try:
@@ -193,7 +194,7 @@ class _Endpoints:
         if not isinstance(arguments, dict):
             raise HTTPException(400, "send a JSON object")
         try:
-            done = await run_in_threadpool(self._service.command, name, request.path_params["workload"], arguments)
+            done = await run_in_threadpool(self._service.command, name, workload, arguments)
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
         return _json(done)

@@ -189,6 +189,7 @@ def evaluate(
         timeout_seconds=settings.evaluate.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
+        to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
     return [Evaluation(**row) for row in result["rows"]], result["times"]
 

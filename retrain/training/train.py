@@ -88,6 +88,7 @@ def train(
         timeout_seconds=settings.train.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
+        to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
     )
 
 
