@@ -72,7 +72,7 @@ def check_drift(context: Context, runs: Runs) -> None:
 
 
 def announce(context: Context) -> None:
-    """Make links and announcements follow the changes of champions, and announce the requests for labels."""
+    """Make metrics, links and announcements follow the changes of champions, and announce the requests for labels."""
     with context.parts("announce") as parts:
         for workload in context.rollout.changed():
             with parts.workload(workload):
@@ -180,7 +180,6 @@ def _watch_champion(context: Context, workload: str) -> None:
         return
     reason = "; ".join(seen.reasons)
     restored = context.rollout.rollback(workload, "watch", reason, context.now(), of=seen.version)
-    context.retrain_metrics.aliases(context.warehouse, workload)
     log.warning(
         "%s: %s is taken back, %s serves again: %s", workload, seen.version, restored or "the base model", reason
     )
