@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.file_import import Taken, position, take
 from retuned.consumers.ingest import Ingest
@@ -101,6 +102,10 @@ class LocalService:
         return status.ingestion(self._ingest)
 
     def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+        with about(workload=workload, actor="an operator"):
+            return self._command(name, workload, arguments)
+
+    def _command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
         reason = str(arguments.get("reason") or "asked for by an operator")
         runs = self.jobs.runs
         if workload is None and name not in OF_ALL:
@@ -119,7 +124,7 @@ class LocalService:
         assert workload is not None
         if name == "cancel":
             ids = runs.cancel(workload, "an operator", reason)
-            return {"workload": workload, "done": f"run {', '.join(ids)} is cancelled"}
+            return {"workload": workload, "done": f"cancelled: run {', '.join(ids)}"}
         if name == "retrain":
             decision = runs.ask(workload, asked_by="an operator", at_any_hour=arguments.get("now") is True)
             if not decision.retrain:
@@ -144,11 +149,12 @@ class LocalService:
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""
-        return [
+        found = (
             one["reason"]
             for one in self.jobs.runs.queue()
             if workload in (None, one["workload"]) and one["waits_for"] != "turn"
-        ]
+        )
+        return list(dict.fromkeys(found))
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         return dead_letters(self.warehouse, limit, reason)

@@ -4,7 +4,7 @@ import difflib
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from apscheduler.triggers.cron import CronTrigger
@@ -125,6 +125,15 @@ def _sound_secret(token: SecretStr) -> SecretStr:
 Token = Annotated[SecretStr, AfterValidator(_sound_secret)]
 
 
+class LoggingSettings(Section):
+    """What `retuned run` logs on its standard error."""
+
+    format: Literal["text", "json"] = Field(
+        "text", description="json: an object a line, with the run, the workload and the like that it is about"
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+
+
 class HttpSettings(Section):
     """The daemon's own HTTP server: status, metrics, commands."""
 
@@ -211,6 +220,7 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     policy: PolicySettings = Field(default_factory=lambda: PolicySettings())
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+    logging: LoggingSettings = Field(default_factory=lambda: LoggingSettings())
 
     @classmethod
     def settings_customise_sources(

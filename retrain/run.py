@@ -229,7 +229,7 @@ class _Run:
             attempts, most = row["attempts"] or 0, self.settings.train.attempts
             if attempts >= most:
                 raise RetunedError(
-                    f"run {self.id}: given up, the daemon was killed {attempts} times in the middle of it "
+                    f"run {self.id}: given up after {attempts} attempts in which the daemon was killed "
                     "(train.attempts), most likely for want of memory: give it more, or lower train.batch_size, "
                     "train.max_length or train.rank, and retrain"
                 )

@@ -1,10 +1,9 @@
-"""Long work runs in a child process that can be killed: the parent's side and the child's side.
+"""Long work runs in a child process that can be killed: the parent's side. The child's is `consumers.child`.
 
 The parent writes a job as JSON, the child answers with JSON lines on its standard output: any number of progress
 lines and one last line with a result or an error. What libraries print goes to a log file in the job's folder.
 """
 
-import ctypes
 import json
 import os
 import queue
@@ -14,12 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from retuned.consumers.common.logfields import current
 from retuned.consumers.common.memory import available_bytes, gibibytes, oom_kills
-from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory, RetunedError
+from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -32,6 +31,8 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 CANCELLED = 75
 """Exit status of a child that was stopped before it was done."""
+FIELDS = "RETUNED_LOG_FIELDS"
+"""In the environment of a child: what its log lines are about."""
 
 
 def run_child(
@@ -74,6 +75,7 @@ def run_child(
             "DO_NOT_TRACK": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "RETUNED_PARENT": str(os.getpid()),
+            FIELDS: json.dumps(current()),
         }
     )
     with log_file.open("ab") as log:
@@ -174,38 +176,6 @@ def _follow(
     raise ChildFailed(f"{name}: the child process ended without a result, {how}; see {log_file}")
 
 
-def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
-    """The child's side: read the job, work, answer. Exits the process.
-
-    An error a person can act on is answered in one line; any other also leaves its traceback in the log.
-    """
-    _die_with_parent()
-    _die_before_parent()
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-
-    def emit(line: dict[str, Any]) -> None:
-        answer.write(json.dumps(line) + "\n")
-        answer.flush()
-
-    try:
-        emit({"result": work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)})
-    except Cancelled:
-        sys.exit(CANCELLED)
-    except RetunedError as error:
-        emit({"error": str(error)})
-        sys.exit(1)
-    except Exception as error:
-        emit({"error": f"{type(error).__name__}: {error}", "out_of_memory": _is_out_of_memory(error)})
-        raise
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: Python's own, or torch's, on a CPU or on a GPU."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
-
-
 def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """From within a child, start another process on its job, which dies with it. Its log is this one's; what it answers
     is in its `stdout`."""
@@ -215,17 +185,3 @@ def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[by
         stdout=subprocess.PIPE,
         env=os.environ | environment | {"RETUNED_PARENT": str(os.getpid())},
     )
-
-
-def _die_with_parent() -> None:
-    """No child outlives a daemon that was killed (Linux; elsewhere it runs to its end)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.environ.get("RETUNED_PARENT", str(os.getppid())) != str(os.getppid()):
-            sys.exit(1)  # the parent died before the line above
-
-
-def _die_before_parent() -> None:
-    """When memory runs out, the kernel ends this process, not the daemon (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("800")

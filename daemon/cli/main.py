@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 import textwrap
@@ -11,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers import logs
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.jsontext import through_json
-from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings, load
@@ -44,14 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, act, and turn an error into one line and its exit status (2: the command line itself is wrong)."""
     keep_private()
     options = parser().parse_args(arguments)
-    formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
-    if not options.verbose:
-        for chatty in ("apscheduler", "uvicorn"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as our own errors
+    logs.configure("text", "debug" if options.verbose else "info")
     try:
         status: int = options.act(options)
         sys.stdout.flush()
@@ -61,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 0
     except RetunedError as error:
-        print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
+        logs.last_line(f"retuned: {error}")
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -178,6 +170,7 @@ def _run(options: argparse.Namespace) -> int:
     from retuned.daemon import app
 
     settings = _settings(options)
+    logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
     if options.once:
         app.run_once(settings)
         return 0
@@ -263,8 +256,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
             verdict = "yes" if decision["outcome"] else "no"
             lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
         if workload["runs"]:
-            lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name)}")
-        lines += [f"  in line     {one['reason']}" for one in status["queue"] if one["workload"] == name]
+            waits = {one["run_id"]: one["reason"] for one in status["queue"]}
+            lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name, waits)}")
         if workload["quarantine"]:
             doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
             lines.append(f"  quarantine  {doubted}")
@@ -284,8 +277,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str) -> str:
-    """The latest run: how far it is, what came of it, or why it made nothing."""
+def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:
+    """The latest run: how far it is, what it waits for, what came of it, or why it made nothing."""
     if run["state"] == "running" and training.get("workload") == workload:
         said = (f"{key} {value}" for key, value in training.items() if key in ("step", "steps", "rows", "loss"))
         return f"under way: {', '.join([training['stage'], *said])}"
@@ -295,7 +288,7 @@ def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str) -> st
             f"{model} {_number(scores[model], 3)}" for model in ("candidate", "champion", "base") if model in scores
         )
         return f"succeeded: {workload}@{run['version']}" + (f", holdout score: {means}" if means else "")
-    return f"{run['state']}: {run['error'] or 'not under way; it goes on at the next start of the daemon'}"
+    return f"{run['state']}: {waits.get(run['id']) or run['error']}"
 
 
 def _within(low: float | None, high: float | None) -> str:

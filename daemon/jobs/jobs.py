@@ -12,6 +12,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
@@ -136,8 +137,12 @@ class Jobs:
                 self.context.monitor_metrics.drift(check, counted=False)
 
     def _on_event(self, event: JobExecutionEvent) -> None:
-        context = self.context
         job = "retrain" if event.job_id == "resume" else event.job_id.partition(":")[0]
+        with about(job=job):
+            self._take_outcome(job, event)
+
+    def _take_outcome(self, job: str, event: JobExecutionEvent) -> None:
+        context = self.context
         if event.code == EVENT_JOB_MISSED:
             context.metrics.job_runs.labels(job, "missed").inc()
         elif event.exception is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
@@ -88,7 +89,8 @@ class Runs:
         for row in run.unfinished(context.warehouse):
             if under_way is not None and row["id"] == under_way.run_id:
                 continue
-            held = self._hold(row) or Hold("turn", "it waits for its turn")
+            goes_on = "it begins" if row["state"] == "waiting" else "it goes on from its checkpoint"
+            held = self._hold(row) or Hold("turn", f"{goes_on} when its turn comes")
             found.append(
                 {
                     "run_id": row["id"],
@@ -142,7 +144,7 @@ class Runs:
         warehouse, now = self._context.warehouse, self._context.now()
         found = [pause["workload"] for pause in holds.pauses(warehouse)]
         if workload not in found:
-            more = f"; paused {'is' if len(found) == 1 else 'are'} {', '.join(map(_named, found))}" if found else ""
+            more = f"; in force: the pause of {', '.join(map(_named, found))}" if found else ""
             raise RetunedError(f"{_named(workload)}: retraining is not paused{more}")
         warehouse.execute(holds.QUERIES["end_pause"], {"workload": workload, "actor": actor, "now": now})
         log.info("%s: retraining goes on, asked for by %s", _named(workload), actor)
@@ -190,6 +192,10 @@ class Runs:
         return hold(self._context.warehouse, self._context.settings, row, self._context.now())
 
     def _make(self, stop: Stop) -> None:
+        with about(run=stop.run_id, workload=stop.workload):
+            self._make_and_report(stop)
+
+    def _make_and_report(self, stop: Stop) -> None:
         context = self._context
         try:
             result = run.take_up(context.rollout, stop.run_id, context.now, stop, self.on_progress)
@@ -197,7 +203,8 @@ class Runs:
             with self._lock:
                 self.progress, self._under_way = {}, None
         context.retrain_metrics.finished(result)
-        log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
+        with about(version=result.version):
+            log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
 
 
 def _refused(decision: policy.Decision, why: str) -> policy.Decision:

@@ -20,8 +20,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers.child import child_main
 from retuned.consumers.common import tone
-from retuned.consumers.common.process import Emit, child_main, run_child
+from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.similarity import text_hash

@@ -1,5 +1,6 @@
 """Runs in hand, as an operator has them: killed, paused over a restart, cancelled, by the command line of a daemon."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tm
         models={"base": str(tiny_llama(tmp_path / "base")), "directory": str(tmp_path / "models")},
         train={"threads": 1, "epochs": 500, "patience": 500, "dtype": "float32", "checkpoint_steps": 5, "attempts": 1},
         policy={"enabled": False},
+        logging={"format": "json"},
     )
     app = App(settings)
     with running(tmp_path, settings) as daemon:
@@ -40,7 +42,7 @@ def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tm
         daemon.stop(signal.SIGKILL)
         daemon.start()
         daemon.until(lambda: state() == "failed", "an end of attempts")
-        assert "killed 1 times in the middle of it" in daemon.workload()["runs"][0]["error"]
+        assert "given up after 1 attempts in which the daemon was killed" in daemon.workload()["runs"][0]["error"]
 
         assert main(["pause", "--reason", "the machine is needed", *config]) == 0
         assert main(["retrain", "support", *config]) == 0
@@ -55,3 +57,8 @@ def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tm
         assert state() == "cancelled"
         assert main(["cancel", "support", *config]) == 1
         assert daemon.stop() == 0
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    (failed,) = (line for line in lines if ": failed: " in line["message"])
+    assert (failed["workload"], failed["level"]) == ("support", "info")
+    assert failed["run"] in failed["message"]
+    assert any(line.get("actor") and line["workload"] == "support" for line in lines)

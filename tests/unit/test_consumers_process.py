@@ -16,7 +16,7 @@ HINT = "take a smaller model"
 def run(folder: Path, work: str) -> dict[str, Any]:
     """Run a child that does this."""
     (folder / "child.py").write_text(
-        "import os, signal\nfrom pathlib import Path\nfrom retuned.consumers.common.process import child_main\n"
+        "import os, signal\nfrom pathlib import Path\nfrom retuned.consumers.child import child_main\n"
         f"def work(job, emit):\n    {work}\nif __name__ == '__main__':\n    child_main(work)\n"
     )
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

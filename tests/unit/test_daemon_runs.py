@@ -154,7 +154,9 @@ def test_pauses_that_make_no_sense(office: Office) -> None:
     office.service.command("pause", None, {})
     with pytest.raises(RetunedError, match="all workloads: retraining is paused already"):
         office.service.command("pause", None, {})
-    with pytest.raises(RetunedError, match="workload support: retraining is not paused; paused is all workloads"):
+    with pytest.raises(
+        RetunedError, match="workload support: retraining is not paused; in force: the pause of all workloads"
+    ):
         office.service.command("resume", "support", {})
     with pytest.raises(RetunedError, match="workload other: unknown"):
         office.service.command("pause", "other", {})
@@ -193,7 +195,8 @@ def test_a_run_under_way_is_cancelled_and_nothing_else(office: Office) -> None:
     office.at_train = lambda workload: office.stop.set() if workload == "sales" else None
     thread = office.work()
     until(lambda: office.began or not thread.is_alive())
-    office.service.command("cancel", "support", {"reason": "the wrong data"})
+    answer = office.service.command("cancel", "support", {"reason": "the wrong data"})
+    assert answer["done"].startswith("cancelled: run 2026")
     thread.join(20)
     assert office.states() == {"support": "cancelled", "sales": "interrupted"}
     assert office.files("support") == []
@@ -326,7 +329,7 @@ def test_a_run_in_which_the_daemon_is_killed_again_and_again_is_given_up(office:
     assert len(office.began) == 6
     (row,) = office.warehouse.rows("SELECT state, error, finished_at FROM runs")
     assert (row["state"], row["finished_at"]) == ("failed", NOON)
-    assert "killed 2 times in the middle of it (train.attempts)" in row["error"]
+    assert "given up after 2 attempts in which the daemon was killed (train.attempts)" in row["error"]
     assert "train.batch_size" in row["error"]
     office.jobs.run("resume")
     assert len(office.began) == 6
