@@ -22,6 +22,7 @@ from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.daemon import tracing
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -91,6 +92,8 @@ class App:
             tighten(settings)
             settings.http.tokens()  # what would let anybody in is refused before anything else is done
             check_base_model(settings.models.base)
+            if settings.tracing.otlp_endpoint:
+                self._stops.append(("tracing", tracing.start(settings.tracing)))
             log.info("broker: %s", check_broker(settings.kafka))
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from apscheduler.triggers.cron import CronTrigger
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
@@ -134,6 +134,16 @@ class LoggingSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
 
 
+class TracingSettings(Section):
+    """Traces of jobs and runs, without content of conversations. Needs pip install 'retuned[otel]'."""
+
+    otlp_endpoint: Annotated[str, StringConstraints(pattern="^https?://")] | None = Field(
+        None,
+        description="where a collector of OpenTelemetry takes traces by OTLP over HTTP, for example "
+        "http://127.0.0.1:4318/v1/traces; null: none are made",
+    )
+
+
 class HttpSettings(Section):
     """The daemon's own HTTP server: status, metrics, commands."""
 
@@ -221,6 +231,7 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     logging: LoggingSettings = Field(default_factory=lambda: LoggingSettings())
+    tracing: TracingSettings = Field(default_factory=lambda: TracingSettings())
 
     @classmethod
     def settings_customise_sources(

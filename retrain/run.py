@@ -9,6 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit
+from retuned.consumers.common.spans import Span, span
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse, insert
@@ -252,30 +254,37 @@ class _Run:
             return self._row()
 
     def _stages(self) -> RunResult:
-        dataset, parent = self._dataset()
+        with self._stage("data"):
+            dataset, parent = self._dataset()
         self._check_stop()
         self._tell("train", rows=dataset.rows, dataset_version=dataset.version)
-        training = self._timed(
-            "train_seconds",
-            lambda: train(
-                dataset,
-                parent,
-                self.settings,
-                self.folder / "train",
-                self.stop,
-                lambda line: self._tell("train", **line),
-            ),
-        )
+        with self._stage("train"):
+            training = self._timed(
+                "train_seconds",
+                lambda: train(
+                    dataset,
+                    parent,
+                    self.settings,
+                    self.folder / "train",
+                    self.stop,
+                    lambda line: self._tell("train", **line),
+                ),
+            )
         self._check_stop()
-        rows = self._evaluations(dataset, parent, training)
-        opinion = self._opinion(dataset, rows)
-        candidate = self._register(dataset, parent, training, rows)
-        decision = self._decide(rows, opinion, candidate)
+        with self._stage("evaluate"):
+            rows = self._evaluations(dataset, parent, training)
+            opinion = self._opinion(dataset, rows)
+        with self._stage("decide") as traced:
+            candidate = self._register(dataset, parent, training, rows)
+            decision = self._decide(rows, opinion, candidate)
+            traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         self._check_stop()
-        promoted = self._promote(decision, parent, candidate)
-        if promoted:
-            self.rollout.follow_up_or_log(self.workload)
+        with self._stage("release") as traced:
+            promoted = self._promote(decision, parent, candidate)
+            if promoted:
+                self.rollout.follow_up_or_log(self.workload)
+            traced.set(version=candidate.version, promoted=promoted)
         seconds = self._row()
         return RunResult(
             run_id=self.id,
@@ -293,6 +302,9 @@ class _Run:
             evaluate_seconds=seconds["evaluate_seconds"],
             training=training,
         )
+
+    def _stage(self, name: str) -> AbstractContextManager[Span]:
+        return span(name, run=self.id, workload=self.workload)
 
     def _dataset(self) -> tuple[Dataset, Version | None]:
         """The run's dataset and the champion that it starts from; both are settled when the dataset is written."""

@@ -11,6 +11,7 @@ from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon import tracing
 from retuned.daemon.jobs.holds import lacking_memory
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.server import bind
@@ -34,6 +35,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable(settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
+        ("tracing", lambda: tracing.check(settings.tracing)),
         ("http", lambda: _http(settings)),
     ]
     for name, attempt in tries:

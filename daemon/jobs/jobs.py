@@ -13,6 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from retuned.consumers.common.logfields import about
+from retuned.consumers.common.spans import span
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
@@ -85,7 +86,7 @@ class Jobs:
         Raises:
             PartsFailed: parts of it failed; the others were done.
         """
-        return next(job for job in self.table() if job.id == id).work()
+        return self._traced(next(job for job in self.table() if job.id == id))()
 
     def start(self) -> None:
         """Start the schedule."""
@@ -103,7 +104,7 @@ class Jobs:
                 options["misfire_grace_time"] = CRON_GRACE_SECONDS
             else:
                 options["next_run_time"] = job.first.replace(tzinfo=UTC)
-            scheduler.add_job(job.work, **options)
+            scheduler.add_job(self._traced(job), **options)
         self._show_latest_drift()
         scheduler.start()
 
@@ -124,6 +125,13 @@ class Jobs:
         else:
             write()
         return report_id(workload, period)
+
+    def _traced(self, job: Job) -> Callable[[], Any]:
+        def work() -> Any:
+            with span(f"job {job.id}", job=job.id):
+                return job.work()
+
+        return work
 
     def _start_runs(self) -> None:
         if self._scheduler.running:

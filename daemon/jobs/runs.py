@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from retuned.consumers.common.logfields import about
+from retuned.consumers.common.spans import span
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
@@ -192,19 +193,20 @@ class Runs:
         return hold(self._context.warehouse, self._context.settings, row, self._context.now())
 
     def _make(self, stop: Stop) -> None:
-        with about(run=stop.run_id, workload=stop.workload):
-            self._make_and_report(stop)
-
-    def _make_and_report(self, stop: Stop) -> None:
         context = self._context
-        try:
-            result = run.take_up(context.rollout, stop.run_id, context.now, stop, self.on_progress)
-        finally:
-            with self._lock:
-                self.progress, self._under_way = {}, None
-        context.retrain_metrics.finished(result)
-        with about(version=result.version):
-            log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
+        with (
+            about(run=stop.run_id, workload=stop.workload),
+            span("run", run=stop.run_id, workload=stop.workload) as traced,
+        ):
+            try:
+                result = run.take_up(context.rollout, stop.run_id, context.now, stop, self.on_progress)
+            finally:
+                with self._lock:
+                    self.progress, self._under_way = {}, None
+            traced.set(outcome=result.state, version=result.version, promoted=result.promoted)
+            context.retrain_metrics.finished(result)
+            with about(version=result.version):
+                log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
 
 
 def _refused(decision: policy.Decision, why: str) -> policy.Decision:

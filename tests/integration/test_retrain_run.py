@@ -3,6 +3,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from models import tiny_llama
 from prometheus_client import CollectorRegistry
 from teaching import CHANGED, GOODS, Teacher, questions, teach_policies
 
+from retuned.consumers.common import spans
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
@@ -536,3 +538,27 @@ def test_what_is_cancelled_before_its_promotion_is_not_promoted_and_what_serves_
     result = bench.retrain()
     assert (result.state, result.promoted) == ("succeeded", True)
     assert f"support@{result.version} serves; `retuned rollback support` takes it back" in refusals[0]
+
+
+def test_each_stage_of_a_run_is_a_span(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[tuple[str, dict[str, Any]]] = []
+
+    class Recorded:
+        def __init__(self, name: str) -> None:
+            self.attributes: dict[str, Any] = {}
+            recorded.append((name, self.attributes))
+
+        def set(self, **attributes: Any) -> None:
+            self.attributes |= attributes
+
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    spans.record(lambda name: nullcontext(Recorded(name)))
+    try:
+        result = bench.retrain()
+    finally:
+        spans.record(None)
+    assert [name for name, _ in recorded] == ["data", "train", "evaluate", "decide", "release"]
+    assert all((of["run"], of["workload"]) == (result.run_id, "support") for _, of in recorded)
+    assert recorded[3][1]["outcome"] == "passed"
+    assert (recorded[4][1]["version"], recorded[4][1]["promoted"]) == (result.version, True)
