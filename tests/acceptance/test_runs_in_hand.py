@@ -26,7 +26,7 @@ def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tm
         config = ["--config", str(daemon.config)]
 
         def training() -> bool:
-            return "step" in daemon.status()["training"]
+            return daemon.status()["training"].get("stage") in ("dataset", "train")
 
         def state() -> str:
             found: str = daemon.workload()["runs"][0]["state"]

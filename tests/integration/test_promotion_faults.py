@@ -58,7 +58,7 @@ FAULTS: dict[str, Callable[[], BaseException]] = {
 
 
 @dataclass
-class Shop:
+class Case:
     """A workload with a champion, whose next change fails at a step."""
 
     folder: Path
@@ -79,7 +79,7 @@ class Shop:
     def _show(self, workload: str) -> None:
         self.metrics.aliases(self.warehouse, workload)
 
-    def furnish(self) -> None:
+    def prepare(self) -> None:
         row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
         for version in (OLD, NEW):
             path = self.folder / "models" / "support" / version
@@ -131,7 +131,7 @@ class Shop:
         return aliases["champion"]
 
 
-def fail_at(step: str, fault: Callable[[], Any], shop: Shop, patch: pytest.MonkeyPatch) -> list[str]:
+def fail_at(step: str, fault: Callable[[], Any], case: Case, patch: pytest.MonkeyPatch) -> list[str]:
     """Let the next change fail at a step; what is returned names the step once it came to it."""
     reached: list[str] = []
 
@@ -153,7 +153,7 @@ def fail_at(step: str, fault: Callable[[], Any], shop: Shop, patch: pytest.Monke
         "metrics": (Metrics, "aliases", lambda *_: True),
         "previous": (durable, "point", lambda link, _: link.name == "previous"),
         "champion": (durable, "point", lambda link, _: link.name == "champion"),
-        "message": (shop.publisher, "publish", lambda *_: True),
+        "message": (case.publisher, "publish", lambda *_: True),
         "mark": (Warehouse, "execute", lambda _, sql, *__: "announced" in sql),
     }
     place, name, here = places[step]
@@ -168,34 +168,34 @@ def fail_at(step: str, fault: Callable[[], Any], shop: Shop, patch: pytest.Monke
 def test_whatever_fails_at_whichever_step_all_agree_in_the_end(
     goal: str, actors: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = Shop(tmp_path)
-    shop.furnish()
+    case = Case(tmp_path)
+    case.prepare()
     for number, (step, name) in enumerate((step, name) for step, names in STEPS.items() for name in names):
         actor = actors[number % 2]
-        before = shop.go_back_to(NEW if goal == OLD else OLD)
-        count = shop.changes()
+        before = case.go_back_to(NEW if goal == OLD else OLD)
+        count = case.changes()
         failed = None
         with monkeypatch.context() as patch:
-            reached = fail_at(step, FAULTS[name], shop, patch)
+            reached = fail_at(step, FAULTS[name], case, patch)
             try:
-                shop.change(actor)
+                case.change(actor)
             except (Killed, Exception) as error:  # noqa: BLE001
                 failed = error
             assert reached, (step, name)
             if step != "row" and name != "killed":
                 assert failed is None, (step, name, "the change is a fact, and is reported as none")
-                assert versions.aliases(shop.warehouse, "support")["champion"] == goal
+                assert versions.aliases(case.warehouse, "support")["champion"] == goal
         if step == "row":
             assert failed is not None
-            assert (shop.changes(), shop.assert_agreed()) == (count, before), name
-            shop.change(actor)  # and nothing stands in the way of another try
+            assert (case.changes(), case.assert_agreed()) == (count, before), name
+            case.change(actor)  # and nothing stands in the way of another try
         if name == "killed":
-            shop.begin()
-        for workload in shop.rollout.changed():
-            shop.rollout.follow_up(workload)
-        assert shop.assert_agreed() == goal, (step, name)
-        assert shop.changes() == count + 1
-    shop.warehouse.close()
+            case.begin()
+        for workload in case.rollout.changed():
+            case.rollout.follow_up(workload)
+        assert case.assert_agreed() == goal, (step, name)
+        assert case.changes() == count + 1
+    case.warehouse.close()
 
 
 _KILL = """
@@ -203,13 +203,13 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import pytest
-from test_promotion_faults import Shop, fail_at
-shop = Shop(Path(sys.argv[2]))
+from test_promotion_faults import Case, fail_at
+case = Case(Path(sys.argv[2]))
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 with pytest.MonkeyPatch.context() as patch:
-    fail_at(sys.argv[3], kill, shop, patch)
-    shop.change(sys.argv[4])
+    fail_at(sys.argv[3], kill, case, patch)
+    case.change(sys.argv[4])
 """
 
 
@@ -218,12 +218,12 @@ with pytest.MonkeyPatch.context() as patch:
     [("commit", "watch"), ("champion", "gate"), ("mark", "rollback")],
 )
 def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: str, tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    shop.furnish()
+    case = Case(tmp_path)
+    case.prepare()
     if actor in ("rollback", "watch"):
-        shop.change("operator")
+        case.change("operator")
     goal = OLD if actor in ("rollback", "watch") else NEW
-    shop.warehouse.close()
+    case.warehouse.close()
     here = Path(__file__).parent
     path = os.pathsep.join([str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
@@ -231,7 +231,7 @@ def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: s
         env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
-    again = Shop(tmp_path, shop.publisher)  # what was published before the kill went with that process
+    again = Case(tmp_path, case.publisher)  # what was published before the kill went with that process
     for workload in again.rollout.changed():
         again.rollout.follow_up(workload)
     assert again.assert_agreed() == goal
@@ -242,7 +242,7 @@ def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: s
 @pytest.mark.parametrize("what", ["full", "read-only"])
 def test_links_on_a_disk_that_is_full_or_read_only_follow_once_they_can(what: str, tmp_path: Path) -> None:
     """A real file system: no inode is left, or nothing may be written."""
-    shop = Shop(tmp_path)
+    case = Case(tmp_path)
     disk = tmp_path / "models"
 
     def mount(*options: str) -> None:
@@ -251,7 +251,7 @@ def test_links_on_a_disk_that_is_full_or_read_only_follow_once_they_can(what: st
     disk.mkdir(exist_ok=True)
     mount("size=1m", "nr_inodes=64")
     try:
-        shop.furnish()
+        case.prepare()
         taken = []
         if what == "full":
             with suppress(OSError):
@@ -262,18 +262,18 @@ def test_links_on_a_disk_that_is_full_or_read_only_follow_once_they_can(what: st
         else:
             mount("remount", "ro")
         for actor in ("gate", "watch", "operator"):
-            shop.change(actor)
+            case.change(actor)
         with pytest.raises(OSError, match=r"No space|Read-only"):
-            shop.rollout.follow_up("support")
-        assert [message["version"] for _, _, message in shop.publisher.messages] == [OLD, NEW, OLD, NEW]
-        shop.begin()
+            case.rollout.follow_up("support")
+        assert [message["version"] for _, _, message in case.publisher.messages] == [OLD, NEW, OLD, NEW]
+        case.begin()
         if what == "full":
             for file in taken:
                 file.unlink()
         else:
             mount("remount", "rw")
-        shop.rollout.follow_up("support")
-        assert shop.assert_agreed() == NEW
+        case.rollout.follow_up("support")
+        assert case.assert_agreed() == NEW
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
-        shop.warehouse.close()
+        case.warehouse.close()

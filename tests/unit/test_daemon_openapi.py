@@ -9,7 +9,7 @@ import yaml
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from retuned.daemon.service import COMMANDS
+from retuned.daemon.service import COMMANDS, OF_ALL
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import FORMATS
 from retuned.daemon.web.routes import application
@@ -42,4 +42,5 @@ def test_its_choices_are_those_of_the_code(document: Any) -> None:
         return list(found[name]["schema"]["enum"])
 
     assert tuple(choices("/api/v1/workloads/{workload}/{command}", "post", "command")) == COMMANDS
+    assert tuple(choices("/api/v1/training/{command}", "post", "command")) == OF_ALL
     assert sorted(choices("/api/v1/exports/{what}", "get", "format")) == sorted(FORMATS)
