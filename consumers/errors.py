@@ -24,7 +24,7 @@ class WarehouseError(RetunedError):
     """The warehouse cannot be opened, read or written."""
 
 
-class OutOfMemory(WarehouseError):
+class MemoryLimit(WarehouseError):
     """DuckDB may not have as much memory as this needs, just now or ever. Nothing was written."""
 
 
@@ -84,6 +84,10 @@ class TooManyDeadLetters(RetunedError):
 
 class ChildFailed(RetunedError):
     """A child process (training, evaluation, drift) ended without a result."""
+
+
+class OutOfMemory(ChildFailed):
+    """A child process needed more memory than there was."""
 
 
 class Cancelled(RetunedError):

@@ -23,6 +23,7 @@ from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+from retuned.daemon import tracing
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -96,6 +97,8 @@ class App:
             Principals(settings.http)  # what would let anybody in is refused before anything else is done
             server_tls(settings.http)
             check_base_model(settings.models.base)
+            if settings.tracing.otlp_endpoint:
+                self._stops.append(("tracing", tracing.start(settings.tracing)))
             try:
                 log.info("broker: %s", check_broker(settings.kafka))
             except BrokerUnavailable as error:  # the page, a rollback and all jobs are of use without it, too

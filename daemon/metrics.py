@@ -1,5 +1,6 @@
 """The daemon's own metrics. Those of ingestion, monitoring and retraining stand in their packages' metrics modules."""
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -40,6 +41,12 @@ class Metrics:
             ["workload", "outcome"],
             registry=registry,
         )
+        self.waiting = Gauge(
+            "retuned_runs_waiting",
+            "Retrainings in line, by what they wait for: turn, paused, hours or memory; absent where none waits.",
+            ["workload", "reason"],
+            registry=registry,
+        )
         self.disk_free = Gauge("retuned_disk_free_bytes", "Free space where the warehouse is.", registry=registry)
         self.warehouse_bytes = Gauge(
             "retuned_warehouse_bytes",
@@ -56,6 +63,17 @@ class Metrics:
         self.archived_bytes = Gauge(
             "retuned_archived_bytes", "Size of the archive's files.", ["table"], registry=registry
         )
+        self._waiting: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def waiting_runs(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """How many runs wait, by workload and by what they wait for. Threads may do so at the same time."""
+        with self._lock:
+            for gone in self._waiting - counts.keys():
+                self.waiting.remove(*gone)
+            for labels, count in counts.items():
+                self.waiting.labels(*labels).set(count)
+            self._waiting = set(counts)
 
     def storage(self, size: Size, archived: Iterable[Mapping[str, Any]]) -> None:
         """What the warehouse takes, and what the archive holds, by table."""

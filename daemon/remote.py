@@ -51,8 +51,9 @@ class RemoteService:
     def ingestion(self) -> dict[str, Any]:
         return self._ask(dict, "GET", "ingestion")
 
-    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return self._ask(dict, "POST", f"workloads/{quote(workload, safe='')}/{name}", arguments)
+    def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+        path = f"training/{name}" if workload is None else f"workloads/{quote(workload, safe='')}/{name}"
+        return self._ask(dict, "POST", path, arguments)
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         return self._ask(list, "GET", f"dead-letters?{urlencode(_given(limit=limit, reason=reason))}")

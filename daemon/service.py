@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.file_import import Taken, position, take
 from retuned.consumers.ingest import Ingest
@@ -37,8 +38,10 @@ from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.registry import reconcile
 
-COMMANDS = ("retrain", "promote", "rollback", "report")
 ANYBODY = "an operator"
+COMMANDS = ("retrain", "promote", "rollback", "report", "pause", "resume", "cancel")
+OF_ALL = ("pause", "resume")
+"""Those that may also be about all workloads."""
 
 
 class Service(Protocol):
@@ -53,12 +56,13 @@ class Service(Protocol):
     def ingestion(self) -> dict[str, Any]:
         """See `retuned.daemon.status.ingestion`."""
 
-    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
         """Carry out one of `COMMANDS`.
 
         Args:
-            arguments: `version`, for `promote`; for `promote` and `rollback` the `reason`; `asked_by`, the name of who
-                asks. Reason and name are kept.
+            workload: None: all of them, for those of `OF_ALL`.
+            arguments: `version`, for `promote`; `now`, for `retrain`: at any hour; the `reason`, for `promote`,
+                `rollback`, `pause` and `cancel`; `asked_by`, the name of who asks. Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -106,20 +110,40 @@ class LocalService:
     def ingestion(self) -> dict[str, Any]:
         return status.ingestion(self._ingest)
 
-    def command(self, name: str, workload: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+        with about(workload=workload, actor=arguments.get("asked_by") or ANYBODY):
+            return self._command(name, workload, arguments)
+
+    def _command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+        reason, asked_by = _reason(arguments), arguments.get("asked_by") or ANYBODY
+        said = str(arguments.get("reason") or "no reason was given")
+        runs = self.jobs.runs
+        if workload is None and name not in OF_ALL:
+            raise RetunedError(f"{name}: name the workload")
         known = self.jobs.context.workloads()
-        if workload not in known:
+        if workload is not None and workload not in known:
             raise RetunedError(
                 f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
             )
-        reason, asked_by = _reason(arguments), arguments.get("asked_by") or ANYBODY
+        if name == "pause":
+            runs.pause(workload, asked_by, said)
+            return {"workload": workload, "done": "no retraining starts until `retuned resume`; events go on"}
+        if name == "resume":
+            runs.resume(workload, asked_by)
+            return {"workload": workload, "done": "; ".join(["retraining goes on", *self._waits(workload)])}
+        assert workload is not None
+        if name == "cancel":
+            ids = runs.cancel(workload, asked_by, said)
+            return {"workload": workload, "done": f"cancelled: run {', '.join(ids)}"}
         if name == "retrain":
-            decision = self.jobs.runs.ask(workload, asked_by=asked_by)
+            decision = runs.ask(workload, asked_by=asked_by, at_any_hour=arguments.get("now") is True)
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
             if self._ingest is None:  # no schedule will come to it
-                self.jobs.runs.run_waiting()
-            return {"workload": workload, "done": "a retraining is in line", "reasons": list(decision.reasons)}
+                runs.run_waiting()
+            waits = self._waits(workload)
+            done = "; ".join(["a retraining is in line", *waits])
+            return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
         if name == "report":
             report = self.jobs.report_so_far(workload)
             return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}
@@ -132,6 +156,15 @@ class LocalService:
             return {"workload": workload, "done": f"{workload}@{version} is the champion"}
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
         return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
+
+    def _waits(self, workload: str | None) -> list[str]:
+        """What keeps runs of a workload, or of any, from starting."""
+        found = (
+            one["reason"]
+            for one in self.jobs.runs.queue()
+            if workload in (None, one["workload"]) and one["waits_for"] != "turn"
+        )
+        return list(dict.fromkeys(found))
 
     def dead_letters(self, limit: int, reason: str | None) -> Iterable[dict[str, Any]]:
         return dead_letters(self.warehouse, limit, reason)

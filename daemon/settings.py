@@ -4,16 +4,18 @@ import difflib
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from apscheduler.triggers.cron import CronTrigger
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.daemon import hours
+from retuned.daemon.hours import Hours
 from retuned.monitors import settings as monitors
 from retuned.retrain import settings as retrain
 
@@ -24,6 +26,16 @@ LEAST_TOKEN = 16
 def _cron(expression: str) -> str:
     CronTrigger.from_crontab(expression)
     return expression
+
+
+def _span(text: str) -> str:
+    hours.span(text)
+    return text
+
+
+def _zone(name: str) -> str:
+    hours.zone(name)
+    return name
 
 
 class PolicySettings(Section):
@@ -54,7 +66,7 @@ class PolicySettings(Section):
 
 
 class ScheduleSettings(Section):
-    """How often jobs run."""
+    """When jobs run."""
 
     quality_seconds: PositiveFloat = Field(
         60.0, description="quality, ledger and the policy's decision, every so often"
@@ -75,6 +87,20 @@ class ScheduleSettings(Section):
         description="write the reports of the month and of the quarter that ended last, where they are not there yet; "
         "UTC, crontab form; null: never",
     )
+    training_hours: tuple[Annotated[str, AfterValidator(_span)], ...] = Field(
+        (),
+        description="models are trained within these hours of the day alone, for example ['22:00-06:00']: outside of "
+        "them runs wait, and one under way stops at a checkpoint and goes on in the next ones; empty: at any hour",
+    )
+    time_zone: Annotated[str, AfterValidator(_zone)] = Field(
+        "UTC", description="whose clock training_hours go by, for example Europe/Berlin"
+    )
+
+    @property
+    def hours(self) -> Hours | None:
+        """When models may be trained; None: at any hour."""
+        spans = tuple(hours.span(text) for text in self.training_hours)
+        return Hours(spans, hours.zone(self.time_zone)) if spans else None
 
 
 def _sound_token(token: str) -> str:
@@ -97,6 +123,25 @@ def _sound_secret(token: SecretStr) -> SecretStr:
 
 
 Token = Annotated[SecretStr, AfterValidator(_sound_secret)]
+
+
+class LoggingSettings(Section):
+    """What `retuned run` logs on its standard error."""
+
+    format: Literal["text", "json"] = Field(
+        "text", description="json: an object a line, with the run, the workload and the like that it is about"
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+
+
+class TracingSettings(Section):
+    """Traces of jobs and runs, without content of conversations. Needs pip install 'retuned[otel]'."""
+
+    otlp_endpoint: Annotated[str, StringConstraints(pattern="^https?://")] | None = Field(
+        None,
+        description="where a collector of OpenTelemetry takes traces by OTLP over HTTP, for example "
+        "http://127.0.0.1:4318/v1/traces; null: none are made",
+    )
 
 
 class HttpSettings(Section):
@@ -237,6 +282,8 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     policy: PolicySettings = Field(default_factory=lambda: PolicySettings())
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+    logging: LoggingSettings = Field(default_factory=lambda: LoggingSettings())
+    tracing: TracingSettings = Field(default_factory=lambda: TracingSettings())
 
     @classmethod
     def settings_customise_sources(

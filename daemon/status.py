@@ -10,6 +10,7 @@ from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.warehouse.archive import archived
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.jobs.holds import pauses
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.reports.reports import reports
 from retuned.daemon.settings import Settings
@@ -40,6 +41,8 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
         "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(context.failures)},
         "training": dict(jobs.runs.progress),
+        "queue": jobs.runs.queue(),
+        "pauses": pauses(warehouse),
         "currency": context.settings.roi.currency,
         "workloads": dict(sorted(workloads.items(), key=lambda item: not item[1]["quality"])),  # the quiet ones last
     }

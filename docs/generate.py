@@ -40,6 +40,7 @@ TABLES = {
     "dataset_rows": "A row of a dataset, and the events that it came from.",
     "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
     "runs": "A retraining, from its reasons to its end.",
+    "pauses": "A pause of retraining, of one workload or of all.",
     "evaluations": "One answer of one model to a holdout or regression row, with what was measured of it.",
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content.",
@@ -120,15 +121,15 @@ COLUMNS = {
     "runs": {
         **_WORKLOAD,
         "id": "unique; the name of its folder",
-        "started_at": "when it began",
-        "finished_at": "when it ended; null: under way or interrupted",
+        "finished_at": "when it ended; null: it waits, is under way, or was interrupted",
         "dataset_version": "the row of datasets; null: none was made",
         "parent_version": "the version that training began from; null: the base model, or no dataset was made",
         "train_seconds": "wall time of the training",
         "evaluate_seconds": "wall time of the evaluation",
         "detail": "how it ended, as one object: scores, figures, reasons, what the training reported",
-        "error": "why it failed or was refused",
+        "error": "why it failed, was refused or cancelled",
     },
+    "pauses": {"created_at": "since when", "actor": "who asked for it", "reason": "why", "ended_by": "who ended it"},
     "evaluations": {
         **_WORKLOAD,
         "run_id": "the row of runs",
@@ -260,6 +261,12 @@ FIELDS = {
     "Workload.drift": "the latest checks",
     "Workload.runs": "the latest retrainings, with state and error",
     "Workload.labels": "requests for labels",
+    "Status.queue[].run_id": "the row of runs",
+    "Status.queue[].workload": "that is to be retrained",
+    "Status.queue[].reason": "the same in words, with the way out",
+    "Status.pauses[].created_at": "since when",
+    "Status.pauses[].actor": "who asked for it",
+    "Status.pauses[].reason": "why",
     "Workload.labels.open": "not answered yet",
     "Workload.labels.answered": "answered by experts",
     "Workload.reports": "of months and quarters",
@@ -296,6 +303,7 @@ PARAMETERS = {
     "export.workload": "rows of this workload alone; of an unknown one there are none",
     "command.workload": "a workload that has events",
     "command.command": "what to do",
+    "commandOfAll.command": "what to do",
 }
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {

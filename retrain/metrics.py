@@ -2,6 +2,7 @@
 
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -19,7 +20,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.runs = Counter(
             "retuned_training_runs_total",
-            "Retrainings that ended, by state: succeeded, refused, failed or interrupted",
+            "Retrainings that ended, by state: succeeded, refused, failed, cancelled or interrupted",
             ["workload", "state"],
             registry=registry,
         )
@@ -116,7 +117,8 @@ class Metrics:
         """Take in a run that ended."""
         workload = result.workload
         self.runs.labels(workload, result.state).inc()
-        self.active.remove(workload)
+        with suppress(KeyError):  # it ended before it reported anything
+            self.active.remove(workload)
         if result.state == "interrupted":
             return  # its time is counted when it is resumed and ends
         if result.train_seconds:

@@ -147,8 +147,17 @@ SELECT created_at, actor, reason FROM promotions
 WHERE workload = $workload AND event = 'rolled_back' AND previous_version = $version
 ORDER BY created_at DESC LIMIT 1
 
--- name: unfinished_run
-SELECT * FROM runs WHERE state IN ('running', 'interrupted') ORDER BY started_at LIMIT 1
+-- name: unfinished_runs
+-- What was begun comes before what waits.
+SELECT * FROM runs
+WHERE state IN ('waiting', 'running', 'interrupted') AND workload = coalesce($workload, workload)
+ORDER BY state = 'waiting', started_at, id
+
+-- name: at_any_hour
+UPDATE runs SET at_any_hour = true WHERE state IN ('waiting', 'interrupted') AND workload = $workload
+
+-- name: cancel_runs
+UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE list_contains($ids, id)
 
 -- name: logged_answers
 -- What production answered to the questions of a split. Of what was imported as a demonstration nothing was answered.

@@ -9,6 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any, Literal, TypeVar
 
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit
+from retuned.consumers.common.spans import Span, span
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
-from retuned.consumers.warehouse.connection import insert
+from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
@@ -30,12 +32,16 @@ from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED,
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.release import card, registry
 from retuned.retrain.release.rollout import Rollout, one_at_a_time
+from retuned.retrain.settings import Settings
 from retuned.retrain.training.train import train
 from retuned.retrain.versions import QUERIES, Version
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
-State = Literal["succeeded", "refused", "failed", "interrupted"]
+State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
+
+_rows = threading.Lock()
+"""Commands and the run under way change the rows of runs, each in a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class RunResult:
 
     Attributes:
         state: succeeded (trained and decided), refused (too little to learn from, or most of a class left out), failed,
-            or interrupted (resume it).
+            cancelled, or interrupted (take it up again).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
@@ -73,43 +79,97 @@ class RunResult:
     error: str | None = None
 
 
-def retrain(
-    rollout: Rollout,
-    workload: str,
-    reasons: Sequence[str],
-    now: Clock,
-    stop: threading.Event,
-    on_progress: Emit,
-) -> RunResult:
-    """Run one retraining of a workload. One at a time in a process: the caller sees to that.
+def put_in_line(
+    warehouse: Warehouse, workload: str, reasons: Sequence[str], now: datetime, at_any_hour: bool = False
+) -> str:
+    """Have a workload retrained when its turn comes; one that waits already goes on waiting. Returns the run's id.
+
+    Args:
+        reasons: why; kept with the run.
+        at_any_hour: it, and what of the workload was interrupted, does not wait for `schedule.training_hours`.
+    """
+    with _rows:
+        if at_any_hour:
+            warehouse.execute(QUERIES["at_any_hour"], {"workload": workload})
+        waiting = next((row for row in unfinished(warehouse, workload) if row["state"] == "waiting"), None)
+        if waiting is not None:
+            return str(waiting["id"])
+        run_id = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        warehouse.insert(
+            "runs",
+            id=run_id,
+            workload=workload,
+            reasons=json.dumps(list(reasons)),
+            state="waiting",
+            started_at=now,
+            attempts=0,
+            at_any_hour=at_any_hour,
+        )
+        return run_id
+
+
+def unfinished(warehouse: Warehouse, workload: str | None = None) -> list[dict[str, Any]]:
+    """The rows of runs that wait or are to be taken up again, of one workload or of all, as they come next."""
+    return warehouse.rows(QUERIES["unfinished_runs"], {"workload": workload})
+
+
+def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on_progress: Emit) -> RunResult:
+    """Begin a run that waits, or go on with one that was interrupted, by a stop or by a crash.
+
+    One at a time in a process: the caller sees to that. The dataset of an interrupted run is the same, the training
+    goes on from its checkpoint, and what was evaluated or decided stands.
 
     Args:
         rollout: what the run works on, and how a promotion is made and announced.
-        reasons: why it was started; kept with the run.
         stop: when set, the run ends as interrupted, at the latest after the child's grace.
         on_progress: gets `{"stage": …, "workload": …}` with the lines of `train` and `evaluate`.
 
     Raises:
-        WarehouseError: the warehouse cannot be written; the run can be resumed once it can.
+        WarehouseError: the warehouse cannot be written; the run can be taken up once it can.
     """
-    started = now()
-    run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    rollout.warehouse.insert(
-        "runs", id=run_id, workload=workload, reasons=json.dumps(list(reasons)), state="running", started_at=started
-    )
-    return _Run(rollout, workload, run_id, now, stop, on_progress).through()
+    row = rollout.warehouse.row("SELECT * FROM runs WHERE id = ?", [run_id])
+    assert row is not None
+    return _Run(rollout, row["workload"], run_id, now, stop, on_progress).through()
 
 
-def resume(rollout: Rollout, now: Clock, stop: threading.Event, on_progress: Emit) -> RunResult | None:
-    """Take up the oldest run that was interrupted, by a stop or by a crash; None when there is none.
+@one_at_a_time
+def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way: str | None) -> list[str]:
+    """End the runs of a workload that wait, were interrupted, or are under way. Returns their ids.
 
-    The dataset is the same, the training goes on from its checkpoint, and what was evaluated or decided stands.
+    Args:
+        error: who cancelled it, and why; kept with the run.
+        under_way: the run whose files go when its child has ended: the caller sees to that by its `stop`.
+
+    Raises:
+        RetunedError: there is none, or its version serves already.
     """
-    row = rollout.warehouse.row(QUERIES["unfinished_run"])
-    if row is None:
-        return None
-    rollout.warehouse.execute("UPDATE runs SET state = 'running' WHERE id = ?", [row["id"]])
-    return _Run(rollout, row["workload"], row["id"], now, stop, on_progress).through()
+    with _rows:
+        found = unfinished(rollout.warehouse, workload)
+        if not found:
+            raise RetunedError(f"workload {workload}: no run is under way and none waits")
+        champion = versions.champion(rollout.warehouse, workload)
+        for row in found:
+            if champion is not None and row["version"] == champion.version:
+                raise RetunedError(
+                    f"workload {workload}: run {row['id']} is done, and {champion.name} serves; "
+                    f"`retuned rollback {workload}` takes it back"
+                )
+        ids = [row["id"] for row in found]
+        rollout.warehouse.execute(QUERIES["cancel_runs"], {"ids": ids, "error": error, "now": now})
+        for row in found:
+            if row["id"] != under_way:
+                shutil.rmtree(_folder(rollout.settings, workload, row["id"]), ignore_errors=True)
+    return ids
+
+
+def sweep(rollout: Rollout) -> None:
+    """Remove what a crash left of cancelled runs. Nothing may be under way."""
+    for row in rollout.warehouse.rows("SELECT workload, id FROM runs WHERE state = 'cancelled'"):
+        shutil.rmtree(_folder(rollout.settings, row["workload"], row["id"]), ignore_errors=True)
+
+
+def _folder(settings: Settings, workload: str, run_id: str) -> Path:
+    return versions.workload_folder(settings.models.directory, workload) / "runs" / run_id
 
 
 class _Run:
@@ -124,19 +184,21 @@ class _Run:
     ) -> None:
         self.rollout, self.warehouse, self.settings = rollout, rollout.warehouse, rollout.settings
         self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
-        self.folder = versions.workload_folder(self.settings.models.directory, workload) / "runs" / run_id
+        self.folder = _folder(self.settings, workload, run_id)
 
     def through(self) -> RunResult:
         """All stages; whatever ends them stands in the run's row."""
         try:
+            self._begin()
             self.folder.mkdir(parents=True, exist_ok=True)
             result = self._stages()
         except DatasetRefused as error:
             result = self._ended("refused", str(error))
         except Cancelled as error:
-            # Kept as it stands: the row says interrupted, the folder holds the checkpoint.
-            self._update(state="interrupted")
-            return self._ended("interrupted", str(error))
+            if (row := self._interrupted())["state"] == "cancelled":
+                shutil.rmtree(self.folder, ignore_errors=True)
+                return self._ended("cancelled", row["error"])
+            return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
             raise
         except RetunedError as error:
@@ -146,42 +208,83 @@ class _Run:
                 "failed", f"{error.filename or self.folder}: {error.strerror or error}; free or mend it and retrain"
             )
         except Exception as error:
-            self._update(state="failed", finished_at=self.now(), error=f"{type(error).__name__}: {first_line(error)}")
+            self._finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
             raise
-        self._update(
-            state=result.state,
-            finished_at=self.now(),
-            error=result.error,
-            detail=json.dumps(asdict(result)),
-        )
-        if result.state in ("succeeded", "refused"):
+        row = self._finish(state=result.state, error=result.error, detail=json.dumps(asdict(result)))
+        if row["state"] == "cancelled":
+            result = self._ended("cancelled", row["error"])
+        if result.state in ("succeeded", "refused", "cancelled"):
             shutil.rmtree(self.folder, ignore_errors=True)
         return result
 
+    def _begin(self) -> None:
+        """Count the attempt before anything is done: what ends the whole daemon leaves no other trace.
+
+        Raises:
+            Cancelled: it was cancelled meanwhile.
+            RetunedError: it was attempted too often.
+        """
+        with _rows:
+            row = self._row()
+            if row["state"] == "cancelled":
+                raise Cancelled(row["error"])
+            attempts, most = row["attempts"] or 0, self.settings.train.attempts
+            if attempts >= most:
+                raise RetunedError(
+                    f"run {self.id}: given up after {attempts} attempts in which the daemon was killed "
+                    "(train.attempts), most likely for want of memory: give it more, or lower train.batch_size, "
+                    "train.max_length or train.rank, and retrain"
+                )
+            started_at = self.now() if row["state"] == "waiting" else row["started_at"]
+            self._set(state="running", attempts=attempts + 1, started_at=started_at)
+
+    def _interrupted(self) -> dict[str, Any]:
+        """The row of a run that was stopped: interrupted, which is no failed attempt, unless it was cancelled."""
+        with _rows:
+            row = self._row()
+            if row["state"] == "running":
+                self._set(state="interrupted", attempts=max(0, (row["attempts"] or 0) - 1))
+            return self._row()
+
+    def _finish(self, **values: Any) -> dict[str, Any]:
+        """The row of a run that ended: as these values say, unless it was cancelled."""
+        with _rows:
+            if self._row()["state"] != "cancelled":
+                self._set(finished_at=self.now(), **values)
+            return self._row()
+
     def _stages(self) -> RunResult:
-        dataset, parent = self._dataset()
+        with self._stage("data"):
+            dataset, parent = self._dataset()
         self._check_stop()
         self._tell("train", rows=dataset.rows, dataset_version=dataset.version)
-        training = self._timed(
-            "train_seconds",
-            lambda: train(
-                dataset,
-                parent,
-                self.settings,
-                self.folder / "train",
-                self.stop,
-                lambda line: self._tell("train", **line),
-            ),
-        )
+        with self._stage("train"):
+            training = self._timed(
+                "train_seconds",
+                lambda: train(
+                    dataset,
+                    parent,
+                    self.settings,
+                    self.folder / "train",
+                    self.stop,
+                    lambda line: self._tell("train", **line),
+                ),
+            )
         self._check_stop()
-        rows = self._evaluations(dataset, parent, training)
-        opinion = self._opinion(dataset, rows)
-        candidate = self._register(dataset, parent, training, rows)
-        decision = self._decide(rows, opinion, candidate)
+        with self._stage("evaluate"):
+            rows = self._evaluations(dataset, parent, training)
+            opinion = self._opinion(dataset, rows)
+        with self._stage("decide") as traced:
+            candidate = self._register(dataset, parent, training, rows)
+            decision = self._decide(rows, opinion, candidate)
+            traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
-        promoted = self._promote(decision, parent, candidate)
-        if promoted:
-            self.rollout.follow_up_or_log(self.workload)
+        self._check_stop()
+        with self._stage("release") as traced:
+            promoted = self._promote(decision, parent, candidate)
+            if promoted:
+                self.rollout.follow_up_or_log(self.workload)
+            traced.set(version=candidate.version, promoted=promoted)
         seconds = self._row()
         return RunResult(
             run_id=self.id,
@@ -199,6 +302,9 @@ class _Run:
             evaluate_seconds=seconds["evaluate_seconds"],
             training=training,
         )
+
+    def _stage(self, name: str) -> AbstractContextManager[Span]:
+        return span(name, run=self.id, workload=self.workload)
 
     def _dataset(self) -> tuple[Dataset, Version | None]:
         """The run's dataset and the champion that it starts from; both are settled when the dataset is written."""
@@ -370,6 +476,8 @@ class _Run:
         Nor is a version promoted that was taken back from service before: after an interruption, or when a training
         ends with the same weights again.
         """
+        if self._row()["state"] == "cancelled":
+            raise Cancelled(f"run {self.id}: cancelled before it was done")
         if not decision.outcome:
             return False
         champion = versions.champion(self.warehouse, self.workload)
@@ -429,6 +537,10 @@ class _Run:
         return row
 
     def _update(self, **values: Any) -> None:
+        with _rows:
+            self._set(**values)
+
+    def _set(self, **values: Any) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
         self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
 

@@ -124,6 +124,14 @@ class TrainSettings(Section):
     timeout_seconds: PositiveFloat = Field(
         6 * 3_600.0, description="a training that takes longer is ended and counted as failed"
     )
+    attempts: PositiveInt = Field(
+        3, description="a run in which the daemon was killed so often is given up as failed; a stop does not count"
+    )
+    memory_bytes: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="a run waits until so much memory is free; null: what the weights and the optimizer take at least, "
+        "by an estimate; 0: it never waits",
+    )
 
     @property
     def peak_learning_rate(self) -> float:

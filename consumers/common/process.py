@@ -1,10 +1,9 @@
-"""Long work runs in a child process that can be killed: the parent's side and the child's side.
+"""Long work runs in a child process that can be killed: the parent's side. The child's is `consumers.child`.
 
 The parent writes a job as JSON, the child answers with JSON lines on its standard output: any number of progress
 lines and one last line with a result or an error. What libraries print goes to a log file in the job's folder.
 """
 
-import ctypes
 import json
 import os
 import queue
@@ -17,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
+from retuned.consumers.common.logfields import current
+from retuned.consumers.common.memory import available_bytes, gibibytes, oom_kills
+from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -30,6 +31,8 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 CANCELLED = 75
 """Exit status of a child that was stopped before it was done."""
+FIELDS = "RETUNED_LOG_FIELDS"
+"""In the environment of a child: what its log lines are about."""
 
 
 def run_child(
@@ -42,6 +45,7 @@ def run_child(
     on_progress: Emit | None = None,
     grace_seconds: float = 8.0,
     environment: dict[str, str] | None = None,
+    to_need_less: str = "",
 ) -> dict[str, Any]:
     """Run `python -m module` on a job and return its result.
 
@@ -50,12 +54,15 @@ def run_child(
         folder: made when missing; the child's log is kept there as `<module>.log`.
         stop: when set, the child gets SIGTERM and, after the grace, SIGKILL.
         on_progress: called in this thread with each progress line.
+        to_need_less: what a person may do when the child runs out of memory, beside giving it more.
 
     Raises:
         Cancelled: stop was set before the child had a result.
+        OutOfMemory: it needed more memory than there was.
         ChildFailed: the child reported an error, died, or ran out of time; the text says which and names the log.
     """
     name = module.rsplit(".", 1)[-1]
+    killed_before = oom_kills()
     folder.mkdir(parents=True, exist_ok=True)
     job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
@@ -68,6 +75,7 @@ def run_child(
             "DO_NOT_TRACK": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "RETUNED_PARENT": str(os.getpid()),
+            FIELDS: json.dumps(current()),
         }
     )
     with log_file.open("ab") as log:
@@ -88,7 +96,17 @@ def run_child(
             stop or threading.Event(),
             on_progress or (lambda _: None),
             grace_seconds,
+            killed_before,
+            to_need_less,
         )
+    except OutOfMemory as error:
+        left = available_bytes()
+        raise OutOfMemory(
+            f"{name}: out of memory: {error}; give it more memory"
+            + (f" ({gibibytes(left)} are free now)" if left is not None else "")
+            + (f", or {to_need_less}" if to_need_less else "")
+            + f"; see {log_file}"
+        ) from error
     finally:
         if child.poll() is None:
             child.kill()
@@ -105,6 +123,8 @@ def _follow(
     stop: threading.Event,
     on_progress: Emit,
     grace_seconds: float,
+    killed_before: int | None,
+    to_need_less: str,
 ) -> dict[str, Any]:
     lines: queue.Queue[bytes | None] = queue.Queue()
 
@@ -143,39 +163,17 @@ def _follow(
         return result
     if asked_to_stop:
         raise Cancelled(f"{name}: stopped before it was done")
+    if last.get("out_of_memory"):
+        raise OutOfMemory(last["error"])
     if "error" in last:
         raise ChildFailed(f"{name}: {last['error']}")
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-    raise ChildFailed(f"{name}: the child process ended without a result, {how}{hint}; see {log_file}")
-
-
-def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
-    """The child's side: read the job, work, answer. Exits the process.
-
-    An error a person can act on is answered in one line; any other also leaves its traceback in the log.
-    """
-    _die_with_parent()
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-
-    def emit(line: dict[str, Any]) -> None:
-        answer.write(json.dumps(line) + "\n")
-        answer.flush()
-
-    try:
-        emit({"result": work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)})
-    except Cancelled:
-        sys.exit(CANCELLED)
-    except RetunedError as error:
-        emit({"error": str(error)})
-        sys.exit(1)
-    except MemoryError:
-        emit({"error": "out of memory; give this machine more, or use a smaller model or batch"})
-        sys.exit(1)
-    except Exception as error:
-        emit({"error": f"{type(error).__name__}: {error}"})
-        raise
+    if status == -signal.SIGKILL and (killed := oom_kills()) != killed_before:
+        raise OutOfMemory(f"the kernel ended the child process ({how})")
+    if status == -signal.SIGKILL and killed is None:
+        how += ", most likely by the kernel, out of memory: give it more"
+        how += f", or {to_need_less}" if to_need_less else ""
+    raise ChildFailed(f"{name}: the child process ended without a result, {how}; see {log_file}")
 
 
 def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -187,11 +185,3 @@ def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[by
         stdout=subprocess.PIPE,
         env=os.environ | environment | {"RETUNED_PARENT": str(os.getpid())},
     )
-
-
-def _die_with_parent() -> None:
-    """No child outlives a daemon that was killed (Linux; elsewhere it runs to its end)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.environ.get("RETUNED_PARENT", str(os.getppid())) != str(os.getppid()):
-            sys.exit(1)  # the parent died before the line above

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import BackupError, Busy, Cancelled, OutOfMemory, WarehouseError, out_of_files
+from retuned.consumers.errors import BackupError, Busy, Cancelled, MemoryLimit, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema
 
@@ -102,7 +102,7 @@ class Warehouse:
         """Everything done on the cursor is written together, or not at all.
 
         Raises:
-            OutOfMemory: `memory_limit` is too small, for this or for what goes on beside it; nothing was written.
+            MemoryLimit: `memory_limit` is too small, for this or for what goes on beside it; nothing was written.
             WarehouseError: the disk is full or the file cannot be written; nothing was.
         """
         cursor = self.cursor()
@@ -225,7 +225,7 @@ class Warehouse:
         if advice := out_of_files(error):
             return WarehouseError(f"warehouse {self.path}: cannot write: {advice}")
         if isinstance(error, duckdb.OutOfMemoryException):
-            return OutOfMemory(
+            return MemoryLimit(
                 f"warehouse {self.path}: DuckDB needs more memory than warehouse.memory_limit ({self._memory_limit}) "
                 f"({first_line(error)}); raise it and start again"
             )

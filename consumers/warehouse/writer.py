@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Fenced, OutOfMemory
+from retuned.consumers.errors import Fenced, MemoryLimit
 from retuned.consumers.formats.events import Kind
 from retuned.consumers.kafka.contract import Identities, Identity, Offsets
 from retuned.consumers.privacy.pseudonyms import is_pseudonym, load_user_keys
@@ -71,7 +71,7 @@ class Writer:
 
         Raises:
             Fenced: another consumer of the group is at work. Nothing of the batch was stored.
-            OutOfMemory: DuckDB may not have as much as it needs, tried for some seconds. Nothing of it was stored.
+            MemoryLimit: DuckDB may not have as much as it needs, tried for some seconds. Nothing of it was stored.
             WarehouseError: the warehouse cannot be written. Nothing of the batch was stored.
         """
         started = time.perf_counter()
@@ -100,7 +100,7 @@ class Writer:
         for pause in OUT_OF_MEMORY_PAUSES:
             try:
                 return self.store(rows, finish)
-            except OutOfMemory as error:
+            except MemoryLimit as error:
                 log.warning("%s; trying again in %g s", error, pause)
                 self._warehouse.drop_cache()
                 time.sleep(pause)

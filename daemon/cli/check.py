@@ -7,12 +7,15 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from retuned.consumers.common.memory import available_bytes, gibibytes
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import attach
+from retuned.daemon import tracing
+from retuned.daemon.jobs.holds import lacking_memory
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
@@ -32,10 +35,12 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("warehouse", lambda: _warehouse(settings)),
         ("privacy", lambda: _privacy(settings)),
         ("base model", lambda: check_base_model(settings.models.base)),
+        ("memory", lambda: _memory(settings)),
         ("judge", lambda: judge.check(settings.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
+        ("tracing", lambda: tracing.check(settings.tracing)),
         ("http", lambda: _http(settings)),
     ]
     for name, attempt in tries:
@@ -81,6 +86,13 @@ def _disk(path: Path) -> str:
             f"warehouse.path: {free / 1024**3:.1f} GiB are free at {place}; have at least {ENOUGH_DISK / 1024**3:.0f}"
         )
     return f"{free / 1024**3:.0f} GiB free"
+
+
+def _memory(settings: Settings) -> str:
+    if problem := lacking_memory(settings):
+        raise ConfigurationError(problem)
+    left = available_bytes()
+    return "how much is free is not known here" if left is None else f"{gibibytes(left)} free"
 
 
 def _http(settings: Settings) -> str:

@@ -16,7 +16,7 @@ SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
     *("models", "dataset", "train", "evaluate", "gate", "labels"),
-    *("policy", "schedule", "http"),
+    *("policy", "schedule", "http", "logging", "tracing"),
 )
 
 HEAD = """\

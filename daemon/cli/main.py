@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 import textwrap
@@ -11,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers import logs
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.cli import tokens
 from retuned.daemon.jsontext import through_json
-from retuned.daemon.logs import RedactingFormatter
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings, load
@@ -35,10 +34,10 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, quality, "
-    "ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted "
-    "answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that models "
-    "are judged on, and what comes near to them, are left out of these."
+    "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, "
+    "quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
+    "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
+    "models are judged on, and what comes near to them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -55,14 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, act, and turn an error into one line and its exit status (2: the command line itself is wrong)."""
     keep_private()
     options = parser().parse_args(arguments)
-    formatter = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
-    if not options.verbose:
-        for chatty in ("apscheduler", "uvicorn"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as our own errors
+    logs.configure("text", "debug" if options.verbose else "info")
     try:
         status: int = options.act(options)
         sys.stdout.flush()
@@ -72,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 0
     except RetunedError as error:
-        print(f"retuned: {formatter.redact(str(error))}", file=sys.stderr)
+        logs.last_line(f"retuned: {error}")
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -114,8 +106,23 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("workload")
         if name == "promote":
             added.add_argument("version")
+        if name == "retrain":
+            added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
+    for name, help in (
+        ("pause", "let no retraining start; one under way stops at a checkpoint"),
+        ("resume", "end a pause; what it stopped goes on"),
+        ("cancel", "end the retraining of a workload that is under way or in line"),
+    ):
+        added = command(name, _command, help)
+        added.set_defaults(name=name)
+        if name == "cancel":
+            added.add_argument("workload")
+        else:
+            added.add_argument("workload", nargs="?", help="default: all workloads")
+        if name != "resume":
+            added.add_argument("--reason", help="kept with it")
     letters = command(
         "dead-letters", _dead_letters, "list what could not be decoded, decode it again after a fix, or go on"
     )
@@ -200,6 +207,7 @@ def _run(options: argparse.Namespace) -> int:
     from retuned.daemon import app
 
     settings = _settings(options)
+    logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
     if options.once:
         app.run_once(settings)
         return 0
@@ -258,6 +266,11 @@ def _summary(status: dict[str, Any]) -> list[str]:
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
     lines += [f"warning   {warning}" for warning in status.get("warnings", ())]
+    lines += [
+        f"paused    {pause['workload'] or 'all workloads'}, by {pause['actor']} since {pause['created_at'][:19]}: "
+        f"{pause['reason']}"
+        for pause in status["pauses"]
+    ]
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
         lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
@@ -281,7 +294,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
             verdict = "yes" if decision["outcome"] else "no"
             lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
         if workload["runs"]:
-            lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name)}")
+            waits = {one["run_id"]: one["reason"] for one in status["queue"]}
+            lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name, waits)}")
         if workload["quarantine"]:
             doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
             lines.append(f"  quarantine  {doubted}")
@@ -301,8 +315,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str) -> str:
-    """The latest run: how far it is, what came of it, or why it made nothing."""
+def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:
+    """The latest run: how far it is, what it waits for, what came of it, or why it made nothing."""
     if run["state"] == "running" and training.get("workload") == workload:
         said = (f"{key} {value}" for key, value in training.items() if key in ("step", "steps", "rows", "loss"))
         return f"under way: {', '.join([training['stage'], *said])}"
@@ -312,7 +326,7 @@ def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str) -> st
             f"{model} {_number(scores[model], 3)}" for model in ("candidate", "champion", "base") if model in scores
         )
         return f"succeeded: {workload}@{run['version']}" + (f", holdout score: {means}" if means else "")
-    return f"{run['state']}: {run['error'] or 'not under way; it goes on at the next start of the daemon'}"
+    return f"{run['state']}: {waits.get(run['id']) or run['error']}"
 
 
 def _within(low: float | None, high: float | None) -> str:
@@ -329,10 +343,10 @@ def _megabytes(size: int) -> str:
 
 
 def _command(options: argparse.Namespace) -> int:
-    arguments = {key: getattr(options, key) for key in ("version", "reason") if getattr(options, key, None)}
+    arguments = {key: getattr(options, key) for key in ("version", "reason", "now") if getattr(options, key, None)}
     with _service(_settings(options)) as service:
         answer = service.command(options.name, options.workload, arguments)
-    print(f"{answer['workload']}: {answer['done']}")
+    print(f"{answer['workload'] or 'all workloads'}: {answer['done']}")
     return 0
 
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from retuned.consumers.common.process import Emit, child_main, run_child
+from retuned.consumers.child import child_main
+from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.training.base_model import choose_dtype, load_tokenizer
 

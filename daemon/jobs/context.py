@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from retuned.consumers.kafka.contract import Publisher
@@ -46,7 +47,8 @@ class Context:
     @property
     def rollout(self) -> Rollout:
         """How champions are changed."""
-        return Rollout(self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic)
+        show = partial(self.retrain_metrics.aliases, self.warehouse)
+        return Rollout(self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic, show)
 
     @property
     def reports(self) -> Path:

@@ -12,6 +12,8 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from retuned.consumers.common.logfields import about
+from retuned.consumers.common.spans import span
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
@@ -69,7 +71,7 @@ class Jobs:
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
             Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
             Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon),
-            Job("resume", runs.resume, None, "retrain", soon),
+            Job("resume", partial(tasks.resume, context, runs), None, "retrain", soon),
         ]
         if schedule.retrain_cron:
             ask = partial(tasks.ask_policy_on_schedule, context, runs)
@@ -84,7 +86,7 @@ class Jobs:
         Raises:
             PartsFailed: parts of it failed; the others were done.
         """
-        return next(job for job in self.table() if job.id == id).work()
+        return self._traced(next(job for job in self.table() if job.id == id))()
 
     def start(self) -> None:
         """Start the schedule."""
@@ -102,7 +104,7 @@ class Jobs:
                 options["misfire_grace_time"] = CRON_GRACE_SECONDS
             else:
                 options["next_run_time"] = job.first.replace(tzinfo=UTC)
-            scheduler.add_job(job.work, **options)
+            scheduler.add_job(self._traced(job), **options)
         self._show_latest_drift()
         scheduler.start()
 
@@ -124,6 +126,13 @@ class Jobs:
             write()
         return report_id(workload, period)
 
+    def _traced(self, job: Job) -> Callable[[], Any]:
+        def work() -> Any:
+            with span(f"job {job.id}", job=job.id):
+                return job.work()
+
+        return work
+
     def _start_runs(self) -> None:
         if self._scheduler.running:
             self._scheduler.add_job(self.runs.run_waiting, id="retrain", executor="retrain", replace_existing=True)
@@ -136,8 +145,12 @@ class Jobs:
                 self.context.monitor_metrics.drift(check, counted=False)
 
     def _on_event(self, event: JobExecutionEvent) -> None:
-        context = self.context
         job = "retrain" if event.job_id == "resume" else event.job_id.partition(":")[0]
+        with about(job=job):
+            self._take_outcome(job, event)
+
+    def _take_outcome(self, job: str, event: JobExecutionEvent) -> None:
+        context = self.context
         if event.code == EVENT_JOB_MISSED:
             context.metrics.job_runs.labels(job, "missed").inc()
         elif event.exception is None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import duckdb
 from prometheus_client import Counter
 
+from retuned.consumers.common.logfields import about
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 
@@ -46,7 +47,7 @@ class Parts:
     def workload(self, name: str) -> Iterator[None]:
         """The step of one workload."""
         failed = len(self.failed)
-        with self.step(f"workload {name}"):
+        with about(workload=name), self.step(f"workload {name}"):
             yield
         if len(self.failed) > failed:
             self._metric.labels(self._job, name).inc()
@@ -61,7 +62,8 @@ def parts(job: str, metric: Counter, known: str) -> Iterator[Parts]:
     """
     made = Parts(job, metric, known)
     try:
-        yield made
+        with about(job=job):
+            yield made
     except Cancelled:
         return
     if made.failed:

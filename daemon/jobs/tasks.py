@@ -16,6 +16,7 @@ from retuned.monitors.money import ledger, roi
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
 from retuned.monitors.windows import windows
+from retuned.retrain import run
 from retuned.retrain.data import examples, label_requests
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def check_drift(context: Context, runs: Runs) -> None:
 
 
 def announce(context: Context) -> None:
-    """Make links and announcements follow the changes of champions, and announce the requests for labels."""
+    """Make metrics, links and announcements follow the changes of champions, and announce the requests for labels."""
     with context.parts("announce") as parts:
         for workload in context.rollout.changed():
             with parts.workload(workload):
@@ -151,6 +152,12 @@ def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
                 runs.ask(workload, scheduled=True)
 
 
+def resume(context: Context, runs: Runs) -> None:
+    """At the start: remove what a crash left of cancelled runs, then go on with those that are in line."""
+    run.sweep(context.rollout)
+    runs.run_waiting()
+
+
 def _measure(context: Context, workload: str, now: datetime) -> None:
     """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
     warehouse, settings = context.warehouse, context.settings
@@ -173,7 +180,6 @@ def _watch_champion(context: Context, workload: str) -> None:
         return
     reason = "; ".join(seen.reasons)
     restored = context.rollout.rollback(workload, "watch", reason, context.now(), of=seen.version)
-    context.retrain_metrics.aliases(context.warehouse, workload)
     log.warning(
         "%s: %s is taken back, %s serves again: %s", workload, seen.version, restored or "the base model", reason
     )

@@ -21,7 +21,8 @@ class Evidence:
         corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
         taken_back: the version that the last run made was promoted, and taken back from service.
         last_run_finished_at: when the latest run ended, whatever came of it.
-        running: a run is under way.
+        running: a run is under way, or in line.
+        paused: why no run may start, where retraining is paused.
         scheduled: the configured time has come.
         asked_by: who asked by hand, if anyone.
         money: what answers earn and runs cost; None: nothing is known of it.
@@ -36,6 +37,7 @@ class Evidence:
     taken_back: bool = False
     last_run_finished_at: datetime | None = None
     running: bool = False
+    paused: str | None = None
     scheduled: bool = False
     asked_by: str | None = None
     money: Money | None = None
@@ -106,6 +108,8 @@ def _payoff(evidence: Evidence, settings: PolicySettings) -> Payoff | None:
 
 def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tuple[str, ...]:
     against = []
+    if evidence.paused:
+        against.append(f"but {evidence.paused}")
     if evidence.running:
         against.append("but a run is under way")
     if evidence.corrections_to_learn < settings.minimum_corrections:

@@ -20,7 +20,7 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a
 
 
 def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Evidence:
-    """What the warehouse knows of a workload; a run that was interrupted counts as running."""
+    """What the warehouse knows of a workload; a run that waits or was interrupted counts as running."""
     champion = warehouse.row(QUERIES["champion"], {"workload": workload}) or {}
     last_run = warehouse.row(QUERIES["last_run"], {"workload": workload}) or {}
     windows = settings.windows

@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from retuned.consumers.child import child_main
 from retuned.consumers.common.durable import replace_text
-from retuned.consumers.common.process import Emit, child_main, run_child
+from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.daemon.jsontext import as_json

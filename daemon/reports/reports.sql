@@ -27,8 +27,10 @@ WHERE workload = $workload AND created_at >= $start AND created_at < $end
 ORDER BY created_at
 
 -- name: runs
+-- Those that were begun: one that was cancelled in line has no attempt.
 SELECT state, count(*) AS runs, sum(coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) AS seconds FROM runs
 WHERE workload = $workload AND started_at >= $start AND started_at < $end
+    AND state <> 'waiting' AND NOT (state = 'cancelled' AND coalesce(attempts, 1) = 0)
 GROUP BY state ORDER BY state
 
 -- name: drift

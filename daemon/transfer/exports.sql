@@ -92,3 +92,8 @@ WHERE ($since IS NULL OR last_received_at >= $since) AND ($until IS NULL OR firs
 SELECT * FROM label_requests
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: pauses
+SELECT * FROM pauses
+WHERE ($workload IS NULL OR workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)

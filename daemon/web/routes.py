@@ -26,7 +26,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.files import TOPIC
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.jsontext import as_json, plain
-from retuned.daemon.service import COMMANDS, LocalService
+from retuned.daemon.service import COMMANDS, OF_ALL, LocalService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export
 from retuned.daemon.transfer.imports import from_bytes, most_bytes
@@ -223,11 +223,11 @@ class _Endpoints:
         return _json(await self._done(make, Path(folder), keep))
 
     async def command(self, request: Request) -> Response:
-        name = request.path_params["command"]
-        if name not in COMMANDS:
-            raise HTTPException(404, f"commands are {', '.join(COMMANDS)}")
+        name, workload = request.path_params["command"], request.path_params.get("workload")
+        if name not in (known := OF_ALL if workload is None else COMMANDS):
+            raise HTTPException(404, f"commands are {', '.join(known)}")
         arguments = await _arguments(request) | {"asked_by": getattr(request.state, "principal", None)}
-        return _json(await self._done(self._service.command, name, request.path_params["workload"], arguments))
+        return _json(await self._done(self._service.command, name, workload, arguments))
 
     async def _done(self, change: Callable[..., Any], *arguments: Any) -> Any:
         """What a change returned; HTTPException 409 when it was refused."""
@@ -258,6 +258,7 @@ ROUTES = (
     Access("GET", "/api/v1/lineage/{id:path}", _Endpoints.lineage, "operator"),
     Access("POST", "/api/v1/backup", _Endpoints.backup, "admin"),
     Access("POST", "/api/v1/workloads/{workload:path}/{command}", _Endpoints.command, "operator"),
+    Access("POST", "/api/v1/training/{command}", _Endpoints.command, "operator"),
 )
 """Who may ask what: the server, the OpenAPI document and the documentation take it from here."""
 
@@ -293,6 +294,8 @@ async def _arguments(request: Request) -> dict[str, Any]:
     for name in ("version", "reason"):
         if not isinstance(arguments.get(name), str | None):
             raise HTTPException(400, f"{name}: expected a text")
+    if not isinstance(arguments.get("now", False), bool):
+        raise HTTPException(400, "now: expected true or false")
     return arguments
 
 

@@ -498,6 +498,11 @@ def learning() -> dashboard.Dashboard:
             most=1,
         ),
         lines(
+            "Runs in line",
+            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory. No series: none waits.",
+            (f"retuned_runs_waiting{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
+        ),
+        lines(
             "Since a run last told of progress",
             "Of the run under way. Long: it hangs, or the machine has no time for it. No series: nothing trains.",
             (f"time() - retuned_training_active_timestamp_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),

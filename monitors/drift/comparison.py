@@ -14,7 +14,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from retuned.consumers.common.process import Emit, child_main
+from retuned.consumers.child import child_main
+from retuned.consumers.common.process import Emit
 from retuned.monitors.drift.topics import Topics, find_topics
 from retuned.monitors.statistics import (
     cochran_mantel_haenszel,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retuned.consumers.common.process import Emit, child_main, run_child
+from retuned.consumers.child import child_main
+from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import ConfigurationError
 
 _BATCH = 16

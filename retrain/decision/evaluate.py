@@ -20,8 +20,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers.child import child_main
 from retuned.consumers.common import tone
-from retuned.consumers.common.process import Emit, child_main, run_child
+from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.similarity import text_hash
@@ -189,6 +190,7 @@ def evaluate(
         timeout_seconds=settings.evaluate.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
+        to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
     return [Evaluation(**row) for row in result["rows"]], result["times"]
 

@@ -50,12 +50,14 @@ class Rollout:
 
     Attributes:
         topic: of the messages that announce a change.
+        show: brings the metrics of a workload up to date.
     """
 
     warehouse: Warehouse
     settings: Settings
     publisher: Publisher
     topic: str
+    show: Callable[[str], None] = lambda _: None
 
     def promote(
         self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
@@ -132,10 +134,10 @@ class Rollout:
         return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
 
     def follow_up(self, workload: str) -> int:
-        """What follows a change of a workload's champion: its links, and the messages that were not published yet.
+        """What follows a change of a workload's champion: links, the messages that were not published yet, metrics.
 
-        Both are tried, oldest message first, and both stay to be done until they are: this is called after each change
-        and then again and again. A crash between a message and its mark publishes it twice, with one id. No other
+        All are tried, oldest message first, and stay to be done until they are: this is called after each change and
+        then again and again. A crash between a message and its mark publishes it twice, with one id. No other
         workload waits for it.
 
         Returns:
@@ -151,11 +153,14 @@ class Rollout:
                 registry.relink(self.warehouse, self.settings, workload)
         except OSError as error:
             unlinked = error  # who is served by name and path needs no link
-        with _publishing[workload]:
-            rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
-            for row in rows:
-                self.publisher.publish(self.topic, workload, _message(row))
-                self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+        try:
+            with _publishing[workload]:
+                rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
+                for row in rows:
+                    self.publisher.publish(self.topic, workload, _message(row))
+                    self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+        finally:
+            self.show(workload)
         if unlinked is not None:
             raise unlinked
         return len(rows)

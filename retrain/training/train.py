@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers.child import child_main
 from retuned.consumers.common import durable as files
-from retuned.consumers.common.process import Emit, child_main, run_child
+from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset
@@ -88,6 +89,7 @@ def train(
         timeout_seconds=settings.train.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
+        to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
     )
 
 

@@ -40,3 +40,8 @@ def test_what_a_restart_would_make_worse_is_not_restarted_and_documented(error: 
     assert str(error.exit_status) in kept_down
     assert str(RetunedError.exit_status) not in kept_down
     assert f"\n| {error.exit_status} | " in OPERATE.read_text()
+
+
+def test_a_child_that_runs_out_of_memory_does_not_take_the_daemon_with_it() -> None:
+    """By default systemd stops a whole service when the kernel ends one of its processes for want of memory."""
+    assert "\nOOMPolicy=continue\n" in UNIT.read_text()

@@ -13,7 +13,7 @@ from ingestion import Rig, feedback, interaction, not_writable, settings_for
 
 from retuned.consumers import decoding as decoding_module
 from retuned.consumers import replay as replay_module
-from retuned.consumers.errors import OutOfMemory, TooManyDeadLetters
+from retuned.consumers.errors import MemoryLimit, TooManyDeadLetters
 from retuned.consumers.file_import import take
 from retuned.consumers.formats import dialects
 from retuned.consumers.formats.files import TOPIC
@@ -550,7 +550,7 @@ def test_a_batch_waits_for_memory_that_something_else_has(tmp_path: Path, monkey
 def test_too_little_memory_is_named_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = big_batch(tmp_path, monkeypatch)
     monkeypatch.setattr(rig.warehouse, "drop_cache", lambda: None)
-    with pytest.raises(OutOfMemory, match=r"more memory than warehouse\.memory_limit \(1GB\)"):
+    with pytest.raises(MemoryLimit, match=r"more memory than warehouse\.memory_limit \(1GB\)"):
         rig.ingest.step()
     assert len(stored(rig)) == 1
     rig.warehouse.close()

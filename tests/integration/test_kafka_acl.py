@@ -1,5 +1,6 @@
 """A broker on which the daemon may not write to a topic, until somebody gives it the right."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,14 @@ def test_a_promotion_that_may_not_be_announced_is_done_and_is_announced_once_it_
         assert versions.aliases(warehouse, "support")["champion"] == "aaaaaaaa"
         with pytest.raises(BrokerRefused, match=EVENTS):
             rollout.follow_up("support")
+        assert rollout.rollback("support", "watch", "it is worse", START + timedelta(minutes=1)) is None
+        assert "champion" not in {link.name for link in (tmp_path / "models" / "support").iterdir()}
         publisher.publish(LETTERS, "k", {"other": "topics are open"})
         admin.delete_acls([denied])
 
         def announced() -> bool:
             try:
-                return rollout.follow_up("support") == 1
+                return rollout.follow_up("support") == 2
             except BrokerRefused:  # the broker has not heard of it yet
                 return False
 
@@ -53,6 +56,7 @@ def test_a_promotion_that_may_not_be_announced_is_done_and_is_announced_once_it_
             EVENTS, bootstrap_servers=broker.bootstrap_servers, auto_offset_reset="earliest", consumer_timeout_ms=5_000
         )
         assert b'"version":"aaaaaaaa"' in next(consumer).value
+        assert b'"event":"rolled_back"' in next(consumer).value
         consumer.close()
         publisher.close()
         admin.close()

@@ -13,7 +13,8 @@ from models import tiny_llama
 from safetensors.torch import load_file
 from trainings import SETTINGS, dataset, trained
 
-from retuned.consumers.common.process import child_main, run_child
+from retuned.consumers.child import child_main
+from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.retrain.training import checkpoints, ranks
 from retuned.retrain.training.ranks import Ranks

@@ -3,6 +3,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from models import tiny_llama
 from prometheus_client import CollectorRegistry
 from teaching import CHANGED, GOODS, Teacher, questions, teach_policies
 
+from retuned.consumers.common import spans
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
@@ -60,10 +63,12 @@ class Bench:
         return Rollout(self.warehouse, self.settings, self.publisher, TOPIC)
 
     def retrain(self) -> RunResult:
-        return run.retrain(self.rollout, "support", ["by hand"], utc_now, self.stop, self._take)
+        run_id = run.put_in_line(self.warehouse, "support", ["by hand"], utc_now())
+        return run.take_up(self.rollout, run_id, utc_now, self.stop, self._take)
 
     def resume(self) -> RunResult | None:
-        return run.resume(self.rollout, utc_now, self.stop, self._take)
+        found = run.unfinished(self.warehouse)
+        return run.take_up(self.rollout, found[0]["id"], utc_now, self.stop, self._take) if found else None
 
     def stop_at(self, **wanted: Any) -> None:
         def look(line: dict[str, Any]) -> None:
@@ -504,3 +509,56 @@ def test_a_champion_of_another_base_model_is_named(
     assert result.state == "failed"
     assert "was trained on another base model" in str(result.error)
     assert not [line for line in bench.lines if line["run_id"] == result.run_id and "step" in line]
+
+
+def test_what_is_cancelled_before_its_promotion_is_not_promoted_and_what_serves_is_not_cancelled(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    refusals: list[str] = []
+
+    def cancel_at(stage: str) -> Callable[[dict[str, Any]], None]:
+        def look(line: dict[str, Any]) -> None:
+            if line["stage"] == stage:
+                try:
+                    run.cancel(bench.rollout, "support", "cancelled by an operator", utc_now(), line["run_id"])
+                except RetunedError as error:
+                    refusals.append(str(error))
+
+        return look
+
+    bench.on_line = cancel_at("gate")
+    result = bench.retrain()
+    assert (result.state, result.promoted, result.error) == ("cancelled", False, "cancelled by an operator")
+    assert bench.row()["state"] == "cancelled"
+    assert versions.champion(bench.warehouse, "support") is None
+    assert bench.work_folders() == []
+    bench.on_line = cancel_at("promoted")
+    result = bench.retrain()
+    assert (result.state, result.promoted) == ("succeeded", True)
+    assert f"support@{result.version} serves; `retuned rollback support` takes it back" in refusals[0]
+
+
+def test_each_stage_of_a_run_is_a_span(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[tuple[str, dict[str, Any]]] = []
+
+    class Recorded:
+        def __init__(self, name: str) -> None:
+            self.attributes: dict[str, Any] = {}
+            recorded.append((name, self.attributes))
+
+        def set(self, **attributes: Any) -> None:
+            self.attributes |= attributes
+
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    spans.record(lambda name: nullcontext(Recorded(name)))
+    try:
+        result = bench.retrain()
+    finally:
+        spans.record(None)
+    assert [name for name, _ in recorded] == ["data", "train", "evaluate", "decide", "release"]
+    assert all((of["run"], of["workload"]) == (result.run_id, "support") for _, of in recorded)
+    assert recorded[3][1]["outcome"] == "passed"
+    assert (recorded[4][1]["version"], recorded[4][1]["promoted"]) == (result.version, True)

@@ -1,6 +1,5 @@
 """Pseudonyms of users, their keys and the rotation of those."""
 
-import logging
 import stat
 from pathlib import Path
 
@@ -72,7 +71,6 @@ def test_a_key_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: Path
 def test_the_command_line_shows_what_a_user_is_stored_as(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETUNED__PRIVACY__USER_KEY", "new key\nold key")
     assert cli.main(["pseudonym", "anna"]) == 0

@@ -45,6 +45,7 @@ EXPECTED = {
         ("GET", "/api/v1/exports/{what}"),
         ("GET", "/api/v1/lineage/{id:path}"),
         ("POST", "/api/v1/workloads/{workload:path}/{command}"),
+        ("POST", "/api/v1/training/{command}"),
     },
     "admin": {("POST", "/api/v1/backup")},
 }

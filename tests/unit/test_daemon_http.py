@@ -54,8 +54,9 @@ def test_who_sends_no_token_or_a_piece_of_one_is_nobody() -> None:
         ):
             assert httpx.get(f"{made.url}/api/v1/status", headers=headers).status_code == 401
             assert httpx.post(made.command, headers=headers, json={}).status_code == 401
-        assert httpx.post(made.command, headers={"Authorization": f"Bearer {LOOK}"}, json={}).status_code == 403
-        assert httpx.post(made.command, headers={"Authorization": f"Bearer {ACT}"}, json={}).status_code == 200
+        for command in (made.command, f"{made.url}/api/v1/training/pause"):
+            assert httpx.post(command, headers={"Authorization": f"Bearer {LOOK}"}, json={}).status_code == 403
+            assert httpx.post(command, headers={"Authorization": f"Bearer {ACT}"}, json={}).status_code == 200
     finally:
         made.server.stop()
 

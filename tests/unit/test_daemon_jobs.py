@@ -206,8 +206,16 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
     """Start the schedule, in which the other jobs do nothing."""
-    monkeypatch.setattr(Runs, "resume", lambda _: None)
-    for job in {"measure_quality", "watch_champions", "check_drift", "archive", "request_labels", "report", "announce"}:
+    for job in {
+        "resume",
+        "measure_quality",
+        "watch_champions",
+        "check_drift",
+        "archive",
+        "request_labels",
+        "report",
+        "announce",
+    }:
         if job not in wanted:
             monkeypatch.setattr(tasks, job, lambda *_: None)
     jobs.context.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed

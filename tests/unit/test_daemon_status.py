@@ -124,7 +124,7 @@ def test_the_page_has_no_negative_zero_and_no_interval_between_equals(local: Loc
             {"state": "succeeded", "version": "3f2a91c0", "detail": '{"scores": {"base": 0, "candidate": 0.8125}}'},
             "succeeded: support@3f2a91c0, holdout score: candidate 0.812, base 0.000",
         ),
-        ({"state": "interrupted"}, "interrupted: not under way; it goes on at the next start of the daemon"),
+        ({"state": "interrupted"}, "interrupted: it goes on from its checkpoint when its turn comes"),
     ],
 )
 def test_the_text_says_what_became_of_the_latest_run(

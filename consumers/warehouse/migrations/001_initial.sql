@@ -79,8 +79,8 @@ CREATE TABLE runs (
     id              VARCHAR   NOT NULL,
     workload        VARCHAR   NOT NULL,
     reasons         JSON      NOT NULL,             -- why it was started
-    state           VARCHAR   NOT NULL,             -- running, interrupted, succeeded, refused or failed
-    started_at      TIMESTAMP NOT NULL,
+    state           VARCHAR   NOT NULL,             -- waiting, running, interrupted, succeeded, refused, failed or cancelled
+    started_at      TIMESTAMP NOT NULL,             -- while it waits: when it was put in line
     finished_at     TIMESTAMP,
     dataset_version VARCHAR,
     parent_version  VARCHAR,

@@ -60,6 +60,9 @@ INSERT INTO models VALUES ('version 2, it''s “2”', 'workload 2, it''s “2�
 CREATE TABLE offsets(topic VARCHAR, "partition" INTEGER, next_offset BIGINT NOT NULL, cluster_id VARCHAR, topic_id VARCHAR, PRIMARY KEY(topic, "partition"));
 INSERT INTO offsets VALUES ('topic 1, it''s “1”', 1, 1099511627777, 'cluster_id 1, it''s “1”', 'topic_id 1, it''s “1”');
 INSERT INTO offsets VALUES ('topic 2, it''s “2”', 2, 1099511627778, NULL, NULL);
+CREATE TABLE pauses(workload VARCHAR, created_at TIMESTAMP NOT NULL, actor VARCHAR NOT NULL, reason VARCHAR NOT NULL, ended_at TIMESTAMP, ended_by VARCHAR);
+INSERT INTO pauses VALUES ('workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 'actor 1, it''s “1”', 'reason 1, it''s “1”', '2026-03-03 09:30:00.123000', 'ended_by 1, it''s “1”');
+INSERT INTO pauses VALUES (NULL, '2026-03-04 09:30:00.123000', 'actor 2, it''s “2”', 'reason 2, it''s “2”', NULL, NULL);
 CREATE TABLE promotions(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, "event" VARCHAR NOT NULL, "version" VARCHAR, previous_version VARCHAR, actor VARCHAR NOT NULL, reason VARCHAR NOT NULL, announced BOOLEAN NOT NULL);
 INSERT INTO promotions VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'event 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', 'actor 1, it''s “1”', 'reason 1, it''s “1”', True);
 INSERT INTO promotions VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'event 2, it''s “2”', NULL, NULL, 'actor 2, it''s “2”', 'reason 2, it''s “2”', False);
@@ -69,9 +72,9 @@ INSERT INTO quality VALUES ('2026-03-04 09:30:00.123000', 'workload 2, it''s “
 CREATE TABLE quarantine(workload VARCHAR NOT NULL, feedback_id VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, user_id VARCHAR, reason VARCHAR NOT NULL, detail VARCHAR NOT NULL, dataset_version VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
 INSERT INTO quarantine VALUES ('workload 1, it''s “1”', 'feedback_id 1, it''s “1”', 'interaction_id 1, it''s “1”', 'user_id 1, it''s “1”', 'reason 1, it''s “1”', 'detail 1, it''s “1”', 'dataset_version 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO quarantine VALUES ('workload 2, it''s “2”', 'feedback_id 2, it''s “2”', 'interaction_id 2, it''s “2”', NULL, 'reason 2, it''s “2”', 'detail 2, it''s “2”', 'dataset_version 2, it''s “2”', '2026-03-04 09:30:00.123000');
-CREATE TABLE runs(id VARCHAR NOT NULL, workload VARCHAR NOT NULL, reasons JSON NOT NULL, state VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, dataset_version VARCHAR, parent_version VARCHAR, "version" VARCHAR, train_seconds DOUBLE, evaluate_seconds DOUBLE, detail JSON, "error" VARCHAR);
-INSERT INTO runs VALUES ('id 1, it''s “1”', 'workload 1, it''s “1”', '{"reasons": [1, "it''s"]}', 'state 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'dataset_version 1, it''s “1”', 'parent_version 1, it''s “1”', 'version 1, it''s “1”', 1.1, 1.1, '{"detail": [1, "it''s"]}', 'error 1, it''s “1”');
-INSERT INTO runs VALUES ('id 2, it''s “2”', 'workload 2, it''s “2”', '{"reasons": [2, "it''s"]}', 'state 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+CREATE TABLE runs(id VARCHAR NOT NULL, workload VARCHAR NOT NULL, reasons JSON NOT NULL, state VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, dataset_version VARCHAR, parent_version VARCHAR, "version" VARCHAR, train_seconds DOUBLE, evaluate_seconds DOUBLE, detail JSON, "error" VARCHAR, attempts INTEGER, at_any_hour BOOLEAN);
+INSERT INTO runs VALUES ('id 1, it''s “1”', 'workload 1, it''s “1”', '{"reasons": [1, "it''s"]}', 'state 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'dataset_version 1, it''s “1”', 'parent_version 1, it''s “1”', 'version 1, it''s “1”', 1.1, 1.1, '{"detail": [1, "it''s"]}', 'error 1, it''s “1”', 1, True);
+INSERT INTO runs VALUES ('id 2, it''s “2”', 'workload 2, it''s “2”', '{"reasons": [2, "it''s"]}', 'state 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 CREATE TABLE schema_migrations(number INTEGER NOT NULL, "name" VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL);
 INSERT INTO schema_migrations VALUES (1, '001_initial.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (2, '002_traffic.sql', '2026-03-02 09:00:00');
@@ -86,6 +89,7 @@ INSERT INTO schema_migrations VALUES (10, '010_alarms.sql', '2026-03-02 09:00:00
 INSERT INTO schema_migrations VALUES (11, '011_votes.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (12, '012_logged_answers.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (13, '013_order_and_identity.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (14, '014_runs_in_hand.sql', '2026-03-02 09:00:00');
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}');
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}');

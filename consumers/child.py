@@ -1,0 +1,68 @@
+"""The child's side of long work, whose parent's side is `consumers.common.process`."""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers import logs
+from retuned.consumers.common.logfields import about
+from retuned.consumers.common.process import CANCELLED, FIELDS, Emit
+from retuned.consumers.errors import Cancelled, RetunedError
+
+log = logging.getLogger(__name__)
+
+
+def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
+    """The child's side: read the job, work, answer. Exits the process.
+
+    An error a person can act on is answered in one line; any other also leaves its traceback in the log.
+    """
+    _die_with_parent()
+    _die_before_parent()
+    logs.configure_child()
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+
+    def emit(line: dict[str, Any]) -> None:
+        answer.write(json.dumps(line) + "\n")
+        answer.flush()
+
+    with about(**json.loads(os.environ.get(FIELDS, "{}"))):
+        try:
+            emit({"result": work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)})
+        except Cancelled:
+            sys.exit(CANCELLED)
+        except RetunedError as error:
+            emit({"error": str(error)})
+            sys.exit(1)
+        except Exception as error:
+            emit({"error": f"{type(error).__name__}: {error}", "out_of_memory": _is_out_of_memory(error)})
+            log.exception("%s", type(error).__name__)
+            sys.exit(1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: Python's own, or torch's, on a CPU or on a GPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def _die_with_parent() -> None:
+    """No child outlives a daemon that was killed (Linux; elsewhere it runs to its end)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.environ.get("RETUNED_PARENT", str(os.getppid())) != str(os.getppid()):
+            sys.exit(1)  # the parent died before the line above
+
+
+def _die_before_parent() -> None:
+    """When memory runs out, the kernel ends this process, not the daemon (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")

@@ -1,0 +1,65 @@
+"""What keeps a run that is in line from starting, or from going on: a pause, the hour, too little memory."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from retuned.consumers.common.memory import available_bytes, gibibytes
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.settings import Settings
+from retuned.retrain.training.memory import needed_bytes
+
+QUERIES = named_queries("retuned.daemon.jobs", "runs.sql")
+
+Kind = Literal["turn", "paused", "hours", "memory"]
+KINDS: tuple[Kind, ...] = ("turn", "paused", "hours", "memory")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why a run waits, by kind and in words."""
+
+    kind: Kind
+    reason: str
+
+
+def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: datetime) -> Hold | None:
+    """What a run, by its row, waits for; None: it may start."""
+    if (reason := paused(warehouse, run["workload"])) is not None:
+        return Hold("paused", reason)
+    hours = None if run["at_any_hour"] else settings.schedule.hours
+    if hours is not None and not hours.hold(now):
+        return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
+    if (reason := lacking_memory(settings)) is not None:
+        return Hold("memory", reason)
+    return None
+
+
+def pauses(warehouse: Warehouse) -> list[dict[str, Any]]:
+    """Those in force: workload (None: all), created_at, actor, reason."""
+    return warehouse.rows(QUERIES["pauses"])
+
+
+def paused(warehouse: Warehouse, workload: str) -> str | None:
+    """Why no run of a workload may start: who paused it, since when, and how to end that; None: it is not paused."""
+    for pause in pauses(warehouse):
+        if pause["workload"] in (None, workload):
+            command = "retuned resume" if pause["workload"] is None else f"retuned resume {workload}"
+            return (
+                f"retraining is paused by {pause['actor']} since {pause['created_at']:%Y-%m-%d %H:%M:%S}: "
+                f"{pause['reason']} (`{command}` ends it)"
+            )
+    return None
+
+
+def lacking_memory(settings: Settings) -> str | None:
+    """Why a training would run out of memory; None: it would not, or that is not known."""
+    if settings.models.base is None:
+        return None
+    needed, left = needed_bytes(settings.models.base, settings.train), available_bytes()
+    if needed is None or left is None or left >= needed:
+        return None
+    return (
+        f"a training takes at least {gibibytes(needed)} of memory and {gibibytes(left)} are free: give it more, lower "
+        "train.rank, or take a smaller base model (train.memory_bytes sets how much has to be free)"
+    )

@@ -1,0 +1,71 @@
+"""How much memory a training needs, from its base model and settings, before anything is loaded."""
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+from retuned.retrain.settings import TrainSettings
+
+PROCESS_BYTES = 600 * 2**20
+"""Of a child with torch and transformers loaded, before any model."""
+TRAINED_BYTES = 20
+"""Of a weight that is trained, in float32: itself, its gradient, AdamW's two means, and the copy of the best epoch."""
+QUANTIZED_BYTES = 0.6
+
+
+def needed_bytes(base: Path, settings: TrainSettings) -> int | None:
+    """The least that a training takes; None: nothing is known of the base model.
+
+    What a step computes comes on top: it grows with the length of the examples, which is not known before. A GPU holds
+    the model and all that is trained, and leaves the process.
+    """
+    if settings.memory_bytes is not None:
+        return settings.memory_bytes
+    shapes = list(_shapes(base))
+    if not shapes:
+        return None
+    if _has_gpu():
+        return PROCESS_BYTES
+    weights = sum(prod(shape) for _, shape in shapes)
+    matrices = [shape for name, shape in shapes if len(shape) == 2 and not _is_embedding(name)]
+    if settings.method == "full":
+        model = TRAINED_BYTES * sum(map(prod, matrices)) + 4 * (weights - sum(map(prod, matrices)))
+    else:
+        adapter = sum(settings.rank * sum(shape) for shape in matrices) if settings.target_modules is None else 0
+        each = QUANTIZED_BYTES if settings.method == "qlora" else _bytes_per_weight(settings)
+        model = int(weights * each) + TRAINED_BYTES * adapter
+    return (PROCESS_BYTES + model) * (settings.processes or 1)
+
+
+def _shapes(base: Path) -> Iterator[tuple[str, list[int]]]:
+    """Names and shapes of the tensors, from the headers of the safetensors files."""
+    for file in sorted(base.glob("*.safetensors")):
+        try:
+            with file.open("rb") as handle:
+                (size,) = struct.unpack("<Q", handle.read(8))
+                header = json.loads(handle.read(min(size, file.stat().st_size)))
+        except (OSError, ValueError, struct.error):
+            continue  # whoever loads it reports what is wrong
+        yield from ((name, tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _is_embedding(name: str) -> bool:
+    return any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+
+
+def _bytes_per_weight(settings: TrainSettings) -> int:
+    """Of the frozen model. As `dtype: auto` chooses on most machines: by the processor's units for bfloat16."""
+    if settings.dtype == "auto":
+        try:
+            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            return 2
+        return 2 if any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16")) else 4
+    return 2 if settings.dtype == "bfloat16" else 4
+
+
+def _has_gpu() -> bool:
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))

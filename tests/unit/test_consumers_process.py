@@ -1,0 +1,70 @@
+"""How a child process may end, and what a person is told of it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retuned.consumers.common import process
+from retuned.consumers.errors import ChildFailed, OutOfMemory
+
+HINT = "take a smaller model"
+
+
+def run(folder: Path, work: str) -> dict[str, Any]:
+    """Run a child that does this."""
+    (folder / "child.py").write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom retuned.consumers.child import child_main\n"
+        f"def work(job, emit):\n    {work}\nif __name__ == '__main__':\n    child_main(work)\n"
+    )
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return process.run_child(
+        "child", {}, folder, timeout_seconds=60, environment={"PYTHONPATH": path}, to_need_less=HINT
+    )
+
+
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None) -> None:
+    found = iter([before, after])
+    monkeypatch.setattr(process, "oom_kills", lambda: next(found))
+
+
+def test_a_child_that_the_kernel_ended_for_want_of_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting(monkeypatch, 3, 4)
+    with pytest.raises(OutOfMemory, match=rf"child: out of memory: the kernel ended .*{HINT}; see .*child\.log"):
+        run(tmp_path, KILLED)
+
+
+def test_a_child_that_somebody_killed_is_not_said_to_have_lacked_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting(monkeypatch, 3, 3)
+    with pytest.raises(ChildFailed, match="killed by SIGKILL; see") as raised:
+        run(tmp_path, KILLED)
+    assert not isinstance(raised.value, OutOfMemory)
+
+
+def test_where_the_kernel_does_not_count_it_is_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting(monkeypatch, None, None)
+    with pytest.raises(ChildFailed, match=rf"killed by SIGKILL, most likely .*out of memory.*{HINT}"):
+        run(tmp_path, KILLED)
+
+
+@pytest.mark.parametrize(
+    "error", ["bytearray(1 << 62)", "raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')"]
+)
+def test_an_allocation_that_failed_names_the_way_out(tmp_path: Path, error: str) -> None:
+    with pytest.raises(OutOfMemory, match=rf"child: out of memory: .*{HINT}"):
+        run(tmp_path, error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's kernel chooses whom to end")
+def test_the_kernel_ends_children_before_the_daemon(tmp_path: Path) -> None:
+    found = run(tmp_path, "return {'score': int(Path('/proc/self/oom_score_adj').read_text())}")
+    assert found["score"] > int(Path("/proc/self/oom_score_adj").read_text())

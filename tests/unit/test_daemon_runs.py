@@ -1,0 +1,348 @@
+"""Runs in hand: pauses, cancellations, hours, memory and attempts, with trainings that end when the test says so."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import until
+from prometheus_client import CollectorRegistry
+from teaching import Teacher
+
+from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.cli import check
+from retuned.daemon.jobs import holds
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.service import LocalService
+from retuned.daemon.settings import Settings
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain import run
+from retuned.retrain.data import dataset as datasets
+from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+
+NOON = datetime(2026, 4, 1, 12)
+
+
+class Queue:
+    """A daemon's queue of runs without a daemon: runs are made in a thread, as far as the test lets them."""
+
+    def __init__(self, warehouse: Warehouse, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.warehouse, self.folder, self.now = warehouse, folder, NOON
+        self.began: list[str] = []
+        self.at_train: Callable[[str], Any] = lambda _: None
+        base = folder / "base"
+        base.mkdir()
+        (base / "config.json").write_text("{}")
+        (base / "model.safetensors").write_bytes(b"weights")
+        self.models = {"base": base, "directory": folder / "models"}
+        self.collectors = CollectorRegistry()
+        self.stop = threading.Event()
+        monkeypatch.setattr(run, "train", self.train)
+        made = Dataset("d", "support", NOON, folder, dict.fromkeys(("train", "validation", "holdout"), 9), 0, {})
+        monkeypatch.setattr(run, "build_dataset", lambda *_: made)
+        monkeypatch.setattr(datasets, "load", lambda *_: made)
+        self.configure()
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Begin anew on the same warehouse, as after a restart."""
+        self.collectors, self.stop = CollectorRegistry(), threading.Event()
+        warehouse = {"path": self.warehouse.path}
+        settings = Settings(models=self.models, warehouse=warehouse, **sections)  # type: ignore[arg-type]
+        registry = self.collectors
+        metrics = Metrics(registry), MonitorMetrics(registry), RetrainMetrics(registry)
+        publisher = MemoryPublisher()
+        context = Context(self.warehouse, settings, publisher, *metrics, self.stop, lambda: self.now)
+        self.jobs = Jobs(context, print)
+        self.runs: Runs = self.jobs.runs
+        self.service = LocalService(self.jobs)
+
+    def train(self, _: Any, __: Any, ___: Any, folder: Path, stop: threading.Event, on_progress: Any) -> dict[str, Any]:
+        """As a child's parent does: it works until it is stopped, and has files."""
+        workload = folder.parents[2].name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoint").touch()
+        self.began.append(workload)
+        on_progress({"step": 1, "steps": 9, "loss": 1.0, "tokens_per_second": 1.0})
+        self.at_train(workload)
+        if stop.wait(20):
+            raise Cancelled("train: stopped before it was done")
+        raise AssertionError("nothing stopped it")
+
+    def work(self) -> threading.Thread:
+        """Make what is in line, in the thread that trains."""
+        thread = threading.Thread(target=self.jobs.run, args=("resume",))
+        thread.start()
+        return thread
+
+    def states(self) -> dict[str, str]:
+        found = self.warehouse.rows("SELECT workload, state FROM runs ORDER BY started_at, id")
+        return {row["workload"]: row["state"] for row in found}
+
+    def waits(self) -> dict[str, str]:
+        return {one["workload"]: one["waits_for"] for one in self.runs.queue()}
+
+    def files(self, workload: str) -> list[Path]:
+        return list((self.folder / "models" / workload / "runs").glob("*"))
+
+    def waiting(self, workload: str, reason: str) -> float | None:
+        self.runs.wake()
+        return self.collectors.get_sample_value("retuned_runs_waiting", {"workload": workload, "reason": reason})
+
+
+@pytest.fixture
+def queue(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+    for workload in ("sales", "support"):
+        Teacher(warehouse, workload).correct("where is my parcel", "on its way", "here")
+    made = Queue(warehouse, tmp_path, monkeypatch)
+    yield made
+    made.stop.set()
+
+
+def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: Queue) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    thread = queue.work()
+    until(lambda: queue.began or not thread.is_alive())
+    queue.service.command("pause", "support", {"reason": "the machine is needed"})
+    thread.join(20)
+    assert queue.states() == {"support": "interrupted"}
+    assert queue.files("support")
+    queue.configure()
+    queue.jobs.run("resume")
+    assert queue.began == ["support"]
+    assert queue.waits() == {"support": "paused"}
+    (waits,) = queue.runs.queue()
+    assert "paused by an operator since 2026-04-01 12:00:00: the machine is needed" in waits["reason"]
+    assert queue.waiting("support", "paused") == 1
+    assert queue.service.status()["pauses"][0]["workload"] == "support"
+
+    queue.at_train = lambda _: queue.stop.set()
+    queue.service.command("resume", "support", {})
+    assert queue.waits() == {"support": "turn"}
+    queue.jobs.run("resume")
+    assert queue.began == ["support", "support"]
+    (row,) = queue.warehouse.rows("SELECT * FROM runs")
+    assert (row["state"], row["attempts"]) == ("interrupted", 0)
+    assert queue.waiting("support", "paused") is None
+
+
+def test_a_pause_of_one_workload_holds_up_no_other_and_one_of_all_holds_up_all(queue: Queue) -> None:
+    queue.service.command("pause", "support", {})
+    answer = queue.service.command("retrain", "support", {})
+    assert "in line" in answer["done"]
+    assert "paused" in answer["done"]
+    queue.at_train = lambda _: queue.stop.set()
+    queue.service.command("retrain", "sales", {})
+    assert queue.began == ["sales"]
+    assert queue.states() == {"support": "waiting", "sales": "interrupted"}
+    queue.service.command("pause", None, {"reason": "an audit"})
+    assert queue.waits() == {"sales": "paused", "support": "paused"}
+    queue.service.command("resume", None, {})
+    assert queue.waits() == {"sales": "turn", "support": "paused"}
+
+
+def test_pauses_that_make_no_sense(queue: Queue) -> None:
+    with pytest.raises(RetunedError, match="workload support: retraining is not paused"):
+        queue.service.command("resume", "support", {})
+    queue.service.command("pause", None, {})
+    with pytest.raises(RetunedError, match="all workloads: retraining is paused already"):
+        queue.service.command("pause", None, {})
+    with pytest.raises(
+        RetunedError, match="workload support: retraining is not paused; in force: the pause of all workloads"
+    ):
+        queue.service.command("resume", "support", {})
+    with pytest.raises(RetunedError, match="workload other: unknown"):
+        queue.service.command("pause", "other", {})
+    with pytest.raises(RetunedError, match="name the workload"):
+        queue.service.command("cancel", None, {})
+
+
+def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue: Queue) -> None:
+    queue.configure(policy={"new_corrections": 1, "minimum_corrections": 1})
+    queue.service.command("pause", None, {"reason": "an audit"})
+    decision = queue.runs.ask("support")
+    assert not decision.retrain
+    assert any("paused by an operator" in reason and "an audit" in reason for reason in decision.reasons)
+    (stored,) = queue.warehouse.rows("SELECT outcome, reasons FROM decisions")
+    assert stored["outcome"] is False
+    assert "an audit" in stored["reasons"]
+    assert queue.runs.queue() == []
+    queue.service.command("resume", None, {})
+    assert queue.runs.ask("support").retrain
+
+
+def test_a_run_that_waits_outlives_a_restart(queue: Queue) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    queue.runs.ask("support", asked_by="an operator")
+    queue.configure()
+    assert queue.waits() == {"support": "turn"}
+    queue.at_train = lambda _: queue.stop.set()
+    queue.jobs.run("resume")
+    assert queue.began == ["support"]
+
+
+def test_a_run_under_way_is_cancelled_and_nothing_else(queue: Queue) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    queue.now += timedelta(seconds=1)
+    queue.runs.ask("sales", asked_by="an operator")
+    queue.at_train = lambda workload: queue.stop.set() if workload == "sales" else None
+    thread = queue.work()
+    until(lambda: queue.began or not thread.is_alive())
+    answer = queue.service.command("cancel", "support", {"reason": "the wrong data"})
+    assert answer["done"].startswith("cancelled: run 2026")
+    thread.join(20)
+    assert queue.states() == {"support": "cancelled", "sales": "interrupted"}
+    assert queue.files("support") == []
+    assert queue.files("sales")
+    (row,) = queue.warehouse.rows("SELECT error, finished_at FROM runs WHERE workload = 'support'")
+    assert row == {"error": "cancelled by an operator: the wrong data", "finished_at": queue.now}
+    labels = {"workload": "support", "state": "cancelled"}
+    assert queue.collectors.get_sample_value("retuned_training_runs_total", labels) == 1
+    assert queue.warehouse.rows("SELECT * FROM interactions")
+
+
+@pytest.mark.parametrize("state", ["waiting", "interrupted"])
+def test_a_run_that_is_not_under_way_is_cancelled(queue: Queue, state: str) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    if state == "interrupted":
+        queue.at_train = lambda _: queue.stop.set()
+        queue.jobs.run("resume")
+        assert queue.files("support")
+    assert queue.states() == {"support": state}
+    queue.configure()
+    queue.service.command("cancel", "support", {})
+    assert queue.states() == {"support": "cancelled"}
+    assert queue.files("support") == []
+    assert queue.runs.queue() == []
+    with pytest.raises(RetunedError, match="no run is under way and none waits"):
+        queue.service.command("cancel", "support", {})
+
+
+def test_a_cancellation_stands_however_the_run_ends(queue: Queue) -> None:
+    """Also when the child fails before it is stopped, and when the daemon is killed before it is."""
+
+    def fail(_: str) -> None:
+        queue.service.command("cancel", "support", {})
+        raise ChildFailed("train: it failed")
+
+    def kill(_: str) -> None:
+        queue.service.command("cancel", "support", {})
+        raise KeyboardInterrupt
+
+    queue.at_train = fail
+    queue.runs.ask("support", asked_by="an operator")
+    queue.jobs.run("resume")
+    assert queue.states() == {"support": "cancelled"}
+    queue.at_train = kill
+    queue.now += timedelta(days=1)
+    queue.runs.ask("support", asked_by="an operator")
+    with pytest.raises(KeyboardInterrupt):
+        queue.jobs.run("resume")
+    assert queue.files("support")
+    queue.configure()
+    queue.jobs.run("resume")
+    assert queue.states() == {"support": "cancelled"}
+    assert queue.files("support") == []
+    assert len(queue.began) == 2
+
+
+def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: Queue) -> None:
+    queue.configure(schedule={"training_hours": ["22:00-06:00"]})
+    answer = queue.service.command("retrain", "support", {})
+    assert "schedule.training_hours: 2026-04-01 22:00 UTC" in answer["done"]
+    assert queue.began == []
+    assert queue.waits() == {"support": "hours"}
+    queue.now = NOON.replace(hour=23)
+
+    def morning(_: str) -> None:
+        queue.now = NOON + timedelta(hours=18)
+
+    queue.at_train = morning
+    queue.jobs.run("resume")
+    assert queue.states() == {"support": "interrupted"}
+    assert queue.waits() == {"support": "hours"}
+    queue.jobs.run("resume")
+    assert queue.began == ["support"]
+    queue.now += timedelta(days=1) - timedelta(hours=5)
+    queue.jobs.run("resume")
+    assert queue.began == ["support", "support"]
+    (row,) = queue.warehouse.rows("SELECT attempts FROM runs")
+    assert row["attempts"] == 0
+
+
+def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: Queue) -> None:
+    queue.configure(schedule={"training_hours": ["22:00-06:00"]})
+    queue.service.command("retrain", "support", {})
+    queue.at_train = lambda _: queue.stop.set()
+    queue.service.command("retrain", "support", {"now": True})
+    assert queue.began == ["support"]
+    queue.configure(schedule={"training_hours": ["22:00-06:00"]})
+    queue.jobs.run("resume")
+    assert queue.began == ["support", "support"]
+
+
+def test_a_run_waits_until_there_is_memory_for_it(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.configure(train={"memory_bytes": 3 * 2**30})
+    monkeypatch.setattr(holds, "available_bytes", lambda: 2**30)
+    answer = queue.service.command("retrain", "support", {})
+    assert "takes at least 3.0 GiB of memory and 1.0 GiB are free" in answer["done"]
+    assert queue.began == []
+    assert queue.waiting("support", "memory") == 1
+    monkeypatch.setattr(check, "check_broker", lambda _: "up")
+    problem = {name: problem for name, problem, _ in check.check(queue.jobs.context.settings)}["memory"]
+    assert problem is not None
+    assert "1.0 GiB are free" in problem
+    monkeypatch.setattr(holds, "available_bytes", lambda: 4 * 2**30)
+    queue.at_train = lambda _: queue.stop.set()
+    queue.jobs.run("resume")
+    assert queue.began == ["support"]
+    monkeypatch.setattr(holds, "available_bytes", lambda: None)
+    assert queue.waits() == {"support": "turn"}
+
+
+def test_a_run_in_which_the_daemon_is_killed_again_and_again_is_given_up(queue: Queue) -> None:
+    def killed(_: str) -> None:
+        raise KeyboardInterrupt
+
+    queue.configure(train={"attempts": 2})
+    queue.runs.ask("support", asked_by="an operator")
+    queue.at_train = lambda _: queue.stop.set()
+    for _ in range(4):  # a stop is no failed attempt
+        queue.configure(train={"attempts": 2})
+        queue.jobs.run("resume")
+    assert queue.states() == {"support": "interrupted"}
+    queue.at_train = killed
+    for _ in range(2):
+        queue.configure(train={"attempts": 2})
+        with pytest.raises(KeyboardInterrupt):
+            queue.jobs.run("resume")
+        assert queue.states() == {"support": "running"}
+    queue.configure(train={"attempts": 2})
+    queue.at_train = lambda _: queue.stop.set()
+    queue.jobs.run("resume")
+    assert len(queue.began) == 6
+    (row,) = queue.warehouse.rows("SELECT state, error, finished_at FROM runs")
+    assert (row["state"], row["finished_at"]) == ("failed", NOON)
+    assert "given up after 2 attempts in which the daemon was killed (train.attempts)" in row["error"]
+    assert "train.batch_size" in row["error"]
+    queue.jobs.run("resume")
+    assert len(queue.began) == 6
+
+
+def test_start_is_of_the_run_not_of_its_request(queue: Queue) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    queue.now += timedelta(hours=3)
+    queue.at_train = lambda _: queue.stop.set()
+    queue.jobs.run("resume")
+    queue.now += timedelta(hours=3)
+    queue.configure()
+    queue.jobs.run("resume")
+    (row,) = queue.warehouse.rows("SELECT started_at FROM runs")
+    assert row["started_at"] == NOON + timedelta(hours=3)
