@@ -51,6 +51,13 @@ class Metrics:
         self.archived_bytes = Gauge(
             "retuned_archived_bytes", "Size of the archive's files.", ["table"], registry=registry
         )
+        self.removed = Counter(
+            "retuned_retention_removed_total",
+            "What retention removed since start, by kind: version, dataset or run_folder; or rows: ledger, quality, "
+            "drift_check, watch_check, decision or label_request.",
+            ["kind"],
+            registry=registry,
+        )
 
     def storage(self, size: Size, archived: Iterable[Mapping[str, Any]]) -> None:
         """What the warehouse takes, and what the archive holds, by table."""

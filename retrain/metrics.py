@@ -162,5 +162,6 @@ class Metrics:
         for workload, count in counts.items():
             self.label_requests.labels(workload).set(count["open"])
             key = (workload, "label_answered")
-            self.labels_answered.labels(workload).inc(count["answered"] - self._counted[key])
+            # Fewer than before: retention deleted old ones.
+            self.labels_answered.labels(workload).inc(max(0, count["answered"] - self._counted[key]))
             self._counted[key] = count["answered"]

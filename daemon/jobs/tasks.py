@@ -10,6 +10,7 @@ from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, ar
 from retuned.consumers.warehouse.archive import archive as move_to_archive
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.policy import evidence
 from retuned.daemon.reports import reports
 from retuned.monitors.drift import check as drift
 from retuned.monitors.money import ledger, roi
@@ -17,6 +18,7 @@ from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
 from retuned.monitors.windows import windows
 from retuned.retrain.data import examples, label_requests
+from retuned.retrain.release import retention
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +109,6 @@ def archive(context: Context) -> Archived:
         with parts.step("booking"):  # what has left is not booked any more
             _book(context, now)
             tables = TABLES
-        with parts.step("thinning"):
-            quality.thin(context.warehouse, now)
         spans: list[Span] = []
         taught: list[str] = []
         for workload in context.workloads():
@@ -123,6 +123,39 @@ def archive(context: Context) -> Archived:
         if done.files:
             log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
     return done
+
+
+def remove_old(context: Context) -> None:
+    """Remove what `retention` does not keep, but for events: sums, thins and deletes rows, and deletes folders."""
+    warehouse, settings, now = context.warehouse, context.settings, context.now()
+    kept = settings.retention
+    recent = None if kept.detail_days is None else now - timedelta(days=kept.detail_days)
+    old = None if kept.history_days is None else now - timedelta(days=kept.history_days)
+    removed = context.metrics.removed
+    with context.parts("retention") as parts:
+        if recent is not None:
+            with parts.step("ledger"), context.booking:
+                removed.labels("ledger").inc(ledger.roll_up(warehouse, settings, now, now - recent))
+            with parts.step("quality"):
+                removed.labels("quality").inc(quality.thin(warehouse, recent, now))
+            with parts.step("watch"):
+                removed.labels("watch_check").inc(watch.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
+        with parts.step("drift"):
+            removed.labels("drift_check").inc(drift.thin(warehouse, settings.drift.keep_reports, recent, old))
+        if old is not None:
+            with parts.step("decisions"):
+                removed.labels("decision").inc(evidence.forget(warehouse, old))
+            with parts.step("requests for labels"):
+                removed.labels("label_request").inc(label_requests.forget(warehouse, old))
+        for workload in retention.workloads(warehouse):
+            with parts.workload(workload):
+                gone = retention.remove(warehouse, settings, workload, now, kept.versions, kept.failed_run_days)
+                for kind, count in (
+                    ("version", gone.versions), ("dataset", gone.datasets), ("run_folder", gone.run_folders),
+                ):  # fmt: skip
+                    removed.labels(kind).inc(count)
+                if gone.versions or gone.datasets:
+                    log.info("%s: %d versions and %d datasets are removed", workload, gone.versions, gone.datasets)
 
 
 def report(context: Context) -> None:

@@ -105,6 +105,11 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
         log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
 
 
+def forget(warehouse: Warehouse, old: datetime) -> int:
+    """Delete the decisions of before `old` that no run followed, but for each workload's last; how many they were."""
+    return warehouse.delete(QUERIES["forget"], {"old": old})
+
+
 def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> payoff.Money | None:
     """What answers earned over the latest payback time, and what runs took; None before the first run."""
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})

@@ -102,3 +102,9 @@ FROM placed
 SELECT outcome, reasons FROM decisions
 WHERE workload = $workload AND kind = 'retrain'
 ORDER BY created_at DESC LIMIT 1
+
+-- name: forget
+-- The last one stays: what repeats it is no news.
+DELETE FROM decisions
+WHERE created_at < $old AND kind = 'retrain' AND NOT outcome
+    AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM decisions WHERE kind = 'retrain' GROUP BY workload)

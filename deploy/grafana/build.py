@@ -295,6 +295,11 @@ def operations() -> dashboard.Dashboard:
             ("retuned_archived_bytes", "{{table}}"),
             unit=BYTES,
         ),
+        lines(
+            "Removed by retention",
+            "What retention removed an hour, by kind: versions, datasets and folders of runs, and rows of tables.",
+            ("sum by (kind) (increase(retuned_retention_removed_total[1h]))", "{{kind}}"),
+        ),
     ]
     return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)
 

@@ -1,4 +1,4 @@
-"""The ledger: what the model gained and cost, entered item by item and never changed afterwards."""
+"""The ledger: what the model gained and cost, entered item by item, and summed by day after a while."""
 
 import json
 import uuid
@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, parameters_of, rows_of
 from retuned.monitors.rates import rate_on
 from retuned.monitors.settings import RoiSettings, Settings
 
@@ -82,6 +82,30 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
         cursor.execute(QUERIES["moments"])
         cursor.execute(QUERIES["advance"], {"now": now})
     return entries
+
+
+def roll_up(warehouse: Warehouse, settings: Settings, now: datetime, detail: timedelta) -> int:
+    """Sum by day what was booked on days that ended more than `detail` ago; no figure of the ledger changes.
+
+    Entries of one day become one for each workload, version, promotion, item, unit and rate, booked when the last of
+    them was. Sums over conversations are kept by day, but for the hours before a change of champion, with which it is
+    compared, or may be. All is written in one transaction. No booking may be under way.
+
+    Returns:
+        how many rows fewer there are.
+    """
+    removed = 0
+    window = timedelta(seconds=settings.windows.current_seconds)
+    reach = {"entries": detail, "left_out": detail, "moments": max(detail, window + timedelta(hours=1))}
+    with warehouse.transaction() as cursor:
+        for rows, kept in reach.items():
+            before = (now - kept).replace(hour=0, minute=0, second=0, microsecond=0)
+            choose = QUERIES[f"rolled_{rows}"]
+            cursor.execute(choose, parameters_of(choose, {"before": before, "window": window.total_seconds()}))
+            (deleted,) = cursor.execute(QUERIES[f"delete_rolled_{rows}"]).fetchall()[0]
+            (inserted,) = cursor.execute(QUERIES[f"insert_rolled_{rows}"]).fetchall()[0]
+            removed += deleted - inserted
+    return removed
 
 
 def _answers(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:

@@ -21,7 +21,7 @@ QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
 ALL_MODELS = "*"
 OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
-EVERY_MINUTE, EVERY_HOUR = timedelta(days=2), timedelta(days=90)
+EVERY_HOUR = timedelta(days=90)
 CALIBRATION_DAYS = 90
 """Labels younger than this tell what alarms of the grounding scorer come to."""
 CALIBRATION_ANSWERS = 300
@@ -100,9 +100,9 @@ def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
     return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
 
 
-def thin(warehouse: Warehouse, now: datetime) -> None:
-    """Keep each minute's figures for EVERY_MINUTE, then each hour's last for EVERY_HOUR, then each day's."""
-    warehouse.execute(QUERIES["thin"], {"recent": now - EVERY_MINUTE, "old": now - EVERY_HOUR})
+def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
+    """Keep all figures since `recent`, then each hour's last for EVERY_HOUR, then each day's; how many were deleted."""
+    return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": min(recent, now - EVERY_HOUR)})
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:

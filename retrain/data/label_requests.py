@@ -175,6 +175,11 @@ def settle(warehouse: Warehouse) -> None:
     warehouse.execute(QUERIES["settle"])
 
 
+def forget(warehouse: Warehouse, old: datetime) -> int:
+    """Delete the requests of before `old` about answers that are in the archive; how many they were."""
+    return warehouse.delete(QUERIES["forget"], {"old": old})
+
+
 def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> int:
     """Publish the open requests that were not yet, oldest first; returns how many.
 

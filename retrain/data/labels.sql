@@ -86,3 +86,7 @@ SELECT r.workload,
 FROM label_requests r LEFT JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
 GROUP BY r.workload
 ORDER BY r.workload
+
+-- name: forget
+-- Only those whose interaction has left the warehouse: what is there is asked about once.
+DELETE FROM label_requests WHERE created_at < $old AND interaction_id NOT IN (SELECT id FROM interactions)

@@ -405,10 +405,14 @@ def test_too_few_rows_are_said_and_stored_without_a_child(warehouse: Warehouse, 
     assert check(warehouse, settings, "unheard_of", early, tmp_path).detail == "Nothing can be said: no event yet."
 
 
-def test_old_reports_are_deleted_by_workload(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_reports_stay_of_the_latest_check_and_of_the_latest_that_found_drift(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
     traffic(warehouse)
     files = []
-    for number in range(4):
+    for number, (workload, drifted) in enumerate(
+        [("other", False), ("support", True), ("support", True), ("support", False), ("support", False)]
+    ):
         report = tmp_path / f"{number}.json"
         report.write_text("{}")
         report.with_suffix(".html").write_text("")
@@ -417,8 +421,8 @@ def test_old_reports_are_deleted_by_workload(warehouse: Warehouse, tmp_path: Pat
             "drift_checks",
             id=str(number),
             created_at=START + number * MINUTE,
-            workload="other" if number == 0 else "support",
-            drifted=False,
+            workload=workload,
+            drifted=drifted,
             severity=0.0,
             features="[]",
             reference_rows=100,
@@ -428,10 +432,10 @@ def test_old_reports_are_deleted_by_workload(warehouse: Warehouse, tmp_path: Pat
         )
     settings = Settings(drift=DriftSettings(keep_reports=1), windows=WindowsSettings(minimum_rows=10_000))
     check(warehouse, settings, "support", NOW, tmp_path)
-    assert [report.exists() for report in files] == [True, False, False, True]
-    assert [report.with_suffix(".html").exists() for report in files] == [True, False, False, True]
+    assert [report.exists() for report in files] == [True, False, True, False, True]
+    assert [report.with_suffix(".html").exists() for report in files] == [True, False, True, False, True]
     kept = warehouse.rows("SELECT id FROM drift_checks WHERE report IS NOT NULL ORDER BY id")
-    assert [row["id"] for row in kept] == ["0", "3"]
+    assert [row["id"] for row in kept] == ["0", "2", "4"]
 
 
 def test_a_child_that_dies_is_told_and_leaves_nothing(

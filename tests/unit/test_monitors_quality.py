@@ -266,7 +266,7 @@ def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(wareh
     measure(warehouse, SETTINGS, "support", now)
     newest = warehouse.rows("SELECT * FROM quality WHERE created_at >= ?", [now - timedelta(days=2)])
     for _ in range(2):
-        quality.thin(warehouse, now)
+        quality.thin(warehouse, now - timedelta(days=2), now)
         kept = warehouse.rows("SELECT workload, created_at FROM quality ORDER BY ALL")
         recent, old = (
             [row for row in kept if low < now - row["created_at"] <= high]

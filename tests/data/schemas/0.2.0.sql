@@ -7,9 +7,9 @@ INSERT INTO archives VALUES ('file 2, it''s “2”', 'table_name 2, it''s “2�
 CREATE TABLE dataset_rows(dataset_version VARCHAR NOT NULL, row_id VARCHAR NOT NULL, split VARCHAR NOT NULL, prompt_hash VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, feedback_id VARCHAR NOT NULL);
 INSERT INTO dataset_rows VALUES ('dataset_version 1, it''s “1”', 'row_id 1, it''s “1”', 'split 1, it''s “1”', 'prompt_hash 1, it''s “1”', 'interaction_id 1, it''s “1”', 'feedback_id 1, it''s “1”');
 INSERT INTO dataset_rows VALUES ('dataset_version 2, it''s “2”', 'row_id 2, it''s “2”', 'split 2, it''s “2”', 'prompt_hash 2, it''s “2”', 'interaction_id 2, it''s “2”', 'feedback_id 2, it''s “2”');
-CREATE TABLE datasets("version" VARCHAR NOT NULL, workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, path VARCHAR NOT NULL, train BIGINT NOT NULL, validation BIGINT NOT NULL, holdout BIGINT NOT NULL, replay BIGINT NOT NULL, card JSON NOT NULL);
-INSERT INTO datasets VALUES ('version 1, it''s “1”', 'workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 'path 1, it''s “1”', 1099511627777, 1099511627777, 1099511627777, 1099511627777, '{"card": [1, "it''s"]}');
-INSERT INTO datasets VALUES ('version 2, it''s “2”', 'workload 2, it''s “2”', '2026-03-04 09:30:00.123000', 'path 2, it''s “2”', 1099511627778, 1099511627778, 1099511627778, 1099511627778, '{"card": [2, "it''s"]}');
+CREATE TABLE datasets("version" VARCHAR NOT NULL, workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, path VARCHAR NOT NULL, train BIGINT NOT NULL, validation BIGINT NOT NULL, holdout BIGINT NOT NULL, replay BIGINT NOT NULL, card JSON NOT NULL, removed_at TIMESTAMP);
+INSERT INTO datasets VALUES ('version 1, it''s “1”', 'workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 'path 1, it''s “1”', 1099511627777, 1099511627777, 1099511627777, 1099511627777, '{"card": [1, "it''s"]}', '2026-03-03 09:30:00.123000');
+INSERT INTO datasets VALUES ('version 2, it''s “2”', 'workload 2, it''s “2”', '2026-03-04 09:30:00.123000', 'path 2, it''s “2”', 1099511627778, 1099511627778, 1099511627778, 1099511627778, '{"card": [2, "it''s"]}', NULL);
 CREATE TABLE dead_letters(topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, reason VARCHAR NOT NULL, detail VARCHAR NOT NULL, payload VARCHAR USING COMPRESSION ZSTD, received_at TIMESTAMP NOT NULL);
 INSERT INTO dead_letters VALUES ('topic 1, it''s “1”', 1, 1099511627777, 'reason 1, it''s “1”', 'detail 1, it''s “1”', 'payload 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO dead_letters VALUES ('topic 2, it''s “2”', 2, 1099511627778, 'reason 2, it''s “2”', 'detail 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000');
@@ -43,9 +43,9 @@ INSERT INTO ledger_moments VALUES ('workload 2, it''s “2”', 'version 2, it''
 CREATE TABLE ledger_progress(topic VARCHAR, "partition" INTEGER, next_offset BIGINT NOT NULL, booked_at TIMESTAMP NOT NULL, PRIMARY KEY(topic, "partition"));
 INSERT INTO ledger_progress VALUES ('topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000');
 INSERT INTO ledger_progress VALUES ('topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000');
-CREATE TABLE models("version" VARCHAR NOT NULL, workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, path VARCHAR NOT NULL, base_model VARCHAR NOT NULL, base_hash VARCHAR NOT NULL, parent_version VARCHAR, dataset_version VARCHAR NOT NULL, run_id VARCHAR NOT NULL, manifest JSON NOT NULL);
-INSERT INTO models VALUES ('version 1, it''s “1”', 'workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 'path 1, it''s “1”', 'base_model 1, it''s “1”', 'base_hash 1, it''s “1”', 'parent_version 1, it''s “1”', 'dataset_version 1, it''s “1”', 'run_id 1, it''s “1”', '{"manifest": [1, "it''s"]}');
-INSERT INTO models VALUES ('version 2, it''s “2”', 'workload 2, it''s “2”', '2026-03-04 09:30:00.123000', 'path 2, it''s “2”', 'base_model 2, it''s “2”', 'base_hash 2, it''s “2”', NULL, 'dataset_version 2, it''s “2”', 'run_id 2, it''s “2”', '{"manifest": [2, "it''s"]}');
+CREATE TABLE models("version" VARCHAR NOT NULL, workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, path VARCHAR NOT NULL, base_model VARCHAR NOT NULL, base_hash VARCHAR NOT NULL, parent_version VARCHAR, dataset_version VARCHAR NOT NULL, run_id VARCHAR NOT NULL, manifest JSON NOT NULL, removed_at TIMESTAMP);
+INSERT INTO models VALUES ('version 1, it''s “1”', 'workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 'path 1, it''s “1”', 'base_model 1, it''s “1”', 'base_hash 1, it''s “1”', 'parent_version 1, it''s “1”', 'dataset_version 1, it''s “1”', 'run_id 1, it''s “1”', '{"manifest": [1, "it''s"]}', '2026-03-03 09:30:00.123000');
+INSERT INTO models VALUES ('version 2, it''s “2”', 'workload 2, it''s “2”', '2026-03-04 09:30:00.123000', 'path 2, it''s “2”', 'base_model 2, it''s “2”', 'base_hash 2, it''s “2”', NULL, 'dataset_version 2, it''s “2”', 'run_id 2, it''s “2”', '{"manifest": [2, "it''s"]}', NULL);
 CREATE TABLE offsets(topic VARCHAR, "partition" INTEGER, next_offset BIGINT NOT NULL, PRIMARY KEY(topic, "partition"));
 INSERT INTO offsets VALUES ('topic 1, it''s “1”', 1, 1099511627777);
 INSERT INTO offsets VALUES ('topic 2, it''s “2”', 2, 1099511627778);
@@ -74,6 +74,7 @@ INSERT INTO schema_migrations VALUES (9, '009_ledger_left_out.sql', '2026-03-02 
 INSERT INTO schema_migrations VALUES (10, '010_alarms.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (11, '011_votes.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (12, '012_logged_answers.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (15, '015_retention.sql', '2026-03-02 09:00:00');
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}');
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}');
