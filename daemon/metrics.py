@@ -1,11 +1,12 @@
 """The daemon's own metrics. Those of ingestion, monitoring and retraining stand in their packages' metrics modules."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Size
 
 
@@ -66,3 +67,7 @@ class Metrics:
         for table in archived:
             self.archived_rows.labels(table["table_name"]).set(table["rows"])
             self.archived_bytes.labels(table["table_name"]).set(table["bytes"])
+
+    def keep(self, workloads: Collection[str]) -> None:
+        """Forget all other workloads."""
+        forget_other_workloads((self.workload_failures, self.decisions), workloads)

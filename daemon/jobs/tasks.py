@@ -35,18 +35,24 @@ def measure_quality(context: Context, runs: Runs) -> None:
         with parts.step("labels"):
             label_requests.settle(context.warehouse)
             _show_label_requests(context)
-        for workload in context.measured():
+        measured, shown = context.measured(), context.shown()
+        for workload in measured:
             with parts.workload(workload):
                 _measure(context, workload, now)
             with parts.workload(workload):
                 runs.ask(workload)
         runs.wake()
+        with parts.step("metrics"):
+            under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
+            context.metrics.keep(shown)
+            context.monitor_metrics.keep(measured, shown)
+            context.retrain_metrics.keep(shown | under_way)
 
 
 def watch_champions(context: Context) -> None:
     """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
     with context.parts("watch") as parts:
-        for workload in sorted({*context.measured(), *context.rollout.changed()}):
+        for workload in sorted(context.shown()):
             with parts.workload(workload):
                 _watch_champion(context, workload)
 
@@ -187,7 +193,12 @@ def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
 def _measure(context: Context, workload: str, now: datetime) -> None:
     """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
     warehouse, settings = context.warehouse, context.settings
-    context.monitor_metrics.quality(workload, quality.measure(warehouse, settings, workload, now, context.opinions))
+    try:
+        figures = quality.measure(warehouse, settings, workload, now, context.opinions)
+    except Exception:
+        context.monitor_metrics.quality(workload, [])  # nothing is known now
+        raise
+    context.monitor_metrics.quality(workload, figures)
     context.monitor_metrics.roi(
         workload,
         roi.summary(warehouse, workload),
@@ -226,7 +237,8 @@ def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
 
 def _show_label_requests(context: Context) -> None:
     """Keep the file and the metrics of the requests for labels up to date."""
-    context.retrain_metrics.labels(label_requests.counts(context.warehouse))
+    shown, counts = context.shown(), label_requests.counts(context.warehouse)
+    context.retrain_metrics.labels({workload: counted for workload, counted in counts.items() if workload in shown})
     if context.settings.labels.file is not None:
         label_requests.write_file(context.warehouse, context.settings.labels.file)
 

@@ -19,6 +19,8 @@ from retuned.monitors.windows import Window, sample, windows
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
 ALL_MODELS = "*"
+MOST_MODELS = 10
+"""So many models of a workload have figures of their own, the busiest of the window; the rest is the model `other`."""
 OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 EVERY_HOUR = timedelta(days=90)
@@ -81,6 +83,8 @@ def measure(
     with warehouse.cursor() as cursor:
         window = {"workload": workload, "start": found.current.start, "end": found.current.end}
         cursor.execute(QUERIES["window"], window)
+        cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
+        cursor.execute(QUERIES["name_others"])
         figures = (
             _rates(cursor, workload, found.current.start)
             + _grounding_rates(cursor, settings, workload, found.current, now)

@@ -1,9 +1,18 @@
 -- name: window
 -- What figures are made of: the interactions of the current window, without their texts.
 CREATE OR REPLACE TEMP TABLE answered AS
-SELECT id, model, latency_seconds, input_tokens, output_tokens
+SELECT id, model AS given, model, latency_seconds, input_tokens, output_tokens
 FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+
+-- name: busiest
+-- The models that have figures of their own. Names come from producers, which may send a new one with each event.
+CREATE OR REPLACE TEMP TABLE busiest AS
+SELECT given AS model FROM answered WHERE given NOT IN ('*', 'other')
+GROUP BY given ORDER BY count(*) DESC, given LIMIT $most
+
+-- name: name_others
+UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
 
 -- name: votes
 -- One vote for each interaction, name and source: the last one. Feedback is not older than what it is about, but
@@ -53,7 +62,7 @@ GROUP BY GROUPING SETS ((model, kind), (kind))
 ORDER BY ALL
 
 -- name: grounded
-SELECT model, messages, response, context
+SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, response, context
 FROM sampled_answers
 WHERE coalesce(json_array_length(context), 0) > 0
 ORDER BY id
@@ -80,9 +89,10 @@ WITH labels AS (
         AND value::VARCHAR IN ('true', 'false')
     GROUP BY interaction_id
 )
-SELECT model, messages, response, context, value = 'true' AS invented
+SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, response, context,
+       value = 'true' AS invented
 FROM labels JOIN traffic ON traffic.id = labels.interaction_id
-WHERE workload = $workload AND model IN (SELECT model FROM answered) AND coalesce(json_array_length(context), 0) > 0
+WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND coalesce(json_array_length(context), 0) > 0
 ORDER BY labelled_at DESC, id
 LIMIT $most
 
@@ -105,7 +115,7 @@ ORDER BY said_at DESC, id
 LIMIT $most
 
 -- name: asked
-SELECT model, messages, context, response
+SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, context, response
 FROM sampled_answers
 ORDER BY id
 

@@ -370,6 +370,49 @@ def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest
     }  # fmt: skip
 
 
+def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(workload: str) -> set[str]:
+        return {
+            family.name
+            for family in house.collectors.collect()
+            for sample in family.samples
+            if sample.labels.get("workload") == workload
+        }
+
+    context, warehouse = house.jobs.context, house.jobs.context.warehouse
+    figure = quality.Figure("bad", "m", "helpful_rate", "user", 0.5, 0.4, 0.6, 50)
+    monkeypatch.setattr(quality, "measure", lambda *_: [figure])
+    for job in ("quality", "watch"):
+        house.jobs.run(job)
+    context.monitor_metrics.drift_failed("bad")
+    context.metrics.workload_failures.labels("quality", "bad").inc()
+    before = shown("bad")
+    assert before == shown("good") | {"retuned_workload_failures"}
+    assert {"retuned_helpful_ratio", "retuned_watch_active", "retuned_model_info", "retuned_promotions"} < before
+
+    monkeypatch.setattr(quality, "measure", failing(OVERFLOW))
+    with pytest.raises(PartsFailed):
+        house.jobs.run("quality")
+    assert "retuned_helpful_ratio" not in shown("good")  # the last figure is not that of now
+
+    monkeypatch.setattr(quality, "measure", lambda *_: [figure])
+    monkeypatch.setattr(context, "measured", lambda: ["good"])
+    house.jobs.run("quality")
+    of_its_champion = ("retuned_watch", "retuned_model", "retuned_promotions", "retuned_quarantined")
+    counted = {"retuned_retrain_decisions", "retuned_workload_failures"}
+    assert shown("bad") == {name for name in before if name.startswith(of_its_champion)} | counted
+    for table in ("interactions", "aliases", "promotions"):
+        warehouse.execute(f"DELETE FROM {table} WHERE workload = 'bad'")
+    house.jobs.run("quality")
+    assert shown("bad") == set()
+    assert "retuned_helpful_ratio" in shown("good")
+
+    monkeypatch.undo()
+    Teacher(warehouse, "bad").ask("where is my parcel", "on its way")
+    house.jobs.run("quality")
+    assert "retuned_promotions" in shown("bad")
+
+
 def test_a_champion_outside_of_the_busiest_workloads_is_watched(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(Context, "measured", lambda _: ["good"])

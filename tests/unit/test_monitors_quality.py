@@ -255,6 +255,44 @@ def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) 
     assert registry.get_sample_value("retuned_answer_latency_seconds", latency) is None
 
 
+def test_a_producer_that_makes_up_models_makes_no_more_series_than_others(warehouse: Warehouse) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    ids = answers(warehouse, 40, offset=100, model="support@1", **GROUNDED)
+    ids += answers(warehouse, 30, offset=200, model="support@2", **INVENTED)
+    for number in range(60):
+        ids += answers(warehouse, 1, offset=300 + number, model=f"made-up-{number}", **INVENTED)
+    ids += answers(warehouse, 5, offset=400, model="*")
+    feedback(warehouse, ids, "helpful", True, when=NOW)
+    feedback(warehouse, ids, "hallucination", False, source="expert", when=NOW, offset=1_000)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    metrics.quality("support", figures)
+    models = {figure.model for figure in figures} - {"*", "other"}
+    assert {"support@1", "support@2"} < models
+    assert len(models) == quality.MOST_MODELS
+    for metric, source, n in (
+        ("helpful_rate", "user", 135), ("alarm_rate", "grounding", 130), ("latency_p50_seconds", "app", 135),
+        ("input_tokens", "app", 135), ("hallucination_rate", "grounding_calibrated", 130),
+    ):  # fmt: skip
+        counts = {f.model: f.n for f in figures if (f.metric, f.source) == (metric, source)}
+        assert counts.pop("*") == n
+        if source != "grounding_calibrated":  # which needs labels of either kind
+            assert sum(counts.values()) == n
+    assert found(figures, "alarm_rate", "grounding", "support@1").value == 0.0
+    assert found(figures, "alarm_rate", "grounding", "other").value == 1.0
+    labels = {"workload": "support", "rate": "helpful", "source": "user"}
+    shown = {
+        sample.labels["model_name"]: sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "retuned_judged_answers" and labels.items() <= sample.labels.items()
+    }
+    assert shown.pop("*") == sum(shown.values()) == 135
+    assert registry.get_sample_value("retuned_workload_judged_answers", labels) == 135
+    outcome = {"workload": "support", "outcome": "judged"}
+    assert registry.get_sample_value("retuned_workload_grounding_answers", outcome) == 130
+
+
 def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(warehouse: Warehouse) -> None:
     answers(warehouse, 10, offset=100)
     now = NOW + timedelta(days=200)
