@@ -199,13 +199,9 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
         context.monitor_metrics.quality(workload, [])  # nothing is known now
         raise
     context.monitor_metrics.quality(workload, figures)
-    context.monitor_metrics.roi(
-        workload,
-        roi.summary(warehouse, workload),
-        roi.versions(warehouse, workload),
-        next(iter(roi.tenures(warehouse, settings, workload)), None),
-        roi.left_out(warehouse, workload),
-    )
+    earned, by_version = roi.of_workload(warehouse, workload)
+    tenure = next(iter(roi.tenures(warehouse, settings, workload, most=1)), None)
+    context.monitor_metrics.roi(workload, earned, by_version, tenure, roi.left_out(warehouse, workload))
     context.retrain_metrics.aliases(warehouse, workload)
     context.retrain_metrics.quarantine(warehouse, workload)
 

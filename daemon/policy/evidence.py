@@ -4,7 +4,7 @@ import json
 import logging
 import uuid
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
@@ -115,7 +115,8 @@ def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})
     if not runs:
         return None
-    since = now - timedelta(days=settings.policy.payback_days)
+    # From midnight on: the ledger is summed by day.
+    since = datetime.combine(now - timedelta(days=settings.policy.payback_days), time())
     earned = warehouse.row(QUERIES["earned"], {"workload": workload, "since": since})
     assert earned is not None
     # Of less than a day nothing is projected: a lively hour is no day of such hours.

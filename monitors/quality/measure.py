@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import duckdb
 
 from retuned.consumers.common.tone import likeness
-from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.hallucination.rules import grounding
@@ -93,9 +93,9 @@ def measure(
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
         )
-    with warehouse.transaction() as cursor:
-        for figure in figures:
-            insert(cursor, "quality", created_at=now, **asdict(figure))
+    if figures:
+        rows = [{"created_at": now, **asdict(figure)} for figure in figures]
+        warehouse.execute(QUERIES["store"], {"rows": rows})
     return figures
 
 

@@ -98,7 +98,9 @@ LIMIT $most
 
 -- name: approved
 -- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
-WITH words AS (
+WITH answers AS MATERIALIZED (
+    SELECT rowid AS answer, id, timestamp FROM interactions WHERE workload = $workload AND model <> 'demonstration'
+), words AS (
     SELECT
         interaction_id,
         arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
@@ -106,18 +108,27 @@ WITH words AS (
         max(timestamp) AS said_at
     FROM feedback
     WHERE name IN ('correction', 'helpful') AND source IN ('expert', 'user') AND timestamp >= $since
+        AND interaction_id IN (SELECT id FROM answers)
     GROUP BY interaction_id
+), latest AS MATERIALIZED (
+    SELECT answer, id, correction, said_at
+    FROM words JOIN answers ON answers.id = words.interaction_id
+    WHERE correction IS NOT NULL OR (helpful AND answers.timestamp < $start)
+    ORDER BY said_at DESC, id
+    LIMIT $most
 )
+-- The texts of these alone are read.
 SELECT coalesce(correction, response) AS text
-FROM words JOIN traffic ON traffic.id = words.interaction_id
-WHERE workload = $workload AND (correction IS NOT NULL OR (helpful AND traffic.timestamp < $start))
-ORDER BY said_at DESC, id
-LIMIT $most
+FROM latest JOIN interactions ON interactions.rowid = latest.answer
+ORDER BY said_at DESC, latest.id
 
 -- name: asked
 SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, context, response
 FROM sampled_answers
 ORDER BY id
+
+-- name: store
+INSERT INTO quality BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
 
 -- name: latest
 SELECT workload, model, metric, source, value, low, high, n

@@ -101,6 +101,27 @@ def test_corrections_are_ratings(warehouse: Warehouse) -> None:
     assert (evidence.money.ratings.helpful, evidence.money.ratings.total) == (10, 40)
 
 
+def test_what_answers_earned_lately_is_the_same_once_the_ledger_is_rolled_up(warehouse: Warehouse) -> None:
+    settings = Settings.model_validate({"roi": {"hourly_rate": 60.0}, "policy": {"payback_days": 2}})
+    for number in range(16):
+        when = START + number * 6 * HOUR
+        ids = interactions(warehouse, ["where is my parcel"], random.Random(3), start=when, offset=number)
+        feedback(warehouse, ids, "time_saved_seconds", 60 * number, when=when, offset=number)
+        ledger.book(warehouse, settings, when + HOUR)
+    warehouse.insert("runs", **RUN)
+    rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
+
+    def gained() -> list[tuple[float, int]]:
+        earned = [gather(warehouse, settings, "support", START + hours * HOUR).money for hours in range(60, 96, 5)]
+        return [(money.gains, money.answers) for money in earned if money]
+
+    before = gained()
+    assert ledger.roll_up(warehouse, settings, START + 4 * DAY, 0 * DAY) > 0
+    assert gained() == before
+    assert len(set(before)) > 1
+
+
 def test_a_drift_check_that_fails_leaves_no_verdict_standing(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

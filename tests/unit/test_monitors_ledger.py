@@ -17,7 +17,7 @@ from traffic import MINUTE, START, feedback, interactions, new_warehouse, promot
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.money.ledger import book
-from retuned.monitors.money.roi import Roi, summary, versions
+from retuned.monitors.money.roi import Roi, of_workload, summary
 from retuned.monitors.settings import RoiSettings, Settings
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -138,7 +138,8 @@ def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
     assert (round(found.gains, 2), round(found.costs, 2)) == (29.18, 29.65)
     assert found.ratio == pytest.approx((29.18 - 29.65) / 29.65)
     by_version = {
-        version: (round(of.gains, 2), round(of.costs, 2)) for version, of in versions(warehouse, "support").items()
+        version: (round(of.gains, 2), round(of.costs, 2))
+        for version, of in of_workload(warehouse, "support")[1].items()
     }
     assert by_version == {None: (4.44, 4.55), "v1": (24.74, 25.10)}
     rows = warehouse.rows("FROM ledger")
@@ -628,7 +629,8 @@ def test_a_ledger_that_is_rolled_up_comes_to_the_same(tmp_path: Path) -> None:
         found.append(
             {
                 "all": summary(warehouse),
-                "versions": versions(warehouse, "support"),
+                "one": of_workload(warehouse, "support")[0],
+                "versions": of_workload(warehouse, "support")[1],
                 "tenures": roi.tenures(warehouse, settings, "support"),
                 "left out": roi.left_out(warehouse, "support"),
                 "days": warehouse.rows(named_queries("retuned.daemon.reports", "reports.sql")["money"], at),
