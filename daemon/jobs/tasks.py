@@ -148,6 +148,8 @@ def remove_old(context: Context) -> None:
                 removed.labels("watch_check").inc(watch.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
         with parts.step("drift"):
             removed.labels("drift_check").inc(drift.thin(warehouse, settings.drift.keep_reports, recent, old))
+        with parts.step("drift reports"):
+            drift.sweep(warehouse, context.reports, now - timedelta(days=1))
         if old is not None:
             with parts.step("decisions"):
                 removed.labels("decision").inc(evidence.forget(warehouse, old))

@@ -206,6 +206,23 @@ def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]
     return text
 
 
+def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
+    """Delete reports that no check names, as a process that was killed leaves them; how many files that were.
+
+    Args:
+        before: of a check that began later, the row may still be to come.
+    """
+    named = {Path(row["report"]).stem for row in warehouse.rows(QUERIES["reports"])}
+    stray = [
+        path
+        for path in folder.glob("????????T??????-????????.*")
+        if path.stem not in named and path.name < f"{before:%Y%m%dT%H%M%S}"
+    ]
+    for path in stray:
+        path.unlink(missing_ok=True)
+    return len(stray)
+
+
 def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: datetime | None) -> int:
     """Delete old reports, features of what found nothing before `recent`, and checks of before `old` (None: nothing).
 
@@ -213,9 +230,12 @@ def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: 
         how many checks were deleted; the latest of each workload stays.
     """
     _prune(warehouse, keep_reports, old=old)
+    deleted = 0 if old is None else warehouse.delete(QUERIES["forget_checks"], {"old": old})
     if recent is not None:
-        warehouse.execute(QUERIES["forget_features"], {"recent": recent})
-    return 0 if old is None else warehouse.delete(QUERIES["forget_checks"], {"old": old})
+        for row in warehouse.rows(QUERIES["days_with_features"], {"recent": recent}):
+            # A day at a time: the old features stay in memory until the transaction ends.
+            warehouse.execute(QUERIES["forget_features"], {"recent": recent, "day": row["day"]})
+    return deleted
 
 
 def _prune(warehouse: Warehouse, keep: int, workload: str | None = None, old: datetime | None = None) -> None:

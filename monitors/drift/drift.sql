@@ -117,10 +117,19 @@ LIMIT 1
 -- name: latest_at
 SELECT max(created_at) AS created_at FROM drift_checks
 
+-- name: reports
+SELECT report FROM drift_checks WHERE report IS NOT NULL
+
+-- name: days_with_features
+SELECT DISTINCT created_at::DATE AS day FROM drift_checks
+WHERE created_at < $recent AND drifted IS NOT TRUE AND features <> '[]'
+ORDER BY day
+
 -- name: forget_features
 -- Of a check that found nothing, its sentence says all there is.
 UPDATE drift_checks SET features = '[]'
-WHERE created_at < $recent AND drifted IS NOT TRUE AND features <> '[]'
+WHERE created_at >= $day AND created_at < least($recent, $day + INTERVAL 1 DAY)
+    AND drifted IS NOT TRUE AND features <> '[]'
     AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)
 
 -- name: forget_checks

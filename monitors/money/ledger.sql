@@ -225,6 +225,17 @@ FROM (SELECT topic, partition, "offset" FROM interactions UNION ALL SELECT topic
 GROUP BY topic, partition
 ON CONFLICT DO UPDATE SET next_offset = greatest(next_offset, excluded.next_offset), booked_at = excluded.booked_at
 
+-- name: days_to_roll_up
+SELECT DISTINCT booked_on
+FROM (
+    SELECT created_at::DATE AS booked_on FROM ledger
+    WHERE created_at < $before AND item <> 'training' AND json_valid(reference)
+        AND abs(amount) < 1e150 AND abs(quantity) < 1e150
+    GROUP BY workload, kind, item, unit, rate, version, promotion, booked_on, period_start::DATE
+    HAVING count(*) > 1
+)
+ORDER BY booked_on
+
 -- name: rolled_entries
 -- What is summed: entries of one day's bookings over one day that differ in nothing but their minutes. An entry of
 -- training names its run and stays; one beyond any sum does, too.
@@ -238,9 +249,9 @@ SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, it
        )::VARCHAR AS reference,
        version, promotion, min(period_start) AS period_start, max(period_end) AS period_end
 FROM ledger
-WHERE created_at < $before AND item <> 'training' AND json_valid(reference)
+WHERE created_at >= $day AND created_at < $day + INTERVAL 1 DAY AND item <> 'training' AND json_valid(reference)
     AND abs(amount) < 1e150 AND abs(quantity) < 1e150
-GROUP BY workload, kind, item, unit, rate, version, promotion, created_at::DATE, ledger.period_start::DATE
+GROUP BY workload, kind, item, unit, rate, version, promotion, ledger.period_start::DATE
 HAVING count(*) > 1
 
 -- name: delete_rolled_entries

@@ -16,7 +16,7 @@ from traffic import MINUTE, START, feedback, interactions, prompts
 
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, verdict, write_features
+from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, sweep, verdict, write_features
 from retuned.monitors.drift.comparison import (
     COLUMNS,
     NUMBERS,
@@ -436,6 +436,20 @@ def test_reports_stay_of_the_latest_check_and_of_the_latest_that_found_drift(
     assert [report.with_suffix(".html").exists() for report in files] == [True, False, True, False, True]
     kept = warehouse.rows("SELECT id FROM drift_checks WHERE report IS NOT NULL ORDER BY id")
     assert [row["id"] for row in kept] == ["0", "2", "4"]
+
+
+def test_reports_that_no_check_names_are_swept_up(warehouse: Warehouse, tmp_path: Path) -> None:
+    kept, left, new = (f"{NOW + hours * 60 * MINUTE:%Y%m%dT%H%M%S}-0123abcd" for hours in (0, 1, 3))
+    for name in (kept, left, new, "2026-02-support-0123ab"):
+        for ending in ("json", "html"):
+            (tmp_path / f"{name}.{ending}").write_text("{}")
+    warehouse.insert(
+        "drift_checks", id=kept, created_at=NOW, workload="support", features="[]", reference_rows=1, current_rows=1,
+        report=str(tmp_path / f"{kept}.json"), detail="",
+    )  # fmt: skip
+    assert sweep(warehouse, tmp_path, NOW + 2 * 60 * MINUTE) == 2
+    for ending in ("json", "html"):
+        assert {path.stem for path in tmp_path.glob(f"*.{ending}")} == {kept, new, "2026-02-support-0123ab"}
 
 
 def test_a_child_that_dies_is_told_and_leaves_nothing(

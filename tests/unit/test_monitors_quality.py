@@ -380,6 +380,41 @@ def test_tone_is_held_against_corrections_and_earlier_answers_that_people_liked(
     assert whole.low < 0.75 < whole.high
 
 
+def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Warehouse) -> None:
+    """Against the definition, row by row: 90 answers of two workloads, each with some feedback of any kind."""
+    rng, start = random.Random(4), START + timedelta(minutes=170)
+    said: dict[str, list[tuple[timedelta, str, object]]] = {}
+    for number in range(90):
+        workload = rng.choice(["support", "sales"])
+        when = START + timedelta(minutes=2 * number)
+        (answer,) = interactions(
+            warehouse, ["how?"], rng, start=when, workload=workload, offset=5_000 + number, response=f"answer {number}",
+            model="demonstration" if rng.random() < 0.1 else "m",
+        )  # fmt: skip
+        for _ in range(rng.randint(0, 3)):
+            name = rng.choice(["correction", "helpful", "helpful", "rating"])
+            value = f"corrected {number}" if name == "correction" else rng.random() < 0.8
+            later = timedelta(minutes=rng.randint(1, 400), seconds=number)
+            source = rng.choice(["user", "expert", "judge"])
+            offset = 20_000 + sum(map(len, said.values()))
+            feedback(warehouse, [answer], name, value, source=source, when=when + later, offset=offset)
+            said.setdefault(answer, []).append((later, name, value if source != "judge" else None))
+    rows = warehouse.rows("SELECT * FROM interactions WHERE workload = 'support' AND model <> 'demonstration'")
+    expected = []
+    for row in rows:
+        words = [word for word in said.get(row["id"], []) if word[1] != "rating" and word[2] is not None]
+        corrections = [word for word in words if word[1] == "correction"]
+        helpful = [word[2] for word in words if word[1] == "helpful"]
+        if corrections or (helpful and all(helpful) and row["timestamp"] < start):
+            text = max(corrections, key=lambda word: word[0])[2] if corrections else row["response"]
+            expected.append((row["timestamp"] + max(words)[0], text))
+    wanted = {"workload": "support", "since": START, "start": start, "most": 6}
+    with warehouse.cursor() as cursor:
+        texts = [text for (text,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
+    assert texts == [text for _, text in sorted(expected, key=lambda pair: pair[0], reverse=True)[:6]]
+    assert len(expected) > 6
+
+
 def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:
     liked = answers(warehouse, 19, start=START, offset=1_000)
     feedback(warehouse, liked, "helpful", True, when=NOW - MINUTE)
