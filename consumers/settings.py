@@ -202,7 +202,7 @@ class WarehouseSettings(Section):
 
 
 class RetentionSettings(Section):
-    """When events leave the warehouse for Parquet files; what monitors and learning still read stays in any case."""
+    """How long what is kept. Events go to Parquet files, but for those that monitors and learning still read."""
 
     keep_days: PositiveInt | None = Field(
         90, description="events received more than so many days ago are archived; null: never because of their age"
@@ -213,6 +213,26 @@ class RetentionSettings(Section):
     )
     archive: Path | None = Field(
         None, description="folder of the archive, which only grows; null: the folder archive beside the warehouse"
+    )
+    detail_days: PositiveInt | None = Field(
+        2,
+        description="after so many days the ledger is summed by day, figures of quality and looks of the watch are "
+        "thinned to the last of each hour, and drift checks that found nothing keep their sentence alone; null: never",
+    )
+    history_days: PositiveInt | None = Field(
+        200,
+        description="drift checks, looks of the watch that decided nothing, decisions not to retrain, and requests for "
+        "labels about archived answers are deleted after so many days; with fewer than 190 a quarterly report cannot "
+        "compare its drift with the quarter before; null: never",
+    )
+    versions: PositiveInt | None = Field(
+        5,
+        description="the newest so many versions of each workload stay, and champion, previous and what a run under "
+        "way needs; of older ones the folder and the evaluations are deleted, and datasets that no version which "
+        "stays learned from; null: all stay",
+    )
+    failed_run_days: PositiveInt | None = Field(
+        7, description="the folder of a run that failed, with its log, is deleted after so many days; null: never"
     )
 
 

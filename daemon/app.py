@@ -244,7 +244,7 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
 
 def run_once(settings: Settings) -> None:
     """One pass: take in what the broker has, measure, watch new champions, check for drift, decide, retrain if it is
-    time, ask experts, archive.
+    time, ask experts, archive, remove what is old.
 
     Raises:
         PartsFailed: a job failed for some workloads; everything else was done.
@@ -255,7 +255,7 @@ def run_once(settings: Settings) -> None:
         while app.ingest.step() or not app.ingest.caught_up:
             pass
         failed = []
-        for job in ("quality", "watch", "drift", "resume", "labels", "announce", "archive"):
+        for job in ("quality", "watch", "drift", "resume", "labels", "announce", "archive", "retention"):
             try:
                 app.jobs.run(job)
             except PartsFailed as error:

@@ -1,12 +1,13 @@
 """The daemon's own metrics. Those of ingestion, monitoring and retraining stand in their packages' metrics modules."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Size
 
 
@@ -63,6 +64,13 @@ class Metrics:
         self.archived_bytes = Gauge(
             "retuned_archived_bytes", "Size of the archive's files.", ["table"], registry=registry
         )
+        self.removed = Counter(
+            "retuned_retention_removed_total",
+            "What retention removed since start, by kind: version, dataset or run_folder; or rows: ledger, quality, "
+            "drift_check, watch_check, decision or label_request.",
+            ["kind"],
+            registry=registry,
+        )
         self._waiting: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
@@ -82,3 +90,7 @@ class Metrics:
         for table in archived:
             self.archived_rows.labels(table["table_name"]).set(table["rows"])
             self.archived_bytes.labels(table["table_name"]).set(table["bytes"])
+
+    def keep(self, workloads: Collection[str]) -> None:
+        """Forget all other workloads."""
+        forget_other_workloads((self.workload_failures, self.decisions), workloads)

@@ -88,9 +88,9 @@ def _roi(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, A
     """The ledger of the workload, of the versions that the latest changes are about, and what those changes earned."""
     tenures = roi.tenures(warehouse, settings, workload)
     recent = {None, *(version for tenure in tenures for version in (tenure.version, tenure.previous_version))}
-    versions = roi.versions(warehouse, workload)
+    earned, versions = roi.of_workload(warehouse, workload)
     return {
-        **asdict(roi.summary(warehouse, workload)),
+        **asdict(earned),
         "versions": [{"version": version, **asdict(of)} for version, of in versions.items() if version in recent],
         "promotions": [asdict(tenure) for tenure in tenures],
         "left_out": roi.left_out(warehouse, workload),

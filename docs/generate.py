@@ -36,22 +36,25 @@ TABLES = {
     "feedback": "What somebody thought of an answer: one event, redacted.",
     "dead_letters": "A message that is no event: why, and its redacted payload.",
     "offsets": "How far a partition, or a file that was imported, is read.",
-    "datasets": "A dataset: its folder, its size, its card.",
+    "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",
     "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
     "runs": "A retraining, from its reasons to its end.",
     "pauses": "A pause of retraining, of one workload or of all.",
     "evaluations": "One answer of one model to a holdout or regression row, with what was measured of it.",
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
-    "models": "A version: an adapter, or all weights, under the hash of its content.",
+    "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
+    "the folder.",
     "aliases": "Which version serves a workload, and which one did before.",
     "promotions": "A change of champion: a promotion or a rollback.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
-    "drift_checks": "A drift check of a workload.",
-    "quality": "A figure of a workload with its interval: of each minute for two days, then the last of each hour, "
-    "after 90 days the last of each day.",
-    "watch_checks": "A look at a new champion in service, beside the one before it.",
-    "ledger": "A gain or a cost. Entries are never changed; a correction is another entry.",
+    "drift_checks": "A drift check of a workload, for `retention.history_days`.",
+    "quality": "A figure of a workload with its interval: of each minute for `retention.detail_days`, then the last of "
+    "each hour, after 90 days the last of each day.",
+    "watch_checks": "A look at a new champion in service, beside the one before it: each for `retention.detail_days`, "
+    "then the last of each hour.",
+    "ledger": "A gain or a cost. A correction is another entry. Entries of one day are summed "
+    "after `retention.detail_days`.",
     "ledger_left_out": "Numbers that events reported and that are beyond what one event may book.",
     "ledger_moments": "Sums and products by conversation, from which the intervals of gains and ROI are computed.",
     "ledger_progress": "How far the ledger had booked each partition before 0.2.0; not written any more.",

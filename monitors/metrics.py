@@ -1,19 +1,23 @@
 """The metrics of watching the model, with their help. Gauges are set from results; nothing is queried at a scrape."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from retuned.consumers.common.series import forget_other_workloads
 from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.money.roi import Roi, Tenure
-from retuned.monitors.quality.measure import QUANTILES, Figure
+from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
 from retuned.monitors.watch.check import WatchCheck
 
 
 class Metrics:
-    """All metrics of this package, on the registry that is passed in. `*` as model_name is all models of the window."""
+    """All metrics of this package, on the registry that is passed in.
+
+    `*` as model_name is all models of the window, `other` those beyond its busiest.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         model = ["workload", "model_name"]
@@ -58,8 +62,15 @@ class Metrics:
         self.grounding = Gauge(
             "retuned_grounding_answers",
             "Answers with passages of the current window's sample, by what the grounding scorer did: judged or "
-            "abstained (another language than English, tables, code)",
+            "abstained (another language than English, tables, code); deprecated: model_name *, all models, for which "
+            "there is retuned_workload_grounding_answers",
             [*model, "outcome"],
+            registry=registry,
+        )
+        self.workload_grounding = Gauge(
+            "retuned_workload_grounding_answers",
+            "As retuned_grounding_answers, of all models together",
+            ["workload", "outcome"],
             registry=registry,
         )
         self.contradiction = Gauge(
@@ -83,8 +94,15 @@ class Metrics:
         )
         self.judged = Gauge(
             "retuned_judged_answers",
-            "Answers (pairs, for contradiction) of the current window that a rate was counted from, by rate",
+            "Answers (pairs, for contradiction) of the current window that a rate was counted from, by rate; "
+            "deprecated: model_name *, all models, for which there is retuned_workload_judged_answers",
             [*model, "rate", "source"],
+            registry=registry,
+        )
+        self.workload_judged = Gauge(
+            "retuned_workload_judged_answers",
+            "As retuned_judged_answers, of all models together",
+            ["workload", "rate", "source"],
             registry=registry,
         )
         self.latency = Gauge(
@@ -203,13 +221,15 @@ class Metrics:
         quantiles = {metric: f"{quantile:g}" for quantile, metric in QUANTILES.items()}
         for metric, gauge in rates.items():
             self._replace(gauge, workload, [((f.model, f.source), f.value) for f in figures if f.metric == metric])
-        judged = [((f.model, f.metric.removesuffix("_rate"), f.source), f.n) for f in figures if f.metric in rates]
+        judged: list[tuple[tuple[str, ...], int]] = [
+            ((f.model, f.metric.removesuffix("_rate"), f.source), f.n) for f in figures if f.metric in rates
+        ]
         latency = [((f.model, quantiles[f.metric]), f.value) for f in figures if f.metric in quantiles]
         tokens = [
             ((f.model, f.metric.removesuffix("_tokens")), f.value) for f in figures if f.metric.endswith("_tokens")
         ]
         self._replace(self.alarms, workload, [((f.model,), f.value) for f in figures if f.metric == "alarm_rate"])
-        outcomes = []
+        outcomes = list[tuple[tuple[str, ...], int]]()
         for figure in figures:
             if figure.metric == "abstention_rate":
                 abstained = round(figure.value * figure.n)
@@ -217,8 +237,12 @@ class Metrics:
                     ((figure.model, "abstained"), abstained),
                     ((figure.model, "judged"), figure.n - abstained),
                 ]
-        self._replace(self.grounding, workload, outcomes)
-        self._replace(self.judged, workload, judged)
+        for counts, gauge, of_all in (
+            (outcomes, self.grounding, self.workload_grounding),
+            (judged, self.judged, self.workload_judged),
+        ):
+            self._replace(gauge, workload, counts)
+            self._replace(of_all, workload, [(labels[1:], n) for labels, n in counts if labels[0] == ALL_MODELS])
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
@@ -247,6 +271,17 @@ class Metrics:
         self._replace(self.roi_uplift, workload, [((), latest.uplift)] if latest else [])
         ends = _ends(latest.uplift_low, latest.uplift_high) if latest else []
         self._replace(self.roi_uplift_interval, workload, ends)
+
+    def keep(self, measured: Collection[str], watched: Collection[str]) -> None:
+        """Forget the workloads that are no longer measured; of the watch, those that are no longer watched."""
+        watch = (self.watch_active, self.watch_evidence, self.watch_checks)
+        others = [metric for metric in vars(self).values() if metric not in watch]
+        gone = forget_other_workloads(others, measured) | forget_other_workloads(watch, watched)
+        self._shown = {
+            (gauge, workload): labels
+            for (gauge, workload), labels in self._shown.items()
+            if workload not in gone or (gauge in watch and workload in watched)
+        }
 
     def _replace(self, gauge: Gauge, workload: str, series: Iterable[tuple[tuple[str, ...], float | None]]) -> None:
         values = {labels: value for labels, value in series if value is not None}

@@ -44,7 +44,9 @@ class DriftSettings(Section):
         description="chance that quiet traffic flags any feature at any check within windows.current_seconds",
     )
     topics: PositiveInt = Field(12, description="clusters that the prompts of both windows are sorted into")
-    keep_reports: PositiveInt = Field(50, description="reports kept for each workload; older ones are deleted")
+    keep_reports: PositiveInt = Field(
+        50, description="reports kept of checks that found drift, for each workload, beside that of the latest check"
+    )
     timeout_seconds: PositiveFloat = Field(
         300.0, description="a check that takes longer is ended and counted as failed"
     )

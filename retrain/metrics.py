@@ -2,11 +2,12 @@
 
 import threading
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Collection
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
@@ -117,8 +118,7 @@ class Metrics:
         """Take in a run that ended."""
         workload = result.workload
         self.runs.labels(workload, result.state).inc()
-        with suppress(KeyError):  # it ended before it reported anything
-            self.active.remove(workload)
+        self.active.remove_by_labels({"workload": workload})
         if result.state == "interrupted":
             return  # its time is counted when it is resumed and ends
         if result.train_seconds:
@@ -138,6 +138,15 @@ class Metrics:
         """Take in which models serve, and how often that has changed. Jobs may do so at the same time."""
         with self._lock:
             self._aliases(warehouse, workload)
+
+    def keep(self, workloads: Collection[str]) -> None:
+        """Forget all other workloads."""
+        with self._lock:
+            for workload in forget_other_workloads(vars(self).values(), workloads):
+                self._named.pop(workload, None)
+                self._scored.pop(workload, None)
+                for event in ("promoted", "rolled_back", "label_answered"):
+                    self._counted.pop((workload, event), None)
 
     def _aliases(self, warehouse: Warehouse, workload: str) -> None:
         named = {(model_name(workload, version), alias) for alias, version in aliases(warehouse, workload).items()}
@@ -164,5 +173,6 @@ class Metrics:
         for workload, count in counts.items():
             self.label_requests.labels(workload).set(count["open"])
             key = (workload, "label_answered")
-            self.labels_answered.labels(workload).inc(count["answered"] - self._counted[key])
+            # Fewer than before: retention deleted old ones.
+            self.labels_answered.labels(workload).inc(max(0, count["answered"] - self._counted[key]))
             self._counted[key] = count["answered"]

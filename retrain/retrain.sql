@@ -89,7 +89,7 @@ WHERE r.split IN ('holdout', 'validation', 'train') AND coalesce((d.card ->> 'ge
 GROUP BY keys.key
 
 -- name: latest_dataset
-SELECT path FROM datasets WHERE workload = $workload ORDER BY created_at DESC, version LIMIT 1
+SELECT path FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
 
 -- name: forget_quarantine
 DELETE FROM quarantine WHERE workload = $workload
@@ -103,12 +103,15 @@ SELECT reason, count(*) AS count FROM quarantine WHERE workload = $workload GROU
 -- name: earlier_datasets
 SELECT version, path, created_at
 FROM datasets
-WHERE workload = $workload
+WHERE workload = $workload AND removed_at IS NULL
     AND created_at <= (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version)
 ORDER BY created_at DESC, version
 
 -- name: dataset
 SELECT * FROM datasets WHERE workload = $workload AND version = $version
+
+-- name: keep_dataset
+UPDATE datasets SET removed_at = NULL WHERE workload = $workload AND version = $version
 
 -- name: dataset_lineage
 INSERT INTO dataset_rows (dataset_version, row_id, split, prompt_hash, interaction_id, feedback_id)
@@ -123,6 +126,10 @@ SELECT workload, alias, version FROM aliases WHERE $workload IS NULL OR workload
 
 -- name: versions
 SELECT * FROM models WHERE workload = $workload ORDER BY created_at, version
+
+-- name: keep_version
+-- One that retention removed was made again.
+UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $version AND removed_at IS NOT NULL
 
 -- name: drop_alias
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
@@ -193,8 +200,22 @@ WHERE $id IN (r.interaction_id, r.feedback_id, r.row_id, r.dataset_version)
     OR r.dataset_version IN (SELECT dataset_version FROM learned WHERE $id IN (version, workload || '@' || version))
 ORDER BY d.created_at, r.dataset_version, r.split, r.row_id
 
+-- name: removed
+-- What retention removed of a dataset or of a version.
+SELECT kind, workload, version, created_at, removed_at
+FROM (
+    SELECT 'version' AS kind, workload, version, created_at, removed_at FROM models
+    UNION ALL
+    SELECT 'dataset', workload, version, created_at, removed_at FROM datasets
+)
+WHERE removed_at IS NOT NULL AND $id IN (version, workload || '@' || version)
+ORDER BY ALL
+
+-- name: removed_datasets
+SELECT count(*) AS count, max(removed_at) AS latest FROM datasets WHERE removed_at IS NOT NULL
+
 -- name: all_datasets
-SELECT workload, version AS dataset_version, created_at, path FROM datasets ORDER BY created_at, dataset_version
+SELECT workload, version AS dataset_version, created_at, path FROM datasets WHERE removed_at IS NULL ORDER BY created_at, dataset_version
 
 -- name: in_quarantine
 SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_version, created_at
@@ -242,6 +263,6 @@ LIMIT 1
 -- Datasets after the given one whose holdout was drawn before a generation.
 SELECT version
 FROM datasets
-WHERE workload = $workload AND coalesce((card ->> 'generation')::INTEGER, 0) < $generation
+WHERE workload = $workload AND removed_at IS NULL AND coalesce((card ->> 'generation')::INTEGER, 0) < $generation
     AND ($version IS NULL OR created_at > (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version))
 ORDER BY created_at DESC, version

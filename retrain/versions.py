@@ -32,6 +32,7 @@ class Version:
         base_hash: see `base_hash`.
         parent_version: the version that its training began from; None: the base model.
         manifest: all of `manifest.json`.
+        removed_at: when retention deleted its folder, naive UTC; None: it is there.
     """
 
     version: str
@@ -44,6 +45,7 @@ class Version:
     dataset_version: str
     run_id: str
     manifest: dict[str, Any]
+    removed_at: datetime | None
 
     @property
     def name(self) -> str:
@@ -128,7 +130,7 @@ def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
 
 
 def versions_of(warehouse: Warehouse, workload: str) -> list[Version]:
-    """All versions of a workload, oldest first."""
+    """All versions of a workload, oldest first, those that retention removed among them."""
     return [_version(row) for row in warehouse.rows(QUERIES["versions"], {"workload": workload})]
 
 

@@ -92,6 +92,12 @@ class Warehouse:
         with self.transaction() as cursor:
             cursor.execute(sql, parameters)
 
+    def delete(self, sql: str, parameters: dict[str, Any] | list[Any] | None = None) -> int:
+        """Run one DELETE in a transaction of its own; how many rows it deleted."""
+        with self.transaction() as cursor:
+            (deleted,) = cursor.execute(sql, parameters).fetchall()[0]
+        return int(deleted)
+
     def insert(self, table: str, **values: Any) -> None:
         """Insert one row, in a transaction of its own."""
         with self.transaction() as cursor:

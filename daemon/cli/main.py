@@ -408,6 +408,8 @@ def _lineage(options: argparse.Namespace) -> int:
         )
     for row in found["quarantine"][:LINES]:
         print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {_line(row['detail'])}")
+    for row in found["removed"][:LINES]:
+        print(f"{row['workload']}  {row['kind']} {row['version']}  removed by retention on {row['removed_at'][:10]}")
     more = sum(max(len(rows) - LINES, 0) for rows in found.values())
     if more:
         print(f"and {more} more; --json has them all")

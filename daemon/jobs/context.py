@@ -63,6 +63,10 @@ class Context:
         """The workloads that are measured."""
         return workloads.measured(self.warehouse, self.now())
 
+    def shown(self) -> set[str]:
+        """The workloads that metrics tell apart: those that are measured, and those whose champion was ever changed."""
+        return {*self.measured(), *self.rollout.changed()}
+
     def parts(self, job: str) -> AbstractContextManager[Parts]:
         """The parts of a job, each of which may fail by itself."""
         return parts(job, self.metrics.workload_failures, self.failures.get(job, ""))

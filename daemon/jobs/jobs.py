@@ -71,6 +71,7 @@ class Jobs:
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
             Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
             Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon),
+            Job("retention", partial(tasks.remove_old, context), ARCHIVE_SECONDS, "archive", soon),
             Job("resume", partial(tasks.resume, context, runs), None, "retrain", soon),
         ]
         if schedule.retrain_cron:

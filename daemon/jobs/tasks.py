@@ -10,6 +10,7 @@ from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, ar
 from retuned.consumers.warehouse.archive import archive as move_to_archive
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.policy import evidence
 from retuned.daemon.reports import reports
 from retuned.monitors.drift import check as drift
 from retuned.monitors.money import ledger, roi
@@ -18,6 +19,7 @@ from retuned.monitors.watch import check as watch
 from retuned.monitors.windows import windows
 from retuned.retrain import run
 from retuned.retrain.data import examples, label_requests
+from retuned.retrain.release import retention
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +36,24 @@ def measure_quality(context: Context, runs: Runs) -> None:
         with parts.step("labels"):
             label_requests.settle(context.warehouse)
             _show_label_requests(context)
-        for workload in context.measured():
+        measured, shown = context.measured(), context.shown()
+        for workload in measured:
             with parts.workload(workload):
                 _measure(context, workload, now)
             with parts.workload(workload):
                 runs.ask(workload)
         runs.wake()
+        with parts.step("metrics"):
+            under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
+            context.metrics.keep(shown)
+            context.monitor_metrics.keep(measured, shown)
+            context.retrain_metrics.keep(shown | under_way)
 
 
 def watch_champions(context: Context) -> None:
     """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
     with context.parts("watch") as parts:
-        for workload in sorted({*context.measured(), *context.rollout.changed()}):
+        for workload in sorted(context.shown()):
             with parts.workload(workload):
                 _watch_champion(context, workload)
 
@@ -108,8 +116,6 @@ def archive(context: Context) -> Archived:
         with parts.step("booking"):  # what has left is not booked any more
             _book(context, now)
             tables = TABLES
-        with parts.step("thinning"):
-            quality.thin(context.warehouse, now)
         spans: list[Span] = []
         taught: list[str] = []
         for workload in context.workloads():
@@ -124,6 +130,41 @@ def archive(context: Context) -> Archived:
         if done.files:
             log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
     return done
+
+
+def remove_old(context: Context) -> None:
+    """Remove what `retention` does not keep, but for events: sums, thins and deletes rows, and deletes folders."""
+    warehouse, settings, now = context.warehouse, context.settings, context.now()
+    kept = settings.retention
+    recent = None if kept.detail_days is None else now - timedelta(days=kept.detail_days)
+    old = None if kept.history_days is None else now - timedelta(days=kept.history_days)
+    removed = context.metrics.removed
+    with context.parts("retention") as parts:
+        if recent is not None:
+            with parts.step("ledger"), context.booking:
+                removed.labels("ledger").inc(ledger.roll_up(warehouse, settings, now, now - recent))
+            with parts.step("quality"):
+                removed.labels("quality").inc(quality.thin(warehouse, recent, now))
+            with parts.step("watch"):
+                removed.labels("watch_check").inc(watch.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
+        with parts.step("drift"):
+            removed.labels("drift_check").inc(drift.thin(warehouse, settings.drift.keep_reports, recent, old))
+        with parts.step("drift reports"):
+            drift.sweep(warehouse, context.reports, now - timedelta(days=1))
+        if old is not None:
+            with parts.step("decisions"):
+                removed.labels("decision").inc(evidence.forget(warehouse, old))
+            with parts.step("requests for labels"):
+                removed.labels("label_request").inc(label_requests.forget(warehouse, old))
+        for workload in retention.workloads(warehouse):
+            with parts.workload(workload):
+                gone = retention.remove(warehouse, settings, workload, now, kept.versions, kept.failed_run_days)
+                for kind, count in (
+                    ("version", gone.versions), ("dataset", gone.datasets), ("run_folder", gone.run_folders),
+                ):  # fmt: skip
+                    removed.labels(kind).inc(count)
+                if gone.versions or gone.datasets:
+                    log.info("%s: %d versions and %d datasets are removed", workload, gone.versions, gone.datasets)
 
 
 def report(context: Context) -> None:
@@ -161,14 +202,15 @@ def resume(context: Context, runs: Runs) -> None:
 def _measure(context: Context, workload: str, now: datetime) -> None:
     """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
     warehouse, settings = context.warehouse, context.settings
-    context.monitor_metrics.quality(workload, quality.measure(warehouse, settings, workload, now, context.opinions))
-    context.monitor_metrics.roi(
-        workload,
-        roi.summary(warehouse, workload),
-        roi.versions(warehouse, workload),
-        next(iter(roi.tenures(warehouse, settings, workload)), None),
-        roi.left_out(warehouse, workload),
-    )
+    try:
+        figures = quality.measure(warehouse, settings, workload, now, context.opinions)
+    except Exception:
+        context.monitor_metrics.quality(workload, [])  # nothing is known now
+        raise
+    context.monitor_metrics.quality(workload, figures)
+    earned, by_version = roi.of_workload(warehouse, workload)
+    tenure = next(iter(roi.tenures(warehouse, settings, workload, most=1)), None)
+    context.monitor_metrics.roi(workload, earned, by_version, tenure, roi.left_out(warehouse, workload))
     context.retrain_metrics.aliases(warehouse, workload)
     context.retrain_metrics.quarantine(warehouse, workload)
 
@@ -199,7 +241,8 @@ def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
 
 def _show_label_requests(context: Context) -> None:
     """Keep the file and the metrics of the requests for labels up to date."""
-    context.retrain_metrics.labels(label_requests.counts(context.warehouse))
+    shown, counts = context.shown(), label_requests.counts(context.warehouse)
+    context.retrain_metrics.labels({workload: counted for workload, counted in counts.items() if workload in shown})
     if context.settings.labels.file is not None:
         label_requests.write_file(context.warehouse, context.settings.labels.file)
 

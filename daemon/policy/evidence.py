@@ -4,7 +4,7 @@ import json
 import logging
 import uuid
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
@@ -105,12 +105,18 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
         log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
 
 
+def forget(warehouse: Warehouse, old: datetime) -> int:
+    """Delete the decisions of before `old` that no run followed, but for each workload's last; how many they were."""
+    return warehouse.delete(QUERIES["forget"], {"old": old})
+
+
 def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> payoff.Money | None:
     """What answers earned over the latest payback time, and what runs took; None before the first run."""
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})
     if not runs:
         return None
-    since = now - timedelta(days=settings.policy.payback_days)
+    # From midnight on: the ledger is summed by day.
+    since = datetime.combine(now - timedelta(days=settings.policy.payback_days), time())
     earned = warehouse.row(QUERIES["earned"], {"workload": workload, "since": since})
     assert earned is not None
     # Of less than a day nothing is projected: a lively hour is no day of such hours.

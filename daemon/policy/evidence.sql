@@ -38,21 +38,30 @@ FROM (
 
 -- name: past_runs
 -- What the latest decided runs took and brought, and how many corrections each had that its parent had not.
-WITH learned AS (
+WITH latest AS MATERIALIZED (
+    SELECT r.*, coalesce(r.train_seconds, 0) + coalesce(r.evaluate_seconds, 0) AS seconds
+    FROM runs r SEMI JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
+    WHERE r.workload = $workload AND r.state = 'succeeded' AND seconds > 0
+    ORDER BY r.started_at DESC LIMIT 20
+), learned AS (
     SELECT version, coalesce(try_cast(card ->> 'evidence_until' AS TIMESTAMP), created_at) AS until
-    FROM datasets WHERE workload = $workload
+    FROM datasets
+    WHERE workload = $workload AND version IN (
+        SELECT dataset_version FROM latest
+        UNION ALL
+        SELECT dataset_version FROM models
+        WHERE workload = $workload AND version IN (SELECT parent_version FROM latest)
+    )
 ), past AS (
-    SELECT r.id, coalesce(r.train_seconds, 0) + coalesce(r.evaluate_seconds, 0) AS seconds,
+    SELECT r.id, r.seconds,
            coalesce((r.detail ->> 'promoted')::BOOLEAN, false) AS promoted,
            coalesce(r.detail -> 'scores' ->> 'champion', r.detail -> 'scores' ->> 'base')::DOUBLE AS before,
            (r.detail -> 'scores' ->> 'candidate')::DOUBLE AS after,
            coalesce(inherited.until, TIMESTAMP '1970-01-01') AS since, own.until
-    FROM runs r
+    FROM latest r
     JOIN learned own ON own.version = r.dataset_version
     LEFT JOIN models parent ON parent.workload = r.workload AND parent.version = r.parent_version
     LEFT JOIN learned inherited ON inherited.version = parent.dataset_version
-    WHERE r.workload = $workload AND r.state = 'succeeded' AND seconds > 0
-    ORDER BY r.started_at DESC LIMIT 20
 ), told AS (
     SELECT greatest(f.received_at, i.received_at) AS received_at
     FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
@@ -102,3 +111,9 @@ FROM placed
 SELECT outcome, reasons FROM decisions
 WHERE workload = $workload AND kind = 'retrain'
 ORDER BY created_at DESC LIMIT 1
+
+-- name: forget
+-- The last one stays: what repeats it is no news.
+DELETE FROM decisions
+WHERE created_at < $old AND kind = 'retrain' AND NOT outcome
+    AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM decisions WHERE kind = 'retrain' GROUP BY workload)

@@ -45,4 +45,4 @@ JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
 WHERE f.name = 'correction' AND f.timestamp >= $start AND f.timestamp < $end
 
 -- name: latest_dataset
-SELECT version FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1
+SELECT version FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC LIMIT 1

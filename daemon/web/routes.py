@@ -150,7 +150,7 @@ class _Endpoints:
         name = request.path_params["id"]
         file = self._service.reports / f"{name}.html"
         if not re.fullmatch(r"[\w-]+", name) or len(file.name.encode()) > NAME_MAX or not file.is_file():
-            raise HTTPException(404, "no such report; it may have been pruned (drift.keep_reports)")
+            raise HTTPException(404, "no such report; it may have been deleted (drift.keep_reports)")
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
     def openapi(self, _: Request) -> Response:

@@ -309,6 +309,11 @@ def operations() -> dashboard.Dashboard:
             "certificate that has expired or cannot be renewed.",
             ("retuned_warnings", "warnings"),
         ),
+        lines(
+            "Removed by retention",
+            "What retention removed an hour, by kind: versions, datasets and folders of runs, and rows of tables.",
+            ("sum by (kind) (increase(retuned_retention_removed_total[1h]))", "{{kind}}"),
+        ),
     ]
     return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)
 
@@ -346,7 +351,7 @@ def quality() -> dashboard.Dashboard:
             "Answers judged by grounding",
             "How many answers with passages the grounding scorer judged, and on how many it abstained (another "
             "language than English, tables, code).",
-            (f"retuned_grounding_answers{{{OF_ALL}}}", "{{workload}} {{outcome}}"),
+            (f"retuned_workload_grounding_answers{{{OF_WORKLOAD}}}", "{{workload}} {{outcome}}"),
         ),
         lines(
             "Tone",
@@ -359,7 +364,14 @@ def quality() -> dashboard.Dashboard:
         lines(
             "Judged answers",
             "How many answers these shares were counted from. Under 50, a share says little.",
-            (f"retuned_judged_answers{{{OF_ALL}}}", "{{workload}} {{rate}} {{source}}"),
+            (f"retuned_workload_judged_answers{{{OF_WORKLOAD}}}", "{{workload}} {{rate}} {{source}}"),
+        ),
+        lines(
+            "Judged answers, by model",
+            "How many answers shares by model were counted from, and how many the grounding scorer judged or abstained "
+            "on. `other` is all models beyond the ten busiest of the window.",
+            (f'retuned_judged_answers{{{OF_VERSION}, model_name!="*"}}', "{{model_name}} {{rate}} {{source}}"),
+            (f'retuned_grounding_answers{{{OF_VERSION}, model_name!="*"}}', "{{model_name}} {{outcome}}"),
         ),
         lines(
             "Helpful answers, by model",

@@ -36,7 +36,9 @@ class DriftCheck:
 
     `drifted` and `severity` are None when there were too few rows; latency is compared and told, and counts in neither.
     Severity is the distance, 0 to 1, of the feature that moved furthest: about that share of the events is different.
-    `report` is the JSON report; Evidently's page lies beside it as .html. `detail` is a sentence for a person.
+    `report` is the JSON report; Evidently's page lies beside it as .html; None: there is none, or it was deleted.
+    `features` of a check that found nothing are kept for some days (`retention.detail_days`). `detail` is a sentence
+    for a person.
     """
 
     id: str
@@ -66,8 +68,8 @@ def check(
 ) -> DriftCheck:
     """Compare the windows of a workload, store the outcome in `drift_checks`, its report in the folder, and return it.
 
-    The same `now` on the same warehouse draws the same samples. Reports beyond drift.keep_reports are deleted. One
-    check at a time writes to a folder.
+    The same `now` on the same warehouse draws the same samples. Reports are deleted, but for the latest and those of
+    the latest drift.keep_reports checks that found drift. One check at a time writes to a folder.
 
     Raises:
         ChildFailed: the child process died or ran out of time; nothing was stored.
@@ -92,7 +94,7 @@ def check(
                 "report": str(outcome.report) if outcome.report else None,
             },
         )
-    _prune(warehouse, workload, settings.drift.keep_reports)
+    _prune(warehouse, settings.drift.keep_reports, workload)
     return outcome
 
 
@@ -204,8 +206,40 @@ def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]
     return text
 
 
-def _prune(warehouse: Warehouse, workload: str, keep: int) -> None:
-    for row in warehouse.rows(QUERIES["old_reports"], {"workload": workload, "keep": keep}):
+def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
+    """Delete reports that no check names, as a process that was killed leaves them; how many files that were.
+
+    Args:
+        before: of a check that began later, the row may still be to come.
+    """
+    named = {Path(row["report"]).stem for row in warehouse.rows(QUERIES["reports"])}
+    stray = [
+        path
+        for path in folder.glob("????????T??????-????????.*")
+        if path.stem not in named and path.name < f"{before:%Y%m%dT%H%M%S}"
+    ]
+    for path in stray:
+        path.unlink(missing_ok=True)
+    return len(stray)
+
+
+def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: datetime | None) -> int:
+    """Delete old reports, features of what found nothing before `recent`, and checks of before `old` (None: nothing).
+
+    Returns:
+        how many checks were deleted; the latest of each workload stays.
+    """
+    _prune(warehouse, keep_reports, old=old)
+    deleted = 0 if old is None else warehouse.delete(QUERIES["forget_checks"], {"old": old})
+    if recent is not None:
+        for row in warehouse.rows(QUERIES["days_with_features"], {"recent": recent}):
+            # A day at a time: the old features stay in memory until the transaction ends.
+            warehouse.execute(QUERIES["forget_features"], {"recent": recent, "day": row["day"]})
+    return deleted
+
+
+def _prune(warehouse: Warehouse, keep: int, workload: str | None = None, old: datetime | None = None) -> None:
+    for row in warehouse.rows(QUERIES["old_reports"], {"workload": workload, "keep": keep, "old": old}):
         report = Path(row["report"])
         report.unlink(missing_ok=True)
         report.with_suffix(".html").unlink(missing_ok=True)

@@ -97,11 +97,16 @@ ORDER BY count(*) DESC, word
 LIMIT 5
 
 -- name: old_reports
+-- All but the latest, and those of the latest so many checks that found drift; and those of before $old.
 SELECT id, report
-FROM drift_checks
-WHERE workload = $workload AND report IS NOT NULL
-ORDER BY created_at DESC, id DESC
-OFFSET $keep
+FROM (
+    SELECT id, report, created_at, drifted, row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, id DESC) AS age,
+           row_number() OVER (PARTITION BY workload, drifted ORDER BY created_at DESC, id DESC) AS place
+    FROM drift_checks
+    WHERE ($workload IS NULL OR workload = $workload) AND report IS NOT NULL
+)
+WHERE (age > 1 AND (NOT drifted OR place > $keep)) OR created_at < $old
+ORDER BY created_at, id
 
 -- name: latest
 SELECT * FROM drift_checks
@@ -111,3 +116,23 @@ LIMIT 1
 
 -- name: latest_at
 SELECT max(created_at) AS created_at FROM drift_checks
+
+-- name: reports
+SELECT report FROM drift_checks WHERE report IS NOT NULL
+
+-- name: days_with_features
+SELECT DISTINCT created_at::DATE AS day FROM drift_checks
+WHERE created_at < $recent AND drifted IS NOT TRUE AND features <> '[]'
+ORDER BY day
+
+-- name: forget_features
+-- Of a check that found nothing, its sentence says all there is.
+UPDATE drift_checks SET features = '[]'
+WHERE created_at >= $day AND created_at < least($recent, $day + INTERVAL 1 DAY)
+    AND drifted IS NOT TRUE AND features <> '[]'
+    AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)
+
+-- name: forget_checks
+DELETE FROM drift_checks
+WHERE created_at < $old
+    AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)

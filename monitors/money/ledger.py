@@ -1,4 +1,4 @@
-"""The ledger: what the model gained and cost, entered item by item and never changed afterwards."""
+"""The ledger: what the model gained and cost, entered item by item, and summed by day after a while."""
 
 import json
 import uuid
@@ -84,6 +84,40 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     return entries
 
 
+def roll_up(warehouse: Warehouse, settings: Settings, now: datetime, detail: timedelta) -> int:
+    """Sum by day what was booked on days that ended more than `detail` ago; no figure of the ledger changes.
+
+    Entries of one day become one for each workload, version, promotion, item, unit and rate, booked when the last of
+    them was. Sums over conversations are kept by day, but for the hours before a change of champion, with which it is
+    compared, or may be. Each day is written in a transaction of its own. No booking may be under way.
+
+    Returns:
+        how many rows fewer there are.
+    """
+    window = timedelta(seconds=settings.windows.current_seconds)
+    before = _midnight(now - detail)
+    moments_before = min(before, _midnight(now - window - timedelta(hours=1)))
+    days = [row["booked_on"] for row in warehouse.rows(QUERIES["days_to_roll_up"], {"before": before})]
+    return (
+        sum(_rolled(warehouse, "entries", day=day) for day in days)
+        + _rolled(warehouse, "left_out", before=before)
+        + _rolled(warehouse, "moments", before=moments_before, window=window.total_seconds())
+    )
+
+
+def _rolled(warehouse: Warehouse, rows: str, **given: Any) -> int:
+    """How many rows fewer there are."""
+    with warehouse.transaction() as cursor:
+        cursor.execute(QUERIES[f"rolled_{rows}"], given)
+        (deleted,) = cursor.execute(QUERIES[f"delete_rolled_{rows}"]).fetchall()[0]
+        (inserted,) = cursor.execute(QUERIES[f"insert_rolled_{rows}"]).fetchall()[0]
+    return int(deleted - inserted)
+
+
+def _midnight(when: datetime) -> datetime:
+    return when.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def _answers(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
     """What interactions and feedback come to."""
     for step in ("new", "counted", "rates"):
@@ -119,7 +153,7 @@ def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -
     workloads = [row["workload"] for row in _rows(cursor, "workloads")]
     if since is None or since >= now:
         return []
-    midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = _midnight(since)
     midnights = [midnight + n * DAY for n in range(1, (now - midnight).days + 1)]
     entries = []
     for workload in workloads:

@@ -141,13 +141,15 @@ def summary(warehouse: Warehouse, workload: str | None = None) -> Roi:
     return _roi(warehouse.rows(QUERIES["items"], {"workload": workload}), sum(moments.values(), Moments()))
 
 
-def versions(warehouse: Warehouse, workload: str) -> dict[str | None, Roi]:
-    """The ledger of a workload by version; None: the base model's, or another's that is none of ours."""
-    rows = defaultdict[str | None, list[dict[str, Any]]](list)
-    for row in warehouse.rows(QUERIES["items"], {"workload": workload}):
-        rows[row["version"]].append(row)
+def of_workload(warehouse: Warehouse, workload: str) -> tuple[Roi, dict[str | None, Roi]]:
+    """The ledger of a workload, and that of each version; None: the base model's, or another's that is none of ours."""
+    rows = warehouse.rows(QUERIES["items"], {"workload": workload})
     moments = _moments(warehouse, workload)
-    return {version: _roi(of, moments.get(version, Moments())) for version, of in rows.items()}
+    by_version = defaultdict[str | None, list[dict[str, Any]]](list)
+    for row in rows:
+        by_version[row["version"]].append(row)
+    versions = {version: _roi(of, moments.get(version, Moments())) for version, of in by_version.items()}
+    return _roi(rows, sum(moments.values(), Moments())), versions
 
 
 def left_out(warehouse: Warehouse, workload: str) -> dict[str, int]:
@@ -155,14 +157,14 @@ def left_out(warehouse: Warehouse, workload: str) -> dict[str, int]:
     return {row["item"]: row["reported"] for row in warehouse.rows(QUERIES["left_out"], {"workload": workload})}
 
 
-def tenures(warehouse: Warehouse, settings: Settings, workload: str) -> list[Tenure]:
+def tenures(warehouse: Warehouse, settings: Settings, workload: str, most: int = 10) -> list[Tenure]:
     """What the latest changes of the champion earned, newest first, against the champion before each.
 
     The counterfactual holds the previous champion at its gain per interaction in the last
     `windows.current_seconds` before the change (whole hours).
     """
     found = []
-    for change in warehouse.rows(QUERIES["changes"], {"workload": workload}):
+    for change in warehouse.rows(QUERIES["changes"], {"workload": workload, "most": most}):
         since = change["created_at"] - timedelta(seconds=settings.windows.current_seconds)
         now = _moments(warehouse, workload, change["id"]).get(change["version"], Moments())
         before = _moments(warehouse, workload, change.pop("before"), since).get(change["previous_version"], Moments())

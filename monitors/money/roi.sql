@@ -26,7 +26,7 @@ SELECT id, created_at, event, version, previous_version, coalesce(lag(id) OVER (
 FROM promotions
 WHERE workload = $workload
 ORDER BY created_at DESC
-LIMIT 10
+LIMIT $most
 
 -- name: left_out
 SELECT item, sum(reported)::BIGINT AS reported FROM ledger_left_out WHERE workload = $workload GROUP BY item ORDER BY item

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import duckdb
 
 from retuned.consumers.common.tone import likeness
-from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.hallucination.rules import grounding
@@ -19,9 +19,11 @@ from retuned.monitors.windows import Window, sample, windows
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
 ALL_MODELS = "*"
+MOST_MODELS = 10
+"""So many models of a workload have figures of their own, the busiest of the window; the rest is the model `other`."""
 OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
-EVERY_MINUTE, EVERY_HOUR = timedelta(days=2), timedelta(days=90)
+EVERY_HOUR = timedelta(days=90)
 CALIBRATION_DAYS = 90
 """Labels younger than this tell what alarms of the grounding scorer come to."""
 CALIBRATION_ANSWERS = 300
@@ -81,6 +83,8 @@ def measure(
     with warehouse.cursor() as cursor:
         window = {"workload": workload, "start": found.current.start, "end": found.current.end}
         cursor.execute(QUERIES["window"], window)
+        cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
+        cursor.execute(QUERIES["name_others"])
         figures = (
             _rates(cursor, workload, found.current.start)
             + _grounding_rates(cursor, settings, workload, found.current, now)
@@ -89,9 +93,9 @@ def measure(
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
         )
-    with warehouse.transaction() as cursor:
-        for figure in figures:
-            insert(cursor, "quality", created_at=now, **asdict(figure))
+    if figures:
+        rows = [{"created_at": now, **asdict(figure)} for figure in figures]
+        warehouse.execute(QUERIES["store"], {"rows": rows})
     return figures
 
 
@@ -100,9 +104,9 @@ def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
     return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
 
 
-def thin(warehouse: Warehouse, now: datetime) -> None:
-    """Keep each minute's figures for EVERY_MINUTE, then each hour's last for EVERY_HOUR, then each day's."""
-    warehouse.execute(QUERIES["thin"], {"recent": now - EVERY_MINUTE, "old": now - EVERY_HOUR})
+def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
+    """Keep all figures since `recent`, then each hour's last for EVERY_HOUR, then each day's; how many were deleted."""
+    return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": min(recent, now - EVERY_HOUR)})
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:

@@ -8,9 +8,18 @@ WITH timed AS (
     WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
     GROUP BY interaction_id
 )
-SELECT id, model, coalesce(latency_seconds, seconds) AS latency_seconds, input_tokens, output_tokens
+SELECT id, model AS given, model, coalesce(latency_seconds, seconds) AS latency_seconds, input_tokens, output_tokens
 FROM traffic LEFT JOIN timed ON interaction_id = id
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+
+-- name: busiest
+-- The models that have figures of their own. Names come from producers, which may send a new one with each event.
+CREATE OR REPLACE TEMP TABLE busiest AS
+SELECT given AS model FROM answered WHERE given NOT IN ('*', 'other')
+GROUP BY given ORDER BY count(*) DESC, given LIMIT $most
+
+-- name: name_others
+UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
 
 -- name: votes
 -- One vote for each interaction, name and source: the last one. Feedback is not older than what it is about, but
@@ -60,7 +69,7 @@ GROUP BY GROUPING SETS ((model, kind), (kind))
 ORDER BY ALL
 
 -- name: grounded
-SELECT model, messages, response, context
+SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, response, context
 FROM sampled_answers
 WHERE coalesce(json_array_length(context), 0) > 0
 ORDER BY id
@@ -87,15 +96,18 @@ WITH labels AS (
         AND value::VARCHAR IN ('true', 'false')
     GROUP BY interaction_id
 )
-SELECT model, messages, response, context, value = 'true' AS invented
+SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, response, context,
+       value = 'true' AS invented
 FROM labels JOIN traffic ON traffic.id = labels.interaction_id
-WHERE workload = $workload AND model IN (SELECT model FROM answered) AND coalesce(json_array_length(context), 0) > 0
+WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND coalesce(json_array_length(context), 0) > 0
 ORDER BY labelled_at DESC, id
 LIMIT $most
 
 -- name: approved
 -- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
-WITH words AS (
+WITH answers AS MATERIALIZED (
+    SELECT rowid AS answer, id, timestamp FROM interactions WHERE workload = $workload AND model <> 'demonstration'
+), words AS (
     SELECT
         interaction_id,
         arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
@@ -103,18 +115,27 @@ WITH words AS (
         max(timestamp) AS said_at
     FROM feedback
     WHERE name IN ('correction', 'helpful') AND source IN ('expert', 'user') AND timestamp >= $since
+        AND interaction_id IN (SELECT id FROM answers)
     GROUP BY interaction_id
+), latest AS MATERIALIZED (
+    SELECT answer, id, correction, said_at
+    FROM words JOIN answers ON answers.id = words.interaction_id
+    WHERE correction IS NOT NULL OR (helpful AND answers.timestamp < $start)
+    ORDER BY said_at DESC, id
+    LIMIT $most
 )
+-- The texts of these alone are read.
 SELECT coalesce(correction, response) AS text
-FROM words JOIN traffic ON traffic.id = words.interaction_id
-WHERE workload = $workload AND (correction IS NOT NULL OR (helpful AND traffic.timestamp < $start))
-ORDER BY said_at DESC, id
-LIMIT $most
+FROM latest JOIN interactions ON interactions.rowid = latest.answer
+ORDER BY said_at DESC, latest.id
 
 -- name: asked
-SELECT model, messages, context, response
+SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, context, response
 FROM sampled_answers
 ORDER BY id
+
+-- name: store
+INSERT INTO quality BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
 
 -- name: latest
 SELECT workload, model, metric, source, value, low, high, n

@@ -133,6 +133,13 @@ def latest(warehouse: Warehouse, workload: str) -> WatchCheck | None:
     return WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
 
 
+def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:
+    """Of looks that decided nothing, keep all since `recent`, the last of each hour since `old`, and before that the
+    last of each watch; returns how many were deleted. What decided a watch stays.
+    """
+    return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": old})
+
+
 def decide(comparisons: Sequence[Comparison], over: bool, settings: WatchSettings) -> tuple[Verdict, list[str]]:
     """The verdict, with its reasons.
 

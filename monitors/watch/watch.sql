@@ -63,3 +63,14 @@ SELECT 'latency' AS metric, 'app' AS source, after,
 FROM known, usual
 WHERE slow IS NOT NULL
 GROUP BY after
+
+-- name: thin
+-- Of looks before $recent that decided nothing the last of each hour stays, of those before $old the last of each watch.
+DELETE FROM watch_checks
+WHERE created_at < $recent AND verdict = 'go_on'
+  AND (promotion_id, created_at) NOT IN (
+    SELECT promotion_id, max(created_at) FROM watch_checks
+    WHERE created_at < $recent
+    GROUP BY promotion_id, CASE WHEN created_at >= $old THEN date_trunc('hour', created_at) END
+  )
+  AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM watch_checks GROUP BY workload)

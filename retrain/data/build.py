@@ -165,6 +165,9 @@ def _write(
                 card=json.dumps(card),
             )
             cursor.execute(QUERIES["dataset_lineage"], {"rows": _lineage(version, chosen)})
+        elif known.removed_at is not None:  # by retention, with its rows
+            cursor.execute(QUERIES["keep_dataset"], {"workload": workload, "version": version})
+            cursor.execute(QUERIES["dataset_lineage"], {"rows": _lineage(version, chosen)})
     if known is not None and known.path.is_dir():
         return known
     return Dataset(version, workload, known.created_at if known else now, path.resolve(), counts, card["replay"], card)

@@ -44,6 +44,7 @@ class Dataset:
         rows: number of rows of each split.
         replay: rows of train that repeat an earlier dataset.
         card: what it was made from, and what was left out and why.
+        removed_at: when retention deleted its folder, naive UTC; None: it is there.
     """
 
     version: str
@@ -53,6 +54,7 @@ class Dataset:
     rows: dict[str, int]
     replay: int
     card: dict[str, Any]
+    removed_at: datetime | None = None
 
     def split(self, name: str) -> list[dict[str, Any]]:
         """The rows of a split: an `Example`'s columns and `replay`. Of `thumbs`, `desirable` in its place; of
@@ -67,7 +69,9 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
     if row is None:
         return None
     card = json.loads(row["card"])
-    return Dataset(version, workload, row["created_at"], Path(row["path"]), card["rows"], row["replay"], card)
+    return Dataset(
+        version, workload, row["created_at"], Path(row["path"]), card["rows"], row["replay"], card, row["removed_at"]
+    )
 
 
 def logged_answers(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:

@@ -33,6 +33,8 @@ QUERIES = named_queries("retuned.retrain.data", "labels.sql")
 
 POOL = 1_000
 """The newest answers that are looked at, and the newest known questions that they are held against."""
+SETTLE_DISTANCE = timedelta(hours=1)
+"""Feedback that is stored while its answer is being asked about was received a little earlier."""
 LEAST_SCORE = 0.3
 FAR = 0.6
 
@@ -172,7 +174,14 @@ def choose(
 
 def settle(warehouse: Warehouse) -> None:
     """Mark the requests that experts have answered."""
-    warehouse.execute(QUERIES["settle"])
+    oldest = warehouse.row(QUERIES["oldest_open"]) or {}
+    if oldest["created_at"] is not None:
+        warehouse.execute(QUERIES["settle"], {"since": oldest["created_at"] - SETTLE_DISTANCE})
+
+
+def forget(warehouse: Warehouse, old: datetime) -> int:
+    """Delete the requests of before `old` about answers that are in the archive; how many they were."""
+    return warehouse.delete(QUERIES["forget"], {"old": old})
 
 
 def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> int:

@@ -57,13 +57,17 @@ LIMIT $limit
 -- name: asked
 SELECT count(*) AS requests FROM label_requests WHERE workload = $workload AND created_at > $since
 
+-- name: oldest_open
+SELECT min(created_at) AS created_at FROM label_requests WHERE answered_at IS NULL
+
 -- name: settle
--- An expert's correction or verdict answers a request; the first one counts.
+-- An expert's correction or verdict answers a request; the first one counts. What was answered before is not asked, so
+-- that what was received since the oldest request is enough.
 UPDATE label_requests SET answered_at = answer.received_at, feedback_id = answer.id
 FROM (
     SELECT interaction_id, min(received_at) AS received_at, arg_min(id, received_at) AS id
     FROM feedback
-    WHERE source = 'expert' AND name IN ('correction', 'helpful')
+    WHERE source = 'expert' AND name IN ('correction', 'helpful') AND received_at >= $since
         AND interaction_id IN (SELECT interaction_id FROM label_requests WHERE answered_at IS NULL)
     GROUP BY interaction_id
 ) answer
@@ -86,3 +90,7 @@ SELECT r.workload,
 FROM label_requests r LEFT JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
 GROUP BY r.workload
 ORDER BY r.workload
+
+-- name: forget
+-- Only those whose interaction has left the warehouse: what is there is asked about once.
+DELETE FROM label_requests WHERE created_at < $old AND interaction_id NOT IN (SELECT id FROM interactions)

@@ -22,7 +22,8 @@ def lineage(warehouse: Warehouse, id: str) -> dict[str, Any]:
         and models, the versions that learned from it (none from a row that was judged on). `set_aside`: of datasets
         that the interaction, feedback or row was left out of, each with workload, dataset_version, created_at, row_id,
         interaction_id, feedback_id, reason and detail. `quarantine`: what is set aside now of the interaction or
-        feedback, or of an account by its pseudonym.
+        feedback, or of an account by its pseudonym. `removed`: the dataset or version of that name which retention
+        removed, each with kind, workload, version, created_at and removed_at; the rows of such a dataset are gone.
 
     Raises:
         RetunedError: nothing is.
@@ -31,11 +32,17 @@ def lineage(warehouse: Warehouse, id: str) -> dict[str, Any]:
         "rows": warehouse.rows(QUERIES["lineage"], {"id": id}),
         "set_aside": _set_aside(warehouse, id),
         "quarantine": warehouse.rows(QUERIES["in_quarantine"], {"id": id}),
+        "removed": warehouse.rows(QUERIES["removed"], {"id": id}),
     }
     if not any(found.values()):
+        gone = warehouse.row(QUERIES["removed_datasets"]) or {}
+        removed = ""
+        if gone["count"]:
+            datasets = f"{gone['count']} datasets until {gone['latest']:%Y-%m-%d}"
+            removed = f" (retention removed {datasets}; what they held is not known any more)"
         raise RetunedError(
-            f"lineage: {id} is in no dataset, was not set aside and is not in quarantine; name an interaction, "
-            "a feedback, a row, a dataset or a version"
+            f"lineage: {id} is in no dataset, was not set aside and is not in quarantine{removed}; name an "
+            "interaction, a feedback, a row, a dataset or a version"
         )
     return found
 

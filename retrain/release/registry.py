@@ -41,7 +41,7 @@ def register(
     """
     version = _content_hash(adapter)
     known = find(warehouse, workload, version)
-    if known is not None and known.path.is_dir():
+    if known is not None and known.removed_at is None and known.path.is_dir():
         return known
     path = (workload_folder(directory, workload) / version).resolve()
     manifest = {
@@ -60,7 +60,9 @@ def register(
             shutil.copyfile(adapter / name, aside / name)
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         card.write(warehouse, aside, path, manifest)
-    if known is None:
+    if known is not None:
+        warehouse.execute(QUERIES["keep_version"], {"workload": workload, "version": version})
+    else:
         with warehouse.transaction() as cursor:
             insert(
                 cursor,

@@ -103,10 +103,12 @@ class Rollout:
 
         Raises as `promote` does.
         """
-        known = [version.version for version in versions.versions_of(self.warehouse, workload)]
-        if version != BASE and version not in known:
-            names = ", ".join([*known, BASE])
-            raise RetunedError(f"workload {workload}: no version {version}; known are {names}")
+        known = self._promotable(workload)
+        if version not in known:
+            why = f"no version {version}"
+            if (found := versions.find(self.warehouse, workload, version)) and found.removed_at:
+                why = f"version {version} was removed by retention on {found.removed_at:%Y-%m-%d}"
+            raise RetunedError(f"workload {workload}: {why}; known are {', '.join(known)}")
         aliases = versions.aliases(self.warehouse, workload)
         target = None if version == BASE else version
         before = aliases.get(CHAMPION)
@@ -123,11 +125,16 @@ class Rollout:
                 f"workload {workload}: {versions.model_name(workload, of)} is not taken back: it no longer serves"
             )
         if PREVIOUS not in aliases:
-            names = ", ".join([*(version.version for version in versions.versions_of(self.warehouse, workload)), BASE])
+            names = ", ".join(self._promotable(workload))
             raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
         target = aliases[PREVIOUS]
         self._write(workload, "rolled_back", {CHAMPION: target}, aliases.get(CHAMPION), actor, reason, now)
         return target
+
+    def _promotable(self, workload: str) -> list[str]:
+        """The versions that are there, oldest first, and the base model."""
+        known = versions.versions_of(self.warehouse, workload)
+        return [*(version.version for version in known if version.removed_at is None), BASE]
 
     def changed(self) -> list[str]:
         """The workloads whose champion was ever changed: those that `follow_up` may have something to do for."""

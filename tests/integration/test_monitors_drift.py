@@ -16,7 +16,7 @@ from traffic import MINUTE, START, feedback, interactions, prompts
 
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, verdict, write_features
+from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, sweep, verdict, write_features
 from retuned.monitors.drift.comparison import (
     COLUMNS,
     NUMBERS,
@@ -405,10 +405,14 @@ def test_too_few_rows_are_said_and_stored_without_a_child(warehouse: Warehouse, 
     assert check(warehouse, settings, "unheard_of", early, tmp_path).detail == "Nothing can be said: no event yet."
 
 
-def test_old_reports_are_deleted_by_workload(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_reports_stay_of_the_latest_check_and_of_the_latest_that_found_drift(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
     traffic(warehouse)
     files = []
-    for number in range(4):
+    for number, (workload, drifted) in enumerate(
+        [("other", False), ("support", True), ("support", True), ("support", False), ("support", False)]
+    ):
         report = tmp_path / f"{number}.json"
         report.write_text("{}")
         report.with_suffix(".html").write_text("")
@@ -417,8 +421,8 @@ def test_old_reports_are_deleted_by_workload(warehouse: Warehouse, tmp_path: Pat
             "drift_checks",
             id=str(number),
             created_at=START + number * MINUTE,
-            workload="other" if number == 0 else "support",
-            drifted=False,
+            workload=workload,
+            drifted=drifted,
             severity=0.0,
             features="[]",
             reference_rows=100,
@@ -428,10 +432,24 @@ def test_old_reports_are_deleted_by_workload(warehouse: Warehouse, tmp_path: Pat
         )
     settings = Settings(drift=DriftSettings(keep_reports=1), windows=WindowsSettings(minimum_rows=10_000))
     check(warehouse, settings, "support", NOW, tmp_path)
-    assert [report.exists() for report in files] == [True, False, False, True]
-    assert [report.with_suffix(".html").exists() for report in files] == [True, False, False, True]
+    assert [report.exists() for report in files] == [True, False, True, False, True]
+    assert [report.with_suffix(".html").exists() for report in files] == [True, False, True, False, True]
     kept = warehouse.rows("SELECT id FROM drift_checks WHERE report IS NOT NULL ORDER BY id")
-    assert [row["id"] for row in kept] == ["0", "3"]
+    assert [row["id"] for row in kept] == ["0", "2", "4"]
+
+
+def test_reports_that_no_check_names_are_swept_up(warehouse: Warehouse, tmp_path: Path) -> None:
+    kept, left, new = (f"{NOW + hours * 60 * MINUTE:%Y%m%dT%H%M%S}-0123abcd" for hours in (0, 1, 3))
+    for name in (kept, left, new, "2026-02-support-0123ab"):
+        for ending in ("json", "html"):
+            (tmp_path / f"{name}.{ending}").write_text("{}")
+    warehouse.insert(
+        "drift_checks", id=kept, created_at=NOW, workload="support", features="[]", reference_rows=1, current_rows=1,
+        report=str(tmp_path / f"{kept}.json"), detail="",
+    )  # fmt: skip
+    assert sweep(warehouse, tmp_path, NOW + 2 * 60 * MINUTE) == 2
+    for ending in ("json", "html"):
+        assert {path.stem for path in tmp_path.glob(f"*.{ending}")} == {kept, new, "2026-02-support-0123ab"}
 
 
 def test_a_child_that_dies_is_told_and_leaves_nothing(

@@ -19,7 +19,7 @@ from traffic import feedback, interactions
 
 from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, WarehouseError
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.settings import RetentionSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.daemon import workloads
 from retuned.daemon.jobs import tasks
@@ -40,7 +40,7 @@ from retuned.monitors.watch import check as watch
 from retuned.retrain.data import examples
 from retuned.retrain.data import label_requests as labels
 from retuned.retrain.metrics import Metrics as RetrainMetrics
-from retuned.retrain.release import registry
+from retuned.retrain.release import registry, retention
 from retuned.retrain.release.rollout import Rollout
 
 RUN = {
@@ -99,6 +99,27 @@ def test_corrections_are_ratings(warehouse: Warehouse) -> None:
     assert (evidence.ratings_now.helpful, evidence.ratings_now.total) == (10, 40)
     assert evidence.money is not None
     assert (evidence.money.ratings.helpful, evidence.money.ratings.total) == (10, 40)
+
+
+def test_what_answers_earned_lately_is_the_same_once_the_ledger_is_rolled_up(warehouse: Warehouse) -> None:
+    settings = Settings.model_validate({"roi": {"hourly_rate": 60.0}, "policy": {"payback_days": 2}})
+    for number in range(16):
+        when = START + number * 6 * HOUR
+        ids = interactions(warehouse, ["where is my parcel"], random.Random(3), start=when, offset=number)
+        feedback(warehouse, ids, "time_saved_seconds", 60 * number, when=when, offset=number)
+        ledger.book(warehouse, settings, when + HOUR)
+    warehouse.insert("runs", **RUN)
+    rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
+
+    def gained() -> list[tuple[float, int]]:
+        earned = [gather(warehouse, settings, "support", START + hours * HOUR).money for hours in range(60, 96, 5)]
+        return [(money.gains, money.answers) for money in earned if money]
+
+    before = gained()
+    assert ledger.roll_up(warehouse, settings, START + 4 * DAY, 0 * DAY) > 0
+    assert gained() == before
+    assert len(set(before)) > 1
 
 
 def test_a_drift_check_that_fails_leaves_no_verdict_standing(
@@ -206,16 +227,8 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
     """Start the schedule, in which the other jobs do nothing."""
-    for job in {
-        "resume",
-        "measure_quality",
-        "watch_champions",
-        "check_drift",
-        "archive",
-        "request_labels",
-        "report",
-        "announce",
-    }:
+    work = {"measure_quality", "watch_champions", "check_drift", "archive", "remove_old", "request_labels", "report"}
+    for job in {*work, "announce", "resume"}:
         if job not in wanted:
             monkeypatch.setattr(tasks, job, lambda *_: None)
     jobs.context.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
@@ -309,6 +322,115 @@ def test_what_one_workload_needs_stays_when_that_is_not_known(house: House, monk
         ("bad", 2),
         ("good", 1),
     ]
+
+
+def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sixty days have passed; retention keeps details for ten and history for thirty."""
+    context = house.jobs.context
+    kept = RetentionSettings(keep_days=5, detail_days=10, history_days=30, versions=1, failed_run_days=3)
+    context.settings = context.settings.model_copy(update={"retention": kept})
+    warehouse, now = context.warehouse, context.now()
+    (folder := tmp_path / "models" / "good" / "runs" / "run").mkdir(parents=True)
+    warehouse.insert("runs", **RUN | {"workload": "good", "state": "failed"})
+    report = tmp_path / "report.json"
+    report.write_text("{}")
+    for days, look in ((50, 0), (50, 1), (20, 0), (20, 1), (5, 0), (5, 1)):
+        when = now - days * DAY + look * HOUR / 4
+        drift_check = {
+            "id": f"{days}/{look}", "created_at": when, "workload": "good", "drifted": days == 20 and look == 0,
+            "features": '[{"feature": "language"}]', "reference_rows": 1, "current_rows": 1, "detail": "…",
+            "report": str(report) if (days, look) == (50, 0) else None,
+        }  # fmt: skip
+        warehouse.insert("drift_checks", **drift_check)
+        watched = {
+            "id": f"{days}/{look}", "created_at": when, "workload": "good", "promotion_id": f"p{days}", "version": "v",
+            "since": when, "until": when, "verdict": "keep" if (days, look) == (50, 0) else "go_on", "reasons": "[]",
+            "comparisons": "[]",
+        }  # fmt: skip
+        warehouse.insert("watch_checks", **watched)
+        decided = {
+            "id": f"{days}/{look}", "created_at": when, "workload": "good", "kind": "retrain",
+            "outcome": (days, look) == (50, 0), "reasons": "[]", "figures": "{}",
+        }  # fmt: skip
+        warehouse.insert("decisions", **decided)
+        asked = {
+            "id": f"{days}/{look}", "created_at": when, "workload": "good", "reason": "uncertain", "detail": "…",
+            "interaction_id": "good-i1" if look else "gone", "score": 0.5, "announced": True, "answered_at": when,
+        }  # fmt: skip
+        warehouse.insert("label_requests", **asked)
+    context.retrain_metrics.labels(labels.counts(warehouse))
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "roll_up", failing(OVERFLOW))
+        patch.setattr(retention, "workloads", lambda _: ["bad", "good"])
+        remove, fail = retention.remove, failing(OVERFLOW)
+        patch.setattr(retention, "remove", lambda *given: (fail if given[2] == "bad" else remove)(*given))
+        with pytest.raises(PartsFailed, match=r"ledger: .*Overflow.*workload bad: .*Overflow"):
+            house.jobs.run("retention")
+    assert house.rows("SELECT id, json_array_length(features) FROM drift_checks ORDER BY created_at") == [
+        ("20/0", 1), ("20/1", 0), ("5/0", 1), ("5/1", 1),
+    ]  # fmt: skip
+    assert not report.exists()
+    assert house.rows("SELECT id FROM watch_checks ORDER BY created_at") == [
+        ("50/0",), ("50/1",), ("20/1",), ("5/0",), ("5/1",),
+    ]  # fmt: skip
+    assert house.rows("SELECT id FROM decisions ORDER BY created_at") == [
+        ("50/0",), ("20/0",), ("20/1",), ("5/0",), ("5/1",),
+    ]  # fmt: skip
+    assert house.rows("SELECT id FROM label_requests ORDER BY created_at") == [
+        ("50/1",), ("20/0",), ("20/1",), ("5/0",), ("5/1",),
+    ]  # fmt: skip
+    assert not folder.exists()
+    context.retrain_metrics.labels(labels.counts(warehouse))  # fewer answers than before are no negative increase
+    removed = {
+        kind: house.collectors.get_sample_value("retuned_retention_removed_total", {"kind": kind})
+        for kind in ("drift_check", "watch_check", "decision", "label_request", "run_folder", "version")
+    }
+    assert removed == {
+        "drift_check": 2, "watch_check": 1, "decision": 1, "label_request": 1, "run_folder": 1, "version": 0
+    }  # fmt: skip
+
+
+def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(workload: str) -> set[str]:
+        return {
+            family.name
+            for family in house.collectors.collect()
+            for sample in family.samples
+            if sample.labels.get("workload") == workload
+        }
+
+    context, warehouse = house.jobs.context, house.jobs.context.warehouse
+    figure = quality.Figure("bad", "m", "helpful_rate", "user", 0.5, 0.4, 0.6, 50)
+    monkeypatch.setattr(quality, "measure", lambda *_: [figure])
+    for job in ("quality", "watch"):
+        house.jobs.run(job)
+    context.monitor_metrics.drift_failed("bad")
+    context.metrics.workload_failures.labels("quality", "bad").inc()
+    before = shown("bad")
+    assert before == shown("good") | {"retuned_workload_failures"}
+    assert {"retuned_helpful_ratio", "retuned_watch_active", "retuned_model_info", "retuned_promotions"} < before
+
+    monkeypatch.setattr(quality, "measure", failing(OVERFLOW))
+    with pytest.raises(PartsFailed):
+        house.jobs.run("quality")
+    assert "retuned_helpful_ratio" not in shown("good")  # the last figure is not that of now
+
+    monkeypatch.setattr(quality, "measure", lambda *_: [figure])
+    monkeypatch.setattr(context, "measured", lambda: ["good"])
+    house.jobs.run("quality")
+    of_its_champion = ("retuned_watch", "retuned_model", "retuned_promotions", "retuned_quarantined")
+    counted = {"retuned_retrain_decisions", "retuned_workload_failures"}
+    assert shown("bad") == {name for name in before if name.startswith(of_its_champion)} | counted
+    for table in ("interactions", "aliases", "promotions"):
+        warehouse.execute(f"DELETE FROM {table} WHERE workload = 'bad'")
+    house.jobs.run("quality")
+    assert shown("bad") == set()
+    assert "retuned_helpful_ratio" in shown("good")
+
+    monkeypatch.undo()
+    Teacher(warehouse, "bad").ask("where is my parcel", "on its way")
+    house.jobs.run("quality")
+    assert "retuned_promotions" in shown("bad")
 
 
 def test_a_champion_outside_of_the_busiest_workloads_is_watched(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import duckdb
 import pytest
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, store
 
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.money.ledger import book
-from retuned.monitors.money.roi import Roi, summary, versions
+from retuned.monitors.money.roi import Roi, of_workload, summary
 from retuned.monitors.settings import RoiSettings, Settings
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -137,7 +138,8 @@ def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
     assert (round(found.gains, 2), round(found.costs, 2)) == (29.18, 29.65)
     assert found.ratio == pytest.approx((29.18 - 29.65) / 29.65)
     by_version = {
-        version: (round(of.gains, 2), round(of.costs, 2)) for version, of in versions(warehouse, "support").items()
+        version: (round(of.gains, 2), round(of.costs, 2))
+        for version, of in of_workload(warehouse, "support")[1].items()
     }
     assert by_version == {None: (4.44, 4.55), "v1": (24.74, 25.10)}
     rows = warehouse.rows("FROM ledger")
@@ -589,3 +591,82 @@ def test_every_entry_tells_what_it_was_counted_from(warehouse: Warehouse) -> Non
     assert told["training"] == "run-1"
     assert json.loads(told["inference"]) == {"until": "2026-03-02T09:01:00", "answers": 4}
     assert json.loads(told["escalations_avoided"])["answers"] == 4
+
+
+def test_a_ledger_that_is_rolled_up_comes_to_the_same(tmp_path: Path) -> None:
+    """Three days with two changes of champion, booked six times a day; one of two ledgers is rolled up each time."""
+    rates = {"ticket_cost": 5.0, "licence_monthly_cost": 310.0, "fixed_daily_cost": 24.0, "maximum_event_amount": 3.0}
+    settings = Settings(roi=SETTINGS.roi.model_copy(update=rates))
+    found, rows = [], []
+    for name in ("minutes", "days"):
+        folder = tmp_path / name
+        folder.mkdir()
+        warehouse, rng, offset = new_warehouse(folder), random.Random(5), 0
+        changes = {6: ("p1", "v1", None), 11: ("p2", "v2", "v1")}  # by the booking before which they are
+        serving = "base"
+        for booking in range(18):
+            now = START + 4 * booking * HOUR
+            if booking in changes:
+                promoted(warehouse, *changes[booking], now)
+                trained(warehouse, f"run-{booking}", hours=1, finished_at=now, version=changes[booking][1])
+                serving = changes[booking][1]
+            said = {"start": now, "received_at": now, "model": f"support@{serving}"}
+            ids = answers(warehouse, 7, offset, **said, cost=0.1)
+            ids += answers(warehouse, 1, offset + 7, **said, cost=7.0, conversation_id=f"c{rng.randint(0, booking)}")
+            answers(warehouse, 1, offset, "sales", **said, cost=rng.choice([0.2, 9.0]))
+            offset += 8
+            for answer in ids[: rng.randint(1, 8)]:
+                feedback(warehouse, [answer], "time_saved_seconds", rng.randint(0, 900), when=now, offset=offset)
+                offset += 1
+            feedback(warehouse, ids[-2:], "escalated", booking % 2 == 0, source="app", when=now, offset=offset)
+            offset += 2
+            book(warehouse, settings, now + HOUR)
+            if name == "days":
+                ledger.roll_up(warehouse, settings, now, 0 * DAY)
+        if name == "days":
+            assert ledger.roll_up(warehouse, settings, now, 0 * DAY) == 0
+        at = {"workload": "support", "start": START, "end": START + 30 * DAY}
+        found.append(
+            {
+                "all": summary(warehouse),
+                "one": of_workload(warehouse, "support")[0],
+                "versions": of_workload(warehouse, "support")[1],
+                "tenures": roi.tenures(warehouse, settings, "support"),
+                "left out": roi.left_out(warehouse, "support"),
+                "days": warehouse.rows(named_queries("retuned.daemon.reports", "reports.sql")["money"], at),
+                "periods": warehouse.rows("SELECT min(period_start) AS first, max(period_end) AS last FROM ledger"),
+            }
+        )
+        rows.append([warehouse.rows(f"FROM {table}") for table in ("ledger", "ledger_moments", "ledger_left_out")])
+        warehouse.close()
+    minutes, days = ([dataclass_plain(value) for value in of.values()] for of in found)
+    assert_alike(minutes, days)
+    assert found[0]["tenures"][0].uplift_low is not None
+    for before, after in zip(*rows, strict=True):
+        assert 0 < len(after) < len(before)
+    entries = [json.loads(row["reference"]).get("entries", 1) for row in rows[1][0] if row["item"] != "training"]
+    assert sum(entries) + 2 == len(rows[0][0])
+
+
+def dataclass_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): dataclass_plain(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [dataclass_plain(of) for of in value]
+    return dataclass_plain(asdict(value)) if isinstance(value, Roi | roi.Tenure) else value
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    """Equal, numbers to the last places: floats are added in another order."""
+    if isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-9, abs=1e-9)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_alike(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_alike(a, b)
+    else:
+        assert one == other

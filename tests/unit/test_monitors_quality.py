@@ -267,6 +267,44 @@ def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) 
     assert registry.get_sample_value("retuned_answer_latency_seconds", latency) is None
 
 
+def test_a_producer_that_makes_up_models_makes_no_more_series_than_others(warehouse: Warehouse) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    ids = answers(warehouse, 40, offset=100, model="support@1", **GROUNDED)
+    ids += answers(warehouse, 30, offset=200, model="support@2", **INVENTED)
+    for number in range(60):
+        ids += answers(warehouse, 1, offset=300 + number, model=f"made-up-{number}", **INVENTED)
+    ids += answers(warehouse, 5, offset=400, model="*")
+    feedback(warehouse, ids, "helpful", True, when=NOW)
+    feedback(warehouse, ids, "hallucination", False, source="expert", when=NOW, offset=1_000)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    metrics.quality("support", figures)
+    models = {figure.model for figure in figures} - {"*", "other"}
+    assert {"support@1", "support@2"} < models
+    assert len(models) == quality.MOST_MODELS
+    for metric, source, n in (
+        ("helpful_rate", "user", 135), ("alarm_rate", "grounding", 130), ("latency_p50_seconds", "app", 135),
+        ("input_tokens", "app", 135), ("hallucination_rate", "grounding_calibrated", 130),
+    ):  # fmt: skip
+        counts = {f.model: f.n for f in figures if (f.metric, f.source) == (metric, source)}
+        assert counts.pop("*") == n
+        if source != "grounding_calibrated":  # which needs labels of either kind
+            assert sum(counts.values()) == n
+    assert found(figures, "alarm_rate", "grounding", "support@1").value == 0.0
+    assert found(figures, "alarm_rate", "grounding", "other").value == 1.0
+    labels = {"workload": "support", "rate": "helpful", "source": "user"}
+    shown = {
+        sample.labels["model_name"]: sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "retuned_judged_answers" and labels.items() <= sample.labels.items()
+    }
+    assert shown.pop("*") == sum(shown.values()) == 135
+    assert registry.get_sample_value("retuned_workload_judged_answers", labels) == 135
+    outcome = {"workload": "support", "outcome": "judged"}
+    assert registry.get_sample_value("retuned_workload_grounding_answers", outcome) == 130
+
+
 def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(warehouse: Warehouse) -> None:
     answers(warehouse, 10, offset=100)
     now = NOW + timedelta(days=200)
@@ -278,7 +316,7 @@ def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(wareh
     measure(warehouse, SETTINGS, "support", now)
     newest = warehouse.rows("SELECT * FROM quality WHERE created_at >= ?", [now - timedelta(days=2)])
     for _ in range(2):
-        quality.thin(warehouse, now)
+        quality.thin(warehouse, now - timedelta(days=2), now)
         kept = warehouse.rows("SELECT workload, created_at FROM quality ORDER BY ALL")
         recent, old = (
             [row for row in kept if low < now - row["created_at"] <= high]
@@ -352,6 +390,41 @@ def test_tone_is_held_against_corrections_and_earlier_answers_that_people_liked(
     whole = found(figures, "tone_likeness", "features")
     assert (whole.value, whole.n) == (pytest.approx(0.75), 60)
     assert whole.low < 0.75 < whole.high
+
+
+def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Warehouse) -> None:
+    """Against the definition, row by row: 90 answers of two workloads, each with some feedback of any kind."""
+    rng, start = random.Random(4), START + timedelta(minutes=170)
+    said: dict[str, list[tuple[timedelta, str, object]]] = {}
+    for number in range(90):
+        workload = rng.choice(["support", "sales"])
+        when = START + timedelta(minutes=2 * number)
+        (answer,) = interactions(
+            warehouse, ["how?"], rng, start=when, workload=workload, offset=5_000 + number, response=f"answer {number}",
+            model="demonstration" if rng.random() < 0.1 else "m",
+        )  # fmt: skip
+        for _ in range(rng.randint(0, 3)):
+            name = rng.choice(["correction", "helpful", "helpful", "rating"])
+            value = f"corrected {number}" if name == "correction" else rng.random() < 0.8
+            later = timedelta(minutes=rng.randint(1, 400), seconds=number)
+            source = rng.choice(["user", "expert", "judge"])
+            offset = 20_000 + sum(map(len, said.values()))
+            feedback(warehouse, [answer], name, value, source=source, when=when + later, offset=offset)
+            said.setdefault(answer, []).append((later, name, value if source != "judge" else None))
+    rows = warehouse.rows("SELECT * FROM interactions WHERE workload = 'support' AND model <> 'demonstration'")
+    expected = []
+    for row in rows:
+        words = [word for word in said.get(row["id"], []) if word[1] != "rating" and word[2] is not None]
+        corrections = [word for word in words if word[1] == "correction"]
+        helpful = [word[2] for word in words if word[1] == "helpful"]
+        if corrections or (helpful and all(helpful) and row["timestamp"] < start):
+            text = max(corrections, key=lambda word: word[0])[2] if corrections else row["response"]
+            expected.append((row["timestamp"] + max(words)[0], text))
+    wanted = {"workload": "support", "since": START, "start": start, "most": 6}
+    with warehouse.cursor() as cursor:
+        texts = [text for (text,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
+    assert texts == [text for _, text in sorted(expected, key=lambda pair: pair[0], reverse=True)[:6]]
+    assert len(expected) > 6
 
 
 def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:

@@ -13,7 +13,7 @@ from traffic import START, interactions, promoted, prompts, store
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.money.ledger import book
-from retuned.monitors.money.roi import Moments, Tenure, interval, left_out, summary, tenures, versions
+from retuned.monitors.money.roi import Moments, Tenure, interval, left_out, of_workload, summary, tenures
 from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
 HOUR = timedelta(hours=1)
@@ -84,7 +84,7 @@ def test_intervals_are_those_of_the_conversations(warehouse: Warehouse) -> None:
     half = 1.959964 * math.sqrt(40 * residual.var(ddof=1)) / cost.sum()
     assert found.ratio is not None
     assert (found.ratio_low, found.ratio_high) == pytest.approx((found.ratio - half, found.ratio + half))
-    assert versions(warehouse, "support") == {None: found}
+    assert of_workload(warehouse, "support") == (found, {None: found})
 
 
 def test_a_conversation_that_never_ends_is_one_for_each_day(warehouse: Warehouse) -> None:
@@ -123,7 +123,7 @@ def test_absurd_amounts_that_an_earlier_version_booked_leave_no_infinity(warehou
     worth |= dict.fromkeys(("gain_squared", "cost_squared", "gain_interactions", "gain_cost"), math.inf)
     warehouse.insert("ledger_moments", workload="support", version="v1", promotion="p1", hour=START, **worth)
     assert summary(warehouse) == before
-    assert versions(warehouse, "support") == {"v1": before}
+    assert of_workload(warehouse, "support")[1] == {"v1": before}
     (change,) = tenures(warehouse, SETTINGS, "support")
     assert change.costs == before.costs
     assert change.ratio == before.ratio
@@ -215,7 +215,7 @@ def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(wareho
 
     def show() -> dict[tuple[str, ...], float]:
         latest = next(iter(tenures(warehouse, SETTINGS, "support")), None)
-        by_version, beyond = versions(warehouse, "support"), left_out(warehouse, "support")
+        by_version, beyond = of_workload(warehouse, "support")[1], left_out(warehouse, "support")
         metrics.roi("support", summary(warehouse, "support"), by_version, latest, beyond)
         return {
             (sample.name.removeprefix("retuned_roi_"), *list(sample.labels.values())[1:]): round(sample.value, 9)
