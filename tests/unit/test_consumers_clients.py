@@ -533,7 +533,7 @@ def test_rows_of_helicone() -> None:
     assert passed_over({**row, "response_status": 500, "response_body": {"error": {}}}) == ["failed_call"]
 
 
-@pytest.mark.parametrize("mode", ["binary", "structured"])
+@pytest.mark.parametrize("mode", ["v1_binary", "v1_structured", "v2_binary", "v2_structured"])
 def test_cloudevents_of_the_sdk(mode: str) -> None:
     message = recorded(f"cloudevents_{mode}.json")
     event = one(message["value"].encode(), [(key, value.encode()) for key, value in message["headers"].items()])
