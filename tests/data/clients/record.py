@@ -374,6 +374,8 @@ def langchain(url: str) -> None:
     for _ in answers:
         model.invoke([SystemMessage(SYSTEM), HumanMessage(QUESTION)], config=config)
     time.sleep(1)
+    for run in client.runs:
+        run["extra"].pop("runtime", None)  # what tells of this machine
     write("langchain.json", json.loads(json.dumps(client.runs, default=_plain)))
 
 
