@@ -181,7 +181,7 @@ def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Fou
             made.append(item)
             continue
         of_kind, plain = item
-        whole = native.mended(cloudevents.completed(plain, envelope))
+        whole = native.coerced(cloudevents.completed(plain, envelope))
         try:
             made.append(convert(of_kind, whole, bounds))
         except BadEvent as bad:

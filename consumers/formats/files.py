@@ -154,15 +154,14 @@ class EventFile:
         """The events in a row as they go on, filled in where the file may speak for the row."""
         if not isinstance(value, dict):
             return [_bytes(row)]
+        kind = _kind(value)
+        if kind and value.keys() >= {*_REQUIRED[kind]} and isinstance(value["timestamp"], str):
+            return [_bytes(row)]  # nothing is missing
         if is_foreign(value):
             around = without_nothing({"specversion": "1.0", "time": self._modified, "workload": self._workload})
             return [_bytes(around | value if "specversion" in value else {**around, "data": value})]
-        kind = _kind(value)
         if kind is None:
             return [_bytes(event) for event in demonstrations.events(value, self._workload, self._modified)]
-        required = _REQUIRED[kind]
-        if value.keys() >= {*required} and isinstance(value["timestamp"], str):
-            return [_bytes(row)]
         own = without_nothing(value)
         if kind == "interactions":
             own = without_nothing({"workload": self._workload}) | own

@@ -18,16 +18,12 @@ _TRACE_METADATA, _METADATA = "langfuse.trace.metadata.", "langfuse.observation.m
 
 def is_row(value: Plain) -> bool:
     """Whether an object is a row of Langfuse, named in camel case or with underscores."""
-    keys = value.keys()
-    return (
-        (str(value.get("type")).upper() in _TYPES and bool(keys & {"startTime", "start_time"}))
-        or (isinstance(value.get("observations"), list) and "timestamp" in keys)
-        or (
-            bool(keys & {"traceId", "trace_id"})
-            and keys >= {"name", "value"}
-            and bool(keys & {"dataType", "data_type"})
-        )
-    )
+    if "type" in value and str(value["type"]).upper() in _TYPES:
+        return "startTime" in value or "start_time" in value
+    if "observations" in value:
+        return "timestamp" in value and isinstance(value["observations"], list)
+    is_score = "dataType" in value or "data_type" in value
+    return is_score and "name" in value and "value" in value and ("traceId" in value or "trace_id" in value)
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:

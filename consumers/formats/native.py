@@ -1,4 +1,4 @@
-"""Our own events as people send them without a look at the schema: what is meant is plain, and its type is mended."""
+"""Our own events as people send them without reading the schema: types that leave no doubt are coerced."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ def is_interaction(value: Plain) -> bool:
     return "messages" in value and isinstance(value.get("response"), str)
 
 
-def mended(fields: Plain) -> Plain:
-    """The fields of an event, these as they ought to be: times, ids, counts and context. Others stay, to be checked."""
+def coerced(fields: Plain) -> Plain:
+    """The fields of an event with the types of the schema: times, ids, counts, context. Others stay, to be checked."""
     found = dict(fields)
     if "timestamp" in found:
         found["timestamp"] = instant(found["timestamp"])

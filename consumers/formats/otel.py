@@ -88,9 +88,10 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         elif reason := _no_answer(name, attributes):
             yield PassedOver(reason)
         else:
-            made = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
+            made, choices = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
             reason = _unanswered(record, attributes, made)
             yield PassedOver(reason) if reason else ("interactions", made)
+            yield from [PassedOver("further_choice")] * (choices - 1)
             if reason == "without_content" and _where(record)["trace_id"] and not openinference.is_span(attributes):
                 yield from _latency(made)
         for attached_name, more, item in attached:
@@ -164,9 +165,12 @@ def _row(record: Plain, resource: Plain) -> Plain:
     }
 
 
-def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: list[tuple[str, Plain]]) -> Plain:
+def _interaction(
+    record: Plain, attributes: Plain, resource: Plain, attached: list[tuple[str, Plain]]
+) -> tuple[Plain, int]:
+    """The first answer of a call, and how many there were."""
     if not any(key.startswith("gen_ai.") for key in attributes) and openinference.is_span(attributes):
-        return _of_openinference(record, attributes, resource)
+        return _of_openinference(record, attributes, resource), 1
     answers = _messages(attributes, "gen_ai.output.messages", "gen_ai.completion")
     answers += [_choice(more) for name, more in attached if name == "gen_ai.choice"]
     prompt = _system(attributes) + _messages(attributes, "gen_ai.input.messages", "gen_ai.prompt")
@@ -186,7 +190,7 @@ def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: li
     kept |= without_nothing({"service.name": resource.get("service.name")})
     kept |= without_nothing(_where(record))
     began, ended = _times(record)
-    return without_nothing(
+    made = without_nothing(
         {
             "id": _answer_id(record, attributes),
             "timestamp": instant(ended),
@@ -206,6 +210,7 @@ def _interaction(record: Plain, attributes: Plain, resource: Plain, attached: li
             "attributes": kept or None,
         }
     )
+    return made, len(answers)
 
 
 def _of_openinference(record: Plain, attributes: Plain, resource: Plain) -> Plain:

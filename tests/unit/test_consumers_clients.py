@@ -103,6 +103,18 @@ def test_genai_of_the_openai_instrumentation(mode: str) -> None:
     assert (said.latency_seconds is not None) == mode.endswith("spans")  # a log record has no start
 
 
+def test_of_several_answers_in_a_span_the_first_is_stored_and_the_others_are_counted() -> None:
+    value = recorded("otel_openai_v2_span_only_spans.json")
+    (span, _) = value["resourceSpans"][0]["scopeSpans"][0].pop("spans")
+    value["resourceSpans"][0]["scopeSpans"][0]["spans"] = [span]
+    (said,) = (item for item in span["attributes"] if item["key"] == "gen_ai.output.messages")
+    other = json.dumps([*json.loads(said["value"]["stringValue"]), {"role": "assistant", "parts": []}])
+    said["value"]["stringValue"] = other
+    event, further = found(value)
+    check(event)
+    assert further == PassedOver("further_choice")
+
+
 @pytest.mark.parametrize("batch", [lambda value: value["resourceSpans"], lambda value: value["resourceSpans"][0]])
 def test_resources_without_the_object_around_them(batch: Any) -> None:
     """As rotel writes them, and as a collector that splits its batches may."""
@@ -521,7 +533,7 @@ def test_rows_of_helicone() -> None:
     assert passed_over({**row, "response_status": 500, "response_body": {"error": {}}}) == ["failed_call"]
 
 
-@pytest.mark.parametrize("mode", ["binary", "structured"])
+@pytest.mark.parametrize("mode", ["v1_binary", "v1_structured", "v2_binary", "v2_structured"])
 def test_cloudevents_of_the_sdk(mode: str) -> None:
     message = recorded(f"cloudevents_{mode}.json")
     event = one(message["value"].encode(), [(key, value.encode()) for key, value in message["headers"].items()])

@@ -374,6 +374,8 @@ def langchain(url: str) -> None:
     for _ in answers:
         model.invoke([SystemMessage(SYSTEM), HumanMessage(QUESTION)], config=config)
     time.sleep(1)
+    for run in client.runs:
+        run["extra"].pop("runtime", None)  # what tells of this machine
     write("langchain.json", json.loads(json.dumps(client.runs, default=_plain)))
 
 
@@ -453,13 +455,25 @@ def mlflow(_: str) -> None:
 
 
 def cloudevents(_: str) -> None:
-    native = {"model": "double-1", "messages": MESSAGES, "response": ANSWER}
-    from cloudevents.v1.http import CloudEvent
+    """By both interfaces of the SDK, of version 1 and of version 2."""
+    from datetime import UTC, datetime
+
+    from cloudevents.core.bindings.kafka import to_binary_event, to_structured_event
+    from cloudevents.core.v1.event import CloudEvent
+    from cloudevents.v1.http import CloudEvent as CloudEvent1
     from cloudevents.v1.kafka import to_binary, to_structured
 
-    event = CloudEvent({"type": "com.example.answer", "source": "/shop", "workload": "support.refunds",
-                        "datacontenttype": "application/json"}, native)  # fmt: skip
-    for name, message in (("binary", to_binary(event)), ("structured", to_structured(event))):
+    native = {"model": "double-1", "messages": MESSAGES, "response": ANSWER}
+    about = {"type": "com.example.answer", "source": "/shop", "workload": "support.refunds"}
+    about["datacontenttype"] = "application/json"
+    event1 = CloudEvent1(about, native)
+    event2 = CloudEvent({**about, "id": "e1", "specversion": "1.0", "time": datetime.now(UTC)}, native)
+    for name, message in (
+        ("v1_binary", to_binary(event1)),
+        ("v1_structured", to_structured(event1)),
+        ("v2_binary", to_binary_event(event2)),
+        ("v2_structured", to_structured_event(event2)),
+    ):
         headers = {key: value.decode() for key, value in message.headers.items()}
         write(f"cloudevents_{name}.json", {"headers": headers, "value": message.value.decode()})
 
