@@ -94,8 +94,8 @@ def _translated(value: Any, headers: Headers, error: BadEvent, bounds: Bounds) -
     except BadEvent as bad:
         yield BadPart(bad)
         return
-    if not found and not otel.is_otel(value):
-        yield BadPart(error)
+    if not found:  # of OpenTelemetry: no record, or none that is one
+        yield PassedOver("no_model_call") if otel.is_otel(value) else BadPart(error)
     for item in found:
         if isinstance(item, PassedOver):
             yield item

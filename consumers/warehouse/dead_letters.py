@@ -23,7 +23,13 @@ CUT_MARGIN = 256
 
 # Where the formats that are understood keep the user.
 _USERS = ("user_id", "user", "user.id", "enduser.id", "safety_identifier")
-_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, _USERS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
+# In text that is no JSON, or has JSON within: the key, however deep the value is nested, and as OpenTelemetry writes an
+# attribute; quotes may be escaped.
+_USER_ID = re.compile(
+    rf"""(\\{{0,8}}"(?:{"|".join(map(re.escape, _USERS))})\\{{0,8}}"\s{{0,8}}"""
+    r"""(?:,\s{0,8}\\{0,8}"value\\{0,8}"\s{0,8})?:(?:[\s\[{:]|\\{0,8}"[^"\\]{0,64}\\{0,8}"\s{0,8}:)*+)"""
+    r"""(?:\\{1,8}"[^"\\]*+(?:\\{1,8}")?|"(?:[^"\\]|\\.)*+"?|[\w.+-]++)?"""
+)
 # In whatever else is wrong: where a message names its workload.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
@@ -75,6 +81,9 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
 
 def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = UNFORESEEN) -> DeadLetter:
     """Of a message that cannot be redacted: the error's text might quote it."""
+    if isinstance(error, msgspec.ValidationError):  # its text quotes nothing
+        detail = f"a number that is nested in it is beyond what is stored ({error}); the message is on the broker alone"
+        return DeadLetter(topic, partition, offset, reason, detail, None)
     detail = f"{type(error).__name__} while personal data was looked for; the message is on the broker alone"
     return DeadLetter(topic, partition, offset, reason, detail, None)
 
@@ -91,13 +100,19 @@ def _payload(
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
-    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text), scope)
+    text = redactor.text(_without_user_ids(text), scope)
     return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
+
+
+def _without_user_ids(text: str) -> str:
+    return _USER_ID.sub(r'\1"<USER>"', text)
 
 
 def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_without_users(item, pseudonym) for item in value]
+    if isinstance(value, str):
+        return _without_user_ids(value)
     if not isinstance(value, dict):
         return value
     if value.get("key") in _USERS and "value" in value:  # an attribute as OpenTelemetry writes it
