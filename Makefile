@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 
-.PHONY: demo test check docs bench bench-drift chaos mutants format clean
+.PHONY: demo test check docs bench bench-drift chaos fuzz mutants format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -34,6 +34,11 @@ bench-drift: $(VENV)/dev
 
 chaos: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS))
+
+# Messages as no producer should send them: make fuzz MINUTES=20
+MINUTES ?= 20
+fuzz: $(VENV)/dev
+	$(BIN)/python tests/benchmarks/fuzz.py --minutes $(MINUTES)
 
 # Of all modules it takes hours: make mutants MODULES=retrain/decision/gate.py
 mutants: $(VENV)/dev

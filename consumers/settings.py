@@ -144,11 +144,12 @@ class IngestSettings(Section):
     max_event_bytes: PositiveInt = Field(5_000_000, description="larger events become dead letters")
     max_age_days: PositiveFloat = Field(
         1_095.0,
+        le=365_000,
         description="events with an older timestamp become dead letters; those of files (retuned import) may be of any "
         "year from 1990 on",
     )
     max_ahead_seconds: PositiveFloat = Field(
-        600.0, description="events with a timestamp farther in the future become dead letters"
+        600.0, le=1e9, description="events with a timestamp farther in the future become dead letters"
     )
     max_tokens: PositiveInt = Field(
         10_000_000, description="events with more input or output tokens become dead letters", le=2**40

@@ -174,7 +174,9 @@ def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Fou
         found = list(_recognised(kind, value, envelope))
     except BadEvent as bad:
         return [BadPart(bad)]
-    if not found and not otel.is_batch(value):
+    if not found and otel.is_batch(value):
+        return [PassedOver("no_model_call")]
+    if not found:
         return [BadPart(BadEvent("not_an_event", "holds no answer and no feedback"))]
     for item in found:
         if isinstance(item, PassedOver):

@@ -268,7 +268,7 @@ class ConfluentSource:
             identity = found.get(key[0], Identity(None, None))
             if not is_another(known.get(key), identity):
                 continue
-            what = remade_text(*key, offset, known[key], identity)
+            what = remade_text(*key, offset)
             if choice == "stop":
                 raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
             log.error("%s; going on with the %s event there is", what, CHOICES[choice])

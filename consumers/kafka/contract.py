@@ -164,11 +164,11 @@ def is_another(known: Identity | None, found: Identity) -> bool:
     return any(None not in ids and ids[0] != ids[1] for ids in zip(known, found, strict=True))
 
 
-def remade_text(topic: str, partition: int, offset: int, known: Identity, found: Identity) -> str:
+def remade_text(topic: str, partition: int, offset: int) -> str:
     """In words, what is found of a partition whose stored offset is of another topic of that name."""
     return (
-        f"kafka topic {topic} partition {partition}: the topic was made anew: its id is {found.topic_id}, and the "
-        f"stored offset {offset} is of {known.topic_id}"
+        f"kafka topic {topic} partition {partition}: the topic was made anew: its id is another one than that of the "
+        f"topic of which the stored offset {offset} is"
     )
 
 
@@ -181,9 +181,11 @@ def check_cluster(settings: KafkaSettings, stored: Identities, found: str | None
     expected = {settings.cluster_id} if settings.cluster_id else {known.cluster_id for known in stored.values()}
     others = sorted(id for id in expected if id is not None)
     if found is not None and others and found not in others:
-        whose = "kafka.cluster_id is" if settings.cluster_id else "the warehouse was filled from"
+        expectation = "that kafka.cluster_id names" if settings.cluster_id else "that the warehouse was filled from"
+        # Without the ids, which look like keys: what is logged is redacted.
         raise ConfigurationError(
-            f"kafka {settings.bootstrap_servers}: this is the cluster {found}, and {whose} {', '.join(others)}: check "
+            f"kafka {settings.bootstrap_servers}: this is another cluster than the one {expectation}: check "
             "kafka.bootstrap_servers and warehouse.path. If the topics have moved to this cluster, set "
-            f"kafka.cluster_id to {found}: they are read from their beginning, and what is stored stays"
+            "kafka.cluster_id to its id (retuned check shows it): they are read from their beginning, and what is "
+            "stored stays"
         )

@@ -285,7 +285,7 @@ class KafkaSource:
             key = (partition.topic, partition.partition)
             offset, identity = stored.get(key), self._identities[partition.topic]
             if offset is not None and is_another(known.get(key), identity):
-                self._restart_remade(partition, remade_text(*key, offset, known[key], identity))
+                self._restart_remade(partition, remade_text(*key, offset))
                 reached[key] = offset
                 self._remade.add(key)
             elif offset is not None:

@@ -23,7 +23,13 @@ KEPT_CHARACTERS = 65_536
 # What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
 CUT_MARGIN = 256
 
-_USER_ID = re.compile(rf'("(?:{"|".join(map(re.escape, USER_KEYS))})"\s{{0,8}}:\s{{0,8}})"(?:[^"\\]|\\.)*+"?')
+# In text that is no JSON, or has JSON within: the key, however deep the value is nested, and as OpenTelemetry writes an
+# attribute; quotes may be escaped.
+_USER_ID = re.compile(
+    rf"""(\\{{0,8}}"(?:{"|".join(map(re.escape, USER_KEYS))})\\{{0,8}}"\s{{0,8}}"""
+    r"""(?:,\s{0,8}\\{0,8}"value\\{0,8}"\s{0,8})?:(?:[\s\[{:]|\\{0,8}"[^"\\]{0,64}\\{0,8}"\s{0,8}:)*+)"""
+    r"""(?:\\{1,8}"[^"\\]*+(?:\\{1,8}")?|"(?:[^"\\]|\\.)*+"?|[\w.+-]++)?"""
+)
 # In whatever else is wrong: where a message names its workload.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
@@ -75,6 +81,9 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
 
 def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = UNFORESEEN) -> DeadLetter:
     """Of a message that cannot be redacted: the error's text might quote it."""
+    if isinstance(error, msgspec.ValidationError):  # its text quotes nothing
+        detail = f"a number that is nested in it is beyond what is stored ({error}); the message is on the broker alone"
+        return DeadLetter(topic, partition, offset, reason, detail, None)
     detail = f"{type(error).__name__} while personal data was looked for; the message is on the broker alone"
     return DeadLetter(topic, partition, offset, reason, detail, None)
 
@@ -91,8 +100,12 @@ def _payload(
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
-    text = redactor.text(_USER_ID.sub(r'\1"<USER>"', text), scope)
+    text = redactor.text(_without_user_ids(text), scope)
     return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
+
+
+def _without_user_ids(text: str) -> str:
+    return _USER_ID.sub(r'\1"<USER>"', text)
 
 
 def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
@@ -113,13 +126,13 @@ def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
 def _without_users_in_json(text: str, pseudonym: Callable[[str], str]) -> str:
     """A text that may be JSON: envelopes and spans carry events as such."""
     if text.lstrip()[:1] not in ("{", "["):
-        return text
+        return _without_user_ids(text)
     try:
         held = msgspec.json.decode(text)
         clean = _without_users(held, pseudonym)
         return text if clean == held else to_json(clean)
     except msgspec.DecodeError:
-        return _USER_ID.sub(r'\1"<USER>"', text)
+        return _without_user_ids(text)
 
 
 def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:

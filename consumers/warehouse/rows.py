@@ -211,8 +211,12 @@ class Rows:
         for kind in list(self.tables):
             failed: dict[int, Exception] = {}
             self._redact(kind, redactor, pseudonym, failed.__setitem__)
-            self.dead += [unredacted(*where, failed[row]) for row, where in self._remove(kind, failed).items()]
-            self.unforeseen += failed.values()
+            for row, where in self._remove(kind, failed).items():
+                # What is nested is decoded here for the first time.
+                is_number = isinstance(failed[row], msgspec.ValidationError)
+                self.dead.append(unredacted(*where, failed[row], "bad_value" if is_number else UNFORESEEN))
+                if not is_number:
+                    self.unforeseen.append(failed[row])
         self.dead += [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self.redactions = redactor.take_counts()
 

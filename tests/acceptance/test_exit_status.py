@@ -1,8 +1,11 @@
 """With which status a daemon ends, for whatever starts it again."""
 
 import configparser
+import subprocess
+import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 from brokers import Broker
 from daemons import Daemon, settings_for
@@ -14,7 +17,8 @@ UNIT = Path(__file__).parents[2] / "deploy" / "retuned.service"
 OPERATE = Path(__file__).parents[2] / "docs" / "operate.md"
 
 
-def test_a_stream_of_rubbish_ends_it_with_a_status_of_its_own(tansu: Broker, tmp_path: Path) -> None:
+def test_a_stream_of_rubbish_ends_it_until_somebody_has_it_go_on(tansu: Broker, tmp_path: Path) -> None:
+    """With a status of its own; a start after that ends in the same way, and has stored nothing more."""
     settings = settings_for(tansu, tmp_path)
     settings["ingest"] = settings.get("ingest", {}) | {"dead_letter_window": 50}
     daemon = Daemon(tmp_path, settings)
@@ -24,11 +28,28 @@ def test_a_stream_of_rubbish_ends_it_with_a_status_of_its_own(tansu: Broker, tmp
         for number in range(500):
             producer.send(settings["kafka"]["interactions_topic"], b'{"rubbish": %d}' % number)
         producer.flush()
-        producer.close()
         assert daemon.process is not None
         assert daemon.process.wait(60) == TooManyDeadLetters.exit_status == 4
+        stored = letters(daemon)
+        for number in range(20):
+            producer.send(settings["kafka"]["interactions_topic"], b'{"more": %d}' % number)
+        producer.flush()
+        producer.close()
+        daemon.launch()
+        assert daemon.process.wait(60) == 4
+        assert letters(daemon) == stored
+        command = [sys.executable, "-m", "retuned.daemon.cli.main", "dead-letters", "resume", "--config", daemon.config]
+        assert "taken in" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        daemon.start()
+        daemon.until(lambda: daemon.status()["ingestion"]["dead_letters"] == 520, "all dead letters")
+        assert daemon.stop() == 0
     finally:
         daemon.end()
+
+
+def letters(daemon: Daemon) -> int:
+    with duckdb.connect(str(daemon.warehouse), read_only=True) as connection:
+        return (connection.execute("SELECT count(*) FROM dead_letters").fetchone() or (0,))[0]
 
 
 @pytest.mark.parametrize("error", [Fenced, TooManyDeadLetters])

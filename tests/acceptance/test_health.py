@@ -39,6 +39,9 @@ class Source:
     def lag(self) -> int:
         return self.waiting
 
+    def caught_up(self) -> bool:
+        return self.waiting == 0
+
     def lag_seconds(self, _: float) -> dict[str, float]:
         return self.ages
 

@@ -465,7 +465,7 @@ def test_another_cluster_is_refused(world: World) -> None:
     world.flush()
     key = (world.interactions, 0)
     source = world.open(lambda: {key: 0}, known=lambda: {key: Identity("elsewhere", "t")})
-    with pytest.raises(ConfigurationError, match=r"filled from elsewhere.*kafka\.cluster_id"):
+    with pytest.raises(ConfigurationError, match=r"warehouse was filled from.*set kafka\.cluster_id"):
         read(source, has(1))
     source.close()
 
@@ -476,7 +476,7 @@ def test_which_cluster_is_expected() -> None:
     check_cluster(KafkaSettings(), stored, None)
     check_cluster(KafkaSettings(), {}, "b")
     check_cluster(KafkaSettings(cluster_id="b"), stored, "b")
-    with pytest.raises(ConfigurationError, match=r"kafka\.cluster_id is a"):
+    with pytest.raises(ConfigurationError, match=r"kafka\.cluster_id names"):
         check_cluster(KafkaSettings(cluster_id="a"), stored, "b")
 
 
