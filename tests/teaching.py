@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from traffic import insert_event
+
 from retuned.consumers.warehouse.connection import Warehouse
 
 START = datetime(2026, 3, 2, 9, 0, 0)
@@ -34,7 +36,8 @@ class Teacher:
         self.acts += 1
         messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
         interaction = f"{self.workload}-i{self.acts}"
-        self.warehouse.insert(
+        insert_event(
+            self.warehouse,
             "interactions",
             id=interaction,
             timestamp=self.now,
@@ -55,7 +58,8 @@ class Teacher:
         """Store feedback and return its id."""
         self.acts += 1
         feedback = f"{self.workload}-f{self.acts}"
-        self.warehouse.insert(
+        insert_event(
+            self.warehouse,
             "feedback",
             id=feedback,
             timestamp=self.now,

@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse, insert, open_warehouse
 
 START = datetime(2026, 3, 2, 9, 0, 0)
 MINUTE = timedelta(minutes=1)
@@ -138,7 +139,18 @@ def store(warehouse: Warehouse, table: str, rows: list[dict[str, Any]]) -> None:
     """Insert rows, by the names of their columns; events in one batch."""
     with warehouse.transaction() as cursor:
         if table in {"interactions", "feedback"}:
-            (batch,) = cursor.execute("UPDATE batches SET last = last + 1 RETURNING last").fetchone() or (0,)
+            batch = _next_batch(cursor)
             rows = [{"batch": batch} | row for row in rows]
         cursor.register("incoming", pa.Table.from_pylist(rows))
         cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+
+
+def insert_event(warehouse: Warehouse, table: str, **values: Any) -> None:
+    """Insert one, in a batch of its own."""
+    with warehouse.transaction() as cursor:
+        insert(cursor, table, **values, batch=_next_batch(cursor))
+
+
+def _next_batch(cursor: duckdb.DuckDBPyConnection) -> int:
+    (batch,) = cursor.execute("UPDATE batches SET last = last + 1 RETURNING last").fetchone() or (0,)
+    return int(batch)
