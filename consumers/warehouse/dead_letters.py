@@ -1,5 +1,6 @@
 """Messages that are no events: what is kept of one."""
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ _USER_ID = re.compile(
     r"""(?:,\s{0,8}\\{0,8}"value\\{0,8}"\s{0,8})?:(?:[\s\[{:]|\\{0,8}"[^"\\]{0,64}\\{0,8}"\s{0,8}:)*+)"""
     r"""(?:\\{1,8}"[^"\\]*+(?:\\{1,8}")?|"(?:[^"\\]|\\.)*+"?|[\w.+-]++)?"""
 )
+# What is encoded cannot be looked through where the message is no JSON, or is cut.
+_ENCODED = re.compile(r'(\\{0,8}"data_base64\\{0,8}"\s{0,8}:\s{0,8})\\{0,8}"[^"\\]*+(?:\\{0,8}")?')
 # In whatever else is wrong: where a message names its workload.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
@@ -105,7 +108,8 @@ def _payload(
 
 
 def _without_user_ids(text: str) -> str:
-    return _USER_ID.sub(r'\1"<USER>"', text)
+    """Of a text that is no JSON."""
+    return _USER_ID.sub(r'\1"<USER>"', _ENCODED.sub(r'\1"<BASE64>"', text))
 
 
 def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
@@ -115,12 +119,27 @@ def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
         return [_without_users(item, pseudonym) for item in value]
     if not isinstance(value, dict):
         return value
+    if "data_base64" in value:  # of a CloudEvent
+        value = _plain(value)
     if value.get("key") in USER_KEYS and "value" in value:  # an attribute as OpenTelemetry writes it
         return value | {"value": _all_hashed(value["value"], pseudonym)}
     return {
         key: _all_hashed(item, pseudonym) if key in USER_KEYS else _without_users(item, pseudonym)
         for key, item in value.items()
     }
+
+
+def _plain(envelope: dict[str, Any]) -> dict[str, Any]:
+    """The envelope with its content as `data`, decoded; without it, where that is no text and cannot be redacted."""
+    held = {key: item for key, item in envelope.items() if key != "data_base64"}
+    try:
+        text = base64.b64decode(envelope["data_base64"], validate=True).decode()
+    except (TypeError, ValueError):
+        return held
+    try:
+        return held | {"data": msgspec.json.decode(text)}
+    except msgspec.DecodeError:
+        return held | {"data": text}
 
 
 def _without_users_in_json(text: str, pseudonym: Callable[[str], str]) -> str:

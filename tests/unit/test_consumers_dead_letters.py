@@ -1,5 +1,6 @@
 """What is kept of a message that is no event: nothing that must not be stored, and the rest."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,35 @@ def test_letters_are_read_page_by_page_as_they_were_when_the_first_was_asked_for
     assert list(reading) == everything[1:]
     left = dead_letters(rig.warehouse, 100)
     assert next(left, None) is None
+
+
+@pytest.mark.parametrize(
+    ("around", "shown"),
+    [(lambda event: event, "<EMAIL_1>"), (lambda event: {"a": [event]}, "<EMAIL_1>"),
+     (lambda event: json.dumps(event)[:-1], "<BASE64>"),
+     (lambda event: event | {"x": "y" * KEPT_CHARACTERS}, "<BASE64>")],
+)  # fmt: skip
+def test_what_is_encoded_in_an_envelope_is_redacted_too(rig: Rig, around: Any, shown: str) -> None:
+    inside = json.dumps(feedback("f", "i", value=None, user_id="u-17", note="anna@example.com")).encode()
+    encoded = base64.b64encode(inside).decode()
+    event = {"specversion": "1.0", "id": "e", "source": "/a", "type": "t", "data_base64": encoded}
+    sent = around(event)
+    rig.send(sent.encode() if isinstance(sent, str) else sent)
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert encoded[:40] not in letter["payload"]
+    assert "u-17" not in letter["payload"]
+    assert shown in letter["payload"]
+
+
+def test_what_was_encoded_is_kept_decoded(rig: Rig) -> None:
+    inside = json.dumps(interaction("i", messages="none")).encode()
+    event = {"specversion": "1.0", "id": "e", "source": "/a", "type": "t"}
+    rig.send(event | {"data_base64": base64.b64encode(inside).decode()})
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert json.loads(letter["payload"])["data"]["id"] == "i"
+    rig.send(event | {"data_base64": base64.b64encode(b"\xff\xfe").decode()})
+    rig.drain()
+    newest = next(iter(dead_letters(rig.warehouse, 10)))
+    assert "base64" not in newest["payload"]
