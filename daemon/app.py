@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from retuned.consumers.errors import BrokerUnavailable
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
@@ -110,7 +111,10 @@ class App:
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
             self.source = open_source(
-                settings.kafka, lambda: stored_offsets(self.warehouse), lambda: stored_identities(self.warehouse)
+                settings.kafka,
+                lambda: stored_offsets(self.warehouse),
+                lambda: stored_identities(self.warehouse),
+                MemberFile(settings.warehouse.path),
             )
             self.ingest = Ingest(self.source, self.warehouse, settings, ConsumerMetrics(self.registry), self.publisher)
             self._ingest_thread = threading.Thread(target=self._ingest, name="ingest")

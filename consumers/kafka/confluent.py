@@ -35,6 +35,7 @@ from retuned.consumers.kafka.contract import (
     lost_text,
     remade_text,
 )
+from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.kafka.membership import Membership
 from retuned.consumers.kafka.records import BrokenBatch, FetchedRecord
 from retuned.consumers.settings import KafkaSettings
@@ -60,7 +61,11 @@ class ConfluentSource:
     """Both topics, as `retuned.consumers.kafka.source.KafkaSource` reads them and under the same contract."""
 
     def __init__(
-        self, settings: KafkaSettings, stored: Callable[[], Offsets], known: Callable[[], Identities] = dict
+        self,
+        settings: KafkaSettings,
+        stored: Callable[[], Offsets],
+        known: Callable[[], Identities] = dict,
+        member_file: MemberFile | None = None,
     ) -> None:
         """`stored` and `known` return the next offset of each partition, and of which topic it is.
 
@@ -98,7 +103,7 @@ class ConfluentSource:
         self._errors: list[Any] = []
         self._away_since: float | None = None
         self.missing: frozenset[str] = frozenset()
-        self._membership = Membership(settings)
+        self._membership = Membership(settings, member_file)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._consumer is None:

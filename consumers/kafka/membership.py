@@ -5,11 +5,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from kafka.admin import KafkaAdminClient
+from kafka.admin import KafkaAdminClient, MemberToRemove
 from kafka.errors import CoordinatorNotAvailableError, GroupIdNotFoundError
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka.connection import client_config, connect, translated
+from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,10 @@ class Membership:
         waiting_for: who has to leave the group before it is joined, in words; empty when nobody has.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, file: MemberFile | None = None) -> None:
+        """`file` names the member of the process before this one, which is dead, and then this one's."""
+        self._settings, self._file = settings, file
+        self._written = file.read() if file else None
         self._assignments = self._looked_at = 0
         self._next_look = 0.0
         self._owner: str | None = None
@@ -58,6 +61,9 @@ class Membership:
                     True  # as in a cluster that has had no group yet; who is there is asked after the assignment, too
                 )
             raise
+        if self._written in members:
+            members.pop(self._written)
+            remove_member(self._settings, self._written)
         self._next_look = time.monotonic() + LOOK_SECONDS
         return self.is_free(members, now)
 
@@ -91,6 +97,9 @@ class Membership:
             Fenced: another member is there, and this one has to give way.
             BrokerRefused: the broker does not say.
         """
+        if self._file and member and member != self._written:
+            self._file.write(member)
+            self._written = member
         assignments, now = self._assignments, time.monotonic()
         if assignments == self._looked_at or now < self._next_look:
             return
@@ -149,6 +158,21 @@ def group_members(settings: KafkaSettings) -> dict[str, str]:
             if group["error"]:
                 raise BrokerUnavailable(f"consumer group {settings.group_id!r}: {group['error']}")
             return {member["member_id"]: member["client_host"] for member in group["members"]}
+    finally:
+        admin.close()
+
+
+def remove_member(settings: KafkaSettings, member: str) -> None:
+    """Take a member that is dead out of the group, which else waits for the end of its session.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused: the broker does not do it.
+    """
+    admin = connect(_Admin, settings, client_config(settings))
+    try:
+        with translated(settings, f"consumer group {settings.group_id!r}: "):
+            admin.remove_group_members(settings.group_id, [MemberToRemove(member_id=member)])
+        log.info("consumer group %r: what a killed daemon left there is removed", settings.group_id)
     finally:
         admin.close()
 

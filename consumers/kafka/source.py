@@ -36,6 +36,7 @@ from retuned.consumers.kafka.contract import (
     lost_text,
     remade_text,
 )
+from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.kafka.membership import Membership
 from retuned.consumers.kafka.records import FastRecords
 from retuned.consumers.settings import KafkaSettings
@@ -55,11 +56,15 @@ def _nothing() -> None:
 
 
 def open_source(
-    settings: KafkaSettings, stored: Callable[[], Offsets], identities: Callable[[], Identities] = dict
+    settings: KafkaSettings,
+    stored: Callable[[], Offsets],
+    identities: Callable[[], Identities] = dict,
+    member_file: MemberFile | None = None,
 ) -> Source:
     """The source on the client that the settings name.
 
-    `stored` is asked for the next offsets on every assignment, and `identities` for the topics that they are of.
+    `stored` is asked for the next offsets on every assignment, and `identities` for the topics that they are of. With a
+    `member_file`, whose locked file this process must have locked, a killed predecessor is not waited for.
 
     Raises:
         ConfigurationError: the client is not installed, or the settings contradict each other.
@@ -67,15 +72,19 @@ def open_source(
     if settings.client == "confluent":
         from retuned.consumers.kafka.confluent import ConfluentSource
 
-        return ConfluentSource(settings, stored, identities)
-    return KafkaSource(settings, stored, identities)
+        return ConfluentSource(settings, stored, identities, member_file)
+    return KafkaSource(settings, stored, identities, member_file)
 
 
 class KafkaSource:
     """Both topics, read by a consumer group, from the offsets that the warehouse holds. Connects on the first poll."""
 
     def __init__(
-        self, settings: KafkaSettings, stored: Callable[[], Offsets], identities: Callable[[], Identities] = dict
+        self,
+        settings: KafkaSettings,
+        stored: Callable[[], Offsets],
+        identities: Callable[[], Identities] = dict,
+        member_file: MemberFile | None = None,
     ) -> None:
         """`stored` and `identities` return the next offset of each partition, and of which topic it is.
 
@@ -98,7 +107,7 @@ class KafkaSource:
         self._away_since: float | None = None
         self._looked_at = 0.0
         self.missing: frozenset[str] = frozenset()
-        self._membership = Membership(settings)
+        self._membership = Membership(settings, member_file)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         try:

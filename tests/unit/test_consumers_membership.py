@@ -1,9 +1,13 @@
 """Who of several members of a consumer group gives way."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka import membership as membership_module
+from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.kafka.membership import (
     ENDED_SECONDS,
     LATE_SECONDS,
@@ -163,3 +167,45 @@ def test_the_log_names_who_is_there_once_and_when_it_has_gone(
     assert "'g'" in warned
     assert "10.0.0.2" in warned
     assert "'g'" in gone
+
+
+def test_the_member_of_the_process_before_is_known_by_the_file_that_it_had_locked(tmp_path: Path) -> None:
+    locked = tmp_path / "w.duckdb"
+    locked.write_bytes(b"1")
+    assert MemberFile(locked).read() is None
+    MemberFile(locked).write("a")
+    assert MemberFile(locked).read() == "a"
+    MemberFile(locked).write("b")
+    assert MemberFile(locked).read() == "b"
+    # A copy is another file, of which somebody else may be at work.
+    copied = tmp_path / "copy"
+    shutil.copytree(tmp_path, copied)
+    assert (copied / "w.duckdb.member").exists()
+    assert MemberFile(copied / "w.duckdb").read() is None
+    for broken in ("", "[]", "{", '{"member": "a"}'):
+        (tmp_path / "w.duckdb.member").write_text(broken)
+        assert MemberFile(locked).read() is None
+
+
+def test_what_a_killed_daemon_left_in_the_group_is_removed(
+    tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(membership_module, "remove_member", lambda _, member: removed.append(member))
+    file = MemberFile(tmp_path)
+    first = Membership(KafkaSettings(group_id="g"), file)
+    first.check("a")
+    assert file.read() == "a"
+    group.members = dict(ALONE)
+    again = Membership(KafkaSettings(group_id="g"), file)
+    assert again.may_join()
+    assert removed == ["a"]
+    again.check("c")
+    assert file.read() == "c"
+    # Anybody else in it is somebody else.
+    group.members = {"b": "/10.0.0.2", "c": "/10.0.0.1"}
+    third = Membership(KafkaSettings(group_id="g"), file)
+    assert not third.may_join()
+    assert removed == ["a", "c"]
+    assert "10.0.0.2" in third.waiting_for
+    assert "10.0.0.1" not in third.waiting_for
