@@ -217,14 +217,15 @@ class RetentionSettings(Section):
     )
     detail_days: PositiveInt | None = Field(
         2,
-        description="after so many days the ledger is summed by day, figures of quality and looks of the watch are "
-        "thinned to the last of each hour, and drift checks that found nothing keep their sentence alone; null: never",
+        description="after so many days the ledger is summed by day; figures of quality, looks of the watch and drift "
+        "checks that found nothing are thinned to the last of each hour, these without the figures of features; "
+        "null: never",
     )
     history_days: PositiveInt | None = Field(
-        200,
+        100,
         description="drift checks, looks of the watch that decided nothing, decisions not to retrain, and requests for "
-        "labels about archived answers are deleted after so many days; with fewer than 190 a quarterly report cannot "
-        "compare its drift with the quarter before; null: never",
+        "labels about archived answers are deleted after so many days; with fewer than 95 a quarterly report lacks the "
+        "drift of its first days; null: never",
     )
     versions: PositiveInt | None = Field(
         5,

@@ -48,9 +48,10 @@ TABLES = {
     "aliases": "Which version serves a workload, and which one did before.",
     "promotions": "A change of champion: a promotion or a rollback.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
-    "drift_checks": "A drift check of a workload, for `retention.history_days`.",
+    "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
+    "each hour, after `retention.detail_days`.",
     "quality": "A figure of a workload with its interval: of each minute for `retention.detail_days`, then the last of "
-    "each hour, after 90 days the last of each day.",
+    "each hour, after 30 days the last of each day.",
     "watch_checks": "A look at a new champion in service, beside the one before it: each for `retention.detail_days`, "
     "then the last of each hour.",
     "ledger": "A gain or a cost. A correction is another entry. Entries of one day are summed "

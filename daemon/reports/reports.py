@@ -277,7 +277,9 @@ def sentences(job: dict[str, Any]) -> list[str]:
     )
     checks, drifted = (sum(day[what] for day in now["drift"]) for what in ("checks", "drifted"))
     if checks:
-        found.append(f"{drifted:,} of {checks:,} drift checks found that what is asked or answered had changed.")
+        found.append(
+            f"In {drifted:,} of {checks:,} hours a drift check found that what is asked or answered had changed."
+        )
     return found
 
 

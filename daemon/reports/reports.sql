@@ -34,7 +34,9 @@ WHERE workload = $workload AND started_at >= $start AND started_at < $end
 GROUP BY state ORDER BY state
 
 -- name: drift
-SELECT created_at::DATE AS day, max(severity) AS severity, count(*) AS checks, count(*) FILTER (drifted) AS drifted
+-- Hours with a check, and those in which one found drift: of older checks that found none, the last of an hour is kept.
+SELECT created_at::DATE AS day, max(severity) AS severity, count(DISTINCT date_trunc('hour', created_at)) AS checks,
+       count(DISTINCT date_trunc('hour', created_at)) FILTER (drifted) AS drifted
 FROM drift_checks
 WHERE workload = $workload AND drifted IS NOT NULL AND created_at >= $start AND created_at < $end
 GROUP BY day ORDER BY day

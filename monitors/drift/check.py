@@ -224,7 +224,8 @@ def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
 
 
 def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: datetime | None) -> int:
-    """Delete old reports, features of what found nothing before `recent`, and checks of before `old` (None: nothing).
+    """Delete old reports and checks of before `old`; of those before `recent` that found nothing, keep the last of each
+    hour, without features. None: nothing of that.
 
     Returns:
         how many checks were deleted; the latest of each workload stays.
@@ -232,6 +233,7 @@ def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: 
     _prune(warehouse, keep_reports, old=old)
     deleted = 0 if old is None else warehouse.delete(QUERIES["forget_checks"], {"old": old})
     if recent is not None:
+        deleted += warehouse.delete(QUERIES["thin"], {"recent": recent})
         for row in warehouse.rows(QUERIES["days_with_features"], {"recent": recent}):
             # A day at a time: the old features stay in memory until the transaction ends.
             warehouse.execute(QUERIES["forget_features"], {"recent": recent, "day": row["day"]})

@@ -136,3 +136,14 @@ WHERE created_at >= $day AND created_at < least($recent, $day + INTERVAL 1 DAY)
 DELETE FROM drift_checks
 WHERE created_at < $old
     AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)
+
+-- name: thin
+-- Of checks before $recent that found nothing the last of each hour stays.
+DELETE FROM drift_checks
+WHERE created_at < $recent AND drifted IS NOT TRUE AND report IS NULL
+    AND (workload, created_at) NOT IN (
+        SELECT workload, max(created_at) FROM drift_checks
+        WHERE created_at < $recent AND drifted IS NOT TRUE
+        GROUP BY workload, date_trunc('hour', created_at)
+    )
+    AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)

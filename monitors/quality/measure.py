@@ -23,7 +23,7 @@ MOST_MODELS = 10
 """So many models of a workload have figures of their own, the busiest of the window; the rest is the model `other`."""
 OPINIONS_SEED = "opinions"
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
-EVERY_HOUR = timedelta(days=90)
+EVERY_HOUR = timedelta(days=30)
 CALIBRATION_DAYS = 90
 """Labels younger than this tell what alarms of the grounding scorer come to."""
 CALIBRATION_ANSWERS = 300

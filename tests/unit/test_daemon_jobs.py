@@ -358,6 +358,8 @@ def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest
             "interaction_id": "good-i1" if look else "gone", "score": 0.5, "announced": True, "answered_at": when,
         }  # fmt: skip
         warehouse.insert("label_requests", **asked)
+    in_the_same_hour = {"id": "quiet", "created_at": now - 20 * DAY + HOUR / 8, "drifted": False, "report": None}
+    warehouse.insert("drift_checks", **drift_check | in_the_same_hour)
     context.retrain_metrics.labels(labels.counts(warehouse))
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "roll_up", failing(OVERFLOW))
@@ -386,7 +388,7 @@ def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest
         for kind in ("drift_check", "watch_check", "decision", "label_request", "run_folder", "version")
     }
     assert removed == {
-        "drift_check": 2, "watch_check": 1, "decision": 1, "label_request": 1, "run_folder": 1, "version": 0
+        "drift_check": 3, "watch_check": 1, "decision": 1, "label_request": 1, "run_folder": 1, "version": 0
     }  # fmt: skip
 
 

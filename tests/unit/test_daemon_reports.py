@@ -100,7 +100,7 @@ def test_a_month_in_words(job: dict[str, Any]) -> None:
         "It earned 120.00 EUR and cost 20.00 EUR, a return of 5.0 on what was spent.",
         "It was retrained twice. 1 new model went into service, no models came back out of it. "
         "People corrected 1 answer.",
-        "4 of 96 drift checks found that what is asked or answered had changed.",
+        "In 4 of 96 hours a drift check found that what is asked or answered had changed.",
     ]
 
 
