@@ -13,6 +13,12 @@ from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
 from retuned.monitors.watch.check import WatchCheck
 
 
+class Quantiles(Gauge):
+    """A gauge of quantiles, which are a summary in Prometheus' terms: those alone may have a label `quantile`."""
+
+    _type = "summary"
+
+
 class Metrics:
     """All metrics of this package, on the registry that is passed in.
 
@@ -105,7 +111,7 @@ class Metrics:
             ["workload", "rate", "source"],
             registry=registry,
         )
-        self.latency = Gauge(
+        self.latency = Quantiles(
             "retuned_answer_latency_seconds",
             "Latency of the answers of the current window, by quantile",
             [*model, "quantile"],

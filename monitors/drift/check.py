@@ -131,6 +131,7 @@ def _compare(
     job = {
         "rows": str(rows_file),
         "report": str(report),
+        "title": f"Drift of {found.workload}, checked {now:%Y-%m-%d %H:%M} UTC",
         "false_alarm_rate": settings.drift.false_alarm_rate,
         "topics": settings.drift.topics,
         "moving_windows": 1 if found.standing else 2,

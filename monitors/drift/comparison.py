@@ -4,6 +4,7 @@ It runs as `python -m retuned.monitors.drift.comparison JOB`, in a process of it
 175 MB.
 """
 
+import html
 import resource
 import sys
 from collections import Counter
@@ -95,11 +96,22 @@ def compare(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     threshold = partial(repeated_looks, moving=job["moving_windows"])
     comparison = Comparison(topics.p_value if topics else 1.0, job["false_alarm_rate"], threshold)
     verdicts = comparison.report(reference[columns], current[columns], Path(job["report"]), left_out)
+    if verdicts:
+        add_heading(Path(job["report"]).with_suffix(".html"), job["title"])
     features = [
         asdict(Feature(column, *verdict, **_in_words(column, reference, current, topics)))
         for column, verdict in verdicts.items()
     ]
     return {"features": features, "left_out": left_out}
+
+
+def add_heading(page: Path, title: str) -> None:
+    """Name Evidently's page, which has neither a title nor a way back."""
+    title = html.escape(title)
+    text = page.read_text(encoding="utf-8").replace("<head>", f"<head><title>{title}</title>", 1)
+    style = "margin:16px 24px;font:16px system-ui,sans-serif"
+    heading = f'<body><p style="{style}"><a href="/">retuned</a> · <strong>{title}</strong></p>'
+    page.write_text(text.replace("<body>", heading, 1), encoding="utf-8")
 
 
 def add_topics(reference: "pd.DataFrame", current: "pd.DataFrame", topics: Topics | None) -> None:

@@ -56,5 +56,9 @@ def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, pag
         page.click("text=report >> nth=0")
         expect(page).to_have_url(re.compile("/reports/"), timeout=30_000)
         page.wait_for_load_state("load")
+        expect(page).to_have_title(re.compile(r"^Drift of shop & <b>more</b>, checked 20\d\d-"))
+        expect(page.locator("body")).to_contain_text("Drift of shop & <b>more</b>")
+        page.click("text=retuned >> nth=0")
+        expect(page).to_have_title("retuned", timeout=30_000)
         assert all(url.startswith((daemon.url, "data:", "blob:")) for url in asked_for)
     assert problems == []

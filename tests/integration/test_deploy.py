@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import KafkaSettings
@@ -44,6 +44,7 @@ VALUES = {
     "workload": ["support"],
     "model_name": ["*", "support@1"],
     "source": ["user", "grounding"],
+    "quantile": ["0.5", "0.95"],
     "kind": ["gain", "cost", "input", "email"],
     "outcome": ["failed", "drifted", "passed"],
     "state": ["failed", "succeeded"],
@@ -128,6 +129,13 @@ def variables(dashboard: dict[str, Any]) -> dict[str, str]:
 def promtool(*arguments: str, folder: Path = DEPLOY) -> None:
     done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_names_and_labels_of_metrics_are_as_prometheus_asks() -> None:
+    exposed = generate_latest(registry()[0])
+    done = subprocess.run(["promtool", "check", "metrics"], input=exposed, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @needs_promtool

@@ -92,6 +92,7 @@ def job(folder: Path) -> dict[str, Any]:
     return {
         "rows": str(folder / "rows.parquet"),
         "report": str(folder / "a.json"),
+        "title": "Drift of <b>support</b>",
         "false_alarm_rate": 0.05,
         "topics": 8,
         "moving_windows": 1,
@@ -249,7 +250,10 @@ def test_falling_satisfaction_is_named_with_its_topic(warehouse: Warehouse, tmp_
     assert fell.example.isprintable()  # it goes to logs and terminals
     told = json.loads((tmp_path / "a.json").read_text())
     assert [test["status"] for test in told["tests"] if SATISFACTION in test["name"]] == ["FAIL"]
-    assert "Cochran-Mantel-Haenszel" in (tmp_path / "a.html").read_text()
+    page = (tmp_path / "a.html").read_text()
+    assert "Cochran-Mantel-Haenszel" in page
+    assert "<title>Drift of &lt;b&gt;support&lt;/b&gt;</title>" in page
+    assert page.count('<a href="/">') == 1
 
 
 def night_and_day(warehouse: Warehouse, workload: str, days: int, rng: random.Random, **last_day: Any) -> datetime:
