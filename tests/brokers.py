@@ -93,7 +93,7 @@ def forget_killed(bootstrap_servers: str, group: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=2_000)
     try:
         if admin._manager.cluster.cluster_id == "tansu_cluster":
-            for member in group_members(KafkaSettings(bootstrap_servers=bootstrap_servers, group_id=group)):
+            for member in group_members(KafkaSettings(bootstrap_servers=bootstrap_servers, group_id=group)) or ():
                 identity = LeaveGroupRequest.MemberIdentity(member_id=member, group_instance_id=None, reason=None)
                 leaving = LeaveGroupRequest(group_id=group, member_id=member, members=[identity])
                 admin._manager.run(admin._manager.send, leaving)

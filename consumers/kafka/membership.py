@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kafka.admin import KafkaAdminClient, MemberToRemove
-from kafka.errors import CoordinatorNotAvailableError, GroupIdNotFoundError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka.connection import client_config, connect, translated
@@ -61,6 +61,9 @@ class Membership:
                     True  # as in a cluster that has had no group yet; who is there is asked after the assignment, too
                 )
             raise
+        if members is None:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            return False
         if self._written in members:
             members.pop(self._written)
             remove_member(self._settings, self._written)
@@ -143,8 +146,8 @@ def _host(host: str) -> str:
     return host.lstrip("/") or "an unknown host"
 
 
-def group_members(settings: KafkaSettings) -> dict[str, str]:
-    """Who is in the consumer group: ids and hosts.
+def group_members(settings: KafkaSettings) -> dict[str, str] | None:
+    """Who is in the consumer group: ids and hosts. None: the broker, which has just started, does not know yet.
 
     Raises:
         BrokerUnavailable, BrokerRefused: the broker does not say.
@@ -155,6 +158,8 @@ def group_members(settings: KafkaSettings) -> dict[str, str]:
             group = admin.describe_groups([settings.group_id])[settings.group_id]
             if GroupIdNotFoundError.__name__ in (group["error"] or ""):
                 return {}  # since Kafka 4.0; before, an unknown group was one without members
+            if CoordinatorLoadInProgressError.__name__ in (group["error"] or ""):
+                return None
             if group["error"]:
                 raise BrokerUnavailable(f"consumer group {settings.group_id!r}: {group['error']}")
             return {member["member_id"]: member["client_host"] for member in group["members"]}

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_a_run_had_the_corrections_that_its_parents_dataset_had_not(service: Loc
 def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -> None:
     dataset(service, "d", START)
     ran(service, "run", START)
-    since = NOW - 10 * DAY
+    since = datetime.combine(NOW - 10 * DAY, time())  # of whole days: the ledger is summed by day
     counted = asked(service, since + HOUR, count=4)
     others = [
         *asked(service, since + HOUR, count=7, topic="import:0123456789abcdef"),
@@ -155,7 +155,7 @@ def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -
     money = evidence(service).money
     assert money is not None
     assert (money.answers, money.ratings.total, money.ratings.helpful, money.gains) == (4, 3, 2, 2.0)
-    assert money.days == pytest.approx(10 - 1 / 24)
+    assert money.days == pytest.approx((NOW - since - HOUR) / DAY)
 
 
 def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -> None:

@@ -88,7 +88,7 @@ class Group:
         monkeypatch.setattr(membership_module, "group_members", self.answer)
         monkeypatch.setattr(membership_module.time, "monotonic", lambda: self.now)
 
-    def answer(self, settings: KafkaSettings) -> dict[str, str]:
+    def answer(self, settings: KafkaSettings) -> dict[str, str] | None:
         assert settings.group_id == "g"
         self.asked += 1
         if self.members is None:
@@ -209,3 +209,15 @@ def test_what_a_killed_daemon_left_in_the_group_is_removed(
     assert removed == ["a", "c"]
     assert "10.0.0.2" in third.waiting_for
     assert "10.0.0.1" not in third.waiting_for
+
+
+def test_a_broker_that_does_not_know_the_group_yet_is_asked_again(
+    membership: Membership, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[dict[str, str] | None] = [None, {}]
+    monkeypatch.setattr(membership_module, "group_members", lambda _: answers.pop(0))
+    assert not membership.may_join()
+    assert not membership.may_join()  # not before a second is over
+    group.now += LOOK_SECONDS
+    assert membership.may_join()
+    assert membership.waiting_for == ""
