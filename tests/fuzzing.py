@@ -353,14 +353,17 @@ def _as_protobuf(value: Any, how: int, where: int) -> bytes:
     signal = ("resourceSpans", "ResourceSpans") if spans else ("resourceLogs", "ResourceLogs")
     resources = value.get(signal[0]) if isinstance(value, dict) else value
     made = b"".join(field(1, _protobuf(signal[1], one)) for one in (resources if isinstance(resources, list) else []))
-    names = {at for found in re.finditer(rb"user\.id", made) for at in range(*found.span())}
+    if how > 11:
+        return made
+    has_user = USER.encode() in made
+    names = {at for found in re.finditer(rb"[\w.]*user[\w.]*", made) for at in range(*found.span())}
     at = where * 7919 % (len(made) + 1)
     while at in names:
         at += 1
     changed: dict[int, bytes] = {
         0: made[:at],
         1: made[:at] + bytes([made[at] ^ 1 << where % 8]) + made[at + 1 :] if at < len(made) else b"",
-        2: made[:at] + made[at : at + 40] * 2 + made[at + 40 :] if not names else made * 2,
+        2: made[:at] + made[at : at + 40] * 2 + made[at + 40 :] if not has_user else made * 2,
         3: made + b"\x0a\xff\xff\xff\xff\x0f",
         4: b"\x0a" + b"\xff" * 11 + made,
         5: made + _nested(DEPTHS[where % len(DEPTHS)]),
@@ -369,9 +372,9 @@ def _as_protobuf(value: Any, how: int, where: int) -> bytes:
         8: made + bytes([where % 256]),
         9: made + b"\x00" * where,
         10: made[:at] + b"\x80" * 20 + made[at:],
-        11: made[at:] if not names else made,
+        11: made[at:] if not has_user else made,
     }
-    return changed.get(how, made)
+    return changed[how]
 
 
 def _as_bytes(value: Any, ascii_only: bool) -> bytes:
@@ -386,7 +389,11 @@ class _Written(str):
 
 
 def _json(value: Any, ascii_only: bool) -> str:
-    """Without recursion: Python's own encoder has an end."""
+    """JSON of any depth: Python's own encoder has an end."""
+    try:
+        return json.dumps(value, ensure_ascii=ascii_only)
+    except RecursionError:
+        pass
     text: list[str] = []
     left = [value]
     while left:
