@@ -6,7 +6,9 @@ A message is one of the formats that topics may have, changed by some steps: val
 import base64
 import json
 import random
-from collections.abc import Callable
+import re
+import struct
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +16,21 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from ingestion import Rig, settings_for
+from protobuf import field, varint
 
+from retuned.consumers.formats import otlp
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.settings import IngestSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 
 CORPUS = Path(__file__).parent / "data" / "fuzz"
+CLIENTS = Path(__file__).parent / "data" / "clients"
 
 # What must never be stored, in texts that people write and where apps name their user.
 PEOPLE = ("vera.sekret@corp-mail.com", "4111 1111 1111 1111", "ghp_16C7e42F292c6912E7710c838347Ae178B4a")
 USER = "sekret-user-7081"
 TEXT = f"I am Vera. Write to {PEOPLE[0]}, or charge {PEOPLE[1]}. My token is {PEOPLE[2]}."
-USER_KEYS = {"user_id", "user", "user.id"}
+ID = "f0000000"  # stands for an id of its own in each message; as hexadecimal digits, for the ids of spans
 
 AT = "2026-11-24T09:30:00Z"
 NANOS = "1795512600000000000"
@@ -51,6 +56,7 @@ KEYS = (
     "gen_ai.prompt.².content",
     "gen_ai.completion.99999999999999999999.content", "gen_ai.input.messages", "", "\x00", "a.b", "²", "k" * 3_000,
 )  # fmt: skip
+NAMES = {"id", "interaction_id", "conversation_id", "workload", "model"}  # which are stored as they are
 DEPTHS = (1, 2, 62, 63, 64, 65, 200, 900, 5_000)
 
 
@@ -74,35 +80,98 @@ def _span(attributes: dict[str, Any]) -> dict[str, Any]:
 
 _ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TEXT}]
 _INTERACTION = {
-    "id": "i", "timestamp": AT, "workload": "support", "model": "support@base", "messages": _ASKED, "response": TEXT,
+    "id": ID, "timestamp": AT, "workload": "support", "model": "support@base", "messages": _ASKED, "response": TEXT,
     "context": [TEXT, "A passage."], "conversation_id": "c", "user_id": USER, "latency_seconds": 0.5, "input_tokens": 9,
     "output_tokens": 2, "cost": 0.01, "finish_reason": "stop", "attributes": {"note": TEXT, "deep": {"a": [1, TEXT]}},
 }  # fmt: skip
 _FEEDBACK = {
-    "id": "f", "timestamp": AT, "interaction_id": "i", "name": "correction", "value": TEXT, "source": "user",
+    "id": ID, "timestamp": AT, "interaction_id": "i", "name": "correction", "value": TEXT, "source": "user",
     "user_id": USER,
 }  # fmt: skip
 _CHAT = {
     "timestamp": 1_795_512_600, "workload_id": "support",
     "request": {"model": "base", "messages": _ASKED, "user": USER},
     "response": {
-        "id": "chatcmpl-1", "created": 1_795_512_600, "model": "support@base",
+        "id": ID, "created": 1_795_512_600, "model": "support@base",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 30, "completion_tokens": 2},
     },
 }  # fmt: skip
 _PARTS = [{"role": "user", "parts": [{"type": "text", "content": TEXT}]}]
 _ANSWER = [{"role": "assistant", "parts": [{"type": "text", "content": TEXT}], "finish_reason": "stop"}]
-_GEN_AI = {"gen_ai.operation.name": "chat", "gen_ai.response.id": "r", "gen_ai.request.model": "base", "user.id": USER}
+_GEN_AI = {"gen_ai.operation.name": "chat", "gen_ai.response.id": ID, "gen_ai.request.model": "base", "user.id": USER}
 _NUMBERED = {
     "gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": TEXT, "gen_ai.completion.0.role": "assistant",
     "gen_ai.completion.0.content": TEXT,
 }  # fmt: skip
 _JUDGED = {
     "gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": "0.9",
-    "gen_ai.evaluation.explanation": TEXT, "gen_ai.response.id": "r",
+    "gen_ai.evaluation.explanation": TEXT, "gen_ai.response.id": ID,
 }  # fmt: skip
-_EVENT = {"specversion": "1.0", "id": "e", "source": "/app", "type": "answer", "time": AT}
+_EVENT = {"specversion": "1.0", "id": ID, "source": "/app", "type": "answer", "time": AT}
+
+# Of products that tests/data/clients has no recording of.
+_TENSORZERO = {
+    "id": ID, "function_name": "support", "variant_name": "base", "episode_id": "e", "timestamp": AT,
+    "input": {"system": TEXT, "messages": [{"role": "user", "content": [{"type": "text", "text": TEXT}]}]},
+    "output": json.dumps([{"type": "text", "text": TEXT}]), "tags": {"user_id": USER}, "processing_time_ms": 500,
+}  # fmt: skip
+_TENSORZERO_SAID = {"id": ID, "target_id": "i", "target_type": "inference", "value": TEXT, "timestamp": AT}
+_TENSORZERO_SHOWN = {
+    "id": ID,
+    "inference_id": "i",
+    "value": json.dumps([{"type": "text", "text": TEXT}]),
+    "timestamp": AT,
+}
+_HELICONE = {
+    "request_id": ID, "request_created_at": AT, "response_created_at": AT, "response_status": 200, "delay_ms": 500,
+    "request_user_id": USER, "request_properties": {"workload": "support", "Helicone-User-Id": USER},
+    "request_body": json.dumps(_CHAT["request"]), "response_body": _CHAT["response"],
+}  # fmt: skip
+_LANGFUSE = {
+    "id": ID, "timestamp": AT, "name": "support", "userId": USER, "sessionId": "c", "metadata": {"workload": "support"},
+    "observations": [{
+        "id": ID, "type": "GENERATION", "name": "support", "startTime": AT, "endTime": AT, "model": "base",
+        "input": _ASKED, "output": {"role": "assistant", "content": TEXT}, "usageDetails": {"input": 9, "output": 2},
+    }],
+    "scores": [{
+        "id": ID, "traceId": "t", "name": "c", "value": None, "dataType": "CATEGORICAL", "comment": TEXT,
+        "timestamp": AT,
+    }],
+}  # fmt: skip
+
+
+class Protobuf(NamedTuple):
+    """OTLP that is sent as protobuf, as its JSON has it."""
+
+    value: Any
+
+
+_SAID = ("You work for a shop.", "Until when can I return a tent?", "Within 30 days.", "Within ", "30 days.")
+# Ids, or the first eight characters of one.
+_IDS = re.compile(
+    r"(?:chatcmpl|resp|msg)[-_]d(?=[0-9])|\b[0-9a-f]{8}(?=-[0-9a-f]{4}-)|(?<=tr-)[0-9a-f]{8}"
+    r'|(?<="spanId": ")[0-9a-f]{8}'
+)
+
+
+def _recorded() -> Iterator[tuple[str, Any]]:
+    """What clients sent, with this module's text, user and id in it."""
+    for file in sorted(CLIENTS.glob("*.json")):
+        text = _IDS.sub(ID, file.read_text(encoding="utf-8")).replace("user-17", USER)
+        for said in _SAID:
+            text = text.replace(said, TEXT)
+        value = json.loads(text)
+        if file.name.startswith("cloudevents"):
+            if "binary" in file.name:  # its fields are headers; `Plan` has some
+                continue
+            value = json.loads(value["value"])
+        elif "request" in value:
+            value |= {"timestamp": AT, "workload": "support"}
+        yield "interactions", value
+        if file.with_suffix(".bin").exists():
+            yield "interactions", Protobuf(value)
+
 
 SEEDS: tuple[tuple[str, Any], ...] = (
     ("interactions", _INTERACTION),
@@ -117,6 +186,16 @@ SEEDS: tuple[tuple[str, Any], ...] = (
     ("interactions", _EVENT | {"data": _INTERACTION}),
     ("feedback", _EVENT | {"data": _FEEDBACK}),
     ("interactions", _EVENT | {"data_base64": base64.b64encode(json.dumps(_INTERACTION).encode()).decode()}),
+    ("interactions", {"schema": {"type": "struct"}, "payload": _INTERACTION}),
+    ("interactions", {"schema": None, "payload": json.dumps(_CHAT)}),
+    ("interactions", json.dumps(_INTERACTION)),
+    ("interactions", [_INTERACTION, _CHAT]),
+    ("interactions", _TENSORZERO),
+    ("feedback", _TENSORZERO_SAID),
+    ("feedback", _TENSORZERO_SHOWN),
+    ("interactions", _HELICONE),
+    ("interactions", _LANGFUSE),
+    *_recorded(),
 )
 
 
@@ -186,11 +265,18 @@ def _remove(value: Any, where: int, _: int) -> Any:
 
 
 def _rename(value: Any, where: int, what: int) -> Any:
-    """Not of a user: nobody could tell then that it is one."""
+    """Not of a user: nobody could tell then that it is one. Nor is what people write made a name or an id."""
     holder, key = _chosen(value, where)
-    if isinstance(holder, dict) and not any(held == USER for held in _held(holder)):
-        holder[KEYS[what % len(KEYS)]] = holder.pop(key)
+    if isinstance(holder, dict) and not any(held == USER for held in _held(holder)) and not _has_user(holder[key]):
+        name = KEYS[what % len(KEYS)]
+        if name not in NAMES or not isinstance(holder[key], str) or PEOPLE[0] not in holder[key]:
+            holder[name] = holder.pop(key)
     return value
+
+
+def _has_user(value: Any) -> bool:
+    """Whether it is an object that names a user, whose own name may say so: in `metadata`, `user_id` is looked for."""
+    return isinstance(value, dict) and any(held == USER for held in value.values())
 
 
 def _add(value: Any, where: int, what: int) -> Any:
@@ -213,6 +299,8 @@ def _repeat(value: Any, where: int, what: int) -> Any:
 
 def _deepen(value: Any, where: int, what: int) -> Any:
     holder, key = _chosen(value, where)
+    if _has_user(holder[key]):
+        return value
     for level in range(DEPTHS[what % len(DEPTHS)]):
         holder[key] = [holder[key]] if level % 2 else {"a": holder[key]}
     return value
@@ -227,6 +315,68 @@ STEPS: tuple[Callable[[Any, int, int], Any], ...] = (
 )  # fmt: skip
 
 
+# OTLP as protobuf: its encoder, and what happens to its bytes.
+
+
+def _protobuf(kind: str, value: Any) -> bytes:
+    """A message of OTLP, as far as `value` has fields of it; texts, and numbers that fit."""
+    made = b""
+    for number, (name, type, wire, is_repeated) in otlp._FIELDS[kind].items():
+        held = value.get(name) if isinstance(value, dict) else None
+        for one in held if is_repeated and isinstance(held, list) else [] if held is None else [held]:
+            if type in otlp._FIELDS:
+                made += field(number, _protobuf(type, one))
+            elif type == "hex" and isinstance(one, str) and re.fullmatch("(?:[0-9a-f]{2})*", one):
+                made += field(number, bytes.fromhex(one))
+            elif type in ("hex", "string"):
+                made += field(number, one.encode("utf-8", "surrogatepass") if isinstance(one, str) else b"")
+            elif type == "double":
+                made += varint(number << 3 | wire) + struct.pack("<d", one if isinstance(one, float) else 0.5)
+            else:
+                is_whole = isinstance(one, str) and re.fullmatch("-?[0-9]{1,25}", one)
+                whole = int(one) % 2**64 if is_whole or isinstance(one, int) else 1
+                made += varint(number << 3 | wire) + (struct.pack("<Q", whole) if type == "time" else varint(whole))
+    return made
+
+
+def _nested(depth: int) -> bytes:
+    """Logs with a body of lists in lists."""
+    inner = b""
+    for _ in range(depth):
+        inner = field(5, field(1, inner))
+    return field(1, field(2, field(2, field(5, inner))))
+
+
+def _as_protobuf(value: Any, how: int, where: int) -> bytes:
+    """Mostly whole, as JSON is. What says that a value is a user stays as it is: nobody could tell it else."""
+    spans = "resourceSpans" in value if isinstance(value, dict) else False
+    signal = ("resourceSpans", "ResourceSpans") if spans else ("resourceLogs", "ResourceLogs")
+    resources = value.get(signal[0]) if isinstance(value, dict) else value
+    made = b"".join(field(1, _protobuf(signal[1], one)) for one in (resources if isinstance(resources, list) else []))
+    if how > 11:
+        return made
+    has_user = USER.encode() in made
+    names = {at for found in re.finditer(rb"[\w.]*user[\w.]*", made) for at in range(*found.span())}
+    at = where * 7919 % (len(made) + 1)
+    while at in names:
+        at += 1
+    changed: dict[int, bytes] = {
+        0: made[:at],
+        1: made[:at] + bytes([made[at] ^ 1 << where % 8]) + made[at + 1 :] if at < len(made) else b"",
+        2: made[:at] + made[at : at + 40] * 2 + made[at + 40 :] if not has_user else made * 2,
+        3: made + b"\x0a\xff\xff\xff\xff\x0f",
+        4: b"\x0a" + b"\xff" * 11 + made,
+        5: made + _nested(DEPTHS[where % len(DEPTHS)]),
+        6: made + field(1, field(2, b"\x12\x00" * where)),
+        7: b"\x00\x00\x00\x00\x07\x00" + made,
+        8: made + bytes([where % 256]),
+        9: made + b"\x00" * where,
+        10: made[:at] + b"\x80" * 20 + made[at:],
+        11: made[at:] if not has_user else made,
+    }
+    return changed[how]
+
+
 def _as_bytes(value: Any, ascii_only: bool) -> bytes:
     text = _json(value, ascii_only)
     for mark, number in RAW.items():
@@ -239,7 +389,11 @@ class _Written(str):
 
 
 def _json(value: Any, ascii_only: bool) -> str:
-    """Without recursion: Python's own encoder has an end."""
+    """JSON of any depth: Python's own encoder has an end."""
+    try:
+        return json.dumps(value, ensure_ascii=ascii_only)
+    except RecursionError:
+        pass
     text: list[str] = []
     left = [value]
     while left:
@@ -292,13 +446,17 @@ class Plan:
 
     def message(self, id: str) -> Message:
         kind, seed = SEEDS[self.seed % len(SEEDS)]
-        value = deepcopy(seed)
-        if "id" in value:
-            value["id"] = id
+        is_protobuf = isinstance(seed, Protobuf)
+        value = deepcopy(seed.value if is_protobuf else seed)
         for step, where, what in self.steps:
             if isinstance(value, dict | list):
                 value = STEPS[step % len(STEPS)](value, where, what)
-        payload = _broken(_as_bytes(value, self.ascii_only), self.broken, self.where)
+        if is_protobuf:
+            made = _as_protobuf(value, self.broken, self.where).replace(bytes.fromhex(ID), bytes.fromhex(id))
+        else:
+            made = _as_bytes(value, self.ascii_only)
+        made = made.replace(ID.encode(), id.encode())
+        payload = made if is_protobuf else _broken(made, self.broken, self.where)
         headers = ()
         if self.where % 5 == 0:
             headers = (("ce_id", b"\xff"), ("ce_specversion", b"1.0"), ("ce_time", AT.encode()), ("ce_source", b""))
@@ -348,7 +506,7 @@ class Pipeline:
 
     def next_id(self) -> str:
         self.sent += 1
-        return f"n{self.sent}"
+        return f"f{self.sent:07}"
 
     def check(self, messages: list[Message]) -> None:
         """Send them, and see that each one became something, and that nothing is stored that must not be.

@@ -7,6 +7,7 @@ reason. A message may be an array of events, and events may lie in envelopes, on
 
 import codecs
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -33,6 +34,10 @@ CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
 ENVELOPES = 3
 MOST_LETTERS = 1_000  # of one array; one with more is no array of events
+MOST_RECORDS = 100_000  # of one message: a span has a hundred bytes and more, so that they would be 10 MB
+TOO_MANY = (
+    f"more than {MOST_RECORDS:,} events, spans or log records in one message; have its producer send fewer at a time"
+)
 SCHEMA_REGISTRY = (
     "Avro or Protobuf under schema {} of a schema registry, which is not read; have the producer write JSON (with or "
     "without JSON Schema), or convert the topic, for example with ksqlDB or Kafka Connect"
@@ -104,7 +109,14 @@ def _decoded(kind: Kind, payload: bytes | None, headers: Headers, bounds: Bounds
         return [decode(kind, payload, bounds)]
     except BadEvent as error:
         value = _value(payload, error)
-    return _translated(kind, value, cloudevents.binary_envelope(headers), bounds)
+        is_text = error.reason == "not_an_event"
+    found = _translated(kind, value, cloudevents.binary_envelope(headers), bounds)
+    return found if is_text else [_as_json(item, value) for item in found]
+
+
+def _as_json(item: Found | BadPart, value: Any) -> Found | BadPart:
+    """Of a message that was no JSON, a letter keeps what it held: that can be read, redacted and decoded again."""
+    return BadPart(item.error, msgspec.json.encode(value)) if isinstance(item, BadPart) and not item.part else item
 
 
 def _unframed(payload: bytes) -> bytes:
@@ -161,6 +173,8 @@ def _events_of_array(kind: Kind, values: list[Any], envelope: Plain, bounds: Bou
                 first, bad = first or made.error, bad + 1
                 made = BadPart(made.error, made.part or msgspec.json.encode(value))
             found.append(made)
+        if len(found) > MOST_RECORDS:
+            return [BadPart(BadEvent("too_many", TOO_MANY))]
         if first and bad > MOST_LETTERS:
             break
     return [BadPart(first)] if first and (bad == len(found) or bad > MOST_LETTERS) else found
@@ -171,7 +185,9 @@ def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Fou
     made: list[Found | BadPart] = []
     try:
         value, envelope = _unwrapped(value, envelope)
-        found = list(_recognised(kind, value, envelope))
+        found = list(islice(_recognised(kind, value, envelope), MOST_RECORDS + 1))
+        if len(found) > MOST_RECORDS:
+            raise BadEvent("too_many", TOO_MANY)
     except BadEvent as bad:
         return [BadPart(bad)]
     if not found and otel.is_batch(value):

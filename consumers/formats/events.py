@@ -27,8 +27,8 @@ class BadEvent(Exception):
 
     Attributes:
         reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value,
-            otlp_protobuf, schema_registry; unreadable, of a batch that the broker holds broken; internal_error, of an
-            exception that nobody foresaw.
+            otlp_protobuf, schema_registry, too_many; unreadable, of a batch that the broker holds broken;
+            internal_error, of an exception that nobody foresaw.
         detail: what was wrong, for a person. It may quote the message.
     """
 

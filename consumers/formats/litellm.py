@@ -67,5 +67,8 @@ def _workload(tags: Any) -> str | None:
 def _between(began: Any, ended: Any) -> float | None:
     """Seconds, of Unix times in seconds."""
     if isinstance(began, int | float) and isinstance(ended, int | float) and ended >= began:
-        return ended - began
+        try:
+            return float(ended) - float(began)
+        except OverflowError:
+            return None
     return None

@@ -107,6 +107,14 @@ def seconds_between(began: Any, ended: Any) -> float | None:
     return seconds if seconds >= 0 else None
 
 
+def in_seconds(milliseconds: Any) -> Any:
+    """None of what is no number; one beyond any float stays, and is refused later."""
+    try:
+        return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+    except OverflowError:
+        return milliseconds
+
+
 def numbered(attributes: Plain, prefix: str) -> list[Any] | None:
     """`prefix0.role`, `prefix0.content`, `prefix1.…` as a list of objects; numbers inside are lists too."""
     tree: Plain = {}

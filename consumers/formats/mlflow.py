@@ -5,7 +5,7 @@ from typing import Any
 
 from retuned.consumers.formats import calls, traced, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
-from retuned.consumers.formats.messages import Plain, object_of, objects_of, without_nothing
+from retuned.consumers.formats.messages import Plain, object_of, objects_of, seconds_between, without_nothing
 
 _CALLS = ("CHAT_MODEL", "LLM")
 _SOURCES = {"HUMAN": "user", "LLM_JUDGE": "judge", "AI_JUDGE": "judge", "CODE": "app"}
@@ -58,7 +58,7 @@ def _span(span: Plain, attributes: Plain, info: Plain, id: str | None) -> Iterat
             "response": response,
             "conversation_id": metadata.get("mlflow.trace.session"),
             "user_id": metadata.get("mlflow.trace.user"),
-            "latency_seconds": (ended - began) / 1e9 if isinstance(began, int) and isinstance(ended, int) else None,
+            "latency_seconds": seconds_between(began, ended),
             "attributes": without_nothing({**kept, "trace_id": info["trace_id"]}),
         }
     )

@@ -7,6 +7,7 @@ from retuned.consumers.formats.events import BadEvent
 from retuned.consumers.formats.messages import (
     Plain,
     content_hash,
+    in_seconds,
     instant,
     joined_text,
     object_of,
@@ -100,7 +101,7 @@ def interaction(log: Plain) -> Plain:
     message, text, finish_reason = _answer(response)
     metadata = object_of(request.get("metadata")) | object_of(response.get("metadata"))
     usage = object_of(response.get("usage"))
-    latency_ms = log.get("latency_ms")
+    latency = in_seconds(log.get("latency_ms"))
     conversation = log.get("conversation_id") or request.get("conversation") or metadata.get("conversation_id")
     attributes = metadata | {
         "client_id": log.get("client_id"),
@@ -119,7 +120,7 @@ def interaction(log: Plain) -> Plain:
             "context": log.get("context"),
             "conversation_id": conversation.get("id") if isinstance(conversation, dict) else conversation,
             "user_id": log.get("user_id") or request.get("user") or request.get("safety_identifier"),
-            "latency_seconds": latency_ms / 1000 if isinstance(latency_ms, int | float) else log.get("latency_seconds"),
+            "latency_seconds": log.get("latency_seconds") if latency is None else latency,
             "time_to_first_token_seconds": log.get("time_to_first_token_seconds"),
             "input_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
             "output_tokens": usage.get("completion_tokens", usage.get("output_tokens")),

@@ -16,6 +16,14 @@ UNREADABLE = (
     "others take `metrics` out of the exporter that writes to this topic"
 )
 DEEPEST = 200  # messages in messages; a list in a list counts two
+# Bytes for each message in one, on average: an attribute is two messages with 20 bytes or more, a number in a list is
+# one with 4 to 11. Empty ones have 2 bytes, and 5 MB of them would keep the daemon busy for seconds.
+SPARSEST = 5
+_ALWAYS_READ = 1_000
+TOO_MANY = (
+    "OTLP as protobuf with more empty records, attributes or values than any collector or SDK sends; look at what "
+    "writes to this topic"
+)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
 _WIRES = {"bool": _VARINT, "int": _VARINT, "time": _FIXED64, "double": _FIXED64}  # of all others: bytes
@@ -74,33 +82,39 @@ def is_protobuf(payload: bytes) -> bool:
     Those of traces, logs and metrics have the same numbers.
     """
     try:
-        resources = list(_fields(payload))
-        if not resources or any((number, wire) != (1, _BYTES) for number, wire, _ in resources):
-            return False
-        inner = list(_fields(resources[0][2]))
+        first = next(_fields(payload), (0, 0, b""))
+        return (
+            first[:2] == (1, _BYTES)
+            and bool(first[2])
+            and all(number in (1, 2, 3) and wire == _BYTES for number, wire, _ in _fields(first[2]))
+            and all(number == 1 and wire == _BYTES for number, wire, _ in _fields(payload))
+        )
     except _Damaged:
         return False
-    return bool(inner) and all(number in (1, 2, 3) and wire == _BYTES for number, wire, _ in inner)
 
 
 def decode(payload: bytes) -> Plain:
     """Traces, or logs, as OTLP's JSON has them; times are integers.
 
     Raises:
-        BadEvent: it is damaged, nested too deeply, or neither.
+        BadEvent: it is damaged, nested too deeply, mostly empty, or neither.
     """
     # Nothing names the signal. A span begins with two ids, a log record with a time or a number.
     for name, signal in (("resourceSpans", "ResourceSpans"), ("resourceLogs", "ResourceLogs")):
+        left = iter(range(_ALWAYS_READ + len(payload) // SPARSEST))
         try:
-            return {name: [_message(signal, resource) for _, _, resource in _fields(payload)]}
+            return {name: [_message(signal, resource, left) for _, _, resource in _fields(payload)]}
         except (_Damaged, UnicodeDecodeError):
             continue
     raise BadEvent("otlp_protobuf", UNREADABLE)
 
 
-def _message(kind: str, data: bytes, depth: int = 0) -> Plain:
+def _message(kind: str, data: bytes, left: Iterator[int], depth: int = 0) -> Plain:
+    """One message with those in it. `left` ends where too many have been read."""
     if depth > DEEPEST:
         raise BadEvent("too_deep", "nested too deeply")
+    if next(left, None) is None:
+        raise BadEvent("too_many", TOO_MANY)
     fields, found = _FIELDS[kind], dict[str, Any]()
     for number, wire, raw in _fields(data):
         field = fields.get(number)
@@ -108,7 +122,7 @@ def _message(kind: str, data: bytes, depth: int = 0) -> Plain:
             continue
         if wire != field.wire:
             raise _Damaged
-        value = _message(field.type, raw, depth + 1) if field.type in _FIELDS else _scalar(field.type, raw)
+        value = _message(field.type, raw, left, depth + 1) if field.type in _FIELDS else _scalar(field.type, raw)
         if field.is_repeated:
             found.setdefault(field.name, []).append(value)
         else:

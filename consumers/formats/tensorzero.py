@@ -9,7 +9,15 @@ import msgspec
 
 from retuned.consumers.formats import verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
-from retuned.consumers.formats.messages import Plain, object_of, objects_of, texts_of, without_media, without_nothing
+from retuned.consumers.formats.messages import (
+    Plain,
+    in_seconds,
+    object_of,
+    objects_of,
+    texts_of,
+    without_media,
+    without_nothing,
+)
 from retuned.consumers.formats.traced import decoded
 
 _INFERENCE = {"function_name", "variant_name", "episode_id", "input", "output"}
@@ -57,7 +65,6 @@ def _inference(row: Plain) -> Plain:
         content = system if isinstance(system, str) else msgspec.json.encode(system).decode()
         messages = [{"role": "system", "content": content}, *messages]
     text, calls = _answer(decoded(row["output"]))
-    milliseconds, first = row.get("processing_time_ms"), row.get("ttft_ms")
     tools = object_of(decoded(row.get("tool_params"))).get("tools_available")
     workload = tags.pop("workload", None) or row["function_name"]
     kept = {**tags, "tool_calls": calls or None, "tools": tools or None, "function_name": row["function_name"]}
@@ -70,8 +77,8 @@ def _inference(row: Plain) -> Plain:
             "messages": without_media(messages) or None,
             "response": text if text is not None else "" if calls else None,
             "conversation_id": row["episode_id"],
-            "latency_seconds": milliseconds / 1000 if isinstance(milliseconds, int | float) else None,
-            "time_to_first_token_seconds": first / 1000 if isinstance(first, int | float) else None,
+            "latency_seconds": in_seconds(row.get("processing_time_ms")),
+            "time_to_first_token_seconds": in_seconds(row.get("ttft_ms")),
             "attributes": without_nothing(kept),
         }
     )
@@ -128,6 +135,6 @@ def _time(row: Plain) -> Any:
         return row["timestamp"]
     try:
         id = uuid.UUID(str(row.get("id")))
-    except ValueError:
+        return datetime.fromtimestamp((id.int >> 80) / 1000, UTC).isoformat() if id.version == 7 else None
+    except ValueError:  # no UUID, or one of a year that has no date
         return None
-    return datetime.fromtimestamp((id.int >> 80) / 1000, UTC).isoformat() if id.version == 7 else None

@@ -9,6 +9,7 @@ USER_KEYS = (
     "gen_ai.request.user", "gen_ai.openai.request.user", "safety_identifier", "user", "end_user", "end_user_id",
     "endUserId", "langfuse.user.id", "langfuse_user_id", "mlflow.trace.user",
     "traceloop.association.properties.user_id", "user_api_key_end_user_id", "user_api_key_user_id", "Helicone-User-Id",
+    "request_user_id",
     "user.email", "user_email", "userEmail", "user_api_key_user_email", "user.name", "user_name", "userName",
 )  # fmt: skip
 """The first that is there is the user."""

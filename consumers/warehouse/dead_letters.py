@@ -1,6 +1,7 @@
 """Messages that are no events: what is kept of one."""
 
 import base64
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.formats.cloudevents import binary_envelope
-from retuned.consumers.formats.dialects import BadPart
+from retuned.consumers.formats.dialects import CONFLUENT_HEADER_BYTES, CONFLUENT_MAGIC, BadPart
 from retuned.consumers.formats.events import UNFORESEEN, to_json
 from retuned.consumers.formats.users import USER_KEYS
 from retuned.consumers.kafka.contract import Record
@@ -33,6 +34,7 @@ _USER_ID = re.compile(
 )
 # What is encoded cannot be looked through where the message is no JSON, or is cut.
 _ENCODED = re.compile(r'(\\{0,8}"data_base64\\{0,8}"\s{0,8}:\s{0,8})\\{0,8}"[^"\\]*+(?:\\{0,8}")?')
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 # In whatever else is wrong: where a message names its workload.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
@@ -66,7 +68,7 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
     """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers.
 
     Of a CloudEvent in binary mode, the structured form is kept: a replay has no headers. What cannot be redacted is not
-    kept.
+    kept, such as Avro and damaged Protobuf: nothing tells there which text is a user.
     """
     reason = bad.error.reason
     try:
@@ -93,7 +95,10 @@ def unredacted(topic: str, partition: int, offset: int, error: Exception, reason
 
 def _payload(
     value: bytes, envelope: dict[str, Any], redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]
-) -> str:
+) -> str | None:
+    is_framed = value.startswith(CONFLUENT_MAGIC)
+    if is_framed:
+        value = value[CONFLUENT_HEADER_BYTES:]
     if len(value) <= KEPT_CHARACTERS:
         try:
             plain = msgspec.json.decode(value)
@@ -102,9 +107,23 @@ def _payload(
             return to_json(redactor.value(_without_users(whole, pseudonym), scope))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
+    if not _is_text(value, is_framed):
+        return None
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
     text = redactor.text(_without_user_ids(text), scope)
     return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
+
+
+def _is_text(value: bytes, is_framed: bool) -> bool:
+    """Whether a message that is no JSON is text: it begins as JSON, or has no control characters.
+
+    In the frame of a schema registry the first alone counts, of objects and arrays: Avro has nothing but text around
+    long texts, and its first byte may be a quote.
+    """
+    begin = value[:64].lstrip(codecs.BOM_UTF8 + b" \t")[:1]
+    if begin in (b"{", b"["):
+        return True
+    return not is_framed and (begin == b'"' or not _CONTROL.search(value))
 
 
 def _without_user_ids(text: str) -> str:

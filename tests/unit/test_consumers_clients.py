@@ -9,6 +9,7 @@ import pytest
 from bounds import BOUNDS
 from ingestion import Rig, settings_for
 from msgspec import UNSET
+from protobuf import field
 
 from retuned.consumers.formats import otlp
 from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, is_foreign
@@ -212,30 +213,65 @@ def test_protobuf_that_is_damaged_is_one_letter_and_raises_nothing() -> None:
         for item in found(bytes(broken)):
             assert isinstance(item, Interaction | Feedback | PassedOver | BadPart)
             assert not isinstance(item, BadPart) or item.error.reason != "internal_error", item
-    metric = _field(1, _field(2, _field(2, _field(1, b"http.server.duration") + _field(3, b"s"))))
+    metric = field(1, field(2, field(2, field(1, b"http.server.duration") + field(3, b"s"))))
     assert refused(metric).error.reason == "otlp_protobuf"
     deep = b""
     for _ in range(5_000):
-        deep = _field(5, _field(1, deep))
-    value = _field(1, b"gen_ai.prompt") + _field(2, deep)
-    span = _field(1, bytes(16)) + _field(2, bytes(8)) + _field(9, value)
-    assert refused(_field(1, _field(2, _field(2, span)))).error.reason == "too_deep"
+        deep = field(5, field(1, deep))
+    value = field(1, b"gen_ai.prompt") + field(2, deep)
+    span = field(1, bytes(16)) + field(2, bytes(8)) + field(9, value)
+    assert refused(field(1, field(2, field(2, span)))).error.reason == "too_deep"
 
 
-def _field(number: int, content: bytes) -> bytes:
-    size, encoded = len(content), b""
-    while size > 0x7F:
-        encoded, size = encoded + bytes([size & 0x7F | 0x80]), size >> 7
-    return bytes([number << 3 | 2]) + encoded + bytes([size]) + content
+EMPTY = b"\x0a\x00" * 50_000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda: field(1, field(2, EMPTY.replace(b"\x0a", b"\x12"))),  # records
+        lambda: field(1, EMPTY.replace(b"\x0a", b"\x12")),
+        lambda: field(1, EMPTY),
+        lambda: field(1, field(2, b"")) + EMPTY,
+        lambda: field(1, field(2, field(2, EMPTY.replace(b"\x0a", b"\x32")))),
+        lambda: field(1, field(2, field(2, field(5, field(5, EMPTY))))),
+    ],
+    ids=["records", "scopes", "attributes of a resource", "resources", "attributes", "values"],
+)
+def test_protobuf_that_is_mostly_empty_is_not_read_to_its_end(message: Any) -> None:
+    assert refused(message()).error.reason == "too_many"
+
+
+def test_lists_of_numbers_in_protobuf_are_read() -> None:
+    """The smallest that a client sends in numbers: ids of tokens."""
+    numbers = b"".join(field(1, b"\x18" + bytes([number % 128 | 128, 128 | 3, 1])) for number in range(20_000))
+    value = field(1, b"tokens") + field(2, field(5, numbers))
+    span = field(1, bytes(16)) + field(2, bytes(8)) + field(9, value)
+    assert passed_over(field(1, field(2, field(2, span)))) == ["no_model_call"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"resourceLogs": [{"scopeLogs": [{"logRecords": [{}] * 101}]}]},
+        [{"resourceSpans": []}] * 101,
+        {"request": {"messages": PROMPT}, "response": {"choices": [{"message": {"content": "a"}}, *[{}] * 101]}},
+    ],
+    ids=["records", "array", "choices"],
+)
+def test_a_message_holds_only_so_many_records(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retuned.consumers.formats.dialects.MOST_RECORDS", 100)
+    bad = refused(message)
+    assert (bad.error.reason, bad.part) == ("too_many", None)
 
 
 def test_scalars_of_protobuf() -> None:
     """Negative numbers, doubles, booleans and bytes, which no recording holds."""
     values = {"int": b"\x18" + b"\xff" * 9 + b"\x01", "double": b"\x21" + bytes(6) + b"\xf8\x3f", "bool": b"\x10\x01"}
-    values |= {"bytes": _field(7, b"\x01\xff")}
-    pairs = b"".join(_field(9, _field(1, name.encode()) + _field(2, value)) for name, value in values.items())
-    span = _field(1, bytes(16)) + _field(2, bytes(8)) + pairs
-    decoded = otlp.decode(_field(1, _field(2, _field(2, span))))
+    values |= {"bytes": field(7, b"\x01\xff")}
+    pairs = b"".join(field(9, field(1, name.encode()) + field(2, value)) for name, value in values.items())
+    span = field(1, bytes(16)) + field(2, bytes(8)) + pairs
+    decoded = otlp.decode(field(1, field(2, field(2, span))))
     (record,) = decoded["resourceSpans"][0]["scopeSpans"][0]["spans"]
     assert {item["key"]: [*item["value"].values()] for item in record["attributes"]} == {
         "int": [-1], "double": [1.5], "bool": [True], "bytes": ["01ff"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ingestion import Rig, feedback, interaction, settings_for
+from protobuf import field
 
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
@@ -32,6 +33,7 @@ def test_a_detail_that_quotes_a_value_is_redacted_with_the_numbers_of_its_payloa
 @pytest.mark.parametrize(
     "around",
     [{"userId": "u-17"}, {"metadata": {"userId": "u-17"}}, {"properties": {"Helicone-User-Id": "u-17"}},
+     {"request_user_id": "u-17"},
      {"metadata": {"user_api_key_end_user_id": "u-17"}, "end_user": "u-17"}, {"data": json.dumps({"user": "u-17"})},
      {"payload": json.dumps([{"a": json.dumps({"user.id": "u-17"})}])}, {"data": '{"user": "u-17", broken'}],
 )  # fmt: skip
@@ -42,6 +44,42 @@ def test_users_are_hashed_under_each_of_their_names(rig: Rig, around: dict[str, 
     assert "u-17" not in letter["payload"]
     (stored,) = rig.warehouse.rows("SELECT user_id FROM interactions")
     assert ("broken" in str(around)) == (stored["user_id"] not in letter["payload"])
+
+
+USER = field(9, field(1, b"user.id") + field(2, field(1, b"u-17")))
+SPAN = field(1, field(2, field(2, field(1, bytes(16)) + field(2, bytes(8)) + USER + field(9, b"\x0a\x06gen_ai"))))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [SPAN[:-1], b"\x00\x00\x00\x00\x07\x08u-17", b'\x00\x00\x00\x00\x07"u-17-of-the-shop.', b"\xffUSER\x04u-17"],
+    ids=["cut", "framed", "quoted", "other"],
+)
+def test_of_bytes_that_are_no_text_nothing_is_kept(rig: Rig, message: bytes) -> None:
+    """A length stands there where JSON has the quotes after a name."""
+    rig.send(message)
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert (letter["offset"], letter["payload"]) == (0, None)
+
+
+def test_what_is_wrong_in_protobuf_is_kept_as_json(rig: Rig) -> None:
+    asked = field(9, field(1, b"gen_ai.prompt") + field(2, field(1, b"Ask anna@example.com")))
+    rig.send(field(1, field(2, field(2, field(1, bytes(16)) + field(2, bytes(8)) + USER + asked))))
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] == "not_an_event"
+    (kept,) = json.loads(letter["payload"])["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert kept["attributes"][1]["value"] == {"stringValue": "Ask <EMAIL_1>"}
+    assert kept["attributes"][0]["value"]["stringValue"] not in ("u-17", None)
+
+
+def test_a_letter_in_the_frame_of_a_schema_registry_is_kept_as_json(rig: Rig) -> None:
+    rig.send(b"\x00\x00\x00\x00\x2a" + json.dumps({"id": "i", "user": "u-17"}).encode())
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert json.loads(letter["payload"])["id"] == "i"
+    assert "u-17" not in letter["payload"]
 
 
 @pytest.mark.parametrize("kept", range(4, len(CARD)))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from bounds import BOUNDS
 from msgspec import UNSET
+from protobuf import field
 
 from retuned.consumers.formats.dialects import PASSED_OVER, BadPart, decode_any
 from retuned.consumers.formats.events import NESTED, Feedback, Interaction, PassedOver
@@ -577,20 +578,16 @@ def test_a_span_of_a_call_that_failed_is_passed_over(attributes: dict[str, Any],
     assert isinstance(all_of(otlp(span({**SPAN, **attributes}, **more)))[0], Interaction)  # there is an answer
 
 
-def protobuf(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2, len(content)]) + content
-
-
 def test_what_looks_like_protobuf_and_is_none_of_a_collector() -> None:
-    service = protobuf(1, protobuf(1, b"service.name") + protobuf(2, protobuf(1, b"shop")))
-    spans = protobuf(2, protobuf(2, protobuf(1, bytes(range(15))) + protobuf(5, b"chat base")))
-    assert refused(protobuf(1, protobuf(1, service) + spans))[0] == "otlp_protobuf"  # an id of 15 bytes
+    service = field(1, field(1, b"service.name") + field(2, field(1, b"shop")))
+    spans = field(2, field(2, field(1, bytes(range(15))) + field(5, b"chat base")))
+    assert refused(field(1, field(1, service) + spans))[0] == "otlp_protobuf"  # an id of 15 bytes
     for other in (
         b"\n\x05hello",
         b"\n\x00",
         b"\xff\xfe",
         b"\n{",
-        protobuf(1, b"\x08\x01"),
+        field(1, b"\x08\x01"),
         b"\n\xff\xff\xff\xff\xff\xff",
     ):
         assert refused(other)[0] in ("not_json", "not_utf8")
