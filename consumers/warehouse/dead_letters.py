@@ -76,7 +76,7 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
         scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
         envelope = binary_envelope(record.headers) if bad.part is None else {}
         payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
-        detail = redactor.text(bad.error.detail, scope)
+        detail = redactor.text(_without_user_ids(bad.error.detail), scope)
         named = _WORKLOAD.search(value or b"", 0, KEPT_CHARACTERS)
         workload = redactor.text(named[1].decode("utf-8", "replace"), scope) if named else None
     except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
