@@ -173,12 +173,14 @@ class Producers:
         for state in self.states.values():
             state.window, state.set_aside_at = _Window(self._size), None
 
-    def set_aside(self, now: datetime) -> list[SetAside]:
-        """The producers that are set aside now, the latest first."""
+    def set_aside(self, now: datetime | None = None) -> list[SetAside]:
+        """The producers that are set aside now, the latest first; without a time, however long they have been quiet."""
         found = [
             self._described(producer, state)
             for producer, state in list(self.states.items())
-            if state.set_aside_at is not None and state.dead_at is not None and now - state.dead_at < QUIET
+            if state.set_aside_at is not None
+            and state.dead_at is not None
+            and (now is None or now - state.dead_at < QUIET)
         ]
         return sorted(found, key=lambda one: one.last_at, reverse=True)
 

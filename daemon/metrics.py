@@ -48,6 +48,9 @@ class Metrics:
             ["workload", "reason"],
             registry=registry,
         )
+        self.pauses = Gauge(
+            "retuned_training_pauses", "Pauses of retraining in force, of one workload or of all.", registry=registry
+        )
         self.disk_free = Gauge("retuned_disk_free_bytes", "Free space where the warehouse is.", registry=registry)
         self.warehouse_bytes = Gauge(
             "retuned_warehouse_bytes",

@@ -108,7 +108,7 @@ class LocalService:
         return status.status(self.jobs, self._ingest, self._started_at)
 
     def ingestion(self) -> dict[str, Any]:
-        return status.ingestion(self._ingest)
+        return status.ingestion(self._ingest, self.warehouse, self.settings)
 
     def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
         with about(workload=workload, actor=arguments.get("asked_by") or ANYBODY):

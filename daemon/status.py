@@ -8,6 +8,7 @@ from typing import Any
 
 from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.ingest import Ingest
+from retuned.consumers.producers import Producers
 from retuned.consumers.warehouse.archive import archived
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jobs.holds import pauses
@@ -37,7 +38,7 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
         "running": ingest is not None,
         "ingestion": (counts or {})
         | {"latest_dead_letters": warehouse.rows(SQL["latest_dead_letters"])}
-        | ingestion(ingest),
+        | ingestion(ingest, warehouse, context.settings),
         "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(context.failures)},
         "training": dict(jobs.runs.progress),
@@ -48,14 +49,18 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     }
 
 
-def ingestion(ingest: Ingest | None) -> dict[str, Any]:
-    """The state of the loop, which producers are set aside, and what was passed over since the start, by reason."""
+def ingestion(ingest: Ingest | None, warehouse: Warehouse, settings: Settings) -> dict[str, Any]:
+    """The state of the loop, which producers are set aside, and what was passed over since the start, by reason.
+
+    Without a daemon the producers are those that were set aside when the last batch was stored.
+    """
+    set_aside = ingest.set_aside() if ingest else Producers.known(settings.ingest, warehouse).set_aside()
     return {
         "broker_up": ingest.broker_up if ingest else None,
         "lag_events": ingest.lag if ingest else None,
         "lag_seconds": ingest.lag_seconds if ingest else {},
         "last_event_at": ingest.last_event_at if ingest else None,
-        "set_aside": [asdict(producer) for producer in ingest.set_aside()] if ingest else [],
+        "set_aside": [asdict(producer) for producer in set_aside],
         "passed_over": [
             {"reason": reason, "count": count, "explanation": PASSED_OVER[reason]}
             for reason, count in (ingest.passed_over.most_common() if ingest else ())

@@ -434,6 +434,8 @@ def _own(command: argparse.ArgumentParser, others: Iterable[str]) -> list[argpar
 
 def _placeholder(action: argparse.Action) -> str:
     name = str(action.metavar or action.dest.upper())
+    if action.nargs == "?" and not action.option_strings:
+        return f"[{name}]"
     return f"{name}…" if action.nargs == "+" else name
 
 

@@ -107,6 +107,7 @@ class Runs:
     def wake(self) -> None:
         """Have the next run started when one may start and none is under way."""
         waiting = self.queue()
+        self._show_pauses()
         self._context.metrics.waiting_runs(Counter((one["workload"], one["waits_for"]) for one in waiting))
         for one in waiting:
             if one["waits_for"] != "turn" and self._held.get(one["run_id"]) != one["waits_for"]:
@@ -132,9 +133,13 @@ class Runs:
             raise RetunedError(f"{_named(workload)}: retraining is paused already")
         warehouse.insert("pauses", workload=workload, created_at=self._context.now(), actor=actor, reason=reason)
         log.info("%s: retraining is paused by %s: %s", _named(workload), actor, reason)
+        self._show_pauses()
         with self._lock:
             if self._under_way is not None and workload in (None, self._under_way.workload):
                 self._under_way.set()
+
+    def _show_pauses(self) -> None:
+        self._context.metrics.pauses.set(len(holds.pauses(self._context.warehouse)))
 
     def resume(self, workload: str | None, actor: str) -> None:
         """End a pause; what it stopped goes on.

@@ -42,7 +42,7 @@ def most_bytes(settings: Settings) -> int:
 def to_bytes(batch: Batch) -> bytes:
     """A batch of one file as it is sent."""
     ((key, end),) = batch.nexts.items()
-    records = [(r.offset, r.value, r.problem) for r in batch.records]
+    records = [(r.offset, r.value, None if r.problem is None else str(r.problem)) for r in batch.records]
     return msgspec.msgpack.encode(_Packed(batch.starts.get(key), end, records))
 
 

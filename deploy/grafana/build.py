@@ -511,8 +511,10 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Runs in line",
-            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory. No series: none waits.",
+            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory, and the pauses in force. "
+            "No series: none waits.",
             (f"retuned_runs_waiting{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
+            ("retuned_training_pauses", "pauses"),
         ),
         lines(
             "Since a run last told of progress",

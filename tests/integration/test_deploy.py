@@ -127,7 +127,7 @@ def variables(dashboard: dict[str, Any]) -> dict[str, str]:
 
 
 def promtool(*arguments: str, folder: Path = DEPLOY) -> None:
-    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -253,6 +253,15 @@ def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_pa
     assert house.count("interactions") == 24
 
 
+def test_a_row_that_is_none_is_refused_by_a_running_daemon_too(house: House, tmp_path: Path) -> None:
+    path = tmp_path / "handbook.md"
+    path.write_text("Nothing is above this.\n\n# How long may I return it?\n\n30 days.\n")
+    (batch,) = EventFile(path, None, "w", 10_000).batches(None, 10)
+    taken = take(house.ingest, from_bytes("import:x", to_bytes(batch)))
+    assert taken.stored["interactions"] == 1
+    assert sum(taken.refused.values()) == 1
+
+
 def test_nothing_of_a_batch_is_stored_when_a_part_cannot_be(house: House, tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", *pairs(4), {"x": 1})
     with not_writable(house.warehouse, "offsets"), pytest.raises(duckdb.Error):

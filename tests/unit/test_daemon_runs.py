@@ -92,6 +92,9 @@ class Queue:
     def files(self, workload: str) -> list[Path]:
         return list((self.folder / "models" / workload / "runs").glob("*"))
 
+    def pauses(self) -> float | None:
+        return self.collectors.get_sample_value("retuned_training_pauses")
+
     def waiting(self, workload: str, reason: str) -> float | None:
         self.runs.wake()
         return self.collectors.get_sample_value("retuned_runs_waiting", {"workload": workload, "reason": reason})
@@ -144,8 +147,10 @@ def test_a_pause_of_one_workload_holds_up_no_other_and_one_of_all_holds_up_all(q
     assert queue.states() == {"support": "waiting", "sales": "interrupted"}
     queue.service.command("pause", None, {"reason": "an audit"})
     assert queue.waits() == {"sales": "paused", "support": "paused"}
+    assert queue.pauses() == 2
     queue.service.command("resume", None, {})
     assert queue.waits() == {"sales": "turn", "support": "paused"}
+    assert queue.pauses() == 1
 
 
 def test_pauses_that_make_no_sense(queue: Queue) -> None:

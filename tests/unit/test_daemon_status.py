@@ -93,6 +93,22 @@ def test_the_page_shows_the_latest_dead_letters_with_reason_and_link(local: Loca
     assert re.findall("malformed (.)", page) == ["6", "5", "4", "3", "2"]
 
 
+def test_without_a_daemon_the_status_names_who_was_set_aside_when_it_stopped(local: LocalService) -> None:
+    long_ago = START - timedelta(days=30)
+    local.warehouse.execute("INSERT INTO offsets (topic, partition, next_offset) VALUES ('interactions', 0, 1500)")
+    local.warehouse.execute(
+        """
+        INSERT INTO dead_letters (topic, partition, "offset", reason, detail, received_at)
+        SELECT 'interactions', 0, n, 'not_json', 'malformed', $at FROM range(1500) AS numbers(n)
+        """,
+        {"at": long_ago},
+    )
+    (found,) = local.ingestion()["set_aside"]
+    assert (found["topic"], found["workload"], found["dead"]) == ("interactions", None, 1000)
+    assert "not_json" in found["example"]
+    assert told(local)["ingestion"]["set_aside"]
+
+
 def test_the_page_has_no_negative_zero_and_no_interval_between_equals(local: LocalService) -> None:
     interactions(local.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
     figure = {"created_at": START, "workload": "support", "model": "*", "source": "features"}
