@@ -10,9 +10,9 @@ BUILD := build
 demo: $(VENV)/demo
 	$(BIN)/retuned demo $(DEMO)
 
-# Two files at a time: tests mostly wait for brokers, children and daemons.
+# Two files at a time: tests mostly wait for brokers, children and daemons. In order: the many short ones come last.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
