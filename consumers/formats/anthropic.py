@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats.messages import Plain, object_of, objects_of, texts_of, without_nothing
+from retuned.consumers.formats.messages import Plain, object_of, objects_of, texts_of, tool_call, without_nothing
 
 _HIDDEN = ("thinking", "redacted_thinking")
 
@@ -50,8 +50,7 @@ def chat_messages(message: Plain) -> list[Plain]:
     for block in objects_of(content):
         if block.get("type") == "tool_use":
             arguments = msgspec.json.encode(block.get("input")).decode()
-            function = {"name": block.get("name"), "arguments": arguments}
-            calls.append({"id": block.get("id"), "type": "function", "function": function})
+            calls.append(tool_call(block.get("id"), block.get("name"), arguments))
         elif block.get("type") == "tool_result":
             result = texts_of(block.get("content"))
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})

@@ -94,6 +94,11 @@ def objects_of(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def tool_call(id: Any, name: Any, arguments: Any) -> Plain:
+    """A call of a tool, as chat messages hold it; `arguments` is JSON text."""
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
 def seconds_between(began: Any, ended: Any) -> float | None:
     """Of two times, in nanoseconds both or in ISO 8601 both; None where there are none, or it ended before it began."""
     try:

@@ -13,6 +13,7 @@ from retuned.consumers.formats.messages import (
     object_of,
     objects_of,
     texts_of,
+    tool_call,
     without_media,
     without_nothing,
 )
@@ -199,5 +200,4 @@ def _input_item(item: Plain) -> Plain:
 
 
 def _tool_call(item: Plain) -> Plain:
-    function = {"name": item.get("name"), "arguments": item.get("arguments")}
-    return {"id": item.get("call_id"), "type": "function", "function": function}
+    return tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))

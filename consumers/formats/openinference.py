@@ -12,6 +12,7 @@ from retuned.consumers.formats.messages import (
     object_of,
     objects_of,
     texts_of,
+    tool_call,
     without_media,
     without_nothing,
 )
@@ -95,8 +96,4 @@ def _message(item: Plain) -> Plain:
 
 def _tool_call(call: Plain) -> Plain:
     function = object_of(call.get("function"))
-    return {
-        "id": call.get("id"),
-        "type": "function",
-        "function": {"name": function.get("name"), "arguments": function.get("arguments")},
-    }
+    return tool_call(call.get("id"), function.get("name"), function.get("arguments"))

@@ -26,6 +26,7 @@ from retuned.consumers.formats.messages import (
     objects_of,
     seconds_between,
     texts_of,
+    tool_call,
     without_media,
     without_nothing,
 )
@@ -283,9 +284,7 @@ def _chat(message: Plain) -> list[Plain]:
         if part.get("type") == "tool_call":
             arguments = part.get("arguments")
             text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-            calls.append(
-                {"id": part.get("id"), "type": "function", "function": {"name": part.get("name"), "arguments": text}}
-            )
+            calls.append(tool_call(part.get("id"), part.get("name"), text))
         elif part.get("type") == "tool_call_response":
             result = _text(part.get("response", part.get("result")))
             results.append({"role": "tool", "tool_call_id": part.get("id"), "content": result})

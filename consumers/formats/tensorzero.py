@@ -15,6 +15,7 @@ from retuned.consumers.formats.messages import (
     object_of,
     objects_of,
     texts_of,
+    tool_call,
     without_media,
     without_nothing,
 )
@@ -126,7 +127,7 @@ def _tool_call(block: Plain) -> Plain:
     arguments = block.get("raw_arguments", block.get("arguments"))
     text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
     name = block.get("name") or block.get("raw_name")
-    return {"id": block.get("id"), "type": "function", "function": {"name": name, "arguments": text}}
+    return tool_call(block.get("id"), name, text)
 
 
 def _time(row: Plain) -> Any:

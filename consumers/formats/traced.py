@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats.messages import Plain, object_of, objects_of
+from retuned.consumers.formats.messages import Plain, object_of, objects_of, tool_call
 
 _ROLES = {
     "human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "HumanMessage": "user", "AIMessage": "assistant",
@@ -87,7 +87,7 @@ def _tool_call(call: Plain) -> Plain:
     if "function" in call or "name" not in call:
         return call
     arguments = msgspec.json.encode(call.get("args")).decode()
-    return {"id": call.get("id"), "type": "function", "function": {"name": call["name"], "arguments": arguments}}
+    return tool_call(call.get("id"), call["name"], arguments)
 
 
 def _choice(message: Plain) -> Plain:
