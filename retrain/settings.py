@@ -215,13 +215,18 @@ class GateSettings(Section):
         0.02,
         description="the share of questions left unanswered may rise by so much, beyond what chance explains",
     )
+    maximum_invalid_rise: Share = Field(
+        0.0,
+        description="the share of answers that programs cannot read (JSON that does not fit the schema, calls of unknown "
+        "tools) may rise by so much; nothing is granted to chance",
+    )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
     )
     maximum_slice_drop: Share = Field(
         0.1,
-        description="the score on any slice (topic, language, turns, context) may fall by so much, beyond what chance "
-        "explains",
+        description="the score on any slice (topic, language, turns, context; label, field, tool) may fall by so much, "
+        "beyond what chance explains",
     )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median time of a generated token of the candidate over the champion's"

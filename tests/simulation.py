@@ -22,7 +22,7 @@ class Row:
     """What the gate reads of an evaluation."""
 
     row_id: str
-    score: float
+    score: float | None
     hallucinated: bool | None = False
     refused: bool = False
     length_ratio: float = 1.0
@@ -31,6 +31,8 @@ class Row:
     slices: tuple[str, ...] = ()
     origin: str | None = None
     kind: str | None = None
+    valid: bool | None = None
+    answered: str | None = None
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:

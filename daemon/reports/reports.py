@@ -181,7 +181,10 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
         groups[row.split, row.model].append(row)
     scores = []
     for (split, model), rows in sorted(groups.items()):
-        score, low, high = wilson(sum(row.score for row in rows), len(rows))
+        own = [row.score for row in rows if row.score is not None]
+        if not own:
+            continue  # the metric abstains on all of them
+        score, low, high = wilson(sum(own), len(own))
         told = [row.hallucinated for row in rows if row.hallucinated is not None]
         scores.append(
             {
@@ -191,7 +194,7 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "hallucination": fmean(told) if told else None,
-                "n": len(rows),
+                "n": len(own),
             }
         )
     return scores

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from retuned.consumers.common.languages import is_english
+from retuned.consumers.common.tool_calls import OPENING
 from retuned.consumers.privacy.placeholders import unnumbered
 from retuned.retrain.scoring.json_fields import field_f1, fields, is_fenced
 from retuned.retrain.scoring.score import Metric, Score
@@ -173,7 +174,8 @@ def score(answer: str, reference: str) -> float:
 
 
 def conflicts(answer: str, reference: str) -> bool | None:
-    """Whether the answer states what the reference contradicts; None where it cannot be told.
+    """Whether the answer states what the reference contradicts; None where it cannot be told: outside English, and of
+    calls of tools.
 
     These conflict: yes against no; another value in the place of one that the reference states (45 days for 30 days;
     30 days, or is it 45?), but not one that has a subject of its own (refunds take 5 days); a sentence that denies what
@@ -183,7 +185,7 @@ def conflicts(answer: str, reference: str) -> bool | None:
     if (document := fields(reference)) is not None:
         given = fields(answer)
         return None if given is None else bool(given - document)
-    if not is_english(reference):
+    if OPENING in reference or not is_english(reference):
         return None
     said, meant = _POLARITY.match(answer), _POLARITY.match(reference)
     if said and meant and said[1].casefold() != meant[1].casefold():
