@@ -217,8 +217,8 @@ class GateSettings(Section):
     )
     maximum_invalid_rise: Share = Field(
         0.0,
-        description="the share of answers that programs cannot read (JSON that does not fit the schema, calls of unknown "
-        "tools) may rise by so much; nothing is granted to chance",
+        description="the share of answers that programs cannot read (JSON that does not fit the schema, calls of "
+        "unknown tools) may rise by so much; nothing is granted to chance",
     )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"

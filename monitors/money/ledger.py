@@ -67,6 +67,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     - Cost `inference`: what the events say they cost, or their tokens × token cost.
     - Cost `data_work`: answers that an expert spoke of, each once for each expert, × hours for one × hourly rate.
     - Cost `training`: hours of training and evaluation of finished runs.
+    - Cost `judging`: tokens of the language model that judged the answers of finished runs.
     - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads.
 
     What has no rate, or a rate of zero, is not booked. What one event reports beyond the limits of the settings is
@@ -74,7 +75,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     """
     roi = settings.roi
     with warehouse.transaction() as cursor:
-        entries = _answers(cursor, roi, now) + _training(cursor, roi) + _fixed(cursor, roi, now)
+        entries = _answers(cursor, roi, now) + _runs(cursor, roi) + _fixed(cursor, roi, now)
         for entry in entries:
             insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
         for row in _rows(cursor, "left_out", maximum_amount=roi.maximum_event_amount):
@@ -135,15 +136,17 @@ def _answers(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime)
     return [Entry(reference=_until(now, answers=row.pop("answers")), **row) for row in rows]
 
 
-def _training(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings) -> list[Entry]:
+def _runs(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings) -> list[Entry]:
     entries = []
-    for row in _rows(cursor, "training"):
-        run, hours = row.pop("id"), row.pop("hours")
-        rate = rate_on(roi.training_hourly_rate, row["period_end"].date())
-        if rate:
-            entries.append(
-                Entry(**row, kind=COST, item="training", quantity=hours, unit="hours", rate=rate, reference=run)
-            )
+    for item, unit, rates in (
+        ("training", "hours", roi.training_hourly_rate),
+        ("judging", "tokens", roi.judge_token_cost),
+    ):
+        for row in _rows(cursor, "of_runs", item=item):
+            run = row.pop("id")
+            rate = rate_on(rates, row["period_end"].date())
+            if rate:
+                entries.append(Entry(**row, kind=COST, item=item, unit=unit, rate=rate, reference=run))
     return entries
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -35,6 +36,10 @@ LABEL_ROWS = 4
 SHORT = 4
 """Words of a short answer that is met word by word."""
 HALF = 0.5
+
+Same = Callable[[str, str], bool]
+"""Whether two answers to one question say the same."""
+
 _SAMPLE = 400
 _SENTENCE_WORDS = 3
 _SENTENCE = re.compile(r"\.\s*$")
@@ -46,6 +51,11 @@ class Chosen:
 
     metric: Metric
     reason: str
+
+    @cached_property
+    def same(self) -> Same:
+        """`Metric.same`, which is asked of one pair again and again."""
+        return lru_cache(50_000)(self.metric.same)
 
     def as_dict(self) -> dict[str, Any]:
         """What is kept with a dataset; see `restored`."""

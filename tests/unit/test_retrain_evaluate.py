@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, drawn, grounded, measured, summary
+from retuned.retrain.decision.evaluate import (
+    BASE,
+    CANDIDATE,
+    LOGGED,
+    Evaluation,
+    drawn,
+    grounded,
+    measured,
+    scored,
+    summary,
+)
+from retuned.retrain.scoring.facts import Facts
 
 ROW = Evaluation(
     model=CANDIDATE,
@@ -55,7 +66,9 @@ def test_what_is_measured_of_an_answer_needs_its_text_alone() -> None:
         "completion": "Lamps can be returned within 30 days.",
         "context": json.dumps(["Returns: 14 days"]),
     }
-    right, stale = (measured("holdout", row, LOGGED, f"Lamps can be returned within {n} days.") for n in (30, 14))
+    found = [measured("holdout", row, LOGGED, f"Lamps can be returned within {n} days.") for n in (30, 14)]
+    (right, stale), tokens = scored(found, [row], Facts())
+    assert tokens == 0
     assert (right.score, right.hallucinated, right.grounded, right.loss) == (1.0, False, 0.0, None)
     assert (stale.score, stale.hallucinated, stale.grounded) == (0.0, False, 1.0)
     assert summary([right, stale])["score_logged"] == 0.5

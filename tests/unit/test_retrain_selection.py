@@ -17,6 +17,8 @@ from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.data.similarity import Template, fraction, text_hash
 from retuned.retrain.data.splits import assigned_splits, split_of
 from retuned.retrain.data.topics import OTHER, Topics
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import DatasetSettings, GateSettings, Settings
 
 START = datetime(2026, 3, 2)
@@ -49,7 +51,7 @@ def example(number: int, answer: str | None = None, **changes: Any) -> Example:
 def evidence(rows: Sequence[Example] = (), **more: Any) -> Evidence:
     given: dict[str, Any] = {
         "rows": list(rows), "thumbs": [], "left": [], "consensus": Consensus(), "topics": Topics(), "places": {},
-        "template": Template(),
+        "template": Template(), "metric": Chosen(Facts(), "of the tests"),
     }  # fmt: skip
     return Evidence(**(given | more))
 
