@@ -341,7 +341,7 @@ class _Run:
                 datasets.logged_answers(self.warehouse, dataset),
             ),
         )
-        self._paid(int(times["judge_tokens"]))
+        self._paid(int(times.get("judge_tokens", 0)))
         replace_text(kept, json.dumps([asdict(row) for row in rows]))
         return rows
 

@@ -67,7 +67,6 @@ WITH said AS (
     SELECT signs.sign, interaction_id,
         -- Of time saved and of resolved the last word counts. An escalation stays one, whoever told of it.
         arg_max(seconds, (timestamp, id)) FILTER (seconds BETWEEN 0 AND $maximum_seconds) / 3600 AS hours,
-       coalesce(judge_tokens, 0) AS judge_tokens,
         count(*) FILTER (seconds > $maximum_seconds) AS too_long,
         bool_or(value = 'true') FILTER (name = 'escalated') AS escalated,
         arg_max(value = 'true', (timestamp, id)) FILTER (name = 'resolved' AND value IN ('true', 'false')) AS resolved,
@@ -194,7 +193,8 @@ ON CONFLICT DO UPDATE SET
     gain_cost = gain_cost + excluded.gain_cost
 
 -- name: of_runs
--- Runs of which the item is not booked. What a run took is a cost of the promotion that it led to, else of the version that was in service when it ended.
+-- Runs of which the item is not booked. What a run took is a cost of the promotion that it led to, else of the version
+-- that was in service when it ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
        CASE $item
            WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
@@ -241,7 +241,7 @@ ORDER BY booked_on
 
 -- name: rolled_entries
 -- What is summed: entries of one day's bookings over one day that differ in nothing but their minutes. An entry of
--- training names its run and stays; one beyond any sum does, too.
+-- training or judging names its run and stays; one beyond any sum does, too.
 CREATE OR REPLACE TEMP TABLE rolled_entries AS
 SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, item, fsum(quantity) AS quantity, unit, rate,
        fsum(amount) AS amount,

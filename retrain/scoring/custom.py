@@ -19,6 +19,8 @@ class Custom(Metric):
         name: the function, as `package.module:function`; the module is imported, also in the daemon's process.
     """
 
+    meaning = "as a function of the operator computes it"
+
     def __init__(self, name: str) -> None:
         self.name = name
         module, _, function = name.partition(":")

@@ -11,6 +11,7 @@ class Exact(Metric):
     """The metric."""
 
     name = "exact"
+    meaning = "1 for the approved answer, else 0"
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """1 for the approved answer, else 0."""

@@ -134,6 +134,7 @@ class Facts(Metric):
     """The metric: 1 for an answer that states the facts of the approved one, else 0. It abstains outside English."""
 
     name = "facts"
+    meaning = "1 for an answer that states every fact of the approved one and nothing that conflicts with it, else 0"
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """See `score`."""
@@ -295,7 +296,7 @@ def _subject(fact: str, text: str) -> set[str]:
 def _stems(text: str) -> set[str]:
     """The beginnings of the words that name something: no fillers, numbers and units."""
     return {
-        word[:_STEM]
+        word.removesuffix("s")[:_STEM]
         for word in tokens(text)
         if word.isalpha()
         and word not in _FILLERS

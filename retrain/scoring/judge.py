@@ -39,6 +39,7 @@ class Judge(Metric):
     """
 
     name = "judge"
+    meaning = "1 where a language model finds the answer as good as the approved one, in both orders, else 0.5 or 0"
 
     def __init__(self, criteria: str | None, settings: JudgeSettings, cache: Path | None = None) -> None:
         if not criteria:

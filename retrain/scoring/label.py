@@ -22,6 +22,7 @@ class Label(Metric):
     """
 
     name = "label"
+    meaning = "1 for the right label, else 0"
 
     def __init__(self, labels: Iterable[str]) -> None:
         self._labels = {plain(label): label for label in sorted(labels)}
@@ -64,6 +65,15 @@ def confusion(pairs: Iterable[tuple[str, str | None]]) -> dict[str, Counter[str]
     for right, given in pairs:
         found[right][given or OTHER] += 1
     return dict(sorted(found.items()))
+
+
+def mistaken(table: Mapping[str, Counter[str]]) -> list[tuple[str, int, int, str]]:
+    """Each right label with its answers, how many of them are right, and what the wrong ones were; the worst first."""
+    found = []
+    for label, given in table.items():
+        wrong = ", ".join(f"{times} {other}" for other, times in given.most_common() if other != label)
+        found.append((label, given.total(), given[label], wrong))
+    return sorted(found, key=lambda one: (one[2] / one[1], one[0]))
 
 
 def macro_f1(table: Mapping[str, Counter[str]]) -> float:

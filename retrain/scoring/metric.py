@@ -59,10 +59,15 @@ class Chosen:
 
     def as_dict(self) -> dict[str, Any]:
         """What is kept with a dataset; see `restored`."""
-        return {"name": self.metric.name, "reason": self.reason, **self.metric.learned}
+        return {
+            "name": self.metric.name,
+            "meaning": self.metric.meaning,
+            "reason": self.reason,
+            **self.metric.learned,
+        }
 
     def __str__(self) -> str:
-        return f"Answers are scored by the metric {self.metric.name}: {self.reason}."
+        return f"Answers are scored by the metric {self.metric.name}, {self.metric.meaning}: {self.reason}."
 
 
 def choose(settings: Settings, approved: Sequence[str]) -> Chosen:

@@ -30,9 +30,11 @@ class Metric(ABC):
 
     Attributes:
         name: as in `metric.name`.
+        meaning: what a score is, for people.
     """
 
     name: str
+    meaning: str
 
     @property
     def learned(self) -> Mapping[str, Any]:

@@ -35,9 +35,12 @@ class Text(Metric):
     """
 
     name = "text"
+    meaning = "how near the wording is to the approved one's (ROUGE-L), times the share of its numbers that are stated"
 
     def __init__(self, model: Path | None = None) -> None:
         self._folder = model
+        if model is not None:
+            self.meaning = self.meaning.replace("(ROUGE-L)", "(mean of ROUGE-L and the cosine of embeddings)")
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """The score, whose parts are named in the detail."""

@@ -21,6 +21,7 @@ class ToolCalls(Metric):
     """
 
     name = "tool_calls"
+    meaning = "F1 of the calls, their names and arguments; 0 for calls that cannot be read"
 
     def __init__(self) -> None:
         self._text = Text()
