@@ -23,7 +23,7 @@ SLICE_EXAMPLES = 8
 """Smaller slices are not looked at: they could not show anything."""
 
 LABEL_EXAMPLES = 3
-"""With so many, a label that the champion mostly answers right and the candidate never does is lost, chance or not."""
+"""With so many, a label is lost that the champion answers right in a third of its questions and the candidate never."""
 
 ABSTAINED = 0.5
 """Share of the holdout on which the metric may abstain."""
@@ -211,8 +211,17 @@ def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int, opponent:
             "gain_high": found.high,
             "tries": float(tries + 1),
             "examples_needed": float(needed),
+            **_wholly_right(pairs),
         },
     )
+
+
+def _wholly_right(pairs: Pairs) -> dict[str, float]:
+    """Where scores are fractions: the share of answers that are right as a whole."""
+    columns = {"champion": [_score(old) for old, _ in pairs], "candidate": [_score(new) for _, new in pairs]}
+    if all(score in (0.0, 1.0) for scores in columns.values() for score in scores):
+        return {}
+    return {f"exact_{model}": fmean(score == 1.0 for score in scores) for model, scores in columns.items()}
 
 
 def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving: bool) -> Decision:
@@ -461,7 +470,7 @@ def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> De
     lost = [
         label
         for label, given in before.items()
-        if given.total() >= LABEL_EXAMPLES and 2 * given[label] >= given.total() and not after[label][label]
+        if given.total() >= LABEL_EXAMPLES and 3 * given[label] >= given.total() and not after[label][label]
     ]
     figures = {"macro_f1_champion": macro_f1(before), "macro_f1_candidate": macro_f1(after)}
     for label, given in after.items():
@@ -473,7 +482,7 @@ def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> De
     )
     if lost:
         named = ", ".join(f"“{label}” ({before[label][label]} of {before[label].total()})" for label in lost)
-        text += f"the candidate never answers what the {opponent} mostly does right: {named}."
+        text += f"the candidate never answers what the {opponent} can: {named}."
     else:
         text += "none is lost."
     return Decision(not lost, [text], figures)

@@ -89,7 +89,7 @@ _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _CONSTANTS = frozenset({"true", "false", "null"})
 _DENIAL = re.compile(r"\b(?:no|not|never|none|cannot|without)\b|n['’]t\b", re.IGNORECASE)
 
-_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n|,?\s\bbut\b")
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n|,?\s\bbut\b|,\s(?=not\b)")
 _CLAUSE_END = re.compile(r"[.!?;:,](?=\s|$)|\n|[()]|\s–\s|\b(?:but|while|whereas)\b|\b(?<!\d )and\b(?!\s*\d)")
 # A denied verb turns what is said of a value; a quantity of none ("no fee", "no questions asked") does not, unless the
 # sentence begins with it.
