@@ -22,6 +22,7 @@ from retuned.daemon.web.server import bind
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
+from retuned.retrain.scoring.metric import choose
 from retuned.retrain.training.base_model import check_base_model
 
 ENOUGH_DISK = 2 * 1024**3
@@ -36,6 +37,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("privacy", lambda: _privacy(settings)),
         ("base model", lambda: check_base_model(settings.models.base)),
         ("memory", lambda: _memory(settings)),
+        ("metric", lambda: _metric(settings)),
         ("judge", lambda: judge.check(settings.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
@@ -69,6 +71,13 @@ def _privacy(settings: Settings) -> str:
     if not privacy.redact:
         return "privacy.redact is off: what events hold is stored as it is"
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _metric(settings: Settings) -> str:
+    if settings.metric.name == "auto":
+        return "auto: chosen by the approved answers of each dataset"
+    metric = choose(settings, []).metric
+    return f"{metric.name}: {metric.meaning}"
 
 
 def _writable(key: str, folder: Path) -> str:

@@ -6,6 +6,7 @@ from retuned.retrain.data.evidence import Evidence
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import fraction
 from retuned.retrain.data.topics import OTHER
+from retuned.retrain.scoring.label import labels_of
 from retuned.retrain.settings import DatasetSettings
 
 
@@ -61,5 +62,4 @@ def topic_of(row: Example) -> str | None:
 
 def _label_of(row: Example, evidence: Evidence) -> str | None:
     """The label of its answer, where answers are of a closed set."""
-    groups = evidence.metric.metric.groups(row.completion)
-    return next((name for name in groups if name.startswith("label:")), None)
+    return next(iter(labels_of(evidence.metric.metric.groups(row.completion))), None)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from retuned.retrain.scoring.label import confusion, macro_f1
+from retuned.retrain.scoring.label import confusion, labels_of, macro_f1
 from retuned.retrain.settings import GateSettings
 
 POWER = 0.97
@@ -117,7 +117,7 @@ def decide(
     }
     if formed := [(old, new) for old, new in answered if old.valid is not None and new.valid is not None]:
         checks["validity"] = _validity(formed, settings, opponent)
-    if labelled := [(label, old, new) for old, new in pairs for label in _label(new)]:
+    if labelled := [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]:
         checks["labels"] = _labels(labelled, opponent)
     if produced := _scored(_pairs(logged, candidate)):
         checks["logged"] = _logged(produced, settings, seed, tries, serving)
@@ -456,11 +456,6 @@ def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
         ],
         {"invalid_champion": before, "invalid_candidate": after},
     )
-
-
-def _label(row: Measured) -> list[str]:
-    """The right label of a row, where answers are labels."""
-    return [name.removeprefix("label:") for name in row.slices if name.startswith("label:")]
 
 
 def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> Decision:

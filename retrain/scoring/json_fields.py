@@ -76,6 +76,8 @@ def inferred_schema(approved: Sequence[str]) -> dict[str, Any]:
     Keys that are open (many, or seen only once) are not limited.
     """
     documents = [document for answer in approved if (document := _document(answer)) is not None]
+    if not documents:
+        return {}
     kinds = sorted({"object" if isinstance(document, dict) else "array" for document in documents})
     if kinds != ["object"]:
         return {"type": kinds}

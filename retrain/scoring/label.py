@@ -9,6 +9,7 @@ from retuned.retrain.scoring.words import plain
 
 OTHER = "other"
 """In a confusion matrix: an answer that is no label."""
+_GROUP = "label:"
 
 
 class Label(Metric):
@@ -48,7 +49,7 @@ class Label(Metric):
     def groups(self, approved: str) -> list[str]:
         """`label:` and the label."""
         label = self._labels.get(plain(approved))
-        return [f"label:{label}"] if label is not None else []
+        return [f"{_GROUP}{label}"] if label is not None else []
 
 
 def learned_labels(approved: Sequence[str]) -> list[str]:
@@ -57,6 +58,11 @@ def learned_labels(approved: Sequence[str]) -> list[str]:
     for answer in approved:
         spellings[plain(answer)][answer.strip()] += 1
     return sorted(max(sorted(found), key=found.__getitem__) for found in spellings.values())
+
+
+def labels_of(groups: Iterable[str]) -> list[str]:
+    """The labels among the slices of a row: one, where answers are labels."""
+    return [name.removeprefix(_GROUP) for name in groups if name.startswith(_GROUP)]
 
 
 def confusion(pairs: Iterable[tuple[str, str | None]]) -> dict[str, Counter[str]]:

@@ -40,6 +40,10 @@ class Text(Metric):
     def __init__(self, model: Path | None = None) -> None:
         self._folder = model
         if model is not None:
+            if not (model / "modules.json").is_file():
+                raise ConfigurationError(
+                    f"metric.embedding_model: {model} is no folder of a sentence-transformers model (modules.json)"
+                )
             self.meaning = self.meaning.replace("(ROUGE-L)", "(mean of ROUGE-L and the cosine of embeddings)")
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
@@ -67,10 +71,6 @@ class Text(Metric):
         except ImportError as error:
             raise ConfigurationError(
                 f"metric.embedding_model: {self._folder} needs pip install 'retuned[embeddings]'"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"metric.embedding_model: {self._folder} is no folder of a sentence-transformers model"
             ) from error
 
     def _likeness(self, one: str, other: str) -> float:

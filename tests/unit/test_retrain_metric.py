@@ -222,7 +222,7 @@ def test_embeddings_count_half_where_a_model_is_configured(tmp_path: Path) -> No
     assert 0.0 < other.value < 0.5
     assert other.detail.startswith("ROUGE-L 0.00, embeddings 0.")
     with pytest.raises(ConfigurationError, match=r"metric\.embedding_model"):
-        Text(tmp_path).score("a", "b", ROW)
+        Text(tmp_path)
 
 
 def tiny_embeddings(transformers: Any, folder: Path) -> Path:
