@@ -269,7 +269,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     tokenizer.padding_side = "left"
     models = _models(job, base, getattr(torch, job["dtype"]))
-    metric = _metric(job, settings)
+    metric = metric_in_child(job)
     rows = {
         split: drawn(
             pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples, metric
@@ -291,7 +291,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return {"rows": [asdict(row) for row in found], "times": times}
 
 
-def _metric(job: dict[str, Any], settings: EvaluateSettings) -> Metric:
+def metric_in_child(job: Mapping[str, Any]) -> Metric:
+    """The metric of the dataset, in the child's process."""
+    settings = EvaluateSettings.model_validate(job["settings"])
     if key := os.environ.get(JUDGE_KEY):
         settings = settings.model_copy(update={"judge_key": SecretStr(key)})
     asked = Settings(metric=MetricSettings.model_validate(job["metric_settings"]), evaluate=settings)

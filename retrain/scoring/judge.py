@@ -67,12 +67,13 @@ class Judge(Metric):
         if self._failures >= _GIVE_UP:
             return Score(None, f"the judge was given up after {_GIVE_UP} failures in a row")
         instructions = f"You compare two answers to one question. What makes an answer good: {self._criteria} {_FORM}"
+        paid = more = 0
         try:
             first, paid = preferred(instructions, asked, answer, approved, self._settings)
             second, more = preferred(instructions, asked, approved, answer, self._settings)
         except ChatFailed as error:
             self._failures += 1
-            return Score(None, f"the judge gave no verdict ({error})")
+            return Score(None, f"the judge gave no verdict ({error})", tokens=paid)
         self._failures = 0
         value = ((first != "B") + (second != "A")) / 2
         self._keep(key, value)
