@@ -59,16 +59,17 @@ def test_the_metric_is_chosen_by_the_approved_answers_and_kept_with_the_dataset(
     """Labels that share most of their words say something else, and each is judged on."""
     labels = ["Pending Card Payment", "Reverted Card Payment", "Top Up By Card Charge", "Top Up By Transfer Charge"]
     for number in range(48):
-        answer = teacher.ask(question(number), labels[number % 4])
+        wrong = labels[(number + 1 + number // 4 % 3) % 4]
+        answer = teacher.ask(question(number), wrong)
         teacher.say(answer, "helpful", True)
-        teacher.say(answer, "correction", labels[(number + 1) % 4])
+        teacher.say(answer, "correction", labels[number % 4])
     built = build_dataset(warehouse, settings, "support", NOW)
     chosen = dataset.metric_of(built, settings)
     assert (chosen.metric.name, chosen.metric.learned) == ("label", {"labels": labels})
     assert "4 short texts that come again and again" in built.card["metric"]["reason"]
     # The corrected answer counts, though two of three words are those of the one that was called good.
     learned = rows(built)
-    assert {learned[normalise(question(number))] for number in range(0, 48, 4)} == {labels[1]}
+    assert {learned[normalise(question(number))] for number in range(0, 48, 4)} == {labels[0]}
     held_out = Counter(row["completion"] for row in built.split("holdout"))
     assert min(held_out[label] for label in labels) >= 3
     named = settings.model_copy(update={"metric": MetricSettings(name="exact")})
