@@ -126,6 +126,8 @@ def decide(
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
     outcome = all(check.outcome for check in checks.values())
     reasons = [reason for check in checks.values() for reason in check.reasons]
+    if abstained := len(answered) - len(pairs):
+        reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
     return Decision(outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings)], figures)
 
 

@@ -73,8 +73,8 @@ class Chosen:
 def choose(settings: Settings, approved: Sequence[str]) -> Chosen:
     """The metric that `metric.name` names, or the one that fits the approved answers.
 
-    `auto` takes the first that fits: tool_calls, json, label (a closed set of short answers without values), exact
-    (short answers that are no facts), facts (English, and half of the answers state one), text.
+    `auto` takes the first that fits: tool_calls, json, label (a closed set of short answers without values), facts
+    (English, and half of the answers state one), exact (short answers), text.
 
     Args:
         approved: the approved answers, one for each example.

@@ -26,6 +26,7 @@ def test_rows_on_which_the_metric_abstains_are_no_examples() -> None:
     assert decision.outcome
     assert (decision.figures["examples"], decision.figures["abstained"]) == (30, 10)
     assert decision.figures["score_candidate"] == 1.0
+    assert "abstains on 10 further holdout examples" in decision.reasons[-1]
 
 
 def test_a_metric_that_abstains_too_often_decides_nothing_and_the_way_out_is_named() -> None:
