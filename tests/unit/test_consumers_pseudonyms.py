@@ -93,7 +93,7 @@ SCHEMA = {"type": "object", "properties": {"user": {"type": "object", "propertie
         ({"order": {"user_id": "u-17"}}, {"order": {"user_id": "<u-17>"}}),
         ({"a": [{"b": [{"userId": " u-17 ", "n": 1.5}]}]}, {"a": [{"b": [{"userId": "<u-17>", "n": 1.5}]}]}),
         ({"order": {"user": {"id": 17, "plan": "gold"}}}, {"order": {"user": {"id": "<17>", "plan": "gold"}}}),
-        ({"room": {"end_user": ["u-17", {"user_email": "a@b.de"}]}}, {"room": {"end_user": ["<u-17>", {"user_email": "<a@b.de>"}]}}),
+        ({"x": {"user": ["u-17", {"user_email": "a@b.de"}]}}, {"x": {"user": ["<u-17>", {"user_email": "<a@b.de>"}]}}),
         ({"x": {"safety_identifier": "u-17"}}, {"x": {"safety_identifier": "<u-17>"}}),
         ({"metadata": {"trace": {"user.id": "u-17"}}}, {"metadata": {"trace": {"user.id": "<u-17>"}}}),
         ({"x": {"user": None, "users": 3, "user_name": ""}}, {"x": {"user": None, "users": 3, "user_name": ""}}),
