@@ -69,7 +69,7 @@ GROUP BY past.id, past.seconds, past.promoted, past.before, past.after
 -- name: earned
 -- What was booked as gained, and what was answered and rated meanwhile. Imported history earned nothing here.
 WITH answered AS (
-    SELECT received_at FROM traffic
+    SELECT count(*) AS answers, min(received_at) AS first_at FROM traffic
     WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
 ), rated AS (
     SELECT arg_max(value, timestamp) AS helpful
@@ -81,10 +81,10 @@ WITH answered AS (
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
         WHERE workload = $workload AND kind = 'gain' AND created_at > $since
             AND abs(amount) < 1e150) AS gains,
-       (SELECT count(*) FROM answered) AS answers,
-       (SELECT min(received_at) FROM answered) AS first_at,
+       answers, first_at,
        (SELECT count(*) FROM rated) AS ratings,
        (SELECT count(*) FROM rated WHERE helpful) AS helpful
+FROM answered
 
 -- name: ratings
 -- Users' ratings since the promotion, or since traffic began: the first ones, and those of the current window, which never overlap.

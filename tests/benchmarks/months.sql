@@ -90,7 +90,8 @@ INSERT INTO datasets BY NAME
 SELECT $version || 'd' || w AS version, 'support.' || w AS workload, $day AS created_at,
        $models || '/support.' || w || '/datasets/' || version AS path, $rows * 0.8 AS train, $rows * 0.05 AS validation,
        $rows * 0.15 AS holdout, 20 AS replay,
-       json_object('evidence_until', strftime($day, '%Y-%m-%dT%H:%M:%S'), 'generation', $generation, 'card', $detail)
+       json_object('evidence_until', strftime($day, '%Y-%m-%dT%H:%M:%S'), 'generation', $generation, 'card', $detail,
+                   'rows', json_object('train', $rows * 0.8, 'validation', $rows * 0.05, 'holdout', $rows * 0.15, 'regression', $rows * 0.5))
            AS card
 FROM range($workloads) AS workloads(w);
 
