@@ -104,31 +104,42 @@ def _reduce(warehouse: Warehouse, workload: str, most: int) -> int:
     for row in warehouse.rows(QUERIES["reducible_datasets"], {"workload": workload}):
         if dataset := load(warehouse, workload, row["version"]):
             found[row["whole"]].append(dataset)
-    older = found[False]
+    older = [dataset for dataset in found[False] if dataset.path.is_dir()]
     going = [dataset for dataset in older if not dataset.reduced]
     if not going:
         return 0
     asked = {_question(row) for dataset in found[True] for row in dataset.split("train")}
     left = most
     for dataset in older:
-        path = dataset.path / "train.parquet"
-        table = pq.read_table(path)
-        stays = []
-        for question in map(_question, table.to_pylist()):
-            stays.append(question not in asked and left > 0)
-            asked.add(question)
-            left -= stays[-1]
-        if not all(stays):
-            with replaced(path) as aside:
-                pq.write_table(table.filter(pa.array(stays)), aside)
-        if dataset in going:
-            warehouse.execute(QUERIES["reduce_rows"], {"workload": workload, "version": dataset.version})
-            kept = {f"{name}.parquet" for name in REDUCED} | {"card.json"}
-            # By the regression set it is known as reduced.
-            for file in sorted(dataset.path.iterdir(), key=lambda file: file.name == "regression.parquet"):
-                if file.name not in kept:
-                    file.unlink()
+        try:
+            left -= _reduce_train(dataset.path / "train.parquet", asked, left)
+            if dataset in going:
+                warehouse.execute(QUERIES["reduce_rows"], {"workload": workload, "version": dataset.version})
+                kept = {f"{name}.parquet" for name in REDUCED} | {"card.json"}
+                # By the regression set it is known as reduced, so that goes last.
+                for file in sorted(dataset.path.iterdir(), key=lambda file: file.name == "regression.parquet"):
+                    if file.name not in kept:
+                        file.unlink()
+        except OSError as error:
+            raise RetunedError(
+                f"retention: dataset {dataset.path} cannot be reduced ({error.strerror}); correct its permissions, the "
+                "next pass tries again"
+            ) from error
     return len(going)
+
+
+def _reduce_train(path: Path, asked: set[str], most: int) -> int:
+    """Keep the first `most` rows whose question was not `asked`, and add all questions to these; how many stay."""
+    table = pq.read_table(path)
+    stays, count = [], 0
+    for question in map(_question, table.to_pylist()):
+        stays.append(question not in asked and count < most)
+        count += stays[-1]
+        asked.add(question)
+    if not all(stays):
+        with replaced(path) as aside:
+            pq.write_table(table.filter(pa.array(stays)), aside)
+    return count
 
 
 def _question(values: dict[str, Any]) -> str:
