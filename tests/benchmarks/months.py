@@ -117,11 +117,9 @@ class Year:
                     if job.id in CLEAN_UP:
                         job.work()
             if (number + 1) % MONTH == 0:
-                print(
-                    f"day {number + 1:3} {time.monotonic() - began:6.0f} s",
-                    sizes(warehouse, self.folder),
-                    file=sys.stderr,
-                )
+                warehouse.checkpoint()
+                spent = f"{time.monotonic() - began:.0f} s"
+                print(f"day {number + 1}", spent, sizes(warehouse, self.folder), file=sys.stderr, flush=True)
         warehouse.close()
 
     def _day(self, warehouse: Warehouse, number: int) -> None:
