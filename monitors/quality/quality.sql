@@ -106,31 +106,29 @@ LIMIT $most
 
 -- name: approved
 -- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
-WITH words AS (
+WITH answers AS MATERIALIZED (
+    SELECT rowid AS answer, id, timestamp FROM interactions WHERE workload = $workload AND model <> 'demonstration'
+), words AS (
     SELECT
-        interaction_id, answered_at,
-        arg_max(feedback_id, timestamp) FILTER (name = 'correction') AS correction,
-        max(timestamp) FILTER (name = 'correction') AS corrected_at,
-        bool_and(value) FILTER (name = 'helpful') AS helpful,
+        interaction_id,
+        arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
+        bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
         max(timestamp) AS said_at
-    FROM judgements
-    WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
-        AND timestamp >= $since
-    GROUP BY interaction_id, answered_at
+    FROM feedback
+    WHERE name IN ('correction', 'helpful') AND source IN ('expert', 'user') AND timestamp >= $since
+        AND interaction_id IN (SELECT id FROM answers)
+    GROUP BY interaction_id
 ), latest AS MATERIALIZED (
-    SELECT * FROM words
-    WHERE correction IS NOT NULL OR (helpful AND answered_at < $start)
-    ORDER BY said_at DESC, interaction_id
+    SELECT answer, id, correction, said_at
+    FROM words JOIN answers ON answers.id = words.interaction_id
+    WHERE correction IS NOT NULL OR (helpful AND answers.timestamp < $start)
+    ORDER BY said_at DESC, id
     LIMIT $most
-), found AS MATERIALIZED (  -- by time, so that only the row groups of that time are read
-    SELECT latest.*, interactions.rowid AS answer, feedback.value ->> '$' AS text
-    FROM latest JOIN interactions ON interactions.timestamp = answered_at AND interactions.id = latest.interaction_id
-    LEFT JOIN feedback ON feedback.timestamp = corrected_at AND feedback.id = correction
 )
 -- The texts of these alone are read.
-SELECT coalesce(text, response) AS text
-FROM found JOIN interactions ON interactions.rowid = found.answer
-ORDER BY said_at DESC, found.interaction_id
+SELECT coalesce(correction, response) AS text
+FROM latest JOIN interactions ON interactions.rowid = latest.answer
+ORDER BY said_at DESC, latest.id
 
 -- name: asked
 SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, context, response
