@@ -160,7 +160,8 @@ def remove_old(context: Context) -> None:
             with parts.workload(workload):
                 gone = retention.remove(warehouse, settings, workload, now, kept.versions, kept.failed_run_days)
                 for kind, count in (
-                    ("version", gone.versions), ("dataset", gone.datasets), ("run_folder", gone.run_folders),
+                    ("version", gone.versions), ("dataset", gone.datasets), ("reduced_dataset", gone.reduced),
+                    ("run_folder", gone.run_folders),
                 ):  # fmt: skip
                     removed.labels(kind).inc(count)
                 if gone.versions or gone.datasets:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import duckdb
 
 from retuned.consumers.common.tone import likeness
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
@@ -80,6 +81,7 @@ def measure(
     found = windows(warehouse, settings.windows, workload, now)
     if found is None:
         return []
+    judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
         window = {"workload": workload, "start": found.current.start, "end": found.current.end}
         cursor.execute(QUERIES["window"], window)
@@ -110,7 +112,7 @@ def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:
-    rows = cursor.execute(QUERIES["votes"], {"start": start}).fetchall()
+    rows = cursor.execute(QUERIES["votes"], {"workload": workload, "start": start}).fetchall()
     return [Figure(workload, model, RATES[name], source, *wilson(yes, n), n) for name, source, model, yes, n in rows]
 
 
