@@ -30,6 +30,8 @@ from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSetti
 
 TOPIC = "model-events"
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 Lines = list[dict[str, Any]]
 
 
@@ -108,7 +110,7 @@ class Real:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]:
+def real(tmp_path_factory: pytest.TempPathFactory, base: Path, forked_children: None) -> Iterator[Real]:
     folder = tmp_path_factory.mktemp("real")
     opened = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
     bench = Bench(opened, settings_for(folder, base), MemoryPublisher())
