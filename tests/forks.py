@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import runpy
 import sys
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from typing import IO, Any
+from unittest import mock
 
 from retuned.consumers.common.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
 
@@ -23,10 +24,16 @@ IMPORTED = [
 ]
 
 
+# As `run_child` has them: what libraries read once, when they are loaded.
+ENVIRONMENT = HUGE_PAGES | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1"}
+
+
 def forking() -> ForkServerContext:
-    """The context whose processes are forked from the one that has imported everything; it is started by the first."""
+    """The context whose processes are forked from the one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        ensure_running()
     return context
 
 

@@ -110,7 +110,7 @@ class Real:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, base: Path, forked_children: None) -> Iterator[Real]:
+def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]:
     folder = tmp_path_factory.mktemp("real")
     opened = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
     bench = Bench(opened, settings_for(folder, base), MemoryPublisher())
