@@ -73,5 +73,6 @@ def _run(module: str, job: str, environment: dict[str, str], output: Connection,
     os.dup2(log.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment | {"RETUNED_PARENT": str(os.getppid())})
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [module, job]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
