@@ -13,17 +13,13 @@ from unittest import mock
 from retuned.consumers.common.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
 
 IMPORTED = [
-    "evidently.metrics",
     "peft",
     "retuned.daemon.backup.create",
     "retuned.daemon.backup.restore",
-    "retuned.monitors.drift.comparison",
     "retuned.retrain.generation.adapters",
     "retuned.retrain.training.adapter",
     "transformers.models.llama.modeling_llama",
 ]
-
-
 # As `run_child` has them: what libraries read once, when they are loaded.
 ENVIRONMENT = HUGE_PAGES | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1"}
 
