@@ -29,6 +29,8 @@ from retuned.retrain.release import registry
 TAUGHT = len(GOODS) * 50
 DURING = len(CHANGED) * 50
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 
 @dataclass(frozen=True)
 class Story:
