@@ -62,13 +62,12 @@ class Runs:
         self, workload: str, asked_by: str | None = None, scheduled: bool = False, at_any_hour: bool = False
     ) -> policy.Decision:
         """Decide whether to retrain; a yes is put in line, and a decision that says something new is stored."""
-        context, models = self._context, self._context.settings.models
+        context = self._context
+        settings = context.settings.for_workload(workload)
         found = self.evidence(workload, asked_by, scheduled)
-        decision = policy.decide(found, context.settings.policy, context.now())
-        if models.base is None and decision.retrain:
-            decision = _refused(decision, "but there is no base model (models.base)")
-        if models.workloads is not None and workload not in models.workloads and decision.retrain:
-            decision = _refused(decision, "but this workload is not one to retrain (models.workloads)")
+        decision = policy.decide(found, settings.policy, context.now())
+        if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):
+            decision = _refused(decision, f"but {why}")
         context.metrics.decisions.labels(workload, "yes" if decision.retrain else "no").inc()
         evidence.store(context.warehouse, workload, decision, found, context.now())
         if decision.retrain:
@@ -79,7 +78,8 @@ class Runs:
     def evidence(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Evidence:
         """What is known about a workload now."""
         context = self._context
-        found = evidence.gather(context.warehouse, context.settings, workload, context.now())
+        settings = context.settings.for_workload(workload)
+        found = evidence.gather(context.warehouse, settings, workload, context.now())
         paused = holds.paused(context.warehouse, workload)
         return replace(found, scheduled=scheduled, asked_by=asked_by, paused=paused)
 
@@ -195,7 +195,8 @@ class Runs:
             return self._under_way
 
     def _hold(self, row: dict[str, Any]) -> Hold | None:
-        return hold(self._context.warehouse, self._context.settings, row, self._context.now())
+        settings = self._context.settings.for_workload(row["workload"])
+        return hold(self._context.warehouse, settings, row, self._context.now())
 
     def _make(self, stop: Stop) -> None:
         context = self._context
