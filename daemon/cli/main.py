@@ -14,7 +14,7 @@ from retuned.consumers import logs
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
-from retuned.daemon.cli import tokens
+from retuned.daemon.cli import progress, tokens
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
@@ -237,7 +237,10 @@ def _check(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _service(settings: Settings, *, create: bool = False) -> Iterator["Service"]:
-    """The running daemon's; while none runs, that of the warehouse, opened by this process as `service.opened` does."""
+    """The running daemon's; while none runs, that of the warehouse, opened by this process as `service.opened` does.
+
+    A retraining that this process makes shows its progress.
+    """
     remote = RemoteService(settings)
     if remote.is_up():
         yield remote
@@ -245,6 +248,7 @@ def _service(settings: Settings, *, create: bool = False) -> Iterator["Service"]
     from retuned.daemon.service import opened
 
     with opened(settings, create=create) as local:
+        local.jobs.runs.show = progress.Progress().show
         yield local
 
 
@@ -329,8 +333,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
 def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:
     """The latest run: how far it is, what it waits for, what came of it, or why it made nothing."""
     if run["state"] == "running" and training.get("workload") == workload:
-        said = (f"{key} {value}" for key, value in training.items() if key in ("step", "steps", "rows", "loss"))
-        return f"under way: {', '.join([training['stage'], *said])}"
+        return f"under way: {progress.words(training)}"
     if run["state"] == "succeeded":
         scores = run["scores"] or {}
         means = ", ".join(

@@ -48,12 +48,14 @@ class Runs:
 
     Attributes:
         progress: what the run under way last reported; empty when none is.
+        show: gets it too.
     """
 
     def __init__(self, context: Context, start: Callable[[], None]) -> None:
         """`start` has `run_waiting` called soon by the thread that trains, if there is one."""
         self._context, self._start = context, start
         self.progress: dict[str, Any] = {}
+        self.show: Callable[[dict[str, Any]], None] = lambda _: None
         self._under_way: Stop | None = None
         self._held: dict[str, str] = {}  # run to the kind of hold that was logged
         self._lock = threading.Lock()
@@ -117,10 +119,12 @@ class Runs:
         if ready and not self.progress and not self._context.stop.is_set():
             self._start()
 
-    def run_waiting(self) -> None:
+    def run_waiting(self) -> list[run.RunResult]:
         """Take up whatever was interrupted, then retrain whatever waits, one after the other, as far as each may."""
+        made = []
         while (stop := self._next()) is not None:
-            self._make(stop)
+            made.append(self._make(stop))
+        return made
 
     def pause(self, workload: str | None, actor: str, reason: str) -> None:
         """Let no run start, of one workload or of all; one under way stops at a checkpoint.
@@ -175,6 +179,7 @@ class Runs:
         """What the run under way reports."""
         self.progress = {**self.progress, **line}
         self._context.retrain_metrics.progress(line["workload"], line)
+        self.show(self.progress)
 
     def _next(self) -> Stop | None:
         """The next run that may start, which is under way from now on."""
@@ -198,7 +203,7 @@ class Runs:
         settings = self._context.settings.for_workload(row["workload"])
         return hold(self._context.warehouse, settings, row, self._context.now())
 
-    def _make(self, stop: Stop) -> None:
+    def _make(self, stop: Stop) -> run.RunResult:
         context = self._context
         with (
             about(run=stop.run_id, workload=stop.workload),
@@ -213,6 +218,7 @@ class Runs:
             context.retrain_metrics.finished(result)
             with about(version=result.version):
                 log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
+            return result
 
 
 def _refused(decision: policy.Decision, why: str) -> policy.Decision:

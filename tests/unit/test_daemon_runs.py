@@ -15,6 +15,7 @@ from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli import check
+from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
@@ -25,7 +26,7 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import run
 from retuned.retrain.data import dataset as datasets
-from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry
 from retuned.retrain.settings import Settings as RetrainSettings
@@ -320,6 +321,48 @@ def test_a_run_waits_until_there_is_memory_for_it(queue: Queue, monkeypatch: pyt
     assert queue.began == ["support"]
     monkeypatch.setattr(holds, "available_bytes", lambda: None)
     assert queue.waits() == {"support": "turn"}
+
+
+def test_a_command_that_trains_itself_shows_progress_and_ends_with_what_came_of_it(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue.runs.show = Progress().show
+    queue.at_train = lambda _: queue.stop.set()
+    done = queue.service.command("retrain", "support", {})["done"]
+    assert done == "the retraining is interrupted: train: stopped before it was done"
+    assert capsys.readouterr().err.splitlines() == ["support: dataset", "support: train"]
+    queue.stop.clear()
+
+    def fail(_: str) -> None:
+        raise ChildFailed("train: killed by signal 9")
+
+    queue.at_train = fail
+    with pytest.raises(RetunedError, match="workload support: the retraining failed: train: killed by signal 9"):
+        queue.service.command("retrain", "support", {})
+
+    def refuse(*_: Any) -> Dataset:
+        raise DatasetRefused("3 rows of 50 that are needed")
+
+    monkeypatch.setattr(run, "build_dataset", refuse)
+    done = queue.service.command("retrain", "support", {})["done"]
+    assert done == "the retraining is refused: 3 rows of 50 that are needed"
+
+
+def test_progress_is_shown_for_each_stage_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    shown = Progress()
+    told: dict[str, Any] = {"workload": "support", "stage": "train"}
+    for step in range(1, 41):
+        clock[0] += 1
+        shown.show(told | {"step": step, "steps": 40, "loss": 0.123456})
+    shown.show(told | {"stage": "evaluate", "step": 40, "evaluated": 16, "rows": 90})
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"support: train, step {step}, steps 40, loss 0.1235" for step in (1, 11, 21, 31)),
+        "support: evaluate, evaluated 16, rows 90",
+    ]
 
 
 def test_each_workload_is_trained_by_its_own_settings(queue: Queue, tmp_path: Path) -> None:
