@@ -10,7 +10,7 @@ EVERY_SECONDS = 10.0
 
 def words(progress: dict[str, Any]) -> str:
     """What a run reported, as in `train, step 3, steps 90, loss 0.42`."""
-    shown = (key for key in SHOWN.get(progress["stage"], ()) if progress.get(key) is not None)
+    shown = (key for key in SHOWN.get(progress["stage"], ()) if isinstance(progress.get(key), int | float))
     return ", ".join([progress["stage"], *(f"{key.replace('_', ' ')} {_short(progress[key])}" for key in shown)])
 
 
