@@ -50,7 +50,7 @@ def check(settings: BaseModel, entries: Entries) -> None:
     for name, entry in entries.items():
         for key, given in entry.items():
             try:
-                _try(settings, key, given)
+                _check_key(settings, key, given)
             except ValidationError as error:
                 where = ("workloads", name, *((key,) if key in SECTIONS else ()))
                 wrong += [
@@ -92,8 +92,8 @@ def _changed(section: S, given: Mapping[str, Any]) -> S:
     return type(section).model_validate({**kept, **given})
 
 
-def _try(settings: BaseModel, key: str, given: Any) -> None:
-    """Raises a ValidationError if this cannot stand in an entry."""
+def _check_key(settings: BaseModel, key: str, given: Any) -> None:
+    """One key of an entry, a section or another. Raises a ValidationError when it cannot stand there."""
     if key not in known(type(settings)):
         if key in type(settings).model_fields:
             raise _wrong("value_error", "the same for all workloads: set it outside of workloads", (key,), given)

@@ -26,9 +26,8 @@ def in_force(settings: Settings, given: Mapping[str, Mapping[str, Any]], workloa
         name = settings.origin(workload, *path)
         full = ("workloads", name, *path) if name else ("models", "base") if path == ("base",) else path
         where = next((source for source, set_there in given.items() if overrides.has(set_there, full)), "default")
-        return (
-            f"{path[-1]}: {json.dumps(value, ensure_ascii=False)}  # {f'workloads.{name}, ' if name else ''}{where}\n"
-        )
+        source = f"workloads.{name}, {where}" if name else where
+        return f"{path[-1]}: {json.dumps(value, ensure_ascii=False)}  # {source}\n"
 
     parts = [HEAD.format(workload=workload), line(own.objective, "objective"), line(values["models"]["base"], "base")]
     for section in overrides.known(Settings)[2:]:
