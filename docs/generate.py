@@ -16,7 +16,7 @@ from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.traffic import Traffic
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
-from retuned.daemon.cli.example import sections
+from retuned.daemon.cli.example import keys, sections
 from retuned.daemon.cli.main import parser
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.transfer.exports import TABLES as EXPORTED
@@ -478,9 +478,12 @@ def configuration() -> list[str]:
     )
     found = list(sections())
     lines += table(("section", "what it sets"), ((f"[`{name}`](#{name})", text(about)) for name, about, _ in found))
-    for name, about, keys in found:
+    lines += ["Beside the sections:", ""]
+    rows = ((named(key.name), f"`{key.default}`", sentence(key.meaning)) for key in keys())
+    lines += table(("key", "default", "meaning"), rows)
+    for name, about, own in found:
         lines += [f"## {name}", "", text(about), ""]
-        rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in keys)
+        rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in own)
         lines += table(("key", "default", "meaning"), rows)
     return lines
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
@@ -210,7 +210,7 @@ class LabelsSettings(Section):
     )
 
 
-class Settings(Section):
+class Settings(WorkloadSettings):
     """All settings of this package."""
 
     models: ModelsSettings = Field(default_factory=lambda: ModelsSettings())

@@ -151,7 +151,7 @@ def _opinions(
     for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
         passages, asked = _passages(context), last_question(messages)
         grounded = grounding(response, passages, asked) if is_judgeable(response, passages) else None
-        answers.append(Answer(identity, asked, passages, response, grounded))
+        answers.append(Answer(identity, asked, passages, response, grounded, settings.objective))
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, answers, now).items()
