@@ -58,7 +58,7 @@ class JudgeSettings(Section):
     judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)] | None = Field(
         None,
         description="a language model that judges answers, by OpenAI's chat completions: http://host:8000/v1; "
-        "it is shown questions and answers, and decides nothing; null: none",
+        "it is shown questions and answers, and decides nothing unless metric.name is judge; null: none",
     )
     judge_model: str | None = Field(None, description="the name under which that server knows the model")
     judge_key: SecretStr | None = Field(

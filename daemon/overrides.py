@@ -75,9 +75,9 @@ def has(values: Mapping[str, Any], key: tuple[str, ...]) -> bool:
     return True
 
 
-def known(settings: type[BaseModel]) -> list[str]:
+def known() -> list[str]:
     """What an entry may hold."""
-    return ["objective", "base", *(section for section in SECTIONS if section in settings.model_fields)]
+    return ["objective", "base", *SECTIONS]
 
 
 def _by_section(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -397,7 +397,7 @@ def _known(path: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Settings
     if path[:1] == ("workloads",):
         if len(path) == 2:
-            return overrides.known(model)
+            return overrides.known()
         path = path[2:]
     for part in path:
         inner = model.model_fields[str(part)].annotation

@@ -125,6 +125,10 @@ class RoiSettings(Section):
         "does not say it",
     )
     training_hourly_rate: Rate = Field(None, description="cost of an hour of training and evaluation")
+    judge_token_cost: Rate = Field(
+        None,
+        description="cost of one token that a language model is paid for to judge a run's answers (evaluate.judge_url)",
+    )
     token_cost: Rate = Field(None, description="cost of one token, where an event does not say its cost")
     expert_hourly_rate: Rate = Field(None, description="cost of an hour of an expert who corrects or judges answers")
     expert_minutes: NotNegative = Field(3.0, description="minutes that an expert takes for one answer")

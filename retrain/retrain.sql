@@ -89,7 +89,7 @@ WHERE r.split IN ('holdout', 'validation', 'train') AND coalesce((d.card ->> 'ge
 GROUP BY keys.key
 
 -- name: latest_dataset
-SELECT path FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
+SELECT path, card FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
 
 -- name: forget_quarantine
 DELETE FROM quarantine WHERE workload = $workload

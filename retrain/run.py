@@ -294,7 +294,7 @@ class _Run:
             opinion = self._opinion(dataset, rows)
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
-            decision = self._decide(rows, opinion, candidate)
+            decision = self._decide(dataset, rows, opinion, candidate)
             traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         self._check_stop()
@@ -348,7 +348,7 @@ class _Run:
         if kept.is_file():
             return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
         self._tell("evaluate")
-        rows, _ = self._timed(
+        rows, times = self._timed(
             "evaluate_seconds",
             lambda: evaluate(
                 dataset,
@@ -362,6 +362,7 @@ class _Run:
                 datasets.logged_answers(self.warehouse, dataset),
             ),
         )
+        self._paid(int(times.get("judge_tokens", 0)))
         replace_text(kept, json.dumps([asdict(row) for row in rows]))
         return rows
 
@@ -392,6 +393,7 @@ class _Run:
             for row in drawn(answered, settings.judge_examples)
         ]
         opinion = judge.compare(pairs, settings, self.stop)
+        self._paid(opinion.tokens)
         replace_text(kept, json.dumps(asdict(opinion)))
         return opinion
 
@@ -425,7 +427,9 @@ class _Run:
         self._update(version=version.version)
         return version
 
-    def _decide(self, rows: list[Evaluation], opinion: Opinion | None, candidate: Version) -> gate.Decision:
+    def _decide(
+        self, dataset: Dataset, rows: list[Evaluation], opinion: Opinion | None, candidate: Version
+    ) -> gate.Decision:
         """Decided once: evaluations and decision are written together, and a resumed run finds them."""
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
         if row is not None:
@@ -443,7 +447,8 @@ class _Run:
             logged=_of(rows, LOGGED, "holdout"),
             serving=champion == CHAMPION,
         )
-        decision = replace(decision, figures=summary(rows) | decision.figures)
+        metric = datasets.metric_of(dataset, self.settings)
+        decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=summary(rows) | decision.figures)
         if opinion is not None:
             figures = decision.figures | opinion.figures()
             decision = replace(
@@ -462,7 +467,7 @@ class _Run:
         names = {BASE: BASE, LOGGED: LOGGED, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
         with self.warehouse.transaction() as cursor:
             for one in rows:
-                values = asdict(one) | {"model": names[one.model]}
+                values = asdict(one) | {"model": names[one.model], "groups": json.dumps(one.groups)}
                 insert(
                     cursor,
                     "evaluations",
@@ -478,6 +483,7 @@ class _Run:
                 created_at=self.now(),
                 workload=self.workload,
                 kind="gate",
+                metric=metric.metric.name,
                 outcome=decision.outcome,
                 reasons=json.dumps(decision.reasons),
                 figures=json.dumps(decision.figures),
@@ -539,6 +545,10 @@ class _Run:
             spent = (self.now() - started).total_seconds()
             self._update(**{column: (self._row()[column] or 0.0) + spent})
 
+    def _paid(self, judge_tokens: int) -> None:
+        if judge_tokens:
+            self._update(judge_tokens=(self._row()["judge_tokens"] or 0) + judge_tokens)
+
     def _ended(self, state: State, error: str) -> RunResult:
         row = self._row()
         return RunResult(
@@ -574,4 +584,5 @@ def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:
 
 def _scores(rows: list[Evaluation]) -> dict[str, float]:
     models = dict.fromkeys(row.model for row in rows if row.split == "holdout")
-    return {model: fmean(row.score for row in _of(rows, model, "holdout")) for model in models}
+    scores = {model: [row.score for row in _of(rows, model, "holdout") if row.score is not None] for model in models}
+    return {model: fmean(values) for model, values in scores.items() if values}

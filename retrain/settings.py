@@ -11,6 +11,8 @@ from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
+METRICS = ("auto", "facts", "exact", "label", "json", "tool_calls", "text", "judge")
+
 
 def _pattern(text: str) -> str:
     try:
@@ -18,6 +20,12 @@ def _pattern(text: str) -> str:
     except re.error as error:
         raise ValueError(f"expected a regular expression ({error})") from error
     return text
+
+
+def _metric_name(name: str) -> str:
+    if name not in METRICS and not re.fullmatch(r"[\w.]+:\w+", name):
+        raise ValueError(f"expected one of {', '.join(METRICS)}, or package.module:function")
+    return name
 
 
 class ModelsSettings(Section):
@@ -153,6 +161,32 @@ class EvaluateSettings(JudgeSettings):
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
 
 
+class MetricSettings(Section):
+    """How good an answer is by the approved one, 0 to 1."""
+
+    name: Annotated[str, AfterValidator(_metric_name)] = Field(
+        "auto",
+        description="facts, exact, label, json, tool_calls, text, judge, or a function of one's own as "
+        "package.module:function; auto: the one that fits the approved answers, which is kept with the dataset",
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="label: all labels, as they are written; null: those of the approved answers"
+    )
+    json_schema: Path | None = Field(
+        None,
+        description="json: file with the JSON Schema that an answer must fit to be valid; null: the keys that all "
+        "approved answers have, and no key that none has",
+    )
+    criteria: str | None = Field(
+        None, description="judge: what makes an answer good, in words; evaluate.judge_url is asked, and decides then"
+    )
+    embedding_model: Path | None = Field(
+        None,
+        description="text: folder of a sentence-transformers model whose likeness counts half; needs pip install "
+        "'retuned[embeddings]'; null: ROUGE-L alone",
+    )
+
+
 class GateSettings(Section):
     """What a candidate must show."""
 
@@ -181,13 +215,18 @@ class GateSettings(Section):
         0.02,
         description="the share of questions left unanswered may rise by so much, beyond what chance explains",
     )
+    maximum_invalid_rise: Share = Field(
+        0.0,
+        description="the share of answers that programs cannot read (JSON that does not fit the schema, calls of "
+        "unknown tools) may rise by so much; nothing is granted to chance",
+    )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
     )
     maximum_slice_drop: Share = Field(
         0.1,
-        description="the score on any slice (topic, language, turns, context) may fall by so much, beyond what chance "
-        "explains",
+        description="the score on any slice (topic, language, turns, context; label, field, tool) may fall by so much, "
+        "beyond what chance explains",
     )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median time of a generated token of the candidate over the champion's"
@@ -217,5 +256,6 @@ class Settings(WorkloadSettings):
     dataset: DatasetSettings = Field(default_factory=lambda: DatasetSettings())
     train: TrainSettings = Field(default_factory=lambda: TrainSettings())
     evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
+    metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())

@@ -23,6 +23,7 @@ from retuned.daemon.web.server import bind
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
+from retuned.retrain.scoring.metric import choose
 from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str]]
@@ -42,6 +43,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
             for key, base in settings.bases().items()
         ),
         *_for_each("memory", settings, {"base", "train"}, _memory),
+        *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
@@ -81,6 +83,13 @@ def _privacy(settings: Settings) -> str:
     if not privacy.redact:
         return "privacy.redact is off: what events hold is stored as it is"
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _metric(settings: Settings) -> str:
+    if settings.metric.name == "auto":
+        return "auto: chosen by the approved answers of each dataset"
+    metric = choose(settings, []).metric
+    return f"{metric.name}: {metric.meaning}"
 
 
 def _writable(key: str, folder: Path) -> str:

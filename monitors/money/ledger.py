@@ -70,6 +70,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     - Cost `inference`: what the events say they cost, or their tokens × token cost.
     - Cost `data_work`: answers that an expert spoke of, each once for each expert, × hours for one × hourly rate.
     - Cost `training`: hours of training and evaluation of finished runs.
+    - Cost `judging`: tokens of the language model that judged the answers of finished runs.
     - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads
       that have it: those of the same entry of the configuration, or all that have none of their own.
 
@@ -77,7 +78,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     taken for a mistake: it is not booked, and counted in `ledger_left_out`.
     """
     with warehouse.transaction() as cursor:
-        entries = _answers(cursor, settings, now) + _training(cursor, settings) + _fixed(cursor, settings, now)
+        entries = _answers(cursor, settings, now) + _runs(cursor, settings) + _fixed(cursor, settings, now)
         for entry in entries:
             insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
         for row in _rows(cursor, "left_out"):
@@ -143,15 +144,15 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
     return [Entry(reference=_until(now, answers=row.pop("answers")), **row) for row in rows]
 
 
-def _training(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
+def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
     entries, roi = [], _by_workload(settings)
-    for row in _rows(cursor, "training"):
-        run, hours = row.pop("id"), row.pop("hours")
-        rate = rate_on(roi(row["workload"]).training_hourly_rate, row["period_end"].date())
-        if rate:
-            entries.append(
-                Entry(**row, kind=COST, item="training", quantity=hours, unit="hours", rate=rate, reference=run)
-            )
+    for item, unit in (("training", "hours"), ("judging", "tokens")):
+        for row in _rows(cursor, "of_runs", item=item):
+            run, own = row.pop("id"), roi(row["workload"])
+            rates = own.training_hourly_rate if item == "training" else own.judge_token_cost
+            rate = rate_on(rates, row["period_end"].date())
+            if rate:
+                entries.append(Entry(**row, kind=COST, item=item, unit=unit, rate=rate, reference=run))
     return entries
 
 

@@ -198,10 +198,14 @@ ON CONFLICT DO UPDATE SET
     gain_interactions = gain_interactions + excluded.gain_interactions,
     gain_cost = gain_cost + excluded.gain_cost
 
--- name: training
--- What a run took is a cost of the promotion that it led to, else of the version that was in service when it ended.
+-- name: of_runs
+-- Runs of which the item is not booked. What a run took is a cost of the promotion that it led to, else of the version
+-- that was in service when it ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
-       (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600 AS hours,
+       CASE $item
+           WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
+           WHEN 'judging' THEN judge_tokens
+       END AS quantity,
        CASE WHEN led.id IS NULL THEN served.version ELSE led.version END AS version,
        coalesce(led.id, served.id) AS promotion
 FROM runs
@@ -212,8 +216,8 @@ LEFT JOIN LATERAL (
     ORDER BY created_at LIMIT 1
 ) AS led ON true
 ASOF LEFT JOIN promotions AS served ON served.workload = runs.workload AND served.created_at <= runs.finished_at
-WHERE finished_at IS NOT NULL AND hours > 0
-    AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = 'training')
+WHERE finished_at IS NOT NULL AND quantity > 0
+    AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 
 -- name: since
@@ -237,7 +241,7 @@ WHERE booked_at IS NOT NULL OR EXISTS (FROM interactions) OR EXISTS (FROM feedba
 SELECT DISTINCT booked_on
 FROM (
     SELECT created_at::DATE AS booked_on FROM ledger
-    WHERE created_at < $before AND item <> 'training' AND json_valid(reference)
+    WHERE created_at < $before AND item NOT IN ('training', 'judging') AND json_valid(reference)
         AND abs(amount) < 1e150 AND abs(quantity) < 1e150
     GROUP BY workload, kind, item, unit, rate, version, promotion, booked_on, period_start::DATE
     HAVING count(*) > 1
@@ -246,7 +250,7 @@ ORDER BY booked_on
 
 -- name: rolled_entries
 -- What is summed: entries of one day's bookings over one day that differ in nothing but their minutes. An entry of
--- training names its run and stays; one beyond any sum does, too.
+-- training or judging names its run and stays; one beyond any sum does, too.
 CREATE OR REPLACE TEMP TABLE rolled_entries AS
 SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, item, fsum(quantity) AS quantity, unit, rate,
        fsum(amount) AS amount,
@@ -257,7 +261,7 @@ SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, it
        )::VARCHAR AS reference,
        version, promotion, min(period_start) AS period_start, max(period_end) AS period_end
 FROM ledger
-WHERE created_at >= $day AND created_at < $day + INTERVAL 1 DAY AND item <> 'training' AND json_valid(reference)
+WHERE created_at >= $day AND created_at < $day + INTERVAL 1 DAY AND item NOT IN ('training', 'judging') AND json_valid(reference)
     AND abs(amount) < 1e150 AND abs(quantity) < 1e150
 GROUP BY workload, kind, item, unit, rate, version, promotion, ledger.period_start::DATE
 HAVING count(*) > 1

@@ -22,6 +22,7 @@ from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.data.similarity import forget, text_hash
+from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
 
@@ -72,6 +73,7 @@ def build_dataset(warehouse: Warehouse, settings: Settings, workload: str, now: 
         **_profile(
             [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]], chosen.replayed
         ),
+        "metric": evidence.metric.as_dict(),
         "settings": settings.dataset.model_dump(mode="json"),
     }
     quarantined = [one for one in evidence.left if one.reason in QUARANTINED]
@@ -88,6 +90,7 @@ class Learnable:
 
     rows: list[Example]
     thumbs: list[tuple[Example, bool]]
+    metric: Chosen
 
 
 def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learnable:
@@ -96,11 +99,13 @@ def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learna
     champion = versions.champion(warehouse, workload)
     earlier = Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
     anew = replace(earlier, versions=[], until=None, train=[])
-    chosen = select(Evidence.of(warehouse, settings, workload, earlier.generation), anew, settings.dataset)
+    evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
+    chosen = select(evidence, anew, settings.dataset)
     forget()
     return Learnable(
         sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
         chosen.thumbs,
+        evidence.metric,
     )
 
 

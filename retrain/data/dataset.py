@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.scoring.metric import Chosen, restored
+from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
 
 SPLITS = ("train", "validation", "holdout", "regression")
@@ -87,3 +89,10 @@ def logged_answers(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
     """What production answered to the questions of the holdout, by row_id, as far as it is known."""
     parameters = {"workload": dataset.workload, "version": dataset.version}
     return {row["row_id"]: row["response"] for row in warehouse.rows(QUERIES["logged_answers"], parameters)}
+
+
+def metric_of(dataset: Dataset, settings: Settings) -> Chosen:
+    """The metric that the answers of a dataset are scored by, and why."""
+    kept = dataset.card.get("metric")
+    approved = [] if kept else [row["completion"] for name in ("train", "holdout") for row in dataset.split(name)]
+    return restored(settings, kept, approved)

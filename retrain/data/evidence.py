@@ -13,6 +13,7 @@ from retuned.retrain.data.examples import Example, one_of_each_interaction, read
 from retuned.retrain.data.filters import filtered
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.data.topics import Topics
+from retuned.retrain.scoring.metric import Chosen, Same, choose
 from retuned.retrain.settings import DatasetSettings, Settings
 from retuned.retrain.versions import QUERIES
 
@@ -39,6 +40,7 @@ class Evidence:
         topics: those that earlier datasets know.
         places: split of each question, by hash and by interaction, that stood in an earlier dataset of today's draw.
         template: what the prompts share.
+        metric: how good an answer is, and whether two say the same.
     """
 
     rows: list[Example]
@@ -48,16 +50,18 @@ class Evidence:
     topics: Topics
     places: dict[str, str]
     template: Template
+    metric: Chosen
 
     @classmethod
     def of(cls, warehouse: Warehouse, settings: Settings, workload: str, generation: int) -> "Evidence":
         asked = settings.dataset
         said = read_statements(warehouse, workload, asked)
         template = Template(row.prompt for row in [*said.corrections, *said.accepted])
-        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template)
+        metric = choose(settings, [row.completion for row in [*said.corrections, *said.accepted]])
+        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric.same)
         if consensus.distrusted:  # nor does it count against an answer that they call it bad
             said = read_statements(warehouse, workload, asked, consensus.distrusted)
-            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template)
+            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric.same)
         all = [*said.corrections, *said.accepted]
         unfit = filtered([row for row in all if row.feedback_id not in consensus.doubts], said.cut, asked.filters)
         left = {
@@ -76,7 +80,7 @@ class Evidence:
         }
         latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
         return cls(
-            rows=one_of_each_interaction(said, lambda row: row.feedback_id not in left),
+            rows=one_of_each_interaction(said, lambda row: row.feedback_id not in left, metric.same),
             thumbs=[
                 (row, helpful)
                 for row, helpful in thumbs(warehouse, workload, asked, consensus.distrusted)
@@ -87,18 +91,19 @@ class Evidence:
             topics=Topics.load(Path(latest["path"])) if latest else Topics(),
             places=places,
             template=template,
+            metric=metric,
         )
 
 
 def _consensus(
-    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template
+    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template, same: Same
 ) -> Consensus:
     if not settings.quarantine:
         return Consensus()
     accounts = sorted({row.user_id for row in said if row.user_id is not None})
     seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    return find_consensus(said, first_seen, settings.near_duplicate_similarity, template)
+    return find_consensus(said, first_seen, settings.near_duplicate_similarity, same, template)
 
 
 @dataclass(frozen=True)

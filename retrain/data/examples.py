@@ -11,16 +11,16 @@ from typing import Any, Literal
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
-from retuned.retrain.scoring.facts import facts, same_answer
+from retuned.retrain.scoring.facts import facts
+from retuned.retrain.scoring.metric import Same
 from retuned.retrain.settings import DatasetSettings
 from retuned.retrain.versions import QUERIES
 
 _CUT = ("length", "max_tokens", "incomplete")  # as OpenAI's chat and responses, Anthropic and OpenTelemetry say it
 _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
-# These are asked of one text, and of one pair, again and again.
+# Asked of one text again and again.
 facts_of = lru_cache(50_000)(facts)
-agree = lru_cache(50_000)(same_answer)
 
 _RANKS = {"accepted": 0, "user": 1, "app": 1, "judge": 1, "expert": 2, "demonstration": 2}
 
@@ -121,7 +121,7 @@ def read_statements(
     return Statements(read("corrections"), accepted, frozenset(cut))
 
 
-def one_of_each_interaction(statements: Statements, usable: Callable[[Example], bool]) -> list[Example]:
+def one_of_each_interaction(statements: Statements, usable: Callable[[Example], bool], same: Same) -> list[Example]:
     """The usable examples, one correction of each interaction: the most trusted, then the newest.
 
     An accepted answer is left out when the correction of its interaction contradicts it.
@@ -134,7 +134,7 @@ def one_of_each_interaction(statements: Statements, usable: Callable[[Example], 
     return list(corrected.values()) + [
         row
         for row in filter(usable, statements.accepted)
-        if (other := corrected.get(row.interaction_id)) is None or agree(row.completion, other.completion)
+        if (other := corrected.get(row.interaction_id)) is None or same(row.completion, other.completion)
     ]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.build import learnable
 from retuned.retrain.data.examples import Example
-from retuned.retrain.scoring.facts import same_answer
 from retuned.retrain.settings import Settings
 
 Row = dict[str, Any]
@@ -37,9 +36,10 @@ def _preference(
     warehouse: Warehouse, settings: Settings, workload: str, wanted: Callable[[Example], bool]
 ) -> Iterator[Row]:
     """`prompt`, `chosen` (the correction), `rejected` (the answer): of a demonstration, nothing is rejected."""
-    for row in learnable(warehouse, settings, workload).rows:
+    found = learnable(warehouse, settings, workload)
+    for row in found.rows:
         rejected = (row.rejected or "").strip()
-        if wanted(row) and rejected and not same_answer(rejected, row.completion):
+        if wanted(row) and rejected and not found.metric.same(rejected, row.completion):
             yield {"prompt": _prompt(row), "chosen": _answer(row.completion), "rejected": _answer(rejected)}
 
 

@@ -26,7 +26,8 @@ from retuned.retrain import versions
 from retuned.retrain.data.examples import Example, example
 from retuned.retrain.data.questions import QuestionIndex, questions_of
 from retuned.retrain.data.similarity import Template
-from retuned.retrain.scoring.facts import facts, same_answer, values
+from retuned.retrain.scoring.facts import facts, values
+from retuned.retrain.scoring.metric import Same, restored
 from retuned.retrain.settings import Settings
 
 QUERIES = named_queries("retuned.retrain.data", "labels.sql")
@@ -106,7 +107,11 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
         if (made := _example(row)) is not None
     ]
     known = [made for row in warehouse.rows(QUERIES["known"], parameters) if (made := _example(row)) is not None]
-    picks = choose(candidates, known, _taught_to(warehouse, workload), left, settings.dataset.near_duplicate_similarity)
+    newest = warehouse.row(versions.QUERIES["latest_dataset"], {"workload": workload})
+    kept = json.loads(newest["card"]).get("metric") if newest else None
+    metric = restored(settings, kept, [one.example.completion for one in candidates])
+    similarity = settings.dataset.near_duplicate_similarity
+    picks = choose(candidates, known, _taught_to(warehouse, workload), left, similarity, metric.same)
     with warehouse.transaction() as cursor:
         for pick in picks:
             insert(
@@ -125,7 +130,12 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
 
 
 def choose(
-    candidates: Sequence[Candidate], known: Iterable[Example], taught: Taught, count: int, similarity: float
+    candidates: Sequence[Candidate],
+    known: Iterable[Example],
+    taught: Taught,
+    count: int,
+    similarity: float,
+    same: Same,
 ) -> list[Pick]:
     """The answers whose label would teach most, at most `count`: likely wrong, and unlike each other.
 
@@ -147,7 +157,7 @@ def choose(
     asked: QuestionIndex[Example] = QuestionIndex(similarity, template)
     for one in known:
         asked.add(one, one)
-    answers = _answers(candidates, similarity, template)
+    answers = _answers(candidates, similarity, template, same)
     open_ones = [one for one in candidates if not one.settled and (one.bad or not one.good) and one.example.question]
     if not open_ones:
         return []
@@ -270,7 +280,7 @@ class _Answers:
     others: float
 
 
-def _answers(candidates: Sequence[Candidate], similarity: float, template: Template) -> dict[str, _Answers]:
+def _answers(candidates: Sequence[Candidate], similarity: float, template: Template, same: Same) -> dict[str, _Answers]:
     """For each interaction, the answers to its question."""
     examples = [candidate.example for candidate in candidates]
     question = questions_of(examples, similarity, template)
@@ -279,24 +289,21 @@ def _answers(candidates: Sequence[Candidate], similarity: float, template: Templ
         groups[question[one.prompt_hash]].append(one)
     found = {}
     for group in groups.values():
-        meant = _meanings([one.completion for one in group])
+        meant = _meanings([one.completion for one in group], same)
         shares = Counter(meant)
         for one, meaning in zip(group, meant, strict=True):
             found[one.interaction_id] = _Answers(len(group), 1 - shares[meaning] / len(group))
     return found
 
 
-def _meanings(answers: Sequence[str]) -> list[object]:
+def _meanings(answers: Sequence[str], same: Same) -> list[object]:
     """A key for each answer, equal for those that say the same."""
     keys: dict[str, object] = {}
     leaders: list[str] = []
     for answer in answers:
         if answer in keys:
             continue
-        if stated := facts(answer):
-            keys[answer] = stated
-            continue
-        leader = next((other for other in leaders if same_answer(answer, other)), None)
+        leader = next((other for other in leaders if same(answer, other)), None)
         if leader is None and len(leaders) < _LEADERS:
             leaders.append(answer)
         keys[answer] = leader or answer

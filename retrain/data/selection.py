@@ -8,10 +8,11 @@ from itertools import chain
 from retuned.retrain.data.contradictions import Contradictions
 from retuned.retrain.data.dataset import SPLITS
 from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
-from retuned.retrain.data.examples import Example, agree
+from retuned.retrain.data.examples import Example
 from retuned.retrain.data.questions import QuestionIndex
 from retuned.retrain.data.splits import assigned_splits, split_of, topic_of
 from retuned.retrain.data.topics import Topics
+from retuned.retrain.scoring.metric import Same
 from retuned.retrain.settings import DatasetSettings
 
 _REASONS = ("superseded", "duplicates", "near_holdout", "near_training", "spent", "regression_superseded")
@@ -39,7 +40,12 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     similarity, template = settings.near_duplicate_similarity, evidence.template
     outdated = [one.row for one in evidence.left if one.reason == "superseded"]
     contradictions = Contradictions(
-        evidence.rows, [*earlier.train, *earlier.judged, *outdated], earlier.until, similarity, template
+        evidence.rows,
+        [*earlier.train, *earlier.judged, *outdated],
+        earlier.until,
+        similarity,
+        template,
+        evidence.metric.same,
     )
 
     def indexed(rows: Iterable[Example]) -> QuestionIndex[bool]:
@@ -62,7 +68,7 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
             valid.append(row)
         else:
             left.append(LeftOut(row, "superseded", f"{against.feedback_id} says: {against.completion}"))
-    distinct, twice = _distinct(valid, QuestionIndex(similarity, template))
+    distinct, twice = _distinct(valid, QuestionIndex(similarity, template), evidence.metric.same)
     left += twice
     distinct = sorted(distinct, key=lambda row: (row.timestamp, row.row_id), reverse=True)[: settings.maximum_rows]
     distinct = _capped(distinct, "user_share", _capped_user, lambda _: settings.maximum_user_share, 2, left)
@@ -169,7 +175,9 @@ def _apart(rows: Iterable[Example], others: QuestionIndex[bool], reason: str, le
     return kept
 
 
-def _distinct(rows: Iterable[Example], index: QuestionIndex[Example]) -> tuple[list[Example], list[LeftOut]]:
+def _distinct(
+    rows: Iterable[Example], index: QuestionIndex[Example], same_answer: Same
+) -> tuple[list[Example], list[LeftOut]]:
     """One example for each question: the most trusted, then the newest. Near duplicates go when they say the same."""
     kept: list[Example] = []
     left: list[LeftOut] = []
@@ -178,7 +186,7 @@ def _distinct(rows: Iterable[Example], index: QuestionIndex[Example]) -> tuple[l
             (
                 other
                 for other in index.same(row)
-                if other.prompt_hash == row.prompt_hash or agree(row.completion, other.completion)
+                if other.prompt_hash == row.prompt_hash or same_answer(row.completion, other.completion)
             ),
             None,
         )

@@ -9,26 +9,31 @@ machine.
 
 import json
 import math
+import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from retuned.consumers.child import child_main
 from retuned.consumers.common import tone
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
-from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.scoring import style
-from retuned.retrain.scoring.facts import conflicts, facts, score, token_f1, values
-from retuned.retrain.settings import EvaluateSettings, Settings
+from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
+from retuned.retrain.scoring.metric import Metric, restored
+from retuned.retrain.settings import EvaluateSettings, MetricSettings, Settings
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.versions import Version
 
@@ -42,6 +47,13 @@ LOGGED = "logged"
 _LONGER = 1.5
 _MORE_TOKENS = 8
 _BATCH_TOKENS = 8_192
+_SCORED_AT_ONCE = 4
+"""Answers that a judge is asked about at once; the other metrics do not wait."""
+
+JUDGE_KEY = "RETUNED_EVALUATE_JUDGE_KEY"
+"""In the environment of the child: the judge's token, which is kept out of the file of its job."""
+JUDGED = "judged.jsonl"
+"""In the folder of the workload: verdicts of the metric `judge` that were paid for."""
 
 _TRIALS = 3
 _TRIAL_ROWS = 4
@@ -62,7 +74,7 @@ class Evaluation:
         language: of the question and the approved answer (ISO 639-1); None where they are too short to tell.
         turns: questions in the conversation, the one that is answered included.
         with_context: the row has passages that the answer was to rest on.
-        score: the primary metric, 0 to 1 (see `scoring.score`).
+        score: the metric of the workload, 0 to 1 (see `scoring.metric`); None where it abstains.
         loss: of the approved answer, nats per token.
         hallucinated: None when it cannot be told.
         grounded: share of the answer's values that stand in the context or in what was asked; None without context.
@@ -76,6 +88,10 @@ class Evaluation:
             is a matter of how it is served, and holds nothing against what it learned.
         verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
             not asked, or gave no usable answer.
+        detail: of the score, for people.
+        valid: the answer has the form that programs read (JSON, calls of tools); None: no form is asked for.
+        answered: the label that it was read as; None: none.
+        groups: the slices that the row belongs to by its approved answer (see `Metric.groups`).
     """
 
     model: str
@@ -86,7 +102,7 @@ class Evaluation:
     language: str | None
     turns: int
     with_context: bool
-    score: float
+    score: float | None
     token_f1: float
     loss: float | None
     hallucinated: bool | None
@@ -99,6 +115,10 @@ class Evaluation:
     output_tokens: int | None = None
     kind: str | None = None
     verdict: str | None = None
+    detail: str = ""
+    valid: bool | None = None
+    answered: str | None = None
+    groups: list[str] = field(default_factory=list)
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -115,6 +135,7 @@ class Evaluation:
             *([f"language:{self.language}"] if self.language else []),
             "turns:one" if self.turns == 1 else "turns:several",
             "context:with" if self.with_context else "context:without",
+            *self.groups,
         ]
 
 
@@ -162,7 +183,7 @@ def evaluate(
         logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
-        the evaluations, and `seconds` and `load_seconds`.
+        the evaluations; and `seconds`, `load_seconds` and `judge_tokens`, that the metric judge was paid for.
 
     Raises:
         Cancelled: stop was set.
@@ -181,8 +202,12 @@ def evaluate(
         "max_length": settings.train.max_length,
         "context": settings.train.context,
         "logged": dict(logged or {}),
-        "settings": settings.evaluate.model_dump(mode="json"),
+        "settings": settings.evaluate.model_dump(mode="json", exclude={"judge_key"}),
+        "metric": metric_of(dataset, settings).as_dict(),
+        "metric_settings": settings.metric.model_dump(mode="json"),
+        "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
     }
+    key = settings.evaluate.judge_key
     result = run_child(
         "retuned.retrain.decision.evaluate",
         job,
@@ -190,6 +215,7 @@ def evaluate(
         timeout_seconds=settings.evaluate.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
+        environment={JUDGE_KEY: key.get_secret_value()} if key else None,
         to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
     return [Evaluation(**row) for row in result["rows"]], result["times"]
@@ -218,13 +244,15 @@ def grounded(answer: str, asked: str, context: list[str] | None) -> float | None
     return len(stated & facts("\n".join([*context, asked]))) / len(stated)
 
 
-def drawn(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` rows: an even draw over topics and origins, the same each time, so that two runs compare."""
+def drawn(rows: list[dict[str, Any]], limit: int, metric: Metric | None = None) -> list[dict[str, Any]]:
+    """At most `limit` rows: an even draw over topics and origins, or over labels and the like where the metric has
+    such groups; the same each time, so that two runs compare."""
     if len(rows) <= limit:
         return rows
     groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: text_hash(row["row_id"])):
-        groups[row.get("topic"), row.get("origin")].append(row)
+        own = metric.groups(row["completion"]) if metric else []
+        groups[tuple(own) or row.get("topic"), row.get("origin")].append(row)
     order = [row for turn in zip_longest(*groups.values()) for row in turn if row is not None]
     return order[:limit]
 
@@ -241,8 +269,11 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     tokenizer.padding_side = "left"
     models = _models(job, base, getattr(torch, job["dtype"]))
+    metric = metric_in_child(job)
     rows = {
-        split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
+        split: drawn(
+            pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples, metric
+        )
         for split in ("holdout", "regression")
     }
     evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
@@ -255,8 +286,41 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     ]
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
-    times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
+    found, tokens = scored(found, [*rows["holdout"], *rows["regression"]], metric)
+    times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens}
     return {"rows": [asdict(row) for row in found], "times": times}
+
+
+def metric_in_child(job: Mapping[str, Any]) -> Metric:
+    """The metric of the dataset, in the child's process."""
+    settings = EvaluateSettings.model_validate(job["settings"])
+    if key := os.environ.get(JUDGE_KEY):
+        settings = settings.model_copy(update={"judge_key": SecretStr(key)})
+    asked = Settings(metric=MetricSettings.model_validate(job["metric_settings"]), evaluate=settings)
+    return restored(asked, job["metric"], [], Path(job["judged"])).metric
+
+
+def scored(
+    found: Sequence[Evaluation], examples: Sequence[Mapping[str, Any]], metric: Metric
+) -> tuple[list[Evaluation], int]:
+    """The evaluations with their scores, and the tokens that a judge was paid for. `examples`: their rows."""
+    row = {example["row_id"]: example for example in examples}
+    with ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
+        scores = list(
+            pool.map(lambda one: metric.score(one.output, row[one.row_id]["completion"], row[one.row_id]), found)
+        )
+    rows = [
+        replace(
+            one,
+            score=score.value,
+            detail=score.detail,
+            valid=score.valid,
+            answered=score.label,
+            groups=metric.groups(row[one.row_id]["completion"]),
+        )
+        for one, score in zip(found, scores, strict=True)
+    ]
+    return rows, sum(score.tokens for score in scores)
 
 
 def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
@@ -276,7 +340,10 @@ def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
 
 
 def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:
-    """What can be told of an answer by its text alone. `row`: an example's columns."""
+    """What can be told of an answer by its text alone; its score comes later, see `scored`.
+
+    `row`: an example's columns.
+    """
     context, approved = json.loads(row["context"]) if row["context"] else None, row["completion"]
     messages = json.loads(row["messages"])
     asked = "\n".join(turn.get("content") or "" for turn in messages)
@@ -289,7 +356,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         language=style.language(f"{messages[-1].get('content') or ''}\n{approved}"),
         turns=sum(turn["role"] == "user" for turn in messages),
         with_context=bool(context),
-        score=score(output, approved),
+        score=None,
         token_f1=token_f1(output, approved),
         loss=None,
         hallucinated=hallucinated(output, approved, asked, context),

@@ -5,6 +5,7 @@ Source of the format: https://huggingface.co/docs/hub/model-cards.
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
 from retuned.retrain.decision.gate import interval
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.label import mistaken
 
 QUERIES = named_queries("retuned.retrain.release", "card.sql")
 
@@ -26,6 +29,8 @@ BASE, LOGGED = "base", "logged"
 UNKNOWN = "unknown"
 
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
+_LABELS = 20
+_CONFUSION = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
 _LICENCES = (
     (r"Apache License\s+Version 2\.0", "apache-2.0"),
     (r"MIT License|Permission is hereby granted, free of charge", "mit"),
@@ -185,14 +190,36 @@ def _quality(record: Record) -> list[str]:
             )
         )
         parts.append(
-            "The score of an answer: of JSON, F1 of its fields; of other text, 1 when it states every fact of the "
-            "reference and none that contradicts it, else 0. Intervals are bootstrapped over the questions. What "
+            f"The score of an answer is {_meaning(record)}. Intervals are bootstrapped over the questions. What "
             "production had answered is known of questions that people corrected or called good alone."
         )
+    parts += _labels(record)
     if record.decision is not None:
         parts.append("The gate, in its own words:")
         parts.append("\n".join(f"- {reason}" for reason in record.decision["reasons"]))
     return parts
+
+
+def _meaning(record: Record) -> str:
+    metric = (record.dataset or {}).get("card", {}).get("metric") or {}
+    return f"{metric['meaning']} (metric `{metric['name']}`)" if metric else f"{Facts.meaning} (metric `{Facts.name}`)"
+
+
+def _labels(record: Record) -> list[str]:
+    """The labels that this version mistakes, the worst first; nothing where answers are no labels."""
+    figures = record.decision.get("figures", {}) if record.decision else {}
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, times in figures.items():
+        if found := _CONFUSION.fullmatch(name):
+            table[found[1]][found[2]] = int(times)
+    rows = [one for one in mistaken(table) if one[2] < one[1]]
+    if not rows:
+        return []
+    lines = [f"| {label} | {answers} | {right} | {wrong} |" for label, answers, right, wrong in rows[:_LABELS]]
+    return [
+        f"Of {len(table)} labels it mistakes {len(rows)}, the worst first:",
+        "\n".join(["| label | questions | right | taken for |", "|---|---|---|---|", *lines]),
+    ]
 
 
 def _difference(differences: Sequence[float]) -> str:
@@ -304,7 +331,7 @@ def _gathered(warehouse: Warehouse, path: Path, manifest: dict[str, Any]) -> Rec
         sources=warehouse.rows(QUERIES["sources"], dataset_of),
         people=warehouse.row(QUERIES["people"], dataset_of),
         run=_parsed(warehouse.row(QUERIES["run"], run_id), "reasons"),
-        decision=_parsed(warehouse.row(versions.QUERIES["gate_decision"], run_id), "reasons"),
+        decision=_parsed(_parsed(warehouse.row(versions.QUERIES["gate_decision"], run_id), "reasons"), "figures"),
         scores=[Score(**row) for row in warehouse.rows(QUERIES["scores"], run_id)],
     )
 

@@ -30,4 +30,4 @@ FROM (
 SELECT reasons, started_at, train_seconds, evaluate_seconds FROM runs WHERE id = $run_id
 
 -- name: scores
-SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id ORDER BY model, split, row_id
+SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id AND score IS NOT NULL ORDER BY model, split, row_id

@@ -202,6 +202,7 @@ def test_the_month_and_the_quarter_that_ended_are_reported_once(story: Story) ->
     champion = versions.champion(jobs.context.warehouse, "support")
     assert champion is not None
     assert told["benchmark"]["champion"] == champion.name
+    assert told["benchmark"]["metric"].startswith("1 for an answer that states every fact")
     scores = {(row["model"], row["split"]): row for row in told["benchmark"]["scores"]}
     # The holdout is of what changed since; what still holds is in the regression set.
     assert {model: scores[model, "holdout"]["score"] for model in ("base", "champion")} == {"base": 0, "champion": 0}

@@ -139,6 +139,10 @@ def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]
 def test_a_retraining_really_improves_the_answers(real: Real) -> None:
     first, warehouse = real.first, real.bench.warehouse
     assert first.state == "succeeded", first.error
+    assert "Answers are scored by the metric facts" in first.reasons[-1]
+    decisions = warehouse.rows("SELECT metric FROM decisions WHERE kind = 'gate'")
+    assert {row["metric"] for row in decisions} == {"facts"}
+    assert warehouse.row("SELECT count(*) AS rows FROM evaluations WHERE score < 1 AND detail LIKE 'misses %'")["rows"]
     assert first.passed
     assert first.promoted
     assert first.scores["base"] == 0.0

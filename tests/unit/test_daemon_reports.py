@@ -86,6 +86,8 @@ def job(tmp_path: Path) -> dict[str, Any]:
                  "hallucination": None, "n": 40}
                 for model, score in (("base", 0.2), ("logged", 0.4), ("champion", 0.8))
             ],
+            "metric": "1 for the right label, else 0",
+            "labels": [("refund", 4, 1, "3 <shipping>")],
         },
         "earlier": [{"period": "2026-02", "score": 0.7, "low": 0.6, "high": 0.8}],
         "page": str(tmp_path / "page.html"),
@@ -123,6 +125,8 @@ def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) ->
     assert "<p>Objective: Answers &lt;i&gt;customers&lt;/i&gt;.</p>" in page
     assert "<b>" not in page.split("</script>", 1)[1].split("<section>")[0]
     assert '"name":"logged"' in page
+    assert "The score of an answer is 1 for the right label, else 0." in page
+    assert "<td>3 &lt;shipping&gt;</td>" in page
     assert "http" not in page.split("</script>", 1)[1]
     assert "nan" not in "".join(sentences(job)).lower()
 

@@ -568,6 +568,16 @@ def test_only_runs_that_ended_are_charged_and_once(warehouse: Warehouse) -> None
     assert amounts(warehouse) == {"training": 10.0}
 
 
+def test_what_a_judge_was_paid_for_is_charged_once_for_each_run(warehouse: Warehouse) -> None:
+    settings = Settings(roi=RoiSettings(judge_token_cost=0.001))
+    trained(warehouse, "run-1", judge_tokens=2_000)
+    trained(warehouse, "run-2")
+    for minutes in (1, 2):
+        book(warehouse, settings, START + minutes * MINUTE)
+    (row,) = warehouse.rows("SELECT item, quantity, unit, amount, reference FROM ledger WHERE kind = 'cost'")
+    assert row == {"item": "judging", "quantity": 2_000, "unit": "tokens", "amount": 2.0, "reference": "run-1"}
+
+
 def test_the_fixed_cost_follows_the_time_and_is_shared_by_the_workloads(warehouse: Warehouse) -> None:
     settings = Settings(roi=SETTINGS.roi.model_copy(update={"fixed_daily_cost": 12.0}))
     assert book(warehouse, settings, START - DAY) == []

@@ -1,6 +1,7 @@
 """Which rows make a dataset, which split each belongs to, and what is refused: on rows made by hand."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,6 +18,9 @@ from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.data.similarity import Template, fraction, text_hash
 from retuned.retrain.data.splits import assigned_splits, split_of
 from retuned.retrain.data.topics import OTHER, Topics
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.label import Label
+from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import DatasetSettings, GateSettings, Settings
 
 START = datetime(2026, 3, 2)
@@ -49,7 +53,7 @@ def example(number: int, answer: str | None = None, **changes: Any) -> Example:
 def evidence(rows: Sequence[Example] = (), **more: Any) -> Evidence:
     given: dict[str, Any] = {
         "rows": list(rows), "thumbs": [], "left": [], "consensus": Consensus(), "topics": Topics(), "places": {},
-        "template": Template(),
+        "template": Template(), "metric": Chosen(Facts(), "of the tests"),
     }  # fmt: skip
     return Evidence(**(given | more))
 
@@ -139,6 +143,27 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
     assert set(assigned_splits(few, evidence(), settings, generation).values()) == {"train"}
     # More than the share by chance: nothing is taken away.
     assert set(assigned_splits(low, evidence(), settings, generation).values()) == {"holdout"}
+
+
+def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> None:
+    labels = [f"label_{letter}" for letter in "abcdefgh"]
+    rows = [example(number, labels[number % 8], topic="refund") for number in range(64)]
+    settings = DatasetSettings(holdout_share=0.25, validation_share=0)
+    found = assigned_splits(rows, evidence(metric=Chosen(Label(labels), "of the tests")), settings, 0)
+    held_out = Counter(row.completion for row in rows if found[row.prompt_hash] == "holdout")
+    assert min(held_out[label] for label in labels) >= 2
+    # The hash alone, or the topic's share, leaves labels with fewer.
+    topical = assigned_splits(rows, evidence(), settings, 0)
+    assert (
+        min(Counter(row.completion for row in rows if topical[row.prompt_hash] == "holdout")[one] for one in labels) < 2
+    )
+    # No question changes sides when others come.
+    stood = {row.prompt_hash: found[row.prompt_hash] for row in rows}
+    more = [*rows, *(example(number, labels[number % 8]) for number in range(64, 80))]
+    later = assigned_splits(
+        more, evidence(more, places=stood, metric=Chosen(Label(labels), "of the tests")), settings, 0
+    )
+    assert {row.prompt_hash: later[row.prompt_hash] for row in rows} == stood
 
 
 def test_questions_of_no_topic_and_those_for_validation_fill_no_holdout() -> None:

@@ -98,7 +98,7 @@ CREATE TABLE evaluations (
     model           VARCHAR NOT NULL,               -- base, a version, or logged: what production answered
     split           VARCHAR NOT NULL,               -- holdout or regression
     row_id          VARCHAR NOT NULL,
-    score           DOUBLE  NOT NULL,               -- the primary metric, 0 to 1
+    score           DOUBLE  NOT NULL,               -- of the metric, 0 to 1; null: it abstains
     token_f1        DOUBLE  NOT NULL,
     loss            DOUBLE  NOT NULL,               -- of the completion, nats per token; null for logged answers
     hallucinated    BOOLEAN,                        -- null: cannot be told
