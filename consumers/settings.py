@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from retuned.consumers.errors import ConfigurationError
 
@@ -22,6 +22,28 @@ class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WorkloadSettings(Section):
+    """What the settings of monitors and of retrain have in common: they may differ from workload to workload.
+
+    Whatever is done for one workload begins with `for_workload`, and hands the result on. These settings are the same
+    for all workloads; those of the daemon are not.
+    """
+
+    objective: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = Field(
+        "",
+        description="what a workload is for, in one sentence: it stands on the page, in reports and on model cards, "
+        "and judges are shown it",
+    )
+
+    def for_workload(self, workload: str) -> Self:  # noqa: ARG002
+        """The settings in force for a workload."""
+        return self
+
+    def origin(self, workload: str, *key: str) -> str | None:  # noqa: ARG002
+        """The name or glob under which a workload's value of a key (section, name) is set; None: it is that of all."""
+        return None
 
 
 def _without_credentials(url: str) -> str:

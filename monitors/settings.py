@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 from retuned.monitors.rates import Rate, ShareRate
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -146,7 +146,7 @@ class RoiSettings(Section):
     )
 
 
-class Settings(Section):
+class Settings(WorkloadSettings):
     """All settings of this package."""
 
     windows: WindowsSettings = Field(default_factory=lambda: WindowsSettings())

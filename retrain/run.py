@@ -108,6 +108,23 @@ def put_in_line(
         return run_id
 
 
+def untrainable(warehouse: Warehouse, settings: Settings, workload: str) -> str | None:
+    """Why no run of a workload can be made, whatever there is to learn; None: one can."""
+    models = settings.models
+    if models.base is None:
+        return "there is no base model (models.base)"
+    if models.workloads is not None and workload not in models.workloads:
+        return "this workload is not one to retrain (models.workloads)"
+    champion = versions.champion(warehouse, workload)
+    try:
+        versions.base_hash(models.base)
+        if champion is not None:
+            versions.check_base(champion, models.base)
+    except RetunedError as error:
+        return str(error)
+    return None
+
+
 def unfinished(warehouse: Warehouse, workload: str | None = None) -> list[dict[str, Any]]:
     """The rows of runs that wait or are to be taken up again, of one workload or of all, as they come next."""
     return warehouse.rows(QUERIES["unfinished_runs"], {"workload": workload})
@@ -182,7 +199,8 @@ class _Run:
         stop: threading.Event,
         on_progress: Emit,
     ) -> None:
-        self.rollout, self.warehouse, self.settings = rollout, rollout.warehouse, rollout.settings
+        self.rollout, self.warehouse = rollout, rollout.warehouse
+        self.settings = rollout.settings.for_workload(workload)
         self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
         self.folder = _folder(self.settings, workload, run_id)
 
@@ -311,8 +329,11 @@ class _Run:
         row = self._row()
         if row["dataset_version"] is None:
             self._tell("dataset")
-            versions.base_hash(versions.need_base(self.settings.models.base))
+            base = versions.need_base(self.settings.models.base)
+            versions.base_hash(base)
             champion = versions.champion(self.warehouse, self.workload)
+            if champion is not None:
+                versions.check_base(champion, base)
             dataset = build_dataset(self.warehouse, self.settings, self.workload, self.now())
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
@@ -367,6 +388,7 @@ class _Run:
                 approved=row["completion"],
                 champion=before[row["row_id"]],
                 candidate=after[row["row_id"]],
+                objective=self.settings.objective,
             )
             for row in drawn(answered, settings.judge_examples)
         ]
@@ -390,6 +412,7 @@ class _Run:
             dataset_version=dataset.version,
             run_id=self.id,
             details={
+                "objective": self.settings.objective,
                 "settings": self.settings.model_dump(mode="json", include={"dataset", "train", "evaluate", "gate"}),
                 "training": {name: value for name, value in training.items() if name != "adapter"},
                 "metrics": {

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
@@ -255,7 +255,7 @@ class LabelsSettings(Section):
     )
 
 
-class Settings(Section):
+class Settings(WorkloadSettings):
     """All settings of this package."""
 
     models: ModelsSettings = Field(default_factory=lambda: ModelsSettings())

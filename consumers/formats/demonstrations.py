@@ -7,6 +7,7 @@ an app's mistake, and nobody vouches for it. docs/formats.md has a table of whic
 field.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,8 @@ UNNAMED_MODEL = "unknown"
 TRANSCRIPTS = ("messages", "conversations", "conversation")
 QUESTIONS = ("question", "prompt", "instruction", "query", "input")
 ANSWERS = ("answer", "response", "output", "completion")
+CLASSES = ("label", "category")
+"""What a text belongs to: the answer, in a table that has no other."""
 TIMES = ("timestamp", "created_at", "created", "time", "date")
 JUDGEMENTS = (*sorted(BOOLEANS), *sorted(NUMBERS), *sorted(STRINGS))
 FIELDS = (
@@ -44,6 +47,21 @@ class NoWorkload(BadEvent):
 def column(name: str) -> str:
     """A column's name as it is compared: in lower case, with _ for spaces."""
     return name.strip().lower().replace(" ", "_")
+
+
+def renamed(columns: Sequence[str]) -> list[str]:
+    """Columns as `column` names them; where texts stand beside their class, these are `question` and `answer`.
+
+    Args:
+        columns: all of a table, or of a row those too that are empty. One with a column of answers is as it is.
+    """
+    names = [column(name) for name in columns]
+    known = {*names}
+    label = next((name for name in CLASSES if name in known), None)
+    if label is None or known & {*ANSWERS, *TRANSCRIPTS, "chosen", "rejected"} or not known & {*QUESTIONS, "text"}:
+        return names
+    meant = {label: "answer"} if known & {*QUESTIONS} else {label: "answer", "text": "question"}
+    return [meant.get(name, name) for name in names]
 
 
 def understood(columns: set[str]) -> bool:

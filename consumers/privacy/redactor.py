@@ -20,6 +20,7 @@ from retuned.consumers.privacy.patterns import accounts, addresses, credentials,
 from retuned.consumers.privacy.patterns.names import load_names
 from retuned.consumers.privacy.patterns.phones import check_regions, replace_phones
 from retuned.consumers.privacy.placeholders import Conversations, Scope
+from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.settings import PrivacySettings
 
 _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
@@ -160,8 +161,8 @@ class Redactor:
         return value
 
     def text(self, text: str, scope: Scope | None = None) -> str:
-        """A text with placeholders."""
-        if not self.enabled:
+        """A text with placeholders. A user's pseudonym stays: its digits may look like a phone number's."""
+        if not self.enabled or is_pseudonym(text):
             return text
         found: list[tuple[str, str]] = []
         marked = self._mark(text, found)

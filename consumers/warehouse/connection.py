@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -378,8 +379,18 @@ def _not_opened(path: Path, error: Exception) -> WarehouseError:
         return WarehouseError(f"warehouse {path}: cannot be opened: {advice}")
     if "lock" in text:
         owner = re.search(r"PID (\d+)", text)
-        by = f" by process {owner[1]}" if owner else ""
+        by = f" by process {owner[1]}{_command(owner[1])}" if owner else ""
         return WarehouseError(
-            f"warehouse {path}: in use{by}; DuckDB lets one process in: stop that one, or ask it over HTTP"
+            f"warehouse {path}: in use{by}; DuckDB lets one process in: wait until that one is done; a daemon is asked "
+            "over HTTP instead (http.port)"
         )
     return WarehouseError(f"warehouse {path}: cannot be opened ({first_line(error)}); check warehouse.path")
+
+
+def _command(process: str) -> str:
+    """What a process of this machine runs, for a message; nothing where that is not to be seen."""
+    try:
+        words = Path("/proc", process, "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return ""
+    return f" ({textwrap.shorten(' '.join(Path(word).name for word in words), 80, placeholder=' …')})"

@@ -116,6 +116,7 @@ def write(
         page = folder / f"{report_id(workload, period)}.html"
         job = {
             "workload": workload,
+            "objective": settings.objective,
             "period": period.name,
             "kind": period.kind,
             "currency": settings.roi.currency,

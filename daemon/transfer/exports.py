@@ -137,7 +137,7 @@ def _training_rows(export: Export, warehouse: Warehouse, settings: Settings) -> 
         return (since is None or row.timestamp >= since) and (until is None or row.timestamp < until)
 
     for workload in workloads.known(warehouse) if export.workload is None else [export.workload]:
-        yield from training_set(warehouse, settings, workload, export.what, wanted)
+        yield from training_set(warehouse, settings.for_workload(workload), workload, export.what, wanted)
 
 
 def _parquet(schema: Any, batches: Iterable[Any]) -> Iterator[bytes]:

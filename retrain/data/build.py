@@ -1,6 +1,7 @@
 """Builds datasets from the evidence in the warehouse."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -135,6 +136,8 @@ def _write(
 ) -> Dataset:
     known = load(warehouse, workload, version)
     path = versions.workload_folder(settings.models.directory, workload) / "datasets" / version
+    if known is not None and known.reduced:
+        shutil.rmtree(known.path)  # it is written anew, whole
     if known is None or not known.path.is_dir():
         _write_files(path, version, chosen, card)
     counts = card["rows"]

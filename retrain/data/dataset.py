@@ -17,6 +17,8 @@ from retuned.retrain.versions import QUERIES
 SPLITS = ("train", "validation", "holdout", "regression")
 THUMBS = "thumbs"
 SET_ASIDE = "set_aside"
+REDUCED = ("train", "holdout")
+"""The splits of a dataset that retention reduced to what later ones are made from."""
 
 
 class DatasetRefused(RetunedError):
@@ -58,9 +60,16 @@ class Dataset:
     card: dict[str, Any]
     removed_at: datetime | None = None
 
+    @property
+    def reduced(self) -> bool:
+        """Whether retention left the splits in REDUCED alone."""
+        return self.path.is_dir() and not (self.path / "regression.parquet").exists()
+
     def split(self, name: str) -> list[dict[str, Any]]:
         """The rows of a split: an `Example`'s columns and `replay`. Of `thumbs`, `desirable` in its place; of
-        `set_aside`, `reason` and `detail`."""
+        `set_aside`, `reason` and `detail`. Of a reduced dataset, none but those of REDUCED."""
+        if name not in REDUCED and self.reduced:
+            return []
         rows: list[dict[str, Any]] = pq.read_table(self.path / f"{name}.parquet").to_pylist()
         return rows
 

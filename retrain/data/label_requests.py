@@ -214,17 +214,24 @@ def open_requests(warehouse: Warehouse, workload: str | None = None) -> list[dic
     return [_message(row) for row in warehouse.rows(QUERIES["open"], {"workload": workload, "pending": False})]
 
 
-def write_file(warehouse: Warehouse, path: Path) -> None:
-    """Keep the open requests in a file, a line for each; it is there whole at any time.
+def write_files(warehouse: Warehouse, settings: Settings) -> None:
+    """Keep the open requests of each workload in the file that its settings name, a line for each request.
+
+    A file is there whole at any time.
 
     Raises:
-        RetunedError: it cannot be written.
+        RetunedError: one cannot be written.
     """
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in open_requests(warehouse)]
-    try:
-        replace_text(path, "".join(lines))
-    except OSError as error:
-        raise RetunedError(f"labels.file: {path} cannot be written ({error.strerror})") from error
+    files = {workload: settings.for_workload(workload).labels.file for workload in counts(warehouse)}
+    lines: dict[Path, list[str]] = {file: [] for file in (settings.labels.file, *files.values()) if file is not None}
+    for row in open_requests(warehouse) if lines else ():
+        if (file := files.get(row["workload"])) is not None:
+            lines[file].append(json.dumps(row, ensure_ascii=False) + "\n")
+    for file, own in lines.items():
+        try:
+            replace_text(file, "".join(own))
+        except OSError as error:
+            raise RetunedError(f"labels.file: {file} cannot be written ({error.strerror})") from error
 
 
 def counts(warehouse: Warehouse) -> dict[str, dict[str, int]]:

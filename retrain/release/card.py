@@ -127,6 +127,7 @@ def render(record: Record) -> str:
         f"Answers what is asked in the workload `{manifest['workload']}`. "
         f"{'All weights of the blocks' if _full(record) else 'A LoRA adapter'} for the base model "
         f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
+        f"Its objective: {objective}" if (objective := manifest.get("objective")) else "",
         _verdict(record),
         *_quality(record),
         *_learned(record),
@@ -141,7 +142,7 @@ def _verdict(record: Record) -> str:
     if record.decision is None:
         return "**Not decided yet.** It was trained, and the gate has not said whether it may serve."
     told = ", ".join(
-        f"{name} {fmean(of.values()):.1%}"
+        f"{name} {fmean(of.values()):.3f}"
         for name, model in _models(record)
         if (of := _by_row(record, model, "holdout"))
     )
@@ -176,7 +177,7 @@ def _quality(record: Record) -> list[str]:
                 continue
             better = [own[row] - score for row, score in theirs.items() if row in own]
             gain = "" if model == record.manifest["version"] else _difference(better)
-            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.1%} | {gain} |")
+            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.3f} | {gain} |")
     parts = ["## How good it is"]
     if rows:
         parts.append(
@@ -225,7 +226,7 @@ def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
     low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
-    return f"{fmean(differences):+.1%} ({low:+.1%} to {high:+.1%})"
+    return f"{fmean(differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _learned(record: Record) -> list[str]:
@@ -235,7 +236,6 @@ def _learned(record: Record) -> list[str]:
     rows = [
         ("trained on", f"{dataset['train']} examples, of which {dataset['replay']} repeat older ones"),
         ("when to stop was decided on", f"{dataset['validation']} examples"),
-        ("judged on", f"{dataset['holdout']} examples that nothing was trained on"),
     ]
     rows += [(f"from {one['source']}", f"{one['rows']} examples") for one in record.sources]
     if record.people and record.people["people"]:
@@ -248,7 +248,8 @@ def _learned(record: Record) -> list[str]:
         "Unless `privacy.redact` was off, personal data that patterns find was replaced before anything was stored; "
         "patterns do not find everything."
     )
-    return ["## What it learned from", _table(rows), told]
+    held_out = f"It was judged on {dataset['holdout']} other examples, that nothing was trained on."
+    return ["## What it learned from", _table(rows), held_out, told]
 
 
 def _origin(record: Record) -> list[str]:

@@ -34,6 +34,7 @@ class Judge(Metric):
     It abstains where the judge gives no verdict.
 
     Args:
+        objective: what the workload is for, which the judge is shown.
         cache: file of the verdicts that were paid for, by a hash of what the judge was shown; None: this process alone
             remembers them.
     """
@@ -41,10 +42,10 @@ class Judge(Metric):
     name = "judge"
     meaning = "1 where a language model finds the answer as good as the approved one, in both orders, else 0.5 or 0"
 
-    def __init__(self, criteria: str, settings: JudgeSettings, cache: Path | None = None) -> None:
+    def __init__(self, criteria: str, settings: JudgeSettings, objective: str = "", cache: Path | None = None) -> None:
         if settings.judge_url is None:
             raise ConfigurationError("evaluate.judge_url: null; metric.name judge needs a language model that judges")
-        self._criteria, self._settings, self._cache = criteria, settings, cache
+        self._criteria, self._settings, self._objective, self._cache = criteria, settings, objective, cache
         self._exact, self._lock, self._failures = Exact(), threading.Lock(), 0
         self._known = _read(cache)
 
@@ -53,6 +54,7 @@ class Judge(Metric):
         if answer.strip() == approved.strip():
             return Score(1.0)
         asked = {
+            "objective": self._objective,
             "conversation": "\n".join(
                 f"{turn['role']}: {turn.get('content') or ''}" for turn in json.loads(example.get("messages") or "[]")
             ),

@@ -112,6 +112,23 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
         assert len(rows(jobs.context.warehouse)) == len(publisher.messages) == 2
 
 
+def test_a_workload_may_have_a_file_and_a_budget_of_its_own(tmp_path: Path) -> None:
+    everybody, own = tmp_path / "requests.jsonl", tmp_path / "billing.jsonl"
+    entries = {"billing": {"labels": {"file": own, "per_day": 1}}}
+    with house(tmp_path, labels={"file": everybody}, workloads=entries) as (jobs, teacher, _):
+        billing = Teacher(jobs.context.warehouse, "billing")
+        for one in (teacher, billing):
+            doubted(one, *QUESTIONS[:2])
+        jobs.run("labels")
+        found = [[json.loads(line)["workload"] for line in file.read_text().splitlines()] for file in (everybody, own)]
+        assert found == [["support", "support"], ["billing"]]
+        for request in rows(jobs.context.warehouse):
+            expert = billing if request["workload"] == "billing" else teacher
+            expert.say(request["interaction_id"], "helpful", True)
+        jobs.run("quality")
+        assert everybody.read_text() == own.read_text() == ""
+
+
 def test_a_broker_that_is_away_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
     class Flaky(MemoryPublisher):
         away = True

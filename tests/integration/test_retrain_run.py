@@ -30,6 +30,8 @@ from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSetti
 
 TOPIC = "model-events"
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 Lines = list[dict[str, Any]]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bounds import BOUNDS
 
-from retuned.consumers.formats.demonstrations import NoWorkload, events
+from retuned.consumers.formats.demonstrations import NoWorkload, events, renamed
 from retuned.consumers.formats.events import BadEvent, convert
 
 TIME = "2026-01-02T03:04:05+00:00"
@@ -72,6 +72,25 @@ def test_judgements_in_columns_become_feedback_of_users() -> None:
     assert interaction["model"] == "unknown"
     assert {said["name"]: said["value"] for said in feedback} == {"helpful": False, "rating": 0.2, "comment": "rude"}
     assert {said["source"] for said in feedback} == {"user"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        (("Text", "category"), ["question", "answer"]),
+        (("question", "Label"), ["question", "answer"]),
+        (("instruction", "input", "label"), ["instruction", "input", "answer"]),
+        (("text", "label", "category"), ["question", "answer", "category"]),
+        (("question", "text", "label"), ["question", "text", "answer"]),
+        (("question", "answer", "label"), ["question", "answer", "label"]),
+        (("prompt", "completion", "label"), ["prompt", "completion", "label"]),
+        (("messages", "label"), ["messages", "label"]),
+        (("prompt", "chosen", "rejected", "category"), ["prompt", "chosen", "rejected", "category"]),
+        (("text", "score"), ["text", "score"]),
+    ],
+)
+def test_a_class_is_the_answer_where_there_is_no_other(columns: tuple[str, ...], meant: list[str]) -> None:
+    assert renamed(columns) == meant
 
 
 def test_preferences_are_corrections_and_labels_are_thumbs() -> None:

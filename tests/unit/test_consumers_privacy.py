@@ -238,6 +238,11 @@ def test_values_are_redacted_inside_with_the_names_of_fields_and_numbers() -> No
     assert redactor.take_counts() == {}
 
 
+def test_the_pseudonym_of_a_user_stays() -> None:
+    value = {"order": {"user_id": "028a:06635093765bff681967d1f886099c24"}}
+    assert Redactor().value(value) == value
+
+
 def test_it_can_be_turned_off() -> None:
     off = Redactor(PrivacySettings(redact=False))
     assert off.text("a@example.com") == "a@example.com"

@@ -57,7 +57,8 @@ def amount(day: str, kind: str, item: str, amount: float) -> dict[str, Any]:
 @pytest.fixture
 def job(tmp_path: Path) -> dict[str, Any]:
     return {
-        "workload": "support <b>", "period": "2026-03", "kind": "month", "currency": "EUR",
+        "workload": "support <b>", "objective": "Answers <i>customers</i>.",
+        "period": "2026-03", "kind": "month", "currency": "EUR",
         "now": period(
             answers=[{"day": "2026-03-01", "answers": 1_000}, {"day": "2026-03-02", "answers": 500}],
             figures=[
@@ -121,6 +122,7 @@ def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) ->
     page = Path(job["page"]).read_text()
     assert page.count(PLOT) == 6  # all but invented answers, which nobody judged
     assert "support &lt;b&gt;" in page
+    assert "<p>Objective: Answers &lt;i&gt;customers&lt;/i&gt;.</p>" in page
     assert "<b>" not in page.split("</script>", 1)[1].split("<section>")[0]
     assert '"name":"logged"' in page
     assert "The score of an answer is 1 for the right label, else 0." in page
