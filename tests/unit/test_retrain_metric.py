@@ -250,7 +250,7 @@ def server() -> Iterator[Server]:
 
 
 def judging(server: Server, cache: Path | None = None) -> Judge:
-    return Judge("It is polite.", server.settings(), cache)
+    return Judge("It is polite.", server.settings(), cache=cache)
 
 
 def shown(text: str, answer: str) -> str:
