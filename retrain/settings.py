@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -11,6 +11,12 @@ from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
+_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"}
+    | {"continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+
 
 def _pattern(text: str) -> str:
     try:
@@ -18,6 +24,17 @@ def _pattern(text: str) -> str:
     except re.error as error:
         raise ValueError(f"expected a regular expression ({error})") from error
     return text
+
+
+def template_variables(values: dict[str, Any]) -> dict[str, Any]:
+    """Variables of a chat template.
+
+    Raises:
+        ValueError: one has the name of what a template is given in any case, or of how it is applied.
+    """
+    if taken := sorted(_TEMPLATE_ARGUMENTS & values.keys()):
+        raise ValueError(f"expected variables of the chat template alone, not {', '.join(taken)}")
+    return values
 
 
 class ModelsSettings(Section):
@@ -84,7 +101,9 @@ class TrainSettings(Section):
         "pip install 'retuned[qlora]'. full: all weights but embeddings and head, no adapter (a version is as large as "
         "the base model; vLLM and the demo do not serve it)",
     )
-    rank: PositiveInt = Field(16, description="rank of the adapter")
+    rank: Annotated[int, Field(gt=0, le=512)] = Field(
+        16, description="rank of the adapter; 512 is the highest that vLLM serves"
+    )
     alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
     target_modules: tuple[str, ...] | None = Field(
         None, description="modules that get an adapter; null: the linear layers of attention and MLP"
@@ -103,6 +122,17 @@ class TrainSettings(Section):
     preference_beta: PositiveFloat = Field(0.1, description="how closely preferences hold to where training began")
     context: bool = Field(
         True, description="put retrieved passages before the last question, where the conversation does not hold them"
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(template_variables)] = Field(
+        {},
+        description="variables of the base model's chat template, for example {enable_thinking: false}, in training "
+        "and evaluation alike; what serves the model must set the same",
+    )
+    reasoning: Literal["exclude", "include"] = Field(
+        "exclude",
+        description="what stands in <think> before an answer. exclude: it is not learned, and its block stands empty "
+        "in the prompt of each model. include: it is learned with the answer, and each model may think first, within "
+        "evaluate.max_new_tokens",
     )
     learning_rate: PositiveFloat | None = Field(
         None, description="peak learning rate; null: 2e-3 for adapters, 1e-4 for all weights"
@@ -186,8 +216,8 @@ class GateSettings(Section):
     )
     maximum_slice_drop: Share = Field(
         0.1,
-        description="the score on any slice (topic, language, turns, context) may fall by so much, beyond what chance "
-        "explains",
+        description="the score on any slice (topic, language, turns, context, tool) may fall by so much, beyond what "
+        "chance explains",
     )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median time of a generated token of the candidate over the champion's"

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.child import child_main
-from retuned.consumers.common import tone
+from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset
@@ -74,6 +74,7 @@ class Evaluation:
             turn; on a CPU by the time that the threads worked. What else the machine does meanwhile, serving for
             example, is nobody's latency. The bare base model is given the candidate's pace: what any adapter costs
             is a matter of how it is served, and holds nothing against what it learned.
+        tools: the names of those that the approved answer calls.
         verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
             not asked, or gave no usable answer.
     """
@@ -99,6 +100,7 @@ class Evaluation:
     output_tokens: int | None = None
     kind: str | None = None
     verdict: str | None = None
+    tools: Sequence[str] = ()
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -115,6 +117,7 @@ class Evaluation:
             *([f"language:{self.language}"] if self.language else []),
             "turns:one" if self.turns == 1 else "turns:several",
             "context:with" if self.with_context else "context:without",
+            *(f"tool:{name}" for name in self.tools),
         ]
 
 
@@ -178,8 +181,12 @@ def evaluate(
         "dataset": str(dataset.path),
         "dtype": dtype,
         "threads": settings.train.threads,
-        "max_length": settings.train.max_length,
-        "context": settings.train.context,
+        "encoding": {
+            "max_length": settings.train.max_length,
+            "context": settings.train.context,
+            "keep_reasoning": settings.train.reasoning == "include",
+            "template_variables": settings.train.chat_template_kwargs,
+        },
         "logged": dict(logged or {}),
         "settings": settings.evaluate.model_dump(mode="json"),
     }
@@ -245,7 +252,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
         for split in ("holdout", "regression")
     }
-    evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
+    evaluator = _Evaluator(models, tokenizer, settings, job["encoding"], emit)
     load_seconds = time.perf_counter() - started
     found = evaluator.answers("holdout", rows["holdout"], list(models))
     found += [
@@ -300,6 +307,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         latency_seconds=None,
         output=output,
         kind=row.get("kind"),
+        tools=tool_calls.names(approved),
     )
 
 
@@ -309,15 +317,14 @@ class _Evaluator:
         models: dict[str, Any],
         tokenizer: Any,
         settings: EvaluateSettings,
-        max_length: int,
-        context: bool,
+        encoding: dict[str, Any],
         emit: Emit,
     ) -> None:
         from retuned.retrain.generation.adapters import Generator
         from retuned.retrain.kernels.replace import replace_layers
 
         self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
-        self.max_length, self.context = max_length, context
+        self.encoding = encoding
         self.packed: bool | None = None
         distinct = list({id(model): model for model in models.values()}.values())
         for model in distinct:
@@ -331,7 +338,7 @@ class _Evaluator:
 
         if not rows:
             return []
-        encoded = {row["row_id"]: encode(self.tokenizer, row, self.max_length, context=self.context) for row in rows}
+        encoded = {row["row_id"]: encode(self.tokenizer, row, **self.encoding) for row in rows}
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))
@@ -352,14 +359,16 @@ class _Evaluator:
     ) -> list[Evaluation]:
         import torch
 
+        from retuned.retrain.training.chat_templates import answer_in
+
         answers = self._answers(encoded, models, limit)
         found = []
         for model in models:
             with torch.inference_mode(), self._as(model) as active:
                 losses = self._losses(active, encoded)
-            outputs = self.tokenizer.batch_decode(answers[model], skip_special_tokens=True)
-            for row, output, ids, loss in zip(rows, map(str.strip, outputs), answers[model], losses, strict=True):
-                one = measured(split, row, model, output)
+            for row, one_encoded, ids, loss in zip(rows, encoded, answers[model], losses, strict=True):
+                tools = json.loads(row.get("tools") or "[]")
+                one = measured(split, row, model, answer_in(self.tokenizer, ids, one_encoded.prompt, tools))
                 seconds = max(len(ids), 1) * self.paces[model]
                 found.append(replace(one, loss=loss, output_tokens=len(ids), latency_seconds=seconds))
         return found
@@ -432,7 +441,7 @@ class _Evaluator:
 
         pad = self.tokenizer.pad_token_id
         if self.packed is None:
-            self.packed = lora.packing_fits(model, encoded, pad, self.max_length)
+            self.packed = lora.packing_fits(model, encoded, pad, self.encoding["max_length"])
         tokens = torch.cat(list(losses(model, encoded, pad, self.packed)))
         parts = torch.split(tokens, [len(one.completion) for one in encoded])
         return [float(part.mean()) for part in parts]

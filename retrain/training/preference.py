@@ -126,8 +126,15 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
     datasets do not have.
     """
 
-    def encoded(row: dict[str, Any], **changes: str) -> Encoded:
-        return encode(tokenizer, row | changes, settings.max_length, context=settings.context)
+    def encoded(row: dict[str, Any], **changes: str | None) -> Encoded:
+        return encode(
+            tokenizer,
+            row | changes,
+            settings.max_length,
+            context=settings.context,
+            keep_reasoning=settings.reasoning == "include",
+            template_variables=settings.chat_template_kwargs,
+        )
 
     pairs: list[tuple[Encoded, Encoded]] = []
     desirable: list[bool] = []
@@ -137,12 +144,12 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
         for row in pq.read_table(dataset / "train.parquet").to_pylist():
             rejected = (row.get("rejected") or "").strip()
             if rejected and not same_text(rejected, row["completion"]):
-                pairs.append((encoded(row), encoded(row, completion=rejected)))
+                pairs.append((encoded(row), encoded(row, completion=rejected, reasoning=None)))
     elif (dataset / "thumbs.parquet").is_file():
         rows = pq.read_table(dataset / "thumbs.parquet").to_pylist()
         others = rows[-1:] + rows[:-1]
         pairs = [
-            (encoded(row), encoded(row, completion=other["completion"]))
+            (encoded(row), encoded(row, completion=other["completion"], reasoning=other.get("reasoning")))
             for row, other in zip(rows, others, strict=True)
         ]
         desirable = [row["desirable"] for row in rows]
