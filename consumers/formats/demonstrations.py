@@ -10,6 +10,8 @@ field.
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from retuned.consumers.common.tool_calls import are_calls
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
 from retuned.consumers.formats.messages import Plain, content_hash, instant, joined_text, object_of, without_nothing
@@ -98,6 +100,8 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
     id = str(fields.pop("id")) if named and "id" in fields else None
     attributes = object_of(fields.pop("attributes", None)) | object_of(fields.pop("metadata", None)) | fields
     attributes |= {"tool_calls": calls} if calls else {}
+    if isinstance(attributes.get("tools"), str):  # as in Parquet files, whose columns have one type each
+        attributes["tools"] = _decoded(attributes["tools"])
     interaction = without_nothing({**interaction, "attributes": attributes or None})
     when = time(own_time)
     id = id or content_hash([interaction, when])
@@ -185,6 +189,13 @@ def _text(value: Any) -> str:
         texts = [text for turn in _turns(value) if (text := joined_text(turn.get("content")))]
         return texts[-1] if texts else ""
     return str(value)
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _judgement(name: str, value: Any) -> Any:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.retrain.data.passages import same_text, with_context
 from retuned.retrain.kernels.packing import Encoded, pack
 from retuned.retrain.kernels.training_step import LinearCrossEntropy
-from retuned.retrain.training.chat_templates import prompt_and_completion, same_text, with_context
+from retuned.retrain.training.chat_templates import prompt_and_completion
 
 IGNORED = -100
 _CHUNK_TOKENS = {True: 1_024, False: 4_096}

@@ -1,4 +1,4 @@
-"""A conversation as its model reads and writes it: chat templates, what they refuse or leave out, retrieved passages.
+"""A conversation as its model reads and writes it: chat templates, and what they refuse or leave out.
 
 Runs in child processes alone.
 """
@@ -28,27 +28,6 @@ _HOW_TO_CALL = (
     "To call one, write its name and its arguments as JSON:\n"
     f'{tool_calls.OPENING}\n{{"name": "…", "arguments": {{…}}}}\n{tool_calls.CLOSING}'
 )
-
-
-def with_context(messages: list[Message], passages: Sequence[str]) -> list[Message]:
-    """The conversation with the passages before its last question, those that it does not hold already.
-
-    The question becomes `Context:`, each passage, and `Question:` with the question, each after an empty line: what an
-    app must send, too, if it wants the adapter's best answers and its own prompt does not show the passages.
-    """
-    held = _squeezed(" ".join(turn.get("content") or "" for turn in messages))
-    missing = [passage.strip() for passage in passages if passage.strip() and _squeezed(passage) not in held]
-    asked = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
-    if not missing or not asked:
-        return messages
-    turn = messages[asked[-1]]
-    told = "\n\n".join(["Context:", *missing, f"Question: {turn.get('content') or ''}"])
-    return [*messages[: asked[-1]], {**turn, "content": told}, *messages[asked[-1] + 1 :]]
-
-
-def same_text(one: str, other: str) -> bool:
-    """Do they differ in white space and case at most?"""
-    return _squeezed(one) == _squeezed(other)
 
 
 def prompt_and_completion(
@@ -277,7 +256,3 @@ def _two_sided(messages: list[Message]) -> list[Message]:
 
 def _thought_and(thought: str | None, answer: str) -> str:
     return f"{reasoning.OPENING}\n{thought}\n{reasoning.CLOSING}\n\n{answer}" if thought else answer
-
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split()).casefold()

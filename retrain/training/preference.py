@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.retrain.data.passages import same_text
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.batches import encode, log_probabilities
-from retuned.retrain.training.chat_templates import same_text
 from retuned.retrain.training.ranks import Ranks
 
 _SHUFFLE = 1  # beside the epoch in the seed: another order than that of the rows

@@ -8,9 +8,9 @@ import pytest
 from models import tiny_llama
 
 from retuned.consumers.errors import RetunedError
+from retuned.retrain.data.passages import with_context
 from retuned.retrain.training.base_model import load_tokenizer
 from retuned.retrain.training.batches import encode
-from retuned.retrain.training.chat_templates import with_context
 
 # As Gemma's: no system message, and user and assistant in turn.
 STRICT = (
