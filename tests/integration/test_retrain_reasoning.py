@@ -114,7 +114,10 @@ def test_a_model_that_is_still_thinking_has_given_no_answer(base: Path) -> None:
 
 def test_a_template_whose_answer_does_not_follow_its_prompt_is_one_clear_line(base: Path) -> None:
     tokenizer = load_tokenizer(base)
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}Answer!{% endif %}"
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}Answer!{% endif %}"
+    )
     row = {"row_id": "r", "messages": json.dumps(TURNS), "completion": "in Oslo", "context": None}
     with pytest.raises(RetunedError, match=r"which ends with '.*Answer!'; set train\.chat_template_kwargs"):
         encode(tokenizer, row, 1_024)

@@ -25,10 +25,13 @@ REFUND = {"function": {"name": "refund", "arguments": '{"items": ["a"]}'}}
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('I look.<tool_call>{"name":"order_status","arguments":{"order":7,"zip":"012"}}</tool_call>', ("I look.", STATUS)),
         (
-            "I look.\n\n<tool_call>\n<function=order_status>\n<parameter=order>\n7\n</parameter>\n<parameter=zip>\n012\n"
-            '</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=refund>\n<parameter=items>\n["a"]\n'
+            'I look.<tool_call>{"name":"order_status","arguments":{"order":7,"zip":"012"}}</tool_call>',
+            ("I look.", STATUS),
+        ),
+        (
+            "I look.\n\n<tool_call>\n<function=order_status>\n<parameter=order>\n7\n</parameter>\n<parameter=zip>\n"
+            '012\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=refund>\n<parameter=items>\n["a"]\n'
             "</parameter>\n</function>\n</tool_call>",
             ("I look.", STATUS, REFUND),
         ),
