@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -183,7 +183,7 @@ def _chat(
     for chat in (_Chat(tokenizer, variables, messages, tools), _Chat(tokenizer, variables, told)):
         with suppress(TemplateError, TypeError):  # a template may add None to a text
             text = chat.text()
-            if _holds(text, messages, tools):
+            if _holds(text, chat.messages) and not (chat.tools and text == replace(chat, tools=()).text()):
                 return chat, text
     chat = _Chat(tokenizer, variables, _two_sided(told))
     try:
@@ -192,11 +192,10 @@ def _chat(
         raise RetunedError(f"models.base: its chat template refuses a conversation ({error})") from error
 
 
-def _holds(text: str, messages: list[Message], tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Did the template tell all that was said to the model? Told by the longest word of each message and tool."""
+def _holds(text: str, messages: list[Message]) -> bool:
+    """Did the template tell all that was said to the model? Told by the longest word of each message."""
     said = [turn.get("content") or "" for turn in messages if turn["role"] != "assistant"]
     said += [name for turn in messages for name in _called(turn)]
-    said += [tool["function"][key] for tool in tools for key in ("name", "description")]
     return all(max(words, key=len) in text for words in map(_WORD.findall, said) if words)
 
 

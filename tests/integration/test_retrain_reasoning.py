@@ -155,6 +155,12 @@ def test_where_a_template_has_no_form_that_can_be_read_calls_are_json_in_tags(ba
     assert found.read == CALLED
 
 
+def test_a_tool_is_not_told_because_the_question_has_its_words(base: Path) -> None:
+    asked = [{"role": "user", "content": "Where an order is. order_status"}]
+    row = {"messages": json.dumps(asked), "completion": CALLED, "tools": json.dumps(TOOLS)}
+    assert '"properties"' in Written(base, "gemma", row).prompt
+
+
 def test_without_a_template_tools_are_told_too(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     tokenizer.chat_template = None
