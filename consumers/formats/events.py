@@ -88,7 +88,7 @@ class Interaction(msgspec.Struct, kw_only=True, gc=False):
     workload: Annotated[Name, Meta(description="The kind of request: a route, an agent node.")]
     model: Annotated[ModelName, Meta(description="The model that answered, as it is served.")]
     messages: Annotated[Raw, Meta(description="The prompt: objects with `role` and `content`; other fields are kept.")]
-    response: Annotated[str | Answer, Meta(description="What the model answered: a text, or a chat message.")]
+    response: Annotated[str | Answer, Meta(description="What the model answered.")]
     context: Annotated[Raw | UnsetType, Meta(description="Passages that were retrieved for the answer.")] = UNSET
     tools: Annotated[
         Raw | UnsetType, Meta(description="The tools that were offered to the model; stored among the attributes.")
