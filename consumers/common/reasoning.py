@@ -22,7 +22,7 @@ def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
     """
     started = text.lstrip().startswith(OPENING)
     before, closing, after = text.partition(CLOSING)
-    if not closing and not started and not opened:
+    if not (started or opened or (closing and OPENING not in before)):  # else an answer may speak of the tags
         return None, text.strip()
     reasoning = before.lstrip().removeprefix(OPENING).strip()
     return reasoning or None, after.strip()

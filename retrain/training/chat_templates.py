@@ -123,7 +123,7 @@ class _Chat:
             RetunedError: it does not go on from its prompt.
         """
         try:
-            rest = self._rest(prompt, thought, {"role": "assistant", "content": _thought_and(thought, _PROBE)})
+            rest = self._after(prompt, thought, {"role": "assistant", "content": _PROBE})
         except (TemplateError, TypeError) as error:
             raise RetunedError(f"models.base: its chat template refuses an answer ({error})") from error
         if rest is None or _PROBE not in rest:
@@ -145,9 +145,8 @@ class _Chat:
             return None
         # Mistral's templates ask for ids of nine signs.
         called = [{"id": f"{number:09}", **call.as_message()} for number, call in enumerate(calls)]
-        turn = {"role": "assistant", "content": _thought_and(thought, words), "tool_calls": called}
         try:
-            rest = self._rest(prompt, thought, turn)
+            rest = self._after(prompt, thought, {"role": "assistant", "content": words, "tool_calls": called})
         except (TemplateError, TypeError):
             return None
         if rest is None or not rest.startswith(opening):
@@ -156,6 +155,15 @@ class _Chat:
         ids = self.tokenizer(completion, add_special_tokens=False).input_ids
         seen = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return completion if in_one_form(seen, self.tools) == answer else None
+
+    def _after(self, prompt: str, thought: str | None, answer: Message) -> str | None:
+        """What follows the prompt, with the reasoning as the template writes it, or else in tags before the words."""
+        if thought:
+            rest = self._rest(prompt, thought, {**answer, "reasoning_content": thought})
+            if rest is not None and thought in rest:
+                return rest
+            answer = {**answer, "content": _thought_and(thought, answer["content"])}
+        return self._rest(prompt, thought, answer)
 
     def _rest(self, prompt: str, thought: str | None, answer: Message) -> str | None:
         """What follows the prompt; None where the whole does not extend it."""

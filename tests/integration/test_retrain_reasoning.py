@@ -84,7 +84,9 @@ def test_an_answer_alone_is_learned_and_every_model_is_asked_to_answer_at_once(
     assert found.read == "in Oslo"
 
 
-@pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "deepseek_r1_distill", "nemotron_3_nano", "qwen2_5"])
+@pytest.mark.parametrize(
+    "name", ["qwen3", "qwen3_6", "qwen3_8", "deepseek_r1_distill", "nemotron_3_nano", "glm4moe", "qwen2_5"]
+)
 def test_reasoning_is_learned_whole_where_it_is_wanted(base: Path, name: str) -> None:
     found = Written(base, name, {"reasoning": "Oslo it is."}, keep_reasoning=True)
     whole = found.prompt + found.completion

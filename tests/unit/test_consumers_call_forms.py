@@ -110,6 +110,7 @@ def test_the_tools_of_an_answer_are_named_once() -> None:
         ("<think>\n\n</think>\n\nIn two days.", (None, "In two days.")),
         ("<think>Hm, hm,", ("Hm, hm,", "")),
         ("use <think> in a tag", (None, "use <think> in a tag")),
+        ("Write <think>…</think> first.", (None, "Write <think>…</think> first.")),
     ],
 )
 def test_reasoning_is_split_from_the_answer(text: str, expected: tuple[str | None, str]) -> None:
