@@ -126,6 +126,12 @@ class KafkaSettings(Section):
         30.0, description="a consumer that is silent for this long loses its partitions"
     )
 
+    @model_validator(mode="after")
+    def _experts_apart(self) -> Self:
+        if self.expert_topic in (self.interactions_topic, self.feedback_topic):
+            raise ValueError(f"expert_topic: expected a topic of its own, got {self.expert_topic}")
+        return self
+
     @property
     def topics(self) -> tuple[str, ...]:
         """Those that events are read from."""
