@@ -74,6 +74,10 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     teacher.say(as_json, "correction", {"thing": "sofa", "days": [14, None]})
     thought = teacher.ask("How long may I keep a kettle?", "<think>\nKettles: ten.\n</think>\n\nTen days.")
     teacher.say(thought, "helpful", True)
+    shown = teacher.ask(
+        "How long may I keep a mug?", "", attributes={"tool_calls": [call(thing="mug")]}, model="demonstration"
+    )
+    teacher.say(shown, "correction", {"content": "", "tool_calls": [call(thing="mug")]})
     cut = teacher.ask("How long may I keep a radio?", "<think>\nRadios, hm")
     teacher.say(cut, "helpful", True)
     other = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, date_format="%d.%m.%Y")})
@@ -85,6 +89,7 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     assert rows[as_calls]["completion"] == written("", [call(thing="desk")])
     assert rows[as_json]["completion"] == '{"thing": "sofa", "days": [14, null]}'
     assert (rows[thought]["completion"], rows[thought]["reasoning"]) == ("Ten days.", "Kettles: ten.")
+    assert (rows[shown]["completion"], rows[shown]["source"]) == (written("", [call(thing="mug")]), "demonstration")
     assert cut not in rows
 
     held = {row["row_id"]: row for row in built.split("holdout")}
