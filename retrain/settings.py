@@ -168,6 +168,16 @@ class TrainSettings(Section):
         """The one that was set, or the method's own."""
         return self.learning_rate or (1e-4 if self.method == "full" else 2e-3)
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How rows become tokens, in training and evaluation alike: arguments of `batches.encode`."""
+        return {
+            "max_length": self.max_length,
+            "context": self.context,
+            "keep_reasoning": self.reasoning == "include",
+            "template_variables": self.chat_template_kwargs,
+        }
+
 
 class EvaluateSettings(JudgeSettings):
     """How models are compared on the holdout."""

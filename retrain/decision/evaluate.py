@@ -181,12 +181,7 @@ def evaluate(
         "dataset": str(dataset.path),
         "dtype": dtype,
         "threads": settings.train.threads,
-        "encoding": {
-            "max_length": settings.train.max_length,
-            "context": settings.train.context,
-            "keep_reasoning": settings.train.reasoning == "include",
-            "template_variables": settings.train.chat_template_kwargs,
-        },
+        "encoding": settings.train.encoding,
         "logged": dict(logged or {}),
         "settings": settings.evaluate.model_dump(mode="json"),
     }

@@ -127,14 +127,7 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
     """
 
     def encoded(row: dict[str, Any], **changes: str | None) -> Encoded:
-        return encode(
-            tokenizer,
-            row | changes,
-            settings.max_length,
-            context=settings.context,
-            keep_reasoning=settings.reasoning == "include",
-            template_variables=settings.chat_template_kwargs,
-        )
+        return encode(tokenizer, row | changes, **settings.encoding)
 
     pairs: list[tuple[Encoded, Encoded]] = []
     desirable: list[bool] = []

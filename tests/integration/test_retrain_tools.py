@@ -185,7 +185,7 @@ def test_calls_in_events_from_kafka_are_what_a_model_learns_to_write(
     job = {
         "base": str(base), "champion": None, "candidate": adapter, "dataset": str(built.path), "dtype": "float32",
         "threads": 1, "logged": logged_answers(rig.warehouse, built),
-        "encoding": {"max_length": 1_024, "context": True, "keep_reasoning": False, "template_variables": {}},
+        "encoding": training.encoding,
         "settings": EvaluateSettings().model_dump(mode="json"),
     }  # fmt: skip
     rows = work(job, lambda _: None)["rows"]
