@@ -109,6 +109,11 @@ class KafkaSettings(Section):
     )
     interactions_topic: str = Field("interactions", description="what the model was asked and what it answered")
     feedback_topic: str = Field("feedback", description="what people thought of an answer")
+    expert_topic: str | None = Field(
+        None,
+        description="a topic of feedback to which, by the broker's ACLs, only the systems of experts may write: with "
+        "it, `source: expert` counts there and in imported files alone, elsewhere as user; null: it counts everywhere",
+    )
     model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
     label_requests_topic: str | None = Field(
         "retuned.label-requests",
@@ -142,6 +147,18 @@ class KafkaSettings(Section):
     session_timeout_seconds: PositiveFloat = Field(
         30.0, description="a consumer that is silent for this long loses its partitions"
     )
+
+    @model_validator(mode="after")
+    def _experts_apart(self) -> Self:
+        if self.expert_topic in (self.interactions_topic, self.feedback_topic):
+            raise ValueError(f"expert_topic: expected a topic of its own, got {self.expert_topic}")
+        return self
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Those that events are read from."""
+        experts = () if self.expert_topic is None else (self.expert_topic,)
+        return self.interactions_topic, self.feedback_topic, *experts
 
 
 class IngestSettings(Section):

@@ -94,7 +94,7 @@ def _changed(section: S, given: Mapping[str, Any]) -> S:
 
 def _check_key(settings: BaseModel, key: str, given: Any) -> None:
     """One key of an entry, a section or another. Raises a ValidationError when it cannot stand there."""
-    if key not in known(type(settings)):
+    if key not in known():
         if key in type(settings).model_fields:
             raise _wrong("value_error", "the same for all workloads: set it outside of workloads", (key,), given)
         raise _wrong("extra_forbidden", "unknown key", (key,), given)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,6 +12,11 @@ Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrou
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
 METRICS = ("auto", "facts", "exact", "label", "json", "tool_calls", "text", "judge")
+_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"}
+    | {"continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
 
 
 def _pattern(text: str) -> str:
@@ -26,6 +31,17 @@ def _metric_name(name: str) -> str:
     if name not in METRICS and not re.fullmatch(r"[\w.]+:\w+", name):
         raise ValueError(f"expected one of {', '.join(METRICS)}, or package.module:function")
     return name
+
+
+def template_variables(values: dict[str, Any]) -> dict[str, Any]:
+    """Variables of a chat template.
+
+    Raises:
+        ValueError: one has the name of what a template is given in any case, or of how it is applied.
+    """
+    if taken := sorted(_TEMPLATE_ARGUMENTS & values.keys()):
+        raise ValueError(f"expected variables of the chat template alone, not {', '.join(taken)}")
+    return values
 
 
 class ModelsSettings(Section):
@@ -92,7 +108,9 @@ class TrainSettings(Section):
         "pip install 'retuned[qlora]'. full: all weights but embeddings and head, no adapter (a version is as large as "
         "the base model; vLLM and the demo do not serve it)",
     )
-    rank: PositiveInt = Field(16, description="rank of the adapter")
+    rank: Annotated[int, Field(gt=0, le=512)] = Field(
+        16, description="rank of the adapter; 512 is the highest that vLLM serves"
+    )
     alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
     target_modules: tuple[str, ...] | None = Field(
         None, description="modules that get an adapter; null: the linear layers of attention and MLP"
@@ -111,6 +129,17 @@ class TrainSettings(Section):
     preference_beta: PositiveFloat = Field(0.1, description="how closely preferences hold to where training began")
     context: bool = Field(
         True, description="put retrieved passages before the last question, where the conversation does not hold them"
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(template_variables)] = Field(
+        {},
+        description="variables of the base model's chat template, for example {enable_thinking: false}, in training "
+        "and evaluation alike; what serves the model must set the same",
+    )
+    reasoning: Literal["exclude", "include"] = Field(
+        "exclude",
+        description="what stands in <think> before an answer. exclude: it is not learned, and its block stands empty "
+        "in the prompt of each model. include: it is learned with the answer, and each model may think first, within "
+        "evaluate.max_new_tokens",
     )
     learning_rate: PositiveFloat | None = Field(
         None, description="peak learning rate; null: 2e-3 for adapters, 1e-4 for all weights"
@@ -145,6 +174,16 @@ class TrainSettings(Section):
     def peak_learning_rate(self) -> float:
         """The one that was set, or the method's own."""
         return self.learning_rate or (1e-4 if self.method == "full" else 2e-3)
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How rows become tokens, in training and evaluation alike: arguments of `batches.encode`."""
+        return {
+            "max_length": self.max_length,
+            "context": self.context,
+            "keep_reasoning": self.reasoning == "include",
+            "template_variables": self.chat_template_kwargs,
+        }
 
 
 class EvaluateSettings(JudgeSettings):

@@ -28,6 +28,9 @@ _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 _LONG_NUMBER = re.compile(r"[0-9](?:[ \u00a0\u202f().\-/]{0,3}[0-9]){7}")
 # Stands for what was found until all of a text is searched: numbers go by the order of appearance, not of the patterns.
 _FOUND = re.compile("<\x00([0-9]{1,9})>")
+# A placeholder in JSON where a number stood.
+_UNQUOTED = re.compile(r"(?<=[:,\[\s])-?(<[A-Z_]{1,20}_[0-9]{1,9}>)(?=[,\]}\s])")
+_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}")
 
 # What a text holds whenever something is found in it, and seldom else, also where JSON has escaped the text.
 # In the dialect of RE2, which Arrow runs over a whole column.
@@ -39,6 +42,7 @@ _SUSPECT = "|".join(
         *national_ids.SUSPECT,
         *credentials.SUSPECT,
         placeholders.SUSPECT,
+        _ESCAPE.pattern,  # in JSON that is a text
     )
 )
 _SUSPECT_NAME = r"\p{Lu}\p{Ll}"
@@ -161,9 +165,15 @@ class Redactor:
         return value
 
     def text(self, text: str, scope: Scope | None = None) -> str:
-        """A text with placeholders. A user's pseudonym stays: its digits may look like a phone number's."""
+        """A text with placeholders. One that is JSON, such as the arguments of a call of a tool, stays JSON.
+
+        A user's pseudonym stays: its digits may look like a phone number's.
+        """
         if not self.enabled or is_pseudonym(text):
             return text
+        is_json = text.lstrip()[:1] in ("{", "[") and _is_json(text)
+        if is_json and _ESCAPE.search(text):  # which could hide what is looked for
+            text = msgspec.json.encode(msgspec.json.decode(text)).decode()
         found: list[tuple[str, str]] = []
         marked = self._mark(text, found)
         if not found:
@@ -175,7 +185,8 @@ class Redactor:
             index = int(match[1])
             return numbers.placeholder(*found[index]) if index < len(found) else match[0]
 
-        return _FOUND.sub(placeholder, marked)
+        clean = _FOUND.sub(placeholder, marked)
+        return _UNQUOTED.sub(r'"\1"', clean) if is_json and not _is_json(clean) else clean
 
     def scope(self, value: Any = None) -> Scope:
         """Numbers that nothing else shares; those of placeholders in a JSON value are taken."""
@@ -207,6 +218,14 @@ class Redactor:
             if long:
                 text = replace_phones(text, mark, self._regions)
         return self._replace_names(text, mark) if self._replace_names else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
 
 
 def _suspects(arrays: list[Any], pattern: str) -> list[int]:

@@ -317,6 +317,9 @@ def _interaction_columns(events: list[Interaction], pseudonym: Callable[[str], s
 
 def _feedback_columns(events: list[Feedback], pseudonym: Callable[[str], str]) -> dict[str, Any]:
     columns = _columns(Feedback, events, pseudonym)
+    for value in columns["value"]:
+        if isinstance(value, dict | list) and _depth(value) > DEEPEST:
+            raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     return columns | {"value": [to_json(value) for value in columns["value"]]}
 
 

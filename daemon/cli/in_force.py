@@ -20,7 +20,7 @@ def in_force(settings: Settings, given: Mapping[str, Mapping[str, Any]], workloa
         given: see `retuned.daemon.settings.given`.
     """
     own = settings.for_workload(workload)
-    values = own.model_dump(mode="json", include={*overrides.known(Settings), "models"})
+    values = own.model_dump(mode="json", include={*overrides.known(), "models"})
 
     def line(value: Any, *path: str) -> str:
         name = settings.origin(workload, *path)
@@ -30,7 +30,7 @@ def in_force(settings: Settings, given: Mapping[str, Mapping[str, Any]], workloa
         return f"{path[-1]}: {json.dumps(value, ensure_ascii=False)}  # {source}\n"
 
     parts = [HEAD.format(workload=workload), line(own.objective, "objective"), line(values["models"]["base"], "base")]
-    for section in overrides.known(Settings)[2:]:
+    for section in overrides.known()[2:]:
         parts.append(f"{section}:\n")
         parts += (f"  {line(value, section, key)}" for key, value in values[section].items())
     return "".join(parts)

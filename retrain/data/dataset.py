@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data.examples import logged_answer
 from retuned.retrain.scoring.metric import Chosen, restored
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
@@ -88,6 +89,10 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
 def logged_answers(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
     """What production answered to the questions of the holdout, by row_id, as far as it is known."""
     parameters = {"workload": dataset.workload, "version": dataset.version}
+    return {
+        row["row_id"]: logged_answer(row["response"], row["calls"])[1]
+        for row in warehouse.rows(QUERIES["logged_answers"], parameters)
+    }
     return {row["row_id"]: row["response"] for row in warehouse.rows(QUERIES["logged_answers"], parameters)}
 
 

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
+from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
@@ -35,6 +36,7 @@ class Example:
         prompt: the conversation without its system messages, normalised.
         question: its last user message, normalised.
         messages: the conversation, system messages included: JSON, list of objects with role and content, a string.
+        completion: the answer, with its calls of tools (see `tool_calls.written`) and without its reasoning.
         source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one.
         rejected: the answer that a correction replaces; None for an accepted answer and a demonstration.
         context: the passages that the answer was to rest on: JSON, list of strings, or None.
@@ -44,6 +46,8 @@ class Example:
         topic: name of the topic that the question belongs to; None before it is known.
         origin: version of the dataset in whose holdout a regression row first stood; None elsewhere.
         scope: hash of system prompt, context and tools, the rest of the question's identity; empty without any.
+        tools: the tools that the model was offered: JSON, list of schemas (see `tool_calls.schemas`); None without any.
+        reasoning: what the model thought before it gave this completion; None where that is not known.
     """
 
     row_id: str
@@ -64,6 +68,8 @@ class Example:
     topic: str | None = None
     origin: str | None = None
     scope: str = ""
+    tools: str | None = None
+    reasoning: str | None = None
 
     @property
     def identity(self) -> str:
@@ -115,6 +121,9 @@ def read_statements(
         rows = warehouse.rows(QUERIES[query], {"workload": workload, "limit": settings.maximum_rows, **more})
         cut.update(row["interaction_id"] for row in rows if row.pop("finish_reason") in _CUT)
         kind: Literal["correction", "accepted"] = "correction" if query == "corrections" else "accepted"
+        if kind == "correction":
+            for row in rows:
+                row["completion"] = tool_calls.answer_text(json.loads(row["completion"]))
         return [made for row in rows if (made := example(kind=kind, rewrite=rewrite, **row)) is not None]
 
     accepted = read("accepted", distrusted=sorted(distrusted)) if settings.accepted_answers else []
@@ -198,23 +207,37 @@ def example(
     received_at: datetime,
     user_id: str | None = None,
     tools: str | None = None,
+    calls: str | None = None,
     rewrite: Callable[[str], str] = str,
 ) -> Example | None:
     """An example from its parts, or None when there is no question, nothing to learn, or more than text to read.
 
-    `messages`, `context` and `tools` are JSON.
+    `messages`, `context`, `tools` and `calls` are JSON.
+
+    Args:
+        completion: of a correction, what was written; of an accepted answer, the response.
+        calls: of tools, by the response.
     """
+    thought, response = logged_answer(response, calls)
+    if kind == "correction":
+        thought, completion = reasoning.split(completion)
+    else:
+        completion = response
     conversation = []
     for turn in json.loads(messages):
         text = joined_text(turn.get("content") or "")
         if text is None:
             return None  # images and the like: a model of text cannot learn from them
+        if turn["role"] == "assistant":
+            _, text = reasoning.split(text)  # models are not shown what they thought before
         conversation.append({**turn, "content": text})
     asked = [turn["content"] for turn in conversation if turn["role"] == "user"]
-    completion = rewrite(completion).strip()
+    completion = _rewritten(completion, rewrite).strip()
     if not asked or not asked[-1].strip() or not completion:
         return None
-    of = _identity(conversation, context, tools)
+    offered = json.loads(tools) if tools else None
+    schemas = tool_calls.schemas(offered)
+    of = _identity(conversation, context, offered)
     return Example(
         row_id=text_hash(json.dumps([str(of), completion])),
         prompt_hash=text_hash(str(of)),
@@ -232,7 +255,16 @@ def example(
         timestamp=timestamp,
         received_at=received_at,
         user_id=user_id,
+        tools=json.dumps(schemas, ensure_ascii=False) if schemas else None,
+        reasoning=thought,
     )
+
+
+def logged_answer(response: str, calls: str | None) -> tuple[str | None, str]:
+    """The reasoning of a logged response, None without any, and its text, with its calls of tools: JSON."""
+    thought, words = reasoning.split(response)
+    called = json.loads(calls) if calls else []
+    return thought, tool_calls.written(words, called if tool_calls.are_calls(called) else [])
 
 
 def restored(values: Mapping[str, Any]) -> Example:
@@ -244,10 +276,16 @@ def restored(values: Mapping[str, Any]) -> Example:
     return replace(row, prompt_hash=text_hash(str(of)), prompt=of.text, scope=of.scope)
 
 
-def _identity(conversation: Sequence[Mapping[str, Any]], context: str | None, tools: str | None) -> Identity:
+def _rewritten(completion: str, rewrite: Callable[[str], str]) -> str:
+    """With other words; the arguments of calls are for machines and stay."""
+    words, opening, calls = completion.partition(tool_calls.OPENING)
+    return rewrite(words) + opening + calls
+
+
+def _identity(conversation: Sequence[Mapping[str, Any]], context: str | None, tools: Any) -> Identity:
     return identity(
         " ".join(turn["content"] for turn in conversation if turn["role"] != "system"),
         " ".join(turn["content"] for turn in conversation if turn["role"] == "system"),
         [str(passage) for passage in json.loads(context)] if context else (),
-        json.loads(tools) if tools else None,
+        tools,
     )

@@ -18,12 +18,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import replace_text
+from retuned.consumers.common.tool_calls import schemas
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
-from retuned.retrain.data.examples import Example, example
+from retuned.retrain.data.examples import Example, example, logged_answer
 from retuned.retrain.data.questions import QuestionIndex, questions_of
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.scoring.facts import facts, values
@@ -366,6 +367,7 @@ def _example(row: dict[str, Any]) -> Example | None:
         response=row["response"],
         context=row["context"],
         tools=row["tools"],
+        calls=row["calls"],
         interaction_id=row["id"],
         feedback_id="",
         timestamp=row["timestamp"],
@@ -384,7 +386,8 @@ def _message(row: dict[str, Any]) -> dict[str, Any]:
         "model": row["model"],
         "messages": messages,
         "question": joined_text(asked[-1]) if asked else None,
-        "answer": row["response"],
+        "answer": logged_answer(row["response"], row["calls"])[1],
+        "tools": schemas(json.loads(row["tools"])) if row["tools"] else [],
         "context": json.loads(row["context"]) if row["context"] else None,
         "reason": row["reason"],
         "detail": row["detail"],

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from retuned.consumers.child import child_main
-from retuned.consumers.common import tone
+from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
@@ -91,7 +91,8 @@ class Evaluation:
         detail: of the score, for people.
         valid: the answer has the form that programs read (JSON, calls of tools); None: no form is asked for.
         answered: the label that it was read as; None: none.
-        groups: the slices that the row belongs to by its approved answer (see `Metric.groups`).
+        groups: the slices that the row belongs to by its approved answer: the tools that it calls, and the metric's
+            (see `Metric.groups`).
     """
 
     model: str
@@ -199,8 +200,7 @@ def evaluate(
         "dataset": str(dataset.path),
         "dtype": dtype,
         "threads": settings.train.threads,
-        "max_length": settings.train.max_length,
-        "context": settings.train.context,
+        "encoding": settings.train.encoding,
         "logged": dict(logged or {}),
         "settings": settings.evaluate.model_dump(mode="json", exclude={"judge_key"}),
         "metric": metric_of(dataset, settings).as_dict(),
@@ -276,7 +276,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         )
         for split in ("holdout", "regression")
     }
-    evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
+    evaluator = _Evaluator(models, tokenizer, settings, job["encoding"], emit)
     load_seconds = time.perf_counter() - started
     found = evaluator.answers("holdout", rows["holdout"], list(models))
     found += [
@@ -316,7 +316,7 @@ def scored(
             detail=score.detail,
             valid=score.valid,
             answered=score.label,
-            groups=metric.groups(row[one.row_id]["completion"]),
+            groups=list(dict.fromkeys([*one.groups, *metric.groups(row[one.row_id]["completion"])])),
         )
         for one, score in zip(found, scores, strict=True)
     ]
@@ -367,6 +367,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         latency_seconds=None,
         output=output,
         kind=row.get("kind"),
+        groups=[f"tool:{name}" for name in tool_calls.names(approved)],
     )
 
 
@@ -376,15 +377,14 @@ class _Evaluator:
         models: dict[str, Any],
         tokenizer: Any,
         settings: EvaluateSettings,
-        max_length: int,
-        context: bool,
+        encoding: dict[str, Any],
         emit: Emit,
     ) -> None:
         from retuned.retrain.generation.adapters import Generator
         from retuned.retrain.kernels.replace import replace_layers
 
         self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
-        self.max_length, self.context = max_length, context
+        self.encoding = encoding
         self.packed: bool | None = None
         distinct = list({id(model): model for model in models.values()}.values())
         for model in distinct:
@@ -398,7 +398,7 @@ class _Evaluator:
 
         if not rows:
             return []
-        encoded = {row["row_id"]: encode(self.tokenizer, row, self.max_length, context=self.context) for row in rows}
+        encoded = {row["row_id"]: encode(self.tokenizer, row, **self.encoding) for row in rows}
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))
@@ -419,14 +419,16 @@ class _Evaluator:
     ) -> list[Evaluation]:
         import torch
 
+        from retuned.retrain.training.chat_templates import answer_in
+
         answers = self._answers(encoded, models, limit)
         found = []
         for model in models:
             with torch.inference_mode(), self._as(model) as active:
                 losses = self._losses(active, encoded)
-            outputs = self.tokenizer.batch_decode(answers[model], skip_special_tokens=True)
-            for row, output, ids, loss in zip(rows, map(str.strip, outputs), answers[model], losses, strict=True):
-                one = measured(split, row, model, output)
+            for row, one_encoded, ids, loss in zip(rows, encoded, answers[model], losses, strict=True):
+                tools = json.loads(row.get("tools") or "[]")
+                one = measured(split, row, model, answer_in(self.tokenizer, ids, one_encoded.prompt, tools))
                 seconds = max(len(ids), 1) * self.paces[model]
                 found.append(replace(one, loss=loss, output_tokens=len(ids), latency_seconds=seconds))
         return found
@@ -499,7 +501,7 @@ class _Evaluator:
 
         pad = self.tokenizer.pad_token_id
         if self.packed is None:
-            self.packed = lora.packing_fits(model, encoded, pad, self.max_length)
+            self.packed = lora.packing_fits(model, encoded, pad, self.encoding["max_length"])
         tokens = torch.cat(list(losses(model, encoded, pad, self.packed)))
         parts = torch.split(tokens, [len(one.completion) for one in encoded])
         return [float(part.mean()) for part in parts]

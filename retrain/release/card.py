@@ -28,6 +28,8 @@ NAME = "README.md"
 BASE, LOGGED = "base", "logged"
 UNKNOWN = "unknown"
 
+# What vLLM takes as --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
 _LABELS = 20
 _CONFUSION = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
@@ -64,6 +66,7 @@ class Record:
         dataset: its row in `datasets`, with the card as an object.
         sources: source and rows, the most first.
         people: how many taught, and the largest_share of one.
+        rank: of its adapter, which may be its parent's; None: it has none.
         run: reasons, started_at, train_seconds, evaluate_seconds.
         decision: outcome, reasons and figures of the gate.
     """
@@ -71,6 +74,7 @@ class Record:
     path: Path
     manifest: dict[str, Any]
     licence: str = UNKNOWN
+    rank: int | None = None
     dataset: dict[str, Any] | None = None
     sources: Sequence[dict[str, Any]] = ()
     people: dict[str, Any] | None = None
@@ -91,7 +95,7 @@ def write(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, An
         folder: where the card is written.
         path: the folder of the version, which the card names.
     """
-    replace_text(folder / NAME, render(_gathered(warehouse, path, manifest)))
+    replace_text(folder / NAME, render(_gathered(warehouse, folder, path, manifest)))
 
 
 def licence_of(base: Path) -> str:
@@ -271,12 +275,12 @@ def _origin(record: Record) -> list[str]:
 
 def _loading(record: Record) -> list[str]:
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
-    rank = record.manifest.get("settings", {}).get("train", {}).get("rank", 16)
+    highest = next((most for most in _VLLM_RANKS if most >= (record.rank or 0)), _VLLM_RANKS[-1])
     served = (
         "For vLLM, which takes no such weights beside a base model, make them a model of their own:\n\n"
         '```python\nmodel.merge_and_unload().save_pretrained("merged")\ntokenizer.save_pretrained("merged")\n```'
         if _full(record)
-        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} \\\n"
+        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {highest} \\\n"
         f"  --lora-modules {record.name}={path}\n```"
     )
     return [
@@ -320,13 +324,14 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _gathered(warehouse: Warehouse, path: Path, manifest: dict[str, Any]) -> Record:
+def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, Any]) -> Record:
     dataset_of = {"workload": manifest["workload"], "version": manifest["dataset_version"]}
     run_id = {"run_id": manifest["run_id"]}
     return Record(
         path=path,
         manifest=manifest,
         licence=licence_of(Path(manifest["base_model"])),
+        rank=json.loads(_text(folder / "adapter_config.json") or "{}").get("r"),
         dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),
         people=warehouse.row(QUERIES["people"], dataset_of),

@@ -4,36 +4,53 @@ Runs in child processes alone.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.retrain.data.passages import same_text, with_context
 from retuned.retrain.kernels.packing import Encoded, pack
 from retuned.retrain.kernels.training_step import LinearCrossEntropy
-from retuned.retrain.training.chat_templates import prompt_and_whole, same_text, with_context
+from retuned.retrain.training.chat_templates import prompt_and_completion
 
 IGNORED = -100
 _CHUNK_TOKENS = {True: 1_024, False: 4_096}
 
 
-def encode(tokenizer: Any, row: dict[str, Any], max_length: int, *, context: bool = True) -> Encoded:
+def encode(
+    tokenizer: Any,
+    row: dict[str, Any],
+    max_length: int,
+    *,
+    context: bool = True,
+    keep_reasoning: bool = False,
+    template_variables: Mapping[str, Any] = MappingProxyType({}),
+) -> Encoded:
     """A dataset row as token ids. A row longer than max_length loses the start of its prompt.
 
     Args:
         context: put the row's passages into the prompt, if it does not hold them already (see `with_context`). A
             passage that is the answer itself, as in an imported document, stays out: it would teach to copy.
+        keep_reasoning: the row's reasoning is part of the completion (see `prompt_and_completion`).
+        template_variables: of the chat template.
     """
     messages = json.loads(row["messages"])
     if context and row.get("context"):
         passages = [passage for passage in json.loads(row["context"]) if not same_text(passage, row["completion"])]
         messages = with_context(messages, passages)
-    prompt, whole = prompt_and_whole(tokenizer, messages, row["completion"])
-    completion = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
-    if not completion:
-        completion = tokenizer(row["completion"], add_special_tokens=False).input_ids
+    prompt, completion = prompt_and_completion(
+        tokenizer,
+        messages,
+        row["completion"],
+        tools=json.loads(row.get("tools") or "[]"),
+        thought=row.get("reasoning") if keep_reasoning else None,
+        keep_reasoning=keep_reasoning,
+        variables=template_variables,
+    )
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in completion:
         completion = [*completion, tokenizer.eos_token_id]
     completion = completion[: max_length - 1]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.retrain.data.passages import same_text
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.batches import encode, log_probabilities
-from retuned.retrain.training.chat_templates import same_text
 from retuned.retrain.training.ranks import Ranks
 
 _SHUFFLE = 1  # beside the epoch in the seed: another order than that of the rows
@@ -126,8 +126,8 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
     datasets do not have.
     """
 
-    def encoded(row: dict[str, Any], **changes: str) -> Encoded:
-        return encode(tokenizer, row | changes, settings.max_length, context=settings.context)
+    def encoded(row: dict[str, Any], **changes: str | None) -> Encoded:
+        return encode(tokenizer, row | changes, **settings.encoding)
 
     pairs: list[tuple[Encoded, Encoded]] = []
     desirable: list[bool] = []
@@ -137,12 +137,12 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
         for row in pq.read_table(dataset / "train.parquet").to_pylist():
             rejected = (row.get("rejected") or "").strip()
             if rejected and not same_text(rejected, row["completion"]):
-                pairs.append((encoded(row), encoded(row, completion=rejected)))
+                pairs.append((encoded(row), encoded(row, completion=rejected, reasoning=None)))
     elif (dataset / "thumbs.parquet").is_file():
         rows = pq.read_table(dataset / "thumbs.parquet").to_pylist()
         others = rows[-1:] + rows[:-1]
         pairs = [
-            (encoded(row), encoded(row, completion=other["completion"]))
+            (encoded(row), encoded(row, completion=other["completion"], reasoning=other.get("reasoning")))
             for row, other in zip(rows, others, strict=True)
         ]
         desirable = [row["desirable"] for row in rows]

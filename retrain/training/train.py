@@ -136,7 +136,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     model = lora.to_train(model, base, Path(job["parent"]) if job["parent"] else None, settings)
     rows = {
         split: [
-            encode(tokenizer, row, settings.max_length, context=settings.context)
+            encode(tokenizer, row, **settings.encoding)
             for row in pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()
         ]
         for split in ("train", "validation")

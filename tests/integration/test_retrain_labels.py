@@ -83,6 +83,7 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
             "messages": [{"role": "user", "content": QUESTIONS[0]}],
             "question": QUESTIONS[0],
             "answer": "Certainly.",
+            "tools": [],
             "context": ["A passage."],
             "reason": "uncertain",
             "detail": "People called it wrong, and nobody said what is right (1 against, 0 for).",

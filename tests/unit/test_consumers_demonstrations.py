@@ -59,12 +59,28 @@ def test_the_last_answer_is_the_response_and_what_was_said_before_is_asked() -> 
     assert (interaction["messages"], interaction["response"]) == (turns[:-1], "2")
 
 
+def test_a_transcript_that_ends_with_calls_of_tools_demonstrates_them() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "order", "arguments": "{}"}}
+    turns = [*asked("q"), {"role": "assistant", "content": None, "tool_calls": [call]}]
+    interaction, (said,) = made(messages=turns, tools='[{"function": {"name": "order"}}]')
+    assert (interaction["messages"], interaction["response"]) == (asked("q"), "")
+    assert interaction["attributes"] == {"tools": [{"function": {"name": "order"}}], "tool_calls": [call]}
+    assert said["value"] == {"content": "", "tool_calls": [call]}
+    with pytest.raises(BadEvent, match="no answer"):
+        made(messages=[*asked("q"), {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]}])
+
+
 def test_a_row_that_names_its_model_is_a_log_and_teaches_nothing() -> None:
     interaction, feedback = made(question="q", answer="a", model="gpt-4", latency_seconds=0.5, team="north")
     assert feedback == []
     assert interaction["model"] == "gpt-4"
     assert interaction["latency_seconds"] == 0.5
     assert interaction["attributes"] == {"team": "north"}
+
+
+def test_a_correction_in_json_stays_json() -> None:
+    _, (said,) = made(question="q", answer="a", correction={"days": 14})
+    assert said["value"] == {"days": 14}
 
 
 def test_judgements_in_columns_become_feedback_of_users() -> None:

@@ -230,6 +230,28 @@ def test_a_column_misses_nothing_that_a_text_does_not(text: str, expected: str) 
     assert found == [{"role": "user", "content": redacted, "arguments": {"deep": [f"\n\t{redacted}"]}}]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"mail": "anna@example.com", "n": 1}', '{"mail": "<EMAIL_1>", "n": 1}'),
+        ('{"card": 4111111111111111}', '{"card": "<CARD_1>"}'),
+        ("[-4111111111111111,\n 4111111111111111]", '["<CARD_1>",\n "<CARD_1>"]'),
+        (r'{"mail": "anna\u0040example.com"}', '{"mail":"<EMAIL_1>"}'),
+    ],
+)
+def test_json_in_a_text_stays_json(text: str, expected: str) -> None:
+    """As the arguments of a call of a tool are, and answers in JSON."""
+    assert Redactor().text(text) == expected
+    assert column(Redactor(), [text]) == [expected]
+    nested = msgspec.json.encode({"arguments": text}).decode()
+    assert msgspec.json.decode(column(Redactor(), [nested], json=True)[0] or "") == {"arguments": expected}
+
+
+def test_a_text_that_only_looks_like_json_is_redacted_as_a_text() -> None:
+    assert Redactor().text("[anna@example.com" + "[" * 100_000).startswith("[<EMAIL_1>[")
+    assert Redactor().text("{card 4111111111111111}") == "{card <CARD_1>}"
+
+
 def test_values_are_redacted_inside_with_the_names_of_fields_and_numbers() -> None:
     redactor = Redactor()
     value = {"a@example.com": [{"x": "b@example.com"}, 4111111111111111, 7, 1.5, None, True]}

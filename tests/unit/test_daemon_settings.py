@@ -50,6 +50,12 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("a: [", "not YAML"),
         ("- kafka", "expected sections such as kafka: and warehouse: at the top, not a list"),
         ("schedule: {retrain_cron: never}", "schedule.retrain_cron: Wrong number of fields"),
+        ("train: {rank: 513}", "train.rank: input should be less than or equal to 512"),
+        (
+            "train: {chat_template_kwargs: {tokenize: true}}",
+            "expected variables of the chat template alone, not tokenize",
+        ),
+        ("kafka: {expert_topic: feedback}", "expert_topic: expected a topic of its own, got feedback"),
     ],
 )
 def test_what_is_not_a_configuration_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -32,6 +32,7 @@ def record(**more: Any) -> Record:
 
 FULL = record(
     licence="apache-2.0",
+    rank=24,  # of its parent
     dataset=DATASET,
     sources=[{"source": "corrections (expert)", "rows": 90}, {"source": "demonstrations", "rows": 60}],
     people={"people": 12, "largest_share": 0.25},
