@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 
@@ -224,6 +224,12 @@ class MetricSettings(Section):
         description="text: folder of a sentence-transformers model whose likeness counts half; needs pip install "
         "'retuned[embeddings]'; null: ROUGE-L alone",
     )
+
+    @model_validator(mode="after")
+    def _criteria_of_the_judge(self) -> Self:
+        if self.name == "judge" and not self.criteria:
+            raise ValueError("name is judge: say in criteria what makes an answer good")
+        return self
 
 
 class GateSettings(Section):

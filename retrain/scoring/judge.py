@@ -42,11 +42,7 @@ class Judge(Metric):
     name = "judge"
     meaning = "1 where a language model finds the answer as good as the approved one, in both orders, else 0.5 or 0"
 
-    def __init__(
-        self, criteria: str | None, settings: JudgeSettings, objective: str = "", cache: Path | None = None
-    ) -> None:
-        if not criteria:
-            raise ConfigurationError("metric.criteria: null; metric.name judge needs to know what a good answer is")
+    def __init__(self, criteria: str, settings: JudgeSettings, objective: str = "", cache: Path | None = None) -> None:
         if settings.judge_url is None:
             raise ConfigurationError("evaluate.judge_url: null; metric.name judge needs a language model that judges")
         self._criteria, self._settings, self._objective, self._cache = criteria, settings, objective, cache

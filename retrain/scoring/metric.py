@@ -122,7 +122,7 @@ def _metric(
         case "text":
             return Text(asked.embedding_model)
         case "judge":
-            return Judge(asked.criteria, settings.evaluate, settings.objective, cache)
+            return Judge(asked.criteria or "", settings.evaluate, settings.objective, cache)
     return Custom(name)
 
 
