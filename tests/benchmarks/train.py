@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.base_model import load_tokenizer
-from retuned.retrain.training.train import learning_rate, order
+from retuned.retrain.training.steps import learning_rate, order
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
