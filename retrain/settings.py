@@ -112,8 +112,8 @@ class TrainSettings(Section):
     )
     learning_rate: PositiveFloat | None = Field(
         None,
-        description="peak learning rate; null: by method and size of the base model, for adapters 2e-3 up to 135 million "
-        "parameters, 2.6e-4 at 8 billion, 8.8e-5 at 70 billion, for all weights a twentieth",
+        description="peak learning rate; null: by method and size of the base model, for adapters 2e-3 up to 135 "
+        "million parameters, 2.6e-4 at 8 billion, 8.8e-5 at 70 billion; for all weights a twentieth",
     )
     batch_size: PositiveInt = Field(8, description="examples in a step")
     epochs: PositiveInt = Field(5, description="most passes over the training rows")
@@ -138,8 +138,8 @@ class TrainSettings(Section):
     )
     accelerate_file: Path | None = Field(
         None,
-        description="configuration of accelerate (as `accelerate config` writes it) with FSDP version 2, which shards a "
-        "base model over GPUs that it fits none of; trl alone reads it. deploy/fsdp2.yaml is an example",
+        description="accelerate's configuration with FSDP version 2, which shards a base model that no GPU holds over "
+        "several; trl alone reads it. deploy/fsdp2.yaml is one",
     )
     threads: PositiveInt | None = Field(None, description="CPU threads of a process; null: as torch chooses")
     seed: int = Field(0, description="of shuffling and initialisation")

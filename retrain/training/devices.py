@@ -39,9 +39,7 @@ def gpu_memory(settings: TrainSettings) -> list[int]:
         )  # fmt: skip
         found = [int(line) * 2**20 for line in asked.stdout.split()]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise RetunedError(
-            f"nvidia-smi does not tell what the GPUs have ({error}); give --gpus and --gpu-memory"
-        ) from error
+        raise RetunedError(f"nvidia-smi does not tell what the GPUs have ({error}); name it by --gpu-memory") from error
     missing = [str(number) for number in settings.devices or () if number >= len(found)]
     if missing:
         raise RetunedError(f"train.devices {', '.join(missing)}: this machine has {len(found)} GPUs, counted from 0")

@@ -13,7 +13,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from retuned.consumers.common.memory import gibibytes
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training import engine
@@ -21,10 +20,11 @@ from retuned.retrain.training.engine import Engine
 from retuned.retrain.training.memory import PROCESS_BYTES, TRAINED_BYTES, bytes_per_weight, shapes
 
 GPU_RESERVED = 2 * 2**30
-"""Of a GPU: CUDA's context, workspaces of matrix products, logits of a tile of tokens, gaps between allocations."""
+"""Of a GPU: CUDA's context, workspaces of matrix products, logits of some tokens at a time."""
 NF4_BYTES = 0.5 + 0.127 / 8
 """Of a weight in 4 bits, with its share of the doubly quantized scales."""
 
+_FULL = 0.9  # allocations leave gaps, and estimates are off
 _BLOCK = 64
 _PACK_TOKENS = 1_024
 _NORMS = 25
@@ -58,9 +58,7 @@ class Shape:
         try:
             config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RetunedError(
-                f"{file} cannot be read ({error}); give the folder of a model, or of its config.json"
-            ) from error
+            raise RetunedError(f"{file} cannot be read ({error}); name a folder with a model's config.json") from error
         text = config | config.get("text_config", {})
         if any("expert" in name and value for name, value in text.items()):
             raise RetunedError(f"{file}: the plan knows no mixtures of experts; set train.memory_bytes by a trial")
@@ -79,9 +77,7 @@ class Shape:
                 tied=config.get("tie_word_embeddings", False),
             )
         except KeyError as error:
-            raise RetunedError(
-                f"{file} says no {error}: the plan knows decoders as transformers describes them"
-            ) from error
+            raise RetunedError(f"{file} has no {error}: the plan knows decoders as transformers has them") from error
 
     @property
     def linear(self) -> list[tuple[int, int]]:
@@ -142,6 +138,7 @@ class Plan:
         devices: GPUs, each with a process; 0: a CPU.
         micro_batch_size: examples that a device computes at once, of its share of a step.
         available: bytes of each device, or of the machine; None: not known.
+        evaluation: bytes of the base model where it is judged, in whole on one device.
     """
 
     engine: Engine
@@ -153,11 +150,17 @@ class Plan:
     sharded: bool
     memory: Memory
     available: int | None
+    evaluation: int
 
     @property
     def fits(self) -> bool:
-        """Whether each device has what it needs, as far as that is known."""
-        return self.available is None or self.memory.total <= self.available
+        """Whether each device has what training needs and a tenth to spare, as far as that is known."""
+        return self.available is None or self.memory.total <= _FULL * self.available
+
+    @property
+    def evaluation_fits(self) -> bool:
+        """The same of the evaluation."""
+        return self.available is None or self.evaluation <= _FULL * self.available
 
 
 def plan(base: Path, settings: TrainSettings, gpus: int, available: int | None, longest: int | None = None) -> Plan:
@@ -183,29 +186,26 @@ def plan(base: Path, settings: TrainSettings, gpus: int, available: int | None, 
     return next((one for one in tries if one.fits), tries[-1])
 
 
-def ways_out(base: Path, settings: TrainSettings, gpus: int, available: int | None) -> list[str]:
-    """Settings under which a training that does not fit would."""
+def ways_out(base: Path, settings: TrainSettings, gpus: int, available: int | None) -> list[tuple[str, int]]:
+    """Settings under which a training that does not fit would, each with the bytes that a device needs then."""
+    on_trl = {"engine": "trl", "preference": "none"}
     changes: list[tuple[str, dict[str, Any]]] = [
-        ("train.engine: trl", {"engine": "trl", "preference": "none"}),
+        ("train.engine: trl", on_trl),
         ("train.method: qlora", {"method": "qlora"}),
-        ("train.engine: trl and train.method: qlora", {"engine": "trl", "preference": "none", "method": "qlora"}),
-        (
-            f"train.accelerate_file with FSDP over the {gpus} GPUs",
-            {"engine": "trl", "preference": "none", "accelerate_file": Path("fsdp2.yaml")},
-        ),
-        ("train.max_length: 512", {"max_length": 512}),
+        ("train.engine: trl, train.method: qlora", on_trl | {"method": "qlora"}),
+        ("train.accelerate_file: one with FSDP", on_trl | {"method": "lora", "accelerate_file": Path("fsdp2.yaml")}),
     ]
+    now = plan(base, settings, gpus, available)
     found = []
     for name, change in changes:
-        changed = settings.model_copy(update=change)
-        if changed == settings or (changed.accelerate_file and (gpus < 2 or changed.method == "qlora")):
+        if now.engine.name == "trl" and "train.engine" in name:
             continue
         try:
-            tried = plan(base, changed, gpus, available)
+            tried = plan(base, settings.model_copy(update=change), gpus, available)
         except RetunedError:
             continue
-        if tried.fits:
-            found.append(f"{name} ({gibibytes(tried.memory.total)} each)")
+        if tried.fits and (tried.sharded or "accelerate_file" not in change):
+            found.append((name, tried.memory.total))
     return found
 
 
@@ -217,8 +217,8 @@ def _ways(chosen: Engine, settings: TrainSettings, devices: int) -> Iterator[tup
         return
     if settings.batch_size % devices:
         raise RetunedError(
-            f"train.batch_size {settings.batch_size}: {devices} processes cannot share it evenly, which trl needs; set a "
-            f"multiple of {devices}, or train.processes to a divisor"
+            f"train.batch_size {settings.batch_size}: trl cannot share it evenly among {devices} processes; set a multiple "
+            f"of {devices}, or train.processes to a divisor"
         )
     for checkpointing in (False, True):
         yield from ((size, checkpointing) for size in range(share, 0, -1) if share % size == 0)
@@ -267,6 +267,7 @@ def _planned(
         sharded=sharded,
         memory=memory if devices else _on_one_machine(memory, settings.processes or 1),
         available=available,
+        evaluation=memory.reserved + (weights + (width * trained if settings.method == "full" else 0)),
     )
 
 

@@ -47,16 +47,17 @@ def train(
         folder: of this training alone; `adapter/` in it is what comes out, as PEFT saves it.
         on_progress: gets `{"step", "steps", "epoch", "loss", "tokens_per_second", "learning_rate"}` after each step
             (with preferences also `"preference_loss"`) and `{"epoch", "validation_loss", "best"}` after each epoch;
-            before them the engine and its reason, and `{"started_anew": why}` where a checkpoint could not be continued.
+            before them the engine and its reason, and `{"started_anew": why}` where a checkpoint could not be
+            continued.
 
     Returns:
         `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
         `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`; of
         packed also `packed` and `fused` (adapted layers that compute in fewer operations), of trl
-        `micro_batch_size`, `gradient_checkpointing` and `attention`. Signs of overfitting: `best_epoch` (the one that is kept), `epochs_after_best` (trained in
-        vain), `validation_gap` (validation loss over train loss of the last epoch, nats per token). With preferences:
-        `preference_pairs`, `preference_loss` (last epoch).
+        `micro_batch_size`, `gradient_checkpointing` and `attention`. Signs of overfitting: `best_epoch` (the one that
+        is kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last
+        epoch, nats per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
@@ -168,7 +169,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if not together.first:
         return {}
     path = folder / "adapter"
-    result = {"adapter": str(path)} | training.result() | about
+    result: dict[str, Any] = {"adapter": str(path)} | training.result() | about
     with files.written_aside(path) as aside:
         training.write(aside)
         (aside / _RESULT).write_text(json.dumps(result), encoding="utf-8")

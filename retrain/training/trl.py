@@ -59,8 +59,8 @@ def prepare(settings: TrainSettings) -> None:
     wrong = [name for name, value in _SHARDED.items() if environment.get(name) != value]
     if wrong:
         raise RetunedError(
-            f"train.accelerate_file {settings.accelerate_file}: {', '.join(wrong).lower()}: expected FSDP version 2 with "
-            "fsdp_state_dict_type FULL_STATE_DICT, as in deploy/fsdp2.yaml"
+            f"train.accelerate_file {settings.accelerate_file}: expected FSDP version 2 with full state dicts, as in "
+            f"deploy/fsdp2.yaml; not so here: {', '.join(wrong)}"
         )
     os.environ |= {name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
 
@@ -219,13 +219,11 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
         )
         return self.lr_scheduler
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
         """The mean over tokens; in validation as a mean over rows, of which the Trainer takes the mean."""
         if not model.training:
             num_items_in_batch = len(inputs["labels"]) * self.tokens_per_row * self.args.world_size
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """What is kept of a step, also over interruptions."""
