@@ -38,9 +38,9 @@ def plan(
         lines += [] if ways else ["              a smaller base model, or more GPUs or memory"]
     if not made.evaluation_fits:
         lines.append(
-            "DOES NOT FIT  evaluation: the base model is judged in whole on one device: train.method: qlora has it"
+            "DOES NOT FIT  evaluation, which has the base model in whole on one device; with train.method: qlora"
         )
-        lines.append("              in 4 bits there, too, and evaluate.engine: server asks where it is served")
+        lines.append("              it is in 4 bits there, and evaluate.engine: server asks where it is served")
     if made.available is None:
         lines.append("whether it fits is not known: name what each GPU has by --gpu-memory")
     return made.fits and made.evaluation_fits, lines
@@ -54,7 +54,7 @@ def _lines(made: Plan, settings: Settings) -> list[str]:
     if made.engine.name == "trl":
         batch += f", {made.micro_batch_size} at once on a device"
         batch += ", gradient checkpointing" if made.gradient_checkpointing else ", no gradient checkpointing"
-    memory = made.memory
+    memory, tokens = made.memory, settings.train.max_length
     return [
         f"engine        {made.engine.name}: {made.engine.reason}",
         f"devices       {where}; the base model {spread}",
@@ -62,8 +62,8 @@ def _lines(made: Plan, settings: Settings) -> list[str]:
         f"learning rate {made.learning_rate:.2g} at its peak",
         f"batch         {batch}",
         f"memory        {_gigabytes(memory.total)}{' of each GPU' if made.devices else ''}: weights "
-        f"{_gigabytes(memory.weights)}, trained {_gigabytes(memory.trained)}, activations at {settings.train.max_length} "
-        f"tokens {_gigabytes(memory.activations)}, other {_gigabytes(memory.reserved)}",
+        f"{_gigabytes(memory.weights)}, trained {_gigabytes(memory.trained)}, activations at {tokens} tokens "
+        f"{_gigabytes(memory.activations)}, other {_gigabytes(memory.reserved)}",
         f"evaluation    {_gigabytes(made.evaluation)} on one device, and what its batches take",
     ]
 

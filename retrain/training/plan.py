@@ -217,8 +217,8 @@ def _ways(chosen: Engine, settings: TrainSettings, devices: int) -> Iterator[tup
         return
     if settings.batch_size % devices:
         raise RetunedError(
-            f"train.batch_size {settings.batch_size}: trl cannot share it evenly among {devices} processes; set a multiple "
-            f"of {devices}, or train.processes to a divisor"
+            f"train.batch_size {settings.batch_size}: trl cannot share it evenly among {devices} processes; set a "
+            f"multiple of {devices}, or train.processes to a divisor"
         )
     for checkpointing in (False, True):
         yield from ((size, checkpointing) for size in range(share, 0, -1) if share % size == 0)
