@@ -181,7 +181,7 @@ def plan(base: Path, settings: TrainSettings, gpus: int, available: int | None, 
     devices = min(settings.processes or gpus, gpus)
     tries = [
         _planned(base, shape, chosen, settings, devices, available, longest or settings.max_length, *each)
-        for each in _ways(chosen, settings, max(1, devices))
+        for each in _ways(chosen, settings, devices or settings.processes or 1)
     ]
     return next((one for one in tries if one.fits), tries[-1])
 
@@ -209,16 +209,16 @@ def ways_out(base: Path, settings: TrainSettings, gpus: int, available: int | No
     return found
 
 
-def _ways(chosen: Engine, settings: TrainSettings, devices: int) -> Iterator[tuple[int, bool]]:
+def _ways(chosen: Engine, settings: TrainSettings, processes: int) -> Iterator[tuple[int, bool]]:
     """Micro batch sizes, each with and without gradient checkpointing, the fastest first."""
-    share = -(-settings.batch_size // devices)
+    share = -(-settings.batch_size // processes)
     if chosen.name == "packed":
         yield share, False  # it takes so many tokens at once, whatever the examples
         return
-    if settings.batch_size % devices:
+    if settings.batch_size % processes:
         raise RetunedError(
-            f"train.batch_size {settings.batch_size}: trl cannot share it evenly among {devices} processes; set a "
-            f"multiple of {devices}, or train.processes to a divisor"
+            f"train.batch_size {settings.batch_size}: trl cannot share it evenly among {processes} processes; set a "
+            f"multiple of {processes}, or train.processes to a divisor"
         )
     for checkpointing in (False, True):
         yield from ((size, checkpointing) for size in range(share, 0, -1) if share % size == 0)
@@ -279,10 +279,12 @@ def _activations(
     inner = len(shape.linear) * rank
     if chosen.name == "packed":
         tokens = max(_PACK_TOKENS, longest)
-        # Each block of queries has the keys and values of its whole path, and attention keeps its shares.
-        attention = 2 * keys * longest / _BLOCK + shape.heads * longest
-        layer = width * (6 * shape.hidden + 2 * shape.intermediate + inner + attention)
-        return int(tokens * layer * shape.layers)
+        # Each block of queries has the keys and values of its whole path, and attention keeps its shares; which keys a
+        # query does not see is there once for all layers.
+        shares = shape.heads * longest
+        attention = 2 * keys * longest / _BLOCK + shares
+        layer = 6 * shape.hidden + 2 * shape.intermediate + inner + attention
+        return int(tokens * width * (layer * shape.layers + shares))
     tokens = rows * longest
     layer = _NORMS * shape.hidden + width * (4 * shape.intermediate + 2 * keys + inner)
     if checkpointing:
