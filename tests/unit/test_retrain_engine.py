@@ -105,3 +105,22 @@ def test_children_see_the_gpus_that_are_theirs(monkeypatch: pytest.MonkeyPatch) 
     assert [size // gib for size in devices.gpu_memory(TrainSettings(devices=(2,)))] == [24]
     with pytest.raises(RetunedError, match=r"train.devices 3: this machine has 3 GPUs"):
         devices.gpu_memory(TrainSettings(devices=(0, 3)))
+
+
+def test_sharding_is_read_from_accelerates_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trl = pytest.importorskip("retuned.retrain.training.trl")
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", environment)
+    example = Path(__file__).parents[2] / "deploy" / "fsdp2.yaml"
+    trl.prepare(TrainSettings(accelerate_file=example))
+    assert environment["ACCELERATE_USE_FSDP"] == "true"
+    assert environment["FSDP_VERSION"] == "2"
+    assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+    first = tmp_path / "fsdp1.yaml"
+    first.write_text(example.read_text().replace("fsdp_version: 2", "fsdp_version: 1"))
+    with pytest.raises(RetunedError, match=r"accelerate_file .*expected FSDP version 2 .*FSDP_VERSION"):
+        trl.prepare(TrainSettings(accelerate_file=first))
+    with pytest.raises(RetunedError, match=r"accelerate_file .*missing.yaml"):
+        trl.prepare(TrainSettings(accelerate_file=tmp_path / "missing.yaml"))
+    with pytest.raises(RetunedError, match=r"with train.method qlora"):
+        trl.prepare(TrainSettings(accelerate_file=example, method="qlora"))
