@@ -9,8 +9,8 @@ can only slow it down. Tokens are those of prompts and completions, without padd
 memory of the child.
 
 `engine_*` compares the two values of `train.engine`, packed and trl, from the same first adapter: the loss of the last
-epoch and the seconds of all steps. `plan_error_*` is what the plan's estimate is above the peak of resident memory, as a
-share of it.
+epoch and the seconds of all steps. `plan_error_*` is by what share the plan's estimate is above the peak of resident
+memory.
 
 Two sets of rows: one in which all prompts share the system message of the chat template, and one (`_no_prefix`) in
 which each has a system message of its own.
