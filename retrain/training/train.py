@@ -11,7 +11,6 @@ import shutil
 import signal
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +106,10 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     from retuned.retrain.training.batches import encode
 
     chosen = engine.choose(model_type(base), settings, torch.cuda.device_count())
-    trl: Any = None
-    if chosen.name == "trl":
-        trl = import_module("retuned.retrain.training.trl")
+    on_trl = chosen.name == "trl"
+    if on_trl:
+        from retuned.retrain.training import trl  # which not every installation can import
+
         trl.prepare(settings)
     together = ranks.join("retuned.retrain.training.train", settings.processes, emit)
     if settings.threads:
@@ -122,7 +122,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         # A step is too small to move most weights in bfloat16: those that train are held in float32.
         torch.float32 if settings.method == "full" else dtype,
         quantized=settings.method == "qlora",
-        attention=trl.attention() if trl else None,
+        attention=trl.attention() if on_trl else None,
         sharded=settings.accelerate_file is not None,
     )
     settings = settings.for_model(model.num_parameters())
@@ -149,7 +149,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     together.total(0)  # the others wait here, and find what the first one left
     training: Any = (
         trl.Training(model, tokenizer, train, validation, base, dtype, settings, folder, together)
-        if trl
+        if on_trl
         else packed.Training(
             model,
             train,

@@ -4,6 +4,7 @@ It learns the same token ids in the same batches as `packed.py`, with the same l
 are the Trainer's; one is whole when it holds `whole`. Runs in child processes alone.
 """
 
+import logging
 import math
 import os
 import shutil
@@ -23,7 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from retuned.consumers.common import durable as files
-from retuned.consumers.common.memory import available_bytes
+from retuned.consumers.common.memory import available_bytes, gibibytes
 from retuned.consumers.common.process import Emit
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.retrain.kernels.packing import Encoded
@@ -33,6 +34,8 @@ from retuned.retrain.training.checkpoints import Times
 from retuned.retrain.training.plan import plan
 from retuned.retrain.training.ranks import Ranks
 from retuned.retrain.training.steps import BETAS, CLIP, check_finite, learning_rate, order
+
+log = logging.getLogger(__name__)
 
 _FLASH = "flash_attention_2"
 _WHOLE = "whole"
@@ -86,8 +89,12 @@ class Training:
         ranks: Ranks,
     ) -> None:
         gpus = torch.cuda.device_count()
-        available = torch.cuda.get_device_properties().total_memory if gpus else available_bytes()
+        available = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated() if gpus else available_bytes()
         planned = plan(base, settings, gpus, available, longest=max(map(len, (*train, *validation))))
+        if not planned.fits:
+            log.warning(
+                "training may run out of memory: it needs some %s on each device", gibibytes(planned.memory.total)
+            )
         size, flash = planned.micro_batch_size, model.config._attn_implementation == _FLASH
         self.about = {
             "micro_batch_size": size,
