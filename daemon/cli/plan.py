@@ -48,7 +48,9 @@ def plan(
 
 def _lines(made: Plan, settings: Settings) -> list[str]:
     has = "" if made.available is None else f" of {_gigabytes(made.available)}"
-    where = f"{made.devices} GPU{'s' if made.devices > 1 else ''}{has}" if made.devices else f"CPU, {has[4:]} free"
+    where = f"{made.devices} GPU{'s' if made.devices > 1 else ''}{has}" if made.devices else "CPU"
+    if not made.devices and made.available is not None:
+        where += f", {_gigabytes(made.available)} of memory free"
     spread = "sharded over them" if made.sharded else "in whole on each" if made.devices > 1 else "in whole"
     batch = f"{settings.train.batch_size} examples in a step"
     if made.engine.name == "trl":
