@@ -275,9 +275,9 @@ def _activations(
     shape: Shape, chosen: Engine, rank: int, width: int, rows: int, longest: int, checkpointing: bool
 ) -> int:
     """Bytes that a forward keeps, at the longest examples."""
-    keys = shape.key_heads * shape.head_size
     inner = len(shape.linear) * rank
     if chosen.name == "packed":
+        keys = shape.key_heads * shape.head_size
         tokens = max(_PACK_TOKENS, longest)
         # Each block of queries has the keys and values of its whole path, and attention keeps its shares; which keys a
         # query does not see is there once for all layers.
@@ -286,7 +286,9 @@ def _activations(
         layer = 6 * shape.hidden + 2 * shape.intermediate + inner + attention
         return int(tokens * width * (layer * shape.layers + shares))
     tokens = rows * longest
-    layer = _NORMS * shape.hidden + width * (4 * shape.intermediate + 2 * keys + inner)
+    # Where rows are padded, transformers repeats keys and values for each head that shares them.
+    repeated = 2 * shape.heads * shape.head_size
+    layer = _NORMS * shape.hidden + width * (4 * shape.intermediate + repeated + inner)
     if checkpointing:
         return tokens * (width * shape.hidden * shape.layers + layer)
     return tokens * layer * shape.layers

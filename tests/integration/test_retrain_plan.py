@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.main import main
@@ -61,6 +62,13 @@ class FlashAttention(torch.autograd.Function):
         return out
 
 
+def keeps_no_scores(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> tuple[torch.Tensor, None]:
+    key, value = (repeat_kv(part, module.num_key_value_groups) for part in (key, value))
+    return FlashAttention.apply(query, key, value), None  # type: ignore[no-untyped-call]
+
+
 def kept(model: Any, forward: Any) -> int:
     """Bytes that autograd keeps of a forward, beside parameters."""
     weights = {value.untyped_storage()._cdata for value in model.parameters()}
@@ -83,10 +91,12 @@ def test_activations_are_what_autograd_keeps(dtype: str, layers: int, tmp_path: 
     base = described(tmp_path / "base", num_hidden_layers=layers, **sizes | {"vocab_size": 500})
     model = with_adapter(base, getattr(torch, dtype), "cpu").train()
     ids = torch.randint(0, 500, (2, 128))
+    mask = torch.ones(2, 128, dtype=torch.long)
+    mask[1, 120:] = 0  # padding
     mixed = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else nullcontext()
     settings = TrainSettings(engine="trl", dtype=dtype, rank=RANK, batch_size=2, max_length=128)
     with mixed:
-        found = kept(model, lambda: model.get_base_model().base_model(input_ids=ids, use_cache=False))
+        found = kept(model, lambda: model.get_base_model().base_model(input_ids=ids, attention_mask=mask))
     assert plan(base, settings, 0, None).memory.activations == pytest.approx(found, rel=0.08)
 
 
@@ -117,7 +127,7 @@ def test_70_billion_weights_go_through_the_estimate(folders: dict[str, Path]) ->
     assert shape.adapter(RANK) == trained
     for value in model.parameters():
         value.data = value.data.to(torch.bfloat16)
-    AttentionInterface.register("keeps_no_scores", lambda _, *given, **__: (FlashAttention.apply(*given[:3]), None))
+    AttentionInterface.register("keeps_no_scores", keeps_no_scores)
     model.get_base_model().set_attn_implementation("keeps_no_scores")
     ids = torch.zeros(1, 1_024, dtype=torch.long, device="meta")
     mask = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, device="meta")  # whether one is needed is asked of values
