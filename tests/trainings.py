@@ -17,7 +17,7 @@ from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.training.batches import encode
 from retuned.retrain.training.train import work
 
-SETTINGS = TrainSettings(dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
+SETTINGS = TrainSettings(engine="packed", dtype="float32", threads=1, epochs=3, checkpoint_steps=4, learning_rate=5e-3)
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, Any]]:

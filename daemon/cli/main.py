@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
 
+_PLAN = (
+    "Try the configuration and every connection. With --plan: print what a training of the workload would load where, "
+    "in which precision and with which engine, by an estimate, before anything is loaded. The exit status is 1 if a "
+    "check failed or the plan does not fit."
+)
 _IMPORT = (
     "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
     "headings, also packed (.gz). Taken are events in every format that topics may have, transcripts, questions with "
@@ -92,7 +97,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one pass: take in, measure, watch, decide, retrain if it is time, ask experts, archive; then exit",
     )
-    command("check", _check, "try the configuration and every connection")
+    check = command("check", _check, "try the configuration and every connection, or plan a training", _PLAN)
+    check.add_argument("--plan", metavar="WORKLOAD", help="try nothing; print what a training would load where")
+    check.add_argument("--base", type=Path, metavar="PATH", help="plan: another base model; its config.json is enough")
+    check.add_argument("--gpus", type=int, help="plan: on so many GPUs (default: those of this machine)")
+    check.add_argument("--gpu-memory", type=int, metavar="BYTES", help="plan: of each (default: by nvidia-smi)")
     status = command("status", _status, "what the daemon knows, for people or as JSON")
     status.add_argument("--json", action="store_true", help="as JSON")
     for name, help in (
@@ -226,10 +235,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if options.plan is not None:
+        from retuned.daemon.cli.plan import plan
+
+        fits, lines = plan(settings, options.plan, options.base, options.gpus, options.gpu_memory)
+        print("\n".join(lines))
+        return 0 if fits else 1
     from retuned.daemon.cli.check import check
 
     sound = True
-    for name, problem, found in check(_settings(options)):
+    for name, problem, found in check(settings):
         sound = sound and not problem
         print(f"{'FAIL' if problem else 'ok':4}  {name}: {problem or found}")
     return 0 if sound else 1

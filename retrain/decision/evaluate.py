@@ -35,6 +35,7 @@ from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
 from retuned.retrain.scoring.metric import Metric, restored
 from retuned.retrain.settings import EvaluateSettings, MetricSettings, Settings
 from retuned.retrain.training.base_model import load_model, load_tokenizer
+from retuned.retrain.training.devices import environment
 from retuned.retrain.versions import Version
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def evaluate(
 
     Args:
         candidate: folder of the adapter.
-        dtype: of the base model, as the training chose it.
+        dtype: of the base model, as the training chose it; it is in 4 bits here, too, where `train.method` is qlora.
         logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
@@ -199,6 +200,7 @@ def evaluate(
         "candidate": str(candidate.resolve()),
         "dataset": str(dataset.path),
         "dtype": dtype,
+        "quantized": settings.train.method == "qlora",
         "threads": settings.train.threads,
         "encoding": settings.train.encoding,
         "logged": dict(logged or {}),
@@ -215,7 +217,7 @@ def evaluate(
         timeout_seconds=settings.evaluate.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
-        environment={JUDGE_KEY: key.get_secret_value()} if key else None,
+        environment=environment(settings.train) | ({JUDGE_KEY: key.get_secret_value()} if key else {}),
         to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
     return [Evaluation(**row) for row in result["rows"]], result["times"]
@@ -334,7 +336,8 @@ def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
     found: dict[bool, Any] = {}
     for name, path in paths.items():
         full = lora.is_full(path)
-        found[full] = lora.load_adapter(found.get(full) or load_model(base, dtype), path, name=name)
+        on = found.get(full) or load_model(base, dtype, quantized=job["quantized"])
+        found[full] = lora.load_adapter(on, path, name=name)
     of = {name: found[lora.is_full(path)] for name, path in paths.items()}
     return {BASE: of[CANDIDATE], **of}
 

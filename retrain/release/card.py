@@ -265,6 +265,12 @@ def _origin(record: Record) -> list[str]:
         ("dataset", manifest["dataset_version"]),
         ("run", manifest["run_id"]),
     ]
+    training = manifest.get("training", {})
+    if engine := training.get("engine"):
+        rows.append(("trained by", f"engine {engine}, as {training['engine_reason']}"))
+        rows.append(("peak learning rate", f"{training['learning_rate']:.2g}"))
+    if manifest.get("settings", {}).get("train", {}).get("method") == "qlora":
+        rows.append(("base model in training and evaluation", "in 4 bits (NF4)"))
     if run.get("reasons"):
         rows.append(("retrained because of", "; ".join(run["reasons"])))
     for name, column in (("training took", "train_seconds"), ("evaluation took", "evaluate_seconds")):

@@ -38,6 +38,11 @@ def check_base_model(folder: Path | None, key: str = "models.base") -> str:
     return f"{kind} in {folder}"
 
 
+def model_type(folder: Path) -> str:
+    """As the base model's config.json has it; of one that also sees or hears, that of the whole."""
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer, with a pad token that is not the end of a turn where there is another."""
     from transformers import AutoTokenizer
@@ -50,11 +55,20 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -> Any:
+def load_model(
+    folder: Path,
+    dtype: "torch.dtype",
+    *,
+    quantized: bool = False,
+    attention: str | None = None,
+    sharded: bool = False,
+) -> Any:
     """The causal language model, frozen, in evaluation mode, on this process's GPU where there is one.
 
     Args:
         quantized: linear layers in 4 bits (NF4), as in QLoRA (Dettmers et al. 2023).
+        attention: transformers' name of an implementation; None: this package's, where it is proven.
+        sharded: it is left where accelerate will shard it from.
 
     Raises:
         RetunedError: bitsandbytes, which quantizes, is not there.
@@ -62,26 +76,31 @@ def load_model(folder: Path, dtype: "torch.dtype", *, quantized: bool = False) -
     import torch
     from transformers import AutoModelForCausalLM
 
-    from retuned.retrain.kernels import attention
+    from retuned.retrain.kernels.attention import install
 
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    how = _quantization(dtype, device) if quantized else {}
+    how = _quantization(dtype) if quantized else {}
+    if attention is not None:
+        how["attn_implementation"] = attention
+    if quantized or (device.type != "cpu" and not sharded):
+        # Tensor by tensor to where it computes: processes that load at once must not fill the machine's memory.
+        how["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes would lay the weights out for inference at the first call without gradients, for good, and
             # what is computed from that layout has none.
             module.support_avx512bf16_for_cpu = False
-    attention.install(model)
+    if attention is None:
+        install(model)
     head = model.get_output_embeddings()
     if isinstance(head, torch.nn.Linear):
         # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
         head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
-    model.requires_grad_(False).eval()
-    return model if quantized else model.to(device)
+    return model.requires_grad_(False).eval()
 
 
-def _quantization(dtype: "torch.dtype", device: "torch.device") -> dict[str, Any]:
+def _quantization(dtype: "torch.dtype") -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise RetunedError(
             "train.method qlora: bitsandbytes is not installed; run pip install 'retuned[qlora]', or set lora"
@@ -91,7 +110,7 @@ def _quantization(dtype: "torch.dtype", device: "torch.device") -> dict[str, Any
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    return {"quantization_config": nf4, "device_map": {"": device}}
+    return {"quantization_config": nf4}
 
 
 def choose_dtype(wanted: str) -> "torch.dtype":
@@ -104,7 +123,7 @@ def choose_dtype(wanted: str) -> "torch.dtype":
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
     if known.get("avx512_bf16") or known.get("amx_bf16"):
         return torch.bfloat16

@@ -1,13 +1,13 @@
-"""How much memory a training needs, from its base model and settings, before anything is loaded."""
+"""How much memory a training needs at least, from its base model and settings; `plan.py` says what it is for."""
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
 from retuned.retrain.settings import TrainSettings
+from retuned.retrain.training.devices import has_gpu
 
 PROCESS_BYTES = 600 * 2**20
 """Of a child with torch and transformers loaded, before any model."""
@@ -24,23 +24,23 @@ def needed_bytes(base: Path, settings: TrainSettings) -> int | None:
     """
     if settings.memory_bytes is not None:
         return settings.memory_bytes
-    shapes = list(_shapes(base))
-    if not shapes:
+    found = list(shapes(base))
+    if not found:
         return None
-    if _has_gpu():
+    if has_gpu(settings):
         return PROCESS_BYTES
-    weights = sum(prod(shape) for _, shape in shapes)
-    matrices = [shape for name, shape in shapes if len(shape) == 2 and not _is_embedding(name)]
+    weights = sum(prod(shape) for _, shape in found)
+    matrices = [shape for name, shape in found if len(shape) == 2 and not _is_embedding(name)]
     if settings.method == "full":
         model = TRAINED_BYTES * sum(map(prod, matrices)) + 4 * (weights - sum(map(prod, matrices)))
     else:
         adapter = sum(settings.rank * sum(shape) for shape in matrices) if settings.target_modules is None else 0
-        each = QUANTIZED_BYTES if settings.method == "qlora" else _bytes_per_weight(settings)
+        each = QUANTIZED_BYTES if settings.method == "qlora" else bytes_per_weight(settings, on_gpu=False)
         model = int(weights * each) + TRAINED_BYTES * adapter
     return (PROCESS_BYTES + model) * (settings.processes or 1)
 
 
-def _shapes(base: Path) -> Iterator[tuple[str, list[int]]]:
+def shapes(base: Path) -> Iterator[tuple[str, list[int]]]:
     """Names and shapes of the tensors, from the headers of the safetensors files."""
     for file in sorted(base.glob("*.safetensors")):
         try:
@@ -56,16 +56,15 @@ def _is_embedding(name: str) -> bool:
     return any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
 
 
-def _bytes_per_weight(settings: TrainSettings) -> int:
-    """Of the frozen model. As `dtype: auto` chooses on most machines: by the processor's units for bfloat16."""
-    if settings.dtype == "auto":
-        try:
-            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        except OSError:
-            return 2
-        return 2 if any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16")) else 4
-    return 2 if settings.dtype == "bfloat16" else 4
-
-
-def _has_gpu() -> bool:
-    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))
+def bytes_per_weight(settings: TrainSettings, *, on_gpu: bool) -> int:
+    """Of the frozen model. As `dtype: auto` chooses on most machines: bfloat16 on a GPU, and on a CPU with units for
+    it."""
+    if settings.dtype != "auto":
+        return 2 if settings.dtype == "bfloat16" else 4
+    if on_gpu:
+        return 2
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return 2
+    return 2 if any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16")) else 4

@@ -8,6 +8,10 @@ several rounds, with threads and memory alike, and the fastest step of each coun
 can only slow it down. Tokens are those of prompts and completions, without padding; memory is the peak of resident
 memory of the child.
 
+`engine_*` compares the two values of `train.engine`, packed and trl, from the same first adapter: the loss of the last
+epoch and the seconds of all steps. `plan_error_*` is by what share the plan's estimate is above the peak of resident
+memory.
+
 Two sets of rows: one in which all prompts share the system message of the chat template, and one (`_no_prefix`) in
 which each has a system message of its own.
 
@@ -32,11 +36,14 @@ import pyarrow.parquet as pq
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.base_model import load_tokenizer
-from retuned.retrain.training.train import learning_rate, order
+from retuned.retrain.training.plan import plan
+from retuned.retrain.training.steps import learning_rate, order
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "smollm2-135m-instruct"
-SETTINGS = TrainSettings(epochs=2, batch_size=8)
+PEAK = 2e-3
+SETTINGS = TrainSettings(engine="packed", epochs=2, batch_size=8, learning_rate=PEAK)
+ON_TRL = SETTINGS.model_copy(update={"engine": "trl"})
 ROWS = 64
 ROUNDS = 2
 
@@ -97,6 +104,7 @@ def main() -> dict[str, float]:
             pq.write_table(table.slice(0, 0), folder / "validation.parquet")
             _child(folder, "first", 0)
             rounds = [(_child(folder, "retuned", n), _child(folder, "trl", n)) for n in range(ROUNDS)]
+            on_trl = _child(folder, "engine_trl", 0) if prefix else {}
         ours, theirs = (max(runs, key=lambda run: run["best"]) for runs in zip(*rounds, strict=True))
         figures |= {
             f"train_ratio_to_trl{suffix}": ours["best"] / theirs["best"],
@@ -107,6 +115,21 @@ def main() -> dict[str, float]:
             f"train_roofline{suffix}": _best(rounds, "operations") / _best(rounds, "matmul_operations"),
             f"train_memory_ratio{suffix}": ours["peak_bytes"] / theirs["peak_bytes"],
             f"train_peak_bytes{suffix}": ours["peak_bytes"],
+        }
+        if prefix:
+            figures |= _engines(ours, on_trl)
+    return figures
+
+
+def _engines(packed: dict[str, Any], trl: dict[str, Any]) -> dict[str, float]:
+    figures = {}
+    for name, result, settings in (("packed", packed, SETTINGS), ("trl", trl, ON_TRL)):
+        # Of the longest example, of some 60 tokens: what the plan takes for it without knowing is train.max_length.
+        estimated = plan(BASE, settings, 0, None, longest=result["longest"]).memory.total
+        figures |= {
+            f"engine_{name}_loss": result["train_loss"],
+            f"engine_{name}_seconds": result["seconds"],
+            f"plan_error_{name}": estimated / result["peak_bytes"] - 1,
         }
     return figures
 
@@ -152,9 +175,25 @@ def _train_with_retuned(folder: Path) -> dict[str, Any]:
     return result | {
         "best": rates[best],
         "peak_bytes": peak,
+        "longest": max(len(row) for step in steps for row in step),
         "operations": _operations(steps[best]) * rates[best] / sum(map(len, steps[best])),
         "matmul_operations": _matmul_rate(result["dtype"], len(_starts(steps[best]))),
     }
+
+
+def _train_on_trl(folder: Path) -> dict[str, Any]:
+    from retuned.retrain.training.train import work
+
+    job = {
+        "base": str(BASE),
+        "parent": str(folder / "first"),
+        "dataset": str(folder),
+        "folder": tempfile.mkdtemp(dir=folder),
+        "settings": ON_TRL.model_dump(mode="json"),
+    }
+    result = work(job, lambda _: None)
+    longest = max(len(row) for step in _steps(folder) for row in step)
+    return result | {"peak_bytes": children.peak_bytes(), "longest": longest}
 
 
 def _shapes() -> list[tuple[int, int]]:
@@ -250,7 +289,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
             per_device_train_batch_size=SETTINGS.batch_size,
             num_train_epochs=1,
             train_sampling_strategy="sequential",
-            learning_rate=SETTINGS.peak_learning_rate,
+            learning_rate=PEAK,
             adam_beta2=0.99,
             seed=SETTINGS.seed,
             logging_steps=1,
@@ -278,9 +317,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     set_peft_model_state_dict(trainer.model, load_file(folder / "first" / "adapter_model.safetensors"))
     steps = len(data) // SETTINGS.batch_size
     trainer.create_optimizer()
-    trainer.lr_scheduler = LambdaLR(
-        trainer.optimizer, lambda step: learning_rate(step, steps, SETTINGS) / SETTINGS.peak_learning_rate
-    )
+    trainer.lr_scheduler = LambdaLR(trainer.optimizer, lambda step: learning_rate(step, steps, SETTINGS) / PEAK)
     times = _Times()
     trainer.add_callback(times)
     trainer.train()
@@ -295,7 +332,12 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     }
 
 
-_CHILDREN = {"first": _first_adapter, "retuned": _train_with_retuned, "trl": _train_with_trl}
+_CHILDREN = {
+    "first": _first_adapter,
+    "retuned": _train_with_retuned,
+    "trl": _train_with_trl,
+    "engine_trl": _train_on_trl,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:

@@ -200,6 +200,7 @@ def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path
             "candidate": str(parents[candidate]),
             "dataset": str(data),
             "dtype": "float32",
+            "quantized": False,
             "threads": 1,
             "max_length": 1_024,
             "context": True,

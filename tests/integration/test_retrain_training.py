@@ -34,7 +34,7 @@ from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import batches, checkpoints
 from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer
 from retuned.retrain.training.batches import IGNORED, encode, losses, packed_losses, padded, padded_losses
-from retuned.retrain.training.train import learning_rate
+from retuned.retrain.training.steps import learning_rate
 
 pytestmark = pytest.mark.usefixtures("forked_children")
 

@@ -62,7 +62,7 @@ def test_kills_are_those_of_the_own_group(proc: Path, tmp_path: Path) -> None:
 
 
 def test_the_estimate_follows_the_base_model_and_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_has_gpu", lambda: False)
+    monkeypatch.setattr(memory, "has_gpu", lambda _: False)
     base = tmp_path / "base"
     base.mkdir()
     shapes = {"model.embed_tokens.weight": (500, 64), "layers.0.up.weight": (128, 64), "layers.0.norm.weight": (64,)}

@@ -118,6 +118,15 @@ def test_what_it_learned_from_where_it_comes_from_and_how_to_load_it() -> None:
     assert "--max-lora-rank 32 " in card
 
 
+def test_the_card_names_the_engine_the_rate_and_the_precision() -> None:
+    trained = {"engine": "trl", "engine_reason": "it trains on a GPU", "learning_rate": 0.00026}
+    manifest = MANIFEST | {"settings": {"train": {"method": "qlora"}}, "training": trained}
+    card = render(Record(Path("/models/support.refunds/3f2a91c0"), manifest))
+    assert "| trained by | engine trl, as it trains on a GPU |" in card
+    assert "| peak learning rate | 0.00026 |" in card
+    assert "| base model in training and evaluation | in 4 bits (NF4) |" in card
+
+
 def test_a_version_that_has_all_weights_says_so_and_is_merged_for_vllm() -> None:
     manifest = MANIFEST | {"settings": {"train": {"rank": 32, "method": "full"}}}
     card = render(Record(Path("/models/support.refunds/3f2a91c0"), manifest))

@@ -1,0 +1,213 @@
+"""What every engine keeps: the same rows are learned, progress, checkpoints, the stop, and what is saved."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from models import tiny_llama
+from peft import PeftModel
+from safetensors.torch import load_file
+from trainings import SETTINGS, dataset, encoded, trained
+from transformers import AutoModelForCausalLM
+
+from retuned.consumers.common.process import run_child
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.decision import evaluate
+from retuned.retrain.settings import EvaluateSettings, TrainSettings
+from retuned.retrain.training.batches import padded_losses
+
+ENGINES = ("packed", "trl")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("data"))
+
+
+def settings(engine: str, **changes: Any) -> TrainSettings:
+    return SETTINGS.model_copy(update={"engine": engine, "rank": 4, **changes})
+
+
+def job(base: Path, data: Path, folder: Path, chosen: TrainSettings) -> dict[str, Any]:
+    return {
+        "base": str(base),
+        "parent": None,
+        "dataset": str(data),
+        "folder": str(folder),
+        "settings": chosen.model_dump(mode="json"),
+    }
+
+
+def run(base: Path, data: Path, folder: Path, chosen: TrainSettings, **more: Any) -> dict[str, Any]:
+    return run_child(
+        "retuned.retrain.training.train", job(base, data, folder, chosen), folder, timeout_seconds=240, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Of each engine: what a training returned and the lines of its progress."""
+    found = {}
+    for engine in ENGINES:
+        lines: list[dict[str, Any]] = []
+        folder = tmp_path_factory.mktemp(engine)
+        if engine == "packed":
+            result = trained(base, data, folder, settings(engine), emit=lines.append)
+        else:  # which changes what is common to a process
+            result = run(base, data, folder, settings(engine), on_progress=lines.append)
+        found[engine] = result, lines
+        assert list(folder.glob("checkpoint-*")) == []
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_training_learns_reports_and_leaves_an_adapter(
+    engine: str, base: Path, unbroken: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]
+) -> None:
+    result, lines = unbroken[engine]
+    assert lines[0]["engine"] == result["engine"] == engine
+    assert result["engine_reason"] == f"train.engine is {engine}"
+    steps = [line for line in lines if "step" in line]
+    assert [line["step"] for line in steps] == list(range(1, 25))
+    assert all({"steps", "epoch", "loss", "tokens_per_second", "learning_rate"} <= line.keys() for line in steps)
+    epochs = [line for line in lines if "validation_loss" in line]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    assert result["train_loss"] < steps[0]["loss"] / 2
+    assert result["tokens"] > 0
+    assert sorted(path.name for path in Path(result["adapter"]).iterdir() if path.name != "README.md") == [
+        "adapter_config.json", "adapter_model.safetensors", "training.json",
+    ]  # fmt: skip
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result["adapter"]).eval()
+    rows, pad = encoded(base, 68)
+    with torch.no_grad():
+        loss = float(padded_losses(model, rows[60:], pad).mean())
+    assert loss == pytest.approx(result["validation_loss"], abs=1e-4)
+
+
+def test_the_engines_learn_the_same_from_the_same_rows(
+    unbroken: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]],
+) -> None:
+    (ours, our_lines), (theirs, their_lines) = (unbroken[engine] for engine in ENGINES)
+    losses = [[line["loss"] for line in lines if "step" in line] for lines in (our_lines, their_lines)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for name in ("steps", "epochs", "tokens", "best_epoch", "epochs_after_best"):
+        assert theirs[name] == ours[name], name
+    for name in ("train_loss", "validation_loss", "validation_gap"):
+        assert theirs[name] == pytest.approx(ours[name], rel=1e-3), name
+    left, right = (load_file(Path(one["adapter"]) / "adapter_model.safetensors") for one in (ours, theirs))
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(right[name], value, atol=2e-3, rtol=0.05)
+
+
+def test_trl_goes_on_after_a_stop_and_after_a_kill_as_if_there_was_none(
+    base: Path, data: Path, tmp_path: Path, unbroken: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]
+) -> None:
+    """Of packed: test_retrain_training."""
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job(base, data, tmp_path, settings("trl"))))
+    first = 1
+    for at, how in ((6, signal.SIGTERM), (15, signal.SIGKILL)):
+        with subprocess.Popen(
+            [sys.executable, "-m", "retuned.retrain.training.train", str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"RETUNED_PARENT": str(os.getpid())},
+        ) as child:
+            assert child.stdout is not None
+            steps = []
+            for line in child.stdout:
+                if step := json.loads(line).get("step"):
+                    steps.append(step)
+                if steps[-1:] == [at]:
+                    child.send_signal(how)
+        assert steps[0] == first
+        assert not (tmp_path / "adapter").exists()
+        # A stop leaves a checkpoint of its step; a kill what was written before, each 4 steps here.
+        whole = [int(path.parent.name.rsplit("-", 1)[-1]) for path in tmp_path.glob("checkpoint-*/whole")]
+        assert max(whole) >= (steps[-1] if how is signal.SIGTERM else at - 4)
+        first = max(whole) + 1
+    # What a kill left half-written is passed over, however new.
+    shutil.copytree(tmp_path / f"checkpoint-{first - 1}", tmp_path / "checkpoint-23")
+    (tmp_path / "checkpoint-23" / "whole").unlink()
+    lines: list[dict[str, Any]] = []
+    result = run(base, data, tmp_path, settings("trl"), on_progress=lines.append)
+    assert [line["step"] for line in lines if "step" in line] == list(range(first, 25))
+    expected = unbroken["trl"][0]
+    for name in ("steps", "tokens", "best_epoch", "epochs_after_best"):
+        assert result[name] == expected[name], name
+    for name in ("train_loss", "validation_loss", "validation_gap"):
+        assert result[name] == pytest.approx(expected[name], rel=1e-4), name
+    left, right = (load_file(Path(one["adapter"]) / "adapter_model.safetensors") for one in (expected, result))
+    torch.testing.assert_close(right, left, atol=1e-5, rtol=1e-3)
+
+
+def test_a_training_that_diverges_fails_with_the_reason(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RetunedError, match=r"diverged: at step \d+ the loss is .*lower train.learning_rate .*1e\+30"):
+        trained(base, data, tmp_path, settings("packed", learning_rate=1e30))
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(base: Path, data: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def at(number: int) -> Callable[[dict[str, Any]], None]:
+        def emit(line: dict[str, Any]) -> None:
+            lines.append(line)
+            if line.get("step") == number:
+                raise Stopped
+
+        return emit
+
+    lines: list[dict[str, Any]] = []
+    with pytest.raises(Stopped):
+        trained(base, data, tmp_path, settings("packed"), emit=at(6))
+    lines.clear()
+    with pytest.raises(Stopped):  # what does not change what is learned may change
+        trained(base, data, tmp_path, settings("packed", checkpoint_steps=2, timeout_seconds=9.0), emit=at(7))
+    assert [line["step"] for line in lines if "step" in line] == [5, 6, 7]
+    lines.clear()
+    with pytest.raises(Stopped):
+        trained(base, data, tmp_path, settings("packed", batch_size=4), emit=at(2))
+    assert lines[0] == {"started_anew": "train.batch_size was 8 and is 4"}
+    assert [line["step"] for line in lines if "step" in line] == [1, 2]
+
+
+def test_a_version_trained_in_4_bits_is_judged_in_4_bits(base: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    result = trained(base, data, tmp_path / "run", settings("packed", method="qlora"))
+    judged = tmp_path / "judged"
+    judged.mkdir()
+    rows = pq.read_table(data / "validation.parquet")
+    pq.write_table(rows, judged / "holdout.parquet")
+    pq.write_table(rows.slice(0, 0), judged / "regression.parquet")
+    asked = {
+        "base": str(base), "champion": None, "candidate": result["adapter"], "dataset": str(judged),
+        "dtype": result["dtype"], "quantized": True, "threads": 1, "max_length": 1_024, "context": True, "logged": {},
+        "settings": EvaluateSettings(max_new_tokens=2).model_dump(mode="json"),
+    }  # fmt: skip
+
+    def loss(quantized: bool) -> float:
+        found = evaluate.work(asked | {"quantized": quantized}, lambda _: None)["rows"]
+        own = {row["row_id"]: row["loss"] for row in found if row["model"] == evaluate.CANDIDATE}
+        lengths = {row.row_id: len(row.completion) for row in encoded(base, 68)[0]}
+        return sum(value * lengths[row] for row, value in own.items()) / sum(lengths[row] for row in own)
+
+    assert loss(True) == pytest.approx(result["validation_loss"], abs=1e-4)
+    assert abs(loss(False) - result["validation_loss"]) > 1e-3

@@ -1,0 +1,126 @@
+"""Which engine trains, at which rate, on which GPUs, and when it writes a checkpoint."""
+
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.settings import TrainSettings
+from retuned.retrain.training import devices, engine
+from retuned.retrain.training.checkpoints import Times
+from retuned.retrain.training.steps import check_finite
+
+
+@pytest.mark.parametrize(
+    ("changes", "model_type", "gpus", "expected"),
+    [
+        ({}, "llama", 0, "packed"),
+        ({}, "llama", 2, "trl"),
+        ({}, "mixtral", 0, "trl"),
+        ({"preference": "dpo"}, "llama", 2, "packed"),
+        ({"engine": "packed"}, "mixtral", 8, "packed"),
+        ({"engine": "trl"}, "llama", 0, "trl"),
+    ],
+)
+def test_the_engine_and_why(changes: dict[str, Any], model_type: str, gpus: int, expected: str) -> None:
+    chosen = engine.choose(model_type, TrainSettings(**changes), gpus)
+    assert chosen.name == expected
+    assert chosen.reason
+
+
+def test_without_trl_packed_trains_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda _: None)
+    chosen = engine.choose("llama", TrainSettings(), 8)
+    assert (chosen.name, "trl is not installed" in chosen.reason) == ("packed", True)
+    with pytest.raises(RetunedError, match=r"train.engine trl: .* pip install 'retuned\[trl\]'"):
+        engine.choose("llama", TrainSettings(engine="trl"), 8)
+
+
+def test_settings_that_an_engine_cannot_keep_are_refused() -> None:
+    with pytest.raises(RetunedError, match=r"train.preference kto; set that to none"):
+        engine.choose("llama", TrainSettings(engine="trl", preference="kto"), 0)
+    with pytest.raises(RetunedError, match=r"train.accelerate_file; unset that, or set trl"):
+        engine.choose("llama", TrainSettings(engine="packed", accelerate_file=Path("fsdp2.yaml")), 2)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "low", "high"), [(2e6, 2e-3, 2e-3), (135e6, 2e-3, 2e-3), (8e9, 1e-4, 3e-4), (70e9, 5e-5, 1.7e-4)]
+)
+def test_large_models_learn_at_lower_rates(parameters: float, low: float, high: float) -> None:
+    rate = TrainSettings().for_model(int(parameters)).learning_rate
+    full = TrainSettings(method="full").for_model(int(parameters)).learning_rate
+    assert rate is not None
+    assert low <= rate <= high
+    assert full == pytest.approx(rate / 20)
+    assert TrainSettings(learning_rate=0.5).for_model(int(parameters)).learning_rate == 0.5
+
+
+def test_rates_are_near_those_that_were_published() -> None:
+    """Dettmers et al. 2023, table 9: parameters and the rate that was found."""
+    for parameters, found in ((7e9, 2e-4), (13e9, 2e-4), (33e9, 1e-4), (65e9, 1e-4)):
+        rate = TrainSettings().for_model(int(parameters)).learning_rate
+        assert rate == pytest.approx(found, rel=0.4)
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)])
+def test_what_is_no_number_ends_a_training(loss: float, norm: float) -> None:
+    settings = TrainSettings(learning_rate=0.25)
+    check_finite(3, 1.0, 1.0, settings)
+    with pytest.raises(RetunedError, match=r"at step 3 .*lower train.learning_rate \(it was 0.25\)"):
+        check_finite(3, loss, norm, settings)
+
+
+def test_checkpoints_come_once_a_minute_or_take_a_fiftieth_of_the_time() -> None:
+    now = 0.0
+    times = Times(TrainSettings(), clock=lambda: now)
+    assert not times.due(20)
+    now = 60.0
+    assert times.due(21)
+    with times.writing():
+        now += 3.0
+    now += 149.0
+    assert not times.due(30)
+    now += 1.0
+    assert times.due(31)
+    every = Times(TrainSettings(checkpoint_steps=4), clock=lambda: now)
+    assert [step for step in range(1, 10) if every.due(step)] == [4, 8]
+
+
+def test_children_see_the_gpus_that_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.environment(TrainSettings()) == {}
+    assert devices.environment(TrainSettings(devices=(2, 5))) == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": "2,5",
+    }
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([Path("/dev/nvidia0")]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.has_gpu(TrainSettings())
+    assert not devices.has_gpu(TrainSettings(devices=()))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "81559\n81559\n24576\n"))
+    gib = 2**30
+    assert [size // gib for size in devices.gpu_memory(TrainSettings())] == [79, 79, 24]
+    assert [size // gib for size in devices.gpu_memory(TrainSettings(devices=(2,)))] == [24]
+    with pytest.raises(RetunedError, match=r"train.devices 3: this machine has 3 GPUs"):
+        devices.gpu_memory(TrainSettings(devices=(0, 3)))
+
+
+def test_sharding_is_read_from_accelerates_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trl = pytest.importorskip("retuned.retrain.training.trl")
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", environment)
+    example = Path(__file__).parents[2] / "deploy" / "fsdp2.yaml"
+    trl.prepare(TrainSettings(accelerate_file=example))
+    assert environment["ACCELERATE_USE_FSDP"] == "true"
+    assert environment["FSDP_VERSION"] == "2"
+    assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+    first = tmp_path / "fsdp1.yaml"
+    first.write_text(example.read_text().replace("fsdp_version: 2", "fsdp_version: 1"))
+    with pytest.raises(RetunedError, match=r"accelerate_file .*expected FSDP version 2 .*FSDP_VERSION"):
+        trl.prepare(TrainSettings(accelerate_file=first))
+    with pytest.raises(RetunedError, match=r"accelerate_file .*missing.yaml"):
+        trl.prepare(TrainSettings(accelerate_file=tmp_path / "missing.yaml"))
+    with pytest.raises(RetunedError, match=r"with train.method qlora"):
+        trl.prepare(TrainSettings(accelerate_file=example, method="qlora"))
