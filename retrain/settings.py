@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field
 
 from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
 
-Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
-FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
+Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
+FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
 
 def _pattern(text: str) -> str:
