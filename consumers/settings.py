@@ -182,8 +182,8 @@ class PrivacySettings(Section):
     )
     keep: tuple[str, ...] = Field(
         (),
-        description="the company's own contacts, which stay as they are: addresses, phone numbers, URLs, names; case and "
-        "the way in which a number is grouped make no difference",
+        description="the company's own contacts, which stay as they are: addresses, phone numbers, URLs, names; case "
+        "and the way in which a number is grouped make no difference",
     )
     user_key: SecretStr | None = Field(
         None,

@@ -107,6 +107,14 @@ WHERE workload = $workload AND removed_at IS NULL
     AND created_at <= (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version)
 ORDER BY created_at DESC, version
 
+-- name: failures
+-- Of each topic, how wrong a version's answers were wherever it was judged.
+SELECT topic, 1 - avg(score) AS failures
+FROM evaluations
+WHERE workload = $workload AND model = $version AND split IN ('holdout', 'regression') AND topic IS NOT NULL
+GROUP BY topic
+HAVING avg(score) IS NOT NULL
+
 -- name: dataset
 SELECT * FROM datasets WHERE workload = $workload AND version = $version
 

@@ -55,7 +55,8 @@ class Redactor:
 
     Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
     `columns` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
-    stand in a text already stay, and their numbers are not given again in their scope. What privacy.keep names stays too.
+    stand in a text already stay, and their numbers are not given again in their scope; what privacy.keep names
+    stays too.
 
     For one thread. `take_counts` says how often something was replaced.
     """

@@ -47,7 +47,7 @@ def build_dataset(warehouse: Warehouse, settings: Settings, workload: str, now: 
         Leak: the splits share a question; a fault of this program.
     """
     champion = versions.champion(warehouse, workload)
-    earlier = Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
+    earlier = Earlier.of(warehouse, settings, workload, champion)
     evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
     try:
         chosen = select(evidence, earlier, settings.dataset)
@@ -93,7 +93,7 @@ def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learna
     """Selection as for a dataset: what is set aside, what is out of date, what says the same twice, and what comes near
     to a question that is judged on, now or by the champion and those before it, is not learned from."""
     champion = versions.champion(warehouse, workload)
-    earlier = Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
+    earlier = Earlier.of(warehouse, settings, workload, champion)
     anew = replace(earlier, versions=[], until=None, train=[])
     chosen = select(Evidence.of(warehouse, settings, workload, earlier.generation), anew, settings.dataset)
     forget()

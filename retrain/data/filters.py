@@ -1,5 +1,5 @@
-"""What no model should learn to write, whoever approved of it: placeholders, and answers that are cut off, loop, refuse,
-or invent.
+"""What no model should learn to write, whoever approved of it: placeholders, and answers that are cut off, loop,
+refuse, or invent.
 
 What people wrote themselves is meant so; where a rule is about the habits of models, it is for accepted answers alone.
 """
@@ -40,8 +40,8 @@ _KNOWN_WORDS = 0.25
 def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[Filter]) -> dict[str, Filter]:
     """The rows that are not to be learned from: by feedback id, the first filter that says so.
 
-    - `placeholder`: it holds a placeholder of redaction (`<EMAIL_1>`) that stands neither in the conversation nor in the
-      passages: what was redacted there cannot be learned, and the placeholder would be the answer.
+    - `placeholder`: it holds a placeholder of redaction (`<EMAIL_1>`) that stands neither in the conversation nor in
+      the passages: what was redacted cannot be learned, and the placeholder would be the answer.
     - `incomplete`: an accepted answer that ended at its limit of tokens; that breaks off after a word or a mark that
       ends no sentence; or that has no end where nine in ten have one. A label ("opt-in", "Team A") is no sentence.
     - `repetitive`: four words in a row come again and again (as in Rae et al. 2021, "Scaling language models", A1.1).
