@@ -40,6 +40,7 @@ T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
+_LENGTHS = ("rows_cut", "rows_too_long")
 _rows = threading.Lock()
 """Commands and the run under way change the rows of runs, each in a thread of its own."""
 
@@ -272,11 +273,12 @@ class _Run:
             )
         self._check_stop()
         with self._stage("evaluate"):
-            rows = self._evaluations(dataset, parent, training)
+            rows, lengths = self._evaluations(dataset, parent, training)
             opinion = self._opinion(dataset, rows)
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
-            decision = self._decide(rows, opinion, candidate)
+            lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
+            decision = self._decide(rows, opinion, candidate, lengths)
             traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         self._check_stop()
@@ -322,12 +324,16 @@ class _Run:
         parent = row["parent_version"]
         return kept, versions.find(self.warehouse, self.workload, parent) if parent else None
 
-    def _evaluations(self, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> list[Evaluation]:
+    def _evaluations(
+        self, dataset: Dataset, parent: Version | None, training: dict[str, Any]
+    ) -> tuple[list[Evaluation], dict[str, float]]:
+        """What was evaluated, and how many rows did not fit as they are."""
         kept = self.folder / "evaluations.json"
         if kept.is_file():
-            return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            return [Evaluation(**row) for row in found["rows"]], found["lengths"]
         self._tell("evaluate")
-        rows, _ = self._timed(
+        rows, figures = self._timed(
             "evaluate_seconds",
             lambda: evaluate(
                 dataset,
@@ -341,8 +347,9 @@ class _Run:
                 datasets.logged_answers(self.warehouse, dataset),
             ),
         )
-        replace_text(kept, json.dumps([asdict(row) for row in rows]))
-        return rows
+        lengths = {name: value for name, value in figures.items() if name.endswith(_LENGTHS)}
+        replace_text(kept, json.dumps({"rows": [asdict(row) for row in rows], "lengths": lengths}))
+        return rows, lengths
 
     def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
         """What the judge says of the candidate's answers; None where there is no judge."""
@@ -402,7 +409,9 @@ class _Run:
         self._update(version=version.version)
         return version
 
-    def _decide(self, rows: list[Evaluation], opinion: Opinion | None, candidate: Version) -> gate.Decision:
+    def _decide(
+        self, rows: list[Evaluation], opinion: Opinion | None, candidate: Version, lengths: dict[str, float]
+    ) -> gate.Decision:
         """Decided once: evaluations and decision are written together, and a resumed run finds them."""
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
         if row is not None:
@@ -420,7 +429,7 @@ class _Run:
             logged=_of(rows, LOGGED, "holdout"),
             serving=champion == CHAMPION,
         )
-        decision = replace(decision, figures=summary(rows) | decision.figures)
+        decision = replace(decision, figures=summary(rows) | lengths | decision.figures)
         if opinion is not None:
             figures = decision.figures | opinion.figures()
             decision = replace(

@@ -111,7 +111,14 @@ class TrainSettings(Section):
     epochs: PositiveInt = Field(5, description="most passes over the training rows")
     patience: PositiveInt = Field(2, description="stop after so many epochs without a better validation loss")
     warmup_share: Share = Field(0.1, description="share of the steps over which the learning rate rises")
-    max_length: PositiveInt = Field(1_024, description="longer examples lose the start of their prompt")
+    max_length: PositiveInt = Field(
+        1_024,
+        description="tokens; longer examples lose their oldest turns, then their last passages, and are left out when "
+        "that is not enough",
+    )
+    maximum_too_long_share: Share = Field(
+        0.2, description="with a larger share of rows that do not fit train.max_length even so, nothing is trained"
+    )
     checkpoint_steps: PositiveInt = Field(20, description="a resumable checkpoint is written every so many steps")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen base model; auto: whichever is faster on this machine"

@@ -18,7 +18,7 @@ SET_ASIDE = "set_aside"
 
 
 class DatasetRefused(RetunedError):
-    """No dataset is made of this evidence. Nothing was written."""
+    """Nothing is trained on this evidence."""
 
 
 class TooFewRows(DatasetRefused):
@@ -27,6 +27,10 @@ class TooFewRows(DatasetRefused):
 
 class LostClass(DatasetRefused):
     """Most questions of a frequent answer or topic would be left out: it would be neither learned nor judged."""
+
+
+class TooLongRows(DatasetRefused):
+    """Too many rows are longer than the training may read. The dataset stays."""
 
 
 class Leak(RetunedError):

@@ -162,7 +162,8 @@ def evaluate(
         logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
-        the evaluations, and `seconds` and `load_seconds`.
+        the evaluations, and `seconds`, `load_seconds`, and of each split such as holdout `holdout_rows_cut` (that lost
+        turns or passages to fit train.max_length) and `holdout_rows_too_long` (that were left out).
 
     Raises:
         Cancelled: stop was set.
@@ -192,7 +193,7 @@ def evaluate(
         on_progress=on_progress,
         to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
-    return [Evaluation(**row) for row in result["rows"]], result["times"]
+    return [Evaluation(**row) for row in result["rows"]], result["figures"]
 
 
 def hallucinated(answer: str, approved: str, asked: str, context: list[str] | None) -> bool | None:
@@ -256,7 +257,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
     times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
-    return {"rows": [asdict(row) for row in found], "times": times}
+    return {"rows": [asdict(row) for row in found], "figures": times | evaluator.lengths}
 
 
 def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
@@ -325,13 +326,18 @@ class _Evaluator:
         self.together = len(distinct) == 1 and Generator.fits(distinct[0])
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}
+        self.lengths: dict[str, float] = {}
 
     def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
-        from retuned.retrain.training.batches import encode
+        from retuned.retrain.training.batches import encode_all
 
+        fitting = encode_all(self.tokenizer, rows, self.max_length, context=self.context)
+        self.lengths[f"{split}_rows_cut"] = float(sum(one.cut for one in fitting))
+        self.lengths[f"{split}_rows_too_long"] = float(len(rows) - len(fitting))
+        encoded = {one.row_id: one for one in fitting}
+        rows = [row for row in rows if row["row_id"] in encoded]
         if not rows:
             return []
-        encoded = {row["row_id"]: encode(self.tokenizer, row, self.max_length, context=self.context) for row in rows}
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))

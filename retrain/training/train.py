@@ -20,7 +20,7 @@ from retuned.consumers.common import durable as files
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled
 from retuned.retrain import versions
-from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.dataset import Dataset, TooLongRows
 from retuned.retrain.settings import Settings, TrainSettings
 from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer
 from retuned.retrain.versions import Version
@@ -58,12 +58,14 @@ def train(
         `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `dtype`,
         `packed`, `fused` (adapted layers that compute in fewer operations), `processes`, `threads` (of each),
-        `load_seconds`. Signs of overfitting: `best_epoch` (the one that is kept), `epochs_after_best` (trained in
-        vain), `validation_gap` (validation loss over train loss of the last epoch, nats per token). With preferences:
-        `preference_pairs`, `preference_loss` (last epoch).
+        `load_seconds`; of the rows to train and to validate on, `rows_cut` (that lost turns or passages) and
+        `rows_too_long` (that were left out). Signs of overfitting: `best_epoch` (the one that is kept),
+        `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last epoch, nats
+        per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
+        TooLongRows: more rows than train.maximum_too_long_share do not fit train.max_length.
         Cancelled: stop was set; a checkpoint was written.
         ChildFailed: the child failed or died.
     """
@@ -82,7 +84,7 @@ def train(
         "folder": str(folder.resolve()),
         "settings": settings.train.model_dump(mode="json"),
     }
-    return run_child(
+    result = run_child(
         "retuned.retrain.training.train",
         job,
         folder,
@@ -91,6 +93,9 @@ def train(
         on_progress=on_progress,
         to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
     )
+    if "too_long" in result:
+        raise TooLongRows(f"workload {dataset.workload}: {result['too_long']}")
+    return result
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
@@ -122,7 +127,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     from retuned.retrain.kernels.replace import replace_layers
     from retuned.retrain.training import adapter as lora
     from retuned.retrain.training import preference, ranks
-    from retuned.retrain.training.batches import encode
+    from retuned.retrain.training.batches import encode_all, too_long
 
     together = ranks.join("retuned.retrain.training.train", settings.processes, emit)
     if settings.threads:
@@ -134,13 +139,17 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     # A step is too small to move most weights in bfloat16: those that train are held in float32.
     model = load_model(base, torch.float32 if full else dtype, quantized=settings.method == "qlora")
     model = lora.to_train(model, base, Path(job["parent"]) if job["parent"] else None, settings)
-    rows = {
-        split: [
-            encode(tokenizer, row, settings.max_length, context=settings.context)
-            for row in pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()
-        ]
-        for split in ("train", "validation")
+    tables = {
+        split: pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist() for split in ("train", "validation")
     }
+    rows = {
+        split: encode_all(tokenizer, table, settings.max_length, context=settings.context)
+        for split, table in tables.items()
+    }
+    tried, fitting = (sum(map(len, of.values())) for of in (tables, rows))
+    lengths = {"rows_cut": sum(row.cut for of in rows.values() for row in of), "rows_too_long": tried - fitting}
+    if reason := too_long(tried, fitting, settings):
+        return {"too_long": reason}
     packed = lora.packing_fits(model, rows["train"], pad, settings.max_length)
     replaced = replace_layers(model)
     if full:
@@ -152,7 +161,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "processes": together.count,
         "threads": torch.get_num_threads(),
         "load_seconds": time.perf_counter() - started,
-    }
+    } | lengths
     emit(about)
     preferences = preference.load(tokenizer, Path(job["dataset"]), settings)
     training = Training(
