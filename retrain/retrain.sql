@@ -123,7 +123,8 @@ UPDATE datasets SET removed_at = NULL WHERE workload = $workload AND version = $
 
 -- name: dataset_lineage
 INSERT INTO dataset_rows (dataset_version, row_id, split, prompt_hash, interaction_id, feedback_id)
-SELECT * FROM (SELECT unnest($rows, recursive := true))
+SELECT $version, row_id, parse_filename(filename, true), prompt_hash, interaction_id, feedback_id
+FROM read_parquet($files, filename = true, union_by_name = true)
 
 -- name: champion
 SELECT m.* FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version

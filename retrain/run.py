@@ -27,6 +27,7 @@ from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
 from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
+from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.decision import gate, judge
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
 from retuned.retrain.decision.judge import Opinion
@@ -275,6 +276,7 @@ class _Run:
         with self._stage("evaluate"):
             rows, lengths = self._evaluations(dataset, parent, training)
             opinion = self._opinion(dataset, rows)
+            rows = self._traffic(dataset, rows)
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
             lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
@@ -315,7 +317,9 @@ class _Run:
             self._tell("dataset")
             versions.base_hash(versions.need_base(self.settings.models.base))
             champion = versions.champion(self.warehouse, self.workload)
-            dataset = build_dataset(self.warehouse, self.settings, self.workload, self.now())
+            dataset = build_dataset(
+                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.stop
+            )
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
@@ -366,19 +370,42 @@ class _Run:
         )
         answered = [row for row in dataset.split("holdout") if row["row_id"] in before.keys() & after.keys()]
         pairs = [
-            judge.Pair(
-                row_id=row["row_id"],
-                conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
-                context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
-                approved=row["completion"],
-                champion=before[row["row_id"]],
-                candidate=after[row["row_id"]],
-            )
+            _pair(row, row["completion"], before[row["row_id"]], after[row["row_id"]])
             for row in drawn(answered, settings.judge_examples)
         ]
         opinion = judge.compare(pairs, settings, self.stop)
         replace_text(kept, json.dumps(asdict(opinion)))
         return opinion
+
+    def _traffic(self, dataset: Dataset, rows: list[Evaluation]) -> list[Evaluation]:
+        """The evaluations, with the judge's verdicts on the candidate's answers to unrated traffic, where there is one.
+
+        It is asked where the answers differ, in the order of the draw, until it was asked evaluate.judge_examples
+        times: what comes before is a sample of the traffic. Where they agree, it is a tie.
+        """
+        settings = self.settings.evaluate
+        before = {row.row_id: row.output for model in (LOGGED, CHAMPION) for row in _of(rows, model, "traffic")}
+        if settings.judge_url is None or not before:
+            return rows
+        kept = self.folder / "traffic.json"
+        if not kept.is_file():
+            asked = {row["row_id"]: row for row in dataset.split("traffic")}
+            looked_at, differing = list[Evaluation](), list[judge.Pair]()
+            for row in sorted(_of(rows, CANDIDATE, "traffic"), key=lambda row: text_hash(row.row_id)):
+                if len(differing) == settings.judge_examples:
+                    break
+                looked_at.append(row)
+                if row.agreement != 1:
+                    differing.append(_pair(asked[row.row_id], "", before[row.row_id], row.output))
+            said = judge.compare(differing, settings, self.stop)
+            asked_about = {pair.row_id for pair in differing}
+            ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}
+            replace_text(kept, json.dumps(ties | said.verdicts))
+        verdicts: dict[str, str] = json.loads(kept.read_text(encoding="utf-8"))
+        return [
+            replace(row, verdict=verdicts.get(row.row_id)) if (row.model, row.split) == (CANDIDATE, "traffic") else row
+            for row in rows
+        ]
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -428,6 +455,8 @@ class _Run:
             holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
             logged=_of(rows, LOGGED, "holdout"),
             serving=champion == CHAMPION,
+            traffic=_of(rows, CANDIDATE, "traffic"),
+            general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
         )
         decision = replace(decision, figures=summary(rows) | lengths | decision.figures)
         if opinion is not None:
@@ -552,6 +581,18 @@ class _Run:
     def _set(self, **values: Any) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
         self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
+
+
+def _pair(row: dict[str, Any], approved: str, champion: str, candidate: str) -> judge.Pair:
+    """What a judge is shown of a dataset's row."""
+    return judge.Pair(
+        row_id=row["row_id"],
+        conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
+        context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
+        approved=approved,
+        champion=champion,
+        candidate=candidate,
+    )
 
 
 def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:

@@ -31,6 +31,8 @@ class Row:
     slices: tuple[str, ...] = ()
     origin: str | None = None
     kind: str | None = None
+    verdict: str | None = None
+    agreement: float | None = None
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:

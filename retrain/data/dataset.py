@@ -14,6 +14,8 @@ from retuned.retrain.versions import QUERIES
 
 SPLITS = ("train", "validation", "holdout", "regression")
 THUMBS = "thumbs"
+TRAFFIC = "traffic"
+"""Answers that nobody said anything about: what is compared on them is no score."""
 SET_ASIDE = "set_aside"
 
 
@@ -43,8 +45,9 @@ class Dataset:
 
     Attributes:
         path: its folder: `train.parquet`, `validation.parquet`, `holdout.parquet`, `regression.parquet`;
-            `thumbs.parquet`, answers that people called helpful or not, for preference training; `set_aside.parquet`,
-            what was left out and why; `topics.json`, by which the next dataset names the same topics; `card.json`.
+            `thumbs.parquet`, answers that people called helpful or not, for preference training; `traffic.parquet`,
+            recent answers that nobody rated, as completions; `set_aside.parquet`, what was left out and why;
+            `topics.json`, by which the next dataset names the same topics; `card.json`.
         rows: number of rows of each split.
         replay: rows of train that repeat an earlier dataset.
         card: what it was made from, and what was left out and why.

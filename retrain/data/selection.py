@@ -10,7 +10,7 @@ from retuned.retrain.data.dataset import SPLITS
 from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
 from retuned.retrain.data.examples import Example, agree
 from retuned.retrain.data.questions import QuestionIndex
-from retuned.retrain.data.similarity import text_hash
+from retuned.retrain.data.similarity import Template, text_hash
 from retuned.retrain.data.splits import assigned_splits, split_of, topic_of
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.settings import DatasetSettings
@@ -129,6 +129,25 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     topical = zip(named([row for row, _ in thumbs]), (desirable for _, desirable in thumbs), strict=True)
     oldest_first = sorted(topical, key=lambda thumb: (thumb[0].timestamp, thumb[0].row_id))
     return Selection(splits, frozenset(row.row_id for row in replay), oldest_first, left, topics)
+
+
+def sample_of_traffic(
+    unrated: Sequence[Example], chosen: Selection, template: Template, settings: DatasetSettings
+) -> list[Example]:
+    """The first dataset.traffic_rows answers that nobody rated, whose questions are no row's of the dataset: what was
+    learned shows nothing, and what is judged on has an approved answer. One of each question."""
+    index: QuestionIndex[bool] = QuestionIndex(settings.near_duplicate_similarity, template)
+    for row in chain(*chosen.splits.values(), (row for row, _ in chosen.thumbs)):
+        index.add(row, True)
+    kept: list[Example] = []
+    for row in unrated:
+        if len(kept) == settings.traffic_rows:
+            break
+        if not any(index.same(row)):
+            index.add(row, True)
+            kept.append(row)
+    names = chosen.topics.of([row.question for row in kept])
+    return [replace(row, topic=name) for row, name in zip(kept, names, strict=True)]
 
 
 def _rehearsal(old: Sequence[Example], earlier: Earlier) -> list[Example]:

@@ -28,6 +28,7 @@ from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, facts, score, token_f1, values
+from retuned.retrain.scoring.general import is_right, prompts
 from retuned.retrain.settings import EvaluateSettings, Settings
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.versions import Version
@@ -55,7 +56,8 @@ class Evaluation:
     Attributes:
         model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
             not known.
-        split: holdout or regression.
+        split: holdout, regression, traffic (recent answers that nobody rated; the score is the agreement with the
+            logged answer) or general (see `scoring.general`).
         kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.
@@ -76,6 +78,8 @@ class Evaluation:
             is a matter of how it is served, and holds nothing against what it learned.
         verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
             not asked, or gave no usable answer.
+        agreement: of the candidate's answer with the champion's, or with the logged one where no champion serves, by
+            the primary metric, 0 to 1; None of other models, and where neither is known.
     """
 
     model: str
@@ -99,6 +103,7 @@ class Evaluation:
     output_tokens: int | None = None
     kind: str | None = None
     verdict: str | None = None
+    agreement: float | None = None
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -152,7 +157,8 @@ def evaluate(
     on_progress: Emit | None = None,
     logged: Mapping[str, str] | None = None,
 ) -> tuple[list[Evaluation], dict[str, float]]:
-    """Let base, champion and candidate answer the holdout, and champion and candidate the regression rows.
+    """Let base, champion and candidate answer the holdout, champion and candidate the regression rows and the traffic,
+    base and candidate the general prompts.
 
     The logged answers are measured beside them.
 
@@ -244,8 +250,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     models = _models(job, base, getattr(torch, job["dtype"]))
     rows = {
         split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
-        for split in ("holdout", "regression")
+        for split in ("holdout", "regression", "traffic")
     }
+    rows["general"] = drawn([prompt.as_row() for prompt in prompts()], settings.general_examples)
     evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
     load_seconds = time.perf_counter() - started
     found = evaluator.answers("holdout", rows["holdout"], list(models))
@@ -254,8 +261,12 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         for row in rows["holdout"]
         if row["row_id"] in job["logged"]
     ]
+    found += [measured("traffic", row, LOGGED, row["completion"]) for row in rows["traffic"]]
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
+    found += evaluator.answers("traffic", rows["traffic"], [*([CHAMPION] if job["champion"] else []), CANDIDATE])
+    found += checked(evaluator.answers("general", rows["general"], [BASE, CANDIDATE]))
+    found = with_agreement(found)
     times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
     return {"rows": [asdict(row) for row in found], "figures": times | evaluator.lengths}
 
@@ -274,6 +285,23 @@ def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
         found[full] = lora.load_adapter(found.get(full) or load_model(base, dtype), path, name=name)
     of = {name: found[lora.is_full(path)] for name, path in paths.items()}
     return {BASE: of[CANDIDATE], **of}
+
+
+def checked(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """Answers to the general prompts, scored by what is asked of them."""
+    known = {prompt.id: prompt for prompt in prompts()}
+    return [replace(row, score=float(is_right(known[row.row_id], row.output))) for row in rows]
+
+
+def with_agreement(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it."""
+    before = {(row.split, row.row_id): row.output for model in (LOGGED, CHAMPION) for row in rows if row.model == model}
+    return [
+        replace(row, agreement=score(row.output, before[row.split, row.row_id]))
+        if row.model == CANDIDATE and row.split in ("holdout", "traffic") and (row.split, row.row_id) in before
+        else row
+        for row in rows
+    ]
 
 
 def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:

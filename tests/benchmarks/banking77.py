@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from building import build_dataset
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
@@ -35,7 +36,6 @@ from retuned.daemon.settings import load
 from retuned.daemon.transfer.imports import import_files
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import retrain

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from brokers import Broker
+from building import build_dataset
 from daemons import App, running, settings_for
 from teaching import START, Teacher
 
@@ -16,7 +17,6 @@ from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.windows import windows
-from retuned.retrain.data.build import build_dataset
 
 DAY = timedelta(days=1)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from judges import answers, serving
 from models import tiny_llama
 from prometheus_client import CollectorRegistry
@@ -20,7 +21,6 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.retrain import run, versions
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
