@@ -249,8 +249,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     tokenizer.padding_side = "left"
     models = _models(job, base, getattr(torch, job["dtype"]))
     rows = {
-        split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
-        for split in ("holdout", "regression", "traffic")
+        split: drawn(pq.read_table(file).to_pylist(), settings.maximum_examples) if file.is_file() else []
+        for split in ("holdout", "regression", "traffic")  # datasets of before version 0.2.0 have no traffic
+        for file in [Path(job["dataset"]) / f"{split}.parquet"]
     }
     rows["general"] = drawn([prompt.as_row() for prompt in prompts()], settings.general_examples)
     evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)

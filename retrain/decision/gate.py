@@ -487,7 +487,8 @@ def _general(pairs: Pairs, settings: GateSettings) -> Decision:
         verdict.passed,
         [
             f"Of {len(pairs)} prompts that have nothing to do with the workload the candidate answers {after:.1%} "
-            f"right and the base model {before:.1%}: a drop of {before - after:+.1%}, {verdict} the allowed {limit:.1%}."
+            f"right and the base model {before:.1%}: a drop of {before - after:+.1%}, {verdict} the allowed "
+            f"{limit:.1%}."
         ],
         {"general_base": before, "general_candidate": after, "general_examples": float(len(pairs))},
     )

@@ -29,7 +29,7 @@ def test_there_are_a_hundred_of_nine_kinds_in_several_languages() -> None:
 def test_no_prompt_takes_an_empty_or_an_unrelated_answer(prompt: Prompt) -> None:
     assert not is_right(prompt, " ")
     if "never" not in prompt.check:
-        assert not is_right(prompt, "You may send it back for 30 weeks; see our terms. Goodbye!")
+        assert not is_right(prompt, "You may send it back for ninety weeks; see our terms. Goodbye!")
     else:
         assert not is_right(prompt, prompt.messages[0]["content"])
         assert is_right(prompt, "I cannot say that.")
