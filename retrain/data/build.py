@@ -40,6 +40,7 @@ from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
 
 _EXTRACT = named_queries("retuned.retrain.data", "extract.sql")
+_EXTRACT_FILE = "extract.duckdb"
 _REFUSALS: dict[str, type[DatasetRefused]] = {kind.__name__: kind for kind in (TooFewRows, LostClass)}
 _TIMES = ("timestamp", "received_at")
 _COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name not in _TIMES] + [
@@ -76,8 +77,8 @@ def build_dataset(
         ChildFailed: the child failed or died; also when the splits share a question, a fault of this program.
     """
     stop = stop or threading.Event()
-    job = prepare(warehouse, settings, workload, folder, stop)
     try:
+        job = prepare(warehouse, settings, workload, folder, stop)
         result = run_child(
             "retuned.retrain.data.build",
             job,
@@ -87,7 +88,7 @@ def build_dataset(
             to_need_less="lower dataset.maximum_rows",
         )
     finally:
-        Path(job["extract"]).unlink(missing_ok=True)
+        (folder / _EXTRACT_FILE).unlink(missing_ok=True)
     return registered(warehouse, workload, result, now)
 
 
@@ -96,7 +97,7 @@ def prepare(
 ) -> dict[str, Any]:
     """The job of the child: what it reads of the warehouse is in a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    extract = folder / "extract.duckdb"
+    extract = folder / _EXTRACT_FILE
     extract.unlink(missing_ok=True)  # of an attempt that was killed
     limits = {"limit": settings.dataset.maximum_rows, "traffic_rows": settings.dataset.traffic_rows}
     warehouse.extract_to(extract, _EXTRACT, {"workload": workload, **limits}, stop)

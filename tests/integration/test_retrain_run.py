@@ -2,6 +2,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -45,6 +46,12 @@ def settings_for(folder: Path, base: Path) -> Settings:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+def ask_in_vain(teacher: Teacher) -> None:
+    """Nobody says anything about these answers."""
+    for number in range(24):
+        teacher.ask(question(number), "Good morning.")
 
 
 class Bench:
@@ -114,8 +121,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]
     opened = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
     bench = Bench(opened, settings_for(folder, base), MemoryPublisher())
     teacher = Teacher(opened)
-    for number in range(24):  # nobody says anything about these
-        teacher.ask(question(number), "Good morning.")
+    ask_in_vain(teacher)
     kept: dict[str, Any] = {}
 
     def keep(line: dict[str, Any]) -> None:
@@ -326,26 +332,36 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     assert "decided on 1 time before" in again.reasons[1]
 
 
-def test_a_judge_is_asked_and_decides_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
-    teach_policies(Teacher(bench.warehouse), GOODS)
+def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
     real.play(monkeypatch)
     with serving() as judging:
         judging.reply = lambda shown: "Verdict: A" if len(answers(shown)[0]) > len(answers(shown)[1]) else "Verdict: B"
-        evaluate = judging.settings(judge_examples=10)
+        evaluate = judging.settings(judge_examples=22)
         bench.settings = bench.settings.model_copy(update={"evaluate": evaluate})
         result = bench.retrain()
     assert result.promoted
     assert "The judge wise, which decides nothing, prefers" in result.reasons[-1]
-    assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 10
+    assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 22
     verdicts = bench.warehouse.rows(
         "SELECT model, split, verdict FROM evaluations WHERE verdict IS NOT NULL AND run_id = ?", [result.run_id]
     )
-    assert len(verdicts) == 10
-    assert {(row["model"], row["split"]) for row in verdicts} == {(result.version, "holdout")}
+    assert Counter((row["model"], row["split"]) for row in verdicts) == {
+        (result.version, "holdout"): 22,
+        (result.version, "traffic"): 22,
+    }
+    assert result.figures["traffic_judged"] == 22
+    assert "By the judge it loses " in " ".join(result.reasons)
 
 
 def test_a_judge_that_is_away_stops_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
-    teach_policies(Teacher(bench.warehouse), GOODS)
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
     real.play(monkeypatch)
     away = EvaluateSettings(judge_url="http://127.0.0.1:9/v1", judge_model="gone")
     bench.settings = bench.settings.model_copy(update={"evaluate": away})
