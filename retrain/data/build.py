@@ -104,7 +104,8 @@ def prepare(
     return {
         "extract": str(extract.resolve()),
         "workload": workload,
-        "settings": settings.model_dump(mode="json", exclude={"evaluate", "labels"}),
+        # The daemon's settings have more sections.
+        "settings": settings.model_dump(mode="json", include=Settings.model_fields.keys() - {"evaluate", "labels"}),
     }
 
 
