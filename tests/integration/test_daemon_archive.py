@@ -25,7 +25,7 @@ def old_settings(folder: Path, **sections: dict[str, Any]) -> Settings:
     return Settings(
         warehouse={"path": folder / "data" / "retuned.duckdb"},
         models={"directory": folder / "models"},
-        dataset={"minimum_rows": 1},
+        dataset={"minimum_rows": 1, "traffic_rows": 0},  # what nobody rated may leave, and the sample with it
         gate={"minimum_examples": 1},
         retention={"keep_days": 5},
         **sections,
