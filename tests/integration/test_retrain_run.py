@@ -184,9 +184,9 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
 
 
 def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(real: Real) -> None:
-    all = real.bench.warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [real.second.run_id])
-    assert {row["split"] for row in all} == {"holdout", "regression", "traffic", "general"}
-    rows = [row for row in all if row["split"] in ("holdout", "regression")]
+    stored = real.bench.warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [real.second.run_id])
+    assert {row["split"] for row in stored} == {"holdout", "regression", "traffic", "general"}
+    rows = [row for row in stored if row["split"] in ("holdout", "regression")]
     assert {row["language"] for row in rows} >= {"en"}
     assert {(row["turns"], row["with_context"], row["grounded"]) for row in rows} == {(1, False, None)}
     right = [row for row in rows if row["score"] == 1.0]
@@ -396,7 +396,9 @@ def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:
 
 
 def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: Real) -> None:
-    teach_policies(Teacher(bench.warehouse), GOODS)
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
     bench.stop_at(stage="train", step=15)
     stopped = bench.retrain()
     assert stopped.state == "interrupted"
