@@ -51,8 +51,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        state: succeeded (trained and decided), refused (too little to learn from, most of a class left out, or too many rows too
-            long), failed, cancelled, or interrupted (take it up again).
+        state: succeeded (trained and decided), refused (too little to learn from, most of a class left out, or too many
+            rows too long), failed, cancelled, or interrupted (take it up again).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
