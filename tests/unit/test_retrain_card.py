@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,13 @@ def test_what_it_learned_from_where_it_comes_from_and_how_to_load_it() -> None:
     ):
         assert line in card.splitlines()
     assert "--max-lora-rank 32 " in card
+
+
+def test_examples_that_were_too_long_are_counted() -> None:
+    assert "train.max_length" not in render(FULL)
+    training = {"rows_cut": 7, "rows_too_long": 3}
+    told = "7 examples lost their oldest turns or last passages, 3 were left out"
+    assert told in render(replace(FULL, manifest=MANIFEST | {"training": training}))
 
 
 def test_a_version_that_has_all_weights_says_so_and_is_merged_for_vllm() -> None:
