@@ -219,6 +219,11 @@ class PrivacySettings(Section):
     names: bool = Field(
         False, description="replace names of people too, in English text; slow, and needs pip install 'retuned[names]'"
     )
+    keep: tuple[str, ...] = Field(
+        (),
+        description="the company's own contacts, which stay as they are: addresses, phone numbers, URLs, names; case "
+        "and the way in which a number is grouped make no difference",
+    )
     user_key: SecretStr | None = Field(
         None,
         description="key of the hash that replaces user_id, or several, one a line, newest first; "

@@ -112,6 +112,14 @@ WHERE workload = $workload AND removed_at IS NULL
     AND created_at <= (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version)
 ORDER BY created_at DESC, version
 
+-- name: failures
+-- Of each topic, how wrong a version's answers were wherever it was judged.
+SELECT topic, 1 - avg(score) AS failures
+FROM evaluations
+WHERE workload = $workload AND model = $version AND split IN ('holdout', 'regression') AND topic IS NOT NULL
+GROUP BY topic
+HAVING avg(score) IS NOT NULL
+
 -- name: dataset
 SELECT * FROM datasets WHERE workload = $workload AND version = $version
 
@@ -120,7 +128,8 @@ UPDATE datasets SET removed_at = NULL WHERE workload = $workload AND version = $
 
 -- name: dataset_lineage
 INSERT INTO dataset_rows (dataset_version, row_id, split, prompt_hash, interaction_id, feedback_id)
-SELECT * FROM (SELECT unnest($rows, recursive := true))
+SELECT $version, row_id, parse_filename(filename, true), prompt_hash, interaction_id, feedback_id
+FROM read_parquet($files, filename = true, union_by_name = true)
 
 -- name: champion
 SELECT m.* FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version

@@ -27,6 +27,7 @@ from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
 from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
+from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.decision import gate, judge
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
 from retuned.retrain.decision.judge import Opinion
@@ -40,6 +41,7 @@ T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
+_LENGTHS = ("rows_cut", "rows_too_long")
 _rows = threading.Lock()
 """Commands and the run under way change the rows of runs, each in a thread of its own."""
 
@@ -49,8 +51,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        state: succeeded (trained and decided), refused (too little to learn from, or most of a class left out), failed,
-            cancelled, or interrupted (take it up again).
+        state: succeeded (trained and decided), refused (too little to learn from, most of a class left out, or too many
+            rows too long), failed, cancelled, or interrupted (take it up again).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
@@ -290,11 +292,13 @@ class _Run:
             )
         self._check_stop()
         with self._stage("evaluate"):
-            rows = self._evaluations(dataset, parent, training)
+            rows, lengths = self._evaluations(dataset, parent, training)
             opinion = self._opinion(dataset, rows)
+            rows = self._traffic(dataset, rows)
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
-            decision = self._decide(dataset, rows, opinion, candidate)
+            lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
+            decision = self._decide(dataset, rows, opinion, candidate, lengths)
             traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         self._check_stop()
@@ -334,7 +338,9 @@ class _Run:
             champion = versions.champion(self.warehouse, self.workload)
             if champion is not None:
                 versions.check_base(champion, base)
-            dataset = build_dataset(self.warehouse, self.settings, self.workload, self.now())
+            dataset = build_dataset(
+                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.stop
+            )
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
@@ -343,12 +349,16 @@ class _Run:
         parent = row["parent_version"]
         return kept, versions.find(self.warehouse, self.workload, parent) if parent else None
 
-    def _evaluations(self, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> list[Evaluation]:
+    def _evaluations(
+        self, dataset: Dataset, parent: Version | None, training: dict[str, Any]
+    ) -> tuple[list[Evaluation], dict[str, float]]:
+        """What was evaluated, and how many rows did not fit as they are."""
         kept = self.folder / "evaluations.json"
         if kept.is_file():
-            return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            return [Evaluation(**row) for row in found["rows"]], found["lengths"]
         self._tell("evaluate")
-        rows, times = self._timed(
+        rows, figures = self._timed(
             "evaluate_seconds",
             lambda: evaluate(
                 dataset,
@@ -362,9 +372,10 @@ class _Run:
                 datasets.logged_answers(self.warehouse, dataset),
             ),
         )
-        self._paid(int(times.get("judge_tokens", 0)))
-        replace_text(kept, json.dumps([asdict(row) for row in rows]))
-        return rows
+        self._paid(int(figures.get("judge_tokens", 0)))
+        lengths = {name: value for name, value in figures.items() if name.endswith(_LENGTHS)}
+        replace_text(kept, json.dumps({"rows": [asdict(row) for row in rows], "lengths": lengths}))
+        return rows, lengths
 
     def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
         """What the judge says of the candidate's answers; None where there is no judge."""
@@ -381,21 +392,46 @@ class _Run:
         )
         answered = [row for row in dataset.split("holdout") if row["row_id"] in before.keys() & after.keys()]
         pairs = [
-            judge.Pair(
-                row_id=row["row_id"],
-                conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
-                context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
-                approved=row["completion"],
-                champion=before[row["row_id"]],
-                candidate=after[row["row_id"]],
-                objective=self.settings.objective,
-            )
+            _pair(row, row["completion"], before[row["row_id"]], after[row["row_id"]], self.settings.objective)
             for row in drawn(answered, settings.judge_examples)
         ]
         opinion = judge.compare(pairs, settings, self.stop)
         self._paid(opinion.tokens)
         replace_text(kept, json.dumps(asdict(opinion)))
         return opinion
+
+    def _traffic(self, dataset: Dataset, rows: list[Evaluation]) -> list[Evaluation]:
+        """The evaluations, with the judge's verdicts on the candidate's answers to unrated traffic, where there is one.
+
+        It is asked where the answers differ, in the order of the draw, until it was asked evaluate.judge_examples
+        times: what comes before is a sample of the traffic. Where they agree, it is a tie.
+        """
+        settings = self.settings.evaluate
+        before = {row.row_id: row.output for model in (LOGGED, CHAMPION) for row in _of(rows, model, "traffic")}
+        if settings.judge_url is None or not before:
+            return rows
+        kept = self.folder / "traffic.json"
+        if not kept.is_file():
+            asked = {row["row_id"]: row for row in dataset.split("traffic")}
+            looked_at, differing = list[Evaluation](), list[judge.Pair]()
+            for row in sorted(_of(rows, CANDIDATE, "traffic"), key=lambda row: text_hash(row.row_id)):
+                if len(differing) == settings.judge_examples:
+                    break
+                looked_at.append(row)
+                if row.agreement != 1:
+                    differing.append(
+                        _pair(asked[row.row_id], "", before[row.row_id], row.output, self.settings.objective)
+                    )
+            said = judge.compare(differing, settings, self.stop)
+            self._paid(said.tokens)
+            asked_about = {pair.row_id for pair in differing}
+            ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}
+            replace_text(kept, json.dumps(ties | said.verdicts))
+        verdicts: dict[str, str] = json.loads(kept.read_text(encoding="utf-8"))
+        return [
+            replace(row, verdict=verdicts.get(row.row_id)) if (row.model, row.split) == (CANDIDATE, "traffic") else row
+            for row in rows
+        ]
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -428,7 +464,12 @@ class _Run:
         return version
 
     def _decide(
-        self, dataset: Dataset, rows: list[Evaluation], opinion: Opinion | None, candidate: Version
+        self,
+        dataset: Dataset,
+        rows: list[Evaluation],
+        opinion: Opinion | None,
+        candidate: Version,
+        lengths: dict[str, float],
     ) -> gate.Decision:
         """Decided once: evaluations and decision are written together, and a resumed run finds them."""
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
@@ -446,9 +487,12 @@ class _Run:
             holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
             logged=_of(rows, LOGGED, "holdout"),
             serving=champion == CHAMPION,
+            traffic=_of(rows, CANDIDATE, "traffic"),
+            general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
         )
         metric = datasets.metric_of(dataset, self.settings)
-        decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=summary(rows) | decision.figures)
+        figures = summary(rows) | lengths | decision.figures
+        decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=figures)
         if opinion is not None:
             figures = decision.figures | opinion.figures()
             decision = replace(
@@ -576,6 +620,19 @@ class _Run:
     def _set(self, **values: Any) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
         self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
+
+
+def _pair(row: dict[str, Any], approved: str, champion: str, candidate: str, objective: str) -> judge.Pair:
+    """What a judge is shown of a dataset's row."""
+    return judge.Pair(
+        row_id=row["row_id"],
+        conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
+        context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
+        approved=approved,
+        champion=champion,
+        candidate=candidate,
+        objective=objective,
+    )
 
 
 def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 
-Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
-FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
+Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
+FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
 METRICS = ("auto", "facts", "exact", "label", "json", "tool_calls", "text", "judge")
 _TEMPLATE_ARGUMENTS = frozenset(
@@ -87,6 +87,10 @@ class DatasetSettings(Section):
         description="most that a source may give of the new rows (user, expert, judge, app, demonstration, accepted); "
         "never less than an even share",
     )
+    traffic_rows: Annotated[int, Field(ge=0)] = Field(
+        100,
+        description="recent answers that nobody rated, on which candidate and champion are compared",
+    )
     topics: PositiveInt = Field(12, description="most topics that questions are sorted into")
     maximum_topic_share: Share = Field(
         0.3, description="most that one topic may have of the new rows to train on; never less than twice an even share"
@@ -156,7 +160,14 @@ class TrainSettings(Section):
     epochs: PositiveInt = Field(5, description="most passes over the training rows")
     patience: PositiveInt = Field(2, description="stop after so many epochs without a better validation loss")
     warmup_share: Share = Field(0.1, description="share of the steps over which the learning rate rises")
-    max_length: PositiveInt = Field(1_024, description="longer examples lose the start of their prompt")
+    max_length: PositiveInt = Field(
+        1_024,
+        description="tokens; longer examples lose their oldest turns, then their last passages, and are left out when "
+        "that is not enough",
+    )
+    maximum_too_long_share: Share = Field(
+        0.2, description="with a larger share of rows that do not fit train.max_length even so, nothing is trained"
+    )
     checkpoint_steps: PositiveInt | None = Field(
         None,
         description="a resumable checkpoint is written every so many steps; null: once a minute, or less often where "
@@ -223,6 +234,9 @@ class EvaluateSettings(JudgeSettings):
     )
     timeout_seconds: PositiveFloat = Field(
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
+    )
+    general_examples: Annotated[int, Field(ge=0)] = Field(
+        45, description="most prompts that have nothing to do with the workload; 0: none"
     )
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
 
@@ -294,6 +308,17 @@ class GateSettings(Section):
     )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
+    )
+    maximum_traffic_drop: Share = Field(
+        0.1,
+        description="of recent traffic that nobody rated, the candidate may by the judge lose so much more than it "
+        "wins against the champion; without a judge it may answer so much more of that traffic differently than of the "
+        "holdout; beyond what chance explains",
+    )
+    maximum_general_drop: Share = Field(
+        0.3,
+        description="of prompts that have nothing to do with the workload, the candidate may answer so many fewer "
+        "right than the base model, beyond what chance explains; 1: it may lose all of that",
     )
     maximum_slice_drop: Share = Field(
         0.1,

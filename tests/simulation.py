@@ -33,6 +33,8 @@ class Row:
     kind: str | None = None
     valid: bool | None = None
     answered: str | None = None
+    verdict: str | None = None
+    agreement: float | None = None
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:

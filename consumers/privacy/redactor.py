@@ -8,6 +8,7 @@ first, because most texts hold nothing to find.
 import re
 from collections import Counter
 from collections.abc import Callable, Set
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -46,6 +47,8 @@ _SUSPECT = "|".join(
     )
 )
 _SUSPECT_NAME = r"\p{Lu}\p{Ll}"
+# In the place of a kind: what privacy.keep names, which stays as it stands.
+_KEPT = "KEPT"
 Failed = Callable[[int, Exception], None]
 # What a conversation may be named after.
 _SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
@@ -57,7 +60,8 @@ class Redactor:
 
     Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
     `columns` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
-    stand in a text already stay, and their numbers are not given again in their scope.
+    stand in a text already stay, and their numbers are not given again in their scope; what privacy.keep names
+    stays too.
 
     For one thread. `take_counts` says how often something was replaced.
     """
@@ -74,6 +78,8 @@ class Redactor:
         self._regions, self._machines = settings.phone_regions, machines
         self._replace_names = load_names() if settings.redact and settings.names else None
         self._suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
+        self._kept: frozenset[tuple[str, str]] = frozenset()
+        self._kept = frozenset(chain.from_iterable(map(self._values, settings.keep)))
         self._conversations = Conversations()
         self._counts: Counter[str] = Counter()
 
@@ -179,11 +185,14 @@ class Redactor:
         if not found:
             return text
         numbers = scope or self.scope(text)
-        self._counts.update(kind for kind, _ in found)
+        self._counts.update(kind for kind, _ in found if kind != _KEPT)
 
         def placeholder(match: re.Match[str]) -> str:
             index = int(match[1])
-            return numbers.placeholder(*found[index]) if index < len(found) else match[0]
+            if index >= len(found):
+                return match[0]
+            kind, value = found[index]
+            return _FOUND.sub(placeholder, value) if kind == _KEPT else numbers.placeholder(kind, value)
 
         clean = _FOUND.sub(placeholder, marked)
         return _UNQUOTED.sub(r'"\1"', clean) if is_json and not _is_json(clean) else clean
@@ -197,11 +206,20 @@ class Redactor:
     def _json(self, text: str, scope: Scope) -> str:
         return msgspec.json.encode(self.value(msgspec.json.decode(text), scope)).decode()
 
+    def _values(self, kept: str) -> list[tuple[str, str]]:
+        """Kind and value of what would be taken out of a text that is to be kept. A number alone may not be known as a
+        phone's, behind such a word it is; nor is a name alone known as one."""
+        found: list[tuple[str, str]] = [("NAME", " ".join(kept.casefold().split()))]
+        for text in (kept, f"tel. {kept}"):
+            self._mark(text, found)
+        return found
+
     def _mark(self, text: str, found: list[tuple[str, str]]) -> str:
         """The text with marks for what goes, which is added to `found` as kind and value."""
 
-        def mark(kind: str, value: str) -> str:
-            found.append((kind, value))
+        def mark(kind: str, value: str, text: str) -> str:
+            # What is kept is marked too: no later pattern looks into it.
+            found.append((_KEPT, text) if self._kept and (kind, value) in self._kept else (kind, value))
             return f"<\x00{len(found) - 1}>"
 
         text = credentials.replace_credentials(text, text.lower(), mark)

@@ -17,13 +17,15 @@ from retuned.retrain.versions import QUERIES
 
 SPLITS = ("train", "validation", "holdout", "regression")
 THUMBS = "thumbs"
+TRAFFIC = "traffic"
+"""Answers that nobody said anything about: what is compared on them is no score."""
 SET_ASIDE = "set_aside"
 REDUCED = ("train", "holdout")
 """The splits of a dataset that retention reduced to what later ones are made from."""
 
 
 class DatasetRefused(RetunedError):
-    """No dataset is made of this evidence. Nothing was written."""
+    """Nothing is trained on this evidence."""
 
 
 class TooFewRows(DatasetRefused):
@@ -32,6 +34,10 @@ class TooFewRows(DatasetRefused):
 
 class LostClass(DatasetRefused):
     """Most questions of a frequent answer or topic would be left out: it would be neither learned nor judged."""
+
+
+class TooLongRows(DatasetRefused):
+    """Too many rows are longer than the training may read. The dataset stays."""
 
 
 class Leak(RetunedError):
@@ -44,8 +50,9 @@ class Dataset:
 
     Attributes:
         path: its folder: `train.parquet`, `validation.parquet`, `holdout.parquet`, `regression.parquet`;
-            `thumbs.parquet`, answers that people called helpful or not, for preference training; `set_aside.parquet`,
-            what was left out and why; `topics.json`, by which the next dataset names the same topics; `card.json`.
+            `thumbs.parquet`, answers that people called helpful or not, for preference training; `traffic.parquet`,
+            recent answers that nobody rated, as completions; `set_aside.parquet`, what was left out and why;
+            `topics.json`, by which the next dataset names the same topics; `card.json`.
         rows: number of rows of each split.
         replay: rows of train that repeat an earlier dataset.
         card: what it was made from, and what was left out and why.

@@ -1,7 +1,7 @@
 """What a dataset may be made from: the evidence there is now, and what earlier datasets hold."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from retuned.retrain.data.similarity import Template
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.scoring.metric import Chosen, Same, choose
 from retuned.retrain.settings import DatasetSettings, Settings
-from retuned.retrain.versions import QUERIES
+from retuned.retrain.versions import QUERIES, Version
 
 # In which order a question's place is looked for, as the query `places` numbers them.
 _PLACES = ("holdout", "validation", "train")
@@ -113,6 +113,9 @@ class Earlier:
     Attributes:
         generation: the draw that questions are held out by today.
         spent: what stood in holdouts since then that were drawn before today's; it is among `judged` too.
+        rehearsed: prompt hash of a row of train to the number of datasets since it was last trained on: 0, by the
+            newest.
+        failures: topic to the share of its questions that the champion answered wrong where it was judged.
     """
 
     versions: list[str]
@@ -121,14 +124,18 @@ class Earlier:
     judged: list[Example]
     generation: int
     spent: list[Example]
+    rehearsed: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, version: str | None) -> "Earlier":
+    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, champion: Version | None) -> "Earlier":
+        version = champion.dataset_version if champion else None
         today = holdout.generation(warehouse, workload, version, settings.gate.holdout_tries)
         train: dict[str, Example] = {}
         judged: dict[str, Example] = {}
         first: dict[str, str] = {}
-        versions = []
+        rehearsed: dict[str, int] = {}
+        versions: list[str] = []
         until = None
         # Newest first: of two datasets that hold one prompt, the newer answer counts.
         for later in holdout.spent(warehouse, workload, version, today):
@@ -140,9 +147,13 @@ class Earlier:
             versions.append(dataset.version)
             until = until or datetime.fromisoformat(dataset.card["evidence_until"])
             _gather(dataset, ("train",), train, first)
+            for prompt_hash in train.keys() - rehearsed.keys():
+                rehearsed[prompt_hash] = len(versions) - 1
             _gather(dataset, ("holdout", "regression"), judged, first)
         regression = [replace(row, origin=first.get(row.prompt_hash)) for row in judged.values()]
-        return cls(versions, until, list(train.values()), regression, today, spent)
+        judged_on = {"workload": workload, "version": champion.version if champion else None}
+        failures = {row["topic"]: row["failures"] for row in warehouse.rows(QUERIES["failures"], judged_on)}
+        return cls(versions, until, list(train.values()), regression, today, spent, rehearsed, failures)
 
 
 def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:

@@ -37,7 +37,9 @@ class Example:
         question: its last user message, normalised.
         messages: the conversation, system messages included: JSON, list of objects with role and content, a string.
         completion: the answer, with its calls of tools (see `tool_calls.written`) and without its reasoning.
-        source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one.
+        kind: correction; accepted: the answer was called good; unrated: nobody said anything about it.
+        source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one; traffic for
+            an unrated answer.
         rejected: the answer that a correction replaces; None for an accepted answer and a demonstration.
         context: the passages that the answer was to rest on: JSON, list of strings, or None.
         timestamp: when the feedback was given.
@@ -56,7 +58,7 @@ class Example:
     question: str
     messages: str
     completion: str
-    kind: Literal["correction", "accepted"]
+    kind: Literal["correction", "accepted", "unrated"]
     source: str
     rejected: str | None
     context: str | None
@@ -160,6 +162,22 @@ def thumbs(
             yield made, helpful
 
 
+def unrated(warehouse: Warehouse, settings: DatasetSettings) -> list[Example]:
+    """The sample of recent traffic in an extract (see `extract.sql`), in the order in which it was drawn."""
+    made = (
+        example(
+            kind="unrated",
+            source="traffic",
+            completion=row["response"],
+            feedback_id="",
+            rewrite=Rewriter(settings),
+            **row,
+        )
+        for row in warehouse.rows("SELECT * FROM traffic_sample")
+    )
+    return [row for row in made if row is not None]
+
+
 def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[str]:
     """The interactions that a dataset would be made from: what retention must leave in the warehouse."""
     limits = {"workload": workload, "limit": settings.maximum_rows}
@@ -197,7 +215,7 @@ class Rewriter:
 def example(
     messages: str,
     completion: str,
-    kind: Literal["correction", "accepted"],
+    kind: Literal["correction", "accepted", "unrated"],
     source: str,
     response: str,
     context: str | None,

@@ -10,6 +10,7 @@ from retuned.retrain.data.dataset import SPLITS
 from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.questions import QuestionIndex
+from retuned.retrain.data.similarity import Template, text_hash
 from retuned.retrain.data.splits import assigned_splits, split_of, topic_of
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.scoring.metric import Same
@@ -116,7 +117,7 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     ]
     share = min(settings.replay_share, 0.99)
     wanted = round(len(splits["train"]) * share / (1 - share))
-    replay = named(sorted(old, key=lambda row: row.row_id)[:wanted])  # by hash: an even draw, and the same each time
+    replay = named(_rehearsal(old, earlier)[:wanted])
     splits |= {"train": splits["train"] + replay, "holdout": held_out, "regression": named(regression)}
     thumbs = [
         (row, desirable)
@@ -134,6 +135,42 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     topical = zip(named([row for row, _ in thumbs]), (desirable for _, desirable in thumbs), strict=True)
     oldest_first = sorted(topical, key=lambda thumb: (thumb[0].timestamp, thumb[0].row_id))
     return Selection(splits, frozenset(row.row_id for row in replay), oldest_first, left, topics)
+
+
+def sample_of_traffic(
+    unrated: Sequence[Example], chosen: Selection, template: Template, settings: DatasetSettings
+) -> list[Example]:
+    """The first dataset.traffic_rows answers that nobody rated, whose questions are no row's of the dataset: what was
+    learned shows nothing, and what is judged on has an approved answer. One of each question."""
+    index: QuestionIndex[bool] = QuestionIndex(settings.near_duplicate_similarity, template)
+    for row in chain(*chosen.splits.values(), (row for row, _ in chosen.thumbs)):
+        index.add(row, True)
+    kept: list[Example] = []
+    for row in unrated:
+        if len(kept) == settings.traffic_rows:
+            break
+        if not any(index.same(row)):
+            index.add(row, True)
+            kept.append(row)
+    names = chosen.topics.of([row.question for row in kept])
+    return [replace(row, topic=name) for row, name in zip(kept, names, strict=True)]
+
+
+def _rehearsal(old: Sequence[Example], earlier: Earlier) -> list[Example]:
+    """Rows of earlier datasets in the order in which they are rehearsed.
+
+    What was rehearsed longest ago comes first, so that all of it comes up over the rounds, and what the champion fails
+    comes up to twice as often: the rounds since then count more by the share of its topic's questions that the champion
+    answered wrong. Rows are not known one by one: the champion was never judged on what it learned. Of equals each
+    round draws others, the same ones for the same evidence.
+    """
+    drawn_by = earlier.versions[0] if earlier.versions else ""
+
+    def order(row: Example) -> tuple[float, str]:
+        rounds = 1 + earlier.rehearsed.get(row.prompt_hash, 0)
+        return -rounds * (1 + earlier.failures.get(row.topic or "", 0.0)), text_hash(f"{drawn_by} {row.row_id}")
+
+    return sorted(old, key=order)
 
 
 def _capped(

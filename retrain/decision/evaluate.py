@@ -32,6 +32,7 @@ from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
+from retuned.retrain.scoring.general import is_right, prompts
 from retuned.retrain.scoring.metric import Metric, restored
 from retuned.retrain.settings import EvaluateSettings, MetricSettings, Settings
 from retuned.retrain.training.base_model import load_model, load_tokenizer
@@ -68,7 +69,8 @@ class Evaluation:
     Attributes:
         model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
             not known.
-        split: holdout or regression.
+        split: holdout, regression, traffic (recent answers that nobody rated; the score is the agreement with the
+            logged answer) or general (see `scoring.general`).
         kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.
@@ -94,6 +96,8 @@ class Evaluation:
         answered: the label that it was read as; None: none.
         groups: the slices that the row belongs to by its approved answer: the tools that it calls, and the metric's
             (see `Metric.groups`).
+        agreement: of the candidate's answer with the champion's, or with the logged one where no champion serves, by
+            the primary metric, 0 to 1; None of other models, and where neither is known.
     """
 
     model: str
@@ -121,6 +125,7 @@ class Evaluation:
     valid: bool | None = None
     answered: str | None = None
     groups: list[str] = field(default_factory=list)
+    agreement: float | None = None
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -175,7 +180,8 @@ def evaluate(
     on_progress: Emit | None = None,
     logged: Mapping[str, str] | None = None,
 ) -> tuple[list[Evaluation], dict[str, float]]:
-    """Let base, champion and candidate answer the holdout, and champion and candidate the regression rows.
+    """Let base, champion and candidate answer the holdout, champion and candidate the regression rows and the traffic,
+    base and candidate the general prompts.
 
     The logged answers are measured beside them.
 
@@ -185,7 +191,9 @@ def evaluate(
         logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
-        the evaluations; and `seconds`, `load_seconds` and `judge_tokens`, that the metric judge was paid for.
+        the evaluations; and `seconds`, `load_seconds`, `judge_tokens` (that the metric judge was paid for), and of each
+        split such as holdout `holdout_rows_cut` (that lost turns or passages to fit train.max_length) and
+        `holdout_rows_too_long` (that were left out).
 
     Raises:
         Cancelled: stop was set.
@@ -220,7 +228,7 @@ def evaluate(
         environment=environment(settings.train) | ({JUDGE_KEY: key.get_secret_value()} if key else {}),
         to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
-    return [Evaluation(**row) for row in result["rows"]], result["times"]
+    return [Evaluation(**row) for row in result["rows"]], result["figures"]
 
 
 def hallucinated(answer: str, approved: str, asked: str, context: list[str] | None) -> bool | None:
@@ -273,11 +281,11 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     models = _models(job, base, getattr(torch, job["dtype"]))
     metric = metric_in_child(job)
     rows = {
-        split: drawn(
-            pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples, metric
-        )
-        for split in ("holdout", "regression")
+        split: drawn(pq.read_table(file).to_pylist(), settings.maximum_examples, metric) if file.is_file() else []
+        for split in ("holdout", "regression", "traffic")  # datasets of before version 0.2.0 have no traffic
+        for file in [Path(job["dataset"]) / f"{split}.parquet"]
     }
+    rows["general"] = drawn([prompt.as_row() for prompt in prompts()], settings.general_examples)
     evaluator = _Evaluator(models, tokenizer, settings, job["encoding"], emit)
     load_seconds = time.perf_counter() - started
     found = evaluator.answers("holdout", rows["holdout"], list(models))
@@ -289,8 +297,12 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
     found, tokens = scored(found, [*rows["holdout"], *rows["regression"]], metric)
-    times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens}
-    return {"rows": [asdict(row) for row in found], "times": times}
+    found += [measured("traffic", row, LOGGED, row["completion"]) for row in rows["traffic"]]
+    found += evaluator.answers("traffic", rows["traffic"], [*([CHAMPION] if job["champion"] else []), CANDIDATE])
+    found, more = with_agreement(found, [*rows["holdout"], *rows["traffic"]], metric)
+    found += checked(evaluator.answers("general", rows["general"], [BASE, CANDIDATE]))
+    spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens + more}
+    return {"rows": [asdict(row) for row in found], "figures": spent | evaluator.lengths}
 
 
 def metric_in_child(job: Mapping[str, Any]) -> Metric:
@@ -340,6 +352,37 @@ def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
         found[full] = lora.load_adapter(on, path, name=name)
     of = {name: found[lora.is_full(path)] for name, path in paths.items()}
     return {BASE: of[CANDIDATE], **of}
+
+
+def checked(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """Answers to the general prompts, scored by what is asked of them."""
+    known = {prompt.id: prompt for prompt in prompts()}
+    return [replace(row, score=float(is_right(known[row.row_id], row.output))) for row in rows]
+
+
+def with_agreement(
+    rows: Sequence[Evaluation], examples: Sequence[Mapping[str, Any]], metric: Metric
+) -> tuple[list[Evaluation], int]:
+    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it; and
+    the tokens that a judge was paid for.
+
+    Args:
+        rows: of all models; those that have no agreement come back as they are.
+        examples: the rows of holdout and traffic.
+    """
+    example = {one["row_id"]: one for one in examples}
+    before = {(row.split, row.row_id): row.output for model in (LOGGED, CHAMPION) for row in rows if row.model == model}
+
+    def agreeing(row: Evaluation) -> tuple[Evaluation, int]:
+        known = before.get((row.split, row.row_id))
+        if row.model != CANDIDATE or row.split not in ("holdout", "traffic") or known is None:
+            return row, 0
+        found = metric.score(row.output, known, example[row.row_id])
+        return replace(row, agreement=found.value), found.tokens
+
+    with ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
+        found = list(pool.map(agreeing, rows))
+    return [row for row, _ in found], sum(tokens for _, tokens in found)
 
 
 def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:
@@ -395,13 +438,18 @@ class _Evaluator:
         self.together = len(distinct) == 1 and Generator.fits(distinct[0])
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}
+        self.lengths: dict[str, float] = {}
 
     def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
-        from retuned.retrain.training.batches import encode
+        from retuned.retrain.training.batches import encode_all
 
+        fitting = encode_all(self.tokenizer, rows, **self.encoding)
+        self.lengths[f"{split}_rows_cut"] = float(sum(one.cut for one in fitting))
+        self.lengths[f"{split}_rows_too_long"] = float(len(rows) - len(fitting))
+        encoded = {one.row_id: one for one in fitting}
+        rows = [row for row in rows if row["row_id"] in encoded]
         if not rows:
             return []
-        encoded = {row["row_id"]: encode(self.tokenizer, row, **self.encoding) for row in rows}
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))

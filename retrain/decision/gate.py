@@ -28,6 +28,9 @@ LABEL_EXAMPLES = 3
 ABSTAINED = 0.5
 """Share of the holdout on which the metric may abstain."""
 
+TRAFFIC_EXAMPLES = 20
+"""With fewer answers of traffic nothing is held against the candidate."""
+
 
 class Measured(Protocol):
     """What the gate reads of an evaluation: of one model's answer to one row."""
@@ -56,6 +59,10 @@ class Measured(Protocol):
     def origin(self) -> str | None: ...
     @property
     def kind(self) -> str | None: ...
+    @property
+    def verdict(self) -> str | None: ...
+    @property
+    def agreement(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def decide(
     tries: int = 0,
     logged: Sequence[Measured] = (),
     serving: bool = True,
+    traffic: Sequence[Measured] = (),
+    general: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
 ) -> Decision:
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
@@ -100,6 +109,8 @@ def decide(
         tries: earlier decisions on this holdout.
         logged: the answers that production gave to the holdout's questions, as far as they are known.
         serving: a champion serves; else `champion` holds the base model's answers.
+        traffic: the candidate's answers to recent questions that nobody rated.
+        general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
     """
     opponent = "champion" if serving else "base model"
     answered = _pairs(champion, candidate)
@@ -110,10 +121,14 @@ def decide(
         "gain": _gain(pairs, settings, seed, tries, opponent),
         "hallucination": _hallucination(answered, settings, opponent),
         "refusal": _refusals(answered, settings, opponent),
-        "regression": _regression(_scored(_pairs(champion_regression, candidate_regression)), settings, opponent),
+        "regression": _regression(_scored(_pairs(champion_regression, candidate_regression)), settings, opponent)
+        if serving
+        else _first_regression(pairs, settings),
         "slices": _slices(pairs, settings),
         "latency": _latency(answered, settings, opponent),
         "length": _length(answered, settings, opponent),
+        "traffic": _traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
+        "general": _general(_pairs(*general), settings),
     }
     if formed := [(old, new) for old, new in answered if old.valid is not None and new.valid is not None]:
         checks["validity"] = _validity(formed, settings, opponent)
@@ -416,6 +431,123 @@ def _regression(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision
             f"{before:.3f}: a drop of {before - after:+.3f}, {verdict} the allowed {limit:.3f}."
         ],
         figures | _by_part(by_origin, "regression"),
+    )
+
+
+def _first_regression(pairs: Pairs, settings: GateSettings) -> Decision:
+    """Before the first promotion no earlier dataset was judged on. What can be lost is what is right already: answers
+    of the holdout that people called good. The base model is the opponent: unless it gave these answers, they were not
+    chosen by what it answers right."""
+    kept = [(old, new) for old, new in pairs if new.kind == "accepted"]
+    if not kept:
+        reason = (
+            "Nothing was promoted before, and people called no answer of the holdout good: there is nothing to lose."
+        )
+        return Decision(True, [reason], {})
+    before, after = fmean(_score(old) for old, _ in kept), fmean(_score(new) for _, new in kept)
+    limit = settings.maximum_regression_drop
+    verdict = _within([_score(old) - _score(new) for old, new in kept], limit)
+    return Decision(
+        verdict.passed,
+        [
+            f"On {len(kept)} questions of the holdout whose logged answers people called good, the candidate scores "
+            f"{after:.3f} and the base model {before:.3f}: a drop of {before - after:+.3f}, {verdict} the allowed "
+            f"{limit:.3f}."
+        ],
+        {"regression_champion": before, "regression_candidate": after, "regression_examples": float(len(kept))},
+    )
+
+
+def _traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: GateSettings, before: str) -> Decision:
+    """No worse on what is asked today, rated or not.
+
+    People rate what is wrong, so the holdout is mostly the champion's failures: what a candidate spoils of the rest
+    does not show there. Of unrated traffic nobody knows what is right, and an answer that differs from the champion's
+    may be the better one: agreement is no score. What can be said:
+
+    - Where the two agree, nothing is lost. So the loss is at most the share that differs.
+    - Where they differ and a judge is configured, it decides: losses less wins, over all of the traffic that was looked
+      at, are tested against the limit like the other guards (see `_within`).
+    - Without a judge the holdout is the measure. There a candidate answers differently, too, and is known to gain by it
+      (or it is refused by that). Traffic holds fewer of the champion's failures than the holdout, so less of it ought
+      to change. A candidate that changes more of the traffic than of the holdout, by more than the limit and beyond
+      chance, changes what no evidence asks for: it is refused. What it spoils within the share that it may change, this
+      guard cannot see.
+
+    The unit is the conversation. Two independent samples of agreements; to each are added one that agrees and one that
+    does not (Agresti and Caffo 2000), and the excess is tested by its normal approximation at GUARD_ERROR.
+    """
+    told = [row for row in traffic if row.agreement is not None]
+    if len(told) < TRAFFIC_EXAMPLES:
+        return Decision(
+            True,
+            [
+                f"Of recent traffic that nobody rated {len(told)} answers could be compared; with fewer than "
+                f"{TRAFFIC_EXAMPLES} nothing is held against the candidate."
+            ],
+            {"traffic_examples": float(len(told))},
+        )
+    limit = settings.maximum_traffic_drop
+    differing = 1 - fmean(row.agreement or 0.0 for row in told)
+    figures = {"traffic_examples": float(len(told)), "traffic_differing": differing}
+    text = (
+        f"Of {len(told)} recent questions whose answers nobody rated, the candidate answers {differing:.1%} "
+        f"differently than the {before}"
+    )
+    judged = [row for row in told if row.verdict is not None]
+    if len(judged) >= TRAFFIC_EXAMPLES:
+        drops = [{"win": -1.0, "tie": 0.0, "loss": 1.0}[row.verdict or "tie"] for row in judged]
+        verdict = _within(drops, limit)
+        return Decision(
+            verdict.passed,
+            [
+                f"{text}. By the judge it loses {drops.count(1.0)} and wins {drops.count(-1.0)} of {len(judged)}: a "
+                f"drop of {fmean(drops):+.1%}, {verdict} the allowed {limit:.1%}."
+            ],
+            figures | {"traffic_judged": float(len(judged)), "traffic_drop": fmean(drops)},
+        )
+    rated = [1 - row.agreement for row in holdout if row.agreement is not None]
+    if not rated:
+        return Decision(True, [f"{text}; the holdout has nothing to compare that with."], figures)
+    excess, chance = _excess([1 - (row.agreement or 0.0) for row in told], rated, limit)
+    verdict = (
+        _Verdict(True, "within")
+        if excess <= limit
+        else _Verdict(chance > GUARD_ERROR, "which chance explains, beside" if chance > GUARD_ERROR else "surely above")
+    )
+    return Decision(
+        verdict.passed,
+        [
+            f"{text}, and {fmean(rated):.1%} of the holdout, where it is known what is right: {excess:+.1%}, {verdict} "
+            f"the allowed excess of {limit:.1%}. Which of the two is right on traffic is not known without a judge."
+        ],
+        figures | {"traffic_differing_holdout": fmean(rated), "traffic_excess": excess},
+    )
+
+
+def _excess(traffic: Sequence[float], holdout: Sequence[float], limit: float) -> tuple[float, float]:
+    """By how much the mean of the first exceeds that of the second, and the chance of so much if it were the limit."""
+    first, second = (np.concatenate([values, [0.0, 1.0]]) for values in (traffic, holdout))
+    scatter = math.sqrt(first.var() / len(first) + second.var() / len(second))
+    excess = float(first.mean() - second.mean())
+    return fmean(traffic) - fmean(holdout), 1 - NormalDist(limit, scatter).cdf(excess)
+
+
+def _general(pairs: Pairs, settings: GateSettings) -> Decision:
+    """What the base model can do beside the workload, and the candidate cannot any more."""
+    if not pairs:
+        return Decision(True, ["No general prompts were answered (evaluate.general_examples)."], {})
+    before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
+    limit = settings.maximum_general_drop
+    verdict = _within([_score(old) - _score(new) for old, new in pairs], limit)
+    return Decision(
+        verdict.passed,
+        [
+            f"Of {len(pairs)} prompts that have nothing to do with the workload the candidate answers {after:.1%} "
+            f"right and the base model {before:.1%}: a drop of {before - after:+.1%}, {verdict} the allowed "
+            f"{limit:.1%}."
+        ],
+        {"general_base": before, "general_candidate": after, "general_examples": float(len(pairs))},
     )
 
 

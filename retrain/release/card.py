@@ -245,6 +245,15 @@ def _learned(record: Record) -> list[str]:
     if record.people and record.people["people"]:
         share = record.people["largest_share"]
         rows.append(("people", f"{record.people['people']}; the one who taught most gave {share:.1%} of the examples"))
+    training = record.manifest.get("training", {})
+    if training.get("rows_cut") or training.get("rows_too_long"):
+        rows.append(
+            (
+                "too long for `train.max_length`",
+                f"{training['rows_cut']} examples lost their oldest turns or last passages, "
+                f"{training['rows_too_long']} were left out",
+            )
+        )
     left_out = {name: count for name, count in dataset["card"].get("left_out", {}).items() if count}
     if left_out:
         rows.append(("left out", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())))

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from building import build_dataset
 
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.service import opened
 from retuned.daemon.settings import load
 from retuned.daemon.transfer.imports import import_files
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.settings import ModelsSettings, Settings
 
 BASE = Path(__file__).parents[2] / "build" / "smollm2-135m-instruct"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from building import build_dataset
 from models import tiny_llama
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
@@ -23,7 +24,6 @@ from retuned.monitors.money import ledger
 from retuned.monitors.settings import RoiSettings
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.release import registry
 
 TAUGHT = len(GOODS) * 50

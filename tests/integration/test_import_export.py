@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from building import build_dataset
 from ingestion import not_writable
 from prometheus_client import CollectorRegistry
 from teaching import GOODS, Teacher, questions
@@ -39,7 +40,6 @@ from retuned.daemon.transfer.imports import from_bytes, import_files, to_bytes
 from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
 from retuned.retrain.data import examples
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.similarity import normalise
 
 PLACE = ("topic", "partition", "offset", "received_at", "batch")

@@ -4,12 +4,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from building import build_dataset
 from teaching import Teacher, question
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, TooFewRows
 from retuned.retrain.data.similarity import normalise
 from retuned.retrain.settings import DatasetSettings, GateSettings, MetricSettings, ModelsSettings, Settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
 
@@ -21,7 +22,6 @@ from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.retrain.data import label_requests as labels
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout

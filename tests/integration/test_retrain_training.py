@@ -55,9 +55,9 @@ def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
     one = encode(tokenizer, row, 100)
     assert tokenizer.decode(one.prompt) == "<|im_start|>user\ncan i ask<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(one.completion) == "you can<|im_end|>\n"
-    short = encode(tokenizer, row, len(one.completion) + 3)
-    assert (short.prompt, short.completion) == (one.prompt[-3:], one.completion)
-    batch = padded([one, short], tokenizer.pad_token_id)
+    assert encode(tokenizer, row, len(one)) == one
+    other = encode(tokenizer, row | {"messages": json.dumps([{"role": "user", "content": "i"}])}, 100)
+    batch = padded([one, other], tokenizer.pad_token_id)
     learned = [[token for token in labels if token != IGNORED] for labels in batch["labels"].tolist()]
     assert learned == [one.completion, one.completion]
     tokenizer.chat_template = None

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,13 @@ def test_the_card_names_the_engine_the_rate_and_the_precision() -> None:
     assert "| trained by | engine trl, as it trains on a GPU |" in card
     assert "| peak learning rate | 0.00026 |" in card
     assert "| base model in training and evaluation | in 4 bits (NF4) |" in card
+
+
+def test_examples_that_were_too_long_are_counted() -> None:
+    assert "train.max_length" not in render(FULL)
+    training = {"rows_cut": 7, "rows_too_long": 3}
+    told = "7 examples lost their oldest turns or last passages, 3 were left out"
+    assert told in render(replace(FULL, manifest=MANIFEST | {"training": training}))
 
 
 def test_a_version_that_has_all_weights_says_so_and_is_merged_for_vllm() -> None:
