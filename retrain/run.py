@@ -439,7 +439,7 @@ class _Run:
         names = {BASE: BASE, LOGGED: LOGGED, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
         with self.warehouse.transaction() as cursor:
             for one in rows:
-                values = asdict(one) | {"model": names[one.model]}
+                values = asdict(one) | {"model": names[one.model], "tools": json.dumps(one.tools)}
                 insert(
                     cursor,
                     "evaluations",

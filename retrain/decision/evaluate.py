@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -100,7 +100,7 @@ class Evaluation:
     output_tokens: int | None = None
     kind: str | None = None
     verdict: str | None = None
-    tools: Sequence[str] = ()
+    tools: list[str] = field(default_factory=list)
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -302,7 +302,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         latency_seconds=None,
         output=output,
         kind=row.get("kind"),
-        tools=tool_calls.names(approved),
+        tools=list(tool_calls.names(approved)),
     )
 
 
