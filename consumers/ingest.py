@@ -68,7 +68,7 @@ class Ingest:
         self._producers = Producers.known(settings.ingest, warehouse)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
         self.decoder, self.writer = Decoder(settings), Writer(warehouse, settings)
-        for topic in (settings.kafka.interactions_topic, settings.kafka.feedback_topic):
+        for topic in settings.kafka.topics:
             metrics.lost.labels(topic)  # series that begin at 0, so that an alert sees their first rise, or none
             metrics.remade.labels(topic)
             metrics.events.labels(topic)

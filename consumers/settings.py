@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from retuned.consumers.errors import ConfigurationError
 
@@ -24,6 +24,28 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class WorkloadSettings(Section):
+    """What the settings of monitors and of retrain have in common: they may differ from workload to workload.
+
+    Whatever is done for one workload begins with `for_workload`, and hands the result on. These settings are the same
+    for all workloads; those of the daemon are not.
+    """
+
+    objective: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = Field(
+        "",
+        description="what a workload is for, in one sentence: it stands on the page, in reports and on model cards, "
+        "and judges are shown it",
+    )
+
+    def for_workload(self, workload: str) -> Self:  # noqa: ARG002
+        """The settings in force for a workload."""
+        return self
+
+    def origin(self, workload: str, *key: str) -> str | None:  # noqa: ARG002
+        """The name or glob under which a workload's value of a key (section, name) is set; None: it is that of all."""
+        return None
+
+
 def _without_credentials(url: str) -> str:
     if "@" in url.split("/")[2]:
         raise ValueError("credentials in the address are not sent; put a token into judge_key or judge_key_file")
@@ -36,7 +58,7 @@ class JudgeSettings(Section):
     judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)] | None = Field(
         None,
         description="a language model that judges answers, by OpenAI's chat completions: http://host:8000/v1; "
-        "it is shown questions and answers, and decides nothing; null: none",
+        "it is shown questions and answers, and decides nothing unless metric.name is judge; null: none",
     )
     judge_model: str | None = Field(None, description="the name under which that server knows the model")
     judge_key: SecretStr | None = Field(
@@ -87,6 +109,11 @@ class KafkaSettings(Section):
     )
     interactions_topic: str = Field("interactions", description="what the model was asked and what it answered")
     feedback_topic: str = Field("feedback", description="what people thought of an answer")
+    expert_topic: str | None = Field(
+        None,
+        description="a topic of feedback to which, by the broker's ACLs, only the systems of experts may write: with "
+        "it, `source: expert` counts there and in imported files alone, elsewhere as user; null: it counts everywhere",
+    )
     model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
     label_requests_topic: str | None = Field(
         "retuned.label-requests",
@@ -120,6 +147,18 @@ class KafkaSettings(Section):
     session_timeout_seconds: PositiveFloat = Field(
         30.0, description="a consumer that is silent for this long loses its partitions"
     )
+
+    @model_validator(mode="after")
+    def _experts_apart(self) -> Self:
+        if self.expert_topic in (self.interactions_topic, self.feedback_topic):
+            raise ValueError(f"expert_topic: expected a topic of its own, got {self.expert_topic}")
+        return self
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Those that events are read from."""
+        experts = () if self.expert_topic is None else (self.expert_topic,)
+        return self.interactions_topic, self.feedback_topic, *experts
 
 
 class IngestSettings(Section):
@@ -179,6 +218,11 @@ class PrivacySettings(Section):
     )
     names: bool = Field(
         False, description="replace names of people too, in English text; slow, and needs pip install 'retuned[names]'"
+    )
+    keep: tuple[str, ...] = Field(
+        (),
+        description="the company's own contacts, which stay as they are: addresses, phone numbers, URLs, names; case "
+        "and the way in which a number is grouped make no difference",
     )
     user_key: SecretStr | None = Field(
         None,

@@ -97,7 +97,8 @@ class App:
             tighten(settings)
             Principals(settings.http)  # what would let anybody in is refused before anything else is done
             server_tls(settings.http)
-            check_base_model(settings.models.base)
+            for key, base in settings.bases().items():
+                check_base_model(base, key)
             if settings.tracing.otlp_endpoint:
                 self._stops.append(("tracing", tracing.start(settings.tracing)))
             try:

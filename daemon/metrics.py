@@ -69,8 +69,8 @@ class Metrics:
         )
         self.removed = Counter(
             "retuned_retention_removed_total",
-            "What retention removed since start, by kind: version, dataset or run_folder; or rows: ledger, quality, "
-            "drift_check, watch_check, decision or label_request.",
+            "What retention removed since start, by kind: version, dataset, reduced_dataset or run_folder; or rows: "
+            "ledger, quality, drift_check, watch_check, decision or label_request.",
             ["kind"],
             registry=registry,
         )

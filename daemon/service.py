@@ -37,6 +37,8 @@ from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.registry import reconcile
+from retuned.retrain.run import RunResult
+from retuned.retrain.versions import model_name
 
 ANYBODY = "an operator"
 COMMANDS = ("retrain", "promote", "rollback", "report", "pause", "resume", "cancel")
@@ -139,10 +141,9 @@ class LocalService:
             decision = runs.ask(workload, asked_by=asked_by, at_any_hour=arguments.get("now") is True)
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
-            if self._ingest is None:  # no schedule will come to it
-                runs.run_waiting()
-            waits = self._waits(workload)
-            done = "; ".join(["a retraining is in line", *waits])
+            made = runs.run_waiting() if self._ingest is None else []  # else the schedule comes to it
+            ended = [_outcome(result) for result in made if result.workload == workload]
+            done = "; ".join(ended or ["a retraining is in line", *self._waits(workload)])
             return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
         if name == "report":
             report = self.jobs.report_so_far(workload)
@@ -210,6 +211,21 @@ class LocalService:
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
         return Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher)
+
+
+def _outcome(result: RunResult) -> str:
+    """What came of a run, for a person.
+
+    Raises:
+        RetunedError: it failed.
+    """
+    said = " ".join(result.reasons)
+    if result.state == "failed":
+        raise RetunedError(f"workload {result.workload}: the retraining failed: {said}")
+    if result.state != "succeeded":
+        return f"the retraining is {result.state}: {said}"
+    name = model_name(result.workload, result.version)
+    return f"{name} is the champion: {said}" if result.promoted else f"{name} is trained and not promoted: {said}"
 
 
 def _reason(arguments: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
-from retuned.daemon import hours
+from retuned.daemon import hours, overrides
 from retuned.daemon.hours import Hours
 from retuned.monitors import settings as monitors
 from retuned.retrain import settings as retrain
@@ -284,6 +284,30 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
     logging: LoggingSettings = Field(default_factory=lambda: LoggingSettings())
     tracing: TracingSettings = Field(default_factory=lambda: TracingSettings())
+    workloads: dict[Annotated[str, StringConstraints(min_length=1)], dict[str, Any]] = Field(
+        default_factory=dict,
+        repr=False,  # it may hold secrets
+        description="what differs for one workload, by its name, or for many, by a glob such as 'support.*': "
+        f"objective, base (as models.base), and keys of {', '.join(overrides.SECTIONS)}. Of several entries that set "
+        "a key, the one of the exact name counts, then the longest glob; `retuned config --workload NAME` prints what "
+        "is in force",
+    )
+
+    @model_validator(mode="after")
+    def _sound_for_workloads(self) -> Self:
+        overrides.check(self, self.workloads)
+        return self
+
+    def for_workload(self, workload: str) -> Self:
+        return overrides.in_force(self, self.workloads, workload)
+
+    def origin(self, workload: str, *key: str) -> str | None:
+        return overrides.origin(self.workloads, workload, key)
+
+    def bases(self) -> dict[str, Path | None]:
+        """The base models, by the key that names each: that of all workloads, then those of some."""
+        own = {name: entry["base"] for name, entry in self.workloads.items() if entry.get("base") is not None}
+        return {"models.base": self.models.base, **{f"workloads.{name}.base": Path(own[name]) for name in own}}
 
     @classmethod
     def settings_customise_sources(
@@ -296,6 +320,11 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over what `load` read from the file."""
         return env_settings, init_settings
+
+
+def given(file: Path | None) -> dict[str, dict[str, Any]]:
+    """What the environment sets, and what the file does, by the name of each; the first wins."""
+    return {"environment": EnvSettingsSource(Settings)(), **({str(file): _read(file)} if file else {})}
 
 
 def load(file: Path | None) -> Settings:
@@ -366,6 +395,10 @@ def _explain(item: Any) -> str:
 
 def _known(path: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Settings
+    if path[:1] == ("workloads",):
+        if len(path) == 2:
+            return overrides.known()
+        path = path[2:]
     for part in path:
         inner = model.model_fields[str(part)].annotation
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):

@@ -28,7 +28,7 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     counts = warehouse.row(SQL["counts"])
     asked = labels.counts(warehouse)
     workloads = {
-        name: _workload(warehouse, context.settings, name)
+        name: _workload(warehouse, context.settings.for_workload(name), name)
         | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
         for name in context.measured()
     }
@@ -75,6 +75,8 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
 
     aliases = {row["alias"]: row["version"] for row in rows("aliases")}
     return {
+        "objective": settings.objective,
+        "base_model": settings.models.base and str(settings.models.base),
         "champion": aliases.get("champion"),
         "previous": aliases.get("previous"),
         "quality": rows("quality"),

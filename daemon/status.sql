@@ -27,7 +27,7 @@ SELECT id, created_at, drifted, severity, detail, report, reference_rows, curren
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
 
 -- name: decisions
-SELECT created_at, kind, outcome, reasons, run_id FROM decisions
+SELECT created_at, kind, outcome, reasons, run_id, metric FROM decisions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs

@@ -16,7 +16,7 @@ from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.traffic import Traffic
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
-from retuned.daemon.cli.example import sections
+from retuned.daemon.cli.example import keys, sections
 from retuned.daemon.cli.main import parser
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.transfer.exports import TABLES as EXPORTED
@@ -60,6 +60,9 @@ TABLES = {
     "ledger_moments": "Sums and products by conversation, from which the intervals of gains and ROI are computed.",
     "ledger_progress": "How far the ledger had booked each partition before 0.2.0; not written any more.",
     "ledger_position": "How far the ledger has booked: one row.",
+    "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
+    "`interactions` each minute. It follows them within one.",
+    "judgements_position": "How far `judgements` follows the events: one row.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
     "archives": "A Parquet file of the archive.",
@@ -229,6 +232,7 @@ COLUMNS = {
         "booked_at": "when the ledger was last booked",
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
+    "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "batches": {"last": "the number"},
     "ingest_resumptions": {"resumed_at": "when it was asked for"},
     "archives": {
@@ -279,7 +283,8 @@ FIELDS = {
     "LabelRequest.workload": "the kind of request",
     "LabelRequest.model": "the model that answered, as it is served",
     "LabelRequest.messages": "the prompt",
-    "LabelRequest.answer": "what the model answered",
+    "LabelRequest.answer": "what the model answered, with its calls of tools",
+    "LabelRequest.tools": "the tools that the model was offered, as OpenAI's chat API has them",
     "LabelRequest.context": "passages that the model was given; null: none",
     "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`",
     "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
@@ -474,9 +479,12 @@ def configuration() -> list[str]:
     )
     found = list(sections())
     lines += table(("section", "what it sets"), ((f"[`{name}`](#{name})", text(about)) for name, about, _ in found))
-    for name, about, keys in found:
+    lines += ["Beside the sections:", ""]
+    rows = ((named(key.name), f"`{key.default}`", sentence(key.meaning)) for key in keys())
+    lines += table(("key", "default", "meaning"), rows)
+    for name, about, own in found:
         lines += [f"## {name}", "", text(about), ""]
-        rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in keys)
+        rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in own)
         lines += table(("key", "default", "meaning"), rows)
     return lines
 

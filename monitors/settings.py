@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 from retuned.monitors.rates import Rate, ShareRate
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -125,6 +125,10 @@ class RoiSettings(Section):
         "does not say it",
     )
     training_hourly_rate: Rate = Field(None, description="cost of an hour of training and evaluation")
+    judge_token_cost: Rate = Field(
+        None,
+        description="cost of one token that a language model is paid for to judge a run's answers (evaluate.judge_url)",
+    )
     token_cost: Rate = Field(None, description="cost of one token, where an event does not say its cost")
     expert_hourly_rate: Rate = Field(None, description="cost of an hour of an expert who corrects or judges answers")
     expert_minutes: NotNegative = Field(3.0, description="minutes that an expert takes for one answer")
@@ -142,7 +146,7 @@ class RoiSettings(Section):
     )
 
 
-class Settings(Section):
+class Settings(WorkloadSettings):
     """All settings of this package."""
 
     windows: WindowsSettings = Field(default_factory=lambda: WindowsSettings())

@@ -2,14 +2,17 @@
 -- Of users who are not named with the feedback, it is who asked. What was imported as a demonstration is a source of its
 -- own, until somebody corrects it.
 SELECT
-    f.id AS feedback_id, f.timestamp, f.value ->> '$' AS completion, greatest(f.received_at, i.received_at) AS received_at,
-    CASE WHEN i.model = 'demonstration' AND f.source = 'expert' AND f.value ->> '$' = i.response THEN 'demonstration'
+    f.id AS feedback_id, f.timestamp, f.value AS completion, greatest(f.received_at, i.received_at) AS received_at,
+    CASE WHEN i.model = 'demonstration' AND f.source = 'expert'
+              AND coalesce(f.value ->> '$.content', f.value ->> '$') = i.response
+              AND (f.value -> '$.tool_calls') IS NOT DISTINCT FROM (i.attributes -> '$.tool_calls') THEN 'demonstration'
          ELSE f.source END AS source,
     CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, i.finish_reason
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.attributes -> '$.tool_calls' AS calls, i.finish_reason
 FROM feedback f
 JOIN interactions i ON i.id = f.interaction_id
-WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) = 'VARCHAR'
+WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) IN ('VARCHAR', 'OBJECT', 'ARRAY')
 ORDER BY f.timestamp DESC, f.id
 LIMIT $limit
 
@@ -39,7 +42,8 @@ WITH said AS (
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, i.finish_reason
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.attributes -> '$.tool_calls' AS calls, i.finish_reason
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -65,7 +69,8 @@ WITH judged AS (
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.attributes -> '$.tool_calls' AS calls
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -89,7 +94,7 @@ WHERE r.split IN ('holdout', 'validation', 'train') AND coalesce((d.card ->> 'ge
 GROUP BY keys.key
 
 -- name: latest_dataset
-SELECT path FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
+SELECT path, card FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
 
 -- name: forget_quarantine
 DELETE FROM quarantine WHERE workload = $workload
@@ -107,6 +112,14 @@ WHERE workload = $workload AND removed_at IS NULL
     AND created_at <= (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version)
 ORDER BY created_at DESC, version
 
+-- name: failures
+-- Of each topic, how wrong a version's answers were wherever it was judged.
+SELECT topic, 1 - avg(score) AS failures
+FROM evaluations
+WHERE workload = $workload AND model = $version AND split IN ('holdout', 'regression') AND topic IS NOT NULL
+GROUP BY topic
+HAVING avg(score) IS NOT NULL
+
 -- name: dataset
 SELECT * FROM datasets WHERE workload = $workload AND version = $version
 
@@ -115,7 +128,8 @@ UPDATE datasets SET removed_at = NULL WHERE workload = $workload AND version = $
 
 -- name: dataset_lineage
 INSERT INTO dataset_rows (dataset_version, row_id, split, prompt_hash, interaction_id, feedback_id)
-SELECT * FROM (SELECT unnest($rows, recursive := true))
+SELECT $version, row_id, parse_filename(filename, true), prompt_hash, interaction_id, feedback_id
+FROM read_parquet($files, filename = true, union_by_name = true)
 
 -- name: champion
 SELECT m.* FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version
@@ -168,7 +182,7 @@ UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE li
 
 -- name: logged_answers
 -- What production answered to the questions of a split. Of what was imported as a demonstration nothing was answered.
-SELECT DISTINCT r.row_id, i.response
+SELECT DISTINCT r.row_id, i.response, i.attributes -> '$.tool_calls' AS calls
 FROM dataset_rows r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = $workload AND i.model <> 'demonstration'
 WHERE r.dataset_version = $version AND r.split = 'holdout'

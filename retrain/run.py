@@ -27,6 +27,7 @@ from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
 from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
+from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.decision import gate, judge
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
 from retuned.retrain.decision.judge import Opinion
@@ -40,6 +41,7 @@ T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
+_LENGTHS = ("rows_cut", "rows_too_long")
 _rows = threading.Lock()
 """Commands and the run under way change the rows of runs, each in a thread of its own."""
 
@@ -49,8 +51,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        state: succeeded (trained and decided), refused (too little to learn from, or most of a class left out), failed,
-            cancelled, or interrupted (take it up again).
+        state: succeeded (trained and decided), refused (too little to learn from, most of a class left out, or too many
+            rows too long), failed, cancelled, or interrupted (take it up again).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
         promoted: the candidate is the champion now.
@@ -106,6 +108,23 @@ def put_in_line(
             at_any_hour=at_any_hour,
         )
         return run_id
+
+
+def untrainable(warehouse: Warehouse, settings: Settings, workload: str) -> str | None:
+    """Why no run of a workload can be made, whatever there is to learn; None: one can."""
+    models = settings.models
+    if models.base is None:
+        return "there is no base model (models.base)"
+    if models.workloads is not None and workload not in models.workloads:
+        return "this workload is not one to retrain (models.workloads)"
+    champion = versions.champion(warehouse, workload)
+    try:
+        versions.base_hash(models.base)
+        if champion is not None:
+            versions.check_base(champion, models.base)
+    except RetunedError as error:
+        return str(error)
+    return None
 
 
 def unfinished(warehouse: Warehouse, workload: str | None = None) -> list[dict[str, Any]]:
@@ -182,7 +201,8 @@ class _Run:
         stop: threading.Event,
         on_progress: Emit,
     ) -> None:
-        self.rollout, self.warehouse, self.settings = rollout, rollout.warehouse, rollout.settings
+        self.rollout, self.warehouse = rollout, rollout.warehouse
+        self.settings = rollout.settings.for_workload(workload)
         self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
         self.folder = _folder(self.settings, workload, run_id)
 
@@ -272,11 +292,13 @@ class _Run:
             )
         self._check_stop()
         with self._stage("evaluate"):
-            rows = self._evaluations(dataset, parent, training)
+            rows, lengths = self._evaluations(dataset, parent, training)
             opinion = self._opinion(dataset, rows)
+            rows = self._traffic(dataset, rows)
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
-            decision = self._decide(rows, opinion, candidate)
+            lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
+            decision = self._decide(dataset, rows, opinion, candidate, lengths)
             traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         self._check_stop()
@@ -311,9 +333,14 @@ class _Run:
         row = self._row()
         if row["dataset_version"] is None:
             self._tell("dataset")
-            versions.base_hash(versions.need_base(self.settings.models.base))
+            base = versions.need_base(self.settings.models.base)
+            versions.base_hash(base)
             champion = versions.champion(self.warehouse, self.workload)
-            dataset = build_dataset(self.warehouse, self.settings, self.workload, self.now())
+            if champion is not None:
+                versions.check_base(champion, base)
+            dataset = build_dataset(
+                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.stop
+            )
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
@@ -322,12 +349,16 @@ class _Run:
         parent = row["parent_version"]
         return kept, versions.find(self.warehouse, self.workload, parent) if parent else None
 
-    def _evaluations(self, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> list[Evaluation]:
+    def _evaluations(
+        self, dataset: Dataset, parent: Version | None, training: dict[str, Any]
+    ) -> tuple[list[Evaluation], dict[str, float]]:
+        """What was evaluated, and how many rows did not fit as they are."""
         kept = self.folder / "evaluations.json"
         if kept.is_file():
-            return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            return [Evaluation(**row) for row in found["rows"]], found["lengths"]
         self._tell("evaluate")
-        rows, _ = self._timed(
+        rows, figures = self._timed(
             "evaluate_seconds",
             lambda: evaluate(
                 dataset,
@@ -341,8 +372,10 @@ class _Run:
                 datasets.logged_answers(self.warehouse, dataset),
             ),
         )
-        replace_text(kept, json.dumps([asdict(row) for row in rows]))
-        return rows
+        self._paid(int(figures.get("judge_tokens", 0)))
+        lengths = {name: value for name, value in figures.items() if name.endswith(_LENGTHS)}
+        replace_text(kept, json.dumps({"rows": [asdict(row) for row in rows], "lengths": lengths}))
+        return rows, lengths
 
     def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
         """What the judge says of the candidate's answers; None where there is no judge."""
@@ -359,19 +392,46 @@ class _Run:
         )
         answered = [row for row in dataset.split("holdout") if row["row_id"] in before.keys() & after.keys()]
         pairs = [
-            judge.Pair(
-                row_id=row["row_id"],
-                conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
-                context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
-                approved=row["completion"],
-                champion=before[row["row_id"]],
-                candidate=after[row["row_id"]],
-            )
+            _pair(row, row["completion"], before[row["row_id"]], after[row["row_id"]], self.settings.objective)
             for row in drawn(answered, settings.judge_examples)
         ]
         opinion = judge.compare(pairs, settings, self.stop)
+        self._paid(opinion.tokens)
         replace_text(kept, json.dumps(asdict(opinion)))
         return opinion
+
+    def _traffic(self, dataset: Dataset, rows: list[Evaluation]) -> list[Evaluation]:
+        """The evaluations, with the judge's verdicts on the candidate's answers to unrated traffic, where there is one.
+
+        It is asked where the answers differ, in the order of the draw, until it was asked evaluate.judge_examples
+        times: what comes before is a sample of the traffic. Where they agree, it is a tie.
+        """
+        settings = self.settings.evaluate
+        before = {row.row_id: row.output for model in (LOGGED, CHAMPION) for row in _of(rows, model, "traffic")}
+        if settings.judge_url is None or not before:
+            return rows
+        kept = self.folder / "traffic.json"
+        if not kept.is_file():
+            asked = {row["row_id"]: row for row in dataset.split("traffic")}
+            looked_at, differing = list[Evaluation](), list[judge.Pair]()
+            for row in sorted(_of(rows, CANDIDATE, "traffic"), key=lambda row: text_hash(row.row_id)):
+                if len(differing) == settings.judge_examples:
+                    break
+                looked_at.append(row)
+                if row.agreement != 1:
+                    differing.append(
+                        _pair(asked[row.row_id], "", before[row.row_id], row.output, self.settings.objective)
+                    )
+            said = judge.compare(differing, settings, self.stop)
+            self._paid(said.tokens)
+            asked_about = {pair.row_id for pair in differing}
+            ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}
+            replace_text(kept, json.dumps(ties | said.verdicts))
+        verdicts: dict[str, str] = json.loads(kept.read_text(encoding="utf-8"))
+        return [
+            replace(row, verdict=verdicts.get(row.row_id)) if (row.model, row.split) == (CANDIDATE, "traffic") else row
+            for row in rows
+        ]
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -388,6 +448,7 @@ class _Run:
             dataset_version=dataset.version,
             run_id=self.id,
             details={
+                "objective": self.settings.objective,
                 "settings": self.settings.model_dump(mode="json", include={"dataset", "train", "evaluate", "gate"}),
                 "training": {name: value for name, value in training.items() if name != "adapter"},
                 "metrics": {
@@ -402,7 +463,14 @@ class _Run:
         self._update(version=version.version)
         return version
 
-    def _decide(self, rows: list[Evaluation], opinion: Opinion | None, candidate: Version) -> gate.Decision:
+    def _decide(
+        self,
+        dataset: Dataset,
+        rows: list[Evaluation],
+        opinion: Opinion | None,
+        candidate: Version,
+        lengths: dict[str, float],
+    ) -> gate.Decision:
         """Decided once: evaluations and decision are written together, and a resumed run finds them."""
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
         if row is not None:
@@ -419,8 +487,12 @@ class _Run:
             holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
             logged=_of(rows, LOGGED, "holdout"),
             serving=champion == CHAMPION,
+            traffic=_of(rows, CANDIDATE, "traffic"),
+            general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
         )
-        decision = replace(decision, figures=summary(rows) | decision.figures)
+        metric = datasets.metric_of(dataset, self.settings)
+        figures = summary(rows) | lengths | decision.figures
+        decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=figures)
         if opinion is not None:
             figures = decision.figures | opinion.figures()
             decision = replace(
@@ -439,7 +511,7 @@ class _Run:
         names = {BASE: BASE, LOGGED: LOGGED, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
         with self.warehouse.transaction() as cursor:
             for one in rows:
-                values = asdict(one) | {"model": names[one.model]}
+                values = asdict(one) | {"model": names[one.model], "groups": json.dumps(one.groups)}
                 insert(
                     cursor,
                     "evaluations",
@@ -455,6 +527,7 @@ class _Run:
                 created_at=self.now(),
                 workload=self.workload,
                 kind="gate",
+                metric=metric.metric.name,
                 outcome=decision.outcome,
                 reasons=json.dumps(decision.reasons),
                 figures=json.dumps(decision.figures),
@@ -516,6 +589,10 @@ class _Run:
             spent = (self.now() - started).total_seconds()
             self._update(**{column: (self._row()[column] or 0.0) + spent})
 
+    def _paid(self, judge_tokens: int) -> None:
+        if judge_tokens:
+            self._update(judge_tokens=(self._row()["judge_tokens"] or 0) + judge_tokens)
+
     def _ended(self, state: State, error: str) -> RunResult:
         row = self._row()
         return RunResult(
@@ -545,10 +622,24 @@ class _Run:
         self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
 
 
+def _pair(row: dict[str, Any], approved: str, champion: str, candidate: str, objective: str) -> judge.Pair:
+    """What a judge is shown of a dataset's row."""
+    return judge.Pair(
+        row_id=row["row_id"],
+        conversation="\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(row["messages"])),
+        context="\n\n".join(json.loads(row["context"])) if row["context"] else None,
+        approved=approved,
+        champion=champion,
+        candidate=candidate,
+        objective=objective,
+    )
+
+
 def _of(rows: list[Evaluation], model: str, split: str) -> list[Evaluation]:
     return [row for row in rows if row.model == model and row.split == split]
 
 
 def _scores(rows: list[Evaluation]) -> dict[str, float]:
     models = dict.fromkeys(row.model for row in rows if row.split == "holdout")
-    return {model: fmean(row.score for row in _of(rows, model, "holdout")) for model in models}
+    scores = {model: [row.score for row in _of(rows, model, "holdout") if row.score is not None] for model in models}
+    return {model: fmean(values) for model, values in scores.items() if values}

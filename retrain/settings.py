@@ -2,14 +2,21 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 
-Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
-FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
+Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
+FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
+
+METRICS = ("auto", "facts", "exact", "label", "json", "tool_calls", "text", "judge")
+_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"}
+    | {"continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
 
 
 def _pattern(text: str) -> str:
@@ -18,6 +25,23 @@ def _pattern(text: str) -> str:
     except re.error as error:
         raise ValueError(f"expected a regular expression ({error})") from error
     return text
+
+
+def _metric_name(name: str) -> str:
+    if name not in METRICS and not re.fullmatch(r"[\w.]+:\w+", name):
+        raise ValueError(f"expected one of {', '.join(METRICS)}, or package.module:function")
+    return name
+
+
+def template_variables(values: dict[str, Any]) -> dict[str, Any]:
+    """Variables of a chat template.
+
+    Raises:
+        ValueError: one has the name of what a template is given in any case, or of how it is applied.
+    """
+    if taken := sorted(_TEMPLATE_ARGUMENTS & values.keys()):
+        raise ValueError(f"expected variables of the chat template alone, not {', '.join(taken)}")
+    return values
 
 
 class ModelsSettings(Section):
@@ -63,6 +87,10 @@ class DatasetSettings(Section):
         description="most that a source may give of the new rows (user, expert, judge, app, demonstration, accepted); "
         "never less than an even share",
     )
+    traffic_rows: Annotated[int, Field(ge=0)] = Field(
+        100,
+        description="recent answers that nobody rated, on which candidate and champion are compared",
+    )
     topics: PositiveInt = Field(12, description="most topics that questions are sorted into")
     maximum_topic_share: Share = Field(
         0.3, description="most that one topic may have of the new rows to train on; never less than twice an even share"
@@ -90,7 +118,9 @@ class TrainSettings(Section):
         "pip install 'retuned[qlora]'. full: all weights but embeddings and head, no adapter (a version is as large as "
         "the base model; vLLM and the demo do not serve it)",
     )
-    rank: PositiveInt = Field(16, description="rank of the adapter")
+    rank: Annotated[int, Field(gt=0, le=512)] = Field(
+        16, description="rank of the adapter; 512 is the highest that vLLM serves"
+    )
     alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
     target_modules: tuple[str, ...] | None = Field(
         None, description="modules that get an adapter; null: the linear layers of attention and MLP"
@@ -110,6 +140,17 @@ class TrainSettings(Section):
     context: bool = Field(
         True, description="put retrieved passages before the last question, where the conversation does not hold them"
     )
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(template_variables)] = Field(
+        {},
+        description="variables of the base model's chat template, for example {enable_thinking: false}, in training "
+        "and evaluation alike; what serves the model must set the same",
+    )
+    reasoning: Literal["exclude", "include"] = Field(
+        "exclude",
+        description="what stands in <think> before an answer. exclude: it is not learned, and its block stands empty "
+        "in the prompt of each model. include: it is learned with the answer, and each model may think first, within "
+        "evaluate.max_new_tokens",
+    )
     learning_rate: PositiveFloat | None = Field(
         None,
         description="peak learning rate; null: by method and size of the base model, for adapters 2e-3 up to 135 "
@@ -119,7 +160,14 @@ class TrainSettings(Section):
     epochs: PositiveInt = Field(5, description="most passes over the training rows")
     patience: PositiveInt = Field(2, description="stop after so many epochs without a better validation loss")
     warmup_share: Share = Field(0.1, description="share of the steps over which the learning rate rises")
-    max_length: PositiveInt = Field(1_024, description="longer examples lose the start of their prompt")
+    max_length: PositiveInt = Field(
+        1_024,
+        description="tokens; longer examples lose their oldest turns, then their last passages, and are left out when "
+        "that is not enough",
+    )
+    maximum_too_long_share: Share = Field(
+        0.2, description="with a larger share of rows that do not fit train.max_length even so, nothing is trained"
+    )
     checkpoint_steps: PositiveInt | None = Field(
         None,
         description="a resumable checkpoint is written every so many steps; null: once a minute, or less often where "
@@ -165,6 +213,16 @@ class TrainSettings(Section):
         rate = (1e-4 if self.method == "full" else 2e-3) * min(1.0, 135e6 / parameters) ** 0.5
         return self.model_copy(update={"learning_rate": self.learning_rate or rate})
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How rows become tokens, in training and evaluation alike: arguments of `batches.encode`."""
+        return {
+            "max_length": self.max_length,
+            "context": self.context,
+            "keep_reasoning": self.reasoning == "include",
+            "template_variables": self.chat_template_kwargs,
+        }
+
 
 class EvaluateSettings(JudgeSettings):
     """How models are compared on the holdout."""
@@ -177,7 +235,42 @@ class EvaluateSettings(JudgeSettings):
     timeout_seconds: PositiveFloat = Field(
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
     )
+    general_examples: Annotated[int, Field(ge=0)] = Field(
+        45, description="most prompts that have nothing to do with the workload; 0: none"
+    )
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
+
+
+class MetricSettings(Section):
+    """How good an answer is by the approved one, 0 to 1."""
+
+    name: Annotated[str, AfterValidator(_metric_name)] = Field(
+        "auto",
+        description="facts, exact, label, json, tool_calls, text, judge, or a function of one's own as "
+        "package.module:function; auto: the one that fits the approved answers, which is kept with the dataset",
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="label: all labels, as they are written; null: those of the approved answers"
+    )
+    json_schema: Path | None = Field(
+        None,
+        description="json: file with the JSON Schema that an answer must fit to be valid; null: the keys that all "
+        "approved answers have, and no key that none has",
+    )
+    criteria: str | None = Field(
+        None, description="judge: what makes an answer good, in words; evaluate.judge_url is asked, and decides then"
+    )
+    embedding_model: Path | None = Field(
+        None,
+        description="text: folder of a sentence-transformers model whose likeness counts half; needs pip install "
+        "'retuned[embeddings]'; null: ROUGE-L alone",
+    )
+
+    @model_validator(mode="after")
+    def _criteria_of_the_judge(self) -> Self:
+        if self.name == "judge" and not self.criteria:
+            raise ValueError("name is judge: say in criteria what makes an answer good")
+        return self
 
 
 class GateSettings(Section):
@@ -208,13 +301,29 @@ class GateSettings(Section):
         0.02,
         description="the share of questions left unanswered may rise by so much, beyond what chance explains",
     )
+    maximum_invalid_rise: Share = Field(
+        0.0,
+        description="the share of answers that programs cannot read (JSON that does not fit the schema, calls of "
+        "unknown tools) may rise by so much; nothing is granted to chance",
+    )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"
     )
+    maximum_traffic_drop: Share = Field(
+        0.1,
+        description="of recent traffic that nobody rated, the candidate may by the judge lose so much more than it "
+        "wins against the champion; without a judge it may answer so much more of that traffic differently than of the "
+        "holdout; beyond what chance explains",
+    )
+    maximum_general_drop: Share = Field(
+        0.3,
+        description="of prompts that have nothing to do with the workload, the candidate may answer so many fewer "
+        "right than the base model, beyond what chance explains; 1: it may lose all of that",
+    )
     maximum_slice_drop: Share = Field(
         0.1,
-        description="the score on any slice (topic, language, turns, context) may fall by so much, beyond what chance "
-        "explains",
+        description="the score on any slice (topic, language, turns, context; label, field, tool) may fall by so much, "
+        "beyond what chance explains",
     )
     maximum_latency_ratio: PositiveFloat = Field(
         1.25, description="median time of a generated token of the candidate over the champion's"
@@ -237,12 +346,13 @@ class LabelsSettings(Section):
     )
 
 
-class Settings(Section):
+class Settings(WorkloadSettings):
     """All settings of this package."""
 
     models: ModelsSettings = Field(default_factory=lambda: ModelsSettings())
     dataset: DatasetSettings = Field(default_factory=lambda: DatasetSettings())
     train: TrainSettings = Field(default_factory=lambda: TrainSettings())
     evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
+    metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())

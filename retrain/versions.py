@@ -80,8 +80,8 @@ def base_hash(folder: Path) -> str:
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     if not config.is_file() or not weights:
         raise RetunedError(
-            f"models.base {folder}: no transformers model there (config.json and *.safetensors); "
-            "set models.base to its folder"
+            f"base model {folder}: no transformers model there (config.json and *.safetensors); "
+            "set models.base, or base below workloads, to its folder"
         )
     digest = hashlib.sha256(config.read_bytes())
     for file in weights:
@@ -102,8 +102,9 @@ def check_base(version: Version, base: Path) -> None:
     """
     if version.base_hash != base_hash(base):
         raise RetunedError(
-            f"model {version.name} was trained on another base model ({version.base_model}) than models.base ({base}): "
-            f"set models.base back, or start anew with `retuned promote {version.workload} base`"
+            f"model {version.name} was trained on another base model ({version.base_model}) than the configured one "
+            f"({base}): set it back (models.base, or base below workloads), or start anew with "
+            f"`retuned promote {version.workload} base`"
         )
 
 

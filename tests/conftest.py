@@ -1,17 +1,21 @@
 """Fixtures that all tests may use: brokers over TCP, a new warehouse, somebody who teaches."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
+from forks import ForkedChild
 from teaching import Teacher
 from traffic import new_warehouse
 
+from retuned.consumers.common import process
 from retuned.consumers.warehouse.connection import Warehouse
 
 
@@ -43,3 +47,12 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
 def teacher(warehouse: Warehouse) -> Teacher:
     """Teaches in the warehouse."""
     return Teacher(warehouse)
+
+
+@pytest.fixture(scope="module")
+def forked_children() -> Iterator[None]:
+    """Children of this module's tests are forked, which saves what their imports cost, not started anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = SimpleNamespace(Popen=ForkedChild, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
+        patch.setattr(process, "subprocess", names)
+        yield

@@ -68,7 +68,7 @@ class Rig:
         self.registry = CollectorRegistry()
         self.publisher = MemoryPublisher()
         self.stored = (lambda: stored_offsets(warehouse)), (lambda: stored_identities(warehouse))
-        topics = settings.kafka.interactions_topic, settings.kafka.feedback_topic
+        topics = settings.kafka.topics
         self.source: Any = (
             MemorySource(log, topics, self.stored[0], identities=self.stored[1])
             if log

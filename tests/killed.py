@@ -1,6 +1,5 @@
 """A function in a process of its own that is killed (SIGKILL) when it is about to change the disk for the nth time."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from forks import forking
 
 from retuned.consumers.warehouse.connection import open_existing
 from retuned.daemon.backup import create, restore
@@ -20,9 +21,7 @@ _left: float = float("inf")
 
 def killed_at(change: int, work: Callable[..., None], *arguments: Any) -> bool:
     """Whether it was killed: False when it was done with fewer changes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["retuned.daemon.backup.create", "retuned.daemon.backup.restore"])
-    process = context.Process(target=_run, args=(change, work, arguments))
+    process = forking().Process(target=_run, args=(change, work, arguments))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode

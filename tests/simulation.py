@@ -5,7 +5,7 @@ candidate answer independently, as two trainings do.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ class Row:
     """What the gate reads of an evaluation."""
 
     row_id: str
-    score: float
+    score: float | None
     hallucinated: bool | None = False
     refused: bool = False
     length_ratio: float = 1.0
@@ -31,6 +31,10 @@ class Row:
     slices: tuple[str, ...] = ()
     origin: str | None = None
     kind: str | None = None
+    valid: bool | None = None
+    answered: str | None = None
+    verdict: str | None = None
+    agreement: float | None = None
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:
@@ -146,3 +150,80 @@ def _rows(rng: np.random.Generator, scores: np.ndarray, hallucinating: float) ->
 def _earlier(rng: np.random.Generator, forgetting: float, examples: int = 60) -> list[Row]:
     known = rng.random(examples) < 0.9 - forgetting
     return [Row(str(i), float(value)) for i, value in enumerate(known)]
+
+
+# What metrics say of two models that answer independently, as two trainings do.
+
+Pair = Callable[[np.random.Generator, int], tuple[list[Row], list[Row]]]
+"""The rows of champion and candidate on a holdout of so many examples."""
+
+LABELS = [f"intent_{letter}" for letter in "abcdefghij"]
+
+
+def labelled(rights: Sequence[str], answers: Sequence[str | None]) -> list[Row]:
+    """Rows of a classifier."""
+    return [
+        Row(f"r{i}", float(right == answer), answered=answer, slices=(f"label:{right}",))
+        for i, (right, answer) in enumerate(zip(rights, answers, strict=True))
+    ]
+
+
+def labels(before: float, after: float, lost: int = 0) -> Pair:
+    """Ten labels, answered right with these chances; the candidate never answers the first `lost`."""
+
+    def draw(rng: np.random.Generator, examples: int) -> tuple[list[Row], list[Row]]:
+        rights = [LABELS[i % len(LABELS)] for i in range(examples)]
+
+        def answers(chance: float) -> list[str]:
+            return [right if rng.random() < chance else _other(rng, right) for right in rights]
+
+        gone = LABELS[:lost]
+        candidate = [
+            LABELS[-1] if right in gone else answer for right, answer in zip(rights, answers(after), strict=True)
+        ]
+        return labelled(rights, answers(before)), labelled(rights, candidate)
+
+    return draw
+
+
+def _other(rng: np.random.Generator, right: str) -> str:
+    return str(rng.choice([label for label in LABELS if label != right]))
+
+
+def documents(before: float, after: float, broken: float = 0.0) -> Pair:
+    """Documents of four fields, each right with these chances: fractions with many ties. So many are broken."""
+
+    def draw(rng: np.random.Generator, examples: int) -> tuple[list[Row], list[Row]]:
+        def rows(chance: float, broken: float) -> list[Row]:
+            whole = rng.random(examples) >= broken
+            scores = rng.binomial(4, chance, examples) / 4 * whole
+            return [
+                Row(f"r{i}", float(score), valid=bool(valid))
+                for i, (score, valid) in enumerate(zip(scores, whole, strict=True))
+            ]
+
+        return rows(before, 0.0), rows(after, broken)
+
+    return draw
+
+
+def texts(gain: float) -> Pair:
+    """Likeness of wording: some questions are harder than others, and each answer scatters."""
+
+    def draw(rng: np.random.Generator, examples: int) -> tuple[list[Row], list[Row]]:
+        likeness = rng.beta(4, 4, examples)
+
+        def rows(gain: float) -> list[Row]:
+            scores = np.clip(likeness + gain + rng.normal(0, 0.15, examples), 0, 1)
+            return [Row(f"r{i}", float(score)) for i, score in enumerate(scores)]
+
+        return rows(0.0), rows(gain)
+
+    return draw
+
+
+def promoted(pair: Pair, examples: int, settings: GateSettings, *, runs: int, seed: int) -> float:
+    """Share of the simulated holdouts on which the candidate is promoted at the first try."""
+    rng = np.random.default_rng(seed)
+    drawn = (pair(rng, examples) for _ in range(runs))
+    return sum(decide(old, new, [], [], settings, seed).outcome for old, new in drawn) / runs

@@ -31,6 +31,7 @@ class Teacher:
         context: list[str] | None = None,
         finish_reason: str | None = None,
         model: str | None = None,
+        attributes: dict[str, Any] | None = None,
     ) -> str:
         """Store an interaction and return its id."""
         self.acts += 1
@@ -47,6 +48,7 @@ class Teacher:
             response=response,
             context=json.dumps(context) if context else None,
             finish_reason=finish_reason,
+            attributes=json.dumps(attributes) if attributes else None,
             topic="interactions",
             partition=0,
             offset=self.acts,

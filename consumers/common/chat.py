@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from retuned.consumers.errors import Cancelled, ConfigurationError
@@ -25,7 +26,20 @@ class ChatFailed(Exception):
     """There is no answer; the text is short, for a count of its kind."""
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a judge answered. `tokens`: of question and answer, as its server counts them; 0 where it does not."""
+
+    text: str
+    tokens: int
+
+
 def ask(messages: list[dict[str, str]], settings: JudgeSettings) -> str:
+    """What the judge answers to a conversation; see `reply`."""
+    return reply(messages, settings).text
+
+
+def reply(messages: list[dict[str, str]], settings: JudgeSettings) -> Reply:
     """What the judge answers to a conversation, at temperature 0.
 
     Raises:
@@ -41,7 +55,8 @@ def ask(messages: list[dict[str, str]], settings: JudgeSettings) -> str:
             f"{str(settings.judge_url).rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
         )
         with urllib.request.urlopen(request, timeout=settings.judge_timeout_seconds) as response:
-            content = json.load(response)["choices"][0]["message"]["content"]
+            answered = json.load(response)
+            content = answered["choices"][0]["message"]["content"]
     except urllib.error.HTTPError as error:
         raise ChatFailed(f"status {error.code}") from error
     except TimeoutError as error:
@@ -57,7 +72,8 @@ def ask(messages: list[dict[str, str]], settings: JudgeSettings) -> str:
         raise ChatFailed("not an answer of the chat completions") from error
     if not isinstance(content, str):
         raise ChatFailed("not an answer of the chat completions")
-    return content
+    tokens = (answered.get("usage") or {}).get("total_tokens")
+    return Reply(content, tokens if isinstance(tokens, int) else 0)
 
 
 def ask_all(

@@ -7,9 +7,13 @@ an app's mistake, and nobody vouches for it. docs/formats.md has a table of whic
 field.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from retuned.consumers.common.tool_calls import are_calls
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
 from retuned.consumers.formats.messages import Plain, content_hash, instant, joined_text, object_of, without_nothing
 
@@ -19,6 +23,8 @@ UNNAMED_MODEL = "unknown"
 TRANSCRIPTS = ("messages", "conversations", "conversation")
 QUESTIONS = ("question", "prompt", "instruction", "query", "input")
 ANSWERS = ("answer", "response", "output", "completion")
+CLASSES = ("label", "category")
+"""What a text belongs to: the answer, in a table that has no other."""
 TIMES = ("timestamp", "created_at", "created", "time", "date")
 JUDGEMENTS = (*sorted(BOOLEANS), *sorted(NUMBERS), *sorted(STRINGS))
 FIELDS = (
@@ -46,6 +52,21 @@ def column(name: str) -> str:
     return name.strip().lower().replace(" ", "_")
 
 
+def renamed(columns: Sequence[str]) -> list[str]:
+    """Columns as `column` names them; where texts stand beside their class, these are `question` and `answer`.
+
+    Args:
+        columns: all of a table, or of a row those too that are empty. One with a column of answers is as it is.
+    """
+    names = [column(name) for name in columns]
+    known = {*names}
+    label = next((name for name in CLASSES if name in known), None)
+    if label is None or known & {*ANSWERS, *TRANSCRIPTS, "chosen", "rejected"} or not known & {*QUESTIONS, "text"}:
+        return names
+    meant = {label: "answer"} if known & {*QUESTIONS} else {label: "answer", "text": "question"}
+    return [meant.get(name, name) for name in names]
+
+
 def understood(columns: set[str]) -> bool:
     """Whether rows with these columns (as `column` makes them) can be demonstrations, preferences or transcripts."""
     return bool(
@@ -69,7 +90,7 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
     workload = fields.pop("workload", None) or workload
     own_time = next((fields.pop(name) for name in TIMES if name in fields), None)
     chosen = fields.pop("chosen", None) if "rejected" in fields else None
-    messages, answer = _exchange(fields)
+    messages, answer, calls = _exchange(fields)
     if workload is None:
         raise NoWorkload
     judged = {name: _judgement(name, fields.pop(name)) for name in JUDGEMENTS if name in fields}
@@ -80,7 +101,8 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
     if chosen is not None:
         judged, source = {**judged, "correction": _text(chosen)}, "expert"
     if model is None and not judged:
-        model, judged, source = DEMONSTRATION, {"correction": answer}, "expert"
+        taught = {"content": answer, "tool_calls": calls} if calls else answer
+        model, judged, source = DEMONSTRATION, {"correction": taught}, "expert"
     context = fields.pop("context", None)
     interaction: Plain = {
         "workload": workload,
@@ -95,6 +117,9 @@ def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
     # two files have in common.
     id = str(fields.pop("id")) if named and "id" in fields else None
     attributes = object_of(fields.pop("attributes", None)) | object_of(fields.pop("metadata", None)) | fields
+    attributes |= {"tool_calls": calls} if calls else {}
+    if isinstance(attributes.get("tools"), str):  # as in Parquet files, whose columns have one type each
+        attributes["tools"] = _decoded(attributes["tools"])
     interaction = without_nothing({**interaction, "attributes": attributes or None})
     when = time(own_time)
     id = id or content_hash([interaction, when])
@@ -118,28 +143,34 @@ def time(value: Any) -> Any:
     return value
 
 
-def _exchange(fields: Plain) -> tuple[list[Plain], str]:
-    """The messages that were asked and the answer to them, which are taken out of the fields."""
+def _exchange(fields: Plain) -> tuple[list[Plain], str, list[Plain]]:
+    """The messages that were asked, the answer to them and its calls of tools, which are taken out of the fields."""
     name = next((name for name in TRANSCRIPTS if isinstance(fields.get(name), list)), None)
     messages = _question(fields) if name is None else _turns(fields.pop(name))
     if isinstance(fields.get("system"), str):
         messages = [{"role": "system", "content": fields.pop("system")}, *messages]
+    calls: list[Plain] = []
     told = "rejected" if "rejected" in fields else next((name for name in ANSWERS if name in fields), None)
     if told is not None:
         answer = _text(fields.pop(told))
     else:
-        places = [place for place, turn in enumerate(messages) if turn["role"] == "assistant" and turn.get("content")]
+        places = [
+            place
+            for place, turn in enumerate(messages)
+            if turn["role"] == "assistant" and (turn.get("content") or are_calls(turn.get("tool_calls")))
+        ]
         if not places:
             raise BadEvent(
                 "not_an_event", "no answer: expected a last message of the assistant, or a column of answers"
             )
-        answer = joined_text(messages[places[-1]]["content"]) or ""
-        messages = messages[: places[-1]]
+        last, messages = messages[places[-1]], messages[: places[-1]]
+        answer = joined_text(last.get("content")) or ""
+        calls = last["tool_calls"] if are_calls(last.get("tool_calls")) else []
     if not any(turn["role"] == "user" for turn in messages):
         raise BadEvent("not_an_event", "no question: expected a message of the user before the answer")
-    if not answer.strip():
+    if not answer.strip() and not calls:
         raise BadEvent("not_an_event", "no answer: expected a text")
-    return messages, answer
+    return messages, answer, calls
 
 
 def _question(fields: Plain) -> list[Plain]:
@@ -178,6 +209,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _decoded(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
 def _judgement(name: str, value: Any) -> Any:
     """A value as its name wants it, where a table holds it as text or number. What is neither stays, to be refused."""
     text = str(value).strip().lower()
@@ -188,4 +226,6 @@ def _judgement(name: str, value: Any) -> Any:
             return float(text)
         except ValueError:
             return value
+    if name == "correction" and isinstance(value, dict | list):
+        return value
     return str(value) if name in STRINGS else value

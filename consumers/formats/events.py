@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from retuned.consumers.common.tool_calls import are_calls
 from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
 from retuned.consumers.settings import IngestSettings
 
@@ -71,6 +72,13 @@ class Message(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
 
 
+class Answer(msgspec.Struct, gc=False):
+    """An answer as a chat message, where it calls tools. Other fields are ignored."""
+
+    content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
 class Interaction(msgspec.Struct, kw_only=True, gc=False):
     """What a model was asked and what it answered. Unknown fields are ignored."""
 
@@ -80,8 +88,11 @@ class Interaction(msgspec.Struct, kw_only=True, gc=False):
     workload: Annotated[Name, Meta(description="The kind of request: a route, an agent node.")]
     model: Annotated[ModelName, Meta(description="The model that answered, as it is served.")]
     messages: Annotated[Raw, Meta(description="The prompt: objects with `role` and `content`; other fields are kept.")]
-    response: Annotated[str, Meta(description="What the model answered.")]
+    response: Annotated[str | Answer, Meta(description="What the model answered.")]
     context: Annotated[Raw | UnsetType, Meta(description="Passages that were retrieved for the answer.")] = UNSET
+    tools: Annotated[
+        Raw | UnsetType, Meta(description="The tools that were offered to the model; stored among the attributes.")
+    ] = UNSET
     conversation_id: Identifier | None = None
     user_id: Annotated[Identifier, Meta(description="Stored as a keyed hash.")] | None = None
     latency_seconds: Amount | None = None
@@ -103,10 +114,14 @@ class Feedback(msgspec.Struct, kw_only=True, gc=False):
         Name,
         Meta(
             description="Reserved: helpful, hallucination, resolved, escalated (boolean); rating (0 to 1); "
-            "time_saved_seconds (number); correction, comment (string). Any other name is stored as it is."
+            "time_saved_seconds (number); comment (string); correction (string, or the JSON that the answer should "
+            "have been). Any other name is stored as it is."
         ),
     ]
-    value: Annotated[bool | float | int | str, Meta(description="A boolean, a number or a string.")]
+    value: Annotated[
+        bool | float | int | str | dict[str, Any] | list[Any],
+        Meta(description="A boolean, a number or a string; of a correction, an object or an array too."),
+    ]
     source: Literal["user", "expert", "judge", "app"] = "user"
     user_id: Annotated[Identifier, Meta(description="Stored as a keyed hash.")] | None = None
 
@@ -151,6 +166,7 @@ _FEEDBACK = msgspec.json.Decoder(Feedback)
 _MESSAGES = msgspec.json.Decoder(Annotated[list[Message], Meta(min_length=1)])
 _CONTEXT = msgspec.json.Decoder(list[str] | None)
 _ATTRIBUTES = msgspec.json.Decoder(dict[str, Raw] | None)
+_TOOLS = msgspec.json.Decoder(list[dict[str, Any]] | None)
 _TO_JSON = msgspec.json.Encoder()
 
 
@@ -189,6 +205,9 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                 attributes = _ATTRIBUTES.decode(event.attributes)
                 if attributes and not MAY_NAME_USERS.isdisjoint(attributes):
                     _take_user(event)
+            if event.tools is not UNSET or type(event.response) is Answer:
+                field = "tools: "
+                _keep_tools(event)
             # The search for one byte, by its number, is the fastest by far, and mostly finds nothing.
             if BACKSLASH in payload and (b"\\u" in payload or b"\\/" in payload):
                 event.messages, event.context, event.attributes = map(
@@ -220,6 +239,25 @@ def _take_user(event: Interaction) -> None:
     event.attributes = Raw(_TO_JSON.encode(attributes))
 
 
+def _keep_tools(event: Interaction) -> None:
+    """Tools that were offered and called belong to the attributes, where the other formats have them."""
+    kept: dict[str, Any] = {}
+    if event.tools is not UNSET:
+        kept["tools"] = _TOOLS.decode(event.tools)
+        event.tools = UNSET
+    if isinstance(answer := event.response, Answer):
+        if answer.tool_calls and not are_calls(answer.tool_calls):
+            raise BadEvent("not_an_event", "response: tool_calls: expected objects with function.name and .arguments")
+        if answer.content is None and not answer.tool_calls:
+            raise BadEvent("not_an_event", "response: expected a text, or an object with content or tool_calls")
+        kept["tool_calls"] = answer.tool_calls
+        event.response = answer.content or ""
+    kept = {name: value for name, value in kept.items() if value}
+    if kept:
+        attributes = event.attributes if isinstance(event.attributes, Raw) else Raw(b"{}")
+        event.attributes = Raw(_TO_JSON.encode((msgspec.json.decode(attributes) or {}) | kept))
+
+
 def to_json(value: Any) -> str:
     """JSON text of a decoded value."""
     return _TO_JSON.encode(value).decode()
@@ -237,13 +275,34 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         "properties": {"role": {"type": "string", "minLength": 1}, "content": {"type": ["string", "array", "null"]}},
         "required": ["role"],
     }
+    call = {
+        "type": "object",
+        "properties": {
+            "function": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "arguments": {}},
+                "required": ["name", "arguments"],
+            }
+        },
+        "required": ["function"],
+    }
+    answer = {
+        "type": "object",
+        "properties": {
+            "content": {"type": ["string", "null"]},
+            "tool_calls": {"anyOf": [{"type": "array", "items": call}, {"type": "null"}]},
+        },
+    }
     nested = {
         "messages": {"type": "array", "minItems": 1, "items": message},
+        "response": {"anyOf": [{"type": "string"}, answer]},
         "context": {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}], "default": None},
+        "tools": {"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "null"}], "default": None},
         "attributes": {"anyOf": [{"type": "object"}, {"type": "null"}], "default": None},
     }
     for name, form in nested.items():
         described = schemas["interaction"]["properties"][name]
+        described.pop("anyOf", None)
         described.pop("default", None)
         described.update(form)
     return schemas
@@ -303,14 +362,19 @@ def _not_in_time(timestamp: datetime, bounds: Bounds) -> str:
     return f"timestamp: {timestamp.isoformat()} {problem}"
 
 
-def _check_value(name: str, value: bool | float | str, bounds: Bounds) -> None:
+def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     """Reserved names have one type each: a rate over a mix of types would mean nothing."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and name == "time_saved_seconds":
-        _check_number(name, value, bounds.time_saved_seconds, "max_time_saved_seconds")  # type: ignore[arg-type]
+        _check_number(name, value, bounds.time_saved_seconds, "max_time_saved_seconds")
     elif number:
-        _check_number(f"value of {name}", value, bounds.value, "max_feedback_value")  # type: ignore[arg-type]
-    if name in BOOLEANS:
+        _check_number(f"value of {name}", value, bounds.value, "max_feedback_value")
+    nested = isinstance(value, dict | list)
+    if name == "correction" and nested:
+        fits, expected = bool(value), "more than nothing"
+    elif nested:
+        fits, expected = False, "a boolean, a number or a string"
+    elif name in BOOLEANS:
         fits, expected = isinstance(value, bool), "a boolean"
     elif name == "rating":
         fits, expected = number and 0 <= float(value) <= 1, "a number from 0 to 1"

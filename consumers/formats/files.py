@@ -74,6 +74,7 @@ class EventFile:
         topic: what tells its content, read in this way, from any other.
         share: how much of it was read, 0 to 1.
         rows: how many rows were read, empty lines not among them.
+        attributes: the columns of demonstrations and preferences that became attributes, as they mean nothing else.
     """
 
     def __init__(self, path: Path, format: str | None, workload: str | None, max_event_bytes: int) -> None:
@@ -99,7 +100,7 @@ class EventFile:
                 while chunk := file.read(CHUNK_BYTES):
                     found.update(chunk)
         self.topic = TOPIC + found.hexdigest()
-        self.share, self.rows = 0.0, 0
+        self.share, self.rows, self.attributes = 0.0, 0, set[str]()
         self._cut = False  # of the line that was read last, there was more
 
     def batches(self, start: int | None, most: int) -> Iterator[Batch]:
@@ -161,7 +162,11 @@ class EventFile:
             around = without_nothing({"specversion": "1.0", "time": self._modified, "workload": self._workload})
             return [_bytes(around | value if "specversion" in value else {**around, "data": value})]
         if kind is None:
-            return [_bytes(event) for event in demonstrations.events(value, self._workload, self._modified)]
+            if isinstance(row, bytes):  # the columns of a table were renamed with its header
+                value = dict(zip(demonstrations.renamed(list(value)), value.values(), strict=True))
+            events = demonstrations.events(value, self._workload, self._modified)
+            self.attributes.update({demonstrations.column(name) for name in value} & {*events[0].get("attributes", ())})
+            return [_bytes(event) for event in events]
         own = without_nothing(value)
         if kind == "interactions":
             own = without_nothing({"workload": self._workload}) | own
@@ -238,7 +243,7 @@ class EventFile:
             names = next(rows, [])
         except csv.Error as error:
             raise BadFile(f"{self.path}: its first line is no header ({error})") from error
-        self._check_columns(names)
+        names = self._checked(names)
         while True:
             try:
                 values = next(rows)
@@ -265,7 +270,7 @@ class EventFile:
 
     def _parquet(self, start: int) -> Iterator[Row]:
         with pq.ParquetFile(self.path) as file:
-            self._check_columns(file.schema_arrow.names)
+            names = self._checked(file.schema_arrow.names)
             first, groups = 0, list[int]()
             for group in range(file.num_row_groups):  # those before are not even read
                 rows = file.metadata.row_group(group).num_rows
@@ -275,7 +280,7 @@ class EventFile:
                     groups.append(group)
             number = first
             for batch in file.iter_batches(1_000, groups):
-                for row in batch.to_pylist():
+                for row in batch.rename_columns(names).to_pylist():
                     if number >= start:
                         yield _typed(row)
                     number += 1
@@ -293,8 +298,10 @@ class EventFile:
     def _texts(self, stream: io.BufferedReader) -> Iterator[str]:
         return (line.decode(errors="replace" if self._cut else "strict") for line in self._lines(stream))
 
-    def _check_columns(self, names: list[str]) -> None:
-        columns = {demonstrations.column(name) for name in names}
+    def _checked(self, names: list[str]) -> list[str]:
+        """The columns by the names under which their cells are read."""
+        own = demonstrations.renamed(names)
+        columns = {*own}
         foreign = is_foreign({name: {} for name in names})
         if len(columns) < len(names):
             raise BadFile(f"{self.path}: two columns have one name: {', '.join(names)}")
@@ -302,10 +309,12 @@ class EventFile:
             raise BadFile(
                 f"{self.path}: the columns {', '.join(name[:40] for name in names[:20]) or '(none)'} mean nothing "
                 f"here. Expected a question ({', '.join(demonstrations.QUESTIONS)}) and an answer "
-                f"({', '.join(demonstrations.ANSWERS)}), or the fields of an event; is the first row a header?"
+                f"({', '.join((*demonstrations.ANSWERS, *demonstrations.CLASSES))}), or the fields of an event; is the "
+                "first row a header?"
             )
         if not self._workload and not foreign and not columns & {"workload", "interaction_id"}:
             raise BadFile(f"{self.path}: has no column workload; name one for the file with --workload")
+        return names if foreign or _kind(dict.fromkeys(names, "")) else own
 
     @contextmanager
     def _readable(self, number: Callable[[], int] = lambda: 0) -> Iterator[None]:

@@ -16,7 +16,9 @@ def is_feedback(value: Plain) -> bool:
 
 def is_interaction(value: Plain) -> bool:
     """Whether an object has the fields that tell an interaction."""
-    return "messages" in value and isinstance(value.get("response"), str)
+    response = value.get("response")
+    is_message = isinstance(response, dict) and not response.keys().isdisjoint(("content", "tool_calls"))
+    return "messages" in value and (isinstance(response, str) or is_message)
 
 
 def coerced(fields: Plain) -> Plain:

@@ -234,7 +234,7 @@ class ConfluentSource:
             refusals = [said for said in self._errors if self._is_refusal(said)]
             consumer.close()
             raise self._translated((refusals or [error.args[0]])[-1]) from error
-        consumer.subscribe([settings.interactions_topic, settings.feedback_topic], on_assign=self._assigned)
+        consumer.subscribe(list(settings.topics), on_assign=self._assigned)
         return consumer
 
     def _assigned(self, consumer: Any, partitions: Sequence[Any]) -> None:

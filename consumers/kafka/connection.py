@@ -126,7 +126,7 @@ def check_broker(settings: KafkaSettings) -> str:
             there = consumer.topics()
             version = ".".join(str(part) for part in consumer.config["api_version"])
             topics = []
-            for name in (settings.interactions_topic, settings.feedback_topic):
+            for name in settings.topics:
                 partitions = len(consumer.partitions_for_topic(name)) if name in there else 0
                 topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (not there yet)")
             cluster = f", cluster {consumer._cluster.cluster_id}" if consumer._cluster.cluster_id else ""
@@ -152,10 +152,9 @@ def identities(settings: KafkaSettings) -> dict[str, Identity]:
     try:
         with translated(settings):
             there, cluster = consumer.topics(), consumer._cluster
-            names = (settings.interactions_topic, settings.feedback_topic)
             return {
                 name: Identity(cluster.cluster_id or None, topic_id(cluster.topic_id(name)))
-                for name in names
+                for name in settings.topics
                 if name in there
             }
     finally:

@@ -245,7 +245,7 @@ class KafkaSource:
         }
         consumer = connect(KafkaConsumer, settings, self._config | options)
         consumer._fetcher.PartitionRecords = FastRecords
-        consumer.subscribe([settings.interactions_topic, settings.feedback_topic], listener=_Listener(self))
+        consumer.subscribe(list(settings.topics), listener=_Listener(self))
         self._away_since = None
         return consumer
 
@@ -371,7 +371,7 @@ class KafkaSource:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        for topic in {self._settings.interactions_topic, self._settings.feedback_topic} - assigned - self.missing:
+        for topic in set(self._settings.topics) - assigned - self.missing:
             if not self._consumer.partitions_for_topic(topic):
                 self.missing |= {topic}
                 log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)

@@ -8,6 +8,7 @@ first, because most texts hold nothing to find.
 import re
 from collections import Counter
 from collections.abc import Callable, Set
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from retuned.consumers.privacy.patterns import accounts, addresses, credentials,
 from retuned.consumers.privacy.patterns.names import load_names
 from retuned.consumers.privacy.patterns.phones import check_regions, replace_phones
 from retuned.consumers.privacy.placeholders import Conversations, Scope
+from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.settings import PrivacySettings
 
 _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
@@ -27,6 +29,9 @@ _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 _LONG_NUMBER = re.compile(r"[0-9](?:[ \u00a0\u202f().\-/]{0,3}[0-9]){7}")
 # Stands for what was found until all of a text is searched: numbers go by the order of appearance, not of the patterns.
 _FOUND = re.compile("<\x00([0-9]{1,9})>")
+# A placeholder in JSON where a number stood.
+_UNQUOTED = re.compile(r"(?<=[:,\[\s])-?(<[A-Z_]{1,20}_[0-9]{1,9}>)(?=[,\]}\s])")
+_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}")
 
 # What a text holds whenever something is found in it, and seldom else, also where JSON has escaped the text.
 # In the dialect of RE2, which Arrow runs over a whole column.
@@ -38,9 +43,12 @@ _SUSPECT = "|".join(
         *national_ids.SUSPECT,
         *credentials.SUSPECT,
         placeholders.SUSPECT,
+        _ESCAPE.pattern,  # in JSON that is a text
     )
 )
 _SUSPECT_NAME = r"\p{Lu}\p{Ll}"
+# In the place of a kind: what privacy.keep names, which stays as it stands.
+_KEPT = "KEPT"
 Failed = Callable[[int, Exception], None]
 # What a conversation may be named after.
 _SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
@@ -52,7 +60,8 @@ class Redactor:
 
     Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
     `columns` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
-    stand in a text already stay, and their numbers are not given again in their scope.
+    stand in a text already stay, and their numbers are not given again in their scope; what privacy.keep names
+    stays too.
 
     For one thread. `take_counts` says how often something was replaced.
     """
@@ -69,6 +78,8 @@ class Redactor:
         self._regions, self._machines = settings.phone_regions, machines
         self._replace_names = load_names() if settings.redact and settings.names else None
         self._suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
+        self._kept: frozenset[tuple[str, str]] = frozenset()
+        self._kept = frozenset(chain.from_iterable(map(self._values, settings.keep)))
         self._conversations = Conversations()
         self._counts: Counter[str] = Counter()
 
@@ -160,21 +171,31 @@ class Redactor:
         return value
 
     def text(self, text: str, scope: Scope | None = None) -> str:
-        """A text with placeholders."""
-        if not self.enabled:
+        """A text with placeholders. One that is JSON, such as the arguments of a call of a tool, stays JSON.
+
+        A user's pseudonym stays: its digits may look like a phone number's.
+        """
+        if not self.enabled or is_pseudonym(text):
             return text
+        is_json = text.lstrip()[:1] in ("{", "[") and _is_json(text)
+        if is_json and _ESCAPE.search(text):  # which could hide what is looked for
+            text = msgspec.json.encode(msgspec.json.decode(text)).decode()
         found: list[tuple[str, str]] = []
         marked = self._mark(text, found)
         if not found:
             return text
         numbers = scope or self.scope(text)
-        self._counts.update(kind for kind, _ in found)
+        self._counts.update(kind for kind, _ in found if kind != _KEPT)
 
         def placeholder(match: re.Match[str]) -> str:
             index = int(match[1])
-            return numbers.placeholder(*found[index]) if index < len(found) else match[0]
+            if index >= len(found):
+                return match[0]
+            kind, value = found[index]
+            return _FOUND.sub(placeholder, value) if kind == _KEPT else numbers.placeholder(kind, value)
 
-        return _FOUND.sub(placeholder, marked)
+        clean = _FOUND.sub(placeholder, marked)
+        return _UNQUOTED.sub(r'"\1"', clean) if is_json and not _is_json(clean) else clean
 
     def scope(self, value: Any = None) -> Scope:
         """Numbers that nothing else shares; those of placeholders in a JSON value are taken."""
@@ -185,11 +206,20 @@ class Redactor:
     def _json(self, text: str, scope: Scope) -> str:
         return msgspec.json.encode(self.value(msgspec.json.decode(text), scope)).decode()
 
+    def _values(self, kept: str) -> list[tuple[str, str]]:
+        """Kind and value of what would be taken out of a text that is to be kept. A number alone may not be known as a
+        phone's, behind such a word it is; nor is a name alone known as one."""
+        found: list[tuple[str, str]] = [("NAME", " ".join(kept.casefold().split()))]
+        for text in (kept, f"tel. {kept}"):
+            self._mark(text, found)
+        return found
+
     def _mark(self, text: str, found: list[tuple[str, str]]) -> str:
         """The text with marks for what goes, which is added to `found` as kind and value."""
 
-        def mark(kind: str, value: str) -> str:
-            found.append((kind, value))
+        def mark(kind: str, value: str, text: str) -> str:
+            # What is kept is marked too: no later pattern looks into it.
+            found.append((_KEPT, text) if self._kept and (kind, value) in self._kept else (kind, value))
             return f"<\x00{len(found) - 1}>"
 
         text = credentials.replace_credentials(text, text.lower(), mark)
@@ -206,6 +236,14 @@ class Redactor:
             if long:
                 text = replace_phones(text, mark, self._regions)
         return self._replace_names(text, mark) if self._replace_names else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
 
 
 def _suspects(arrays: list[Any], pattern: str) -> list[int]:

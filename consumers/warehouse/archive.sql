@@ -67,6 +67,10 @@ SELECT * EXCLUDE (workload) FROM dead_letters WHERE received_at >= $day AND rece
 -- name: held
 SELECT count(*) AS rows, min(received_at) AS first, max(received_at) AS last FROM read_parquet($file)
 
+-- name: judged
+-- Interactions on which the feedback is that left.
+SELECT DISTINCT interaction_id FROM read_parquet($file)
+
 -- name: delete_interactions
 DELETE FROM interactions USING read_parquet($file, hive_partitioning = false) AS gone
 WHERE interactions.received_at BETWEEN $first AND $last  -- constants, by which whole row groups are skipped

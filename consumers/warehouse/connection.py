@@ -2,9 +2,10 @@
 
 import re
 import secrets
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -184,13 +185,35 @@ class Warehouse:
             BackupError: the new file cannot be written.
             Cancelled: it was stopped.
         """
+        self._write(path, stop, lambda cursor, name: cursor.execute(f"COPY FROM DATABASE {NAME} TO {name}"))
+
+    def extract_to(
+        self, path: Path, tables: Mapping[str, str], parameters: Mapping[str, Any], stop: threading.Event
+    ) -> None:
+        """Write the results of queries as tables into a new file, all of one moment; as `copy_to` in all else.
+
+        Args:
+            tables: name to query.
+            parameters: of all queries; each gets those that it names.
+        """
+
+        def extract(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
+            for table, query in tables.items():
+                own = {key: value for key, value in parameters.items() if f"${key}" in query}
+                cursor.execute(f"CREATE TABLE {name}.{table} AS {query}", own)
+
+        self._write(path, stop, extract)
+
+    def _write(
+        self, path: Path, stop: threading.Event, fill: Callable[[duckdb.DuckDBPyConnection, str], object]
+    ) -> None:
         name = f"copy_{secrets.token_hex(4)}"
         with self.cursor() as cursor, _interrupted_by(stop, cursor):
             try:
                 cursor.execute(f"ATTACH {literal(path)} AS {name} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
                 try:
                     cursor.begin()
-                    cursor.execute(f"COPY FROM DATABASE {NAME} TO {name}")
+                    fill(cursor, name)
                     cursor.commit()
                     cursor.execute(f"CHECKPOINT {name}")
                 finally:
@@ -378,8 +401,18 @@ def _not_opened(path: Path, error: Exception) -> WarehouseError:
         return WarehouseError(f"warehouse {path}: cannot be opened: {advice}")
     if "lock" in text:
         owner = re.search(r"PID (\d+)", text)
-        by = f" by process {owner[1]}" if owner else ""
+        by = f" by process {owner[1]}{_command(owner[1])}" if owner else ""
         return WarehouseError(
-            f"warehouse {path}: in use{by}; DuckDB lets one process in: stop that one, or ask it over HTTP"
+            f"warehouse {path}: in use{by}; DuckDB lets one process in: wait until that one is done; a daemon is asked "
+            "over HTTP instead (http.port)"
         )
     return WarehouseError(f"warehouse {path}: cannot be opened ({first_line(error)}); check warehouse.path")
+
+
+def _command(process: str) -> str:
+    """What a process of this machine runs, for a message; nothing where that is not to be seen."""
+    try:
+        words = Path("/proc", process, "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return ""
+    return f" ({textwrap.shorten(' '.join(Path(word).name for word in words), 80, placeholder=' …')})"

@@ -24,6 +24,7 @@ from retuned.consumers.formats.events import (
     PassedOver,
     to_json,
 )
+from retuned.consumers.formats.users import may_name_users, with_pseudonyms
 from retuned.consumers.kafka.contract import Batch, Record
 from retuned.consumers.privacy.redactor import Failed, Redactor
 from retuned.consumers.warehouse.dead_letters import DeadLetter, dead_letter, unredacted
@@ -78,7 +79,7 @@ class _Events:
     def __init__(
         self,
         schema: Any,
-        columns: Callable[[Any], dict[str, Any]],
+        columns: Callable[[Any, Callable[[str], str]], dict[str, Any]],
         received_at: datetime,
         pseudonym: Callable[[str], str],
     ) -> None:
@@ -118,8 +119,7 @@ class _Events:
     def _pack_some(self, events: list[Event], records: list[Record]) -> None:
         """Where one of them fails, it is found by halving, and is bad."""
         try:
-            columns = self._columns(events)
-            columns["user_id"] = [user and self._pseudonym(user) for user in columns["user_id"]]
+            columns = self._columns(events, self._pseudonym)
             columns["topic"] = [record.topic for record in records]
             columns["partition"] = [record.partition for record in records]
             columns["offset"] = [record.offset for record in records]
@@ -302,19 +302,44 @@ def _ready(table: Any, columns: dict[str, Any]) -> Any:
     )
 
 
-def _columns(kind: type[Event], events: Sequence[Event]) -> dict[str, Any]:
-    """The values of each field, by its name."""
-    return dict(zip(kind.__struct_fields__, zip(*map(astuple, events), strict=True), strict=True))
+def _columns(kind: type[Event], events: Sequence[Event], pseudonym: Callable[[str], str]) -> dict[str, Any]:
+    """The values of each field, by its name; of users their pseudonyms."""
+    columns = dict(zip(kind.__struct_fields__, zip(*map(astuple, events), strict=True), strict=True))
+    return columns | {"user_id": [user and pseudonym(user) for user in columns["user_id"]]}
 
 
-def _interaction_columns(events: list[Interaction]) -> dict[str, Any]:
-    columns = _columns(Interaction, events)
-    return columns | {name: _json_array(columns[name]) for name in NESTED}
+def _interaction_columns(events: list[Interaction], pseudonym: Callable[[str], str]) -> dict[str, Any]:
+    columns = _columns(Interaction, events, pseudonym)
+    columns |= {name: _json_array(columns[name]) for name in NESTED}
+    columns["attributes"] = _with_pseudonyms(columns["attributes"], pseudonym)
+    return columns
 
 
-def _feedback_columns(events: list[Feedback]) -> dict[str, Any]:
-    columns = _columns(Feedback, events)
+def _feedback_columns(events: list[Feedback], pseudonym: Callable[[str], str]) -> dict[str, Any]:
+    columns = _columns(Feedback, events, pseudonym)
+    for value in columns["value"]:
+        if isinstance(value, dict | list) and _depth(value) > DEEPEST:
+            raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     return columns | {"value": [to_json(value) for value in columns["value"]]}
+
+
+def _with_pseudonyms(attributes: Any, pseudonym: Callable[[str], str]) -> Any:
+    """An Arrow array of JSON texts in which no user stands in clear text.
+
+    Raises:
+        BadEvent: one of them holds a number that cannot be read.
+    """
+    joined = attributes.buffers()[2]
+    if joined is None or not may_name_users(joined.to_pybytes()):  # one look at all of them
+        return attributes
+    texts = attributes.to_pylist()
+    for place, text in enumerate(texts):
+        if text is not None and may_name_users(text.encode()):
+            try:
+                texts[place] = to_json(with_pseudonyms(msgspec.json.decode(text), pseudonym))
+            except msgspec.ValidationError as error:
+                raise BadEvent("bad_value", f"attributes: {error}") from error
+    return pa.array(texts, pa.string())
 
 
 def _json_array(nested: Sequence[Any]) -> Any:

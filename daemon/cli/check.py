@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from retuned.consumers.common.memory import available_bytes, gibibytes
@@ -22,21 +23,28 @@ from retuned.daemon.web.server import bind
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
+from retuned.retrain.scoring.metric import choose
 from retuned.retrain.training.base_model import check_base_model
+
+Try = tuple[str, Callable[[], str]]
 
 ENOUGH_DISK = 2 * 1024**3
 
 
 def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
     """(what was tried, the problem if there is one, what was found), one after the other."""
-    tries: list[tuple[str, Callable[[], str]]] = [
+    tries: list[Try] = [
         ("configuration", lambda: "valid"),
         ("broker", lambda: check_broker(settings.kafka)),
         ("warehouse", lambda: _warehouse(settings)),
         ("privacy", lambda: _privacy(settings)),
-        ("base model", lambda: check_base_model(settings.models.base)),
-        ("memory", lambda: _memory(settings)),
-        ("judge", lambda: judge.check(settings.evaluate)),
+        *(
+            ("base model" if key == "models.base" else f"base model of {key}", partial(check_base_model, base, key))
+            for key, base in settings.bases().items()
+        ),
+        *_for_each("memory", settings, {"base", "train"}, _memory),
+        *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
+        *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
@@ -48,6 +56,12 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
             yield name, None, attempt()
         except RetunedError as error:
             yield name, str(error), ""
+
+
+def _for_each(what: str, settings: Settings, keys: set[str], attempt: Callable[[Settings], str]) -> list[Try]:
+    """Try the settings of all workloads, and those of each entry of `workloads` that sets one of these keys."""
+    own = {name: settings.for_workload(name) for name, entry in settings.workloads.items() if keys & entry.keys()}
+    return [(what, partial(attempt, settings)), *((f"{what} of {name}", partial(attempt, own[name])) for name in own)]
 
 
 def _warehouse(settings: Settings) -> str:
@@ -69,6 +83,13 @@ def _privacy(settings: Settings) -> str:
     if not privacy.redact:
         return "privacy.redact is off: what events hold is stored as it is"
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _metric(settings: Settings) -> str:
+    if settings.metric.name == "auto":
+        return "auto: chosen by the approved answers of each dataset"
+    metric = choose(settings, []).metric
+    return f"{metric.name}: {metric.meaning}"
 
 
 def _writable(key: str, folder: Path) -> str:

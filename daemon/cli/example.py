@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from retuned.daemon.settings import Settings
 
@@ -15,7 +16,7 @@ from retuned.daemon.settings import Settings
 SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
-    *("models", "dataset", "train", "evaluate", "gate", "labels"),
+    *("models", "dataset", "train", "evaluate", "metric", "gate", "labels"),
     *("policy", "schedule", "http", "logging", "tracing"),
 )
 
@@ -34,33 +35,37 @@ class Key:
     meaning: str
 
 
+def keys() -> list[Key]:
+    """Those that stand beside the sections."""
+    return [_key(name, Settings.model_fields[name]) for name in ("objective", "workloads")]
+
+
 def sections() -> Iterator[tuple[str, str, list[Key]]]:
     """Name, meaning and keys of each section."""
     for section in SECTIONS:
         model = Settings.model_fields[section].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
-        keys = [
-            Key(
-                name,
-                _plain(field.default),
-                ". ".join(part for part in (field.description, _choices(field.annotation)) if part),
-            )
-            for name, field in model.model_fields.items()
-        ]
-        yield section, (model.__doc__ or "").strip(), keys
+        yield section, (model.__doc__ or "").strip(), [_key(*field) for field in model.model_fields.items()]
 
 
 def example() -> str:
     """The YAML text of deploy/retuned.example.yaml."""
     parts = [HEAD]
-    for section, meaning, keys in sections():
+    for section, meaning, own in sections():
         parts.append(f"\n# {meaning}\n{section}:\n")
-        for key in keys:
-            if key.meaning:
-                parts.append(textwrap.indent(textwrap.fill(key.meaning, 110), "  # ") + "\n")
-            parts.append(f"  {key.name}: {key.default}\n")
-    return "".join(parts)
+        parts += (textwrap.indent(_explained(key), "  ") for key in own)
+    return "".join([*parts, *(f"\n{_explained(key)}" for key in keys())])
+
+
+def _explained(key: Key) -> str:
+    meaning = textwrap.indent(textwrap.fill(key.meaning, 110), "# ") + "\n" if key.meaning else ""
+    return f"{meaning}{key.name}: {key.default}\n"
+
+
+def _key(name: str, field: FieldInfo) -> Key:
+    meaning = ". ".join(part for part in (field.description, _choices(field.annotation)) if part)
+    return Key(name, _plain(field.get_default(call_default_factory=True)), meaning)
 
 
 def _choices(annotation: Any) -> str:

@@ -14,11 +14,11 @@ from retuned.consumers import logs
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
-from retuned.daemon.cli import tokens
+from retuned.daemon.cli import progress, tokens
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
-from retuned.daemon.settings import Settings, load
+from retuned.daemon.settings import Settings, given, load
 
 if TYPE_CHECKING:
     from retuned.daemon.service import Service
@@ -181,7 +181,14 @@ def parser() -> argparse.ArgumentParser:
     command("migrate", _migrate, "bring the warehouse to the schema of this version, as a start of the daemon does")
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
-    command("config", _config, "print the example configuration, every key explained")
+    configured = command(
+        "config",
+        _config,
+        "print the example configuration, every key explained, or what is in force for a workload",
+    )
+    configured.add_argument(
+        "--workload", help="print what is in force for this workload instead, and where each value comes from"
+    )
 
     demo = command(
         "demo", _demo, "the whole loop on this machine: a broker, a model, its users, and a change of policy"
@@ -205,11 +212,15 @@ def _add_common(to: argparse.ArgumentParser, config: Any, verbose: Any) -> None:
     to.add_argument("--verbose", action="store_true", default=verbose, help="log more")
 
 
+def _file(options: argparse.Namespace) -> Path | None:
+    if options.config is None and DEFAULT_CONFIG.exists():
+        return DEFAULT_CONFIG
+    file: Path | None = options.config
+    return file
+
+
 def _settings(options: argparse.Namespace) -> Settings:
-    file = options.config
-    if file is None and DEFAULT_CONFIG.exists():
-        file = DEFAULT_CONFIG
-    return load(file)
+    return load(_file(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -242,7 +253,10 @@ def _check(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _service(settings: Settings, *, create: bool = False) -> Iterator["Service"]:
-    """The running daemon's; while none runs, that of the warehouse, opened by this process as `service.opened` does."""
+    """The running daemon's; while none runs, that of the warehouse, opened by this process as `service.opened` does.
+
+    A retraining that this process makes shows its progress.
+    """
     remote = RemoteService(settings)
     if remote.is_up():
         yield remote
@@ -250,6 +264,7 @@ def _service(settings: Settings, *, create: bool = False) -> Iterator["Service"]
     from retuned.daemon.service import opened
 
     with opened(settings, create=create) as local:
+        local.jobs.runs.show = progress.Progress().show
         yield local
 
 
@@ -334,8 +349,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
 def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:
     """The latest run: how far it is, what it waits for, what came of it, or why it made nothing."""
     if run["state"] == "running" and training.get("workload") == workload:
-        said = (f"{key} {value}" for key, value in training.items() if key in ("step", "steps", "rows", "loss"))
-        return f"under way: {', '.join([training['stage'], *said])}"
+        return f"under way: {progress.words(training)}"
     if run["state"] == "succeeded":
         scores = run["scores"] or {}
         means = ", ".join(
@@ -480,10 +494,14 @@ def _migrate(options: argparse.Namespace) -> int:
     return migrate(_settings(options))
 
 
-def _config(_: argparse.Namespace) -> int:
+def _config(options: argparse.Namespace) -> int:
     from retuned.daemon.cli.example import example
+    from retuned.daemon.cli.in_force import in_force
 
-    print(example(), end="")
+    if options.workload is None:
+        print(example(), end="")
+    else:
+        print(in_force(_settings(options), given(_file(options)), options.workload), end="")
     return 0
 
 

@@ -11,10 +11,11 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -189,10 +190,14 @@ class Model:
         self._adapted = frozenset(changes)
         self._prefixes.clear()
 
-    def prompt(self, messages: Sequence[dict[str, str]]) -> Prompt:
-        """A conversation (role and content of each message) as the model reads it, up to where it is to answer."""
-        ids = self._render(messages, True)
-        head = self._render(messages[:1], False) if messages[0]["role"] == "system" else ()
+    def prompt(self, messages: Sequence[dict[str, str]], variables: Mapping[str, Any] = MappingProxyType({})) -> Prompt:
+        """A conversation (role and content of each message) as the model reads it, up to where it is to answer.
+
+        Args:
+            variables: of the chat template.
+        """
+        ids = self._render(messages, True, variables)
+        head = self._render(messages[:1], False, variables) if messages[0]["role"] == "system" else ()
         return Prompt(ids, len(head) if len(head) < len(ids) and ids[: len(head)] == head else 0)
 
     def answer(self, prompts: Sequence[Prompt], limits: Sequence[int]) -> list[Answer]:
@@ -262,10 +267,12 @@ class Model:
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return cache
 
-    def _render(self, messages: Sequence[dict[str, str]], to_be_answered: bool) -> tuple[int, ...]:
+    def _render(
+        self, messages: Sequence[dict[str, str]], to_be_answered: bool, variables: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         with self._tokenizer_lock:
             ids = self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=to_be_answered, tokenize=True, return_dict=False
+                list(messages), add_generation_prompt=to_be_answered, tokenize=True, return_dict=False, **variables
             )
         return tuple(ids)
 

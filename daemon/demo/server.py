@@ -34,6 +34,7 @@ from starlette.routing import Route
 
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.demo.model import Answer, Model, Prompt
+from retuned.retrain.settings import template_variables
 
 LARGEST_BATCH = 16
 GATHER_SECONDS = 0.01
@@ -68,6 +69,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
     stream: bool | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None
+    chat_template_kwargs: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,14 @@ def app(model: Model, worker: Worker) -> Starlette:
     async def completions(request: Request) -> Response:
         try:
             wanted = decoder.decode(await request.body())
-        except msgspec.DecodeError as error:
+            variables = template_variables(wanted.chat_template_kwargs)
+        except (msgspec.DecodeError, ValueError) as error:
             return _error(400, str(error))
         if wanted.stream:
             return _error(400, "this server does not stream; leave `stream` out")
         limit = wanted.max_completion_tokens or wanted.max_tokens or 128
-        prompt = model.prompt([msgspec.to_builtins(message) for message in wanted.messages])
+        messages = [msgspec.to_builtins(message) for message in wanted.messages]
+        prompt = model.prompt(messages, variables)
         if len(prompt.ids) > LONGEST_PROMPT:
             return _error(400, f"the conversation has {len(prompt.ids)} tokens, the most is {LONGEST_PROMPT}")
         try:

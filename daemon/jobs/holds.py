@@ -24,7 +24,7 @@ class Hold:
 
 
 def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: datetime) -> Hold | None:
-    """What a run, by its row, waits for; None: it may start."""
+    """What a run, by its row, waits for, under the settings of its workload; None: it may start."""
     if (reason := paused(warehouse, run["workload"])) is not None:
         return Hold("paused", reason)
     hours = None if run["at_any_hour"] else settings.schedule.hours

@@ -48,12 +48,14 @@ class Runs:
 
     Attributes:
         progress: what the run under way last reported; empty when none is.
+        show: gets it too.
     """
 
     def __init__(self, context: Context, start: Callable[[], None]) -> None:
         """`start` has `run_waiting` called soon by the thread that trains, if there is one."""
         self._context, self._start = context, start
         self.progress: dict[str, Any] = {}
+        self.show: Callable[[dict[str, Any]], None] = lambda _: None
         self._under_way: Stop | None = None
         self._held: dict[str, str] = {}  # run to the kind of hold that was logged
         self._lock = threading.Lock()
@@ -62,13 +64,12 @@ class Runs:
         self, workload: str, asked_by: str | None = None, scheduled: bool = False, at_any_hour: bool = False
     ) -> policy.Decision:
         """Decide whether to retrain; a yes is put in line, and a decision that says something new is stored."""
-        context, models = self._context, self._context.settings.models
+        context = self._context
+        settings = context.settings.for_workload(workload)
         found = self.evidence(workload, asked_by, scheduled)
-        decision = policy.decide(found, context.settings.policy, context.now())
-        if models.base is None and decision.retrain:
-            decision = _refused(decision, "but there is no base model (models.base)")
-        if models.workloads is not None and workload not in models.workloads and decision.retrain:
-            decision = _refused(decision, "but this workload is not one to retrain (models.workloads)")
+        decision = policy.decide(found, settings.policy, context.now())
+        if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):
+            decision = _refused(decision, f"but {why}")
         context.metrics.decisions.labels(workload, "yes" if decision.retrain else "no").inc()
         evidence.store(context.warehouse, workload, decision, found, context.now())
         if decision.retrain:
@@ -79,7 +80,8 @@ class Runs:
     def evidence(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Evidence:
         """What is known about a workload now."""
         context = self._context
-        found = evidence.gather(context.warehouse, context.settings, workload, context.now())
+        settings = context.settings.for_workload(workload)
+        found = evidence.gather(context.warehouse, settings, workload, context.now())
         paused = holds.paused(context.warehouse, workload)
         return replace(found, scheduled=scheduled, asked_by=asked_by, paused=paused)
 
@@ -117,10 +119,12 @@ class Runs:
         if ready and not self.progress and not self._context.stop.is_set():
             self._start()
 
-    def run_waiting(self) -> None:
+    def run_waiting(self) -> list[run.RunResult]:
         """Take up whatever was interrupted, then retrain whatever waits, one after the other, as far as each may."""
+        made = []
         while (stop := self._next()) is not None:
-            self._make(stop)
+            made.append(self._make(stop))
+        return made
 
     def pause(self, workload: str | None, actor: str, reason: str) -> None:
         """Let no run start, of one workload or of all; one under way stops at a checkpoint.
@@ -175,6 +179,7 @@ class Runs:
         """What the run under way reports."""
         self.progress = {**self.progress, **line}
         self._context.retrain_metrics.progress(line["workload"], line)
+        self.show(self.progress)
 
     def _next(self) -> Stop | None:
         """The next run that may start, which is under way from now on."""
@@ -195,9 +200,10 @@ class Runs:
             return self._under_way
 
     def _hold(self, row: dict[str, Any]) -> Hold | None:
-        return hold(self._context.warehouse, self._context.settings, row, self._context.now())
+        settings = self._context.settings.for_workload(row["workload"])
+        return hold(self._context.warehouse, settings, row, self._context.now())
 
-    def _make(self, stop: Stop) -> None:
+    def _make(self, stop: Stop) -> run.RunResult:
         context = self._context
         with (
             about(run=stop.run_id, workload=stop.workload),
@@ -212,6 +218,7 @@ class Runs:
             context.retrain_metrics.finished(result)
             with about(version=result.version):
                 log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
+            return result
 
 
 def _refused(decision: policy.Decision, why: str) -> policy.Decision:

@@ -67,8 +67,9 @@ def check_drift(context: Context, runs: Runs) -> None:
         for workload in measured:
             with parts.workload(workload):
                 try:
+                    settings = context.settings.for_workload(workload)
                     check = drift.check(
-                        context.warehouse, context.settings, workload, context.now(), context.reports, context.stop
+                        context.warehouse, settings, workload, context.now(), context.reports, context.stop
                     )
                 except Exception:
                     context.monitor_metrics.drift_failed(workload)
@@ -91,15 +92,16 @@ def announce(context: Context) -> None:
 
 def request_labels(context: Context) -> None:
     """Choose the answers whose label would teach most, for each workload that is trained, and ask experts."""
-    models = context.settings.models
     with context.parts("labels") as parts:
         with parts.step("answers"):
             label_requests.settle(context.warehouse)
-        for workload in context.measured() if models.base is not None else []:
-            if models.workloads is not None and workload not in models.workloads:
-                continue
+        for workload in context.measured():
             with parts.workload(workload):
-                asked = label_requests.request(context.warehouse, context.settings, workload, context.now())
+                settings = context.settings.for_workload(workload)
+                models = settings.models
+                if models.base is None or (models.workloads is not None and workload not in models.workloads):
+                    continue
+                asked = label_requests.request(context.warehouse, settings, workload, context.now())
                 if asked:
                     log.info("%s: %d answers are asked about (retuned labels lists them)", workload, asked)
         with parts.step("file"):
@@ -121,7 +123,8 @@ def archive(context: Context) -> Archived:
         for workload in context.workloads():
             needed = [Span(workload, datetime.min, datetime.max)]  # noqa: DTZ901  (no zone)
             with parts.workload(workload):
-                sources = examples.sources(context.warehouse, workload, context.settings.dataset)
+                settings = context.settings.for_workload(workload)
+                sources = examples.sources(context.warehouse, workload, settings.dataset)
                 needed = _needed(context, workload, now)
                 taught += sources
             spans += needed
@@ -160,7 +163,8 @@ def remove_old(context: Context) -> None:
             with parts.workload(workload):
                 gone = retention.remove(warehouse, settings, workload, now, kept.versions, kept.failed_run_days)
                 for kind, count in (
-                    ("version", gone.versions), ("dataset", gone.datasets), ("run_folder", gone.run_folders),
+                    ("version", gone.versions), ("dataset", gone.datasets), ("reduced_dataset", gone.reduced),
+                    ("run_folder", gone.run_folders),
                 ):  # fmt: skip
                     removed.labels(kind).inc(count)
                 if gone.versions or gone.datasets:
@@ -180,7 +184,8 @@ def report(context: Context) -> None:
 
 def write_reports(context: Context, workload: str, periods: Sequence[reports.Period]) -> None:
     """Write the reports of a workload for these periods."""
-    written = reports.write(context.warehouse, context.settings, workload, periods, context.reports, context.stop)
+    settings = context.settings.for_workload(workload)
+    written = reports.write(context.warehouse, settings, workload, periods, context.reports, context.stop)
     for page in written:
         log.info("a report of %s is written: %s", workload, page)
 
@@ -201,7 +206,7 @@ def resume(context: Context, runs: Runs) -> None:
 
 def _measure(context: Context, workload: str, now: datetime) -> None:
     """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
-    warehouse, settings = context.warehouse, context.settings
+    warehouse, settings = context.warehouse, context.settings.for_workload(workload)
     try:
         figures = quality.measure(warehouse, settings, workload, now, context.opinions)
     except Exception:
@@ -216,7 +221,7 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
 
 
 def _watch_champion(context: Context, workload: str) -> None:
-    seen = watch.check(context.warehouse, context.settings, workload, context.now())
+    seen = watch.check(context.warehouse, context.settings.for_workload(workload), workload, context.now())
     context.monitor_metrics.watch(workload, seen)
     if seen is None or seen.verdict != "roll_back":
         return
@@ -229,12 +234,12 @@ def _watch_champion(context: Context, workload: str) -> None:
 
 def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
     """Which times of a workload its windows and its watch look at."""
-    spans = []
-    if found := windows(context.warehouse, context.settings.windows, workload, now):
+    spans, settings = [], context.settings.for_workload(workload)
+    if found := windows(context.warehouse, settings.windows, workload, now):
         spans.append(Span(workload, found.reference.start, found.reference.end))
         spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
     if (seen := watch.latest(context.warehouse, workload)) and seen.verdict == "go_on":
-        before = timedelta(seconds=context.settings.watch.compare_seconds)
+        before = timedelta(seconds=settings.watch.compare_seconds)
         spans.append(Span(workload, seen.since - before, seen.until))
     return spans
 
@@ -243,8 +248,7 @@ def _show_label_requests(context: Context) -> None:
     """Keep the file and the metrics of the requests for labels up to date."""
     shown, counts = context.shown(), label_requests.counts(context.warehouse)
     context.retrain_metrics.labels({workload: counted for workload, counted in counts.items() if workload in shown})
-    if context.settings.labels.file is not None:
-        label_requests.write_file(context.warehouse, context.settings.labels.file)
+    label_requests.write_files(context.warehouse, context.settings)
 
 
 def _announce_label_requests(context: Context) -> None:

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
 
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.policy import payoff
@@ -21,6 +22,7 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a
 
 def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Evidence:
     """What the warehouse knows of a workload; a run that waits or was interrupted counts as running."""
+    judgements.follow(warehouse)
     champion = warehouse.row(QUERIES["champion"], {"workload": workload}) or {}
     last_run = warehouse.row(QUERIES["last_run"], {"workload": workload}) or {}
     windows = settings.windows

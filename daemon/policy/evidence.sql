@@ -29,12 +29,9 @@ ORDER BY created_at DESC LIMIT $checks
 -- is about no model.
 SELECT count(*) FILTER (received_at > $since_dataset) AS to_learn,
        count(*) FILTER (received_at > $since_run) AS untried,
-       count(*) FILTER (received_at > $since_run AND (timestamp >= $promoted_at OR model = 'demonstration')) AS new
-FROM (
-    SELECT greatest(f.received_at, i.received_at) AS received_at, i.timestamp, i.model
-    FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
-    WHERE f.name = 'correction'
-)
+       count(*) FILTER (received_at > $since_run AND (answered_at >= $promoted_at OR demonstration)) AS new
+FROM judgements
+WHERE workload = $workload AND name = 'correction'
 
 -- name: past_runs
 -- What the latest decided runs took and brought, and how many corrections each had that its parent had not.
@@ -63,9 +60,7 @@ WITH latest AS MATERIALIZED (
     LEFT JOIN models parent ON parent.workload = r.workload AND parent.version = r.parent_version
     LEFT JOIN learned inherited ON inherited.version = parent.dataset_version
 ), told AS (
-    SELECT greatest(f.received_at, i.received_at) AS received_at
-    FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
-    WHERE f.name = 'correction'
+    SELECT received_at FROM judgements WHERE workload = $workload AND name = 'correction'
 )
 SELECT past.seconds, past.promoted, past.before, past.after, count(told.received_at) AS corrections
 FROM past LEFT JOIN told ON told.received_at > past.since AND told.received_at <= past.until
@@ -74,28 +69,31 @@ GROUP BY past.id, past.seconds, past.promoted, past.before, past.after
 -- name: earned
 -- What was booked as gained, and what was answered and rated meanwhile. Imported history earned nothing here.
 WITH answered AS (
-    SELECT id, received_at FROM traffic
+    SELECT count(*) AS answers, min(received_at) AS first_at FROM traffic
     WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
 ), rated AS (
-    SELECT arg_max(v.value, v.timestamp) AS helpful
-    FROM votes v JOIN answered ON answered.id = v.interaction_id
-    WHERE v.name = 'helpful' AND v.source = 'user'
-    GROUP BY v.interaction_id
+    SELECT arg_max(value, timestamp) AS helpful
+    FROM judgements
+    WHERE workload = $workload AND name = 'helpful' AND source = 'user'
+        AND answer_received_at > $since AND NOT demonstration AND NOT imported
+    GROUP BY interaction_id
 )
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
         WHERE workload = $workload AND kind = 'gain' AND created_at > $since
             AND abs(amount) < 1e150) AS gains,
-       (SELECT count(*) FROM answered) AS answers,
-       (SELECT min(received_at) FROM answered) AS first_at,
+       answers, first_at,
        (SELECT count(*) FROM rated) AS ratings,
        (SELECT count(*) FROM rated WHERE helpful) AS helpful
+FROM answered
 
 -- name: ratings
 -- Users' ratings since the promotion, or since traffic began: the first ones, and those of the current window, which never overlap.
 WITH rated AS (
-    SELECT i.timestamp, v.value AS helpful, row_number() OVER (ORDER BY i.timestamp DESC, i.id) AS age
-    FROM votes v JOIN interactions i ON i.id = v.interaction_id
-    WHERE i.workload = $workload AND v.name = 'helpful' AND v.source = 'user' AND i.timestamp >= $since
+    SELECT answered_at AS timestamp, value AS helpful,
+           row_number() OVER (ORDER BY answered_at DESC, interaction_id, feedback_id) AS age
+    FROM judgements
+    WHERE workload = $workload AND name = 'helpful' AND source = 'user' AND answered_at >= $since
+        AND (answered_at < $since + to_seconds($reference_seconds) OR answered_at > $now - to_seconds($current_seconds))
 ), placed AS (
     SELECT helpful, timestamp,
            timestamp > $now - to_seconds($current_seconds) AND ($current_events IS NULL OR age <= $current_events) AS is_current

@@ -27,6 +27,7 @@ from retuned.monitors.statistics import wilson
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, evaluate
+from retuned.retrain.scoring.label import confusion, labels_of, mistaken
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -115,6 +116,7 @@ def write(
         page = folder / f"{report_id(workload, period)}.html"
         job = {
             "workload": workload,
+            "objective": settings.objective,
             "period": period.name,
             "kind": period.kind,
             "currency": settings.roi.currency,
@@ -154,7 +156,9 @@ def benchmark(
 
     Returns:
         `champion` (a name), and `scores`: rows of `model` (base, champion, or logged for what production had answered),
-        `split`, `score`, `low`, `high` (95%), `hallucination` (a share, or None) and `n`; or `problem`.
+        `split`, `score`, `low`, `high` (95%), `hallucination` (a share, or None) and `n`; `metric`, what a score is;
+        `labels`, those that the champion mistakes on the holdout (label, questions, right, what it took them for), the
+        worst first. Or `problem`.
     """
     champion = versions.champion(warehouse, workload)
     newest = warehouse.row(SQL["latest_dataset"], {"workload": workload})
@@ -172,7 +176,12 @@ def benchmark(
         raise
     except (RetunedError, OSError) as error:
         return {"problem": f"The models could not be asked: {error}"}
-    return {"champion": champion.name, "scores": _scores(found)}
+    return {
+        "champion": champion.name,
+        "scores": _scores(found),
+        "metric": dataset.metric_of(rows, settings).metric.meaning,
+        "labels": _mistaken(found),
+    }
 
 
 def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -181,7 +190,10 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
         groups[row.split, row.model].append(row)
     scores = []
     for (split, model), rows in sorted(groups.items()):
-        score, low, high = wilson(sum(row.score for row in rows), len(rows))
+        own = [row.score for row in rows if row.score is not None]
+        if not own:
+            continue  # the metric abstains on all of them
+        score, low, high = wilson(sum(own), len(own))
         told = [row.hallucinated for row in rows if row.hallucinated is not None]
         scores.append(
             {
@@ -191,10 +203,20 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "hallucination": fmean(told) if told else None,
-                "n": len(rows),
+                "n": len(own),
             }
         )
     return scores
+
+
+def _mistaken(found: Sequence[Evaluation]) -> list[tuple[str, int, int, str]]:
+    pairs = [
+        (label, row.answered)
+        for row in found
+        if (row.model, row.split) == (CANDIDATE, "holdout")
+        for label in labels_of(row.slices)
+    ]
+    return [one for one in mistaken(confusion(pairs)) if one[2] < one[1]]
 
 
 def _earlier(folder: Path, workload: str, period: Period) -> list[dict[str, Any]]:

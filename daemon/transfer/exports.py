@@ -27,11 +27,29 @@ TABLES = tuple(QUERIES)
 FORMATS = ("jsonl", "parquet")
 ROWS = 5_000  # at a time, and in a row group
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_CALL = pa.struct(
+    [
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
+    ]
+)
+_MESSAGES = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("content", pa.string()),
+            ("name", pa.string()),
+            ("tool_calls", pa.list_(_CALL)),
+            ("tool_call_id", pa.string()),
+        ]
+    )
+)
+_TOOLS = ("tools", pa.string())  # JSON: their schemas differ
 _SCHEMAS = {
-    "chat": pa.schema([("messages", _MESSAGES)]),
-    "preference": pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)]),
-    "kto": pa.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("label", pa.bool_())]),
+    "chat": pa.schema([("messages", _MESSAGES), _TOOLS]),
+    "preference": pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), _TOOLS]),
+    "kto": pa.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("label", pa.bool_()), _TOOLS]),
 }
 
 
@@ -69,6 +87,7 @@ def content(export: Export, warehouse: Warehouse, settings: Settings) -> Iterato
     if export.format == "jsonl":
         return _joined(msgspec.json.encode(row) + b"\n" for row in rows)
     schema = _SCHEMAS[export.what]
+    rows = (row | ({"tools": msgspec.json.encode(row["tools"]).decode()} if "tools" in row else {}) for row in rows)
     return _parquet(schema, (pa.RecordBatch.from_pylist(some, schema) for some in _some(rows)))
 
 
@@ -137,7 +156,7 @@ def _training_rows(export: Export, warehouse: Warehouse, settings: Settings) -> 
         return (since is None or row.timestamp >= since) and (until is None or row.timestamp < until)
 
     for workload in workloads.known(warehouse) if export.workload is None else [export.workload]:
-        yield from training_set(warehouse, settings, workload, export.what, wanted)
+        yield from training_set(warehouse, settings.for_workload(workload), workload, export.what, wanted)
 
 
 def _parquet(schema: Any, batches: Iterable[Any]) -> Iterator[bytes]:

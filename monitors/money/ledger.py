@@ -3,8 +3,11 @@
 import json
 import uuid
 from calendar import monthrange
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -67,17 +70,18 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     - Cost `inference`: what the events say they cost, or their tokens × token cost.
     - Cost `data_work`: answers that an expert spoke of, each once for each expert, × hours for one × hourly rate.
     - Cost `training`: hours of training and evaluation of finished runs.
-    - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads.
+    - Cost `judging`: tokens of the language model that judged the answers of finished runs.
+    - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads
+      that have it: those of the same entry of the configuration, or all that have none of their own.
 
     What has no rate, or a rate of zero, is not booked. What one event reports beyond the limits of the settings is
     taken for a mistake: it is not booked, and counted in `ledger_left_out`.
     """
-    roi = settings.roi
     with warehouse.transaction() as cursor:
-        entries = _answers(cursor, roi, now) + _training(cursor, roi) + _fixed(cursor, roi, now)
+        entries = _answers(cursor, settings, now) + _runs(cursor, settings) + _fixed(cursor, settings, now)
         for entry in entries:
             insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
-        for row in _rows(cursor, "left_out", maximum_amount=roi.maximum_event_amount):
+        for row in _rows(cursor, "left_out"):
             insert(cursor, "ledger_left_out", created_at=now, **row)
         cursor.execute(QUERIES["moments"])
         cursor.execute(QUERIES["advance"], {"now": now})
@@ -94,7 +98,9 @@ def roll_up(warehouse: Warehouse, settings: Settings, now: datetime, detail: tim
     Returns:
         how many rows fewer there are.
     """
-    window = timedelta(seconds=settings.windows.current_seconds)
+    changed = [row["workload"] for row in warehouse.rows(QUERIES["changed_workloads"])]
+    longest = max(of.windows.current_seconds for of in (settings, *map(settings.for_workload, changed)))
+    window = timedelta(seconds=longest)
     before = _midnight(now - detail)
     moments_before = min(before, _midnight(now - window - timedelta(hours=1)))
     days = [row["booked_on"] for row in warehouse.rows(QUERIES["days_to_roll_up"], {"before": before})]
@@ -118,36 +124,39 @@ def _midnight(when: datetime) -> datetime:
     return when.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _answers(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
+def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
     """What interactions and feedback come to."""
     for step in ("new", "counted", "rates"):
         cursor.execute(QUERIES[step])
-    for (day,) in cursor.execute(QUERIES["days"]).fetchall():
+    roi = _by_workload(settings)
+    for workload, day in cursor.execute(QUERIES["days"]).fetchall():
+        of = roi(workload)
         rates = (
-            roi.hourly_rate, roi.escalation_cost, roi.baseline_escalation_rate, roi.ticket_cost,
-            roi.third_party_cost, roi.token_cost, roi.expert_hourly_rate,
+            of.hourly_rate, of.escalation_cost, of.baseline_escalation_rate, of.ticket_cost,
+            of.third_party_cost, of.token_cost, of.expert_hourly_rate,
         )  # fmt: skip
-        cursor.execute(QUERIES["rate"], [day, *(rate_on(rate, day) for rate in rates)])
-    limits = {"maximum_seconds": roi.maximum_time_saved_seconds, "maximum_amount": roi.maximum_event_amount}
-    cursor.execute(QUERIES["states"], limits)
-    cursor.execute(QUERIES["lines"], {"currency": roi.currency, "expert_hours": roi.expert_minutes / 60})
+        limits = (of.maximum_time_saved_seconds, of.maximum_event_amount)
+        on_day = [rate_on(rate, day) for rate in rates]
+        cursor.execute(QUERIES["rate"], [workload, day, *on_day, of.expert_minutes / 60, *limits])
+    cursor.execute(QUERIES["states"])
+    cursor.execute(QUERIES["lines"], {"currency": settings.roi.currency})
     rows = _rows(cursor, "entries")
     return [Entry(reference=_until(now, answers=row.pop("answers")), **row) for row in rows]
 
 
-def _training(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings) -> list[Entry]:
-    entries = []
-    for row in _rows(cursor, "training"):
-        run, hours = row.pop("id"), row.pop("hours")
-        rate = rate_on(roi.training_hourly_rate, row["period_end"].date())
-        if rate:
-            entries.append(
-                Entry(**row, kind=COST, item="training", quantity=hours, unit="hours", rate=rate, reference=run)
-            )
+def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
+    entries, roi = [], _by_workload(settings)
+    for item, unit in (("training", "hours"), ("judging", "tokens")):
+        for row in _rows(cursor, "of_runs", item=item):
+            run, own = row.pop("id"), roi(row["workload"])
+            rates = own.training_hourly_rate if item == "training" else own.judge_token_cost
+            rate = rate_on(rates, row["period_end"].date())
+            if rate:
+                entries.append(Entry(**row, kind=COST, item=item, unit=unit, rate=rate, reference=run))
     return entries
 
 
-def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -> list[Entry]:
+def _fixed(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
     """What the time since the last booking cost, in parts of one day and one champion each."""
     since = _rows(cursor, "since")[0]["since"]
     workloads = [row["workload"] for row in _rows(cursor, "workloads")]
@@ -155,19 +164,24 @@ def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -
         return []
     midnight = _midnight(since)
     midnights = [midnight + n * DAY for n in range(1, (now - midnight).days + 1)]
-    entries = []
+    entries, roi = [], _by_workload(settings)
+    bearers = {
+        key: Counter(settings.origin(workload, "roi", key) for workload in workloads)
+        for key in ("licence_monthly_cost", "fixed_daily_cost")
+    }
     for workload in workloads:
         changes = _rows(cursor, "changes", workload=workload)
         cuts = {since, now, *midnights, *(change["created_at"] for change in changes)}
         for start, end in pairwise(sorted(cut for cut in cuts if since <= cut <= now)):
             served = next((change for change in reversed(changes) if change["created_at"] <= start), None)
-            days = (end - start) / DAY / len(workloads)
+            days = (end - start) / DAY
             months = days / monthrange(start.year, start.month)[1]
-            for item, quantity, unit, rates in (
-                ("licences", months, "months", roi.licence_monthly_cost),
-                ("fixed", days, "days", roi.fixed_daily_cost),
+            for item, passed, unit, key in (
+                ("licences", months, "months", "licence_monthly_cost"),
+                ("fixed", days, "days", "fixed_daily_cost"),
             ):
-                if rate := rate_on(rates, start.date()):
+                quantity = passed / bearers[key][settings.origin(workload, "roi", key)]
+                if rate := rate_on(getattr(roi(workload), key), start.date()):
                     entries.append(
                         Entry(
                             workload=workload,
@@ -184,6 +198,11 @@ def _fixed(cursor: duckdb.DuckDBPyConnection, roi: RoiSettings, now: datetime) -
                         )
                     )
     return entries
+
+
+def _by_workload(settings: Settings) -> Callable[[str], RoiSettings]:
+    """The rates of each workload, looked up once."""
+    return lru_cache(maxsize=None)(lambda workload: settings.for_workload(workload).roi)
 
 
 def _until(now: datetime, **counted: Any) -> str:

@@ -40,34 +40,39 @@ FROM answers ASOF LEFT JOIN promotions
     ON promotions.workload = answers.workload AND promotions.created_at <= answers.timestamp
 
 -- name: days
-SELECT DISTINCT day FROM counted
+SELECT DISTINCT workload, day FROM counted
 
 -- name: rates
--- Those of each day on which something is counted, named as in the configuration.
+-- Those of each workload and day of which something is counted, named as in the configuration.
 CREATE OR REPLACE TEMP TABLE rates (
-    day DATE, hourly_rate DOUBLE, escalation_cost DOUBLE, baseline_escalation_rate DOUBLE, ticket_cost DOUBLE,
-    third_party_cost DOUBLE, token_cost DOUBLE, expert_hourly_rate DOUBLE
+    workload VARCHAR, day DATE, hourly_rate DOUBLE, escalation_cost DOUBLE, baseline_escalation_rate DOUBLE,
+    ticket_cost DOUBLE, third_party_cost DOUBLE, token_cost DOUBLE, expert_hourly_rate DOUBLE, expert_hours DOUBLE,
+    maximum_seconds DOUBLE, maximum_amount DOUBLE
 )
 
 -- name: rate
-INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: states
 -- What is known of each interaction now (sign 1), and what was known at the last booking (sign -1): their difference
 -- is what there is to book. What an event reports beyond a limit is a mistake: it is not known, and counted. (NaN is
 -- greater than any limit.)
 CREATE OR REPLACE TEMP TABLE states AS
-WITH said AS (
+WITH limits AS (
+    SELECT id AS interaction_id, min(maximum_seconds) AS maximum_seconds
+    FROM counted JOIN rates USING (workload, day)
+    GROUP BY id
+), said AS (
     SELECT interaction_id, name, value::VARCHAR AS value, source, coalesce(user_id, '') AS user_id, timestamp, id,
            CASE WHEN name = 'time_saved_seconds' THEN try_cast(value::VARCHAR AS DOUBLE) END AS seconds,
-           id IN (SELECT id FROM new_feedback) AS is_new
-    FROM feedback SEMI JOIN counted ON counted.id = feedback.interaction_id
+           id IN (SELECT id FROM new_feedback) AS is_new, maximum_seconds
+    FROM feedback JOIN limits USING (interaction_id)
     WHERE NOT starts_with(topic, 'import:')
 ), known AS (
     SELECT signs.sign, interaction_id,
         -- Of time saved and of resolved the last word counts. An escalation stays one, whoever told of it.
-        arg_max(seconds, (timestamp, id)) FILTER (seconds BETWEEN 0 AND $maximum_seconds) / 3600 AS hours,
-        count(*) FILTER (seconds > $maximum_seconds) AS too_long,
+        arg_max(seconds, (timestamp, id)) FILTER (seconds BETWEEN 0 AND maximum_seconds) / 3600 AS hours,
+        count(*) FILTER (seconds > maximum_seconds) AS too_long,
         bool_or(value = 'true') FILTER (name = 'escalated') AS escalated,
         arg_max(value = 'true', (timestamp, id)) FILTER (name = 'resolved' AND value IN ('true', 'false')) AS resolved,
         count(DISTINCT user_id) FILTER (source = 'expert') AS experts
@@ -79,13 +84,14 @@ WITH said AS (
     UNION
     SELECT workload FROM ledger WHERE item = 'escalations_avoided'
 )
-SELECT signs.sign, counted.*, rates.* EXCLUDE (day), hours, workload IN (SELECT workload FROM telling) AS telling,
+SELECT signs.sign, counted.*, rates.* EXCLUDE (workload, day), hours,
+       workload IN (SELECT workload FROM telling) AS telling,
        coalesce(escalated, false) AS escalated, resolved, coalesce(experts, 0) AS experts,
        coalesce(too_long, 0) AS too_long,
-       CASE WHEN reported_cost BETWEEN 0 AND $maximum_amount THEN reported_cost END AS cost,
-       CASE WHEN reported_third_party BETWEEN 0 AND $maximum_amount THEN reported_third_party END AS third_party,
-       cost IS NULL AND tokens * token_cost > $maximum_amount AS too_many_tokens
-FROM counted JOIN rates USING (day) JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
+       CASE WHEN reported_cost BETWEEN 0 AND maximum_amount THEN reported_cost END AS cost,
+       CASE WHEN reported_third_party BETWEEN 0 AND maximum_amount THEN reported_third_party END AS third_party,
+       cost IS NULL AND tokens * token_cost > maximum_amount AS too_many_tokens
+FROM counted JOIN rates USING (workload, day) JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
 LEFT JOIN known ON known.sign = signs.sign AND known.interaction_id = counted.id
 
 -- name: lines
@@ -127,7 +133,7 @@ FROM (
     SELECT sign, answer, 'cost', 'inference', tokens, 'tokens', token_cost
     FROM states WHERE cost IS NULL AND NOT too_many_tokens
     UNION ALL
-    SELECT sign, answer, 'cost', 'data_work', experts * $expert_hours, 'hours', expert_hourly_rate
+    SELECT sign, answer, 'cost', 'data_work', experts * expert_hours, 'hours', expert_hourly_rate
     FROM states
 )
 WHERE quantity <> 0 AND rate > 0
@@ -136,9 +142,9 @@ WHERE quantity <> 0 AND rate > 0
 WITH counted AS (
     SELECT sign, workload, 'time_saved' AS item, too_long AS reported FROM states
     UNION ALL
-    SELECT sign, workload, 'third_party_replaced', 1 FROM states WHERE reported_third_party > $maximum_amount
+    SELECT sign, workload, 'third_party_replaced', 1 FROM states WHERE reported_third_party > maximum_amount
     UNION ALL
-    SELECT sign, workload, 'inference', 1 FROM states WHERE reported_cost > $maximum_amount
+    SELECT sign, workload, 'inference', 1 FROM states WHERE reported_cost > maximum_amount
     UNION ALL
     SELECT sign, workload, 'inference', 1 FROM states WHERE too_many_tokens
 )
@@ -192,10 +198,14 @@ ON CONFLICT DO UPDATE SET
     gain_interactions = gain_interactions + excluded.gain_interactions,
     gain_cost = gain_cost + excluded.gain_cost
 
--- name: training
--- What a run took is a cost of the promotion that it led to, else of the version that was in service when it ended.
+-- name: of_runs
+-- Runs of which the item is not booked. What a run took is a cost of the promotion that it led to, else of the version
+-- that was in service when it ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
-       (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600 AS hours,
+       CASE $item
+           WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
+           WHEN 'judging' THEN judge_tokens
+       END AS quantity,
        CASE WHEN led.id IS NULL THEN served.version ELSE led.version END AS version,
        coalesce(led.id, served.id) AS promotion
 FROM runs
@@ -206,8 +216,8 @@ LEFT JOIN LATERAL (
     ORDER BY created_at LIMIT 1
 ) AS led ON true
 ASOF LEFT JOIN promotions AS served ON served.workload = runs.workload AND served.created_at <= runs.finished_at
-WHERE finished_at IS NOT NULL AND hours > 0
-    AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = 'training')
+WHERE finished_at IS NOT NULL AND quantity > 0
+    AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 
 -- name: since
@@ -219,6 +229,9 @@ SELECT DISTINCT workload FROM interactions ORDER BY workload
 -- name: changes
 SELECT id, created_at, version FROM promotions WHERE workload = $workload ORDER BY created_at
 
+-- name: changed_workloads
+SELECT DISTINCT workload FROM promotions
+
 -- name: advance
 -- Before the first event there is nothing of which time could be a cost.
 UPDATE ledger_position SET last_batch = (SELECT last FROM batches), booked_at = $now
@@ -228,7 +241,7 @@ WHERE booked_at IS NOT NULL OR EXISTS (FROM interactions) OR EXISTS (FROM feedba
 SELECT DISTINCT booked_on
 FROM (
     SELECT created_at::DATE AS booked_on FROM ledger
-    WHERE created_at < $before AND item <> 'training' AND json_valid(reference)
+    WHERE created_at < $before AND item NOT IN ('training', 'judging') AND json_valid(reference)
         AND abs(amount) < 1e150 AND abs(quantity) < 1e150
     GROUP BY workload, kind, item, unit, rate, version, promotion, booked_on, period_start::DATE
     HAVING count(*) > 1
@@ -237,7 +250,7 @@ ORDER BY booked_on
 
 -- name: rolled_entries
 -- What is summed: entries of one day's bookings over one day that differ in nothing but their minutes. An entry of
--- training names its run and stays; one beyond any sum does, too.
+-- training or judging names its run and stays; one beyond any sum does, too.
 CREATE OR REPLACE TEMP TABLE rolled_entries AS
 SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, item, fsum(quantity) AS quantity, unit, rate,
        fsum(amount) AS amount,
@@ -248,7 +261,7 @@ SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, it
        )::VARCHAR AS reference,
        version, promotion, min(period_start) AS period_start, max(period_end) AS period_end
 FROM ledger
-WHERE created_at >= $day AND created_at < $day + INTERVAL 1 DAY AND item <> 'training' AND json_valid(reference)
+WHERE created_at >= $day AND created_at < $day + INTERVAL 1 DAY AND item NOT IN ('training', 'judging') AND json_valid(reference)
     AND abs(amount) < 1e150 AND abs(quantity) < 1e150
 GROUP BY workload, kind, item, unit, rate, version, promotion, ledger.period_start::DATE
 HAVING count(*) > 1

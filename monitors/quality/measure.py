@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import duckdb
 
 from retuned.consumers.common.tone import likeness
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
@@ -80,6 +81,7 @@ def measure(
     found = windows(warehouse, settings.windows, workload, now)
     if found is None:
         return []
+    judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
         window = {"workload": workload, "start": found.current.start, "end": found.current.end}
         cursor.execute(QUERIES["window"], window)
@@ -110,7 +112,7 @@ def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:
-    rows = cursor.execute(QUERIES["votes"], {"start": start}).fetchall()
+    rows = cursor.execute(QUERIES["votes"], {"workload": workload, "start": start}).fetchall()
     return [Figure(workload, model, RATES[name], source, *wilson(yes, n), n) for name, source, model, yes, n in rows]
 
 
@@ -149,7 +151,7 @@ def _opinions(
     for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
         passages, asked = _passages(context), last_question(messages)
         grounded = grounding(response, passages, asked) if is_judgeable(response, passages) else None
-        answers.append(Answer(identity, asked, passages, response, grounded))
+        answers.append(Answer(identity, asked, passages, response, grounded, settings.objective))
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, answers, now).items()

@@ -26,8 +26,9 @@ UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
 -- for clocks that differ; so the day before the window is enough.
 WITH latest AS (
     SELECT interaction_id, name, source, arg_max(value, timestamp) AS value
-    FROM votes
-    WHERE timestamp >= $start - INTERVAL 1 DAY AND interaction_id IN (SELECT id FROM answered)
+    FROM judgements
+    WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND timestamp >= $start - INTERVAL 1 DAY
+        AND interaction_id IN (SELECT id FROM answered)
     GROUP BY interaction_id, name, source
 )
 SELECT name, source, coalesce(model, '*') AS model, count(*) FILTER (value) AS yes, count(*) AS n

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch.sequential import log_e_value
@@ -195,9 +196,11 @@ def _counts(
         "end": end,
     }
     counts: Counts = Counter()
+    judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
         cursor.execute(QUERIES["answers"], answers)
-        found = cursor.execute(QUERIES["votes"], {"start": start, "per_account": VOTES_PER_ACCOUNT}).fetchall()
+        votes = {"workload": workload, "start": start, "per_account": VOTES_PER_ACCOUNT}
+        found = cursor.execute(QUERIES["votes"], votes).fetchall()
         cursor.execute(QUERIES["latency"], {"since": since, "ratio": settings.watch.latency_ratio})
         for metric, source, after, bad, n in [*found, *cursor.fetchall()]:
             counts[metric, source, after, True] += bad

@@ -34,8 +34,9 @@ WHERE served = $previous OR (served = $version AND timestamp >= $since)
 WITH latest AS (
     SELECT interaction_id, name, source, arg_max(value, timestamp) AS value, min(timestamp) AS timestamp,
            arg_max(user_id, timestamp) AS voter
-    FROM votes
-    WHERE timestamp >= $start - INTERVAL 1 DAY AND interaction_id IN (SELECT id FROM watched_answers)
+    FROM judgements
+    WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND timestamp >= $start - INTERVAL 1 DAY
+        AND interaction_id IN (SELECT id FROM watched_answers)
     GROUP BY interaction_id, name, source
 ), counted AS (
     SELECT after, name, source, value = (name = 'hallucination') AS bad,

@@ -1,8 +1,11 @@
-"""Builds datasets from the evidence in the warehouse."""
+"""Builds datasets from the evidence in the warehouse, in a child process: the parent's functions, the child's work."""
 
 import json
+import shutil
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,19 +14,36 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retuned.consumers.child import child_main
 from retuned.consumers.common.durable import written_aside
-from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.consumers.common.process import Emit, run_child
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import Warehouse, attach, insert, named_queries
 from retuned.retrain import versions
 from retuned.retrain.data.checks import check_classes, check_enough, check_leaks
 from retuned.retrain.data.consensus import QUARANTINED
-from retuned.retrain.data.dataset import SET_ASIDE, SPLITS, THUMBS, Dataset, load
-from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
-from retuned.retrain.data.examples import Example
-from retuned.retrain.data.selection import Selection, select
+from retuned.retrain.data.dataset import (
+    SET_ASIDE,
+    SPLITS,
+    THUMBS,
+    TRAFFIC,
+    Dataset,
+    DatasetRefused,
+    LostClass,
+    TooFewRows,
+    load,
+)
+from retuned.retrain.data.evidence import Earlier, Evidence
+from retuned.retrain.data.examples import Example, unrated
+from retuned.retrain.data.selection import Selection, sample_of_traffic, select
 from retuned.retrain.data.similarity import forget, text_hash
+from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
 
+_EXTRACT = named_queries("retuned.retrain.data", "extract.sql")
+_EXTRACT_FILE = "extract.duckdb"
+_REFUSALS: dict[str, type[DatasetRefused]] = {kind.__name__: kind for kind in (TooFewRows, LostClass)}
 _TIMES = ("timestamp", "received_at")
 _COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name not in _TIMES] + [
     (name, pa.timestamp("us")) for name in _TIMES
@@ -31,50 +51,160 @@ _COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name
 _SCHEMAS = {
     **dict.fromkeys(SPLITS, pa.schema([*_COLUMNS, ("replay", pa.bool_())])),
     THUMBS: pa.schema([*_COLUMNS, ("desirable", pa.bool_())]),
+    TRAFFIC: pa.schema(_COLUMNS),
     SET_ASIDE: pa.schema([*_COLUMNS, ("reason", pa.string()), ("detail", pa.string())]),
 }
 
 
-def build_dataset(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Dataset:
+def build_dataset(
+    warehouse: Warehouse,
+    settings: Settings,
+    workload: str,
+    now: datetime,
+    folder: Path,
+    stop: threading.Event | None = None,
+) -> Dataset:
     """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
 
     The same evidence gives the same version, which is then written once. Feedback that is set aside is in
-    the table `quarantine` afterwards.
+    the table `quarantine` afterwards. Rows are chosen in a child process, which takes minutes where they are many.
+
+    Args:
+        folder: of this work alone.
 
     Raises:
         TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
         LostClass: most questions of a frequent answer or topic would be left out.
-        Leak: the splits share a question; a fault of this program.
+        Cancelled: stop was set.
+        ChildFailed: the child failed or died; also when the splits share a question, a fault of this program.
     """
-    champion = versions.champion(warehouse, workload)
-    earlier = Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
-    evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
+    stop = stop or threading.Event()
     try:
-        chosen = select(evidence, earlier, settings.dataset)
-        check_enough(chosen, settings, workload)
-        check_classes(chosen, settings.dataset.near_duplicate_similarity, evidence.template, workload)
-        check_leaks(chosen.splits, chosen.thumbs, settings.dataset.near_duplicate_similarity, evidence.template)
+        job = prepare(warehouse, settings, workload, folder, stop)
+        result = run_child(
+            "retuned.retrain.data.build",
+            job,
+            folder,
+            timeout_seconds=settings.train.timeout_seconds,
+            stop=stop,
+            to_need_less="lower dataset.maximum_rows",
+        )
     finally:
-        forget()
-    content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
-    content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
-    version = text_hash(json.dumps(content))[:12]
-    card = {
+        (folder / _EXTRACT_FILE).unlink(missing_ok=True)
+    return registered(warehouse, workload, result, now)
+
+
+def prepare(
+    warehouse: Warehouse, settings: Settings, workload: str, folder: Path, stop: threading.Event
+) -> dict[str, Any]:
+    """The job of the child: what it reads of the warehouse is in a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    extract = folder / _EXTRACT_FILE
+    extract.unlink(missing_ok=True)  # of an attempt that was killed
+    limits = {"limit": settings.dataset.maximum_rows, "traffic_rows": settings.dataset.traffic_rows}
+    warehouse.extract_to(extract, _EXTRACT, {"workload": workload, **limits}, stop)
+    return {
+        "extract": str(extract.resolve()),
         "workload": workload,
-        "evidence_until": max(row.received_at for row in evidence.rows).isoformat(),
-        "earlier_datasets": earlier.versions,
-        "generation": earlier.generation,
-        "rows": {name: len(chosen.splits[name]) for name in SPLITS},
-        "thumbs": len(chosen.thumbs),
-        "replay": len(chosen.replayed),
-        "left_out": chosen.left_out,
-        **_profile(
-            [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]], chosen.replayed
-        ),
-        "settings": settings.dataset.model_dump(mode="json"),
+        # The daemon's settings have more sections.
+        "settings": settings.model_dump(mode="json", include=Settings.model_fields.keys() - {"labels"}),
     }
-    quarantined = [one for one in evidence.left if one.reason in QUARANTINED]
-    return _write(warehouse, settings, workload, version, chosen, quarantined, card, now)
+
+
+def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
+    """The child's side: the files of the dataset, and what the warehouse is to know of it."""
+    settings, workload = Settings.model_validate(job["settings"]), job["workload"]
+    with closing(attach(WarehouseSettings(path=Path(job["extract"])), create=False)) as warehouse:
+        champion = versions.champion(warehouse, workload)
+        earlier = Earlier.of(warehouse, settings, workload, champion)
+        evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
+        similarity = settings.dataset.near_duplicate_similarity
+        chosen = select(evidence, earlier, settings.dataset)
+        try:
+            check_enough(chosen, settings, workload)
+            check_classes(chosen, similarity, evidence.template, workload)
+        except DatasetRefused as error:
+            return {"refused": type(error).__name__, "reason": str(error)}
+        check_leaks(chosen.splits, chosen.thumbs, similarity, evidence.template)
+        traffic = sample_of_traffic(unrated(warehouse, settings.dataset), chosen, evidence.template, settings.dataset)
+        content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
+        content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
+        content.append([TRAFFIC, sorted(row.row_id for row in traffic)])
+        version = text_hash(json.dumps(content))[:12]
+        card = {
+            "workload": workload,
+            "evidence_until": max(row.received_at for row in evidence.rows).isoformat(),
+            "earlier_datasets": earlier.versions,
+            "generation": earlier.generation,
+            "rows": {name: len(chosen.splits[name]) for name in SPLITS},
+            "thumbs": len(chosen.thumbs),
+            "traffic": len(traffic),
+            "replay": len(chosen.replayed),
+            "left_out": chosen.left_out,
+            **_profile(
+                [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]], chosen.replayed
+            ),
+            "metric": evidence.metric.as_dict(),
+            "settings": settings.dataset.model_dump(mode="json"),
+        }
+        known = load(warehouse, workload, version)
+    path = versions.workload_folder(settings.models.directory, workload) / "datasets" / version
+    if known is not None and known.reduced:
+        shutil.rmtree(known.path)  # it is written anew, whole
+    if known is None or not known.path.is_dir():
+        _write_files(path, version, chosen, traffic, card)
+    doubted = [
+        {
+            "feedback_id": one.row.feedback_id,
+            "interaction_id": one.row.interaction_id,
+            "user_id": one.row.user_id,
+            "reason": one.reason,
+            "detail": one.detail,
+        }
+        for one in evidence.left
+        if one.reason in QUARANTINED
+    ]
+    return {"version": version, "path": str(path.resolve()), "card": card, "quarantine": doubted}
+
+
+def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now: datetime) -> Dataset:
+    """The dataset that a child has made, known to the warehouse.
+
+    Raises:
+        TooFewRows, LostClass: the child refused to make it.
+    """
+    if "refused" in result:
+        raise _REFUSALS[result["refused"]](result["reason"])
+    version, path, card = result["version"], Path(result["path"]), result["card"]
+    counts = card["rows"]
+    known = load(warehouse, workload, version)
+    with warehouse.transaction() as cursor:
+        cursor.execute(QUERIES["forget_quarantine"], {"workload": workload})
+        about = {"workload": workload, "dataset_version": version, "created_at": now}
+        if doubted := [one | about for one in result["quarantine"]]:
+            cursor.execute(QUERIES["quarantine"], {"rows": doubted})
+        if known is None:
+            insert(
+                cursor,
+                "datasets",
+                version=version,
+                workload=workload,
+                created_at=now,
+                path=str(path),
+                train=counts["train"],
+                validation=counts["validation"],
+                holdout=counts["holdout"],
+                replay=card["replay"],
+                card=json.dumps(card),
+            )
+        elif known.removed_at is not None:  # by retention, with its rows
+            cursor.execute(QUERIES["keep_dataset"], {"workload": workload, "version": version})
+        if known is None or known.removed_at is not None:
+            files = [str(path / f"{name}.parquet") for name in (*SPLITS, THUMBS, TRAFFIC)]
+            cursor.execute(QUERIES["dataset_lineage"], {"version": version, "files": files})
+    made = load(warehouse, workload, version)
+    assert made is not None
+    return made
 
 
 @dataclass(frozen=True)
@@ -87,19 +217,22 @@ class Learnable:
 
     rows: list[Example]
     thumbs: list[tuple[Example, bool]]
+    metric: Chosen
 
 
 def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learnable:
     """Selection as for a dataset: what is set aside, what is out of date, what says the same twice, and what comes near
     to a question that is judged on, now or by the champion and those before it, is not learned from."""
     champion = versions.champion(warehouse, workload)
-    earlier = Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
+    earlier = Earlier.of(warehouse, settings, workload, champion)
     anew = replace(earlier, versions=[], until=None, train=[])
-    chosen = select(Evidence.of(warehouse, settings, workload, earlier.generation), anew, settings.dataset)
+    evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
+    chosen = select(evidence, anew, settings.dataset)
     forget()
     return Learnable(
         sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
         chosen.thumbs,
+        evidence.metric,
     )
 
 
@@ -118,68 +251,14 @@ def _profile(rows: Sequence[Example], replayed: frozenset[str]) -> dict[str, Any
     }
 
 
-def _write(
-    warehouse: Warehouse,
-    settings: Settings,
-    workload: str,
-    version: str,
-    chosen: Selection,
-    quarantined: Sequence[LeftOut],
-    card: dict[str, Any],
-    now: datetime,
-) -> Dataset:
-    known = load(warehouse, workload, version)
-    path = versions.workload_folder(settings.models.directory, workload) / "datasets" / version
-    if known is None or not known.path.is_dir():
-        _write_files(path, version, chosen, card)
-    counts = card["rows"]
-    with warehouse.transaction() as cursor:
-        cursor.execute(QUERIES["forget_quarantine"], {"workload": workload})
-        doubted = [
-            {
-                "workload": workload,
-                "feedback_id": one.row.feedback_id,
-                "interaction_id": one.row.interaction_id,
-                "user_id": one.row.user_id,
-                "reason": one.reason,
-                "detail": one.detail,
-                "dataset_version": version,
-                "created_at": now,
-            }
-            for one in quarantined
-        ]
-        if doubted:
-            cursor.execute(QUERIES["quarantine"], {"rows": doubted})
-        if known is None:
-            insert(
-                cursor,
-                "datasets",
-                version=version,
-                workload=workload,
-                created_at=now,
-                path=str(path.resolve()),
-                train=counts["train"],
-                validation=counts["validation"],
-                holdout=counts["holdout"],
-                replay=card["replay"],
-                card=json.dumps(card),
-            )
-            cursor.execute(QUERIES["dataset_lineage"], {"rows": _lineage(version, chosen)})
-        elif known.removed_at is not None:  # by retention, with its rows
-            cursor.execute(QUERIES["keep_dataset"], {"workload": workload, "version": version})
-            cursor.execute(QUERIES["dataset_lineage"], {"rows": _lineage(version, chosen)})
-    if known is not None and known.path.is_dir():
-        return known
-    return Dataset(version, workload, known.created_at if known else now, path.resolve(), counts, card["replay"], card)
-
-
-def _write_files(path: Path, version: str, chosen: Selection, card: dict[str, Any]) -> None:
+def _write_files(path: Path, version: str, chosen: Selection, traffic: Sequence[Example], card: dict[str, Any]) -> None:
     rows = {
         **{
             name: [row.as_row() | {"replay": row.row_id in chosen.replayed} for row in chosen.splits[name]]
             for name in SPLITS
         },
         THUMBS: [row.as_row() | {"desirable": desirable} for row, desirable in chosen.thumbs],
+        TRAFFIC: [row.as_row() for row in traffic],
         SET_ASIDE: [one.row.as_row() | {"reason": one.reason, "detail": one.detail} for one in chosen.left],
     }
     with written_aside(path) as aside:
@@ -189,16 +268,5 @@ def _write_files(path: Path, version: str, chosen: Selection, card: dict[str, An
         (aside / "card.json").write_text(json.dumps(card | {"version": version}, indent=2) + "\n", encoding="utf-8")
 
 
-def _lineage(version: str, chosen: Selection) -> list[dict[str, Any]]:
-    return [
-        {
-            "dataset_version": version,
-            "row_id": row.row_id,
-            "split": name,
-            "prompt_hash": row.prompt_hash,
-            "interaction_id": row.interaction_id,
-            "feedback_id": row.feedback_id,
-        }
-        for name, rows in [*chosen.splits.items(), (THUMBS, [row for row, _ in chosen.thumbs])]
-        for row in rows
-    ]
+if __name__ == "__main__":
+    child_main(work)

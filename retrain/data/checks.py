@@ -24,6 +24,7 @@ _CURATION = {
     "contradicts_expert": "check the experts' corrections, or set dataset.quarantine: false",
     "duplicates": "raise dataset.near_duplicate_similarity",
     "near_holdout": "raise dataset.near_duplicate_similarity",
+    "placeholder": "name the company's contacts in privacy.keep, or take placeholder out of dataset.filters",
     "incomplete": "take incomplete out of dataset.filters",
     "ungrounded": "check the passages, or take ungrounded out of dataset.filters",
 }

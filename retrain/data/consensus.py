@@ -21,7 +21,8 @@ from retuned.retrain.data.contradictions import Changes
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.questions import questions_of
 from retuned.retrain.data.similarity import NearIndex, Template, normalise
-from retuned.retrain.scoring.facts import facts, kinds, same_answer, tokens, values
+from retuned.retrain.scoring.facts import facts, kinds, tokens, values
+from retuned.retrain.scoring.metric import Same
 
 _Change = tuple[int, frozenset[str]]  # from a text to other facts
 Reason = Literal["outvoted", "contradicts_expert", "account", "burst", "collusion", "superseded"]
@@ -69,7 +70,11 @@ class Consensus:
 
 
 def find_consensus(
-    examples: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template | None = None
+    examples: Sequence[Example],
+    first_seen: Mapping[str, datetime],
+    similarity: float,
+    same: Same,
+    template: Template | None = None,
 ) -> Consensus:
     """Which of the corrections and accepted answers are not to be learned from.
 
@@ -85,8 +90,9 @@ def find_consensus(
         examples: in any order.
         first_seen: when each account was first heard of.
         similarity, template: which prompts are one question (see `QuestionIndex`).
+        same: whether two answers say the same.
     """
-    votes = _Votes(examples, first_seen, similarity, template or Template())
+    votes = _Votes(examples, first_seen, similarity, template or Template(), same)
     distrusted: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):  # the distrusted have no vote
         doubts = votes.rejected(distrusted)
@@ -125,7 +131,12 @@ class _Votes:
     """The votes, sorted by time and numbered; the questions that they answer, and the claims that they make."""
 
     def __init__(
-        self, examples: Sequence[Example], first_seen: Mapping[str, datetime], similarity: float, template: Template
+        self,
+        examples: Sequence[Example],
+        first_seen: Mapping[str, datetime],
+        similarity: float,
+        template: Template,
+        same: Same,
     ) -> None:
         self.examples = sorted(examples, key=lambda row: (row.timestamp, row.feedback_id))
         self._times = [row.timestamp for row in self.examples]
@@ -139,7 +150,7 @@ class _Votes:
         self._of_account: dict[str, list[int]] = defaultdict(list)
         for number in people:
             self._of_account[self._accounts[number]].append(number)
-        self._questions = self._group(similarity, template)
+        self._questions = self._group(similarity, template, same)
         self._claim_of = {vote: claim for claims in self._questions for claim in claims for vote in claim.votes}
         # Votes where nobody disagrees: the pace of ordinary traffic, which an attack does not speed up.
         self._quiet = sorted(
@@ -162,7 +173,7 @@ class _Votes:
 
     # What is there
 
-    def _group(self, similarity: float, template: Template) -> list[list[_Claim]]:
+    def _group(self, similarity: float, template: Template, same: Same) -> list[list[_Claim]]:
         """The claims of each question, in the order in which they were first made."""
         question = questions_of(self.examples, similarity, template)
         questions: dict[str, list[_Claim]] = {}
@@ -173,7 +184,7 @@ class _Votes:
             if text not in stated:
                 stated[text] = facts(text)
             made = _Claim(text, stated[text], _opening(text))
-            claim = next((claim for claim in claims if _same(claim, made)), None)
+            claim = next((claim for claim in claims if claim.text == text or same(claim.text, text)), None)
             if claim is None:
                 claims.append(claim := made)
             claim.votes.append(number)
@@ -456,14 +467,6 @@ def _accounts(examples: Sequence[Example]) -> list[str]:
 def _opening(text: str) -> str:
     word = text.split(maxsplit=1)[0].strip(",.;:!").casefold() if text.strip() else ""
     return word if word in ("yes", "no") else ""
-
-
-def _same(one: _Claim, other: _Claim) -> bool:
-    if one.text == other.text:
-        return True
-    if one.stated != other.stated or {one.opening, other.opening} == {"yes", "no"}:
-        return False
-    return bool(one.stated) or same_answer(one.text, other.text)
 
 
 def _contradict(one: _Claim, other: _Claim) -> bool:

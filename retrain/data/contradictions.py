@@ -5,10 +5,11 @@ from collections.abc import Hashable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
-from retuned.retrain.data.examples import Example, agree, facts_of
+from retuned.retrain.data.examples import Example, facts_of
 from retuned.retrain.data.questions import QuestionIndex, questions_of, word_replaced
 from retuned.retrain.data.similarity import Template, normalise
 from retuned.retrain.scoring.facts import kinds, token_f1
+from retuned.retrain.scoring.metric import Same
 
 _SAME_RESPONSE = 0.8
 _QUESTIONS = 2
@@ -70,10 +71,11 @@ class Contradictions:
 
     def __init__(
         self, evidence: Sequence[Example], earlier: Sequence[Example], since: datetime | None, similarity: float,
-        template: Template,
+        template: Template, same: Same,
     ) -> None:  # fmt: skip
         """`evidence`: corrections and accepted answers. `earlier`: what stands in earlier datasets, or was right once.
-        `since`: when earlier datasets end, if there are any."""
+        `since`: when earlier datasets end, if there are any. `same`: whether two answers say the same."""
+        self._agree = same
         self._by_question: QuestionIndex[Example] = QuestionIndex(similarity, template)
         newest_first = sorted(evidence, key=lambda row: row.timestamp, reverse=True)
         said: set[tuple[str, str, int]] = set()
@@ -97,7 +99,8 @@ class Contradictions:
         if example.prompt_hash not in self._same:
             self._same[example.prompt_hash] = list(self._by_question.same(example))
         for correction in self._same[example.prompt_hash]:
-            if self._overrules(correction, example, earlier) and not agree(correction.completion, example.completion):
+            agree = self._agree(correction.completion, example.completion)
+            if not agree and self._overrules(correction, example, earlier):
                 return correction
         changed = self._changed.get(self._text(example.completion), ())
         return next((one for one in changed if self._overrules(one, example, earlier)), None)

@@ -1,7 +1,7 @@
 """What a dataset may be made from: the evidence there is now, and what earlier datasets hold."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from retuned.retrain.data.examples import Example, one_of_each_interaction, read
 from retuned.retrain.data.filters import filtered
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.data.topics import Topics
+from retuned.retrain.scoring.metric import Chosen, Same, choose
 from retuned.retrain.settings import DatasetSettings, Settings
-from retuned.retrain.versions import QUERIES
+from retuned.retrain.versions import QUERIES, Version
 
 # In which order a question's place is looked for, as the query `places` numbers them.
 _PLACES = ("holdout", "validation", "train")
@@ -39,6 +40,7 @@ class Evidence:
         topics: those that earlier datasets know.
         places: split of each question, by hash and by interaction, that stood in an earlier dataset of today's draw.
         template: what the prompts share.
+        metric: how good an answer is, and whether two say the same.
     """
 
     rows: list[Example]
@@ -48,16 +50,18 @@ class Evidence:
     topics: Topics
     places: dict[str, str]
     template: Template
+    metric: Chosen
 
     @classmethod
     def of(cls, warehouse: Warehouse, settings: Settings, workload: str, generation: int) -> "Evidence":
         asked = settings.dataset
         said = read_statements(warehouse, workload, asked)
         template = Template(row.prompt for row in [*said.corrections, *said.accepted])
-        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template)
+        metric = choose(settings, [row.completion for row in [*said.corrections, *said.accepted]])
+        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric.same)
         if consensus.distrusted:  # nor does it count against an answer that they call it bad
             said = read_statements(warehouse, workload, asked, consensus.distrusted)
-            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template)
+            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric.same)
         all = [*said.corrections, *said.accepted]
         unfit = filtered([row for row in all if row.feedback_id not in consensus.doubts], said.cut, asked.filters)
         left = {
@@ -76,7 +80,7 @@ class Evidence:
         }
         latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
         return cls(
-            rows=one_of_each_interaction(said, lambda row: row.feedback_id not in left),
+            rows=one_of_each_interaction(said, lambda row: row.feedback_id not in left, metric.same),
             thumbs=[
                 (row, helpful)
                 for row, helpful in thumbs(warehouse, workload, asked, consensus.distrusted)
@@ -87,18 +91,19 @@ class Evidence:
             topics=Topics.load(Path(latest["path"])) if latest else Topics(),
             places=places,
             template=template,
+            metric=metric,
         )
 
 
 def _consensus(
-    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template
+    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template, same: Same
 ) -> Consensus:
     if not settings.quarantine:
         return Consensus()
     accounts = sorted({row.user_id for row in said if row.user_id is not None})
     seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    return find_consensus(said, first_seen, settings.near_duplicate_similarity, template)
+    return find_consensus(said, first_seen, settings.near_duplicate_similarity, same, template)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,9 @@ class Earlier:
     Attributes:
         generation: the draw that questions are held out by today.
         spent: what stood in holdouts since then that were drawn before today's; it is among `judged` too.
+        rehearsed: prompt hash of a row of train to the number of datasets since it was last trained on: 0, by the
+            newest.
+        failures: topic to the share of its questions that the champion answered wrong where it was judged.
     """
 
     versions: list[str]
@@ -116,14 +124,18 @@ class Earlier:
     judged: list[Example]
     generation: int
     spent: list[Example]
+    rehearsed: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, version: str | None) -> "Earlier":
+    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, champion: Version | None) -> "Earlier":
+        version = champion.dataset_version if champion else None
         today = holdout.generation(warehouse, workload, version, settings.gate.holdout_tries)
         train: dict[str, Example] = {}
         judged: dict[str, Example] = {}
         first: dict[str, str] = {}
-        versions = []
+        rehearsed: dict[str, int] = {}
+        versions: list[str] = []
         until = None
         # Newest first: of two datasets that hold one prompt, the newer answer counts.
         for later in holdout.spent(warehouse, workload, version, today):
@@ -135,9 +147,13 @@ class Earlier:
             versions.append(dataset.version)
             until = until or datetime.fromisoformat(dataset.card["evidence_until"])
             _gather(dataset, ("train",), train, first)
+            for prompt_hash in train.keys() - rehearsed.keys():
+                rehearsed[prompt_hash] = len(versions) - 1
             _gather(dataset, ("holdout", "regression"), judged, first)
         regression = [replace(row, origin=first.get(row.prompt_hash)) for row in judged.values()]
-        return cls(versions, until, list(train.values()), regression, today, spent)
+        judged_on = {"workload": workload, "version": champion.version if champion else None}
+        failures = {row["topic"]: row["failures"] for row in warehouse.rows(QUERIES["failures"], judged_on)}
+        return cls(versions, until, list(train.values()), regression, today, spent, rehearsed, failures)
 
 
 def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:

@@ -8,19 +8,20 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
+from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
-from retuned.retrain.scoring.facts import facts, same_answer
+from retuned.retrain.scoring.facts import facts
+from retuned.retrain.scoring.metric import Same
 from retuned.retrain.settings import DatasetSettings
 from retuned.retrain.versions import QUERIES
 
 _CUT = ("length", "max_tokens", "incomplete")  # as OpenAI's chat and responses, Anthropic and OpenTelemetry say it
 _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
-# These are asked of one text, and of one pair, again and again.
+# Asked of one text again and again.
 facts_of = lru_cache(50_000)(facts)
-agree = lru_cache(50_000)(same_answer)
 
 _RANKS = {"accepted": 0, "user": 1, "app": 1, "judge": 1, "expert": 2, "demonstration": 2}
 
@@ -35,7 +36,10 @@ class Example:
         prompt: the conversation without its system messages, normalised.
         question: its last user message, normalised.
         messages: the conversation, system messages included: JSON, list of objects with role and content, a string.
-        source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one.
+        completion: the answer, with its calls of tools (see `tool_calls.written`) and without its reasoning.
+        kind: correction; accepted: the answer was called good; unrated: nobody said anything about it.
+        source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one; traffic for
+            an unrated answer.
         rejected: the answer that a correction replaces; None for an accepted answer and a demonstration.
         context: the passages that the answer was to rest on: JSON, list of strings, or None.
         timestamp: when the feedback was given.
@@ -44,6 +48,8 @@ class Example:
         topic: name of the topic that the question belongs to; None before it is known.
         origin: version of the dataset in whose holdout a regression row first stood; None elsewhere.
         scope: hash of system prompt, context and tools, the rest of the question's identity; empty without any.
+        tools: the tools that the model was offered: JSON, list of schemas (see `tool_calls.schemas`); None without any.
+        reasoning: what the model thought before it gave this completion; None where that is not known.
     """
 
     row_id: str
@@ -52,7 +58,7 @@ class Example:
     question: str
     messages: str
     completion: str
-    kind: Literal["correction", "accepted"]
+    kind: Literal["correction", "accepted", "unrated"]
     source: str
     rejected: str | None
     context: str | None
@@ -64,6 +70,8 @@ class Example:
     topic: str | None = None
     origin: str | None = None
     scope: str = ""
+    tools: str | None = None
+    reasoning: str | None = None
 
     @property
     def identity(self) -> str:
@@ -115,13 +123,16 @@ def read_statements(
         rows = warehouse.rows(QUERIES[query], {"workload": workload, "limit": settings.maximum_rows, **more})
         cut.update(row["interaction_id"] for row in rows if row.pop("finish_reason") in _CUT)
         kind: Literal["correction", "accepted"] = "correction" if query == "corrections" else "accepted"
+        if kind == "correction":
+            for row in rows:
+                row["completion"] = tool_calls.answer_text(json.loads(row["completion"]))
         return [made for row in rows if (made := example(kind=kind, rewrite=rewrite, **row)) is not None]
 
     accepted = read("accepted", distrusted=sorted(distrusted)) if settings.accepted_answers else []
     return Statements(read("corrections"), accepted, frozenset(cut))
 
 
-def one_of_each_interaction(statements: Statements, usable: Callable[[Example], bool]) -> list[Example]:
+def one_of_each_interaction(statements: Statements, usable: Callable[[Example], bool], same: Same) -> list[Example]:
     """The usable examples, one correction of each interaction: the most trusted, then the newest.
 
     An accepted answer is left out when the correction of its interaction contradicts it.
@@ -134,7 +145,7 @@ def one_of_each_interaction(statements: Statements, usable: Callable[[Example], 
     return list(corrected.values()) + [
         row
         for row in filter(usable, statements.accepted)
-        if (other := corrected.get(row.interaction_id)) is None or agree(row.completion, other.completion)
+        if (other := corrected.get(row.interaction_id)) is None or same(row.completion, other.completion)
     ]
 
 
@@ -149,6 +160,22 @@ def thumbs(
         made = example(kind="accepted", rewrite=rewrite, **row)
         if made is not None:
             yield made, helpful
+
+
+def unrated(warehouse: Warehouse, settings: DatasetSettings) -> list[Example]:
+    """The sample of recent traffic in an extract (see `extract.sql`), in the order in which it was drawn."""
+    made = (
+        example(
+            kind="unrated",
+            source="traffic",
+            completion=row["response"],
+            feedback_id="",
+            rewrite=Rewriter(settings),
+            **row,
+        )
+        for row in warehouse.rows("SELECT * FROM traffic_sample")
+    )
+    return [row for row in made if row is not None]
 
 
 def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[str]:
@@ -188,7 +215,7 @@ class Rewriter:
 def example(
     messages: str,
     completion: str,
-    kind: Literal["correction", "accepted"],
+    kind: Literal["correction", "accepted", "unrated"],
     source: str,
     response: str,
     context: str | None,
@@ -198,23 +225,37 @@ def example(
     received_at: datetime,
     user_id: str | None = None,
     tools: str | None = None,
+    calls: str | None = None,
     rewrite: Callable[[str], str] = str,
 ) -> Example | None:
     """An example from its parts, or None when there is no question, nothing to learn, or more than text to read.
 
-    `messages`, `context` and `tools` are JSON.
+    `messages`, `context`, `tools` and `calls` are JSON.
+
+    Args:
+        completion: of a correction, what was written; of an accepted answer, the response.
+        calls: of tools, by the response.
     """
+    thought, response = logged_answer(response, calls)
+    if kind == "correction":
+        thought, completion = reasoning.split(completion)
+    else:
+        completion = response
     conversation = []
     for turn in json.loads(messages):
         text = joined_text(turn.get("content") or "")
         if text is None:
             return None  # images and the like: a model of text cannot learn from them
+        if turn["role"] == "assistant":
+            _, text = reasoning.split(text)  # models are not shown what they thought before
         conversation.append({**turn, "content": text})
     asked = [turn["content"] for turn in conversation if turn["role"] == "user"]
-    completion = rewrite(completion).strip()
+    completion = _rewritten(completion, rewrite).strip()
     if not asked or not asked[-1].strip() or not completion:
         return None
-    of = _identity(conversation, context, tools)
+    offered = json.loads(tools) if tools else None
+    schemas = tool_calls.schemas(offered)
+    of = _identity(conversation, context, offered)
     return Example(
         row_id=text_hash(json.dumps([str(of), completion])),
         prompt_hash=text_hash(str(of)),
@@ -232,7 +273,16 @@ def example(
         timestamp=timestamp,
         received_at=received_at,
         user_id=user_id,
+        tools=json.dumps(schemas, ensure_ascii=False) if schemas else None,
+        reasoning=thought,
     )
+
+
+def logged_answer(response: str, calls: str | None) -> tuple[str | None, str]:
+    """The reasoning of a logged response, None without any, and its text, with its calls of tools: JSON."""
+    thought, words = reasoning.split(response)
+    called = json.loads(calls) if calls else []
+    return thought, tool_calls.written(words, called if tool_calls.are_calls(called) else [])
 
 
 def restored(values: Mapping[str, Any]) -> Example:
@@ -244,10 +294,16 @@ def restored(values: Mapping[str, Any]) -> Example:
     return replace(row, prompt_hash=text_hash(str(of)), prompt=of.text, scope=of.scope)
 
 
-def _identity(conversation: Sequence[Mapping[str, Any]], context: str | None, tools: str | None) -> Identity:
+def _rewritten(completion: str, rewrite: Callable[[str], str]) -> str:
+    """With other words; the arguments of calls are for machines and stay."""
+    words, opening, calls = completion.partition(tool_calls.OPENING)
+    return rewrite(words) + opening + calls
+
+
+def _identity(conversation: Sequence[Mapping[str, Any]], context: str | None, tools: Any) -> Identity:
     return identity(
         " ".join(turn["content"] for turn in conversation if turn["role"] != "system"),
         " ".join(turn["content"] for turn in conversation if turn["role"] == "system"),
         [str(passage) for passage in json.loads(context)] if context else (),
-        json.loads(tools) if tools else None,
+        tools,
     )

@@ -1,4 +1,5 @@
-"""What no model should learn to write, whoever approved of it: answers that are cut off, loop, refuse, or invent.
+"""What no model should learn to write, whoever approved of it: placeholders, and answers that are cut off, loop,
+refuse, or invent.
 
 What people wrote themselves is meant so; where a rule is about the habits of models, it is for accepted answers alone.
 """
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from retuned.consumers.common.languages import load_identifier
+from retuned.consumers.privacy.placeholders import PLACEHOLDER
 from retuned.retrain.data.examples import Example
 from retuned.retrain.scoring.facts import facts, tokens
 from retuned.retrain.settings import Filter
@@ -38,6 +40,8 @@ _KNOWN_WORDS = 0.25
 def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[Filter]) -> dict[str, Filter]:
     """The rows that are not to be learned from: by feedback id, the first filter that says so.
 
+    - `placeholder`: it holds a placeholder of redaction (`<EMAIL_1>`) that stands neither in the conversation nor in
+      the passages: what was redacted cannot be learned, and the placeholder would be the answer.
     - `incomplete`: an accepted answer that ended at its limit of tokens; that breaks off after a word or a mark that
       ends no sentence; or that has no end where nine in ten have one. A label ("opt-in", "Team A") is no sentence.
     - `repetitive`: four words in a row come again and again (as in Rae et al. 2021, "Scaling language models", A1.1).
@@ -56,7 +60,9 @@ def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[F
         accepted, text = row.kind == "accepted", row.completion
         hanging = len(text.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(text))
         broken = row.interaction_id in cut or hanging or (strict and not _END.search(text))
-        if "incomplete" in wanted and accepted and broken:
+        if "placeholder" in wanted and unknown_placeholders(row):
+            found[row.feedback_id] = "placeholder"
+        elif "incomplete" in wanted and accepted and broken:
             found[row.feedback_id] = "incomplete"
         elif "repetitive" in wanted and repetitive(text):
             found[row.feedback_id] = "repetitive"
@@ -67,6 +73,12 @@ def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[F
     if "off_language" in wanted:
         found |= dict.fromkeys(_off_language([row for row in rows if row.feedback_id not in found]), "off_language")
     return found
+
+
+def unknown_placeholders(row: Example) -> set[str]:
+    """The placeholders of an answer that its prompt does not hold, numbers included: `<EMAIL_2>` is another address."""
+    written = {match[0] for match in PLACEHOLDER.finditer(row.completion)}
+    return {one for one in written if one not in row.messages and one not in (row.context or "")}
 
 
 def repetitive(text: str) -> bool:

@@ -18,15 +18,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import replace_text
+from retuned.consumers.common.tool_calls import schemas
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
-from retuned.retrain.data.examples import Example, example
+from retuned.retrain.data.examples import Example, example, logged_answer
 from retuned.retrain.data.questions import QuestionIndex, questions_of
 from retuned.retrain.data.similarity import Template
-from retuned.retrain.scoring.facts import facts, same_answer, values
+from retuned.retrain.scoring.facts import facts, values
+from retuned.retrain.scoring.metric import Same, restored
 from retuned.retrain.settings import Settings
 
 QUERIES = named_queries("retuned.retrain.data", "labels.sql")
@@ -106,7 +108,11 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
         if (made := _example(row)) is not None
     ]
     known = [made for row in warehouse.rows(QUERIES["known"], parameters) if (made := _example(row)) is not None]
-    picks = choose(candidates, known, _taught_to(warehouse, workload), left, settings.dataset.near_duplicate_similarity)
+    newest = warehouse.row(versions.QUERIES["latest_dataset"], {"workload": workload})
+    kept = json.loads(newest["card"]).get("metric") if newest else None
+    metric = restored(settings, kept, [one.example.completion for one in candidates])
+    similarity = settings.dataset.near_duplicate_similarity
+    picks = choose(candidates, known, _taught_to(warehouse, workload), left, similarity, metric.same)
     with warehouse.transaction() as cursor:
         for pick in picks:
             insert(
@@ -125,7 +131,12 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
 
 
 def choose(
-    candidates: Sequence[Candidate], known: Iterable[Example], taught: Taught, count: int, similarity: float
+    candidates: Sequence[Candidate],
+    known: Iterable[Example],
+    taught: Taught,
+    count: int,
+    similarity: float,
+    same: Same,
 ) -> list[Pick]:
     """The answers whose label would teach most, at most `count`: likely wrong, and unlike each other.
 
@@ -147,7 +158,7 @@ def choose(
     asked: QuestionIndex[Example] = QuestionIndex(similarity, template)
     for one in known:
         asked.add(one, one)
-    answers = _answers(candidates, similarity, template)
+    answers = _answers(candidates, similarity, template, same)
     open_ones = [one for one in candidates if not one.settled and (one.bad or not one.good) and one.example.question]
     if not open_ones:
         return []
@@ -204,17 +215,24 @@ def open_requests(warehouse: Warehouse, workload: str | None = None) -> list[dic
     return [_message(row) for row in warehouse.rows(QUERIES["open"], {"workload": workload, "pending": False})]
 
 
-def write_file(warehouse: Warehouse, path: Path) -> None:
-    """Keep the open requests in a file, a line for each; it is there whole at any time.
+def write_files(warehouse: Warehouse, settings: Settings) -> None:
+    """Keep the open requests of each workload in the file that its settings name, a line for each request.
+
+    A file is there whole at any time.
 
     Raises:
-        RetunedError: it cannot be written.
+        RetunedError: one cannot be written.
     """
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in open_requests(warehouse)]
-    try:
-        replace_text(path, "".join(lines))
-    except OSError as error:
-        raise RetunedError(f"labels.file: {path} cannot be written ({error.strerror})") from error
+    files = {workload: settings.for_workload(workload).labels.file for workload in counts(warehouse)}
+    lines: dict[Path, list[str]] = {file: [] for file in (settings.labels.file, *files.values()) if file is not None}
+    for row in open_requests(warehouse) if lines else ():
+        if (file := files.get(row["workload"])) is not None:
+            lines[file].append(json.dumps(row, ensure_ascii=False) + "\n")
+    for file, own in lines.items():
+        try:
+            replace_text(file, "".join(own))
+        except OSError as error:
+            raise RetunedError(f"labels.file: {file} cannot be written ({error.strerror})") from error
 
 
 def counts(warehouse: Warehouse) -> dict[str, dict[str, int]]:
@@ -263,7 +281,7 @@ class _Answers:
     others: float
 
 
-def _answers(candidates: Sequence[Candidate], similarity: float, template: Template) -> dict[str, _Answers]:
+def _answers(candidates: Sequence[Candidate], similarity: float, template: Template, same: Same) -> dict[str, _Answers]:
     """For each interaction, the answers to its question."""
     examples = [candidate.example for candidate in candidates]
     question = questions_of(examples, similarity, template)
@@ -272,24 +290,21 @@ def _answers(candidates: Sequence[Candidate], similarity: float, template: Templ
         groups[question[one.prompt_hash]].append(one)
     found = {}
     for group in groups.values():
-        meant = _meanings([one.completion for one in group])
+        meant = _meanings([one.completion for one in group], same)
         shares = Counter(meant)
         for one, meaning in zip(group, meant, strict=True):
             found[one.interaction_id] = _Answers(len(group), 1 - shares[meaning] / len(group))
     return found
 
 
-def _meanings(answers: Sequence[str]) -> list[object]:
+def _meanings(answers: Sequence[str], same: Same) -> list[object]:
     """A key for each answer, equal for those that say the same."""
     keys: dict[str, object] = {}
     leaders: list[str] = []
     for answer in answers:
         if answer in keys:
             continue
-        if stated := facts(answer):
-            keys[answer] = stated
-            continue
-        leader = next((other for other in leaders if same_answer(answer, other)), None)
+        leader = next((other for other in leaders if same(answer, other)), None)
         if leader is None and len(leaders) < _LEADERS:
             leaders.append(answer)
         keys[answer] = leader or answer
@@ -352,6 +367,7 @@ def _example(row: dict[str, Any]) -> Example | None:
         response=row["response"],
         context=row["context"],
         tools=row["tools"],
+        calls=row["calls"],
         interaction_id=row["id"],
         feedback_id="",
         timestamp=row["timestamp"],
@@ -370,7 +386,8 @@ def _message(row: dict[str, Any]) -> dict[str, Any]:
         "model": row["model"],
         "messages": messages,
         "question": joined_text(asked[-1]) if asked else None,
-        "answer": row["response"],
+        "answer": logged_answer(row["response"], row["calls"])[1],
+        "tools": schemas(json.loads(row["tools"])) if row["tools"] else [],
         "context": json.loads(row["context"]) if row["context"] else None,
         "reason": row["reason"],
         "detail": row["detail"],

@@ -2,7 +2,8 @@
 -- The newest answers of the model in service, with what people said of them: who called them good or bad, whether it is
 -- known what is right (a correction, an expert's word, an earlier request).
 WITH newest AS (
-    SELECT id, timestamp, messages, response, context, attributes -> '$.tools' AS tools
+    SELECT id, timestamp, messages, response, context, attributes -> '$.tools' AS tools,
+        attributes -> '$.tool_calls' AS calls
     FROM traffic
     WHERE workload = $workload
         AND timestamp >= coalesce(
@@ -39,7 +40,8 @@ WITH champion AS (
     LEFT JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
     WHERE a.workload = $workload AND a.alias = 'champion'
 )
-SELECT i.id, i.timestamp, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools
+SELECT i.id, i.timestamp, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.attributes -> '$.tool_calls' AS calls
 FROM interactions i, champion
 WHERE i.workload = $workload AND (
     i.id IN (
@@ -75,7 +77,8 @@ WHERE label_requests.answered_at IS NULL AND label_requests.interaction_id = ans
 
 -- name: open
 -- Those whose interaction is still here: an answer to an archived one would teach nothing any more.
-SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.response, i.context, r.reason, r.detail, r.score
+SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.response, i.context,
+    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, r.reason, r.detail, r.score
 FROM label_requests r JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
 WHERE r.answered_at IS NULL AND ($workload IS NULL OR r.workload = $workload) AND (NOT $pending OR NOT r.announced)
 ORDER BY r.created_at, r.score DESC, r.id

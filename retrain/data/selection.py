@@ -8,10 +8,12 @@ from itertools import chain
 from retuned.retrain.data.contradictions import Contradictions
 from retuned.retrain.data.dataset import SPLITS
 from retuned.retrain.data.evidence import Earlier, Evidence, LeftOut
-from retuned.retrain.data.examples import Example, agree
+from retuned.retrain.data.examples import Example
 from retuned.retrain.data.questions import QuestionIndex
+from retuned.retrain.data.similarity import Template, text_hash
 from retuned.retrain.data.splits import assigned_splits, split_of, topic_of
 from retuned.retrain.data.topics import Topics
+from retuned.retrain.scoring.metric import Same
 from retuned.retrain.settings import DatasetSettings
 
 _REASONS = ("superseded", "duplicates", "near_holdout", "near_training", "spent", "regression_superseded")
@@ -39,7 +41,12 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     similarity, template = settings.near_duplicate_similarity, evidence.template
     outdated = [one.row for one in evidence.left if one.reason == "superseded"]
     contradictions = Contradictions(
-        evidence.rows, [*earlier.train, *earlier.judged, *outdated], earlier.until, similarity, template
+        evidence.rows,
+        [*earlier.train, *earlier.judged, *outdated],
+        earlier.until,
+        similarity,
+        template,
+        evidence.metric.same,
     )
 
     def indexed(rows: Iterable[Example]) -> QuestionIndex[bool]:
@@ -62,7 +69,7 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
             valid.append(row)
         else:
             left.append(LeftOut(row, "superseded", f"{against.feedback_id} says: {against.completion}"))
-    distinct, twice = _distinct(valid, QuestionIndex(similarity, template))
+    distinct, twice = _distinct(valid, QuestionIndex(similarity, template), evidence.metric.same)
     left += twice
     distinct = sorted(distinct, key=lambda row: (row.timestamp, row.row_id), reverse=True)[: settings.maximum_rows]
     distinct = _capped(distinct, "user_share", _capped_user, lambda _: settings.maximum_user_share, 2, left)
@@ -110,7 +117,7 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     ]
     share = min(settings.replay_share, 0.99)
     wanted = round(len(splits["train"]) * share / (1 - share))
-    replay = named(sorted(old, key=lambda row: row.row_id)[:wanted])  # by hash: an even draw, and the same each time
+    replay = named(_rehearsal(old, earlier)[:wanted])
     splits |= {"train": splits["train"] + replay, "holdout": held_out, "regression": named(regression)}
     thumbs = [
         (row, desirable)
@@ -128,6 +135,42 @@ def select(evidence: Evidence, earlier: Earlier, settings: DatasetSettings) -> S
     topical = zip(named([row for row, _ in thumbs]), (desirable for _, desirable in thumbs), strict=True)
     oldest_first = sorted(topical, key=lambda thumb: (thumb[0].timestamp, thumb[0].row_id))
     return Selection(splits, frozenset(row.row_id for row in replay), oldest_first, left, topics)
+
+
+def sample_of_traffic(
+    unrated: Sequence[Example], chosen: Selection, template: Template, settings: DatasetSettings
+) -> list[Example]:
+    """The first dataset.traffic_rows answers that nobody rated, whose questions are no row's of the dataset: what was
+    learned shows nothing, and what is judged on has an approved answer. One of each question."""
+    index: QuestionIndex[bool] = QuestionIndex(settings.near_duplicate_similarity, template)
+    for row in chain(*chosen.splits.values(), (row for row, _ in chosen.thumbs)):
+        index.add(row, True)
+    kept: list[Example] = []
+    for row in unrated:
+        if len(kept) == settings.traffic_rows:
+            break
+        if not any(index.same(row)):
+            index.add(row, True)
+            kept.append(row)
+    names = chosen.topics.of([row.question for row in kept])
+    return [replace(row, topic=name) for row, name in zip(kept, names, strict=True)]
+
+
+def _rehearsal(old: Sequence[Example], earlier: Earlier) -> list[Example]:
+    """Rows of earlier datasets in the order in which they are rehearsed.
+
+    What was rehearsed longest ago comes first, so that all of it comes up over the rounds, and what the champion fails
+    comes up to twice as often: the rounds since then count more by the share of its topic's questions that the champion
+    answered wrong. Rows are not known one by one: the champion was never judged on what it learned. Of equals each
+    round draws others, the same ones for the same evidence.
+    """
+    drawn_by = earlier.versions[0] if earlier.versions else ""
+
+    def order(row: Example) -> tuple[float, str]:
+        rounds = 1 + earlier.rehearsed.get(row.prompt_hash, 0)
+        return -rounds * (1 + earlier.failures.get(row.topic or "", 0.0)), text_hash(f"{drawn_by} {row.row_id}")
+
+    return sorted(old, key=order)
 
 
 def _capped(
@@ -169,7 +212,9 @@ def _apart(rows: Iterable[Example], others: QuestionIndex[bool], reason: str, le
     return kept
 
 
-def _distinct(rows: Iterable[Example], index: QuestionIndex[Example]) -> tuple[list[Example], list[LeftOut]]:
+def _distinct(
+    rows: Iterable[Example], index: QuestionIndex[Example], same_answer: Same
+) -> tuple[list[Example], list[LeftOut]]:
     """One example for each question: the most trusted, then the newest. Near duplicates go when they say the same."""
     kept: list[Example] = []
     left: list[LeftOut] = []
@@ -178,7 +223,7 @@ def _distinct(rows: Iterable[Example], index: QuestionIndex[Example]) -> tuple[l
             (
                 other
                 for other in index.same(row)
-                if other.prompt_hash == row.prompt_hash or agree(row.completion, other.completion)
+                if other.prompt_hash == row.prompt_hash or same_answer(row.completion, other.completion)
             ),
             None,
         )

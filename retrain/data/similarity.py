@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
 from retuned.consumers.privacy.placeholders import unnumbered
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 T = TypeVar("T")
 
@@ -146,6 +148,8 @@ class NearIndex(Generic[T]):
     """
 
     def __init__(self, similarity: float) -> None:
+        from datasketch import MinHashLSH  # it imports SciPy, which no command needs to start
+
         self._similarity = similarity
         self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(similarity))
         self._hashes = np.empty((64, _PERMUTATIONS), dtype=np.uint64)
@@ -193,9 +197,11 @@ def _grams(text: str) -> frozenset[bytes]:
 
 
 @lru_cache(50_000)
-def _minhash(text: str, block: str) -> MinHash:
+def _minhash(text: str, block: str) -> "MinHash":
     """Of its 5-grams, those of a block its own. A dataset asks of each text several times, and this is what takes
     long; see `forget`."""
+    from datasketch import MinHash
+
     found = MinHash(num_perm=_PERMUTATIONS)
     found.update_batch([block.encode() + gram for gram in _grams(text)])
     return found

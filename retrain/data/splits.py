@@ -6,6 +6,7 @@ from retuned.retrain.data.evidence import Evidence
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import fraction
 from retuned.retrain.data.topics import OTHER
+from retuned.retrain.scoring.label import labels_of
 from retuned.retrain.settings import DatasetSettings
 
 
@@ -29,8 +30,8 @@ def assigned_splits(
 ) -> dict[str, str]:
     """The split of each question: where it stood first since the holdout was drawn; else by its hash.
 
-    Where chance gives the new questions of a topic too little of the holdout, those whose hash comes next are added:
-    each topic is judged on.
+    Where chance gives the new questions of a label too little of the holdout, those whose hash comes next are added:
+    each label is judged on. Where answers are no labels, so is each topic.
     """
     known = {
         row.prompt_hash: stood
@@ -42,11 +43,11 @@ def assigned_splits(
         row.prompt_hash: known.get(row.prompt_hash) or split_of(row.identity, settings, generation) for row in rows
     }
     drawn = {row.prompt_hash: _drawn(row.identity, generation) for row in rows}
-    of_topic: dict[str, set[str]] = {}
+    strata: dict[str, set[str]] = {}
     for row in rows:
-        if (topic := topic_of(row)) is not None:
-            of_topic.setdefault(topic, set()).add(row.prompt_hash)
-    for questions in of_topic.values():
+        if (stratum := _label_of(row, evidence) or topic_of(row)) is not None:
+            strata.setdefault(stratum, set()).add(row.prompt_hash)
+    for questions in strata.values():
         lacking = int(settings.holdout_share * len(questions)) - sum(place[one] == "holdout" for one in questions)
         free = (one for one in questions if one not in known and place[one] == "train")
         for question in sorted(free, key=drawn.__getitem__)[: max(lacking, 0)]:
@@ -57,3 +58,8 @@ def assigned_splits(
 def topic_of(row: Example) -> str | None:
     """Its topic, where that says something."""
     return None if row.topic == OTHER else row.topic
+
+
+def _label_of(row: Example, evidence: Evidence) -> str | None:
+    """The label of its answer, where answers are of a closed set."""
+    return next(iter(labels_of(evidence.metric.metric.groups(row.completion))), None)

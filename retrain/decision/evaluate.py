@@ -9,26 +9,32 @@ machine.
 
 import json
 import math
+import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from retuned.consumers.child import child_main
-from retuned.consumers.common import tone
+from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
-from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.scoring import style
-from retuned.retrain.scoring.facts import conflicts, facts, score, token_f1, values
-from retuned.retrain.settings import EvaluateSettings, Settings
+from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
+from retuned.retrain.scoring.general import is_right, prompts
+from retuned.retrain.scoring.metric import Metric, restored
+from retuned.retrain.settings import EvaluateSettings, MetricSettings, Settings
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.training.devices import environment
 from retuned.retrain.versions import Version
@@ -43,6 +49,13 @@ LOGGED = "logged"
 _LONGER = 1.5
 _MORE_TOKENS = 8
 _BATCH_TOKENS = 8_192
+_SCORED_AT_ONCE = 4
+"""Answers that a judge is asked about at once; the other metrics do not wait."""
+
+JUDGE_KEY = "RETUNED_EVALUATE_JUDGE_KEY"
+"""In the environment of the child: the judge's token, which is kept out of the file of its job."""
+JUDGED = "judged.jsonl"
+"""In the folder of the workload: verdicts of the metric `judge` that were paid for."""
 
 _TRIALS = 3
 _TRIAL_ROWS = 4
@@ -56,14 +69,15 @@ class Evaluation:
     Attributes:
         model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
             not known.
-        split: holdout or regression.
+        split: holdout, regression, traffic (recent answers that nobody rated; the score is the agreement with the
+            logged answer) or general (see `scoring.general`).
         kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.
         language: of the question and the approved answer (ISO 639-1); None where they are too short to tell.
         turns: questions in the conversation, the one that is answered included.
         with_context: the row has passages that the answer was to rest on.
-        score: the primary metric, 0 to 1 (see `scoring.score`).
+        score: the metric of the workload, 0 to 1 (see `scoring.metric`); None where it abstains.
         loss: of the approved answer, nats per token.
         hallucinated: None when it cannot be told.
         grounded: share of the answer's values that stand in the context or in what was asked; None without context.
@@ -77,6 +91,13 @@ class Evaluation:
             is a matter of how it is served, and holds nothing against what it learned.
         verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
             not asked, or gave no usable answer.
+        detail: of the score, for people.
+        valid: the answer has the form that programs read (JSON, calls of tools); None: no form is asked for.
+        answered: the label that it was read as; None: none.
+        groups: the slices that the row belongs to by its approved answer: the tools that it calls, and the metric's
+            (see `Metric.groups`).
+        agreement: of the candidate's answer with the champion's, or with the logged one where no champion serves, by
+            the primary metric, 0 to 1; None of other models, and where neither is known.
     """
 
     model: str
@@ -87,7 +108,7 @@ class Evaluation:
     language: str | None
     turns: int
     with_context: bool
-    score: float
+    score: float | None
     token_f1: float
     loss: float | None
     hallucinated: bool | None
@@ -100,6 +121,11 @@ class Evaluation:
     output_tokens: int | None = None
     kind: str | None = None
     verdict: str | None = None
+    detail: str = ""
+    valid: bool | None = None
+    answered: str | None = None
+    groups: list[str] = field(default_factory=list)
+    agreement: float | None = None
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -116,6 +142,7 @@ class Evaluation:
             *([f"language:{self.language}"] if self.language else []),
             "turns:one" if self.turns == 1 else "turns:several",
             "context:with" if self.with_context else "context:without",
+            *self.groups,
         ]
 
 
@@ -153,7 +180,8 @@ def evaluate(
     on_progress: Emit | None = None,
     logged: Mapping[str, str] | None = None,
 ) -> tuple[list[Evaluation], dict[str, float]]:
-    """Let base, champion and candidate answer the holdout, and champion and candidate the regression rows.
+    """Let base, champion and candidate answer the holdout, champion and candidate the regression rows and the traffic,
+    base and candidate the general prompts.
 
     The logged answers are measured beside them.
 
@@ -163,7 +191,9 @@ def evaluate(
         logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
-        the evaluations, and `seconds` and `load_seconds`.
+        the evaluations; and `seconds`, `load_seconds`, `judge_tokens` (that the metric judge was paid for), and of each
+        split such as holdout `holdout_rows_cut` (that lost turns or passages to fit train.max_length) and
+        `holdout_rows_too_long` (that were left out).
 
     Raises:
         Cancelled: stop was set.
@@ -180,11 +210,14 @@ def evaluate(
         "dtype": dtype,
         "quantized": settings.train.method == "qlora",
         "threads": settings.train.threads,
-        "max_length": settings.train.max_length,
-        "context": settings.train.context,
+        "encoding": settings.train.encoding,
         "logged": dict(logged or {}),
-        "settings": settings.evaluate.model_dump(mode="json"),
+        "settings": settings.evaluate.model_dump(mode="json", exclude={"judge_key"}),
+        "metric": metric_of(dataset, settings).as_dict(),
+        "metric_settings": settings.metric.model_dump(mode="json"),
+        "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
     }
+    key = settings.evaluate.judge_key
     result = run_child(
         "retuned.retrain.decision.evaluate",
         job,
@@ -192,10 +225,10 @@ def evaluate(
         timeout_seconds=settings.evaluate.timeout_seconds,
         stop=stop,
         on_progress=on_progress,
-        environment=environment(settings.train),
+        environment=environment(settings.train) | ({JUDGE_KEY: key.get_secret_value()} if key else {}),
         to_need_less="lower evaluate.batch_size, or take a smaller base model",
     )
-    return [Evaluation(**row) for row in result["rows"]], result["times"]
+    return [Evaluation(**row) for row in result["rows"]], result["figures"]
 
 
 def hallucinated(answer: str, approved: str, asked: str, context: list[str] | None) -> bool | None:
@@ -221,13 +254,15 @@ def grounded(answer: str, asked: str, context: list[str] | None) -> float | None
     return len(stated & facts("\n".join([*context, asked]))) / len(stated)
 
 
-def drawn(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` rows: an even draw over topics and origins, the same each time, so that two runs compare."""
+def drawn(rows: list[dict[str, Any]], limit: int, metric: Metric | None = None) -> list[dict[str, Any]]:
+    """At most `limit` rows: an even draw over topics and origins, or over labels and the like where the metric has
+    such groups; the same each time, so that two runs compare."""
     if len(rows) <= limit:
         return rows
     groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: text_hash(row["row_id"])):
-        groups[row.get("topic"), row.get("origin")].append(row)
+        own = metric.groups(row["completion"]) if metric else []
+        groups[tuple(own) or row.get("topic"), row.get("origin")].append(row)
     order = [row for turn in zip_longest(*groups.values()) for row in turn if row is not None]
     return order[:limit]
 
@@ -244,11 +279,14 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     tokenizer.padding_side = "left"
     models = _models(job, base, getattr(torch, job["dtype"]))
+    metric = metric_in_child(job)
     rows = {
-        split: drawn(pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist(), settings.maximum_examples)
-        for split in ("holdout", "regression")
+        split: drawn(pq.read_table(file).to_pylist(), settings.maximum_examples, metric) if file.is_file() else []
+        for split in ("holdout", "regression", "traffic")  # datasets of before version 0.2.0 have no traffic
+        for file in [Path(job["dataset"]) / f"{split}.parquet"]
     }
-    evaluator = _Evaluator(models, tokenizer, settings, job["max_length"], job["context"], emit)
+    rows["general"] = drawn([prompt.as_row() for prompt in prompts()], settings.general_examples)
+    evaluator = _Evaluator(models, tokenizer, settings, job["encoding"], emit)
     load_seconds = time.perf_counter() - started
     found = evaluator.answers("holdout", rows["holdout"], list(models))
     found += [
@@ -258,8 +296,45 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     ]
     # Where no champion serves, the base model takes its place.
     found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
-    times = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds}
-    return {"rows": [asdict(row) for row in found], "times": times}
+    found, tokens = scored(found, [*rows["holdout"], *rows["regression"]], metric)
+    found += [measured("traffic", row, LOGGED, row["completion"]) for row in rows["traffic"]]
+    found += evaluator.answers("traffic", rows["traffic"], [*([CHAMPION] if job["champion"] else []), CANDIDATE])
+    found, more = with_agreement(found, [*rows["holdout"], *rows["traffic"]], metric)
+    found += checked(evaluator.answers("general", rows["general"], [BASE, CANDIDATE]))
+    spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens + more}
+    return {"rows": [asdict(row) for row in found], "figures": spent | evaluator.lengths}
+
+
+def metric_in_child(job: Mapping[str, Any]) -> Metric:
+    """The metric of the dataset, in the child's process."""
+    settings = EvaluateSettings.model_validate(job["settings"])
+    if key := os.environ.get(JUDGE_KEY):
+        settings = settings.model_copy(update={"judge_key": SecretStr(key)})
+    asked = Settings(metric=MetricSettings.model_validate(job["metric_settings"]), evaluate=settings)
+    return restored(asked, job["metric"], [], Path(job["judged"])).metric
+
+
+def scored(
+    found: Sequence[Evaluation], examples: Sequence[Mapping[str, Any]], metric: Metric
+) -> tuple[list[Evaluation], int]:
+    """The evaluations with their scores, and the tokens that a judge was paid for. `examples`: their rows."""
+    row = {example["row_id"]: example for example in examples}
+    with ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
+        scores = list(
+            pool.map(lambda one: metric.score(one.output, row[one.row_id]["completion"], row[one.row_id]), found)
+        )
+    rows = [
+        replace(
+            one,
+            score=score.value,
+            detail=score.detail,
+            valid=score.valid,
+            answered=score.label,
+            groups=list(dict.fromkeys([*one.groups, *metric.groups(row[one.row_id]["completion"])])),
+        )
+        for one, score in zip(found, scores, strict=True)
+    ]
+    return rows, sum(score.tokens for score in scores)
 
 
 def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
@@ -279,8 +354,42 @@ def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
     return {BASE: of[CANDIDATE], **of}
 
 
+def checked(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """Answers to the general prompts, scored by what is asked of them."""
+    known = {prompt.id: prompt for prompt in prompts()}
+    return [replace(row, score=float(is_right(known[row.row_id], row.output))) for row in rows]
+
+
+def with_agreement(
+    rows: Sequence[Evaluation], examples: Sequence[Mapping[str, Any]], metric: Metric
+) -> tuple[list[Evaluation], int]:
+    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it; and
+    the tokens that a judge was paid for.
+
+    Args:
+        rows: of all models; those that have no agreement come back as they are.
+        examples: the rows of holdout and traffic.
+    """
+    example = {one["row_id"]: one for one in examples}
+    before = {(row.split, row.row_id): row.output for model in (LOGGED, CHAMPION) for row in rows if row.model == model}
+
+    def agreeing(row: Evaluation) -> tuple[Evaluation, int]:
+        known = before.get((row.split, row.row_id))
+        if row.model != CANDIDATE or row.split not in ("holdout", "traffic") or known is None:
+            return row, 0
+        found = metric.score(row.output, known, example[row.row_id])
+        return replace(row, agreement=found.value), found.tokens
+
+    with ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
+        found = list(pool.map(agreeing, rows))
+    return [row for row, _ in found], sum(tokens for _, tokens in found)
+
+
 def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:
-    """What can be told of an answer by its text alone. `row`: an example's columns."""
+    """What can be told of an answer by its text alone; its score comes later, see `scored`.
+
+    `row`: an example's columns.
+    """
     context, approved = json.loads(row["context"]) if row["context"] else None, row["completion"]
     messages = json.loads(row["messages"])
     asked = "\n".join(turn.get("content") or "" for turn in messages)
@@ -293,7 +402,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         language=style.language(f"{messages[-1].get('content') or ''}\n{approved}"),
         turns=sum(turn["role"] == "user" for turn in messages),
         with_context=bool(context),
-        score=score(output, approved),
+        score=None,
         token_f1=token_f1(output, approved),
         loss=None,
         hallucinated=hallucinated(output, approved, asked, context),
@@ -304,6 +413,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         latency_seconds=None,
         output=output,
         kind=row.get("kind"),
+        groups=[f"tool:{name}" for name in tool_calls.names(approved)],
     )
 
 
@@ -313,15 +423,14 @@ class _Evaluator:
         models: dict[str, Any],
         tokenizer: Any,
         settings: EvaluateSettings,
-        max_length: int,
-        context: bool,
+        encoding: dict[str, Any],
         emit: Emit,
     ) -> None:
         from retuned.retrain.generation.adapters import Generator
         from retuned.retrain.kernels.replace import replace_layers
 
         self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
-        self.max_length, self.context = max_length, context
+        self.encoding = encoding
         self.packed: bool | None = None
         distinct = list({id(model): model for model in models.values()}.values())
         for model in distinct:
@@ -329,13 +438,18 @@ class _Evaluator:
         self.together = len(distinct) == 1 and Generator.fits(distinct[0])
         self.generator: Generator | None = None
         self.paces: dict[str, float] = {}
+        self.lengths: dict[str, float] = {}
 
     def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
-        from retuned.retrain.training.batches import encode
+        from retuned.retrain.training.batches import encode_all
 
+        fitting = encode_all(self.tokenizer, rows, **self.encoding)
+        self.lengths[f"{split}_rows_cut"] = float(sum(one.cut for one in fitting))
+        self.lengths[f"{split}_rows_too_long"] = float(len(rows) - len(fitting))
+        encoded = {one.row_id: one for one in fitting}
+        rows = [row for row in rows if row["row_id"] in encoded]
         if not rows:
             return []
-        encoded = {row["row_id"]: encode(self.tokenizer, row, self.max_length, context=self.context) for row in rows}
         longest = max(len(one.completion) for one in encoded.values())
         limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
         rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))
@@ -356,14 +470,16 @@ class _Evaluator:
     ) -> list[Evaluation]:
         import torch
 
+        from retuned.retrain.training.chat_templates import answer_in
+
         answers = self._answers(encoded, models, limit)
         found = []
         for model in models:
             with torch.inference_mode(), self._as(model) as active:
                 losses = self._losses(active, encoded)
-            outputs = self.tokenizer.batch_decode(answers[model], skip_special_tokens=True)
-            for row, output, ids, loss in zip(rows, map(str.strip, outputs), answers[model], losses, strict=True):
-                one = measured(split, row, model, output)
+            for row, one_encoded, ids, loss in zip(rows, encoded, answers[model], losses, strict=True):
+                tools = json.loads(row.get("tools") or "[]")
+                one = measured(split, row, model, answer_in(self.tokenizer, ids, one_encoded.prompt, tools))
                 seconds = max(len(ids), 1) * self.paces[model]
                 found.append(replace(one, loss=loss, output_tokens=len(ids), latency_seconds=seconds))
         return found
@@ -436,7 +552,7 @@ class _Evaluator:
 
         pad = self.tokenizer.pad_token_id
         if self.packed is None:
-            self.packed = lora.packing_fits(model, encoded, pad, self.max_length)
+            self.packed = lora.packing_fits(model, encoded, pad, self.encoding["max_length"])
         tokens = torch.cat(list(losses(model, encoded, pad, self.packed)))
         parts = torch.split(tokens, [len(one.completion) for one in encoded])
         return [float(part.mean()) for part in parts]

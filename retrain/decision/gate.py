@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from retuned.retrain.scoring.label import confusion, labels_of, macro_f1
 from retuned.retrain.settings import GateSettings
 
 POWER = 0.97
@@ -21,6 +22,15 @@ GUARD_ERROR = 0.1
 SLICE_EXAMPLES = 8
 """Smaller slices are not looked at: they could not show anything."""
 
+LABEL_EXAMPLES = 3
+"""With so many, a label is lost that the champion answers right in a third of its questions and the candidate never."""
+
+ABSTAINED = 0.5
+"""Share of the holdout on which the metric may abstain."""
+
+TRAFFIC_EXAMPLES = 20
+"""With fewer answers of traffic nothing is held against the candidate."""
+
 
 class Measured(Protocol):
     """What the gate reads of an evaluation: of one model's answer to one row."""
@@ -28,7 +38,11 @@ class Measured(Protocol):
     @property
     def row_id(self) -> str: ...
     @property
-    def score(self) -> float: ...
+    def score(self) -> float | None: ...
+    @property
+    def valid(self) -> bool | None: ...
+    @property
+    def answered(self) -> str | None: ...
     @property
     def hallucinated(self) -> bool | None: ...
     @property
@@ -45,6 +59,10 @@ class Measured(Protocol):
     def origin(self) -> str | None: ...
     @property
     def kind(self) -> str | None: ...
+    @property
+    def verdict(self) -> str | None: ...
+    @property
+    def agreement(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,8 @@ def decide(
     tries: int = 0,
     logged: Sequence[Measured] = (),
     serving: bool = True,
+    traffic: Sequence[Measured] = (),
+    general: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
 ) -> Decision:
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
@@ -81,41 +101,48 @@ def decide(
 
     Guards then ask for evidence of harm. A rise of hallucinations or refusals, or a drop in score on the regression
     set or on any slice of the holdout, above its limit refuses the candidate unless chance explains it (see `_within`).
-    Proof of harmlessness would take thousands of examples. The medians of length and of the time that a token takes are
+    Proof of harmlessness would take thousands of examples. What programs read (JSON, calls of tools, labels) has
+    guards of its own: see `_validity` and `_labels`. The medians of length and of the time that a token takes are
     compared with their limits as they are. All conditions are looked at, so that a refusal names all its reasons.
 
     Args:
         tries: earlier decisions on this holdout.
         logged: the answers that production gave to the holdout's questions, as far as they are known.
         serving: a champion serves; else `champion` holds the base model's answers.
+        traffic: the candidate's answers to recent questions that nobody rated.
+        general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
     """
     opponent = "champion" if serving else "base model"
-    pairs = _pairs(champion, candidate)
-    if len(pairs) < settings.minimum_examples:
-        return Decision(
-            False,
-            [
-                f"Only {len(pairs)} holdout examples were answered by both models; "
-                f"{settings.minimum_examples} are needed to tell them apart."
-            ],
-            {"examples": len(pairs)},
-        )
+    answered = _pairs(champion, candidate)
+    pairs = _scored(answered)
+    if len(pairs) < max(settings.minimum_examples, (1 - ABSTAINED) * len(answered)):
+        return _too_few(len(pairs), len(answered), settings)
     checks = {
         "gain": _gain(pairs, settings, seed, tries, opponent),
-        "hallucination": _hallucination(pairs, settings, opponent),
-        "refusal": _refusals(pairs, settings, opponent),
-        "regression": _regression(_pairs(champion_regression, candidate_regression), settings, opponent),
+        "hallucination": _hallucination(answered, settings, opponent),
+        "refusal": _refusals(answered, settings, opponent),
+        "regression": _regression(_scored(_pairs(champion_regression, candidate_regression)), settings, opponent)
+        if serving
+        else _first_regression(pairs, settings),
         "slices": _slices(pairs, settings),
-        "latency": _latency(pairs, settings, opponent),
-        "length": _length(pairs, settings, opponent),
+        "latency": _latency(answered, settings, opponent),
+        "length": _length(answered, settings, opponent),
+        "traffic": _traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
+        "general": _general(_pairs(*general), settings),
     }
-    if produced := _pairs(logged, candidate):
+    if formed := [(old, new) for old, new in answered if old.valid is not None and new.valid is not None]:
+        checks["validity"] = _validity(formed, settings, opponent)
+    if labelled := [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]:
+        checks["labels"] = _labels(labelled, opponent)
+    if produced := _scored(_pairs(logged, candidate)):
         checks["logged"] = _logged(produced, settings, seed, tries, serving)
-    figures = {"examples": float(len(pairs))}
+    figures = _counts(len(pairs), len(answered))
     for name, check in checks.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
     outcome = all(check.outcome for check in checks.values())
     reasons = [reason for check in checks.values() for reason in check.reasons]
+    if abstained := len(answered) - len(pairs):
+        reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
     return Decision(outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings)], figures)
 
 
@@ -135,12 +162,48 @@ def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettin
     return text
 
 
+def _too_few(scored: int, answered: int, settings: GateSettings) -> Decision:
+    figures = _counts(scored, answered)
+    if scored == answered:
+        return Decision(
+            False,
+            [
+                f"Only {scored} holdout examples were answered by both models; "
+                f"{settings.minimum_examples} are needed to tell them apart."
+            ],
+            figures,
+        )
+    return Decision(
+        False,
+        [
+            f"The metric abstains on {answered - scored} of {answered} holdout examples, and only {scored} are left to "
+            f"tell the models apart; {settings.minimum_examples} are needed, and half of all: choose a metric that can "
+            "judge these answers (metric.name; text judges any language)."
+        ],
+        figures,
+    )
+
+
+def _counts(scored: int, answered: int) -> dict[str, float]:
+    return {"examples": float(scored)} | ({"abstained": float(answered - scored)} if scored < answered else {})
+
+
 Pairs = list[tuple[Measured, Measured]]
 
 
 def _pairs(champion: Sequence[Measured], candidate: Sequence[Measured]) -> Pairs:
     answered = {row.row_id: row for row in candidate}
     return [(row, answered[row.row_id]) for row in champion if row.row_id in answered]
+
+
+def _scored(pairs: Pairs) -> Pairs:
+    """Without those on which the metric abstains: they are no examples."""
+    return [(old, new) for old, new in pairs if old.score is not None and new.score is not None]
+
+
+def _score(row: Measured) -> float:
+    assert row.score is not None
+    return row.score
 
 
 def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int, opponent: str) -> Decision:
@@ -165,8 +228,17 @@ def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int, opponent:
             "gain_high": found.high,
             "tries": float(tries + 1),
             "examples_needed": float(needed),
+            **_wholly_right(pairs),
         },
     )
+
+
+def _wholly_right(pairs: Pairs) -> dict[str, float]:
+    """Where scores are fractions: the share of answers that are right as a whole."""
+    columns = {"champion": [_score(old) for old, _ in pairs], "candidate": [_score(new) for _, new in pairs]}
+    if all(score in (0.0, 1.0) for scores in columns.values() for score in scores):
+        return {}
+    return {f"exact_{model}": fmean(score == 1.0 for score in scores) for model, scores in columns.items()}
 
 
 def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving: bool) -> Decision:
@@ -190,7 +262,7 @@ def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving
         "gain_over_logged_high": found.high,
     }
     for kind, part in by_kind.items():
-        figures[f"score_logged[{kind}]"] = fmean(old.score for old, _ in part)
+        figures[f"score_logged[{kind}]"] = fmean(_score(old) for old, _ in part)
         figures[f"logged_examples[{kind}]"] = float(len(part))
     return Decision(
         found.passed or serving or few,
@@ -216,7 +288,7 @@ class _Comparison:
 
 
 def _compared(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> _Comparison:
-    before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
+    before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
     error = _error(settings, tries)
     low, high = interval(_gains(pairs), error, settings.resamples, seed)
     passed = low > settings.minimum_gain
@@ -228,7 +300,7 @@ def _compared(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> _C
 
 
 def _gains(pairs: Pairs) -> np.ndarray:
-    return np.array([new.score - old.score for old, new in pairs])
+    return np.array([_score(new) - _score(old) for old, new in pairs])
 
 
 def _error(settings: GateSettings, tries: int) -> float:
@@ -340,9 +412,9 @@ def _regression(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision
         return Decision(
             True, ["There are no examples of earlier datasets to fall back on; no regression could be measured."], {}
         )
-    before, after = fmean(old.score for old, _ in pairs), fmean(new.score for _, new in pairs)
+    before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
     limit = settings.maximum_regression_drop
-    verdict = _within([old.score - new.score for old, new in pairs], limit)
+    verdict = _within([_score(old) - _score(new) for old, new in pairs], limit)
     figures = {
         "regression_champion": before,
         "regression_candidate": after,
@@ -362,6 +434,123 @@ def _regression(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision
     )
 
 
+def _first_regression(pairs: Pairs, settings: GateSettings) -> Decision:
+    """Before the first promotion no earlier dataset was judged on. What can be lost is what is right already: answers
+    of the holdout that people called good. The base model is the opponent: unless it gave these answers, they were not
+    chosen by what it answers right."""
+    kept = [(old, new) for old, new in pairs if new.kind == "accepted"]
+    if not kept:
+        reason = (
+            "Nothing was promoted before, and people called no answer of the holdout good: there is nothing to lose."
+        )
+        return Decision(True, [reason], {})
+    before, after = fmean(_score(old) for old, _ in kept), fmean(_score(new) for _, new in kept)
+    limit = settings.maximum_regression_drop
+    verdict = _within([_score(old) - _score(new) for old, new in kept], limit)
+    return Decision(
+        verdict.passed,
+        [
+            f"On {len(kept)} questions of the holdout whose logged answers people called good, the candidate scores "
+            f"{after:.3f} and the base model {before:.3f}: a drop of {before - after:+.3f}, {verdict} the allowed "
+            f"{limit:.3f}."
+        ],
+        {"regression_champion": before, "regression_candidate": after, "regression_examples": float(len(kept))},
+    )
+
+
+def _traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: GateSettings, before: str) -> Decision:
+    """No worse on what is asked today, rated or not.
+
+    People rate what is wrong, so the holdout is mostly the champion's failures: what a candidate spoils of the rest
+    does not show there. Of unrated traffic nobody knows what is right, and an answer that differs from the champion's
+    may be the better one: agreement is no score. What can be said:
+
+    - Where the two agree, nothing is lost. So the loss is at most the share that differs.
+    - Where they differ and a judge is configured, it decides: losses less wins, over all of the traffic that was looked
+      at, are tested against the limit like the other guards (see `_within`).
+    - Without a judge the holdout is the measure. There a candidate answers differently, too, and is known to gain by it
+      (or it is refused by that). Traffic holds fewer of the champion's failures than the holdout, so less of it ought
+      to change. A candidate that changes more of the traffic than of the holdout, by more than the limit and beyond
+      chance, changes what no evidence asks for: it is refused. What it spoils within the share that it may change, this
+      guard cannot see.
+
+    The unit is the conversation. Two independent samples of agreements; to each are added one that agrees and one that
+    does not (Agresti and Caffo 2000), and the excess is tested by its normal approximation at GUARD_ERROR.
+    """
+    told = [row for row in traffic if row.agreement is not None]
+    if len(told) < TRAFFIC_EXAMPLES:
+        return Decision(
+            True,
+            [
+                f"Of recent traffic that nobody rated {len(told)} answers could be compared; with fewer than "
+                f"{TRAFFIC_EXAMPLES} nothing is held against the candidate."
+            ],
+            {"traffic_examples": float(len(told))},
+        )
+    limit = settings.maximum_traffic_drop
+    differing = 1 - fmean(row.agreement or 0.0 for row in told)
+    figures = {"traffic_examples": float(len(told)), "traffic_differing": differing}
+    text = (
+        f"Of {len(told)} recent questions whose answers nobody rated, the candidate answers {differing:.1%} "
+        f"differently than the {before}"
+    )
+    judged = [row for row in told if row.verdict is not None]
+    if len(judged) >= TRAFFIC_EXAMPLES:
+        drops = [{"win": -1.0, "tie": 0.0, "loss": 1.0}[row.verdict or "tie"] for row in judged]
+        verdict = _within(drops, limit)
+        return Decision(
+            verdict.passed,
+            [
+                f"{text}. By the judge it loses {drops.count(1.0)} and wins {drops.count(-1.0)} of {len(judged)}: a "
+                f"drop of {fmean(drops):+.1%}, {verdict} the allowed {limit:.1%}."
+            ],
+            figures | {"traffic_judged": float(len(judged)), "traffic_drop": fmean(drops)},
+        )
+    rated = [1 - row.agreement for row in holdout if row.agreement is not None]
+    if not rated:
+        return Decision(True, [f"{text}; the holdout has nothing to compare that with."], figures)
+    excess, chance = _excess([1 - (row.agreement or 0.0) for row in told], rated, limit)
+    verdict = (
+        _Verdict(True, "within")
+        if excess <= limit
+        else _Verdict(chance > GUARD_ERROR, "which chance explains, beside" if chance > GUARD_ERROR else "surely above")
+    )
+    return Decision(
+        verdict.passed,
+        [
+            f"{text}, and {fmean(rated):.1%} of the holdout, where it is known what is right: {excess:+.1%}, {verdict} "
+            f"the allowed excess of {limit:.1%}. Which of the two is right on traffic is not known without a judge."
+        ],
+        figures | {"traffic_differing_holdout": fmean(rated), "traffic_excess": excess},
+    )
+
+
+def _excess(traffic: Sequence[float], holdout: Sequence[float], limit: float) -> tuple[float, float]:
+    """By how much the mean of the first exceeds that of the second, and the chance of so much if it were the limit."""
+    first, second = (np.concatenate([values, [0.0, 1.0]]) for values in (traffic, holdout))
+    scatter = math.sqrt(first.var() / len(first) + second.var() / len(second))
+    excess = float(first.mean() - second.mean())
+    return fmean(traffic) - fmean(holdout), 1 - NormalDist(limit, scatter).cdf(excess)
+
+
+def _general(pairs: Pairs, settings: GateSettings) -> Decision:
+    """What the base model can do beside the workload, and the candidate cannot any more."""
+    if not pairs:
+        return Decision(True, ["No general prompts were answered (evaluate.general_examples)."], {})
+    before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
+    limit = settings.maximum_general_drop
+    verdict = _within([_score(old) - _score(new) for old, new in pairs], limit)
+    return Decision(
+        verdict.passed,
+        [
+            f"Of {len(pairs)} prompts that have nothing to do with the workload the candidate answers {after:.1%} "
+            f"right and the base model {before:.1%}: a drop of {before - after:+.1%}, {verdict} the allowed "
+            f"{limit:.1%}."
+        ],
+        {"general_base": before, "general_candidate": after, "general_examples": float(len(pairs))},
+    )
+
+
 def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
     """The holdout's slices, one by one: a gain on the whole can hide a loss on one kind of question."""
     found: dict[str, Pairs] = defaultdict(list)
@@ -372,9 +561,9 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
     if not slices:
         return Decision(True, ["No slice of the holdout is large enough to be looked at alone."], {})
     limit = settings.maximum_slice_drop
-    drops = {name: fmean(old.score - new.score for old, new in part) for name, part in slices.items()}
+    drops = {name: fmean(_score(old) - _score(new) for old, new in part) for name, part in slices.items()}
     verdicts = {
-        name: _within([old.score - new.score for old, new in part], limit, GUARD_ERROR / len(slices))
+        name: _within([_score(old) - _score(new) for old, new in part], limit, GUARD_ERROR / len(slices))
         for name, part in slices.items()
     }
     refused = [name for name, verdict in verdicts.items() if not verdict.passed]
@@ -388,12 +577,52 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
     return Decision(not refused, reasons, _by_part(slices, "score"))
 
 
+def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
+    """Answers that no program can read. Nothing is granted to chance: whoever reads them has no use for any."""
+    before, after = fmean(not old.valid for old, _ in pairs), fmean(not new.valid for _, new in pairs)
+    limit = settings.maximum_invalid_rise
+    passed = after - before <= limit + 1e-9
+    return Decision(
+        passed,
+        [
+            f"Of {len(pairs)} answers that programs read, the candidate breaks {after:.1%} and the {opponent} "
+            f"{before:.1%}: {after - before:+.1%}, {'within' if passed else 'above'} the allowed rise of {limit:.1%}."
+        ],
+        {"invalid_champion": before, "invalid_candidate": after},
+    )
+
+
+def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> Decision:
+    """No label is lost. A label that merely got worse is a slice like any other."""
+    before = confusion((label, old.answered) for label, old, _ in rows)
+    after = confusion((label, new.answered) for label, _, new in rows)
+    lost = [
+        label
+        for label, given in before.items()
+        if given.total() >= LABEL_EXAMPLES and 3 * given[label] >= given.total() and not after[label][label]
+    ]
+    figures = {"macro_f1_champion": macro_f1(before), "macro_f1_candidate": macro_f1(after)}
+    for label, given in after.items():
+        for answered, times in given.items():
+            figures[f"confusion[{label}][{answered}]"] = float(times)
+    text = (
+        f"Over {len(after)} labels the candidate's macro-F1 is {figures['macro_f1_candidate']:.3f} and the "
+        f"{opponent}'s {figures['macro_f1_champion']:.3f}; "
+    )
+    if lost:
+        named = ", ".join(f"“{label}” ({before[label][label]} of {before[label].total()})" for label in lost)
+        text += f"the candidate never answers what the {opponent} can: {named}."
+    else:
+        text += "none is lost."
+    return Decision(not lost, [text], figures)
+
+
 def _by_part(parts: Mapping[str, Pairs], name: str) -> dict[str, float]:
     """Scores on parts of the rows, under names such as `score_candidate[language:de]`."""
     figures = {}
     for part, pairs in parts.items():
-        figures[f"{name}_champion[{part}]"] = fmean(old.score for old, _ in pairs)
-        figures[f"{name}_candidate[{part}]"] = fmean(new.score for _, new in pairs)
+        figures[f"{name}_champion[{part}]"] = fmean(_score(old) for old, _ in pairs)
+        figures[f"{name}_candidate[{part}]"] = fmean(_score(new) for _, new in pairs)
         figures[f"{name}_examples[{part}]"] = float(len(pairs))
     return figures
 

@@ -15,11 +15,16 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a row. The completion ends with the end of the turn."""
+    """Token ids of a row. The completion ends with the end of the turn.
+
+    Attributes:
+        cut: turns or passages were left out of the prompt, so that the row fits.
+    """
 
     row_id: str
     prompt: list[int]
     completion: list[int]
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)

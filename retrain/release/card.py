@@ -5,6 +5,7 @@ Source of the format: https://huggingface.co/docs/hub/model-cards.
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
 from retuned.retrain.decision.gate import interval
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.label import mistaken
 
 QUERIES = named_queries("retuned.retrain.release", "card.sql")
 
@@ -25,7 +28,11 @@ NAME = "README.md"
 BASE, LOGGED = "base", "logged"
 UNKNOWN = "unknown"
 
+# What vLLM takes as --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
+_LABELS = 20
+_CONFUSION = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
 _LICENCES = (
     (r"Apache License\s+Version 2\.0", "apache-2.0"),
     (r"MIT License|Permission is hereby granted, free of charge", "mit"),
@@ -59,6 +66,7 @@ class Record:
         dataset: its row in `datasets`, with the card as an object.
         sources: source and rows, the most first.
         people: how many taught, and the largest_share of one.
+        rank: of its adapter, which may be its parent's; None: it has none.
         run: reasons, started_at, train_seconds, evaluate_seconds.
         decision: outcome, reasons and figures of the gate.
     """
@@ -66,6 +74,7 @@ class Record:
     path: Path
     manifest: dict[str, Any]
     licence: str = UNKNOWN
+    rank: int | None = None
     dataset: dict[str, Any] | None = None
     sources: Sequence[dict[str, Any]] = ()
     people: dict[str, Any] | None = None
@@ -86,7 +95,7 @@ def write(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, An
         folder: where the card is written.
         path: the folder of the version, which the card names.
     """
-    replace_text(folder / NAME, render(_gathered(warehouse, path, manifest)))
+    replace_text(folder / NAME, render(_gathered(warehouse, folder, path, manifest)))
 
 
 def licence_of(base: Path) -> str:
@@ -122,6 +131,7 @@ def render(record: Record) -> str:
         f"Answers what is asked in the workload `{manifest['workload']}`. "
         f"{'All weights of the blocks' if _full(record) else 'A LoRA adapter'} for the base model "
         f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
+        f"Its objective: {objective}" if (objective := manifest.get("objective")) else "",
         _verdict(record),
         *_quality(record),
         *_learned(record),
@@ -136,7 +146,7 @@ def _verdict(record: Record) -> str:
     if record.decision is None:
         return "**Not decided yet.** It was trained, and the gate has not said whether it may serve."
     told = ", ".join(
-        f"{name} {fmean(of.values()):.1%}"
+        f"{name} {fmean(of.values()):.3f}"
         for name, model in _models(record)
         if (of := _by_row(record, model, "holdout"))
     )
@@ -171,7 +181,7 @@ def _quality(record: Record) -> list[str]:
                 continue
             better = [own[row] - score for row, score in theirs.items() if row in own]
             gain = "" if model == record.manifest["version"] else _difference(better)
-            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.1%} | {gain} |")
+            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.3f} | {gain} |")
     parts = ["## How good it is"]
     if rows:
         parts.append(
@@ -184,21 +194,43 @@ def _quality(record: Record) -> list[str]:
             )
         )
         parts.append(
-            "The score of an answer: of JSON, F1 of its fields; of other text, 100% when it states every fact of the "
-            "reference and none that contradicts it, else 0%. Intervals are bootstrapped over the questions. What "
+            f"The score of an answer is {_meaning(record)}. Intervals are bootstrapped over the questions. What "
             "production had answered is known of questions that people corrected or called good alone."
         )
+    parts += _labels(record)
     if record.decision is not None:
         parts.append("The gate, in its own words:")
         parts.append("\n".join(f"- {reason}" for reason in record.decision["reasons"]))
     return parts
 
 
+def _meaning(record: Record) -> str:
+    metric = (record.dataset or {}).get("card", {}).get("metric") or {}
+    return f"{metric['meaning']} (metric `{metric['name']}`)" if metric else f"{Facts.meaning} (metric `{Facts.name}`)"
+
+
+def _labels(record: Record) -> list[str]:
+    """The labels that this version mistakes, the worst first; nothing where answers are no labels."""
+    figures = record.decision.get("figures", {}) if record.decision else {}
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, times in figures.items():
+        if found := _CONFUSION.fullmatch(name):
+            table[found[1]][found[2]] = int(times)
+    rows = [one for one in mistaken(table) if one[2] < one[1]]
+    if not rows:
+        return []
+    lines = [f"| {label} | {answers} | {right} | {wrong} |" for label, answers, right, wrong in rows[:_LABELS]]
+    return [
+        f"Of {len(table)} labels it mistakes {len(rows)}, the worst first:",
+        "\n".join(["| label | questions | right | taken for |", "|---|---|---|---|", *lines]),
+    ]
+
+
 def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
     low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
-    return f"{fmean(differences):+.1%} ({low:+.1%} to {high:+.1%})"
+    return f"{fmean(differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _learned(record: Record) -> list[str]:
@@ -208,12 +240,20 @@ def _learned(record: Record) -> list[str]:
     rows = [
         ("trained on", f"{dataset['train']} examples, of which {dataset['replay']} repeat older ones"),
         ("when to stop was decided on", f"{dataset['validation']} examples"),
-        ("judged on", f"{dataset['holdout']} examples that nothing was trained on"),
     ]
     rows += [(f"from {one['source']}", f"{one['rows']} examples") for one in record.sources]
     if record.people and record.people["people"]:
         share = record.people["largest_share"]
         rows.append(("people", f"{record.people['people']}; the one who taught most gave {share:.1%} of the examples"))
+    training = record.manifest.get("training", {})
+    if training.get("rows_cut") or training.get("rows_too_long"):
+        rows.append(
+            (
+                "too long for `train.max_length`",
+                f"{training['rows_cut']} examples lost their oldest turns or last passages, "
+                f"{training['rows_too_long']} were left out",
+            )
+        )
     left_out = {name: count for name, count in dataset["card"].get("left_out", {}).items() if count}
     if left_out:
         rows.append(("left out", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())))
@@ -221,7 +261,8 @@ def _learned(record: Record) -> list[str]:
         "Unless `privacy.redact` was off, personal data that patterns find was replaced before anything was stored; "
         "patterns do not find everything."
     )
-    return ["## What it learned from", _table(rows), told]
+    held_out = f"It was judged on {dataset['holdout']} other examples, that nothing was trained on."
+    return ["## What it learned from", _table(rows), held_out, told]
 
 
 def _origin(record: Record) -> list[str]:
@@ -249,12 +290,12 @@ def _origin(record: Record) -> list[str]:
 
 def _loading(record: Record) -> list[str]:
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
-    rank = record.manifest.get("settings", {}).get("train", {}).get("rank", 16)
+    highest = next((most for most in _VLLM_RANKS if most >= (record.rank or 0)), _VLLM_RANKS[-1])
     served = (
         "For vLLM, which takes no such weights beside a base model, make them a model of their own:\n\n"
         '```python\nmodel.merge_and_unload().save_pretrained("merged")\ntokenizer.save_pretrained("merged")\n```'
         if _full(record)
-        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} \\\n"
+        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {highest} \\\n"
         f"  --lora-modules {record.name}={path}\n```"
     )
     return [
@@ -298,18 +339,19 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _gathered(warehouse: Warehouse, path: Path, manifest: dict[str, Any]) -> Record:
+def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, Any]) -> Record:
     dataset_of = {"workload": manifest["workload"], "version": manifest["dataset_version"]}
     run_id = {"run_id": manifest["run_id"]}
     return Record(
         path=path,
         manifest=manifest,
         licence=licence_of(Path(manifest["base_model"])),
+        rank=json.loads(_text(folder / "adapter_config.json") or "{}").get("r"),
         dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),
         people=warehouse.row(QUERIES["people"], dataset_of),
         run=_parsed(warehouse.row(QUERIES["run"], run_id), "reasons"),
-        decision=_parsed(warehouse.row(versions.QUERIES["gate_decision"], run_id), "reasons"),
+        decision=_parsed(_parsed(warehouse.row(versions.QUERIES["gate_decision"], run_id), "reasons"), "figures"),
         scores=[Score(**row) for row in warehouse.rows(QUERIES["scores"], run_id)],
     )
 

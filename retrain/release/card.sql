@@ -1,5 +1,5 @@
 -- name: sources
--- Who taught what a model learned from and was judged on, the most first.
+-- Who taught what a model learned from, the most first.
 SELECT
     CASE
         WHEN i.model = 'demonstration' THEN 'demonstrations'
@@ -10,7 +10,7 @@ SELECT
 FROM dataset_rows d
 JOIN feedback f ON f.id = d.feedback_id
 JOIN interactions i ON i.id = d.interaction_id AND i.workload = $workload
-WHERE d.dataset_version = $version AND d.split IN ('train', 'validation', 'holdout')
+WHERE d.dataset_version = $version AND d.split IN ('train', 'validation')
 GROUP BY ALL
 ORDER BY rows DESC, source
 
@@ -30,4 +30,4 @@ FROM (
 SELECT reasons, started_at, train_seconds, evaluate_seconds FROM runs WHERE id = $run_id
 
 -- name: scores
-SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id ORDER BY model, split, row_id
+SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id AND score IS NOT NULL ORDER BY model, split, row_id

@@ -1,5 +1,6 @@
 """Removes old versions with their evaluations, datasets that no version which stays learned from, and the folders of
-runs that failed.
+runs that failed; of datasets that such a version learned from only by way of those before it, leaves what later ones
+are made from.
 
 The rows in `models`, `datasets` and `runs` stay: `removed_at` is when the rest was removed, so that promotions, lineage
 and exports still name what there was. Rows are changed first, in one transaction, and folders are deleted then: nothing
@@ -12,9 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.retrain.data.dataset import REDUCED, Dataset, load
+from retuned.retrain.data.examples import restored
 from retuned.retrain.release.rollout import one_at_a_time
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import workload_folder
@@ -28,6 +36,7 @@ class Removed:
 
     versions: int = 0
     datasets: int = 0
+    reduced: int = 0
     run_folders: int = 0
 
 
@@ -58,12 +67,13 @@ def remove(
     given = {"workload": workload}
     _delete(home, (row["version"] for row in warehouse.rows(QUERIES["removed_versions"], given)))
     _delete(home / "datasets", (row["version"] for row in warehouse.rows(QUERIES["removed_datasets"], given)))
+    reduced = 0 if keep_versions is None else _reduce(warehouse, workload, settings.dataset.maximum_rows)
     run_folders = 0
     if failed_run_days is not None:
         before = now - timedelta(days=failed_run_days)
         ended = warehouse.rows(QUERIES["ended_runs"], given | {"before": before})
         run_folders = _delete(home / "runs", (row["version"] for row in ended))
-    return Removed(versions, datasets, run_folders)
+    return Removed(versions, datasets, reduced, run_folders)
 
 
 @one_at_a_time
@@ -81,6 +91,60 @@ def _mark(warehouse: Warehouse, workload: str, now: datetime, keep: int) -> tupl
             cursor.execute(QUERIES["remove_datasets"], given | {"now": now, "versions": datasets})
             cursor.execute(QUERIES["remove_rows"], {"versions": datasets})
     return len(versions), len(datasets)
+
+
+def _reduce(warehouse: Warehouse, workload: str, most: int) -> int:
+    """Reduce the datasets from before all that a version which is there learned from itself; how many there were.
+
+    Of `train` stays what no newer dataset among them holds: the newest answer to each question, of the newest `most`
+    questions. From these the next dataset repeats some, and what it holds out is kept apart from them. `holdout` stays:
+    once judged on, always judged on.
+    """
+    found = {True: list[Dataset](), False: list[Dataset]()}
+    for row in warehouse.rows(QUERIES["reducible_datasets"], {"workload": workload}):
+        if dataset := load(warehouse, workload, row["version"]):
+            found[row["whole"]].append(dataset)
+    older = [dataset for dataset in found[False] if dataset.path.is_dir()]
+    going = [dataset for dataset in older if not dataset.reduced]
+    if not going:
+        return 0
+    asked = {_question(row) for dataset in found[True] for row in dataset.split("train")}
+    left = most
+    for dataset in older:
+        try:
+            left -= _reduce_train(dataset.path / "train.parquet", asked, left)
+            if dataset in going:
+                warehouse.execute(QUERIES["reduce_rows"], {"workload": workload, "version": dataset.version})
+                kept = {f"{name}.parquet" for name in REDUCED} | {"card.json"}
+                # By the regression set it is known as reduced, so that goes last.
+                for file in sorted(dataset.path.iterdir(), key=lambda file: file.name == "regression.parquet"):
+                    if file.name not in kept:
+                        file.unlink()
+        except OSError as error:
+            raise RetunedError(
+                f"retention: dataset {dataset.path} cannot be reduced ({error.strerror}); correct its permissions, the "
+                "next pass tries again"
+            ) from error
+    return len(going)
+
+
+def _reduce_train(path: Path, asked: set[str], most: int) -> int:
+    """Keep the first `most` rows whose question was not `asked`, and add all questions to these; how many stay."""
+    table = pq.read_table(path)
+    stays, count = [], 0
+    for question in map(_question, table.to_pylist()):
+        stays.append(question not in asked and count < most)
+        count += stays[-1]
+        asked.add(question)
+    if not all(stays):
+        with replaced(path) as aside:
+            pq.write_table(table.filter(pa.array(stays)), aside)
+    return count
+
+
+def _question(values: dict[str, Any]) -> str:
+    """The hash of a row's question."""
+    return restored({name: value for name, value in values.items() if name != "replay"}).prompt_hash
 
 
 def _delete(folder: Path, names: Iterable[str]) -> int:

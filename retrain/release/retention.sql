@@ -48,6 +48,32 @@ WHERE workload = $workload AND removed_at IS NULL AND created_at < (SELECT creat
     AND version NOT IN (SELECT version FROM needed WHERE version IS NOT NULL)
 ORDER BY created_at
 
+-- name: reducible_datasets
+-- Those from before all that a version which is there learned from itself, newest first; with the oldest of these, which is
+-- whole. None while champion or previous is the base model: what begins from that begins with all evidence.
+WITH used AS (
+    SELECT dataset_version AS version FROM models
+    WHERE workload = $workload
+        AND (removed_at IS NULL OR version IN (
+            SELECT parent_version FROM runs WHERE workload = $workload AND state IN ('running', 'interrupted')
+        ))
+    UNION
+    SELECT dataset_version FROM runs WHERE workload = $workload AND state IN ('running', 'interrupted')
+), oldest AS (
+    SELECT min(d.created_at) AS created_at FROM datasets d JOIN used ON used.version = d.version
+    WHERE d.workload = $workload
+)
+SELECT version, version IN (FROM used) AS whole FROM datasets
+WHERE workload = $workload AND removed_at IS NULL AND created_at <= (SELECT created_at FROM oldest)
+    AND NOT EXISTS (FROM aliases WHERE workload = $workload AND version IS NULL)
+ORDER BY created_at DESC, version
+
+-- name: reduce_rows
+-- What was judged on again. Of two workloads with the same dataset, the other one may keep it whole.
+DELETE FROM dataset_rows
+WHERE split = 'regression' AND dataset_version = $version
+    AND dataset_version NOT IN (SELECT version FROM datasets WHERE workload <> $workload AND removed_at IS NULL)
+
 -- name: remove_versions
 UPDATE models SET removed_at = $now
 WHERE workload = $workload AND version IN (SELECT unnest($versions::VARCHAR[]))

@@ -1,20 +1,28 @@
-"""The primary metric: is an answer right by its reference? Pure functions on text.
+"""The metric `facts`: is an answer right by its reference? Pure functions on English text.
 
-Where the reference is a JSON object or array, the fields of the two are compared (see `json_answers`); a bare JSON
+Where the reference is a JSON object or array, the fields of the two are compared (see `json_fields`); a bare JSON
 constant (`true`) is compared as it stands. All other text is judged by its facts. A fact is a value that a customer
 could act on: a number with its unit, an amount of money, a date, a time, a weekday, a code, an address, a name. Wording
 is not a fact. Facts are what a wrong answer gets wrong, which neither completion loss nor word overlap shows.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from retuned.consumers.common.languages import is_english
+from retuned.consumers.common.tool_calls import OPENING
 from retuned.consumers.privacy.placeholders import unnumbered
 from retuned.retrain.scoring.json_fields import field_f1, fields, is_fenced
+from retuned.retrain.scoring.score import Metric, Score
+from retuned.retrain.scoring.text import same_text
+from retuned.retrain.scoring.words import token_f1 as token_f1
+from retuned.retrain.scoring.words import tokens as tokens
 
 SAME_WORDS = 0.6
 """Token F1 from which an answer whose reference holds no fact counts as right."""
+FEW_WORDS = 3
+"""A reference without facts that has no more words must be met word by word: "very negative" is not "negative"."""
 
 _UNITS = {
     "second": ("second", 1), "minute": ("minute", 1), "hour": ("hour", 1), "day": ("day", 1), "week": ("day", 7),
@@ -81,12 +89,32 @@ _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _CONSTANTS = frozenset({"true", "false", "null"})
 _DENIAL = re.compile(r"\b(?:no|not|never|none|cannot|without)\b|n['’]t\b", re.IGNORECASE)
 
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n|,?\s\bbut\b|,\s(?=not\b)")
+_CLAUSE_END = re.compile(r"[.!?;:,](?=\s|$)|\n|[()]|\s–\s|\b(?:but|while|whereas)\b|\b(?<!\d )and\b(?!\s*\d)")
+# A denied verb turns what is said of a value; a quantity of none ("no fee", "no questions asked") does not, unless the
+# sentence begins with it.
+_DENIED = re.compile(r"\b(?:not|never|cannot|no longer)\b|n['’]t\b|^\W*no\s+(?!later|more|longer|less|fewer)\w", re.I)
+_BOUNDED = re.compile(
+    r"\b(?:after|afterwards|beyond|later|more|longer|less|fewer|over|exceed\w*|until|before|unless|only|if|worry|forget|"
+    r"hesitate|need|have to)\b",
+    re.I,
+)
+"""Beside a denial the sentence may mean the same as one without: "not after 30 days" is "within 30 days"."""
+_STEM = 5
+_FILLERS = frozenset(
+    "a an the of to in on at by for from with within up per as than that this these those it its is are was be been "
+    "or and you your we our they their i me my he she can could may might will would must shall do does did have has "
+    "had some any all most least about around perhaps maybe also even just now then there here so too more less only "
+    "instead well sometimes".split()
+)
+
 
 def facts(text: str) -> frozenset[str]:
     """The facts of a text, each normalised and led by its kind: `day:30`, `eur:4.99`, `time:17:00`, `name:oslo`.
 
     Weeks count as days and years as months, so that "two weeks" and "14 days" are one fact. A capitalised word at the
-    start of a sentence is no name. The number of a placeholder (`<EMAIL_2>`) counts in its conversation and is no fact.
+    start of a sentence is no name, nor is one in another language than English, where nouns may be written so. The
+    number of a placeholder (`<EMAIL_2>`) counts in its conversation and is no fact.
     """
     found: set[str] = set()
     rest = _take(_ADDRESS, unnumbered(text), lambda match: [f"address:{match[0].rstrip('.,;:!?').casefold()}"], found)
@@ -98,8 +126,26 @@ def facts(text: str) -> frozenset[str]:
     rest = _take(_CODE, rest, lambda match: [f"code:{match[0].casefold()}"], found)
     rest = _take(_MEASURE, rest, _amount, found)
     rest = _take(_WEEKDAY, rest, lambda match: [f"weekday:{match[1].casefold()}"], found)
-    found.update(f"name:{match[1].casefold()}" for match in _NAME.finditer(rest.strip()))
-    return frozenset(found)
+    names = {f"name:{match[1].casefold()}" for match in _NAME.finditer(rest.strip())}
+    return frozenset(found | names) if names and is_english(text) else frozenset(found)
+
+
+class Facts(Metric):
+    """The metric: 1 for an answer that states the facts of the approved one, else 0. It abstains outside English."""
+
+    name = "facts"
+    meaning = "1 for an answer that states every fact of the approved one and nothing that conflicts with it, else 0"
+
+    def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
+        """See `score`."""
+        if not _is_judged(approved):
+            return Score(None, "the approved answer is not in English")
+        value = score(answer, approved)
+        return Score(value, "" if value == 1.0 else _shortfall(answer, approved))
+
+    def same(self, one: str, other: str) -> bool:
+        """See `same_answer`."""
+        return same_answer(one, other)
 
 
 def score(answer: str, reference: str) -> float:
@@ -109,9 +155,9 @@ def score(answer: str, reference: str) -> float:
     does JSON with other text around it; a code fence is accepted where the reference has one. A reference that is a
     JSON constant must be met exactly.
 
-    Of any other reference: 1.0 when every fact of it stands in the answer and the answer adds nothing that conflicts,
-    else 0.0. A conflict is another value of a kind that the reference states (45 days beside 30 days), or yes against
-    no. A reference without facts is met by token F1 of at least SAME_WORDS, when both or neither deny.
+    Of any other reference: 1.0 when every fact of it stands in the answer and nothing in the answer conflicts with it
+    (see `conflicts`), else 0.0. A reference without facts is met by token F1 of at least SAME_WORDS, when both or
+    neither deny; one of at most FEW_WORDS, by the same words.
     """
     if (document := fields(reference)) is not None:
         given = fields(answer, fenced=is_fenced(reference))
@@ -129,20 +175,29 @@ def score(answer: str, reference: str) -> float:
 
 
 def conflicts(answer: str, reference: str) -> bool | None:
-    """Whether the answer states what the reference contradicts; None where it cannot be told.
+    """Whether the answer states what the reference contradicts; None where it cannot be told: outside English, and of
+    calls of tools.
 
-    A conflict is another value of a kind that the reference states, or yes against no. Of JSON: a field that the
-    reference does not have, or another value in it.
+    These conflict: yes against no; another value in the place of one that the reference states (45 days for 30 days;
+    30 days, or is it 45?), but not one that has a subject of its own (refunds take 5 days); a sentence that denies what
+    the reference says of a value, or says what it denies; values of one kind whose subjects changed places. Of JSON: a
+    field that the reference does not have, or another value in it.
     """
     if (document := fields(reference)) is not None:
         given = fields(answer)
         return None if given is None else bool(given - document)
+    if OPENING in reference or not is_english(reference):
+        return None
     said, meant = _POLARITY.match(answer), _POLARITY.match(reference)
     if said and meant and said[1].casefold() != meant[1].casefold():
         return True
     wanted = values(facts(reference))
-    known = kinds(wanted)
-    return any(kinds({fact}) & known for fact in values(facts(answer)) - wanted) if wanted else None
+    if not wanted:
+        return None
+    stated = values(facts(answer))
+    if any(_replaces(fact, answer, reference, stated, wanted) for fact in stated - wanted):
+        return True
+    return _denies(answer, reference, stated & wanted) or _swaps(answer, reference, stated & wanted)
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -155,6 +210,8 @@ def same_answer(one: str, other: str) -> bool:
         return documents[0] == documents[1]
     if not _CONSTANTS.isdisjoint({one.strip(), other.strip()}):
         return one.strip() == other.strip()
+    if not (is_english(one) and is_english(other)):
+        return same_text(one, other)
     left = facts(one)
     if left != facts(other) or conflicts(one, other):
         return False
@@ -171,21 +228,89 @@ def kinds(stated: frozenset[str] | set[str]) -> set[str]:
     return {"duration" if (kind := fact.partition(":")[0]) in _DURATIONS else kind for fact in stated}
 
 
-def token_f1(answer: str, reference: str) -> float:
-    """F1 of the words that two texts share, 0 to 1, as in SQuAD (Rajpurkar et al. 2016)."""
-    said, meant = Counter(tokens(answer)), Counter(tokens(reference))
-    shared = sum((said & meant).values())
-    if not shared:
-        return float(not said and not meant)
-    return 2 * shared / (said.total() + meant.total())
+def _is_judged(reference: str) -> bool:
+    return fields(reference) is not None or reference.strip() in _CONSTANTS or is_english(reference)
 
 
-def tokens(text: str) -> list[str]:
-    """The words of a text, casefolded; hyphenated codes stay whole, placeholders lose their numbers."""
-    return re.findall(r"\w+(?:[-']\w+)*", unnumbered(text).casefold())
+def _shortfall(answer: str, reference: str) -> str:
+    """Why an answer is not right, for people."""
+    if fields(reference) is not None:
+        return "other fields"
+    if conflicts(answer, reference):
+        return "conflicts with the approved answer"
+    missing = sorted(facts(reference) - facts(answer))
+    return f"misses {', '.join(fact.replace(':', ' ', 1) for fact in missing)}" if missing else "other words"
+
+
+def _replaces(fact: str, answer: str, reference: str, stated: set[str], wanted: set[str]) -> bool:
+    """Whether a value that the reference does not have stands in the place of one that it has."""
+    kind = kinds({fact})
+    rivals = {one for one in wanted if kinds({one}) == kind}
+    if not rivals:
+        return False
+    if not rivals <= stated:
+        return True
+    known = _stems(reference) | {stem for one in rivals for stem in _subject(one, answer)}
+    return not _subject(fact, answer) - known
+
+
+def _denies(answer: str, reference: str, shared: set[str]) -> bool:
+    for fact in shared:
+        said, meant = _denials(fact, answer), _denials(fact, reference)
+        if len(said) == len(meant) == 1 and None not in (said | meant) and said != meant:
+            return True
+    return False
+
+
+def _denials(fact: str, text: str) -> set[bool | None]:
+    """Of the sentences that state the fact, whether they deny; None: it cannot be told."""
+    return {
+        None if (denied := bool(_DENIED.search(sentence))) and _BOUNDED.search(sentence) else denied
+        for sentence in _SENTENCE_END.split(text)
+        if fact in facts(sentence)
+    }
+
+
+def _swaps(answer: str, reference: str, shared: set[str]) -> bool:
+    """Whether two values of a kind have each other's subjects."""
+    facts_in_order = sorted(shared)
+    for place, one in enumerate(facts_in_order):
+        for other in facts_in_order[place + 1 :]:
+            if kinds({one}) != kinds({other}):
+                continue
+            first, second = _subject(one, reference), _subject(other, reference)
+            first, second = first - second, second - first
+            said_of_one, said_of_other = _subject(one, answer), _subject(other, answer)
+            said_of_one, said_of_other = said_of_one - said_of_other, said_of_other - said_of_one
+            kept = first & said_of_one or second & said_of_other
+            if not kept and (first & said_of_other or second & said_of_one):
+                return True
+    return False
+
+
+def _subject(fact: str, text: str) -> set[str]:
+    """The words of the clauses that state a fact."""
+    return {stem for clause in _CLAUSE_END.split(text) if fact in facts(clause) for stem in _stems(clause)}
+
+
+def _stems(text: str) -> set[str]:
+    """The beginnings of the words that name something: no fillers, numbers and units."""
+    return {
+        word.removesuffix("s")[:_STEM]
+        for word in tokens(text)
+        if word.isalpha()
+        and word not in _FILLERS
+        and not word.endswith("ly")
+        and word not in _WORDS
+        and word not in _UNITS
+        and word.removesuffix("s") not in _UNITS
+    }
 
 
 def _same_words(one: str, other: str) -> bool:
+    said, meant = ([word for word in tokens(text) if word not in ("a", "an", "the")] for text in (one, other))
+    if min(len(said), len(meant)) <= FEW_WORDS:
+        return said == meant
     return token_f1(one, other) >= SAME_WORDS and bool(_DENIAL.search(one)) == bool(_DENIAL.search(other))
 
 

@@ -1,16 +1,94 @@
-"""Answers that are JSON documents, as sets of fields. Pure functions on text."""
+"""The metric `json`, and answers that are JSON documents as sets of fields."""
 
 import json
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy.placeholders import unnumbered
+from retuned.retrain.scoring.score import Metric, Score
 
 Field = tuple[tuple[str | int, ...], str, Any]
 """Path of a leaf (keys and list indices), the kind of its value, and the value."""
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
+
+
+_FEW_KEYS = 50
+_TWICE = 2
+
+
+class Json(Metric):
+    """The metric: F1 of the fields, which are paths with their values; 0 for what is no JSON.
+
+    An answer is valid when it fits the schema. A reader refuses any other, so that the gate has a guard of its own.
+
+    Args:
+        schema: a JSON Schema.
+    """
+
+    name = "json"
+    meaning = "F1 of the fields of a JSON document; 0 for what is no JSON"
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import validator_for
+
+        kind = validator_for(schema)
+        try:
+            kind.check_schema(schema)
+        except SchemaError as error:
+            raise ConfigurationError(f"metric.json_schema: it is no JSON Schema ({error.message})") from error
+        self._schema, self._validator = schema, kind(schema)
+
+    @property
+    def learned(self) -> Mapping[str, Any]:
+        """The schema."""
+        return {"schema": dict(self._schema)}
+
+    def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
+        """The score, and whether the answer is valid. It abstains where the approved answer is no JSON document."""
+        wanted, given = fields(approved), fields(answer, fenced=is_fenced(approved))
+        if wanted is None:
+            return Score(None, "the approved answer is no JSON object or array")
+        if given is None:
+            return Score(0.0, "no JSON", valid=False)
+        error = next(iter(self._validator.iter_errors(_document(answer))), None)
+        return Score(field_f1(given, wanted), error.message if error else _unlike(given, wanted), valid=error is None)
+
+    def same(self, one: str, other: str) -> bool:
+        """Equal in all fields."""
+        found = fields(one, fenced=is_fenced(other))
+        return one.strip() == other.strip() if found is None else found == fields(other, fenced=is_fenced(one))
+
+    def groups(self, approved: str) -> list[str]:
+        """`field:` and each key that the approved object has."""
+        found = fields(approved) or ()
+        return sorted({f"field:{path[0]}" for path, _, _ in found if path and isinstance(path[0], str)})
+
+
+def inferred_schema(approved: Sequence[str]) -> dict[str, Any]:
+    """What approved documents have in common: their kind, the keys of all, and no key that none of them has.
+
+    Keys that are open (many, or seen only once) are not limited.
+    """
+    documents = [document for answer in approved if (document := _document(answer)) is not None]
+    if not documents:
+        return {}
+    kinds = sorted({"object" if isinstance(document, dict) else "array" for document in documents})
+    if kinds != ["object"]:
+        return {"type": kinds}
+    keys = Counter(key for document in documents for key in document)
+    found: dict[str, Any] = {
+        "type": "object",
+        "required": sorted(key for key, times in keys.items() if times == len(documents)),
+    }
+    if len(keys) <= _FEW_KEYS and min(keys.values(), default=_TWICE) >= _TWICE:
+        found |= {"properties": {key: {} for key in sorted(keys)}, "additionalProperties": False}
+    return found
 
 
 def fields(text: str, *, fenced: bool = True) -> frozenset[Field] | None:
@@ -23,15 +101,10 @@ def fields(text: str, *, fenced: bool = True) -> frozenset[Field] | None:
         fenced: the document may stand in a Markdown code fence.
     """
     text = text.strip()
-    if fenced and (inside := _FENCE.fullmatch(text)):
-        text = inside[1].strip()
-    if text[:1] not in ("{", "["):
+    if not fenced and _FENCE.fullmatch(text):
         return None
-    try:
-        document = json.loads(text, parse_constant=_not_json)
-    except (ValueError, RecursionError):
-        return None
-    return frozenset(_leaves(document))
+    document = _document(text)
+    return None if document is None else frozenset(leaves(document))
 
 
 def is_fenced(text: str) -> bool:
@@ -44,7 +117,28 @@ def field_f1(given: frozenset[Field], wanted: frozenset[Field]) -> float:
     return 2 * len(given & wanted) / (len(given) + len(wanted))
 
 
-def _leaves(document: Any) -> list[Field]:
+def _document(text: str) -> dict[str, Any] | list[Any] | None:
+    """The object or array that a text is, also in a code fence."""
+    text = text.strip()
+    if inside := _FENCE.fullmatch(text):
+        text = inside[1].strip()
+    if text[:1] not in ("{", "["):
+        return None
+    try:
+        found: dict[str, Any] | list[Any] = json.loads(text, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+def _unlike(given: frozenset[Field], wanted: frozenset[Field]) -> str:
+    """Which fields differ, for people."""
+    paths = sorted({".".join(map(str, path)) for path, _, _ in given ^ wanted})
+    return f"differs in {', '.join(paths)}" if paths else ""
+
+
+def leaves(document: Any) -> list[Field]:
+    """The leaves of a parsed document."""
     found: list[Field] = []
     # Not recursive: a document may be nested as deep as the parser allows.
     open_values: list[tuple[tuple[str | int, ...], Any]] = [((), document)]

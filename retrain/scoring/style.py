@@ -1,9 +1,8 @@
 """Length, refusals and language of an answer. Pure functions on text."""
 
 import re
-from functools import cache
 
-from retuned.consumers.common.languages import load_identifier
+from retuned.consumers.common.languages import identifier
 from retuned.retrain.scoring.facts import tokens
 
 _SURE = 0.5
@@ -31,8 +30,5 @@ def refuses(text: str) -> bool:
 
 def language(text: str) -> str | None:
     """ISO 639-1 code of the language that a text is most likely in; None when it is too short to tell."""
-    found, confidence = _identifier().classify(text)
+    found, confidence = identifier().classify(text)
     return str(found) if confidence >= _SURE else None
-
-
-_identifier = cache(load_identifier)

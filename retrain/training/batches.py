@@ -4,40 +4,100 @@ Runs in child processes alone.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.data.passages import missing, same_text, shortened, with_context
 from retuned.retrain.kernels.packing import Encoded, pack
 from retuned.retrain.kernels.training_step import LinearCrossEntropy
-from retuned.retrain.training.chat_templates import prompt_and_whole, same_text, with_context
+from retuned.retrain.settings import TrainSettings
+from retuned.retrain.training.chat_templates import prompt_and_completion
 
 IGNORED = -100
 _CHUNK_TOKENS = {True: 1_024, False: 4_096}
 
 
-def encode(tokenizer: Any, row: dict[str, Any], max_length: int, *, context: bool = True) -> Encoded:
-    """A dataset row as token ids. A row longer than max_length loses the start of its prompt.
+class TooLong(RetunedError):
+    """A row does not fit train.max_length, however much of it may be left out."""
+
+
+def encode_all(tokenizer: Any, rows: Iterable[dict[str, Any]], max_length: int, **how: Any) -> list[Encoded]:
+    """As `encode`, without the rows that are too long."""
+    found = []
+    for row in rows:
+        with suppress(TooLong):
+            found.append(encode(tokenizer, row, max_length, **how))
+    return found
+
+
+def too_long(tried: int, fitting: int, settings: TrainSettings) -> str | None:
+    """Why not to train on what is left, if so many rows are too long that something else would be learned."""
+    if fitting and tried - fitting <= settings.maximum_too_long_share * tried:
+        return None
+    return (
+        f"{tried - fitting} of {tried} rows do not fit train.max_length ({settings.max_length} tokens), even without "
+        "their oldest turns and their last passages, and train.maximum_too_long_share allows "
+        f"{settings.maximum_too_long_share:g}: raise train.max_length, or send shorter prompts"
+    )
+
+
+def encode(
+    tokenizer: Any,
+    row: dict[str, Any],
+    max_length: int,
+    *,
+    context: bool = True,
+    keep_reasoning: bool = False,
+    template_variables: Mapping[str, Any] = MappingProxyType({}),
+) -> Encoded:
+    """A dataset row as token ids. A row longer than max_length loses its oldest turns and its last passages (see
+    `shortened`), as many as it must.
 
     Args:
         context: put the row's passages into the prompt, if it does not hold them already (see `with_context`). A
             passage that is the answer itself, as in an imported document, stays out: it would teach to copy.
+        keep_reasoning: the row's reasoning is part of the completion (see `prompt_and_completion`).
+        template_variables: of the chat template.
+
+    Raises:
+        TooLong: that is not enough.
     """
-    messages = json.loads(row["messages"])
+    messages, passages = json.loads(row["messages"]), []
     if context and row.get("context"):
         passages = [passage for passage in json.loads(row["context"]) if not same_text(passage, row["completion"])]
-        messages = with_context(messages, passages)
-    prompt, whole = prompt_and_whole(tokenizer, messages, row["completion"])
-    completion = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
-    if not completion:
-        completion = tokenizer(row["completion"], add_special_tokens=False).input_ids
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in completion:
-        completion = [*completion, tokenizer.eos_token_id]
-    completion = completion[: max_length - 1]
-    return Encoded(row["row_id"], prompt[-(max_length - len(completion)) :], completion)
+    forms = shortened(messages, missing(messages, passages))
+
+    @cache
+    def encoded(form: int) -> Encoded:
+        prompt, completion = prompt_and_completion(
+            tokenizer,
+            with_context(*forms[form]),
+            row["completion"],
+            tools=json.loads(row.get("tools") or "[]"),
+            thought=row.get("reasoning") if keep_reasoning else None,
+            keep_reasoning=keep_reasoning,
+            variables=template_variables,
+        )
+        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in completion:
+            completion = [*completion, tokenizer.eos_token_id]
+        return Encoded(row["row_id"], prompt, completion)
+
+    if len(encoded(0)) <= max_length:
+        return encoded(0)
+    shortest = bisect_left(range(len(forms)), True, key=lambda form: len(encoded(form)) <= max_length)
+    if shortest == len(forms):
+        raise TooLong(f"row {row['row_id']}: {len(encoded(shortest - 1))} tokens at least, {max_length} fit")
+    return replace(encoded(shortest), cut=True)
 
 
 def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1) -> Iterator[Tensor]:

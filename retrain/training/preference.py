@@ -5,6 +5,7 @@ reference is the model as training found it. Runs in child processes alone.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retuned.retrain.data.passages import same_text
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.training.batches import encode, log_probabilities
-from retuned.retrain.training.chat_templates import same_text
+from retuned.retrain.training.batches import TooLong, encode, log_probabilities
 from retuned.retrain.training.ranks import Ranks
 
 _SHUFFLE = 1  # beside the epoch in the seed: another order than that of the rows
@@ -126,8 +127,17 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
     datasets do not have.
     """
 
-    def encoded(row: dict[str, Any], **changes: str) -> Encoded:
-        return encode(tokenizer, row | changes, settings.max_length, context=settings.context)
+    def encoded(row: dict[str, Any], **changes: str | None) -> Encoded:
+        return encode(tokenizer, row | changes, **settings.encoding)
+
+    def add(row: dict[str, Any], **changes: str) -> bool:
+        """A row with its answer and with another; those that are too long, alone or together, are left out."""
+        with suppress(TooLong):
+            one, other = encoded(row), encoded(row, **changes)
+            if one.prompt == other.prompt:
+                pairs.append((one, other))
+                return True
+        return False
 
     pairs: list[tuple[Encoded, Encoded]] = []
     desirable: list[bool] = []
@@ -137,13 +147,5 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
         for row in pq.read_table(dataset / "train.parquet").to_pylist():
             rejected = (row.get("rejected") or "").strip()
             if rejected and not same_text(rejected, row["completion"]):
-                pairs.append((encoded(row), encoded(row, completion=rejected)))
-    elif (dataset / "thumbs.parquet").is_file():
-        rows = pq.read_table(dataset / "thumbs.parquet").to_pylist()
-        others = rows[-1:] + rows[:-1]
-        pairs = [
-            (encoded(row), encoded(row, completion=other["completion"]))
-            for row, other in zip(rows, others, strict=True)
-        ]
-        desirable = [row["desirable"] for row in rows]
+                add(row, completion=rejected)
     return Preferences(settings.preference, pairs, desirable, torch.empty(0, 2)) if len(pairs) > 1 else None

@@ -18,7 +18,7 @@ from retuned.consumers.child import child_main
 from retuned.consumers.common import durable as files
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
-from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.dataset import Dataset, TooLongRows
 from retuned.retrain.settings import Settings, TrainSettings
 from retuned.retrain.training import engine
 from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer, model_type
@@ -52,14 +52,16 @@ def train(
     Returns:
         `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
-        `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`; of
-        packed also `packed` and `fused` (adapted layers that compute in fewer operations), of trl
+        `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`; of the
+        rows to train and to validate on, `rows_cut` (that lost turns or passages) and `rows_too_long` (that were left
+        out); of packed also `packed` and `fused` (adapted layers that compute in fewer operations), of trl
         `micro_batch_size`, `gradient_checkpointing` and `attention`. Signs of overfitting: `best_epoch` (the one that
         is kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last
         epoch, nats per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
+        TooLongRows: more rows than train.maximum_too_long_share do not fit train.max_length.
         Cancelled: stop was set; a checkpoint was written.
         ChildFailed: the child failed or died.
     """
@@ -78,7 +80,7 @@ def train(
         "folder": str(folder.resolve()),
         "settings": settings.train.model_dump(mode="json"),
     }
-    return run_child(
+    result = run_child(
         "retuned.retrain.training.train",
         job,
         folder,
@@ -88,6 +90,9 @@ def train(
         environment=environment(settings.train),
         to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
     )
+    if "too_long" in result:
+        raise TooLongRows(f"workload {dataset.workload}: {result['too_long']}")
+    return result
 
 
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     from retuned.retrain.training import adapter as lora
     from retuned.retrain.training import checkpoints, packed, preference, ranks
-    from retuned.retrain.training.batches import encode
+    from retuned.retrain.training.batches import encode_all, too_long
 
     chosen = engine.choose(model_type(base), settings, torch.cuda.device_count())
     on_trl = chosen.name == "trl"
@@ -128,13 +133,11 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     settings = settings.for_model(model.num_parameters())
     model = lora.to_train(model, base, Path(job["parent"]) if job["parent"] else None, settings)
     model.peft_config["default"].base_model_name_or_path = str(base)
-    train, validation = (
-        [
-            encode(tokenizer, row, settings.max_length, context=settings.context)
-            for row in pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist()
-        ]
-        for split in ("train", "validation")
-    )
+    tables = [pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist() for split in ("train", "validation")]
+    train, validation = (encode_all(tokenizer, table, **settings.encoding) for table in tables)
+    tried, fitting = sum(map(len, tables)), len(train) + len(validation)
+    if reason := too_long(tried, fitting, settings):
+        return {"too_long": reason}
     about = {
         "engine": chosen.name,
         "engine_reason": chosen.reason,
@@ -142,6 +145,8 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "processes": together.count,
         "threads": torch.get_num_threads(),
+        "rows_cut": sum(row.cut for row in (*train, *validation)),
+        "rows_too_long": tried - fitting,
     }
     if together.first and (why := checkpoints.drop_unfit(folder, job, chosen.name, settings)):
         log.warning("training starts anew: %s", why)

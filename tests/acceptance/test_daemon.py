@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from teaching import GOODS, questions
 
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +56,17 @@ def stored(daemon: Daemon, app: App) -> bool:
     return all(ingestion[kind] == count for kind, count in app.sent.items())
 
 
-def cli(*arguments: str, config: Path | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    where = ["--config", str(config)] if config else []
-    command = [sys.executable, "-m", "retuned.daemon.cli.main", arguments[0], *where, *arguments[1:]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+def cli(*arguments: str, config: Path) -> subprocess.CompletedProcess[str]:
+    """A command, here in this process: each of its own would first import for a second."""
+    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
+        status = main([arguments[0], "--config", str(config), *arguments[1:]])
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+
+def run(*arguments: str, config: Path) -> subprocess.CompletedProcess[str]:
+    """The daemon as a process that ends by itself."""
+    command = [sys.executable, "-m", "retuned.daemon.cli.main", "run", "--config", str(config), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -270,7 +280,7 @@ def test_one_pass_takes_everything_in_and_ends(tansu: Broker, tmp_path: Path, ap
     app.flush()
     config = tmp_path / "retuned.yaml"
     config.write_text(yaml.safe_dump(settings))
-    done = cli("run", "--once", config=config)
+    done = run("--once", config=config)
     assert done.returncode == 0, done.stderr
     shown = json.loads(cli("status", "--json", config=config).stdout)
     assert (shown["ingestion"]["interactions"], shown["ingestion"]["feedback"]) == (1, 1)
@@ -286,7 +296,7 @@ def test_what_cannot_start_says_why_in_one_line(tansu: Broker, tmp_path: Path) -
         for name, section in sections.items():
             settings[name] = settings.get(name, {}) | section
         config.write_text(yaml.safe_dump(settings))
-        done = cli("run", config=config)
+        done = run(config=config)
         assert done.returncode == 1
         lines = done.stderr.strip().splitlines()
         assert lines[-1].startswith("retuned: ")
@@ -309,7 +319,7 @@ def test_a_warehouse_in_use_names_the_process(tansu: Broker, tmp_path: Path) -> 
         assert daemon.process is not None
         second = tmp_path / "second.yaml"
         second.write_text(yaml.safe_dump({**settings, "http": {"port": free_port()}}))
-        done = cli("run", config=second)
+        done = run(config=second)
         assert done.returncode == 1
         assert f"in use by process {daemon.process.pid}" in done.stderr
 

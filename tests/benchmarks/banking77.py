@@ -1,6 +1,6 @@
 """Banking77: what a dataset keeps of each class of real questions, in three spellings of the labels.
 
-    RETUNED_DATA=/path/to/data python tests/benchmarks/banking77.py [--train SPELLING]
+    RETUNED_DATA=/path/to/data python tests/benchmarks/banking77.py
 
 Ten intents of PolyAI's banking77 (Casanueva et al. 2020, "Efficient Intent Detection with Dual Sentence Encoders",
 CC BY 4.0, https://github.com/PolyAI-LDN/task-specific-datasets), 60 questions each. Production is right in a quarter of
@@ -15,31 +15,21 @@ import os
 import random
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
+from building import build_dataset
 
-from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
-from retuned.daemon.demo.model import base_model
 from retuned.daemon.service import opened
 from retuned.daemon.settings import load
 from retuned.daemon.transfer.imports import import_files
-from retuned.retrain import versions
-from retuned.retrain.data import dataset as datasets
-from retuned.retrain.data.build import build_dataset
-from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
-from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.run import retrain
-from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.settings import ModelsSettings, Settings
 
 BASE = Path(__file__).parents[2] / "build" / "smollm2-135m-instruct"
 WORKLOAD = "intents"
@@ -59,16 +49,6 @@ def main() -> dict[str, float]:
         with tempfile.TemporaryDirectory() as name:
             figures |= _kept(Path(name), folder, spelling)
     return figures
-
-
-def train(spelling: str = "title_case") -> dict[str, float]:
-    """Train on one spelling, and judge by the test split."""
-    folder = _data()
-    if folder is None:
-        return {}
-    base_model(BASE)
-    with tempfile.TemporaryDirectory() as name:
-        return _trained(Path(name), folder, spelling)
 
 
 def _data() -> Path | None:
@@ -173,71 +153,6 @@ def _kept(place: Path, folder: Path, spelling: str) -> dict[str, float]:
     }
 
 
-def _trained(place: Path, folder: Path, spelling: str) -> dict[str, float]:
-    warehouse = open_warehouse(WarehouseSettings(path=_imported(place, folder, spelling)))
-    settings = Settings(
-        models=ModelsSettings(base=BASE, directory=place / "models"),
-        train=TrainSettings(threads=1),
-        evaluate=EvaluateSettings(max_new_tokens=16, maximum_examples=1_000),
-    )
-    try:
-        result = retrain(
-            Rollout(warehouse, settings, MemoryPublisher(), "models"), WORKLOAD, ["benchmark"],
-            lambda: START + timedelta(days=60), threading.Event(), lambda _: None,
-        )  # fmt: skip
-        print(f"{spelling}: {result.state}, passed {result.passed}, {result.scores}", file=sys.stderr)
-        for reason in [*result.reasons, *([result.error] if result.error else [])]:
-            print(f"  {reason}", file=sys.stderr)
-        if result.version is None:
-            return {}
-        version = versions.find(warehouse, WORKLOAD, result.version)
-        assert version is not None
-        dtype = result.training["dtype"]
-    finally:
-        warehouse.close()
-    right, asked = _judged(place, folder, spelling, version.path, settings, dtype)
-    for label in _labels(folder, spelling).values():
-        print(f"  {label:45} {right[label]:3} of {asked[label]:3} right on the test split", file=sys.stderr)
-    return {
-        f"banking77_gate_{spelling}": result.scores[CANDIDATE],
-        f"banking77_test_exact_{spelling}": right.total() / asked.total(),
-        f"banking77_test_worst_class_{spelling}": min(right[label] / asked[label] for label in asked),
-        f"banking77_train_seconds_{spelling}": float(result.training["seconds"]),
-    }
-
-
-def _judged(
-    place: Path, folder: Path, spelling: str, adapter: Path, settings: Settings, dtype: str
-) -> tuple[Counter[str], Counter[str]]:
-    """Of each label, how many questions of the test split are answered with exactly it, and how many there are."""
-    labels = _labels(folder, spelling)
-    rows = [
-        {
-            "row_id": f"{name} {number}",
-            "messages": json.dumps([{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]),
-            "completion": labels[name],
-            "context": None,
-        }
-        for name, texts in _rows(folder / "test.csv").items()
-        if name in labels
-        for number, text in enumerate(texts)
-    ]
-    exam = place / "exam"
-    exam.mkdir()
-    table = pa.Table.from_pylist(rows)
-    pq.write_table(table, exam / "holdout.parquet")
-    pq.write_table(table.slice(0, 0), exam / "regression.parquet")
-    made = datasets.Dataset("exam", WORKLOAD, START, exam, {"holdout": len(rows)}, 0, {})
-    found, _ = evaluate(made, None, adapter, settings, dtype, place / "evaluate")
-    right = Counter[str]()
-    for one in found:
-        if one.model == CANDIDATE:
-            label = labels[one.row_id.split()[0]]
-            right[label] += one.output.strip() == label
-    return right, Counter(row["completion"] for row in rows)
-
-
 if __name__ == "__main__":
-    named = sys.argv[sys.argv.index("--train") + 1] if "--train" in sys.argv else None
-    json.dump(train(named) if named else main(), sys.stdout, indent=2)
+    json.dump(main(), sys.stdout, indent=2)
     print()

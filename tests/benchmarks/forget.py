@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from building import build_dataset
 from teaching import Teacher
 
 from retuned.consumers.kafka.memory import MemoryPublisher
@@ -31,7 +32,6 @@ from retuned.daemon.demo.company import Fact, is_right, load, split_questions
 from retuned.daemon.demo.model import base_model
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from simulation import Candidate, binary, graded, simulate, skewed
+from simulation import Candidate, binary, documents, graded, labels, promoted, simulate, skewed, texts
 
 from retuned.retrain.decision.gate import examples_needed
 from retuned.retrain.settings import GateSettings
@@ -38,6 +38,21 @@ BETTER = {
     "gain of 0.30": Candidate(gain=0.3),
     "gain of 0.10, graded scores": Candidate(gain=0.1, draw=graded),
 }
+METRIC_SIZES = (20, 40, 80, 160)
+METRICS = {
+    "labels, 80% right, the same": labels(0.8, 0.8),
+    "labels, 80% to 56%": labels(0.8, 0.56),
+    "labels, 80% to 95%, one lost": labels(0.8, 0.95, lost=1),
+    "labels, 80% to 90%": labels(0.8, 0.9),
+    "labels, 60% to 90%": labels(0.6, 0.9),
+    "json, 0.80, the same": documents(0.8, 0.8),
+    "json, 0.80, 10% broken": documents(0.8, 0.8, broken=0.1),
+    "json, 0.80 to 0.90": documents(0.8, 0.9),
+    "json, 0.60 to 0.90": documents(0.6, 0.9),
+    "text, 0.50, the same": texts(0.0),
+    "text, 0.50 to 0.60": texts(0.1),
+    "text, 0.50 to 0.70": texts(0.2),
+}
 
 
 def main() -> dict[str, float]:
@@ -57,6 +72,10 @@ def main() -> dict[str, float]:
                     guards[guard] = max(guards.get(guard, 0.0), share)
         if name in HARMLESS:
             false += shares
+        print(f"{name:32}" + "".join(f"{share:8.3f}" for share in shares), file=sys.stderr)
+    print(f"{'by metric':32}" + "".join(f"{f'n={size}':>8}" for size in METRIC_SIZES), file=sys.stderr)
+    for name, pair in METRICS.items():
+        shares = [promoted(pair, size, SETTINGS, runs=RUNS, seed=size) for size in METRIC_SIZES]
         print(f"{name:32}" + "".join(f"{share:8.3f}" for share in shares), file=sys.stderr)
     guards.pop("gain", None)
     print("largest share of better candidates that a guard refused:", file=sys.stderr)

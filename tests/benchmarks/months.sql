@@ -1,4 +1,6 @@
 -- name: data
+UPDATE batches SET last = last + 1;
+
 CREATE OR REPLACE TEMP TABLE todays AS
 SELECT w, n, 'support.' || w AS workload, $day::TIMESTAMP + to_microseconds((n * 86_400_000_000 // $events) + w) AS moment,
        'e' || $number || '-' || w || '-' || n AS id, $number * $events + n AS place
@@ -12,26 +14,25 @@ SELECT id, moment AS timestamp, workload, workload || '@' || coalesce($version |
            AS response,
        'c' || id AS conversation_id, 'u' || hash(id) % 5000 AS user_id, 0.5 + (place % 100) / 100 AS latency_seconds,
        100 + place % 50 AS input_tokens, 40 + place % 20 AS output_tokens, 0.0004 AS cost,
-       'interactions' AS topic, w AS partition, place AS "offset", moment AS received_at
-FROM todays ORDER BY moment;
+       'interactions' AS topic, w AS partition, place AS "offset", moment AS received_at, last AS batch
+FROM todays, batches ORDER BY moment;
 
 INSERT INTO feedback BY NAME
 SELECT 'f' || id AS id, moment AS timestamp, id AS interaction_id, name, value, 'user' AS source, NULL AS user_id,
-       'feedback' AS topic, w AS partition, 2 * place + part AS "offset", moment AS received_at
+       'feedback' AS topic, w AS partition, 2 * place + part AS "offset", moment AS received_at, last AS batch
 FROM (
     SELECT *, 0 AS part, 'helpful' AS name, CASE WHEN n % 20 < 5 THEN 'true' ELSE 'false' END::JSON AS value
     FROM todays WHERE n % 10 < 3
     UNION ALL
     SELECT *, 1, 'correction', ('"It is at the customs office since day ' || $number || '."')::JSON FROM todays WHERE n % 50 = 7
-) ORDER BY moment;
+), batches ORDER BY moment;
 
--- Fixed costs are entered each minute, for each workload.
 INSERT INTO ledger BY NAME
-SELECT uuid()::VARCHAR AS id, $day::TIMESTAMP + to_minutes(m) AS created_at, 'support.' || w AS workload, 'cost' AS kind,
-       'fixed' AS item, 1 / 1440 / 50 AS quantity, 'days' AS unit, 24.0 AS rate, 24.0 / 1440 / 50 AS amount,
-       '{"until": "' || ($day::TIMESTAMP + to_minutes(m)) || '"}' AS reference, $version || w AS version,
-       $promotion || '-' || w AS promotion, created_at - INTERVAL 1 MINUTE AS period_start, created_at AS period_end
-FROM range(1440) AS minutes(m), range($workloads) AS workloads(w);
+SELECT uuid()::VARCHAR AS id, $day::TIMESTAMP + to_minutes(10 * m) AS created_at, 'support.' || w AS workload, 'cost' AS kind,
+       'fixed' AS item, 1 / 144 / 50 AS quantity, 'days' AS unit, 24.0 AS rate, 24.0 / 144 / 50 AS amount,
+       '{"until": "' || ($day::TIMESTAMP + to_minutes(10 * m)) || '"}' AS reference, $version || w AS version,
+       $promotion || '-' || w AS promotion, created_at - INTERVAL 10 MINUTE AS period_start, created_at AS period_end
+FROM range(144) AS minutes(m), range($workloads) AS workloads(w);
 
 INSERT INTO quality BY NAME
 SELECT $day::TIMESTAMP + to_hours(h) AS created_at, 'support.' || w AS workload, model, metric, source,
@@ -42,7 +43,7 @@ FROM range(24) AS hours(h), range($workloads) AS workloads(w), (VALUES ('*'), ('
 
 INSERT INTO drift_checks BY NAME
 SELECT 'd' || $number || '-' || w || '-' || q AS id, $day::TIMESTAMP + to_minutes(15 * q) AS created_at,
-       'support.' || w AS workload, hash(id) % 40 = 0 AS drifted, CASE WHEN drifted THEN 0.2 ELSE 0.0 END AS severity,
+       'support.' || w AS workload, q = 0 AND $number % 9 = 8 AS drifted, CASE WHEN drifted THEN 0.2 ELSE 0.0 END AS severity,
        json_array($features::JSON, $features::JSON, $features::JSON, $features::JSON, $features::JSON, $features::JSON,
                   $features::JSON, $features::JSON, $features::JSON, json_merge_patch($features::JSON, json_object('value', hash(id) % 1000 / 1000)))
            AS features,
@@ -89,7 +90,8 @@ INSERT INTO datasets BY NAME
 SELECT $version || 'd' || w AS version, 'support.' || w AS workload, $day AS created_at,
        $models || '/support.' || w || '/datasets/' || version AS path, $rows * 0.8 AS train, $rows * 0.05 AS validation,
        $rows * 0.15 AS holdout, 20 AS replay,
-       json_object('evidence_until', strftime($day, '%Y-%m-%dT%H:%M:%S'), 'generation', $generation, 'card', $detail)
+       json_object('evidence_until', strftime($day, '%Y-%m-%dT%H:%M:%S'), 'generation', $generation, 'card', $detail,
+                   'rows', json_object('train', $rows * 0.8, 'validation', $rows * 0.05, 'holdout', $rows * 0.15, 'regression', $rows * 0.5))
            AS card
 FROM range($workloads) AS workloads(w);
 

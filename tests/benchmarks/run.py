@@ -1,6 +1,7 @@
 """`make bench`: every benchmark, one after the other; figures go to build/bench.json, flat, one name one number.
 
-Those named as arguments run alone (`make bench-drift`), and their figures join those that are there.
+Those named as arguments run alone (`make bench-drift`), a part of one too (`workloads.german`), and their figures join
+those that are there.
 
 A ratio compares two programs within this one run: absolute figures move with the machine.
 """
@@ -15,7 +16,7 @@ FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
     "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate", "forget",
-    "restaurant8k", "banking77", "banking77_train",
+    "restaurant8k", "banking77", "workloads",
 )  # fmt: skip
 
 
@@ -26,7 +27,8 @@ def main() -> int:
     for name in named or BENCHMARKS:
         print(f"{name} …", file=sys.stderr, flush=True)
         began = time.monotonic()
-        found = importlib.import_module(name).main()
+        module, _, part = name.partition(".")
+        found = importlib.import_module(module).main(*[part] * bool(part))
         figures |= found | {f"{name}_benchmark_seconds": time.monotonic() - began}
         for figure, value in found.items():
             print(f"{figure:36} {value:.4g}", flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from brokers import Broker
+from building import build_dataset
 from daemons import App, running, settings_for
 from teaching import START, Teacher
 
@@ -16,7 +17,6 @@ from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.windows import windows
-from retuned.retrain.data.build import build_dataset
 
 DAY = timedelta(days=1)
 
@@ -25,7 +25,7 @@ def old_settings(folder: Path, **sections: dict[str, Any]) -> Settings:
     return Settings(
         warehouse={"path": folder / "data" / "retuned.duckdb"},
         models={"directory": folder / "models"},
-        dataset={"minimum_rows": 1},
+        dataset={"minimum_rows": 1, "traffic_rows": 0},  # what nobody rated may leave, and the sample with it
         gate={"minimum_examples": 1},
         retention={"keep_days": 5},
         **sections,

@@ -404,13 +404,14 @@ def test_the_server_follows_promotions_and_rollbacks(
 def test_bad_requests_are_answered_with_the_reason(base: Path, tmp_path: Path) -> None:
     dead = f"127.0.0.1:{free_port()}"  # no broker: the base model is served all the same
     with serving(base, tmp_path, "--bootstrap-servers", dead, "--workload", WORKLOAD) as server:
-        assert server.ask().json()["model"] == f"{WORKLOAD}@base"
+        assert server.ask(chat_template_kwargs={"enable_thinking": False}).json()["model"] == f"{WORKLOAD}@base"
         for body, reason in [
             ({"messages": []}, "messages"),
             ({"messages": [{"role": "robot", "content": "x"}]}, "robot"),
             ({"messages": [{"role": "user", "content": 5}]}, "content"),
             ({"max_tokens": 0}, "max_tokens"),
             ({"stream": True}, "stream"),
+            ({"chat_template_kwargs": {"tokenize": False}}, "tokenize"),
             ({"messages": [{"role": "user", "content": "how " * 3_000}]}, "tokens"),
         ]:
             response = server.ask(**body)

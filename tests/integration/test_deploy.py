@@ -32,7 +32,8 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = yaml.safe_load((DEPLOY / "retuned.rules.yml").read_text())
-RULE_TESTS = yaml.safe_load((DEPLOY / "retuned.rules.test.yml").read_text())
+RULE_TESTS = sorted(DEPLOY.glob("retuned.rules*.test.yml"))
+EXAMPLES = [test for path in RULE_TESTS for test in yaml.safe_load(path.read_text())["tests"]]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted(DEPLOY.glob("grafana/dashboards/*.json"))}
 PANELS = [panel for dashboard in DASHBOARDS.values() for panel in dashboard["panels"]]
@@ -141,7 +142,7 @@ def test_names_and_labels_of_metrics_are_as_prometheus_asks() -> None:
 @needs_promtool
 def test_rules_are_valid_and_raise_what_they_should() -> None:
     promtool("check", "rules", "retuned.rules.yml")
-    promtool("test", "rules", "retuned.rules.test.yml")
+    promtool("test", "rules", *(path.name for path in RULE_TESTS))
 
 
 @needs_promtool
@@ -151,7 +152,7 @@ def test_the_scrape_configuration_is_valid() -> None:
 
 def test_each_alert_is_tested_firing_and_quiet() -> None:
     names = [alert["alert"] for alert in ALERTS]
-    checks = [check for test in RULE_TESTS["tests"] for check in test["alert_rule_test"]]
+    checks = [check for test in EXAMPLES for check in test["alert_rule_test"]]
     assert sorted({check["alertname"] for check in checks if check["exp_alerts"]}) == sorted(names)
     assert sorted({check["alertname"] for check in checks if not check["exp_alerts"]}) == sorted(names)
     for alert in ALERTS:
@@ -160,7 +161,7 @@ def test_each_alert_is_tested_firing_and_quiet() -> None:
 
 
 def test_each_recorded_series_is_tested() -> None:
-    asked = " ".join(check["expr"] for test in RULE_TESTS["tests"] for check in test.get("promql_expr_test", []))
+    asked = " ".join(check["expr"] for test in EXAMPLES for check in test.get("promql_expr_test", []))
     assert [rule["record"] for rule in RECORDED if rule["record"] not in asked] == []
 
 

@@ -31,11 +31,13 @@ from retuned.consumers.errors import (
     Fenced,
 )
 from retuned.consumers.formats import dialects
+from retuned.consumers.formats.events import Feedback
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.contract import FIRST_RECORDS, Source
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
+from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.kafka.source import KafkaSource, open_source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.replay import replay
@@ -939,3 +941,47 @@ def test_who_finds_another_in_the_group_leaves_it_alone(apache_kafka: Broker, tm
     assert third.ingest.waiting_for == ""
     third.source.close()
     warehouse.close()
+
+
+def test_experts_speak_on_their_topic_and_in_files(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, expert_topic="experts")
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse, MemoryLog())
+    assert rig.log
+    rig.send(interaction("i1"), feedback("claimed", "i1", source="expert"), feedback("judged", "i1", source="judge"))
+    rig.log.append("experts", json.dumps(feedback("vouched", "i1", source="expert")).encode())
+    rig.drain()
+    sources = {row["id"]: row["source"] for row in warehouse.rows("SELECT id, source FROM feedback")}
+    assert sources == {"claimed": "user", "judged": "judge", "vouched": "expert"}
+    letter = FetchedRecord(
+        settings.kafka.feedback_topic, 0, 9, json.dumps(feedback("f", "i1", source="expert")).encode()
+    )
+    (part,) = rig.ingest.decoder.found(letter, datetime(2026, 11, 24, 10))
+    assert isinstance(part, Feedback)
+    assert part.source == "user"  # nor when a dead letter is replayed
+    warehouse.close()
+
+
+def test_calls_of_tools_are_stored_redacted_and_stay_json(rig: Rig) -> None:
+    arguments = '{"mail": "anna@example.com", "card": 4111111111111111, "name": "\\u00fc", "since": "2026-01-02"}'
+    call = {"id": "c1", "type": "function", "function": {"name": "refund", "arguments": arguments}}
+    rig.send(
+        interaction(
+            "i1",
+            messages=[{"role": "user", "content": "I am anna@example.com"}],
+            tools=[{"type": "function", "function": {"name": "refund", "description": "Ask anna@example.com"}}],
+            response={"content": None, "tool_calls": [call]},
+        ),
+        feedback("f1", "i1", name="correction", value={"mail": "anna@example.com", "tool_calls": [call]}),
+    )
+    assert rig.drain() == 2
+    row = rig.warehouse.row("SELECT response, attributes, value FROM interactions, feedback")
+    assert row
+    kept, said = json.loads(row["attributes"]), json.loads(row["value"])
+    assert row["response"] == ""
+    assert kept["tools"][0]["function"]["description"] == "Ask <EMAIL_1>"
+    assert json.loads(kept["tool_calls"][0]["function"]["arguments"]) == {
+        "mail": "<EMAIL_1>", "card": "<CARD_1>", "name": "ü", "since": "2026-01-02",
+    }  # fmt: skip
+    assert said["mail"] == "<EMAIL_1>"
+    assert said["tool_calls"] == kept["tool_calls"]

@@ -10,6 +10,7 @@ from retuned.retrain.data.consensus import find_consensus
 from retuned.retrain.data.contradictions import Contradictions
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import Template, text_hash
+from retuned.retrain.scoring.facts import same_answer
 
 START = datetime(2026, 3, 2, 9)
 SYLLABLES = ("ba", "do", "fi", "gu", "ke", "lo", "mi", "nu", "pa", "re", "si", "to", "vu", "wa", "ze")
@@ -78,11 +79,11 @@ class Desk:
     def kept(self) -> tuple[dict[str, float], float]:
         """Of each class the share of tickets that keep a right row among those that somebody labelled rightly; and of
         all that was said wrongly the share that is kept."""
-        doubts = find_consensus(self.said, self.first_seen, 0.8).doubts
+        doubts = find_consensus(self.said, self.first_seen, 0.8, same_answer).doubts
         believed = [row for row in self.said if row.feedback_id not in doubts]
         outdated = [row for row in self.said if row.feedback_id in doubts]
         once = [row for row in outdated if doubts[row.feedback_id].reason == "superseded"]
-        contradictions = Contradictions(believed, once, None, 0.8, Template())
+        contradictions = Contradictions(believed, once, None, 0.8, Template(), same_answer)
         valid = [row for row in believed if contradictions.of(row, earlier=False) is None]
         possible, found, wrong = Counter[str](), Counter[str](), Counter[bool]()
         good = {row.prompt for row in valid if row.completion == self.truth[row.prompt]}

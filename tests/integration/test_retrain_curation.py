@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from prometheus_client import CollectorRegistry
 from teaching import Teacher, question
 from traffic import ASKED, CITIES, THINGS
@@ -16,7 +17,6 @@ from traffic import ASKED, CITIES, THINGS
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
 from retuned.retrain.data import dataset
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.checks import check_leaks
 from retuned.retrain.data.dataset import Dataset, Leak, TooFewRows
 from retuned.retrain.data.examples import Example, thumbs

@@ -1,17 +1,18 @@
 import json
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from building import build_dataset
 from teaching import Teacher, question
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, TooFewRows
 from retuned.retrain.data.similarity import normalise
-from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+from retuned.retrain.settings import DatasetSettings, GateSettings, MetricSettings, ModelsSettings, Settings
 
 NOW = datetime(2026, 4, 1)
 LATER = datetime(2026, 5, 1)
@@ -50,6 +51,29 @@ def test_messages_in_parts_and_of_tools_are_learned_from_and_images_are_not(
     assert json.loads(learned["Surely, by parts."]["messages"])[0]["content"] == "Is there parking for my van?"
     assert learned["Surely, by tools."]["question"] == normalise("Will it rain on my trip to Oslo?")
     assert [turn["content"] for turn in json.loads(learned["Surely, by tools."]["messages"])][1:] == ["", "rain"]
+
+
+def test_the_metric_is_chosen_by_the_approved_answers_and_kept_with_the_dataset(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    """Labels that share most of their words say something else, and each is judged on."""
+    labels = ["Pending Card Payment", "Reverted Card Payment", "Top Up By Card Charge", "Top Up By Transfer Charge"]
+    for number in range(48):
+        wrong = labels[(number + 1 + number // 4 % 3) % 4]
+        answer = teacher.ask(question(number), wrong)
+        teacher.say(answer, "helpful", True)
+        teacher.say(answer, "correction", labels[number % 4])
+    built = build_dataset(warehouse, settings, "support", NOW)
+    chosen = dataset.metric_of(built, settings)
+    assert (chosen.metric.name, chosen.metric.learned) == ("label", {"labels": labels})
+    assert "4 short texts that come again and again" in built.card["metric"]["reason"]
+    # The corrected answer counts, though two of three words are those of the one that was called good.
+    learned = rows(built)
+    assert {learned[normalise(question(number))] for number in range(0, 48, 4)} == {labels[0]}
+    held_out = Counter(row["completion"] for row in built.split("holdout"))
+    assert min(held_out[label] for label in labels) >= 3
+    named = settings.model_copy(update={"metric": MetricSettings(name="exact")})
+    assert dataset.metric_of(built, named).metric.name == "exact"
 
 
 def teach(teacher: Teacher, numbers: range, value: str = "30 days", wrong: str = "No idea.") -> None:

@@ -2,11 +2,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from building import build_dataset
 from teaching import Teacher, question
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import holdout
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.similarity import normalise
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from teaching import Teacher
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import dataset
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, LostClass
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 

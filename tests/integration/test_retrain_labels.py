@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
 
@@ -21,7 +22,6 @@ from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.retrain.data import label_requests as labels
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
@@ -83,6 +83,7 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
             "messages": [{"role": "user", "content": QUESTIONS[0]}],
             "question": QUESTIONS[0],
             "answer": "Certainly.",
+            "tools": [],
             "context": ["A passage."],
             "reason": "uncertain",
             "detail": "People called it wrong, and nobody said what is right (1 against, 0 for).",
@@ -110,6 +111,23 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
         jobs.context.now = lambda: teacher.now + 90 * DAY
         jobs.run("labels")
         assert len(rows(jobs.context.warehouse)) == len(publisher.messages) == 2
+
+
+def test_a_workload_may_have_a_file_and_a_budget_of_its_own(tmp_path: Path) -> None:
+    everybody, own = tmp_path / "requests.jsonl", tmp_path / "billing.jsonl"
+    entries = {"billing": {"labels": {"file": own, "per_day": 1}}}
+    with house(tmp_path, labels={"file": everybody}, workloads=entries) as (jobs, teacher, _):
+        billing = Teacher(jobs.context.warehouse, "billing")
+        for one in (teacher, billing):
+            doubted(one, *QUESTIONS[:2])
+        jobs.run("labels")
+        found = [[json.loads(line)["workload"] for line in file.read_text().splitlines()] for file in (everybody, own)]
+        assert found == [["support", "support"], ["billing"]]
+        for request in rows(jobs.context.warehouse):
+            expert = billing if request["workload"] == "billing" else teacher
+            expert.say(request["interaction_id"], "helpful", True)
+        jobs.run("quality")
+        assert everybody.read_text() == own.read_text() == ""
 
 
 def test_a_broker_that_is_away_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path
             "max_length": 1_024,
             "context": True,
             "logged": {},
-            "settings": EvaluateSettings(max_new_tokens=8).model_dump(mode="json"),
+            "settings": EvaluateSettings(max_new_tokens=8, general_examples=0).model_dump(mode="json"),
         }
         found = evaluate.work(job, lambda _: None)["rows"]
         by_model = {

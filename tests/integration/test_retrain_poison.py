@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from building import build_dataset
 from hostile import WORKLOAD, Attack, Effect, Month, effect
 from traffic import new_warehouse
 
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 

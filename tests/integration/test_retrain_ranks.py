@@ -19,6 +19,8 @@ from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.retrain.training import checkpoints, ranks
 from retuned.retrain.training.ranks import Ranks
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 KTO = SETTINGS.model_copy(update={"preference": "kto", "preference_weight": 0.5, "batch_size": 7})
 
 

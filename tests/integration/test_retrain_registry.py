@@ -353,7 +353,7 @@ def test_an_adapter_of_another_base_model(warehouse: Warehouse, settings: Settin
     versions.check_base(one, settings.models.base)
     other = _base(tmp_path / "other", b"weightz")
     with pytest.raises(
-        RetunedError, match=r"was trained on another base model \(.*base\) than models.base \(.*other\)"
+        RetunedError, match=r"was trained on another base model \(.*base\) than the configured one \(.*other\)"
     ):
         versions.check_base(one, other)
     with pytest.raises(RetunedError, match=r"no transformers model there"):

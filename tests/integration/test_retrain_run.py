@@ -2,6 +2,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from judges import answers, serving
 from models import tiny_llama
 from prometheus_client import CollectorRegistry
-from teaching import CHANGED, GOODS, Teacher, questions, teach_policies
+from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
 
 from retuned.consumers.common import spans
 from retuned.consumers.errors import RetunedError
@@ -20,7 +22,6 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.retrain import run, versions
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
@@ -30,6 +31,8 @@ from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSetti
 
 TOPIC = "model-events"
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 Lines = list[dict[str, Any]]
 
 
@@ -37,6 +40,7 @@ def settings_for(folder: Path, base: Path) -> Settings:
     return Settings(
         models=ModelsSettings(base=base, directory=folder / "models"),
         train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32", checkpoint_steps=10),
+        evaluate=EvaluateSettings(general_examples=9),
         gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50),
     )
 
@@ -44,6 +48,12 @@ def settings_for(folder: Path, base: Path) -> Settings:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+def ask_in_vain(teacher: Teacher) -> None:
+    """Nobody says anything about these answers."""
+    for number in range(24):
+        teacher.ask(question(number), "Good morning.")
 
 
 class Bench:
@@ -113,6 +123,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]
     opened = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
     bench = Bench(opened, settings_for(folder, base), MemoryPublisher())
     teacher = Teacher(opened)
+    ask_in_vain(teacher)
     kept: dict[str, Any] = {}
 
     def keep(line: dict[str, Any]) -> None:
@@ -121,7 +132,9 @@ def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]
             shutil.copytree(work / "train" / "adapter", folder / "adapter")
             training = json.loads((folder / "adapter" / "training.json").read_text())
             kept["training"] = training | {"adapter": str(folder / "adapter")}
-            kept["evaluations"] = [Evaluation(**row) for row in json.loads((work / "evaluations.json").read_text())]
+            kept["evaluations"] = [
+                Evaluation(**row) for row in json.loads((work / "evaluations.json").read_text())["rows"]
+            ]
 
     bench.on_line = keep
     teach_policies(teacher, GOODS)
@@ -137,6 +150,10 @@ def real(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Real]
 def test_a_retraining_really_improves_the_answers(real: Real) -> None:
     first, warehouse = real.first, real.bench.warehouse
     assert first.state == "succeeded", first.error
+    assert "Answers are scored by the metric facts" in first.reasons[-1]
+    decisions = warehouse.rows("SELECT metric FROM decisions WHERE kind = 'gate'")
+    assert {row["metric"] for row in decisions} == {"facts"}
+    assert warehouse.row("SELECT count(*) AS rows FROM evaluations WHERE score < 1 AND detail LIKE 'misses %'")["rows"]
     assert first.passed
     assert first.promoted
     assert first.scores["base"] == 0.0
@@ -158,11 +175,14 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
     assert (decision["kind"], decision["outcome"]) == ("gate", True)
     assert json.loads(decision["reasons"]) == first.reasons
     scores = warehouse.rows(
-        "SELECT model, avg(score) AS score FROM evaluations WHERE run_id = ? GROUP BY 1", [first.run_id]
+        "SELECT model, avg(score) AS score FROM evaluations WHERE run_id = ? AND split = 'holdout' GROUP BY 1",
+        [first.run_id],
     )
     found = {row["model"]: row["score"] for row in scores}
     assert found == pytest.approx({"base": 0.0, "logged": 0.0, first.version: first.scores["candidate"]})
-    judged = warehouse.rows("SELECT DISTINCT row_id FROM evaluations WHERE run_id = ?", [first.run_id])
+    judged = warehouse.rows(
+        "SELECT DISTINCT row_id FROM evaluations WHERE run_id = ? AND split = 'holdout'", [first.run_id]
+    )
     holdout = warehouse.rows(
         "SELECT row_id FROM dataset_rows WHERE split = 'holdout' AND dataset_version = ?", [first.dataset_version]
     )
@@ -170,8 +190,9 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
 
 
 def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(real: Real) -> None:
-    rows = real.bench.warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [real.second.run_id])
-    assert {row["split"] for row in rows} == {"holdout", "regression"}
+    stored = real.bench.warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [real.second.run_id])
+    assert {row["split"] for row in stored} == {"holdout", "regression", "traffic", "general"}
+    rows = [row for row in stored if row["split"] in ("holdout", "regression")]
     assert {row["language"] for row in rows} >= {"en"}
     assert {(row["turns"], row["with_context"], row["grounded"]) for row in rows} == {(1, False, None)}
     right = [row for row in rows if row["score"] == 1.0]
@@ -188,6 +209,23 @@ def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(
     assert figures["consistency_candidate"] > 0.9
     assert figures["loss_candidate"] < figures["loss_champion"] < figures["loss_base"]
     assert figures["passed[gain]"] == figures["passed[regression]"] == 1.0
+
+
+def test_traffic_that_nobody_rated_and_general_prompts_are_answered_and_compared(real: Real) -> None:
+    for result, before in ((real.first, LOGGED), (real.second, real.first.version)):
+        rows = real.bench.warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [result.run_id])
+        traffic = [row for row in rows if row["split"] == "traffic"]
+        assert {row["model"] for row in traffic} == {LOGGED, result.version, before}
+        assert {row["agreement"] is not None for row in traffic if row["model"] == result.version} == {True}
+        assert {row["agreement"] for row in traffic if row["model"] != result.version} == {None}
+        assert result.figures["traffic_examples"] == 24
+        assert result.figures["passed[traffic]"] == result.figures["passed[general]"] == 1.0
+        assert {row["model"] for row in rows if row["split"] == "general"} == {BASE, result.version}
+        assert result.figures["general_examples"] == 9
+        lengths = [result.figures[f"{split}_rows_cut"] for split in ("train", "holdout", "traffic", "general")]
+        assert lengths == [0.0] * 4
+    taught = real.bench.warehouse.rows("SELECT DISTINCT split FROM dataset_rows WHERE feedback_id = ''")
+    assert taught == [{"split": "traffic"}]
 
 
 def test_the_bare_base_model_is_timed_as_if_it_carried_an_adapter(real: Real) -> None:
@@ -273,8 +311,8 @@ def test_the_logged_answers_are_those_of_production(warehouse: Warehouse, tmp_pa
     """A demonstration was never answered by anybody."""
     teacher = Teacher(warehouse)
     teach_policies(teacher, GOODS, openings=slice(5))
-    for question, right in questions(GOODS, slice(5, 10)):
-        teacher.say(teacher.ask(question, right, model="demonstration"), "correction", right)
+    for asked, right in questions(GOODS, slice(5, 10)):
+        teacher.say(teacher.ask(asked, right, model="demonstration"), "correction", right)
     dataset = build_dataset(warehouse, settings_for(tmp_path, base), "support", teacher.now)
     logged = logged_answers(warehouse, dataset)
     held_out = dataset.split("holdout")
@@ -300,26 +338,36 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     assert "decided on 1 time before" in again.reasons[1]
 
 
-def test_a_judge_is_asked_and_decides_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
-    teach_policies(Teacher(bench.warehouse), GOODS)
+def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
     real.play(monkeypatch)
     with serving() as judging:
         judging.reply = lambda shown: "Verdict: A" if len(answers(shown)[0]) > len(answers(shown)[1]) else "Verdict: B"
-        evaluate = judging.settings(judge_examples=10)
+        evaluate = judging.settings(judge_examples=22)
         bench.settings = bench.settings.model_copy(update={"evaluate": evaluate})
         result = bench.retrain()
     assert result.promoted
     assert "The judge wise, which decides nothing, prefers" in result.reasons[-1]
-    assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 10
+    assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 22
     verdicts = bench.warehouse.rows(
         "SELECT model, split, verdict FROM evaluations WHERE verdict IS NOT NULL AND run_id = ?", [result.run_id]
     )
-    assert len(verdicts) == 10
-    assert {(row["model"], row["split"]) for row in verdicts} == {(result.version, "holdout")}
+    assert Counter((row["model"], row["split"]) for row in verdicts) == {
+        (result.version, "holdout"): 22,
+        (result.version, "traffic"): 22,
+    }
+    assert result.figures["traffic_judged"] == 22
+    assert "By the judge it loses " in " ".join(result.reasons)
 
 
 def test_a_judge_that_is_away_stops_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
-    teach_policies(Teacher(bench.warehouse), GOODS)
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
     real.play(monkeypatch)
     away = EvaluateSettings(judge_url="http://127.0.0.1:9/v1", judge_model="gone")
     bench.settings = bench.settings.model_copy(update={"evaluate": away})
@@ -354,7 +402,9 @@ def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:
 
 
 def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: Real) -> None:
-    teach_policies(Teacher(bench.warehouse), GOODS)
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
     bench.stop_at(stage="train", step=15)
     stopped = bench.retrain()
     assert stopped.state == "interrupted"

@@ -8,9 +8,9 @@ import pytest
 from models import tiny_llama
 
 from retuned.consumers.errors import RetunedError
+from retuned.retrain.data.passages import with_context
 from retuned.retrain.training.base_model import load_tokenizer
 from retuned.retrain.training.batches import encode
-from retuned.retrain.training.chat_templates import with_context
 
 # As Gemma's: no system message, and user and assistant in turn.
 STRICT = (
@@ -29,6 +29,7 @@ TOOLS = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CALL = {"id": "c1", "type": "function", "function": {"name": "order_status", "arguments": '{"order": 7}'}}
+CALLED = '<tool_call>\n{"name": "order_status", "arguments": {"order": 7}}\n</tool_call>'
 TURNS = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "where is order 7"},
@@ -63,7 +64,7 @@ def test_a_template_that_knows_tools_gets_them_as_they_are(base: Path) -> None:
 def test_a_template_that_leaves_calls_out_gets_them_in_words(base: Path) -> None:
     assert prompt(base, TURNS) == (
         "<|im_start|>user\nBe brief.\n\nwhere is order 7<|im_end|>\n"
-        '<|im_start|>assistant\nCall of order_status: {"order": 7}<|im_end|>\n'
+        f"<|im_start|>assistant\n{CALLED}<|im_end|>\n"
         "<|im_start|>user\nResult: in Oslo<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -84,8 +85,7 @@ def test_a_template_that_refuses_everything_is_one_clear_line(base: Path) -> Non
 
 def test_without_a_template_tools_are_told_in_words(base: Path) -> None:
     assert prompt(base, TURNS, "") == (
-        "system: Be brief.\nuser: where is order 7\n"
-        'assistant: Call of order_status: {"order": 7}\ntool: Result: in Oslo\nassistant: '
+        f"system: Be brief.\nuser: where is order 7\nassistant: {CALLED}\ntool: Result: in Oslo\nassistant: "
     )
 
 

@@ -1,5 +1,6 @@
 import functools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -35,6 +36,8 @@ from retuned.retrain.training.base_model import choose_dtype, load_model, load_t
 from retuned.retrain.training.batches import IGNORED, encode, losses, packed_losses, padded, padded_losses
 from retuned.retrain.training.steps import learning_rate
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,9 +55,9 @@ def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
     one = encode(tokenizer, row, 100)
     assert tokenizer.decode(one.prompt) == "<|im_start|>user\ncan i ask<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(one.completion) == "you can<|im_end|>\n"
-    short = encode(tokenizer, row, len(one.completion) + 3)
-    assert (short.prompt, short.completion) == (one.prompt[-3:], one.completion)
-    batch = padded([one, short], tokenizer.pad_token_id)
+    assert encode(tokenizer, row, len(one)) == one
+    other = encode(tokenizer, row | {"messages": json.dumps([{"role": "user", "content": "i"}])}, 100)
+    batch = padded([one, other], tokenizer.pad_token_id)
     learned = [[token for token in labels if token != IGNORED] for labels in batch["labels"].tolist()]
     assert learned == [one.completion, one.completion]
     tokenizer.chat_template = None
@@ -466,9 +469,8 @@ def test_target_modules_that_are_not_there_are_named(base: Path) -> None:
 def test_a_child_that_is_killed_is_reported(base: Path, data: Path, tmp_path: Path) -> None:
     def kill(line: dict[str, Any]) -> None:
         if line.get("step") == 2:
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and str(tmp_path).encode() in _command(entry):
-                    os.kill(int(entry.name), signal.SIGKILL)
+            for child in multiprocessing.active_children():
+                child.kill()
 
     with pytest.raises(
         ChildFailed, match=r"train: the child process ended without a result, killed by SIGKILL"
@@ -476,13 +478,6 @@ def test_a_child_that_is_killed_is_reported(base: Path, data: Path, tmp_path: Pa
         run(base, data, tmp_path / "run", on_progress=kill)
     assert "train.log" in str(raised.value)
     assert not (tmp_path / "run" / "adapter").exists()
-
-
-def _command(entry: Path) -> bytes:
-    try:
-        return (entry / "cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_a_stop_ends_the_child_at_a_step_that_it_keeps(base: Path, data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bounds import BOUNDS
 
-from retuned.consumers.formats.demonstrations import NoWorkload, events
+from retuned.consumers.formats.demonstrations import NoWorkload, events, renamed
 from retuned.consumers.formats.events import BadEvent, convert
 
 TIME = "2026-01-02T03:04:05+00:00"
@@ -59,6 +59,17 @@ def test_the_last_answer_is_the_response_and_what_was_said_before_is_asked() -> 
     assert (interaction["messages"], interaction["response"]) == (turns[:-1], "2")
 
 
+def test_a_transcript_that_ends_with_calls_of_tools_demonstrates_them() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "order", "arguments": "{}"}}
+    turns = [*asked("q"), {"role": "assistant", "content": None, "tool_calls": [call]}]
+    interaction, (said,) = made(messages=turns, tools='[{"function": {"name": "order"}}]')
+    assert (interaction["messages"], interaction["response"]) == (asked("q"), "")
+    assert interaction["attributes"] == {"tools": [{"function": {"name": "order"}}], "tool_calls": [call]}
+    assert said["value"] == {"content": "", "tool_calls": [call]}
+    with pytest.raises(BadEvent, match="no answer"):
+        made(messages=[*asked("q"), {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]}])
+
+
 def test_a_row_that_names_its_model_is_a_log_and_teaches_nothing() -> None:
     interaction, feedback = made(question="q", answer="a", model="gpt-4", latency_seconds=0.5, team="north")
     assert feedback == []
@@ -67,11 +78,35 @@ def test_a_row_that_names_its_model_is_a_log_and_teaches_nothing() -> None:
     assert interaction["attributes"] == {"team": "north"}
 
 
+def test_a_correction_in_json_stays_json() -> None:
+    _, (said,) = made(question="q", answer="a", correction={"days": 14})
+    assert said["value"] == {"days": 14}
+
+
 def test_judgements_in_columns_become_feedback_of_users() -> None:
     interaction, feedback = made(question="q", answer="a", helpful="No", rating="0.2", comment="rude")
     assert interaction["model"] == "unknown"
     assert {said["name"]: said["value"] for said in feedback} == {"helpful": False, "rating": 0.2, "comment": "rude"}
     assert {said["source"] for said in feedback} == {"user"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        (("Text", "category"), ["question", "answer"]),
+        (("question", "Label"), ["question", "answer"]),
+        (("instruction", "input", "label"), ["instruction", "input", "answer"]),
+        (("text", "label", "category"), ["question", "answer", "category"]),
+        (("question", "text", "label"), ["question", "text", "answer"]),
+        (("question", "answer", "label"), ["question", "answer", "label"]),
+        (("prompt", "completion", "label"), ["prompt", "completion", "label"]),
+        (("messages", "label"), ["messages", "label"]),
+        (("prompt", "chosen", "rejected", "category"), ["prompt", "chosen", "rejected", "category"]),
+        (("text", "score"), ["text", "score"]),
+    ],
+)
+def test_a_class_is_the_answer_where_there_is_no_other(columns: tuple[str, ...], meant: list[str]) -> None:
+    assert renamed(columns) == meant
 
 
 def test_preferences_are_corrections_and_labels_are_thumbs() -> None:

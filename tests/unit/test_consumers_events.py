@@ -168,6 +168,38 @@ def test_messages_keep_fields_that_only_the_model_server_knows() -> None:
     assert json.loads(bytes(interaction(messages=messages).messages)) == messages
 
 
+TOOL = {"type": "function", "function": {"name": "order", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "order", "arguments": '{"id": 7}'}}
+
+
+def test_tools_that_are_offered_and_called_stand_among_the_attributes() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}
+    event = interaction(tools=[TOOL], response=called, attributes={"channel": "web"})
+    assert event.response == ""
+    kept = json.loads(bytes(event.attributes))
+    assert kept == {"channel": "web", "tools": [TOOL], "tool_calls": [CALL]}
+    event = interaction(response={"content": "I look.", "tool_calls": [CALL]}, attributes=None)
+    assert (event.response, json.loads(bytes(event.attributes))) == ("I look.", {"tool_calls": [CALL]})
+    event = interaction(response={"content": "Hi", "tool_calls": None}, tools=None)
+    assert (event.response, event.attributes) == ("Hi", UNSET)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tools": "none"},
+        {"tools": ["order"]},
+        {"response": {"choices": []}},
+        {"response": {"tool_calls": []}},
+        {"response": {"content": None, "tool_calls": [{"id": "c1"}]}},
+        {"response": {"content": ["text"]}},
+        {"response": None},
+    ],
+)
+def test_tools_in_no_form_of_ours_are_refused(changes: dict[str, Any]) -> None:
+    assert reason("interactions", json.dumps(INTERACTION | changes).encode()) == "not_an_event"
+
+
 @pytest.mark.parametrize("name", ["messages", "context", "attributes"])
 def test_nothing_hides_behind_escapes_in_what_stays_json(name: str) -> None:
     text = "anna\\u0040example.com, a\\/b, caf\\u00e9, \\ud83d\\ude00"
@@ -230,8 +262,8 @@ def test_wrong_values_of_an_interaction_are_bad(changes: dict[str, Any]) -> None
         ("escalated", [True], [1]),
         ("rating", [0, 1, 0.75], [-0.1, 1.5, True, "5"]),
         ("time_saved_seconds", [120, 0.5, -30], [True, "120"]),
-        ("correction", ["It takes 14 days."], ["", "  ", 14, True]),
-        ("comment", ["thanks"], [1]),
+        ("correction", ["It takes 14 days.", {"days": 14}, ["a", "b"]], ["", "  ", 14, True, {}, []]),
+        ("comment", ["thanks"], [1, {"a": 1}]),
         ("tone_of_voice", [True, 3, 0.5, "warm"], [None, [], {}]),
     ],
 )
@@ -293,6 +325,10 @@ def test_the_schemas_accept_what_the_code_accepts() -> None:
     schemas = json_schemas()
     jsonschema.validate(INTERACTION, schemas["interaction"])
     jsonschema.validate(FEEDBACK, schemas["feedback"])
+    jsonschema.validate(
+        INTERACTION | {"tools": [TOOL], "response": {"content": None, "tool_calls": [CALL]}}, schemas["interaction"]
+    )
+    jsonschema.validate(FEEDBACK | {"name": "correction", "value": {"days": 14}}, schemas["feedback"])
     for wrong in ({"id": ""}, {"messages": [{"content": "no role"}]}, {"latency_seconds": -1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(INTERACTION | wrong, schemas["interaction"])

@@ -81,6 +81,30 @@ def test_the_same_rows_in_every_format(tmp_path: Path, name: str) -> None:
     assert ([*last.starts.values()], [*last.nexts.values()]) == ([6], [7])
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.jsonl"])
+def test_a_table_of_texts_with_their_class(tmp_path: Path, name: str) -> None:
+    rows = [{"Text": "Where is it?", "category": "shipping"}, {"Text": "I want it back.", "category": "refund"}]
+    path = tmp_path / name
+    if name == "x.csv":
+        written(path, "Text,category", *(",".join(row.values()) for row in rows))
+    elif name == "x.jsonl":
+        written(path, *rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    found = events(path, "tickets")
+    assert answers(found) == ["shipping", "refund"]
+    assert [event.value for event in found if isinstance(event, Feedback)] == ["shipping", "refund"]
+
+
+def test_a_class_is_no_answer_where_the_table_has_a_column_of_answers(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "question,answer,label", "q,a,one", "q,,two")
+    file = opened(path, "tickets")
+    first, second, problem = [record for batch in file.batches(None, 10) for record in batch.records]
+    assert (first.problem, second.problem) == (None, None)
+    assert "no answer" in str(problem.problem)
+    assert file.attributes == {"label"}
+
+
 def test_events_and_other_formats_are_told_apart_row_by_row(tmp_path: Path) -> None:
     openai = {
         "timestamp": 1795512600,

@@ -153,7 +153,7 @@ def test_personal_data_and_secrets_go(text: str, expected: str) -> None:
     ],
 )
 def test_numbers_of_accounts_are_told_apart_however_they_are_written(text: str, expected: str) -> None:
-    def mark(kind: str, value: str) -> str:
+    def mark(kind: str, value: str, _: str) -> str:
         return f"<{kind}:{value}>"
 
     assert accounts.replace_ibans(accounts.replace_cards(text, mark), mark) == expected
@@ -181,7 +181,7 @@ ELEVEN_DIGITS = [
 
 
 def is_national_id(text: str) -> bool:
-    return national_ids.replace_national_ids(text, lambda kind, _: kind) == "NATIONAL_ID"
+    return national_ids.replace_national_ids(text, lambda kind, *_: kind) == "NATIONAL_ID"
 
 
 def with_another_digit(text: str) -> list[str]:
@@ -230,12 +230,39 @@ def test_a_column_misses_nothing_that_a_text_does_not(text: str, expected: str) 
     assert found == [{"role": "user", "content": redacted, "arguments": {"deep": [f"\n\t{redacted}"]}}]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"mail": "anna@example.com", "n": 1}', '{"mail": "<EMAIL_1>", "n": 1}'),
+        ('{"card": 4111111111111111}', '{"card": "<CARD_1>"}'),
+        ("[-4111111111111111,\n 4111111111111111]", '["<CARD_1>",\n "<CARD_1>"]'),
+        (r'{"mail": "anna\u0040example.com"}', '{"mail":"<EMAIL_1>"}'),
+    ],
+)
+def test_json_in_a_text_stays_json(text: str, expected: str) -> None:
+    """As the arguments of a call of a tool are, and answers in JSON."""
+    assert Redactor().text(text) == expected
+    assert column(Redactor(), [text]) == [expected]
+    nested = msgspec.json.encode({"arguments": text}).decode()
+    assert msgspec.json.decode(column(Redactor(), [nested], json=True)[0] or "") == {"arguments": expected}
+
+
+def test_a_text_that_only_looks_like_json_is_redacted_as_a_text() -> None:
+    assert Redactor().text("[anna@example.com" + "[" * 100_000).startswith("[<EMAIL_1>[")
+    assert Redactor().text("{card 4111111111111111}") == "{card <CARD_1>}"
+
+
 def test_values_are_redacted_inside_with_the_names_of_fields_and_numbers() -> None:
     redactor = Redactor()
     value = {"a@example.com": [{"x": "b@example.com"}, 4111111111111111, 7, 1.5, None, True]}
     assert redactor.value(value) == {"<EMAIL_1>": [{"x": "<EMAIL_2>"}, "<CARD_1>", 7, 1.5, None, True]}
     assert redactor.take_counts() == {"EMAIL": 2, "CARD": 1}
     assert redactor.take_counts() == {}
+
+
+def test_the_pseudonym_of_a_user_stays() -> None:
+    value = {"order": {"user_id": "028a:06635093765bff681967d1f886099c24"}}
+    assert Redactor().value(value) == value
 
 
 def test_it_can_be_turned_off() -> None:
@@ -445,7 +472,7 @@ def found(replace: Any, text: str, *more: Any) -> tuple[str, list[tuple[str, str
     """The text with what was found by its kind, and the identity of each."""
     marks: list[tuple[str, str]] = []
 
-    def mark(kind: str, identity: str) -> str:
+    def mark(kind: str, identity: str, _: str) -> str:
         marks.append((kind, identity))
         return f"<{kind}>"
 
@@ -543,3 +570,38 @@ def test_machines_have_one_identity_in_every_spelling_and_this_one_stays() -> No
         assert found(addresses.replace_machines, text) == (text, []), text
     assert found(addresses.replace_machines, "version 2001:db8::1")[0] == "version <IP>"
     assert found(addresses.replace_machines, f"version{10 * ' '}10.2.3.4")[0] == f"version{10 * ' '}<IP>"
+
+
+KEEP = (
+    "Support@Shop.example",
+    "+49 (0)30 1234 5678",
+    "https://shop.example/help?mail=returns@shop.example",
+    "0800 555 0199",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Write to support@shop.example.", "Write to support@shop.example."),
+        ("Call 030 12345678 now", "Call 030 12345678 now"),
+        ("call +49 30 / 12345678", "call +49 30 / 12345678"),
+        ("ring 0800-555-0199", "ring 0800-555-0199"),
+        ("see https://shop.example/help?mail=returns@shop.example", "see https://shop.example/help?mail=returns@shop.example"),
+        # What only looks like it goes, and has the first number.
+        ("my.support@shop.example or support@shop.example", "<EMAIL_1> or support@shop.example"),
+        ("support@shop.example.org", "<EMAIL_1>"),
+        ("call 030 12345679", "call <PHONE_1>"),
+    ],
+)  # fmt: skip
+def test_the_companys_own_contacts_stay_as_they_are(text: str, expected: str) -> None:
+    redactor = Redactor(PrivacySettings(keep=KEEP))
+    assert redactor.text(text) == expected
+    assert redactor.take_counts().total() == expected.count("_1>")
+    assert "_1>" in Redactor().text(text)
+
+
+def test_a_conversation_named_after_a_kept_address_is_not_hashed() -> None:
+    names = pa.array(["support@shop.example", "anna@shop.example"])
+    kept = Redactor(PrivacySettings(keep=KEEP)).identifiers(names, lambda _: "hashed").to_pylist()
+    assert kept == ["support@shop.example", "hashed"]

@@ -1,14 +1,20 @@
 """Pseudonyms of users, their keys and the rotation of those."""
 
+import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ingestion import Rig, interaction, settings_for
 from pydantic import SecretStr
 
 from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.settings import PrivacySettings
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon.cli import main as cli
 
 
@@ -75,3 +81,46 @@ def test_the_command_line_shows_what_a_user_is_stored_as(
     monkeypatch.setenv("RETUNED__PRIVACY__USER_KEY", "new key\nold key")
     assert cli.main(["pseudonym", "anna"]) == 0
     assert capsys.readouterr().out.split() == UserKeys([b"new key", b"old key"]).pseudonyms("anna")
+
+
+SCHEMA = {"type": "object", "properties": {"user": {"type": "object", "properties": {"id": {"type": "integer"}}},
+          "user_id": {"type": "string", "description": "of the customer"}}, "required": ["user_id"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("deep", "expected"),
+    [
+        ({"order": {"user_id": "u-17"}}, {"order": {"user_id": "<u-17>"}}),
+        ({"a": [{"b": [{"userId": " u-17 ", "n": 1.5}]}]}, {"a": [{"b": [{"userId": "<u-17>", "n": 1.5}]}]}),
+        ({"order": {"user": {"id": 17, "plan": "gold"}}}, {"order": {"user": {"id": "<17>", "plan": "gold"}}}),
+        ({"x": {"user": ["u-17", {"user_email": "a@b.de"}]}}, {"x": {"user": ["<u-17>", {"user_email": "<a@b.de>"}]}}),
+        ({"x": {"safety_identifier": "u-17"}}, {"x": {"safety_identifier": "<u-17>"}}),
+        ({"metadata": {"trace": {"user.id": "u-17"}}}, {"metadata": {"trace": {"user.id": "<u-17>"}}}),
+        ({"x": {"user": None, "users": 3, "user_name": ""}}, {"x": {"user": None, "users": 3, "user_name": ""}}),
+        ({"tools": [{"function": {"name": "find", "parameters": SCHEMA}}]},) * 2,
+    ],
+)  # fmt: skip
+def test_a_user_at_any_depth_of_the_attributes_is_stored_as_a_pseudonym(
+    tmp_path: Path, warehouse: Warehouse, deep: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    escaped = json.dumps(interaction("b", attributes={"channel": "web", **deep})).replace("ser", "\\u0073er")
+    rig.send(interaction("a", attributes={"channel": "web", **deep}), escaped.encode(), interaction("c"))
+    rig.drain()
+    for user in ("u-17", "17", "a@b.de"):
+        expected = json.loads(json.dumps(expected).replace(f"<{user}>", rig.ingest.writer.pseudonym(user)))
+    stored = rig.warehouse.rows("SELECT attributes FROM interactions ORDER BY id")
+    assert [json.loads(row["attributes"] or "null") for row in stored[:2]] == [{"channel": "web", **expected}] * 2
+
+
+def test_attributes_with_a_user_and_a_number_that_cannot_be_read_are_a_dead_letter(
+    tmp_path: Path, warehouse: Warehouse
+) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    event = json.dumps(interaction("a", attributes={"a": {"user_id": "u-17", "n": "N"}})).replace('"N"', "1e999")
+    rig.send(event.encode(), interaction("b"))
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] == "bad_value"
+    assert "u-17" not in f"{letter['payload']} {letter['detail']}"
+    assert rig.warehouse.rows("SELECT id FROM interactions") == [{"id": "b"}]

@@ -61,7 +61,7 @@ def test_another_process_that_has_it_open_is_named(settings: WarehouseSettings) 
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(WarehouseError, match=rf"in use by process {holder.pid};.*stop that one"):
+        with pytest.raises(WarehouseError, match=rf"in use by process {holder.pid} \(python.*\);.*wait until"):
             open_warehouse(settings)
         holder.communicate("\n")
 

@@ -57,7 +57,8 @@ def amount(day: str, kind: str, item: str, amount: float) -> dict[str, Any]:
 @pytest.fixture
 def job(tmp_path: Path) -> dict[str, Any]:
     return {
-        "workload": "support <b>", "period": "2026-03", "kind": "month", "currency": "EUR",
+        "workload": "support <b>", "objective": "Answers <i>customers</i>.",
+        "period": "2026-03", "kind": "month", "currency": "EUR",
         "now": period(
             answers=[{"day": "2026-03-01", "answers": 1_000}, {"day": "2026-03-02", "answers": 500}],
             figures=[
@@ -85,6 +86,8 @@ def job(tmp_path: Path) -> dict[str, Any]:
                  "hallucination": None, "n": 40}
                 for model, score in (("base", 0.2), ("logged", 0.4), ("champion", 0.8))
             ],
+            "metric": "1 for the right label, else 0",
+            "labels": [("refund", 4, 1, "3 <shipping>")],
         },
         "earlier": [{"period": "2026-02", "score": 0.7, "low": 0.6, "high": 0.8}],
         "page": str(tmp_path / "page.html"),
@@ -119,8 +122,11 @@ def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) ->
     page = Path(job["page"]).read_text()
     assert page.count(PLOT) == 6  # all but invented answers, which nobody judged
     assert "support &lt;b&gt;" in page
+    assert "<p>Objective: Answers &lt;i&gt;customers&lt;/i&gt;.</p>" in page
     assert "<b>" not in page.split("</script>", 1)[1].split("<section>")[0]
     assert '"name":"logged"' in page
+    assert "The score of an answer is 1 for the right label, else 0." in page
+    assert "<td>3 &lt;shipping&gt;</td>" in page
     assert "http" not in page.split("</script>", 1)[1]
     assert "nan" not in "".join(sentences(job)).lower()
 

@@ -15,6 +15,7 @@ from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli import check
+from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
@@ -25,10 +26,20 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import run
 from retuned.retrain.data import dataset as datasets
-from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release import registry
+from retuned.retrain.settings import Settings as RetrainSettings
 
 NOON = datetime(2026, 4, 1, 12)
+
+
+def model(folder: Path, weights: bytes = b"weights") -> Path:
+    """What counts as a base model as long as nobody loads it."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
 
 
 class Queue:
@@ -37,12 +48,9 @@ class Queue:
     def __init__(self, warehouse: Warehouse, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.warehouse, self.folder, self.now = warehouse, folder, NOON
         self.began: list[str] = []
+        self.settings: dict[str, RetrainSettings] = {}  # by workload, that it was trained with
         self.at_train: Callable[[str], Any] = lambda _: None
-        base = folder / "base"
-        base.mkdir()
-        (base / "config.json").write_text("{}")
-        (base / "model.safetensors").write_bytes(b"weights")
-        self.models = {"base": base, "directory": folder / "models"}
+        self.models = {"base": model(folder / "base"), "directory": folder / "models"}
         self.collectors = CollectorRegistry()
         self.stop = threading.Event()
         monkeypatch.setattr(run, "train", self.train)
@@ -51,11 +59,11 @@ class Queue:
         monkeypatch.setattr(datasets, "load", lambda *_: made)
         self.configure()
 
-    def configure(self, **sections: dict[str, Any]) -> None:
+    def configure(self, **sections: Any) -> None:
         """Begin anew on the same warehouse, as after a restart."""
         self.collectors, self.stop = CollectorRegistry(), threading.Event()
         warehouse = {"path": self.warehouse.path}
-        settings = Settings(models=self.models, warehouse=warehouse, **sections)  # type: ignore[arg-type]
+        settings = Settings.model_validate({"models": self.models, "warehouse": warehouse, **sections})
         registry = self.collectors
         metrics = Metrics(registry), MonitorMetrics(registry), RetrainMetrics(registry)
         publisher = MemoryPublisher()
@@ -64,9 +72,12 @@ class Queue:
         self.runs: Runs = self.jobs.runs
         self.service = LocalService(self.jobs)
 
-    def train(self, _: Any, __: Any, ___: Any, folder: Path, stop: threading.Event, on_progress: Any) -> dict[str, Any]:
+    def train(
+        self, _: Any, __: Any, settings: RetrainSettings, folder: Path, stop: threading.Event, on_progress: Any
+    ) -> dict[str, Any]:
         """As a child's parent does: it works until it is stopped, and has files."""
         workload = folder.parents[2].name
+        self.settings[workload] = settings
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint").touch()
         self.began.append(workload)
@@ -310,6 +321,107 @@ def test_a_run_waits_until_there_is_memory_for_it(queue: Queue, monkeypatch: pyt
     assert queue.began == ["support"]
     monkeypatch.setattr(holds, "available_bytes", lambda: None)
     assert queue.waits() == {"support": "turn"}
+
+
+def test_a_command_that_trains_itself_shows_progress_and_ends_with_what_came_of_it(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue.runs.show = Progress().show
+    queue.at_train = lambda _: queue.stop.set()
+    done = queue.service.command("retrain", "support", {})["done"]
+    assert done == "the retraining is interrupted: train: stopped before it was done"
+    assert capsys.readouterr().err.splitlines() == ["support: dataset", "support: train"]
+    queue.stop.clear()
+
+    def fail(_: str) -> None:
+        raise ChildFailed("train: killed by signal 9")
+
+    queue.at_train = fail
+    with pytest.raises(RetunedError, match="workload support: the retraining failed: train: killed by signal 9"):
+        queue.service.command("retrain", "support", {})
+
+    def refuse(*_: Any) -> Dataset:
+        raise DatasetRefused("3 rows of 50 that are needed")
+
+    monkeypatch.setattr(run, "build_dataset", refuse)
+    done = queue.service.command("retrain", "support", {})["done"]
+    assert done == "the retraining is refused: 3 rows of 50 that are needed"
+
+
+def test_progress_is_shown_for_each_stage_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    shown = Progress()
+    told: dict[str, Any] = {"workload": "support", "stage": "train"}
+    for step in range(1, 41):
+        clock[0] += 1
+        shown.show(told | {"step": step, "steps": 40, "loss": 0.123456})
+    shown.show(told | {"stage": "evaluate", "step": 40, "evaluated": 16, "rows": 90})
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"support: train, step {step}, steps 40, loss 0.1235" for step in (1, 11, 21, 31)),
+        "support: evaluate, evaluated 16, rows 90",
+    ]
+
+
+def test_each_workload_is_trained_by_its_own_settings(queue: Queue, tmp_path: Path) -> None:
+    large = model(tmp_path / "large", b"more weights")
+    queue.configure(workloads={"sa*": {"base": large, "train": {"rank": 4}, "policy": {"enabled": False}}})
+    queue.at_train = lambda workload: queue.runs.cancel(workload, "an operator", "seen")
+    for workload in ("sales", "support"):
+        queue.runs.ask(workload, asked_by="an operator")
+    queue.jobs.run("resume")
+    ranks = {workload: (of.models.base, of.train.rank) for workload, of in queue.settings.items()}
+    assert ranks == {"sales": (large, 4), "support": (queue.models["base"], 16)}
+    assert queue.runs.ask("sales").reasons == ("the policy is switched off (policy.enabled)",)
+    assert queue.runs.ask("support").reasons == ("no reason to retrain",)
+    assert queue.service.status()["workloads"]["sales"]["base_model"] == str(large)
+
+
+def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.configure(train={"memory_bytes": 0}, workloads={"sales": {"train": {"memory_bytes": 3 * 2**30}}})
+    monkeypatch.setattr(holds, "available_bytes", lambda: 2**30)
+    monkeypatch.setattr(check, "check_broker", lambda _: "up")
+    found = {name: problem for name, problem, _ in check.check(queue.jobs.context.settings)}
+    assert found["memory"] is None
+    assert "takes at least 3.0 GiB of memory" in str(found["memory of sales"])
+    queue.service.command("retrain", "sales", {})
+    queue.at_train = lambda _: queue.stop.set()
+    queue.service.command("retrain", "support", {})
+    assert queue.began == ["support"]
+    assert queue.waits() == {"sales": "memory", "support": "turn"}
+
+
+def test_every_base_model_is_checked(queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    queue.configure(workloads={"sales": {"base": tmp_path / "nowhere"}})
+    monkeypatch.setattr(check, "check_broker", lambda _: "up")
+    found = {name: problem for name, problem, _ in check.check(queue.jobs.context.settings)}
+    assert str(found["base model of workloads.sales.base"]).startswith("workloads.sales.base: ")
+
+
+def test_a_champion_on_another_base_model_is_not_trained_on(queue: Queue, tmp_path: Path) -> None:
+    """Nothing is put in line that could not end well, whoever asks, and other workloads go on."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    rollout = queue.jobs.context.rollout
+    made = registry.register(
+        queue.warehouse, queue.models["directory"], "sales", adapter, base_model=queue.models["base"],
+        parent_version=None, dataset_version="d", run_id="r", details={}, now=NOON,
+    )  # fmt: skip
+    rollout.promote("sales", made.version, "operator", "by hand", NOON)
+    large = model(tmp_path / "large", b"more weights")
+    queue.configure(workloads={"*": {"base": large}})
+    with pytest.raises(RetunedError, match=r"trained on another base model .*`retuned promote sales base`"):
+        queue.service.command("retrain", "sales", {})
+    assert queue.runs.queue() == []
+    queue.at_train = lambda _: queue.stop.set()
+    queue.service.command("retrain", "support", {})
+    assert queue.began == ["support"]
 
 
 def test_a_run_in_which_the_daemon_is_killed_again_and_again_is_given_up(queue: Queue) -> None:

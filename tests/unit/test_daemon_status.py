@@ -67,6 +67,24 @@ def local(tmp_path: Path) -> Iterator[LocalService]:
         yield service
 
 
+def test_a_workload_has_its_objective_and_its_base_model(tmp_path: Path) -> None:
+    file = tmp_path / "retuned.yaml"
+    entry = {"objective": "Answers <customers>.", "base": "/models/large"}
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "workloads": {"support.*": entry}}))
+    with opened(load(file)) as local:
+        local.jobs.context.now = lambda: START
+        for number, name in enumerate(("support.a", "tickets")):
+            interactions(local.warehouse, ["Hi?"], random.Random(0), start=START, offset=number, workload=name)
+        shown = told(local)
+    workloads = shown["workloads"]
+    assert (workloads["support.a"]["objective"], workloads["support.a"]["base_model"]) == tuple(entry.values())
+    assert (workloads["tickets"]["objective"], workloads["tickets"]["base_model"]) == ("", None)
+    page = rendered(shown)
+    assert "Answers &lt;customers&gt;. · base model <code>/models/large</code>" in page
+    assert "no base model: it is watched and never trained" in page
+
+
 def test_workloads_with_figures_come_before_those_without(local: LocalService) -> None:
     warehouse = local.warehouse
     for name in ("a-model", "b-model"):

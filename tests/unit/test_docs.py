@@ -19,7 +19,7 @@ from retuned.consumers.formats.events import Feedback, Interaction, Kind, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.example import sections
-from retuned.daemon.settings import Settings
+from retuned.daemon.settings import Settings, load
 from retuned.daemon.transfer.exports import TABLES
 from retuned.daemon.web.routes import application
 from retuned.retrain.release.rollout import Rollout
@@ -224,10 +224,22 @@ def test_keys_columns_and_metrics_exist(page: Path) -> None:
         for section, key in re.findall(r"^(\w+)\.(\w+)$", span):
             if section in keys and key not in ("parquet", "jsonl", "json", "yaml", "sql", "py"):
                 assert key in keys[section] or f"{section}.{key}" in columns | STATUS, span
-        for section, key in re.findall(r"\bRETUNED__([A-Z]+)__([A-Z_]+)\b", span):
+        for section, key in re.findall(r"\bRETUNED__(?:WORKLOADS__[A-Z]+__)?([A-Z]+)__([A-Z_]+)\b", span):
             assert key.lower() in keys[section.lower()], span
         for metric in re.findall(r"^retuned_\w+(?=$|\{)", span):
             assert {metric, re.sub(r"_(bucket|sum|count)$", "", metric)} & metrics, span
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_configurations_are_valid(page: Path, tmp_path: Path) -> None:
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        if "exporters:" in block:  # of a collector
+            continue
+        file = tmp_path / "retuned.yaml"
+        file.write_text(block)
+        settings = load(file)
+        for workload in settings.workloads:
+            settings.for_workload(workload)
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name)

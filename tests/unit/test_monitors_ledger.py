@@ -15,6 +15,7 @@ import pytest
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, store
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.money.ledger import book
 from retuned.monitors.money.roi import Roi, of_workload, summary
@@ -50,6 +51,10 @@ def amounts(warehouse: Warehouse, workload: str | None = None) -> dict[str, floa
     for item in summary(warehouse, workload).items:
         sums[item.item] += item.amount
     return {item: round(amount, 9) for item, amount in sums.items()}
+
+
+def roi_left_out(warehouse: Warehouse) -> dict[str, dict[str, int]]:
+    return {workload: roi.left_out(warehouse, workload) for workload in ("support", "dearer")}
 
 
 def trained(warehouse: Warehouse, name: str, state: str = "succeeded", hours: float = 3.0, **columns: Any) -> None:
@@ -563,6 +568,16 @@ def test_only_runs_that_ended_are_charged_and_once(warehouse: Warehouse) -> None
     assert amounts(warehouse) == {"training": 10.0}
 
 
+def test_what_a_judge_was_paid_for_is_charged_once_for_each_run(warehouse: Warehouse) -> None:
+    settings = Settings(roi=RoiSettings(judge_token_cost=0.001))
+    trained(warehouse, "run-1", judge_tokens=2_000)
+    trained(warehouse, "run-2")
+    for minutes in (1, 2):
+        book(warehouse, settings, START + minutes * MINUTE)
+    (row,) = warehouse.rows("SELECT item, quantity, unit, amount, reference FROM ledger WHERE kind = 'cost'")
+    assert row == {"item": "judging", "quantity": 2_000, "unit": "tokens", "amount": 2.0, "reference": "run-1"}
+
+
 def test_the_fixed_cost_follows_the_time_and_is_shared_by_the_workloads(warehouse: Warehouse) -> None:
     settings = Settings(roi=SETTINGS.roi.model_copy(update={"fixed_daily_cost": 12.0}))
     assert book(warehouse, settings, START - DAY) == []
@@ -574,6 +589,33 @@ def test_the_fixed_cost_follows_the_time_and_is_shared_by_the_workloads(warehous
     assert amounts(warehouse, "support") == {"fixed": 9.0}
     assert amounts(warehouse, "other") == {"fixed": 3.0}
     assert amounts(warehouse) == {"fixed": 12.0}
+
+
+def test_each_workload_is_booked_at_its_own_rates_within_its_own_limits(warehouse: Warehouse) -> None:
+    roi = {"token_cost": 0.001, "hourly_rate": 40.0, "training_hourly_rate": 2.0, "maximum_time_saved_seconds": 1_800}
+    own = {"token_cost": 0.002, "hourly_rate": 80.0, "training_hourly_rate": 4.0, "maximum_time_saved_seconds": 7_200}
+    settings = DaemonSettings.model_validate({"roi": roi, "workloads": {"dear*": {"roi": own}}})
+    for number, workload in enumerate(("support", "dearer")):
+        ids = answers(warehouse, 2, 2 * number, workload, cost=None, input_tokens=1_000)
+        feedback(warehouse, ids[:1], "time_saved_seconds", 900, when=START, offset=2 * number)
+        feedback(warehouse, ids[1:], "time_saved_seconds", 3_600, when=START, offset=2 * number + 1)
+        trained(warehouse, f"run-{workload}", hours=1, workload=workload)
+    book(warehouse, settings, START + DAY)
+    assert amounts(warehouse, "support") == {"time_saved": 10.0, "inference": 2.0, "training": 2.0}
+    assert amounts(warehouse, "dearer") == {"time_saved": 100.0, "inference": 4.0, "training": 4.0}
+    assert roi_left_out(warehouse) == {"support": {"time_saved": 1}, "dearer": {}}
+
+
+def test_a_fixed_cost_of_one_entry_is_shared_by_its_workloads_and_that_of_all_by_the_others(
+    warehouse: Warehouse,
+) -> None:
+    entries = {"shop.*": {"roi": {"fixed_daily_cost": 30.0}}, "faq": {"roi": {"fixed_daily_cost": 30.0}}}
+    settings = DaemonSettings.model_validate({"roi": {"fixed_daily_cost": 12.0}, "workloads": entries})
+    for number, workload in enumerate(("shop.a", "shop.b", "faq", "x", "y", "z")):
+        answers(warehouse, 1, number, workload)
+    book(warehouse, settings, START + DAY)
+    costs = {workload: amounts(warehouse, workload)["fixed"] for workload in ("shop.a", "shop.b", "faq", "x", "y", "z")}
+    assert costs == {"shop.a": 15.0, "shop.b": 15.0, "faq": 30.0, "x": 4.0, "y": 4.0, "z": 4.0}
 
 
 def test_a_fixed_cost_set_later_is_not_charged_for_the_past(warehouse: Warehouse) -> None:

@@ -42,6 +42,14 @@ def test_the_rate_is_of_what_the_judge_says(server: Server) -> None:
     assert server.asked[0]["model"] == "wise"
 
 
+def test_the_objective_is_shown_as_material(server: Server) -> None:
+    said = "Answers questions on parcels."
+    opinions(server).rates("support", [Answer("a", "How long?", ("Two days.",), "It is true.", 1.0, said)], NOW)
+    instructions, shown = (message["content"] for message in server.asked[0]["messages"])
+    assert shown.startswith(f"<objective>\n{said}\n</objective>\n\n<question>")
+    assert said not in instructions
+
+
 def test_no_answer_is_shown_twice_and_new_ones_wait(server: Server) -> None:
     judge = opinions(server, judging_every_seconds=3_600)
     given = answers(4, 0)

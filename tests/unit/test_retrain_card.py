@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def record(**more: Any) -> Record:
 
 FULL = record(
     licence="apache-2.0",
+    rank=24,  # of its parent
     dataset=DATASET,
     sources=[{"source": "corrections (expert)", "rows": 90}, {"source": "demonstrations", "rows": 60}],
     people={"people": 12, "largest_share": 0.25},
@@ -65,8 +67,8 @@ def test_the_header_is_hugging_faces() -> None:
 
 def test_it_says_in_one_line_what_a_manager_asks() -> None:
     assert (
-        "**The gate passed it.** Score on questions that nothing was trained on: this version 75.0%, its "
-        "parent 77ab01de 25.0%, what production had answered 12.5%, the base model 0.0%."
+        "**The gate passed it.** Score on questions that nothing was trained on: this version 0.750, its "
+        "parent 77ab01de 0.250, what production had answered 0.125, the base model 0.000."
     ) in render(FULL)
     refused = Record(**{**vars(FULL), "decision": {"outcome": False, "reasons": []}})
     assert "**The gate refused it.**" in render(refused)
@@ -74,11 +76,30 @@ def test_it_says_in_one_line_what_a_manager_asks() -> None:
 
 def test_figures_have_intervals_against_base_and_parent() -> None:
     lines = [line for line in render(FULL).splitlines() if line.startswith("| new questions")]
-    assert lines[0] == "| new questions | this version | 40 | 75.0% |  |"
-    assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 25.0% | +50.0% (+3")
-    assert lines[2].startswith("| new questions | what production had answered | 40 | 12.5% | +62.5% (+4")
-    assert lines[3].startswith("| new questions | the base model | 40 | 0.0% | +75.0% (+5")
+    assert lines[0] == "| new questions | this version | 40 | 0.750 |  |"
+    assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 0.250 | +0.500 (+0.3")
+    assert lines[2].startswith("| new questions | what production had answered | 40 | 0.125 | +0.625 (+0.4")
+    assert lines[3].startswith("| new questions | the base model | 40 | 0.000 | +0.750 (+0.5")
     assert "- Within the limit.\n" in render(FULL)
+
+
+def test_one_quantity_has_one_form() -> None:
+    """The gate writes scores as 0.750 and gains as +0.500; so does the card."""
+    good = render(FULL).split("## How good it is")[1].split("The gate, in its own words")[0]
+    assert "%" not in good.replace("95%", "")
+
+
+def test_what_it_was_judged_on_is_no_part_of_what_it_learned_from() -> None:
+    learned = render(FULL).split("## What it learned from")[1].split("## Where")[0]
+    table, _, rest = learned.strip().partition("\n\n")
+    assert "40" not in table
+    assert rest.startswith("It was judged on 40 other examples, that nothing was trained on.")
+
+
+def test_it_says_what_the_workload_is_for_where_that_is_configured() -> None:
+    assert "objective" not in render(FULL)
+    manifest = MANIFEST | {"objective": "Answers questions on refunds."}
+    assert "\n\nIts objective: Answers questions on refunds.\n\n" in render(Record(Path("/models/x"), manifest))
 
 
 def test_what_it_learned_from_where_it_comes_from_and_how_to_load_it() -> None:
@@ -105,6 +126,13 @@ def test_the_card_names_the_engine_the_rate_and_the_precision() -> None:
     assert "| trained by | engine trl, as it trains on a GPU |" in card
     assert "| peak learning rate | 0.00026 |" in card
     assert "| base model in training and evaluation | in 4 bits (NF4) |" in card
+
+
+def test_examples_that_were_too_long_are_counted() -> None:
+    assert "train.max_length" not in render(FULL)
+    training = {"rows_cut": 7, "rows_too_long": 3}
+    told = "7 examples lost their oldest turns or last passages, 3 were left out"
+    assert told in render(replace(FULL, manifest=MANIFEST | {"training": training}))
 
 
 def test_a_version_that_has_all_weights_says_so_and_is_merged_for_vllm() -> None:

@@ -8,6 +8,7 @@ import pytest
 from retuned.retrain.data.consensus import Consensus, find_consensus
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import normalise, text_hash
+from retuned.retrain.scoring.facts import same_answer
 
 START = datetime(2026, 3, 2, 9)
 QUESTION = "How long may I keep a tent before I have to send it back?"
@@ -65,7 +66,7 @@ class Talk:
             self.says(f"u{number % accounts}", f"It costs {number} euros.", question=asked)
 
     def judged(self) -> Consensus:
-        return find_consensus(self.said, self.first_seen, 0.8)
+        return find_consensus(self.said, self.first_seen, 0.8, same_answer)
 
     def reasons(self) -> dict[str, str]:
         return {feedback: doubt.reason for feedback, doubt in self.judged().doubts.items()}

@@ -1,10 +1,28 @@
 import json
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from judges import serving
 
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, drawn, grounded, measured, summary
+from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.decision.evaluate import (
+    BASE,
+    CANDIDATE,
+    LOGGED,
+    Evaluation,
+    drawn,
+    evaluate,
+    grounded,
+    measured,
+    metric_in_child,
+    scored,
+    summary,
+)
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
 
 ROW = Evaluation(
     model=CANDIDATE,
@@ -55,7 +73,9 @@ def test_what_is_measured_of_an_answer_needs_its_text_alone() -> None:
         "completion": "Lamps can be returned within 30 days.",
         "context": json.dumps(["Returns: 14 days"]),
     }
-    right, stale = (measured("holdout", row, LOGGED, f"Lamps can be returned within {n} days.") for n in (30, 14))
+    found = [measured("holdout", row, LOGGED, f"Lamps can be returned within {n} days.") for n in (30, 14)]
+    (right, stale), tokens = scored(found, [row], Facts())
+    assert tokens == 0
     assert (right.score, right.hallucinated, right.grounded, right.loss) == (1.0, False, 0.0, None)
     assert (stale.score, stale.hallucinated, stale.grounded) == (0.0, False, 1.0)
     assert summary([right, stale])["score_logged"] == 0.5
@@ -94,3 +114,31 @@ def test_too_many_rows_are_drawn_evenly_over_topics_and_origins() -> None:
     # Whoever stands in a smaller draw stands in a larger one: two runs see the same rows.
     assert drawn(rows, 10) == found[:10]
     assert len(drawn([{"row_id": str(i)} for i in range(9)], 4)) == 4
+
+
+def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def keep(_: str, job: dict[str, Any], *__: Any, environment: dict[str, str], **___: Any) -> dict[str, Any]:
+        given.update(job=json.loads(json.dumps(job)), environment=environment)
+        return {"rows": [], "times": {}}
+
+    monkeypatch.setattr("retuned.retrain.decision.evaluate.run_child", keep)
+    monkeypatch.setenv("RETUNED_EVALUATE_JUDGE_KEY", "")
+    with serving() as server:
+        server.reply = lambda _: "Verdict: tie"
+        settings = Settings(
+            models=ModelsSettings(base=tmp_path, directory=tmp_path),
+            evaluate=server.settings(judge_key="a-secret"),
+            metric=MetricSettings(name="judge", criteria="It is polite."),
+        )
+        made = Dataset("d1", "support", datetime(2026, 3, 2), tmp_path, {}, 0, {"metric": {"name": "label"}})
+        evaluate(made, None, tmp_path, settings, "float32", tmp_path)
+        assert "a-secret" not in json.dumps(given["job"])
+        monkeypatch.setenv(*next(iter(given["environment"].items())))
+        metric = metric_in_child(given["job"])
+        assert metric.score("Please wait.", "Wait.", {"messages": "[]"}).value == 1.0
+        assert server.keys == ["Bearer a-secret"] * 2
+    assert (tmp_path / "support" / "judged.jsonl").is_file()

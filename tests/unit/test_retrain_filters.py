@@ -130,3 +130,13 @@ def test_completions_are_written_as_the_house_writes() -> None:
     )
     with pytest.raises(ValueError, match="expected a regular expression"):
         DatasetSettings(replace={"(": ""})
+
+
+def test_a_placeholder_that_the_prompt_does_not_hold_is_not_learned() -> None:
+    asked = "Is <EMAIL_1> still my address?"
+    taught = row("Write to <EMAIL_1>.", kind="correction", source="expert")
+    known = row("Yes, it is <EMAIL_1>.", messages=json.dumps([{"role": "user", "content": asked}]))
+    other = row("No, it is <EMAIL_2>.", messages=json.dumps([{"role": "user", "content": asked}]))
+    passage = row("Call <PHONE_1> please.", context=json.dumps(["Our phone is <PHONE_1>."]))
+    assert found(taught, known, other, passage) == dict.fromkeys([taught.completion, other.completion], "placeholder")
+    assert found(taught, wanted=[name for name in FILTERS if name != "placeholder"]) == {}

@@ -25,7 +25,7 @@ POOR, GOOD = rows([0.0] * 30 + [1.0] * 10), rows([0.0] * 4 + [1.0] * 36)
 def test_a_clear_gain_passes_with_a_reason_for_each_condition() -> None:
     decision = decide(POOR, GOOD, [], [], SETTINGS, 0)
     assert decision.outcome
-    assert len(decision.reasons) == 7
+    assert len(decision.reasons) == 9
     assert all(reason.endswith(".") for reason in decision.reasons)
     assert "0.900" in decision.reasons[0]
     assert "0.250" in decision.reasons[0]
@@ -112,7 +112,7 @@ def test_where_no_pace_is_known_none_is_held_against_the_candidate() -> None:
     unknown = [replace(row, seconds_per_token=None) for row in GOOD]  # type: ignore[arg-type]
     decision = decide(POOR, unknown, [], [], SETTINGS, 0)
     assert (decision.outcome, decision.figures["passed[latency]"]) == (True, 1.0)
-    assert len(decision.reasons) == 7
+    assert len(decision.reasons) == 9
     assert "latency_ratio" not in decision.figures
 
 
@@ -418,3 +418,89 @@ def test_what_is_better_and_harms_is_hardly_ever_promoted() -> None:
 
 def test_the_same_rows_give_the_same_decision() -> None:
     assert decide(POOR, GOOD, [], [], SETTINGS, 3) == decide(POOR, GOOD, [], [], SETTINGS, 3)
+
+
+# Recent traffic that nobody rated, and what the base model can do
+
+
+def answering(
+    count: int, same: float, seed: int, name: str = "t", verdicts: bool = False, loses: float = 0.5
+) -> list[Row]:
+    """The candidate's answers: this share agrees with the champion's; of the others this share is worse, by a judge."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for place in range(count):
+        agrees = bool(rng.random() < same)
+        verdict = ("tie" if agrees else "loss" if rng.random() < loses else "win") if verdicts else None
+        found.append(Row(f"{name}{place}", 1.0, agreement=float(agrees), verdict=verdict))
+    return found
+
+
+def refused_by_traffic(traffic: Sequence[Row], holdout: Sequence[Row]) -> bool:
+    kept = [replace(row, agreement=other.agreement) for row, other in zip(GOOD * 3, holdout, strict=False)]
+    return not decide(POOR, kept[: len(GOOD)], [], [], SETTINGS, 0, traffic=traffic).figures["passed[traffic]"]
+
+
+def rate(share: float, rated: float, **more: float | bool) -> float:
+    """How often a candidate is refused that answers so much of the traffic and of the holdout differently."""
+    runs = 300
+    return (
+        sum(
+            refused_by_traffic(answering(100, 1 - share, run, **more), answering(40, 1 - rated, 10_000 + run, "h"))  # type: ignore[arg-type]
+            for run in range(runs)
+        )
+        / runs
+    )
+
+
+def test_a_candidate_that_changes_no_more_of_the_traffic_than_of_the_holdout_is_hardly_ever_refused() -> None:
+    assert rate(0.3, 0.3) <= 0.05  # as much: an excess of nothing
+    assert rate(0.1, 0.6) == 0.0  # what people corrected changes, and the rest stays
+    assert rate(0.4, 0.3) <= 0.13  # just the limit: GUARD_ERROR, and what 300 runs scatter
+
+
+def test_a_candidate_that_changes_what_no_evidence_asks_for_is_refused() -> None:
+    assert rate(0.8, 0.4) >= 0.9
+    assert rate(0.7, 0.4) >= 0.5
+
+
+def test_a_judge_decides_on_traffic_where_there_is_one() -> None:
+    assert rate(0.8, 0.4, verdicts=True, loses=0.5) <= 0.1  # it changes much, for better as often as for worse
+    assert rate(0.8, 0.4, verdicts=True, loses=0.3) == 0.0
+    assert rate(0.4, 0.4, verdicts=True, loses=0.9) >= 0.9
+    traffic = [replace(row, verdict="loss") for row in answering(40, 0.0, 0)]
+    decision = decide(POOR, GOOD, [], [], SETTINGS, 0, traffic=traffic)
+    assert not decision.outcome
+    assert "loses 40 and wins 0 of 40" in " ".join(decision.reasons)
+
+
+def test_little_traffic_is_no_reason_and_is_said() -> None:
+    decision = decide(POOR, GOOD, [], [], SETTINGS, 0, traffic=answering(19, 0.0, 0))
+    assert decision.outcome
+    assert "19 answers could be compared; with fewer than 20 nothing is held against" in " ".join(decision.reasons)
+
+
+def test_a_candidate_that_lost_what_the_base_model_can_do_is_refused() -> None:
+    able = rows([1.0] * 20 + [0.0] * 25, name="g")
+    for right, passed in ((20, True), (12, True), (0, False)):
+        left = rows([1.0] * right + [0.0] * (45 - right), name="g")
+        decision = decide(POOR, GOOD, [], [], SETTINGS, 0, general=(able, left))
+        assert decision.figures["passed[general]"] == passed == decision.outcome
+    assert "answers 0.0% right and the base model 44.4%" in " ".join(decision.reasons)
+    assert decide(POOR, GOOD, [], [], GateSettings(maximum_general_drop=1), 0, general=(able, left)).outcome
+
+
+def test_before_the_first_promotion_what_people_called_good_is_what_may_not_be_lost() -> None:
+    def asked(right: int) -> list[Row]:
+        return [
+            replace(row, kind="accepted" if place < 20 else "correction", score=float(place < right or place >= 20))
+            for place, row in enumerate(rows([1.0] * 60))
+        ]
+
+    base = [replace(row, score=float(place < 20)) for place, row in enumerate(asked(20))]
+    for right, passed in ((20, True), (19, True), (10, False)):
+        decision = decide(base, asked(right), [], [], SETTINGS, 0, serving=False)
+        assert decision.figures["passed[regression]"] == passed == decision.outcome
+        assert decision.figures["regression_examples"] == 20
+    nothing = decide(POOR, GOOD, [], [], SETTINGS, 0, serving=False)
+    assert "called no answer of the holdout good" in " ".join(nothing.reasons)

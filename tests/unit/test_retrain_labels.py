@@ -4,6 +4,7 @@ from typing import Any
 
 from retuned.retrain.data.examples import Example, example
 from retuned.retrain.data.label_requests import Candidate, Pick, Taught, choose
+from retuned.retrain.scoring.facts import same_answer
 
 SIMILARITY = 0.8
 TAUGHT = Taught(
@@ -33,7 +34,7 @@ def asked(question: str, answer: str, number: int = 0, context: list[str] | None
 def picked(
     *candidates: Candidate, known: tuple[Example, ...] = (), taught: Taught = TAUGHT, count: int = 9
 ) -> list[Pick]:
-    return choose(candidates, known, taught, count, SIMILARITY)
+    return choose(candidates, known, taught, count, SIMILARITY, same_answer)
 
 
 def only(*candidates: Candidate, **more: Any) -> Pick:

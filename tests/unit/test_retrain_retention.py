@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from teaching import Teacher, question
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
+from retuned.retrain.data.build import build_dataset
+from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.release import registry, retention
 from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.settings import ModelsSettings, Settings
+from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 START, DAY = datetime(2026, 3, 2, 9, 0, 0), timedelta(days=1)
 NOW = START + 100 * DAY
@@ -216,3 +219,83 @@ def test_rows_that_another_workload_shares_stay(warehouse: Warehouse, settings: 
     )
     remove(warehouse, settings, keep_versions=1)
     assert stored(warehouse)["rows"] == ["d1", "d2"]
+
+
+def promoted(warehouse: Warehouse, built: Dataset, number: int, when: datetime) -> None:
+    """A version that learned from a dataset and from the version before it serves."""
+    warehouse.insert(
+        "models", version=f"v{number}", workload="support", created_at=when, path="", base_model="", base_hash="",
+        parent_version=f"v{number - 1}" if number else None, dataset_version=built.version, run_id=f"r{number}",
+        manifest="{}",
+    )  # fmt: skip
+    serve(warehouse, f"v{number}", f"v{max(number - 1, 0)}")
+
+
+def built_anew(warehouse: Warehouse, settings: Settings, now: datetime) -> dict[str, Any]:
+    """What the next dataset holds; nothing of it stays."""
+    built = build_dataset(warehouse, settings, "support", now)
+    content = {name: sorted(map(str, built.split(name))) for name in ("train", "validation", "holdout", "regression")}
+    shutil.rmtree(built.path)
+    warehouse.execute("DELETE FROM datasets WHERE version = ?", [built.version])
+    warehouse.execute("DELETE FROM dataset_rows WHERE dataset_version = ?", [built.version])
+    return content | {"version": built.version}
+
+
+def test_the_next_dataset_is_the_same_after_older_ones_are_reduced(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    settings = settings.model_copy(
+        update={
+            "dataset": DatasetSettings(minimum_rows=1, replay_share=0.6),
+            "gate": GateSettings(minimum_examples=1),
+        }
+    )
+    made = []
+    for number in range(5):
+        for asked in range(40 * number, 40 * number + 40):
+            teacher.correct(question(asked), "No idea.", f"It takes {number + 2} days.")
+        if made:  # some of what was learned and judged on has another answer now
+            for name in ("train", "holdout"):
+                teacher.correct(made[-1].split(name)[0]["question"], "It takes long.", "It takes 99 days.")
+        made.append(build_dataset(warehouse, settings, "support", teacher.now))
+        promoted(warehouse, made[-1], number, teacher.now)
+    for asked in range(200, 240):
+        teacher.correct(question(asked), "No idea.", "It takes 50 days.")
+    before = built_anew(warehouse, settings, teacher.now)
+    assert len(before["regression"]) > 20
+    size = sum(path.stat().st_size for path in settings.models.directory.rglob("*.parquet"))
+    learned = [row["row_id"] for row in made[0].split("train")]
+
+    assert remove(warehouse, settings, keep_versions=2) == retention.Removed(versions=3, reduced=3)
+
+    for dataset in made[:3]:
+        assert {path.name for path in dataset.path.iterdir()} == {"train.parquet", "holdout.parquet", "card.json"}
+    assert sum(path.stat().st_size for path in settings.models.directory.rglob("*.parquet")) < 0.7 * size
+    assert built_anew(warehouse, settings, teacher.now) == before
+    serve(warehouse, "v3", "v4")  # taken back
+    assert built_anew(warehouse, settings, teacher.now)["regression"]
+    models = {model for row in learned for found in lineage(warehouse, row)["rows"] for model in found["models"]}
+    assert {"support@v3", "support@v4"} <= models
+    assert remove(warehouse, settings, keep_versions=2) == retention.Removed()
+
+    promoted(warehouse, build_dataset(warehouse, settings, "support", teacher.now), 5, teacher.now)
+    few = settings.model_copy(update={"dataset": DatasetSettings(maximum_rows=30)})
+    assert remove(warehouse, few, keep_versions=1) == retention.Removed(versions=1, reduced=1)
+    assert [len(dataset.split("train")) for dataset in made[:4]][:2] == [0, 0]
+    assert sum(len(dataset.split("train")) for dataset in made[:4]) == 30
+
+
+def test_while_the_base_model_may_serve_again_no_dataset_is_reduced(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    settings = settings.model_copy(
+        update={"dataset": DatasetSettings(minimum_rows=1), "gate": GateSettings(minimum_examples=1)}
+    )
+    for number in range(2):
+        for asked in range(40 * number, 40 * number + 40):
+            teacher.correct(question(asked), "No idea.", "It takes 2 days.")
+        promoted(warehouse, build_dataset(warehouse, settings, "support", teacher.now), number, teacher.now)
+    serve(warehouse, "v1", None)
+    assert remove(warehouse, settings, keep_versions=1).reduced == 0
+    serve(warehouse, "v1", "v1")
+    assert remove(warehouse, settings, keep_versions=1).reduced == 1

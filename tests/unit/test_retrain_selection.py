@@ -1,9 +1,11 @@
 """Which rows make a dataset, which split each belongs to, and what is refused: on rows made by hand."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.data.similarity import Template, fraction, text_hash
 from retuned.retrain.data.splits import assigned_splits, split_of
 from retuned.retrain.data.topics import OTHER, Topics
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.label import Label
+from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import DatasetSettings, GateSettings, Settings
 
 START = datetime(2026, 3, 2)
@@ -49,7 +54,7 @@ def example(number: int, answer: str | None = None, **changes: Any) -> Example:
 def evidence(rows: Sequence[Example] = (), **more: Any) -> Evidence:
     given: dict[str, Any] = {
         "rows": list(rows), "thumbs": [], "left": [], "consensus": Consensus(), "topics": Topics(), "places": {},
-        "template": Template(),
+        "template": Template(), "metric": Chosen(Facts(), "of the tests"),
     }  # fmt: skip
     return Evidence(**(given | more))
 
@@ -139,6 +144,27 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
     assert set(assigned_splits(few, evidence(), settings, generation).values()) == {"train"}
     # More than the share by chance: nothing is taken away.
     assert set(assigned_splits(low, evidence(), settings, generation).values()) == {"holdout"}
+
+
+def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> None:
+    labels = [f"label_{letter}" for letter in "abcdefgh"]
+    rows = [example(number, labels[number % 8], topic="refund") for number in range(64)]
+    settings = DatasetSettings(holdout_share=0.25, validation_share=0)
+    found = assigned_splits(rows, evidence(metric=Chosen(Label(labels), "of the tests")), settings, 0)
+    held_out = Counter(row.completion for row in rows if found[row.prompt_hash] == "holdout")
+    assert min(held_out[label] for label in labels) >= 2
+    # The hash alone, or the topic's share, leaves labels with fewer.
+    topical = assigned_splits(rows, evidence(), settings, 0)
+    assert (
+        min(Counter(row.completion for row in rows if topical[row.prompt_hash] == "holdout")[one] for one in labels) < 2
+    )
+    # No question changes sides when others come.
+    stood = {row.prompt_hash: found[row.prompt_hash] for row in rows}
+    more = [*rows, *(example(number, labels[number % 8]) for number in range(64, 80))]
+    later = assigned_splits(
+        more, evidence(more, places=stood, metric=Chosen(Label(labels), "of the tests")), settings, 0
+    )
+    assert {row.prompt_hash: later[row.prompt_hash] for row in rows} == stood
 
 
 def test_questions_of_no_topic_and_those_for_validation_fill_no_holdout() -> None:
@@ -365,9 +391,11 @@ def test_replay_is_an_even_draw_of_what_is_true_and_not_taught_anew() -> None:
         return [number for number in numbers(train) if number < 20]
 
     assert replayed(0.0) == []
-    assert replayed(0.5) == [4, 5, 6, 7, 8, 9, 10, 11]  # as many as the eight new ones
-    assert replayed(0.2) == [4, 5]
-    assert replayed(1.0) == list(range(4, 20))  # all there are
+    assert replayed(1.0) == list(range(4, 20))  # all there are: what is judged on, doubted or taught anew is none
+    half = replayed(0.5)
+    assert len(half) == 8  # as many as the new ones
+    assert set(replayed(0.2)) < set(half)
+    assert len(replayed(0.2)) == 2
 
 
 def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:
@@ -535,3 +563,53 @@ def test_what_is_learned_never_asks_what_is_judged_on() -> None:
         with pytest.raises(Leak, match="row r0002 of thumbs"):
             check_leaks({**sound, split: [judged]}, [(apart[3], True), (near, False)], 0.8, Template())
     check_leaks({**sound, "train": [near]}, [], 1.0, Template())
+
+
+# What is rehearsed
+
+
+def rounds(first: int, new: int, count: int, **more: Any) -> list[set[int]]:
+    """Which rows are rehearsed in each of so many rounds, each with new rows, as the datasets before it say."""
+    train, rehearsed, found = [example(number) for number in range(first)], dict[str, int](), list[set[int]]()
+    for number in range(count):
+        fresh = [example(first + number * new + i, received_at=START + 9_999 * HOUR) for i in range(new)]
+        earlier = before(versions=[f"v{number}"], until=START + 9_998 * HOUR, train=train, rehearsed=rehearsed, **more)
+        selection = chosen(
+            evidence(fresh, places={row.prompt_hash: "train" for row in fresh}), earlier, replay_share=0.5
+        )
+        taught = {row.prompt_hash for row in selection.splits["train"]}
+        train = [*train, *fresh]
+        rehearsed = {
+            row.prompt_hash: 0 if row.prompt_hash in taught else rehearsed.get(row.prompt_hash, 0) + 1 for row in train
+        }
+        found.append({int(row_id[1:]) for row_id in selection.replayed})
+    return found
+
+
+def test_all_that_was_learned_is_rehearsed_within_ten_rounds() -> None:
+    found = rounds(120, 20, 10)
+    assert [len(one) for one in found] == [20] * 10
+    assert set(range(120)) <= set().union(*found)
+    # What was rehearsed a round ago waits for what was not.
+    assert all(not one & other for one, other in pairwise(found[:6]))
+
+
+def test_what_the_champion_fails_is_rehearsed_more_often_and_the_rest_still_is() -> None:
+    train = [example(number, topic="hard" if number % 4 == 0 else "easy") for number in range(120)]
+    earlier = before(versions=["v"], train=train, failures={"hard": 0.6, "easy": 0.0})
+    fresh = [example(200 + number, received_at=START + 9_999 * HOUR) for number in range(30)]
+    found = evidence(fresh, places={row.prompt_hash: "train" for row in fresh})
+    first = chosen(found, earlier, replay_share=0.5)
+    assert {row.topic for row in train if row.row_id in first.replayed} == {"hard"}
+    # Rehearsed two rounds ago, easy rows come before hard ones of the last round.
+    rested = {row.prompt_hash: 1 if row.topic == "easy" else 0 for row in train}
+    later = chosen(found, replace(earlier, rehearsed=rested), replay_share=0.5)
+    assert {row.topic for row in train if row.row_id in later.replayed} == {"easy"}
+
+
+def test_rows_that_waited_equally_long_are_drawn_anew_each_round_and_alike_for_the_same_evidence() -> None:
+    train = [example(number) for number in range(60)]
+    fresh = [example(200 + number, received_at=START + 9_999 * HOUR) for number in range(20)]
+    found = evidence(fresh, places={row.prompt_hash: "train" for row in fresh})
+    draws = [chosen(found, before(versions=[name], train=train), replay_share=0.5).replayed for name in "aab"]
+    assert draws[0] == draws[1] != draws[2]

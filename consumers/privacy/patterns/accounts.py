@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from retuned.consumers.privacy.patterns.national_ids import luhn
 
-Mark = Callable[[str, str], str]
+Mark = Callable[[str, str, str], str]
+"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 _CARD = re.compile(
     r"(?<![0-9+])(?:[2-6][0-9]{3}([ \u00a0.-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?"
@@ -41,7 +42,7 @@ def replace_cards(text: str, mark: Mark) -> str:
     while match := _CARD.search(text, search):
         digits = re.sub(r"[^0-9]", "", match[0])
         if _ISSUED.fullmatch(digits) and luhn(digits):
-            parts += [text[position : match.start()], mark("CARD", digits)]
+            parts += [text[position : match.start()], mark("CARD", digits, match[0])]
             position = search = match.end()
         else:  # the groups of another number may stand before those of a card
             search = match.start() + 4
@@ -56,7 +57,7 @@ def replace_ibans(text: str, mark: Mark) -> str:
         search = start.end()
         if found is not None:
             search, iban = found
-            parts += [text[position : start.start()], mark("IBAN", iban)]
+            parts += [text[position : start.start()], mark("IBAN", iban, text[start.start() : search])]
             position = search
     return "".join([*parts, text[position:]]) if parts else text
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from ipaddress import ip_address
 
-Mark = Callable[[str, str], str]
+Mark = Callable[[str, str, str], str]
+"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++(?:@|%40)([\w-]++(?:\.[\w-]++)++)")
 # In a URL the sign is escaped, and the pattern above would take it for a part of the name.
@@ -53,10 +54,10 @@ def replace_emails(text: str, mark: Mark) -> str:
 
     def plain(match: re.Match[str]) -> str:
         # react@18.2.0 is a version
-        return mark("EMAIL", _email(match[0])) if match[1].rsplit(".", 1)[1][:1].isalpha() else match[0]
+        return mark("EMAIL", _email(match[0]), match[0]) if match[1].rsplit(".", 1)[1][:1].isalpha() else match[0]
 
     def spelled(match: re.Match[str]) -> str:
-        return mark("EMAIL", _email(match[0]))
+        return mark("EMAIL", _email(match[0]), match[0])
 
     if "%40" in text:
         text = _ESCAPED_EMAIL.sub(plain, text)
@@ -82,7 +83,7 @@ def replace_machines(text: str, mark: Mark) -> str:
 
     def mac(match: re.Match[str]) -> str:
         plain = re.sub("[:.-]", "", match[0]).casefold()
-        return match[0] if plain.isdigit() else mark("MAC", plain)
+        return match[0] if plain.isdigit() else mark("MAC", plain, match[0])
 
     def ip(match: re.Match[str]) -> str:
         if not any(character.isdigit() for character in match[0]):
@@ -95,7 +96,7 @@ def replace_machines(text: str, mark: Mark) -> str:
             return match[0]
         if address.version == 4 and _VERSION.search(text[max(0, match.start() - 16) : match.start()]):
             return match[0]
-        return mark("IP", str(address))
+        return mark("IP", str(address), match[0])
 
     # Each pattern is looked for in the text that the one before has left.
     text = _MAC.sub(mac, text)

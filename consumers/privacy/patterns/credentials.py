@@ -6,7 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import log2
 
-Mark = Callable[[str, str], str]
+Mark = Callable[[str, str, str], str]
+"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PRIVATE_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
@@ -131,16 +132,18 @@ def replace_credentials(text: str, lowered: str, mark: Mark) -> str:
 
     def key(match: re.Match[str]) -> str:
         kept = match.groupdict().get("kept") or ""
-        return kept + mark("KEY", match[0][len(kept) :])
+        value = match[0][len(kept) :]
+        return kept + mark("KEY", value, value)
 
     def parameter(match: re.Match[str]) -> str:
-        return match["kept"] + mark("COOKIE" if match["session"] else "KEY", match["value"])
+        return match["kept"] + mark("COOKIE" if match["session"] else "KEY", match["value"], match["value"])
 
     def cookie(match: re.Match[str]) -> str:
         if match["set"]:
             name, _, value = match["first"].partition("=")
-            return f"{match['kept']}{name}={mark('COOKIE', value)}{match['others']}"
-        return match["kept"] + mark("COOKIE", match["first"] + match["others"])
+            return f"{match['kept']}{name}={mark('COOKIE', value, value)}{match['others']}"
+        value = match["first"] + match["others"]
+        return match["kept"] + mark("COOKIE", value, value)
 
     if "private key" in lowered:
         text = _private_keys(text, mark)
@@ -168,7 +171,8 @@ def _private_keys(text: str, mark: Mark) -> str:
     while begin := _PRIVATE_KEY.search(text, position):
         end = _PRIVATE_KEY_END.search(text, begin.end())
         after = end.end() if end else len(text)  # a key that was cut off reaches to the end
-        parts += [text[position : begin.start()], mark("KEY", text[begin.start() : after])]
+        found = text[begin.start() : after]
+        parts += [text[position : begin.start()], mark("KEY", found, found)]
         position = after
     return "".join([*parts, text[position:]]) if parts else text
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from retuned.consumers.errors import ConfigurationError
 
-Mark = Callable[[str, str], str]
+Mark = Callable[[str, str, str], str]
+"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 # The model's time grows with the text; longer ones are read in pieces.
 PIECE = 20_000
@@ -50,6 +51,6 @@ def _replace(model: Any, text: str, mark: Mark) -> str:
         name = text[start:end]
         if re.search(r"[<>\x00\d@/_]", name):  # a placeholder, a code, an address
             continue
-        parts += [text[position:start], mark("NAME", " ".join(name.casefold().split()))]
+        parts += [text[position:start], mark("NAME", " ".join(name.casefold().split()), name)]
         position = end
     return "".join([*parts, text[position:]]) if parts else text

@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-Mark = Callable[[str, str], str]
+Mark = Callable[[str, str, str], str]
+"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 # Without a word before it, a number must have a form or check digits that other numbers hardly ever have.
 _FORM = re.compile(
@@ -66,12 +67,12 @@ def replace_national_ids(text: str, mark: Mark) -> str:
     def named(match: re.Match[str]) -> str:
         if _DATE.fullmatch(match[0]) or not _NAMED.search(text[max(0, match.start() - 64) : match.start()]):
             return match[0]
-        return mark("NATIONAL_ID", _plain(match[0]))
+        return mark("NATIONAL_ID", _plain(match[0]), match[0])
 
     def formed(match: re.Match[str]) -> str:
         plain = _plain(match[0])
         check = _CHECKS.get(match.lastgroup or "")
-        return match[0] if check is not None and not check(plain) else mark("NATIONAL_ID", plain)
+        return match[0] if check is not None and not check(plain) else mark("NATIONAL_ID", plain, match[0])
 
     return _FORM.sub(formed, _ID.sub(named, text))
 

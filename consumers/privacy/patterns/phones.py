@@ -7,7 +7,8 @@ import phonenumbers
 
 from retuned.consumers.errors import ConfigurationError
 
-Mark = Callable[[str, str], str]
+Mark = Callable[[str, str, str], str]
+"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 _SEPARATOR = r"[ \u00a0\u202f().\-/]"
 _BEFORE = r"(?<![A-Za-z0-9_.,/+\-])(?<![0-9]:)"
@@ -81,7 +82,7 @@ def replace_phones(text: str, mark: Mark, regions: Sequence[str]) -> str:
             before = text[max(0, match.start() - 40) : match.start()]
             if _DATE.match(match[0]) or _SOMETHING_ELSE.search(before):
                 return match[0]
-        return mark("PHONE", _identity(match[0]))
+        return mark("PHONE", _identity(match[0]), match[0])
 
     def uncertain(match: re.Match[str]) -> str:
         nonlocal lookups
@@ -94,7 +95,7 @@ def replace_phones(text: str, mark: Mark, regions: Sequence[str]) -> str:
         lookups += 1
         if lookups <= MOST_LOOKUPS and not _is_valid(match[0], regions):
             return match[0]
-        return mark("PHONE", _identity(match[0]))
+        return mark("PHONE", _identity(match[0]), match[0])
 
     text = _CERTAIN.sub(certain, text)
     return _CANDIDATE.sub(uncertain, text)

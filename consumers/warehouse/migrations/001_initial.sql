@@ -69,10 +69,10 @@ CREATE TABLE datasets (
 CREATE TABLE dataset_rows (
     dataset_version VARCHAR NOT NULL,
     row_id          VARCHAR NOT NULL,               -- hash of prompt and completion
-    split           VARCHAR NOT NULL,               -- train, validation, holdout or regression
+    split           VARCHAR NOT NULL,               -- train, validation, holdout, regression, thumbs or traffic
     prompt_hash     VARCHAR NOT NULL,               -- of the normalised prompt
     interaction_id  VARCHAR NOT NULL,
-    feedback_id     VARCHAR NOT NULL                -- the correction or acceptance it came from
+    feedback_id     VARCHAR NOT NULL                -- the correction or acceptance it came from; empty in traffic
 );
 
 CREATE TABLE runs (
@@ -96,9 +96,9 @@ CREATE TABLE evaluations (
     workload        VARCHAR NOT NULL,
     dataset_version VARCHAR NOT NULL,
     model           VARCHAR NOT NULL,               -- base, a version, or logged: what production answered
-    split           VARCHAR NOT NULL,               -- holdout or regression
+    split           VARCHAR NOT NULL,               -- holdout, regression, traffic or general
     row_id          VARCHAR NOT NULL,
-    score           DOUBLE  NOT NULL,               -- the primary metric, 0 to 1
+    score           DOUBLE  NOT NULL,               -- of the metric, 0 to 1; null: it abstains
     token_f1        DOUBLE  NOT NULL,
     loss            DOUBLE  NOT NULL,               -- of the completion, nats per token; null for logged answers
     hallucinated    BOOLEAN,                        -- null: cannot be told

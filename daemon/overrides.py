@@ -1,0 +1,117 @@
+"""Settings that differ between workloads: `workloads.<name or glob>` in the configuration, over what holds for all."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from retuned.consumers.settings import WorkloadSettings
+
+SECTIONS = ("metric", "dataset", "train", "evaluate", "gate", "policy", "windows", "watch", "roi", "labels")
+"""Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
+
+Entries = Mapping[str, Mapping[str, Any]]
+S = TypeVar("S", bound=BaseModel)
+
+
+def matching(entries: Entries, workload: str) -> list[str]:
+    """The names and globs of the entries for a workload; of two that set the same key, the later one in the list wins.
+
+    Globs (`*`, `?`, `[abc]`) come first, a longer one after a shorter one, equally long ones in the order of the file;
+    the exact name comes last.
+    """
+    globs = [name for name in entries if name != workload and fnmatchcase(workload, name)]
+    return [*sorted(globs, key=len), *([workload] if workload in entries else [])]
+
+
+def in_force(settings: S, entries: Entries, workload: str) -> S:
+    """The settings of a workload: those of all, with each key that one of its entries sets. `check` has passed."""
+    found = settings
+    for name in matching(entries, workload):
+        entry, changed = entries[name], dict[str, Any]()
+        if "objective" in entry:
+            changed["objective"] = WorkloadSettings(objective=entry["objective"]).objective
+        for section, given in _by_section(entry).items():
+            own = _changed(getattr(settings, section), given)
+            changed[section] = getattr(found, section).model_copy(update={key: getattr(own, key) for key in given})
+        found = found.model_copy(update=changed)
+    return found
+
+
+def check(settings: BaseModel, entries: Entries) -> None:
+    """Try every entry over the settings of all.
+
+    Raises:
+        ValidationError: of everything that is wrong.
+    """
+    wrong: list[InitErrorDetails] = []
+    for name, entry in entries.items():
+        for key, given in entry.items():
+            try:
+                _check_key(settings, key, given)
+            except ValidationError as error:
+                where = ("workloads", name, *((key,) if key in SECTIONS else ()))
+                wrong += [
+                    _error(one["type"], one["msg"], (*where, *one["loc"]), one["input"]) for one in error.errors()
+                ]
+    if wrong:
+        raise ValidationError.from_exception_data("Settings", wrong)
+
+
+def origin(entries: Entries, workload: str, key: tuple[str, ...]) -> str | None:
+    """The name or glob of the entry that a workload's value of a key comes from; None: from none."""
+    return next((name for name in reversed(matching(entries, workload)) if has(entries[name], key)), None)
+
+
+def has(values: Mapping[str, Any], key: tuple[str, ...]) -> bool:
+    """Whether a key is set: ("train", "rank") where that is the rank in the section train."""
+    found: Any = values
+    for part in key:
+        if not isinstance(found, Mapping) or part not in found:
+            return False
+        found = found[part]
+    return True
+
+
+def known() -> list[str]:
+    """What an entry may hold."""
+    return ["objective", "base", *SECTIONS]
+
+
+def _by_section(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What an entry sets, as sections with keys; without its objective."""
+    found = {key: given for key, given in entry.items() if key in SECTIONS}
+    return found | {"models": {"base": entry["base"]}} if "base" in entry else found
+
+
+def _changed(section: S, given: Mapping[str, Any]) -> S:
+    """A section with some keys set anew, validated as a whole."""
+    kept = {key: getattr(section, key) for key in section.model_fields_set}
+    return type(section).model_validate({**kept, **given})
+
+
+def _check_key(settings: BaseModel, key: str, given: Any) -> None:
+    """One key of an entry, a section or another. Raises a ValidationError when it cannot stand there."""
+    if key not in known():
+        if key in type(settings).model_fields:
+            raise _wrong("value_error", "the same for all workloads: set it outside of workloads", (key,), given)
+        raise _wrong("extra_forbidden", "unknown key", (key,), given)
+    if key == "objective":
+        WorkloadSettings(objective=given)
+        return
+    if key in SECTIONS and not isinstance(given, Mapping):
+        raise _wrong("dict_type", "Expected keys with values", (), given)
+    if key == "roi" and "currency" in given:
+        raise _wrong("value_error", "all workloads have one currency: set roi.currency", ("currency",), given)
+    for section, keys in _by_section({key: given}).items():
+        _changed(getattr(settings, section), keys)
+
+
+def _wrong(type: str, said: str, where: tuple[str, ...], given: Any) -> ValidationError:
+    return ValidationError.from_exception_data("Settings", [_error(type, said, where, given)])
+
+
+def _error(type: str, said: str, where: tuple[Any, ...], given: Any) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError(type, said), loc=where, input=given)

@@ -1,0 +1,50 @@
+"""A metric of one's own: `metric.name: package.module:function`."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.retrain.scoring.exact import Exact
+from retuned.retrain.scoring.score import Metric, Score
+
+
+class Custom(Metric):
+    """The metric: a function of (answer, approved answer, example's columns).
+
+    It returns a number from 0 to 1, or None to abstain; or a pair of these and a text for people. Two answers say the
+    same when they are equal.
+
+    Args:
+        name: the function, as `package.module:function`; the module is imported, also in the daemon's process.
+    """
+
+    meaning = "as a function of the operator computes it"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        module, _, function = name.partition(":")
+        try:
+            self._function: Callable[[str, str, Mapping[str, Any]], Any] = getattr(import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigurationError(f"metric.name: {name} cannot be imported ({error})") from error
+        self._exact = Exact()
+
+    def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
+        """What the function returns.
+
+        Raises:
+            ConfigurationError: it is no such value.
+        """
+        found = self._function(answer, approved, example)
+        value, detail = found if isinstance(found, tuple) and len(found) == 2 else (found, "")
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            raise ConfigurationError(
+                f"metric.name: {self.name} returned {found!r}; expected a number from 0 to 1, None, or a pair of it "
+                "and a text"
+            )
+        return Score(None if value is None else float(value), str(detail))
+
+    def same(self, one: str, other: str) -> bool:
+        """Equal, as plain text."""
+        return self._exact.same(one, other)

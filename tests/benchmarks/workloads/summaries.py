@@ -1,0 +1,111 @@
+"""One sentence about a customer's call: who, which order, what happened, what was agreed. The judge is a double."""
+
+import json
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from threading import Thread
+from typing import Any
+
+from workloads.task import Item, Task, said
+
+SYSTEM = "Summarise the call in one sentence: customer, order, what happened, what was agreed."
+ROWS, EXAM, LONGEST = 240, 80, 40
+_NAMES = ("Ann Weber", "Luis Ortega", "Mina Sato", "Olga Lind", "Paul Meier", "Rosa Conti", "Sam Okoro", "Tariq Aziz")
+_GOODS = ("kettle", "desk lamp", "office chair", "rug", "mirror", "bookshelf", "toaster", "garden table")
+_TROUBLE = {
+    "arrived broken": ("It came out of the box in pieces.", "There is a crack right through it."),
+    "never arrived": ("I have been waiting for two weeks now.", "The parcel has not shown up."),
+    "has the wrong colour": ("I ordered blue and this one is green.", "You sent me another colour."),
+    "stopped working": ("It worked for a week and then no more.", "It just died last night."),
+}
+_ENDS = {
+    "a replacement was sent": ("I am sending you a new one today.", "A new one leaves our store this afternoon."),
+    "the money was refunded": ("You get your money back.", "I have returned the amount to your account."),
+    "a repair was arranged": ("A technician will call you to repair it.", "We will have it repaired."),
+}
+_SMALL_TALK = ("Thanks for holding.", "Sorry about the noise here.", "One moment, my screen is slow.")
+
+
+def task() -> Task:
+    luck = Random(5)
+    items = [_call(luck) for _ in range(ROWS + EXAM)]
+    settings = {
+        "metric": {"name": "judge", "criteria": "It names customer, product, order, trouble and what was agreed."},
+        "evaluate": {"judge_url": judge_double(), "judge_model": "double"},
+    }
+    return Task("summaries", items[EXAM:], items[:EXAM], _wrong, right, settings)
+
+
+def right(answer: str, item: Item) -> float:
+    """1 where name, order, product, trouble and end are in the answer, in 40 words at most."""
+    text = answer.casefold()
+    return float(all(part.casefold() in text for part in item.truth) and len(text.split()) <= LONGEST)
+
+
+def judge_double() -> str:
+    """A double of a judge behind an OpenAI-compatible URL: of two answers it prefers the one that holds more of what
+    the call is about. It runs until this process ends. Returns its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            verdict = f"Verdict: {_preferred(asked['messages'][-1]['content'])}"
+            said = {"choices": [{"message": {"role": "assistant", "content": verdict}, "finish_reason": "stop"}]}
+            body = json.dumps(said | {"usage": {"total_tokens": 200}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/v1"
+
+
+def _preferred(shown: str) -> str:
+    call, one, other = (_part(shown, name) for name in ("conversation", "answer A", "answer B"))
+    about = _customer(call) | {
+        named for kinds in (_TROUBLE, _ENDS) for named, words in kinds.items() if any(word in call for word in words)
+    }
+    first, second = (sum(detail in answer for detail in about) for answer in (one, other))
+    return "A" if first > second else "B" if second > first else "tie"
+
+
+def _part(shown: str, name: str) -> str:
+    return shown.partition(f"<{name}>\n")[2].partition(f"\n</{name}>")[0]
+
+
+def _customer(call: str) -> set[str]:
+    found = re.search(r"this is ([\w ]+)\. It is about the ([\w ]+), order (\d+)", call)
+    return set(found.groups()) if found else set()
+
+
+def _call(luck: Random) -> Item:
+    name, goods, order = luck.choice(_NAMES), luck.choice(_GOODS), str(luck.randrange(10_000, 99_999))
+    trouble, end = luck.choice(list(_TROUBLE)), luck.choice(list(_ENDS))
+    lines = [
+        "Agent: Good morning, how can I help?",
+        f"Customer: Hello, this is {name}. It is about the {goods}, order {order}. {luck.choice(_TROUBLE[trouble])}",
+        f"Agent: {luck.choice(_SMALL_TALK)}",
+        f"Agent: I see order {order} here. {luck.choice(_ENDS[end])}",
+        "Customer: Thank you, goodbye.",
+    ]
+    answer = f"{name}'s {goods} (order {order}) {trouble}; {end}."
+    return Item(said("\n".join(lines), SYSTEM), answer, end, truth=[name, goods, order, trouble, end])
+
+
+def _wrong(item: Item, luck: Random) -> str:
+    name, goods, order, _, end = item.truth
+    other = luck.choice([one for one in _ENDS if one != end])
+    return luck.choice(
+        [
+            f"{name} called about a {goods}.",
+            f"{name}'s {goods} (order {order}): {other}.",
+            re.sub(r"\d", "0", item.answer),
+        ]
+    )

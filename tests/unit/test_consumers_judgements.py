@@ -1,0 +1,181 @@
+"""The table `judgements` says what a scan of all feedback and interactions would, whatever came, in whatever order."""
+
+import random
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from traffic import store
+
+from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
+from retuned.consumers.warehouse import judgements
+from retuned.consumers.warehouse.archive import Kept, archive
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.policy import evidence
+
+START = datetime(2026, 3, 2)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+WORKLOADS = ("support", "billing")
+
+FULL_SCAN = """
+SELECT i.workload, i.id, i.timestamp, i.received_at, i.model = 'demonstration', i.topic LIKE 'import:%',
+       s.id, name, value, source, s.user_id, s.timestamp, greatest(s.received_at, i.received_at)
+FROM (
+    SELECT id, name, value, source, user_id, timestamp, received_at, interaction_id FROM votes
+    UNION ALL
+    SELECT id, name, NULL, source, user_id, timestamp, received_at, interaction_id
+    FROM feedback WHERE name = 'correction'
+) AS s JOIN interactions AS i ON i.id = s.interaction_id
+ORDER BY ALL
+"""
+TABLE = """
+SELECT workload, interaction_id, answered_at, answer_received_at, demonstration, imported,
+       feedback_id, name, value, source, user_id, timestamp, received_at
+FROM judgements ORDER BY ALL
+"""
+
+# The same figures from all kept events.
+CORRECTIONS = """
+SELECT count(*) FILTER (received_at > $since_dataset) AS to_learn,
+       count(*) FILTER (received_at > $since_run) AS untried,
+       count(*) FILTER (received_at > $since_run AND (timestamp >= $promoted_at OR model = 'demonstration')) AS new
+FROM (
+    SELECT greatest(f.received_at, i.received_at) AS received_at, i.timestamp, i.model
+    FROM feedback f JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
+    WHERE f.name = 'correction'
+)
+"""
+RATINGS = """
+WITH rated AS (
+    SELECT i.timestamp, v.value AS helpful, row_number() OVER (ORDER BY i.timestamp DESC, i.id, v.id) AS age
+    FROM votes v JOIN interactions i ON i.id = v.interaction_id
+    WHERE i.workload = $workload AND v.name = 'helpful' AND v.source = 'user' AND i.timestamp >= $since
+), placed AS (
+    SELECT *, timestamp < $since + to_seconds($reference_seconds) AS early,
+           timestamp > $now - to_seconds($current_seconds)
+               AND ($current_events IS NULL OR age <= $current_events) AS is_current
+    FROM rated
+)
+SELECT count(*) FILTER (is_current) AS now_total, count(*) FILTER (is_current AND helpful) AS now_helpful,
+       count(*) FILTER (NOT is_current AND early) AS before_total,
+       count(*) FILTER (NOT is_current AND helpful AND early) AS before_helpful
+FROM placed
+"""
+EARNED = """
+WITH answered AS (
+    SELECT id, received_at FROM traffic
+    WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
+), rated AS (
+    SELECT arg_max(v.value, v.timestamp) AS helpful FROM votes v JOIN answered ON answered.id = v.interaction_id
+    WHERE v.name = 'helpful' AND v.source = 'user' GROUP BY v.interaction_id
+)
+SELECT 0.0 AS gains, (SELECT count(*) FROM answered) AS answers, (SELECT min(received_at) FROM answered) AS first_at,
+       (SELECT count(*) FROM rated) AS ratings, (SELECT count(*) FROM rated WHERE helpful) AS helpful
+"""
+
+
+class History:
+    """Events of two workloads over some weeks, drawn at random, in the order in which they came."""
+
+    def __init__(self, warehouse: Warehouse, seed: int) -> None:
+        self._warehouse, self._luck = warehouse, random.Random(seed)
+        self._number = 0
+        self.now = START
+
+    def go_on(self) -> None:
+        """What comes in some hours: answers, and feedback on those of any time, also on some that come later."""
+        self.now += self._luck.randrange(1, 40) * HOUR
+        asked = [self._interaction(self._next()) for _ in range(self._luck.randrange(8))]
+        said = [self._feedback() for _ in range(self._luck.randrange(14))]
+        for table, rows in (("interactions", asked), ("feedback", said)):
+            if rows:
+                store(self._warehouse, table, rows)
+
+    def _next(self) -> int:
+        self._number += 1
+        # One in ten has an id that was used before, and is another answer.
+        return self._luck.randrange(self._number) if self._luck.random() < 0.1 else self._number
+
+    def _interaction(self, number: int) -> dict[str, Any]:
+        imported = self._luck.random() < 0.1
+        return self._event(f"i{number}") | {
+            "workload": WORKLOADS[number % 2],
+            "model": self._luck.choice(("base", "base", "demonstration")),
+            "messages": '[{"role": "user", "content": "?"}]',
+            "response": f"answer {number}",
+            "topic": "import:x" if imported else "interactions",
+        }
+
+    def _feedback(self) -> dict[str, Any]:
+        said = (
+            ("helpful", "true"),
+            ("helpful", "false"),
+            ("hallucination", "true"),
+            ("correction", '"so"'),
+            ("rating", "1"),
+        )
+        name, value = self._luck.choice(said)
+        return self._event(f"f{self._luck.random()}") | {
+            "interaction_id": f"i{self._luck.randrange(self._number + 4)}",  # some never come, or later
+            "name": name,
+            "value": value,
+            "source": self._luck.choice(("user", "user", "expert")),
+            "user_id": self._luck.choice((None, "anna", "ben")),
+            "topic": "feedback",
+        }
+
+    def _event(self, id: str) -> dict[str, Any]:
+        when = self.now - self._luck.randrange(72) * HOUR - timedelta(microseconds=self._luck.randrange(10**9))
+        return {"id": id, "timestamp": when, "received_at": self.now, "partition": 0, "offset": self._luck.randrange(9)}
+
+
+def assert_the_same(history: History, warehouse: Warehouse) -> None:
+    judgements.follow(warehouse)
+    with warehouse.cursor() as cursor:
+        expected = cursor.execute(FULL_SCAN).fetchall()
+        assert cursor.execute(TABLE).fetchall() == expected
+    assert expected
+    for workload in WORKLOADS:
+        for days in (2, 9):
+            since, given = history.now - days * DAY, {"workload": workload}
+            for scan, query, more in (
+                (CORRECTIONS, "corrections", {"since_dataset": START, "since_run": since, "promoted_at": since}),
+                (RATINGS, "ratings", {"since": since, "now": history.now, "current_seconds": 86_400.0,
+                                      "current_events": 5 if days == 2 else None, "reference_seconds": 200_000.0}),
+                (EARNED, "earned", {"since": since}),
+            ):  # fmt: skip
+                assert warehouse.row(evidence.QUERIES[query], given | more) == warehouse.row(scan, given | more)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_judgements_are_those_of_a_full_scan(warehouse: Warehouse, tmp_path: Path, seed: int) -> None:
+    history = History(warehouse, seed)
+    settings = Settings(
+        ingest=IngestSettings(deduplicate_seconds=3_600),
+        retention=RetentionSettings(keep_days=3, archive=tmp_path / "archive"),
+    )
+    archived = 0
+    for step in range(24):
+        history.go_on()
+        if step % 4 == 3:
+            assert_the_same(history, warehouse)
+        if step % 12 == 11:
+            archived += archive(warehouse, settings, Kept(), history.now, threading.Event()).rows
+            assert_the_same(history, warehouse)
+    assert archived
+    with judgements.changing, warehouse.transaction() as cursor:  # a user's feedback is deleted
+        gone = cursor.execute("SELECT DISTINCT interaction_id FROM feedback WHERE user_id = 'anna'").fetchall()
+        cursor.execute("DELETE FROM feedback WHERE user_id = 'anna'")
+        judgements.renew(cursor, [interaction for (interaction,) in gone])
+    assert_the_same(history, warehouse)
+
+
+def test_what_an_older_version_stored_is_taken_in(warehouse: Warehouse) -> None:
+    history = History(warehouse, 7)
+    for _ in range(12):
+        history.go_on()
+    warehouse.execute("UPDATE interactions SET batch = NULL")
+    warehouse.execute("UPDATE feedback SET batch = NULL")
+    assert_the_same(history, warehouse)

@@ -1,0 +1,98 @@
+"""The gate by what metrics say beside a score: that they abstain, what a program cannot read, and labels."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
+
+from retuned.retrain.decision.gate import Decision, decide
+from retuned.retrain.settings import GateSettings
+
+SETTINGS = GateSettings(resamples=1_000)
+
+
+def rows(scores: Sequence[float | None], **columns: object) -> list[Row]:
+    return [replace(Row(f"r{i}", score), **columns) for i, score in enumerate(scores)]
+
+
+def judged(old: Sequence[Row], new: Sequence[Row]) -> Decision:
+    return decide(old, new, [], [], SETTINGS, 0)
+
+
+def test_rows_on_which_the_metric_abstains_are_no_examples() -> None:
+    poor, good = rows([0.0] * 30 + [None] * 10), rows([1.0] * 30 + [None] * 10)
+    decision = judged(poor, good)
+    assert decision.outcome
+    assert (decision.figures["examples"], decision.figures["abstained"]) == (30, 10)
+    assert decision.figures["score_candidate"] == 1.0
+    assert "abstains on 10 further holdout examples" in decision.reasons[-1]
+
+
+def test_a_metric_that_abstains_too_often_decides_nothing_and_the_way_out_is_named() -> None:
+    for scored, abstained in ((15, 10), (30, 40)):
+        decision = judged(rows([0.0] * scored + [None] * abstained), rows([1.0] * scored + [None] * abstained))
+        assert not decision.outcome
+        assert f"abstains on {abstained} of {scored + abstained} holdout examples" in decision.reasons[0]
+        assert "metric.name" in decision.reasons[0]
+
+
+def test_no_answer_may_break_that_was_whole() -> None:
+    poor, good = rows([0.0] * 40, valid=True), rows([1.0] * 40, valid=True)
+    broken = [replace(row, score=0.0, valid=False) if i < 1 else row for i, row in enumerate(good)]
+    decision = judged(poor, broken)
+    assert decision.figures["passed[gain]"] == 1.0
+    assert not decision.outcome
+    assert decision.reasons[-1] == "Refused by: validity."
+    assert any("breaks 2.5% and the champion 0.0%" in reason for reason in decision.reasons)
+    allowed = GateSettings(resamples=1_000, maximum_invalid_rise=0.05)
+    assert decide(poor, broken, [], [], allowed, 0).outcome
+    assert judged([replace(row, valid=False) for row in poor], broken).outcome
+
+
+def test_a_lost_label_is_refused_though_the_whole_gains() -> None:
+    """Of 77 labels with three questions each, one that is never answered any more is 1% of the score."""
+    rights = [f"{label}{n % 3}" for n in range(9) for label in LABELS]
+    before = labelled(rights, [right if i % 2 or right == "intent_a0" else None for i, right in enumerate(rights)])
+    after = labelled(rights, ["intent_b0" if right == "intent_a0" else right for right in rights])
+    decision = judged(before, after)
+    assert decision.figures["passed[gain]"] == 1.0
+    assert decision.figures["passed[slices]"] == 1.0
+    assert not decision.outcome
+    assert "“intent_a0” (3 of 3)" in next(reason for reason in decision.reasons if "macro-F1" in reason)
+    assert decision.figures["confusion[intent_a0][intent_b0]"] == 3
+    assert decision.figures["macro_f1_candidate"] > decision.figures["macro_f1_champion"]
+    assert judged(before, labelled(rights, rights)).outcome
+
+
+@pytest.mark.parametrize("examples", [30, 100])
+@pytest.mark.parametrize(
+    ("equal", "worse"),
+    [
+        (labels(0.8, 0.8), labels(0.8, 0.8 * 0.7)),
+        (labels(0.6, 0.6), labels(0.8, 0.95, lost=1)),
+        (documents(0.8, 0.8), documents(0.8, 0.6)),
+        (documents(0.5, 0.5), documents(0.8, 0.85, broken=0.1)),
+        (texts(0.0), texts(-0.1)),
+    ],
+)
+def test_an_equal_candidate_is_hardly_ever_promoted_and_a_worse_one_never(
+    equal: Pair, worse: Pair, examples: int
+) -> None:
+    assert promoted(equal, examples, SETTINGS, runs=80, seed=12) <= 0.05
+    assert promoted(worse, examples, SETTINGS, runs=40, seed=13) == 0.0
+
+
+def test_a_better_one_is_mostly_promoted() -> None:
+    for better in (labels(0.6, 0.9), documents(0.6, 0.9), texts(0.25)):
+        assert promoted(better, 60, SETTINGS, runs=40, seed=14) >= 0.9
+
+
+def test_the_guards_are_exact_on_fractions() -> None:
+    """By hand: of three answers that got better or worse by the toss of a coin, all got worse once in eight."""
+    old = rows([1.0, 1.0, 1.0] * 8)
+    settings = GateSettings(resamples=1_000, maximum_regression_drop=0.0)
+    poor, good = rows([0.0] * 40), rows([1.0] * 40)
+    for worse, passed in (((0.5, 0.25, 0.25), True), ((0.5, 0.25, 0.25, 0.25), False)):
+        new = [replace(row, score=1.0 - worse[i] if i < len(worse) else 1.0) for i, row in enumerate(old)]
+        assert decide(poor, good, old, new, settings, 0).figures["passed[regression]"] == passed

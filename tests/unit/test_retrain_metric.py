@@ -1,0 +1,359 @@
+"""The metrics, each by answers that people would call right or wrong, and which one `auto` chooses."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judges import Server, serving
+
+from retuned.consumers.common.tool_calls import written
+from retuned.consumers.errors import ConfigurationError
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.json_fields import Json, inferred_schema
+from retuned.retrain.scoring.judge import Judge
+from retuned.retrain.scoring.label import Label, confusion, learned_labels, macro_f1, mistaken
+from retuned.retrain.scoring.metric import Metric, choose, restored
+from retuned.retrain.scoring.text import Text, rouge_l
+from retuned.retrain.scoring.tool_calls import ToolCalls
+from retuned.retrain.settings import MetricSettings, Settings
+
+ROW: dict[str, Any] = {"messages": "[]", "context": None}
+
+
+def value(metric: Metric, answer: str, approved: str, **example: Any) -> float | None:
+    return metric.score(answer, approved, ROW | example).value
+
+
+# Facts
+
+
+@pytest.mark.parametrize(
+    ("answer", "approved"),
+    [
+        ("It cannot be returned within 30 days.", "It can be returned within 30 days."),
+        ("It can be returned within 30 days.", "It can't be returned within 30 days."),
+        ("No returns within 30 days.", "Returns are accepted within 30 days."),
+        ("The buyer pays 10 EUR and the seller pays 5 EUR.", "The buyer pays 5 EUR and the seller pays 10 EUR."),
+        ("Express takes 3 days, standard 1 day.", "Standard delivery takes 3 days, express takes 1 day."),
+        ("very negative", "negative"),
+        ("not approved", "approved"),
+        ("It is not 30 days.", "You have 30 days."),
+        ("Within 30 days, or perhaps 45 days.", "Returns are accepted for 30 days."),
+        ("You can return it within 30 days. Some items have 21 days.", "You can return any item within 30 days."),
+    ],
+)
+def test_a_wrong_answer_with_the_same_values_is_wrong(answer: str, approved: str) -> None:
+    score = Facts().score(answer, approved, ROW)
+    assert score.value == 0.0
+    assert score.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "approved"),
+    [
+        ("You have 30 days to return it; refunds take 5 days.", "Returns are accepted for 30 days."),
+        ("Within 30 days, no questions asked.", "Returns are accepted within 30 days."),
+        ("You cannot return it after 30 days.", "You can return it within 30 days."),
+        ("It takes no more than 3 days.", "It takes 3 days."),
+        ("Don't worry, you have 30 days.", "You have 30 days."),
+        ("Delivery takes 4 working days, not 2.", "It takes 4 working days."),
+        (
+            "Express arrives in 1 day. With standard delivery it is 3 days.",
+            "Standard takes 3 days, express takes 1 day.",
+        ),
+        ("Between 9 am and 5 pm.", "We are open from 9 am to 5 pm."),
+    ],
+)
+def test_a_right_answer_in_other_words_is_right(answer: str, approved: str) -> None:
+    assert value(Facts(), answer, approved) == 1.0
+
+
+def test_facts_abstain_outside_english_and_nouns_are_no_names_there() -> None:
+    german = "Sie haben 30 Tage Zeit, um den Artikel an unser Lager zu senden."
+    score = Facts().score("Innerhalb von 30 Tagen.", german, ROW)
+    assert (score.value, score.detail) == (None, "the approved answer is not in English")
+    assert Facts().same(german, german.replace("Sie haben", "Es sind"))
+    assert not Facts().same(german, german.replace("30", "14"))
+
+
+# Labels
+
+
+def test_a_label_is_right_by_its_whole_text() -> None:
+    metric = Label(["negative", "very negative", "card_arrival"])
+    assert value(metric, " Negative. ", "negative") == 1.0
+    assert metric.score("very negative", "negative", ROW) == metric.score("Very Negative", "negative", ROW)
+    wrong = metric.score("very negative", "negative", ROW)
+    assert (wrong.value, wrong.label, wrong.detail) == (0.0, "very negative", "very negative in place of negative")
+    chatty = metric.score("It is negative", "negative", ROW)
+    assert (chatty.value, chatty.label) == (0.0, None)
+    assert value(metric, "card arrival", "card_arrival") == 0.0
+    assert value(metric, "negative", "neutral") is None
+    assert metric.groups("Card_Arrival") == ["label:card_arrival"]
+    assert not metric.same("reverted card payment", "pending card payment")
+
+
+def test_labels_are_learned_in_their_most_frequent_spelling() -> None:
+    assert learned_labels(["Refund", "refund", "Refund", "shipping."]) == ["Refund", "shipping."]
+
+
+def test_confusion_and_macro_f1_by_hand() -> None:
+    table = confusion([("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("b", None), ("c", "a")])
+    assert table["a"] == {"a": 2, "b": 1}
+    assert table["b"] == {"b": 1, "other": 1}
+    # a: 2·2 / (3 + 3), b: 2·1 / (2 + 2), c: 0
+    assert macro_f1(table) == pytest.approx((4 / 6 + 2 / 4 + 0) / 3)
+    assert mistaken(table)[0] == ("c", 1, 0, "1 a")
+
+
+# JSON
+
+BOOKINGS = [
+    json.dumps({"people": str(n), "time": f"{n}:30", "name": name}) for n, name in enumerate(["Li", "Okafor"] * 8)
+]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda text: text[:-1],
+        lambda text: " ".join(json.loads(text).values()),
+        lambda text: str(json.loads(text)),
+        lambda text: f"Here: {text}",
+        lambda _: "{}",
+        lambda text: json.dumps(json.loads(text) | {"colour": "red"}),
+    ],
+)
+def test_what_a_program_cannot_read_is_invalid(broken: Callable[[str], str]) -> None:
+    metric = Json(inferred_schema(BOOKINGS))
+    score = metric.score(broken(BOOKINGS[0]), BOOKINGS[0], ROW)
+    assert score.valid is False
+    assert score.value is not None
+    assert score.value < 1
+    assert metric.score(BOOKINGS[0], BOOKINGS[0], ROW).valid is True
+
+
+def test_a_document_is_scored_by_its_fields_and_says_which_differ() -> None:
+    metric = Json(inferred_schema(BOOKINGS))
+    rotated = json.dumps({"people": "0:30", "time": "Li", "name": "0"})
+    assert value(metric, rotated, BOOKINGS[0]) == 0.0
+    one = metric.score(BOOKINGS[0].replace("Li", "Lee"), BOOKINGS[0], ROW)
+    assert one.value == pytest.approx(2 / 3)
+    assert one.detail == "differs in name"
+    assert value(metric, BOOKINGS[0], "a table for two") is None
+    assert metric.groups(BOOKINGS[0]) == ["field:name", "field:people", "field:time"]
+    assert metric.same(json.dumps(json.loads(BOOKINGS[0]), indent=2), BOOKINGS[0])
+
+
+def test_a_configured_schema_decides_what_is_valid(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}))
+    metric = choose(Settings(metric=MetricSettings(name="json", json_schema=file)), []).metric
+    assert metric.score('{"n": 1, "m": 2}', '{"n": 1}', ROW).valid is True
+    wrong = metric.score('{"n": "1"}', '{"n": 1}', ROW)
+    assert wrong.valid is False
+    assert "integer" in wrong.detail
+    file.write_text("{")
+    with pytest.raises(ConfigurationError, match=r"metric\.json_schema"):
+        choose(Settings(metric=MetricSettings(name="json", json_schema=file)), [])
+
+
+# Calls of tools
+
+
+def calling(*calls: tuple[str, dict[str, Any]], words: str = "") -> str:
+    return written(words, [{"function": {"name": name, "arguments": arguments}} for name, arguments in calls])
+
+
+WEATHER, TIME = ("weather", {"city": "Oslo", "days": 2}), ("time", {"zone": "UTC"})
+
+
+def test_calls_are_compared_by_name_and_arguments_in_any_order() -> None:
+    metric = ToolCalls()
+    both = calling(WEATHER, TIME)
+    assert value(metric, calling(TIME, WEATHER, words="Let me look."), both) == 1.0
+    assert metric.same(calling(TIME, WEATHER), both)
+    assert value(metric, calling(WEATHER), both) == pytest.approx(2 / 3)
+    # Of name, city and days one differs.
+    assert value(metric, calling(("weather", {"city": "Oslo", "days": 3})), calling(WEATHER)) == pytest.approx(2 / 3)
+    assert value(metric, calling(TIME), calling(WEATHER)) == 0.0
+    assert value(metric, "It rains.", calling(WEATHER)) == 0.0
+    assert value(metric, calling(WEATHER), "Which city?") == 0.0
+    assert value(metric, "Which city?", "Which city?") == 1.0
+    assert metric.groups(both) == ["tool:time", "tool:weather"]
+    assert metric.groups("Which city?") == ["tool:none"]
+
+
+def test_calls_that_cannot_be_made_are_invalid() -> None:
+    metric, tools = ToolCalls(), json.dumps([{"type": "function", "function": {"name": "weather"}}])
+    assert metric.score(calling(WEATHER)[:-3], calling(WEATHER), ROW).valid is False
+    assert metric.score(calling(WEATHER), calling(WEATHER), ROW | {"tools": tools}).valid is True
+    invented = metric.score(calling(TIME), calling(WEATHER), ROW | {"tools": tools})
+    assert (invented.value, invented.valid, invented.detail) == (0.0, False, "no such tool: time")
+
+
+# Text
+
+
+def test_wording_is_scored_in_any_language_and_numbers_are_no_wording() -> None:
+    assert rouge_l("the cat sat", "the cat lay") == pytest.approx(2 / 3)
+    assert rouge_l("sat cat the", "the cat sat") == pytest.approx(1 / 3)
+    assert rouge_l("明天下雨", "明天下雪") == pytest.approx(3 / 4)
+    metric = Text()
+    german = "Sie haben 30 Tage Zeit für die Rückgabe."
+    good = value(metric, "Für die Rückgabe haben Sie 30 Tage Zeit.", german)
+    assert good is not None
+    assert 0.4 < good < 1
+    assert value(metric, german.replace("30", "14"), german) == 0.0
+    assert metric.same("Sie haben 30 Tage Zeit.", "sie haben 30 Tage Zeit")
+    assert not metric.same("Der Artikel kann in 30 Tagen zurück.", "Der Artikel kann nicht in 30 Tagen zurück.")
+
+
+def test_embeddings_count_half_where_a_model_is_configured(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("sentence_transformers")
+    model = tiny_embeddings(transformers, tmp_path / "model")
+    metric = choose(Settings(metric=MetricSettings(name="text", embedding_model=model)), []).metric
+    same, other = metric.score("a dog", "a dog", ROW), metric.score("the sofa", "a dog", ROW)
+    assert same.value == pytest.approx(1.0)
+    assert other.value is not None
+    assert 0.0 < other.value < 0.5
+    assert other.detail.startswith("ROUGE-L 0.00, embeddings 0.")
+    with pytest.raises(ConfigurationError, match=r"metric\.embedding_model"):
+        Text(tmp_path)
+
+
+def tiny_embeddings(transformers: Any, folder: Path) -> Path:
+    """A sentence-transformers model of some words with random weights."""
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = folder.with_name("vocab.txt")
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "dog", "sofa"]))
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=9, max_position_embeddings=32, **shape)).save_pretrained(folder / "bert")
+    BertTokenizerFast(str(words)).save_pretrained(folder / "bert")
+    layer = Transformer(str(folder / "bert"))
+    transformers.SentenceTransformer(modules=[layer, Pooling(16)]).save(str(folder))
+    return folder
+
+
+# Judge
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as state:
+        yield state
+
+
+def judging(server: Server, cache: Path | None = None) -> Judge:
+    return Judge("It is polite.", server.settings(), cache=cache)
+
+
+def shown(text: str, answer: str) -> str:
+    return text.partition(f"<answer {answer}>\n")[2].partition("\n</answer")[0]
+
+
+def test_a_judge_is_asked_in_both_orders_and_never_twice(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda text: f"Verdict: {'A' if shown(text, 'A') == 'Please wait.' else 'B'}"
+    metric = judging(server, tmp_path / "judged.jsonl")
+    assert value(metric, "Please wait.", "Wait.") == 1.0
+    assert value(metric, "Wait!", "Please wait.") == 0.0
+    assert value(metric, "Same.", "Same.") == 1.0
+    assert len(server.asked) == 4
+    assert "It is polite." in server.asked[0]["messages"][0]["content"]
+    again = judging(server, tmp_path / "judged.jsonl")
+    assert (value(again, "Please wait.", "Wait."), len(server.asked)) == (1.0, 4)
+    assert "wait" not in (tmp_path / "judged.jsonl").read_text().casefold()
+
+
+def test_a_judge_that_favours_a_place_gives_half(server: Server) -> None:
+    server.reply = lambda _: "Verdict: A"
+    assert value(judging(server), "one", "other") == 0.5
+
+
+def test_a_judge_without_a_verdict_abstains_and_is_given_up(server: Server) -> None:
+    server.reply = lambda _: 500
+    metric = judging(server)
+    scores = [metric.score(f"answer {n}", "approved", ROW) for n in range(12)]
+    assert {score.value for score in scores} == {None}
+    assert "status 500" in scores[0].detail
+    assert "given up" in scores[-1].detail
+    assert len(server.asked) == 8
+
+
+def test_a_judge_needs_criteria_and_an_address() -> None:
+    with pytest.raises(ValueError, match="criteria"):
+        MetricSettings(name="judge")
+    with pytest.raises(ConfigurationError, match=r"evaluate\.judge_url"):
+        choose(Settings(metric=MetricSettings(name="judge", criteria="Polite.")), [])
+
+
+# One's own
+
+
+def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ours_metric.py").write_text(
+        "def near(answer, approved, example):\n"
+        "    if not answer:\n        return None\n"
+        "    return (float(answer == approved), f'asked {example[\"topic\"]}') if answer != 'x' else 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    metric = choose(Settings(metric=MetricSettings(name="ours_metric:near")), []).metric
+    assert metric.score("a", "a", {"topic": "t"}).detail == "asked t"
+    assert value(metric, "", "a") is None
+    with pytest.raises(ConfigurationError, match="expected a number from 0 to 1"):
+        metric.score("x", "a", {"topic": "t"})
+    sys.modules.pop("ours_metric")
+    with pytest.raises(ConfigurationError, match=r"metric\.name: ours_metric:far cannot be imported"):
+        choose(Settings(metric=MetricSettings(name="ours_metric:far")), [])
+    with pytest.raises(ValueError, match=r"package\.module:function"):
+        MetricSettings(name="rouge")
+
+
+# Auto
+
+INTENTS = ["card_arrival", "wrong_exchange_rate_for_cash_withdrawal", "pending_card_payment", "lost_or_stolen_card"]
+GERMAN = [
+    "Sie haben 30 Tage Zeit für die Rückgabe.",
+    "Die Lieferung dauert drei bis fünf Werktage.",
+    "Bitte schreiben Sie an unseren Kundendienst in Berlin.",
+    "Ja, der Versand ist ab 60 Euro kostenlos.",
+]
+
+
+@pytest.mark.parametrize(
+    ("approved", "name"),
+    [
+        (INTENTS * 10, "label"),
+        ([intent.replace("_", " ").title() for intent in INTENTS] * 10, "label"),
+        ([f"T{number}" for number in range(10)] * 6, "label"),
+        (["1", "2", "3", "4", "5"] * 8, "label"),
+        ([*["true", "false"] * 20, "I do not know what that would be, sorry."], "label"),
+        (BOOKINGS, "json"),
+        ([calling(WEATHER), "Which city?", calling(TIME)] * 10, "tool_calls"),
+        ([f"You can return the {thing} within 30 days." for thing in ("lamp", "sofa", "desk", "bed")] * 5, "facts"),
+        (["30 days", "14 days"] * 20, "facts"),
+        (GERMAN * 10, "text"),
+        ([f"Our lamps are made to last, and {word} is what people like about them." for word in INTENTS], "text"),
+        (["Hvala", "lopata", "stolica", "jabuka i kruška", "prozor"], "exact"),
+        ([], "facts"),
+    ],
+)
+def test_auto_chooses_by_the_approved_answers_and_says_why(approved: list[str], name: str) -> None:
+    chosen = choose(Settings(), approved)
+    assert chosen.metric.name == name
+    assert "metric.name: auto" in chosen.reason
+    kept = restored(Settings(), json.loads(json.dumps(chosen.as_dict())), [])
+    assert (kept.metric.name, kept.reason, kept.metric.learned) == (name, chosen.reason, chosen.metric.learned)
+
+
+def test_a_metric_that_is_named_by_now_is_taken_for_older_datasets_too() -> None:
+    kept = choose(Settings(), INTENTS * 10).as_dict()
+    assert restored(Settings(metric=MetricSettings(name="text")), kept, INTENTS).metric.name == "text"
+    labels = restored(Settings(metric=MetricSettings(name="label", labels=("a", "b"))), kept, INTENTS).metric
+    assert labels.learned == {"labels": ["a", "b"]}
+    assert restored(Settings(), None, BOOKINGS).metric.name == "json"
