@@ -24,6 +24,7 @@ def plan(
     Raises:
         RetunedError: the plan needs to know more of the base model or of the GPUs.
     """
+    settings = settings.for_workload(workload)
     base = versions.need_base(base or settings.models.base)
     found = [memory] * (gpus or 0) if memory is not None else gpu_memory(settings.train)
     count = len(found) if gpus is None else gpus

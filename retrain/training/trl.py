@@ -31,7 +31,7 @@ from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.batches import IGNORED
 from retuned.retrain.training.checkpoints import Times
-from retuned.retrain.training.plan import plan
+from retuned.retrain.training.plan import Shape, plan
 from retuned.retrain.training.ranks import Ranks
 from retuned.retrain.training.steps import BETAS, CLIP, check_finite, learning_rate, order
 
@@ -89,16 +89,14 @@ class Training:
         ranks: Ranks,
     ) -> None:
         gpus = torch.cuda.device_count()
-        available = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated() if gpus else available_bytes()
-        planned = plan(base, settings, gpus, available, longest=max(map(len, (*train, *validation))))
-        if not planned.fits:
-            log.warning(
-                "training may run out of memory: it needs some %s on each device", gibibytes(planned.memory.total)
-            )
-        size, flash = planned.micro_batch_size, model.config._attn_implementation == _FLASH
+        size, checkpointing = _sizes(base, settings, gpus, max(map(len, (*train, *validation))))
+        # Free memory differs between devices, and all must compute alike.
+        size = int(ranks.total(size if ranks.first else 0))
+        checkpointing = bool(ranks.total(checkpointing and ranks.first))
+        flash = model.config._attn_implementation == _FLASH
         self.about = {
             "micro_batch_size": size,
-            "gradient_checkpointing": planned.gradient_checkpointing,
+            "gradient_checkpointing": checkpointing,
             "attention": model.config._attn_implementation,
         }
         self.settings, self.folder, self.ranks, self.rows = settings, folder, ranks, train
@@ -108,7 +106,7 @@ class Training:
             per_device_train_batch_size=size,
             # Rows are not padded then, and the Trainer takes what it evaluates on for one row.
             per_device_eval_batch_size=1 if flash else size,
-            gradient_accumulation_steps=settings.batch_size // (size * ranks.count),
+            gradient_accumulation_steps=max(1, settings.batch_size // (size * ranks.count)),
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             adam_beta1=BETAS[0],
@@ -116,7 +114,7 @@ class Training:
             weight_decay=0.0,
             max_grad_norm=CLIP,
             bf16=dtype is torch.bfloat16,
-            gradient_checkpointing=planned.gradient_checkpointing,
+            gradient_checkpointing=checkpointing,
             padding_free=flash,
             use_liger_kernel=gpus > 0 and find_spec("liger_kernel") is not None,
             max_length=None,  # rows are as long as `encode` let them be
@@ -312,6 +310,20 @@ class _Course(TrainerCallback):  # type: ignore[misc]
         self.emit({"epoch": state.global_step // self.steps_per_epoch, "validation_loss": loss, "best": not found})
         if found >= self.settings.patience:
             control.should_training_stop = True
+
+
+def _sizes(base: Path, settings: TrainSettings, gpus: int, longest: int) -> tuple[int, bool]:
+    """Examples at once on a device, and whether with gradient checkpointing: by the plan, or what needs least."""
+    try:
+        Shape.of(base)
+    except RetunedError as error:
+        log.warning("one example at once is computed: %s", error)
+        return 1, gpus > 0
+    available = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated() if gpus else available_bytes()
+    planned = plan(base, settings, gpus, available, longest)
+    if not planned.fits:
+        log.warning("training may run out of memory: it needs some %s on each device", gibibytes(planned.memory.total))
+    return planned.micro_batch_size, planned.gradient_checkpointing
 
 
 def _validation_losses(state: TrainerState) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from models import tiny_llama
+from models import tiny_llama, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from trainings import SETTINGS, dataset, encoded, trained
@@ -211,3 +211,11 @@ def test_a_version_trained_in_4_bits_is_judged_in_4_bits(base: Path, data: Path,
 
     assert loss(True) == pytest.approx(result["validation_loss"], abs=1e-4)
     assert abs(loss(False) - result["validation_loss"]) > 1e-3
+
+
+def test_a_model_that_neither_packed_nor_the_plan_knows_trains(data: Path, tmp_path: Path) -> None:
+    base = tiny_model("mixtral", tmp_path / "base")
+    result = run(base, data, tmp_path / "run", settings("auto", epochs=1))
+    assert (result["engine"], result["micro_batch_size"]) == ("trl", 1)
+    assert result["engine_reason"] == "packed computes mixtral no faster"
+    assert result["validation_loss"] < result["train_loss"]
