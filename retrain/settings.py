@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import HttpUrl, JudgeSettings, PositiveFloat, PositiveInt, Section, Share, secret
 
 Filter = Literal["incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("incomplete", "repetitive", "refusing", "off_language", "ungrounded")
@@ -142,8 +142,33 @@ class TrainSettings(Section):
 class EvaluateSettings(JudgeSettings):
     """How models are compared on the holdout."""
 
+    engine: Literal["transformers", "server"] = Field(
+        "transformers",
+        description="what generates the answers; transformers: a child process, with the base model in its memory; "
+        "server: the server at evaluate.url, which has the base model",
+    )
+    url: HttpUrl | None = Field(
+        None,
+        description="of engine server: an OpenAI-compatible server that loads adapters, such as vLLM: "
+        "http://host:8000/v1; one server, not several behind one address",
+    )
+    token: SecretStr | None = Field(
+        None, description="bearer token for it; set it by RETUNED__EVALUATE__TOKEN or token_file"
+    )
+    token_file: Path | None = Field(None, description="a file whose content is that token")
+    models_directory: Path | None = Field(
+        None, description="where that server sees models.directory, if it is elsewhere, as in a container"
+    )
+    request_timeout_seconds: PositiveFloat = Field(120.0, description="longest wait for one answer of that server")
+    prompt_logprobs: bool = Field(
+        False,
+        description="ask that server for log-probabilities of approved answers too, for their loss; some versions of "
+        "vLLM end at such a request when adapters are loaded, 0.32 on CPUs among them",
+    )
     max_new_tokens: PositiveInt = Field(128, description="longest answer generated")
-    batch_size: PositiveInt = Field(16, description="prompts generated at once, the same for each model")
+    batch_size: PositiveInt = Field(
+        16, description="prompts generated at once, the same for each model; of a server, requests at once"
+    )
     maximum_examples: PositiveInt = Field(
         200, description="most holdout rows that are generated, and most regression rows"
     )
@@ -151,6 +176,20 @@ class EvaluateSettings(JudgeSettings):
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
     )
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
+
+    def bearer_token(self) -> str | None:
+        """What the server at `url` asks for.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        return secret(self.token, self.token_file, "evaluate.token_file")
+
+    @model_validator(mode="after")
+    def _address_of_the_server(self) -> Self:
+        if self.engine == "server" and self.url is None:
+            raise ValueError("engine is server: name it with url, for example http://host:8000/v1")
+        return self
 
 
 class GateSettings(Section):

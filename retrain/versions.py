@@ -18,6 +18,8 @@ CHAMPION, PREVIOUS = "champion", "previous"
 LONGEST_FOLDER = 200
 """Characters of a workload's folder: file systems have 255 bytes, and something is written beside it under its name."""
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
 _MIB = 1 << 20
 
 
@@ -92,6 +94,30 @@ def base_hash(folder: Path) -> str:
             handle.seek(max(0, size - _MIB))
             digest.update(handle.read(_MIB))
     return digest.hexdigest()[:16]
+
+
+def content_hash(adapter: Path) -> str:
+    """The version of an adapter, from the folder in which PEFT saved it."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        digest.update((adapter / name).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def base_folder(version: Version, base: Path) -> Path:
+    """Where the base model is that a version was trained on: `base`, or, where that is another one, the folder that the
+    version names.
+
+    Raises:
+        RetunedError: neither holds it.
+    """
+    own = Path(version.base_model)
+    for folder in (base, own):
+        if folder.is_dir() and base_hash(folder) == version.base_hash:
+            return folder
+    raise RetunedError(
+        f"model {version.name}: its base model is not at {own} any more, nor at models.base ({base}); put it back"
+    )
 
 
 def check_base(version: Version, base: Path) -> None:

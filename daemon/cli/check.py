@@ -22,6 +22,7 @@ from retuned.daemon.web.server import bind
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
+from retuned.retrain.generation import server
 from retuned.retrain.training.base_model import check_base_model
 
 ENOUGH_DISK = 2 * 1024**3
@@ -36,6 +37,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         ("privacy", lambda: _privacy(settings)),
         ("base model", lambda: check_base_model(settings.models.base)),
         ("memory", lambda: _memory(settings)),
+        ("evaluation", lambda: server.check(settings.evaluate)),
         ("judge", lambda: judge.check(settings.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),

@@ -1,0 +1,262 @@
+"""Answers of models on an OpenAI-compatible server that loads adapters, as vLLM does.
+
+The server must have the base model of `models.base`. It gets the token ids of our own chat template, so that it answers
+the very prompt that a training on the row begins with. Adapters are loaded under names that hold their version and the
+evaluation, are never loaded in place, and are unloaded afterwards; what else the server serves is left alone.
+"""
+
+import http.client
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.generation.engine import Answer, Row, prompts
+from retuned.retrain.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from retuned.retrain.kernels.packing import Encoded
+
+log = logging.getLogger(__name__)
+
+_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds before a request that failed is sent again."""
+_WORTH_ANOTHER_TRY = {429, 500, 502, 503, 504}
+_SAME_LOSS = 1e-3
+
+
+class ServerRefused(RetunedError):
+    """The server answered a request with an error."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Server:
+    """The server that `evaluate.url` names."""
+
+    def __init__(self, settings: EvaluateSettings, token: str | None) -> None:
+        assert settings.url is not None  # the settings ask for it
+        self.url = settings.url.rstrip("/")
+        self._settings, self._token = settings, token
+
+    def base(self) -> str:
+        """The name under which the server knows its base model.
+
+        Raises:
+            RetunedError: it lists none, or several that differ.
+        """
+        models = self._listed()
+        names: dict[str, str] = {
+            model.get("root") or model["id"]: model["id"] for model in models if not model.get("parent")
+        }
+        if len(names) != 1:
+            raise RetunedError(
+                f"evaluate.url: {self.url} lists {len(names)} base models ({', '.join(sorted(names.values()))}); "
+                "expected one, of which the adapters are"
+            )
+        return next(iter(names.values()))
+
+    @contextmanager
+    def loaded(self, adapters: Mapping[str, Path]) -> Iterator[None]:
+        """Meanwhile the server has these adapters, by name; afterwards, also after an error, it has them no more.
+
+        Raises:
+            RetunedError: it cannot load one; the text says what to do.
+        """
+        tried: list[str] = []
+        try:
+            for name, path in adapters.items():
+                tried.append(name)
+                self._load(name, path)
+            yield
+        finally:
+            for name in tried:
+                self._unload(name)
+
+    def complete(self, model: str, prompt: list[int], limit: int) -> tuple[str, int, float]:
+        """The likeliest answer to token ids: its text, its tokens, and the seconds that it took."""
+        body = {"model": model, "prompt": prompt, "max_tokens": limit, "temperature": 0.0}
+        answer, seconds = self._request("completions", body)
+        text: str = answer["choices"][0]["text"]
+        return text, answer["usage"]["completion_tokens"], seconds
+
+    def loss(self, model: str, prompt: list[int], completion: list[int]) -> float | None:
+        """Of a completion, nats per token; None where the server gives no log-probabilities of a prompt."""
+        body = {"model": model, "prompt": prompt + completion, "max_tokens": 1, "temperature": 0.0}
+        answer, _ = self._request("completions", {**body, "prompt_logprobs": 0})
+        told = answer["choices"][0].get("prompt_logprobs")
+        if not told:
+            return None
+        places = zip(told[len(prompt) :], completion, strict=True)
+        total: float = sum(place[str(token)]["logprob"] for place, token in places)
+        return -total / len(completion)
+
+    def _load(self, name: str, path: Path) -> None:
+        if name in self._names():  # left by an evaluation that was killed, and taken up again
+            return
+        try:
+            self._request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        except ServerRefused as error:
+            if name in self._names():
+                return
+            raise RetunedError(
+                f"{error}. It must be started so that it loads adapters (vLLM: --enable-lora, --max-lora-rank of at "
+                "least train.rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment), and find the files "
+                f"at {path} (evaluate.models_directory)"
+            ) from error
+
+    def _unload(self, name: str) -> None:
+        try:
+            if name in self._names():
+                self._request("unload_lora_adapter", {"lora_name": name})
+        except RetunedError as error:
+            log.warning("%s stays on the server: %s", name, error)
+
+    def _names(self) -> set[str]:
+        return {model["id"] for model in self._listed()}
+
+    def _listed(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._request("models", None)[0]["data"]
+        return found
+
+    def _request(self, route: str, body: dict[str, Any] | None) -> tuple[Any, float]:
+        """The answer, JSON where it is, and how many seconds it took. What may pass is tried again.
+
+        Raises:
+            ServerRefused, RetunedError
+        """
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        for pause in (*_PAUSES, None):
+            request = urllib.request.Request(f"{self.url}/{route}", data, headers)
+            started = time.perf_counter()
+            try:
+                with urllib.request.urlopen(request, timeout=self._settings.request_timeout_seconds) as response:
+                    content = response.read()
+                return _decoded(content), time.perf_counter() - started
+            except urllib.error.HTTPError as error:
+                if error.code not in _WORTH_ANOTHER_TRY or pause is None:
+                    raise ServerRefused(error.code, self._refusal(route, error)) from error
+            except (OSError, http.client.HTTPException) as error:  # a URLError and a timeout are an OSError
+                if pause is None:
+                    raise RetunedError(
+                        f"evaluate.url: {self.url} does not answer ({getattr(error, 'reason', error)}); start the "
+                        "server, or raise evaluate.request_timeout_seconds"
+                    ) from error
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _refusal(self, route: str, error: urllib.error.HTTPError) -> str:
+        with error:
+            content = _decoded(error.read())
+        said = content.get("error", content) if isinstance(content, dict) else content
+        said = said.get("message") or said.get("detail") if isinstance(said, dict) else said
+        text = f"evaluate.url: {self.url}/{route} answers with status {error.code}: {str(said)[:300].strip()}"
+        if error.code in (401, 403):
+            text += "; set evaluate.token or evaluate.token_file"
+        return text
+
+
+class ServerEngine:
+    """Models on the server. Their seconds are the server's: they hold its queue and whatever else it serves."""
+
+    def __init__(
+        self,
+        server: Server,
+        tokenizer: Any,
+        adapters: Mapping[str, str | None],
+        settings: EvaluateSettings,
+        *,
+        max_length: int,
+        context: bool,
+    ) -> None:
+        """`adapters`: name of a model to the name of its adapter on the server; None: the bare base model."""
+        self._server, self._tokenizer, self._settings = server, tokenizer, settings
+        self._max_length, self._context = max_length, context
+        base = server.base()
+        self._names = {name: adapter or base for name, adapter in adapters.items()}
+        self._bare = {name for name, adapter in adapters.items() if adapter is None}
+
+    def answers(self, rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[Row, dict[str, Answer]]]:
+        encoded, limit = prompts(
+            self._tokenizer, rows, self._settings, max_length=self._max_length, context=self._context
+        )
+        unlike = set[str]()
+        with ThreadPoolExecutor(self._settings.batch_size, "evaluate") as pool:
+            try:
+                for row, answers in pool.map(lambda pair: self._row(pair[0], pair[1], models, limit), encoded):
+                    for bare in self._bare & answers.keys():
+                        unlike |= {name for name in models if _differ(answers[name], answers[bare])}
+                    yield row, answers
+            finally:
+                pool.shutdown(cancel_futures=True)
+        self._check_adapters(rows, models, unlike)
+
+    def close(self) -> None:
+        """Nothing is held: `Server.loaded` unloads."""
+
+    def _row(self, row: Row, encoded: "Encoded", models: Sequence[str], limit: int) -> tuple[Row, dict[str, Answer]]:
+        found: dict[str, Answer] = {}
+        for model in reversed(models):  # the last one first: its pace is the bare base model's, too
+            text, tokens, seconds = self._server.complete(self._names[model], encoded.prompt, limit)
+            if model in self._bare and found:
+                paced = found[models[-1]]
+                seconds = paced.seconds / max(paced.tokens, 1) * max(tokens, 1)
+            loss = None
+            if self._settings.prompt_logprobs:
+                loss = self._server.loss(self._names[model], encoded.prompt, encoded.completion)
+            found[model] = Answer(text.strip(), tokens, seconds, loss)
+        return row, {model: found[model] for model in models}
+
+    def _check_adapters(self, rows: Sequence[Row], models: Sequence[str], unlike: set[str]) -> None:
+        """A server may load an adapter and never use it."""
+        ignored = [name for name in models if name not in self._bare and name not in unlike]
+        if rows and ignored and self._bare & set(models):
+            names = ", ".join(self._names[name] for name in ignored)
+            raise RetunedError(
+                f"evaluate.url: {self._server.url} answers all {len(rows)} rows with {names} as it does without: the "
+                "adapter is not used, or learned nothing; see whether the server supports adapters for this base model"
+            )
+
+
+def visible(path: Path, directory: Path, settings: EvaluateSettings) -> Path:
+    """An adapter's folder as the server sees it, where it sees `models.directory` elsewhere."""
+    if settings.models_directory is None:
+        return path.resolve()
+    return settings.models_directory / path.resolve().relative_to(directory.resolve())
+
+
+def check(settings: EvaluateSettings) -> str:
+    """Ask the server for its base model; returns what to say of it.
+
+    Raises:
+        RetunedError: it does not answer, or refuses.
+    """
+    if settings.engine != "server":
+        return "in a process of this machine (evaluate.engine)"
+    server = Server(settings, settings.bearer_token())
+    return f"{server.base()} at {server.url} answers"
+
+
+def _differ(one: Answer, other: Answer) -> bool:
+    if one.text != other.text:
+        return True
+    return one.loss is not None and other.loss is not None and abs(one.loss - other.loss) > _SAME_LOSS
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content.decode(errors="replace")
