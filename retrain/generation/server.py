@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,42 +193,55 @@ class ServerEngine:
         encoded, limit = prompts(
             self._tokenizer, rows, self._settings, max_length=self._max_length, context=self._context
         )
+        # Apart: vLLM for CPUs (0.32) answers what is asked of the bare model with an adapter, when requests for both
+        # are in one batch.
+        bare = [name for name in models if name in self._bare]
+        adapted = [name for name in models if name not in self._bare]
         unlike = set[str]()
         with ThreadPoolExecutor(self._settings.batch_size, "evaluate") as pool:
             try:
-                for row, answers in pool.map(lambda pair: self._row(pair[0], pair[1], models, limit), encoded):
-                    for bare in self._bare & answers.keys():
-                        unlike |= {name for name in models if _differ(answers[name], answers[bare])}
-                    yield row, answers
+                before = list(pool.map(lambda pair: self._answers(pair[1], bare, limit), encoded))
+                after = pool.map(lambda pair: self._answers(pair[1], adapted, limit), encoded)
+                for (row, _), found, more in zip(encoded, before, after, strict=True):
+                    for name in bare:
+                        unlike |= {other for other in adapted if _differ(more[other], found[name])}
+                    pace = more[adapted[-1]] if adapted else None
+                    yield row, {**_paced(found, pace), **more}
             finally:
                 pool.shutdown(cancel_futures=True)
-        self._check_adapters(rows, models, unlike)
+        if encoded and bare:
+            self._check_adapters(len(encoded), [name for name in adapted if name not in unlike])
 
     def close(self) -> None:
         """Nothing is held: `Server.loaded` unloads."""
 
-    def _row(self, row: Row, encoded: "Encoded", models: Sequence[str], limit: int) -> tuple[Row, dict[str, Answer]]:
-        found: dict[str, Answer] = {}
-        for model in reversed(models):  # the last one first: its pace is the bare base model's, too
-            text, tokens, seconds = self._server.complete(self._names[model], encoded.prompt, limit)
-            if model in self._bare and found:
-                paced = found[models[-1]]
-                seconds = paced.seconds / max(paced.tokens, 1) * max(tokens, 1)
+    def _answers(self, encoded: "Encoded", models: Sequence[str], limit: int) -> dict[str, Answer]:
+        found = {}
+        for model in models:
+            name = self._names[model]
+            text, tokens, seconds = self._server.complete(name, encoded.prompt, limit)
             loss = None
             if self._settings.prompt_logprobs:
-                loss = self._server.loss(self._names[model], encoded.prompt, encoded.completion)
+                loss = self._server.loss(name, encoded.prompt, encoded.completion)
             found[model] = Answer(text.strip(), tokens, seconds, loss)
-        return row, {model: found[model] for model in models}
+        return found
 
-    def _check_adapters(self, rows: Sequence[Row], models: Sequence[str], unlike: set[str]) -> None:
+    def _check_adapters(self, rows: int, ignored: Sequence[str]) -> None:
         """A server may load an adapter and never use it."""
-        ignored = [name for name in models if name not in self._bare and name not in unlike]
-        if rows and ignored and self._bare & set(models):
+        if ignored:
             names = ", ".join(self._names[name] for name in ignored)
             raise RetunedError(
-                f"evaluate.url: {self._server.url} answers all {len(rows)} rows with {names} as it does without: the "
+                f"evaluate.url: {self._server.url} answers all {rows} rows with {names} as it does without: the "
                 "adapter is not used, or learned nothing; see whether the server supports adapters for this base model"
             )
+
+
+def _paced(answers: dict[str, Answer], pace: Answer | None) -> dict[str, Answer]:
+    """With the seconds that the answers would take at the pace of another one."""
+    if pace is None:
+        return answers
+    seconds = pace.seconds / max(pace.tokens, 1)
+    return {name: replace(one, seconds=seconds * max(one.tokens, 1)) for name, one in answers.items()}
 
 
 def visible(path: Path, directory: Path, settings: EvaluateSettings) -> Path:
