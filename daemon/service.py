@@ -39,7 +39,7 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.registry import reconcile
 
 ANYBODY = "an operator"
-COMMANDS = ("retrain", "promote", "rollback", "report", "pause", "resume", "cancel")
+COMMANDS = ("retrain", "rebase", "promote", "rollback", "report", "pause", "resume", "cancel")
 OF_ALL = ("pause", "resume")
 """Those that may also be about all workloads."""
 
@@ -61,8 +61,9 @@ class Service(Protocol):
 
         Args:
             workload: None: all of them, for those of `OF_ALL`.
-            arguments: `version`, for `promote`; `now`, for `retrain`: at any hour; the `reason`, for `promote`,
-                `rollback`, `pause` and `cancel`; `asked_by`, the name of who asks. Reason and name are kept.
+            arguments: `version`, for `promote`; `base`, a folder, for `rebase`; `now`, for `retrain`: at any hour; the
+                `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`; `asked_by`, the name of who asks.
+                Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -144,6 +145,17 @@ class LocalService:
             waits = self._waits(workload)
             done = "; ".join(["a retraining is in line", *waits])
             return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
+        if name == "rebase":
+            base = arguments.get("base")
+            if not isinstance(base, str) or not base:
+                raise RetunedError("rebase: name the folder of the base model")
+            runs.rebase(workload, Path(base), asked_by, said)
+            if self._ingest is None:
+                runs.run_waiting()
+            return {
+                "workload": workload,
+                "done": "; ".join([f"a training on {base} is in line", *self._waits(workload)]),
+            }
         if name == "report":
             report = self.jobs.report_so_far(workload)
             return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}

@@ -104,6 +104,21 @@ def content_hash(adapter: Path) -> str:
     return digest.hexdigest()[:8]
 
 
+def base_of(champion: Version | None, base: Path | None) -> Path:
+    """The folder of the base model that a workload goes on with: `models.base`, or where that is still the one before a
+    rebase, the one that its champion was moved to.
+
+    Raises:
+        RetunedError: no base model is set, or the champion was trained on another one.
+    """
+    folder = need_base(base)
+    if champion is not None and champion.manifest.get("rebased_from") == base_hash(folder):
+        return base_folder(champion, folder)
+    if champion is not None:
+        check_base(champion, folder)
+    return folder
+
+
 def base_folder(version: Version, base: Path) -> Path:
     """Where the base model is that a version was trained on: `base`, or, where that is another one, the folder that the
     version names.
@@ -129,7 +144,8 @@ def check_base(version: Version, base: Path) -> None:
     if version.base_hash != base_hash(base):
         raise RetunedError(
             f"model {version.name} was trained on another base model ({version.base_model}) than models.base ({base}): "
-            f"set models.base back, or start anew with `retuned promote {version.workload} base`"
+            f"set models.base back, move the workload with `retuned rebase {version.workload} --base {base}`, or start "
+            f"anew with `retuned promote {version.workload} base`"
         )
 
 

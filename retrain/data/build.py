@@ -35,11 +35,17 @@ _SCHEMAS = {
 }
 
 
-def build_dataset(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Dataset:
+def build_dataset(
+    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, anew: bool = False
+) -> Dataset:
     """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
 
     The same evidence gives the same version, which is then written once. Feedback that is set aside is in
     the table `quarantine` afterwards.
+
+    Args:
+        anew: for a training that begins from nothing: from all of the evidence, and all that earlier datasets taught
+            and is still true.
 
     Raises:
         TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
@@ -49,8 +55,11 @@ def build_dataset(warehouse: Warehouse, settings: Settings, workload: str, now: 
     champion = versions.champion(warehouse, workload)
     earlier = Earlier.of(warehouse, settings, workload, champion.dataset_version if champion else None)
     evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
+    chosen_by = settings.dataset
+    if anew:
+        earlier, chosen_by = replace(earlier, until=None), chosen_by.model_copy(update={"replay_share": 1.0})
     try:
-        chosen = select(evidence, earlier, settings.dataset)
+        chosen = select(evidence, earlier, chosen_by)
         check_enough(chosen, settings, workload)
         check_classes(chosen, settings.dataset.near_duplicate_similarity, evidence.template, workload)
         check_leaks(chosen.splits, chosen.thumbs, settings.dataset.near_duplicate_similarity, evidence.template)

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 _TRIAL_SECONDS = 0.05
 
 
-def check_base_model(folder: Path | None) -> str:
+def check_base_model(folder: Path | None, key: str = "models.base") -> str:
     """What the base model's folder holds.
+
+    Args:
+        key: what named it.
 
     Raises:
         ConfigurationError: it is not there, or not a model in transformers' format.
@@ -24,19 +27,17 @@ def check_base_model(folder: Path | None) -> str:
         return "none (models.base): the daemon watches and never trains"
     config = folder / "config.json"
     if not folder.is_dir():
-        raise ConfigurationError(
-            f"models.base: {folder} is not there; give the folder of a model in transformers' format"
-        )
+        raise ConfigurationError(f"{key}: {folder} is not there; give the folder of a model in transformers' format")
     if not config.is_file() or not any(folder.glob("*.safetensors")):
         raise ConfigurationError(
-            f"models.base: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?"
+            f"{key}: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?"
         )
     if not (folder / "tokenizer_config.json").is_file():
-        raise ConfigurationError(f"models.base: {folder} holds no tokenizer (tokenizer_config.json)")
+        raise ConfigurationError(f"{key}: {folder} holds no tokenizer (tokenizer_config.json)")
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("architectures", ["?"])[0]
     except (ValueError, OSError) as error:
-        raise ConfigurationError(f"models.base: {config} cannot be read ({error})") from error
+        raise ConfigurationError(f"{key}: {config} cannot be read ({error})") from error
     return f"{kind} in {folder}"
 
 
