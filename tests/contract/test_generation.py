@@ -154,7 +154,10 @@ def test_each_model_answers_what_it_answers_alone(engine: Engine, trained: Train
                 )
             expected = ids[0, len(prompt) :].tolist()
             answer = found[row["row_id"]][name]
-            assert answer.text == tokenizer.decode(expected, skip_special_tokens=True).strip()
+            # A limit may cut a character in two; vLLM leaves such halves out.
+            assert answer.text.strip("\ufffd") == tokenizer.decode(expected, skip_special_tokens=True).strip(
+                " \n\ufffd"
+            )
             assert answer.tokens == len(expected)
 
 
