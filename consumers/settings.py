@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 
 from retuned.consumers.errors import ConfigurationError
 
@@ -24,9 +24,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-def _without_credentials(url: str) -> str:
+def _without_credentials(url: str, info: ValidationInfo) -> str:
     if "@" in url.split("/")[2]:
-        raise ValueError("credentials in the address are not sent; set the key for the token beside it")
+        key = "judge_key" if info.field_name == "judge_url" else "token"
+        raise ValueError(f"credentials in the address are not sent; put a token into {key} or {key}_file")
     return url
 
 

@@ -1,7 +1,13 @@
-"""A double of vLLM: its routes and its statuses, over a tiny model in this process that really generates."""
+"""A double of vLLM: its routes and its statuses, over a tiny model in this process that really generates. And vLLM
+itself, where RETUNED_VLLM names its command, for example /opt/vllm/bin/vllm."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from brokers import until
 from peft import PeftModel
 
 from retuned.retrain.settings import EvaluateSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.base_model import load_model, load_tokenizer
+
+VLLM = os.environ.get("RETUNED_VLLM")
 
 Answered = tuple[int, Any]
 LORA_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -157,3 +166,37 @@ def serving(base: Path) -> Iterator[VllmDouble]:
     listening.shutdown()
     thread.join()
     listening.server_close()
+
+
+@contextmanager
+def vllm(base: Path, dtype: str) -> Iterator[str]:
+    """A real vLLM, on CPUs, with a base model that it loads adapters for; its address."""
+    assert VLLM is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "VLLM_TARGET_DEVICE": "cpu",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [VLLM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enable-lora", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager"]
+    command += ["--dtype", dtype]
+    server = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
+
+    def answers() -> bool:
+        assert server.poll() is None, "vLLM ended"
+        try:
+            return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5).status == 200)
+        except OSError:
+            return False
+
+    try:
+        until(answers, 240)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()

@@ -1,11 +1,6 @@
 """What every engine of generation keeps: models in this process, a double of vLLM, and a vLLM where RETUNED_VLLM names
 its command (`RETUNED_VLLM=/opt/vllm/bin/vllm`)."""
 
-import os
-import signal
-import socket
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from brokers import until
-from model_servers import serving
+from model_servers import VLLM, serving, vllm
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 from trainings import rows
@@ -73,39 +67,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @contextmanager
-def vllm(base: Path) -> Iterator[str]:
-    """A real server on the base model; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        "VLLM_TARGET_DEVICE": "cpu",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [os.environ["RETUNED_VLLM"], "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--enable-lora", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager"]
-    command += ["--dtype", "float32"]
-    server = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
-
-    def answers() -> bool:
-        assert server.poll() is None, "vLLM ended"
-        try:
-            return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5).status == 200)
-        except OSError:
-            return False
-
-    try:
-        until(answers, 240)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
-
-
-@contextmanager
 def on_server(url: str, trained: Trained, **keys: Any) -> Iterator[Engine]:
     settings = EvaluateSettings(engine="server", url=url, batch_size=3, max_new_tokens=MOST_TOKENS, **keys)
     server = Server(settings, None)
@@ -119,9 +80,7 @@ def on_server(url: str, trained: Trained, **keys: Any) -> Iterator[Engine]:
     params=[
         "transformers",
         "double",
-        pytest.param(
-            "vllm", marks=pytest.mark.skipif("RETUNED_VLLM" not in os.environ, reason="RETUNED_VLLM names no vLLM")
-        ),
+        pytest.param("vllm", marks=pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM")),
     ],
 )
 def engine(request: pytest.FixtureRequest, trained: Trained) -> Iterator[Engine]:
@@ -134,7 +93,7 @@ def engine(request: pytest.FixtureRequest, trained: Trained) -> Iterator[Engine]
         with serving(trained.base) as double, on_server(double.url, trained, prompt_logprobs=True) as remote:
             yield remote
     else:
-        with vllm(trained.base) as url, on_server(url, trained) as remote:
+        with vllm(trained.base, "float32") as url, on_server(url, trained) as remote:
             yield remote
 
 

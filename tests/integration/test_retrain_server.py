@@ -192,7 +192,7 @@ class TestInProcess:
 def test_a_server_must_be_named_and_its_token_be_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="engine is server: name it with url"):
         EvaluateSettings(engine="server")
-    with pytest.raises(ValueError, match="credentials in the address are not sent"):
+    with pytest.raises(ValueError, match="credentials in the address are not sent; put a token into token or"):
         EvaluateSettings(engine="server", url="http://me:pw@host/v1")
     missing = EvaluateSettings(engine="server", url="http://host/v1", token_file=tmp_path / "none")
     with pytest.raises(ConfigurationError, match=r"evaluate\.token_file: .*none cannot be read"):
