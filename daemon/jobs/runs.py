@@ -88,6 +88,8 @@ class Runs:
         if not base.is_absolute():
             raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
         check_base_model(base, "base")
+        if (named := context.settings.models.workloads) is not None and workload not in named:
+            raise RetunedError(f"workload {workload}: it is not one to retrain; add it to models.workloads")
         champion = versions.champion(context.warehouse, workload)
         if champion is None:
             raise RetunedError(

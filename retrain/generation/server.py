@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
@@ -35,10 +36,6 @@ _SAME_LOSS = 1e-3
 
 class ServerRefused(RetunedError):
     """The server answered a request with an error."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class Server:
@@ -87,19 +84,20 @@ class Server:
         """The likeliest answer to token ids: its text, its tokens, and the seconds that it took."""
         body = {"model": model, "prompt": prompt, "max_tokens": limit, "temperature": 0.0}
         answer, seconds = self._request("completions", body)
-        text: str = answer["choices"][0]["text"]
-        return text, answer["usage"]["completion_tokens"], seconds
+        with self._expected("completions"):
+            text: str = answer["choices"][0]["text"]
+            return text, int(answer["usage"]["completion_tokens"]), seconds
 
     def loss(self, model: str, prompt: list[int], completion: list[int]) -> float | None:
         """Of a completion, nats per token; None where the server gives no log-probabilities of a prompt."""
         body = {"model": model, "prompt": prompt + completion, "max_tokens": 1, "temperature": 0.0}
         answer, _ = self._request("completions", {**body, "prompt_logprobs": 0})
-        told = answer["choices"][0].get("prompt_logprobs")
-        if not told:
-            return None
-        places = zip(told[len(prompt) :], completion, strict=True)
-        total: float = sum(place[str(token)]["logprob"] for place, token in places)
-        return -total / len(completion)
+        with self._expected("completions"):
+            told = answer["choices"][0].get("prompt_logprobs")
+            if not told:
+                return None
+            places = zip(told[len(prompt) :], completion, strict=True)
+            return -fmean(place[str(token)]["logprob"] for place, token in places)
 
     def _load(self, name: str, path: Path) -> None:
         if name in self._names():  # left by an evaluation that was killed, and taken up again
@@ -126,14 +124,27 @@ class Server:
         return {model["id"] for model in self._listed()}
 
     def _listed(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._request("models", None)[0]["data"]
-        return found
+        answer, _ = self._request("models", None)
+        with self._expected("models"):
+            found: list[dict[str, Any]] = answer["data"]
+            return found
+
+    @contextmanager
+    def _expected(self, route: str) -> Iterator[None]:
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RetunedError(
+                f"evaluate.url: {self.url}/{route} does not answer as OpenAI's API does; expected a server such as "
+                "vLLM, for example http://host:8000/v1"
+            ) from error
 
     def _request(self, route: str, body: dict[str, Any] | None) -> tuple[Any, float]:
         """The answer, JSON where it is, and how many seconds it took. What may pass is tried again.
 
         Raises:
-            ServerRefused, RetunedError
+            ServerRefused: it answered with an error, and will again.
+            RetunedError: it did not answer.
         """
         headers = {"Content-Type": "application/json"}
         if self._token:
@@ -148,7 +159,7 @@ class Server:
                 return _decoded(content), time.perf_counter() - started
             except urllib.error.HTTPError as error:
                 if error.code not in _WORTH_ANOTHER_TRY or pause is None:
-                    raise ServerRefused(error.code, self._refusal(route, error)) from error
+                    raise ServerRefused(self._refusal(route, error)) from error
             except (OSError, http.client.HTTPException) as error:  # a URLError and a timeout are an OSError
                 if pause is None:
                     raise RetunedError(

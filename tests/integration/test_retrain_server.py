@@ -148,6 +148,15 @@ class TestInProcess:
         with pytest.raises(RetunedError, match="answers with status 503: busy"):
             shop.evaluate(double.settings(), tmp_path)
 
+    @pytest.mark.parametrize("answer", [{"object": "error"}, "<html>", {"choices": []}, [1]])
+    def test_what_is_no_answer_of_completions_is_an_error_that_names_the_server(
+        self, shop: Shop, double: VllmDouble, tmp_path: Path, answer: Any
+    ) -> None:
+        double.interfere = lambda _: (200, answer)
+        with pytest.raises(RetunedError, match=r"/v1/completions does not answer as OpenAI's API does"):
+            shop.evaluate(double.settings(), tmp_path)
+        assert double.loaded == {}
+
     def test_no_more_requests_are_open_than_prompts_at_once(
         self, shop: Shop, double: VllmDouble, tmp_path: Path
     ) -> None:

@@ -408,4 +408,7 @@ def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
     assert "was trained on" in refused(base=str(base))
     queue.configure(evaluate={"engine": "server", "url": "http://host/v1"})
     assert "evaluate.engine is server" in refused(base=str(other_base(queue.folder / "third")))
+    queue.models["workloads"] = ("sales",)
+    queue.configure()
+    assert "add it to models.workloads" in refused(base=str(queue.folder / "third"))
     assert queue.warehouse.rows("SELECT * FROM runs") == []
