@@ -340,8 +340,7 @@ class _Run:
         base = Path(wanted) if wanted else versions.base_of(champion, self.settings.models.base)
         found, configured = versions.base_hash(base), versions.base_hash(versions.need_base(self.settings.models.base))
         self.rebased_from = None if found == configured else configured
-        models = self.settings.models.model_copy(update={"base": base})
-        self.settings = self.settings.model_copy(update={"models": models})
+        self.settings = self.settings.with_base(base)
 
     def _evaluations(self, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> list[Evaluation]:
         kept = self.folder / "evaluations.json"

@@ -258,3 +258,7 @@ class Settings(Section):
     evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
+
+    def with_base(self, base: Path) -> Self:
+        """The same with another base model."""
+        return self.model_copy(update={"models": self.models.model_copy(update={"base": base})})

@@ -64,10 +64,8 @@ class Evaluation:
         refused: it says that it cannot or will not answer, and the approved answer does not.
         length_ratio: its words over those of the approved answer.
         output_tokens: tokens of the answer.
-        latency_seconds: the answer's tokens at the model's pace. The pace is the best of a few trials, the models in
-            turn; on a CPU by the time that the threads worked. What else the machine does meanwhile, serving for
-            example, is nobody's latency. The bare base model is given the candidate's pace: what any adapter costs
-            is a matter of how it is served, and holds nothing against what it learned.
+        latency_seconds: the answer's tokens at the model's pace, as the engine measures it. The bare base model is
+            given the candidate's pace (see `generation.engine`).
         verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
             not asked, or gave no usable answer.
     """
@@ -159,6 +157,7 @@ def evaluate(
         the evaluations, and `seconds` and `load_seconds`.
 
     Raises:
+        RetunedError: a base model is gone, or the server that `evaluate.url` names does not load an adapter.
         Cancelled: stop was set.
         ChildFailed: the child failed or died.
     """
@@ -289,8 +288,8 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         load_seconds += time.perf_counter() - loading
         with closing(engine):
             for split, models in job["splits"].items():
-                answering = [model for model in models if model in group["adapters"]]
-                found += _evaluated(engine, split, rows[split], answering, emit)
+                here = [model for model in models if model in group["adapters"]]
+                found += _evaluated(engine, split, rows[split], here, emit)
     found += [
         measured("holdout", row, LOGGED, job["logged"][row["row_id"]])
         for row in rows["holdout"]
@@ -323,8 +322,7 @@ def _evaluated(
     engine: Engine, split: str, rows: list[dict[str, Any]], models: list[str], emit: Emit
 ) -> list[Evaluation]:
     found: list[Evaluation] = []
-    answered = engine.answers(rows, models) if rows and models else iter(())
-    for number, (row, answers) in enumerate(answered, 1):
+    for number, (row, answers) in enumerate(engine.answers(rows, models), 1):
         for model, answer in answers.items():
             one = measured(split, row, model, answer.text)
             found.append(replace(one, loss=answer.loss, output_tokens=answer.tokens, latency_seconds=answer.seconds))
