@@ -180,6 +180,7 @@ def vllm(base: Path, dtype: str) -> Iterator[str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
     }
     command = [VLLM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
