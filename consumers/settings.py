@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from retuned.consumers.errors import ConfigurationError
 
@@ -46,16 +55,36 @@ class WorkloadSettings(Section):
         return None
 
 
-def _without_credentials(url: str) -> str:
+def _without_credentials(url: str, info: ValidationInfo) -> str:
     if "@" in url.split("/")[2]:
-        raise ValueError("credentials in the address are not sent; put a token into judge_key or judge_key_file")
+        key = "judge_key" if info.field_name == "judge_url" else "token"
+        raise ValueError(f"credentials in the address are not sent; put a token into {key} or {key}_file")
     return url
+
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)]
+
+
+def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:
+    """A secret that is set as it is, or by a file whose key this is.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    if value is not None:
+        return value.get_secret_value()
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{key}: {file} cannot be read ({error.strerror})") from error
 
 
 class JudgeSettings(Section):
     """A language model that judges answers, for sections that have one."""
 
-    judge_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)] | None = Field(
+    judge_url: HttpUrl | None = Field(
         None,
         description="a language model that judges answers, by OpenAI's chat completions: http://host:8000/v1; "
         "it is shown questions and answers, and decides nothing unless metric.name is judge; null: none",
@@ -73,16 +102,7 @@ class JudgeSettings(Section):
         Raises:
             ConfigurationError: its file cannot be read.
         """
-        if self.judge_key is not None:
-            return self.judge_key.get_secret_value()
-        if self.judge_key_file is None:
-            return None
-        try:
-            return self.judge_key_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(
-                f"judge_key_file: {self.judge_key_file} cannot be read ({error.strerror})"
-            ) from error
+        return secret(self.judge_key, self.judge_key_file, "judge_key_file")
 
     @model_validator(mode="after")
     def _model_of_the_judge(self) -> Self:

@@ -41,7 +41,7 @@ from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
 
 ANYBODY = "an operator"
-COMMANDS = ("retrain", "promote", "rollback", "report", "pause", "resume", "cancel")
+COMMANDS = ("retrain", "rebase", "promote", "rollback", "report", "pause", "resume", "cancel")
 OF_ALL = ("pause", "resume")
 """Those that may also be about all workloads."""
 
@@ -63,8 +63,9 @@ class Service(Protocol):
 
         Args:
             workload: None: all of them, for those of `OF_ALL`.
-            arguments: `version`, for `promote`; `now`, for `retrain`: at any hour; the `reason`, for `promote`,
-                `rollback`, `pause` and `cancel`; `asked_by`, the name of who asks. Reason and name are kept.
+            arguments: `version`, for `promote`; `base`, a folder, for `rebase`; `now`, for `retrain`: at any hour; the
+                `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`; `asked_by`, the name of who asks.
+                Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -145,6 +146,17 @@ class LocalService:
             ended = [_outcome(result) for result in made if result.workload == workload]
             done = "; ".join(ended or ["a retraining is in line", *self._waits(workload)])
             return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
+        if name == "rebase":
+            base = arguments.get("base")
+            if not isinstance(base, str) or not base:
+                raise RetunedError("rebase: name the folder of the base model")
+            runs.rebase(workload, Path(base), asked_by, said)
+            if self._ingest is None:
+                runs.run_waiting()
+            return {
+                "workload": workload,
+                "done": "; ".join([f"a training on {base} is in line", *self._waits(workload)]),
+            }
         if name == "report":
             report = self.jobs.report_so_far(workload)
             return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}

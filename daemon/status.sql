@@ -32,7 +32,7 @@ WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs
 -- `scores`: mean score on the holdout by base, champion, candidate and logged (what production had answered).
-SELECT id, state, reasons, started_at, finished_at, version, train_seconds, detail -> '$.scores' AS scores, error FROM runs
+SELECT id, kind, state, reasons, started_at, finished_at, version, train_seconds, detail -> '$.scores' AS scores, error FROM runs
 WHERE workload = $workload ORDER BY started_at DESC LIMIT 10
 
 -- name: promotions

@@ -82,20 +82,27 @@ class RunResult:
 
 
 def put_in_line(
-    warehouse: Warehouse, workload: str, reasons: Sequence[str], now: datetime, at_any_hour: bool = False
+    warehouse: Warehouse,
+    workload: str,
+    reasons: Sequence[str],
+    now: datetime,
+    at_any_hour: bool = False,
+    base: Path | None = None,
 ) -> str:
     """Have a workload retrained when its turn comes; one that waits already goes on waiting. Returns the run's id.
 
     Args:
         reasons: why; kept with the run.
         at_any_hour: it, and what of the workload was interrupted, does not wait for `schedule.training_hours`.
+        base: train anew on this base model, whose folder is absolute; None: go on from what serves.
     """
     with _rows:
         if at_any_hour:
             warehouse.execute(QUERIES["at_any_hour"], {"workload": workload})
-        waiting = next((row for row in unfinished(warehouse, workload) if row["state"] == "waiting"), None)
-        if waiting is not None:
-            return str(waiting["id"])
+        base_model = None if base is None else str(base)
+        for row in unfinished(warehouse, workload):
+            if row["state"] == "waiting" and row["base_model"] == base_model:
+                return str(row["id"])
         run_id = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         warehouse.insert(
             "runs",
@@ -106,6 +113,8 @@ def put_in_line(
             started_at=now,
             attempts=0,
             at_any_hour=at_any_hour,
+            kind="retrain" if base is None else "rebase",
+            base_model=base_model,
         )
         return run_id
 
@@ -119,9 +128,7 @@ def untrainable(warehouse: Warehouse, settings: Settings, workload: str) -> str 
         return "this workload is not one to retrain (models.workloads)"
     champion = versions.champion(warehouse, workload)
     try:
-        versions.base_hash(models.base)
-        if champion is not None:
-            versions.check_base(champion, models.base)
+        versions.base_hash(versions.base_of(champion, models.base))
     except RetunedError as error:
         return str(error)
     return None
@@ -205,6 +212,8 @@ class _Run:
         self.settings = rollout.settings.for_workload(workload)
         self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
         self.folder = _folder(self.settings, workload, run_id)
+        self.rebases = self._row()["kind"] == "rebase"
+        self.rebased_from: str | None = None
 
     def through(self) -> RunResult:
         """All stages; whatever ends them stands in the run's row."""
@@ -283,7 +292,7 @@ class _Run:
                 "train_seconds",
                 lambda: train(
                     dataset,
-                    parent,
+                    None if self.rebases else parent,
                     self.settings,
                     self.folder / "train",
                     self.stop,
@@ -333,21 +342,27 @@ class _Run:
         row = self._row()
         if row["dataset_version"] is None:
             self._tell("dataset")
-            base = versions.need_base(self.settings.models.base)
-            versions.base_hash(base)
             champion = versions.champion(self.warehouse, self.workload)
-            if champion is not None:
-                versions.check_base(champion, base)
+            self._use_base(champion)
             dataset = build_dataset(
-                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.stop
+                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.rebases, self.stop
             )
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
         if kept is None or not kept.path.is_dir():
             raise RetunedError(f"run {self.id}: its dataset {row['dataset_version']} is gone; retrain anew")
-        parent = row["parent_version"]
-        return kept, versions.find(self.warehouse, self.workload, parent) if parent else None
+        parent = versions.find(self.warehouse, self.workload, row["parent_version"]) if row["parent_version"] else None
+        self._use_base(parent)
+        return kept, parent
+
+    def _use_base(self, champion: Version | None) -> None:
+        """From here on `models.base` is the base model of this run."""
+        wanted = self._row()["base_model"]
+        base = Path(wanted) if wanted else versions.base_of(champion, self.settings.models.base)
+        found, configured = versions.base_hash(base), versions.base_hash(versions.need_base(self.settings.models.base))
+        self.rebased_from = None if found == configured else configured
+        self.settings = self.settings.with_base(base)
 
     def _evaluations(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any]
@@ -444,7 +459,7 @@ class _Run:
             self.workload,
             Path(training["adapter"]),
             base_model=versions.need_base(self.settings.models.base),
-            parent_version=parent.version if parent else None,
+            parent_version=parent.version if parent and not self.rebases else None,
             dataset_version=dataset.version,
             run_id=self.id,
             details={
@@ -457,7 +472,8 @@ class _Run:
                     **{f"holdout_score_{model}": value for model, value in scores.items()},
                 },
                 "cost": {"train_seconds": row["train_seconds"], "evaluate_seconds": row["evaluate_seconds"]},
-            },
+            }
+            | ({"rebased_from": self.rebased_from} if self.rebased_from else {}),
             now=self.now(),
         )
         self._update(version=version.version)

@@ -4,13 +4,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
+from retuned.consumers.settings import (
+    HttpUrl,
+    JudgeSettings,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    WorkloadSettings,
+    secret,
+)
 
 Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
+SECRETS = {"token", "judge_key"}
+"""Of `EvaluateSettings`: they are kept out of the files of jobs."""
 METRICS = ("auto", "facts", "exact", "label", "json", "tool_calls", "text", "judge")
 _TEMPLATE_ARGUMENTS = frozenset(
     {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"}
@@ -227,8 +238,33 @@ class TrainSettings(Section):
 class EvaluateSettings(JudgeSettings):
     """How models are compared on the holdout."""
 
+    engine: Literal["transformers", "server"] = Field(
+        "transformers",
+        description="what generates the answers; transformers: a child process, with the base model in its memory; "
+        "server: the server at evaluate.url, which has the base model",
+    )
+    url: HttpUrl | None = Field(
+        None,
+        description="of engine server: an OpenAI-compatible server that loads adapters, such as vLLM: "
+        "http://host:8000/v1; one server, not several behind one address",
+    )
+    token: SecretStr | None = Field(
+        None, description="bearer token for it; set it by RETUNED__EVALUATE__TOKEN or token_file"
+    )
+    token_file: Path | None = Field(None, description="a file whose content is that token")
+    models_directory: Path | None = Field(
+        None, description="where that server sees models.directory, if it is elsewhere, as in a container"
+    )
+    request_timeout_seconds: PositiveFloat = Field(120.0, description="longest wait for one answer of that server")
+    prompt_logprobs: bool = Field(
+        False,
+        description="ask that server for log-probabilities of approved answers too, for their loss; some versions of "
+        "vLLM end at such a request when adapters are loaded, 0.32 on CPUs among them",
+    )
     max_new_tokens: PositiveInt = Field(128, description="longest answer generated")
-    batch_size: PositiveInt = Field(16, description="prompts generated at once, the same for each model")
+    batch_size: PositiveInt = Field(
+        16, description="prompts generated at once, the same for each model; of a server, requests at once"
+    )
     maximum_examples: PositiveInt = Field(
         200, description="most holdout rows that are generated, and most regression rows"
     )
@@ -239,6 +275,20 @@ class EvaluateSettings(JudgeSettings):
         45, description="most prompts that have nothing to do with the workload; 0: none"
     )
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
+
+    def bearer_token(self) -> str | None:
+        """What the server at `url` asks for.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        return secret(self.token, self.token_file, "evaluate.token_file")
+
+    @model_validator(mode="after")
+    def _address_of_the_server(self) -> Self:
+        if self.engine == "server" and self.url is None:
+            raise ValueError("engine is server: name it with url, for example http://host:8000/v1")
+        return self
 
 
 class MetricSettings(Section):
@@ -356,3 +406,7 @@ class Settings(WorkloadSettings):
     metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
+
+    def with_base(self, base: Path) -> Self:
+        """The same with another base model."""
+        return self.model_copy(update={"models": self.models.model_copy(update={"base": base})})

@@ -18,6 +18,8 @@ CHAMPION, PREVIOUS = "champion", "previous"
 LONGEST_FOLDER = 200
 """Characters of a workload's folder: file systems have 255 bytes, and something is written beside it under its name."""
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
 _MIB = 1 << 20
 
 
@@ -94,6 +96,45 @@ def base_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def content_hash(adapter: Path) -> str:
+    """The version of an adapter, from the folder in which PEFT saved it."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        digest.update((adapter / name).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def base_of(champion: Version | None, base: Path | None) -> Path:
+    """The folder of the base model that a workload goes on with: `models.base`, or where that is still the one before a
+    rebase, the one that its champion was moved to.
+
+    Raises:
+        RetunedError: no base model is set, or the champion was trained on another one.
+    """
+    folder = need_base(base)
+    if champion is not None and champion.manifest.get("rebased_from") == base_hash(folder):
+        return base_folder(champion, folder)
+    if champion is not None:
+        check_base(champion, folder)
+    return folder
+
+
+def base_folder(version: Version, base: Path) -> Path:
+    """Where the base model is that a version was trained on: `base`, or, where that is another one, the folder that the
+    version names.
+
+    Raises:
+        RetunedError: neither holds it.
+    """
+    own = Path(version.base_model)
+    for folder in (base, own):
+        if folder.is_dir() and base_hash(folder) == version.base_hash:
+            return folder
+    raise RetunedError(
+        f"model {version.name}: its base model is not at {own} any more, nor at models.base ({base}); put it back"
+    )
+
+
 def check_base(version: Version, base: Path) -> None:
     """An adapter works on the base model that it was trained on, and on no other.
 
@@ -103,8 +144,8 @@ def check_base(version: Version, base: Path) -> None:
     if version.base_hash != base_hash(base):
         raise RetunedError(
             f"model {version.name} was trained on another base model ({version.base_model}) than the configured one "
-            f"({base}): set it back (models.base, or base below workloads), or start anew with "
-            f"`retuned promote {version.workload} base`"
+            f"({base}): set it back (models.base, or base below workloads), move the workload with `retuned rebase "
+            f"{version.workload} --base {base}`, or start anew with `retuned promote {version.workload} base`"
         )
 
 

@@ -23,6 +23,7 @@ from retuned.daemon.web.server import bind
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
+from retuned.retrain.generation import server
 from retuned.retrain.scoring.metric import choose
 from retuned.retrain.training.base_model import check_base_model
 
@@ -43,6 +44,7 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
             for key, base in settings.bases().items()
         ),
         *_for_each("memory", settings, {"base", "train"}, _memory),
+        *_for_each("evaluation", settings, {"evaluate"}, lambda own: server.check(own.evaluate)),
         *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),

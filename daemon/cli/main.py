@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="as JSON")
     for name, help in (
         ("retrain", "retrain a workload now"),
+        ("rebase", "train a workload anew on another base model, and move it there if that is better"),
         ("promote", "put a version into service"),
         ("rollback", "put the previous version back into service"),
         ("report", "write a report of this month so far, for people who decide"),
@@ -115,6 +116,14 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("workload")
         if name == "promote":
             added.add_argument("version")
+        if name == "rebase":
+            added.add_argument(
+                "--base",
+                required=True,
+                type=os.path.abspath,
+                metavar="DIR",
+                help="of that model, on the daemon's machine",
+            )
         if name == "retrain":
             added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
@@ -373,7 +382,9 @@ def _megabytes(size: int) -> str:
 
 
 def _command(options: argparse.Namespace) -> int:
-    arguments = {key: getattr(options, key) for key in ("version", "reason", "now") if getattr(options, key, None)}
+    arguments = {
+        key: getattr(options, key) for key in ("version", "base", "reason", "now") if getattr(options, key, None)
+    }
     with _service(_settings(options)) as service:
         answer = service.command(options.name, options.workload, arguments)
     print(f"{answer['workload'] or 'all workloads'}: {answer['done']}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from retuned.consumers.common.memory import available_bytes, gibibytes
@@ -30,7 +31,7 @@ def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: dat
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
-    if (reason := lacking_memory(settings)) is not None:
+    if (reason := lacking_memory(settings, run["base_model"] and Path(run["base_model"]))) is not None:
         return Hold("memory", reason)
     return None
 
@@ -52,11 +53,13 @@ def paused(warehouse: Warehouse, workload: str) -> str | None:
     return None
 
 
-def lacking_memory(settings: Settings) -> str | None:
-    """Why a training would run out of memory; None: it would not, or that is not known."""
-    if settings.models.base is None:
+def lacking_memory(settings: Settings, base: Path | None = None) -> str | None:
+    """Why a training, on this base model or on `models.base`, would run out of memory; None: it would not, or that is
+    not known."""
+    base = base or settings.models.base
+    if base is None:
         return None
-    needed, left = needed_bytes(settings.models.base, settings.train), available_bytes()
+    needed, left = needed_bytes(base, settings.train), available_bytes()
     if needed is None or left is None or left >= needed:
         return None
     return (

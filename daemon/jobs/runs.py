@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from retuned.consumers.common.logfields import about
@@ -18,7 +19,8 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import Hold, hold
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
-from retuned.retrain import run
+from retuned.retrain import run, versions
+from retuned.retrain.training.base_model import check_base_model
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,34 @@ class Runs:
             self.wake()
         return decision
 
+    def rebase(self, workload: str, base: Path, asked_by: str, reason: str) -> None:
+        """Put a training on another base model in line, from all that the workload's champion learned.
+
+        Raises:
+            RetunedError: there is no model in the folder, or nothing to compare it with.
+        """
+        context, settings = self._context, self._context.settings.for_workload(workload)
+        if not base.is_absolute():
+            raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
+        check_base_model(base, "base")
+        if (named := settings.models.workloads) is not None and workload not in named:
+            raise RetunedError(f"workload {workload}: it is not one to retrain; add it to models.workloads")
+        champion = versions.champion(context.warehouse, workload)
+        if champion is None:
+            raise RetunedError(
+                f"workload {workload}: the base model serves, so there is nothing to train anew: set models.base to "
+                f"{base}"
+            )
+        if champion.base_hash == versions.base_hash(base):
+            raise RetunedError(f"workload {workload}: {champion.name} was trained on {base} already")
+        if settings.evaluate.engine == "server":
+            raise RetunedError(
+                "evaluate.engine is server, which has one base model: set it to transformers to compare two"
+            )
+        why = f"asked for by {asked_by}: {champion.base_model} is to become {base}: {reason}"
+        run.put_in_line(context.warehouse, workload, [why], context.now(), base=base)
+        self.wake()
+
     def evidence(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Evidence:
         """What is known about a workload now."""
         context = self._context
@@ -98,6 +128,7 @@ class Runs:
                 {
                     "run_id": row["id"],
                     "workload": row["workload"],
+                    "kind": row["kind"],
                     "state": row["state"],
                     "since": row["started_at"],
                     "waits_for": held.kind,

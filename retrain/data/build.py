@@ -38,7 +38,7 @@ from retuned.retrain.data.examples import Example, unrated
 from retuned.retrain.data.selection import Selection, sample_of_traffic, select
 from retuned.retrain.data.similarity import forget, text_hash
 from retuned.retrain.scoring.metric import Chosen
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import SECRETS, Settings
 from retuned.retrain.versions import QUERIES
 
 _EXTRACT = named_queries("retuned.retrain.data", "extract.sql")
@@ -62,6 +62,7 @@ def build_dataset(
     workload: str,
     now: datetime,
     folder: Path,
+    anew: bool = False,
     stop: threading.Event | None = None,
 ) -> Dataset:
     """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
@@ -72,6 +73,10 @@ def build_dataset(
     Args:
         folder: of this work alone.
 
+    Args:
+        anew: for a training that begins from nothing: from all of the evidence, and all that earlier datasets taught
+            and is still true.
+
     Raises:
         TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
         LostClass: most questions of a frequent answer or topic would be left out.
@@ -80,7 +85,7 @@ def build_dataset(
     """
     stop = stop or threading.Event()
     try:
-        job = prepare(warehouse, settings, workload, folder, stop)
+        job = prepare(warehouse, settings, workload, folder, stop, anew)
         result = run_child(
             "retuned.retrain.data.build",
             job,
@@ -95,7 +100,7 @@ def build_dataset(
 
 
 def prepare(
-    warehouse: Warehouse, settings: Settings, workload: str, folder: Path, stop: threading.Event
+    warehouse: Warehouse, settings: Settings, workload: str, folder: Path, stop: threading.Event, anew: bool = False
 ) -> dict[str, Any]:
     """The job of the child: what it reads of the warehouse is in a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,8 +111,11 @@ def prepare(
     return {
         "extract": str(extract.resolve()),
         "workload": workload,
-        # The daemon's settings have more sections.
-        "settings": settings.model_dump(mode="json", include=Settings.model_fields.keys() - {"labels"}),
+        "anew": anew,
+        # The daemon's settings have more sections, and nobody is asked for anything here.
+        "settings": settings.model_dump(
+            mode="json", include=Settings.model_fields.keys() - {"labels"}, exclude={"evaluate": SECRETS}
+        ),
     }
 
 
@@ -119,7 +127,10 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
         earlier = Earlier.of(warehouse, settings, workload, champion)
         evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
         similarity = settings.dataset.near_duplicate_similarity
-        chosen = select(evidence, earlier, settings.dataset)
+        chosen_by = settings.dataset
+        if job["anew"]:
+            earlier, chosen_by = replace(earlier, until=None), chosen_by.model_copy(update={"replay_share": 1.0})
+        chosen = select(evidence, earlier, chosen_by)
         try:
             check_enough(chosen, settings, workload)
             check_classes(chosen, similarity, evidence.template, workload)

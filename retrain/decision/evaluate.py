@@ -2,64 +2,57 @@
 
 What production answered to the rows is scored beside them, by the same measure.
 
-One base model is in memory, with the adapters on it. The models answer each batch together (see `generation`), or in
-turn where that does not fit them: all see the same batches (bf16 arithmetic depends on them) and the same load of the
-machine.
+What generates the answers is an engine (see `generation.engine`): models in the child, or models on a server. Where
+champion and candidate have different base models, one base model is in memory after the other.
 """
 
+import hashlib
 import json
-import math
 import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import SecretStr
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.process import Emit, run_child
+from retuned.consumers.errors import RetunedError
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
+from retuned.retrain.generation.engine import Engine
+from retuned.retrain.generation.server import Server, ServerEngine, visible
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
 from retuned.retrain.scoring.general import is_right, prompts
 from retuned.retrain.scoring.metric import Metric, restored
-from retuned.retrain.settings import EvaluateSettings, MetricSettings, Settings
-from retuned.retrain.training.base_model import load_model, load_tokenizer
+from retuned.retrain.settings import SECRETS, EvaluateSettings, MetricSettings, Settings
 from retuned.retrain.training.devices import environment
 from retuned.retrain.versions import Version
-
-if TYPE_CHECKING:
-    from retuned.retrain.generation.adapters import Generator
 
 BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
 LOGGED = "logged"
 """In the place of a model's name: the answers that production gave, whatever gave them."""
 
-_LONGER = 1.5
-_MORE_TOKENS = 8
-_BATCH_TOKENS = 8_192
 _SCORED_AT_ONCE = 4
 """Answers that a judge is asked about at once; the other metrics do not wait."""
 
+_TOKEN = "RETUNED_EVALUATE_TOKEN"
+"""In the environment of the child: what the server asks for."""
 JUDGE_KEY = "RETUNED_EVALUATE_JUDGE_KEY"
 """In the environment of the child: the judge's token, which is kept out of the file of its job."""
 JUDGED = "judged.jsonl"
 """In the folder of the workload: verdicts of the metric `judge` that were paid for."""
-
-_TRIALS = 3
-_TRIAL_ROWS = 4
-_TRIAL_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -85,10 +78,8 @@ class Evaluation:
         refused: it says that it cannot or will not answer, and the approved answer does not.
         length_ratio: its words over those of the approved answer.
         output_tokens: tokens of the answer.
-        latency_seconds: the answer's tokens at the model's pace. The pace is the best of a few trials, the models in
-            turn; on a CPU by the time that the threads worked. What else the machine does meanwhile, serving for
-            example, is nobody's latency. The bare base model is given the candidate's pace: what any adapter costs
-            is a matter of how it is served, and holds nothing against what it learned.
+        latency_seconds: the answer's tokens at the model's pace, as the engine measures it. The bare base model is
+            given the candidate's pace (see `generation.engine`).
         verdict: of the LLM judge on the candidate's answer beside the champion's: win, tie or loss; None where it was
             not asked, or gave no usable answer.
         detail: of the score, for people.
@@ -196,39 +187,92 @@ def evaluate(
         `holdout_rows_too_long` (that were left out).
 
     Raises:
+        RetunedError: a base model is gone, or the server that `evaluate.url` names does not load an adapter.
         Cancelled: stop was set.
         ChildFailed: the child failed or died.
     """
     base = versions.need_base(settings.models.base)
+    groups = [_Group(base, {BASE: None, CANDIDATE: candidate.resolve()})]
     if champion is not None:
-        versions.check_base(champion, base)
+        own = versions.base_folder(champion, base)
+        if own == base:
+            groups[0] = _Group(base, {BASE: None, CHAMPION: champion.path, CANDIDATE: candidate.resolve()})
+        else:
+            groups.insert(0, _Group(own, {CHAMPION: champion.path}))
     job = {
-        "base": str(base),
-        "champion": str(champion.path) if champion else None,
-        "candidate": str(candidate.resolve()),
+        "splits": {
+            "holdout": [BASE, CHAMPION, CANDIDATE],
+            # Where no champion serves, the base model takes its place.
+            "regression": [CHAMPION if champion else BASE, CANDIDATE],
+            "traffic": [CHAMPION, CANDIDATE],
+            "general": [BASE, CANDIDATE],
+        },
         "dataset": str(dataset.path),
         "dtype": dtype,
         "quantized": settings.train.method == "qlora",
         "threads": settings.train.threads,
         "encoding": settings.train.encoding,
         "logged": dict(logged or {}),
-        "settings": settings.evaluate.model_dump(mode="json", exclude={"judge_key"}),
+        "settings": settings.evaluate.model_dump(mode="json", exclude=SECRETS),
         "metric": metric_of(dataset, settings).as_dict(),
         "metric_settings": settings.metric.model_dump(mode="json"),
+        "objective": settings.objective,
         "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
     }
-    key = settings.evaluate.judge_key
-    result = run_child(
-        "retuned.retrain.decision.evaluate",
-        job,
-        folder,
-        timeout_seconds=settings.evaluate.timeout_seconds,
-        stop=stop,
-        on_progress=on_progress,
-        environment=environment(settings.train) | ({JUDGE_KEY: key.get_secret_value()} if key else {}),
-        to_need_less="lower evaluate.batch_size, or take a smaller base model",
-    )
+    secrets = {_TOKEN: settings.evaluate.bearer_token() or ""}
+    if settings.evaluate.judge_key is not None:
+        secrets[JUDGE_KEY] = settings.evaluate.judge_key.get_secret_value()
+    with _adapters(groups, dataset.workload, settings, folder) as adapters:
+        result = run_child(
+            "retuned.retrain.decision.evaluate",
+            {**job, "groups": adapters},
+            folder,
+            timeout_seconds=settings.evaluate.timeout_seconds,
+            stop=stop,
+            on_progress=on_progress,
+            environment=environment(settings.train) | secrets,
+            to_need_less="lower evaluate.batch_size, or take a smaller base model",
+        )
     return [Evaluation(**row) for row in result["rows"]], result["figures"]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Models of one base model: their names, and the folders of their adapters."""
+
+    base: Path
+    adapters: dict[str, Path | None]
+
+
+@contextmanager
+def _adapters(
+    groups: Sequence[_Group], workload: str, settings: Settings, folder: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """The groups as the child gets them. With a server it has the adapters meanwhile, each under a name of this
+    evaluation alone."""
+    if settings.evaluate.engine == "transformers":
+        yield [
+            {"base": str(one.base), "adapters": {name: path and str(path) for name, path in one.adapters.items()}}
+            for one in groups
+        ]
+        return
+    if len(groups) > 1:
+        raise RetunedError(
+            "evaluate.engine server: the champion and the candidate have different base models, and a server has one; "
+            "set evaluate.engine to transformers to compare them"
+        )
+    (group,) = groups
+    evaluation = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    names: dict[str, str | None] = {}
+    paths: dict[str, Path] = {}
+    for model, path in group.adapters.items():
+        if path is None:
+            names[model] = None
+            continue
+        names[model] = name = f"{workload}@{versions.content_hash(path)}-evaluation-{evaluation}"
+        paths[name] = visible(path, settings.models.directory, settings.evaluate)
+    with Server(settings.evaluate, settings.evaluate.bearer_token()).loaded(paths):
+        yield [{"base": str(group.base), "adapters": names}]
 
 
 def hallucinated(answer: str, approved: str, asked: str, context: list[str] | None) -> bool | None:
@@ -271,14 +315,8 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """The child's side."""
     started = time.perf_counter()
     import pyarrow.parquet as pq
-    import torch
 
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
-    base, settings = Path(job["base"]), EvaluateSettings.model_validate(job["settings"])
-    tokenizer = load_tokenizer(base)
-    tokenizer.padding_side = "left"
-    models = _models(job, base, getattr(torch, job["dtype"]))
+    settings = EvaluateSettings.model_validate(job["settings"])
     metric = metric_in_child(job)
     rows = {
         split: drawn(pq.read_table(file).to_pylist(), settings.maximum_examples, metric) if file.is_file() else []
@@ -286,23 +324,75 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         for file in [Path(job["dataset"]) / f"{split}.parquet"]
     }
     rows["general"] = drawn([prompt.as_row() for prompt in prompts()], settings.general_examples)
-    evaluator = _Evaluator(models, tokenizer, settings, job["encoding"], emit)
-    load_seconds = time.perf_counter() - started
-    found = evaluator.answers("holdout", rows["holdout"], list(models))
-    found += [
-        measured("holdout", row, LOGGED, job["logged"][row["row_id"]])
-        for row in rows["holdout"]
-        if row["row_id"] in job["logged"]
-    ]
-    # Where no champion serves, the base model takes its place.
-    found += evaluator.answers("regression", rows["regression"], [CHAMPION if job["champion"] else BASE, CANDIDATE])
-    found, tokens = scored(found, [*rows["holdout"], *rows["regression"]], metric)
-    found += [measured("traffic", row, LOGGED, row["completion"]) for row in rows["traffic"]]
-    found += evaluator.answers("traffic", rows["traffic"], [*([CHAMPION] if job["champion"] else []), CANDIDATE])
-    found, more = with_agreement(found, [*rows["holdout"], *rows["traffic"]], metric)
-    found += checked(evaluator.answers("general", rows["general"], [BASE, CANDIDATE]))
+    answers: dict[str, list[Evaluation]] = {
+        "holdout": [
+            measured("holdout", row, LOGGED, job["logged"][row["row_id"]])
+            for row in rows["holdout"]
+            if row["row_id"] in job["logged"]
+        ],
+        "regression": [],
+        "traffic": [measured("traffic", row, LOGGED, row["completion"]) for row in rows["traffic"]],
+        "general": [],
+    }
+    lengths: dict[str, float] = {}
+    load_seconds = 0.0
+    for group in job["groups"]:
+        loading = time.perf_counter()
+        engine = _engine(group, job, settings)
+        load_seconds += time.perf_counter() - loading
+        with closing(engine):
+            for split, models in job["splits"].items():
+                here = [model for model in models if model in group["adapters"]]
+                if here and rows[split]:
+                    answers[split] += _evaluated(engine, split, rows[split], here, lengths, emit)
+    judged, tokens = scored(
+        [*answers["holdout"], *answers["regression"]], [*rows["holdout"], *rows["regression"]], metric
+    )
+    found, more = with_agreement([*judged, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
+    found += checked(answers["general"])
     spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens + more}
-    return {"rows": [asdict(row) for row in found], "figures": spent | evaluator.lengths}
+    return {"rows": [asdict(row) for row in found], "figures": spent | lengths}
+
+
+def _engine(group: dict[str, Any], job: dict[str, Any], settings: EvaluateSettings) -> Engine:
+    """Base model and adapters of a group, in this process or on the server."""
+    base = Path(group["base"])
+    if settings.engine == "server":
+        from retuned.retrain.training.base_model import load_tokenizer
+
+        server = Server(settings, os.environ.get(_TOKEN))
+        return ServerEngine(server, load_tokenizer(base), group["adapters"], settings, job["encoding"])
+    import torch
+
+    from retuned.retrain.generation.transformers import TransformersEngine
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    paths = {name: path and Path(path) for name, path in group["adapters"].items()}
+    return TransformersEngine(
+        base, paths, settings, dtype=job["dtype"], quantized=job["quantized"], encoding=job["encoding"]
+    )
+
+
+def _evaluated(
+    engine: Engine,
+    split: str,
+    rows: list[dict[str, Any]],
+    models: list[str],
+    lengths: dict[str, float],
+    emit: Emit,
+) -> list[Evaluation]:
+    """The answers of some models, measured. `lengths` gets how many rows were cut, and how many too long."""
+    found: list[Evaluation] = []
+    number = cut = 0
+    for number, (row, answers) in enumerate(engine.answers(rows, models), 1):
+        for model, answer in answers.items():
+            one = measured(split, row, model, answer.text)
+            found.append(replace(one, loss=answer.loss, output_tokens=answer.tokens, latency_seconds=answer.seconds))
+        cut += any(answer.cut for answer in answers.values())
+        emit({"split": split, "evaluated": number, "rows": len(rows)})
+    lengths[f"{split}_rows_cut"], lengths[f"{split}_rows_too_long"] = float(cut), float(len(rows) - number)
+    return found
 
 
 def metric_in_child(job: Mapping[str, Any]) -> Metric:
@@ -310,7 +400,9 @@ def metric_in_child(job: Mapping[str, Any]) -> Metric:
     settings = EvaluateSettings.model_validate(job["settings"])
     if key := os.environ.get(JUDGE_KEY):
         settings = settings.model_copy(update={"judge_key": SecretStr(key)})
-    asked = Settings(metric=MetricSettings.model_validate(job["metric_settings"]), evaluate=settings)
+    asked = Settings(
+        objective=job["objective"], metric=MetricSettings.model_validate(job["metric_settings"]), evaluate=settings
+    )
     return restored(asked, job["metric"], [], Path(job["judged"])).metric
 
 
@@ -335,23 +427,6 @@ def scored(
         for one, score in zip(found, scores, strict=True)
     ]
     return rows, sum(score.tokens for score in scores)
-
-
-def _models(job: dict[str, Any], base: Path, dtype: Any) -> dict[str, Any]:
-    """The PEFT model in which each of base, champion and candidate is found: one base model, with the adapters on it.
-
-    Adapters do not mix with copies of all layers (`train.method: full`) on one base model; then there are two of it.
-    """
-    from retuned.retrain.training import adapter as lora
-
-    paths = {name: Path(job[name]) for name in (CHAMPION, CANDIDATE) if job[name]}
-    found: dict[bool, Any] = {}
-    for name, path in paths.items():
-        full = lora.is_full(path)
-        on = found.get(full) or load_model(base, dtype, quantized=job["quantized"])
-        found[full] = lora.load_adapter(on, path, name=name)
-    of = {name: found[lora.is_full(path)] for name, path in paths.items()}
-    return {BASE: of[CANDIDATE], **of}
 
 
 def checked(rows: Sequence[Evaluation]) -> list[Evaluation]:
@@ -415,155 +490,6 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         kind=row.get("kind"),
         groups=[f"tool:{name}" for name in tool_calls.names(approved)],
     )
-
-
-class _Evaluator:
-    def __init__(
-        self,
-        models: dict[str, Any],
-        tokenizer: Any,
-        settings: EvaluateSettings,
-        encoding: dict[str, Any],
-        emit: Emit,
-    ) -> None:
-        from retuned.retrain.generation.adapters import Generator
-        from retuned.retrain.kernels.replace import replace_layers
-
-        self.models, self.tokenizer, self.settings, self.emit = models, tokenizer, settings, emit
-        self.encoding = encoding
-        self.packed: bool | None = None
-        distinct = list({id(model): model for model in models.values()}.values())
-        for model in distinct:
-            replace_layers(model)
-        self.together = len(distinct) == 1 and Generator.fits(distinct[0])
-        self.generator: Generator | None = None
-        self.paces: dict[str, float] = {}
-        self.lengths: dict[str, float] = {}
-
-    def answers(self, split: str, rows: list[dict[str, Any]], models: list[str]) -> list[Evaluation]:
-        from retuned.retrain.training.batches import encode_all
-
-        fitting = encode_all(self.tokenizer, rows, **self.encoding)
-        self.lengths[f"{split}_rows_cut"] = float(sum(one.cut for one in fitting))
-        self.lengths[f"{split}_rows_too_long"] = float(len(rows) - len(fitting))
-        encoded = {one.row_id: one for one in fitting}
-        rows = [row for row in rows if row["row_id"] in encoded]
-        if not rows:
-            return []
-        longest = max(len(one.completion) for one in encoded.values())
-        limit = min(self.settings.max_new_tokens, math.ceil(_LONGER * longest) + _MORE_TOKENS)
-        rows = sorted(rows, key=lambda row: (len(encoded[row["row_id"]].prompt), row["row_id"]))
-        if not self.paces:
-            self.paces = self._paces([encoded[row["row_id"]] for row in rows[:_TRIAL_ROWS]], models)
-        found, done = [], 0
-        while done < len(rows):
-            batch = rows[done : done + self.settings.batch_size]
-            while len(batch) > 1 and len(batch) * (len(encoded[batch[-1]["row_id"]].prompt) + limit) > _BATCH_TOKENS:
-                batch = batch[:-1]
-            found += self._batch(split, batch, [encoded[row["row_id"]] for row in batch], models, limit)
-            done += len(batch)
-            self.emit({"split": split, "evaluated": done, "rows": len(rows)})
-        return found
-
-    def _batch(
-        self, split: str, rows: list[dict[str, Any]], encoded: list[Any], models: list[str], limit: int
-    ) -> list[Evaluation]:
-        import torch
-
-        from retuned.retrain.training.chat_templates import answer_in
-
-        answers = self._answers(encoded, models, limit)
-        found = []
-        for model in models:
-            with torch.inference_mode(), self._as(model) as active:
-                losses = self._losses(active, encoded)
-            for row, one_encoded, ids, loss in zip(rows, encoded, answers[model], losses, strict=True):
-                tools = json.loads(row.get("tools") or "[]")
-                one = measured(split, row, model, answer_in(self.tokenizer, ids, one_encoded.prompt, tools))
-                seconds = max(len(ids), 1) * self.paces[model]
-                found.append(replace(one, loss=loss, output_tokens=len(ids), latency_seconds=seconds))
-        return found
-
-    def _generator(self, models: list[str]) -> "Generator":
-        from retuned.retrain.generation.adapters import Generator
-
-        if self.generator is None or self.generator.models != models:
-            adapters = {model: None if model == BASE else model for model in models}
-            self.generator = Generator(self.models[models[-1]], adapters, self.tokenizer.pad_token_id)
-        return self.generator
-
-    def _answers(self, encoded: list[Any], models: list[str], limit: int) -> dict[str, list[list[int]]]:
-        """Token ids of each model's answers."""
-        import torch
-
-        if self.together:
-            return self._generator(models).answers([one.prompt for one in encoded], limit)
-        found = {}
-        for model in models:
-            with torch.inference_mode(), self._as(model) as active:
-                ids = self._generate(active, encoded, limit).tolist()
-            found[model] = [[token for token in row if token != self.tokenizer.pad_token_id] for row in ids]
-        return found
-
-    def _paces(self, encoded: list[Any], models: list[str]) -> dict[str, float]:
-        """Seconds that each model takes for a token, in a small batch."""
-        import torch
-
-        best = {model: math.inf for model in models if model != BASE}
-        for _ in range(_TRIALS):
-            for model in best:
-                with torch.inference_mode(), self._as(model) as active:
-                    started = _clock(active)
-                    self._generate(active, encoded, _TRIAL_TOKENS, at_least=_TRIAL_TOKENS)
-                    best[model] = min(best[model], _clock(active) - started)
-        return {model: best.get(model, best[CANDIDATE]) / _TRIAL_TOKENS for model in models}
-
-    @contextmanager
-    def _as(self, name: str) -> Iterator[Any]:
-        """The PEFT model, being base, champion or candidate meanwhile."""
-        model = self.models[name]
-        if name == BASE:
-            with model.disable_adapter():
-                yield model
-        else:
-            model.set_adapter(name, inference_mode=True)
-            yield model
-
-    def _generate(self, model: Any, encoded: list[Any], limit: int, at_least: int = 0) -> Any:
-        """Token ids of the answers, shape (rows, at most limit), padded on the right."""
-        batch = self.tokenizer.pad({"input_ids": [one.prompt for one in encoded]}, return_tensors="pt").to(model.device)
-        ids = model.generate(
-            **batch,
-            max_new_tokens=limit,
-            min_new_tokens=at_least or None,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        return ids[:, batch["input_ids"].shape[1] :]
-
-    def _losses(self, model: Any, encoded: list[Any]) -> list[float]:
-        import torch
-
-        from retuned.retrain.training import adapter as lora
-        from retuned.retrain.training.batches import losses
-
-        pad = self.tokenizer.pad_token_id
-        if self.packed is None:
-            self.packed = lora.packing_fits(model, encoded, pad, self.encoding["max_length"])
-        tokens = torch.cat(list(losses(model, encoded, pad, self.packed)))
-        parts = torch.split(tokens, [len(one.completion) for one in encoded])
-        return [float(part.mean()) for part in parts]
-
-
-def _clock(model: Any) -> float:
-    if model.device.type != "cpu":
-        return time.perf_counter()  # `generate` has waited for the device when it returns
-    import torch
-
-    return time.process_time() / torch.get_num_threads()
 
 
 if __name__ == "__main__":

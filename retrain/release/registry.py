@@ -1,6 +1,5 @@
 """Registers versions of adapters, immutable and addressed by their content, and makes links follow the aliases."""
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -13,11 +12,20 @@ from retuned.consumers.common import durable as files
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain.release import card
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES, Version, aliases, base_hash, find, workload_folder
+from retuned.retrain.versions import (
+    ADAPTER_FILES,
+    CHAMPION,
+    PREVIOUS,
+    QUERIES,
+    Version,
+    aliases,
+    base_hash,
+    content_hash,
+    find,
+    workload_folder,
+)
 
 log = logging.getLogger(__name__)
-
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def register(
@@ -39,7 +47,7 @@ def register(
         adapter: a folder with what PEFT saves: `adapter_model.safetensors` and `adapter_config.json`.
         details: what else the manifest says: settings, metrics, cost.
     """
-    version = _content_hash(adapter)
+    version = content_hash(adapter)
     known = find(warehouse, workload, version)
     if known is not None and known.removed_at is None and known.path.is_dir():
         return known
@@ -56,7 +64,7 @@ def register(
         "code_version": importlib.metadata.version("retuned"),
     } | details
     with files.written_aside(path) as aside:
-        for name in _ADAPTER_FILES:
+        for name in ADAPTER_FILES:
             shutil.copyfile(adapter / name, aside / name)
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         card.write(warehouse, aside, path, manifest)
@@ -108,10 +116,3 @@ def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for alias in (PREVIOUS, CHAMPION):
         files.point(folder / alias, rows.get(alias))
-
-
-def _content_hash(adapter: Path) -> str:
-    digest = hashlib.sha256()
-    for name in _ADAPTER_FILES:
-        digest.update((adapter / name).read_bytes())
-    return digest.hexdigest()[:8]

@@ -15,7 +15,10 @@ _TRIAL_SECONDS = 0.05
 
 
 def check_base_model(folder: Path | None, key: str = "models.base") -> str:
-    """What the base model's folder holds. `key` is the one that names it in the configuration.
+    """What the base model's folder holds.
+
+    Args:
+        key: what named it.
 
     Raises:
         ConfigurationError: it is not there, or not a model in transformers' format.

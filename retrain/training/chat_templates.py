@@ -79,15 +79,13 @@ def prompt_and_completion(
     return start, tokenizer(completion, add_special_tokens=False).input_ids
 
 
-def answer_in(
-    tokenizer: Any, written: Sequence[int], prompt: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()
-) -> str:
-    """The answer in the tokens that a model wrote after a prompt: no reasoning, calls as `tool_calls.written` has them.
+def answer_in(tokenizer: Any, written: str, prompt: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The answer in what a model wrote after a prompt: no reasoning, calls as `tool_calls.written` has them.
 
     Empty where the reasoning came to no end.
     """
     opened = reasoning.OPEN_AT_THE_END.search(tokenizer.decode(prompt[-_TAIL_TOKENS:])) is not None
-    _, answer = reasoning.split(tokenizer.decode(written, skip_special_tokens=True), opened=opened)
+    _, answer = reasoning.split(written, opened=opened)
     return in_one_form(answer, tools)
 
 

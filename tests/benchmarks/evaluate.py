@@ -37,11 +37,7 @@ def main() -> dict[str, float]:
     base_model(BASE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        table = pa.Table.from_pylist(rows(prefix=True))
-        pq.write_table(table, folder / "train.parquet")
-        pq.write_table(table.slice(0, 8), folder / "validation.parquet")
-        champion = _train(folder, "champion", None)
-        candidate = _train(folder, "candidate", champion["adapter"])
+        champion, candidate = train_two(folder)
         adapters = {"champion": champion["adapter"], "candidate": candidate["adapter"]}
         best: dict[str, dict[str, Any]] = {}
         for _ in range(ROUNDS):
@@ -65,6 +61,15 @@ def main() -> dict[str, float]:
         "evaluate_seconds_by_hand": by_hand["seconds"],
         "evaluate_same_answers": sum(one == other for one, other in pairs) / len(pairs),
     }
+
+
+def train_two(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the trainings of two adapters returned, the second of which goes on from the first."""
+    table = pa.Table.from_pylist(rows(prefix=True))
+    pq.write_table(table, folder / "train.parquet")
+    pq.write_table(table.slice(0, 8), folder / "validation.parquet")
+    champion = _train(folder, "champion", None)
+    return champion, _train(folder, "candidate", champion["adapter"])
 
 
 def _train(folder: Path, name: str, parent: str | None) -> dict[str, Any]:

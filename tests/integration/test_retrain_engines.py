@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import RetunedError
-from retuned.retrain.decision import evaluate
+from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
 from retuned.retrain.training.batches import padded_losses
 
@@ -192,20 +192,17 @@ def test_a_checkpoint_of_other_settings_is_not_continued(base: Path, data: Path,
 def test_a_version_trained_in_4_bits_is_judged_in_4_bits(base: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     result = trained(base, data, tmp_path / "run", settings("packed", method="qlora"))
-    judged = tmp_path / "judged"
-    judged.mkdir()
-    rows = pq.read_table(data / "validation.parquet")
-    pq.write_table(rows, judged / "holdout.parquet")
-    pq.write_table(rows.slice(0, 0), judged / "regression.parquet")
-    asked = {
-        "base": str(base), "champion": None, "candidate": result["adapter"], "dataset": str(judged),
-        "dtype": result["dtype"], "quantized": True, "threads": 1, "max_length": 1_024, "context": True, "logged": {},
-        "settings": EvaluateSettings(max_new_tokens=2).model_dump(mode="json"),
-    }  # fmt: skip
+    rows = pq.read_table(data / "validation.parquet").to_pylist()
+    adapters = {"base": None, "candidate": Path(result["adapter"])}
+    encoding = settings("packed").encoding
 
     def loss(quantized: bool) -> float:
-        found = evaluate.work(asked | {"quantized": quantized}, lambda _: None)["rows"]
-        own = {row["row_id"]: row["loss"] for row in found if row["model"] == evaluate.CANDIDATE}
+        engine = TransformersEngine(
+            base, adapters, EvaluateSettings(max_new_tokens=2),
+            dtype=result["dtype"], quantized=quantized, encoding=encoding,
+        )  # fmt: skip
+        own = {row["row_id"]: answers["candidate"].loss or 0.0 for row, answers in engine.answers(rows, list(adapters))}
+        engine.close()
         lengths = {row.row_id: len(row.completion) for row in encoded(base, 68)[0]}
         return sum(value * lengths[row] for row, value in own.items()) / sum(lengths[row] for row in own)
 

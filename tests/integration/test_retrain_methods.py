@@ -6,8 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from models import tiny_llama, tiny_model
@@ -18,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.daemon.demo.model import Model
-from retuned.retrain.decision import evaluate
+from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import EvaluateSettings
 from retuned.retrain.training import adapter as lora
@@ -173,8 +171,6 @@ def test_all_weights_go_on_from_what_an_adapter_learned(base: Path, data: Path, 
 
 
 def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path, data: Path, tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist(rows(6, 60)), data / "holdout.parquet")
-    pq.write_table(pa.Table.from_pylist(rows(3, 66)), data / "regression.parquet")
     full = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-4})
     parents: dict[str, Path] = {}
     for name, settings, parent in (("lora", SETTINGS, None), ("full", full, "lora"), ("again", full, "full")):
@@ -194,29 +190,16 @@ def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path
             )
 
     for champion, candidate in (("lora", "full"), ("full", "again")):
-        job = {
-            "base": str(base),
-            "champion": str(parents[champion]),
-            "candidate": str(parents[candidate]),
-            "dataset": str(data),
-            "dtype": "float32",
-            "quantized": False,
-            "threads": 1,
-            "max_length": 1_024,
-            "context": True,
-            "logged": {},
-            "settings": EvaluateSettings(max_new_tokens=8, general_examples=0).model_dump(mode="json"),
-        }
-        found = evaluate.work(job, lambda _: None)["rows"]
-        by_model = {
-            name: [row for row in found if row["model"] == name and row["split"] == "holdout"]
-            for name in ("base", "champion", "candidate")
-        }
+        adapters = {"base": None, "champion": parents[champion], "candidate": parents[candidate]}
+        asked = EvaluateSettings(max_new_tokens=8)
+        engine = TransformersEngine(base, adapters, asked, dtype="float32", encoding=SETTINGS.encoding)
+        found = list(engine.answers(rows(6, 60), list(adapters)))
+        engine.close()
         weights = [len(one.completion) for one in judged]
         order = {row["row_id"]: weight for row, weight in zip(rows(6, 60), weights, strict=True)}
         losses = {
-            name: sum(row["loss"] * order[row["row_id"]] for row in own) / sum(weights)
-            for name, own in by_model.items()
+            name: sum((answers[name].loss or 0.0) * order[row["row_id"]] for row, answers in found) / sum(weights)
+            for name in adapters
         }
         expected = {"base": alone(None), "champion": alone(parents[champion]), "candidate": alone(parents[candidate])}
         assert losses == pytest.approx(expected, abs=1e-4)

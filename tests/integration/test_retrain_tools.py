@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from brokers import Broker, Json
+from building import build_dataset
 from ingestion import Rig, feedback, interaction, settings_for
 from kafka import KafkaProducer
 from models import tiny_llama
@@ -17,7 +18,6 @@ from trainings import trained
 from retuned.consumers.common.tool_calls import names, read, written
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.retrain.data import dataset
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.data.export import training_set
 from retuned.retrain.data.label_requests import open_requests

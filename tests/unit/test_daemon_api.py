@@ -171,7 +171,9 @@ def test_a_decision_names_who_asked_for_it(running: Running) -> None:
     assert "asked for by the-operator" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'{"version": 1}', b'{"reason": {}}', b'{"version": ["v1"]}'])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"null", b"1", b'{"version": 1}', b'{"reason": {}}', b'{"version": ["v1"]}', b'{"base": 1}']
+)
 def test_arguments_are_texts(running: Running, body: bytes) -> None:
     headers = running.headers("operator") | {"Content-Type": "application/json"}
     for path in ("dead-letters/replay", "workloads/support.refunds/report"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from brokers import free_port
+from teaching import Teacher
 
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
@@ -45,3 +46,14 @@ def test_an_empty_list_is_said_to_be_empty(
     assert (out, err.endswith(printed)) == ("", True)
     assert main([*command, "--config", str(config), "--json"]) == 0
     assert capsys.readouterr().out == "[]\n"
+
+
+def test_a_rebase_is_asked_for_with_the_whole_path_of_the_base_model(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = open_warehouse(WarehouseSettings(path=config.parent / "w.duckdb"))
+    Teacher(warehouse).ask("where is my parcel", "here")
+    warehouse.close()
+    monkeypatch.chdir(config.parent)
+    assert main(["rebase", "support", "--base", "new", "--config", str(config)]) == 1
+    assert f"base: {config.parent / 'new'} is not there" in capsys.readouterr().err

@@ -463,3 +463,63 @@ def test_start_is_of_the_run_not_of_its_request(queue: Queue) -> None:
     queue.jobs.run("resume")
     (row,) = queue.warehouse.rows("SELECT started_at FROM runs")
     assert row["started_at"] == NOON + timedelta(hours=3)
+
+
+def other_base(folder: Path) -> Path:
+    """Enough of a base model to be named."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(f"weights of {folder.name}")
+    return folder
+
+
+def champion_on(queue: Queue, base: Path) -> None:
+    adapter = queue.folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 16}')
+    (adapter / "adapter_model.safetensors").write_text("weights")
+    version = registry.register(
+        queue.warehouse, queue.folder / "models", "support", adapter, base_model=base, parent_version=None,
+        dataset_version="d", run_id="r", details={"metrics": {}, "cost": {}}, now=NOON,
+    )  # fmt: skip
+    queue.service.command("promote", "support", {"version": version.version})
+
+
+def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue.runs, "run_waiting", lambda: None)
+    champion_on(queue, queue.models["base"])
+    base = other_base(queue.folder / "other")
+    queue.service.command("retrain", "support", {"now": True})
+    answer = queue.service.command("rebase", "support", {"base": str(base), "reason": "it is newer", "asked_by": "ann"})
+    assert answer["done"].startswith(f"a training on {base} is in line")
+    queue.service.command("rebase", "support", {"base": str(base)})  # waits already
+    kinds = {one["kind"]: one for one in queue.runs.queue()}
+    assert len(queue.runs.queue()) == 2
+    assert kinds.keys() == {"retrain", "rebase"}
+    row = queue.warehouse.row("SELECT * FROM runs WHERE kind = 'rebase'")
+    assert row is not None
+    assert row["base_model"] == str(base)
+    assert f"asked for by ann: {queue.models['base']} is to become {base}: it is newer" in row["reasons"]
+
+
+def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
+    base = other_base(queue.folder / "other")
+
+    def refused(**arguments: Any) -> str:
+        with pytest.raises(RetunedError) as error:
+            queue.service.command("rebase", "support", arguments)
+        return str(error.value)
+
+    assert refused() == "rebase: name the folder of the base model"
+    assert "expected an absolute path" in refused(base="other")
+    assert refused(base="/nowhere").startswith("base: /nowhere is not there")
+    assert f"set models.base to {base}" in refused(base=str(base))
+    champion_on(queue, base)
+    assert "was trained on" in refused(base=str(base))
+    queue.configure(evaluate={"engine": "server", "url": "http://host/v1"})
+    assert "evaluate.engine is server" in refused(base=str(other_base(queue.folder / "third")))
+    queue.models["workloads"] = ("sales",)
+    queue.configure()
+    assert "add it to models.workloads" in refused(base=str(queue.folder / "third"))
+    assert queue.warehouse.rows("SELECT * FROM runs") == []

@@ -123,7 +123,7 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
 
     def keep(_: str, job: dict[str, Any], *__: Any, environment: dict[str, str], **___: Any) -> dict[str, Any]:
         given.update(job=json.loads(json.dumps(job)), environment=environment)
-        return {"rows": [], "times": {}}
+        return {"rows": [], "figures": {}}
 
     monkeypatch.setattr("retuned.retrain.decision.evaluate.run_child", keep)
     monkeypatch.setenv("RETUNED_EVALUATE_JUDGE_KEY", "")
@@ -137,7 +137,8 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
         made = Dataset("d1", "support", datetime(2026, 3, 2), tmp_path, {}, 0, {"metric": {"name": "label"}})
         evaluate(made, None, tmp_path, settings, "float32", tmp_path)
         assert "a-secret" not in json.dumps(given["job"])
-        monkeypatch.setenv(*next(iter(given["environment"].items())))
+        for name, value in given["environment"].items():
+            monkeypatch.setenv(name, value)
         metric = metric_in_child(given["job"])
         assert metric.score("Please wait.", "Wait.", {"messages": "[]"}).value == 1.0
         assert server.keys == ["Bearer a-secret"] * 2

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import build_dataset
 from teaching import Teacher, question
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
-from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.release import registry, retention

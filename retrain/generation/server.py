@@ -1,0 +1,291 @@
+"""Answers of models on an OpenAI-compatible server that loads adapters, as vLLM does.
+
+The server must have the base model of `models.base`. It gets the token ids of our own chat template, so that it answers
+the very prompt that a training on the row begins with. Adapters are loaded under names that hold their version and the
+evaluation, are never loaded in place, and are unloaded afterwards; what else the server serves is left alone.
+"""
+
+import http.client
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.generation.engine import Answer, Row, prompts
+from retuned.retrain.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from retuned.retrain.kernels.packing import Encoded
+
+log = logging.getLogger(__name__)
+
+_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds before a request that failed is sent again."""
+_WORTH_ANOTHER_TRY = {429, 500, 502, 503, 504}
+_SAME_LOSS = 1e-3
+
+
+class ServerRefused(RetunedError):
+    """The server answered a request with an error."""
+
+
+class Server:
+    """The server that `evaluate.url` names."""
+
+    def __init__(self, settings: EvaluateSettings, token: str | None) -> None:
+        assert settings.url is not None  # the settings ask for it
+        self.url = settings.url.rstrip("/")
+        self._settings, self._token = settings, token
+
+    def base(self) -> str:
+        """The name under which the server knows its base model.
+
+        Raises:
+            RetunedError: it lists none, or several that differ.
+        """
+        models = self._listed()
+        names: dict[str, str] = {
+            model.get("root") or model["id"]: model["id"] for model in models if not model.get("parent")
+        }
+        if len(names) != 1:
+            raise RetunedError(
+                f"evaluate.url: {self.url} lists {len(names)} base models ({', '.join(sorted(names.values()))}); "
+                "expected one, of which the adapters are"
+            )
+        return next(iter(names.values()))
+
+    @contextmanager
+    def loaded(self, adapters: Mapping[str, Path]) -> Iterator[None]:
+        """Meanwhile the server has these adapters, by name; afterwards, also after an error, it has them no more.
+
+        Raises:
+            RetunedError: it cannot load one; the text says what to do.
+        """
+        tried: list[str] = []
+        try:
+            for name, path in adapters.items():
+                tried.append(name)
+                self._load(name, path)
+            yield
+        finally:
+            for name in tried:
+                self._unload(name)
+
+    def complete(self, model: str, prompt: list[int], limit: int) -> tuple[str, int, float]:
+        """The likeliest answer to token ids: its text, its tokens, and the seconds that it took."""
+        body = {"model": model, "prompt": prompt, "max_tokens": limit, "temperature": 0.0}
+        answer, seconds = self._request("completions", body)
+        with self._expected("completions"):
+            text: str = answer["choices"][0]["text"]
+            return text, int(answer["usage"]["completion_tokens"]), seconds
+
+    def loss(self, model: str, prompt: list[int], completion: list[int]) -> float | None:
+        """Of a completion, nats per token; None where the server gives no log-probabilities of a prompt."""
+        body = {"model": model, "prompt": prompt + completion, "max_tokens": 1, "temperature": 0.0}
+        answer, _ = self._request("completions", {**body, "prompt_logprobs": 0})
+        with self._expected("completions"):
+            told = answer["choices"][0].get("prompt_logprobs")
+            if not told:
+                return None
+            places = zip(told[len(prompt) :], completion, strict=True)
+            return -fmean(place[str(token)]["logprob"] for place, token in places)
+
+    def _load(self, name: str, path: Path) -> None:
+        if name in self._names():  # left by an evaluation that was killed, and taken up again
+            return
+        try:
+            self._request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        except ServerRefused as error:
+            if name in self._names():
+                return
+            raise RetunedError(
+                f"{error}. It must be started so that it loads adapters (vLLM: --enable-lora, --max-lora-rank of at "
+                "least train.rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment), and find the files "
+                f"at {path} (evaluate.models_directory)"
+            ) from error
+
+    def _unload(self, name: str) -> None:
+        try:
+            if name in self._names():
+                self._request("unload_lora_adapter", {"lora_name": name})
+        except RetunedError as error:
+            log.warning("%s stays on the server: %s", name, error)
+
+    def _names(self) -> set[str]:
+        return {model["id"] for model in self._listed()}
+
+    def _listed(self) -> list[dict[str, Any]]:
+        answer, _ = self._request("models", None)
+        with self._expected("models"):
+            found: list[dict[str, Any]] = answer["data"]
+            return found
+
+    @contextmanager
+    def _expected(self, route: str) -> Iterator[None]:
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RetunedError(
+                f"evaluate.url: {self.url}/{route} does not answer as OpenAI's API does; expected a server such as "
+                "vLLM, for example http://host:8000/v1"
+            ) from error
+
+    def _request(self, route: str, body: dict[str, Any] | None) -> tuple[Any, float]:
+        """The answer, JSON where it is, and how many seconds it took. What may pass is tried again.
+
+        Raises:
+            ServerRefused: it answered with an error, and will again.
+            RetunedError: it did not answer.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        for pause in (*_PAUSES, None):
+            request = urllib.request.Request(f"{self.url}/{route}", data, headers)
+            started = time.perf_counter()
+            try:
+                with urllib.request.urlopen(request, timeout=self._settings.request_timeout_seconds) as response:
+                    content = response.read()
+                return _decoded(content), time.perf_counter() - started
+            except urllib.error.HTTPError as error:
+                if error.code not in _WORTH_ANOTHER_TRY or pause is None:
+                    raise ServerRefused(self._refusal(route, error)) from error
+            except (OSError, http.client.HTTPException) as error:  # a URLError and a timeout are an OSError
+                if pause is None:
+                    raise RetunedError(
+                        f"evaluate.url: {self.url} does not answer ({getattr(error, 'reason', error)}); start the "
+                        "server, or raise evaluate.request_timeout_seconds"
+                    ) from error
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _refusal(self, route: str, error: urllib.error.HTTPError) -> str:
+        with error:
+            content = _decoded(error.read())
+        said = content.get("error", content) if isinstance(content, dict) else content
+        said = said.get("message") or said.get("detail") if isinstance(said, dict) else said
+        text = f"evaluate.url: {self.url}/{route} answers with status {error.code}: {str(said)[:300].strip()}"
+        if error.code in (401, 403):
+            text += "; set evaluate.token or evaluate.token_file"
+        return text
+
+
+class ServerEngine:
+    """Models on the server. Their seconds are the server's: they hold its queue and whatever else it serves."""
+
+    def __init__(
+        self,
+        server: Server,
+        tokenizer: Any,
+        adapters: Mapping[str, str | None],
+        settings: EvaluateSettings,
+        encoding: Mapping[str, Any],
+    ) -> None:
+        """Ask the server for its base model.
+
+        Args:
+            adapters: name of a model to the name of its adapter on the server; None: the bare base model.
+            encoding: of `TrainSettings`.
+        """
+        self._server, self._tokenizer, self._settings = server, tokenizer, settings
+        self._encoding = encoding
+        self._used = set[str]()  # adapters that were seen to change an answer
+        base = server.base()
+        self._names = {name: adapter or base for name, adapter in adapters.items()}
+        self._bare = {name for name, adapter in adapters.items() if adapter is None}
+
+    def answers(self, rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[Row, dict[str, Answer]]]:
+        encoded, limit = prompts(self._tokenizer, rows, self._settings, self._encoding)
+        # Apart: vLLM for CPUs (0.32) answers what is asked of the bare model with an adapter, when requests for both
+        # are in one batch.
+        bare = [name for name in models if name in self._bare]
+        adapted = [name for name in models if name not in self._bare]
+        with ThreadPoolExecutor(self._settings.batch_size, "evaluate") as pool:
+            try:
+                before = list(pool.map(lambda pair: self._answers(pair[0], pair[1], bare, limit), encoded))
+                after = pool.map(lambda pair: self._answers(pair[0], pair[1], adapted, limit), encoded)
+                for (row, _), found, more in zip(encoded, before, after, strict=True):
+                    for name in bare:
+                        self._used |= {other for other in adapted if _differ(more[other], found[name])}
+                    pace = more[adapted[-1]] if adapted else None
+                    yield row, {**_paced(found, pace), **more}
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if encoded and bare:
+            self._check_adapters(len(encoded), [name for name in adapted if name not in self._used])
+
+    def close(self) -> None:
+        """Nothing is held: `Server.loaded` unloads."""
+
+    def _answers(self, row: Row, encoded: "Encoded", models: Sequence[str], limit: int) -> dict[str, Answer]:
+        from retuned.retrain.training.chat_templates import answer_in
+
+        tools, found = json.loads(row.get("tools") or "[]"), {}
+        for model in models:
+            name = self._names[model]
+            text, tokens, seconds = self._server.complete(name, encoded.prompt, limit)
+            loss = None
+            if self._settings.prompt_logprobs:
+                loss = self._server.loss(name, encoded.prompt, encoded.completion)
+            answer = answer_in(self._tokenizer, text, encoded.prompt, tools)
+            found[model] = Answer(answer, tokens, seconds, loss, encoded.cut)
+        return found
+
+    def _check_adapters(self, rows: int, ignored: Sequence[str]) -> None:
+        """A server may load an adapter and never use it."""
+        if ignored:
+            names = ", ".join(self._names[name] for name in ignored)
+            raise RetunedError(
+                f"evaluate.url: {self._server.url} answers all {rows} rows with {names} as it does without: the "
+                "adapter is not used, or learned nothing; see whether the server supports adapters for this base model"
+            )
+
+
+def _paced(answers: dict[str, Answer], pace: Answer | None) -> dict[str, Answer]:
+    """With the seconds that the answers would take at the pace of another one."""
+    if pace is None:
+        return answers
+    seconds = pace.seconds / max(pace.tokens, 1)
+    return {name: replace(one, seconds=seconds * max(one.tokens, 1)) for name, one in answers.items()}
+
+
+def visible(path: Path, directory: Path, settings: EvaluateSettings) -> Path:
+    """An adapter's folder as the server sees it, where it sees `models.directory` elsewhere."""
+    if settings.models_directory is None:
+        return path.resolve()
+    return settings.models_directory / path.resolve().relative_to(directory.resolve())
+
+
+def check(settings: EvaluateSettings) -> str:
+    """Ask the server for its base model; returns what to say of it.
+
+    Raises:
+        RetunedError: it does not answer, or refuses.
+    """
+    if settings.engine != "server":
+        return "in a process of this machine (evaluate.engine)"
+    server = Server(settings, settings.bearer_token())
+    return f"{server.base()} at {server.url} answers"
+
+
+def _differ(one: Answer, other: Answer) -> bool:
+    if one.text != other.text:
+        return True
+    return one.loss is not None and other.loss is not None and abs(one.loss - other.loss) > _SAME_LOSS
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content.decode(errors="replace")

@@ -1,0 +1,189 @@
+"""Answers of models in this process: one base model in memory, with the adapters on it.
+
+The models answer each batch together (see `adapters`), or in turn where that does not fit them: all see the same
+batches (bf16 arithmetic depends on them) and the same load of the machine.
+
+Runs in child processes alone.
+"""
+
+import gc
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retuned.retrain.generation.adapters import Generator
+from retuned.retrain.generation.engine import Answer, Row, prompts
+from retuned.retrain.kernels.packing import Encoded
+from retuned.retrain.kernels.replace import replace_layers
+from retuned.retrain.settings import EvaluateSettings
+from retuned.retrain.training import adapter as lora
+from retuned.retrain.training.base_model import load_model, load_tokenizer
+from retuned.retrain.training.batches import losses
+from retuned.retrain.training.chat_templates import answer_in
+
+_BATCH_TOKENS = 8_192
+
+_TRIALS = 3
+_TRIAL_ROWS = 4
+_TRIAL_TOKENS = 8
+
+
+class TransformersEngine:
+    """Adapters of one base model, and the base model itself.
+
+    The pace of a model is the best of a few trials, the models in turn; on a CPU by the time that the threads worked.
+    What else the machine does meanwhile, serving for example, is nobody's latency.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path | None],
+        settings: EvaluateSettings,
+        *,
+        dtype: str,
+        quantized: bool = False,
+        encoding: Mapping[str, Any],
+    ) -> None:
+        """Load the models.
+
+        Args:
+            adapters: name of a model to the folder of its adapter; None: the bare base model. One has an adapter.
+            quantized: the base model is loaded in 4 bits.
+            encoding: of `TrainSettings`.
+        """
+        self._tokenizer = load_tokenizer(base)
+        self._tokenizer.padding_side = "left"
+        self._settings, self._encoding = settings, encoding
+        self._bare = {name for name, path in adapters.items() if path is None}
+        self._models = _models(base, adapters, getattr(torch, dtype), quantized)
+        distinct = list({id(model): model for model in self._models.values()}.values())
+        for model in distinct:
+            replace_layers(model)
+        self._together = len(distinct) == 1 and Generator.fits(distinct[0])
+        self._generator: Generator | None = None
+        self._packed: bool | None = None
+        self._paces: dict[str, float] = {}
+
+    def answers(self, rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[Row, dict[str, Answer]]]:
+        encoded, limit = prompts(self._tokenizer, rows, self._settings, self._encoding)
+        if encoded and not self._paces.keys() >= set(models):
+            self._paces = self._measured_paces([one for _, one in encoded[:_TRIAL_ROWS]], models)
+        done = 0
+        while done < len(encoded):
+            batch = encoded[done : done + self._settings.batch_size]
+            while len(batch) > 1 and len(batch) * (len(batch[-1][1].prompt) + limit) > _BATCH_TOKENS:
+                batch = batch[:-1]
+            yield from self._batch(batch, models, limit)
+            done += len(batch)
+
+    def close(self) -> None:
+        self._models, self._generator = {}, None
+        gc.collect()
+
+    def _batch(
+        self, batch: list[tuple[Row, Encoded]], models: Sequence[str], limit: int
+    ) -> Iterator[tuple[Row, dict[str, Answer]]]:
+        encoded = [one for _, one in batch]
+        tokens = self._generated(encoded, models, limit)
+        found: list[dict[str, Answer]] = [{} for _ in batch]
+        for model in models:
+            with torch.inference_mode(), self._as(model) as active:
+                losses = self._losses(active, encoded)
+            texts = self._tokenizer.batch_decode(tokens[model], skip_special_tokens=True)
+            for of_row, (row, one), text, ids, loss in zip(found, batch, texts, tokens[model], losses, strict=True):
+                answer = answer_in(self._tokenizer, text, one.prompt, json.loads(row.get("tools") or "[]"))
+                seconds = max(len(ids), 1) * self._paces[model]
+                of_row[model] = Answer(answer, len(ids), seconds, loss, one.cut)
+        yield from ((row, answers) for (row, _), answers in zip(batch, found, strict=True))
+
+    def _generated(self, encoded: list[Encoded], models: Sequence[str], limit: int) -> dict[str, list[list[int]]]:
+        """Token ids of each model's answers."""
+        if self._together:
+            names = list(models)
+            if self._generator is None or self._generator.models != names:
+                adapters = {name: None if name in self._bare else name for name in names}
+                self._generator = Generator(self._models[names[-1]], adapters, self._tokenizer.pad_token_id)
+            return self._generator.answers([one.prompt for one in encoded], limit)
+        found = {}
+        for model in models:
+            with torch.inference_mode(), self._as(model) as active:
+                ids = self._generate(active, encoded, limit).tolist()
+            found[model] = [[token for token in row if token != self._tokenizer.pad_token_id] for row in ids]
+        return found
+
+    def _measured_paces(self, encoded: list[Encoded], models: Sequence[str]) -> dict[str, float]:
+        """Seconds that each model takes for a token, in a small batch."""
+        best = {model: math.inf for model in models if model not in self._bare}
+        for _ in range(_TRIALS):
+            for model in best:
+                with torch.inference_mode(), self._as(model) as active:
+                    started = _clock(active)
+                    self._generate(active, encoded, _TRIAL_TOKENS, at_least=_TRIAL_TOKENS)
+                    best[model] = min(best[model], _clock(active) - started)
+        return {model: best.get(model, best[models[-1]]) / _TRIAL_TOKENS for model in models}
+
+    @contextmanager
+    def _as(self, name: str) -> Iterator[Any]:
+        """The PEFT model, being one of the models meanwhile."""
+        model = self._models[name]
+        if name in self._bare:
+            with model.disable_adapter():
+                yield model
+        else:
+            model.set_adapter(name, inference_mode=True)
+            yield model
+
+    def _generate(self, model: Any, encoded: list[Encoded], limit: int, at_least: int = 0) -> Any:
+        """Token ids of the answers, shape (rows, at most limit), padded on the right."""
+        pad = self._tokenizer.pad_token_id
+        batch = self._tokenizer.pad({"input_ids": [one.prompt for one in encoded]}, return_tensors="pt")
+        batch = batch.to(model.device)
+        ids = model.generate(
+            **batch,
+            max_new_tokens=limit,
+            min_new_tokens=at_least or None,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad,
+        )
+        return ids[:, batch["input_ids"].shape[1] :]
+
+    def _losses(self, model: Any, encoded: list[Encoded]) -> list[float]:
+        pad = self._tokenizer.pad_token_id
+        if self._packed is None:
+            self._packed = lora.packing_fits(model, encoded, pad, self._encoding["max_length"])
+        tokens = torch.cat(list(losses(model, encoded, pad, self._packed)))
+        parts = torch.split(tokens, [len(one.completion) for one in encoded])
+        return [float(part.mean()) for part in parts]
+
+
+def _models(base: Path, adapters: Mapping[str, Path | None], dtype: torch.dtype, quantized: bool) -> dict[str, Any]:
+    """The PEFT model in which each is found: one base model, with the adapters on it.
+
+    Adapters do not mix with copies of all layers (`train.method: full`) on one base model; then there are two of it.
+    """
+    found: dict[bool, Any] = {}
+    of: dict[str, bool] = {}
+    for name, path in adapters.items():
+        if path is not None:
+            of[name] = full = lora.is_full(path)
+            found[full] = lora.load_adapter(
+                found.get(full) or load_model(base, dtype, quantized=quantized), path, name=name
+            )
+    last = found[list(of.values())[-1]]
+    return {name: found[of[name]] if name in of else last for name in adapters}
+
+
+def _clock(model: Any) -> float:
+    if model.device.type != "cpu":
+        return time.perf_counter()  # `generate` has waited for the device when it returns
+    return time.process_time() / torch.get_num_threads()

@@ -1,0 +1,203 @@
+"""A double of vLLM: its routes and its statuses, over a tiny model in this process that really generates. And vLLM
+itself, where RETUNED_VLLM names its command, for example /opt/vllm/bin/vllm."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+from brokers import until
+from peft import PeftModel
+
+from retuned.retrain.settings import EvaluateSettings
+from retuned.retrain.training import adapter as lora
+from retuned.retrain.training.base_model import load_model, load_tokenizer
+
+VLLM = os.environ.get("RETUNED_VLLM")
+
+Answered = tuple[int, Any]
+LORA_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+
+
+@dataclass
+class VllmDouble:
+    """Loads adapters and completes token ids.
+
+    Attributes:
+        loaded: name of an adapter to the folder that it came from.
+        history: `+name` and `-name` as adapters came and went.
+        asked: bodies of completions.
+        token: what requests must bear; None: nothing.
+        loads: it was started so that adapters can be loaded.
+        uses_adapters: False: it answers with the base model, whatever is asked for.
+        interfere: gets the number of a completion; what it returns is answered in its place.
+        at_once: the most completions that were open at one time.
+    """
+
+    base: Path
+    url: str = ""
+    loaded: dict[str, str] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    token: str | None = None
+    loads: bool = True
+    uses_adapters: bool = True
+    interfere: Callable[[int], Answered | None] = lambda _: None
+    at_once: int = 0
+    _open: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._model, self._tokenizer = load_model(self.base, torch.float32), load_tokenizer(self.base)
+
+    def settings(self, **more: Any) -> EvaluateSettings:
+        return EvaluateSettings(**{"engine": "server", "url": self.url, "max_new_tokens": 8} | more)
+
+    def answer(self, path: str, body: dict[str, Any] | None, token: str | None) -> Answered:
+        if self.token is not None and token != f"Bearer {self.token}":
+            return 401, {"error": "Unauthorized"}
+        if path in LORA_ROUTES and not self.loads:
+            return 404, {"detail": "Not Found"}
+        if path == "/v1/models":
+            base = {"id": "base", "root": str(self.base), "parent": None}
+            adapters = [{"id": name, "root": root, "parent": "base"} for name, root in self.loaded.items()]
+            return 200, {"object": "list", "data": [base, *adapters]}
+        assert body is not None
+        if path == "/v1/load_lora_adapter":
+            return self._load(body["lora_name"], body["lora_path"])
+        if path == "/v1/unload_lora_adapter":
+            del self.loaded[body["lora_name"]]
+            self.history.append(f"-{body['lora_name']}")
+            return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
+        assert path == "/v1/completions"
+        with self._lock:
+            self._open += 1
+            self.at_once = max(self.at_once, self._open)
+            self.asked.append(body)
+            number = len(self.asked)
+        try:
+            return self.interfere(number) or self._complete(body)
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    def _load(self, name: str, path: str) -> Answered:
+        if name in self.loaded:
+            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
+        if not (Path(path) / "adapter_config.json").is_file():
+            return 404, {"error": {"message": f"Loading lora {name} failed: No adapter found for {path}", "code": 404}}
+        with self._lock:
+            self._model = lora.load_adapter(self._model, Path(path), name=_plain(name))
+        self.loaded[name] = path
+        self.history.append(f"+{name}")
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    @torch.inference_mode()
+    def _complete(self, body: dict[str, Any]) -> Answered:
+        name, prompt = body["model"], body["prompt"]
+        if name != "base" and name not in self.loaded:
+            return 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}}
+        ids = torch.tensor([prompt])
+        with self._lock:
+            found = self._as(name, lambda model: model.generate(
+                input_ids=ids, max_new_tokens=body["max_tokens"], do_sample=False, pad_token_id=0,
+            ))  # fmt: skip
+            logits = self._as(name, lambda model: model(input_ids=ids).logits) if "prompt_logprobs" in body else None
+        answer = found[0, len(prompt) :].tolist()
+        choice: dict[str, Any] = {"text": self._tokenizer.decode(answer, skip_special_tokens=True)}
+        if logits is not None:
+            told = torch.log_softmax(logits[0].float(), dim=-1)
+            choice["prompt_logprobs"] = [None] + [
+                {str(token): {"logprob": float(told[place, token]), "rank": 1}}
+                for place, token in enumerate(prompt[1:])
+            ]
+        return 200, {"choices": [choice], "usage": {"completion_tokens": len(answer)}}
+
+    def _as(self, name: str, use: Callable[[Any], Any]) -> Any:
+        if not isinstance(self._model, PeftModel):
+            return use(self._model)
+        if name == "base" or not self.uses_adapters:
+            with self._model.disable_adapter():
+                return use(self._model)
+        self._model.set_adapter(_plain(name), inference_mode=True)
+        return use(self._model)
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")  # PEFT's names have no dots
+
+
+@contextmanager
+def serving(base: Path) -> Iterator[VllmDouble]:
+    """The double on a free port of this machine."""
+    double = VllmDouble(base)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(None)
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _answer(self, body: dict[str, Any] | None) -> None:
+            status, content = double.answer(self.path, body, self.headers["Authorization"])
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write((content if isinstance(content, str) else json.dumps(content)).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    double.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
+    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+    thread.start()
+    yield double
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+@contextmanager
+def vllm(base: Path, dtype: str) -> Iterator[str]:
+    """A real vLLM, on CPUs, with a base model that it loads adapters for; its address."""
+    assert VLLM is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "VLLM_TARGET_DEVICE": "cpu",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [VLLM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enable-lora", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager"]
+    command += ["--dtype", dtype]
+    server = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
+
+    def answers() -> bool:
+        assert server.poll() is None, "vLLM ended"
+        try:
+            return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5).status == 200)
+        except OSError:
+            return False
+
+    try:
+        until(answers, 240)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
