@@ -487,7 +487,7 @@ def champion_on(queue: Queue, base: Path) -> None:
 
 
 def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue.runs, "run_waiting", lambda: None)
+    monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
     champion_on(queue, queue.models["base"])
     base = other_base(queue.folder / "other")
     queue.service.command("retrain", "support", {"now": True})

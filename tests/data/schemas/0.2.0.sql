@@ -100,8 +100,8 @@ INSERT INTO schema_migrations VALUES (14, '014_runs_in_hand.sql', '2026-03-02 09
 INSERT INTO schema_migrations VALUES (15, '015_retention.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (16, '016_judgements.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (17, '017_metrics.sql', '2026-03-02 09:00:00');
-INSERT INTO schema_migrations VALUES (19, '019_agreement.sql', '2026-03-02 09:00:00');
-INSERT INTO schema_migrations VALUES (21, '021_rebase.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (18, '018_agreement.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (19, '019_rebase.sql', '2026-03-02 09:00:00');
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}');
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}');
