@@ -493,6 +493,7 @@ class _Run:
             return gate.Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
         run = self._row()
         champion = CHAMPION if run["parent_version"] else BASE
+        metric = datasets.metric_of(dataset, self.settings)
         decision = gate.decide(
             _of(rows, champion, "holdout"),
             _of(rows, CANDIDATE, "holdout"),
@@ -505,8 +506,8 @@ class _Run:
             serving=champion == CHAMPION,
             traffic=_of(rows, CANDIDATE, "traffic"),
             general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
+            structured=metric.metric.structured,
         )
-        metric = datasets.metric_of(dataset, self.settings)
         figures = summary(rows) | lengths | decision.figures
         decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=figures)
         if opinion is not None:

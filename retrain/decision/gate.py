@@ -86,6 +86,7 @@ def decide(
     serving: bool = True,
     traffic: Sequence[Measured] = (),
     general: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
+    structured: bool = False,
 ) -> Decision:
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
@@ -111,6 +112,7 @@ def decide(
         serving: a champion serves; else `champion` holds the base model's answers.
         traffic: the candidate's answers to recent questions that nobody rated.
         general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
+        structured: answers are for programs (see `Metric.structured`), so that `general` is for information.
     """
     opponent = "champion" if serving else "base model"
     answered = _pairs(champion, candidate)
@@ -128,7 +130,7 @@ def decide(
         "latency": _latency(answered, settings, opponent),
         "length": _length(answered, settings, opponent),
         "traffic": _traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
-        "general": _general(_pairs(*general), settings),
+        "general": _general(_pairs(*general), settings, structured),
     }
     if formed := [(old, new) for old, new in answered if old.valid is not None and new.valid is not None]:
         checks["validity"] = _validity(formed, settings, opponent)
@@ -533,19 +535,21 @@ def _excess(traffic: Sequence[float], holdout: Sequence[float], limit: float) ->
     return fmean(traffic) - fmean(holdout), 1 - NormalDist(limit, scatter).cdf(excess)
 
 
-def _general(pairs: Pairs, settings: GateSettings) -> Decision:
-    """What the base model can do beside the workload, and the candidate cannot any more."""
+def _general(pairs: Pairs, settings: GateSettings, structured: bool) -> Decision:
+    """What the base model can do beside the workload, and the candidate cannot any more: for information where answers
+    are for programs, as those of a classifier are."""
     if not pairs:
         return Decision(True, ["No general prompts were answered (evaluate.general_examples)."], {})
     before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
     limit = settings.maximum_general_drop
     verdict = _within([_score(old) - _score(new) for old, new in pairs], limit)
+    role = " For information: answers of this workload are for programs." if structured else ""
     return Decision(
-        verdict.passed,
+        verdict.passed or structured,
         [
             f"Of {len(pairs)} prompts that have nothing to do with the workload the candidate answers {after:.1%} "
             f"right and the base model {before:.1%}: a drop of {before - after:+.1%}, {verdict} the allowed "
-            f"{limit:.1%}."
+            f"{limit:.1%}.{role}"
         ],
         {"general_base": before, "general_candidate": after, "general_examples": float(len(pairs))},
     )

@@ -12,6 +12,7 @@ class Exact(Metric):
 
     name = "exact"
     meaning = "1 for the approved answer, else 0"
+    structured = True
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """1 for the approved answer, else 0."""

@@ -31,10 +31,12 @@ class Metric(ABC):
     Attributes:
         name: as in `metric.name`.
         meaning: what a score is, for people.
+        structured: answers are labels, values or documents that programs read: nobody needs what else a model can do.
     """
 
     name: str
     meaning: str
+    structured = False
 
     @property
     def learned(self) -> Mapping[str, Any]:

@@ -488,6 +488,9 @@ def test_a_candidate_that_lost_what_the_base_model_can_do_is_refused() -> None:
         assert decision.figures["passed[general]"] == passed == decision.outcome
     assert "answers 0.0% right and the base model 44.4%" in " ".join(decision.reasons)
     assert decide(POOR, GOOD, [], [], GateSettings(maximum_general_drop=1), 0, general=(able, left)).outcome
+    decision = decide(POOR, GOOD, [], [], SETTINGS, 0, general=(able, left), structured=True)
+    assert decision.outcome
+    assert decision.figures["general_candidate"] < decision.figures["general_base"]
 
 
 def test_before_the_first_promotion_what_people_called_good_is_what_may_not_be_lost() -> None:
