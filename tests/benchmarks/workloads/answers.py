@@ -2,7 +2,8 @@
 
     answers.py JOB.json OUT.json
 
-The prompts are those that the program makes, so that tools and system prompts are told alike; nothing else is its own.
+The prompts are those that the program makes, so that tools and system prompts are told alike, and calls are read back
+as it reads them; nothing else is its own.
 """
 
 import json
@@ -19,6 +20,7 @@ def main(job: dict[str, Any]) -> list[str]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from retuned.retrain.training.batches import encode
+    from retuned.retrain.training.chat_templates import answer_in
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(job["base"])
@@ -44,7 +46,9 @@ def main(job: dict[str, Any]) -> list[str]:
                 pad_token_id=pad,
             )
         for place, row in zip(places, out, strict=True):
-            found[place] = tokenizer.decode(row[width:], skip_special_tokens=True)
+            written = tokenizer.decode(row[width:], skip_special_tokens=True)
+            tools = json.loads(job["rows"][place]["tools"] or "[]")
+            found[place] = answer_in(tokenizer, written, prompts[place], tools)
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import children
 import yaml
 
+from retuned.consumers.common import tool_calls
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.demo.model import base_model
@@ -119,7 +120,7 @@ def _events(task: Task, number: int, item: Item, luck: random.Random) -> Iterato
         "workload": task.name,
         "model": "production",
         "messages": item.messages,
-        "response": item.answer if right else task.wrong(item, luck),
+        "response": _message(item.answer if right else task.wrong(item, luck)),
         "user_id": f"account-{luck.randrange(ACCOUNTS)}",
     } | ({"tools": item.tools} if item.tools else {})
     expert = luck.random() < EXPERTS
@@ -128,10 +129,23 @@ def _events(task: Task, number: int, item: Item, luck: random.Random) -> Iterato
         "timestamp": (when + timedelta(minutes=5)).isoformat(),
         "interaction_id": f"i{number}",
         "name": "helpful" if right else "correction",
-        "value": True if right else item.answer,
+        "value": True if right else _message(item.answer),
         "source": "expert" if expert else "user",
         "user_id": f"staff-{luck.randrange(3)}" if expert else f"account-{luck.randrange(ACCOUNTS)}",
     }
+
+
+def _message(answer: str) -> Any:
+    """The answer as an app sends it: a chat message where it calls tools, else its text."""
+    try:
+        words, calls = tool_calls.read(answer)
+    except ValueError:
+        return answer
+    if not calls:
+        return answer
+    functions = [{"name": call.name, "arguments": json.dumps(call.arguments)} for call in calls]
+    called = [{"id": str(n), "type": "function", "function": function} for n, function in enumerate(functions)]
+    return {"role": "assistant", "content": words, "tool_calls": called}
 
 
 def _kept(task: Task, dataset: datasets.Dataset, sent: Counter[str]) -> float:

@@ -24,7 +24,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     settings = TrainSettings.model_validate(job["settings"])
     tokenizer = AutoTokenizer.from_pretrained(job["base"])
     rows = [
-        encode(tokenizer, row, settings.max_length)
+        encode(tokenizer, row, **settings.encoding)
         for row in pq.read_table(Path(job["dataset"]) / "train.parquet").to_pylist()
     ]
     tokens = [
