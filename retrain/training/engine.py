@@ -1,4 +1,4 @@
-"""Which engine a training runs on: `train.py`, this package's own loop (packed), or `trl.py`, TRL's SFTTrainer."""
+"""Which engine a training runs on: `packed.py`, this package's own loop (packed), or `trl.py`, TRL's SFTTrainer."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
