@@ -345,7 +345,7 @@ class _Run:
             champion = versions.champion(self.warehouse, self.workload)
             self._use_base(champion)
             dataset = build_dataset(
-                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.rebases, self.stop
+                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.stop, self.rebases
             )
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion

@@ -62,8 +62,8 @@ def build_dataset(
     workload: str,
     now: datetime,
     folder: Path,
-    anew: bool = False,
     stop: threading.Event | None = None,
+    anew: bool = False,
 ) -> Dataset:
     """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
 
@@ -72,8 +72,6 @@ def build_dataset(
 
     Args:
         folder: of this work alone.
-
-    Args:
         anew: for a training that begins from nothing: from all of the evidence, and all that earlier datasets taught
             and is still true.
 

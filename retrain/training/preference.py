@@ -130,7 +130,7 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
     def encoded(row: dict[str, Any], **changes: str | None) -> Encoded:
         return encode(tokenizer, row | changes, **settings.encoding)
 
-    def add(row: dict[str, Any], **changes: str) -> bool:
+    def add(row: dict[str, Any], **changes: str | None) -> bool:
         """A row with its answer and with another; those that are too long, alone or together, are left out."""
         with suppress(TooLong):
             one, other = encoded(row), encoded(row, **changes)
@@ -147,5 +147,11 @@ def load(tokenizer: Any, dataset: Path, settings: TrainSettings) -> Preferences 
         for row in pq.read_table(dataset / "train.parquet").to_pylist():
             rejected = (row.get("rejected") or "").strip()
             if rejected and not same_text(rejected, row["completion"]):
-                add(row, completion=rejected)
+                add(row, completion=rejected, reasoning=None)
+    elif (dataset / "thumbs.parquet").is_file():
+        rows = pq.read_table(dataset / "thumbs.parquet").to_pylist()
+        others = rows[-1:] + rows[:-1]
+        for row, other in zip(rows, others, strict=True):
+            if add(row, completion=other["completion"], reasoning=other.get("reasoning")):
+                desirable.append(row["desirable"])
     return Preferences(settings.preference, pairs, desirable, torch.empty(0, 2)) if len(pairs) > 1 else None

@@ -130,7 +130,7 @@ def test_killed_and_repeated_without_a_daemon(alone: Path, tmp_path: Path, logs:
 
 def test_export_from_the_daemon_and_without_it_is_the_same(daemon: Daemon, tmp_path: Path) -> None:
     faq = tmp_path / "faq.csv"
-    lines = [f"{question},{right} Or mail anna@example.org." for question, right in questions(GOODS, slice(0, 3))]
+    lines = [f"{question} I am anna@example.org.,{right}" for question, right in questions(GOODS, slice(0, 3))]
     faq.write_text("\n".join(["question,answer", *lines]))
     done = cli(daemon.config, "import", faq, "--workload", "support")
     assert (done.returncode, done.stderr) == (0, "")

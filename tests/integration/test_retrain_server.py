@@ -39,7 +39,8 @@ class Shop:
         data = folder / "dataset"
         data.mkdir()
         columns = [row | {"topic": None, "origin": None, "kind": "correction"} for row in rows(4)]
-        pq.write_table(pa.Table.from_pylist(columns[:3]), data / "holdout.parquet")
+        for split in ("train", "holdout"):
+            pq.write_table(pa.Table.from_pylist(columns[:3]), data / f"{split}.parquet")
         pq.write_table(pa.Table.from_pylist(columns[3:]), data / "regression.parquet")
         counts = {"holdout": 3, "regression": 1}
         self.dataset = Dataset("d1", "support", datetime(2026, 11, 1), data, counts, 0, {})
@@ -56,7 +57,11 @@ class Shop:
 
     def settings(self, evaluate: EvaluateSettings) -> Settings:
         models = ModelsSettings(base=self.base, directory=self.models)
-        return Settings(models=models, train=TrainSettings(threads=1, max_length=256), evaluate=evaluate)
+        return Settings(
+            models=models,
+            train=TrainSettings(threads=1, max_length=256),
+            evaluate=evaluate.model_copy(update={"general_examples": 0}),
+        )
 
     def evaluate(self, settings: EvaluateSettings, folder: Path, champion: bool = True) -> list[Any]:
         found, _ = evaluate(

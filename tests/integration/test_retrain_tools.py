@@ -21,7 +21,7 @@ from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.data.export import training_set
 from retuned.retrain.data.label_requests import open_requests
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, work
+from retuned.retrain.decision.evaluate import BASE, CANDIDATE, evaluate
 from retuned.retrain.settings import (
     DatasetSettings,
     EvaluateSettings,
@@ -181,17 +181,18 @@ def test_calls_in_events_from_kafka_are_what_a_model_learns_to_write(
     base = tiny_llama(tmp_path / "base")
     (base / "chat_template.jinja").write_text(TEMPLATE)
     training = TrainSettings(dtype="float32", threads=1, epochs=12, learning_rate=1e-2)
-    adapter = trained(base, built.path, tmp_path / "training", training)["adapter"]
-    job = {
-        "base": str(base), "champion": None, "candidate": adapter, "dataset": str(built.path), "dtype": "float32",
-        "threads": 1, "logged": logged_answers(rig.warehouse, built),
-        "encoding": training.encoding,
-        "settings": EvaluateSettings().model_dump(mode="json"),
-    }  # fmt: skip
-    rows = work(job, lambda _: None)["rows"]
+    adapter = Path(trained(base, built.path, tmp_path / "training", training)["adapter"])
+    asked_of = Settings(
+        models=ModelsSettings(base=base, directory=tmp_path / "models"),
+        train=training,
+        evaluate=EvaluateSettings(general_examples=0),
+    )
+    logged = logged_answers(rig.warehouse, built)
+    found, _ = evaluate(built, None, adapter, asked_of, "float32", tmp_path / "evaluation", logged=logged)
     held = {row["row_id"]: row["completion"] for row in built.split("holdout")}
-    right = [read(row["output"]) == read(held[row["row_id"]]) for row in rows if row["model"] == CANDIDATE]
+    rows = [one for one in found if one.split == "holdout"]
+    right = [read(row.output) == read(held[row.row_id]) for row in rows if row.model == CANDIDATE]
     assert len(right) >= 10
     assert sum(right) >= 0.8 * len(right)
-    assert all(names(row["output"]) == () for row in rows if row["model"] == BASE)
-    assert {tuple(row["tools"]) for row in rows} == {("policy",)}
+    assert all(names(row.output) == () for row in rows if row.model == BASE)
+    assert {tuple(row.groups) for row in rows} == {("tool:policy",)}
