@@ -87,7 +87,7 @@ class JudgeSettings(Section):
     judge_url: HttpUrl | None = Field(
         None,
         description="a language model that judges answers, by OpenAI's chat completions: http://host:8000/v1; "
-        "it is shown questions and answers, and decides nothing unless metric.name is judge; null: none",
+        "it is shown questions and answers; null: none",
     )
     judge_model: str | None = Field(None, description="the name under which that server knows the model")
     judge_key: SecretStr | None = Field(

@@ -31,9 +31,10 @@ SELECT created_at, kind, outcome, reasons, run_id, metric FROM decisions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs
--- `scores`: mean score on the holdout by base, champion, candidate and logged (what production had answered).
+-- `scores`: mean score on the holdout by base, champion, candidate and logged (what production had answered). The run
+-- under way comes first, whatever waits behind it.
 SELECT id, kind, state, reasons, started_at, finished_at, version, train_seconds, detail -> '$.scores' AS scores, error FROM runs
-WHERE workload = $workload ORDER BY started_at DESC LIMIT 10
+WHERE workload = $workload ORDER BY state = 'running' DESC, started_at DESC LIMIT 10
 
 -- name: promotions
 SELECT created_at, event, version, previous_version, actor, reason, announced FROM promotions

@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -419,7 +419,7 @@ def cli() -> list[str]:
     lines += ["## Options of every command", ""]
     lines += table(
         ("option", "meaning"),
-        ((_argument("options", one), _meaning(one)) for one in _own(commands.choices["check"], ())),
+        ((_argument("options", one), _meaning(one)) for one in _options_of_all(commands.choices)),
     )
     for name, command in commands.choices.items():
         arguments = _own(command, COMMON_OPTIONS)
@@ -429,6 +429,11 @@ def cli() -> list[str]:
         if arguments:
             lines += table(("argument", "meaning"), ((_argument(name, one), _meaning(one)) for one in arguments))
     return lines
+
+
+def _options_of_all(commands: Mapping[str, argparse.ArgumentParser]) -> list[argparse.Action]:
+    """The options of COMMON_OPTIONS, as any command has them."""
+    return [one for one in _own(commands["check"], ()) if one.dest in COMMON_OPTIONS]
 
 
 def _own(command: argparse.ArgumentParser, others: Iterable[str]) -> list[argparse.Action]:

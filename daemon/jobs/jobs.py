@@ -19,7 +19,7 @@ from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.parts import FATAL
 from retuned.daemon.jobs.runs import Runs
-from retuned.daemon.reports.reports import Period, report_id
+from retuned.daemon.reports.reports import Period, is_empty, report_id
 from retuned.monitors.drift import check as drift
 
 log = logging.getLogger(__name__)
@@ -115,8 +115,17 @@ class Jobs:
             self._scheduler.shutdown(wait=True)
 
     def report_so_far(self, workload: str) -> str:
-        """Write the report of a workload's running month; where the schedule runs, in its turn. Returns its id."""
+        """Write the report of a workload's running month; where the schedule runs, in its turn. Returns its id.
+
+        Raises:
+            RetunedError: there is nothing to report.
+        """
         period = Period.of("month", self.context.now())
+        if is_empty(self.context.warehouse, workload, period):
+            raise RetunedError(
+                f"workload {workload}: nothing was asked in {period.name}, so there is no report; imported "
+                "demonstrations are no traffic"
+            )
 
         def write() -> None:
             tasks.write_reports(self.context, workload, [period])

@@ -9,7 +9,7 @@ import json
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from hashlib import sha256
@@ -107,7 +107,7 @@ def write(
         Cancelled: stop was set.
     """
     found = {period: gather(warehouse, workload, period) for period in periods}
-    told = {period: figures for period, figures in found.items() if figures["answers"] or figures["figures"]}
+    told = {period: figures for period, figures in found.items() if _has_something(figures)}
     if not told:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +130,15 @@ def write(
         replace_text(page.with_suffix(".json"), as_json(job, indent=1))
         pages.append(page)
     return pages
+
+
+def is_empty(warehouse: Warehouse, workload: str, period: Period) -> bool:
+    """Whether nothing was asked and nothing measured in a period: then there is no report."""
+    return not _has_something(gather(warehouse, workload, period))
+
+
+def _has_something(figures: Mapping[str, Any]) -> bool:
+    return bool(figures["answers"] or figures["figures"])
 
 
 def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any]:

@@ -138,8 +138,8 @@ def _report(
         lines[-1] += f", kept as dead letters of {file.topic}"
     lines += [f"    {count:,} {reason}" for reason, count in refused.most_common()]
     lines += [f"    row {example.offset + 1}: {example.reason}: {example.detail}" for example in examples]
-    if file.attributes:
-        lines.append(f"  attributes  {', '.join(sorted(file.attributes)[:20])}: kept, and nothing is learned from them")
+    if unused := sorted(file.attributes - {"tools", "tool_calls"}):
+        lines.append(f"  attributes  {', '.join(unused[:20])}: kept, and nothing is learned from them")
     if passed_over:
         lines += [f"  passed over {passed_over.total():,}"]
         lines += [f"    {count:,} {reason}: {PASSED_OVER[reason]}" for reason, count in passed_over.most_common()]

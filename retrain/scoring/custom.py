@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from retuned.consumers.errors import ConfigurationError
@@ -26,17 +27,28 @@ class Custom(Metric):
         module, _, function = name.partition(":")
         try:
             self._function: Callable[[str, str, Mapping[str, Any]], Any] = getattr(import_module(module), function)
+            signature(self._function).bind("", "", {})
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"metric.name: {name} cannot be imported ({error})") from error
+        except TypeError as error:
+            raise ConfigurationError(
+                f"metric.name: {name} cannot be called with answer, approved answer and example ({error})"
+            ) from error
         self._exact = Exact()
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """What the function returns.
 
         Raises:
-            ConfigurationError: it is no such value.
+            ConfigurationError: it is no such value, or the function failed.
         """
-        found = self._function(answer, approved, example)
+        try:
+            found = self._function(answer, approved, example)
+        except Exception as error:
+            raise ConfigurationError(
+                f"metric.name: {self.name} failed on an answer of {len(answer)} characters to row "
+                f"{example.get('row_id', 'unknown')} ({type(error).__name__}: {error})"
+            ) from error
         value, detail = found if isinstance(found, tuple) and len(found) == 2 else (found, "")
         if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
             raise ConfigurationError(

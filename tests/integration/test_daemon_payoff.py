@@ -15,6 +15,7 @@ from building import build_dataset
 from models import tiny_llama
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
+from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.policy.decision import Decision, Evidence, decide
 from retuned.daemon.reports import reports
@@ -234,6 +235,9 @@ def test_an_operator_gets_the_running_month(story: Story, monkeypatch: pytest.Mo
     name = reports.report_id("support", reports.Period.of("month", story.jobs.context.now()))
     done = LocalService(story.jobs).command("report", "support", {})
     assert done["done"] == f"the report of this month so far will be at /reports/{name}"
+    story.jobs.context.now = lambda: datetime(2027, 3, 20)
+    with pytest.raises(RetunedError, match="workload support: nothing was asked in 2027-03, so there is no report"):
+        LocalService(story.jobs).command("report", "support", {})
     assert (
         "No benchmark of the models: not asked in this test"
         in (story.jobs.context.reports / f"{name}.html").read_text()

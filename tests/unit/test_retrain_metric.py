@@ -300,6 +300,8 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "def near(answer, approved, example):\n"
         "    if not answer:\n        return None\n"
         "    return (float(answer == approved), f'asked {example[\"topic\"]}') if answer != 'x' else 7\n"
+        "def two(answer, approved):\n    return 1\n"
+        "def first(answer, approved, example):\n    return float(answer.split()[0] == approved)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     metric = choose(Settings(metric=MetricSettings(name="ours_metric:near")), []).metric
@@ -307,6 +309,11 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert value(metric, "", "a") is None
     with pytest.raises(ConfigurationError, match="expected a number from 0 to 1"):
         metric.score("x", "a", {"topic": "t"})
+    with pytest.raises(ConfigurationError, match="ours_metric:two cannot be called with answer, approved"):
+        choose(Settings(metric=MetricSettings(name="ours_metric:two")), [])
+    metric = choose(Settings(metric=MetricSettings(name="ours_metric:first")), []).metric
+    with pytest.raises(ConfigurationError, match=r"ours_metric:first failed on an answer of 0 .* row r1 \(IndexError"):
+        metric.score("", "a", {"row_id": "r1"})
     sys.modules.pop("ours_metric")
     with pytest.raises(ConfigurationError, match=r"metric\.name: ours_metric:far cannot be imported"):
         choose(Settings(metric=MetricSettings(name="ours_metric:far")), [])
