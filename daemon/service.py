@@ -144,7 +144,8 @@ class LocalService:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
             made = runs.run_waiting() if self._ingest is None else []  # else the schedule comes to it
             ended = [_outcome(result) for result in made if result.workload == workload]
-            done = "; ".join(ended or ["a retraining is in line", *self._waits(workload)])
+            behind = " behind the one under way" if runs.progress.get("workload") == workload else ""
+            done = "; ".join(ended or [f"a retraining is in line{behind}", *self._waits(workload)])
             return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
         if name == "rebase":
             base = arguments.get("base")

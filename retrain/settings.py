@@ -40,7 +40,7 @@ def _pattern(text: str) -> str:
 
 def _metric_name(name: str) -> str:
     if name not in METRICS and not re.fullmatch(r"[\w.]+:\w+", name):
-        raise ValueError(f"expected one of {', '.join(METRICS)}, or package.module:function")
+        raise ValueError(f"expected one of {', '.join(METRICS)}, or package.module:function, not {name}")
     return name
 
 

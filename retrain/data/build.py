@@ -139,7 +139,7 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
         content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
         content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
         content.append([TRAFFIC, sorted(row.row_id for row in traffic)])
-        version = text_hash(json.dumps(content))[:12]
+        version = text_hash(json.dumps([workload, content]))[:12]
         card = {
             "workload": workload,
             "evidence_until": max(row.received_at for row in evidence.rows).isoformat(),

@@ -346,6 +346,18 @@ def test_the_same_evidence_is_written_once(warehouse: Warehouse, teacher: Teache
     assert build_dataset(warehouse, settings, "support", LATER).version != first.version
 
 
+def test_the_same_rows_of_two_workloads_are_two_datasets(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    """Lineage finds rows by the version of their dataset."""
+    teach(teacher, range(30))
+    teach(Teacher(warehouse, "sales"), range(30))
+    made = [build_dataset(warehouse, settings, workload, LATER) for workload in ("support", "sales")]
+    contents = [[row["row_id"] for row in one.split("holdout")] for one in made]
+    assert sorted(contents[0]) == sorted(contents[1])
+    assert made[0].version != made[1].version
+
+
 def test_every_row_has_its_lineage(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(30))
     built = build_dataset(warehouse, settings, "support", NOW)
