@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kafka.admin import KafkaAdminClient, MemberToRemove
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, GroupIdNotFoundError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
+    NotCoordinatorError,
+)
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka.connection import client_config, connect, translated
@@ -14,6 +19,9 @@ from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
+
+_STARTING = (CoordinatorLoadInProgressError, NotCoordinatorError)
+"""What a broker answers that has just started, or has just got the group from another one."""
 
 # Who came last gives way first. Of two that came at once, the one with the lower id stays. A foreign consumer never
 # gives way, and then even who was here first has to be heard.
@@ -158,7 +166,7 @@ def group_members(settings: KafkaSettings) -> dict[str, str] | None:
             group = admin.describe_groups([settings.group_id])[settings.group_id]
             if GroupIdNotFoundError.__name__ in (group["error"] or ""):
                 return {}  # since Kafka 4.0; before, an unknown group was one without members
-            if CoordinatorLoadInProgressError.__name__ in (group["error"] or ""):
+            if any(kind.__name__ in (group["error"] or "") for kind in _STARTING):
                 return None
             if group["error"]:
                 raise BrokerUnavailable(f"consumer group {settings.group_id!r}: {group['error']}")

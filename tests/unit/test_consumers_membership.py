@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -221,3 +222,27 @@ def test_a_broker_that_does_not_know_the_group_yet_is_asked_again(
     group.now += LOOK_SECONDS
     assert membership.may_join()
     assert membership.waiting_for == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        ("[Error 14] CoordinatorLoadInProgressError: None", None),
+        ("[Error 16] NotCoordinatorError: None", None),
+        ("[Error 69] GroupIdNotFoundError: None", {}),
+        (None, {"m1": "/10.0.0.1"}),
+    ],
+)
+def test_a_broker_that_has_just_started_does_not_know_the_group_yet(
+    error: str | None, known: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Admin:
+        def describe_groups(self, groups: list[str]) -> dict[str, Any]:
+            members = [{"member_id": "m1", "client_host": "/10.0.0.1"}]
+            return {group: {"error": error, "members": members} for group in groups}
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(membership_module, "connect", lambda *_: Admin())
+    assert membership_module.group_members(KafkaSettings()) == known
