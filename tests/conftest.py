@@ -56,3 +56,14 @@ def forked_children() -> Iterator[None]:
         names = SimpleNamespace(Popen=ForkedChild, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
         patch.setattr(process, "subprocess", names)
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread: threads that wait for each other take longer than a tiny model."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

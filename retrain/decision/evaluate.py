@@ -62,8 +62,8 @@ class Evaluation:
     Attributes:
         model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
             not known.
-        split: holdout, regression, traffic (recent answers that nobody rated; the score is the agreement with the
-            logged answer) or general (see `scoring.general`).
+        split: holdout, regression, traffic (recent questions whose answers nobody rated; they have an agreement and no
+            score) or general (see `scoring.general`).
         kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.

@@ -156,18 +156,21 @@ def _first_adapter(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _train_with_retuned(folder: Path) -> dict[str, Any]:
-    from retuned.retrain.training.train import work
-
-    job = {
+def _job(folder: Path, settings: TrainSettings) -> dict[str, Any]:
+    return {
         "base": str(BASE),
         "parent": str(folder / "first"),
         "dataset": str(folder),
         "folder": tempfile.mkdtemp(dir=folder),
-        "settings": SETTINGS.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
     }
+
+
+def _train_with_retuned(folder: Path) -> dict[str, Any]:
+    from retuned.retrain.training.train import work
+
     lines: list[dict[str, Any]] = []
-    result = work(job, lines.append)
+    result = work(_job(folder, SETTINGS), lines.append)
     peak = children.peak_bytes()
     steps = _steps(folder)
     rates = [line["tokens_per_second"] for line in lines if "step" in line]
@@ -184,14 +187,7 @@ def _train_with_retuned(folder: Path) -> dict[str, Any]:
 def _train_on_trl(folder: Path) -> dict[str, Any]:
     from retuned.retrain.training.train import work
 
-    job = {
-        "base": str(BASE),
-        "parent": str(folder / "first"),
-        "dataset": str(folder),
-        "folder": tempfile.mkdtemp(dir=folder),
-        "settings": ON_TRL.model_dump(mode="json"),
-    }
-    result = work(job, lambda _: None)
+    result = work(_job(folder, ON_TRL), lambda _: None)
     longest = max(len(row) for step in _steps(folder) for row in step)
     return result | {"peak_bytes": children.peak_bytes(), "longest": longest}
 

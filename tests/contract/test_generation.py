@@ -27,6 +27,9 @@ ENCODING = TrainSettings(max_length=256).encoding
 MOST_TOKENS = 12
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 class Trained:
     """A tiny base model and two adapters, strong enough to change what it answers."""
 
@@ -50,15 +53,6 @@ class Trained:
         """A model by itself, as transformers has it."""
         model, folder = load_model(self.base, torch.float32), self.adapters[name]
         return model if folder is None else lora.load_adapter(model, folder)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take longer than so small a model."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings,
 from retuned.retrain.training.base_model import load_model
 from retuned.retrain.versions import Version
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Shop:
     """A base model, a champion and a candidate where runs leave them, and a dataset."""
@@ -69,15 +71,6 @@ class Shop:
             folder, logged={"r0": "two weeks"},
         )  # fmt: skip
         return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take longer than so small a model."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -28,3 +28,11 @@ def test_an_exam_of_a_shop_tells_right_from_wrong(language: str) -> None:
     for item in task.exam:
         assert task.right(item.answer, item) == 1
         assert task.right(task.wrong(item, random.Random(0)), item) == 0
+
+
+def test_the_double_of_a_judge_prefers_what_names_more_of_the_call() -> None:
+    task = importlib.import_module("workloads.summaries").task()
+    item = task.exam[0]
+    parts = {"conversation": item.messages[-1]["content"], "answer A": "Somebody called.", "answer B": item.answer}
+    shown = "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
+    assert task.judge(shown) == "Verdict: B"

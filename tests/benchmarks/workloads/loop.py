@@ -13,6 +13,7 @@ from typing import Any
 
 import children
 import yaml
+from judges import serving
 
 from retuned.consumers.common import tool_calls
 from retuned.consumers.kafka.memory import MemoryPublisher
@@ -42,7 +43,13 @@ def figures(task: Task, place: Path) -> dict[str, float]:
     three of ten cases, all rightly.
     """
     base_model(BASE)
-    settings = _settings(task, place)
+    with serving() as judge:
+        if task.judge is not None:
+            judge.reply = task.judge
+        return _figures(task, place, _settings(task, place, judge.url))
+
+
+def _figures(task: Task, place: Path, settings: Settings) -> dict[str, float]:
     sent = _imported(task, place, settings)
     warehouse = open_warehouse(settings.warehouse)
     try:
@@ -82,7 +89,7 @@ def figures(task: Task, place: Path) -> dict[str, float]:
     return {f"workload_{task.name}_{name}": value for name, value in found.items()}
 
 
-def _settings(task: Task, place: Path) -> Settings:
+def _settings(task: Task, place: Path, judge_url: str) -> Settings:
     config = place / "retuned.yaml"
     own = {
         "warehouse": {"path": str(place / "retuned.duckdb")},
@@ -90,6 +97,8 @@ def _settings(task: Task, place: Path) -> Settings:
         "train": {"threads": 1},
         "evaluate": {"max_new_tokens": task.max_new_tokens, "maximum_examples": 400},
     }
+    if task.judge is not None:
+        own["evaluate"] |= {"judge_url": judge_url, "judge_model": "double"}
     for section, values in task.settings.items():
         own[section] = own.get(section, {}) | values
     config.write_text(yaml.safe_dump(own), encoding="utf-8")

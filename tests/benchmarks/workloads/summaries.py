@@ -1,11 +1,9 @@
 """One sentence about a customer's call: who, which order, what happened, what was agreed. The judge is a double."""
 
-import json
 import re
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
-from threading import Thread
-from typing import Any
+
+from judges import answers
 
 from workloads.task import Item, Task, said
 
@@ -32,9 +30,8 @@ def task() -> Task:
     items = [_call(luck) for _ in range(ROWS + EXAM)]
     settings = {
         "metric": {"name": "judge", "criteria": "It names customer, product, order, trouble and what was agreed."},
-        "evaluate": {"judge_url": judge_double(), "judge_model": "double"},
     }
-    return Task("summaries", items[EXAM:], items[:EXAM], _wrong, right, settings)
+    return Task("summaries", items[EXAM:], items[:EXAM], _wrong, right, settings, _verdict)
 
 
 def right(answer: str, item: Item) -> float:
@@ -43,41 +40,14 @@ def right(answer: str, item: Item) -> float:
     return float(all(part.casefold() in text for part in item.truth) and len(text.split()) <= LONGEST)
 
 
-def judge_double() -> str:
-    """A double of a judge behind an OpenAI-compatible URL: of two answers it prefers the one that holds more of what
-    the call is about. It runs until this process ends. Returns its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            verdict = f"Verdict: {_preferred(asked['messages'][-1]['content'])}"
-            said = {"choices": [{"message": {"role": "assistant", "content": verdict}, "finish_reason": "stop"}]}
-            body = json.dumps(said | {"usage": {"total_tokens": 200}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/v1"
-
-
-def _preferred(shown: str) -> str:
-    call, one, other = (_part(shown, name) for name in ("conversation", "answer A", "answer B"))
+def _verdict(shown: str) -> str:
+    """What the double of a judge says: of two answers it prefers the one that holds more of what the call is about."""
+    call = shown.partition("<conversation>\n")[2].partition("\n</conversation>")[0]
     about = _customer(call) | {
         named for kinds in (_TROUBLE, _ENDS) for named, words in kinds.items() if any(word in call for word in words)
     }
-    first, second = (sum(detail in answer for detail in about) for answer in (one, other))
-    return "A" if first > second else "B" if second > first else "tie"
-
-
-def _part(shown: str, name: str) -> str:
-    return shown.partition(f"<{name}>\n")[2].partition(f"\n</{name}>")[0]
+    first, second = (sum(detail in answer for detail in about) for answer in answers(shown))
+    return "Verdict: " + ("tie" if first == second else "A" if first > second else "B")
 
 
 def _customer(call: str) -> set[str]:

@@ -37,6 +37,7 @@ class Task:
         wrong: what production answers where it is wrong.
         right: how right an answer is, 0 to 1. It shares no code with the scores of the program.
         settings: sections of the configuration that differ from the default.
+        judge: what a double of a judge says of what it is shown; None: there is none.
         max_new_tokens: of an answer in the exam.
     """
 
@@ -46,6 +47,7 @@ class Task:
     wrong: Callable[[Item, random.Random], str]
     right: Callable[[str, Item], float]
     settings: dict[str, Any] = field(default_factory=dict)
+    judge: Callable[[str], str] | None = None
     max_new_tokens: int = 64
 
 
