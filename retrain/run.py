@@ -124,7 +124,7 @@ def untrainable(warehouse: Warehouse, settings: Settings, workload: str) -> str 
     models = settings.models
     if models.base is None:
         return "there is no base model (models.base)"
-    if models.workloads is not None and workload not in models.workloads:
+    if not models.retrains(workload):
         return "this workload is not one to retrain (models.workloads)"
     champion = versions.champion(warehouse, workload)
     try:

@@ -67,6 +67,10 @@ class ModelsSettings(Section):
     )
     workloads: tuple[str, ...] | None = Field(None, description="workloads to retrain; null: every one that has events")
 
+    def retrains(self, workload: str) -> bool:
+        """Whether a workload is one to retrain."""
+        return self.workloads is None or workload in self.workloads
+
 
 class DatasetSettings(Section):
     """What is learned from."""

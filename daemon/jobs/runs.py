@@ -89,7 +89,7 @@ class Runs:
         if not base.is_absolute():
             raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
         check_base_model(base, "base")
-        if (named := settings.models.workloads) is not None and workload not in named:
+        if not settings.models.retrains(workload):
             raise RetunedError(f"workload {workload}: it is not one to retrain; add it to models.workloads")
         champion = versions.champion(context.warehouse, workload)
         if champion is None:

@@ -98,8 +98,7 @@ def request_labels(context: Context) -> None:
         for workload in context.measured():
             with parts.workload(workload):
                 settings = context.settings.for_workload(workload)
-                models = settings.models
-                if models.base is None or (models.workloads is not None and workload not in models.workloads):
+                if settings.models.base is None or not settings.models.retrains(workload):
                     continue
                 asked = label_requests.request(context.warehouse, settings, workload, context.now())
                 if asked:
