@@ -7,13 +7,12 @@ from dataclasses import asdict
 from datetime import datetime, time, timedelta
 
 from retuned.consumers.warehouse import judgements
-from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.policy import payoff
+from retuned.daemon.policy import payoff, ratings
 from retuned.daemon.policy.decision import Decision, Evidence
 from retuned.daemon.settings import Settings
 from retuned.monitors.rates import rate_on
-from retuned.monitors.windows import in_service_since
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.policy", "evidence.sql")
@@ -25,18 +24,6 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     judgements.follow(warehouse)
     champion = warehouse.row(QUERIES["champion"], {"workload": workload}) or {}
     last_run = warehouse.row(QUERIES["last_run"], {"workload": workload}) or {}
-    windows = settings.windows
-    ratings = warehouse.row(
-        QUERIES["ratings"],
-        {
-            "workload": workload,
-            "since": in_service_since(warehouse, windows, workload, now) or now,
-            "now": now,
-            "current_seconds": windows.current_seconds,
-            "current_events": windows.current_events,
-            "reference_seconds": windows.reference_seconds,
-        },
-    )
     corrections = warehouse.row(
         QUERIES["corrections"],
         {
@@ -46,8 +33,9 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
             "promoted_at": champion.get("promoted_at") or EPOCH,
         },
     )
-    assert ratings is not None
+    refused = warehouse.row(QUERIES["refused"], {"workload": workload})
     assert corrections is not None
+    assert refused is not None
     drifted = warehouse.rows(
         QUERIES["drift"],
         {
@@ -58,9 +46,9 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     )
     return Evidence(
         drifted=tuple(row["drifted"] for row in drifted),
-        ratings_before=payoff.Ratings(ratings["before_helpful"], ratings["before_total"]),
-        ratings_now=payoff.Ratings(ratings["now_helpful"], ratings["now_total"]),
+        ratings=ratings.by_period(warehouse, settings.windows, workload, now),
         taken_back=bool(last_run.get("taken_back")),
+        refused_runs=refused["runs"],
         new_corrections=corrections["new"],
         untried_corrections=corrections["untried"],
         corrections_to_learn=corrections["to_learn"],
@@ -70,8 +58,8 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     )
 
 
-def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> None:
-    """Keep a decision, unless it only repeats the last one with other figures."""
+def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> bool:
+    """Keep a decision, unless it only repeats the last one with other figures; whether it was kept."""
     last = warehouse.row(QUERIES["last_decision"], {"workload": workload})
     news = (
         last is None
@@ -79,7 +67,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
         or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
     )
     if not (decision.retrain or news):
-        return
+        return False
     warehouse.insert(
         "decisions",
         id=uuid.uuid4().hex,
@@ -91,10 +79,8 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
         figures=as_json(
             {
                 "drifted": list(evidence.drifted),
-                "helpful_rate_before": evidence.ratings_before.rate,
-                "ratings_before": evidence.ratings_before.total,
-                "helpful_rate_now": evidence.ratings_now.rate,
-                "ratings_now": evidence.ratings_now.total,
+                "ratings": sum(period.total for period in evidence.ratings),
+                "refused_runs": evidence.refused_runs,
                 "new_corrections": evidence.new_corrections,
                 "untried_corrections": evidence.untried_corrections,
                 "corrections_to_learn": evidence.corrections_to_learn,
@@ -105,6 +91,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
     )
     if decision.retrain:
         log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
+    return True
 
 
 def forget(warehouse: Warehouse, old: datetime) -> int:
@@ -119,8 +106,9 @@ def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         return None
     # From midnight on: the ledger is summed by day.
     since = datetime.combine(now - timedelta(days=settings.policy.payback_days), time())
-    earned = warehouse.row(QUERIES["earned"], {"workload": workload, "since": since})
-    assert earned is not None
+    with warehouse.cursor() as cursor:
+        judgements.comparable_votes(cursor, workload, since, now, now=now)
+        (earned,) = rows_of(cursor.execute(QUERIES["earned"], {"workload": workload, "since": since}))
     # Of less than a day nothing is projected: a lively hour is no day of such hours.
     days = max((now - (earned["first_at"] or now)) / timedelta(days=1), 1.0)
     return payoff.Money(
@@ -128,7 +116,7 @@ def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         gains=earned["gains"],
         days=days,
         answers=earned["answers"],
-        ratings=payoff.Ratings(earned["helpful"], earned["ratings"]),
+        ratings=ratings.Ratings(earned["helpful"], earned["ratings"]),
         hourly_rate=rate_on(settings.roi.training_hourly_rate, now.date()) or 0.0,
         runs=tuple(payoff.PastRun(**run) for run in runs),
     )

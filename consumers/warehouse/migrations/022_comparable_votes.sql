@@ -8,3 +8,13 @@ UPDATE judgements SET conversation = coalesce(conversation_id, id), model = answ
 FROM interactions AS answer
 WHERE id = interaction_id AND answer.timestamp = answered_at AND answer.received_at = answer_received_at
   AND answer.workload = judgements.workload;
+
+-- Users' ratings of the model in service, counted once a period is over, so that no look reads those of a year.
+CREATE TABLE rating_periods (
+    workload VARCHAR   NOT NULL,
+    since    TIMESTAMP NOT NULL,                            -- when the model came into service: where period 0 begins
+    seconds  DOUBLE    NOT NULL,                            -- length of a period
+    period   INTEGER   NOT NULL,                            -- its number
+    helpful  BIGINT    NOT NULL,                            -- of the total, so many accounts called their answer helpful
+    total    BIGINT    NOT NULL                             -- accounts, or else conversations, that rated
+);
