@@ -19,6 +19,7 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import Hold, hold
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
+from retuned.monitors.blindness import note
 from retuned.retrain import run, versions
 from retuned.retrain.data import label_requests
 from retuned.retrain.training.base_model import check_base_model
@@ -70,6 +71,10 @@ class Runs:
         context = self._context
         settings = context.settings.for_workload(workload)
         found = self.evidence(workload, asked_by, scheduled)
+        rated = sum(period.total for period in found.ratings)
+        needed = 2 * settings.policy.minimum_ratings if settings.policy.enabled else 0
+        what = "ratings since the champion's promotion (twice policy.minimum_ratings)"
+        note(context.warehouse, workload, "policy", rated, needed, what, context.now())
         decision = policy.decide(found, settings.policy, context.now())
         if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):
             decision = _refused(decision, f"but {why}")

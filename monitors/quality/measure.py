@@ -10,6 +10,7 @@ import duckdb
 from retuned.consumers.common.tone import likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.monitors.blindness import note
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.hallucination.rules import grounding
@@ -79,6 +80,9 @@ def measure(
         Cancelled: the opinions' stop was set; nothing was stored.
     """
     found = windows(warehouse, settings.windows, workload, now)
+    conversations, needed = found.current.conversations if found else 0, settings.windows.minimum_rows
+    what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
+    note(warehouse, workload, "quality", conversations, needed, what, now)
     if found is None:
         return []
     judgements.follow(warehouse)

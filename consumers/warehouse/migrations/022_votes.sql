@@ -18,3 +18,13 @@ CREATE TABLE rating_periods (
     helpful  BIGINT    NOT NULL,                            -- of the total, so many accounts called their answer helpful
     total    BIGINT    NOT NULL                             -- accounts, or else conversations, that rated
 );
+
+-- Monitors that have too few rows to report anything; those that have enough have no row.
+CREATE TABLE blindness (
+    workload VARCHAR   NOT NULL,
+    monitor  VARCHAR   NOT NULL,                            -- quality or policy
+    found    BIGINT    NOT NULL,                            -- it has so many
+    needed   BIGINT    NOT NULL,                            -- of so many
+    what     VARCHAR   NOT NULL,                            -- what is counted, for a person
+    since    TIMESTAMP NOT NULL                             -- when it first had too few
+);
