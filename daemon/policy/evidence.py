@@ -2,15 +2,17 @@
 
 import json
 import logging
+import math
 import uuid
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
 
 from retuned.consumers.warehouse import judgements
-from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.policy import payoff, ratings
+from retuned.daemon.policy import payoff
 from retuned.daemon.policy.decision import Decision, Evidence
+from retuned.daemon.policy.ratings import UNRATED, Ratings, by_period
 from retuned.daemon.settings import Settings
 from retuned.monitors.rates import rate_on
 
@@ -44,9 +46,10 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
             "checks": settings.policy.drift_checks,
         },
     )
+    rated = by_period(warehouse, settings.windows, workload, now)
     return Evidence(
         drifted=tuple(row["drifted"] for row in drifted),
-        ratings=ratings.by_period(warehouse, settings.windows, workload, now),
+        ratings=rated,
         taken_back=bool(last_run.get("taken_back")),
         refused_runs=refused["runs"],
         new_corrections=corrections["new"],
@@ -54,7 +57,7 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         corrections_to_learn=corrections["to_learn"],
         last_run_finished_at=last_run.get("finished_at"),
         running=bool(last_run and last_run["finished_at"] is None),
-        money=_money(warehouse, settings, workload, now),
+        money=_money(warehouse, settings, workload, rated, now),
     )
 
 
@@ -99,16 +102,18 @@ def forget(warehouse: Warehouse, old: datetime) -> int:
     return warehouse.delete(QUERIES["forget"], {"old": old})
 
 
-def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> payoff.Money | None:
+def _money(
+    warehouse: Warehouse, settings: Settings, workload: str, rated: tuple[Ratings, ...], now: datetime
+) -> payoff.Money | None:
     """What answers earned over the latest payback time, and what runs took; None before the first run."""
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})
     if not runs:
         return None
     # From midnight on: the ledger is summed by day.
     since = datetime.combine(now - timedelta(days=settings.policy.payback_days), time())
-    with warehouse.cursor() as cursor:
-        judgements.comparable_votes(cursor, workload, since, now, now=now)
-        (earned,) = rows_of(cursor.execute(QUERIES["earned"], {"workload": workload, "since": since}))
+    earned = warehouse.row(QUERIES["earned"], {"workload": workload, "since": since})
+    assert earned is not None
+    periods = math.ceil(settings.policy.payback_days * 86_400 / settings.windows.current_seconds)
     # Of less than a day nothing is projected: a lively hour is no day of such hours.
     days = max((now - (earned["first_at"] or now)) / timedelta(days=1), 1.0)
     return payoff.Money(
@@ -116,7 +121,7 @@ def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         gains=earned["gains"],
         days=days,
         answers=earned["answers"],
-        ratings=ratings.Ratings(earned["helpful"], earned["ratings"]),
+        ratings=sum(rated[-periods:], UNRATED),
         hourly_rate=rate_on(settings.roi.training_hourly_rate, now.date()) or 0.0,
         runs=tuple(payoff.PastRun(**run) for run in runs),
     )

@@ -81,19 +81,15 @@ FROM past LEFT JOIN told ON told.received_at > past.since AND told.received_at <
 GROUP BY past.id, past.seconds, past.promoted, past.before, past.after
 
 -- name: earned
--- What was booked as gained, and what was answered and rated meanwhile. Imported history earned nothing here.
+-- What was booked as gained, and what was answered meanwhile. Imported history earned nothing here.
 WITH answered AS (
     SELECT count(*) AS answers, min(received_at) AS first_at FROM traffic
     WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
-), rated AS (
-    SELECT value AS helpful FROM comparable_votes WHERE name = 'helpful' AND source = 'user' AND NOT imported
 )
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
         WHERE workload = $workload AND kind = 'gain' AND created_at > $since
             AND abs(amount) < 1e150) AS gains,
-       answers, first_at,
-       (SELECT count(*) FROM rated) AS ratings,
-       (SELECT count(*) FROM rated WHERE helpful) AS helpful
+       answers, first_at
 FROM answered
 
 -- name: last_decision

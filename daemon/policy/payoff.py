@@ -31,7 +31,7 @@ class Money:
     Attributes:
         gains: booked in the ledger over the latest `days`.
         answers: given over the same days.
-        ratings: of users, over the same days.
+        ratings: of users, over the same days, of the model in service.
         hourly_rate: cost of an hour of training and evaluation.
         runs: the latest, in any order.
     """
