@@ -34,6 +34,8 @@ BASE = ROOT / "build" / "smollm2-135m-instruct"
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RIGHT, EXPERTS, ACCOUNTS = 0.25, 0.3, 80
 LARGE = 20
+GROUP = 10
+"""The worst group of the exam is looked for among those of so many questions."""
 CHILD_SECONDS = 3 * 3_600.0
 """TRL's training of some hundred rows takes a quarter of an hour of a quiet core."""
 
@@ -91,7 +93,8 @@ def _examined(task: Task, place: Path, name: str, adapter: str | None, settings:
     """The score in the exam and, of the promoted adapter, that of the worst group."""
     scores = _exam(task, place, name, adapter, settings)
     found = {name: fmean(score for group in scores.values() for score in group)}
-    worst = min(scores, key=lambda group: fmean(scores[group]))
+    large = [group for group in scores if len(scores[group]) >= GROUP] or list(scores)
+    worst = min(large, key=lambda group: fmean(scores[group]))
     print(
         f"{task.name} {name}: {found[name]:.3f}; worst: {worst} {fmean(scores[worst]):.3f}", file=sys.stderr, flush=True
     )
@@ -177,14 +180,15 @@ def _kept(task: Task, dataset: datasets.Dataset, sent: Counter[str]) -> float:
 
 
 def _gate_error(task: Task, dataset: datasets.Dataset, judged: list[dict[str, Any]], version: str) -> dict[str, float]:
-    """What the gate reported of the candidate on the holdout, beside what `Task.right` says of the same answers."""
+    """What the gate reported of the candidate on the holdout, beside a second judgement of the same answers."""
     item = {json.dumps(item.messages[-1]["content"]): item for item in task.asked}
     asked = {
         row["row_id"]: item[json.dumps(json.loads(row["messages"])[-1]["content"])] for row in dataset.split("holdout")
     }
     own = [row for row in judged if row["model"] in (version, CANDIDATE) and row["score"] is not None]
     reported = fmean(row["score"] for row in own)
-    seen = fmean(task.right(row["output"], asked[row["row_id"]]) for row in own)
+    judged_again = task.graded or task.right
+    seen = fmean(judged_again(row["output"], asked[row["row_id"]]) for row in own)
     return {"gate": reported, "gate_error": abs(reported - seen)}
 
 
