@@ -39,7 +39,7 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
         "ingestion": (counts or {})
         | {"latest_dead_letters": warehouse.rows(SQL["latest_dead_letters"])}
         | ingestion(ingest, warehouse, context.settings),
-        "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
+        "storage": {"path": str(warehouse.path.resolve()), **asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(context.failures)},
         "training": dict(jobs.runs.progress),
         "queue": jobs.runs.queue(),

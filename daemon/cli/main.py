@@ -27,7 +27,7 @@ DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
 
 _PLAN = (
-    "Try the configuration and every connection. With --plan: print what a training of the workload would load where, "
+    "Try the configuration and every connection, also beside the daemon that runs on it. With --plan: print what a training of the workload would load where, "
     "in which precision and with which engine, by an estimate, before anything is loaded. The exit status is 1 if a "
     "check failed or the plan does not fit."
 )
@@ -246,17 +246,20 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.plan is not None:
+        from retuned.daemon.cli.known import unknown
         from retuned.daemon.cli.plan import plan
 
+        if problem := unknown(settings, options.plan):
+            raise RetunedError(problem)
         fits, lines = plan(settings, options.plan, options.base, options.gpus, options.gpu_memory)
         print("\n".join(lines))
         return 0 if fits else 1
     from retuned.daemon.cli.check import check
 
     sound = True
-    for name, problem, found in check(settings):
-        sound = sound and not problem
-        print(f"{'FAIL' if problem else 'ok':4}  {name}: {problem or found}")
+    for mark, name, found in check(settings):
+        sound = sound and mark != "FAIL"
+        print(f"{mark:4}  {name}: {found}")
     return 0 if sound else 1
 
 
@@ -508,11 +511,15 @@ def _migrate(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     from retuned.daemon.cli.example import example
     from retuned.daemon.cli.in_force import in_force
+    from retuned.daemon.cli.known import unknown
 
     if options.workload is None:
         print(example(), end="")
     else:
-        print(in_force(_settings(options), given(_file(options)), options.workload), end="")
+        settings = _settings(options)
+        if problem := unknown(settings, options.workload):
+            logs.last_line(f"retuned: {problem}")
+        print(in_force(settings, given(_file(options)), options.workload), end="")
     return 0
 
 
