@@ -27,9 +27,9 @@ DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
 
 _PLAN = (
-    "Try the configuration and every connection, also beside the daemon that runs on it. With --plan: print what a training of the workload would load where, "
-    "in which precision and with which engine, by an estimate, before anything is loaded. The exit status is 1 if a "
-    "check failed or the plan does not fit."
+    "Try the configuration and every connection, also beside the daemon that runs on it. With --plan: print what a "
+    "training of the workload would load where, in which precision and with which engine, by an estimate, before "
+    "anything is loaded. The exit status is 1 if a check failed or the plan does not fit."
 )
 _IMPORT = (
     "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
