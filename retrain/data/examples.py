@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from retuned.consumers.common import reasoning, tool_calls
+from retuned.consumers.common.call_forms import in_one_form
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
@@ -233,12 +234,16 @@ def example(
     `messages`, `context`, `tools` and `calls` are JSON.
 
     Args:
-        completion: of a correction, what was written; of an accepted answer, the response.
+        completion: of a correction, what was written, where its calls may have any form that models and the chat API
+            have; of an accepted answer, the response.
         calls: of tools, by the response.
     """
     thought, response = logged_answer(response, calls)
+    offered = json.loads(tools) if tools else None
+    schemas = tool_calls.schemas(offered)
     if kind == "correction":
         thought, completion = reasoning.split(completion)
+        completion = in_one_form(completion, schemas)
     else:
         completion = response
     conversation = []
@@ -253,8 +258,6 @@ def example(
     completion = _rewritten(completion, rewrite).strip()
     if not asked or not asked[-1].strip() or not completion:
         return None
-    offered = json.loads(tools) if tools else None
-    schemas = tool_calls.schemas(offered)
     of = _identity(conversation, context, offered)
     return Example(
         row_id=text_hash(json.dumps([str(of), completion])),
