@@ -27,7 +27,8 @@ SELECT id, created_at, drifted, severity, detail, report, reference_rows, curren
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
 
 -- name: decisions
-SELECT created_at, kind, outcome, reasons, run_id, metric FROM decisions
+SELECT created_at, kind, outcome, reasons, run_id, metric, CASE WHEN kind = 'gate' THEN figures END AS figures
+FROM decisions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs

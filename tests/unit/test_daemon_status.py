@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from retuned.daemon.jsontext import as_json
 from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
+from retuned.retrain.scoring.label import as_figures
 
 
 def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
@@ -172,3 +174,27 @@ def test_the_text_says_what_became_of_the_latest_run(
         local.warehouse.insert("runs", id="r", workload="support", reasons="[]", started_at=START, **run)
     assert main(["status", "--config", str(file)]) == 0
     assert f"  run         {shown}\n" in capsys.readouterr().out
+
+
+def test_a_decision_on_labels_shows_the_worst_of_them(local: LocalService) -> None:
+    interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+    table = {f"label_{n:02}": Counter({f"label_{n:02}": n, "other": 12 - n}) for n in range(13)}
+    figures = {"macro_f1_champion": 0.25, "macro_f1_candidate": 0.5, "score_candidate": 0.5} | as_figures(table)
+    for id, kind, found in (("g", "gate", figures), ("h", "gate", {"score_candidate": 0.5}), ("p", "policy", {})):
+        local.warehouse.insert(
+            "decisions", id=id, created_at=START, workload="support", kind=kind, outcome=True, reasons='["Yes."]',
+            figures=json.dumps(found), run_id=id,
+        )  # fmt: skip
+    shown = told(local)
+    decisions = {row["run_id"]: row for row in shown["workloads"]["support"]["decisions"]}
+    assert {id: "labels" in row for id, row in decisions.items()} == {"g": True, "h": False, "p": False}
+    assert all("figures" not in row for row in decisions.values())
+    labels = decisions["g"]["labels"]
+    assert (labels["known"], labels["macro_f1"]) == (13, {"champion": 0.25, "candidate": 0.5})
+    assert [one["label"] for one in labels["mistaken"]] == [f"label_{n:02}" for n in range(10)]
+    assert labels["mistaken"][1] == {"label": "label_01", "questions": 12, "right": 1, "taken_for": "11 other"}
+    assert labels["more"] == 2  # of twelve that are mistaken; the thirteenth is always right
+    page = rendered(shown)
+    assert "macro-F1 0.500 over 13 labels, before 0.250. Mistaken, the worst first: <strong>label_00</strong>" in page
+    assert "<strong>label_04</strong> 4 of 12 right (8 other); and 7 more</p>" in page
+    assert "label_05" not in page
