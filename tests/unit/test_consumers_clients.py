@@ -349,6 +349,27 @@ def test_a_stream_of_calls_of_tools_is_joined() -> None:
     check(one(log), tool=True)
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_apart_from_the_answer_is_kept(name: str) -> None:
+    """As DeepSeek, vLLM with a reasoning parser, and OpenRouter have it."""
+    log = logged("openai_chat.json")
+    log["response"]["choices"][0]["message"][name] = "30 days, I think."
+    event = one(log)
+    check(event)
+    assert attributes(event)["reasoning_content"] == "30 days, I think."
+    log["response"]["choices"][0] = {"message": {"content": None, name: "30 days,"}, "finish_reason": "length"}
+    assert (one(log).response, one(log).finish_reason) == ("", "length")
+
+    log = logged("openai_stream.json")
+    first = log["response"][0]
+    both = {"reasoning_content": "30", "reasoning": "30"}  # some versions of vLLM send both
+    parts = [both, {name: " days,"}, {name: " I think."}]
+    log["response"][1:1] = [{**first, "choices": [{"index": 0, "delta": part}]} for part in parts]
+    event = one(log)
+    check(event)
+    assert attributes(event)["reasoning_content"] == "30 days, I think."
+
+
 def test_the_events_of_a_streamed_response() -> None:
     log = logged("openai_responses.json")
     whole = log["response"]

@@ -184,6 +184,16 @@ def test_tools_that_are_offered_and_called_stand_among_the_attributes() -> None:
     assert (event.response, event.attributes) == ("Hi", UNSET)
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_beside_an_answer_stands_among_the_attributes(name: str) -> None:
+    event = interaction(response={"content": "Hi", name: "Be kind."})
+    assert (event.response, json.loads(bytes(event.attributes))) == ("Hi", {"reasoning_content": "Be kind."})
+    event = interaction(response={"content": None, name: "Hm,"})  # cut off before the answer
+    assert (event.response, json.loads(bytes(event.attributes))) == ("", {"reasoning_content": "Hm,"})
+    event = interaction(response={"content": "Hi", name: {"effort": "low"}})
+    assert (event.response, event.attributes) == ("Hi", UNSET)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
