@@ -377,16 +377,19 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     nested = isinstance(value, dict | list)
     if name == "correction" and nested:
         fits, expected = bool(value), "more than nothing"
+    elif name in BOOLEANS:
+        fits, expected = isinstance(value, bool), 'true or false, as in "value": true'
+    elif name == "rating":
+        fits, expected = number and 0 <= float(value) <= 1, 'a number from 0 to 1, as in "value": 0.75'
+    elif name in NUMBERS:
+        fits, expected = number, 'a number, as in "value": 90'
+    elif name in STRINGS:
+        fits, expected = (
+            isinstance(value, str) and bool(value.strip()),
+            'a text that is not empty, as in "value": "Within 30 days."',
+        )
     elif nested:
         fits, expected = False, "a boolean, a number or a string"
-    elif name in BOOLEANS:
-        fits, expected = isinstance(value, bool), "a boolean"
-    elif name == "rating":
-        fits, expected = number and 0 <= float(value) <= 1, "a number from 0 to 1"
-    elif name in NUMBERS:
-        fits, expected = number, "a number"
-    elif name in STRINGS:
-        fits, expected = isinstance(value, str) and bool(value.strip()), "a string that is not empty"
     else:
         return
     if not fits:

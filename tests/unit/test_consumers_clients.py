@@ -447,6 +447,28 @@ def test_feedback_of_langsmith() -> None:
     ]
 
 
+CALLED = {"id": "c1", "type": "function", "function": {"name": "order_status", "arguments": '{"order": 7}'}}
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [
+        ({"output": "Within 14 days."}, "Within 14 days."),
+        ({"messages": 3, "days": [14]}, '{"messages":3,"days":[14]}'),  # as the response of a run with such outputs
+        ({"role": "assistant", "content": "Within 14 days."}, "Within 14 days."),
+        ({"choices": [{"message": {"role": "assistant", "content": "14 days."}}]}, "14 days."),
+        ({"role": "assistant", "content": "", "tool_calls": [CALLED]}, {"content": "", "tool_calls": [CALLED]}),
+        ({"choices": []}, {"choices": []}),
+        ({"error": "x"}, {"error": "x"}),
+    ],
+)
+def test_a_correction_of_langsmith_may_be_an_object(correction: Any, expected: Any) -> None:
+    row = {"id": "f1", "run_id": "r1", "key": "helpful", "score": 0, "correction": correction, "created_at": AT}
+    verdict, corrected = found(row)
+    assert (verdict.value, corrected.name) == (False, "correction")
+    assert corrected.value == expected
+
+
 OBSERVATION = {
     "id": "o1", "traceId": "t1", "type": "GENERATION", "name": "answer", "startTime": "2026-11-24T09:29:59.170Z",
     "endTime": AT, "completionStartTime": "2026-11-24T09:29:59.670Z", "model": "double-1",
@@ -485,7 +507,7 @@ def test_rows_of_langfuse(style: str) -> None:
 
 
 def test_what_judges_nothing_is_counted_and_not_lost() -> None:
-    empty = {"score": None, "value": None, "correction": {"not": "a text"}, "comment": " "}
+    empty = {"score": None, "value": None, "correction": {"score": 0.5}, "comment": " "}
     assert passed_over({"id": "f", "run_id": "r", "key": "helpful", "created_at": AT, **empty}) == ["no_verdict"]
     assert passed_over({**SCORE, "value": None, "dataType": "NUMERIC", "comment": None}) == ["no_verdict"]
     trace = recorded("mlflow.json")

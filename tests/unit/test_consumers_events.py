@@ -289,6 +289,22 @@ def test_reserved_names_have_one_type_and_others_any_scalar(name: str, good: lis
         }
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("helpful", "yes", 'value of helpful: expected true or false, as in "value": true, got "yes"'),
+        ("helpful", {"up": 1}, 'value of helpful: expected true or false, as in "value": true, got {"up":1}'),
+        ("rating", 5, 'value of rating: expected a number from 0 to 1, as in "value": 0.75, got 5'),
+        ("correction", "", 'expected a text that is not empty, as in "value": "Within 30 days.", got ""'),
+        ("mood", {"up": 1}, 'value of mood: expected a boolean, a number or a string, got {"up":1}'),
+    ],
+)
+def test_a_wrong_value_is_told_what_was_expected_with_an_example(name: str, value: Any, said: str) -> None:
+    with pytest.raises(BadEvent) as refused:
+        feedback(name=name, value=value)
+    assert said in refused.value.detail
+
+
 def test_only_known_sources() -> None:
     assert feedback(source="expert").source == "expert"
     assert reason("feedback", json.dumps(FEEDBACK | {"source": "somebody"}).encode()) == "not_an_event"
