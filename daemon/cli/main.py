@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers import logs
+from retuned.consumers.common.memory import size_of
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
@@ -101,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--plan", metavar="WORKLOAD", help="try nothing; print what a training would load where")
     check.add_argument("--base", type=Path, metavar="PATH", help="plan: another base model; its config.json is enough")
     check.add_argument("--gpus", type=int, help="plan: on so many GPUs (default: those of this machine)")
-    check.add_argument("--gpu-memory", type=int, metavar="BYTES", help="plan: of each (default: by nvidia-smi)")
+    check.add_argument(
+        "--gpu-memory", type=_size, metavar="SIZE", help="plan: of each, such as 80GB or 80GiB (default: by nvidia-smi)"
+    )
     status = command("status", _status, "what the daemon knows, for people or as JSON")
     status.add_argument("--json", action="store_true", help="as JSON")
     for name, help in (
@@ -378,6 +381,13 @@ def _within(low: float | None, high: float | None) -> str:
 def _number(value: float | None, digits: int = 2) -> str:
     """For a person; None is a number that JSON has not, as the infinite cost of an event."""
     return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def _size(text: str) -> int:
+    try:
+        return size_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _megabytes(size: int) -> str:
