@@ -39,6 +39,8 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
         "version": version("retuned"),
         "started_at": started_at,
         "running": ingest is not None,
+        "as_of": context.now(),
+        "booked_at": (warehouse.row(SQL["booked_at"]) or {}).get("booked_at"),
         "ingestion": (counts or {})
         | {"latest_dead_letters": warehouse.rows(SQL["latest_dead_letters"])}
         | ingestion(ingest, warehouse, context.settings),

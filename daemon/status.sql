@@ -6,6 +6,9 @@ SELECT (SELECT count(*) FROM interactions) AS interactions,
 -- name: latest_dead_letters
 SELECT received_at, topic, partition, "offset", reason, detail FROM dead_letters ORDER BY received_at DESC LIMIT 5
 
+-- name: booked_at
+SELECT booked_at FROM ledger_position
+
 -- name: aliases
 SELECT alias, version, created_at FROM aliases WHERE workload = $workload
 

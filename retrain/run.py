@@ -589,8 +589,8 @@ class _Run:
             return False
         if serving != (parent.version if parent else None):
             decision.reasons.append(
-                f"Not promoted: {versions.model_name(self.workload, serving)} became champion while the candidate was "
-                "trained, and they were not compared."
+                f"Not promoted: {versions.model_name(self.workload, serving)} was put into service while the candidate "
+                "was trained, and they were not compared."
             )
             return False
         self.rollout.set_champion(self.workload, candidate.version, "gate", decision.reasons[0], self.now())

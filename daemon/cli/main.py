@@ -299,7 +299,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
     broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
     lines = [
         f"retuned {status['version']}, "
-        + (f"running since {status['started_at']}" if status["running"] else "not running"),
+        + (f"running since {status['started_at']}" if status["running"] else "not running")
+        + f"; as of {_at(status.get('as_of'))}",
         f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
         f"{ingestion['dead_letters']} dead letters; broker {broker}",
     ]
@@ -319,7 +320,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
     ]
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
-        lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
+        champion = workload["champion"]
+        lines += ["", name, f"  champion    {f'{name}@{champion}' if champion else f'none: {name}@base serves'}"]
+        if workload["quality"]:
+            lines.append(f"  measured    {_at(workload['quality'][0]['created_at'])}")
         for figure in workload["quality"]:
             if figure["model"] == "*":
                 lines.append(
@@ -351,7 +355,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
         roi = workload["roi"]
         if roi["ratio"] is not None:
             sums = f"gains {_number(roi['gains'])}, costs {_number(roi['costs'])} {status['currency']}"
-            lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums}{_within(roi['ratio_low'], roi['ratio_high'])})")
+            ends = _within(roi["ratio_low"], roi["ratio_high"])
+            lines.append(
+                f"  ROI         {roi['ratio']:.2f}  ({sums}{ends}), booked until {_at(status.get('booked_at'))}"
+            )
         if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
             before = (
                 f"{name}@{change['previous_version'] or 'base'} would have gained {_number(change['counterfactual'])}"
@@ -372,6 +379,10 @@ def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits
         )
         return f"succeeded: {workload}@{run['version']}" + (f", holdout score: {means}" if means else "")
     return f"{run['state']}: {waits.get(run['id']) or run['error']}"
+
+
+def _at(time: str | None) -> str:
+    return "unknown" if time is None else f"{time[:19].replace('T', ' ')} UTC"
 
 
 def _within(low: float | None, high: float | None) -> str:

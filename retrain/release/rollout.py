@@ -113,7 +113,9 @@ class Rollout:
         target = None if version == BASE else version
         before = aliases.get(CHAMPION)
         if before == target:
-            raise RetunedError(f"workload {workload}: {versions.model_name(workload, target)} is the champion already")
+            name = versions.model_name(workload, target)
+            serves = f"{name} is the champion" if target else f"{name}, the base model, serves"
+            raise RetunedError(f"workload {workload}: {serves} already")
         self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now)
         return target
 

@@ -245,7 +245,7 @@ def test_promotions_that_make_no_sense(warehouse: Warehouse, settings: Settings,
     one = register(warehouse, settings, "one")
     with pytest.raises(RetunedError, match=f"no version deadbeef; known are {one.version}, base"):
         promote(warehouse, settings, publisher, "deadbeef")
-    with pytest.raises(RetunedError, match="support@base is the champion already"):
+    with pytest.raises(RetunedError, match="support@base, the base model, serves already"):
         promote(warehouse, settings, publisher, "base")
     promote(warehouse, settings, publisher, one.version)
     with pytest.raises(RetunedError, match="is the champion already"):

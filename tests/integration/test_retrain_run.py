@@ -533,7 +533,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(
     bench.on_line = meddle
     result = bench.retrain()
     assert (result.passed, result.promoted) == (True, False)
-    assert "support@aaaaaaaa became champion while" in result.reasons[-1]
+    assert "support@aaaaaaaa was put into service while" in result.reasons[-1]
 
 
 def test_a_child_that_fails_leaves_the_champion_and_says_why(

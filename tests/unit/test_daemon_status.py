@@ -198,3 +198,50 @@ def test_a_decision_on_labels_shows_the_worst_of_them(local: LocalService) -> No
     assert "macro-F1 0.500 over 13 labels, before 0.250. Mistaken, the worst first: <strong>label_00</strong>" in page
     assert "<strong>label_04</strong> 4 of 12 right (8 other); and 7 more</p>" in page
     assert "label_05" not in page
+
+
+def test_status_and_page_say_of_when_their_figures_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    with opened(load(file)) as local:
+        local.jobs.context.now = lambda: START
+        interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+        before = told(local)
+        assert (before["as_of"][:19], before["booked_at"]) == ("2026-03-02T09:00:00", None)
+        assert "booked until" not in rendered(before)
+        assert "measured at" not in rendered(before)
+        local.warehouse.execute(
+            "INSERT INTO quality BY NAME SELECT ? AS created_at, 'support' AS workload, '*' AS model, "
+            "'helpful_rate' AS metric, 'user' AS source, 0.5 AS value, 0.4 AS low, 0.6 AS high, 9 AS n",
+            [START - timedelta(minutes=1)],
+        )
+        booked = [START - timedelta(minutes=2)]
+        local.warehouse.execute("UPDATE ledger_position SET booked_at = ?", booked)
+        for kind, item in (("gain", "time_saved"), ("cost", "training")):
+            local.warehouse.insert(
+                "ledger", id=item, created_at=booked[0], workload="support", kind=kind, item=item, quantity=1.0,
+                unit="h", rate=2.0, amount=2.0, reference="r",
+            )  # fmt: skip
+        shown = told(local)
+        page = rendered(shown)
+    assert "as of 2026-03-02 09:00:00 UTC" in page
+    assert "measured at 2026-03-02 08:59:00 UTC" in page
+    assert "booked until 2026-03-02 08:58:00 UTC" in page
+    assert main(["status", "--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "; as of 20" in said.splitlines()[0]
+    assert "  measured    2026-03-02 08:59:00 UTC\n  helpful_rate" in said
+    assert ", booked until 2026-03-02 08:58:00 UTC\n" in said
+
+
+def test_a_workload_that_the_base_model_serves_has_no_champion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    with opened(load(file)) as local:
+        interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+    assert main(["status", "--config", str(file)]) == 0
+    assert "  champion    none: support@base serves\n" in capsys.readouterr().out
