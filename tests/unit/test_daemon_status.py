@@ -223,8 +223,13 @@ def test_status_and_page_say_of_when_their_figures_are(tmp_path: Path, capsys: p
                 "ledger", id=item, created_at=booked[0], workload="support", kind=kind, item=item, quantity=1.0,
                 unit="h", rate=2.0, amount=2.0, reference="r",
             )  # fmt: skip
-        shown = told(local)
-        page = rendered(shown)
+        sums = ("interactions", "gain", "cost", "interactions_squared", "gain_squared", "cost_squared",
+                "gain_interactions", "gain_cost")  # fmt: skip
+        local.warehouse.insert(
+            "ledger_moments", workload="support", version="", promotion="", hour=START, conversations=1,
+            **dict.fromkeys(sums, 1.0),
+        )  # fmt: skip
+        page = rendered(told(local))
     assert "as of 2026-03-02 09:00:00 UTC" in page
     assert "measured at 2026-03-02 08:59:00 UTC" in page
     assert "booked until 2026-03-02 08:58:00 UTC" in page
