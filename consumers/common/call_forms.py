@@ -9,6 +9,7 @@ before JSON, in marks), as their templates write them, with special tokens or wi
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from retuned.consumers.common.tool_calls import CLOSING, OPENING, Call, parsed, read, written
@@ -55,7 +56,8 @@ def in_one_form(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
     for form in (_json_in_tags, _elements, _invocations, _json_alone, _named):
         words, calls = form(text, offered)
         if calls:
-            return written(words, [call.as_message() for call in calls])
+            with suppress(RecursionError):  # nested so deeply that it could just be read
+                return written(words, [call.as_message() for call in calls])
     return text
 
 
@@ -115,14 +117,15 @@ def _json_alone(text: str, offered: Schemas) -> tuple[str, list[Call]]:
     calls = []
     for item in value if isinstance(value, list) else [value]:
         function = item.get("function", item) if isinstance(item, dict) else None
-        if not isinstance(function, dict) or function.get("name") not in offered:
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or name not in offered:
             return text, []
         arguments = function.get("arguments", function.get("parameters"))
         if isinstance(arguments, str):
             arguments = parsed(arguments)
         if not isinstance(arguments, dict):
             return text, []
-        calls.append(Call(function["name"], arguments))
+        calls.append(Call(name, arguments))
     return "", calls
 
 

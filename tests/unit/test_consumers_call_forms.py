@@ -113,6 +113,8 @@ def test_each_familys_calls_become_one_text(text: str, expected: tuple[Any, ...]
         '<tool_call>{"name": "order_status"',
         '{"function": {"name": "Anna", "arguments": "{}"}}',
         '{"name": "refund", "arguments": "all"}',
+        '{"name": ["refund"], "arguments": {}}',
+        '{"function": {"name": {"refund": 1}, "arguments": {}}}',
         'One writes refund{"items": []}',
         'refund{"items": []} is how one writes it.',
         '[TOOL_CALLS]unknown[ARGS]{"order": 7}',
@@ -131,6 +133,14 @@ def test_what_calls_no_tool_that_was_offered_stays(text: str) -> None:
 def test_a_hostile_text_stays_and_holds_nothing_up(start: str, text: str) -> None:
     assert in_one_form(start + text, TOOLS) == start + text
     assert names(start + text) == ()
+
+
+def test_arguments_of_any_depth_make_a_call_or_a_text() -> None:
+    found = []
+    for depth in range(900, 1_000):
+        text = "[TOOL_CALLS]refund[ARGS]" + '{"a":' * depth + "1" + "}" * depth
+        found.append(in_one_form(text, TOOLS) == text)
+    assert found == sorted(found)
 
 
 def test_without_tools_a_call_without_tags_is_a_text() -> None:
