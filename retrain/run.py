@@ -439,7 +439,7 @@ class _Run:
                         _pair(asked[row.row_id], "", before[row.row_id], row.output, self.settings.objective)
                     )
             metric = self._judging(dataset)
-            said = judge.compare(differing, settings, self.stop, metric and metric.criteria)
+            said = judge.compare(differing, settings, self.stop, metric.criteria if metric else None)
             self._paid(said.tokens)
             asked_about = {pair.row_id for pair in differing}
             ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}

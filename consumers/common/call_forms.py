@@ -117,8 +117,7 @@ def _json_alone(text: str, offered: Schemas) -> tuple[str, list[Call]]:
     calls = []
     for item in value if isinstance(value, list) else [value]:
         function = item.get("function", item) if isinstance(item, dict) else None
-        name = function.get("name") if isinstance(function, dict) else None
-        if not isinstance(name, str) or name not in offered:
+        if not isinstance(function, dict) or not isinstance(name := function.get("name"), str) or name not in offered:
             return text, []
         arguments = function.get("arguments", function.get("parameters"))
         if isinstance(arguments, str):
