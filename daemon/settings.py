@@ -289,8 +289,8 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         repr=False,  # it may hold secrets
         description="what differs for one workload, by its name, or for many, by a glob such as 'support.*': "
         f"objective, base (as models.base), and keys of {', '.join(overrides.SECTIONS)}. Of several entries that set "
-        "a key, the one of the exact name counts, then the longest glob; `retuned config --workload NAME` prints what "
-        "is in force",
+        "a key, the one of the exact name counts, then the longest glob, of equally long ones the last; "
+        "`retuned config --workload NAME` prints what is in force",
     )
 
     @model_validator(mode="after")
@@ -308,6 +308,11 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         """The base models, by the key that names each: that of all workloads, then those of some."""
         own = {name: entry["base"] for name, entry in self.workloads.items() if entry.get("base") is not None}
         return {"models.base": self.models.base, **{f"workloads.{name}.base": Path(own[name]) for name in own}}
+
+    def variants(self, keys: set[str]) -> "dict[str | None, Self]":
+        """The settings of all workloads (None), and those of each entry of `workloads` that sets one of these keys."""
+        own = [name for name, entry in self.workloads.items() if keys & entry.keys()]
+        return {None: self, **{name: self.for_workload(name) for name in own}}
 
     @classmethod
     def settings_customise_sources(

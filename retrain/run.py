@@ -33,6 +33,7 @@ from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED,
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.release import card, registry
 from retuned.retrain.release.rollout import Rollout, one_at_a_time
+from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.settings import Settings
 from retuned.retrain.training.train import train
 from retuned.retrain.versions import QUERIES, Version
@@ -393,9 +394,9 @@ class _Run:
         return rows, lengths
 
     def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
-        """What the judge says of the candidate's answers; None where there is no judge."""
+        """What the judge says of the candidate's answers; None where there is no judge, or where it gave the scores."""
         settings = self.settings.evaluate
-        if settings.judge_url is None:
+        if settings.judge_url is None or self._judging(dataset):
             return None
         kept = self.folder / "opinion.json"
         if kept.is_file():
@@ -437,7 +438,8 @@ class _Run:
                     differing.append(
                         _pair(asked[row.row_id], "", before[row.row_id], row.output, self.settings.objective)
                     )
-            said = judge.compare(differing, settings, self.stop)
+            metric = self._judging(dataset)
+            said = judge.compare(differing, settings, self.stop, metric.criteria if metric else None)
             self._paid(said.tokens)
             asked_about = {pair.row_id for pair in differing}
             ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}
@@ -447,6 +449,11 @@ class _Run:
             replace(row, verdict=verdicts.get(row.row_id)) if (row.model, row.split) == (CANDIDATE, "traffic") else row
             for row in rows
         ]
+
+    def _judging(self, dataset: Dataset) -> Judge | None:
+        """The metric, where it is a judge."""
+        metric = datasets.metric_of(dataset, self.settings).metric
+        return metric if isinstance(metric, Judge) else None
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -582,8 +589,8 @@ class _Run:
             return False
         if serving != (parent.version if parent else None):
             decision.reasons.append(
-                f"Not promoted: {versions.model_name(self.workload, serving)} became champion while the candidate was "
-                "trained, and they were not compared."
+                f"Not promoted: {versions.model_name(self.workload, serving)} was put into service while the candidate "
+                "was trained, and they were not compared."
             )
             return False
         self.rollout.set_champion(self.workload, candidate.version, "gate", decision.reasons[0], self.now())

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retuned.consumers.common.memory import available_bytes, gibibytes
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings
+from retuned.retrain import versions
 from retuned.retrain.training.memory import needed_bytes
 
 QUERIES = named_queries("retuned.daemon.jobs", "runs.sql")
@@ -31,9 +33,22 @@ def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: dat
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
-    if (reason := lacking_memory(settings, run["base_model"] and Path(run["base_model"]))) is not None:
+    if (reason := lacking_memory(settings, _base(warehouse, settings, run))) is not None:
         return Hold("memory", reason)
     return None
+
+
+def _base(warehouse: Warehouse, settings: Settings, run: dict[str, Any]) -> Path | None:
+    """The base model that a run trains on: of a rebase its own, else the workload's, which a rebase may have moved."""
+    if run["base_model"]:
+        return Path(run["base_model"])
+    champion = versions.champion(warehouse, run["workload"])
+    if champion is None or not champion.manifest.get("rebased_from"):  # else weights would be read each time
+        return settings.models.base
+    try:
+        return versions.base_of(champion, settings.models.base)
+    except RetunedError:  # the run says so when it begins
+        return settings.models.base
 
 
 def pauses(warehouse: Warehouse) -> list[dict[str, Any]]:

@@ -155,6 +155,7 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
     return found | {
         "corrections": rows("corrections")[0]["corrections"],
         "some_archived": rows("archived")[0]["some"],
+        **rows("as_of")[0],
     }
 
 

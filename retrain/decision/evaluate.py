@@ -88,7 +88,7 @@ class Evaluation:
         groups: the slices that the row belongs to by its approved answer: the tools that it calls, and the metric's
             (see `Metric.groups`).
         agreement: of the candidate's answer with the champion's, or with the logged one where no champion serves, by
-            the primary metric, 0 to 1; None of other models, and where neither is known.
+            the metric (see `Metric.agreement`), 0 to 1; None of other models, and where neither is known.
     """
 
     model: str
@@ -348,9 +348,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     judged, tokens = scored(
         [*answers["holdout"], *answers["regression"]], [*rows["holdout"], *rows["regression"]], metric
     )
-    found, more = with_agreement([*judged, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
+    found = with_agreement([*judged, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
     found += checked(answers["general"])
-    spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens + more}
+    spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens}
     return {"rows": [asdict(row) for row in found], "figures": spent | lengths}
 
 
@@ -437,9 +437,8 @@ def checked(rows: Sequence[Evaluation]) -> list[Evaluation]:
 
 def with_agreement(
     rows: Sequence[Evaluation], examples: Sequence[Mapping[str, Any]], metric: Metric
-) -> tuple[list[Evaluation], int]:
-    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it; and
-    the tokens that a judge was paid for.
+) -> list[Evaluation]:
+    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it.
 
     Args:
         rows: of all models; those that have no agreement come back as they are.
@@ -448,16 +447,13 @@ def with_agreement(
     example = {one["row_id"]: one for one in examples}
     before = {(row.split, row.row_id): row.output for model in (LOGGED, CHAMPION) for row in rows if row.model == model}
 
-    def agreeing(row: Evaluation) -> tuple[Evaluation, int]:
+    def agreement(row: Evaluation) -> float | None:
         known = before.get((row.split, row.row_id))
         if row.model != CANDIDATE or row.split not in ("holdout", "traffic") or known is None:
-            return row, 0
-        found = metric.score(row.output, known, example[row.row_id])
-        return replace(row, agreement=found.value), found.tokens
+            return None
+        return metric.agreement(row.output, known, example[row.row_id])
 
-    with ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
-        found = list(pool.map(agreeing, rows))
-    return [row for row, _ in found], sum(tokens for _, tokens in found)
+    return [replace(row, agreement=agreement(row)) for row in rows]
 
 
 def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:

@@ -5,7 +5,6 @@ Source of the format: https://huggingface.co/docs/hub/model-cards.
 
 import json
 import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
 from retuned.retrain.decision.gate import interval
 from retuned.retrain.scoring.facts import Facts
-from retuned.retrain.scoring.label import mistaken
+from retuned.retrain.scoring.label import in_figures, mistaken
 
 QUERIES = named_queries("retuned.retrain.release", "card.sql")
 
@@ -32,7 +31,6 @@ UNKNOWN = "unknown"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
 _LABELS = 20
-_CONFUSION = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
 _LICENCES = (
     (r"Apache License\s+Version 2\.0", "apache-2.0"),
     (r"MIT License|Permission is hereby granted, free of charge", "mit"),
@@ -212,10 +210,7 @@ def _meaning(record: Record) -> str:
 def _labels(record: Record) -> list[str]:
     """The labels that this version mistakes, the worst first; nothing where answers are no labels."""
     figures = record.decision.get("figures", {}) if record.decision else {}
-    table: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, times in figures.items():
-        if found := _CONFUSION.fullmatch(name):
-            table[found[1]][found[2]] = int(times)
+    table = in_figures(figures)
     rows = [one for one in mistaken(table) if one[2] < one[1]]
     if not rows:
         return []
