@@ -14,7 +14,7 @@ import numpy as np
 
 from retuned.consumers.common.chat import ChatFailed, ask_all
 from retuned.consumers.errors import ConfigurationError
-from retuned.retrain.decision.gate import interval
+from retuned.retrain.decision.interval import interval
 from retuned.retrain.scoring.judge import preferred
 from retuned.retrain.settings import EvaluateSettings
 

@@ -18,7 +18,7 @@ import yaml
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
-from retuned.retrain.decision.gate import interval
+from retuned.retrain.decision.interval import interval
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import mistaken
 

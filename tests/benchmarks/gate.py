@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from simulation import Candidate, binary, documents, graded, labels, promoted, simulate, skewed, texts
 
-from retuned.retrain.decision.gate import examples_needed
+from retuned.retrain.decision.interval import examples_needed
 from retuned.retrain.settings import GateSettings
 
 SETTINGS = GateSettings(resamples=2_000)

@@ -335,7 +335,7 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     # The same holdout again: it was looked at before.
     again = bench.retrain()
     assert again.figures["tries"] == 2
-    assert "decided on 1 time before" in again.reasons[1]
+    assert "compared with this base model 1 time before" in again.reasons[1]
 
 
 def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
@@ -396,7 +396,7 @@ def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:
     teach_policies(Teacher(warehouse), {"lamp": "14 days"}, openings=slice(2))
     result = bench.retrain()
     assert (result.state, result.version, result.passed) == ("refused", None, None)
-    assert "10 new examples; dataset.minimum_rows asks for 50" in result.reasons[0]
+    assert "10 new examples; dataset.minimum_rows asks for 40" in result.reasons[0]
     assert bench.row()["error"] == result.error == result.reasons[0]
     assert bench.work_folders() == []
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from simulation import Candidate, Row, graded, simulate, skewed
 
-from retuned.retrain.decision.gate import POWER, decide, interval
+from retuned.retrain.decision.gate import decide, lacks_evidence
+from retuned.retrain.decision.interval import POWER, error_of_try, interval
 from retuned.retrain.settings import GateSettings
 
 
@@ -307,22 +308,54 @@ def test_each_further_try_on_a_holdout_must_show_more() -> None:
     assert outcomes[0].outcome
     assert not outcomes[-1].outcome
     assert "95% interval" in outcomes[0].reasons[0]
-    assert "97.5% interval" in outcomes[1].reasons[0]
-    assert "decided on 1 time before" in outcomes[1].reasons[1]
+    assert "98.33% interval" in outcomes[1].reasons[0]
+    assert "compared with this champion 1 time before" in outcomes[1].reasons[1]
 
 
 @pytest.mark.parametrize("tries", [0, 1, 2, 3])
-def test_half_of_what_is_left_of_the_error_goes_to_each_try(tries: int) -> None:
+def test_each_try_may_err_less_than_the_one_before(tries: int) -> None:
     rng = np.random.default_rng(1)
     old, new = rows(rng.random(60).tolist()), rows(rng.random(60).tolist())
     differences = np.array([after.score - before.score for before, after in zip(old, new, strict=True)])
-    error = (1 - SETTINGS.confidence) / 2 ** (tries + 1)
+    error = (1 - SETTINGS.confidence) / (2, 6, 12, 20)[tries]
     low, high = interval(differences, error, SETTINGS.resamples, 5)
     decision = decide(old, new, [], [], SETTINGS, 5, tries=tries, logged=old, serving=False)
     for name in ("gain", "gain_over_logged"):
         assert decision.figures[name] == pytest.approx(differences.mean())
         assert (decision.figures[f"{name}_low"], decision.figures[f"{name}_high"]) == (low, high)
     assert decision.figures["tries"] == tries + 1
+
+
+def test_all_tries_together_err_as_often_as_the_confidence_allows_however_many_there_are() -> None:
+    assert sum(error_of_try(SETTINGS, tries) for tries in range(100_000)) == pytest.approx(0.05, abs=1e-6)
+    assert error_of_try(SETTINGS, 19) > 1e-4
+
+
+def test_more_evidence_is_asked_for_where_it_alone_is_lacking() -> None:
+    mixed = rows([0.0] * 26 + [1.0] * 14)
+    short = decide(POOR, mixed, [], [], SETTINGS, 0)
+    assert not short.outcome
+    assert short.figures["gain"] > 0
+    assert lacks_evidence(short)
+    assert lacks_evidence(decide(POOR[:19], GOOD[:19], [], [], SETTINGS, 0))  # too few to look at
+    assert not lacks_evidence(decide(POOR, GOOD, [], [], SETTINGS, 0))
+    assert not lacks_evidence(decide(POOR, POOR, [], [], SETTINGS, 0))  # no better
+    slow = [replace(row, seconds_per_token=9.0) for row in mixed]
+    assert not lacks_evidence(decide(POOR, slow, [], [], SETTINGS, 0))
+    silent = [replace(row, score=None) for row in POOR]
+    assert not lacks_evidence(decide(silent, GOOD, [], [], SETTINGS, 0))  # the metric abstains
+    beaten = produced([1.0] * 40)
+    assert not lacks_evidence(decide(POOR, mixed, [], [], SETTINGS, 0, logged=beaten, serving=False))
+    level = produced([0.0] * 27 + [1.0] * 13)
+    assert lacks_evidence(decide(rows([0.0] * 40), mixed, [], [], SETTINGS, 0, logged=level, serving=False))
+
+
+def test_a_decision_by_folds_names_how_many_rows_the_candidate_had_learned() -> None:
+    decision = decide(POOR, GOOD, [], [], SETTINGS, 0, folded=30)
+    assert decision.figures["folded"] == 30
+    assert "on 40 examples" in decision.reasons[0]
+    assert "30 of these examples are among what the candidate learned" in decision.reasons[1]
+    assert "folded" not in decide(POOR, GOOD, [], [], SETTINGS, 0).figures
 
 
 def test_how_many_examples_it_takes_is_reckoned_from_how_they_scatter() -> None:
