@@ -510,9 +510,9 @@ class _Run:
             ),
         )
         self._paid(int(figures.get("judge_tokens", 0)))
-        self._check_stop()
         rows = [replace(row, split=FOLD) for row in rows]
         replace_text(kept, json.dumps([asdict(row) for row in rows]))
+        self._check_stop()
         return rows
 
     def _compared(self, dataset: Dataset, rows: list[Evaluation]) -> gate.Decision:
@@ -532,7 +532,6 @@ class _Run:
                 _of(rows, champion, "regression"),
                 _of(rows, CANDIDATE, "regression"),
                 self.settings.gate,
-                self.settings.train.seed,
                 tries,
                 logged=of(LOGGED),
                 folded=len(_of(rows, CANDIDATE, FOLD)) if FOLD in splits else 0,

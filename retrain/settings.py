@@ -1,5 +1,6 @@
 """Settings of making a better model: models, dataset, training, evaluation, gate."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,8 @@ from retuned.consumers.settings import (
     WorkloadSettings,
     secret,
 )
+
+log = logging.getLogger(__name__)
 
 Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
@@ -344,7 +347,6 @@ class GateSettings(Section):
         description="that nothing is promoted that is no better, over all tries against one champion; the first try's "
         "bootstrap interval has this level, and each further one is wider",
     )
-    resamples: PositiveInt = Field(10_000, description="of the bootstrap")
     holdout_tries: PositiveInt = Field(
         20, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
     )
@@ -392,6 +394,15 @@ class GateSettings(Section):
         description="the median answer may be longer or shorter than the approved one by this factor, or as far off as "
         "the champion's",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_resamples(cls, values: Any) -> Any:
+        """A key of version 0.1: the bootstrap drew so many samples."""
+        if isinstance(values, dict) and "resamples" in values:
+            log.warning("gate.resamples is not used any more, the interval is computed without drawing; remove the key")
+            return {name: value for name, value in values.items() if name != "resamples"}
+        return values
 
 
 class LabelsSettings(Section):

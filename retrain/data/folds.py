@@ -29,30 +29,32 @@ def can_fold(dataset: Dataset, settings: Settings) -> bool:
 
 
 def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Dataset]:
-    """The datasets of the folds, each written into a folder of its own: `train` without the fold, `validation` as it
-    is, `holdout` with the fold's rows, no thumbs.
+    """The datasets of the folds, each written into a folder of its own: `holdout` with the fold's rows, `train` and
+    `validation` without what asks their questions, no regression set, thumbs or traffic.
 
     Rows that ask the same question are of one fold, and every topic is dealt out evenly. What repeats an earlier
     dataset is not judged: the champion has learned it.
     """
-    rows = dataset.split("train")
-    examples = [restored({name: value for name, value in row.items() if name != "replay"}) for row in rows]
+    rows, validation = dataset.split("train"), dataset.split("validation")
+    examples = [
+        restored({name: value for name, value in row.items() if name != "replay"}) for row in (*rows, *validation)
+    ]
     template = Template(example.prompt for example in examples)
     question = questions_of(examples, settings.dataset.near_duplicate_similarity, template)
     of = {example.row_id: question[example.prompt_hash] for example in examples}
     new = sorted((row for row in rows if not row["replay"]), key=lambda row: (row["topic"] or "", of[row["row_id"]]))
     fold_of = {one: place % FOLDS for place, one in enumerate(dict.fromkeys(of[row["row_id"]] for row in new))}
-    schema = pq.read_schema(dataset.path / "train.parquet")
+    schema, thumbs = (pq.read_schema(dataset.path / f"{name}.parquet") for name in ("train", THUMBS))
     for fold in range(FOLDS):
         parts = {
             "train": [row for row in rows if fold_of.get(of[row["row_id"]]) != fold],
+            "validation": [row for row in validation if fold_of.get(of[row["row_id"]]) != fold],
             "holdout": [row for row in new if fold_of[of[row["row_id"]]] == fold],
-            "validation": dataset.split("validation"),
+            "regression": [],
             THUMBS: [],
         }
         path = folder / f"fold-{fold}" / "dataset"
         if not path.is_dir():
-            thumbs = pq.read_schema(dataset.path / f"{THUMBS}.parquet")
             with written_aside(path) as aside:
                 for name, own in parts.items():
                     table = pa.Table.from_pylist(own, schema=thumbs if name == THUMBS else schema)

@@ -77,7 +77,6 @@ def decide(
     champion_regression: Sequence[Measured],
     candidate_regression: Sequence[Measured],
     settings: GateSettings,
-    seed: int,
     tries: int = 0,
     logged: Sequence[Measured] = (),
     folded: int = 0,
@@ -119,7 +118,7 @@ def decide(
     if len(pairs) < max(settings.minimum_examples, (1 - ABSTAINED) * len(answered)):
         return _too_few(len(pairs), len(answered), settings)
     checks = {
-        "gain": _gain(pairs, settings, seed, tries, folded, opponent),
+        "gain": _gain(pairs, settings, tries, folded, opponent),
         "hallucination": _hallucination(answered, settings, opponent),
         "refusal": _refusals(answered, settings, opponent),
         "regression": _regression(_scored(_pairs(champion_regression, candidate_regression)), settings, opponent)
@@ -136,7 +135,7 @@ def decide(
     if labelled := [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]:
         checks["labels"] = _labels(labelled, opponent)
     if produced := _scored(_pairs(logged, candidate)):
-        checks["logged"] = _logged(produced, settings, seed, tries, serving)
+        checks["logged"] = _logged(produced, settings, tries, serving)
     figures = _counts(len(pairs), len(answered)) | ({"folded": float(folded)} if folded else {})
     for name, check in checks.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
@@ -217,8 +216,8 @@ def _score(row: Measured) -> float:
     return row.score
 
 
-def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int, folded: int, opponent: str) -> Decision:
-    found = _compared(pairs, settings, seed, tries)
+def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str) -> Decision:
+    found = _compared(pairs, settings, tries)
     needed = examples_needed(_gains(pairs), error_of_try(settings, tries), settings)
     reasons = [
         f"The candidate scores {found.after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples and the "
@@ -258,9 +257,9 @@ def _wholly_right(pairs: Pairs) -> dict[str, float]:
     return {f"exact_{model}": fmean(score == 1.0 for score in scores) for model, scores in columns.items()}
 
 
-def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving: bool) -> Decision:
+def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool) -> Decision:
     """What production answered, beside the candidate: a bar where no champion serves and there are enough answers."""
-    found = _compared(pairs, settings, seed, tries)
+    found = _compared(pairs, settings, tries)
     by_kind: dict[str, Pairs] = defaultdict(list)
     for old, new in pairs:
         by_kind[old.kind or "other"].append((old, new))
@@ -304,10 +303,10 @@ class _Comparison:
     text: str
 
 
-def _compared(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> _Comparison:
+def _compared(pairs: Pairs, settings: GateSettings, tries: int) -> _Comparison:
     before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
     error = error_of_try(settings, tries)
-    low, high = interval(_gains(pairs), error, settings.resamples, seed)
+    low, high = interval(_gains(pairs), error)
     passed = low > settings.minimum_gain
     text = (
         f"a gain of {after - before:+.3f} ({_percent(1 - 2 * error)} interval {low:+.3f} to {high:+.3f}), "

@@ -229,7 +229,7 @@ def _labels(record: Record) -> list[str]:
 def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
-    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
+    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2)
     return f"{fmean(differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 

@@ -19,7 +19,7 @@ from simulation import Candidate, binary, documents, graded, labels, promoted, s
 from retuned.retrain.decision.interval import examples_needed
 from retuned.retrain.settings import GateSettings
 
-SETTINGS = GateSettings(resamples=2_000)
+SETTINGS = GateSettings()
 RUNS = 1_000
 SIZES = (20, 40, 60, 100, 200)
 NO_BETTER = {

@@ -469,8 +469,16 @@ def test_too_few_new_rows_are_refused_and_what_was_left_out_is_named() -> None:
     left = [LeftOut(example(20), "spent"), LeftOut(example(21), "spent")]
     with pytest.raises(TooFewRows, match=r"asks for 9; left out: 2 spent$"):
         check_enough(selection(left, ["r0000"], **rows), asking(9, 2), "support")
-    with pytest.raises(TooFewRows, match=r"2 of 8 new examples are in the holdout; gate\.minimum_examples asks for 3,"):
-        check_enough(sound, asking(8, 3), "support")
+    # The five that are new in train are judged too, by folds.
+    check_enough(sound, asking(8, 7), "support")
+    for fold_rows, examples in ((200, 8), (4, 3), (0, 3)):
+        asked = asking(8, examples)
+        asked = asked.model_copy(update={"gate": asked.gate.model_copy(update={"fold_rows": fold_rows})})
+        wanted = rf"2 of 8 new examples are in the holdout; gate\.minimum_examples asks for {examples},"
+        with pytest.raises(TooFewRows, match=wanted):
+            check_enough(sound, asked, "support")
+    with pytest.raises(TooFewRows, match=r"0 of 7 new examples are in the holdout"):
+        check_enough(selection(train=train, validation=[example(7)]), asking(1, 3), "support")
     nothing = selection(replayed=["r0000"], train=train[:1], holdout=rows["holdout"])
     with pytest.raises(TooFewRows, match=r"no example is left to train on; lower dataset\.holdout_share"):
         check_enough(nothing, asking(1, 1), "support")
