@@ -679,6 +679,31 @@ def test_forty_corrections_are_enough_for_a_clear_gain(
     assert bench.work_folders() == []
 
 
+def test_folds_are_really_trained_and_answer_what_they_did_not_learn(bench: Bench) -> None:
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS, openings=slice(2))
+    once = bench.settings.train.model_copy(update={"epochs": 1})
+    bench.settings = bench.settings.model_copy(update={"train": once})
+    result = bench.retrain()
+    assert result.state == "succeeded", result.error
+    assert {line.get("fold") for line in bench.lines if "step" in line} == {None, 1, 2, 3, 4}
+    learned = {
+        row["row_id"]: row for row in bench.warehouse.rows("SELECT row_id FROM dataset_rows WHERE split = 'train'")
+    }
+    stored = bench.warehouse.rows("SELECT * FROM evaluations WHERE split = 'fold'")
+    assert Counter(row["model"] for row in stored) == dict.fromkeys(("base", "logged", result.version), len(learned))
+    assert {row["row_id"] for row in stored} == learned.keys()
+    assert all(row["output"] for row in stored if row["model"] == "logged")
+    assert result.figures["folded"] == len(learned)
+    # What has nothing to do with the workload is asked once, of the candidate.
+    general = bench.warehouse.rows(
+        "SELECT count(*) AS n FROM evaluations WHERE split = 'general' GROUP BY model, row_id"
+    )
+    assert {row["n"] for row in general} == {1}
+    assert bench.work_folders() == []
+
+
 def test_a_holdout_that_shows_too_little_is_one_look_and_its_folds_another(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
