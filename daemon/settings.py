@@ -55,7 +55,7 @@ class PolicySettings(Section):
         description="so many corrections since the champion's dataset are a reason to retrain; null: never by itself",
     )
     minimum_corrections: PositiveInt = Field(
-        50, description="with fewer corrections since the champion's dataset, no reason is enough"
+        40, description="with fewer corrections since the champion's dataset, no reason is enough"
     )
     cooldown_seconds: PositiveFloat = Field(3_600.0, description="rest after a run, whatever came of it")
     payback_days: PositiveFloat = Field(

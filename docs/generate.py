@@ -41,7 +41,7 @@ TABLES = {
     "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
     "runs": "A retraining, from its reasons to its end.",
     "pauses": "A pause of retraining, of one workload or of all.",
-    "evaluations": "One answer of one model to a holdout or regression row, with what was measured of it.",
+    "evaluations": "One answer of one model to a row, with what was measured of it.",
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
     "the folder.",

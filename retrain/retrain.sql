@@ -185,7 +185,7 @@ UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE li
 SELECT DISTINCT r.row_id, i.response, i.attributes -> '$.tool_calls' AS calls
 FROM dataset_rows r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = $workload AND i.model <> 'demonstration'
-WHERE r.dataset_version = $version AND r.split = 'holdout'
+WHERE r.dataset_version = $version AND r.split = $split
 
 -- name: gate_decision
 SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind = 'gate'
@@ -236,23 +236,13 @@ SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_v
 FROM quarantine WHERE $id IN (interaction_id, feedback_id, user_id)
 ORDER BY feedback_id
 
--- name: holdout_tries
--- Decisions on a holdout of which the given dataset's has at least the given share of its rows.
-WITH held_out AS (
-    SELECT DISTINCT dataset_version, row_id FROM dataset_rows WHERE split = 'holdout'
-), shared AS (
-    SELECT other.dataset_version, count(*) AS rows
-    FROM held_out own
-    JOIN held_out other USING (row_id)
-    WHERE own.dataset_version = $version
-    GROUP BY other.dataset_version
-)
-SELECT count(*) AS tries
+-- name: gate_tries
+-- Comparisons of candidates with one champion, or with the base model. A decision states how many there were with its
+-- own; one for want of examples made none.
+SELECT coalesce(max((d.figures ->> 'tries')::DOUBLE), 0)::INTEGER AS tries
 FROM decisions d
 JOIN runs r ON r.id = d.run_id
-JOIN shared ON shared.dataset_version = r.dataset_version
-WHERE d.kind = 'gate' AND d.workload = $workload
-    AND shared.rows >= $shared * (SELECT count(*) FROM held_out WHERE dataset_version = $version)
+WHERE d.kind = 'gate' AND d.workload = $workload AND r.parent_version IS NOT DISTINCT FROM $champion
 
 -- name: holdout_generation
 -- The latest draw of the holdout, and the decisions on it since the champion's dataset.

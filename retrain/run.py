@@ -27,9 +27,20 @@ from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
 from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
+from retuned.retrain.data.folds import can_fold, folds
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.decision import gate, judge
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
+from retuned.retrain.decision.evaluate import (
+    BASE,
+    CANDIDATE,
+    CHAMPION,
+    FOLD,
+    LOGGED,
+    Evaluation,
+    drawn,
+    evaluate,
+    summary,
+)
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.release import card, registry
 from retuned.retrain.release.rollout import Rollout, one_at_a_time
@@ -304,7 +315,7 @@ class _Run:
         with self._stage("evaluate"):
             rows, lengths = self._evaluations(dataset, parent, training)
             opinion = self._opinion(dataset, rows)
-            rows = self._traffic(dataset, rows)
+            rows = self._with_folds(dataset, parent, training, self._traffic(dataset, rows))
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
             lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
@@ -455,6 +466,93 @@ class _Run:
         metric = datasets.metric_of(dataset, self.settings).metric
         return metric if isinstance(metric, Judge) else None
 
+    def _with_folds(
+        self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
+    ) -> list[Evaluation]:
+        """The evaluations, and where they are too little evidence those of the folds (see `data.folds`)."""
+        decided = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id}) is not None
+        if decided or not can_fold(dataset, self.settings) or not gate.lacks_evidence(self._compared(dataset, rows)):
+            return rows
+        logged = datasets.logged_answers(self.warehouse, dataset, "train")
+        found = list(rows)
+        for number, fold in enumerate(folds(dataset, self.settings, self.folder), 1):
+            found += self._fold(number, fold, parent, training["dtype"], logged)
+        return found
+
+    def _fold(
+        self, number: int, fold: Dataset, parent: Version | None, dtype: str, logged: dict[str, str]
+    ) -> list[Evaluation]:
+        """A model that learns without the fold, and its answers to it beside those of the others."""
+        folder = fold.path.parent
+        kept = folder / "evaluations.json"
+        if kept.is_file():
+            return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+        self._tell("train", fold=number, rows=fold.rows, dataset_version=fold.version)
+        training = self._timed(
+            "train_seconds",
+            lambda: train(
+                fold,
+                None if self.rebases else parent,
+                self.settings,
+                folder / "train",
+                self.stop,
+                lambda line: self._tell("train", fold=number, **line),
+            ),
+        )
+        self._check_stop()
+        self._tell("evaluate", fold=number)
+        asked = self.settings.evaluate.model_copy(update={"general_examples": 0})
+        rows, figures = self._timed(
+            "evaluate_seconds",
+            lambda: evaluate(
+                fold,
+                parent,
+                Path(training["adapter"]),
+                self.settings.model_copy(update={"evaluate": asked}),
+                dtype,
+                folder / "evaluate",
+                self.stop,
+                lambda line: self._tell("evaluate", fold=number, **line),
+                logged,
+            ),
+        )
+        self._paid(int(figures.get("judge_tokens", 0)))
+        rows = [replace(row, split=FOLD) for row in rows]
+        replace_text(kept, json.dumps([asdict(row) for row in rows]))
+        self._check_stop()
+        return rows
+
+    def _compared(self, dataset: Dataset, rows: list[Evaluation]) -> gate.Decision:
+        """What the gate says of the evaluations: on the holdout alone and, where there are folds, with them. That is
+        another look at the candidate, if the holdout alone was one."""
+        run = self._row()
+        champion = CHAMPION if run["parent_version"] else BASE
+        tries = holdout.tries(self.warehouse, self.workload, run["parent_version"])
+
+        def decide(tries: int, *splits: str) -> gate.Decision:
+            def of(model: str) -> list[Evaluation]:
+                return [row for split in splits for row in _of(rows, model, split)]
+
+            return gate.decide(
+                of(champion),
+                of(CANDIDATE),
+                _of(rows, champion, "regression"),
+                _of(rows, CANDIDATE, "regression"),
+                self.settings.gate,
+                tries,
+                logged=of(LOGGED),
+                folded=len(_of(rows, CANDIDATE, FOLD)) if FOLD in splits else 0,
+                serving=champion == CHAMPION,
+                traffic=_of(rows, CANDIDATE, "traffic"),
+                general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
+                structured=datasets.metric_of(dataset, self.settings).metric.structured,
+            )
+
+        alone = decide(tries, "holdout")
+        if not any(row.split == FOLD for row in rows):
+            return alone
+        return decide(tries + ("tries" in alone.figures), "holdout", FOLD)
+
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
     ) -> Version:
@@ -499,22 +597,8 @@ class _Run:
         if row is not None:
             return gate.Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
         run = self._row()
-        champion = CHAMPION if run["parent_version"] else BASE
         metric = datasets.metric_of(dataset, self.settings)
-        decision = gate.decide(
-            _of(rows, champion, "holdout"),
-            _of(rows, CANDIDATE, "holdout"),
-            _of(rows, champion, "regression"),
-            _of(rows, CANDIDATE, "regression"),
-            self.settings.gate,
-            self.settings.train.seed,
-            holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
-            logged=_of(rows, LOGGED, "holdout"),
-            serving=champion == CHAMPION,
-            traffic=_of(rows, CANDIDATE, "traffic"),
-            general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
-            structured=metric.metric.structured,
-        )
+        decision = self._compared(dataset, rows)
         figures = summary(rows) | lengths | decision.figures
         decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=figures)
         if opinion is not None:

@@ -1,5 +1,6 @@
 """Settings of making a better model: models, dataset, training, evaluation, gate."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,8 @@ from retuned.consumers.settings import (
     WorkloadSettings,
     secret,
 )
+
+log = logging.getLogger(__name__)
 
 Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
@@ -75,7 +78,7 @@ class ModelsSettings(Section):
 class DatasetSettings(Section):
     """What is learned from."""
 
-    minimum_rows: PositiveInt = Field(50, description="with fewer rows no dataset is made")
+    minimum_rows: PositiveInt = Field(40, description="with fewer rows no dataset is made")
     maximum_rows: PositiveInt = Field(20_000, description="the newest so many are used")
     accepted_answers: bool = Field(
         True, description="learn from answers that people called helpful, beside corrections"
@@ -341,12 +344,16 @@ class GateSettings(Section):
     )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95,
-        description="that nothing is promoted that is no better, over all tries on one holdout; the first try's "
-        "bootstrap interval has this level, and each further try halves what is left of the error",
+        description="that nothing is promoted that is no better, over all tries against one champion; the first try's "
+        "bootstrap interval has this level, and each further one is wider",
     )
-    resamples: PositiveInt = Field(10_000, description="of the bootstrap")
     holdout_tries: PositiveInt = Field(
-        4, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
+        20, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
+    )
+    fold_rows: Annotated[int, Field(ge=0)] = Field(
+        200,
+        description="where the holdout alone is too little evidence and no more rows than this are new to be learned, "
+        "they are judged too, by four models that each learn without a quarter of them: four more trainings; 0: never",
     )
     maximum_hallucination_rise: Share = Field(
         0.02, description="the hallucination rate may rise by so much, beyond what chance explains"
@@ -387,6 +394,15 @@ class GateSettings(Section):
         description="the median answer may be longer or shorter than the approved one by this factor, or as far off as "
         "the champion's",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_resamples(cls, values: Any) -> Any:
+        """A key of version 0.1: the bootstrap drew so many samples."""
+        if isinstance(values, dict) and "resamples" in values:
+            log.warning("gate.resamples is not used any more, the interval is computed without drawing; remove the key")
+            return {name: value for name, value in values.items() if name != "resamples"}
+        return values
 
 
 class LabelsSettings(Section):

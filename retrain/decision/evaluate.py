@@ -44,6 +44,9 @@ BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
 LOGGED = "logged"
 """In the place of a model's name: the answers that production gave, whatever gave them."""
 
+FOLD = "fold"
+"""In the place of a split's name: rows that the candidate learned, answered by a model that learned without them."""
+
 _SCORED_AT_ONCE = 4
 """Answers that a judge is asked about at once; the other metrics do not wait."""
 
@@ -63,7 +66,8 @@ class Evaluation:
         model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
             not known.
         split: holdout, regression, traffic (recent questions whose answers nobody rated; they have an agreement and no
-            score) or general (see `scoring.general`).
+            score), general (see `scoring.general`) or fold (see `data.folds`: what stands as the candidate's answer is
+            that of a model which learned without the row).
         kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.

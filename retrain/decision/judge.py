@@ -15,11 +15,10 @@ import numpy as np
 
 from retuned.consumers.common.chat import ChatFailed, ask_all
 from retuned.consumers.errors import ConfigurationError
-from retuned.retrain.decision.gate import interval
+from retuned.retrain.decision.interval import interval
 from retuned.retrain.scoring.judge import FORM, preferred
 from retuned.retrain.settings import EvaluateSettings
 
-_RESAMPLES = 10_000
 _INSTRUCTIONS = (
     "You compare two answers of a company's assistant. The objective, where there is one, says what it is for; the "
     "approved answer, where one is shown, says what is right. Judge by what the answers state and by how well they "
@@ -65,7 +64,7 @@ class Opinion:
         }
         if self.verdicts:
             sides = np.array([{"win": 1.0, "tie": 0.0, "loss": -1.0}[one] for one in self.verdicts.values()])
-            low, high = interval(sides, 0.025, _RESAMPLES, 0)
+            low, high = interval(sides, 0.025)
             rates = ((side + 1) / 2 for side in (float(sides.mean()), low, high))
             found |= dict(zip(("judge_win_rate", "judge_win_rate_low", "judge_win_rate_high"), rates, strict=True))
         return found

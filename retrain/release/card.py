@@ -17,7 +17,7 @@ import yaml
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
-from retuned.retrain.decision.gate import interval
+from retuned.retrain.decision.interval import interval
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import in_figures, mistaken
 
@@ -224,7 +224,7 @@ def _labels(record: Record) -> list[str]:
 def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
-    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
+    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2)
     return f"{fmean(differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 

@@ -153,7 +153,7 @@ def test_what_is_in_force_is_printed_with_where_it_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, CONFIG)
-    monkeypatch.setenv("RETUNED__GATE__RESAMPLES", "500")
+    monkeypatch.setenv("RETUNED__GATE__HOLDOUT_TRIES", "500")
     assert main(["--config", str(file), "config", "--workload", "support.refunds"]) == 0
     printed = capsys.readouterr().out
     lines = {line.strip() for line in printed.splitlines()}
@@ -162,7 +162,7 @@ def test_what_is_in_force_is_printed_with_where_it_is_set(
         f"rank: 32  # workloads.support.r*, {file}",
         f"epochs: 9  # workloads.support.refunds, {file}",
         f"batch_size: 4  # {file}",
-        "resamples: 500  # environment",
+        "holdout_tries: 500  # environment",
         "alpha: 32.0  # default",
     } <= lines
     found = yaml.safe_load(printed)
