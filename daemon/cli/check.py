@@ -25,6 +25,7 @@ from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
 from retuned.retrain.scoring.metric import choose
+from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str]]
@@ -43,8 +44,9 @@ def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
             ("base model" if key == "models.base" else f"base model of {key}", partial(check_base_model, base, key))
             for key, base in settings.bases().items()
         ),
+        *_for_each("provider", settings, {"base", "train"}, provider.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
-        *_for_each("evaluation", settings, {"evaluate"}, lambda own: server.check(own.evaluate)),
+        *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
         *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
@@ -85,6 +87,10 @@ def _privacy(settings: Settings) -> str:
     if not privacy.redact:
         return "privacy.redact is off: what events hold is stored as it is"
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _evaluation(settings: Settings) -> str:
+    return "at the provider (train.engine api)" if settings.train.engine == "api" else server.check(settings.evaluate)
 
 
 def _metric(settings: Settings) -> str:

@@ -31,7 +31,7 @@ def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: dat
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
-    if (reason := lacking_memory(settings, run["base_model"] and Path(run["base_model"]))) is not None:
+    if (reason := lacking_memory(settings, run["base_model"])) is not None:
         return Hold("memory", reason)
     return None
 
@@ -53,11 +53,11 @@ def paused(warehouse: Warehouse, workload: str) -> str | None:
     return None
 
 
-def lacking_memory(settings: Settings, base: Path | None = None) -> str | None:
-    """Why a training, on this base model or on `models.base`, would run out of memory; None: it would not, or that is
-    not known."""
-    base = base or settings.models.base
-    if base is None:
+def lacking_memory(settings: Settings, name: str | None = None) -> str | None:
+    """Why a training, on the base model of this name or on `models.base`, would run out of memory; None: it would not,
+    or that is not known."""
+    base = settings.base_named(name) if name else settings.base
+    if not isinstance(base, Path):  # none, or one whose weights are at a provider
         return None
     needed, left = needed_bytes(base, settings.train), available_bytes()
     if needed is None or left is None or left >= needed:

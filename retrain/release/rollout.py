@@ -221,6 +221,7 @@ def _message(row: dict[str, Any]) -> dict[str, Any]:
         "previous_version": row["previous_version"],
         "path": row["path"] and str(Path(row["path"]).resolve()),
         "base_model": row["base_model"],
+        "provider_model": row["provider_model"],
         "share": 1.0,
         "reason": row["reason"],
     }
