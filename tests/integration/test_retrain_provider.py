@@ -141,7 +141,7 @@ def test_a_model_is_trained_and_judged_at_the_provider_and_promoted(bench: Bench
     third = bench.retrain(base="gpt-4.1-nano")
     assert third.state == "succeeded", third.error
     assert provider.jobs["ftjob-2"]["model"] == "gpt-4.1-nano"
-    assert third.scores["champion"] == second.scores["candidate"]
+    assert third.scores["champion"] > 0.8  # on the holdout of a dataset made anew
     moved = versions.find(bench.warehouse, "support", str(third.version))
     assert moved is not None
     assert moved.manifest["rebased_from"] == version.base_hash
