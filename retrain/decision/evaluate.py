@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -304,7 +304,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     load_seconds = 0.0
     for group in job["groups"]:
         loading = time.perf_counter()
-        engine = models.engine(group, job, settings)
+        engine = models.engine(group, job, settings, chain.from_iterable(rows.values()))
         load_seconds += time.perf_counter() - loading
         with closing(engine):
             for split, asked in job["splits"].items():

@@ -5,15 +5,18 @@ Where champion and candidate have different base models, one base model is in me
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retuned.consumers.errors import RetunedError
+from retuned.consumers.settings import PrivacySettings
 from retuned.retrain import versions
-from retuned.retrain.generation.engine import Engine
+from retuned.retrain.data import chat
+from retuned.retrain.data.redaction import check_redacted
+from retuned.retrain.generation.engine import Engine, Row
 from retuned.retrain.generation.provider import ANSWERS, ProviderEngine
 from retuned.retrain.generation.server import Server, ServerEngine, visible
 from retuned.retrain.settings import Base, EvaluateSettings, ProviderModel, Settings, TrainSettings
@@ -58,6 +61,7 @@ def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Pa
                 "provider": settings.train.model_dump(
                     mode="json", include={"engine", "api_url", "api_timeout_seconds"}
                 ),
+                "privacy": settings.privacy.model_dump(mode="json", exclude={"user_key"}),
                 "answers": str(folder.resolve() / ANSWERS),
             }
             for one in groups
@@ -88,13 +92,19 @@ def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Pa
         yield [{"base": str(group.base), "models": names}]
 
 
-def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateSettings) -> Engine:
+def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateSettings, rows: Iterable[Row]) -> Engine:
     """What answers for a group of `ready`, in the child: models in its process, on the server, or at the provider.
 
     Args:
         job: of the evaluation.
+        rows: that it will be asked. A provider is sent nothing if one of them holds personal data.
+
+    Raises:
+        PersonalData: one does.
     """
     if "provider" in group:
+        sent = ((row["row_id"], chat.request(row, job["encoding"]["context"])) for row in rows)
+        check_redacted(sent, PrivacySettings.model_validate(group["privacy"]))
         client = provider.client(TrainSettings.model_validate(group["provider"]), os.environ.get(provider.TOKEN))
         context = job["encoding"]["context"]
         return ProviderEngine(client, group["models"], group["bare"], settings, context, Path(group["answers"]))

@@ -17,6 +17,7 @@ from retuned.consumers.settings import PrivacySettings
 from retuned.retrain.data import chat
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.data.redaction import PersonalData, check_redacted
+from retuned.retrain.generation import models
 from retuned.retrain.generation.provider import ANSWERS, ProviderEngine, Used, used
 from retuned.retrain.openai_api import Client, NoAnswer, Refused
 from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
@@ -207,6 +208,22 @@ class TestRedaction:
         shop.write("holdout", [rows(1, 40)[0] | {"completion": "mail jane@example.com"}])
         shop.train()
         assert "jane" not in json.dumps(shop.provider.bodies) + str(shop.provider.contents)
+
+    def test_an_evaluation_by_itself_sends_nothing_either(self, shop: Shop, tmp_path: Path) -> None:
+        """Reports ask a champion about datasets that nothing was trained on."""
+        group = {
+            "models": {"base": BASE},
+            "bare": ["base"],
+            "provider": {"engine": "api", "api_url": shop.provider.url},
+            "privacy": {},
+            "answers": str(tmp_path / ANSWERS),
+        }
+        asked = [
+            row | {"messages": json.dumps([{"role": "user", "content": "mail jane@example.com"}])} for row in rows(1)
+        ]
+        with pytest.raises(PersonalData, match="EMAIL in row r0"):
+            models.engine(group, {"encoding": {"context": True}}, EvaluateSettings(), [*rows(3, 5), *asked])
+        assert shop.provider.asked == []
 
 
 class TestNothingTwice:
