@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ _LEARNED = ("train", "validation")
 _ASKED = ("holdout", "regression", "traffic")
 _ENDED = ("succeeded", "failed", "cancelled")
 _FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
+_BRIEFLY_SECONDS = 10.0
+"""An operator who cancels a run waits for each answer at most so long."""
 _LONGEST_SUFFIX = 40
 _SET_KEY = "set train.api_key or train.api_key_file to a key that may do this"
 _ADVICE: dict[int | str, str] = {
@@ -141,7 +143,11 @@ def discard(folder: Path, settings: TrainSettings) -> None:
     """
     if settings.engine != "api" or not (folder / _RECORD).is_file():
         return
-    there = _AtProvider.of(folder, client(settings, settings.bearer_token(), pauses=(1.0,)))
+    briefly = replace(
+        client(settings, settings.bearer_token(), pauses=(1.0,)),
+        timeout_seconds=min(settings.api_timeout_seconds, _BRIEFLY_SECONDS),
+    )
+    there = _AtProvider.of(folder, briefly)
     try:
         there.cancel()
         there.delete_files()

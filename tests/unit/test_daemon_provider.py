@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from retuned.daemon.cli import check
 from retuned.daemon.cli.main import main
 from retuned.daemon.cli.plan import plan
 from retuned.daemon.jobs import holds
+from retuned.daemon.policy import evidence
 from retuned.daemon.settings import Settings, load
 from retuned.retrain import run, versions
 from retuned.retrain.release.rollout import Rollout
@@ -117,6 +119,23 @@ def test_the_plan_names_tokens_and_price(tmp_path: Path) -> None:
     )
     _, lines = plan(priced, "support", None, None, None)
     assert any("× 3 epochs (train.epochs): about 5136 tokens, about 5.14 USD" in line for line in lines)
+
+
+def test_no_payoff_is_expected_by_hours_of_what_is_paid_by_the_token(tmp_path: Path, warehouse: Warehouse) -> None:
+    for workload in ("support", "sales"):
+        Teacher(warehouse, workload).ask("where is my parcel", "here")
+        began = utc_now() - timedelta(hours=1)
+        row = {"reasons": "[]", "state": "succeeded", "started_at": began, "finished_at": utc_now()}
+        counts = {"train": 9, "validation": 1, "holdout": 3, "replay": 0, "card": "{}"}
+        warehouse.insert("datasets", version="d", workload=workload, created_at=began, path="/d", **counts)
+        warehouse.insert("runs", id=workload, workload=workload, train_seconds=60.0, dataset_version="d", **row)
+    found = settings(tmp_path)
+    money = {
+        workload: evidence.gather(warehouse, found.for_workload(workload), workload, utc_now()).money
+        for workload in ("support", "sales")
+    }
+    assert money["support"] is None
+    assert money["sales"] is not None
 
 
 def test_what_another_kind_of_base_model_trained_is_not_gone_on_with(tmp_path: Path, warehouse: Warehouse) -> None:

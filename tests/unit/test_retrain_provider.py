@@ -127,6 +127,9 @@ def test_files_and_job_are_what_openai_documents(shop: Shop) -> None:
     assert kept == {"model": model, "base": BASE, "url": provider.url, "job": "ftjob-0"}
     assert shop.train() == result  # what is done is done
     assert shop.posts("/v1/fine_tuning/jobs") == 1
+    asked = len(provider.asked)
+    training.discard(shop.folder, shop.settings.train)  # there is nothing to discard
+    assert len(provider.asked) == asked
 
 
 def test_without_validation_rows_there_is_no_validation_file(shop: Shop) -> None:
@@ -419,12 +422,13 @@ class TestAnswers:
         assert {answer.text for answers in found.values() for answer in answers.values()} == {"I cannot say."}
         asked = shop.provider.chats()
         assert len(asked) == 8
-        assert asked[0] == {
+        first = {
             "model": BASE,
             "messages": [{"role": "user", "content": "how long do i have to return order 0"}],
             "max_tokens": 128,
             "temperature": 0,
         }
+        assert first in asked
         with file.open("a") as cut:
             cut.write('\n{"key": "half')  # killed while it wrote
         again = list(self.engine(shop, file).answers(rows(5), ["base", "candidate"]))
