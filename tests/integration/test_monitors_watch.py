@@ -251,9 +251,9 @@ def test_the_base_model_goes_by_whatever_name_apps_have_for_it(warehouse: Wareho
 
 
 def test_a_providers_name_of_a_version_is_the_version(warehouse: Warehouse) -> None:
+    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v2", workload="other")
     for version in ("v1", "v2"):
         registered(warehouse, version, f"ft:gpt-4.1-mini:us:{version}")
-    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v2", workload="other")
     promote(warehouse)
     rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4)
     rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE)

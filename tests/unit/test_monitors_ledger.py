@@ -73,8 +73,8 @@ def trained(warehouse: Warehouse, name: str, state: str = "succeeded", hours: fl
 
 
 def test_what_a_provider_serves_is_booked_on_the_version_that_it_is(warehouse: Warehouse) -> None:
-    registered(warehouse, "v1", "ft:gpt-4.1-mini:us:v1")
     registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v1", workload="other")
+    registered(warehouse, "v1", "ft:gpt-4.1-mini:us:v1")
     answers(warehouse, 2, model="ft:gpt-4.1-mini:us:v1", cost=0.5)
     answers(warehouse, 1, 2, model="gpt-4.1-mini", cost=0.25)
     book(warehouse, SETTINGS, START + DAY)
