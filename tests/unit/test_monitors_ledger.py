@@ -82,6 +82,19 @@ def test_what_a_provider_serves_is_booked_on_the_version_that_it_is(warehouse: W
     assert {row["version"]: row["amount"] for row in booked} == {"v1": 1.0, None: 0.25}
 
 
+def test_a_run_at_a_provider_costs_tokens_and_no_hours(warehouse: Warehouse) -> None:
+    used = {"provider_job": "ftjob-1", "trained_tokens": 1_000, "input_tokens": 200, "output_tokens": None}
+    trained(warehouse, "run-1", hours=2, finished_at=START + 2.5 * HOUR, **used)
+    prices = {"provider_training_token_cost": 0.5, "provider_input_token_cost": 0.25, "provider_output_token_cost": 2.0}
+    settings = Settings(roi=SETTINGS.roi.model_copy(update=prices))
+    booked = book(warehouse, settings, START + DAY)
+    assert {entry.item: (entry.amount, entry.unit) for entry in booked} == {
+        "provider_training": (500.0, "tokens"),
+        "provider_input": (50.0, "tokens"),
+    }
+    assert book(warehouse, settings, START + 2 * DAY) == []
+
+
 def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
     """The example of docs/money.md."""
     settings = Settings(
