@@ -63,9 +63,9 @@ class Service(Protocol):
 
         Args:
             workload: None: all of them, for those of `OF_ALL`.
-            arguments: `version`, for `promote`; `base`, a folder, for `rebase`; `now`, for `retrain`: at any hour; the
-                `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`; `asked_by`, the name of who asks.
-                Reason and name are kept.
+            arguments: `version`, for `promote`; `base`, a folder or a provider's model, for `rebase`; `now`, for
+                `retrain`: at any hour; the `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`;
+                `asked_by`, the name of who asks. Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -150,8 +150,8 @@ class LocalService:
         if name == "rebase":
             base = arguments.get("base")
             if not isinstance(base, str) or not base:
-                raise RetunedError("rebase: name the folder of the base model")
-            runs.rebase(workload, Path(base), asked_by, said)
+                raise RetunedError("rebase: name the base model, by its folder or as its provider does")
+            runs.rebase(workload, base, asked_by, said)
             if self._ingest is None:
                 runs.run_waiting()
             return {

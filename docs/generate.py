@@ -164,7 +164,7 @@ COLUMNS = {
         **_MADE,
         "version": "hash of its content",
         "path": "its folder",
-        "base_model": "folder of the base model",
+        "base_model": "folder of the base model, or the provider's name of it",
         "base_hash": "hash that tells base models apart",
         "parent_version": "the version that training began from; null: the base model",
         "dataset_version": "the dataset that it learned from",
@@ -324,8 +324,9 @@ MODEL_EVENT = {
     "version": "the new champion; null: the base model",
     "previous_version": "the champion before; null: the base model",
     "path": "folder of the new champion, absolute; null: the base model",
-    "base_model": "folder of the base model that the new champion was trained on; where that is the base model itself, "
-    "of the one that the champion before was trained on",
+    "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
+    "is the base model itself, of the one that the champion before was trained on",
+    "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
     "share": "share of the traffic that it is for: 1.0",
     "reason": "why the champion was changed",
 }

@@ -149,7 +149,10 @@ UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $ve
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
 -- name: unannounced
-SELECT p.*, m.path, known.base_model
+-- What a provider serves has its name there: of the base model it is the base model's own.
+SELECT p.*, m.path, known.base_model,
+       CASE WHEN p.version IS NOT NULL THEN m.provider_model
+            WHEN known.provider_model IS NOT NULL THEN known.base_model END AS provider_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)

@@ -27,6 +27,7 @@ from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
 from retuned.retrain.scoring.metric import check_metric
+from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str]]
@@ -58,8 +59,9 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
             ("base model" if key == "models.base" else f"base model of {key}", partial(check_base_model, base, key))
             for key, base in settings.bases().items()
         ),
+        *_for_each("provider", settings, {"base", "train"}, provider.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
-        *_for_each("evaluation", settings, {"evaluate"}, lambda own: server.check(own.evaluate)),
+        *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
         *_for_each("metric", settings, {"metric", "evaluate"}, check_metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
@@ -114,6 +116,10 @@ def _privacy(settings: Settings) -> str:
     if not privacy.redact:
         return "privacy.redact is off: what events hold is stored as it is"
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _evaluation(settings: Settings) -> str:
+    return "at the provider (train.engine api)" if settings.train.engine == "api" else server.check(settings.evaluate)
 
 
 def _writable(key: str, folder: Path) -> str:

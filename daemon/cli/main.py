@@ -123,9 +123,8 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--base",
                 required=True,
-                type=os.path.abspath,
-                metavar="DIR",
-                help="of that model, on the daemon's machine",
+                metavar="DIR|NAME",
+                help="folder of that model, on the daemon's machine; with train.engine api the provider's name of it",
             )
         if name == "retrain":
             added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
@@ -409,7 +408,10 @@ def _command(options: argparse.Namespace) -> int:
     arguments = {
         key: getattr(options, key) for key in ("version", "base", "reason", "now") if getattr(options, key, None)
     }
-    with _service(_settings(options)) as service:
+    settings = _settings(options)
+    if "base" in arguments and isinstance(settings.for_workload(options.workload).base_named(arguments["base"]), Path):
+        arguments["base"] = str(Path(arguments["base"]).absolute())
+    with _service(settings) as service:
         answer = service.command(options.name, options.workload, arguments)
     print(f"{answer['workload'] or 'all workloads'}: {answer['done']}")
     return 0

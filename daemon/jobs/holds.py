@@ -38,17 +38,18 @@ def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: dat
     return None
 
 
-def _base(warehouse: Warehouse, settings: Settings, run: dict[str, Any]) -> Path | None:
-    """The base model that a run trains on: of a rebase its own, else the workload's, which a rebase may have moved."""
+def _base(warehouse: Warehouse, settings: Settings, run: dict[str, Any]) -> str | None:
+    """The base model that a run trains on, by name: of a rebase its own, or where a rebase moved the workload that one;
+    None: the configured one."""
     if run["base_model"]:
-        return Path(run["base_model"])
+        return str(run["base_model"])
     champion = versions.champion(warehouse, run["workload"])
     if champion is None or not champion.manifest.get("rebased_from"):  # else weights would be read each time
-        return settings.models.base
+        return None
     try:
-        return versions.base_of(champion, settings.models.base)
+        return str(versions.base_of(champion, settings.base))
     except RetunedError:  # the run says so when it begins
-        return settings.models.base
+        return None
 
 
 def pauses(warehouse: Warehouse) -> list[dict[str, Any]]:
@@ -68,11 +69,11 @@ def paused(warehouse: Warehouse, workload: str) -> str | None:
     return None
 
 
-def lacking_memory(settings: Settings, base: Path | None = None) -> str | None:
-    """Why a training, on this base model or on `models.base`, would run out of memory; None: it would not, or that is
-    not known."""
-    base = base or settings.models.base
-    if base is None:
+def lacking_memory(settings: Settings, name: str | None = None) -> str | None:
+    """Why a training, on the base model of this name or on `models.base`, would run out of memory; None: it would not,
+    or that is not known."""
+    base = settings.base_named(name) if name else settings.base
+    if not isinstance(base, Path):  # none, or one whose weights are at a provider
         return None
     needed, left = needed_bytes(base, settings.train), available_bytes()
     if needed is None or left is None or left >= needed:

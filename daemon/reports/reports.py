@@ -178,7 +178,7 @@ def benchmark(
         rows = dataset.load(warehouse, workload, newest["version"])
         if rows is None:
             return {"problem": f"The dataset {newest['version']} is not there any more."}
-        settings = settings.with_base(versions.base_of(champion, settings.models.base))
+        settings = settings.with_base(versions.base_of(champion, settings.base))
         dtype = champion.manifest["training"]["dtype"]
         logged = dataset.logged_answers(warehouse, rows)
         found, _ = evaluate(rows, None, champion.path, settings, dtype, folder / "benchmark", stop, logged=logged)

@@ -12,7 +12,8 @@ LIMIT 1
 
 -- name: answers
 -- Answers of the version since its promotion, and those of the champion before it: the latest ones before that, and
--- any that apps still ask it for. An answer under another name than workload@version is one of the base model.
+-- any that apps still ask it for. An answer under another name than workload@version, or a provider's name of a version,
+-- is one of the base model.
 CREATE OR REPLACE TEMP TABLE watched_answers AS
 WITH timed AS (  -- of answers whose content came in a log record: see the window of quality.sql
     SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
@@ -22,7 +23,11 @@ WITH timed AS (  -- of answers whose content came in a log record: see the windo
 )
 SELECT id, timestamp, user_id, coalesce(latency_seconds, seconds) AS latency_seconds, served = $version AS after
 FROM (
-    SELECT *, CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:] ELSE 'base' END AS served
+    SELECT *, CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:]
+                   ELSE coalesce((
+                       SELECT any_value(models.version) FROM models
+                       WHERE models.workload = $workload AND models.provider_model = traffic.model
+                   ), 'base') END AS served
     FROM traffic
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 ) LEFT JOIN timed ON interaction_id = id

@@ -29,6 +29,11 @@ UNKNOWN = "unknown"
 
 # What vLLM takes as --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_KINDS = {
+    "lora": "A LoRA adapter for",
+    "full": "All weights of the blocks for",
+    "provider": "A model that a provider trained from",
+}
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
 _LABELS = 20
 _LICENCES = (
@@ -117,17 +122,17 @@ def render(record: Record) -> str:
     """The card."""
     manifest = record.manifest
     header = {
-        "library_name": "peft",
+        **({} if _provider_model(record) else {"library_name": "peft"}),
         "base_model": manifest["base_model"],
         "license": record.licence,
         "pipeline_tag": "text-generation",
-        "tags": ["full" if _full(record) else "lora", "retuned"],
+        "tags": [_kind(record), "retuned"],
     }
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {record.name}",
         f"Answers what is asked in the workload `{manifest['workload']}`. "
-        f"{'All weights of the blocks' if _full(record) else 'A LoRA adapter'} for the base model "
+        f"{_KINDS[_kind(record)]} the base model "
         f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
         f"Its objective: {objective}" if (objective := manifest.get("objective")) else "",
         _verdict(record),
@@ -272,7 +277,10 @@ def _origin(record: Record) -> list[str]:
     training = manifest.get("training", {})
     if engine := training.get("engine"):
         rows.append(("trained by", f"engine {engine}, as {training['engine_reason']}"))
-        rows.append(("peak learning rate", f"{training['learning_rate']:.2g}"))
+        if rate := training["learning_rate"]:
+            rows.append(("peak learning rate", f"{rate:.2g}"))
+    if job := training.get("job"):
+        rows.append(("job at the provider", job))
     if manifest.get("settings", {}).get("train", {}).get("method") == "qlora":
         rows.append(("base model in training and evaluation", "in 4 bits (NF4)"))
     if run.get("reasons"):
@@ -284,6 +292,14 @@ def _origin(record: Record) -> list[str]:
 
 
 def _loading(record: Record) -> list[str]:
+    if name := _provider_model(record):
+        return [
+            "## How to ask it",
+            f"Its weights are at the provider, under the name `{name}`:",
+            f'```bash\ncurl $API_URL/chat/completions -H "Authorization: Bearer $API_KEY" \\\n'
+            f"  -H 'Content-Type: application/json' \\\n"
+            f'  -d \'{{"model": "{name}", "messages": [{{"role": "user", "content": "…"}}]}}\'\n```',
+        ]
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
     highest = next((most for most in _VLLM_RANKS if most >= (record.rank or 0)), _VLLM_RANKS[-1])
     served = (
@@ -305,6 +321,16 @@ def _loading(record: Record) -> list[str]:
         served,
         f"Ask it as `{record.name}`; never load another version under that name.",
     ]
+
+
+def _provider_model(record: Record) -> str | None:
+    """The provider's name of it; None: its weights are in its folder."""
+    name: str | None = record.manifest.get("provider_model")
+    return name
+
+
+def _kind(record: Record) -> str:
+    return "provider" if _provider_model(record) else "full" if _full(record) else "lora"
 
 
 def _full(record: Record) -> bool:
@@ -340,7 +366,7 @@ def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str
     return Record(
         path=path,
         manifest=manifest,
-        licence=licence_of(Path(manifest["base_model"])),
+        licence=UNKNOWN if manifest.get("provider_model") else licence_of(Path(manifest["base_model"])),
         rank=json.loads(_text(folder / "adapter_config.json") or "{}").get("r"),
         dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),

@@ -16,7 +16,7 @@ from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
 from retuned.retrain.release import registry
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES
 
 log = logging.getLogger(__name__)
@@ -177,9 +177,9 @@ class Rollout:
     def _base(self, row: dict[str, Any]) -> str | None:
         """The base model of what serves since a change: as the configuration names it, where it is that one, else the
         folder that the version names. Without a version it is what the next training begins from."""
-        configured, known = self.settings.for_workload(row["workload"]).models.base, row["base_model"]
-        if configured is None or (row["version"] is not None and configured.resolve() != Path(known or "").resolve()):
-            return known if known is None else str(known)
+        configured, known = self.settings.for_workload(row["workload"]).base, row["base_model"]
+        if configured is None or (row["version"] is not None and not _is_at(configured, known)):
+            return None if known is None else str(known)
         return str(configured)
 
     def follow_up_or_log(self, workload: str) -> None:
@@ -220,6 +220,13 @@ class Rollout:
             )
 
 
+def _is_at(base: Base, known: str | None) -> bool:
+    """Whether a base model is the one of this name or folder."""
+    if isinstance(base, ProviderModel):
+        return base.name == known
+    return base.resolve() == Path(known or "").resolve()
+
+
 def _message(row: dict[str, Any], base: str | None) -> dict[str, Any]:
     return {
         "id": row["id"],
@@ -231,6 +238,7 @@ def _message(row: dict[str, Any], base: str | None) -> dict[str, Any]:
         "previous_version": row["previous_version"],
         "path": row["path"] and str(Path(row["path"]).resolve()),
         "base_model": base,
+        "provider_model": row["provider_model"],
         "share": 1.0,
         "reason": row["reason"],
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from traffic import START, feedback, interactions, store
+from traffic import START, feedback, interactions, registered, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
@@ -248,6 +248,17 @@ def test_the_base_model_goes_by_whatever_name_apps_have_for_it(warehouse: Wareho
     rated(warehouse, OLD, 5, 5)
     rated(warehouse, NEW, 6, 4)
     assert counted(compared(seen(warehouse))) == (2, 7, 4, 10)
+
+
+def test_a_providers_name_of_a_version_is_the_version(warehouse: Warehouse) -> None:
+    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v2", workload="other")
+    for version in ("v1", "v2"):
+        registered(warehouse, version, f"ft:gpt-4.1-mini:us:{version}")
+    promote(warehouse)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE)
+    rated(warehouse, "gpt-4.1-mini", 0, 3)  # the base model
+    assert counted(compared(seen(warehouse))) == (4, 16, 1, 6)
 
 
 def test_one_person_changing_their_mind_has_one_vote_and_one_account_has_five(warehouse: Warehouse) -> None:

@@ -198,6 +198,7 @@ def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publish
         "previous_version": one.version,
         "path": str(two.path),
         "base_model": str(settings.models.base),
+        "provider_model": None,
         "share": 1.0,
         "reason": "by hand",
     }

@@ -513,7 +513,7 @@ def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
             queue.service.command("rebase", "support", arguments)
         return str(error.value)
 
-    assert refused() == "rebase: name the folder of the base model"
+    assert refused() == "rebase: name the base model, by its folder or as its provider does"
     assert "expected an absolute path" in refused(base="other")
     assert refused(base="/nowhere").startswith("base: /nowhere is not there")
     assert f"set models.base to {base}" in refused(base=str(base))
