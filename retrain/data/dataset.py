@@ -100,7 +100,6 @@ def logged_answers(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
         row["row_id"]: logged_answer(row["response"], row["calls"])[1]
         for row in warehouse.rows(QUERIES["logged_answers"], parameters)
     }
-    return {row["row_id"]: row["response"] for row in warehouse.rows(QUERIES["logged_answers"], parameters)}
 
 
 def metric_of(dataset: Dataset, settings: Settings) -> Chosen:
