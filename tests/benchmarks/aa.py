@@ -54,6 +54,7 @@ from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSetti
 from retuned.retrain.training.train import train
 
 RUNS = 40
+POOL = 700
 SIZES = (30, 60, 150)
 TRAFFIC = 100
 RIGHT = 0.25
@@ -126,7 +127,7 @@ def main(*named: str) -> dict[str, float]:
 
 
 def labels() -> Workload:
-    """Ten intents: forty questions of each to learn from, in two halves, and the rest of both splits as pool."""
+    """Ten intents: forty questions of each to learn from, in two halves, and others of both splits as pool."""
     task = intents.task("banking77", 10, sys.maxsize, "title_case")
     asked, rest = _first(task.asked, 40)
     first, second = _halves(asked)
@@ -145,17 +146,17 @@ def labels() -> Workload:
             "class_renamed": ([replace(item, answer=neighbour) if item.group == LOST else item for item in second], 0),
             WEAK: (_first(first, 5)[0], 0),
         },
-        _unseen([*rest, *task.exam], asked),
+        _unseen([*rest, *task.exam], asked)[:POOL],
     )
 
 
 def documents() -> Workload:
-    """Slots as JSON: six hundred utterances to learn from, in two halves, and as many of the exam as pool."""
-    task = bookings.task(600, 700)
+    """Slots as JSON: four hundred utterances to learn from, in two halves, and those of the exam as pool."""
+    task = bookings.task(400, POOL)
     first, second = task.asked[::2], task.asked[1::2]
     return Workload(
         task,
-        {"equal1": (first, 0), "equal2": (second, 0), "equal3": (first, 1), WEAK: (first[:80], 0)},
+        {"equal1": (first, 0), "equal2": (second, 0), "equal3": (first, 1), WEAK: (first[:40], 0)},
         _unseen(task.exam, task.asked),
     )
 
@@ -374,10 +375,11 @@ def _mislabelled(items: Sequence[Item], task: Task, luck: Random) -> list[Item]:
 
 
 def _unseen(items: Iterable[Item], known: Iterable[Item]) -> list[Item]:
-    """Each question once, and none that is known."""
+    """Each question once, in random order, and none that is known."""
     seen = {item.messages[-1]["content"] for item in known}
     found = {item.messages[-1]["content"]: item for item in items}
-    return [item for question, item in found.items() if question not in seen]
+    unseen = [item for question, item in found.items() if question not in seen]
+    return Random(6).sample(unseen, len(unseen))
 
 
 def _row(item: Item, number: int, accepted: bool = True) -> Row:
