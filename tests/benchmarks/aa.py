@@ -29,6 +29,7 @@ what the gate refused by is written to stderr. On two cores it takes half an hou
 import json
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from functools import cached_property
 from pathlib import Path
 from random import Random
 from statistics import fmean
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,7 +46,6 @@ from train import BASE
 from workloads import bookings, intents
 from workloads.task import Item, Skipped, Task
 
-from retuned.consumers.common.process import run_child
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.evaluate import CANDIDATE, CHAMPION, LOGGED, Evaluation, measured, scored, with_agreement
@@ -63,10 +64,10 @@ WRONG, BROKEN = 0.3, 0.1
 EQUAL, WEAK = "equal", "weak"
 LOST, NEIGHBOUR = "card_arrival", "card_delivery_estimate"
 TRAIN = TrainSettings(threads=1, epochs=3)
-EVALUATE = EvaluateSettings(max_new_tokens=64, maximum_examples=10_000, general_examples=0)
+EVALUATE = EvaluateSettings(max_new_tokens=64, batch_size=32)
 GATE = GateSettings()
 
-Row = dict[str, str | None]
+Row = dict[str, Any]
 Answers = dict[str, Evaluation]
 """By row_id."""
 
@@ -98,13 +99,13 @@ class Workload:
         """What production answered."""
         luck, wrong = Random(1), self.task.wrong
         return {
-            str(row["row_id"]): item.answer if row["kind"] == "accepted" else wrong(item, luck)
+            row["row_id"]: item.answer if row["kind"] == "accepted" else wrong(item, luck)
             for row, item in zip(self.holdout, self.pool, strict=True)
         }
 
     def measured(self, name: str, outputs: Mapping[str, str], rows: Sequence[Row]) -> Answers:
         """Answers, scored against the approved ones of `rows`."""
-        found = [measured("holdout", row, name, outputs[str(row["row_id"])]) for row in rows]
+        found = [measured("holdout", row, name, outputs[row["row_id"]]) for row in rows]
         return {one.row_id: one for one in scored(found, rows, self.metric)[0]}
 
 
@@ -121,7 +122,7 @@ def main(*named: str) -> dict[str, float]:
         base_model(BASE)
         with tempfile.TemporaryDirectory() as place:
             adapters = {one: _trained(one, workload, Path(place)) for one in workload.rows}
-            outputs = _answered(adapters, workload, Path(place))
+            outputs = _answered(adapters, workload)
         figures |= decided(workload, outputs)
     return figures
 
@@ -412,30 +413,32 @@ def _trained(name: str, workload: Workload, place: Path) -> str:
     return str(result["adapter"])
 
 
-def _answered(adapters: Mapping[str, str], workload: Workload, place: Path) -> dict[str, dict[str, str]]:
-    """What each adapter answers to the pool, by row_id: in a child process, as in an evaluation."""
-    pq.write_table(pa.Table.from_pylist(workload.holdout), place / "holdout.parquet")
-    chosen = choose(Settings(), [item.answer for item in workload.pool])
-    job = {
-        "splits": {"holdout": list(adapters)},
-        "groups": [{"base": str(BASE), "adapters": dict(adapters)}],
-        "dataset": str(place),
-        "dtype": "bfloat16",
-        "quantized": False,
-        "threads": TRAIN.threads,
-        "encoding": TRAIN.encoding,
-        "logged": {},
-        "settings": EVALUATE.model_dump(mode="json"),
-        "metric": chosen.as_dict(),
-        "metric_settings": Settings().metric.model_dump(mode="json"),
-        "objective": "",
-        "judged": str(place / "judged.jsonl"),
-    }
-    found = run_child("retuned.retrain.decision.evaluate", job, place / "answers", timeout_seconds=7_200)
-    print(f"{len(adapters)} adapters answered in {found['figures']['seconds']:.0f} s", file=sys.stderr, flush=True)
+def _answered(adapters: Mapping[str, str], workload: Workload) -> dict[str, dict[str, str]]:
+    """What each adapter answers to the pool, by row_id: generated as in an evaluation, without the losses."""
+    import torch
+
+    from retuned.retrain.generation.adapters import Generator
+    from retuned.retrain.generation.engine import prompts
+    from retuned.retrain.kernels.replace import replace_layers
+    from retuned.retrain.training import adapter as lora
+    from retuned.retrain.training.base_model import load_model, load_tokenizer
+
+    torch.set_num_threads(TRAIN.threads or 1)
+    began = time.perf_counter()
+    tokenizer = load_tokenizer(BASE)
+    model = load_model(BASE, torch.bfloat16)
+    for name, folder in adapters.items():
+        model = lora.load_adapter(model, Path(folder), name=name)
+    replace_layers(model)
+    generator = Generator(model, {name: name for name in adapters}, tokenizer.pad_token_id)
+    asked, limit = prompts(tokenizer, workload.holdout, EVALUATE, TRAIN.encoding)
     outputs: dict[str, dict[str, str]] = {name: {} for name in adapters}
-    for row in found["rows"]:
-        outputs[row["model"]][row["row_id"]] = row["output"]
+    for first in range(0, len(asked), EVALUATE.batch_size):
+        batch = asked[first : first + EVALUATE.batch_size]
+        for name, ids in generator.answers([one.prompt for _, one in batch], limit).items():
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            outputs[name] |= {row["row_id"]: text for (row, _), text in zip(batch, texts, strict=True)}
+    print(f"{len(adapters)} adapters answered in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return outputs
 
 
