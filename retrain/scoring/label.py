@@ -27,6 +27,7 @@ class Label(Metric):
     name = "label"
     meaning = "1 for the right label, else 0"
     structured = True
+    one_right = True
 
     def __init__(self, labels: Iterable[str]) -> None:
         self._labels = {plain(label): label for label in sorted(labels)}

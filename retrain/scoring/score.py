@@ -32,11 +32,13 @@ class Metric(ABC):
         name: as in `metric.name`.
         meaning: what a score is, for people.
         structured: answers are labels, values or documents that programs read: nobody needs what else a model can do.
+        one_right: of two answers to one question that do not say the same (see `same`), one is right at most.
     """
 
     name: str
     meaning: str
     structured = False
+    one_right = False
 
     @property
     def learned(self) -> Mapping[str, Any]:

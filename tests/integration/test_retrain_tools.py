@@ -19,7 +19,7 @@ from retuned.consumers.common.tool_calls import names, read, written
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, logged_answers
-from retuned.retrain.data.export import training_set
+from retuned.retrain.data.export import training_sets
 from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, evaluate
 from retuned.retrain.settings import (
@@ -144,7 +144,7 @@ def test_experts_and_training_sets_see_calls_tools_and_passages(
     (request,) = open_requests(warehouse)
     assert (request["answer"], request["tools"]) == (written("", [call(a=1)]), [TOOL])
 
-    rows = list(training_set(warehouse, settings, "support", "chat", lambda _: True))
+    rows = list(training_sets(warehouse, {"support": settings}, "chat"))
     (row,) = (row for row in rows if "tools" in row)
     assert all("Passage" in row["messages"][0]["content"] for row in rows if "tools" not in row)
     assert row["tools"] == [TOOL]
