@@ -13,7 +13,8 @@ from traffic import START, feedback, interactions, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
-from retuned.monitors.watch.check import COMPARED, Comparison, WatchCheck, check, decide, latest
+from retuned.monitors.watch.check import WatchCheck, check, latest
+from retuned.monitors.watch.comparison import COMPARED, Comparison, Power, decide
 from retuned.monitors.watch.sequential import log_e_value
 
 HOUR = timedelta(hours=1)
