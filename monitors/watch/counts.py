@@ -12,7 +12,7 @@ import duckdb
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
 from retuned.monitors.settings import WatchSettings
-from retuned.monitors.watch.comparison import Against, Counts, seconds_to_find, votes_per_day
+from retuned.monitors.watch.comparison import COMPARED, Against, Counts, seconds_to_find, votes_per_day
 
 QUERIES = named_queries("retuned.monitors.watch", "watch.sql")
 ENOUGH_VOTES = 500
@@ -21,6 +21,8 @@ DAY = timedelta(days=1)
 PERIODS: dict[Against, timedelta] = {"week": 7 * DAY, "day": DAY}
 # A version that a weekly retraining replaced has served for hardly a week when its successor comes.
 _ALMOST = 6 / 7
+SPLIT_NOW = timedelta(hours=6)
+"""Traffic is split when the champion before answered within so long: not by apps that were slow to change over."""
 WARM_UP = timedelta(minutes=15)
 """The first answers of an adapter wait for it to be loaded: they are not compared."""
 LATENCY_FOR = timedelta(days=3)
@@ -98,7 +100,8 @@ def count(warehouse: Warehouse, settings: WatchSettings, watched: Watched) -> Ki
         _slow(before, beside, cursor, settings, watched)
     return {
         kind: _fairest(kind, before.get(kind, []), beside.get(kind, []), share, watched.elapsed, settings)
-        for kind in sorted(before.keys() | beside.keys())
+        for kind in COMPARED
+        if kind in before or kind in beside
     }
 
 
@@ -143,8 +146,8 @@ def _add(kinds: Kinds, cursor: duckdb.DuckDBPyConnection, cut: Mapping[str, Any]
 
 
 def _share(cursor: duckdb.DuckDBPyConnection, watched: Watched) -> float:
-    """Of the answers of the last day since the promotion, those that the champion before gave."""
-    parameters = watched.names | {"start": max(watched.since, watched.end - DAY), "end": watched.end}
+    """Of the latest answers since the promotion, those that the champion before gave."""
+    parameters = watched.names | {"start": max(watched.since, watched.end - SPLIT_NOW), "end": watched.end}
     ((before, after),) = cursor.execute(QUERIES["answers"], parameters).fetchall()
     return before / (before + after) if before else 0.0
 
