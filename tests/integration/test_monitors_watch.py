@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from traffic import MINUTE, START, feedback, interactions, store
+from watching import Service, draw, stored
+from watching import counted as counted_in_simulation
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch.check import WatchCheck, check, latest
 from retuned.monitors.watch.comparison import COMPARED, Comparison, Power, decide
+from retuned.monitors.watch.counts import Watched, count
 from retuned.monitors.watch.sequential import log_e_value
 
 HOUR = timedelta(hours=1)
@@ -321,6 +324,27 @@ def every_hour(warehouse: Warehouse, days: range, bad: Callable[[int, int], floa
             many, when, model = round(n * bad(day, hour)), SINCE + (24 * day + hour) * HOUR, OLD if day < 0 else NEW
             said += [(model, True, when, MINUTE, many), (model, False, when, 30 * MINUTE, n - many)]
     voted(warehouse, *said)
+
+
+@pytest.mark.parametrize(
+    ("answers_a_day", "holdback", "looks"), [(3_000, 0.0, (1, 7, 30, 170, 192, 200, 336)), (10_000, 0.3, (30, 170, 336))]
+)
+def test_counts_are_those_of_the_simulation(
+    warehouse: Warehouse, answers_a_day: float, holdback: float, looks: tuple[int, ...]
+) -> None:
+    """What tests/benchmarks/watch.py says of error and power holds for what the watch counts."""
+    watches = draw(Service(answers_a_day, fall=0.1, holdback=holdback), 1, np.random.default_rng(4))
+    answers, votes = stored(watches, 0, SINCE, "support")
+    store(warehouse, "interactions", answers)
+    store(warehouse, "feedback", votes)
+    expected = list(counted_in_simulation(watches))
+    for hour in looks:
+        watched = Watched("p", "support", "v2", "v1", SINCE, SINCE + hour * HOUR)
+        found = count(warehouse, SETTINGS.watch, watched)["helpful", "user"]
+        assert {(c.bad_before, c.n_before, c.bad_after, c.n_after) for c in found} == {
+            tuple(int(numbers[0, hour - 1]) for numbers in (before.bad, before.n, after.bad, after.n))
+            for before, after in expected
+        }
 
 
 def test_nights_and_weekends_are_compared_with_nights_and_weekends(warehouse: Warehouse) -> None:
