@@ -138,15 +138,15 @@ class Metrics:
         )
         self.watch_power = Gauge(
             "retuned_watch_power",
-            "1 when the watch can find a fall of 20 points in its time at the present rate of votes, else 0; absent when "
-            "nothing is watched",
+            "1 when the watch can find a fall of 20 points in its time at the present rate of votes, else 0; absent "
+            "when nothing is watched",
             ["workload"],
             registry=registry,
         )
         self.watch_detection = Gauge(
             "retuned_watch_detection_seconds",
-            "How long after the promotion a fall of 20 points shows at the present rate of votes; absent when not within "
-            "a year, or nothing is watched",
+            "How long after the promotion a fall of 20 points shows at the present rate of votes; absent when not "
+            "within a year, or nothing is watched",
             ["workload"],
             registry=registry,
         )

@@ -71,7 +71,7 @@ class Watches:
 
 
 def draw(service: Service, runs: int, rng: np.random.Generator) -> Watches:
-    """Votes on the answers of four weeks before a promotion, and of two weeks after it, at a random hour of the week."""
+    """Votes on the answers of four weeks before a promotion and two weeks after it, at a random hour of the week."""
     hours = np.arange(BEFORE + WATCHED) + rng.integers(WEEK)
     weekend, day = hours // DAY % 7 >= 5, (hours % DAY >= 8) & (hours % DAY < 20)
     traffic = np.where(day, 1.6, 0.4) * np.where(weekend, 0.5, 1.2)

@@ -237,7 +237,10 @@ def operations() -> dashboard.Dashboard:
         lines(
             "Answers",
             "Interactions read a second, by workload. One that falls silent shows here.",
-            (f"sum by (workload) (rate(retuned_interactions_total{{{OF_WORKLOAD}}}[$__rate_interval]))", "{{workload}}"),
+            (
+                f"sum by (workload) (rate(retuned_interactions_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                "{{workload}}",
+            ),
             unit=PER_SECOND,
         ),
         lines(

@@ -152,9 +152,7 @@ def decide(
     enough = [c for c in comparisons if min(c.n_before, c.n_after) >= _minimum(c, settings) and c.worse > 0]
     enough.sort(key=lambda c: c.worse, reverse=True)
     # In logarithms, as evidence may be any number of digits long. What speaks for the version adds nothing.
-    shares = [
-        math.log(COMPARED[c.metric, c.source]) + c.worse * _needed(c.metric, c.source, settings) for c in enough
-    ]
+    shares = [math.log(COMPARED[c.metric, c.source]) + c.worse * _needed(c.metric, c.source, settings) for c in enough]
     if shares and np.logaddexp.reduce(shares) >= math.log(1 / settings.false_rollback_rate) and age <= 2 * duration:
         told = [c for c in enough if c.worse >= 1] or enough
         return "roll_back", [f"{comparison}: worse by more than {points}" for comparison in told]
@@ -169,9 +167,7 @@ def decide(
     return "go_on", [f"neither shown to be worse by more than {points} nor to be within them", can_find, *figures]
 
 
-def power(
-    kinds: Mapping[tuple[str, str], Sequence[Counts]], elapsed: timedelta, settings: WatchSettings
-) -> Power:
+def power(kinds: Mapping[tuple[str, str], Sequence[Counts]], elapsed: timedelta, settings: WatchSettings) -> Power:
     """How long it takes to find a fall of 20 points in what is found soonest, at the present rates of votes."""
     found = [
         Power(rate, seconds_to_find(kind, references, rate, settings))

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/watch.py
 
-Services of 1,000 to 5 million answers a day, of which 1.5% are rated, half of them within six hours; weekends and nights
-are worse than other hours, with either version. Each service is watched in many runs, looked at every hour.
+Services of 1,000 to 5 million answers a day, of which 1.5% are rated, half of them within six hours; weekends and
+nights are worse than other hours, with either version. Each service is watched in many runs, looked at every hour.
 
 `watch_false_rollbacks` is the greatest share taken back, over all sizes and margins, of champions that use the whole
 margin up. `watch_answers_to_catch` is the median number of answers after which a fall of 20 points is found at 20,000
@@ -99,7 +99,10 @@ def dependent() -> tuple[float, float]:
         float((log_e_value(before / each, n, after / each, n, SETTINGS.margin) >= needed).any(axis=1).mean())
         for each, n in ((1, looks * votes), (votes, looks))
     ]
-    print(f"false rollbacks, five votes an account: by votes {shares[0]:.3f}, by accounts {shares[1]:.3f}", file=sys.stderr)
+    print(
+        f"false rollbacks, five votes an account: by votes {shares[0]:.3f}, by accounts {shares[1]:.3f}",
+        file=sys.stderr,
+    )
     return shares[0], shares[1]
 
 
@@ -113,7 +116,7 @@ def votes_needed() -> dict[str, float]:
 
 
 def through_the_check() -> None:
-    """Six watches in a real warehouse: the same verdicts in the same hours."""
+    """Five watches in a real warehouse: the same verdicts in the same hours."""
     for seed, (size, fall, holdback) in enumerate(
         ((3_000, 0.0, 0.0), (8_000, 0.2, 0.0), (8_000, 0.05, 0.0), (20_000, 0.2, 0.0), (20_000, 0.2, 0.2))
     ):
@@ -134,7 +137,9 @@ def through_the_check() -> None:
         expected = ["go_on", "roll_back"] if enough.any() else ["go_on", "go_on"]
         print(f"through the check: {size:,} a day, a fall of {fall:.0%}, hour {hours}: {verdicts}", file=sys.stderr)
         if verdicts != expected:
-            raise AssertionError(f"the simulation saw {expected} in hours {hours - 1} and {hours}, the check {verdicts}")
+            raise AssertionError(
+                f"the simulation saw {expected} in hours {hours - 1} and {hours}, the check {verdicts}"
+            )
 
 
 if __name__ == "__main__":

@@ -327,7 +327,8 @@ def every_hour(warehouse: Warehouse, days: range, bad: Callable[[int, int], floa
 
 
 @pytest.mark.parametrize(
-    ("answers_a_day", "holdback", "looks"), [(3_000, 0.0, (1, 7, 30, 170, 192, 200, 336)), (10_000, 0.3, (30, 170, 336))]
+    ("answers_a_day", "holdback", "looks"),
+    [(3_000, 0.0, (1, 7, 30, 170, 192, 200, 336)), (10_000, 0.3, (30, 170, 336))],
 )
 def test_counts_are_those_of_the_simulation(
     warehouse: Warehouse, answers_a_day: float, holdback: float, looks: tuple[int, ...]
@@ -364,14 +365,14 @@ def test_nights_and_weekends_are_compared_with_nights_and_weekends(warehouse: Wa
 def test_what_had_changed_before_the_promotion_is_no_harm(warehouse: Warehouse) -> None:
     """The world changed three days ago, and that was why a new version came, which is better than the old one was."""
     promote(warehouse)
-    every_hour(warehouse, range(-10, 2), lambda day, hour: 0.0 if day < -3 else 1.0 if day < 0 else 0.5, n=12)
+    every_hour(warehouse, range(-10, 2), lambda day, _: 0.0 if day < -3 else 1.0 if day < 0 else 0.5, n=12)
     found = seen(warehouse, SINCE + 47 * HOUR)
     assert (compared(found).against, compared(found).worse, found.verdict) == ("day", 0, "go_on")
 
 
 def test_what_is_worse_than_yesterday_and_than_a_week_ago_is_taken_back(warehouse: Warehouse) -> None:
     promote(warehouse)
-    every_hour(warehouse, range(-8, 1), lambda day, hour: 0.0 if day < 0 else 0.5, n=8)
+    every_hour(warehouse, range(-8, 1), lambda day, _: 0.0 if day < 0 else 0.5, n=8)
     assert seen(warehouse, SINCE + 23 * HOUR).verdict == "roll_back"
 
 
@@ -623,7 +624,9 @@ def test_labels_of_invented_answers_count_by_source(warehouse: Warehouse) -> Non
         rated(warehouse, NEW, 60, bad, name="hallucination", source=source, start=start)
     found = seen(warehouse)
     assert counted(compared(found, "hallucination", "judge")) == (1, 100, 2, 62)
-    assert found.reasons == ["invented by expert: 40% of 100 conversations, before 1% of 100: worse by more than 5 points"]
+    assert found.reasons == [
+        "invented by expert: 40% of 100 conversations, before 1% of 100: worse by more than 5 points"
+    ]
 
 
 def test_workloads_are_watched_each_by_itself(warehouse: Warehouse) -> None:
