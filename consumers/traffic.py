@@ -1,4 +1,4 @@
-"""Answers, and what they took in seconds and tokens: counters and histograms of all interactions read since the start."""
+"""Answers, and what they took in seconds and tokens: counters and histograms of all that was read since the start."""
 
 import threading
 from collections import defaultdict

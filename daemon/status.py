@@ -15,6 +15,7 @@ from retuned.daemon.jobs.holds import pauses
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.reports.reports import reports
 from retuned.daemon.settings import Settings
+from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
@@ -80,6 +81,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "champion": aliases.get("champion"),
         "previous": aliases.get("previous"),
         "quality": rows("quality"),
+        "blind": [asdict(one) for one in blind(warehouse, workload)],
         "helpful_rate": rows("history", metric="helpful_rate", source="user"),
         "drift": rows("drift"),
         "decisions": rows("decisions"),

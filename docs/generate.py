@@ -62,6 +62,9 @@ TABLES = {
     "ledger_position": "How far the ledger has booked: one row.",
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
     "`interactions` each minute. It follows them within one.",
+    "rating_periods": "Users' ratings of the model in service over one length of the current window, one of each "
+    "account, for the policy. What is over is counted once.",
+    "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
@@ -232,6 +235,8 @@ COLUMNS = {
         "booked_at": "when the ledger was last booked",
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
+    "rating_periods": {**_WORKLOAD},
+    "blindness": {**_WORKLOAD},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "batches": {"last": "the number"},
     "ingest_resumptions": {"resumed_at": "when it was asked for"},

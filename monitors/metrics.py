@@ -7,6 +7,7 @@ from datetime import UTC
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from retuned.consumers.common.series import forget_other_workloads
+from retuned.monitors.blindness import MONITORS, Blindness
 from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.money.roi import Roi, Tenure
 from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
@@ -156,6 +157,12 @@ class Metrics:
             ["workload", "verdict"],
             registry=registry,
         )
+        self.blind = Gauge(
+            "retuned_monitor_blind",
+            "1 while a monitor (quality or policy) has too few rows to report what can be relied on, else 0",
+            ["workload", "monitor"],
+            registry=registry,
+        )
         self.roi_ratio = Gauge(
             "retuned_roi_ratio",
             "(gains - costs) / costs of the whole ledger; absent while nothing was spent or no gain is known",
@@ -268,6 +275,11 @@ class Metrics:
             self._replace(of_all, workload, [(labels[1:], n) for labels, n in counts if labels[0] == ALL_MODELS])
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
+
+    def blindness(self, workload: str, found: Collection[Blindness]) -> None:
+        """Show which monitors of a workload have too few rows."""
+        for monitor in MONITORS:
+            self.blind.labels(workload, monitor).set(any(one.monitor == monitor for one in found))
 
     def roi(
         self,

@@ -62,6 +62,7 @@ NESTED = ("messages", "context", "attributes")
 BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
 NUMBERS = frozenset({"rating", "time_saved_seconds"})
 STRINGS = frozenset({"correction", "comment"})
+RESERVED = BOOLEANS | NUMBERS | STRINGS
 BACKSLASH = ord("\\")
 
 

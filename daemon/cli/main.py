@@ -321,6 +321,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
                     f"  ({_number(figure['low'], 3)} to {_number(figure['high'], 3)},"
                     f" n={figure['n']}, {figure['source']})"
                 )
+        lines += [
+            f"  {one['monitor']:<11} blind: {one['found']} of {one['needed']} {one['what']}"
+            for one in workload["blind"]
+        ]
         if workload["watch"]:
             watch = workload["watch"]
             lines.append(

@@ -19,7 +19,9 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import Hold, hold
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
+from retuned.monitors.blindness import note
 from retuned.retrain import run, versions
+from retuned.retrain.data import label_requests
 from retuned.retrain.training.base_model import check_base_model
 
 log = logging.getLogger(__name__)
@@ -69,11 +71,21 @@ class Runs:
         context = self._context
         settings = context.settings.for_workload(workload)
         found = self.evidence(workload, asked_by, scheduled)
+        rated = sum(period.total for period in found.ratings)
+        needed = 2 * settings.policy.minimum_ratings if settings.policy.enabled else 0
+        what = "ratings since the champion's promotion (twice policy.minimum_ratings)"
+        note(context.warehouse, workload, "policy", rated, needed, what, context.now())
         decision = policy.decide(found, settings.policy, context.now())
         if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):
             decision = _refused(decision, f"but {why}")
+        models = settings.models
+        asks = decision.lacks_labels and settings.labels.per_day > 0 and models.base and models.retrains(workload)
+        if asks:
+            decision = replace(decision, reasons=(*decision.reasons, "experts are asked for labels (retuned labels)"))
         context.metrics.decisions.labels(workload, "yes" if decision.retrain else "no").inc()
-        evidence.store(context.warehouse, workload, decision, found, context.now())
+        news = evidence.store(context.warehouse, workload, decision, found, context.now())
+        if asks and news:
+            label_requests.request(context.warehouse, settings, workload, context.now())
         if decision.retrain:
             run.put_in_line(context.warehouse, workload, decision.reasons, context.now(), at_any_hour)
             self.wake()

@@ -454,6 +454,18 @@ def quality() -> dashboard.Dashboard:
             ),
             unit=PER_SECOND,
         ),
+        lines(
+            "Feedback",
+            "Feedback read a second, by name and source; `other` is all names that are not reserved.",
+            ("sum by (name, source) (rate(retuned_feedback_total[$__rate_interval]))", "{{name}} by {{source}}"),
+        ),
+        states(
+            "Blind monitors",
+            "Monitors that have too few conversations (quality) or ratings (policy), and find nothing. The status page "
+            "says how many are missing.",
+            (f"retuned_monitor_blind{{{OF_WORKLOAD}}}", "{{workload}} {{monitor}}"),
+            {"0": ("enough", "green"), "1": ("blind", "orange")},
+        ),
     ]
     return board("quality", "Are the answers good, and do people say so?", panels)
 

@@ -10,12 +10,13 @@ import duckdb
 from retuned.consumers.common.tone import likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.monitors.blindness import note
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.hallucination.rules import grounding
 from retuned.monitors.quality.consistency import contradictions, last_question, question
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import stratified_rate, wilson
+from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
 from retuned.monitors.windows import Window, sample, windows
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
@@ -46,8 +47,8 @@ class Figure:
     the answers that the grounding scorer can judge, the share on which it alarms; source grounding), `abstention_rate`
     (of the answers with passages, the share that it cannot judge; source grounding), `contradiction_rate` (of pairs of
     answers to the same question; source grounding), `tone_likeness` (to approved answers, in tone and format, see
-    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; corrections are votes, see the view
-    `votes`), `latency_p50_seconds`,
+    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; of votes, as of `hallucination_rate` by
+    user, expert, judge and app, see `judgements.comparable_votes`), `latency_p50_seconds`,
     `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens` (means of one interaction; source
     app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 
@@ -79,6 +80,9 @@ def measure(
         Cancelled: the opinions' stop was set; nothing was stored.
     """
     found = windows(warehouse, settings.windows, workload, now)
+    conversations, needed = found.current.conversations if found else 0, settings.windows.minimum_rows
+    what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
+    note(warehouse, workload, "quality", conversations, needed, what, now)
     if found is None:
         return []
     judgements.follow(warehouse)
@@ -88,7 +92,7 @@ def measure(
         cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
         cursor.execute(QUERIES["name_others"])
         figures = (
-            _rates(cursor, workload, found.current.start)
+            _rates(cursor, workload, found.current, now)
             + _grounding_rates(cursor, settings, workload, found.current, now)
             + _of_texts(cursor, workload, found.current, now)
             + (_opinions(cursor, settings, workload, found.current, now, opinions) if opinions else [])
@@ -111,9 +115,18 @@ def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
     return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": min(recent, now - EVERY_HOUR)})
 
 
-def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:
-    rows = cursor.execute(QUERIES["votes"], {"workload": workload, "start": start}).fetchall()
-    return [Figure(workload, model, RATES[name], source, *wilson(yes, n), n) for name, source, model, yes, n in rows]
+def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+    """What people, judges and apps voted, with intervals for votes of which those of one account are alike."""
+    judgements.comparable_votes(cursor, workload, window.start, window.end, now=now)
+    units: dict[tuple[str, str, str], dict[tuple[int, int], int]] = defaultdict(dict)
+    for name, source, model, yes, n, count in cursor.execute(QUERIES["votes"]).fetchall():
+        units[name, source, model][yes, n] = count
+    return [
+        Figure(
+            workload, model, RATES[name], source, *clustered_rate(of), sum(n * count for (_, n), count in of.items())
+        )
+        for (name, source, model), of in units.items()
+    ]
 
 
 def _grounding_rates(

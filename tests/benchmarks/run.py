@@ -15,7 +15,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
-    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate",
+    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "policy", "train", "evaluate",
     "vllm_evaluation", "watch", "forget", "restaurant8k", "banking77", "workloads",
 )  # fmt: skip
 

@@ -107,7 +107,7 @@ def dependent() -> tuple[float, float]:
 
 
 def votes_needed() -> dict[str, float]:
-    """Votes that show a fall of 20 points by users' votes alone, 300 before: a mean of evidence, or shared-out error."""
+    """Users' votes that show a fall of 20 points, 300 before: by a mean of evidence, or with the error shared out."""
     after = np.arange(30, 1_000)
     found = log_e_value(0.15 * 300, 300, 0.35 * after, after, SETTINGS.margin)
     weights = {"watch_votes_mean": COMPARED["helpful", "user"], "watch_votes_bonferroni": 1 / len(COMPARED)}

@@ -53,6 +53,8 @@ VALUES = {
     "task": ["quality", "drift", "archive"],
     "part": ["file", "used", "log"],
     "rate": ["helpful", "hallucination"],
+    "name": ["helpful"],
+    "monitor": ["quality", "policy"],
     "metric": ["helpful", "latency"],
     "verdict": ["go_on", "roll_back"],
 }

@@ -194,6 +194,26 @@ def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue
     assert queue.runs.ask("support").retrain
 
 
+def test_a_reason_without_anything_new_to_learn_asks_experts_and_trains_nothing(queue: Queue) -> None:
+    teacher = Teacher(queue.warehouse, "support")
+    for question in ("can I pay by cheque", "who repairs a broken lamp"):
+        teacher.ask(question, "I'm not sure, sorry.")
+    asked = "SELECT count(*) AS n FROM label_requests WHERE workload = 'support'"
+    queue.configure(labels={"per_day": 0})
+    assert not any("experts" in reason for reason in queue.runs.ask("support", scheduled=True).reasons)
+    assert queue.warehouse.row(asked) == {"n": 0}
+    queue.configure(labels={"per_day": 1})
+    assert queue.runs.ask("support").reasons == ("no reason to retrain",)
+    assert queue.warehouse.row(asked) == {"n": 0}
+    decision = queue.runs.ask("support", scheduled=True)
+    assert not decision.retrain
+    assert decision.reasons[-1] == "experts are asked for labels (retuned labels)"
+    assert queue.warehouse.row(asked) == {"n": 1}
+    queue.runs.ask("support", scheduled=True)
+    assert queue.warehouse.row(asked) == {"n": 1}
+    assert queue.states() == {}
+
+
 def test_a_run_that_waits_outlives_a_restart(queue: Queue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.runs.ask("support", asked_by="an operator")

@@ -112,7 +112,7 @@ def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_othe
     assert (figure.value, figure.n) == (0.25, 100)
     # Now ten others correct what the first called helpful, and an expert corrects one.
     warehouse.execute(  # as if they came with the expert's
-        "UPDATE feedback SET user_id = 'another', batch = (SELECT last + 1 FROM batches) "
+        "UPDATE feedback SET user_id = id, batch = (SELECT last + 1 FROM batches) "
         "WHERE id IN (SELECT 'feedback-' || n FROM range(400, 410) t(n))"
     )
     feedback(warehouse, ids[:1], "correction", "No: 9 days.", source="expert", when=NOW, offset=500)
