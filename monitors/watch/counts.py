@@ -161,8 +161,9 @@ def _slow(
     times = {"start": watched.since - DAY, "since": watched.since, "warm": warm, "end": watched.end}
     parameters = {**watched.names, **times, "ratio": settings.latency_ratio}
     for row in rows_of(cursor.execute(QUERIES["latency"], parameters)):
-        kinds, against = (beside, "same_time") if row.pop("same_time") else (before, "all")
-        kinds["latency", "app"].append(Counts(against, **row))
+        same_time = row.pop("same_time")
+        kinds = beside if same_time else before
+        kinds["latency", "app"].append(Counts("same_time" if same_time else "all", **row))
 
 
 def _fairest(

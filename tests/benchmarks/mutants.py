@@ -67,7 +67,10 @@ TARGETS = {
     ),
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
     "daemon/policy/decision.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
-    "monitors/watch/check.py": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge"),
+    **{
+        f"monitors/watch/{module}.py": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge")
+        for module in ("check", "comparison", "counts")
+    },
     "daemon/policy/evidence.sql": Target(_EVIDENCE),
     "daemon/transfer/exports.sql": Target((f"{INTEGRATION}import_export.py",), "exported"),
     "monitors/watch/watch.sql": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge"),
