@@ -36,7 +36,7 @@ WITH placed AS (
 ), units AS (
     SELECT name, source, after, unit, avg(bad::INTEGER) AS known,
            avg(bad::INTEGER) FILTER (
-               answered_at + later < $end AND voted_at + later <= $end
+               voted_at + later <= $end
                AND (NOT after OR $periods = 0 OR answered_at < $since + $longest OR answered_at <= $end - $within)
            ) AS bad
     FROM placed
