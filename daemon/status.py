@@ -92,7 +92,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "decisions": [_with_labels(row) for row in rows("decisions")],
         "runs": rows("runs"),
         "promotions": rows("promotions"),
-        "watch": asdict(seen) if (seen := watch.latest(warehouse, workload)) else None,
+        "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),
         "roi": _roi(warehouse, settings, workload),
     }
