@@ -43,7 +43,7 @@ SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls, i.finish_reason
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -70,7 +70,7 @@ SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -149,7 +149,10 @@ UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $ve
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
 -- name: unannounced
-SELECT p.*, m.path, known.base_model
+-- What a provider serves has its name there: of the base model it is the base model's own.
+SELECT p.*, m.path, known.base_model,
+       CASE WHEN p.version IS NOT NULL THEN m.provider_model
+            WHEN known.provider_model IS NOT NULL THEN known.base_model END AS provider_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from retuned.retrain.decision.interval import error_of_try, examples_needed, interval
-from retuned.retrain.scoring.label import confusion, labels_of, macro_f1
+from retuned.retrain.scoring.label import as_figures, confusion, labels_of, macro_f1
 from retuned.retrain.settings import GateSettings
 
 GUARD_ERROR = 0.1
@@ -589,9 +589,7 @@ def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> De
         if given.total() >= LABEL_EXAMPLES and 3 * given[label] >= given.total() and not after[label][label]
     ]
     figures = {"macro_f1_champion": macro_f1(before), "macro_f1_candidate": macro_f1(after)}
-    for label, given in after.items():
-        for answered, times in given.items():
-            figures[f"confusion[{label}][{answered}]"] = float(times)
+    figures |= as_figures(after)
     text = (
         f"Over {len(after)} labels the candidate's macro-F1 is {figures['macro_f1_candidate']:.3f} and the "
         f"{opponent}'s {figures['macro_f1_champion']:.3f}; "

@@ -27,7 +27,14 @@ from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluatio
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
-from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.settings import (
+    EvaluateSettings,
+    GateSettings,
+    MetricSettings,
+    ModelsSettings,
+    Settings,
+    TrainSettings,
+)
 
 TOPIC = "model-events"
 
@@ -351,7 +358,7 @@ def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
         bench.settings = bench.settings.model_copy(update={"evaluate": evaluate})
         result = bench.retrain()
     assert result.promoted
-    assert "The judge wise, which decides nothing, prefers" in result.reasons[-1]
+    assert "on the holdout the judge wise prefers" in result.reasons[-1]
     assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 22
     verdicts = bench.warehouse.rows(
         "SELECT model, split, verdict FROM evaluations WHERE verdict IS NOT NULL AND run_id = ?", [result.run_id]
@@ -362,6 +369,26 @@ def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
     }
     assert result.figures["traffic_judged"] == 22
     assert "By the judge it loses " in " ".join(result.reasons)
+
+
+def test_a_judge_that_is_the_metric_is_asked_about_each_answer_to_traffic_once(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
+    real.play(monkeypatch)
+    with serving() as judging:
+        metric = MetricSettings(name="judge", criteria="It is short.")
+        own = {"evaluate": judging.settings(judge_examples=22), "metric": metric}
+        bench.settings = bench.settings.model_copy(update=own)
+        result = bench.retrain()
+        asked = [question["messages"] for question in judging.asked]
+    assert result.figures["traffic_judged"] == 22
+    assert len(asked) == 2 * 22
+    assert {"It is short." in instructions["content"] for instructions, _ in asked} == {True}
+    assert "judge_win_rate" not in result.figures
+    assert "Answers are scored by the metric judge" in result.reasons[-1]
 
 
 def test_a_judge_that_is_away_stops_nothing(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +533,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(
     bench.on_line = meddle
     result = bench.retrain()
     assert (result.passed, result.promoted) == (True, False)
-    assert "support@aaaaaaaa became champion while" in result.reasons[-1]
+    assert "support@aaaaaaaa was put into service while" in result.reasons[-1]
 
 
 def test_a_child_that_fails_leaves_the_champion_and_says_why(
