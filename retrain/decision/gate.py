@@ -25,6 +25,10 @@ SLICE_EXAMPLES = 8
 LABEL_EXAMPLES = 3
 """With so many, a label is lost that the champion answers right in a third of its questions and the candidate never."""
 
+VALID_EXAMPLES = 100
+"""With fewer answers that programs read no broken one is put down to chance. With so many, a candidate that breaks one
+in ten is found beyond chance in all but one of a hundred cases."""
+
 ABSTAINED = 0.5
 """Share of the holdout on which the metric may abstain."""
 
@@ -132,7 +136,9 @@ def decide(
         "traffic": _traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
         "general": _general(_pairs(*general), settings, structured),
     }
-    if formed := [(old, new) for old, new in answered if old.valid is not None and new.valid is not None]:
+    # A holdout may be too small to hold one of the answers that a candidate breaks.
+    read = [*answered, *_pairs(champion_regression, candidate_regression)]
+    if formed := [(old, new) for old, new in read if old.valid is not None and new.valid is not None]:
         checks["validity"] = _validity(formed, settings, opponent)
     if labelled := [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]:
         checks["labels"] = _labels(labelled, opponent)
@@ -582,15 +588,23 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
 
 
 def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
-    """Answers that no program can read. Nothing is granted to chance: whoever reads them has no use for any."""
+    """Answers that no program can read, of the holdout and of the regression set.
+
+    Few of them are compared as they are: whoever reads them has no use for a broken one, and the test of `_within`
+    would find none. Of many, chance breaks some of any model's, and decides which of two equal ones breaks one more.
+    """
     before, after = fmean(not old.valid for old, _ in pairs), fmean(not new.valid for _, new in pairs)
     limit = settings.maximum_invalid_rise
-    passed = after - before <= limit + 1e-9
+    if len(pairs) < VALID_EXAMPLES:
+        within = after - before <= limit + 1e-9
+        verdict = _Verdict(within, "within" if within else "above")
+    else:
+        verdict = _within([float(bool(old.valid)) - float(bool(new.valid)) for old, new in pairs], limit)
     return Decision(
-        passed,
+        verdict.passed,
         [
             f"Of {len(pairs)} answers that programs read, the candidate breaks {after:.1%} and the {opponent} "
-            f"{before:.1%}: {after - before:+.1%}, {'within' if passed else 'above'} the allowed rise of {limit:.1%}."
+            f"{before:.1%}: {after - before:+.1%}, {verdict} the allowed rise of {limit:.1%}."
         ],
         {"invalid_champion": before, "invalid_candidate": after},
     )

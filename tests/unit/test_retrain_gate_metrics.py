@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
+import numpy as np
 import pytest
 from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
 
@@ -48,6 +50,32 @@ def test_no_answer_may_break_that_was_whole() -> None:
     allowed = GateSettings(resamples=1_000, maximum_invalid_rise=0.05)
     assert decide(poor, broken, [], [], allowed, 0).outcome
     assert judged([replace(row, valid=False) for row in poor], broken).outcome
+
+
+def test_a_broken_answer_counts_that_only_the_regression_set_shows() -> None:
+    poor, good, earlier = (rows([score] * 30, valid=True) for score in (0.0, 1.0, 1.0))
+    broken = [replace(earlier[0], score=0.0, valid=False), *earlier[1:]]
+    assert decide(poor, good, earlier, earlier, SETTINGS, 0).outcome
+    decision = decide(poor, good, earlier, broken, SETTINGS, 0)
+    assert decision.reasons[-1] == "Refused by: validity."
+
+
+@pytest.mark.parametrize(("broken", "passed"), [(3, True), (4, False), (10, False)])
+def test_of_many_answers_chance_explains_a_few_broken_ones(broken: int, passed: bool) -> None:
+    """By hand: of four that only one of two equal models breaks, all are the candidate's once in sixteen times."""
+    poor, good = rows([0.0] * 100, valid=True), rows([1.0] * 100, valid=True)
+    worse = [replace(row, valid=i >= broken) for i, row in enumerate(good)]
+    assert judged(poor, worse).figures["passed[validity]"] == passed
+
+
+def test_of_two_models_that_break_one_in_a_hundred_neither_is_refused_for_it() -> None:
+    luck = np.random.default_rng(0)
+
+    def answers() -> list[Row]:
+        return [replace(row, valid=bool(luck.random() >= 0.01)) for row in rows([1.0] * 200)]
+
+    passed = [judged(answers(), answers()).figures["passed[validity]"] for _ in range(200)]
+    assert fmean(passed) >= 0.95
 
 
 def test_a_lost_label_is_refused_though_the_whole_gains() -> None:
