@@ -25,6 +25,10 @@ SLICE_EXAMPLES = 8
 LABEL_EXAMPLES = 3
 """With so many, a label is lost that the champion answers right in a third of its questions and the candidate never."""
 
+LABEL_LOSSES = 4
+"""And one that the champion answers right so often, in however many questions: of two equal models one alone is right
+in all four once in sixteen times, which is below GUARD_ERROR."""
+
 VALID_EXAMPLES = 100
 """With fewer answers that programs read no broken one is put down to chance. With so many, a candidate that breaks one
 in ten is found beyond chance in all but one of a hundred cases."""
@@ -136,12 +140,12 @@ def decide(
         "traffic": _traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
         "general": _general(_pairs(*general), settings, structured),
     }
-    # A holdout may be too small to hold one of the answers that a candidate breaks.
-    read = [*answered, *_pairs(champion_regression, candidate_regression)]
-    if formed := [(old, new) for old, new in read if old.valid is not None and new.valid is not None]:
+    # A holdout may be too small to hold one of the answers that a candidate breaks, or enough questions of a label.
+    earlier = _pairs(champion_regression, candidate_regression)
+    if formed := [(old, new) for old, new in [*answered, *earlier] if old.valid is not None and new.valid is not None]:
         checks["validity"] = _validity(formed, settings, opponent)
-    if labelled := [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]:
-        checks["labels"] = _labels(labelled, opponent)
+    if labelled := _labelled(pairs):
+        checks["labels"] = _labels(labelled, _labelled(_scored(earlier)), opponent)
     if produced := _scored(_pairs(logged, candidate)):
         checks["logged"] = _logged(produced, settings, seed, tries, serving)
     figures = _counts(len(pairs), len(answered))
@@ -610,14 +614,26 @@ def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     )
 
 
-def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> Decision:
-    """No label is lost. A label that merely got worse is a slice like any other."""
+Labelled = list[tuple[str, Measured, Measured]]
+
+
+def _labelled(pairs: Pairs) -> Labelled:
+    return [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]
+
+
+def _labels(rows: Labelled, earlier: Labelled, opponent: str) -> Decision:
+    """No label is lost, on the holdout and the regression set together. A label that merely got worse is a slice like
+    any other."""
     before = confusion((label, old.answered) for label, old, _ in rows)
     after = confusion((label, new.answered) for label, _, new in rows)
+    known = confusion((label, old.answered) for label, old, _ in [*rows, *earlier])
+    kept = {label for label, _, new in [*rows, *earlier] if new.answered == label}
     lost = [
         label
-        for label, given in before.items()
-        if given.total() >= LABEL_EXAMPLES and 3 * given[label] >= given.total() and not after[label][label]
+        for label, given in known.items()
+        if given.total() >= LABEL_EXAMPLES
+        and (given[label] >= LABEL_LOSSES or 3 * given[label] >= given.total())
+        and label not in kept
     ]
     figures = {"macro_f1_champion": macro_f1(before), "macro_f1_candidate": macro_f1(after)}
     for label, given in after.items():
@@ -628,7 +644,7 @@ def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> De
         f"{opponent}'s {figures['macro_f1_champion']:.3f}; "
     )
     if lost:
-        named = ", ".join(f"“{label}” ({before[label][label]} of {before[label].total()})" for label in lost)
+        named = ", ".join(f"“{label}” ({known[label][label]} of {known[label].total()})" for label in lost)
         text += f"the candidate never answers what the {opponent} can: {named}."
     else:
         text += "none is lost."

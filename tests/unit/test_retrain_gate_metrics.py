@@ -93,6 +93,24 @@ def test_a_lost_label_is_refused_though_the_whole_gains() -> None:
     assert judged(before, labelled(rights, rights)).outcome
 
 
+@pytest.mark.parametrize(("held", "earlier"), [(20, 0), (2, 18)])
+@pytest.mark.parametrize(("right", "lost"), [(4, True), (3, False)])
+def test_a_label_is_lost_that_a_weak_champion_answered_rightly_four_times(
+    held: int, earlier: int, right: int, lost: bool
+) -> None:
+    def asked(questions: int, right: int, others: int) -> tuple[list[Row], list[Row]]:
+        """Champion and candidate: the label in question, and others that the candidate alone answers rightly."""
+        rights = ["rare"] * questions + ["common"] * others
+        champion = ["rare"] * right + ["common"] * (questions - right) + [None] * others
+        return labelled(rights, champion), labelled(rights, ["common"] * len(rights))
+
+    settings = GateSettings(resamples=1_000, maximum_regression_drop=1.0, maximum_slice_drop=1.0)
+    holdout = asked(held, 0 if earlier else right, 80)
+    decision = decide(*holdout, *asked(earlier, right if earlier else 0, 0), settings, 0)
+    assert decision.outcome != lost
+    assert not lost or "“rare” (4 of 20)" in " ".join(decision.reasons)
+
+
 @pytest.mark.parametrize("examples", [30, 100])
 @pytest.mark.parametrize(
     ("equal", "worse"),
