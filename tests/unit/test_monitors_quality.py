@@ -22,6 +22,7 @@ from retuned.monitors.quality import measure as quality
 from retuned.monitors.quality.consistency import contradict
 from retuned.monitors.quality.measure import Figure, measure
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
+from retuned.monitors.statistics import wilson
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
@@ -103,6 +104,15 @@ def test_one_person_changing_their_mind_has_one_vote(warehouse: Warehouse) -> No
     feedback(warehouse, [answer], "helpful", False, when=NOW - MINUTE, offset=1)
     figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
     assert (figure.value, figure.n) == (0.0, 1)
+
+
+def test_votes_of_an_account_are_capped_and_are_not_independent(warehouse: Warehouse) -> None:
+    for account in range(20):
+        ids = answers(warehouse, 6, offset=100 + 10 * account, user_id=f"account {account}")
+        feedback(warehouse, ids, "helpful", account < 15, when=NOW, offset=10 * account)
+    figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
+    assert (figure.value, figure.n) == (0.75, 20 * 5)
+    assert (figure.value, figure.low, figure.high) == pytest.approx(wilson(15, 20))
 
 
 def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_otherwise(warehouse: Warehouse) -> None:
