@@ -138,6 +138,15 @@ class RoiSettings(Section):
         None,
         description="cost of one token that a language model is paid for to judge a run's answers (evaluate.judge_url)",
     )
+    provider_training_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that the provider trains on, in each epoch"
+    )
+    provider_input_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that a model of the provider reads in an evaluation"
+    )
+    provider_output_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that it generates there"
+    )
     token_cost: Rate = Field(None, description="cost of one token, where an event does not say its cost")
     expert_hourly_rate: Rate = Field(None, description="cost of an hour of an expert who corrects or judges answers")
     expert_minutes: NotNegative = Field(3.0, description="minutes that an expert takes for one answer")

@@ -91,16 +91,21 @@ class Runs:
             self.wake()
         return decision
 
-    def rebase(self, workload: str, base: Path, asked_by: str, reason: str) -> None:
+    def rebase(self, workload: str, name: str, asked_by: str, reason: str) -> None:
         """Put a training on another base model in line, from all that the workload's champion learned.
+
+        Args:
+            name: the folder of that model, or the provider's name of it where a provider trains the workload.
 
         Raises:
             RetunedError: there is no model in the folder, or nothing to compare it with.
         """
         context, settings = self._context, self._context.settings.for_workload(workload)
-        if not base.is_absolute():
-            raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
-        check_base_model(base, "base")
+        base = settings.base_named(name)
+        if isinstance(base, Path):
+            if not base.is_absolute():
+                raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
+            check_base_model(base, "base")
         if not settings.models.retrains(workload):
             raise RetunedError(f"workload {workload}: it is not one to retrain; add it to models.workloads")
         champion = versions.champion(context.warehouse, workload)
@@ -111,7 +116,8 @@ class Runs:
             )
         if champion.base_hash == versions.base_hash(base):
             raise RetunedError(f"workload {workload}: {champion.name} was trained on {base} already")
-        if settings.evaluate.engine == "server":
+        versions.base_of(champion, settings.base)
+        if isinstance(base, Path) and settings.evaluate.engine == "server":
             raise RetunedError(
                 "evaluate.engine is server, which has one base model: set it to transformers to compare two"
             )

@@ -105,7 +105,10 @@ def forget(warehouse: Warehouse, old: datetime) -> int:
 def _money(
     warehouse: Warehouse, settings: Settings, workload: str, rated: tuple[Ratings, ...], now: datetime
 ) -> payoff.Money | None:
-    """What answers earned over the latest payback time, and what runs took; None before the first run."""
+    """What answers earned over the latest payback time, and what runs took; None before the first run, and where a
+    provider trains, which is not paid by the hour."""
+    if settings.train.engine == "api":
+        return None
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})
     if not runs:
         return None

@@ -163,6 +163,7 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
         "rates": [row for row in voted if not row["day"]],
         "corrections": rows("corrections")[0]["corrections"],
         "some_archived": rows("archived")[0]["some"],
+        **rows("as_of")[0],
     }
 
 
@@ -212,7 +213,7 @@ def benchmark(
         rows = dataset.load(warehouse, workload, newest["version"])
         if rows is None:
             return {"problem": f"The dataset {newest['version']} is not there any more."}
-        settings = settings.with_base(versions.base_of(champion, settings.models.base))
+        settings = settings.with_base(versions.base_of(champion, settings.base))
         dtype = champion.manifest["training"]["dtype"]
         logged = dataset.logged_answers(warehouse, rows)
         found, _ = evaluate(rows, None, champion.path, settings, dtype, folder / "benchmark", stop, logged=logged)

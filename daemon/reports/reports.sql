@@ -8,6 +8,11 @@ GROUP BY day ORDER BY day
 -- Whether answers of the period may have left the warehouse.
 SELECT count(*) > 0 AS some FROM archives WHERE table_name = 'interactions' AND last_received_at >= $start
 
+-- name: as_of
+SELECT
+    (SELECT max(created_at) FROM quality WHERE workload = $workload AND created_at >= $start AND created_at < $end) AS measured_at,
+    (SELECT booked_at FROM ledger_position) AS booked_at
+
 -- name: figures
 -- The last measurement of each day, of all models together; but for what is counted from votes.
 SELECT created_at::DATE AS day, metric, source, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,

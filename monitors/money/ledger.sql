@@ -23,8 +23,11 @@ WITH touched AS (
     WHERE NOT starts_with(topic, 'import:')
 ), answers AS (
     SELECT interactions.rowid AS answer, *, coalesce(conversation_id, id) AS conversation,
-           CASE WHEN starts_with(model, workload || '@') THEN nullif(substr(model, length(workload) + 2), 'base') END
-               AS version
+           CASE WHEN starts_with(model, workload || '@') THEN nullif(substr(model, length(workload) + 2), 'base')
+                ELSE (
+                    SELECT any_value(models.version) FROM models  -- a provider reports its own name of a version
+                    WHERE models.workload = interactions.workload AND models.provider_model = interactions.model
+                ) END AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
         AND conversations.day = interactions.timestamp::DATE
@@ -203,8 +206,12 @@ ON CONFLICT DO UPDATE SET
 -- that was in service when it ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
        CASE $item
-           WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
+           WHEN 'training' THEN CASE  -- a provider is paid by the token
+               WHEN provider_job IS NULL THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600 END
            WHEN 'judging' THEN judge_tokens
+           WHEN 'provider_training' THEN trained_tokens
+           WHEN 'provider_input' THEN runs.input_tokens
+           WHEN 'provider_output' THEN runs.output_tokens
        END AS quantity,
        CASE WHEN led.id IS NULL THEN served.version ELSE led.version END AS version,
        coalesce(led.id, served.id) AS promotion

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 
 import duckdb
 
+from retuned.consumers.common import tool_calls
 from retuned.consumers.common.tone import likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.blindness import note
+from retuned.monitors.answers import words
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.hallucination.rules import grounding
@@ -136,6 +138,8 @@ def _grounding_rates(
     threshold = settings.quality.grounding_threshold
     verdicts: dict[str, list[bool | None]] = defaultdict(list)
     for model, messages, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
+        if not words(response):
+            continue
         verdict = alarms(messages, response, context, threshold)
         verdicts[model].append(verdict)
         verdicts[ALL_MODELS].append(verdict)
@@ -162,9 +166,10 @@ def _opinions(
     sample(cursor, "shown_answers", workload, window, settings.windows.sample_rows, OPINIONS_SEED)
     answers = []
     for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
-        passages, asked = _passages(context), last_question(messages)
-        grounded = grounding(response, passages, asked) if is_judgeable(response, passages) else None
-        answers.append(Answer(identity, asked, passages, response, grounded, settings.objective))
+        passages, asked, said = _passages(context), last_question(messages), words(response)
+        if said:
+            grounded = grounding(said, passages, asked) if is_judgeable(said, passages) else None
+            answers.append(Answer(identity, asked, passages, said, grounded, settings.objective))
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, answers, now).items()
@@ -176,15 +181,15 @@ def _passages(context: str) -> tuple[str, ...]:
 
 
 def alarms(messages: str, response: str, context: str, threshold: float) -> bool | None:
-    """Whether the grounding scorer takes an answer for invented; None: it cannot judge it.
+    """Whether the grounding scorer takes the words of an answer for invented; None: it cannot judge them.
 
     Args:
-        messages, context: as they are stored.
+        messages, response, context: as they are stored.
     """
-    passages = _passages(context)
-    if not is_judgeable(response, passages):
+    passages, said = _passages(context), words(response)
+    if not is_judgeable(said, passages):
         return None
-    return grounding(response, passages, last_question(messages)) < threshold
+    return grounding(said, passages, last_question(messages)) < threshold
 
 
 def _calibrated(
@@ -219,11 +224,13 @@ def _calibrated(
 
 
 def _of_texts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
-    """What the sampled answers say of each other, and how they sound."""
+    """What the sampled answers say of each other, and how they sound: those that have words."""
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for model, messages, context, response in cursor.execute(QUERIES["asked"]).fetchall():
+        if not (said := words(response)):
+            continue
         for who in (model, ALL_MODELS):
-            answers[who].append((question(messages, context), response))
+            answers[who].append((question(messages, context), said))
     return _contradictions(workload, answers) + _tone(cursor, workload, window, now, answers)
 
 
@@ -245,7 +252,11 @@ def _tone(
 ) -> list[Figure]:
     since = now - timedelta(days=APPROVED_DAYS)
     wanted = {"workload": workload, "since": since, "start": window.start, "most": APPROVED_ANSWERS}
-    approved = [text for (text,) in cursor.execute(QUERIES["approved"], wanted).fetchall()]
+    stored = [
+        tool_calls.answer_text(json.loads(answer))
+        for (answer,) in cursor.execute(QUERIES["approved"], wanted).fetchall()
+    ]
+    approved = [said for text in stored if (said := words(text))]
     if len(approved) < APPROVED_MINIMUM:
         return []
     found = {model: likeness([text for _, text in given], approved) for model, given in sorted(answers.items())}

@@ -109,7 +109,7 @@ WITH answers AS MATERIALIZED (
 ), words AS (
     SELECT
         interaction_id,
-        arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
+        arg_max(value, timestamp) FILTER (name = 'correction') AS correction,
         bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
         max(timestamp) AS said_at
     FROM feedback
@@ -124,7 +124,7 @@ WITH answers AS MATERIALIZED (
     LIMIT $most
 )
 -- The texts of these alone are read.
-SELECT coalesce(correction, response) AS text
+SELECT coalesce(correction, to_json(response)) AS answer
 FROM latest JOIN interactions ON interactions.rowid = latest.answer
 ORDER BY said_at DESC, latest.id
 

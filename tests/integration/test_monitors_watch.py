@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from traffic import store
+from traffic import registered, store
 from watched import HOUR, NEW, NOW, OLD, OVER, SETTINGS, SINCE, compared, counted, promote, rated, seen
 
 from retuned.consumers.warehouse.connection import Warehouse
@@ -177,6 +177,19 @@ def test_the_base_model_goes_by_whatever_name_apps_have_for_it(warehouse: Wareho
     rated(warehouse, OLD, 5, 5)
     rated(warehouse, NEW, 6, 4)
     assert counted(compared(seen(warehouse))) == (2, 7, 4, 10)
+
+
+def test_a_providers_name_of_a_version_is_the_version(warehouse: Warehouse) -> None:
+    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v2", workload="other")
+    for version in ("v1", "v2"):
+        registered(warehouse, version, f"ft:gpt-4.1-mini:us:{version}")
+    promote(warehouse)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4, latency_seconds=1.0)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE, latency_seconds=1.0)
+    rated(warehouse, "gpt-4.1-mini", 0, 3)  # the base model
+    found = seen(warehouse)
+    assert counted(compared(found)) == (4, 16, 1, 6)
+    assert counted(compared(found, "latency", "app"))[1::2] == (1, 1)
 
 
 def test_one_person_has_one_voice_however_often_they_vote(warehouse: Warehouse) -> None:

@@ -111,9 +111,9 @@ def test_every_reason_is_told() -> None:
 
 def test_a_reason_waits_for_something_to_learn() -> None:
     assert decide(evidence(drifted=(True, True), corrections_to_learn=50), SETTINGS, NOW).retrain
-    decision = decide(evidence(drifted=(True, True), corrections_to_learn=49), SETTINGS, NOW)
+    decision = decide(evidence(drifted=(True, True), corrections_to_learn=39), SETTINGS, NOW)
     assert decision.retrain is False
-    assert decision.reasons[-1] == "but there is too little to learn: 49 new corrections of 50 needed"
+    assert decision.reasons[-1] == "but there is too little to learn: 39 new corrections of 40 needed"
 
 
 def test_the_same_corrections_are_not_tried_twice() -> None:
@@ -124,10 +124,10 @@ def test_the_same_corrections_are_not_tried_twice() -> None:
 
 
 def test_after_a_version_was_taken_back_as_much_must_be_new_as_for_a_first_run() -> None:
-    few = evidence(drifted=(True, True), taken_back=True, untried_corrections=49, corrections_to_learn=200)
+    few = evidence(drifted=(True, True), taken_back=True, untried_corrections=39, corrections_to_learn=200)
     decision = decide(few, SETTINGS, NOW)
     assert not decision.retrain
-    assert decision.reasons[-1].endswith("too little is new since: 49 corrections of 50 needed")
+    assert decision.reasons[-1].endswith("too little is new since: 39 corrections of 40 needed")
     assert decide(evidence(drifted=(True, True), taken_back=True, untried_corrections=50), SETTINGS, NOW).retrain
     assert decide(
         evidence(drifted=(True, True), untried_corrections=1, corrections_to_learn=200), SETTINGS, NOW
