@@ -11,8 +11,8 @@ from retuned.consumers.common import tool_calls
 from retuned.consumers.common.tone import likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
-from retuned.monitors.blindness import note
 from retuned.monitors.answers import words
+from retuned.monitors.blindness import note
 from retuned.monitors.hallucination.judgeable import is_judgeable
 from retuned.monitors.hallucination.opinions import Answer, Opinions
 from retuned.monitors.hallucination.rules import grounding
