@@ -81,7 +81,9 @@ def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decis
     if expected and not expected.pays:
         against = (*against, f"but it does not pay: {expected}")
     if against:
-        return Decision(False, (*reasons, *against), expected, lacks_labels=bool(lacking))
+        # What a run under way learns from is not tried yet.
+        lacks_labels = bool(lacking) and not evidence.running
+        return Decision(False, (*reasons, *against), expected, lacks_labels)
     return Decision(True, (*reasons, f"it pays: {expected}") if expected else reasons, expected)
 
 

@@ -165,6 +165,7 @@ def test_cool_down_ends_at_its_time() -> None:
 
 def test_never_two_runs_at_once() -> None:
     assert decide(evidence(drifted=(True, True), running=True), SETTINGS, NOW).reasons[-1] == "but a run is under way"
+    assert not decide(evidence(drifted=(True, True), running=True, untried_corrections=0), SETTINGS, NOW).lacks_labels
 
 
 def test_switched_off_it_never_retrains_by_itself() -> None:

@@ -164,6 +164,20 @@ def test_a_month_with_nothing_but_answers(job: dict[str, Any]) -> None:
     assert "No benchmark of the models: The base model serves" in page
 
 
+def test_a_page_says_of_when_its_figures_are(job: dict[str, Any], warehouse: Warehouse) -> None:
+    month = Period.of("month", START)
+    assert {"measured_at": None, "booked_at": None}.items() <= gather(warehouse, "support", month).items()
+    warehouse.execute(
+        "INSERT INTO quality BY NAME SELECT unnest(?) AS created_at, 'support' AS workload, '*' AS model, "
+        "'helpful_rate' AS metric, 'user' AS source, 0.5 AS value, 0.4 AS low, 0.6 AS high, 9 AS n",
+        [[START, START + timedelta(minutes=1), month.end]],
+    )
+    warehouse.execute("UPDATE ledger_position SET booked_at = ?", [START + timedelta(minutes=2)])
+    draw(job | {"now": gather(warehouse, "support", month)}, lambda _: None)
+    page = Path(job["page"]).read_text()
+    assert "Quality is that measured until 2026-03-02 09:01. Money is what was booked until 2026-03-02 09:02." in page
+
+
 def test_each_vote_counts_once_whatever_the_window(warehouse: Warehouse) -> None:
     """A window of a week shows a vote in the figures of seven days."""
     month = Period.of("month", START)
@@ -194,17 +208,3 @@ def test_a_period_whose_votes_are_archived_is_as_its_report_had_it(warehouse: Wa
     assert period_before(warehouse, "support", march, tmp_path)["rates"] == [rate(0.9, 7)]
     february.write_text(json.dumps({"now": {"figures": []}}))  # of a version that did not know them
     assert period_before(warehouse, "support", march, tmp_path)["rates"] == []
-
-
-def test_a_page_says_of_when_its_figures_are(job: dict[str, Any], warehouse: Warehouse) -> None:
-    month = Period.of("month", START)
-    assert {"measured_at": None, "booked_at": None}.items() <= gather(warehouse, "support", month).items()
-    warehouse.execute(
-        "INSERT INTO quality BY NAME SELECT unnest(?) AS created_at, 'support' AS workload, '*' AS model, "
-        "'helpful_rate' AS metric, 'user' AS source, 0.5 AS value, 0.4 AS low, 0.6 AS high, 9 AS n",
-        [[START, START + timedelta(minutes=1), month.end]],
-    )
-    warehouse.execute("UPDATE ledger_position SET booked_at = ?", [START + timedelta(minutes=2)])
-    draw(job | {"now": gather(warehouse, "support", month)}, lambda _: None)
-    page = Path(job["page"]).read_text()
-    assert "Quality is that measured until 2026-03-02 09:01. Money is what was booked until 2026-03-02 09:02." in page
