@@ -23,11 +23,7 @@ WITH touched AS (
     WHERE NOT starts_with(topic, 'import:')
 ), answers AS (
     SELECT interactions.rowid AS answer, *, coalesce(conversation_id, id) AS conversation,
-           CASE WHEN starts_with(model, workload || '@') THEN nullif(substr(model, length(workload) + 2), 'base')
-                ELSE (
-                    SELECT any_value(models.version) FROM models  -- a provider reports its own name of a version
-                    WHERE models.workload = interactions.workload AND models.provider_model = interactions.model
-                ) END AS version
+           nullif(version_of(interactions.workload, interactions.model), 'base') AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
         AND conversations.day = interactions.timestamp::DATE

@@ -18,9 +18,7 @@ SELECT name, source, ceil(epoch_us($since - answered_at) / 86400e6)::INTEGER AS 
 FROM judgements
 WHERE workload = $workload AND answered_at >= $start AND answered_at < $since AND name IN ('helpful', 'hallucination')
   AND NOT demonstration
-  AND CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:]
-                ELSE coalesce((SELECT any_value(m.version) FROM models m
-                               WHERE m.workload = $workload AND m.provider_model = judgements.model), 'base') END = $previous
+  AND version_of($workload, model) = $previous
 GROUP BY ALL
 
 -- name: votes
@@ -52,12 +50,9 @@ GROUP BY ALL
 ORDER BY ALL
 
 -- name: answers
--- How many answers each gave. An answer under another name than workload@version, or a provider's name of a version, is one
--- of the base model.
+-- How many answers each gave.
 WITH answered AS (
-    SELECT CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:]
-                ELSE coalesce((SELECT any_value(m.version) FROM models m
-                               WHERE m.workload = $workload AND m.provider_model = traffic.model), 'base') END AS version
+    SELECT version_of($workload, model) AS version
     FROM traffic
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 )
@@ -74,9 +69,7 @@ WITH timed AS (  -- of answers whose content came in a log record: see the windo
     GROUP BY interaction_id
 ), answered AS (
     SELECT timestamp, coalesce(latency_seconds, seconds) AS seconds,
-           CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:]
-                ELSE coalesce((SELECT any_value(m.version) FROM models m
-                               WHERE m.workload = $workload AND m.provider_model = traffic.model), 'base') END AS version
+           version_of($workload, model) AS version
     FROM traffic LEFT JOIN timed ON interaction_id = id
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 ), known AS (
