@@ -17,22 +17,13 @@ from traffic import MINUTE, START, feedback, interactions, prompts
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, sweep, verdict, write_features
-from retuned.monitors.drift.comparison import (
-    COLUMNS,
-    NUMBERS,
-    SATISFACTION,
-    Comparison,
-    Feature,
-    add_topics,
-    compare,
-    method,
-    unusable,
-)
-from retuned.monitors.drift.topics import find_topics
+from retuned.monitors.drift.columns import COLUMNS, NUMBERS, SATISFACTION, read
+from retuned.monitors.drift.comparison import Feature, compare, differ, judge
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.settings import DriftSettings, Settings, WindowsSettings
-from retuned.monitors.statistics import holm, repeated_looks
-from retuned.monitors.windows import Season, windows
+from retuned.monitors.statistics import repeated_looks
+from retuned.monitors.drift.windows import windows
+from retuned.monitors.windows import Season
 
 ROWS = 300
 NOW = START + 2 * ROWS * MINUTE
@@ -64,27 +55,22 @@ def features(
     workload: str = "support",
     settings: Settings = SETTINGS,
     now: datetime = NOW,
+    sample: str = "answers",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = windows(warehouse, settings.windows, workload, now)
     assert found is not None
-    write_features(warehouse, settings, found, folder / "rows.parquet")
+    write_features(warehouse, settings, found, now, folder / "rows.parquet")
     table = pd.read_parquet(folder / "rows.parquet")
+    table = table[table["sample"] == sample]
     return table[table["window"] == "reference"].copy(), table[table["window"] == "current"].copy()
 
 
-def moved(reference: pd.DataFrame, current: pd.DataFrame) -> list[str]:
-    """What a check flags, without Evidently around the tests."""
-    topics = find_topics(list(reference["prompt"]), list(current["prompt"]), 12)
-    assert topics is not None
-    add_topics(reference, current, topics)
-    threshold = partial(repeated_looks, moving=1)
-    tests = Comparison(topics.p_value, 0.05, threshold)
-    values = {
-        name: tests.p_value(method(name), list(reference[name].dropna()), list(current[name].dropna()))
-        for name in COLUMNS
-        if unusable(reference[name], current[name]) is None
-    }
-    return [name for name, value in values.items() if value <= holm(values.values(), 0.05, threshold)]
+def moved(warehouse: Warehouse, folder: Path, *about: Any) -> list[str]:
+    """What a check flags, without Evidently around the tests. The arguments are those of `features`."""
+    features(warehouse, folder, *about)
+    columns = read(folder / "rows.parquet", 12, [])
+    verdicts = judge(columns, differ(columns)[0], 0.05, 0.05, 1)
+    return [name for name, verdict in verdicts.items() if verdict.drifted]
 
 
 def job(folder: Path) -> dict[str, Any]:
@@ -94,6 +80,8 @@ def job(folder: Path) -> dict[str, Any]:
         "report": str(folder / "a.json"),
         "title": "Drift of <b>support</b>",
         "false_alarm_rate": 0.05,
+        "minimum_distance": 0.05,
+        "segments": [],
         "topics": 8,
         "moving_windows": 1,
     }
@@ -174,7 +162,7 @@ def test_quiet_traffic_alarms_no_more_often_than_promised(warehouse: Warehouse, 
     alarms = []
     for seed in range(10):
         traffic(warehouse, seed, workload=f"quiet-{seed}", rows=ROWS)
-        if names := moved(*features(warehouse, tmp_path, f"quiet-{seed}")):
+        if names := moved(warehouse, tmp_path, f"quiet-{seed}"):
             alarms.append(names)
     assert len(alarms) <= 1, alarms
 
@@ -194,7 +182,7 @@ def test_quiet_conversations_alarm_no_more_often_than_promised(warehouse: Wareho
                 warehouse, asked, rng, workload=workload, start=start, offset=offset, conversation_id=conversation
             )
         now = START + 2 * turns * ROWS * MINUTE
-        if names := moved(*features(warehouse, tmp_path, workload, settings, now)):
+        if names := moved(warehouse, tmp_path, workload, settings, now):
             alarms.append(names)
     assert len(alarms) <= 1, alarms
 
@@ -202,9 +190,9 @@ def test_quiet_conversations_alarm_no_more_often_than_promised(warehouse: Wareho
 def test_shifts_are_found_each_time(warehouse: Warehouse, tmp_path: Path) -> None:
     for seed in range(4):
         traffic(warehouse, seed, workload=f"topics-{seed}", weights=(2, 2, 2, 2, 7))
-        assert "topic" in moved(*features(warehouse, tmp_path, f"topics-{seed}"))
+        assert "topic" in moved(warehouse, tmp_path, f"topics-{seed}")
         traffic(warehouse, seed, workload=f"length-{seed}", answer_length=1.5)
-        assert "response_length" in moved(*features(warehouse, tmp_path, f"length-{seed}"))
+        assert "response_length" in moved(warehouse, tmp_path, f"length-{seed}")
 
 
 def rated(warehouse: Warehouse, workload: str, asked: list[str], start: datetime, offset: int, rates: Any) -> None:
@@ -226,7 +214,7 @@ def test_falling_satisfaction_with_the_same_questions_is_told_from_a_new_mix(
     middle = START + ROWS * MINUTE
     rated(warehouse, "mix", prompts(ROWS, rng), START, 0, usual)
     rated(warehouse, "mix", prompts(ROWS, rng, (1, 1, 1, 1, 9)), middle, ROWS, usual)
-    found = moved(*features(warehouse, tmp_path, "mix"))
+    found = moved(warehouse, tmp_path, "mix")
     assert "helpful" in found
     assert "topic" in found
     assert SATISFACTION not in found
@@ -273,12 +261,12 @@ def test_a_daily_pattern_is_no_drift_and_a_shift_in_it_is(warehouse: Warehouse, 
     seasonal = WindowsSettings(reference_seconds=6 * 86_400, current_seconds=43_200, seasonal_rows=300)
     blind = seasonal.model_copy(update={"seasonal_rows": None})
     now = night_and_day(warehouse, "usual", 7, rng)
-    assert "topic" in moved(*features(warehouse, tmp_path, "usual", Settings(windows=blind), now))
+    assert "topic" in moved(warehouse, tmp_path, "usual", Settings(windows=blind), now)
     reference, current = features(warehouse, tmp_path, "usual", Settings(windows=seasonal), now)
     assert len(reference) == 6 * len(current) == 720
-    assert moved(reference, current) == []
+    assert moved(warehouse, tmp_path, "usual", Settings(windows=seasonal), now) == []
     now = night_and_day(warehouse, "shifted", 7, rng, weights=(1, 1, 5, 5, 1))
-    assert "topic" in moved(*features(warehouse, tmp_path, "shifted", Settings(windows=seasonal), now))
+    assert "topic" in moved(warehouse, tmp_path, "shifted", Settings(windows=seasonal), now)
 
 
 def test_checks_in_a_row_see_the_same_events_where_their_windows_overlap(warehouse: Warehouse, tmp_path: Path) -> None:
