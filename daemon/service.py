@@ -68,8 +68,8 @@ class Service(Protocol):
             workload: None: all of them, for those of `OF_ALL`.
             arguments: `version`, for `promote`; `base`, a folder, for `rebase`; `now`, for `retrain`: at any hour;
                 `as_of`, a time in ISO 8601, for `check-drift`; the `reason`, for `promote`, `rollback`, `rebase`,
-                `pause`, `cancel` and, where it has to be given, `accept-drift`; `asked_by`, the name of who asks. Reason
-                and name are kept.
+                `pause`, `cancel` and, where it has to be given, `accept-drift`; `asked_by`, the name of who asks.
+                Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.

@@ -48,8 +48,8 @@ class DriftSettings(Section):
     )
     minimum_distance: Share = Field(
         0.05,
-        description="smallest shift that matters: a feature drifts when it moved beyond chance and at least this share of "
-        "the events changed",
+        description="smallest shift that matters: a feature drifts when it moved beyond chance and at least this share "
+        "of the events changed",
     )
     segments: tuple[Attribute, ...] = Field(
         (),

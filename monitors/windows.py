@@ -100,8 +100,8 @@ def windows(
     """The windows of a workload at a time, or None when it has no event yet.
 
     Args:
-        accepted: start and end of what a person made the reference: unless another champion came into service since, the
-            reference begins there, and the current window no earlier than its end.
+        accepted: start and end of what a person made the reference: unless another champion came into service since,
+            the reference begins there, and the current window no earlier than its end.
     """
     anchor = in_service_since(warehouse, settings, workload, now)
     if anchor is None:
@@ -131,9 +131,9 @@ def _seasonal(
 ) -> Window:
     """The reference: of the hours of the week that the current window is of, or of the day, or of all hours.
 
-    What people ask in the morning or on a Sunday is not what they ask at night or on a Monday, and no drift. Hours of the
-    day are told apart as soon as the reference has lasted a whole day and holds enough conversations of them, those of
-    the week as soon as it has lasted WEEKS weeks: how much one week differs from another cannot be seen in one.
+    What people ask in the morning or on a Sunday is not what they ask at night or on a Monday, and no drift. Hours of
+    the day are told apart as soon as the reference has lasted a whole day and holds enough conversations of them, those
+    of the week as soon as it has lasted WEEKS weeks: how much one week differs from another cannot be seen in one.
     """
     for period, least in ((WEEK, WEEKS * WEEK), (DAY, DAY)) if settings.seasonal_rows is not None else ():
         season = Season(period, current_start, now - current_start)

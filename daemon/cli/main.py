@@ -44,9 +44,9 @@ _IMPORT = (
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
     "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, "
-    "drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
-    "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
-    "models are judged on, and what comes near to them, are left out of these."
+    "drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat "
+    "(corrected and accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the "
+    "questions that models are judged on, and what comes near to them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -132,7 +132,9 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
-    drifted = command("drift", _drift, "compare what is asked and answered now with the reference, or accept it", _DRIFT)
+    drifted = command(
+        "drift", _drift, "compare what is asked and answered now with the reference, or accept it", _DRIFT
+    )
     drifted.add_argument("action", choices=("check", "accept"))
     drifted.add_argument("workload")
     drifted.add_argument("--as-of", metavar="TIME", help="check: as it was at this time, ISO 8601, UTC (default: now)")

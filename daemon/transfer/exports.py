@@ -210,6 +210,4 @@ def utc(name: str, text: str | None) -> datetime | None:
         time = datetime.fromisoformat(text)
         return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
     except (ValueError, OverflowError) as error:
-        raise RetunedError(
-            f"{name}: expected a date or a time such as 2026-11-24T09:30, got {text!r}"
-        ) from error
+        raise RetunedError(f"{name}: expected a date or a time such as 2026-11-24T09:30, got {text!r}") from error

@@ -45,9 +45,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 class DriftCheck:
     """What a check found.
 
-    `drifted` and `severity` are None when there were too few rows, and `missing` then says how many conversations more
-    are needed; latency is compared and told, and counts in neither. Severity is the distance, 0 to 1, of the feature that
-    moved furthest, with the ends of its 95% interval: about that share of the events is different. `report` is the JSON report; Evidently's page lies beside it as .html; None: there is none, or it was deleted.
+    `drifted` and `severity` are None when there were too few rows; `missing` is then how many more conversations are
+    needed. Latency is compared and reported, and counts in neither. Severity is the distance, 0 to 1, of the feature
+    that moved furthest, with the ends of its 95% interval: about that share of the events is different. `report` is the
+    JSON report; Evidently's page lies beside it as .html; None: there is none, or it was deleted.
     `features` of a check that found nothing are kept for some days (`retention.detail_days`). `detail` is a sentence
     for a person.
     """
@@ -202,9 +203,7 @@ def _compare(
     )
 
 
-def write_features(
-    warehouse: Warehouse, settings: Settings, found: Windows, now: datetime, path: Path
-) -> list[str]:
+def write_features(warehouse: Warehouse, settings: Settings, found: Windows, now: datetime, path: Path) -> list[str]:
     """Write the features of samples of both windows as Parquet, and return the most frequent words that are new.
 
     Of each window there are three samples of at most `sample_rows`: of all answers, of those that users rated, and of

@@ -40,8 +40,8 @@ class Columns:
     """The rows of both windows.
 
     Attributes:
-        table: a row for each answer of each sample, with the columns `window`, `sample`, `day`, `prompt`, and those that
-            are compared.
+        table: a row for each answer of each sample, with the columns `window`, `sample`, `day`, `prompt`, and those
+            that are compared.
         names: of the columns that are compared.
         segments: of those by which rows are told apart, to find where another one moved.
     """

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Days = NDArray[np.int64]
 
-# Mean of the prior, in standard deviations of a row: before any day is seen, the days of a share of one in six are taken
-# to deviate by half a point, and in one case of forty by more than two.
+# Mean of the prior, in standard deviations of a row: before any day is seen, the days of a share of one in six are
+# taken to deviate by half a point, and in one case of forty by more than two.
 SCALE = 0.015
 MOST = 1.0
 STEPS = 30

@@ -105,9 +105,7 @@ def find_topics(
     by_prompts, share, newest = _compare_prompts((vectors @ vectors.T).toarray(), *some)
     by_clusters = categories(before, now)
     difference = Difference(min(2 * min(by_prompts, by_clusters.p_value), 1.0), *share, by_clusters.score)
-    return Topics(
-        before.values.tolist(), now.values.tolist(), [named[prompt] for prompt in others], difference, newest
-    )
+    return Topics(before.values.tolist(), now.values.tolist(), [named[prompt] for prompt in others], difference, newest)
 
 
 def _thinned(window: Sample) -> Sample:

@@ -8,7 +8,7 @@ cross-fitting: Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 20
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,10 @@ def satisfaction(reference: Sample, current: Sample) -> Difference:
         import numpy as np
 
         return np.asarray(
-            [usual.get(topic, 0.0) - (verdict == "yes") for topic, _, verdict in (v.rpartition(SEPARATOR) for v in values)]
+            [
+                usual.get(topic, 0.0) - (verdict == "yes")
+                for topic, _, verdict in (v.rpartition(SEPARATOR) for v in values)
+            ]
         )
 
     effects = design_effects(reference.scored(unhelpful), current.scored(unhelpful))

@@ -1,5 +1,7 @@
 """Rows of one day are alike."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -12,19 +14,17 @@ TOPICS = np.asarray((16, 16, 10, 10, 10, 9, 9, 8, 6, 6), dtype=float) / 100
 
 
 def days(rng: np.random.Generator, deviation: float, shift: float = 0.0) -> tuple[Sample, Sample]:
-    """Topics of a week and of the day after it; one topic's share deviates between days, another one's has shifted."""
+    """Topics of a week and of the day after it; their shares deviate between days, and one may have shifted."""
 
     def day(number: int, rows: int, shift: float = 0.0) -> tuple[list[str], list[int]]:
-        shares = TOPICS.copy()
-        shares[0] = np.clip(shares[0] + rng.normal(0, deviation), 0.001, 0.9)
-        shares[1:] *= (1 - shares[0]) / shares[1:].sum()
-        shares *= 1 - shift
+        shares = np.clip(TOPICS + rng.normal(0, deviation, len(TOPICS)), 0.001, None)
+        shares *= (1 - shift) / shares.sum()
         shares[3] += shift
         return [f"topic {n}" for n in rng.choice(len(TOPICS), size=rows, p=shares)], [number] * rows
 
     def sample(parts: list[tuple[list[str], list[int]]]) -> Sample:
         values, numbers = zip(*parts, strict=True)
-        return Sample(np.asarray(sum(values, []), dtype=object), np.asarray(sum(numbers, [])))
+        return Sample(np.asarray(list(chain(*values)), dtype=object), np.asarray(list(chain(*numbers))))
 
     week = [day(-number - 1, ROWS // DAYS) for number in range(DAYS)]
     return sample(week), sample([day(0, ROWS, shift)])
@@ -56,15 +56,15 @@ def test_without_any_variance_days_are_alike() -> None:
 
 
 def test_days_that_differ_by_two_points_alarm_no_more_often_than_promised() -> None:
-    """One look at one of 12 features; taken for independent rows, twice that difference alarms on one day in ten."""
-    threshold, runs = repeated_looks(0.05 / 12, moving=1), 60
+    """One look at one of 12 features; rows taken for independent would alarm on every third day."""
+    threshold, runs = repeated_looks(0.05 / 12, moving=1), 40
     alarms = independent = 0
     for seed in range(runs):
-        reference, current = days(np.random.default_rng(seed), 0.04)
+        reference, current = days(np.random.default_rng(seed), 0.02)
         alarms += categories(reference, current).p_value <= threshold
         independent += two_sample_chi_square(reference.values.tolist(), current.values.tolist()) <= threshold
-    assert independent >= 4
-    assert alarms <= 2
+    assert independent >= 10
+    assert alarms <= 1
 
 
 def test_a_shift_of_twenty_points_is_found_though_days_differ() -> None:
@@ -72,4 +72,4 @@ def test_a_shift_of_twenty_points_is_found_though_days_differ() -> None:
     found = [categories(*days(np.random.default_rng(seed), 0.02, shift=0.2)) for seed in range(30)]
     assert sum(one.p_value <= threshold for one in found) >= 28
     assert np.mean([one.share for one in found]) == pytest.approx(0.18, abs=0.03)  # 0.9 of it came from elsewhere
-    assert sum(one.low <= 0.18 <= one.high for one in found) >= 20
+    assert sum(one.low <= 0.18 <= one.high for one in found) >= 18

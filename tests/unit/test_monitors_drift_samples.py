@@ -46,7 +46,9 @@ def test_a_shift_that_is_spread_over_many_labels_is_found_by_their_values() -> N
     """A tenth of the answers are five new labels: two in a hundred each."""
     rng = random.Random(6)
     before = sample([f"label {rng.randrange(20)}" for _ in range(1_000)])
-    after = sample([f"new {rng.randrange(5)}" if rng.random() < 0.1 else f"label {rng.randrange(20)}" for _ in range(1_000)])
+    after = sample(
+        [f"new {rng.randrange(5)}" if rng.random() < 0.1 else f"label {rng.randrange(20)}" for _ in range(1_000)]
+    )
     found = categories(before, after)
     assert found.p_value < 1e-6
     assert found.low <= 0.1 <= found.high
@@ -80,7 +82,10 @@ def test_answers_that_come_again_are_labels() -> None:
 
 def test_fields_of_json_are_columns() -> None:
     answers: list[str | None] = [
-        json.dumps({"team": f"team {n % 3}", "amount": n / 3, "text": f"text {n}", "urgent": True} | ({"late": 1} if n % 2 else {}))
+        json.dumps(
+            {"team": f"team {n % 3}", "amount": n / 3, "text": f"text {n}", "urgent": True}
+            | ({"late": 1} if n % 2 else {})
+        )
         for n in range(100)
     ]
     answers[50] = "no JSON"
@@ -90,12 +95,12 @@ def test_fields_of_json_are_columns() -> None:
     assert found["answer.amount"][3] == 1.0
     assert found["answer.late"][:2] == ["absent", "1"]
     assert all(values[50] is None for values in found.values())
-    huge = closed_answers(['{"n": 1' + "0" * 400 + f", \"m\": {n}}}" for n in range(30)])
+    huge = closed_answers(['{"n": 1' + "0" * 400 + f', "m": {n}}}' for n in range(30)])
     assert huge["answer.m"][2] == 2.0
 
 
 def test_evidently_reports_what_our_tests_found(tmp_path: Path) -> None:
-    """All that is used of Evidently: tests registered by name get columns by name, their verdicts stand in the report."""
+    """All that is used of Evidently: tests registered by name get named columns; the report has their verdicts."""
     rng = random.Random(1)
     table = pd.DataFrame(
         {"length": [rng.random() for _ in range(60)], "kind": [rng.choice("ab") for _ in range(60)], "broken": "text"}
