@@ -55,7 +55,7 @@ class Difference:
 
 
 def numbers(reference: Sample, current: Sample) -> Difference:
-    """Of two samples of numbers, by the Kolmogorov-Smirnov test.
+    """Of two samples of numbers, by the Kolmogorov-Smirnov test. ValueError: a value is no number.
 
     It is conservative with ties and, as the limiting distribution is used, with few values. Days count where the two
     distributions are furthest apart. Source: Hodges, "The significance probability of the Smirnov two-sample test"
@@ -64,6 +64,7 @@ def numbers(reference: Sample, current: Sample) -> Difference:
     import numpy as np
     from scipy.stats import kstwo
 
+    reference, current = (Sample(sample.values.astype(np.float64), sample.days) for sample in (reference, current))
     distance, grew = _grown_side(reference.values, current.values)
     rows, others = len(reference.values), len(current.values)
     effects = design_effects(reference.scored(grew), current.scored(grew))

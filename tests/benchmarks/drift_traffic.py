@@ -5,6 +5,7 @@ whole way of a check but Evidently.
 """
 
 import csv
+import json
 import os
 import random
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from traffic import START, interactions, new_warehouse, prompts
+from traffic import START, interactions, new_warehouse, prompts, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift import check as drift
@@ -160,11 +161,15 @@ def banking77() -> Iterator[tuple[str, str, int, int]]:
         for day in range(WEEK + QUIET_DAYS + 1):
             last = day == WEEK + QUIET_DAYS
             asked = [rng.choice(novel if last and rng.random() < NEW_SHARE else pool) for _ in range(QUESTIONS)]
-            for number, (text, intent) in enumerate(asked):
-                interactions(
-                    warehouse, [text], rng, start=START + day * DAY + number * (DAY / QUESTIONS),
-                    offset=QUESTIONS * day + number, response=intent if rng.random() < 0.9 else rng.choice(usual),
-                )  # fmt: skip
+            store(warehouse, "interactions", [
+                {
+                    "id": f"{day}-{number}", "timestamp": START + day * DAY + number * (DAY / QUESTIONS),
+                    "workload": "support", "model": "base", "messages": json.dumps([{"role": "user", "content": text}]),
+                    "response": intent if rng.random() < 0.9 else rng.choice(usual), "topic": "interactions",
+                    "partition": 0, "offset": QUESTIONS * day + number, "received_at": START + day * DAY,
+                }
+                for number, (text, intent) in enumerate(asked)
+            ])  # fmt: skip
             if day >= WEEK:
                 names, topic = flagged(warehouse, settings, "support", START + (day + 1) * DAY, place)
                 if last:

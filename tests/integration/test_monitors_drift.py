@@ -225,6 +225,56 @@ def test_falling_satisfaction_with_the_same_questions_is_told_from_a_new_mix(
     assert SATISFACTION not in found
 
 
+def test_few_ratings_are_compared_though_the_sample_of_answers_has_next_to_none(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """Of 3,000 answers in either window one in thirty is rated, and 100 answers are sampled."""
+    rows, rng = 3_000, random.Random(7)
+    for number, rate in enumerate((0.9, 0.5)):
+        asked, start = prompts(rows, rng), START + number * rows * MINUTE
+        ids = interactions(warehouse, asked, rng, start=start, offset=number * rows)
+        about = rng.sample(ids, 100)
+        helpful = round(100 * rate)
+        feedback(warehouse, about[:helpful], "helpful", True, when=start, offset=1_000 * number)
+        feedback(warehouse, about[helpful:], "helpful", False, when=start, offset=1_000 * number + 500)
+    settings = Settings(
+        windows=WindowsSettings(reference_seconds=60 * rows, current_seconds=60 * rows, sample_rows=100)
+    )
+    now = START + 2 * rows * MINUTE
+    before, after = features(warehouse, tmp_path, "support", settings, now, "rated")
+    assert [list(window["helpful"]).count("yes") for window in (before, after)] == [90, 50]
+    assert [len(window) for window in features(warehouse, tmp_path, "support", settings, now)] == [100, 100]
+    assert {"helpful", SATISFACTION} <= set(moved(warehouse, tmp_path, "support", settings, now))
+
+
+def test_labels_are_compared_by_value_and_what_moved_is_named_with_its_segment(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """The same questions get another label in the app alone; lengths and prompts are as before."""
+    for number in range(2):
+        rng = random.Random(number)
+        for channel, share in (("app", 0.4 * number), ("web", 0.0)):
+            asked = prompts(ROWS // 2, rng)
+            start, offset = START + number * ROWS * MINUTE, number * ROWS + (channel == "web") * ROWS // 2
+            for place, text in enumerate(asked):
+                interactions(
+                    warehouse, [text], rng, start=start + 2 * place * MINUTE, offset=offset + place,
+                    response="lost" if rng.random() < share else "sent", attributes=json.dumps({"channel": channel}),
+                )  # fmt: skip
+    settings = SETTINGS.model_copy(update={"drift": DriftSettings(segments=("channel", "country"))})
+    outcome = check(warehouse, settings, "support", NOW, tmp_path / "reports")
+    assert flagged(outcome) == ["answer"]
+    assert "answer from 'lost' 0% to 'lost' " in outcome.detail
+    assert "most in channel 'app'" in outcome.detail
+    assert "attributes.country (no values)" in outcome.detail
+    assert outcome.severity == pytest.approx(0.2, abs=0.06)
+    # A shift that is smaller than what matters is none, however significant.
+    harder = DriftSettings(segments=("channel",), minimum_distance=0.5)
+    outcome = check(warehouse, settings.model_copy(update={"drift": harder}), "support", NOW, tmp_path / "reports")
+    assert outcome.drifted is False
+    assert min(feature.value for feature in outcome.features) < 1e-6
+
+
 def test_falling_satisfaction_is_named_with_its_topic(warehouse: Warehouse, tmp_path: Path) -> None:
     rng = random.Random(5)
     rated(warehouse, "support", prompts(ROWS, rng), START, 0, lambda _: 0.9)
@@ -358,11 +408,11 @@ def test_one_bad_column_costs_that_column_alone(tmp_path: Path) -> None:
         "prompt": prompts(200, rng),
         "prompt_length": [rng.gauss(50, 9) for _ in range(200)],
         "response_length": [rng.gauss(50, 9) for _ in range(200)],
-        "context_length": [None] * 195 + [80.0] * 5,
+        "context_length": 80.0,
         "digit_share": [None] * 200,
         "question_marks": [1.0] * 200,
         "new_words": [0.5] * 150 + [float(number) for number in range(50)],
-        "latency_seconds": [rng.choice(("slow", "fast")) for _ in range(200)],  # no numbers: Evidently raises
+        "latency_seconds": [rng.choice(("slow", "fast")) for _ in range(200)],  # no numbers
         "language": ["english"] * 200,
         "refusal": [rng.choice(("yes", "no")) for _ in range(200)],
         "has_context": [rng.choice(("yes", "no")) for _ in range(200)],
@@ -373,7 +423,8 @@ def test_one_bad_column_costs_that_column_alone(tmp_path: Path) -> None:
         "segments": [[]] * 200,
     }
     rows = pd.concat([pd.DataFrame(columns | {"window": window}) for window in ("reference", "current")])
-    rows.to_parquet(tmp_path / "rows.parquet")
+    with_context = rows.groupby("window").head(5).assign(sample="context")
+    pd.concat([rows, with_context], ignore_index=True).to_parquet(tmp_path / "rows.parquet")
     result = compare(job(tmp_path), lambda _: None)
     assert {"prompt_length", "response_length", "refusal", "has_context", "topic"} <= {
         f["feature"] for f in result["features"]
@@ -381,9 +432,9 @@ def test_one_bad_column_costs_that_column_alone(tmp_path: Path) -> None:
     assert result["left_out"]["digit_share"] == "no values"
     assert result["left_out"]["question_marks"] == "constant"
     assert result["left_out"]["language"] == "constant"
-    assert result["left_out"]["helpful"] == "too few values"
+    assert result["left_out"]["helpful"] == "no values"  # in the sample of rated answers
     assert result["left_out"]["context_length"] == "too few values"
-    assert result["left_out"]["latency_seconds"].startswith("Evidently: ")
+    assert result["left_out"]["latency_seconds"].startswith("its values cannot be compared: could not convert")
     assert {f["threshold"] for f in result["features"]} == {repeated_looks(0.05 / len(result["features"]), moving=1)}
     assert (tmp_path / "a.html").exists()
 
