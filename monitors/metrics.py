@@ -217,11 +217,11 @@ class Metrics:
         self._drift(workload, None)
 
     def _drift(self, workload: str, check: DriftCheck | None) -> None:
+        self._replace(self.drift_detected, workload, [((), check.drifted)] if check else [])
+        self._replace(self.drift_severity, workload, [((), check.severity)] if check else [])
         ends = _ends(check.severity_low, check.severity_high) if check else []
-        self._replace(self.drift_detected, workload, [((), check and check.drifted)])
-        self._replace(self.drift_severity, workload, [((), check and check.severity)])
         self._replace(self.drift_severity_interval, workload, ends)
-        self._replace(self.drift_missing, workload, [((), check and (check.missing or 0))])
+        self._replace(self.drift_missing, workload, [((), check.missing or 0)] if check else [])
 
     def watch(self, workload: str, seen: WatchCheck | None) -> None:
         """Show a look at the watched champion of a workload; None: none is watched."""

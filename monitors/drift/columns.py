@@ -98,8 +98,8 @@ def read(path: Path, most_topics: int, segments: list[str]) -> Columns:
     answers = table["sample"] == ANSWERS
     halves = [answers & (table["window"] == window) for window in ("reference", "current")]
     table[TOPIC] = table[SATISFACTION] = None
-    asked = (Sample(table["prompt"][half].to_numpy(), table["day"][half].to_numpy()) for half in halves)
-    topics = find_topics(*asked, most_topics, others=list(table["prompt"][~answers]))
+    before, now = (Sample(table["prompt"][half].to_numpy(), table["day"][half].to_numpy()) for half in halves)
+    topics = find_topics(before, now, most_topics, list(table["prompt"][~answers]))
     if topics:
         for rows, named in zip((*halves, ~answers), (topics.reference, topics.current, topics.others), strict=True):
             table.loc[rows, TOPIC] = named

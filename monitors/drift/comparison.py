@@ -61,8 +61,8 @@ def compare(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     verdicts = judge(columns, differences, job["false_alarm_rate"], job["minimum_distance"], job["moving_windows"])
     path = Path(job["report"])
     if verdicts:
-        frames = (columns.frame(list(verdicts), window) for window in ("reference", "current"))
-        refused = report.write(*frames, verdicts, path, job["title"])
+        reference, current = columns.frame(list(verdicts), "reference"), columns.frame(list(verdicts), "current")
+        refused = report.write(reference, current, verdicts, path, job["title"])
         verdicts = {column: verdict for column, verdict in verdicts.items() if column not in refused}
         left_out |= refused
     features = [_feature(columns, column, verdict, differences[column]) for column, verdict in verdicts.items()]

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from retuned.monitors.drift.days import DesignEffects, design_effects
@@ -82,7 +83,6 @@ def categories(reference: Sample, current: Sample) -> Difference:
     number): the first finds what is spread over many categories, the second what days do to one does not hide.
     """
     import numpy as np
-    from scipy.stats import chi2
 
     names, counts = _counts(reference.values, current.values)
     totals = counts.sum(axis=1)
@@ -99,10 +99,8 @@ def categories(reference: Sample, current: Sample) -> Difference:
     before, after = reference.values.tolist(), current.values.tolist()
     p_value = effects[furthest].p_value(lambda effect: two_sample_chi_square(before, after, effect))
     if len(names) > 2 and len(usual):
-        single = min(
-            effects[place].p_value(lambda effect, place=place: float(chi2.sf(scores[place] ** 2 / effect, 1)))
-            for place in usual.tolist()
-        )
+        squares = {place: float(scores[place]) ** 2 for place in usual.tolist()}
+        single = min(effects[place].p_value(partial(_tail, square)) for place, square in squares.items())
         p_value = min(2 * p_value, 2 * len(usual) * single, 1.0)
     share = _cross_fitted(reference, current, _grown_names, effects[furthest])
     return Difference(p_value, *share, _is(max(zip(scores.tolist(), names, strict=True))[1]))
@@ -186,6 +184,11 @@ def _grown_names(reference: "NDArray[Any]", current: "NDArray[Any]") -> Callable
     shares = counts / counts.sum(axis=1, keepdims=True)
     grown = [name for name, before, after in zip(names, *shares.tolist(), strict=True) if after > before]
     return lambda values: np.isin(values, grown).astype(np.float64)
+
+
+def _tail(square: float, design_effect: float) -> float:
+    """The chance that a chi-square of one degree of freedom exceeds a value."""
+    return math.erfc(math.sqrt(square / design_effect / 2))
 
 
 def _is(name: Any) -> Callable[[Any], "Array"]:

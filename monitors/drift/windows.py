@@ -43,7 +43,7 @@ def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now:
 
 def _nth(warehouse: Warehouse, query: str, workload: str, start: datetime, end: datetime, n: int) -> datetime | None:
     row = warehouse.row(QUERIES[query], {"workload": workload, "start": start, "end": end, "skip": n - 1})
-    found: datetime | None = row and row["timestamp"]
+    found: datetime | None = row["timestamp"] if row else None
     return found
 
 

@@ -50,7 +50,8 @@ def example(columns: Columns, column: str, found: Difference) -> str:
         return _short(columns.topics.newest)
     values = columns.values(column, "current")
     if column == SATISFACTION:
-        those = values == _worst(ratings(columns.values(column, "reference"), values)) + UNHELPFUL
+        worst = _worst(ratings(columns.values(column, "reference"), values))
+        those = (values == worst + UNHELPFUL).to_numpy()
     else:
         those = found.score(values.to_numpy()) > 0
     return _typical(columns.table["prompt"][values.index[those]])

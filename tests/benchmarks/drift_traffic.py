@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,10 @@ def conversations_alarm(turns: int, seed: int) -> bool:
     """Whether a look at quiet conversations, each on one topic, flags any feature."""
     rng, length = random.Random(seed), timedelta(minutes=CONVERSATIONS * turns)
     with _temporary() as (warehouse, folder):
-        for number, topic in enumerate(rng.choices(range(5), (3, 3, 2, 2, 1), k=2 * CONVERSATIONS)):
-            asked = prompts(turns, rng, tuple(int(topic == other) for other in range(5)))
-            start, offset = START + number * turns * MINUTE, number * turns
-            interactions(warehouse, asked, rng, start=start, offset=offset, conversation_id=f"c{number}")
+        topics = rng.choices(range(5), (3, 3, 2, 2, 1), k=2 * CONVERSATIONS)
+        asked = [prompts(turns, rng, tuple(int(topic == other) for other in range(5))) for topic in topics]
+        interactions(warehouse, list(chain(*asked)), rng)
+        warehouse.execute("UPDATE interactions SET conversation_id = 'c' || (\"offset\" // $turns)", {"turns": turns})
         seconds = length.total_seconds()
         settings = Settings(windows=WindowsSettings(reference_seconds=seconds, current_seconds=seconds))
         return bool(flagged(warehouse, settings, "support", START + 2 * length, folder)[0])

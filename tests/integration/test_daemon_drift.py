@@ -76,9 +76,7 @@ def test_what_is_accepted_is_the_reference(service: LocalService, monkeypatch: p
     assert drift(service, "check").startswith("0 of ")
 
 
-def test_the_command_line_checks_and_accepts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_checks_and_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "retuned.yaml"
     config.write_text(f"warehouse: {{path: {tmp_path / 'retuned.duckdb'}}}\nhttp: {{port: 1}}\n", encoding="utf-8")
     with opened(Settings(warehouse=WarehouseSettings(path=tmp_path / "retuned.duckdb"))) as local:
