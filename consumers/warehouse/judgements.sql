@@ -50,7 +50,7 @@ WITH latest AS (
     GROUP BY interaction_id, name, source
 ), votes AS (
     SELECT interaction_id, last.conversation, last.answered_at, last.model, last.imported, name, source, last.value,
-           CASE WHEN starts_with(last.model, $workload || '@') THEN last.model[length($workload) + 2:] ELSE 'base' END AS version,
+           version_of($workload, last.model) AS version,
            CASE WHEN source = 'user' THEN coalesce(last.user_id, last.asker_id) END AS account,
            last.timestamp AS voted_at, first_at
     FROM latest

@@ -44,33 +44,6 @@ FROM (
     WHERE f.name = 'correction'
 )
 """
-RATINGS = """
-WITH rated AS (
-    SELECT i.timestamp, v.value AS helpful, row_number() OVER (ORDER BY i.timestamp DESC, i.id, v.id) AS age
-    FROM votes v JOIN interactions i ON i.id = v.interaction_id
-    WHERE i.workload = $workload AND v.name = 'helpful' AND v.source = 'user' AND i.timestamp >= $since
-), placed AS (
-    SELECT *, timestamp < $since + to_seconds($reference_seconds) AS early,
-           timestamp > $now - to_seconds($current_seconds)
-               AND ($current_events IS NULL OR age <= $current_events) AS is_current
-    FROM rated
-)
-SELECT count(*) FILTER (is_current) AS now_total, count(*) FILTER (is_current AND helpful) AS now_helpful,
-       count(*) FILTER (NOT is_current AND early) AS before_total,
-       count(*) FILTER (NOT is_current AND helpful AND early) AS before_helpful
-FROM placed
-"""
-EARNED = """
-WITH answered AS (
-    SELECT id, received_at FROM traffic
-    WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
-), rated AS (
-    SELECT arg_max(v.value, v.timestamp) AS helpful FROM votes v JOIN answered ON answered.id = v.interaction_id
-    WHERE v.name = 'helpful' AND v.source = 'user' GROUP BY v.interaction_id
-)
-SELECT 0.0 AS gains, (SELECT count(*) FROM answered) AS answers, (SELECT min(received_at) FROM answered) AS first_at,
-       (SELECT count(*) FROM rated) AS ratings, (SELECT count(*) FROM rated WHERE helpful) AS helpful
-"""
 
 
 def assert_the_same(history: History, warehouse: Warehouse) -> None:
@@ -82,13 +55,10 @@ def assert_the_same(history: History, warehouse: Warehouse) -> None:
     for workload in WORKLOADS:
         for days in (2, 9):
             since, given = history.now - days * DAY, {"workload": workload}
-            for scan, query, more in (
-                (CORRECTIONS, "corrections", {"since_dataset": START, "since_run": since, "promoted_at": since}),
-                (RATINGS, "ratings", {"since": since, "now": history.now, "current_seconds": 86_400.0,
-                                      "current_events": 5 if days == 2 else None, "reference_seconds": 200_000.0}),
-                (EARNED, "earned", {"since": since}),
-            ):  # fmt: skip
-                assert warehouse.row(evidence.QUERIES[query], given | more) == warehouse.row(scan, given | more)
+            more = {"since_dataset": START, "since_run": since, "promoted_at": since}
+            assert warehouse.row(evidence.QUERIES["corrections"], given | more) == warehouse.row(
+                CORRECTIONS, given | more
+            )
 
 
 @pytest.mark.parametrize("seed", range(2))
