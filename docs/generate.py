@@ -50,6 +50,7 @@ TABLES = {
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
+    "drift_references": "A current window that an operator made the reference of drift checks.",
     "quality": "A figure of a workload with its interval: of each minute for `retention.detail_days`, then the last of "
     "each hour, after 30 days the last of each day.",
     "watch_checks": "A look at a new champion in service, beside the one before it: each for `retention.detail_days`, "
@@ -191,6 +192,7 @@ COLUMNS = {
         "current_rows": "conversations of the current window that were compared",
         "detail": "what moved, in a sentence",
     },
+    "drift_references": {**_WORKLOAD, "reason": "why what was asked then is as usual"},
     "quality": {
         **_WORKLOAD,
         "created_at": "when it was measured",

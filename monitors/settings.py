@@ -8,6 +8,7 @@ from pydantic import Field
 from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 from retuned.monitors.rates import Rate, ShareRate
 
+Attribute = Annotated[str, Field(pattern=r'^[^"\\]+$')]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -27,12 +28,14 @@ class WindowsSettings(Section):
         1_000, description="most conversations of either window that are read, one event of each"
     )
     minimum_rows: PositiveInt = Field(
-        100, description="with fewer conversations in either window, no drift is reported"
+        100,
+        description="a window that holds fewer conversations is widened until it holds so many; where there are not "
+        "enough, a drift check is blind",
     )
     seasonal_rows: PositiveInt | None = Field(
         500,
-        description="once the reference holds so many conversations of the same hours of the week (else of the day) as "
-        "the current window, it is of these alone; null: of all hours",
+        description="once the reference holds so many conversations of the same hours of the day (after four weeks of "
+        "the week) as the current window, it is of these alone; null: of all hours",
     )
 
 
@@ -42,6 +45,16 @@ class DriftSettings(Section):
     false_alarm_rate: Share = Field(
         0.05,
         description="chance that quiet traffic flags any feature at any check within windows.current_seconds",
+    )
+    minimum_distance: Share = Field(
+        0.05,
+        description="smallest shift that matters: a feature drifts when it moved beyond chance and at least this share "
+        "of the events changed",
+    )
+    segments: tuple[Attribute, ...] = Field(
+        (),
+        description="attributes of interactions (channel, country …) whose mix is compared, and by which, as by topic "
+        "and language, a check tells where a feature moved most",
     )
     topics: PositiveInt = Field(12, description="clusters that the prompts of both windows are sorted into")
     keep_reports: PositiveInt = Field(
