@@ -56,7 +56,9 @@ class QualitySettings(JudgeSettings):
     """How answers are judged. A judge and an NLI model see a sample, and doubtful cases; their rates stand apart."""
 
     grounding_threshold: Share = Field(
-        0.7, description="an answer whose grounding in its context is lower is an alarm of the grounding scorer"
+        0.05,
+        description="an answer whose grounding in its passages is lower is an alarm of the grounding scorer: about the "
+        "share of answers that invent nothing on which it alarms, however long they are",
     )
     nli_model: Path | None = Field(
         None,
