@@ -21,13 +21,13 @@ def abstention(answer: str, passages: tuple[str, ...]) -> Reason | None:
 
     A text counts as English unless it is surely something else, by its script or by what identifies its language.
     """
-    given = "\n".join(passages)[:MOST_CHARACTERS]
-    if not given.strip():
+    if not any(passage.strip() for passage in passages):
         return "no_context"
-    return _abstention(answer[:MOST_CHARACTERS]) or _abstention(given)
+    reasons = (_abstention(text[:MOST_CHARACTERS]) for text in (answer, *passages))
+    return next((reason for reason in reasons if reason is not None), None)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1_024)
 def _abstention(text: str) -> Reason | None:
     if _TABLE.search(text):
         return "table"

@@ -29,7 +29,8 @@ _WISH = re.compile(
     r"|how (?:lovely|nice|exciting|wonderful|great)|(?:that|it)['’]?s? (?:is )?(?:great|good|nice) to (?:hear|see)"
     r"|(?:great|lovely|nice|good|wonderful|glad|happy) to (?:hear|see|meet)|(?:we|i) (?:hope|wish|can['’]t wait)"
     r"|hope (?:you|to)|wishing you|all the best|best (?:wishes|of luck)|(?:kind|warm|best) regards|take care"
-    r"|congratulations|see you|talk soon|no need to (?:be|worry)|no worries|don['’]t worry|safe travels|cheers)\b[^\d,:;–—]*$",
+    r"|congratulations|see you|talk soon|no need to (?:be|worry)|no worries|don['’]t worry|safe travels"
+    r"|cheers)\b[^\d,:;–—]*$",
     re.IGNORECASE,
 )
 _BUT = re.compile(r"\bbut\b", re.IGNORECASE)

@@ -56,12 +56,13 @@ def ground(answer: str, passages: tuple[str, ...], question: str = "") -> Judgem
     2023).
     """
     found = faults(answer, passages, question)
-    grounding = score(found.values(), len(sources_of(passages).clauses))
-    return Judgement(grounding, tuple(sentence for sentence, kinds in found.items() if kinds))
+    grounding = score((set().union(*claim.values()) for claim in found), len(sources_of(passages).clauses))
+    return Judgement(grounding, tuple(sentence for claim in found for sentence, kinds in claim.items() if kinds))
 
 
-def faults(answer: str, passages: tuple[str, ...], question: str = "") -> dict[str, set[str]]:
-    """The sentences of an answer that claim something, in order, and the faults of each:
+def faults(answer: str, passages: tuple[str, ...], question: str = "") -> list[dict[str, set[str]]]:
+    """What an answer claims, in order: the sentences that claim something, a list with what announces it together. Of
+    each sentence its faults:
 
     - value: a number, amount, time, date, weekday or address that neither the context nor the question has (customers
       tell of their own case: "I come on Friday");
@@ -87,14 +88,15 @@ def faults(answer: str, passages: tuple[str, ...], question: str = "") -> dict[s
     by_sentence = defaultdict[int, list[Clause]](list)
     for claim in said:
         by_sentence[claim.sentence].append(claim)
-    found = dict[str, set[str]]()
+    found = defaultdict[int, dict[str, set[str]]](dict)
     for number, clauses in by_sentence.items():
         denies = any(is_denying(claim) for claim in clauses)
         kinds = {fault for claim in clauses for fault in _faults(claim, sources, asked, denies=denies)}
         if not _is_familiar([claim for claim in clauses if not claim.announces], sources, asked):
             kinds.add("unknown")
-        found.setdefault(texts[number], set()).update(kinds)
-    return found
+        lead = clauses[0].lead
+        found[lead[-1].sentence if lead else number].setdefault(texts[number], set()).update(kinds)
+    return list(found.values())
 
 
 def _take_over(claims: list[Clause]) -> None:
@@ -142,9 +144,10 @@ class _Asked:
 def _is_familiar(sentence: list[Clause], sources: Sources, asked: _Asked) -> bool:
     """Whether the sources know a fair share of a sentence; a value counts as two words."""
     words = [word for claim in sentence for word in claim.words]
-    values = [value for claim in sentence for value in claim.values]
+    values = [(value, claim) for claim in sentence for value in claim.values]
     known = sum(word in sources.held for word in words) + 2 * sum(
-        bool(sources.holding(value)) or _among(value, asked.values) for value in values
+        bool(sources.holding(value)) or _among(value, asked.values) or _follows(value, claim, sources)
+        for value, claim in values
     )
     total = len(words) + 2 * len(values)
     if len(words) > 3 and not any(word in sources.held for word in words):

@@ -38,6 +38,10 @@ class Abstention:
     reason: Reason
 
 
+class ScorerFailed(Exception):
+    """A scorer judged nothing; the text says why."""
+
+
 class Scorer(Protocol):
     """What judges answers.
 
@@ -54,4 +58,5 @@ class Scorer(Protocol):
 
         Raises:
             Cancelled: it was stopped.
+            ScorerFailed: it judged none of them.
         """

@@ -3,8 +3,8 @@
     python tests/benchmarks/grounding.py          # the figures
     python tests/benchmarks/grounding.py --fit    # the table of monitors/hallucination/evidence.py, anew
 
-With RETUNED_DATA set to a folder that holds halueval/qa_one-turn_data.json (of https://github.com/RUCAIBox/HaluEval,
-generation/qa; Li et al. 2023, MIT licence; 500 questions of HotpotQA with a right and an invented answer each), that too.
+With RETUNED_DATA set to a folder that holds halueval/qa_one-turn_data.json, that too: 500 questions of HotpotQA with a
+right and an invented answer each (https://github.com/RUCAIBox/HaluEval, generation/qa; Li et al. 2023, MIT licence).
 """
 
 import json
@@ -82,9 +82,7 @@ def _by_length(pairs: Sequence[Pair]) -> dict[str, float]:
             false = _share([pair for pair in ours if pair.label == "grounded"])
             recall = _share([pair for pair in ours if pair.label == "invented"])
             precision = _precision(recall, false)
-            print(
-                f"{length:6} {half:8} {false:12.3f} {recall:7.3f} {precision:6.2f} {copied:7.3f}", file=sys.stderr
-            )
+            print(f"{length:6} {half:8} {false:12.3f} {recall:7.3f} {precision:6.2f} {copied:7.3f}", file=sys.stderr)
         worst = max(worst, false)
         figures |= {
             f"grounding_false_alarms_{length}": false,
@@ -177,7 +175,10 @@ def fit() -> None:
     """Print FAULTS of monitors/hallucination/evidence.py, from the pairs that were written before the scorer."""
     pairs = [pair for pair in labelled() if pair.written == "before"]
     read = [
-        [(pair, faults(pair.answer, tuple(pair.context), pair.question).values()) for pair in made]
+        [
+            (pair, [set().union(*claim.values()) for claim in faults(pair.answer, tuple(pair.context), pair.question)])
+            for pair in made
+        ]
         for made in (pairs, together(pairs, LENGTHS[-1], seed=2))
     ]
     faithful = [[one for pair, found in made if pair.label == "grounded" for one in found] for made in read]
