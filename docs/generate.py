@@ -63,6 +63,7 @@ TABLES = {
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
     "`interactions` each minute. It follows them within one.",
     "judgements_position": "How far `judgements` follows the events: one row.",
+    "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays for a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
     "archives": "A Parquet file of the archive.",
@@ -233,6 +234,7 @@ COLUMNS = {
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
+    "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},
     "ingest_resumptions": {"resumed_at": "when it was asked for"},
     "archives": {
@@ -286,7 +288,7 @@ FIELDS = {
     "LabelRequest.answer": "what the model answered, with its calls of tools",
     "LabelRequest.tools": "the tools that the model was offered, as OpenAI's chat API has them",
     "LabelRequest.context": "passages that the model was given; null: none",
-    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`",
+    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`; or `calibration`",
     "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
     "Ingestion.lag_events": "events that wait on the broker; null: no daemon is running",
     "Ingestion.last_event_at": "when the last event was stored; null: none since the daemon's start",
