@@ -32,7 +32,7 @@ _LIMITED, _COST = concept("limit"), concept("cost")
 _HOURS = frozenset({concept("open"), concept("close")})
 _TOTALS = frozenset(map(concept, ("total", "altogether", "together", "all")))
 _CENT = 0.005
-_PARTS_OF_YEAR = {4: "quarter", 12: "month", 52: "week"}
+_PARTS_OF_YEAR: dict[float | None, str] = {4: "quarter", 12: "month", 52: "week"}
 
 
 def ground(answer: str, passages: tuple[str, ...], question: str = "") -> Judgement:
@@ -324,8 +324,8 @@ def _denials(claim: Clause, match: Match, sources: Sources, *, denies: bool) -> 
         # The sources have the word in denials alone: they deny the claim, if they speak of the same thing.
         rest = [token for token, weight in claim.scope.items() if weight >= SUBJECT and token != word]
         if not rest or any(sources.about[t].get(i, 0.0) >= INHERITED for t in rest if t in sources.about for i in held):
-            said = [sources.clauses[i] for i in held]
-            is_about = any(word in clause.predicates | clause.main | clause.apart for clause in said)
+            denials = [sources.clauses[i] for i in held]
+            is_about = any(word in clause.predicates | clause.main | clause.apart for clause in denials)
             if is_about or not denies:
                 yield "denied" if is_about else "perhaps_denied"
     for index in match.closest:

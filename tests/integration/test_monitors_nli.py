@@ -52,11 +52,10 @@ def test_no_text_is_too_long(tmp_path: Path) -> None:
 
 def test_a_long_passage_is_read_to_its_end(tmp_path: Path) -> None:
     model = tiny_classifier(tmp_path, LABELS)
-    begin = "please tell me about the store " * 25  # more than the 128 tokens of the model
-    ends = ("open on monday", "free gift card", "lamp", "refund of money within days")
-    claims = ("days", "refund", "hello", "sofa", "warranty", "money", "free", "monday", "order", "euro", "lamp", "card")
-    found = certainties(model, *(([claim], [begin + end]) for claim in claims for end in ends))
-    assert any(len(set(found[at : at + len(ends)])) > 1 for at in range(0, len(found), len(ends)))
+    for word in ("hello ", "we "):
+        begin = word * 130  # more than the 128 tokens of the model
+        here, there = certainties(model, *((["days"], [begin + end]) for end in ("lamp", "open on monday")))
+        assert here != there
 
 
 def test_the_claims_that_are_not_entailed_are_told(tmp_path: Path) -> None:
