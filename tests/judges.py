@@ -53,11 +53,13 @@ def serving() -> Iterator[Server]:
     state.url = f"http://127.0.0.1:{listening.server_address[1]}/v1/"
     thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
     thread.start()
-    yield state
-    over.set()
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+    try:
+        yield state
+    finally:
+        over.set()
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
 
 
 def answers(shown: str) -> tuple[str, str]:

@@ -162,10 +162,12 @@ def serving(base: Path) -> Iterator[VllmDouble]:
     double.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
     thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
     thread.start()
-    yield double
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+    try:
+        yield double
+    finally:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
 
 
 @contextmanager

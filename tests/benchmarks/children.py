@@ -8,8 +8,11 @@ from pathlib import Path
 from retuned.consumers.common.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
 
 
-def run(script: str, *arguments: str, log: Path) -> None:
+def run(script: str, *arguments: str, log: Path, timeout: float = 900) -> None:
     """Run a script to its end, with OpenMP's threads and memory as the daemon's children have them.
+
+    Args:
+        timeout: seconds after which it is ended.
 
     Raises:
         RuntimeError: it failed; the text is the end of its log.
@@ -23,7 +26,7 @@ def run(script: str, *arguments: str, log: Path) -> None:
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=900,
+            timeout=timeout,
             check=False,
         )
     if done.returncode:

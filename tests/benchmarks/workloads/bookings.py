@@ -17,9 +17,8 @@ SOURCE = "https://github.com/PolyAI-LDN/task-specific-datasets (span_extraction/
 
 def task(rows: int = 500, exam: int = 300) -> Task:
     folder = data("restaurant8k", SOURCE)
-    return Task(
-        "restaurant8k", _items(folder / "train_1.json")[:rows], _items(folder / "test.json")[:exam], _wrong, right
-    )
+    asked, examined = _items(folder / "train_1.json")[:rows], _items(folder / "test.json")[:exam]
+    return Task("restaurant8k", asked, examined, _wrong, right, graded)
 
 
 def right(answer: str, item: Item) -> float:
@@ -28,6 +27,19 @@ def right(answer: str, item: Item) -> float:
         return float(json.loads(answer) == json.loads(item.answer))
     except ValueError:
         return 0.0
+
+
+def graded(answer: str, item: Item) -> float:
+    """Twice the fields that are right over all fields of both objects; 0 for what is no object."""
+    try:
+        given = json.loads(answer)
+    except ValueError:
+        return 0.0
+    wanted = json.loads(item.answer)
+    if not isinstance(given, dict):
+        return 0.0
+    fields = len(given) + len(wanted)
+    return 2 * sum(name in given and given[name] == value for name, value in wanted.items()) / fields if fields else 1.0
 
 
 def _items(file: Path) -> list[Item]:

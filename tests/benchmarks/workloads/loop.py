@@ -34,6 +34,10 @@ BASE = ROOT / "build" / "smollm2-135m-instruct"
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RIGHT, EXPERTS, ACCOUNTS = 0.25, 0.3, 80
 LARGE = 20
+GROUP = 10
+"""The worst group of the exam is looked for among those of so many questions."""
+CHILD_SECONDS = 3 * 3_600.0
+"""TRL's training of some hundred rows takes a quarter of an hour of a quiet core."""
 
 
 def figures(task: Task, place: Path) -> dict[str, float]:
@@ -73,20 +77,28 @@ def _figures(task: Task, place: Path, settings: Settings) -> dict[str, float]:
     found = {"passed": float(result.promoted), "kept": _kept(task, dataset, sent)}
     found |= _gate_error(task, dataset, judged, version.version)
     found["logged"] = fmean(row["score"] for row in judged if row["model"] == LOGGED)
+    for name, adapter in {"base": None, "promoted": str(version.path)}.items():
+        found |= _examined(task, place, name, adapter, settings)
     peer = _child("peer", place, {
         "base": str(BASE), "dataset": str(dataset.path), "folder": str(place / "trl"),
         "settings": settings.train.model_dump(mode="json"), "steps": int(result.training["steps"]),
         "learning_rate": settings.train.learning_rate or 2e-3,
     })  # fmt: skip
-    for name, adapter in {"base": None, "promoted": str(version.path), "trl": peer["adapter"]}.items():
-        scores = _exam(task, place, name, adapter, settings)
-        found[name] = fmean(score for group in scores.values() for score in group)
-        worst = min(scores, key=lambda group: fmean(scores[group]))
-        print(f"{task.name} {name}: {found[name]:.3f}; worst: {worst} {fmean(scores[worst]):.3f}", file=sys.stderr)
-        if name == "promoted":
-            found["worst"] = fmean(scores[worst])
+    found |= _examined(task, place, "trl", peer["adapter"], settings)
     found |= {"train_seconds": float(result.training["seconds"]), "trl_seconds": peer["seconds"]}
     return {f"workload_{task.name}_{name}": value for name, value in found.items()}
+
+
+def _examined(task: Task, place: Path, name: str, adapter: str | None, settings: Settings) -> dict[str, float]:
+    """The score in the exam and, of the promoted adapter, that of the worst group."""
+    scores = _exam(task, place, name, adapter, settings)
+    found = {name: fmean(score for group in scores.values() for score in group)}
+    large = [group for group in scores if len(scores[group]) >= GROUP] or list(scores)
+    worst = min(large, key=lambda group: fmean(scores[group]))
+    print(
+        f"{task.name} {name}: {found[name]:.3f}; worst: {worst} {fmean(scores[worst]):.3f}", file=sys.stderr, flush=True
+    )
+    return found | ({"worst": fmean(scores[worst])} if name == "promoted" else {})
 
 
 def _settings(task: Task, place: Path, judge_url: str) -> Settings:
@@ -168,14 +180,15 @@ def _kept(task: Task, dataset: datasets.Dataset, sent: Counter[str]) -> float:
 
 
 def _gate_error(task: Task, dataset: datasets.Dataset, judged: list[dict[str, Any]], version: str) -> dict[str, float]:
-    """What the gate reported of the candidate on the holdout, beside what `Task.right` says of the same answers."""
+    """What the gate reported of the candidate on the holdout, beside a second judgement of the same answers."""
     item = {json.dumps(item.messages[-1]["content"]): item for item in task.asked}
     asked = {
         row["row_id"]: item[json.dumps(json.loads(row["messages"])[-1]["content"])] for row in dataset.split("holdout")
     }
     own = [row for row in judged if row["model"] in (version, CANDIDATE) and row["score"] is not None]
     reported = fmean(row["score"] for row in own)
-    seen = fmean(task.right(row["output"], asked[row["row_id"]]) for row in own)
+    judged_again = task.graded or task.right
+    seen = fmean(judged_again(row["output"], asked[row["row_id"]]) for row in own)
     return {"gate": reported, "gate_error": abs(reported - seen)}
 
 
@@ -212,7 +225,13 @@ def _exam(task: Task, place: Path, name: str, adapter: str | None, settings: Set
 def _child(script: str, place: Path, job: dict[str, Any], name: str = "") -> Any:
     given, out = place / f"{script}{name}.job.json", place / f"{script}{name}.json"
     given.write_text(json.dumps(job), encoding="utf-8")
-    children.run(str(Path(__file__).with_name(f"{script}.py")), str(given), str(out), log=place / f"{script}{name}.log")
+    children.run(
+        str(Path(__file__).with_name(f"{script}.py")),
+        str(given),
+        str(out),
+        log=place / f"{script}{name}.log",
+        timeout=CHILD_SECONDS,
+    )
     return json.loads(out.read_text(encoding="utf-8"))
 
 

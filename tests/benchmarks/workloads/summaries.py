@@ -31,7 +31,7 @@ def task() -> Task:
     settings = {
         "metric": {"name": "judge", "criteria": "It names customer, product, order, trouble and what was agreed."},
     }
-    return Task("summaries", items[EXAM:], items[:EXAM], _wrong, right, settings, _verdict)
+    return Task("summaries", items[EXAM:], items[:EXAM], _wrong, right, settings=settings, judge=_verdict)
 
 
 def right(answer: str, item: Item) -> float:

@@ -36,6 +36,7 @@ class Task:
         exam: questions that nothing but the exam reads.
         wrong: what production answers where it is wrong.
         right: how right an answer is, 0 to 1. It shares no code with the scores of the program.
+        graded: what the metric is documented to give, written a second time; None: `right`.
         settings: sections of the configuration that differ from the default.
         judge: what a double of a judge says of what it is shown; None: there is none.
         max_new_tokens: of an answer in the exam.
@@ -46,6 +47,7 @@ class Task:
     exam: list[Item]
     wrong: Callable[[Item, random.Random], str]
     right: Callable[[str, Item], float]
+    graded: Callable[[str, Item], float] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     judge: Callable[[str], str] | None = None
     max_new_tokens: int = 64

@@ -23,7 +23,7 @@ _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 def task() -> Task:
     items = [*_items("simple_python"), *_items("multiple")]
     Random(3).shuffle(items)
-    return Task("tool_calls", items[EXAM:], items[:EXAM], _wrong, right, max_new_tokens=96)
+    return Task("tool_calls", items[EXAM:], items[:EXAM], _wrong, right, graded, max_new_tokens=96)
 
 
 def right(answer: str, item: Item) -> float:
@@ -39,6 +39,27 @@ def right(answer: str, item: Item) -> float:
     given = calls[0]["arguments"]
     known = all(key in allowed and _among(value, allowed[key]) for key, value in given.items())
     return float(known and all(key in given or "" in values for key, values in allowed.items()))
+
+
+def graded(answer: str, item: Item) -> float:
+    """F1 of the call's name and of each value in its arguments, beside the one call that was approved."""
+    try:
+        (given,) = [json.loads(text) for text in _CALL.findall(answer)]
+    except ValueError:
+        return 0.0
+    wanted = json.loads(_CALL.findall(item.answer)[0])
+    if given.get("name") != wanted["name"] or not isinstance(given.get("arguments"), dict):
+        return 0.0
+    mine, theirs = _values(given["arguments"]), _values(wanted["arguments"])
+    return 2 * (1 + len(mine & theirs)) / (2 + len(mine) + len(theirs))
+
+
+def _values(value: Any, path: str = "") -> set[str]:
+    """Each value that holds no others, behind the keys and places that lead to it."""
+    if isinstance(value, dict | list) and value:
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return {one for key, part in parts for one in _values(part, f"{path}/{key}")}
+    return {f"{path}={json.dumps(value)}"} if path else set()
 
 
 def _among(value: Any, allowed: list[Any]) -> bool:
