@@ -63,7 +63,7 @@ TABLES = {
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
     "`interactions` each minute. It follows them within one.",
     "judgements_position": "How far `judgements` follows the events: one row.",
-    "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays for a week.",
+    "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
     "archives": "A Parquet file of the archive.",

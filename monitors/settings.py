@@ -63,8 +63,8 @@ class QualitySettings(JudgeSettings):
     nli_model: Path | None = Field(
         None,
         description="folder of a model (transformers) that tells whether a text entails a sentence (sequence "
-        "classification with a label entailment), or marks the tokens of an answer that passages do not bear out (token "
-        "classification with two labels), run in a child process; null: none",
+        "classification with a label entailment), or marks the tokens of an answer that passages do not bear out "
+        "(token classification with two labels), run in a child process; null: none",
     )
     judged_answers: PositiveInt = Field(
         50, description="most answers of a workload that the judge and the NLI model are shown each time"

@@ -13,7 +13,7 @@ from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.hallucination.grounding import Grounding
 from retuned.monitors.hallucination.opinions import Opinions
-from retuned.monitors.hallucination.scorer import Abstention, Answer
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.quality.consistency import contradictions, last_question, question
 from retuned.monitors.settings import Settings
 from retuned.monitors.statistics import stratified_rate, wilson
@@ -168,15 +168,15 @@ def _ground(
     scorer = Grounding(settings.quality, stop)
     rows = []
     for answer, found in scorer.judge([_answer(*row) for row in unscored]):
-        abstained = isinstance(found, Abstention)
+        score = found.score if isinstance(found, Judgement) else None
         rows.append(
             {
                 "interaction_id": answer.id,
                 "workload": workload,
                 "created_at": now,
-                "score": None if abstained else found.score,
-                "alarm": None if abstained else found.score < scorer.threshold,
-                "abstained": found.reason if abstained else None,
+                "score": score,
+                "alarm": None if score is None else score < scorer.threshold,
+                "abstained": found.reason if isinstance(found, Abstention) else None,
             }
         )
     if rows:
@@ -209,8 +209,9 @@ def _opinions(
     cursor: duckdb.DuckDBPyConnection, settings: Settings, workload: str, now: datetime, opinions: Opinions
 ) -> list[Figure]:
     kinds: dict[bool, list[Answer]] = {True: [], False: []}
-    for *row, doubtful in cursor.execute(QUERIES["shown"], {"workload": workload, "seed": SEED}).fetchall():
-        kinds[doubtful].append(_answer(*row, settings.objective))
+    rows = cursor.execute(QUERIES["shown"], {"workload": workload, "seed": SEED}).fetchall()
+    for identity, messages, response, context, doubtful in rows:
+        kinds[doubtful].append(_answer(identity, messages, response, context, settings.objective))
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, kinds[True], kinds[False], now).items()
