@@ -26,7 +26,7 @@ from retuned.monitors.hallucination.abstention import abstention
 from retuned.monitors.hallucination.rules import faults
 from retuned.monitors.hallucination.sources import sources_of
 
-ROUNDS = 10
+ROUNDS = 3
 LENGTHS = (1, 2, 4, 8)
 """So many pairs together, or passages copied, are one answer."""
 PREVALENCE = 0.05
@@ -62,11 +62,11 @@ def main() -> dict[str, float]:
 
 
 def _speed(pairs: Sequence[Pair]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(ROUNDS):
         for pair in pairs:
             is_alarm(pair)
-    return ROUNDS * len(pairs) / (time.perf_counter() - began)
+    return ROUNDS * len(pairs) / (time.process_time() - began)
 
 
 def _by_length(pairs: Sequence[Pair]) -> dict[str, float]:
