@@ -63,9 +63,9 @@ class Service(Protocol):
 
         Args:
             workload: None: all of them, for those of `OF_ALL`.
-            arguments: `version`, for `promote`; `base`, a folder, for `rebase`; `now`, for `retrain`: at any hour; the
-                `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`; `asked_by`, the name of who asks.
-                Reason and name are kept.
+            arguments: `version`, for `promote`; `base`, a folder or a provider's model, for `rebase`; `now`, for
+                `retrain`: at any hour; the `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`;
+                `asked_by`, the name of who asks. Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -150,8 +150,8 @@ class LocalService:
         if name == "rebase":
             base = arguments.get("base")
             if not isinstance(base, str) or not base:
-                raise RetunedError("rebase: name the folder of the base model")
-            runs.rebase(workload, Path(base), asked_by, said)
+                raise RetunedError("rebase: name the base model, by its folder or as its provider does")
+            runs.rebase(workload, base, asked_by, said)
             if self._ingest is None:
                 runs.run_waiting()
             return {
@@ -166,10 +166,10 @@ class LocalService:
             version = arguments.get("version")
             if not isinstance(version, str) or not version:
                 raise RetunedError("promote: name the version, for example 3f2a91c0")
-            rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
-            return {"workload": workload, "done": f"{workload}@{version} is the champion"}
+            serving = rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
+            return {"workload": workload, "done": _serves(workload, serving)}
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
-        return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
+        return {"workload": workload, "done": f"{_serves(workload, previous)} again"}
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""
@@ -224,6 +224,11 @@ class LocalService:
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
         return Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher)
+
+
+def _serves(workload: str, version: str | None) -> str:
+    name = model_name(workload, version)
+    return f"{name} is the champion" if version else f"no champion: {name}, the base model, serves"
 
 
 def _outcome(result: RunResult) -> str:

@@ -41,7 +41,7 @@ TABLES = {
     "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
     "runs": "A retraining, from its reasons to its end.",
     "pauses": "A pause of retraining, of one workload or of all.",
-    "evaluations": "One answer of one model to a holdout or regression row, with what was measured of it.",
+    "evaluations": "One answer of one model to a row, with what was measured of it.",
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
     "the folder.",
@@ -62,6 +62,9 @@ TABLES = {
     "ledger_position": "How far the ledger has booked: one row.",
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
     "`interactions` each minute. It follows them within one.",
+    "rating_periods": "Users' ratings of the model in service over one length of the current window, one of each "
+    "account, for the policy. What is over is counted once.",
+    "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
     "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
@@ -165,7 +168,7 @@ COLUMNS = {
         **_MADE,
         "version": "hash of its content",
         "path": "its folder",
-        "base_model": "folder of the base model",
+        "base_model": "folder of the base model, or the provider's name of it",
         "base_hash": "hash that tells base models apart",
         "parent_version": "the version that training began from; null: the base model",
         "dataset_version": "the dataset that it learned from",
@@ -233,6 +236,8 @@ COLUMNS = {
         "booked_at": "when the ledger was last booked",
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
+    "rating_periods": {**_WORKLOAD},
+    "blindness": {**_WORKLOAD},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},
@@ -326,8 +331,9 @@ MODEL_EVENT = {
     "version": "the new champion; null: the base model",
     "previous_version": "the champion before; null: the base model",
     "path": "folder of the new champion, absolute; null: the base model",
-    "base_model": "folder of the base model that the new champion was trained on; where that is the base model itself, "
-    "of the one that the champion before was trained on",
+    "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
+    "is the base model itself, of the one that the champion before was trained on",
+    "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
     "share": "share of the traffic that it is for: 1.0",
     "reason": "why the champion was changed",
 }

@@ -7,6 +7,7 @@ from datetime import UTC
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from retuned.consumers.common.series import forget_other_workloads
+from retuned.monitors.blindness import MONITORS, Blindness
 from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.money.roi import Roi, Tenure
 from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
@@ -136,10 +137,30 @@ class Metrics:
             ["workload", "metric", "source"],
             registry=registry,
         )
+        self.watch_power = Gauge(
+            "retuned_watch_power",
+            "1 when the watch can find a fall of 20 points in its time at the present rate of votes, else 0; absent "
+            "when nothing is watched",
+            ["workload"],
+            registry=registry,
+        )
+        self.watch_detection = Gauge(
+            "retuned_watch_detection_seconds",
+            "How long after the promotion a fall of 20 points shows at the present rate of votes; absent when not "
+            "within a year, or nothing is watched",
+            ["workload"],
+            registry=registry,
+        )
         self.watch_checks = Counter(
             "retuned_watch_checks_total",
             "Looks at a watched champion since start, by verdict: keep, roll_back or go_on",
             ["workload", "verdict"],
+            registry=registry,
+        )
+        self.blind = Gauge(
+            "retuned_monitor_blind",
+            "1 while a monitor (quality or policy) has too few rows to report what can be relied on, else 0",
+            ["workload", "monitor"],
             registry=registry,
         )
         self.roi_ratio = Gauge(
@@ -212,6 +233,9 @@ class Metrics:
         """Show a look at the watched champion of a workload; None: none is watched."""
         self.watch_active.labels(workload).set(seen is not None and seen.verdict == "go_on")
         comparisons = seen.comparisons if seen else []
+        watched = seen if seen is not None and seen.verdict == "go_on" else None
+        self._replace(self.watch_power, workload, [((), watched.has_power)] if watched else [])
+        self._replace(self.watch_detection, workload, [((), watched.seconds_to_find)] if watched else [])
         self._replace(self.watch_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
         if seen is not None:
             self.watch_checks.labels(workload, seen.verdict).inc()
@@ -252,6 +276,11 @@ class Metrics:
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
+    def blindness(self, workload: str, found: Collection[Blindness]) -> None:
+        """Show which monitors of a workload have too few rows."""
+        for monitor in MONITORS:
+            self.blind.labels(workload, monitor).set(any(one.monitor == monitor for one in found))
+
     def roi(
         self,
         workload: str,
@@ -280,7 +309,9 @@ class Metrics:
 
     def keep(self, measured: Collection[str], watched: Collection[str]) -> None:
         """Forget the workloads that are no longer measured; of the watch, those that are no longer watched."""
-        watch = (self.watch_active, self.watch_evidence, self.watch_checks)
+        watch = (
+            self.watch_active, self.watch_evidence, self.watch_power, self.watch_detection, self.watch_checks
+        )  # fmt: skip
         others = [metric for metric in vars(self).values() if metric not in watch]
         gone = forget_other_workloads(others, measured) | forget_other_workloads(watch, watched)
         self._shown = {

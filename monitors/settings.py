@@ -80,12 +80,20 @@ class WatchSettings(Section):
 
     enabled: bool = Field(True, description="false: only a person takes a champion back")
     duration_seconds: PositiveFloat = Field(
-        3 * 86_400.0, description="a champion that the gate promoted is watched for so long, then it is kept"
+        14 * 86_400.0,
+        description="a champion that the gate promoted is watched for so long at most, then it is kept",
+    )
+    minimum_seconds: PositiveFloat = Field(
+        3 * 86_400.0,
+        description="nor is it kept before so long, however clearly it is as good: whole days, so that all hours count",
     )
     compare_seconds: PositiveFloat = Field(
-        6 * 3_600.0,
-        description="it is compared with what the champion before it answered within so long before the promotion, "
-        "and since; keep it shorter than a retraining takes from the change that called for it",
+        28 * 86_400.0,
+        description="it is compared with what the champion before it answered, in the same hours of the days and weeks "
+        "before the promotion; as many of them as hold 500 votes, and none longer ago than this",
+    )
+    vote_seconds: PositiveFloat = Field(
+        86_400.0, description="a vote counts when it comes within so long after the answer, whichever version gave that"
     )
     margin: Share = Field(
         0.05, description="the shares of unhelpful, of invented and of slow answers may each be higher by so much"
@@ -96,10 +104,11 @@ class WatchSettings(Section):
     false_rollback_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05,
         description="chance that a version within the margin is taken back, over the whole watch however often it is "
-        "looked at; shared out over all that is compared",
+        "looked at and whatever is compared",
     )
     minimum_votes: PositiveInt = Field(
-        30, description="with fewer votes or answers on either side, a comparison takes nothing back"
+        30,
+        description="with fewer voters (accounts, else conversations) on either side, a comparison takes nothing back",
     )
 
 
@@ -133,6 +142,15 @@ class RoiSettings(Section):
     judge_token_cost: Rate = Field(
         None,
         description="cost of one token that a language model is paid for to judge a run's answers (evaluate.judge_url)",
+    )
+    provider_training_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that the provider trains on, in each epoch"
+    )
+    provider_input_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that a model of the provider reads in an evaluation"
+    )
+    provider_output_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that it generates there"
     )
     token_cost: Rate = Field(None, description="cost of one token, where an event does not say its cost")
     expert_hourly_rate: Rate = Field(None, description="cost of an hour of an expert who corrects or judges answers")

@@ -12,6 +12,7 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.policy import evidence
 from retuned.daemon.reports import reports
+from retuned.monitors.blindness import blind
 from retuned.monitors.drift import check as drift
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.quality import measure as quality
@@ -42,6 +43,8 @@ def measure_quality(context: Context, runs: Runs) -> None:
                 _measure(context, workload, now)
             with parts.workload(workload):
                 runs.ask(workload)
+            with parts.workload(workload):
+                context.monitor_metrics.blindness(workload, blind(context.warehouse, workload))
         runs.wake()
         with parts.step("metrics"):
             under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()

@@ -19,8 +19,7 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries, par
 from retuned.daemon import workloads
 from retuned.daemon.jsontext import strict
 from retuned.daemon.settings import Settings
-from retuned.retrain.data.examples import Example
-from retuned.retrain.data.export import FORMS, training_set
+from retuned.retrain.data.export import FORMS, training_sets
 
 QUERIES = named_queries("retuned.daemon.transfer", "exports.sql")
 TABLES = tuple(QUERIES)
@@ -150,13 +149,14 @@ def _replaced(columns: list[str]) -> str:
 
 
 def _training_rows(export: Export, warehouse: Warehouse, settings: Settings) -> Iterator[dict[str, Any]]:
-    since, until = _time("since", export.since), _time("until", export.until)
-
-    def wanted(row: Example) -> bool:
-        return (since is None or row.timestamp >= since) and (until is None or row.timestamp < until)
-
-    for workload in workloads.known(warehouse) if export.workload is None else [export.workload]:
-        yield from training_set(warehouse, settings.for_workload(workload), workload, export.what, wanted)
+    named = workloads.known(warehouse) if export.workload is None else [export.workload]
+    return training_sets(
+        warehouse,
+        {workload: settings.for_workload(workload) for workload in named},
+        export.what,
+        _time("since", export.since),
+        _time("until", export.until),
+    )
 
 
 def _parquet(schema: Any, batches: Iterable[Any]) -> Iterator[bytes]:

@@ -19,8 +19,11 @@ _CODE = re.compile(rf"^[ \t]*(?:```|~~~|\{{\s*\"|\[\s*[\[{{\"])|^{_STATEMENT}\n{
 def abstention(answer: str, passages: tuple[str, ...]) -> Reason | None:
     """Why the rules cannot judge an answer by its passages; None: they can, both are English prose, as far as known.
 
-    A text counts as English unless it is surely something else, by its script or by what identifies its language.
+    An answer that only calls tools has no words. A text counts as English unless it is surely something else, by its
+    script or by what identifies its language.
     """
+    if not answer.strip():
+        return "no_words"
     if not any(passage.strip() for passage in passages):
         return "no_context"
     reasons = (_abstention(text[:MOST_CHARACTERS]) for text in (answer, *passages))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Reason = Literal["language", "table", "code", "no_context"]
+Reason = Literal["no_words", "no_context", "language", "table", "code"]
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,18 @@ from datetime import datetime, timedelta
 
 import duckdb
 
+from retuned.consumers.common import tool_calls
 from retuned.consumers.common.tone import likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.monitors.answers import words
+from retuned.monitors.blindness import note
 from retuned.monitors.hallucination.grounding import Grounding
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.quality.consistency import contradictions, last_question, question
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import stratified_rate, wilson
+from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
 from retuned.monitors.windows import Window, sample, windows
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
@@ -50,8 +53,8 @@ class Figure:
     the answers that the grounding scorer can judge, the share on which it alarms; source grounding), `abstention_rate`
     (of the answers with passages, the share that it cannot judge; source grounding), `contradiction_rate` (of pairs of
     answers to the same question; source grounding), `tone_likeness` (to approved answers, in tone and format, see
-    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; corrections are votes, see the view
-    `votes`), `latency_p50_seconds`,
+    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; of votes, as of `hallucination_rate` by
+    user, expert, judge and app, see `judgements.comparable_votes`), `latency_p50_seconds`,
     `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens` (means of one interaction; source
     app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 
@@ -85,6 +88,9 @@ def measure(
         Cancelled: the opinions' stop was set; nothing was stored.
     """
     found = windows(warehouse, settings.windows, workload, now)
+    conversations, needed = found.current.conversations if found else 0, settings.windows.minimum_rows
+    what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
+    note(warehouse, workload, "quality", conversations, needed, what, now)
     if found is None:
         return []
     judgements.follow(warehouse)
@@ -95,7 +101,7 @@ def measure(
         cursor.execute(QUERIES["name_others"])
         sample(cursor, "sampled_answers", workload, found.current, settings.windows.sample_rows, SEED)
         figures = (
-            _rates(cursor, workload, found.current.start)
+            _rates(cursor, workload, found.current, now)
             + _grounding_rates(
                 warehouse, cursor, settings, workload, now, opinions.stop if opinions is not None else None
             )
@@ -121,9 +127,18 @@ def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
     return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": min(recent, now - EVERY_HOUR)})
 
 
-def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:
-    rows = cursor.execute(QUERIES["votes"], {"workload": workload, "start": start}).fetchall()
-    return [Figure(workload, model, RATES[name], source, *wilson(yes, n), n) for name, source, model, yes, n in rows]
+def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+    """What people, judges and apps voted, with intervals for votes of which those of one account are alike."""
+    judgements.comparable_votes(cursor, workload, window.start, window.end, now=now)
+    units: dict[tuple[str, str, str], dict[tuple[int, int], int]] = defaultdict(dict)
+    for name, source, model, yes, n, count in cursor.execute(QUERIES["votes"]).fetchall():
+        units[name, source, model][yes, n] = count
+    return [
+        Figure(
+            workload, model, RATES[name], source, *clustered_rate(of), sum(n * count for (_, n), count in of.items())
+        )
+        for (name, source, model), of in units.items()
+    ]
 
 
 def _grounding_rates(
@@ -211,7 +226,9 @@ def _opinions(
     kinds: dict[bool, list[Answer]] = {True: [], False: []}
     rows = cursor.execute(QUERIES["shown"], {"workload": workload, "seed": SEED}).fetchall()
     for identity, messages, response, context, doubtful in rows:
-        kinds[doubtful].append(_answer(identity, messages, response, context, settings.objective))
+        answer = _answer(identity, messages, response, context, settings.objective)
+        if answer.response:
+            kinds[doubtful].append(answer)
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
         for source, rate in opinions.rates(workload, kinds[True], kinds[False], now).items()
@@ -219,17 +236,19 @@ def _opinions(
 
 
 def _answer(identity: str, messages: str, response: str, context: str, objective: str = "") -> Answer:
-    """An answer as it is stored, with its passages."""
+    """The words of an answer as it is stored, with its passages."""
     passages = tuple(passage for passage in json.loads(context) if isinstance(passage, str))
-    return Answer(identity, last_question(messages), passages, response, objective)
+    return Answer(identity, last_question(messages), passages, words(response), objective)
 
 
 def _of_texts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
-    """What the sampled answers say of each other, and how they sound."""
+    """What the sampled answers say of each other, and how they sound: those that have words."""
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for model, messages, context, response in cursor.execute(QUERIES["asked"]).fetchall():
+        if not (said := words(response)):
+            continue
         for who in (model, ALL_MODELS):
-            answers[who].append((question(messages, context), response))
+            answers[who].append((question(messages, context), said))
     return _contradictions(workload, answers) + _tone(cursor, workload, window, now, answers)
 
 
@@ -251,7 +270,11 @@ def _tone(
 ) -> list[Figure]:
     since = now - timedelta(days=APPROVED_DAYS)
     wanted = {"workload": workload, "since": since, "start": window.start, "most": APPROVED_ANSWERS}
-    approved = [text for (text,) in cursor.execute(QUERIES["approved"], wanted).fetchall()]
+    stored = [
+        tool_calls.answer_text(json.loads(answer))
+        for (answer,) in cursor.execute(QUERIES["approved"], wanted).fetchall()
+    ]
+    approved = [said for text in stored if (said := words(text))]
     if len(approved) < APPROVED_MINIMUM:
         return []
     found = {model: likeness([text for _, text in given], approved) for model, given in sorted(answers.items())}

@@ -22,18 +22,16 @@ GROUP BY given ORDER BY count(*) DESC, given LIMIT $most
 UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
 
 -- name: votes
--- One vote for each interaction, name and source: the last one. Feedback is not older than what it is about, but
--- for clocks that differ; so the day before the window is enough.
-WITH latest AS (
-    SELECT interaction_id, name, source, arg_max(value, timestamp) AS value
-    FROM judgements
-    WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND timestamp >= $start - INTERVAL 1 DAY
-        AND interaction_id IN (SELECT id FROM answered)
-    GROUP BY interaction_id, name, source
+-- How many units (accounts, else conversations) have so many votes with yes of so many, of each model and of all.
+WITH units AS (
+    SELECT name, source, unit, count(*) FILTER (value) AS yes, count(*) AS n,
+           coalesce(CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END, '*') AS model
+    FROM comparable_votes
+    GROUP BY GROUPING SETS ((name, source, unit, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END), (name, source, unit))
 )
-SELECT name, source, coalesce(model, '*') AS model, count(*) FILTER (value) AS yes, count(*) AS n
-FROM latest JOIN answered ON answered.id = latest.interaction_id
-GROUP BY GROUPING SETS ((name, source, model), (name, source))
+SELECT name, source, model, yes, n, count(*) AS units
+FROM units
+GROUP BY ALL
 ORDER BY ALL
 
 -- name: latency
@@ -116,6 +114,7 @@ SELECT
     count(*) FILTER (g.score < $threshold) AS alarms
 FROM (SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model FROM sampled_answers) s
 JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
+WHERE g.abstained IS DISTINCT FROM 'no_words'
 GROUP BY GROUPING SETS ((s.model), ())
 HAVING count(*) > 0
 ORDER BY ALL
@@ -142,7 +141,7 @@ WITH answers AS MATERIALIZED (
 ), words AS (
     SELECT
         interaction_id,
-        arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
+        arg_max(value, timestamp) FILTER (name = 'correction') AS correction,
         bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
         max(timestamp) AS said_at
     FROM feedback
@@ -157,7 +156,7 @@ WITH answers AS MATERIALIZED (
     LIMIT $most
 )
 -- The texts of these alone are read.
-SELECT coalesce(correction, response) AS text
+SELECT coalesce(correction, to_json(response)) AS answer
 FROM latest JOIN interactions ON interactions.rowid = latest.answer
 ORDER BY said_at DESC, latest.id
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,7 @@ from retuned.retrain.data.dataset import (
 from retuned.retrain.data.evidence import Earlier, Evidence
 from retuned.retrain.data.examples import Example, unrated
 from retuned.retrain.data.selection import Selection, sample_of_traffic, select
-from retuned.retrain.data.similarity import forget, text_hash
-from retuned.retrain.scoring.metric import Chosen
+from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.settings import SECRETS, Settings
 from retuned.retrain.versions import QUERIES
 
@@ -112,7 +111,7 @@ def prepare(
         "anew": anew,
         # The daemon's settings have more sections, and nobody is asked for anything here.
         "settings": settings.model_dump(
-            mode="json", include=Settings.model_fields.keys() - {"labels"}, exclude={"evaluate": SECRETS}
+            mode="json", include=Settings.model_fields.keys() - {"labels", "privacy"}, exclude=SECRETS
         ),
     }
 
@@ -214,35 +213,6 @@ def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now:
     made = load(warehouse, workload, version)
     assert made is not None
     return made
-
-
-@dataclass(frozen=True)
-class Learnable:
-    """What a training from scratch would learn from, oldest first.
-
-    Attributes:
-        thumbs: answers that people called helpful (True) or not.
-    """
-
-    rows: list[Example]
-    thumbs: list[tuple[Example, bool]]
-    metric: Chosen
-
-
-def learnable(warehouse: Warehouse, settings: Settings, workload: str) -> Learnable:
-    """Selection as for a dataset: what is set aside, what is out of date, what says the same twice, and what comes near
-    to a question that is judged on, now or by the champion and those before it, is not learned from."""
-    champion = versions.champion(warehouse, workload)
-    earlier = Earlier.of(warehouse, settings, workload, champion)
-    anew = replace(earlier, versions=[], until=None, train=[])
-    evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
-    chosen = select(evidence, anew, settings.dataset)
-    forget()
-    return Learnable(
-        sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
-        chosen.thumbs,
-        evidence.metric,
-    )
 
 
 def _profile(rows: Sequence[Example], replayed: frozenset[str]) -> dict[str, Any]:

@@ -46,10 +46,13 @@ def check_enough(chosen: Selection, settings: Settings, workload: str) -> None:
             f"workload {workload}: {total} new examples; dataset.minimum_rows asks for {needed}"
             + (f"; left out: {left}" if left else "")
         )
-    if fresh["holdout"] < settings.gate.minimum_examples:
+    needed, judged = settings.gate.minimum_examples, fresh["holdout"]
+    if judged and fresh["train"] <= settings.gate.fold_rows:
+        judged += fresh["train"]
+    if judged < needed:
         raise TooFewRows(
             f"workload {workload}: {fresh['holdout']} of {total} new examples are in the holdout; "
-            f"gate.minimum_examples asks for {settings.gate.minimum_examples}, so no training could pass"
+            f"gate.minimum_examples asks for {needed}, so no training could pass"
         )
     if not fresh["train"]:
         raise TooFewRows(f"workload {workload}: no example is left to train on; lower dataset.holdout_share")

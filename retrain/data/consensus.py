@@ -75,6 +75,8 @@ def find_consensus(
     similarity: float,
     same: Same,
     template: Template | None = None,
+    *,
+    one_right: bool = False,
 ) -> Consensus:
     """Which of the corrections and accepted answers are not to be learned from.
 
@@ -91,8 +93,10 @@ def find_consensus(
         first_seen: when each account was first heard of.
         similarity, template: which prompts are one question (see `QuestionIndex`).
         same: whether two answers say the same.
+        one_right: of answers to one question that do not say the same, one is right at most (see `Metric.one_right`).
+            Else that is told by their facts: prose may say two things that are both true.
     """
-    votes = _Votes(examples, first_seen, similarity, template or Template(), same)
+    votes = _Votes(examples, first_seen, similarity, template or Template(), same, one_right)
     distrusted: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):  # the distrusted have no vote
         doubts = votes.rejected(distrusted)
@@ -137,7 +141,9 @@ class _Votes:
         similarity: float,
         template: Template,
         same: Same,
+        one_right: bool,
     ) -> None:
+        self._one_right = one_right
         self.examples = sorted(examples, key=lambda row: (row.timestamp, row.feedback_id))
         self._times = [row.timestamp for row in self.examples]
         self._expert = [row.source in ("expert", "demonstration") for row in self.examples]
@@ -156,7 +162,7 @@ class _Votes:
         self._quiet = sorted(
             vote
             for claims in self._questions
-            if not any(_contradict(claims[0], other) for other in claims)
+            if not any(self._contradict(claims[0], other) for other in claims)
             for claim in claims
             for vote in claim.votes
             if not self._expert[vote]
@@ -225,7 +231,7 @@ class _Votes:
         opposed: set[int] = set()
         for claims in self._contested:
             for one, other in permutations(claims, 2):
-                if _contradict(one, other):
+                if self._contradict(one, other):
                     opposed.add(id(one))
                     for change in self._between(one, other):
                         self._disputes[change].append((one, other))
@@ -257,6 +263,10 @@ class _Votes:
         """From each text of one claim to the facts of another. Without facts no two wordings are one change."""
         return {(self._text_of[vote], new.stated) for vote in old.votes} if old.stated and new.stated else set()
 
+    def _contradict(self, one: _Claim, other: _Claim) -> bool:
+        """Whether two answers to one question cannot both be right."""
+        return one is not other and (self._one_right or _facts_contradict(one, other))
+
     # Votes
 
     def rejected(self, distrusted: frozenset[str]) -> dict[int, Doubt]:
@@ -279,7 +289,7 @@ class _Votes:
         standing: list[_Claim] = []
         for claim in claims:
             since = claim.votes[0]
-            if right is not None and _contradict(claim, right):
+            if right is not None and self._contradict(claim, right):
                 doubt = Doubt("contradicts_expert", f"an expert says: {_short(right.text)}")
                 self._reject(claim, last, doubt, doubts)
                 for vote in claim.votes:
@@ -291,7 +301,7 @@ class _Votes:
                 continue
             beaten = []
             for other in standing:
-                if not _contradict(claim, other):
+                if not self._contradict(claim, other):
                     continue
                 if not self._overturns(claim, other, distrusted):
                     why = f"more independent accounts say: {_short(other.text)}"
@@ -311,7 +321,7 @@ class _Votes:
         right = self._claim_of[last] if last >= 0 else None
         for claim in claims if right is not None else ():
             # Of another wording of the question an expert may have stated since that it is so no more.
-            changes = self._changes(right, claim) if right is not None and _contradict(claim, right) else ()
+            changes = self._changes(right, claim) if right is not None and self._contradict(claim, right) else ()
             later = [v for change in changes for v in self._instead.get(change, ()) if self._expert[v] and v > last]
             if later:
                 last, right = max(later), claim
@@ -469,10 +479,8 @@ def _opening(text: str) -> str:
     return word if word in ("yes", "no") else ""
 
 
-def _contradict(one: _Claim, other: _Claim) -> bool:
-    """Whether two answers to one question cannot both be right: yes and no, other values, nothing in common."""
-    if one is other:
-        return False
+def _facts_contradict(one: _Claim, other: _Claim) -> bool:
+    """Whether two answers cannot both be right: yes and no, other values, nothing in common."""
     if {one.opening, other.opening} == {"yes", "no"}:
         return True
     if not one.stated and not other.stated:

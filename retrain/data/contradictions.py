@@ -27,7 +27,9 @@ class Changes:
       corrected it to the new one. A label has questions of its own.
     - this was seen of two questions at least.
 
-    An answer is known by its text, and on one question by its facts.
+    An answer is known by its text, and on one question by its facts, whatever the metric of the workload: what changes
+    in all wordings is a value, also within a document. What states none is decided question by question, by
+    `Metric.same`.
     """
 
     def __init__(self) -> None:

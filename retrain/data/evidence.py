@@ -13,7 +13,7 @@ from retuned.retrain.data.examples import Example, one_of_each_interaction, read
 from retuned.retrain.data.filters import filtered
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.data.topics import Topics
-from retuned.retrain.scoring.metric import Chosen, Same, choose
+from retuned.retrain.scoring.metric import Chosen, choose
 from retuned.retrain.settings import DatasetSettings, Settings
 from retuned.retrain.versions import QUERIES, Version
 
@@ -58,10 +58,10 @@ class Evidence:
         said = read_statements(warehouse, workload, asked)
         template = Template(row.prompt for row in [*said.corrections, *said.accepted])
         metric = choose(settings, [row.completion for row in [*said.corrections, *said.accepted]])
-        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric.same)
+        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric)
         if consensus.distrusted:  # nor does it count against an answer that they call it bad
             said = read_statements(warehouse, workload, asked, consensus.distrusted)
-            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric.same)
+            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric)
         all = [*said.corrections, *said.accepted]
         unfit = filtered([row for row in all if row.feedback_id not in consensus.doubts], said.cut, asked.filters)
         left = {
@@ -96,14 +96,21 @@ class Evidence:
 
 
 def _consensus(
-    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template, same: Same
+    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template, metric: Chosen
 ) -> Consensus:
     if not settings.quarantine:
         return Consensus()
     accounts = sorted({row.user_id for row in said if row.user_id is not None})
     seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    return find_consensus(said, first_seen, settings.near_duplicate_similarity, same, template)
+    return find_consensus(
+        said,
+        first_seen,
+        settings.near_duplicate_similarity,
+        metric.same,
+        template,
+        one_right=metric.metric.one_right,
+    )
 
 
 @dataclass(frozen=True)

@@ -205,8 +205,3 @@ def _minhash(text: str, block: str) -> "MinHash":
     found = MinHash(num_perm=_PERMUTATIONS)
     found.update_batch([block.encode() + gram for gram in _grams(text)])
     return found
-
-
-def forget() -> None:
-    """Give back the memory of the texts that were compared, up to 70 MB."""
-    _minhash.cache_clear()

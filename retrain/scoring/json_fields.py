@@ -33,6 +33,7 @@ class Json(Metric):
     name = "json"
     meaning = "F1 of the fields of a JSON document; 0 for what is no JSON"
     structured = True
+    one_right = True
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         from jsonschema.exceptions import SchemaError

@@ -32,11 +32,13 @@ class Metric(ABC):
         name: as in `metric.name`.
         meaning: what a score is, for people.
         structured: answers are labels, values or documents that programs read: nobody needs what else a model can do.
+        one_right: of two answers to one question that do not say the same (see `same`), one is right at most.
     """
 
     name: str
     meaning: str
     structured = False
+    one_right = False
 
     @property
     def learned(self) -> Mapping[str, Any]:
@@ -50,6 +52,10 @@ class Metric(ABC):
     @abstractmethod
     def same(self, one: str, other: str) -> bool:
         """Whether two answers to one question say the same."""
+
+    def agreement(self, answer: str, before: str, example: Mapping[str, Any]) -> float | None:
+        """How far an answer says what was answered before, 0 to 1; None: it cannot be told. Nobody is asked for it."""
+        return self.score(answer, before, example).value
 
     def groups(self, approved: str) -> list[str]:
         """The slices that a row belongs to by its approved answer, such as `label:refund` and `tool:search`.

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ from retuned.daemon.transfer.imports import from_bytes, import_files, to_bytes
 from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
 from retuned.retrain.data import examples
+from retuned.retrain.data.export import training_sets
 from retuned.retrain.data.similarity import normalise
 
 PLACE = ("topic", "partition", "offset", "received_at", "batch")
@@ -589,6 +591,18 @@ def test_a_training_set_has_the_bounds_and_the_workload_that_were_asked_for(taug
     assert taught.lines("chat", workload="nobody") == []
 
 
+def test_a_training_set_is_chosen_in_another_process_and_leaves_no_files(
+    taught: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("retuned.retrain.data.export.select", None)  # of this process
+    rows = training_sets(taught.warehouse, {"support": taught.settings.for_workload("support")}, "chat")
+    assert next(rows)["messages"]
+    assert list(tmp_path.glob("retuned-export-*"))
+    del rows  # as a client does that goes away
+    assert not list(tmp_path.glob("retuned-export-*"))
+
+
 def test_every_table_can_be_exported(house: House) -> None:
     stored = {row["table_name"] for row in house.warehouse.rows("SELECT table_name FROM duckdb_tables()")}
     ours = {
@@ -600,6 +614,8 @@ def test_every_table_can_be_exported(house: House) -> None:
         "ingest_resumptions",
         "judgements",
         "judgements_position",
+        "rating_periods",
+        "blindness",
     }
     assert stored - ours == set(TABLES)
     for table in set(TABLES) - {"offsets"}:

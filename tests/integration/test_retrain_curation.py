@@ -119,6 +119,19 @@ def test_of_contradicting_experts_the_newest_wins_and_the_rest_is_listed(
     ]
 
 
+def test_documents_that_differ_contradict_although_they_state_no_facts(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    for number in range(10):
+        teacher.correct(question(number), "{}", f'{{"intent": "{"refund" if number % 2 else "cancel"}"}}')
+    for name in ("u1", "u2", "u3"):
+        teacher.correct("My tent leaks, what now?", "{}", '{"intent": "refund"}', "user", name)
+    lie = teacher.correct("My tent leaks, what now?", "{}", '{"intent": "cancel"}', "user", "u4")
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert built.card["metric"]["name"] == "json"
+    assert set_aside(built)[lie] == "outvoted"
+
+
 def test_quarantine_is_what_is_doubted_now(
     warehouse: Warehouse, teacher: Teacher, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from retuned.consumers.common.tool_calls import names, read, written
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, logged_answers
-from retuned.retrain.data.export import training_set
+from retuned.retrain.data.export import training_sets
 from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, evaluate
 from retuned.retrain.settings import (
@@ -70,6 +70,13 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     teacher.say(spoken, "helpful", True)
     as_calls = teacher.ask("How long may I keep a desk?", "For ever.", attributes={"tools": [TOOL]})
     teacher.say(as_calls, "correction", {"content": None, "tool_calls": [call(thing="desk")]})
+    bare, typed, untold = (
+        teacher.ask(f"How long may I keep a {thing}?", "For ever.", attributes={"tools": offered} if offered else {})
+        for thing, offered in (("chair", [TOOL]), ("stool", [TOOL]), ("bench", None))
+    )
+    teacher.say(bare, "correction", {"name": "policy", "arguments": {"thing": "chair"}})
+    teacher.say(typed, "correction", '[TOOL_CALLS]policy[ARGS]{"thing": "stool"}')
+    teacher.say(untold, "correction", {"name": "policy", "arguments": {"thing": "bench"}})
     as_json = teacher.ask("Which fields has my order of a sofa?", "None.")
     teacher.say(as_json, "correction", {"thing": "sofa", "days": [14, None]})
     thought = teacher.ask("How long may I keep a kettle?", "<think>\nKettles: ten.\n</think>\n\nTen days.")
@@ -78,6 +85,14 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
         "How long may I keep a mug?", "", attributes={"tool_calls": [call(thing="mug")]}, model="demonstration"
     )
     teacher.say(shown, "correction", {"content": "", "tool_calls": [call(thing="mug")]})
+    apart = teacher.ask("How long may I keep a clock?", "9 days.", attributes={"reasoning_content": "Clocks: nine.\n"})
+    teacher.say(apart, "helpful", True)
+    before = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello.", "reasoning_content": "A greeting."},
+        {"role": "user", "content": "How long may I keep a clock?"},
+    ]
+    warehouse.execute("UPDATE interactions SET messages = ? WHERE id = ?", [json.dumps(before), apart])
     cut = teacher.ask("How long may I keep a radio?", "<think>\nRadios, hm")
     teacher.say(cut, "helpful", True)
     other = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, date_format="%d.%m.%Y")})
@@ -87,8 +102,13 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     assert json.loads(rows[called]["tools"]) == [TOOL]
     assert rows[spoken]["completion"] == written("I look it up.", [call(thing="tent")])
     assert rows[as_calls]["completion"] == written("", [call(thing="desk")])
+    assert rows[bare]["completion"] == written("", [call(thing="chair")])
+    assert rows[typed]["completion"] == written("", [call(thing="stool")])
+    assert rows[untold]["completion"] == '{"name": "policy", "arguments": {"thing": "bench"}}'  # no tools were offered
     assert rows[as_json]["completion"] == '{"thing": "sofa", "days": [14, null]}'
     assert (rows[thought]["completion"], rows[thought]["reasoning"]) == ("Ten days.", "Kettles: ten.")
+    assert (rows[apart]["completion"], rows[apart]["reasoning"]) == ("9 days.", "Clocks: nine.")
+    assert "A greeting." not in rows[apart]["messages"]  # models are not shown what they thought before
     assert (rows[shown]["completion"], rows[shown]["source"]) == (written("", [call(thing="mug")]), "demonstration")
     assert cut not in rows
 
@@ -124,7 +144,7 @@ def test_experts_and_training_sets_see_calls_tools_and_passages(
     (request,) = open_requests(warehouse)
     assert (request["answer"], request["tools"]) == (written("", [call(a=1)]), [TOOL])
 
-    rows = list(training_set(warehouse, settings, "support", "chat", lambda _: True))
+    rows = list(training_sets(warehouse, {"support": settings}, "chat"))
     (row,) = (row for row in rows if "tools" in row)
     assert all("Passage" in row["messages"][0]["content"] for row in rows if "tools" not in row)
     assert row["tools"] == [TOOL]

@@ -4,6 +4,7 @@ import importlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,53 @@ def test_the_double_of_a_judge_prefers_what_names_more_of_the_call() -> None:
     parts = {"conversation": item.messages[-1]["content"], "answer A": "Somebody called.", "answer B": item.answer}
     shown = "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
     assert task.judge(shown) == "Verdict: B"
+
+
+def _intents(count: int) -> Any:
+    """As the workload of labels in `aa`, of ten intents without their data."""
+    aa = importlib.import_module("aa")
+    task_module = importlib.import_module("workloads.task")
+    names = [f"Intent {number}" for number in range(10)]
+    items = [
+        task_module.Item(task_module.said(f"question {number}"), names[number % 10], names[number % 10])
+        for number in range(count)
+    ]
+
+    def wrong(item: Any, luck: random.Random) -> str:
+        return luck.choice([name for name in names if name != item.answer])
+
+    return aa.Workload(task_module.Task("intents", items, [], wrong, task_module.exact), {}, items)
+
+
+def test_a_holdout_of_the_aa_test_has_each_class_and_shares_no_question() -> None:
+    aa = importlib.import_module("aa")
+    workload = _intents(700)
+    for size in aa.SIZES:
+        parts = aa._drawn(workload.pool, size, 0)
+        assert [len(part) for part in parts] == [size, size, aa.TRAFFIC]
+        assert len(set().union(*parts)) == 2 * size + aa.TRAFFIC
+        groups = [workload.pool[int(one)].group for one in parts[0]]
+        assert min(groups.count(f"Intent {number}") for number in range(10)) == size // 10
+        assert parts != aa._drawn(workload.pool, size, 1)
+
+
+def test_the_aa_test_promotes_what_is_better_and_nothing_else() -> None:
+    """The champion is right in one intent, and in every second question of the others."""
+    aa = importlib.import_module("aa")
+    workload = _intents(700)
+    right = {str(number): item.answer for number, item in enumerate(workload.pool)}
+    outputs = {
+        "champion": {
+            id: answer if answer == "Intent 3" or int(id) // 10 % 2 else "Intent 0" for id, answer in right.items()
+        },
+        "right": right,
+        "lost": {id: "Intent 1" if answer == "Intent 3" else answer for id, answer in right.items()},
+    }
+    answers = {name: workload.measured(name, texts, workload.holdout) for name, texts in outputs.items()}
+    told = aa._Report(workload, outputs)
+
+    def promoted(candidate: str) -> set[bool]:
+        return set(aa._each(workload, answers, ["champion"], [candidate], told))
+
+    assert promoted("right") == {True}
+    assert promoted("champion") == promoted("lost") == {False}

@@ -5,6 +5,7 @@ import math
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from judges import serving
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
+from retuned.consumers.common.tool_calls import written
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.hallucination import grounding
 from retuned.monitors.hallucination.grounding import judged
@@ -115,7 +117,7 @@ def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_othe
     assert (figure.value, figure.n) == (0.25, 100)
     # Now ten others correct what the first called helpful, and an expert corrects one.
     warehouse.execute(  # as if they came with the expert's
-        "UPDATE feedback SET user_id = 'another', batch = (SELECT last + 1 FROM batches) "
+        "UPDATE feedback SET user_id = id, batch = (SELECT last + 1 FROM batches) "
         "WHERE id IN (SELECT 'feedback-' || n FROM range(400, 410) t(n))"
     )
     feedback(warehouse, ids[:1], "correction", "No: 9 days.", source="expert", when=NOW, offset=500)
@@ -478,9 +480,52 @@ def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Wareh
             expected.append((row["timestamp"] + max(words)[0], text))
     wanted = {"workload": "support", "since": START, "start": start, "most": 6}
     with warehouse.cursor() as cursor:
-        texts = [text for (text,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
+        texts = [json.loads(answer) for (answer,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
     assert texts == [text for _, text in sorted(expected, key=lambda pair: pair[0], reverse=True)[:6]]
     assert len(expected) > 6
+
+
+def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list[Figure], str]:
+    """Figures of texts, and what a judge was shown: of the same answers each time, after some reasoning; and beside
+    them, where `calling`, answers that only call tools."""
+    same = json.dumps([{"role": "user", "content": "How long do parcels take?"}])
+    passage = {"messages": same, "context": GROUNDED["context"]}
+    liked = answers(warehouse, 24, start=START, offset=1_000, response=f"{thought}You can return it within 30 days.")
+    feedback(warehouse, liked, "helpful", True, when=NOW - MINUTE)
+    for number, said in enumerate(("Parcels take 2 days.", "Parcels take two days.", "Parcels take 9 days.") * 4):
+        when = START + timedelta(hours=1, minutes=number)
+        answers(warehouse, 1, start=when, offset=2_000 + number, response=f"{thought}{said}", **passage)
+    if calling:
+        call = written("", [{"name": "track", "arguments": {"number": 44}}])
+        right = [{"name": "track", "arguments": {"number": 44}}]
+        for number, said in enumerate(("", call, f"{thought}{call}") * 4):
+            when = START + timedelta(hours=1, minutes=20 + number)
+            asked = answers(warehouse, 1, start=when, offset=3_000 + number, response=said, **passage)
+            feedback(warehouse, asked, "correction", right, when=NOW - MINUTE, offset=3_000 + number)
+    with serving() as server:
+        server.reply = lambda _: "Verdict: supported"
+        settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
+        figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
+        shown = " ".join(str(question["messages"]) for question in server.asked)
+    kinds = {"alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness", "hallucination_rate"}
+    return [figure for figure in figures if figure.metric in kinds and figure.source != "user"], shown
+
+
+def test_reasoning_is_no_part_of_an_answer_and_who_only_calls_tools_says_nothing(tmp_path: Path) -> None:
+    thought = "<think>\n- Hey! 77 days 🙂, or 88 euros?\n</think>\n\n"
+    found = {}
+    for name, before, calling in (("plain", "", False), ("thinking", thought, True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with closing(new_warehouse(folder)) as warehouse:
+            found[name], shown = of_texts(warehouse, before, calling=calling)
+        assert "Parcels take 9 days." in shown
+        assert "77" not in shown
+        assert "track" not in shown
+    assert found["plain"] == found["thinking"]
+    assert {figure.metric for figure in found["plain"]} == {
+        "alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness", "hallucination_rate",
+    }  # fmt: skip
 
 
 def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:

@@ -8,7 +8,10 @@ import pytest
 from retuned.retrain.data.consensus import Consensus, find_consensus
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.similarity import normalise, text_hash
-from retuned.retrain.scoring.facts import same_answer
+from retuned.retrain.scoring.facts import Facts, same_answer
+from retuned.retrain.scoring.json_fields import Json
+from retuned.retrain.scoring.label import Label
+from retuned.retrain.scoring.score import Metric
 
 START = datetime(2026, 3, 2, 9)
 QUESTION = "How long may I keep a tent before I have to send it back?"
@@ -65,11 +68,12 @@ class Talk:
             asked = f"What is the price of number {number * 7919}?"
             self.says(f"u{number % accounts}", f"It costs {number} euros.", question=asked)
 
-    def judged(self) -> Consensus:
-        return find_consensus(self.said, self.first_seen, 0.8, same_answer)
+    def judged(self, metric: Metric | None = None) -> Consensus:
+        same, one_right = (metric.same, metric.one_right) if metric else (same_answer, False)
+        return find_consensus(self.said, self.first_seen, 0.8, same, one_right=one_right)
 
-    def reasons(self) -> dict[str, str]:
-        return {feedback: doubt.reason for feedback, doubt in self.judged().doubts.items()}
+    def reasons(self, metric: Metric | None = None) -> dict[str, str]:
+        return {feedback: doubt.reason for feedback, doubt in self.judged(metric).doubts.items()}
 
 
 def days(number: int) -> str:
@@ -273,3 +277,27 @@ def test_a_question_that_has_another_answer_for_each_is_nobodys_fault() -> None:
         talk.says(f"v{number}", days(30))
     lies = [talk.says(f"new{number}", days(100 + number), instead=days(30), new=True) for number in range(40)]
     assert talk.reasons() == dict.fromkeys(lies, "outvoted")
+
+
+@pytest.mark.parametrize(
+    ("metric", "right", "wrong"),
+    [
+        pytest.param(Label(["negative", "very negative"]), "negative", "very negative", id="labels_with_a_common_word"),
+        pytest.param(Json({}), '{"intent": "refund"}', '{"intent": "cancel"}', id="json_without_values"),
+        pytest.param(Json({}), '{"guest": "ann"}', '{"guest": "ann", "room": "blue"}', id="json_with_one_field_more"),
+    ],
+)
+def test_of_labels_and_documents_one_is_right(metric: Metric, right: str, wrong: str) -> None:
+    talk = Talk()
+    for number in range(4):
+        talk.says(f"u{number}", right)
+    lie = talk.says("liar", wrong, instead=right)
+    assert talk.reasons(metric) == {lie: "outvoted"}
+
+
+def test_of_sentences_both_may_be_right() -> None:
+    talk = Talk()
+    for number in range(4):
+        talk.says(f"u{number}", "Within 30 days.")
+    talk.says("u4", "Within 30 days, to our store in Oslo.", instead="Within 30 days.")
+    assert talk.reasons(Facts()) == {}
