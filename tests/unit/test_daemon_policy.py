@@ -142,8 +142,9 @@ def test_after_a_version_was_taken_back_as_much_must_be_new_as_for_a_first_run()
     ).retrain
 
 
-@pytest.mark.parametrize(("refused", "needed"), [(1, 50), (2, 100), (3, 200), (9, 800)])
-def test_each_run_that_is_not_promoted_doubles_what_must_be_new(refused: int, needed: int) -> None:
+@pytest.mark.parametrize(("refused", "times"), [(1, 1), (2, 2), (3, 4), (9, 16)])
+def test_each_run_that_is_not_promoted_doubles_what_must_be_new(refused: int, times: int) -> None:
+    needed = times * SETTINGS.minimum_corrections
     worn = {"drifted": (True, True), "refused_runs": refused, "corrections_to_learn": 5_000}
     decision = decide(evidence(untried_corrections=needed - 1, **worn), SETTINGS, NOW)
     assert not decision.retrain
