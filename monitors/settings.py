@@ -69,18 +69,23 @@ class QualitySettings(JudgeSettings):
     """How answers are judged. A judge and an NLI model see a sample, and doubtful cases; their rates stand apart."""
 
     grounding_threshold: Share = Field(
-        0.7, description="an answer whose grounding in its context is lower is an alarm of the grounding scorer"
+        0.05,
+        description="an answer whose grounding in its passages is lower is an alarm of the grounding scorer: about the "
+        "share of answers that invent nothing on which it alarms, however long they are",
     )
     nli_model: Path | None = Field(
         None,
-        description="folder of a model that tells whether a text entails a sentence (transformers, sequence "
-        "classification with a label entailment), run in a child process; null: none",
+        description="folder of a model (transformers) that tells whether a text entails a sentence (sequence "
+        "classification with a label entailment), or marks the tokens of an answer that passages do not bear out "
+        "(token classification with two labels), run in a child process; null: none",
     )
     judged_answers: PositiveInt = Field(
         50, description="most answers of a workload that the judge and the NLI model are shown each time"
     )
     judging_every_seconds: PositiveFloat = Field(3_600.0, description="how often they are shown new answers")
-    judging_seconds: PositiveFloat = Field(60.0, description="longest that a measurement waits for either of them")
+    judging_seconds: PositiveFloat = Field(
+        60.0, description="longest that a measurement waits for either of them, and for the grounding scorer"
+    )
 
 
 class WatchSettings(Section):

@@ -515,7 +515,8 @@ def _labels(options: argparse.Namespace) -> int:
     if not waiting:
         print("no answer waits for an expert", file=sys.stderr)
     for one in waiting:
-        print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
+        score = "" if one["score"] is None else f"{one['score']:.2f} "
+        print(f"{one['interaction_id']}  {one['workload']}  {score}{one['reason']}: {one['detail']}")
         print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
     return 0
 
