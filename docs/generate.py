@@ -239,7 +239,7 @@ COLUMNS = {
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
     "rating_periods": {**_WORKLOAD},
-    "blindness": {**_WORKLOAD},
+    "blindness": {**_WORKLOAD, "monitor": "quality, policy or drift"},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},

@@ -7,8 +7,8 @@ from typing import Literal
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.monitors", "blindness.sql")
-Monitor = Literal["quality", "policy"]
-MONITORS: tuple[Monitor, ...] = ("quality", "policy")
+Monitor = Literal["quality", "policy", "drift"]
+MONITORS: tuple[Monitor, ...] = ("quality", "policy", "drift")
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Metrics:
         )
         self.blind = Gauge(
             "retuned_monitor_blind",
-            "1 while a monitor (quality or policy) has too few rows to report what can be relied on, else 0",
+            "1 while a monitor (quality, policy or drift) has too few rows to report what can be relied on, else 0",
             ["workload", "monitor"],
             registry=registry,
         )

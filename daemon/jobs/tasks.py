@@ -12,7 +12,7 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.policy import evidence
 from retuned.daemon.reports import reports
-from retuned.monitors.blindness import blind
+from retuned.monitors.blindness import blind, note
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift import windows as drift_windows
 from retuned.monitors.money import ledger, roi
@@ -77,6 +77,10 @@ def check_drift(context: Context, runs: Runs) -> None:
                 except Exception:
                     context.monitor_metrics.drift_failed(workload)
                     raise
+                needed = 2 * settings.windows.minimum_rows
+                what = "conversations that the two windows of drift need (windows.minimum_rows in each)"
+                found = needed - (check.missing or 0)
+                note(context.warehouse, workload, "drift", found, needed, what, check.created_at)
                 context.monitor_metrics.drift(check)
                 if check.drifted:
                     log.info("drift in %s: %s", workload, check.detail)

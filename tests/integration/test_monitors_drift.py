@@ -279,7 +279,7 @@ def test_falling_satisfaction_is_named_with_its_topic(warehouse: Warehouse, tmp_
     rng = random.Random(5)
     rated(warehouse, "support", prompts(ROWS, rng), START, 0, lambda _: 0.9)
     rated(
-        warehouse, "support", [f"\x1b[2J{text}" for text in prompts(ROWS, rng)], START + ROWS * MINUTE, ROWS,
+        warehouse, "support", [f"\x1b[2J {text}" for text in prompts(ROWS, rng)], START + ROWS * MINUTE, ROWS,
         lambda text: 0.2 if "parcel" in text or "shipping" in text or "deliver" in text else 0.9,
     )  # fmt: skip
     features(warehouse, tmp_path)
