@@ -142,6 +142,7 @@ def test_names_and_labels_of_metrics_are_as_prometheus_asks() -> None:
 
 
 @needs_promtool
+@pytest.mark.timeout(900)  # days and weeks pass, a minute at a time: 40 s of CPU
 def test_rules_are_valid_and_raise_what_they_should() -> None:
     promtool("check", "rules", "retuned.rules.yml")
     promtool("test", "rules", *(path.name for path in RULE_TESTS))
