@@ -26,7 +26,7 @@ SELECT created_at, value, low, high FROM (
 ) WHERE age <= 120 ORDER BY created_at
 
 -- name: drift
-SELECT id, created_at, drifted, severity, detail, report, reference_rows, current_rows FROM drift_checks
+SELECT id, created_at, drifted, severity, severity_low, severity_high, missing, detail, report, reference_rows, current_rows FROM drift_checks
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
 
 -- name: decisions

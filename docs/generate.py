@@ -50,6 +50,7 @@ TABLES = {
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
+    "drift_references": "A current window that an operator made the reference of drift checks.",
     "quality": "A figure of a workload with its interval: of each minute for `retention.detail_days`, then the last of "
     "each hour, after 30 days the last of each day.",
     "watch_checks": "A look at a new champion in service, beside the one before it: each for `retention.detail_days`, "
@@ -66,6 +67,7 @@ TABLES = {
     "account, for the policy. What is over is counted once.",
     "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
+    "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
     "archives": "A Parquet file of the archive.",
@@ -191,6 +193,7 @@ COLUMNS = {
         "current_rows": "conversations of the current window that were compared",
         "detail": "what moved, in a sentence",
     },
+    "drift_references": {**_WORKLOAD, "reason": "why what was asked then is as usual"},
     "quality": {
         **_WORKLOAD,
         "created_at": "when it was measured",
@@ -238,6 +241,7 @@ COLUMNS = {
     "rating_periods": {**_WORKLOAD},
     "blindness": {**_WORKLOAD},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
+    "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},
     "ingest_resumptions": {"resumed_at": "when it was asked for"},
     "archives": {
@@ -291,7 +295,7 @@ FIELDS = {
     "LabelRequest.answer": "what the model answered, with its calls of tools",
     "LabelRequest.tools": "the tools that the model was offered, as OpenAI's chat API has them",
     "LabelRequest.context": "passages that the model was given; null: none",
-    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`",
+    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`; or `calibration`",
     "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
     "Ingestion.lag_events": "events that wait on the broker; null: no daemon is running",
     "Ingestion.last_event_at": "when the last event was stored; null: none since the daemon's start",

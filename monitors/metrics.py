@@ -36,8 +36,20 @@ class Metrics:
         )
         self.drift_severity = Gauge(
             "retuned_drift_severity_ratio",
-            "How far the feature that moved furthest did: a share of events; absent when the latest check had too few "
-            "rows or failed",
+            "Share of the events that the feature that moved furthest says is different; absent when the latest check "
+            "had too few rows or failed",
+            ["workload"],
+            registry=registry,
+        )
+        self.drift_severity_interval = Gauge(
+            "retuned_drift_severity_interval_ratio",
+            "95% interval of the severity, by end: low or high; absent when the severity is",
+            ["workload", "end"],
+            registry=registry,
+        )
+        self.drift_missing = Gauge(
+            "retuned_drift_missing_conversations",
+            "Conversations that are missing until the windows can be compared: above 0 the drift check is blind",
             ["workload"],
             registry=registry,
         )
@@ -219,15 +231,18 @@ class Metrics:
         outcome = {None: "too_few_rows", True: "drifted", False: "quiet"}[check.drifted]
         if counted:
             self.drift_checks.labels(check.workload, outcome).inc()
-        self._drift(check.workload, check.drifted, check.severity)
+        self._drift(check.workload, check)
 
     def drift_failed(self, workload: str) -> None:
         """Show that the latest check failed: nothing is known."""
-        self._drift(workload, None, None)
+        self._drift(workload, None)
 
-    def _drift(self, workload: str, drifted: bool | None, severity: float | None) -> None:
-        self._replace(self.drift_detected, workload, [((), drifted)])
-        self._replace(self.drift_severity, workload, [((), severity)])
+    def _drift(self, workload: str, check: DriftCheck | None) -> None:
+        self._replace(self.drift_detected, workload, [((), check.drifted)] if check else [])
+        self._replace(self.drift_severity, workload, [((), check.severity)] if check else [])
+        ends = _ends(check.severity_low, check.severity_high) if check else []
+        self._replace(self.drift_severity_interval, workload, ends)
+        self._replace(self.drift_missing, workload, [((), check.missing or 0)] if check else [])
 
     def watch(self, workload: str, seen: WatchCheck | None) -> None:
         """Show a look at the watched champion of a workload; None: none is watched."""

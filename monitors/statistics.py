@@ -62,44 +62,29 @@ def clustered_rate(units: Mapping[tuple[int, int], int]) -> tuple[float, float, 
     return wilson(rate * effective, effective)
 
 
-def two_sample_ks(reference: Sequence[float], current: Sequence[float]) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test: could both be draws from one distribution?
-
-    Conservative with ties and, as the limiting distribution is used, with few values. Source: Hodges, "The significance
-    probability of the Smirnov two-sample test" (1958).
-    """
-    from scipy.stats import ks_2samp
-
-    # The exact method overflows on some samples of 500 and warns of it.
-    return float(ks_2samp(reference, current, method="asymp").pvalue)
-
-
-def ks_distance(reference: Sequence[float], current: Sequence[float]) -> float:
-    """The K-S statistic, 0 to 1: at least this share of the values is different."""
-    from scipy.stats import ks_2samp
-
-    return float(ks_2samp(reference, current, method="asymp").statistic)
-
-
-def two_sample_chi_square(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
+def two_sample_chi_square(
+    reference: Sequence[Hashable], current: Sequence[Hashable], design_effect: float = 1.0
+) -> float:
     """p-value of the chi-square test of homogeneity: could both be draws from one set of categories?
 
     Both samples are taken as samples (a goodness-of-fit test, with the reference as exact, cries drift on every other
     quiet window). Categories whose expected count is under 5 in either sample are pooled (Cochran 1954); where that
-    leaves two of which one is still rare, Fisher's exact test decides. One category: 1.
+    leaves two of which one is still rare, Fisher's exact test decides. One category: 1. Rows that depend on each other
+    count as so many fewer (`design_effect`; Rao and Scott, "The analysis of categorical data from complex sample
+    surveys", JASA 76, 1981).
     """
     from scipy.stats import chi2_contingency, fisher_exact
 
     before, after = Counter(reference), Counter(current)
     smaller = min(len(reference), len(current)) / (len(reference) + len(current))
-    counts = sorted(((before[c], after[c]) for c in before | after), key=sum)
+    counts = sorted(((before[c] / design_effect, after[c] / design_effect) for c in before | after), key=sum)
     while len(counts) > 2 and sum(counts[0]) * smaller < 5:
         rare, next_rare = counts[0], counts[1]
         counts = sorted([(rare[0] + next_rare[0], rare[1] + next_rare[1]), *counts[2:]], key=sum)
     if len(counts) < 2:
         return 1.0
     if len(counts) == 2 and sum(counts[0]) * smaller < 5:
-        return float(fisher_exact(counts).pvalue)
+        return float(fisher_exact([[round(rows) for rows in pair] for pair in counts]).pvalue)
     return float(chi2_contingency(counts, correction=False).pvalue)
 
 
@@ -134,7 +119,7 @@ def stratified_rate(strata: Sequence[tuple[int, int, int]]) -> tuple[float, floa
     return wilson(rate * equivalent, equivalent)
 
 
-def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Array"]:
+def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Array", "Array"]:
     """Could the first rows and the others be draws from one distribution, by how similar they are to each other?
 
     The witness of a row is its mean similarity to the second sample less that to the first (Gretton et al., "A kernel
@@ -148,7 +133,7 @@ def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Arra
         reference: rows of the first sample.
 
     Returns:
-        The p-value, and the witness of each row.
+        The statistic and those weights, whose p-value is `chi_square_sum_tail`, and the witness of each row.
     """
     import numpy as np
 
@@ -157,7 +142,7 @@ def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Arra
     witness = similarity @ contrast
     centred = similarity - similarity.mean(axis=1, keepdims=True)
     weights = np.linalg.eigvalsh(centred.T @ centred) * n / (reference * (n - reference) * (n - 1))
-    return chi_square_sum_tail(float(witness @ witness), weights), witness
+    return float(witness @ witness), weights, witness
 
 
 def chi_square_sum_tail(value: float, weights: "Array") -> float:
@@ -181,12 +166,6 @@ def chi_square_sum_tail(value: float, weights: "Array") -> float:
     if abs(u) < 1e-4:  # at the mean, where the formula has a hole
         return 0.5
     return NormalDist().cdf(-u - math.log(v / u) / u)
-
-
-def total_variation(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
-    """Distance of two mixes of categories, 0 to 1: the share of rows that would have to change their category."""
-    before, after = Counter(reference), Counter(current)
-    return sum(abs(before[c] / len(reference) - after[c] / len(current)) for c in before | after) / 2
 
 
 def cochran_mantel_haenszel(strata: Iterable[tuple[int, int, int, int]]) -> tuple[float, float, float]:

@@ -506,14 +506,10 @@ class _Run:
     def _with_folds(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
     ) -> list[Evaluation]:
-        """The evaluations, and where they are too little evidence those of the folds (see `data.folds`).
-
-        Not at a provider, who would be paid for each.
-        """
-        if isinstance(self.settings.base, ProviderModel):
-            return rows
+        """The evaluations, and where they are too little evidence those of the folds (see `data.folds`)."""
+        new_rows = dataset.rows["train"] - dataset.replay
         decided = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id}) is not None
-        if decided or not can_fold(dataset, self.settings) or not gate.lacks_evidence(self._compared(dataset, rows)):
+        if decided or not can_fold(new_rows, self.settings) or not gate.lacks_evidence(self._compared(dataset, rows)):
             return rows
         logged = datasets.logged_answers(self.warehouse, dataset, "train")
         found = list(rows)

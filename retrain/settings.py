@@ -414,7 +414,8 @@ class GateSettings(Section):
     maximum_invalid_rise: Share = Field(
         0.0,
         description="the share of answers that programs cannot read (JSON that does not fit the schema, calls of "
-        "unknown tools) may rise by so much; nothing is granted to chance",
+        "unknown tools) may rise by so much, on holdout and regression set together; where these have 100 such answers "
+        "or more, beyond what chance explains",
     )
     maximum_regression_drop: Share = Field(
         0.05, description="the score on the regression set may fall by so much, beyond what chance explains"

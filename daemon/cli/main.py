@@ -32,6 +32,10 @@ _PLAN = (
     "training of the workload would load where, in which precision and with which engine, by an estimate, before "
     "anything is loaded. The exit status is 1 if a check failed or the plan does not fit."
 )
+_DRIFT = (
+    "check: compare the windows of a workload now or, of history that was imported, as of a time, and store the check. "
+    "accept: the current window is the reference from now on, until another champion comes into service."
+)
 _IMPORT = (
     "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
     "headings, also packed (.gz). Taken are events in every format that topics may have, transcripts, questions with "
@@ -41,9 +45,9 @@ _IMPORT = (
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
     "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, "
-    "quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
-    "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
-    "models are judged on, and what comes near to them, are left out of these."
+    "drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat "
+    "(corrected and accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the "
+    "questions that models are judged on, and what comes near to them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -130,6 +134,13 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
+    drifted = command(
+        "drift", _drift, "compare what is asked and answered now with the reference, or accept it", _DRIFT
+    )
+    drifted.add_argument("action", choices=("check", "accept"))
+    drifted.add_argument("workload")
+    drifted.add_argument("--as-of", metavar="TIME", help="check: as it was at this time, ISO 8601, UTC (default: now)")
+    drifted.add_argument("--reason", help="accept: why what is asked now is as usual; kept with it")
     for name, help in (
         ("pause", "let no retraining start; one under way stops at a checkpoint"),
         ("resume", "end a pause; what it stopped goes on"),
@@ -421,6 +432,14 @@ def _command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _drift(options: argparse.Namespace) -> int:
+    arguments = {key: getattr(options, key) for key in ("as_of", "reason") if getattr(options, key)}
+    with _service(_settings(options)) as service:
+        answer = service.command(f"{options.action}-drift", options.workload, arguments)
+    print(f"{answer['workload']}: {answer['done']}")
+    return 0
+
+
 def _dead_letters(options: argparse.Namespace) -> int:
     with _service(_settings(options)) as service:
         if options.action == "replay":
@@ -496,7 +515,8 @@ def _labels(options: argparse.Namespace) -> int:
     if not waiting:
         print("no answer waits for an expert", file=sys.stderr)
     for one in waiting:
-        print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
+        score = "" if one["score"] is None else f"{one['score']:.2f} "
+        print(f"{one['interaction_id']}  {one['workload']}  {score}{one['reason']}: {one['detail']}")
         print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
     return 0
 

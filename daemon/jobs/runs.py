@@ -73,7 +73,7 @@ class Runs:
         found = self.evidence(workload, asked_by, scheduled)
         rated = sum(period.total for period in found.ratings)
         needed = 2 * settings.policy.minimum_ratings if settings.policy.enabled else 0
-        what = "ratings since the champion's promotion (twice policy.minimum_ratings)"
+        what = "ratings of the model in service (twice policy.minimum_ratings)"
         note(context.warehouse, workload, "policy", rated, needed, what, context.now())
         decision = policy.decide(found, settings.policy, context.now())
         if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):

@@ -285,6 +285,8 @@ def _earlier(folder: Path, workload: str, period: Period) -> list[dict[str, Any]
 WORDS = {
     "helpful_rate": "helpful answers",
     "hallucination_rate": "invented answers",
+    "alarm_rate": "alarms of the grounding rules, right or not",
+    "abstention_rate": "answers with passages that the grounding rules cannot judge",
     "latency_p50_seconds": "median latency",
     "latency_p95_seconds": "latency of the slowest twentieth",
 }

@@ -484,18 +484,24 @@ def learning() -> dashboard.Dashboard:
         lines(
             "How far it drifted",
             "Of the features (topics, lengths, new words, language, satisfaction …) that drifted, the one that moved "
-            "furthest: about that share of the events is different.",
+            "furthest: about that share of the events is different, with its 95% interval.",
             (f"retuned_drift_severity_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_drift_severity_interval_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             unit=SHARE,
             most=1,
         ),
         lines(
             "Drift checks",
-            "Checks in the last six hours, by outcome. Too few rows: fewer in a window than windows.minimum_rows.",
+            "Checks in the last six hours, by outcome. Too few rows: the check was blind.",
             (
                 f"sum by (workload, outcome) (increase(retuned_drift_checks_total{{{OF_WORKLOAD}}}[6h]))",
                 "{{workload}} {{outcome}}",
             ),
+        ),
+        lines(
+            "Blind drift checks",
+            "Conversations that are missing until the windows of a workload can be compared.",
+            (f"retuned_drift_missing_conversations{{{OF_WORKLOAD}}} > 0", "{{workload}}"),
         ),
         rows(
             "Models in service",

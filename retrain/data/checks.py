@@ -6,6 +6,7 @@ from itertools import chain
 
 from retuned.retrain.data.dataset import SPLITS, THUMBS, Leak, LostClass, TooFewRows
 from retuned.retrain.data.examples import Example
+from retuned.retrain.data.folds import can_fold
 from retuned.retrain.data.questions import QuestionIndex
 from retuned.retrain.data.selection import Selection
 from retuned.retrain.data.similarity import Template, normalise
@@ -47,7 +48,7 @@ def check_enough(chosen: Selection, settings: Settings, workload: str) -> None:
             + (f"; left out: {left}" if left else "")
         )
     needed, judged = settings.gate.minimum_examples, fresh["holdout"]
-    if judged and fresh["train"] <= settings.gate.fold_rows:
+    if judged and can_fold(fresh["train"], settings):
         judged += fresh["train"]
     if judged < needed:
         raise TooFewRows(

@@ -23,9 +23,10 @@ from retuned.retrain.settings import Settings
 FOLDS = 4
 
 
-def can_fold(dataset: Dataset, settings: Settings) -> bool:
-    """Whether a dataset has so few new rows to learn from that four more trainings are worth it."""
-    return FOLDS <= dataset.rows["train"] - dataset.replay <= settings.gate.fold_rows
+def can_fold(new_rows: int, settings: Settings) -> bool:
+    """Whether there are so few new rows to learn from that four more trainings are worth it. A provider would be paid
+    for each."""
+    return settings.train.engine != "api" and FOLDS <= new_rows <= settings.gate.fold_rows
 
 
 def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Dataset]:

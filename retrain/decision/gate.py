@@ -22,6 +22,14 @@ SLICE_EXAMPLES = 8
 LABEL_EXAMPLES = 3
 """With so many, a label is lost that the champion answers right in a third of its questions and the candidate never."""
 
+LABEL_LOSSES = 4
+"""And one that the champion answers right so often, in however many questions: of two equal models one alone is right
+in all four once in sixteen times, which is below GUARD_ERROR."""
+
+VALID_EXAMPLES = 100
+"""With fewer answers that programs read no broken one is put down to chance. With so many, a candidate that breaks one
+in ten is found beyond chance in all but one of a hundred cases."""
+
 ABSTAINED = 0.5
 """Share of the holdout on which the metric may abstain."""
 
@@ -130,10 +138,12 @@ def decide(
         "traffic": _traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
         "general": _general(_pairs(*general), settings, structured),
     }
-    if formed := [(old, new) for old, new in answered if old.valid is not None and new.valid is not None]:
+    # A holdout may be too small to hold one of the answers that a candidate breaks, or enough questions of a label.
+    earlier = _pairs(champion_regression, candidate_regression)
+    if formed := [(old, new) for old, new in [*answered, *earlier] if old.valid is not None and new.valid is not None]:
         checks["validity"] = _validity(formed, settings, opponent)
-    if labelled := [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]:
-        checks["labels"] = _labels(labelled, opponent)
+    if labelled := _labelled(pairs):
+        checks["labels"] = _labels(labelled, _labelled(_scored(earlier)), opponent)
     if produced := _scored(_pairs(logged, candidate)):
         checks["logged"] = _logged(produced, settings, tries, serving)
     figures = _counts(len(pairs), len(answered)) | ({"folded": float(folded)} if folded else {})
@@ -565,28 +575,48 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
 
 
 def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
-    """Answers that no program can read. Nothing is granted to chance: whoever reads them has no use for any."""
+    """Answers that no program can read, of the holdout and of the regression set.
+
+    Few of them are compared as they are: whoever reads them has no use for a broken one, and the test of `_within`
+    would find none. Of many, chance breaks some of any model's, and decides which of two equal ones breaks one more.
+    """
     before, after = fmean(not old.valid for old, _ in pairs), fmean(not new.valid for _, new in pairs)
     limit = settings.maximum_invalid_rise
-    passed = after - before <= limit + 1e-9
+    if len(pairs) < VALID_EXAMPLES:
+        within = after - before <= limit + 1e-9
+        verdict = _Verdict(within, "within" if within else "above")
+    else:
+        verdict = _within([float(bool(old.valid)) - float(bool(new.valid)) for old, new in pairs], limit)
     return Decision(
-        passed,
+        verdict.passed,
         [
             f"Of {len(pairs)} answers that programs read, the candidate breaks {after:.1%} and the {opponent} "
-            f"{before:.1%}: {after - before:+.1%}, {'within' if passed else 'above'} the allowed rise of {limit:.1%}."
+            f"{before:.1%}: {after - before:+.1%}, {verdict} the allowed rise of {limit:.1%}."
         ],
         {"invalid_champion": before, "invalid_candidate": after},
     )
 
 
-def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> Decision:
-    """No label is lost. A label that merely got worse is a slice like any other."""
+Labelled = list[tuple[str, Measured, Measured]]
+
+
+def _labelled(pairs: Pairs) -> Labelled:
+    return [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]
+
+
+def _labels(rows: Labelled, earlier: Labelled, opponent: str) -> Decision:
+    """No label is lost, on the holdout and the regression set together. A label that merely got worse is a slice like
+    any other."""
     before = confusion((label, old.answered) for label, old, _ in rows)
     after = confusion((label, new.answered) for label, _, new in rows)
+    known = confusion((label, old.answered) for label, old, _ in [*rows, *earlier])
+    kept = {label for label, _, new in [*rows, *earlier] if new.answered == label}
     lost = [
         label
-        for label, given in before.items()
-        if given.total() >= LABEL_EXAMPLES and 3 * given[label] >= given.total() and not after[label][label]
+        for label, given in known.items()
+        if given.total() >= LABEL_EXAMPLES
+        and (given[label] >= LABEL_LOSSES or 3 * given[label] >= given.total())
+        and label not in kept
     ]
     figures = {"macro_f1_champion": macro_f1(before), "macro_f1_candidate": macro_f1(after)}
     figures |= as_figures(after)
@@ -595,7 +625,7 @@ def _labels(rows: Sequence[tuple[str, Measured, Measured]], opponent: str) -> De
         f"{opponent}'s {figures['macro_f1_champion']:.3f}; "
     )
     if lost:
-        named = ", ".join(f"“{label}” ({before[label][label]} of {before[label].total()})" for label in lost)
+        named = ", ".join(f"“{label}” ({known[label][label]} of {known[label].total()})" for label in lost)
         text += f"the candidate never answers what the {opponent} can: {named}."
     else:
         text += "none is lost."

@@ -184,10 +184,12 @@ def test_a_providers_name_of_a_version_is_the_version(warehouse: Warehouse) -> N
     for version in ("v1", "v2"):
         registered(warehouse, version, f"ft:gpt-4.1-mini:us:{version}")
     promote(warehouse)
-    rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4)
-    rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4, latency_seconds=1.0)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE, latency_seconds=1.0)
     rated(warehouse, "gpt-4.1-mini", 0, 3)  # the base model
-    assert counted(compared(seen(warehouse))) == (4, 16, 1, 6)
+    found = seen(warehouse)
+    assert counted(compared(found)) == (4, 16, 1, 6)
+    assert counted(compared(found, "latency", "app"))[1::2] == (1, 1)
 
 
 def test_one_person_has_one_voice_however_often_they_vote(warehouse: Warehouse) -> None:

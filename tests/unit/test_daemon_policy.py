@@ -51,6 +51,9 @@ def test_drift_counts_when_it_holds(drifted: tuple[bool | None, ...], retrain: b
         (Ratings(30, 30), Ratings(0, 30), True),  # as few ratings as may be
         (Ratings(9_000, 10_000), Ratings(8_500, 10_000), False),  # beyond chance, and too small a drop
         (Ratings(90, 100), Ratings(77, 100), False),  # once in 140 looks by chance, and there are many looks
+        (Ratings(320, 400), Ratings(60, 100), False),  # evidence enough for one beginning, and there are 365
+        (Ratings(320, 400), Ratings(120, 200), False),  # a fall for sure, and not surely by more than days differ
+        (Ratings(320, 400), Ratings(180, 300), True),
     ],
 )
 def test_a_fall_of_the_helpful_rate_counts_beyond_chance(before: Ratings, now: Ratings, retrain: bool) -> None:
@@ -66,6 +69,11 @@ def test_a_fall_is_counted_from_its_beginning() -> None:
     good, bad = Ratings(48, 60), Ratings(36, 60)
     decision = decide(evidence(ratings=(*[good] * 300, *[bad] * 5)), SETTINGS, NOW)
     assert decision.reasons == ("the helpful rate fell from 80% (18000 ratings) to 60% (300 ratings)",)
+
+
+def test_a_small_fall_is_not_made_a_large_one_by_its_latest_day() -> None:
+    known = (Ratings(8_000, 10_000), Ratings(7_150, 10_000), Ratings(30, 60))
+    assert not decide(evidence(ratings=known), SETTINGS, NOW).retrain
 
 
 def test_a_fall_that_is_over_is_no_reason() -> None:

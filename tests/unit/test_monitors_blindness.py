@@ -1,14 +1,18 @@
 """A monitor that has too few rows is shown as blind, with how many are missing."""
 
+import json
 import random
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from doors import FakeDaemon, doors
 from prometheus_client import CollectorRegistry
+from starlette.testclient import TestClient
 from traffic import START, feedback, interactions
 
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.service import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import Blindness, blind, note
@@ -53,9 +57,15 @@ def test_the_status_shows_which_monitors_are_blind(tmp_path: Path, enabled: bool
         feedback(service.warehouse, ids[:3], "helpful", True)
         service.jobs.context.now = lambda: START + timedelta(days=10)
         service.jobs.run("quality")
-        shown = service.status()["workloads"]["support"]["blind"]
+        status = json.loads(as_json(service.status()))
+        shown = status["workloads"]["support"]["blind"]
         assert [one["monitor"] for one in shown] == monitors
         assert [(one["found"], one["needed"]) for one in shown if one["monitor"] == "policy"] == [(3, 60)] * enabled
+        daemon = FakeDaemon()
+        daemon.found = status
+        page = TestClient(doors(daemon), base_url="http://localhost").get("/").text
+        assert ("3 of 60 ratings" in page) is enabled
+        assert "5 of 100 conversations in the current window" in page
 
 
 def test_the_gauge_follows() -> None:

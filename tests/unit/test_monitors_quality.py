@@ -16,12 +16,16 @@ from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompt
 
 from retuned.consumers.common.tool_calls import written
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.hallucination import grounding
+from retuned.monitors.hallucination.grounding import judged
 from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.quality.consistency import contradict
 from retuned.monitors.quality.measure import Figure, measure
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
+from retuned.monitors.statistics import wilson
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
@@ -105,6 +109,15 @@ def test_one_person_changing_their_mind_has_one_vote(warehouse: Warehouse) -> No
     assert (figure.value, figure.n) == (0.0, 1)
 
 
+def test_votes_of_an_account_are_capped_and_are_not_independent(warehouse: Warehouse) -> None:
+    for account in range(20):
+        ids = answers(warehouse, 6, offset=100 + 10 * account, user_id=f"account {account}")
+        feedback(warehouse, ids, "helpful", account < 15, when=NOW, offset=10 * account)
+    figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
+    assert (figure.value, figure.n) == (0.75, 20 * 5)
+    assert (figure.value, figure.low, figure.high) == pytest.approx(wilson(15, 20))
+
+
 def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_otherwise(warehouse: Warehouse) -> None:
     ids = answers(warehouse, 100, offset=100)
     feedback(warehouse, ids[:25], "helpful", True, when=NOW - MINUTE, offset=0)
@@ -174,6 +187,58 @@ def test_labels_are_weighed_by_alarm(warehouse: Warehouse) -> None:
     assert (rate.value, rate.n) == (pytest.approx(0.1 * 0.25 + 0.9 * 0.025), 400)
     assert rate.low < 0.03
     assert rate.high < 0.15
+
+
+def test_labels_that_were_drawn_at_random_count_alone_once_there_are_enough(warehouse: Warehouse) -> None:
+    """Of 40 alarms a quarter is invented, of 360 other answers one in twenty; volunteers label inventions alone."""
+    alarmed = answers(warehouse, 40, offset=100, **INVENTED)
+    others = answers(warehouse, 360, offset=200, **GROUNDED)
+
+    for offset, ids, value in (
+        (1_000, alarmed[:5] + others[:1], True),
+        (2_000, alarmed[5:20] + others[1:20], False),
+        (3_000, alarmed[20:36] + others[20:60], True),
+    ):
+        feedback(warehouse, ids, "hallucination", value, source="expert", when=NOW, offset=offset)
+    volunteers = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
+    for number, one in enumerate((*alarmed[:20], *others[:20])):
+        warehouse.execute(
+            "INSERT INTO label_requests BY NAME SELECT $id AS id, $now AS created_at, 'support' AS workload, "
+            "$one AS interaction_id, 'calibration' AS reason, '' AS detail, true AS announced",
+            {"id": f"request-{number}", "now": NOW, "one": one},
+        )
+    rate = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
+    assert rate.value == pytest.approx(0.1 * 0.25 + 0.9 * 0.05)
+    assert volunteers.value > 0.5
+
+
+def test_no_answer_is_grounded_twice(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def count(answer: Answer) -> Judgement | Abstention:
+        seen.append(answer.id)
+        return judged(answer)
+
+    monkeypatch.setattr(grounding, "judged", count)
+    first = answers(warehouse, 6, offset=100, **GROUNDED)
+    measure(warehouse, SETTINGS, "support", NOW)
+    assert sorted(seen) == first
+    second = answers(warehouse, 3, offset=200, **INVENTED)
+    measure(warehouse, SETTINGS, "support", NOW)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert sorted(seen) == first + second
+    assert (found(figures, "alarm_rate", "grounding").value, found(figures, "alarm_rate", "grounding").n) == (3 / 9, 9)
+
+
+def test_groundings_of_labelled_answers_are_kept_longer(warehouse: Warehouse) -> None:
+    kept, gone = answers(warehouse, 2, offset=100, **GROUNDED)
+    feedback(warehouse, [kept], "hallucination", False, source="expert", when=NOW)
+    measure(warehouse, SETTINGS, "support", NOW)
+    later = NOW + timedelta(days=quality.GROUNDINGS_DAYS)
+    quality.thin(warehouse, later, later)
+    assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}
+    quality.thin(warehouse, later, later + MINUTE)
+    assert [row["interaction_id"] for row in warehouse.rows("FROM groundings")] == [kept]
 
 
 def test_labels_of_another_model_do_not_calibrate(warehouse: Warehouse) -> None:

@@ -14,7 +14,7 @@ from retuned.retrain.data.dataset import THUMBS, Dataset
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.folds import FOLDS, can_fold, folds
 from retuned.retrain.data.similarity import text_hash
-from retuned.retrain.settings import GateSettings, Settings
+from retuned.retrain.settings import GateSettings, Settings, TrainSettings
 
 AT = datetime(2026, 3, 2)
 TOPICS = ("returns", "delivery")
@@ -104,9 +104,12 @@ def test_the_folds_of_a_run_that_is_taken_up_again_are_the_same(
 
 
 @pytest.mark.parametrize(("limit", "possible"), [(0, False), (30, False), (31, True), (200, True)])
-def test_many_new_rows_and_next_to_none_are_not_dealt_into_folds(
-    made: tuple[Dataset, list[Dataset]], limit: int, possible: bool
-) -> None:
+def test_many_new_rows_and_next_to_none_are_not_dealt_into_folds(limit: int, possible: bool) -> None:
     settings = Settings(gate=GateSettings(fold_rows=limit))
-    assert can_fold(made[0], settings) == possible
-    assert not can_fold(replace(made[0], rows=made[0].rows | {"train": 14}), settings)
+    assert can_fold(31, settings) == possible
+    assert not can_fold(3, settings)
+
+
+def test_a_provider_is_not_paid_for_four_more_trainings() -> None:
+    there = TrainSettings(engine="api", api_url="http://127.0.0.1:9/v1")
+    assert not can_fold(31, Settings(train=there))

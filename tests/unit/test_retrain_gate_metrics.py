@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
+import numpy as np
 import pytest
 from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
 
@@ -50,6 +52,32 @@ def test_no_answer_may_break_that_was_whole() -> None:
     assert judged([replace(row, valid=False) for row in poor], broken).outcome
 
 
+def test_a_broken_answer_counts_that_only_the_regression_set_shows() -> None:
+    poor, good, earlier = (rows([score] * 30, valid=True) for score in (0.0, 1.0, 1.0))
+    broken = [replace(earlier[0], score=0.0, valid=False), *earlier[1:]]
+    assert decide(poor, good, earlier, earlier, SETTINGS, 0).outcome
+    decision = decide(poor, good, earlier, broken, SETTINGS, 0)
+    assert decision.reasons[-1] == "Refused by: validity."
+
+
+@pytest.mark.parametrize(("broken", "passed"), [(3, True), (4, False), (10, False)])
+def test_of_many_answers_chance_explains_a_few_broken_ones(broken: int, passed: bool) -> None:
+    """By hand: of four that only one of two equal models breaks, all are the candidate's once in sixteen times."""
+    poor, good = rows([0.0] * 100, valid=True), rows([1.0] * 100, valid=True)
+    worse = [replace(row, valid=i >= broken) for i, row in enumerate(good)]
+    assert judged(poor, worse).figures["passed[validity]"] == passed
+
+
+def test_of_two_models_that_break_one_in_a_hundred_neither_is_refused_for_it() -> None:
+    luck = np.random.default_rng(0)
+
+    def answers() -> list[Row]:
+        return [replace(row, valid=bool(luck.random() >= 0.01)) for row in rows([1.0] * 200)]
+
+    passed = [judged(answers(), answers()).figures["passed[validity]"] for _ in range(200)]
+    assert fmean(passed) >= 0.95
+
+
 def test_a_lost_label_is_refused_though_the_whole_gains() -> None:
     """Of 77 labels with three questions each, one that is never answered any more is 1% of the score."""
     rights = [f"{label}{n % 3}" for n in range(9) for label in LABELS]
@@ -63,6 +91,24 @@ def test_a_lost_label_is_refused_though_the_whole_gains() -> None:
     assert decision.figures["confusion[intent_a0][intent_b0]"] == 3
     assert decision.figures["macro_f1_candidate"] > decision.figures["macro_f1_champion"]
     assert judged(before, labelled(rights, rights)).outcome
+
+
+@pytest.mark.parametrize(("held", "earlier"), [(20, 0), (2, 18)])
+@pytest.mark.parametrize(("right", "lost"), [(4, True), (3, False)])
+def test_a_label_is_lost_that_a_weak_champion_answered_rightly_four_times(
+    held: int, earlier: int, right: int, lost: bool
+) -> None:
+    def asked(questions: int, right: int, others: int) -> tuple[list[Row], list[Row]]:
+        """Champion and candidate: the label in question, and others that the candidate alone answers rightly."""
+        rights = ["rare"] * questions + ["common"] * others
+        champion = ["rare"] * right + ["common"] * (questions - right) + [None] * others
+        return labelled(rights, champion), labelled(rights, ["common"] * len(rights))
+
+    settings = GateSettings(resamples=1_000, maximum_regression_drop=1.0, maximum_slice_drop=1.0)
+    holdout = asked(held, 0 if earlier else right, 80)
+    decision = decide(*holdout, *asked(earlier, right if earlier else 0, 0), settings, 0)
+    assert decision.outcome != lost
+    assert not lost or "“rare” (4 of 20)" in " ".join(decision.reasons)
 
 
 @pytest.mark.parametrize("examples", [30, 100])
