@@ -1,6 +1,7 @@
 """Quality: hallucination, contradiction and helpful rates, latency and tokens of a workload's current window."""
 
 import json
+import math
 import threading
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -286,11 +287,25 @@ def _tone(
 
 
 def _latency(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Figure]:
-    rows = cursor.execute(QUERIES["latency"]).fetchall()
-    return [
-        Figure(workload, model, QUANTILES[float(quantile)], "app", value, low, high, n)
-        for model, quantile, n, value, low, high in rows
-    ]
+    counts = dict(cursor.execute(QUERIES["timed"]).fetchall())
+    if counts:
+        counts[ALL_MODELS] = sum(counts.values())
+    figures = []
+    for model, n in sorted(counts.items()):
+        ranks = [rank for quantile in QUANTILES for rank in _ranks(quantile, n)]
+        wanted = {"ranks": [(rank - 0.5) / n for rank in ranks], "model": None if model == ALL_MODELS else model}
+        ((found,),) = cursor.execute(QUERIES["latencies"], wanted).fetchall()
+        for place, metric in enumerate(QUANTILES.values()):
+            value, low, high = found[3 * place : 3 * place + 3]
+            figures.append(Figure(workload, model, metric, "app", value, low, high, n))
+    return figures
+
+
+def _ranks(quantile: float, n: int) -> tuple[int, int, int]:
+    """The rank of a quantile of n values, and those of its distribution-free 95% interval (Conover 1999, 3.2)."""
+    reach = 1.96 * math.sqrt(n * quantile * (1 - quantile))
+    low, high = math.floor(n * quantile - reach), math.ceil(n * quantile + reach)
+    return math.ceil(n * quantile), max(1, low), min(n, high)
 
 
 def _tokens(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Figure]:

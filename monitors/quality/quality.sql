@@ -34,25 +34,15 @@ FROM units
 GROUP BY ALL
 ORDER BY ALL
 
--- name: latency
--- Quantiles with their distribution-free intervals: the order statistics around the rank (Conover 1999, 3.2).
-WITH sorted AS (
-    SELECT coalesce(model, '*') AS model, list_sort(list(latency_seconds)) AS latencies, count(*) AS n
-    FROM answered
-    WHERE isfinite(latency_seconds) AND latency_seconds >= 0
-    GROUP BY GROUPING SETS ((model), ())
-), ranks AS (
-    SELECT model, latencies, n, quantile, ceil(n * quantile) AS rank, 1.96 * sqrt(n * quantile * (1 - quantile)) AS reach
-    FROM sorted, (VALUES (0.5), (0.95), (0.99)) quantiles (quantile)
-    WHERE n > 0
-)
-SELECT
-    model, quantile, n,
-    latencies[rank::BIGINT] AS value,
-    latencies[greatest(1, floor(n * quantile - reach))::BIGINT] AS low,
-    latencies[least(n, ceil(n * quantile + reach))::BIGINT] AS high
-FROM ranks
-ORDER BY ALL
+-- name: timed
+SELECT model, count(*) AS n FROM answered
+WHERE isfinite(latency_seconds) AND latency_seconds >= 0
+GROUP BY model
+
+-- name: latencies
+-- Latencies by their ranks, given as shares of all. Nothing is sorted.
+SELECT quantile_disc(latency_seconds, $ranks::DOUBLE[]) FROM answered
+WHERE isfinite(latency_seconds) AND latency_seconds >= 0 AND ($model IS NULL OR model = $model)
 
 -- name: tokens
 SELECT
