@@ -116,7 +116,11 @@ class Runs:
             )
         if champion.base_hash == versions.base_hash(base):
             raise RetunedError(f"workload {workload}: {champion.name} was trained on {base} already")
-        versions.base_of(champion, settings.base)
+        if type(champion.base) is not type(base):
+            raise RetunedError(
+                f"workload {workload}: {champion.name} was trained on {champion.base}, and nothing is moved between a "
+                f"folder and a provider; start anew with `retuned promote {workload} base`"
+            )
         if isinstance(base, Path) and settings.evaluate.engine == "server":
             raise RetunedError(
                 "evaluate.engine is server, which has one base model: set it to transformers to compare two"

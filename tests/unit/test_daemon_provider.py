@@ -82,16 +82,17 @@ def test_check_asks_the_provider_and_nothing_of_this_machine(
     tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "check_broker", lambda _: "up")
-    told = {name: (problem, found) for name, problem, found in check.check(settings(tmp_path, provider.url))}
-    assert told["base model of workloads.support.base"] == (None, f"{BASE}, which a provider has (train.engine api)")
-    assert told["provider"] == (None, "none: training is on this machine (train.engine)")
-    assert told["provider of support"][0] is None
-    assert told["evaluation of support"] == (None, "at the provider (train.engine api)")
-    assert told["memory of support"][0] is None
+    told = {name: (mark, found) for mark, name, found in check.check(settings(tmp_path, provider.url))}
+    assert told["base model of workloads.support.base"] == ("ok", f"{BASE}, which a provider has (train.engine api)")
+    assert told["provider"] == ("ok", "none: training is on this machine (train.engine)")
+    assert told["provider of support"][0] == "ok"
+    assert told["evaluation of support"] == ("ok", "at the provider (train.engine api)")
+    assert told["memory of support"][0] == "ok"
     assert provider.asked == [("GET", "/v1/models")]
     provider.models.pop(BASE)
-    told = {name: (problem, found) for name, problem, found in check.check(settings(tmp_path, provider.url))}
-    assert "lists no model" in str(told["provider of support"][0])
+    told = {name: (mark, found) for mark, name, found in check.check(settings(tmp_path, provider.url))}
+    assert told["provider of support"][0] == "FAIL"
+    assert "lists no model" in told["provider of support"][1]
 
 
 def test_a_training_at_a_provider_needs_no_memory_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

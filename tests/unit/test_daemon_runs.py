@@ -541,6 +541,8 @@ def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
     assert "was trained on" in refused(base=str(base))
     queue.configure(evaluate={"engine": "server", "url": "http://host/v1"})
     assert "evaluate.engine is server" in refused(base=str(other_base(queue.folder / "third")))
+    queue.configure(train={"engine": "api", "api_url": "https://api.openai.com/v1"})
+    assert "nothing is moved between a folder and a provider" in refused(base="gpt-4.1-mini")
     queue.models["workloads"] = ("sales",)
     queue.configure()
     assert "add it to models.workloads" in refused(base=str(queue.folder / "third"))
