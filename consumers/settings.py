@@ -57,7 +57,7 @@ class WorkloadSettings(Section):
 
 def _without_credentials(url: str, info: ValidationInfo) -> str:
     if "@" in url.split("/")[2]:
-        key = "judge_key" if info.field_name == "judge_url" else "token"
+        key = {"judge_url": "judge_key", "api_url": "api_key"}.get(info.field_name or "", "token")
         raise ValueError(f"credentials in the address are not sent; put a token into {key} or {key}_file")
     return url
 

@@ -1,4 +1,4 @@
-"""What answers took, in seconds and tokens, as histograms and counters of all interactions read since the start."""
+"""Answers, and what they took in seconds and tokens: counters and histograms of all that was read since the start."""
 
 import threading
 from collections import defaultdict
@@ -46,6 +46,7 @@ class _Histogram:
 @dataclass
 class _Series:
     seen: datetime
+    answers: int = 0
     latency: _Histogram = field(default_factory=lambda: _Histogram.empty(LATENCY_SECONDS))
     first_token: _Histogram = field(default_factory=lambda: _Histogram.empty(FIRST_TOKEN_SECONDS))
     tokens: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -77,10 +78,12 @@ class Traffic:
             kind: np.bincount(codes, np.nan_to_num(column(f"{kind}_tokens")), len(pairs)).tolist()
             for kind in ("input", "output")
         }
+        answers = np.bincount(codes, minlength=len(pairs)).tolist()
         with self._lock:
             for place, pair in enumerate(pairs):
                 workload, _, model = pair.partition("\0")
                 series = self._of((workload, model), now)
+                series.answers += answers[place]
                 series.latency.add(latency[place], seconds[place])
                 series.first_token.add(first_token[place], first_seconds[place])
                 for kind, sums in tokens.items():
@@ -103,18 +106,22 @@ class Traffic:
 
     def collect(self) -> Iterable[Metric]:
         """The families as they are now."""
-        latency, first_token, tokens = self._families()
+        answers, latency, first_token, tokens = self._families()
         with self._lock:
             for pair, series in self._series.items():
+                answers.add_metric(pair, series.answers)
                 for family, histogram in ((latency, series.latency), (first_token, series.first_token)):
                     if histogram.counts.any():  # apps that do not tell it cost no series
                         family.add_metric(pair, histogram.buckets(), histogram.total)
                 for kind, count in series.tokens.items():
                     tokens.add_metric((*pair, kind), count)
-        return latency, first_token, tokens
+        return answers, latency, first_token, tokens
 
-    def _families(self) -> tuple[HistogramMetricFamily, HistogramMetricFamily, CounterMetricFamily]:
+    def _families(
+        self,
+    ) -> tuple[CounterMetricFamily, HistogramMetricFamily, HistogramMetricFamily, CounterMetricFamily]:
         return (
+            CounterMetricFamily("retuned_interactions", "Answers that were read since start.", labels=_LABELS),
             HistogramMetricFamily(
                 "retuned_interaction_latency_seconds", "Time that answers took, as the app measured it.", labels=_LABELS
             ),

@@ -8,14 +8,15 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from types import FrameType
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.errors import BrokerUnavailable, ConfigurationError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.member_file import MemberFile
@@ -24,7 +25,7 @@ from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
-from retuned.daemon import tracing
+from retuned.daemon import overrides, tracing, workloads
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -39,6 +40,7 @@ from retuned.daemon.web.tls import server_tls
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry
+from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training.base_model import check_base_model
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,9 @@ class App:
             server_tls(settings.http)
             for key, base in settings.bases().items():
                 check_base_model(base, key)
+            for name, own in settings.variants({"metric", "evaluate"}).items():
+                with _of_entry(name):
+                    check_metric(own)
             if settings.tracing.otlp_endpoint:
                 self._stops.append(("tracing", tracing.start(settings.tracing)))
             try:
@@ -108,6 +113,8 @@ class App:
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))
             registry.reconcile(self.warehouse, settings)
+            for notice in overrides.notices(settings.workloads, workloads.known(self.warehouse)):
+                log.warning("%s", notice)
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
@@ -245,6 +252,15 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
         raise app.error
     log.info("stopped")
     return 0
+
+
+@contextmanager
+def _of_entry(name: str | None) -> Iterator[None]:
+    """What is wrong with an entry of `workloads` names it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"workloads.{name}: {error}" if name else str(error)) from error
 
 
 def run_once(settings: Settings) -> None:

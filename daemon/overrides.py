@@ -1,7 +1,9 @@
 """Settings that differ between workloads: `workloads.<name or glob>` in the configuration, over what holds for all."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,8 +11,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from retuned.consumers.settings import WorkloadSettings
 
-SECTIONS = ("metric", "dataset", "train", "evaluate", "gate", "policy", "windows", "watch", "roi", "labels")
+SECTIONS = ("metric", "dataset", "train", "evaluate", "gate", "policy", "windows", "watch", "roi", "labels", "drift")
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
+
+MOST_NAMED = 10
+"""Workloads that a text names."""
 
 Entries = Mapping[str, Mapping[str, Any]]
 S = TypeVar("S", bound=BaseModel)
@@ -19,8 +24,8 @@ S = TypeVar("S", bound=BaseModel)
 def matching(entries: Entries, workload: str) -> list[str]:
     """The names and globs of the entries for a workload; of two that set the same key, the later one in the list wins.
 
-    Globs (`*`, `?`, `[abc]`) come first, a longer one after a shorter one, equally long ones in the order of the file;
-    the exact name comes last.
+    Globs (`*`, `?`, `[abc]`) come first, a longer one after a shorter one, equally long ones in the order of the file
+    (see `notices`); the exact name comes last.
     """
     globs = [name for name in entries if name != workload and fnmatchcase(workload, name)]
     return [*sorted(globs, key=len), *([workload] if workload in entries else [])]
@@ -60,6 +65,37 @@ def check(settings: BaseModel, entries: Entries) -> None:
         raise ValidationError.from_exception_data("Settings", wrong)
 
 
+def notices(entries: Entries, workloads: Sequence[str]) -> list[str]:
+    """What looks like a mistake in view of the workloads that are known; of no workload nothing is said.
+
+    An entry that is of none of them; and two globs of one length that set a key of one of them to different values.
+    """
+    found = [
+        f"workloads.{name}: no workload that is known has this name{near(name, workloads)}; it counts once there is one"
+        for name in entries
+        if workloads and not any(workload == name or fnmatchcase(workload, name) for workload in workloads)
+    ]
+    contradictions = dict[tuple[str, str, tuple[str, ...]], str]()
+    for workload in workloads:
+        globs = [name for name in matching(entries, workload) if name != workload]
+        for one, other in ((one, other) for one, other in combinations(globs, 2) if len(one) == len(other)):
+            first, second = _flat(entries[one]), _flat(entries[other])
+            for key in first.keys() & second.keys():
+                if first[key] != second[key] and origin(entries, workload, key) == other:
+                    contradictions.setdefault((one, other, key), workload)
+    return found + [
+        f"workloads.{one} and workloads.{other}: both are globs of {workload}, are equally long and set "
+        f"{'.'.join(key)}; {other}, the later one, counts: set it in an entry workloads.{workload}, or in one of them"
+        for (one, other, key), workload in sorted(contradictions.items())
+    ]
+
+
+def near(name: str, workloads: Sequence[str]) -> str:
+    """Which of the workloads could be meant by a name, as the end of a sentence."""
+    likely = difflib.get_close_matches(name, workloads, n=3)
+    return f"; did you mean {' or '.join(likely)}?" if likely else f"; known are {', '.join(workloads[:MOST_NAMED])}"
+
+
 def origin(entries: Entries, workload: str, key: tuple[str, ...]) -> str | None:
     """The name or glob of the entry that a workload's value of a key comes from; None: from none."""
     return next((name for name in reversed(matching(entries, workload)) if has(entries[name], key)), None)
@@ -78,6 +114,13 @@ def has(values: Mapping[str, Any], key: tuple[str, ...]) -> bool:
 def known() -> list[str]:
     """What an entry may hold."""
     return ["objective", "base", *SECTIONS]
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The values of an entry by their keys: ("train", "rank") is the rank in the section train."""
+    sections = {section: given for section, given in entry.items() if isinstance(given, Mapping)}
+    alone = {(key,): given for key, given in entry.items() if key not in sections}
+    return alone | {(section, key): value for section, given in sections.items() for key, value in given.items()}
 
 
 def _by_section(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 2.0
 TIMEOUT_SECONDS = 30.0
 EXPORT_SECONDS = 600.0  # a training set is chosen before its first row is sent
+CHECK_SECONDS = 3_600.0  # windows are compared before it is answered, behind the check under way
 BACKUP_SECONDS = 21_600.0  # it is made before it is answered for
 CHUNK_BYTES = 2**20
 END_OF_CERTIFICATE = "-----END CERTIFICATE-----"
@@ -53,7 +54,8 @@ class RemoteService:
 
     def command(self, name: str, workload: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
         path = f"training/{name}" if workload is None else f"workloads/{quote(workload, safe='')}/{name}"
-        return self._ask(dict, "POST", path, arguments)
+        seconds = CHECK_SECONDS if name == "check-drift" else TIMEOUT_SECONDS
+        return self._ask(dict, "POST", path, arguments, seconds)
 
     def dead_letters(self, limit: int, reason: str | None) -> list[dict[str, Any]]:
         return self._ask(list, "GET", f"dead-letters?{urlencode(_given(limit=limit, reason=reason))}")

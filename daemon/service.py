@@ -27,11 +27,12 @@ from retuned.consumers.warehouse.connection import open_existing, open_warehouse
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
 from retuned.daemon.backup.create import back_up
+from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
-from retuned.daemon.transfer.exports import Export, content
+from retuned.daemon.transfer.exports import Export, content, utc
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.data.lineage import lineage
@@ -41,7 +42,9 @@ from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
 
 ANYBODY = "an operator"
-COMMANDS = ("retrain", "rebase", "promote", "rollback", "report", "pause", "resume", "cancel")
+COMMANDS = (
+    "retrain", "rebase", "promote", "rollback", "report", "pause", "resume", "cancel", "check-drift", "accept-drift",
+)  # fmt: skip
 OF_ALL = ("pause", "resume")
 """Those that may also be about all workloads."""
 
@@ -63,9 +66,10 @@ class Service(Protocol):
 
         Args:
             workload: None: all of them, for those of `OF_ALL`.
-            arguments: `version`, for `promote`; `base`, a folder, for `rebase`; `now`, for `retrain`: at any hour; the
-                `reason`, for `promote`, `rollback`, `rebase`, `pause` and `cancel`; `asked_by`, the name of who asks.
-                Reason and name are kept.
+            arguments: `version`, for `promote`; `base`, a folder or a provider's model, for `rebase`; `now`, for
+                `retrain`: at any hour; `as_of`, a time in ISO 8601, for `check-drift`; the `reason`, for `promote`,
+                `rollback`, `rebase`, `pause`, `cancel` and, where it has to be given, `accept-drift`; `asked_by`, the
+                name of who asks. Reason and name are kept.
 
         Returns:
             The `workload` and what was `done`, in words.
@@ -150,14 +154,22 @@ class LocalService:
         if name == "rebase":
             base = arguments.get("base")
             if not isinstance(base, str) or not base:
-                raise RetunedError("rebase: name the folder of the base model")
-            runs.rebase(workload, Path(base), asked_by, said)
+                raise RetunedError("rebase: name the base model, by its folder or as its provider does")
+            runs.rebase(workload, base, asked_by, said)
             if self._ingest is None:
                 runs.run_waiting()
             return {
                 "workload": workload,
                 "done": "; ".join([f"a training on {base} is in line", *self._waits(workload)]),
             }
+        if name == "check-drift":
+            check = tasks.check_drift_of(self.jobs.context, workload, utc("check-drift: as_of", arguments.get("as_of")))
+            return {"workload": workload, "done": check.detail}
+        if name == "accept-drift":
+            if not arguments.get("reason"):
+                raise RetunedError("accept-drift: give the reason why what is asked now is as usual")
+            accepted = tasks.accept_drift(self.jobs.context, workload, asked_by, said)
+            return {"workload": workload, "done": accepted}
         if name == "report":
             report = self.jobs.report_so_far(workload)
             return {"workload": workload, "done": f"the report of this month so far will be at /reports/{report}"}
@@ -166,10 +178,10 @@ class LocalService:
             version = arguments.get("version")
             if not isinstance(version, str) or not version:
                 raise RetunedError("promote: name the version, for example 3f2a91c0")
-            rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
-            return {"workload": workload, "done": f"{workload}@{version} is the champion"}
+            serving = rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
+            return {"workload": workload, "done": _serves(workload, serving)}
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
-        return {"workload": workload, "done": f"{workload}@{previous or 'base'} is the champion again"}
+        return {"workload": workload, "done": f"{_serves(workload, previous)} again"}
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""
@@ -224,6 +236,11 @@ class LocalService:
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
         return Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher)
+
+
+def _serves(workload: str, version: str | None) -> str:
+    name = model_name(workload, version)
+    return f"{name} is the champion" if version else f"no champion: {name}, the base model, serves"
 
 
 def _outcome(result: RunResult) -> str:

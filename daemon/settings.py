@@ -18,6 +18,7 @@ from retuned.daemon import hours, overrides
 from retuned.daemon.hours import Hours
 from retuned.monitors import settings as monitors
 from retuned.retrain import settings as retrain
+from retuned.retrain.settings import Base
 
 ENVIRONMENT_PREFIX = "RETUNED__"
 LEAST_TOKEN = 16
@@ -55,7 +56,7 @@ class PolicySettings(Section):
         description="so many corrections since the champion's dataset are a reason to retrain; null: never by itself",
     )
     minimum_corrections: PositiveInt = Field(
-        50, description="with fewer corrections since the champion's dataset, no reason is enough"
+        40, description="with fewer corrections since the champion's dataset, no reason is enough"
     )
     cooldown_seconds: PositiveFloat = Field(3_600.0, description="rest after a run, whatever came of it")
     payback_days: PositiveFloat = Field(
@@ -289,8 +290,8 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         repr=False,  # it may hold secrets
         description="what differs for one workload, by its name, or for many, by a glob such as 'support.*': "
         f"objective, base (as models.base), and keys of {', '.join(overrides.SECTIONS)}. Of several entries that set "
-        "a key, the one of the exact name counts, then the longest glob; `retuned config --workload NAME` prints what "
-        "is in force",
+        "a key, the one of the exact name counts, then the longest glob, of equally long ones the last; "
+        "`retuned config --workload NAME` prints what is in force",
     )
 
     @model_validator(mode="after")
@@ -304,10 +305,16 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     def origin(self, workload: str, *key: str) -> str | None:
         return overrides.origin(self.workloads, workload, key)
 
-    def bases(self) -> dict[str, Path | None]:
+    def bases(self) -> dict[str, Base | None]:
         """The base models, by the key that names each: that of all workloads, then those of some."""
         own = {name: entry["base"] for name, entry in self.workloads.items() if entry.get("base") is not None}
-        return {"models.base": self.models.base, **{f"workloads.{name}.base": Path(own[name]) for name in own}}
+        named = {f"workloads.{name}.base": self.for_workload(name).base_named(str(own[name])) for name in own}
+        return {"models.base": self.base, **named}
+
+    def variants(self, keys: set[str]) -> "dict[str | None, Self]":
+        """The settings of all workloads (None), and those of each entry of `workloads` that sets one of these keys."""
+        own = [name for name, entry in self.workloads.items() if keys & entry.keys()]
+        return {None: self, **{name: self.for_workload(name) for name in own}}
 
     @classmethod
     def settings_customise_sources(
@@ -388,7 +395,9 @@ def _explain(item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), _known(item["loc"][:-1]), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "; see deploy/retuned.example.yaml")
     expected = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" or any(word in key for word in ("password", "token", "user_key", "judge_key")):
+    if item["type"] == "value_error" or any(
+        word in key for word in ("password", "token", "user_key", "judge_key", "api_key")
+    ):
         return f"{key}: {expected}"
     return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"
 

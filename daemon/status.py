@@ -15,11 +15,15 @@ from retuned.daemon.jobs.holds import pauses
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.reports.reports import reports
 from retuned.daemon.settings import Settings
+from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.scoring.label import in_figures, mistaken
 
 SQL = named_queries("retuned.daemon", "status.sql")
+WORST_LABELS = 10
+"""Of a decision, so many labels are shown."""
 
 
 def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
@@ -36,10 +40,12 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
         "version": version("retuned"),
         "started_at": started_at,
         "running": ingest is not None,
+        "as_of": context.now(),
+        "booked_at": (warehouse.row(SQL["booked_at"]) or {}).get("booked_at"),
         "ingestion": (counts or {})
         | {"latest_dead_letters": warehouse.rows(SQL["latest_dead_letters"])}
         | ingestion(ingest, warehouse, context.settings),
-        "storage": {**asdict(warehouse.size()), "archived": archived(warehouse)},
+        "storage": {"path": str(warehouse.path.resolve()), **asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(context.failures)},
         "training": dict(jobs.runs.progress),
         "queue": jobs.runs.queue(),
@@ -80,14 +86,36 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "champion": aliases.get("champion"),
         "previous": aliases.get("previous"),
         "quality": rows("quality"),
+        "blind": [asdict(one) for one in blind(warehouse, workload)],
         "helpful_rate": rows("history", metric="helpful_rate", source="user"),
         "drift": rows("drift"),
-        "decisions": rows("decisions"),
+        "decisions": [_with_labels(row) for row in rows("decisions")],
         "runs": rows("runs"),
         "promotions": rows("promotions"),
-        "watch": asdict(seen) if (seen := watch.latest(warehouse, workload)) else None,
+        "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),
         "roi": _roi(warehouse, settings, workload),
+    }
+
+
+def _with_labels(decision: dict[str, Any]) -> dict[str, Any]:
+    """A decision with what the candidate made of each label, the worst first, instead of all its figures; without,
+    where it has none."""
+    figures = json.loads(decision.pop("figures") or "{}")
+    table = in_figures(figures)
+    if not table:
+        return decision
+    wrong = [one for one in mistaken(table) if one[2] < one[1]]
+    return decision | {
+        "labels": {
+            "known": len(table),
+            "macro_f1": {model: figures[f"macro_f1_{model}"] for model in ("champion", "candidate")},
+            "mistaken": [
+                {"label": label, "questions": questions, "right": right, "taken_for": taken}
+                for label, questions, right, taken in wrong[:WORST_LABELS]
+            ],
+            "more": max(0, len(wrong) - WORST_LABELS),
+        }
     }
 
 

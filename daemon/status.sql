@@ -6,6 +6,9 @@ SELECT (SELECT count(*) FROM interactions) AS interactions,
 -- name: latest_dead_letters
 SELECT received_at, topic, partition, "offset", reason, detail FROM dead_letters ORDER BY received_at DESC LIMIT 5
 
+-- name: booked_at
+SELECT booked_at FROM ledger_position
+
 -- name: aliases
 SELECT alias, version, created_at FROM aliases WHERE workload = $workload
 
@@ -23,11 +26,12 @@ SELECT created_at, value, low, high FROM (
 ) WHERE age <= 120 ORDER BY created_at
 
 -- name: drift
-SELECT id, created_at, drifted, severity, detail, report, reference_rows, current_rows FROM drift_checks
+SELECT id, created_at, drifted, severity, severity_low, severity_high, missing, detail, report, reference_rows, current_rows FROM drift_checks
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
 
 -- name: decisions
-SELECT created_at, kind, outcome, reasons, run_id, metric FROM decisions
+SELECT created_at, kind, outcome, reasons, run_id, metric, CASE WHEN kind = 'gate' THEN figures END AS figures
+FROM decisions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 40
 
 -- name: runs

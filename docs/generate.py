@@ -41,7 +41,7 @@ TABLES = {
     "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
     "runs": "A retraining, from its reasons to its end.",
     "pauses": "A pause of retraining, of one workload or of all.",
-    "evaluations": "One answer of one model to a holdout or regression row, with what was measured of it.",
+    "evaluations": "One answer of one model to a row, with what was measured of it.",
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
     "the folder.",
@@ -50,6 +50,7 @@ TABLES = {
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
+    "drift_references": "A current window that an operator made the reference of drift checks.",
     "quality": "A figure of a workload with its interval: of each minute for `retention.detail_days`, then the last of "
     "each hour, after 30 days the last of each day.",
     "watch_checks": "A look at a new champion in service, beside the one before it: each for `retention.detail_days`, "
@@ -62,7 +63,11 @@ TABLES = {
     "ledger_position": "How far the ledger has booked: one row.",
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
     "`interactions` each minute. It follows them within one.",
+    "rating_periods": "Users' ratings of the model in service over one length of the current window, one of each "
+    "account, for the policy. What is over is counted once.",
+    "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
+    "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
     "archives": "A Parquet file of the archive.",
@@ -164,7 +169,7 @@ COLUMNS = {
         **_MADE,
         "version": "hash of its content",
         "path": "its folder",
-        "base_model": "folder of the base model",
+        "base_model": "folder of the base model, or the provider's name of it",
         "base_hash": "hash that tells base models apart",
         "parent_version": "the version that training began from; null: the base model",
         "dataset_version": "the dataset that it learned from",
@@ -188,6 +193,7 @@ COLUMNS = {
         "current_rows": "conversations of the current window that were compared",
         "detail": "what moved, in a sentence",
     },
+    "drift_references": {**_WORKLOAD, "reason": "why what was asked then is as usual"},
     "quality": {
         **_WORKLOAD,
         "created_at": "when it was measured",
@@ -232,7 +238,10 @@ COLUMNS = {
         "booked_at": "when the ledger was last booked",
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
+    "rating_periods": {**_WORKLOAD},
+    "blindness": {**_WORKLOAD},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
+    "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},
     "ingest_resumptions": {"resumed_at": "when it was asked for"},
     "archives": {
@@ -286,7 +295,7 @@ FIELDS = {
     "LabelRequest.answer": "what the model answered, with its calls of tools",
     "LabelRequest.tools": "the tools that the model was offered, as OpenAI's chat API has them",
     "LabelRequest.context": "passages that the model was given; null: none",
-    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`",
+    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`; or `calibration`",
     "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
     "Ingestion.lag_events": "events that wait on the broker; null: no daemon is running",
     "Ingestion.last_event_at": "when the last event was stored; null: none since the daemon's start",
@@ -324,8 +333,9 @@ MODEL_EVENT = {
     "version": "the new champion; null: the base model",
     "previous_version": "the champion before; null: the base model",
     "path": "folder of the new champion, absolute; null: the base model",
-    "base_model": "folder of the base model that the new champion was trained on; where that is the base model itself, "
-    "of the one that the champion before was trained on",
+    "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
+    "is the base model itself, of the one that the champion before was trained on",
+    "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
     "share": "share of the traffic that it is for: 1.0",
     "reason": "why the champion was changed",
 }

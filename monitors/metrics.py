@@ -7,6 +7,7 @@ from datetime import UTC
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from retuned.consumers.common.series import forget_other_workloads
+from retuned.monitors.blindness import MONITORS, Blindness
 from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.money.roi import Roi, Tenure
 from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
@@ -35,8 +36,20 @@ class Metrics:
         )
         self.drift_severity = Gauge(
             "retuned_drift_severity_ratio",
-            "How far the feature that moved furthest did: a share of events; absent when the latest check had too few "
-            "rows or failed",
+            "Share of the events that the feature that moved furthest says is different; absent when the latest check "
+            "had too few rows or failed",
+            ["workload"],
+            registry=registry,
+        )
+        self.drift_severity_interval = Gauge(
+            "retuned_drift_severity_interval_ratio",
+            "95% interval of the severity, by end: low or high; absent when the severity is",
+            ["workload", "end"],
+            registry=registry,
+        )
+        self.drift_missing = Gauge(
+            "retuned_drift_missing_conversations",
+            "Conversations that are missing until the windows can be compared: above 0 the drift check is blind",
             ["workload"],
             registry=registry,
         )
@@ -136,10 +149,30 @@ class Metrics:
             ["workload", "metric", "source"],
             registry=registry,
         )
+        self.watch_power = Gauge(
+            "retuned_watch_power",
+            "1 when the watch can find a fall of 20 points in its time at the present rate of votes, else 0; absent "
+            "when nothing is watched",
+            ["workload"],
+            registry=registry,
+        )
+        self.watch_detection = Gauge(
+            "retuned_watch_detection_seconds",
+            "How long after the promotion a fall of 20 points shows at the present rate of votes; absent when not "
+            "within a year, or nothing is watched",
+            ["workload"],
+            registry=registry,
+        )
         self.watch_checks = Counter(
             "retuned_watch_checks_total",
             "Looks at a watched champion since start, by verdict: keep, roll_back or go_on",
             ["workload", "verdict"],
+            registry=registry,
+        )
+        self.blind = Gauge(
+            "retuned_monitor_blind",
+            "1 while a monitor (quality or policy) has too few rows to report what can be relied on, else 0",
+            ["workload", "monitor"],
             registry=registry,
         )
         self.roi_ratio = Gauge(
@@ -198,20 +231,26 @@ class Metrics:
         outcome = {None: "too_few_rows", True: "drifted", False: "quiet"}[check.drifted]
         if counted:
             self.drift_checks.labels(check.workload, outcome).inc()
-        self._drift(check.workload, check.drifted, check.severity)
+        self._drift(check.workload, check)
 
     def drift_failed(self, workload: str) -> None:
         """Show that the latest check failed: nothing is known."""
-        self._drift(workload, None, None)
+        self._drift(workload, None)
 
-    def _drift(self, workload: str, drifted: bool | None, severity: float | None) -> None:
-        self._replace(self.drift_detected, workload, [((), drifted)])
-        self._replace(self.drift_severity, workload, [((), severity)])
+    def _drift(self, workload: str, check: DriftCheck | None) -> None:
+        self._replace(self.drift_detected, workload, [((), check.drifted)] if check else [])
+        self._replace(self.drift_severity, workload, [((), check.severity)] if check else [])
+        ends = _ends(check.severity_low, check.severity_high) if check else []
+        self._replace(self.drift_severity_interval, workload, ends)
+        self._replace(self.drift_missing, workload, [((), check.missing or 0)] if check else [])
 
     def watch(self, workload: str, seen: WatchCheck | None) -> None:
         """Show a look at the watched champion of a workload; None: none is watched."""
         self.watch_active.labels(workload).set(seen is not None and seen.verdict == "go_on")
         comparisons = seen.comparisons if seen else []
+        watched = seen if seen is not None and seen.verdict == "go_on" else None
+        self._replace(self.watch_power, workload, [((), watched.has_power)] if watched else [])
+        self._replace(self.watch_detection, workload, [((), watched.seconds_to_find)] if watched else [])
         self._replace(self.watch_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
         if seen is not None:
             self.watch_checks.labels(workload, seen.verdict).inc()
@@ -252,6 +291,11 @@ class Metrics:
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
+    def blindness(self, workload: str, found: Collection[Blindness]) -> None:
+        """Show which monitors of a workload have too few rows."""
+        for monitor in MONITORS:
+            self.blind.labels(workload, monitor).set(any(one.monitor == monitor for one in found))
+
     def roi(
         self,
         workload: str,
@@ -280,7 +324,9 @@ class Metrics:
 
     def keep(self, measured: Collection[str], watched: Collection[str]) -> None:
         """Forget the workloads that are no longer measured; of the watch, those that are no longer watched."""
-        watch = (self.watch_active, self.watch_evidence, self.watch_checks)
+        watch = (
+            self.watch_active, self.watch_evidence, self.watch_power, self.watch_detection, self.watch_checks
+        )  # fmt: skip
         others = [metric for metric in vars(self).values() if metric not in watch]
         gone = forget_other_workloads(others, measured) | forget_other_workloads(watch, watched)
         self._shown = {

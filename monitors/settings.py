@@ -8,6 +8,7 @@ from pydantic import Field
 from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
 from retuned.monitors.rates import Rate, ShareRate
 
+Attribute = Annotated[str, Field(pattern=r'^[^"\\]+$')]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -27,12 +28,14 @@ class WindowsSettings(Section):
         1_000, description="most conversations of either window that are read, one event of each"
     )
     minimum_rows: PositiveInt = Field(
-        100, description="with fewer conversations in either window, no drift is reported"
+        100,
+        description="a window that holds fewer conversations is widened until it holds so many; where there are not "
+        "enough, a drift check is blind",
     )
     seasonal_rows: PositiveInt | None = Field(
         500,
-        description="once the reference holds so many conversations of the same hours of the week (else of the day) as "
-        "the current window, it is of these alone; null: of all hours",
+        description="once the reference holds so many conversations of the same hours of the day (after four weeks of "
+        "the week) as the current window, it is of these alone; null: of all hours",
     )
 
 
@@ -42,6 +45,16 @@ class DriftSettings(Section):
     false_alarm_rate: Share = Field(
         0.05,
         description="chance that quiet traffic flags any feature at any check within windows.current_seconds",
+    )
+    minimum_distance: Share = Field(
+        0.05,
+        description="smallest shift that matters: a feature drifts when it moved beyond chance and at least this share "
+        "of the events changed",
+    )
+    segments: tuple[Attribute, ...] = Field(
+        (),
+        description="attributes of interactions (channel, country …) whose mix is compared, and by which, as by topic "
+        "and language, a check tells where a feature moved most",
     )
     topics: PositiveInt = Field(12, description="clusters that the prompts of both windows are sorted into")
     keep_reports: PositiveInt = Field(
@@ -56,18 +69,23 @@ class QualitySettings(JudgeSettings):
     """How answers are judged. A judge and an NLI model see a sample, and doubtful cases; their rates stand apart."""
 
     grounding_threshold: Share = Field(
-        0.7, description="an answer whose grounding in its context is lower is an alarm of the grounding scorer"
+        0.05,
+        description="an answer whose grounding in its passages is lower is an alarm of the grounding scorer: about the "
+        "share of answers that invent nothing on which it alarms, however long they are",
     )
     nli_model: Path | None = Field(
         None,
-        description="folder of a model that tells whether a text entails a sentence (transformers, sequence "
-        "classification with a label entailment), run in a child process; null: none",
+        description="folder of a model (transformers) that tells whether a text entails a sentence (sequence "
+        "classification with a label entailment), or marks the tokens of an answer that passages do not bear out "
+        "(token classification with two labels), run in a child process; null: none",
     )
     judged_answers: PositiveInt = Field(
         50, description="most answers of a workload that the judge and the NLI model are shown each time"
     )
     judging_every_seconds: PositiveFloat = Field(3_600.0, description="how often they are shown new answers")
-    judging_seconds: PositiveFloat = Field(60.0, description="longest that a measurement waits for either of them")
+    judging_seconds: PositiveFloat = Field(
+        60.0, description="longest that a measurement waits for either of them, and for the grounding scorer"
+    )
 
 
 class WatchSettings(Section):
@@ -75,12 +93,20 @@ class WatchSettings(Section):
 
     enabled: bool = Field(True, description="false: only a person takes a champion back")
     duration_seconds: PositiveFloat = Field(
-        3 * 86_400.0, description="a champion that the gate promoted is watched for so long, then it is kept"
+        14 * 86_400.0,
+        description="a champion that the gate promoted is watched for so long at most, then it is kept",
+    )
+    minimum_seconds: PositiveFloat = Field(
+        3 * 86_400.0,
+        description="nor is it kept before so long, however clearly it is as good: whole days, so that all hours count",
     )
     compare_seconds: PositiveFloat = Field(
-        6 * 3_600.0,
-        description="it is compared with what the champion before it answered within so long before the promotion, "
-        "and since; keep it shorter than a retraining takes from the change that called for it",
+        28 * 86_400.0,
+        description="it is compared with what the champion before it answered, in the same hours of the days and weeks "
+        "before the promotion; as many of them as hold 500 votes, and none longer ago than this",
+    )
+    vote_seconds: PositiveFloat = Field(
+        86_400.0, description="a vote counts when it comes within so long after the answer, whichever version gave that"
     )
     margin: Share = Field(
         0.05, description="the shares of unhelpful, of invented and of slow answers may each be higher by so much"
@@ -91,10 +117,11 @@ class WatchSettings(Section):
     false_rollback_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05,
         description="chance that a version within the margin is taken back, over the whole watch however often it is "
-        "looked at; shared out over all that is compared",
+        "looked at and whatever is compared",
     )
     minimum_votes: PositiveInt = Field(
-        30, description="with fewer votes or answers on either side, a comparison takes nothing back"
+        30,
+        description="with fewer voters (accounts, else conversations) on either side, a comparison takes nothing back",
     )
 
 
@@ -128,6 +155,15 @@ class RoiSettings(Section):
     judge_token_cost: Rate = Field(
         None,
         description="cost of one token that a language model is paid for to judge a run's answers (evaluate.judge_url)",
+    )
+    provider_training_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that the provider trains on, in each epoch"
+    )
+    provider_input_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that a model of the provider reads in an evaluation"
+    )
+    provider_output_token_cost: Rate = Field(
+        None, description="train.engine api: cost of one token that it generates there"
     )
     token_cost: Rate = Field(None, description="cost of one token, where an event does not say its cost")
     expert_hourly_rate: Rate = Field(None, description="cost of an hour of an expert who corrects or judges answers")

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -31,44 +31,60 @@ def wilson(successes: float, n: float) -> tuple[float, float, float]:
     return rate, min(max(centre - half, 0.0), rate), max(min(centre + half, 1.0), rate)
 
 
-def two_sample_ks(reference: Sequence[float], current: Sequence[float]) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test: could both be draws from one distribution?
+def clustered_rate(units: Mapping[tuple[int, int], int]) -> tuple[float, float, float]:
+    """A rate and its 95% interval, from observations of which those of one unit (an account, a conversation) are alike.
 
-    Conservative with ties and, as the limiting distribution is used, with few values. Source: Hodges, "The significance
-    probability of the Smirnov two-sample test" (1958).
+    Args:
+        units: how many units have so many successes of so many observations.
+
+    The interval is Wilson's, at the effective number of observations: n / (1 + ρ (m - 1)), where m is the mean size of
+    the unit of an observation and ρ the correlation within units, estimated from all pairs and raised by one and a half
+    standard errors, as few units tell little of it; where nothing is known of it, 1. Sources: Kish, "Survey sampling"
+    (1965), section 5.4, for the effect of the design; Korn and Graubard, "Confidence intervals for proportions with
+    small expected number of positive counts estimated from survey data" (1998), for the effective size in the interval.
     """
-    from scipy.stats import ks_2samp
+    observed = sum(n * count for (_, n), count in units.items())
+    if not observed:
+        return wilson(0, 0)
+    successes = sum(yes * count for (yes, _), count in units.items())
+    pairs = sum(n * (n - 1) * count for (_, n), count in units.items())
+    if not pairs:
+        return wilson(successes, observed)
+    rate = successes / observed
+    variance = rate * (1 - rate)
+    together = sum((yes - rate * n) ** 2 * count for (yes, n), count in units.items()) - observed * variance
+    correlation = min(max(together / (variance * pairs), 0.0), 1.0) if variance else 1.0
+    # Units that tell of the correlation: those of one observation do not, and less the rarer successes or failures are.
+    middle = (successes + Z95 * Z95 / 2) / (observed + Z95 * Z95)
+    telling = 4 * middle * (1 - middle) * pairs**2 / sum((n * (n - 1)) ** 2 * count for (_, n), count in units.items())
+    correlation = min(correlation + 1.5 * (1 - correlation) / math.sqrt(telling), 1.0)
+    effective = observed / (1 + correlation * pairs / observed)
+    return wilson(rate * effective, effective)
 
-    # The exact method overflows on some samples of 500 and warns of it.
-    return float(ks_2samp(reference, current, method="asymp").pvalue)
 
-
-def ks_distance(reference: Sequence[float], current: Sequence[float]) -> float:
-    """The K-S statistic, 0 to 1: at least this share of the values is different."""
-    from scipy.stats import ks_2samp
-
-    return float(ks_2samp(reference, current, method="asymp").statistic)
-
-
-def two_sample_chi_square(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
+def two_sample_chi_square(
+    reference: Sequence[Hashable], current: Sequence[Hashable], design_effect: float = 1.0
+) -> float:
     """p-value of the chi-square test of homogeneity: could both be draws from one set of categories?
 
     Both samples are taken as samples (a goodness-of-fit test, with the reference as exact, cries drift on every other
     quiet window). Categories whose expected count is under 5 in either sample are pooled (Cochran 1954); where that
-    leaves two of which one is still rare, Fisher's exact test decides. One category: 1.
+    leaves two of which one is still rare, Fisher's exact test decides. One category: 1. Rows that depend on each other
+    count as so many fewer (`design_effect`; Rao and Scott, "The analysis of categorical data from complex sample
+    surveys", JASA 76, 1981).
     """
     from scipy.stats import chi2_contingency, fisher_exact
 
     before, after = Counter(reference), Counter(current)
     smaller = min(len(reference), len(current)) / (len(reference) + len(current))
-    counts = sorted(((before[c], after[c]) for c in before | after), key=sum)
+    counts = sorted(((before[c] / design_effect, after[c] / design_effect) for c in before | after), key=sum)
     while len(counts) > 2 and sum(counts[0]) * smaller < 5:
         rare, next_rare = counts[0], counts[1]
         counts = sorted([(rare[0] + next_rare[0], rare[1] + next_rare[1]), *counts[2:]], key=sum)
     if len(counts) < 2:
         return 1.0
     if len(counts) == 2 and sum(counts[0]) * smaller < 5:
-        return float(fisher_exact(counts).pvalue)
+        return float(fisher_exact([[round(rows) for rows in pair] for pair in counts]).pvalue)
     return float(chi2_contingency(counts, correction=False).pvalue)
 
 
@@ -103,7 +119,7 @@ def stratified_rate(strata: Sequence[tuple[int, int, int]]) -> tuple[float, floa
     return wilson(rate * equivalent, equivalent)
 
 
-def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Array"]:
+def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Array", "Array"]:
     """Could the first rows and the others be draws from one distribution, by how similar they are to each other?
 
     The witness of a row is its mean similarity to the second sample less that to the first (Gretton et al., "A kernel
@@ -117,7 +133,7 @@ def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Arra
         reference: rows of the first sample.
 
     Returns:
-        The p-value, and the witness of each row.
+        The statistic and those weights, whose p-value is `chi_square_sum_tail`, and the witness of each row.
     """
     import numpy as np
 
@@ -126,7 +142,7 @@ def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Arra
     witness = similarity @ contrast
     centred = similarity - similarity.mean(axis=1, keepdims=True)
     weights = np.linalg.eigvalsh(centred.T @ centred) * n / (reference * (n - reference) * (n - 1))
-    return chi_square_sum_tail(float(witness @ witness), weights), witness
+    return float(witness @ witness), weights, witness
 
 
 def chi_square_sum_tail(value: float, weights: "Array") -> float:
@@ -150,12 +166,6 @@ def chi_square_sum_tail(value: float, weights: "Array") -> float:
     if abs(u) < 1e-4:  # at the mean, where the formula has a hole
         return 0.5
     return NormalDist().cdf(-u - math.log(v / u) / u)
-
-
-def total_variation(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
-    """Distance of two mixes of categories, 0 to 1: the share of rows that would have to change their category."""
-    before, after = Counter(reference), Counter(current)
-    return sum(abs(before[c] / len(reference) - after[c] / len(current)) for c in before | after) / 2
 
 
 def cochran_mantel_haenszel(strata: Iterable[tuple[int, int, int, int]]) -> tuple[float, float, float]:

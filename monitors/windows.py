@@ -10,6 +10,7 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.settings import WindowsSettings
 
 QUERIES = named_queries("retuned.monitors", "windows.sql")
+WEEKS = 4
 WEEK, DAY, MICROSECOND = timedelta(days=7), timedelta(days=1), timedelta(microseconds=1)
 
 
@@ -50,15 +51,9 @@ class Windows:
     current: Window
     standing: bool
 
-    def shortage(self, minimum_rows: int) -> str | None:
-        """Why no drift can be reported, or None when both windows hold enough conversations."""
-        reference, current = self.reference.conversations, self.current.conversations
-        if min(reference, current) >= minimum_rows:
-            return None
-        return (
-            f"{reference} conversations in the reference window and {current} in the current one; "
-            f"{minimum_rows} are needed in each"
-        )
+    def missing(self, minimum_rows: int) -> int:
+        """Conversations that the windows together lack; 0: each holds enough."""
+        return sum(max(minimum_rows - window.conversations, 0) for window in (self.reference, self.current))
 
 
 def bounds(
@@ -76,12 +71,12 @@ def bounds(
 
 
 def in_service_since(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> datetime | None:
-    """When the champion was promoted or, before any promotion, when traffic began; None: there is no event yet.
+    """When the champion was promoted or, before its promotion, when traffic began; None: there is no event yet.
 
     Traffic begins with the first event from which on `reference_seconds` hold `minimum_rows`: a few events with wrong
     times, years before the others, are not its beginning.
     """
-    promoted = warehouse.row(QUERIES["promoted"], {"workload": workload})
+    promoted = warehouse.row(QUERIES["promoted"], {"workload": workload, "now": now})
     if promoted and promoted["since"]:
         since: datetime = promoted["since"]
         return since
@@ -95,12 +90,25 @@ def in_service_since(warehouse: Warehouse, settings: WindowsSettings, workload: 
     return began
 
 
-def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> Windows | None:
-    """The windows of a workload at a time, or None when it has no event yet."""
+def windows(
+    warehouse: Warehouse,
+    settings: WindowsSettings,
+    workload: str,
+    now: datetime,
+    accepted: tuple[datetime, datetime] | None = None,
+) -> Windows | None:
+    """The windows of a workload at a time, or None when it has no event yet.
+
+    Args:
+        accepted: start and end of what a person made the reference: unless another champion came into service since,
+            the reference begins there, and the current window no earlier than its end.
+    """
     anchor = in_service_since(warehouse, settings, workload, now)
     if anchor is None:
         return None
     latest_start = now - timedelta(seconds=settings.current_seconds)
+    if accepted and accepted[1] >= anchor:
+        anchor, latest_start = accepted[0], max(latest_start, accepted[1])
     if settings.current_events is not None:
         parameters = {"workload": workload, "start": latest_start, "now": now, "skip": settings.current_events - 1}
         nth = warehouse.row(QUERIES["nth_latest"], parameters)
@@ -109,7 +117,7 @@ def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now:
     start, end, current_start = bounds(anchor, latest_start, now, settings.reference_seconds)
     reference = _seasonal(warehouse, settings, workload, start, end, current_start, now)
     standing = reference.season is None and end - start >= timedelta(seconds=settings.reference_seconds)
-    return Windows(workload, reference, _counted(warehouse, workload, current_start, now), standing)
+    return Windows(workload, reference, counted(warehouse, workload, current_start, now), standing)
 
 
 def _seasonal(
@@ -123,25 +131,34 @@ def _seasonal(
 ) -> Window:
     """The reference: of the hours of the week that the current window is of, or of the day, or of all hours.
 
-    What people ask in the morning or on a Sunday is not what they ask at night or on a Monday, and no drift. The hours
-    are told apart as soon as the reference has lasted a whole week (or day) and holds enough events of them.
+    What people ask in the morning or on a Sunday is not what they ask at night or on a Monday, and no drift. Hours of
+    the day are told apart as soon as the reference has lasted a whole day and holds enough conversations of them, those
+    of the week as soon as it has lasted WEEKS weeks: how much one week differs from another cannot be seen in one.
     """
-    for period in (WEEK, DAY) if settings.seasonal_rows is not None else ():
+    for period, least in ((WEEK, WEEKS * WEEK), (DAY, DAY)) if settings.seasonal_rows is not None else ():
         season = Season(period, current_start, now - current_start)
-        if season.length < period <= end - start:
-            window = _counted(warehouse, workload, start, end, season)
+        if season.length < period and least <= end - start:
+            window = counted(warehouse, workload, start, end, season)
             if window.conversations >= (settings.seasonal_rows or 0):
                 return window
-    return _counted(warehouse, workload, start, end)
+    return counted(warehouse, workload, start, end)
 
 
-def sample(cursor: duckdb.DuckDBPyConnection, table: str, workload: str, window: Window, rows: int, seed: str) -> None:
+def sample(
+    cursor: duckdb.DuckDBPyConnection,
+    table: str,
+    workload: str,
+    window: Window,
+    rows: int,
+    seed: str,
+    choose: str = QUERIES["choose"],
+) -> None:
     """Put a sample of a window into a temporary table of this cursor: one event each of at most `rows` conversations,
-    the same for the same seed."""
+    the same for the same seed; `choose` is the query that chooses them."""
     parameters = _within(workload, window.start, window.end, window.season) | {"rows": rows, "seed": seed}
     cursor.begin()  # a checkpoint between the two could move rows
     try:
-        cursor.execute(QUERIES["choose"], parameters)
+        cursor.execute(choose, parameters)
         cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {QUERIES['chosen']}")
     except BaseException:
         cursor.rollback()
@@ -149,9 +166,10 @@ def sample(cursor: duckdb.DuckDBPyConnection, table: str, workload: str, window:
     cursor.commit()
 
 
-def _counted(
+def counted(
     warehouse: Warehouse, workload: str, start: datetime, end: datetime, season: Season | None = None
 ) -> Window:
+    """A window with its conversations."""
     row = warehouse.row(QUERIES["count"], _within(workload, start, end, season))
     return Window(start, end, int(row["conversations"]) if row else 0, season)
 

@@ -1,5 +1,6 @@
 -- name: promoted
-SELECT max(created_at) AS since FROM aliases WHERE workload = $workload AND alias = 'champion'
+SELECT max(created_at) AS since FROM aliases
+WHERE workload = $workload AND alias = 'champion' AND created_at <= $now
 
 -- name: began
 -- The first event from which on a reference would hold enough: a few with wrong times, or of an old import, do not move

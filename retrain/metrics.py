@@ -109,8 +109,10 @@ class Metrics:
         self.active.labels(workload).set_to_current_time()
         if line.get("loss") is not None:
             self.loss.labels(workload, "train").set(line["loss"])
-            self.tokens_per_second.labels(workload).set(line["tokens_per_second"])
-            self.progress_ratio.labels(workload).set(line["step"] / line["steps"])
+            if "tokens_per_second" in line:  # a provider reports no speed
+                self.tokens_per_second.labels(workload).set(line["tokens_per_second"])
+            if "steps" in line:
+                self.progress_ratio.labels(workload).set(line["step"] / line["steps"])
         if line.get("validation_loss") is not None:
             self.loss.labels(workload, "validation").set(line["validation_loss"])
 

@@ -43,7 +43,7 @@ SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls, i.finish_reason
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -70,7 +70,7 @@ SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
@@ -149,7 +149,10 @@ UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $ve
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
 -- name: unannounced
-SELECT p.*, m.path, known.base_model
+-- What a provider serves has its name there: of the base model it is the base model's own.
+SELECT p.*, m.path, known.base_model,
+       CASE WHEN p.version IS NOT NULL THEN m.provider_model
+            WHEN known.provider_model IS NOT NULL THEN known.base_model END AS provider_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
@@ -185,7 +188,7 @@ UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE li
 SELECT DISTINCT r.row_id, i.response, i.attributes -> '$.tool_calls' AS calls
 FROM dataset_rows r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = $workload AND i.model <> 'demonstration'
-WHERE r.dataset_version = $version AND r.split = 'holdout'
+WHERE r.dataset_version = $version AND r.split = $split
 
 -- name: gate_decision
 SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind = 'gate'
@@ -236,23 +239,13 @@ SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_v
 FROM quarantine WHERE $id IN (interaction_id, feedback_id, user_id)
 ORDER BY feedback_id
 
--- name: holdout_tries
--- Decisions on a holdout of which the given dataset's has at least the given share of its rows.
-WITH held_out AS (
-    SELECT DISTINCT dataset_version, row_id FROM dataset_rows WHERE split = 'holdout'
-), shared AS (
-    SELECT other.dataset_version, count(*) AS rows
-    FROM held_out own
-    JOIN held_out other USING (row_id)
-    WHERE own.dataset_version = $version
-    GROUP BY other.dataset_version
-)
-SELECT count(*) AS tries
+-- name: gate_tries
+-- Comparisons of candidates with one champion, or with the base model. A decision states how many there were with its
+-- own; one for want of examples made none.
+SELECT coalesce(max((d.figures ->> 'tries')::DOUBLE), 0)::INTEGER AS tries
 FROM decisions d
 JOIN runs r ON r.id = d.run_id
-JOIN shared ON shared.dataset_version = r.dataset_version
-WHERE d.kind = 'gate' AND d.workload = $workload
-    AND shared.rows >= $shared * (SELECT count(*) FROM held_out WHERE dataset_version = $version)
+WHERE d.kind = 'gate' AND d.workload = $workload AND r.parent_version IS NOT DISTINCT FROM $champion
 
 -- name: holdout_generation
 -- The latest draw of the holdout, and the decisions on it since the champion's dataset.

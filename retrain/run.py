@@ -5,6 +5,7 @@ by a stop or by a crash, is taken up where it stood.
 """
 
 import json
+import logging
 import shutil
 import threading
 import uuid
@@ -27,21 +28,39 @@ from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
 from retuned.retrain.data.build import build_dataset
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
+from retuned.retrain.data.folds import can_fold, folds
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.decision import gate, judge
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation, drawn, evaluate, summary
+from retuned.retrain.decision.evaluate import (
+    BASE,
+    CANDIDATE,
+    CHAMPION,
+    FOLD,
+    LOGGED,
+    Evaluation,
+    drawn,
+    evaluate,
+    summary,
+)
 from retuned.retrain.decision.judge import Opinion
+from retuned.retrain.generation.provider import used
 from retuned.retrain.release import card, registry
 from retuned.retrain.release.rollout import Rollout, one_at_a_time
-from retuned.retrain.settings import Settings
+from retuned.retrain.scoring.judge import Judge
+from retuned.retrain.settings import SECRETS, Base, ProviderModel, Settings
+from retuned.retrain.training import provider
 from retuned.retrain.training.train import train
 from retuned.retrain.versions import QUERIES, Version
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
 _LENGTHS = ("rows_cut", "rows_too_long")
+_TRAIN, _EVALUATE = "train", "evaluate"
+"""In the folder of a run: those of its children."""
 _rows = threading.Lock()
 """Commands and the run under way change the rows of runs, each in a thread of its own."""
 
@@ -87,14 +106,14 @@ def put_in_line(
     reasons: Sequence[str],
     now: datetime,
     at_any_hour: bool = False,
-    base: Path | None = None,
+    base: Base | None = None,
 ) -> str:
     """Have a workload retrained when its turn comes; one that waits already goes on waiting. Returns the run's id.
 
     Args:
         reasons: why; kept with the run.
         at_any_hour: it, and what of the workload was interrupted, does not wait for `schedule.training_hours`.
-        base: train anew on this base model, whose folder is absolute; None: go on from what serves.
+        base: train anew on this base model; a folder is absolute. None: go on from what serves.
     """
     with _rows:
         if at_any_hour:
@@ -122,13 +141,13 @@ def put_in_line(
 def untrainable(warehouse: Warehouse, settings: Settings, workload: str) -> str | None:
     """Why no run of a workload can be made, whatever there is to learn; None: one can."""
     models = settings.models
-    if models.base is None:
+    if settings.base is None:
         return "there is no base model (models.base)"
     if not models.retrains(workload):
         return "this workload is not one to retrain (models.workloads)"
     champion = versions.champion(warehouse, workload)
     try:
-        versions.base_hash(versions.base_of(champion, models.base))
+        versions.base_hash(versions.base_of(champion, settings.base))
     except RetunedError as error:
         return str(error)
     return None
@@ -158,7 +177,6 @@ def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on
     return _Run(rollout, row["workload"], run_id, now, stop, on_progress).through()
 
 
-@one_at_a_time
 def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way: str | None) -> list[str]:
     """End the runs of a workload that wait, were interrupted, or are under way. Returns their ids.
 
@@ -169,6 +187,15 @@ def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way
     Raises:
         RetunedError: there is none, or its version serves already.
     """
+    ids = _mark_cancelled(rollout, workload, error, now)
+    for run_id in ids:
+        if run_id != under_way:
+            _discard(rollout.settings, workload, run_id)
+    return ids
+
+
+@one_at_a_time
+def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) -> list[str]:
     with _rows:
         found = unfinished(rollout.warehouse, workload)
         if not found:
@@ -182,16 +209,32 @@ def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way
                 )
         ids = [row["id"] for row in found]
         rollout.warehouse.execute(QUERIES["cancel_runs"], {"ids": ids, "error": error, "now": now})
-        for row in found:
-            if row["id"] != under_way:
-                shutil.rmtree(_folder(rollout.settings, workload, row["id"]), ignore_errors=True)
     return ids
 
 
 def sweep(rollout: Rollout) -> None:
     """Remove what a crash left of cancelled runs. Nothing may be under way."""
     for row in rollout.warehouse.rows("SELECT workload, id FROM runs WHERE state = 'cancelled'"):
-        shutil.rmtree(_folder(rollout.settings, row["workload"], row["id"]), ignore_errors=True)
+        if _folder(rollout.settings, row["workload"], row["id"]).is_dir():
+            _discard(rollout.settings, row["workload"], row["id"])
+
+
+def _discard(settings: Settings, workload: str, run_id: str) -> None:
+    """Remove what there is of a run, at a provider too. The folder stays while the provider does not answer: the next
+    start tries again."""
+    folder = _folder(settings, workload, run_id)
+    if _left_provider(folder, settings.for_workload(workload)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left_provider(folder: Path, settings: Settings) -> bool:
+    """Cancel and delete what a run that is given up has at a provider; False where that could not be done."""
+    try:
+        provider.discard(folder / _TRAIN, settings.train)
+    except RetunedError as error:
+        log.warning("run %s: %s", folder.name, error)
+        return False
+    return True
 
 
 def _folder(settings: Settings, workload: str, run_id: str) -> Path:
@@ -225,7 +268,7 @@ class _Run:
             result = self._ended("refused", str(error))
         except Cancelled as error:
             if (row := self._interrupted())["state"] == "cancelled":
-                shutil.rmtree(self.folder, ignore_errors=True)
+                _discard(self.rollout.settings, self.workload, self.id)
                 return self._ended("cancelled", row["error"])
             return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
@@ -238,11 +281,12 @@ class _Run:
             )
         except Exception as error:
             self._finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
+            _left_provider(self.folder, self.settings)
             raise
         row = self._finish(state=result.state, error=result.error, detail=json.dumps(asdict(result)))
         if row["state"] == "cancelled":
             result = self._ended("cancelled", row["error"])
-        if result.state in ("succeeded", "refused", "cancelled"):
+        if _left_provider(self.folder, self.settings) and result.state in ("succeeded", "refused", "cancelled"):
             shutil.rmtree(self.folder, ignore_errors=True)
         return result
 
@@ -288,22 +332,12 @@ class _Run:
         self._check_stop()
         self._tell("train", rows=dataset.rows, dataset_version=dataset.version)
         with self._stage("train"):
-            training = self._timed(
-                "train_seconds",
-                lambda: train(
-                    dataset,
-                    None if self.rebases else parent,
-                    self.settings,
-                    self.folder / "train",
-                    self.stop,
-                    lambda line: self._tell("train", **line),
-                ),
-            )
+            training = self._timed("train_seconds", lambda: self._trained(dataset, None if self.rebases else parent))
         self._check_stop()
         with self._stage("evaluate"):
             rows, lengths = self._evaluations(dataset, parent, training)
             opinion = self._opinion(dataset, rows)
-            rows = self._traffic(dataset, rows)
+            rows = self._with_folds(dataset, parent, training, self._traffic(dataset, rows))
         with self._stage("decide") as traced:
             candidate = self._register(dataset, parent, training, rows)
             lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
@@ -358,11 +392,26 @@ class _Run:
 
     def _use_base(self, champion: Version | None) -> None:
         """From here on `models.base` is the base model of this run."""
-        wanted = self._row()["base_model"]
-        base = Path(wanted) if wanted else versions.base_of(champion, self.settings.models.base)
-        found, configured = versions.base_hash(base), versions.base_hash(versions.need_base(self.settings.models.base))
+        wanted, own = self._row()["base_model"], self.settings.base
+        base = self.settings.base_named(wanted) if wanted else versions.base_of(champion, own)
+        found, configured = versions.base_hash(base), versions.base_hash(versions.need_base(own))
         self.rebased_from = None if found == configured else configured
         self.settings = self.settings.with_base(base)
+
+    def _trained(self, dataset: Dataset, parent: Version | None) -> dict[str, Any]:
+        """What `train` returns, of this machine or of a provider."""
+        folder, settings = self.folder / _TRAIN, self.settings
+
+        def tell(line: dict[str, Any]) -> None:
+            if job := line.get("job"):
+                self._update(provider_job=job)
+            self._tell("train", **line)
+
+        if not isinstance(settings.base, ProviderModel):
+            return train(dataset, parent, settings, folder, self.stop, tell)
+        training = provider.train(dataset, parent, settings, self.id, folder, self.stop, tell)
+        self._update(provider_job=training["job"], trained_tokens=training["tokens"])
+        return training
 
     def _evaluations(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any]
@@ -381,7 +430,7 @@ class _Run:
                 Path(training["adapter"]),
                 self.settings,
                 training["dtype"],
-                self.folder / "evaluate",
+                self.folder / _EVALUATE,
                 self.stop,
                 lambda line: self._tell("evaluate", **line),
                 datasets.logged_answers(self.warehouse, dataset),
@@ -393,9 +442,9 @@ class _Run:
         return rows, lengths
 
     def _opinion(self, dataset: Dataset, rows: list[Evaluation]) -> Opinion | None:
-        """What the judge says of the candidate's answers; None where there is no judge."""
+        """What the judge says of the candidate's answers; None where there is no judge, or where it gave the scores."""
         settings = self.settings.evaluate
-        if settings.judge_url is None:
+        if settings.judge_url is None or self._judging(dataset):
             return None
         kept = self.folder / "opinion.json"
         if kept.is_file():
@@ -437,7 +486,8 @@ class _Run:
                     differing.append(
                         _pair(asked[row.row_id], "", before[row.row_id], row.output, self.settings.objective)
                     )
-            said = judge.compare(differing, settings, self.stop)
+            metric = self._judging(dataset)
+            said = judge.compare(differing, settings, self.stop, metric.criteria if metric else None)
             self._paid(said.tokens)
             asked_about = {pair.row_id for pair in differing}
             ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}
@@ -447,6 +497,99 @@ class _Run:
             replace(row, verdict=verdicts.get(row.row_id)) if (row.model, row.split) == (CANDIDATE, "traffic") else row
             for row in rows
         ]
+
+    def _judging(self, dataset: Dataset) -> Judge | None:
+        """The metric, where it is a judge."""
+        metric = datasets.metric_of(dataset, self.settings).metric
+        return metric if isinstance(metric, Judge) else None
+
+    def _with_folds(
+        self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
+    ) -> list[Evaluation]:
+        """The evaluations, and where they are too little evidence those of the folds (see `data.folds`)."""
+        new_rows = dataset.rows["train"] - dataset.replay
+        decided = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id}) is not None
+        if decided or not can_fold(new_rows, self.settings) or not gate.lacks_evidence(self._compared(dataset, rows)):
+            return rows
+        logged = datasets.logged_answers(self.warehouse, dataset, "train")
+        found = list(rows)
+        for number, fold in enumerate(folds(dataset, self.settings, self.folder), 1):
+            found += self._fold(number, fold, parent, training["dtype"], logged)
+        return found
+
+    def _fold(
+        self, number: int, fold: Dataset, parent: Version | None, dtype: str, logged: dict[str, str]
+    ) -> list[Evaluation]:
+        """A model that learns without the fold, and its answers to it beside those of the others."""
+        folder = fold.path.parent
+        kept = folder / "evaluations.json"
+        if kept.is_file():
+            return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+        self._tell("train", fold=number, rows=fold.rows, dataset_version=fold.version)
+        training = self._timed(
+            "train_seconds",
+            lambda: train(
+                fold,
+                None if self.rebases else parent,
+                self.settings,
+                folder / "train",
+                self.stop,
+                lambda line: self._tell("train", fold=number, **line),
+            ),
+        )
+        self._check_stop()
+        self._tell("evaluate", fold=number)
+        asked = self.settings.evaluate.model_copy(update={"general_examples": 0})
+        rows, figures = self._timed(
+            "evaluate_seconds",
+            lambda: evaluate(
+                fold,
+                parent,
+                Path(training["adapter"]),
+                self.settings.model_copy(update={"evaluate": asked}),
+                dtype,
+                folder / "evaluate",
+                self.stop,
+                lambda line: self._tell("evaluate", fold=number, **line),
+                logged,
+            ),
+        )
+        self._paid(int(figures.get("judge_tokens", 0)))
+        rows = [replace(row, split=FOLD) for row in rows]
+        replace_text(kept, json.dumps([asdict(row) for row in rows]))
+        self._check_stop()
+        return rows
+
+    def _compared(self, dataset: Dataset, rows: list[Evaluation]) -> gate.Decision:
+        """What the gate says of the evaluations: on the holdout alone and, where there are folds, with them. That is
+        another look at the candidate, if the holdout alone was one."""
+        run = self._row()
+        champion = CHAMPION if run["parent_version"] else BASE
+        tries = holdout.tries(self.warehouse, self.workload, run["parent_version"])
+
+        def decide(tries: int, *splits: str) -> gate.Decision:
+            def of(model: str) -> list[Evaluation]:
+                return [row for split in splits for row in _of(rows, model, split)]
+
+            return gate.decide(
+                of(champion),
+                of(CANDIDATE),
+                _of(rows, champion, "regression"),
+                _of(rows, CANDIDATE, "regression"),
+                self.settings.gate,
+                tries,
+                logged=of(LOGGED),
+                folded=len(_of(rows, CANDIDATE, FOLD)) if FOLD in splits else 0,
+                serving=champion == CHAMPION,
+                traffic=_of(rows, CANDIDATE, "traffic"),
+                general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
+                structured=datasets.metric_of(dataset, self.settings).metric.structured,
+            )
+
+        alone = decide(tries, "holdout")
+        if not any(row.split == FOLD for row in rows):
+            return alone
+        return decide(tries + ("tries" in alone.figures), "holdout", FOLD)
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -458,13 +601,15 @@ class _Run:
             self.settings.models.directory,
             self.workload,
             Path(training["adapter"]),
-            base_model=versions.need_base(self.settings.models.base),
+            base_model=versions.need_base(self.settings.base),
             parent_version=parent.version if parent and not self.rebases else None,
             dataset_version=dataset.version,
             run_id=self.id,
             details={
                 "objective": self.settings.objective,
-                "settings": self.settings.model_dump(mode="json", include={"dataset", "train", "evaluate", "gate"}),
+                "settings": self.settings.model_dump(
+                    mode="json", include={"dataset", "train", "evaluate", "gate"}, exclude=SECRETS
+                ),
                 "training": {name: value for name, value in training.items() if name != "adapter"},
                 "metrics": {
                     "validation_loss": training["validation_loss"],
@@ -492,22 +637,8 @@ class _Run:
         if row is not None:
             return gate.Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
         run = self._row()
-        champion = CHAMPION if run["parent_version"] else BASE
         metric = datasets.metric_of(dataset, self.settings)
-        decision = gate.decide(
-            _of(rows, champion, "holdout"),
-            _of(rows, CANDIDATE, "holdout"),
-            _of(rows, champion, "regression"),
-            _of(rows, CANDIDATE, "regression"),
-            self.settings.gate,
-            self.settings.train.seed,
-            holdout.tries(self.warehouse, self.workload, run["dataset_version"]),
-            logged=_of(rows, LOGGED, "holdout"),
-            serving=champion == CHAMPION,
-            traffic=_of(rows, CANDIDATE, "traffic"),
-            general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
-            structured=metric.metric.structured,
-        )
+        decision = self._compared(dataset, rows)
         figures = summary(rows) | lengths | decision.figures
         decision = replace(decision, reasons=[*decision.reasons, str(metric)], figures=figures)
         if opinion is not None:
@@ -582,8 +713,8 @@ class _Run:
             return False
         if serving != (parent.version if parent else None):
             decision.reasons.append(
-                f"Not promoted: {versions.model_name(self.workload, serving)} became champion while the candidate was "
-                "trained, and they were not compared."
+                f"Not promoted: {versions.model_name(self.workload, serving)} was put into service while the candidate "
+                "was trained, and they were not compared."
             )
             return False
         self.rollout.set_champion(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
@@ -605,6 +736,8 @@ class _Run:
         finally:
             spent = (self.now() - started).total_seconds()
             self._update(**{column: (self._row()[column] or 0.0) + spent})
+            if tokens := used(self.folder / _EVALUATE):
+                self._update(input_tokens=tokens.input, output_tokens=tokens.output)
 
     def _paid(self, judge_tokens: int) -> None:
         if judge_tokens:

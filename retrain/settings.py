@@ -1,6 +1,8 @@
 """Settings of making a better model: models, dataset, training, evaluation, gate."""
 
+import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,17 +13,20 @@ from retuned.consumers.settings import (
     JudgeSettings,
     PositiveFloat,
     PositiveInt,
+    PrivacySettings,
     Section,
     Share,
     WorkloadSettings,
     secret,
 )
 
+log = logging.getLogger(__name__)
+
 Filter = Literal["placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded"]
 FILTERS: tuple[Filter, ...] = ("placeholder", "incomplete", "repetitive", "refusing", "off_language", "ungrounded")
 
-SECRETS = {"token", "judge_key"}
-"""Of `EvaluateSettings`: they are kept out of the files of jobs."""
+SECRETS = {"train": {"api_key"}, "evaluate": {"token", "judge_key"}}
+"""By section: they are kept out of the files of jobs."""
 METRICS = ("auto", "facts", "exact", "label", "json", "tool_calls", "text", "judge")
 _TEMPLATE_ARGUMENTS = frozenset(
     {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"}
@@ -55,12 +60,27 @@ def template_variables(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+@dataclass(frozen=True)
+class ProviderModel:
+    """A model whose weights a provider keeps, by the provider's name of it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Base = Path | ProviderModel
+"""A base model: the folder that holds its weights, or a provider's model."""
+
+
 class ModelsSettings(Section):
     """Where models are."""
 
     base: Path | None = Field(
         None,
-        description="folder of the base model (transformers format); without it the daemon watches and never trains",
+        description="folder of the base model (transformers format); with train.engine api the provider's name of it, "
+        "such as gpt-4.1-mini-2025-04-14; without it the daemon watches and never trains",
     )
     directory: Path = Field(
         Path("data/models"), description="versions and aliases are kept here, a folder for each workload"
@@ -75,7 +95,7 @@ class ModelsSettings(Section):
 class DatasetSettings(Section):
     """What is learned from."""
 
-    minimum_rows: PositiveInt = Field(50, description="with fewer rows no dataset is made")
+    minimum_rows: PositiveInt = Field(40, description="with fewer rows no dataset is made")
     maximum_rows: PositiveInt = Field(20_000, description="the newest so many are used")
     accepted_answers: bool = Field(
         True, description="learn from answers that people called helpful, beside corrections"
@@ -121,12 +141,23 @@ class DatasetSettings(Section):
 class TrainSettings(Section):
     """Training. One that goes on from a champion keeps its rank, alpha, modules, DoRA and rsLoRA."""
 
-    engine: Literal["auto", "packed", "trl"] = Field(
+    engine: Literal["auto", "packed", "trl", "api"] = Field(
         "auto",
         description="packed: this package's training loop. trl: TRL's SFTTrainer, which shards and saves memory on "
         "GPUs; needs pip install 'retuned[trl]'. auto: packed on a CPU for the model types that it computes faster, "
-        "for preferences, and where TRL is not installed; else trl",
+        "for preferences, and where TRL is not installed; else trl. api: the fine-tuning API of a provider at "
+        "train.api_url, to which the dataset is sent; the provider answers in evaluations, too",
     )
+    api_url: HttpUrl | None = Field(
+        None,
+        description="of engine api: a provider that has OpenAI's routes for files, fine-tuning jobs and chat "
+        "completions, for example https://api.openai.com/v1",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="bearer token for it; set it by RETUNED__TRAIN__API_KEY or api_key_file"
+    )
+    api_key_file: Path | None = Field(None, description="a file whose content is that token")
+    api_timeout_seconds: PositiveFloat = Field(120.0, description="longest wait for one answer of the provider")
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",
         description="qlora: the base model in 4 bits while training and where it is judged; needs "
@@ -218,6 +249,26 @@ class TrainSettings(Section):
         "by an estimate; 0: it never waits",
     )
 
+    def bearer_token(self) -> str | None:
+        """What the provider at `api_url` asks for.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        return secret(self.api_key, self.api_key_file, "train.api_key_file")
+
+    @model_validator(mode="after")
+    def _what_an_api_can_do(self) -> Self:
+        if self.engine != "api":
+            return self
+        if self.api_url is None:
+            raise ValueError("engine is api: name the provider with api_url, for example https://api.openai.com/v1")
+        if self.preference != "none":
+            raise ValueError(f"engine is api: it does not learn preference {self.preference}; set that to none")
+        if self.reasoning == "include":
+            raise ValueError("engine is api: a provider learns no reasoning; set reasoning to exclude")
+        return self
+
     def for_model(self, parameters: int) -> "TrainSettings":
         """These settings with the learning rate that fits a base model of so many parameters, if none is set.
 
@@ -245,7 +296,7 @@ class EvaluateSettings(JudgeSettings):
     engine: Literal["transformers", "server"] = Field(
         "transformers",
         description="what generates the answers; transformers: a child process, with the base model in its memory; "
-        "server: the server at evaluate.url, which has the base model",
+        "server: the server at evaluate.url, which has the base model. With train.engine api it is the provider",
     )
     url: HttpUrl | None = Field(
         None,
@@ -341,12 +392,17 @@ class GateSettings(Section):
     )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95,
-        description="that nothing is promoted that is no better, over all tries on one holdout; the first try's "
-        "bootstrap interval has this level, and each further try halves what is left of the error",
+        description="that nothing is promoted that is no better, over all tries against one champion; the first try's "
+        "bootstrap interval has this level, and each further one is wider",
     )
-    resamples: PositiveInt = Field(10_000, description="of the bootstrap")
     holdout_tries: PositiveInt = Field(
-        4, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
+        20, description="after so many decisions on one holdout, the questions that are held out are drawn anew"
+    )
+    fold_rows: Annotated[int, Field(ge=0)] = Field(
+        200,
+        description="where the holdout alone is too little evidence and no more rows than this are new to be learned, "
+        "they are judged too, by four models that each learn without a quarter of them: four more trainings; 0: never. "
+        "A provider (train.engine api) would be paid for each, and is never asked",
     )
     maximum_hallucination_rise: Share = Field(
         0.02, description="the hallucination rate may rise by so much, beyond what chance explains"
@@ -389,6 +445,15 @@ class GateSettings(Section):
         "the champion's",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_resamples(cls, values: Any) -> Any:
+        """A key of version 0.1: the bootstrap drew so many samples."""
+        if isinstance(values, dict) and "resamples" in values:
+            log.warning("gate.resamples is not used any more, the interval is computed without drawing; remove the key")
+            return {name: value for name, value in values.items() if name != "resamples"}
+        return values
+
 
 class LabelsSettings(Section):
     """Which answers experts are asked to judge: those whose label would teach most."""
@@ -411,7 +476,17 @@ class Settings(WorkloadSettings):
     metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
+    privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
 
-    def with_base(self, base: Path) -> Self:
+    @property
+    def base(self) -> Base | None:
+        """The base model; None: none is set."""
+        return None if self.models.base is None else self.base_named(str(self.models.base))
+
+    def base_named(self, name: str) -> Base:
+        """A base model by its folder, or by the provider's name where a provider trains."""
+        return ProviderModel(name) if self.train.engine == "api" else Path(name)
+
+    def with_base(self, base: Base) -> Self:
         """The same with another base model."""
-        return self.model_copy(update={"models": self.models.model_copy(update={"base": base})})
+        return self.model_copy(update={"models": self.models.model_copy(update={"base": Path(str(base))})})

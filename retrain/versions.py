@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.retrain.settings import Base, ProviderModel
 
 QUERIES = named_queries("retuned.retrain", "retrain.sql")
 
@@ -19,22 +20,25 @@ LONGEST_FOLDER = 200
 """Characters of a workload's folder: file systems have 255 bytes, and something is written beside it under its name."""
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+PROVIDER_FILE = "provider_model.json"
+"""In the place of an adapter: `model`, the provider's name of what was trained, with its `base`, `url` and `job`."""
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered adapter.
+    """A registered adapter, or a model that a provider trained.
 
     Attributes:
-        version: first 8 hex digits of the SHA-256 over its configuration and its weights.
+        version: first 8 hex digits of the SHA-256 over its configuration and its weights (see `files_of`).
         path: its folder, absolute.
-        base_model: folder of the base model that it was trained on.
+        base_model: folder of the base model that it was trained on, or the provider's name of it.
         base_hash: see `base_hash`.
         parent_version: the version that its training began from; None: the base model.
         manifest: all of `manifest.json`.
         removed_at: when retention deleted its folder, naive UTC; None: it is there.
+        provider_model: the provider's name of it; None: its weights are in the folder.
     """
 
     version: str
@@ -48,6 +52,12 @@ class Version:
     run_id: str
     manifest: dict[str, Any]
     removed_at: datetime | None
+    provider_model: str | None = None
+
+    @property
+    def base(self) -> Base:
+        """The base model that it was trained on."""
+        return Path(self.base_model) if self.provider_model is None else ProviderModel(self.base_model)
 
     @property
     def name(self) -> str:
@@ -68,21 +78,23 @@ def workload_folder(directory: Path, workload: str) -> Path:
     return directory / (f"%2E{name[1:]}" if name.startswith(".") else name)
 
 
-def base_hash(folder: Path) -> str:
+def base_hash(base: Base) -> str:
     """A hash that tells base models apart.
 
     It is over the configuration, and of each weight file its name, its size, its first and its last MiB.
     Reading gigabytes at each start would cost more than it tells: two models whose headers, sizes and ends are equal
-    are one model.
+    are one model. Of a provider's model it is over the name.
 
     Raises:
         RetunedError: there is no model in the folder.
     """
-    config = folder / "config.json"
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    if isinstance(base, ProviderModel):
+        return hashlib.sha256(f"provider:{base.name}".encode()).hexdigest()[:16]
+    config = base / "config.json"
+    weights = sorted([*base.glob("*.safetensors"), *base.glob("*.bin")])
     if not config.is_file() or not weights:
         raise RetunedError(
-            f"base model {folder}: no transformers model there (config.json and *.safetensors); "
+            f"base model {base}: no transformers model there (config.json and *.safetensors); "
             "set models.base, or base below workloads, to its folder"
         )
     digest = hashlib.sha256(config.read_bytes())
@@ -96,68 +108,83 @@ def base_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def content_hash(adapter: Path) -> str:
-    """The version of an adapter, from the folder in which PEFT saved it."""
+def files_of(folder: Path) -> tuple[str, ...]:
+    """What makes a version, of the folder in which a training left it: PEFT's files, or the provider's name of it."""
+    return (PROVIDER_FILE,) if (folder / PROVIDER_FILE).is_file() else ADAPTER_FILES
+
+
+def provider_model_in(folder: Path) -> str | None:
+    """The provider's name of what such a folder stands for; None: it holds an adapter."""
+    file = folder / PROVIDER_FILE
+    return str(json.loads(file.read_text(encoding="utf-8"))["model"]) if file.is_file() else None
+
+
+def content_hash(folder: Path) -> str:
+    """The version of what a training left in a folder."""
     digest = hashlib.sha256()
-    for name in ADAPTER_FILES:
-        digest.update((adapter / name).read_bytes())
+    for name in files_of(folder):
+        digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:8]
 
 
-def base_of(champion: Version | None, base: Path | None) -> Path:
-    """The folder of the base model that a workload goes on with: `models.base`, or where that is still the one before a
-    rebase, the one that its champion was moved to.
+def base_of(champion: Version | None, base: Base | None) -> Base:
+    """The base model that a workload goes on with: the configured one, or where that is still the one before a rebase,
+    the one that its champion was moved to.
 
     Raises:
         RetunedError: no base model is set, or the champion was trained on another one.
     """
-    folder = need_base(base)
-    if champion is not None and champion.manifest.get("rebased_from") == base_hash(folder):
-        return base_folder(champion, folder)
+    configured = need_base(base)
+    if champion is not None and champion.manifest.get("rebased_from") == base_hash(configured):
+        return base_folder(champion, configured)
     if champion is not None:
-        check_base(champion, folder)
-    return folder
+        check_base(champion, configured)
+    return configured
 
 
-def base_folder(version: Version, base: Path) -> Path:
-    """Where the base model is that a version was trained on: `base`, or, where that is another one, the folder that the
-    version names.
+def base_folder(version: Version, base: Base) -> Base:
+    """The base model that a version was trained on: `base`, or, where that is another one, the one that the version
+    names.
 
     Raises:
-        RetunedError: neither holds it.
+        RetunedError: neither folder holds it.
     """
-    own = Path(version.base_model)
-    for folder in (base, own):
-        if folder.is_dir() and base_hash(folder) == version.base_hash:
-            return folder
+    for found in (base, version.base):
+        if (isinstance(found, ProviderModel) or found.is_dir()) and base_hash(found) == version.base_hash:
+            return found
     raise RetunedError(
-        f"model {version.name}: its base model is not at {own} any more, nor at models.base ({base}); put it back"
+        f"model {version.name}: its base model is not at {version.base} any more, nor at models.base ({base}); put it "
+        "back"
     )
 
 
-def check_base(version: Version, base: Path) -> None:
+def check_base(version: Version, base: Base) -> None:
     """An adapter works on the base model that it was trained on, and on no other.
 
     Raises:
         RetunedError: the base model is another one.
     """
-    if version.base_hash != base_hash(base):
-        raise RetunedError(
-            f"model {version.name} was trained on another base model ({version.base_model}) than the configured one "
-            f"({base}): set it back (models.base, or base below workloads), move the workload with `retuned rebase "
-            f"{version.workload} --base {base}`, or start anew with `retuned promote {version.workload} base`"
-        )
+    if version.base_hash == base_hash(base):
+        return
+    move = f"move the workload with `retuned rebase {version.workload} --base {base}`, "
+    if isinstance(version.base, ProviderModel) != isinstance(base, ProviderModel):
+        move = ""  # between a folder and a provider nothing is moved
+    raise RetunedError(
+        f"model {version.name} was trained on another base model ({version.base}) than the configured one ({base}): "
+        f"set it back (models.base, or base below workloads, and train.engine), {move}or start anew with `retuned "
+        f"promote {version.workload} base`"
+    )
 
 
-def need_base(base: Path | None) -> Path:
-    """The folder of the base model.
+def need_base(base: Base | None) -> Base:
+    """The base model, a folder as an absolute path.
 
     Raises:
         RetunedError: none is set.
     """
     if base is None:
         raise RetunedError("models.base is not set: name the folder of the base model to train adapters for it")
-    return base.resolve()
+    return base if isinstance(base, ProviderModel) else base.resolve()
 
 
 def champion(warehouse: Warehouse, workload: str) -> Version | None:

@@ -61,10 +61,12 @@ def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
     return _saved(AutoConfig.for_model(kind, **changes), fast, folder, 0)
 
 
-def tiny_classifier(folder: Path, labels: tuple[str, ...], *, surely: int | None = None) -> Path:
-    """Save a random classifier of pairs of texts; `surely`: the label that it gives to all of them."""
+def tiny_classifier(
+    folder: Path, labels: tuple[str, ...], *, surely: int | None = None, of_tokens: bool = False
+) -> Path:
+    """Save a random classifier of pairs of texts, or of their tokens; `surely`: the label that it gives to all."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
     fast = _tokenizer()
     torch.manual_seed(0)
@@ -80,7 +82,7 @@ def tiny_classifier(folder: Path, labels: tuple[str, ...], *, surely: int | None
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
     )
-    model = BertForSequenceClassification(config)
+    model = (BertForTokenClassification if of_tokens else BertForSequenceClassification)(config)
     if surely is not None:
         with torch.no_grad():
             model.classifier.weight.zero_()

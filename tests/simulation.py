@@ -97,7 +97,7 @@ def simulate(
     rng = np.random.default_rng(seed)
     rates = Rates()
     refused: Counter[str] = Counter()
-    for run in range(runs):
+    for _ in range(runs):
         chances = rng.beta(0.8, 0.8, examples)
         steady = np.full(examples, 0.5)  # what a skewed candidate is compared with
         old = steady if candidate.draw is skewed else candidate.draw(rng, chances, 0.0)
@@ -111,7 +111,6 @@ def simulate(
                 earlier,
                 _earlier(rng, candidate.forgetting),
                 settings,
-                seed=run,
                 tries=k,
                 logged=champion if first else (),
                 serving=not first,
@@ -226,4 +225,4 @@ def promoted(pair: Pair, examples: int, settings: GateSettings, *, runs: int, se
     """Share of the simulated holdouts on which the candidate is promoted at the first try."""
     rng = np.random.default_rng(seed)
     drawn = (pair(rng, examples) for _ in range(runs))
-    return sum(decide(old, new, [], [], settings, seed).outcome for old, new in drawn) / runs
+    return sum(decide(old, new, [], [], settings).outcome for old, new in drawn) / runs

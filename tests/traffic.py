@@ -154,3 +154,20 @@ def insert_event(warehouse: Warehouse, table: str, **values: Any) -> None:
 def _next_batch(cursor: duckdb.DuckDBPyConnection) -> int:
     (batch,) = cursor.execute("UPDATE batches SET last = last + 1 RETURNING last").fetchone() or (0,)
     return int(batch)
+
+
+def registered(warehouse: Warehouse, version: str, provider_model: str, workload: str = "support") -> None:
+    """A version that a provider serves under a name of its own."""
+    warehouse.insert(
+        "models",
+        version=version,
+        workload=workload,
+        created_at=START,
+        path=f"/models/{workload}/{version}",
+        base_model="gpt-4.1-mini",
+        base_hash="0" * 16,
+        dataset_version="d1",
+        run_id="r1",
+        manifest="{}",
+        provider_model=provider_model,
+    )

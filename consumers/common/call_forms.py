@@ -1,15 +1,18 @@
 """Calls of tools as models write them: each family of chat templates has a form of its own.
 
 Read are those of Hermes and Qwen 2.5 and 3 (JSON in tags), Qwen 3.5 and Qwen3-Coder (functions and parameters in tags),
-GLM 4 (keys and values in tags), Llama 3 (one JSON object) and Mistral (a JSON list), as their templates write them.
+GLM 4 (keys and values in tags), DeepSeek V3.2 (functions and parameters in tags of its own), Llama 3 (one JSON object),
+Mistral (a JSON list; since its tokenizer's version 11 a name before JSON), DeepSeek R1, V3 and V3.1 and gpt-oss (a name
+before JSON, in marks), as their templates write them, with special tokens or without.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from retuned.consumers.common.tool_calls import CLOSING, OPENING, Call, read, written
+from retuned.consumers.common.tool_calls import CLOSING, OPENING, Call, parsed, read, written
 
 _TAGGED = re.compile(rf"{OPENING}(.*?){CLOSING}", re.DOTALL)
 _FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)</function>\s*", re.DOTALL)
@@ -17,6 +20,26 @@ _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTA
 _KEYED = re.compile(r"\s*([^\s<{]+)\s*((?:<arg_key>.*</arg_value>)?)\s*", re.DOTALL)
 _ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _MARKS = ("[TOOL_CALLS]", "<|python_tag|>")
+_INVOKED = re.compile(r'<｜DSML｜invoke name="([^"]+)">(.*?)</｜DSML｜invoke>', re.DOTALL)
+_GIVEN = re.compile(r'<｜DSML｜parameter name="([^"]+)" string="(true|false)">(.*?)</｜DSML｜parameter>', re.DOTALL)
+_INVOCATIONS = re.compile(r"<｜DSML｜function_calls>(.*?)</｜DSML｜function_calls>", re.DOTALL)
+
+# Of calls that are a name before JSON: what stands before the JSON, and what may stand behind it. {name} is one of the
+# tools, {s} some white space, of which a hostile text may have much.
+_MISTRAL = (r"(?:\[TOOL_CALLS\])?{s}{name}(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?{s}(?=\{{)", r"\s*")
+_DEEPSEEK = (
+    r"(?:<｜tool▁calls▁begin｜>)?{s}<｜tool▁call▁begin｜>(?:\w+<｜tool▁sep｜>)?{name}(?:<｜tool▁sep｜>|{s}```json){s}(?=\{{)",
+    r"{s}(?:```)?{s}<｜tool▁call▁end｜>{s}(?:<｜tool▁calls▁end｜>)?(?:<｜end▁of▁sentence｜>)?\s*",
+)
+_HARMONY = (
+    r"(?:<\|start\|>)?(?:assistant)?{s}(?:<\|channel\|>)?(?:commentary|analysis)?{s}to=functions\.{name}{s}"
+    r"(?:<\|channel\|>)?(?:commentary|analysis)?{s}(?:<\|constrain\|>)?(?:json)?{s}(?:<\|message\|>)?{s}(?=\{{)",
+    r"{s}(?:<\|call\|>)?\s*",
+)
+_SPACE = r"\s{0,9}"
+_CHANNELS = re.compile(
+    r"(?:<\|start\|>assistant)?<\|channel\|>(analysis|commentary|final)<\|message\|>(.*?)(?:<\|end\|>|\Z)", re.DOTALL
+)
 
 Schemas = Mapping[str, Mapping[str, Any]]
 """The parameters of each tool by its name: JSON Schemas."""
@@ -27,13 +50,14 @@ def in_one_form(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
         tools: those that the model was offered (see `tool_calls.schemas`): what is not among them is no call, but for
-            JSON in tags, which is nothing else.
+            JSON in tags, which is nothing else. Without any, the others are no calls.
     """
     offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
-    for form in (_json_in_tags, _elements, _json_alone):
+    for form in (_json_in_tags, _elements, _invocations, _json_alone, _named):
         words, calls = form(text, offered)
         if calls:
-            return written(words, [call.as_message() for call in calls])
+            with suppress(RecursionError):  # nested so deeply that it could just be read
+                return written(words, [call.as_message() for call in calls])
     return text
 
 
@@ -69,24 +93,66 @@ def _values(arguments: Sequence[tuple[str, str]], schema: Mapping[str, Any]) -> 
 def _value(text: str, schema: Any) -> Any:
     if isinstance(schema, dict) and schema.get("type") == "string":
         return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return parsed(text)
+
+
+def _invocations(text: str, offered: Schemas) -> tuple[str, list[Call]]:
+    """DeepSeek V3.2's: each parameter says whether it is meant as a text."""
+    calls = []
+    for block in _INVOCATIONS.findall(text):
+        for name, body in _INVOKED.findall(block):
+            if name not in offered:
+                return text, []
+            given = {key: value if kind == "true" else parsed(value) for key, kind, value in _GIVEN.findall(body)}
+            calls.append(Call(name, given))
+    return (_INVOCATIONS.sub("", text).strip(), calls) if calls else (text, [])
 
 
 def _json_alone(text: str, offered: Schemas) -> tuple[str, list[Call]]:
-    """One object, or a list of them, with nothing else; `parameters` is Llama's word for arguments."""
+    """One object, or a list of them, with nothing else; `parameters` is Llama's word for arguments. As the chat API has
+    them, in `function` and with arguments as text, too."""
     for mark in _MARKS:
         text = text.removeprefix(mark)
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text, []
+    value = parsed(text)
     calls = []
     for item in value if isinstance(value, list) else [value]:
-        arguments = item.get("arguments", item.get("parameters")) if isinstance(item, dict) else None
-        if not isinstance(arguments, dict) or item.get("name") not in offered:
+        function = item.get("function", item) if isinstance(item, dict) else None
+        if not isinstance(function, dict) or not isinstance(name := function.get("name"), str) or name not in offered:
             return text, []
-        calls.append(Call(item["name"], arguments))
+        arguments = function.get("arguments", function.get("parameters"))
+        if isinstance(arguments, str):
+            arguments = parsed(arguments)
+        if not isinstance(arguments, dict):
+            return text, []
+        calls.append(Call(name, arguments))
     return "", calls
+
+
+def _named(text: str, offered: Schemas) -> tuple[str, list[Call]]:
+    """Names before JSON objects, one call after the other up to the end of the text."""
+    name = f"({'|'.join(sorted(map(re.escape, offered), key=len, reverse=True))})"
+    for form in (_DEEPSEEK, _HARMONY, _MISTRAL) if offered else ():
+        before, after = (re.compile(part.format(name=name, s=_SPACE)) for part in form)
+        # A name before JSON may be words, unless a mark says that it is a call.
+        first = before.match(text) if form is _MISTRAL and _MARKS[0] not in text else before.search(text)
+        found, calls = first, list[Call]()
+        while found is not None:
+            try:
+                arguments, end = json.JSONDecoder().raw_decode(text, found.end())
+            except (ValueError, RecursionError):
+                break
+            calls.append(Call(found[1], arguments))
+            over = after.match(text, end)
+            end = over.end() if over else end
+            if first is not None and end == len(text):
+                words = text[: first.start()]
+                return (_spoken(words) if form is _HARMONY else words.strip()), calls
+            found = before.match(text, end)
+    return text, []
+
+
+def _spoken(words: str) -> str:
+    """What gpt-oss says to the user before a call, without what it thought."""
+    if messages := _CHANNELS.findall(words):
+        return "\n".join(said for channel, said in messages if channel != "analysis")
+    return "" if words.startswith("analysis") else words.strip()  # the name of the channel, without its marks

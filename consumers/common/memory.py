@@ -3,9 +3,11 @@
 Read from Linux's /proc and from control groups, version 2, which is how containers and systemd limit memory.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s?(?:([kmgt])(i)?)?b?", re.IGNORECASE)
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -27,6 +29,19 @@ def oom_kills(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
 def gibibytes(size: int) -> str:
     """A size for people."""
     return f"{size / 2**30:.1f} GiB"
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size as people write it: `80GB` (powers of 1000), `80GiB` (of 1024), `80000000000`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size: expected bytes, or a number with a unit, such as 80GB or 80GiB")
+    number, power, binary = float(found[1]), "kmgt".find((found[2] or "").lower()), 1024 if found[3] else 1000
+    return round(number * binary ** (power + 1)) if found[2] else round(number)
 
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:

@@ -26,3 +26,8 @@ def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
         return None, text.strip()
     reasoning = before.lstrip().removeprefix(OPENING).strip()
     return reasoning or None, after.strip()
+
+
+def written(thought: str, answer: str) -> str:
+    """A text that `split` takes apart again."""
+    return f"{OPENING}\n{thought}\n{CLOSING}\n\n{answer}"

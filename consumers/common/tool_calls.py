@@ -38,7 +38,7 @@ def written(words: str, calls: Iterable[Mapping[str, Any]]) -> str:
         function = call.get("function") or call
         arguments = function.get("arguments")
         if isinstance(arguments, str):
-            arguments = _parsed(arguments)
+            arguments = parsed(arguments)
         told = json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
         parts.append(f"{OPENING}\n{told}\n{CLOSING}")
     return "\n".join(parts)
@@ -106,7 +106,10 @@ def read(text: str) -> tuple[str, list[Call]]:
     while OPENING in rest:
         before, _, rest = rest.partition(OPENING)
         words += before
-        body, end = json.JSONDecoder().raw_decode(rest.lstrip())
+        try:
+            body, end = json.JSONDecoder().raw_decode(rest.lstrip())
+        except RecursionError as error:
+            raise ValueError("a call of a tool is nested too deeply") from error
         after = rest.lstrip()[end:].lstrip()
         name = body.get("name") if isinstance(body, dict) else None
         if not after.startswith(CLOSING) or not isinstance(name, str):
@@ -124,8 +127,9 @@ def names(text: str) -> tuple[str, ...]:
         return ()
 
 
-def _parsed(arguments: str) -> Any:
+def parsed(text: str) -> Any:
+    """What a text holds as JSON; the text where it is none."""
     try:
-        return json.loads(arguments)
-    except ValueError:  # a model may have called with what is no JSON: it stays a text
-        return arguments
+        return json.loads(text)
+    except (ValueError, RecursionError):  # a model may have called with what is no JSON: it stays a text
+        return text

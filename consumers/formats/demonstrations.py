@@ -13,9 +13,18 @@ from typing import Any
 
 import msgspec
 
+from retuned.consumers.common import reasoning
 from retuned.consumers.common.tool_calls import are_calls
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
-from retuned.consumers.formats.messages import Plain, content_hash, instant, joined_text, object_of, without_nothing
+from retuned.consumers.formats.messages import (
+    Plain,
+    content_hash,
+    instant,
+    joined_text,
+    object_of,
+    reasoning_of,
+    without_nothing,
+)
 
 DEMONSTRATION = "demonstration"
 UNNAMED_MODEL = "unknown"
@@ -166,6 +175,8 @@ def _exchange(fields: Plain) -> tuple[list[Plain], str, list[Plain]]:
         last, messages = messages[places[-1]], messages[: places[-1]]
         answer = joined_text(last.get("content")) or ""
         calls = last["tool_calls"] if are_calls(last.get("tool_calls")) else []
+        if (answer.strip() or calls) and (thought := reasoning_of(last)):
+            answer = reasoning.written(thought, answer)
     if not any(turn["role"] == "user" for turn in messages):
         raise BadEvent("not_an_event", "no question: expected a message of the user before the answer")
     if not answer.strip() and not calls:

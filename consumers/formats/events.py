@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from retuned.consumers.common.tool_calls import are_calls
+from retuned.consumers.formats.messages import reasoning_of
 from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
 from retuned.consumers.settings import IngestSettings
 
@@ -62,6 +63,7 @@ NESTED = ("messages", "context", "attributes")
 BOOLEANS = frozenset({"helpful", "hallucination", "resolved", "escalated"})
 NUMBERS = frozenset({"rating", "time_saved_seconds"})
 STRINGS = frozenset({"correction", "comment"})
+RESERVED = BOOLEANS | NUMBERS | STRINGS
 BACKSLASH = ord("\\")
 
 
@@ -73,10 +75,12 @@ class Message(msgspec.Struct, gc=False):
 
 
 class Answer(msgspec.Struct, gc=False):
-    """An answer as a chat message, where it calls tools. Other fields are ignored."""
+    """An answer as a chat message, where it calls tools or has its reasoning apart. Other fields are ignored."""
 
     content: str | None = None
     tool_calls: list[Any] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
 
 
 class Interaction(msgspec.Struct, kw_only=True, gc=False):
@@ -207,7 +211,7 @@ def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                     _take_user(event)
             if event.tools is not UNSET or type(event.response) is Answer:
                 field = "tools: "
-                _keep_tools(event)
+                _keep_beside_the_text(event)
             # The search for one byte, by its number, is the fastest by far, and mostly finds nothing.
             if BACKSLASH in payload and (b"\\u" in payload or b"\\/" in payload):
                 event.messages, event.context, event.attributes = map(
@@ -239,8 +243,8 @@ def _take_user(event: Interaction) -> None:
     event.attributes = Raw(_TO_JSON.encode(attributes))
 
 
-def _keep_tools(event: Interaction) -> None:
-    """Tools that were offered and called belong to the attributes, where the other formats have them."""
+def _keep_beside_the_text(event: Interaction) -> None:
+    """Tools that were offered, calls and reasoning belong to the attributes, where the other formats have them."""
     kept: dict[str, Any] = {}
     if event.tools is not UNSET:
         kept["tools"] = _TOOLS.decode(event.tools)
@@ -248,9 +252,10 @@ def _keep_tools(event: Interaction) -> None:
     if isinstance(answer := event.response, Answer):
         if answer.tool_calls and not are_calls(answer.tool_calls):
             raise BadEvent("not_an_event", "response: tool_calls: expected objects with function.name and .arguments")
-        if answer.content is None and not answer.tool_calls:
+        thought = reasoning_of(msgspec.structs.asdict(answer))
+        if answer.content is None and not answer.tool_calls and not thought:
             raise BadEvent("not_an_event", "response: expected a text, or an object with content or tool_calls")
-        kept["tool_calls"] = answer.tool_calls
+        kept |= {"tool_calls": answer.tool_calls, "reasoning_content": thought}
         event.response = answer.content or ""
     kept = {name: value for name, value in kept.items() if value}
     if kept:
@@ -291,6 +296,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         "properties": {
             "content": {"type": ["string", "null"]},
             "tool_calls": {"anyOf": [{"type": "array", "items": call}, {"type": "null"}]},
+            "reasoning_content": {"type": ["string", "null"]},
         },
     }
     nested = {
@@ -372,16 +378,19 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     nested = isinstance(value, dict | list)
     if name == "correction" and nested:
         fits, expected = bool(value), "more than nothing"
+    elif name in BOOLEANS:
+        fits, expected = isinstance(value, bool), 'true or false, as in "value": true'
+    elif name == "rating":
+        fits, expected = number and 0 <= float(value) <= 1, 'a number from 0 to 1, as in "value": 0.75'
+    elif name in NUMBERS:
+        fits, expected = number, 'a number, as in "value": 90'
+    elif name in STRINGS:
+        fits, expected = (
+            isinstance(value, str) and bool(value.strip()),
+            'a text that is not empty, as in "value": "Within 30 days."',
+        )
     elif nested:
         fits, expected = False, "a boolean, a number or a string"
-    elif name in BOOLEANS:
-        fits, expected = isinstance(value, bool), "a boolean"
-    elif name == "rating":
-        fits, expected = number and 0 <= float(value) <= 1, "a number from 0 to 1"
-    elif name in NUMBERS:
-        fits, expected = number, "a number"
-    elif name in STRINGS:
-        fits, expected = isinstance(value, str) and bool(value.strip()), "a string that is not empty"
     else:
         return
     if not fits:

@@ -3,11 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
+from retuned.consumers.common.tool_calls import are_calls
 from retuned.consumers.formats import calls, traced, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
-from retuned.consumers.formats.messages import Plain, object_of, seconds_between, without_nothing
+from retuned.consumers.formats.messages import (
+    Plain,
+    joined_text,
+    object_of,
+    objects_of,
+    seconds_between,
+    without_nothing,
+)
 
 _CONVERSATIONS = ("conversation_id", "session_id", "thread_id")
+_OF_A_SCORE = {"key", "score", "value", "comment"}
 _TAKEN = (*_CONVERSATIONS, "workload", "usage_metadata", "ls_invocation_params")
 
 
@@ -68,8 +77,23 @@ def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         source="judge" if source == "model" else "user",
         id=value.get("id"),
         comment=value.get("comment"),
-        correction=value.get("correction"),
+        correction=_correction(value.get("correction")),
     )
+
+
+def _correction(value: Any) -> Any:
+    """What the answer should have been: what an object shows, as the outputs of a run do; None where it corrects the
+    score of an evaluator."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() <= _OF_A_SCORE:
+        return None
+    choices = objects_of(object_of(traced.response(value)).get("choices"))
+    message = object_of(choices[0].get("message")) if choices else {}
+    text = joined_text(message.get("content"))
+    if are_calls(message.get("tool_calls")):
+        return {"content": text, "tool_calls": message["tool_calls"]}
+    return text or value
 
 
 def _number(value: Any) -> Any:

@@ -43,6 +43,13 @@ def texts_of(content: Any) -> str | None:
     return "\n".join(found) if found else None
 
 
+def reasoning_of(message: Plain) -> str | None:
+    """What a model thought before it answered, where its server has that apart: `reasoning_content` of DeepSeek, SGLang
+    and vLLM, which calls it `reasoning` by now, as OpenRouter does; None without any."""
+    found = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((text for text in found if isinstance(text, str) and text), None)
+
+
 def without_media(value: Any) -> Any:
     """Messages without the bytes of images, sounds and files that they carry: how long those were is kept."""
     if isinstance(value, list):

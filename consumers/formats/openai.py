@@ -12,6 +12,7 @@ from retuned.consumers.formats.messages import (
     joined_text,
     object_of,
     objects_of,
+    reasoning_of,
     texts_of,
     tool_call,
     without_media,
@@ -108,6 +109,7 @@ def interaction(log: Plain) -> Plain:
         "client_id": log.get("client_id"),
         "tools": request.get("tools") or None,
         "tool_calls": message.get("tool_calls") or None,
+        "reasoning_content": reasoning_of(message),
         **object_of(log.get("attributes")),
     }
     return without_nothing(
@@ -139,7 +141,8 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
         message = object_of(choice.get("message"))
         text = choice.get("text", texts_of(message.get("content")))
         if text is None:
-            text = message.get("refusal") or ("" if message.get("tool_calls") else None)
+            beside = message.get("tool_calls") or reasoning_of(message)  # which may have been cut off before the answer
+            text = message.get("refusal") or ("" if beside else None)
         return message, text, choice.get("finish_reason")
     output = objects_of(response.get("output"))
     if not output:
@@ -153,7 +156,7 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
 
 def _joined(stream: Iterable[Plain]) -> Plain:
     """The chunks of one completion as the completion: its first choice."""
-    response, texts, calls, reason = Plain(), list[str](), dict[Any, Plain](), None
+    response, texts, thoughts, calls, reason = Plain(), list[str](), list[str](), dict[Any, Plain](), None
     for chunk in stream:
         response |= without_nothing({key: chunk.get(key) for key in ("id", "created", "model", "usage")})
         for choice in objects_of(chunk.get("choices")):
@@ -162,9 +165,13 @@ def _joined(stream: Iterable[Plain]) -> Plain:
             delta = object_of(choice.get("delta"))
             reason = choice.get("finish_reason") or reason
             texts += [text for text in (delta.get("content"), delta.get("refusal")) if isinstance(text, str)]
+            thoughts.append(reasoning_of(delta) or "")
             for part in objects_of(delta.get("tool_calls")):
                 _extend(calls.setdefault(str(part.get("index")), {}), part)
-    message = without_nothing({"content": "".join(texts), "tool_calls": list(calls.values()) or None})
+    thought = "".join(thoughts) or None
+    message = without_nothing(
+        {"content": "".join(texts), "reasoning_content": thought, "tool_calls": list(calls.values()) or None}
+    )
     return response | {"choices": [{"message": message, "finish_reason": reason}]}
 
 

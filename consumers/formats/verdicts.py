@@ -21,16 +21,22 @@ def feedback(
     correction: Any = None,
     user_id: Any = None,
 ) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The verdict, and the comment and the correction that came with it, each as a feedback of its own."""
+    """The verdict, and the comment and the correction that came with it, each as a feedback of its own.
+
+    Args:
+        correction: a text, or the object or the array that the answer should have been.
+    """
     id = id or content_hash([about, name, value, timestamp])
     common = {"timestamp": timestamp, "interaction_id": about, "source": source, "user_id": user_id}
-    said = [(kind, text) for kind, text in (("comment", comment), ("correction", correction)) if _is_text(text)]
+    said = [("comment", comment)] if _is_text(comment) else []
+    if _is_text(correction) or (correction and isinstance(correction, dict | list)):
+        said.append(("correction", correction))
     if value is None and not said:
         yield PassedOver("no_verdict")
     if value is not None:
         yield "feedback", without_nothing({"id": id, "name": name, "value": value, **common})
-    for kind, text in said:
-        yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": text, **common})
+    for kind, told in said:
+        yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": told, **common})
 
 
 def _is_text(value: Any) -> bool:

@@ -7,6 +7,7 @@ came. So what is asked each minute of each workload reads a narrow table, and no
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import duckdb
 
@@ -15,6 +16,8 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 QUERIES = named_queries("retuned.consumers.warehouse", "judgements.sql")
 changing = threading.Lock()
 """Held while the table changes: of two transactions that change it at once, the second would fail."""
+VOTES_PER_ACCOUNT = 5
+"""So many votes of an account count, of each name, about each version: nobody decides alone."""
 
 
 def follow(warehouse: Warehouse) -> None:
@@ -31,6 +34,48 @@ def follow(warehouse: Warehouse) -> None:
             cursor.execute(QUERIES["touched"], {"since": since})
             _renew(cursor)
             cursor.execute(QUERIES["advance"], {"until": until})
+
+
+def comparable_votes(
+    cursor: duckdb.DuckDBPyConnection,
+    workload: str,
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    mature_after: timedelta | None = None,
+    per_account: int = VOTES_PER_ACCOUNT,
+) -> None:
+    """Put the votes on the answers of a span into the temporary table `comparable_votes` of this cursor.
+
+    It is the one definition of a vote: what compares or counts votes reads this table, after `follow`. A row for each
+    interaction, name (helpful or hallucination) and source:
+
+    - The last vote counts. Whoever corrects an answer without a vote found it unhelpful (see the view `votes`).
+    - Of a user's account the first `per_account` answers that it voted on count, of each name and version: votes of an
+      account are alike, and nobody decides alone. The account is that of the voter or, where the feedback names none,
+      of who asked. Votes of other sources have none.
+    - With `mature_after`, votes that came within that time after the answer count, and only of answers that are at
+      least so old: old answers and new ones then had the same time to be voted on.
+    - What answered is traffic: no demonstration.
+
+    Columns: interaction_id, conversation, answered_at, model, version (of the workload that the model names, else
+    `base`), imported (from a file), name, source, value (helpful, or invented), account (null: none), voted_at, and
+    unit: what may be taken for independent, the account or else the conversation.
+
+    Args:
+        start, end: answers with start ≤ timestamp < end (UTC).
+    """
+    cursor.execute(
+        QUERIES["comparable_votes"],
+        {
+            "workload": workload,
+            "start": start,
+            "end": end if mature_after is None else min(end, now - mature_after),
+            "mature_after": mature_after,
+            "per_account": per_account,
+        },
+    )
 
 
 def renew(cursor: duckdb.DuckDBPyConnection, interactions: Sequence[str]) -> None:

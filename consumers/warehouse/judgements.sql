@@ -26,6 +26,7 @@ WITH said AS (
 )
 SELECT i.workload, i.id AS interaction_id, i.timestamp AS answered_at, i.received_at AS answer_received_at,
        i.model = 'demonstration' AS demonstration, starts_with(i.topic, 'import:') AS imported,
+       coalesce(i.conversation_id, i.id) AS conversation, i.model, i.user_id AS asker_id,
        s.id AS feedback_id, s.name, s.value, s.source, s.user_id, s.timestamp,
        greatest(s.received_at, i.received_at) AS received_at
 FROM said s JOIN interactions i ON i.id = s.interaction_id
@@ -33,3 +34,29 @@ ORDER BY answered_at
 
 -- name: advance
 UPDATE judgements_position SET last_batch = $until
+
+-- name: comparable_votes
+-- One row for each interaction, name and source: the last vote. Of an account the first answers that it voted on count, so
+-- many of each name and version.
+CREATE OR REPLACE TEMP TABLE comparable_votes AS
+WITH latest AS (
+    SELECT interaction_id, name, source,
+           max_by(judgements, (timestamp, received_at, feedback_id)) AS last,
+           min(timestamp) AS first_at
+    FROM judgements
+    WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND NOT demonstration
+      AND answered_at >= $start AND answered_at < $end
+      AND ($mature_after::INTERVAL IS NULL OR timestamp <= answered_at + $mature_after::INTERVAL)
+    GROUP BY interaction_id, name, source
+), votes AS (
+    SELECT interaction_id, last.conversation, last.answered_at, last.model, last.imported, name, source, last.value,
+           version_of($workload, last.model) AS version,
+           CASE WHEN source = 'user' THEN coalesce(last.user_id, last.asker_id) END AS account,
+           last.timestamp AS voted_at, first_at
+    FROM latest
+)
+SELECT * EXCLUDE (first_at), coalesce('account ' || account, 'conversation ' || conversation, interaction_id) AS unit
+FROM votes
+QUALIFY account IS NULL OR row_number() OVER (
+    PARTITION BY account, name, source, version ORDER BY first_at, answered_at, interaction_id
+) <= $per_account

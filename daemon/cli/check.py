@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from retuned.consumers.common.memory import available_bytes, gibibytes
 from retuned.consumers.errors import ConfigurationError, RetunedError
@@ -15,7 +16,8 @@ from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import attach
-from retuned.daemon import tracing
+from retuned.daemon import overrides, tracing
+from retuned.daemon.cli.known import known_workloads, running
 from retuned.daemon.jobs.holds import lacking_memory
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
@@ -24,57 +26,86 @@ from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
-from retuned.retrain.scoring.metric import choose
+from retuned.retrain.scoring.metric import check_metric
+from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str]]
+Mark = Literal["ok", "warn", "FAIL"]
 
 ENOUGH_DISK = 2 * 1024**3
 
 
-def check(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
-    """(what was tried, the problem if there is one, what was found), one after the other."""
+class _Notice(Exception):
+    """Nothing is broken, and a person should look."""
+
+
+def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
+    """(how it is, what was tried, what was found or is wrong), one after the other.
+
+    Where the daemon of this configuration runs, it has the warehouse and the port, which is as it should be.
+    """
+    try:
+        daemon, stranger = running(settings), None
+    except RetunedError as error:
+        daemon, stranger = None, str(error)
     tries: list[Try] = [
         ("configuration", lambda: "valid"),
         ("broker", lambda: check_broker(settings.kafka)),
-        ("warehouse", lambda: _warehouse(settings)),
+        ("warehouse", lambda: _warehouse(settings, daemon)),
+        *([("workloads", lambda: _workloads(settings))] if settings.workloads else []),
         ("privacy", lambda: _privacy(settings)),
         *(
             ("base model" if key == "models.base" else f"base model of {key}", partial(check_base_model, base, key))
             for key, base in settings.bases().items()
         ),
+        *_for_each("provider", settings, {"base", "train"}, provider.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
-        *_for_each("evaluation", settings, {"evaluate"}, lambda own: server.check(own.evaluate)),
-        *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
+        *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
+        *_for_each("metric", settings, {"metric", "evaluate"}, check_metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
         ("tracing", lambda: tracing.check(settings.tracing)),
-        ("http", lambda: _http(settings)),
+        ("http", lambda: _http(settings, daemon, stranger)),
     ]
     for name, attempt in tries:
         try:
-            yield name, None, attempt()
+            yield "ok", name, attempt()
+        except _Notice as notice:
+            yield "warn", name, str(notice)
         except RetunedError as error:
-            yield name, str(error), ""
+            yield "FAIL", name, str(error)
 
 
 def _for_each(what: str, settings: Settings, keys: set[str], attempt: Callable[[Settings], str]) -> list[Try]:
     """Try the settings of all workloads, and those of each entry of `workloads` that sets one of these keys."""
-    own = {name: settings.for_workload(name) for name, entry in settings.workloads.items() if keys & entry.keys()}
-    return [(what, partial(attempt, settings)), *((f"{what} of {name}", partial(attempt, own[name])) for name in own)]
+    return [
+        (f"{what} of {name}" if name else what, partial(attempt, own)) for name, own in settings.variants(keys).items()
+    ]
 
 
-def _warehouse(settings: Settings) -> str:
+def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
     """Opens it as it is: what is only tried is neither created nor migrated."""
     path = settings.warehouse.path
+    if daemon is not None:
+        return f"{path} is open in the daemon that runs"
     if not path.exists():
         return f"{path} is not there yet: the daemon creates it; {_writable('warehouse.path', path.parent)}"
     with closing(attach(settings.warehouse, create=False)) as warehouse:
         if schema.pending(warehouse):
             return f"{path} opens; {schema.outdated(warehouse)}"
     return f"{path} opens"
+
+
+def _workloads(settings: Settings) -> str:
+    known = known_workloads(settings)
+    if notices := overrides.notices(settings.workloads, known or []):
+        raise _Notice("; ".join(notices))
+    if not known:
+        return "no event has told yet which workloads there are"
+    return f"each entry is of a workload that is known ({len(known)})"
 
 
 def _privacy(settings: Settings) -> str:
@@ -87,11 +118,8 @@ def _privacy(settings: Settings) -> str:
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
 
 
-def _metric(settings: Settings) -> str:
-    if settings.metric.name == "auto":
-        return "auto: chosen by the approved answers of each dataset"
-    metric = choose(settings, []).metric
-    return f"{metric.name}: {metric.meaning}"
+def _evaluation(settings: Settings) -> str:
+    return "at the provider (train.engine api)" if settings.train.engine == "api" else server.check(settings.evaluate)
 
 
 def _writable(key: str, folder: Path) -> str:
@@ -118,11 +146,17 @@ def _memory(settings: Settings) -> str:
     return "how much is free is not known here" if left is None else f"{gibibytes(left)} free"
 
 
-def _http(settings: Settings) -> str:
+def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: str | None) -> str:
     principals = Principals(settings.http)
     tls = server_tls(settings.http)
-    bind(settings.http).close()
-    found = f"{settings.http.host}:{settings.http.port} is free"
+    found = f"{settings.http.host}:{settings.http.port} "
+    if stranger is not None:
+        raise ConfigurationError(stranger)
+    if daemon is None:
+        bind(settings.http).close()
+        found += "is free"
+    else:
+        found += f"is the daemon's that runs (version {daemon['version']}, since {daemon['started_at']:.19})"
     found += "" if principals.required else "; no token is asked for"
     if tls is None:
         return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers import logs
+from retuned.consumers.common.memory import size_of
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
@@ -27,9 +28,13 @@ DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
 
 _PLAN = (
-    "Try the configuration and every connection. With --plan: print what a training of the workload would load where, "
-    "in which precision and with which engine, by an estimate, before anything is loaded. The exit status is 1 if a "
-    "check failed or the plan does not fit."
+    "Try the configuration and every connection, also beside the daemon that runs on it. With --plan: print what a "
+    "training of the workload would load where, in which precision and with which engine, by an estimate, before "
+    "anything is loaded. The exit status is 1 if a check failed or the plan does not fit."
+)
+_DRIFT = (
+    "check: compare the windows of a workload now or, of history that was imported, as of a time, and store the check. "
+    "accept: the current window is the reference from now on, until another champion comes into service."
 )
 _IMPORT = (
     "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
@@ -40,9 +45,9 @@ _IMPORT = (
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
     "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, "
-    "quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
-    "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
-    "models are judged on, and what comes near to them, are left out of these."
+    "drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat "
+    "(corrected and accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the "
+    "questions that models are judged on, and what comes near to them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -101,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--plan", metavar="WORKLOAD", help="try nothing; print what a training would load where")
     check.add_argument("--base", type=Path, metavar="PATH", help="plan: another base model; its config.json is enough")
     check.add_argument("--gpus", type=int, help="plan: on so many GPUs (default: those of this machine)")
-    check.add_argument("--gpu-memory", type=int, metavar="BYTES", help="plan: of each (default: by nvidia-smi)")
+    check.add_argument(
+        "--gpu-memory", type=_size, metavar="SIZE", help="plan: of each, such as 80GB or 80GiB (default: by nvidia-smi)"
+    )
     status = command("status", _status, "what the daemon knows, for people or as JSON")
     status.add_argument("--json", action="store_true", help="as JSON")
     for name, help in (
@@ -120,14 +127,20 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--base",
                 required=True,
-                type=os.path.abspath,
-                metavar="DIR",
-                help="of that model, on the daemon's machine",
+                metavar="DIR|NAME",
+                help="folder of that model, on the daemon's machine; with train.engine api the provider's name of it",
             )
         if name == "retrain":
             added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
+    drifted = command(
+        "drift", _drift, "compare what is asked and answered now with the reference, or accept it", _DRIFT
+    )
+    drifted.add_argument("action", choices=("check", "accept"))
+    drifted.add_argument("workload")
+    drifted.add_argument("--as-of", metavar="TIME", help="check: as it was at this time, ISO 8601, UTC (default: now)")
+    drifted.add_argument("--reason", help="accept: why what is asked now is as usual; kept with it")
     for name, help in (
         ("pause", "let no retraining start; one under way stops at a checkpoint"),
         ("resume", "end a pause; what it stopped goes on"),
@@ -246,17 +259,20 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.plan is not None:
+        from retuned.daemon.cli.known import unknown
         from retuned.daemon.cli.plan import plan
 
+        if problem := unknown(settings, options.plan):
+            raise RetunedError(problem)
         fits, lines = plan(settings, options.plan, options.base, options.gpus, options.gpu_memory)
         print("\n".join(lines))
         return 0 if fits else 1
     from retuned.daemon.cli.check import check
 
     sound = True
-    for name, problem, found in check(settings):
-        sound = sound and not problem
-        print(f"{'FAIL' if problem else 'ok':4}  {name}: {problem or found}")
+    for mark, name, found in check(settings):
+        sound = sound and mark != "FAIL"
+        print(f"{mark:4}  {name}: {found}")
     return 0 if sound else 1
 
 
@@ -293,7 +309,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
     broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
     lines = [
         f"retuned {status['version']}, "
-        + (f"running since {status['started_at']}" if status["running"] else "not running"),
+        + (f"running since {status['started_at']}" if status["running"] else "not running")
+        + f"; as of {_at(status.get('as_of'))}",
         f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
         f"{ingestion['dead_letters']} dead letters; broker {broker}",
     ]
@@ -313,7 +330,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
     ]
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
-        lines += ["", f"{name}", f"  champion    {name}@{workload['champion'] or 'base'}"]
+        champion = workload["champion"]
+        lines += ["", name, f"  champion    {f'{name}@{champion}' if champion else f'none: {name}@base serves'}"]
+        if workload["quality"]:
+            lines.append(f"  measured    {_at(workload['quality'][0]['created_at'])}")
         for figure in workload["quality"]:
             if figure["model"] == "*":
                 lines.append(
@@ -321,6 +341,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
                     f"  ({_number(figure['low'], 3)} to {_number(figure['high'], 3)},"
                     f" n={figure['n']}, {figure['source']})"
                 )
+        lines += [
+            f"  {one['monitor']:<11} blind: {one['found']} of {one['needed']} {one['what']}"
+            for one in workload["blind"]
+        ]
         if workload["watch"]:
             watch = workload["watch"]
             lines.append(
@@ -345,7 +369,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
         roi = workload["roi"]
         if roi["ratio"] is not None:
             sums = f"gains {_number(roi['gains'])}, costs {_number(roi['costs'])} {status['currency']}"
-            lines.append(f"  ROI         {roi['ratio']:.2f}  ({sums}{_within(roi['ratio_low'], roi['ratio_high'])})")
+            ends = _within(roi["ratio_low"], roi["ratio_high"])
+            lines.append(
+                f"  ROI         {roi['ratio']:.2f}  ({sums}{ends}), booked until {_at(status.get('booked_at'))}"
+            )
         if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
             before = (
                 f"{name}@{change['previous_version'] or 'base'} would have gained {_number(change['counterfactual'])}"
@@ -368,6 +395,10 @@ def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits
     return f"{run['state']}: {waits.get(run['id']) or run['error']}"
 
 
+def _at(time: str | None) -> str:
+    return "unknown" if time is None else f"{time[:19].replace('T', ' ')} UTC"
+
+
 def _within(low: float | None, high: float | None) -> str:
     return "" if low is None else f", 95% {_number(low)} to {_number(high)}"
 
@@ -375,6 +406,13 @@ def _within(low: float | None, high: float | None) -> str:
 def _number(value: float | None, digits: int = 2) -> str:
     """For a person; None is a number that JSON has not, as the infinite cost of an event."""
     return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def _size(text: str) -> int:
+    try:
+        return size_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _megabytes(size: int) -> str:
@@ -385,9 +423,20 @@ def _command(options: argparse.Namespace) -> int:
     arguments = {
         key: getattr(options, key) for key in ("version", "base", "reason", "now") if getattr(options, key, None)
     }
-    with _service(_settings(options)) as service:
+    settings = _settings(options)
+    if "base" in arguments and isinstance(settings.for_workload(options.workload).base_named(arguments["base"]), Path):
+        arguments["base"] = str(Path(arguments["base"]).absolute())
+    with _service(settings) as service:
         answer = service.command(options.name, options.workload, arguments)
     print(f"{answer['workload'] or 'all workloads'}: {answer['done']}")
+    return 0
+
+
+def _drift(options: argparse.Namespace) -> int:
+    arguments = {key: getattr(options, key) for key in ("as_of", "reason") if getattr(options, key)}
+    with _service(_settings(options)) as service:
+        answer = service.command(f"{options.action}-drift", options.workload, arguments)
+    print(f"{answer['workload']}: {answer['done']}")
     return 0
 
 
@@ -466,7 +515,8 @@ def _labels(options: argparse.Namespace) -> int:
     if not waiting:
         print("no answer waits for an expert", file=sys.stderr)
     for one in waiting:
-        print(f"{one['interaction_id']}  {one['workload']}  {one['score']:.2f} {one['reason']}: {one['detail']}")
+        score = "" if one["score"] is None else f"{one['score']:.2f} "
+        print(f"{one['interaction_id']}  {one['workload']}  {score}{one['reason']}: {one['detail']}")
         print(f"    asked     {_line(one['question'])}\n    answered  {_line(one['answer'])}")
     return 0
 
@@ -508,11 +558,15 @@ def _migrate(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     from retuned.daemon.cli.example import example
     from retuned.daemon.cli.in_force import in_force
+    from retuned.daemon.cli.known import unknown
 
     if options.workload is None:
         print(example(), end="")
     else:
-        print(in_force(_settings(options), given(_file(options)), options.workload), end="")
+        settings = _settings(options)
+        if problem := unknown(settings, options.workload):
+            logs.last_line(f"retuned: {problem}")
+        print(in_force(settings, given(_file(options)), options.workload), end="")
     return 0
 
 

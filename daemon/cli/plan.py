@@ -1,14 +1,21 @@
 """`retuned check --plan`: what a training would load where, and whether it fits, before anything is paid for."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from retuned.consumers.common.memory import available_bytes
 from retuned.daemon.settings import Settings
+from retuned.monitors.rates import Rates, rate_on
 from retuned.retrain import versions
+from retuned.retrain.data import chat
+from retuned.retrain.settings import ProviderModel
 from retuned.retrain.training.devices import gpu_memory
 from retuned.retrain.training.plan import Plan, Shape, ways_out
 from retuned.retrain.training.plan import plan as planned
+
+CHARACTERS_OF_A_TOKEN = 4
+"""A rule of thumb for English text; other languages have fewer."""
 
 
 def plan(
@@ -17,7 +24,7 @@ def plan(
     """Whether training and evaluation of a workload fit, and the plan in lines for people.
 
     Args:
-        base: another base model than `models.base`; its folder needs to hold no weights.
+        base: another base model than `models.base`; a folder needs to hold no weights.
         gpus: so many GPUs; None: those that this machine has and `train.devices` names.
         memory: bytes of each GPU; None: what those of this machine have.
 
@@ -25,7 +32,10 @@ def plan(
         RetunedError: the plan needs to know more of the base model or of the GPUs.
     """
     settings = settings.for_workload(workload)
-    base = versions.need_base(base or settings.models.base)
+    whole = versions.need_base(settings.base_named(str(base)) if base else settings.base)
+    if isinstance(whole, ProviderModel):
+        return True, _at_provider(settings, workload, whole)
+    base = whole
     found = [memory] * (gpus or 0) if memory is not None else gpu_memory(settings.train)
     count = len(found) if gpus is None else gpus
     available = memory or min(found, default=None) if count else available_bytes()
@@ -45,6 +55,44 @@ def plan(
     if made.available is None:
         lines.append("whether it fits is not known: name what each GPU has by --gpu-memory")
     return made.fits and made.evaluation_fits, lines
+
+
+def _at_provider(settings: Settings, workload: str, base: ProviderModel) -> list[str]:
+    """What a training of a provider would be given, by the newest dataset, and what it would cost by the rates."""
+    lines = [
+        f"{workload}: {base} at {settings.train.api_url}",
+        "engine        api: training and evaluation are at the provider; nothing is loaded here",
+    ]
+    datasets = versions.workload_folder(settings.models.directory, workload) / "datasets"
+    newest = max(datasets.glob("*/card.json"), key=lambda card: card.stat().st_mtime, default=None)
+    if newest is None:
+        return [*lines, "tokens        not known before a first dataset is made"]
+    tokens = _tokens(newest.parent / "train.parquet", settings.train.context)
+    epochs, roi = settings.train.epochs, settings.roi
+    price = _price(roi.provider_training_token_cost, tokens * epochs, roi.currency)
+    return [
+        *lines,
+        f"tokens        about {tokens} in the rows to train on of dataset {newest.parent.name}",
+        f"training      × {epochs} epochs (train.epochs): about {tokens * epochs} tokens, {price}",
+        f"evaluation    at most {settings.evaluate.maximum_examples} rows of each split and "
+        f"{settings.evaluate.general_examples} general prompts, each asked of up to three models",
+    ]
+
+
+def _tokens(file: Path, context: bool) -> int:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(file).to_pylist()
+    return sum(len(json.dumps(chat.training_row(row, context), ensure_ascii=False)) for row in rows) // (
+        CHARACTERS_OF_A_TOKEN
+    )
+
+
+def _price(rates: Rates | None, tokens: int, currency: str) -> str:
+    rate = rate_on(rates, datetime.now(UTC).date())
+    if rate is None:
+        return "at a price that is not known (roi.provider_training_token_cost)"
+    return f"about {tokens * rate:.2f} {currency}"
 
 
 def _lines(made: Plan, settings: Settings) -> list[str]:

@@ -4,7 +4,10 @@ import sys
 import time
 from typing import Any
 
-SHOWN = {"train": ("step", "steps", "epoch", "loss", "validation_loss"), "evaluate": ("evaluated", "rows")}
+SHOWN = {
+    "train": ("fold", "step", "steps", "epoch", "loss", "validation_loss"),
+    "evaluate": ("fold", "evaluated", "rows"),
+}
 EVERY_SECONDS = 10.0
 
 

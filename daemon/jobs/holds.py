@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retuned.consumers.common.memory import available_bytes, gibibytes
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings
+from retuned.retrain import versions
 from retuned.retrain.training.memory import needed_bytes
 
 QUERIES = named_queries("retuned.daemon.jobs", "runs.sql")
@@ -31,9 +33,23 @@ def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: dat
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
-    if (reason := lacking_memory(settings, run["base_model"] and Path(run["base_model"]))) is not None:
+    if (reason := lacking_memory(settings, _base(warehouse, settings, run))) is not None:
         return Hold("memory", reason)
     return None
+
+
+def _base(warehouse: Warehouse, settings: Settings, run: dict[str, Any]) -> str | None:
+    """The base model that a run trains on, by name: of a rebase its own, or where a rebase moved the workload that one;
+    None: the configured one."""
+    if run["base_model"]:
+        return str(run["base_model"])
+    champion = versions.champion(warehouse, run["workload"])
+    if champion is None or not champion.manifest.get("rebased_from"):  # else weights would be read each time
+        return None
+    try:
+        return str(versions.base_of(champion, settings.base))
+    except RetunedError:  # the run says so when it begins
+        return None
 
 
 def pauses(warehouse: Warehouse) -> list[dict[str, Any]]:
@@ -53,11 +69,11 @@ def paused(warehouse: Warehouse, workload: str) -> str | None:
     return None
 
 
-def lacking_memory(settings: Settings, base: Path | None = None) -> str | None:
-    """Why a training, on this base model or on `models.base`, would run out of memory; None: it would not, or that is
-    not known."""
-    base = base or settings.models.base
-    if base is None:
+def lacking_memory(settings: Settings, name: str | None = None) -> str | None:
+    """Why a training, on the base model of this name or on `models.base`, would run out of memory; None: it would not,
+    or that is not known."""
+    base = settings.base_named(name) if name else settings.base
+    if not isinstance(base, Path):  # none, or one whose weights are at a provider
         return None
     needed, left = needed_bytes(base, settings.train), available_bytes()
     if needed is None or left is None or left >= needed:

@@ -19,7 +19,9 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import Hold, hold
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
+from retuned.monitors.blindness import note
 from retuned.retrain import run, versions
+from retuned.retrain.data import label_requests
 from retuned.retrain.training.base_model import check_base_model
 
 log = logging.getLogger(__name__)
@@ -69,26 +71,41 @@ class Runs:
         context = self._context
         settings = context.settings.for_workload(workload)
         found = self.evidence(workload, asked_by, scheduled)
+        rated = sum(period.total for period in found.ratings)
+        needed = 2 * settings.policy.minimum_ratings if settings.policy.enabled else 0
+        what = "ratings of the model in service (twice policy.minimum_ratings)"
+        note(context.warehouse, workload, "policy", rated, needed, what, context.now())
         decision = policy.decide(found, settings.policy, context.now())
         if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):
             decision = _refused(decision, f"but {why}")
+        models = settings.models
+        asks = decision.lacks_labels and settings.labels.per_day > 0 and models.base and models.retrains(workload)
+        if asks:
+            decision = replace(decision, reasons=(*decision.reasons, "experts are asked for labels (retuned labels)"))
         context.metrics.decisions.labels(workload, "yes" if decision.retrain else "no").inc()
-        evidence.store(context.warehouse, workload, decision, found, context.now())
+        news = evidence.store(context.warehouse, workload, decision, found, context.now())
+        if asks and news:
+            label_requests.request(context.warehouse, settings, workload, context.now())
         if decision.retrain:
             run.put_in_line(context.warehouse, workload, decision.reasons, context.now(), at_any_hour)
             self.wake()
         return decision
 
-    def rebase(self, workload: str, base: Path, asked_by: str, reason: str) -> None:
+    def rebase(self, workload: str, name: str, asked_by: str, reason: str) -> None:
         """Put a training on another base model in line, from all that the workload's champion learned.
+
+        Args:
+            name: the folder of that model, or the provider's name of it where a provider trains the workload.
 
         Raises:
             RetunedError: there is no model in the folder, or nothing to compare it with.
         """
         context, settings = self._context, self._context.settings.for_workload(workload)
-        if not base.is_absolute():
-            raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
-        check_base_model(base, "base")
+        base = settings.base_named(name)
+        if isinstance(base, Path):
+            if not base.is_absolute():
+                raise RetunedError(f"base {base}: expected an absolute path, of a folder on the daemon's machine")
+            check_base_model(base, "base")
         if not settings.models.retrains(workload):
             raise RetunedError(f"workload {workload}: it is not one to retrain; add it to models.workloads")
         champion = versions.champion(context.warehouse, workload)
@@ -99,7 +116,8 @@ class Runs:
             )
         if champion.base_hash == versions.base_hash(base):
             raise RetunedError(f"workload {workload}: {champion.name} was trained on {base} already")
-        if settings.evaluate.engine == "server":
+        versions.base_of(champion, settings.base)
+        if isinstance(base, Path) and settings.evaluate.engine == "server":
             raise RetunedError(
                 "evaluate.engine is server, which has one base model: set it to transformers to compare two"
             )

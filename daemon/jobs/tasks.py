@@ -5,18 +5,19 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
 from retuned.consumers.warehouse.archive import archive as move_to_archive
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.policy import evidence
 from retuned.daemon.reports import reports
+from retuned.monitors.blindness import blind
 from retuned.monitors.drift import check as drift
+from retuned.monitors.drift import windows as drift_windows
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
-from retuned.monitors.windows import windows
 from retuned.retrain import run
 from retuned.retrain.data import examples, label_requests
 from retuned.retrain.release import retention
@@ -42,6 +43,8 @@ def measure_quality(context: Context, runs: Runs) -> None:
                 _measure(context, workload, now)
             with parts.workload(workload):
                 runs.ask(workload)
+            with parts.workload(workload):
+                context.monitor_metrics.blindness(workload, blind(context.warehouse, workload))
         runs.wake()
         with parts.step("metrics"):
             under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
@@ -78,6 +81,40 @@ def check_drift(context: Context, runs: Runs) -> None:
                 if check.drifted:
                     log.info("drift in %s: %s", workload, check.detail)
                 runs.ask(workload)
+
+
+def check_drift_of(context: Context, workload: str, as_of: datetime | None) -> drift.DriftCheck:
+    """Compare the windows of a workload as they were at a time; None: now.
+
+    Raises:
+        ChildFailed: the comparing failed.
+    """
+    settings, now = context.settings.for_workload(workload), as_of or context.now()
+    check = drift.check(context.warehouse, settings, workload, now, context.reports, context.stop)
+    if as_of is None:
+        context.monitor_metrics.drift(check)
+    return check
+
+
+def accept_drift(context: Context, workload: str, actor: str, reason: str) -> str:
+    """Make the current window of a workload the reference of its drift checks; what that is, in words.
+
+    Raises:
+        RetunedError: it holds too few conversations to be one.
+    """
+    settings, now = context.settings.for_workload(workload).windows, context.now()
+    found = drift_windows.windows(context.warehouse, settings, workload, now)
+    if found is None or found.current.conversations < settings.minimum_rows:
+        raise RetunedError(
+            f"workload {workload}: the current window holds {found.current.conversations if found else 0} "
+            f"conversations, and a reference needs {settings.minimum_rows} (windows.minimum_rows)"
+        )
+    drift_windows.accept(context.warehouse, workload, found, actor, reason)
+    log.info("%s: drift accepted by %s: %s", workload, actor, reason)
+    return (
+        f"the reference of drift checks begins at {found.current.start:%Y-%m-%d %H:%M} UTC, with "
+        f"{found.current.conversations} conversations; what comes from now on is compared with it"
+    )
 
 
 def announce(context: Context) -> None:
@@ -234,7 +271,7 @@ def _watch_champion(context: Context, workload: str) -> None:
 def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
     """Which times of a workload its windows and its watch look at."""
     spans, settings = [], context.settings.for_workload(workload)
-    if found := windows(context.warehouse, settings.windows, workload, now):
+    if found := drift_windows.windows(context.warehouse, settings.windows, workload, now):
         spans.append(Span(workload, found.reference.start, found.reference.end))
         spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
     if (seen := watch.latest(context.warehouse, workload)) and seen.verdict == "go_on":

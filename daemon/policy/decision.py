@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from math import sqrt
 
-from retuned.daemon.policy.payoff import UNRATED, Money, Payoff, Ratings, payoff
+from retuned.daemon.policy.fall import find_fall
+from retuned.daemon.policy.payoff import Money, Payoff, payoff
+from retuned.daemon.policy.ratings import Ratings, latest
 from retuned.daemon.settings import PolicySettings
+
+LONGEST_WAIT = timedelta(days=7)
+"""The cool-down doubles with each run that is not promoted, up to this."""
+MOST_NEEDED = 16
+"""So do the new corrections that it takes, from policy.minimum_corrections up to so many times of it."""
 
 
 @dataclass(frozen=True)
@@ -14,12 +20,12 @@ class Evidence:
 
     Attributes:
         drifted: outcome of the latest drift checks since the last run, newest first; None: too few events to tell.
-        ratings_before: ratings of the first answers of the model in service.
-        ratings_now: its latest ratings.
+        ratings: those of the model in service, by period, the oldest first.
         new_corrections: corrections of the model in service that the last run did not have.
         untried_corrections: those of an earlier model too: what came in while that run trained, for example.
         corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
         taken_back: the version that the last run made was promoted, and taken back from service.
+        refused_runs: so many were not promoted since the last promotion, or run that was asked for by hand.
         last_run_finished_at: when the latest run ended, whatever came of it.
         running: a run is under way, or in line.
         paused: why no run may start, where retraining is paused.
@@ -29,12 +35,12 @@ class Evidence:
     """
 
     drifted: tuple[bool | None, ...] = ()
-    ratings_before: Ratings = UNRATED
-    ratings_now: Ratings = UNRATED
+    ratings: tuple[Ratings, ...] = ()
     new_corrections: int = 0
     untried_corrections: int = 0
     corrections_to_learn: int = 0
     taken_back: bool = False
+    refused_runs: int = 0
     last_run_finished_at: datetime | None = None
     running: bool = False
     paused: str | None = None
@@ -45,11 +51,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Decision:
-    """Retrain or not, and why; with what it is expected to bring and to cost, where that can be told."""
+    """Retrain or not, and why.
+
+    Attributes:
+        payoff: what it is expected to bring and to cost; None: not known.
+        lacks_labels: there is a reason, and too little new to learn from.
+    """
 
     retrain: bool
     reasons: tuple[str, ...] = field(default=())
     payoff: Payoff | None = None
+    lacks_labels: bool = False
 
 
 def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:
@@ -64,11 +76,14 @@ def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decis
         return Decision(False, ("the policy is switched off (policy.enabled)",), expected)
     if not reasons:
         return Decision(False, ("no reason to retrain",), expected)
-    against = _against(evidence, settings, now)
+    lacking = _lacking(evidence, settings)
+    against = (*_against(evidence, settings, now), *lacking)
     if expected and not expected.pays:
         against = (*against, f"but it does not pay: {expected}")
     if against:
-        return Decision(False, (*reasons, *against), expected)
+        # What a run under way learns from is not tried yet.
+        lacks_labels = bool(lacking) and not evidence.running
+        return Decision(False, (*reasons, *against), expected, lacks_labels)
     return Decision(True, (*reasons, f"it pays: {expected}") if expected else reasons, expected)
 
 
@@ -78,15 +93,12 @@ def _reasons(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
     if len(latest) == settings.drift_checks and all(latest):
         checks = "the latest check" if len(latest) == 1 else f"each of the latest {len(latest)} checks"
         reasons.append(f"drift in {checks}")
-    before, now = evidence.ratings_before, evidence.ratings_now
-    if min(before.total, now.total) >= settings.minimum_ratings:
-        drop = before.rate - now.rate
-        # Beyond chance as well as beyond the configured drop: a one-sided two-proportion test at 1%.
-        if drop >= settings.helpful_rate_drop and _drop_z(before, now) > 2.33:
-            reasons.append(
-                f"the helpful rate fell from {before.rate:.0%} ({before.total} ratings) "
-                f"to {now.rate:.0%} ({now.total} ratings)"
-            )
+    fall = find_fall(evidence.ratings, settings.helpful_rate_drop, settings.minimum_ratings)
+    if fall is not None:
+        reasons.append(
+            f"the helpful rate fell from {fall.before.rate:.0%} ({fall.before.total} ratings) "
+            f"to {fall.now.rate:.0%} ({fall.now.total} ratings)"
+        )
     if settings.new_corrections is not None and evidence.new_corrections >= settings.new_corrections:
         reasons.append(f"{evidence.new_corrections} new corrections")
     if evidence.scheduled:
@@ -99,7 +111,7 @@ def _payoff(evidence: Evidence, settings: PolicySettings) -> Payoff | None:
         return None
     return payoff(
         evidence.money,
-        evidence.ratings_now,
+        latest(evidence.ratings, settings.minimum_ratings),
         evidence.corrections_to_learn,
         settings.payback_days,
         settings.minimum_ratings,
@@ -112,28 +124,39 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
         against.append(f"but {evidence.paused}")
     if evidence.running:
         against.append("but a run is under way")
-    if evidence.corrections_to_learn < settings.minimum_corrections:
-        against.append(
-            f"but there is too little to learn: {evidence.corrections_to_learn} new corrections "
-            f"of {settings.minimum_corrections} needed"
-        )
-    elif not evidence.untried_corrections:
-        against.append("but nothing new was learned since the last run")
-    elif evidence.taken_back and evidence.untried_corrections < settings.minimum_corrections:
-        # The gate passed what was learned from nearly the same, and production did not.
-        against.append(
-            f"but what the last run learned was taken back from service, and too little is new since: "
-            f"{evidence.untried_corrections} corrections of {settings.minimum_corrections} needed"
-        )
     if evidence.last_run_finished_at is not None:
-        rested = evidence.last_run_finished_at + timedelta(seconds=settings.cooldown_seconds)
+        wait = timedelta(seconds=settings.cooldown_seconds)
+        rested = evidence.last_run_finished_at + min(wait * 2**evidence.refused_runs, max(wait, LONGEST_WAIT))
         if now < rested:
-            against.append(f"but the cool-down lasts until {rested:%Y-%m-%d %H:%M:%S}")
+            after = f", after {_refused(evidence)}" if evidence.refused_runs else ""
+            against.append(f"but the cool-down lasts until {rested:%Y-%m-%d %H:%M:%S}{after}")
     return tuple(against)
 
 
-def _drop_z(before: Ratings, now: Ratings) -> float:
-    """Standard score of the fall from one rate to another, with the pooled variance."""
-    pooled = (before.helpful + now.helpful) / (before.total + now.total)
-    deviation = sqrt(pooled * (1 - pooled) * (1 / before.total + 1 / now.total))
-    return (before.rate - now.rate) / deviation if deviation else 0.0
+def _lacking(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
+    """What is missing to learn from; nothing: there is enough."""
+    if evidence.corrections_to_learn < settings.minimum_corrections:
+        return (
+            f"but there is too little to learn: {evidence.corrections_to_learn} new corrections "
+            f"of {settings.minimum_corrections} needed",
+        )
+    if not evidence.untried_corrections:
+        return ("but nothing new was learned since the last run",)
+    needed = settings.minimum_corrections * min(2 ** max(evidence.refused_runs - 1, 0), MOST_NEEDED)
+    if evidence.untried_corrections >= needed:
+        return ()
+    few = f"{evidence.untried_corrections} corrections of {needed} needed"
+    if evidence.taken_back:
+        # The gate passed what was learned from nearly the same, and production did not.
+        return (f"but what the last run learned was taken back from service, and too little is new since: {few}",)
+    if evidence.refused_runs:
+        return (
+            f"but {_refused(evidence)}, and too little is new since: {few} "
+            "(each candidate that is tried on the same holdout makes its verdict worth less)",
+        )
+    return ()
+
+
+def _refused(evidence: Evidence) -> str:
+    runs = "the last run was" if evidence.refused_runs == 1 else f"the last {evidence.refused_runs} runs were"
+    return f"{runs} not promoted"

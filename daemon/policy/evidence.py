@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import uuid
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
@@ -11,9 +12,9 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.policy import payoff
 from retuned.daemon.policy.decision import Decision, Evidence
+from retuned.daemon.policy.ratings import UNRATED, Ratings, by_period
 from retuned.daemon.settings import Settings
 from retuned.monitors.rates import rate_on
-from retuned.monitors.windows import in_service_since
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.policy", "evidence.sql")
@@ -25,18 +26,6 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     judgements.follow(warehouse)
     champion = warehouse.row(QUERIES["champion"], {"workload": workload}) or {}
     last_run = warehouse.row(QUERIES["last_run"], {"workload": workload}) or {}
-    windows = settings.windows
-    ratings = warehouse.row(
-        QUERIES["ratings"],
-        {
-            "workload": workload,
-            "since": in_service_since(warehouse, windows, workload, now) or now,
-            "now": now,
-            "current_seconds": windows.current_seconds,
-            "current_events": windows.current_events,
-            "reference_seconds": windows.reference_seconds,
-        },
-    )
     corrections = warehouse.row(
         QUERIES["corrections"],
         {
@@ -46,8 +35,9 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
             "promoted_at": champion.get("promoted_at") or EPOCH,
         },
     )
-    assert ratings is not None
+    refused = warehouse.row(QUERIES["refused"], {"workload": workload})
     assert corrections is not None
+    assert refused is not None
     drifted = warehouse.rows(
         QUERIES["drift"],
         {
@@ -56,22 +46,23 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
             "checks": settings.policy.drift_checks,
         },
     )
+    rated = by_period(warehouse, settings.windows, workload, now)
     return Evidence(
         drifted=tuple(row["drifted"] for row in drifted),
-        ratings_before=payoff.Ratings(ratings["before_helpful"], ratings["before_total"]),
-        ratings_now=payoff.Ratings(ratings["now_helpful"], ratings["now_total"]),
+        ratings=rated,
         taken_back=bool(last_run.get("taken_back")),
+        refused_runs=refused["runs"],
         new_corrections=corrections["new"],
         untried_corrections=corrections["untried"],
         corrections_to_learn=corrections["to_learn"],
         last_run_finished_at=last_run.get("finished_at"),
         running=bool(last_run and last_run["finished_at"] is None),
-        money=_money(warehouse, settings, workload, now),
+        money=_money(warehouse, settings, workload, rated, now),
     )
 
 
-def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> None:
-    """Keep a decision, unless it only repeats the last one with other figures."""
+def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> bool:
+    """Keep a decision, unless it only repeats the last one with other figures; whether it was kept."""
     last = warehouse.row(QUERIES["last_decision"], {"workload": workload})
     news = (
         last is None
@@ -79,7 +70,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
         or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
     )
     if not (decision.retrain or news):
-        return
+        return False
     warehouse.insert(
         "decisions",
         id=uuid.uuid4().hex,
@@ -91,10 +82,8 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
         figures=as_json(
             {
                 "drifted": list(evidence.drifted),
-                "helpful_rate_before": evidence.ratings_before.rate,
-                "ratings_before": evidence.ratings_before.total,
-                "helpful_rate_now": evidence.ratings_now.rate,
-                "ratings_now": evidence.ratings_now.total,
+                "ratings": sum(period.total for period in evidence.ratings),
+                "refused_runs": evidence.refused_runs,
                 "new_corrections": evidence.new_corrections,
                 "untried_corrections": evidence.untried_corrections,
                 "corrections_to_learn": evidence.corrections_to_learn,
@@ -105,6 +94,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
     )
     if decision.retrain:
         log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
+    return True
 
 
 def forget(warehouse: Warehouse, old: datetime) -> int:
@@ -112,8 +102,13 @@ def forget(warehouse: Warehouse, old: datetime) -> int:
     return warehouse.delete(QUERIES["forget"], {"old": old})
 
 
-def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> payoff.Money | None:
-    """What answers earned over the latest payback time, and what runs took; None before the first run."""
+def _money(
+    warehouse: Warehouse, settings: Settings, workload: str, rated: tuple[Ratings, ...], now: datetime
+) -> payoff.Money | None:
+    """What answers earned over the latest payback time, and what runs took; None before the first run, and where a
+    provider trains, which is not paid by the hour."""
+    if settings.train.engine == "api":
+        return None
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})
     if not runs:
         return None
@@ -121,6 +116,7 @@ def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     since = datetime.combine(now - timedelta(days=settings.policy.payback_days), time())
     earned = warehouse.row(QUERIES["earned"], {"workload": workload, "since": since})
     assert earned is not None
+    periods = math.ceil(settings.policy.payback_days * 86_400 / settings.windows.current_seconds)
     # Of less than a day nothing is projected: a lively hour is no day of such hours.
     days = max((now - (earned["first_at"] or now)) / timedelta(days=1), 1.0)
     return payoff.Money(
@@ -128,7 +124,7 @@ def _money(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         gains=earned["gains"],
         days=days,
         answers=earned["answers"],
-        ratings=payoff.Ratings(earned["helpful"], earned["ratings"]),
+        ratings=sum(rated[-periods:], UNRATED),
         hourly_rate=rate_on(settings.roi.training_hourly_rate, now.date()) or 0.0,
         runs=tuple(payoff.PastRun(**run) for run in runs),
     )

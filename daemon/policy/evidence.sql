@@ -19,6 +19,20 @@ LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_versio
 WHERE r.workload = $workload
 ORDER BY r.started_at DESC LIMIT 1
 
+-- name: refused
+-- Runs whose candidate was not promoted, or that were refused before there was one: since the last promotion, or since
+-- somebody asked for one by hand.
+WITH began AS (
+    SELECT max(began_at) AS began_at FROM (
+        SELECT max(created_at) AS began_at FROM promotions WHERE workload = $workload AND event = 'promoted'
+        UNION ALL
+        SELECT max(started_at) FROM runs WHERE workload = $workload AND starts_with(reasons ->> '$[0]', 'asked for by ')
+    )
+)
+SELECT count(*) AS runs FROM runs, began
+WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'retrain'
+  AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false) AND (began_at IS NULL OR started_at > began_at)
+
 -- name: drift
 SELECT drifted FROM drift_checks
 WHERE workload = $workload AND created_at > $since
@@ -67,43 +81,16 @@ FROM past LEFT JOIN told ON told.received_at > past.since AND told.received_at <
 GROUP BY past.id, past.seconds, past.promoted, past.before, past.after
 
 -- name: earned
--- What was booked as gained, and what was answered and rated meanwhile. Imported history earned nothing here.
+-- What was booked as gained, and what was answered meanwhile. Imported history earned nothing here.
 WITH answered AS (
     SELECT count(*) AS answers, min(received_at) AS first_at FROM traffic
     WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
-), rated AS (
-    SELECT arg_max(value, timestamp) AS helpful
-    FROM judgements
-    WHERE workload = $workload AND name = 'helpful' AND source = 'user'
-        AND answer_received_at > $since AND NOT demonstration AND NOT imported
-    GROUP BY interaction_id
 )
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
         WHERE workload = $workload AND kind = 'gain' AND created_at > $since
             AND abs(amount) < 1e150) AS gains,
-       answers, first_at,
-       (SELECT count(*) FROM rated) AS ratings,
-       (SELECT count(*) FROM rated WHERE helpful) AS helpful
+       answers, first_at
 FROM answered
-
--- name: ratings
--- Users' ratings since the promotion, or since traffic began: the first ones, and those of the current window, which never overlap.
-WITH rated AS (
-    SELECT answered_at AS timestamp, value AS helpful,
-           row_number() OVER (ORDER BY answered_at DESC, interaction_id, feedback_id) AS age
-    FROM judgements
-    WHERE workload = $workload AND name = 'helpful' AND source = 'user' AND answered_at >= $since
-        AND (answered_at < $since + to_seconds($reference_seconds) OR answered_at > $now - to_seconds($current_seconds))
-), placed AS (
-    SELECT helpful, timestamp,
-           timestamp > $now - to_seconds($current_seconds) AND ($current_events IS NULL OR age <= $current_events) AS is_current
-    FROM rated
-)
-SELECT count(*) FILTER (is_current) AS now_total,
-       count(*) FILTER (is_current AND helpful) AS now_helpful,
-       count(*) FILTER (NOT is_current AND timestamp < $since + to_seconds($reference_seconds)) AS before_total,
-       count(*) FILTER (NOT is_current AND helpful AND timestamp < $since + to_seconds($reference_seconds)) AS before_helpful
-FROM placed
 
 -- name: last_decision
 SELECT outcome, reasons FROM decisions

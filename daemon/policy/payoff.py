@@ -4,21 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
 
-
-@dataclass(frozen=True)
-class Ratings:
-    """Answers that people rated, and how many of them they called helpful."""
-
-    helpful: int
-    total: int
-
-    @property
-    def rate(self) -> float:
-        """Share of helpful answers; 0 when nobody rated."""
-        return self.helpful / self.total if self.total else 0.0
-
-
-UNRATED = Ratings(0, 0)
+from retuned.daemon.policy.ratings import Ratings
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Money:
     Attributes:
         gains: booked in the ledger over the latest `days`.
         answers: given over the same days.
-        ratings: of users, over the same days.
+        ratings: of users, over the same days, of the model in service.
         hourly_rate: cost of an hour of training and evaluation.
         runs: the latest, in any order.
     """

@@ -21,9 +21,10 @@ from retuned.consumers.child import child_main
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled, RetunedError
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.daemon.jsontext import as_json
-from retuned.monitors.statistics import wilson
+from retuned.monitors.statistics import clustered_rate, wilson
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, evaluate
@@ -121,7 +122,7 @@ def write(
             "kind": period.kind,
             "currency": settings.roi.currency,
             "now": figures,
-            "before": gather(warehouse, workload, period.before),
+            "before": period_before(warehouse, workload, period, folder),
             "benchmark": scores,
             "earlier": _earlier(folder, workload, period),
             "page": str(page),
@@ -142,8 +143,12 @@ def _has_something(figures: Mapping[str, Any]) -> bool:
 
 
 def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any]:
-    """What the warehouse knows of a period, by day; JSON-serialisable."""
+    """What the warehouse knows of a period, by day; JSON-serialisable.
+
+    `figures` are those of days, `rates` those of votes over all of the period: each vote on its answers counts once.
+    """
     parameters = {"workload": workload, "start": period.start, "end": period.end}
+    judgements.follow(warehouse)
 
     def rows(name: str) -> list[dict[str, Any]]:
         return [
@@ -152,10 +157,41 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
         ]
 
     found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "runs", "drift")}
+    voted = _votes(warehouse, workload, period)
+    found["figures"] += [row for row in voted if row["day"]]
     return found | {
+        "rates": [row for row in voted if not row["day"]],
         "corrections": rows("corrections")[0]["corrections"],
         "some_archived": rows("archived")[0]["some"],
+        **rows("as_of")[0],
     }
+
+
+def _votes(warehouse: Warehouse, workload: str, period: Period) -> list[dict[str, Any]]:
+    """Rates of votes on the answers of a period: of each day, and of all of it (`day` is None)."""
+    units: dict[tuple[str, str, str | None], dict[tuple[int, int], int]] = defaultdict(dict)
+    with warehouse.cursor() as cursor:
+        judgements.comparable_votes(cursor, workload, period.start, period.end, now=period.end)
+        for metric, source, day, yes, n, count in cursor.execute(SQL["votes"]).fetchall():
+            units[metric, source, str(day) if day else None][yes, n] = count
+    found = []
+    for (metric, source, day), of in units.items():
+        value, low, high = clustered_rate(of)
+        n = sum(n * count for (_, n), count in of.items())
+        row = {"day": day, "metric": metric, "source": source, "value": value, "low": low, "high": high, "n": n}
+        found.append(row)
+    return found
+
+
+def period_before(warehouse: Warehouse, workload: str, period: Period, folder: Path) -> dict[str, Any]:
+    """The period before: as its report had it, where its answers have left the warehouse since."""
+    found = gather(warehouse, workload, period.before)
+    file = folder / f"{report_id(workload, period.before)}.json"
+    if found["some_archived"] and file.is_file():
+        written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["now"]
+        if "rates" in written:
+            return written
+    return found
 
 
 def benchmark(
@@ -177,7 +213,7 @@ def benchmark(
         rows = dataset.load(warehouse, workload, newest["version"])
         if rows is None:
             return {"problem": f"The dataset {newest['version']} is not there any more."}
-        settings = settings.with_base(versions.base_of(champion, settings.models.base))
+        settings = settings.with_base(versions.base_of(champion, settings.base))
         dtype = champion.manifest["training"]["dtype"]
         logged = dataset.logged_answers(warehouse, rows)
         found, _ = evaluate(rows, None, champion.path, settings, dtype, folder / "benchmark", stop, logged=logged)
@@ -249,6 +285,8 @@ def _earlier(folder: Path, workload: str, period: Period) -> list[dict[str, Any]
 WORDS = {
     "helpful_rate": "helpful answers",
     "hallucination_rate": "invented answers",
+    "alarm_rate": "alarms of the grounding rules, right or not",
+    "abstention_rate": "answers with passages that the grounding rules cannot judge",
     "latency_p50_seconds": "median latency",
     "latency_p95_seconds": "latency of the slowest twentieth",
 }
@@ -286,13 +324,13 @@ def sentences(job: dict[str, Any]) -> list[str]:
         + "."
     ]
     if now["some_archived"]:
-        found[0] += " Answers that were archived meanwhile are not among them."
-    rate, rate_before = (_pooled(one, "helpful_rate", "user") for one in (now, before))
+        found[0] += " Answers that were archived meanwhile, and votes on them, are not among them."
+    rate, rate_before = (_rate(one, "helpful_rate", "user") for one in (now, before))
     if rate:
-        share, low, high, n = rate
         found.append(
-            f"Users called {share:.0%} of the {n:,} answers that they rated helpful (95%: {low:.0%} to {high:.0%})"
-            + (f", after {rate_before[0]:.0%} in the period before" if rate_before else "")
+            f"Users called {rate['value']:.0%} of the {rate['n']:,} answers that they rated helpful "
+            f"(95%: {rate['low']:.0%} to {rate['high']:.0%})"
+            + (f", after {rate_before['value']:.0%} in the period before" if rate_before else "")
             + "."
         )
     gains, costs = (_money(now, kind) for kind in ("gain", "cost"))
@@ -321,14 +359,13 @@ def comparison(job: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for metric, source in sorted(sources, key=lambda pair: (list(WORDS).index(pair[0]), pair[1])):
         texts = []
         for one in (job["now"], job["before"]):
-            if metric.endswith("_rate"):
-                pooled = _pooled(one, metric, source)
-                texts.append(
-                    f"{pooled[0]:.1%} ({pooled[1]:.1%} to {pooled[2]:.1%}, n={pooled[3]:,})" if pooled else "–"
-                )
-            else:
-                days = [row["value"] for row in one["figures"] if (row["metric"], row["source"]) == (metric, source)]
-                texts.append(f"{fmean(days):.2f} s" if days else "–")
+            days = [row["value"] for row in one["figures"] if (row["metric"], row["source"]) == (metric, source)]
+            if rate := _rate(one, metric, source):
+                texts.append(f"{rate['value']:.1%} ({rate['low']:.1%} to {rate['high']:.1%}, n={rate['n']:,})")
+            elif not days:
+                texts.append("–")
+            else:  # of a sample of each day, or of longer windows: their mean alone is known
+                texts.append(f"{fmean(days):.1%}" if metric.endswith("_rate") else f"{fmean(days):.2f} s")
         found.append((WORDS[metric], source, texts[0], texts[1]))
     for kind, word in (("gain", "gains"), ("cost", "costs")):
         items = sorted({row["item"] for row in job["now"]["money"] + job["before"]["money"] if row["kind"] == kind})
@@ -338,11 +375,9 @@ def comparison(job: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def _pooled(figures: dict[str, Any], metric: str, source: str) -> tuple[float, float, float, int] | None:
-    """A rate over all days, each with its own weight, its 95% interval, and what it was counted from."""
-    days = [row for row in figures["figures"] if (row["metric"], row["source"]) == (metric, source)]
-    n = sum(row["n"] for row in days)
-    return (*wilson(sum(row["value"] * row["n"] for row in days), n), n) if n else None
+def _rate(figures: dict[str, Any], metric: str, source: str) -> dict[str, Any] | None:
+    """The rate of votes over all of a period; None: nobody of that source voted."""
+    return next((row for row in figures["rates"] if (row["metric"], row["source"]) == (metric, source)), None)
 
 
 def _money(figures: dict[str, Any], kind: str, item: str | None = None) -> float:

@@ -8,13 +8,31 @@ GROUP BY day ORDER BY day
 -- Whether answers of the period may have left the warehouse.
 SELECT count(*) > 0 AS some FROM archives WHERE table_name = 'interactions' AND last_received_at >= $start
 
+-- name: as_of
+SELECT
+    (SELECT max(created_at) FROM quality WHERE workload = $workload AND created_at >= $start AND created_at < $end) AS measured_at,
+    (SELECT booked_at FROM ledger_position) AS booked_at
+
 -- name: figures
--- The last measurement of each day, of all models together.
+-- The last measurement of each day, of all models together; but for what is counted from votes.
 SELECT created_at::DATE AS day, metric, source, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
        arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
 FROM quality
 WHERE workload = $workload AND model = '*' AND created_at >= $start AND created_at < $end
+  AND NOT (metric IN ('helpful_rate', 'hallucination_rate') AND source IN ('user', 'expert', 'judge', 'app'))
 GROUP BY ALL ORDER BY ALL
+
+-- name: votes
+-- How many units (accounts, else conversations) have so many votes with yes of so many: of each day, and of all (null).
+WITH units AS (
+    SELECT name || '_rate' AS metric, source, answered_at::DATE AS day, unit, count(*) FILTER (value) AS yes, count(*) AS n
+    FROM comparable_votes
+    GROUP BY GROUPING SETS ((metric, source, day, unit), (metric, source, unit))
+)
+SELECT metric, source, day, yes, n, count(*) AS units
+FROM units
+GROUP BY ALL
+ORDER BY ALL
 
 -- name: money
 SELECT created_at::DATE AS day, kind, item, sum(amount) AS amount FROM ledger
@@ -42,9 +60,8 @@ WHERE workload = $workload AND drifted IS NOT NULL AND created_at >= $start AND 
 GROUP BY day ORDER BY day
 
 -- name: corrections
-SELECT count(DISTINCT f.interaction_id) AS corrections FROM feedback f
-JOIN interactions i ON i.id = f.interaction_id AND i.workload = $workload
-WHERE f.name = 'correction' AND f.timestamp >= $start AND f.timestamp < $end
+SELECT count(DISTINCT interaction_id) AS corrections FROM judgements
+WHERE workload = $workload AND name = 'correction' AND timestamp >= $start AND timestamp < $end
 
 -- name: latest_dataset
 SELECT version FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC LIMIT 1

@@ -73,8 +73,8 @@ class Export:
             raise RetunedError(f"export: rows of {self.what} have no workload; leave --workload out")
         if (self.since or self.until) and "$since" not in query:
             raise RetunedError(f"export: rows of {self.what} have no time; leave --since and --until out")
-        _time("since", self.since)
-        _time("until", self.until)
+        utc("export: since", self.since)
+        utc("export: until", self.until)
 
 
 def content(export: Export, warehouse: Warehouse, settings: Settings) -> Iterator[bytes]:
@@ -122,8 +122,8 @@ def _table(export: Export, warehouse: Warehouse) -> Iterator[bytes]:
     query = QUERIES[export.what]
     bounds = {
         "workload": export.workload,
-        "since": _time("since", export.since),
-        "until": _time("until", export.until),
+        "since": utc("export: since", export.since),
+        "until": utc("export: until", export.until),
     }
     parameters = parameters_of(query, bounds)
     with warehouse.cursor() as cursor:
@@ -154,8 +154,8 @@ def _training_rows(export: Export, warehouse: Warehouse, settings: Settings) -> 
         warehouse,
         {workload: settings.for_workload(workload) for workload in named},
         export.what,
-        _time("since", export.since),
-        _time("until", export.until),
+        utc("export: since", export.since),
+        utc("export: until", export.until),
     )
 
 
@@ -202,14 +202,12 @@ def _some(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield some
 
 
-def _time(name: str, text: str | None) -> datetime | None:
-    """As the warehouse keeps it."""
+def utc(name: str, text: str | None) -> datetime | None:
+    """A time as the warehouse keeps it. Raises a RetunedError with the name of what it is of."""
     if text is None:
         return None
     try:
         time = datetime.fromisoformat(text)
         return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
     except (ValueError, OverflowError) as error:
-        raise RetunedError(
-            f"export: {name}: expected a date or a time such as 2026-11-24T09:30, got {text!r}"
-        ) from error
+        raise RetunedError(f"{name}: expected a date or a time such as 2026-11-24T09:30, got {text!r}") from error

@@ -64,6 +64,11 @@ SELECT * FROM drift_checks
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: drift_references
+SELECT * FROM drift_references
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
 -- name: watch_checks
 SELECT * FROM watch_checks
 WHERE ($workload IS NULL OR workload = $workload)

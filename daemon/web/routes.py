@@ -291,7 +291,7 @@ async def _arguments(request: Request) -> dict[str, Any]:
         raise HTTPException(400, f"the body is not JSON: {error}") from error
     if not isinstance(arguments, dict):
         raise HTTPException(400, "send a JSON object")
-    for name in ("version", "base", "reason"):
+    for name in ("version", "base", "reason", "as_of"):
         if not isinstance(arguments.get(name), str | None):
             raise HTTPException(400, f"{name}: expected a text")
     if not isinstance(arguments.get("now", False), bool):

@@ -235,6 +235,23 @@ def operations() -> dashboard.Dashboard:
             unit=PER_SECOND,
         ),
         lines(
+            "Answers",
+            "Interactions read a second, by workload. One that falls silent shows here.",
+            (
+                f"sum by (workload) (rate(retuned_interactions_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                "{{workload}}",
+            ),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Service levels of the last hour",
+            "Shares that were bad: answers that took longer than 8 s, by workload, and of the time, that events waited "
+            "for more than five minutes. Of each 1% is the aim in a month; alerts tell when it is missed fast.",
+            (f"workload:retuned_answers_slow:ratio_rate1h{{{OF_WORKLOAD}}}", "{{workload}} slow answers"),
+            ("max by (instance) (instance:retuned_ingest_late:ratio1h)", "late events"),
+            unit=SHARE,
+        ),
+        lines(
             "Waiting",
             "How long the oldest event of each topic that was not read yet has waited on the broker, at most.",
             ("max by (topic) (retuned_ingest_lag_seconds)", "{{topic}}"),
@@ -437,6 +454,18 @@ def quality() -> dashboard.Dashboard:
             ),
             unit=PER_SECOND,
         ),
+        lines(
+            "Feedback",
+            "Feedback read a second, by name and source; `other` is all names that are not reserved.",
+            ("sum by (name, source) (rate(retuned_feedback_total[$__rate_interval]))", "{{name}} by {{source}}"),
+        ),
+        states(
+            "Blind monitors",
+            "Monitors that have too few conversations (quality) or ratings (policy), and find nothing. The status page "
+            "says how many are missing.",
+            (f"retuned_monitor_blind{{{OF_WORKLOAD}}}", "{{workload}} {{monitor}}"),
+            {"0": ("enough", "green"), "1": ("blind", "orange")},
+        ),
     ]
     return board("quality", "Are the answers good, and do people say so?", panels)
 
@@ -455,18 +484,24 @@ def learning() -> dashboard.Dashboard:
         lines(
             "How far it drifted",
             "Of the features (topics, lengths, new words, language, satisfaction …) that drifted, the one that moved "
-            "furthest: about that share of the events is different.",
+            "furthest: about that share of the events is different, with its 95% interval.",
             (f"retuned_drift_severity_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_drift_severity_interval_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             unit=SHARE,
             most=1,
         ),
         lines(
             "Drift checks",
-            "Checks in the last six hours, by outcome. Too few rows: fewer in a window than windows.minimum_rows.",
+            "Checks in the last six hours, by outcome. Too few rows: the check was blind.",
             (
                 f"sum by (workload, outcome) (increase(retuned_drift_checks_total{{{OF_WORKLOAD}}}[6h]))",
                 "{{workload}} {{outcome}}",
             ),
+        ),
+        lines(
+            "Blind drift checks",
+            "Conversations that are missing until the windows of a workload can be compared.",
+            (f"retuned_drift_missing_conversations{{{OF_WORKLOAD}}} > 0", "{{workload}}"),
         ),
         rows(
             "Models in service",
@@ -569,9 +604,18 @@ def learning() -> dashboard.Dashboard:
             unit=SHARE,
         ),
         lines(
+            "Time to find a worse champion",
+            "How long after a promotion a fall of 20 points shows, at the rate at which users vote. Longer than the "
+            "watch: it would not be found.",
+            (f"retuned_watch_detection_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),
+            unit=SECONDS,
+        ),
+        lines(
             "Watch over new champions",
-            "Whether a champion is watched (1), and what was said of it in the last hour: go on, keep, roll back.",
+            "Whether a champion is watched (1), whether votes are enough to find a fall of 20 points before the watch "
+            "ends (1), and what was said of it in the last hour: go on, keep, roll back.",
             (f"retuned_watch_active{{{OF_WORKLOAD}}}", "{{workload}} watched"),
+            (f"retuned_watch_power{{{OF_WORKLOAD}}}", "{{workload}} enough votes"),
             (
                 f"sum by (workload, verdict) (increase(retuned_watch_checks_total{{{OF_WORKLOAD}}}[1h]))",
                 "{{workload}} {{verdict}}",

@@ -18,14 +18,25 @@ from datetime import datetime
 from pathlib import Path
 
 from retuned.consumers.common.process import run_child
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.drift.comparison import Feature
+from retuned.monitors.drift.windows import windows
 from retuned.monitors.settings import Settings
-from retuned.monitors.windows import Season, Windows, sample, windows
+from retuned.monitors.windows import DAY, Season, Windows, sample
+from retuned.monitors.windows import QUERIES as WINDOW_QUERIES
 
 QUERIES = named_queries("retuned.monitors.drift", "drift.sql")
+CHOOSE = {
+    "answers": WINDOW_QUERIES["choose"],
+    "rated": QUERIES["choose_rated"],
+    "context": QUERIES["choose_with_context"],
+}
 # Told when they move, and no drift by themselves: a slow machine is not a reason to retrain.
 OPERATIONS = ("latency_seconds",)
+checking = threading.Lock()
+"""Held from the comparing of windows until the row that names their report is stored: files that no row names are
+deleted."""
 # A thousand rows gain nothing from more threads, and each costs memory.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -34,9 +45,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 class DriftCheck:
     """What a check found.
 
-    `drifted` and `severity` are None when there were too few rows; latency is compared and told, and counts in neither.
-    Severity is the distance, 0 to 1, of the feature that moved furthest: about that share of the events is different.
-    `report` is the JSON report; Evidently's page lies beside it as .html; None: there is none, or it was deleted.
+    `drifted` and `severity` are None when there were too few rows; `missing` is then how many more conversations are
+    needed. Latency is compared and reported, and counts in neither. Severity is the distance, 0 to 1, of the feature
+    that moved furthest, with the ends of its 95% interval: about that share of the events is different. `report` is the
+    JSON report; Evidently's page lies beside it as .html; None: there is none, or it was deleted.
     `features` of a check that found nothing are kept for some days (`retention.detail_days`). `detail` is a sentence
     for a person.
     """
@@ -51,6 +63,9 @@ class DriftCheck:
     current_rows: int
     report: Path | None
     detail: str
+    severity_low: float | None = None
+    severity_high: float | None = None
+    missing: int | None = None
 
     @property
     def page(self) -> Path | None:
@@ -69,7 +84,7 @@ def check(
     """Compare the windows of a workload, store the outcome in `drift_checks`, its report in the folder, and return it.
 
     The same `now` on the same warehouse draws the same samples. Reports are deleted, but for the latest and those of
-    the latest drift.keep_reports checks that found drift. One check at a time writes to a folder.
+    the latest drift.keep_reports checks that found drift. One check at a time compares; others wait for it.
 
     Raises:
         ChildFailed: the child process died or ran out of time; nothing was stored.
@@ -77,23 +92,14 @@ def check(
     """
     identity = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     found = windows(warehouse, settings.windows, workload, now)
-    shortage = "no event yet" if found is None else found.shortage(settings.windows.minimum_rows)
-    if found is None or shortage is not None:
-        reference_rows, current_rows = (found.reference.conversations, found.current.conversations) if found else (0, 0)
-        detail = f"Nothing can be said: {shortage}."
-        outcome = DriftCheck(identity, now, workload, None, None, [], reference_rows, current_rows, None, detail)
-    else:
-        outcome = _compare(warehouse, settings, found, now, identity, folder, stop)
-    with warehouse.transaction() as cursor:
-        insert(
-            cursor,
-            "drift_checks",
-            **asdict(outcome)
-            | {
-                "features": json.dumps([asdict(feature) for feature in outcome.features]),
-                "report": str(outcome.report) if outcome.report else None,
-            },
-        )
+    minimum = settings.windows.minimum_rows
+    missing = found.missing(minimum) if found else 2 * minimum
+    with checking:
+        if found is None or missing:
+            outcome = _blind(found, identity, workload, now, minimum, missing)
+        else:
+            outcome = _compare(warehouse, settings, found, now, identity, folder, stop)
+        _store(warehouse, outcome)
     _prune(warehouse, settings.drift.keep_reports, workload)
     return outcome
 
@@ -114,6 +120,32 @@ def latest_at(warehouse: Warehouse) -> datetime | None:
     return found
 
 
+def _blind(
+    found: Windows | None, identity: str, workload: str, now: datetime, minimum: int, missing: int
+) -> DriftCheck:
+    reference_rows, current_rows = (found.reference.conversations, found.current.conversations) if found else (0, 0)
+    detail = (
+        f"Blind: {missing} more conversations are needed. There are {reference_rows} in the reference and "
+        f"{current_rows} in the current window, of {minimum} that each has to hold (windows.minimum_rows)."
+    )
+    return DriftCheck(
+        identity, now, workload, None, None, [], reference_rows, current_rows, None, detail, missing=missing
+    )
+
+
+def _store(warehouse: Warehouse, outcome: DriftCheck) -> None:
+    with warehouse.transaction() as cursor:
+        insert(
+            cursor,
+            "drift_checks",
+            **asdict(outcome)
+            | {
+                "features": json.dumps([asdict(feature) for feature in outcome.features]),
+                "report": str(outcome.report) if outcome.report else None,
+            },
+        )
+
+
 def _compare(
     warehouse: Warehouse,
     settings: Settings,
@@ -127,13 +159,15 @@ def _compare(
     folder.mkdir(parents=True, exist_ok=True)
     for left_behind in folder.glob("*.parquet"):
         left_behind.unlink()  # by a check whose process was killed: prompts are kept in the warehouse alone
-    terms = write_features(warehouse, settings, found, rows_file)
+    terms = write_features(warehouse, settings, found, now, rows_file)
     job = {
         "rows": str(rows_file),
         "report": str(report),
         "title": f"Drift of {found.workload}, checked {now:%Y-%m-%d %H:%M} UTC",
         "false_alarm_rate": settings.drift.false_alarm_rate,
+        "minimum_distance": settings.drift.minimum_distance,
         "topics": settings.drift.topics,
+        "segments": list(settings.drift.segments),
         "moving_windows": 1 if found.standing else 2,
     }
     try:
@@ -152,39 +186,52 @@ def _compare(
     finally:
         rows_file.unlink()
     features = [Feature(**feature) for feature in result["features"]]
-    drifted, severity = verdict(features)
+    furthest = verdict(features)
     return DriftCheck(
         identity,
         now,
         found.workload,
-        drifted,
-        severity,
+        furthest is not None,
+        furthest.distance if furthest else 0.0,
         features,
         found.reference.conversations,
         found.current.conversations,
         report if features else None,
         sentence(features, terms, result["left_out"], found.reference.season),
+        furthest.low if furthest else 0.0,
+        furthest.high if furthest else 0.0,
     )
 
 
-def write_features(warehouse: Warehouse, settings: Settings, found: Windows, path: Path) -> list[str]:
-    """Write the features of a sample of both windows as Parquet, and return the most frequent words that are new."""
+def write_features(warehouse: Warehouse, settings: Settings, found: Windows, now: datetime, path: Path) -> list[str]:
+    """Write the features of samples of both windows as Parquet, and return the most frequent words that are new.
+
+    Of each window there are three samples of at most `sample_rows`: of all answers, of those that users rated, and of
+    those with a context. Few answers are rated: among a sample of all, next to none.
+    """
     import pyarrow.parquet as parquet
 
     # The same seed as long as the reference begins there: where windows overlap, checks in a row see the same rows.
     seed = found.reference.start.isoformat()
+    judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        sample(cursor, "reference_rows", found.workload, found.reference, settings.windows.sample_rows, seed)
-        sample(cursor, "current_rows", found.workload, found.current, settings.windows.sample_rows, seed)
-        cursor.execute(QUERIES["sampled"])
-        parquet.write_table(cursor.sql(QUERIES["features"]).to_arrow_table(), path)
+        cursor.execute(QUERIES["rated"])
+        for name, window in (("reference", found.reference), ("current", found.current)):
+            judgements.comparable_votes(cursor, found.workload, window.start, window.end, now=now)
+            cursor.execute(QUERIES["add_rated"])
+            for kind, choose in CHOOSE.items():
+                sample(cursor, f"{name}_{kind}", found.workload, window, settings.windows.sample_rows, seed, choose)
+        one_day = found.current.end - found.reference.start <= DAY
+        cursor.execute(QUERIES["sampled"], {"one_day": one_day, "current_start": found.current.start})
+        features = cursor.sql(QUERIES["features"], params={"segments": list(settings.drift.segments)})
+        parquet.write_table(features.to_arrow_table(), path)
         return [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
 
 
-def verdict(features: list[Feature]) -> tuple[bool, float]:
-    """Whether anything but operations moved, and how far what moved furthest did."""
-    moved = [feature.distance for feature in features if feature.drifted and feature.feature not in OPERATIONS]
-    return bool(moved), max(moved, default=0.0)
+def verdict(features: list[Feature]) -> Feature | None:
+    """The feature that moved furthest of those that drifted, operations left out; None: none drifted."""
+    moved = [feature for feature in features if feature.drifted and feature.feature not in OPERATIONS]
+    return max(moved, key=lambda feature: feature.distance, default=None)
 
 
 def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str], season: Season | None = None) -> str:
@@ -194,6 +241,7 @@ def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]
     if moved:
         text += ": " + "; ".join(
             f"{feature.feature.replace('_', ' ')} from {feature.reference} to {feature.current}"
+            + (f", most in {feature.segment}" if feature.segment else "")
             + (f", for example “{feature.example}”" if feature.example else "")
             for feature in moved
         )
@@ -213,14 +261,15 @@ def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
     Args:
         before: of a check that began later, the row may still be to come.
     """
-    named = {Path(row["report"]).stem for row in warehouse.rows(QUERIES["reports"])}
-    stray = [
-        path
-        for path in folder.glob("????????T??????-????????.*")
-        if path.stem not in named and path.name < f"{before:%Y%m%dT%H%M%S}"
-    ]
-    for path in stray:
-        path.unlink(missing_ok=True)
+    with checking:
+        named = {Path(row["report"]).stem for row in warehouse.rows(QUERIES["reports"])}
+        stray = [
+            path
+            for path in folder.glob("????????T??????-????????.*")
+            if path.stem not in named and path.name < f"{before:%Y%m%dT%H%M%S}"
+        ]
+        for path in stray:
+            path.unlink(missing_ok=True)
     return len(stray)
 
 

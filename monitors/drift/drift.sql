@@ -1,16 +1,57 @@
+-- name: rated
+-- Votes of users on the answers of both windows, none yet.
+CREATE OR REPLACE TEMP TABLE rated (id VARCHAR, unit VARCHAR, value BOOLEAN)
+
+-- name: add_rated
+INSERT INTO rated SELECT interaction_id, unit, value FROM comparable_votes WHERE name = 'helpful' AND source = 'user'
+
+-- name: choose_rated
+-- As windows.sql chooses among all answers, here among those that were rated; one of each account or, where that is not
+-- known, of each conversation.
+CREATE OR REPLACE TEMP TABLE chosen AS
+SELECT arg_min(interactions.rowid, hash(id, $seed)) AS answer
+FROM interactions JOIN rated USING (id)
+WHERE workload = $workload AND model <> 'demonstration' AND timestamp >= $start AND timestamp < $end
+  AND ($since::TIMESTAMP IS NULL
+       OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
+GROUP BY unit
+ORDER BY hash(unit, $seed)
+LIMIT $rows
+
+-- name: choose_with_context
+CREATE OR REPLACE TEMP TABLE chosen AS
+SELECT arg_min(rowid, hash(id, $seed)) AS answer
+FROM interactions
+WHERE workload = $workload AND model <> 'demonstration' AND timestamp >= $start AND timestamp < $end
+  AND context IS NOT NULL AND context <> '[]'
+  AND ($since::TIMESTAMP IS NULL
+       OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
+GROUP BY coalesce(conversation_id, id)
+ORDER BY hash(coalesce(conversation_id, id), $seed)
+LIMIT $rows
+
 -- name: sampled
--- Both samples as one, with the last thing the user said, of which so much is read: one document that somebody pastes
--- must not cost more than all other rows.
+-- All samples as one, with the last thing the user said, of which so much is read: one document that somebody pastes must
+-- not cost more than all other rows. Days are counted from the current window's beginning.
 CREATE OR REPLACE TEMP TABLE sampled AS
 WITH united AS (
-    SELECT 'reference' AS "window", * FROM reference_rows
+    SELECT 'reference' AS "window", 'answers' AS sample, * FROM reference_answers
     UNION ALL
-    SELECT 'current' AS "window", * FROM current_rows
+    SELECT 'reference', 'rated', * FROM reference_rated
+    UNION ALL
+    SELECT 'reference', 'context', * FROM reference_context
+    UNION ALL
+    SELECT 'current', 'answers', * FROM current_answers
+    UNION ALL
+    SELECT 'current', 'rated', * FROM current_rated
+    UNION ALL
+    SELECT 'current', 'context', * FROM current_context
 ), parsed AS (
     SELECT *, from_json(messages, '[{"role": "VARCHAR", "content": "VARCHAR"}]') AS turns FROM united
 )
 SELECT
-    "window", id, response, latency_seconds, context,
+    "window", sample, id, response, latency_seconds, context, attributes,
+    CASE WHEN $one_day THEN 0 ELSE floor((epoch_us(timestamp) - epoch_us($current_start::TIMESTAMP)) / 86400e6)::BIGINT END AS day,
     coalesce(list_filter(turns, lambda turn: turn.role = 'user')[-1].content, turns[-1].content, '') AS said,
     left(said, 4000) AS prompt,
     list_distinct(regexp_extract_all(lower(prompt), '[\p{L}][\p{L}\p{M}''’]+')) AS words
@@ -18,7 +59,7 @@ FROM parsed
 
 -- name: features
 WITH spoken AS (
-    SELECT "window", id, unnest(words) AS word FROM sampled
+    SELECT "window", id, unnest(words) AS word FROM sampled WHERE sample = 'answers'
 ), vocabulary AS (
     -- A word that only one row has, a name or a slip of the pen, says nothing of either window.
     SELECT word, count(*) FILTER ("window" = 'reference') AS reference_rows FROM spoken GROUP BY word HAVING count(*) > 1
@@ -41,20 +82,19 @@ WITH spoken AS (
         ('dutch', ['het', 'een', 'ik', 'niet', 'hoe', 'mijn', 'van', 'kan', 'wat', 'en', 'voor', 'de', 'heb', 'naar'])
 ), guessed AS (
     SELECT
-        "window", id,
+        "window", sample, id,
         arg_max(language, len(list_intersect(words, function_words)) - ordinal / 100.0) AS language,
         max(len(list_intersect(words, function_words))) AS hits
     FROM sampled, (SELECT *, row_number() OVER () AS ordinal FROM languages)
-    GROUP BY "window", id
-), helpful AS (
-    SELECT interaction_id AS id, arg_max(value, timestamp) AS value
-    FROM votes
-    WHERE name = 'helpful' AND source = 'user' AND interaction_id IN (SELECT id FROM sampled)
-    GROUP BY interaction_id
+    GROUP BY "window", sample, id
 )
 SELECT
     sampled."window",
+    sampled.sample,
+    day,
     prompt,
+    CASE WHEN length(response) <= 2000 THEN response END AS answer,
+    [attributes ->> ('$."' || name || '"') for name in $segments::VARCHAR[]] AS segments,
     length(said)::DOUBLE AS prompt_length,
     length(response)::DOUBLE AS response_length,
     list_sum(list_transform(context ->> '$[*]', lambda passage: length(passage)))::DOUBLE AS context_length,
@@ -80,17 +120,17 @@ SELECT
         '\b(i''?m (sorry|afraid|unable|not able)|i am (sorry|afraid|unable|not able)|i (can''?t|cannot|can not|won''?t) (help|assist|answer|provide|do|say|tell)|i (do not|don''?t) (know|have)|as an ai|es tut mir leid|(das )?weiß ich nicht|kann ich (leider )?nicht|je suis désolée?|je ne (sais|peux) pas|lo siento|no (lo sé|puedo))\b'
     ) THEN 'yes' ELSE 'no' END AS refusal,
     CASE WHEN coalesce(json_array_length(context), 0) > 0 THEN 'yes' ELSE 'no' END AS has_context,
-    CASE helpful.value WHEN true THEN 'yes' WHEN false THEN 'no' END AS helpful
+    CASE rated.value WHEN true THEN 'yes' WHEN false THEN 'no' END AS helpful
 FROM sampled
 LEFT JOIN unseen ON unseen."window" = sampled."window" AND unseen.id = sampled.id
-LEFT JOIN guessed ON guessed."window" = sampled."window" AND guessed.id = sampled.id
-LEFT JOIN helpful ON helpful.id = sampled.id
-ORDER BY sampled."window", sampled.id
+LEFT JOIN guessed ON guessed."window" = sampled."window" AND guessed.sample = sampled.sample AND guessed.id = sampled.id
+LEFT JOIN rated ON rated.id = sampled.id AND sampled.sample = 'rated'
+ORDER BY sampled."window", sampled.sample, sampled.id
 
 -- name: new_terms
 -- Words of the current window that the reference does not know, the most frequent first.
 SELECT word
-FROM (SELECT "window", unnest(words) AS word FROM sampled)
+FROM (SELECT "window", unnest(words) AS word FROM sampled WHERE sample = 'answers')
 GROUP BY word
 HAVING count(*) FILTER ("window" = 'reference') = 0 AND count(*) >= 3 AND length(word) > 3
 ORDER BY count(*) DESC, word

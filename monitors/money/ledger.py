@@ -21,6 +21,15 @@ QUERIES = named_queries("retuned.monitors.money", "ledger.sql")
 GAIN, COST = "gain", "cost"
 DAY = timedelta(days=1)
 
+_OF_RUNS = {
+    "training": ("hours", "training_hourly_rate"),
+    "judging": ("tokens", "judge_token_cost"),
+    "provider_training": ("tokens", "provider_training_token_cost"),
+    "provider_input": ("tokens", "provider_input_token_cost"),
+    "provider_output": ("tokens", "provider_output_token_cost"),
+}
+"""Items of finished runs: their unit, and the key of their rate."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -69,7 +78,9 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
       the price of a call.
     - Cost `inference`: what the events say they cost, or their tokens × token cost.
     - Cost `data_work`: answers that an expert spoke of, each once for each expert, × hours for one × hourly rate.
-    - Cost `training`: hours of training and evaluation of finished runs.
+    - Cost `training`: hours of training and evaluation of finished runs, but for those at a provider.
+    - Cost `provider_training`, `provider_input`, `provider_output`: tokens that a provider trained on, and that it read
+      and generated in the evaluation of finished runs.
     - Cost `judging`: tokens of the language model that judged the answers of finished runs.
     - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads
       that have it: those of the same entry of the configuration, or all that have none of their own.
@@ -146,11 +157,10 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
 
 def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
     entries, roi = [], _by_workload(settings)
-    for item, unit in (("training", "hours"), ("judging", "tokens")):
+    for item, (unit, key) in _OF_RUNS.items():
         for row in _rows(cursor, "of_runs", item=item):
             run, own = row.pop("id"), roi(row["workload"])
-            rates = own.training_hourly_rate if item == "training" else own.judge_token_cost
-            rate = rate_on(rates, row["period_end"].date())
+            rate = rate_on(getattr(own, key), row["period_end"].date())
             if rate:
                 entries.append(Entry(**row, kind=COST, item=item, unit=unit, rate=rate, reference=run))
     return entries

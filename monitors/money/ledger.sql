@@ -23,8 +23,7 @@ WITH touched AS (
     WHERE NOT starts_with(topic, 'import:')
 ), answers AS (
     SELECT interactions.rowid AS answer, *, coalesce(conversation_id, id) AS conversation,
-           CASE WHEN starts_with(model, workload || '@') THEN nullif(substr(model, length(workload) + 2), 'base') END
-               AS version
+           nullif(version_of(interactions.workload, interactions.model), 'base') AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
         AND conversations.day = interactions.timestamp::DATE
@@ -203,8 +202,12 @@ ON CONFLICT DO UPDATE SET
 -- that was in service when it ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
        CASE $item
-           WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
+           WHEN 'training' THEN CASE  -- a provider is paid by the token
+               WHEN provider_job IS NULL THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600 END
            WHEN 'judging' THEN judge_tokens
+           WHEN 'provider_training' THEN trained_tokens
+           WHEN 'provider_input' THEN runs.input_tokens
+           WHEN 'provider_output' THEN runs.output_tokens
        END AS quantity,
        CASE WHEN led.id IS NULL THEN served.version ELSE led.version END AS version,
        coalesce(led.id, served.id) AS promotion

@@ -1,28 +1,33 @@
 """Quality: hallucination, contradiction and helpful rates, latency and tokens of a workload's current window."""
 
 import json
+import threading
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 import duckdb
 
+from retuned.consumers.common import tool_calls
 from retuned.consumers.common.tone import likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
-from retuned.monitors.hallucination.judgeable import is_judgeable
-from retuned.monitors.hallucination.opinions import Answer, Opinions
-from retuned.monitors.hallucination.rules import grounding
+from retuned.monitors.answers import words
+from retuned.monitors.blindness import note
+from retuned.monitors.hallucination.grounding import Grounding
+from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.quality.consistency import contradictions, last_question, question
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import stratified_rate, wilson
+from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
 from retuned.monitors.windows import Window, sample, windows
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
 ALL_MODELS = "*"
 MOST_MODELS = 10
 """So many models of a workload have figures of their own, the busiest of the window; the rest is the model `other`."""
-OPINIONS_SEED = "opinions"
+SEED = "quality"
+"""The sample is the same one each time: what was judged once stays in it for as long as it is in the window."""
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 EVERY_HOUR = timedelta(days=30)
 CALIBRATION_DAYS = 90
@@ -31,6 +36,8 @@ CALIBRATION_ANSWERS = 300
 """The latest so many of them."""
 CALIBRATION_MINIMUM = 20
 """Of alarms and of other answers alike, so many must be labelled."""
+GROUNDINGS_DAYS = 7
+"""Older groundings of answers without a label are removed."""
 APPROVED_DAYS = 90
 """Answers approved in the last days tell how answers ought to sound."""
 APPROVED_ANSWERS, APPROVED_MINIMUM = 300, 20
@@ -46,16 +53,18 @@ class Figure:
     the answers that the grounding scorer can judge, the share on which it alarms; source grounding), `abstention_rate`
     (of the answers with passages, the share that it cannot judge; source grounding), `contradiction_rate` (of pairs of
     answers to the same question; source grounding), `tone_likeness` (to approved answers, in tone and format, see
-    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; corrections are votes, see the view
-    `votes`), `latency_p50_seconds`,
+    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; of votes, as of `hallucination_rate` by
+    user, expert, judge and app, see `judgements.comparable_votes`), `latency_p50_seconds`,
     `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens` (means of one interaction; source
     app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
 
     `grounding_calibrated` is the share that labels (`hallucination` by experts or, where no expert looked, by users)
     and alarms amount to: labelled alarms and other labelled answers, each weighed by how many of their kind there are,
     so it may be alarms that people mostly label. It needs CALIBRATION_MINIMUM labels of each kind, and assumes that
-    within a kind the labelled answers are like the others. Without labels, alarms are no hallucination rate. `llm` and
-    `nli` are the configured judge and NLI model (see Opinions), of all models alone; `judge` is feedback that came in.
+    within a kind the labelled answers are like the others: where experts labelled as many that were drawn at random
+    (label requests with the reason calibration), these alone count. Without labels, alarms are no hallucination rate.
+    `llm` and `nli` are the configured judge and NLI model (see Opinions), of all models alone; `judge` is feedback that
+    came in.
     """
 
     workload: str
@@ -79,6 +88,9 @@ def measure(
         Cancelled: the opinions' stop was set; nothing was stored.
     """
     found = windows(warehouse, settings.windows, workload, now)
+    conversations, needed = found.current.conversations if found else 0, settings.windows.minimum_rows
+    what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
+    note(warehouse, workload, "quality", conversations, needed, what, now)
     if found is None:
         return []
     judgements.follow(warehouse)
@@ -87,11 +99,14 @@ def measure(
         cursor.execute(QUERIES["window"], window)
         cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
         cursor.execute(QUERIES["name_others"])
+        sample(cursor, "sampled_answers", workload, found.current, settings.windows.sample_rows, SEED)
         figures = (
-            _rates(cursor, workload, found.current.start)
-            + _grounding_rates(cursor, settings, workload, found.current, now)
+            _rates(cursor, workload, found.current, now)
+            + _grounding_rates(
+                warehouse, cursor, settings, workload, now, opinions.stop if opinions is not None else None
+            )
             + _of_texts(cursor, workload, found.current, now)
-            + (_opinions(cursor, settings, workload, found.current, now, opinions) if opinions else [])
+            + (_opinions(cursor, settings, workload, now, opinions) if opinions else [])
             + _latency(cursor, workload)
             + _tokens(cursor, workload)
         )
@@ -108,109 +123,132 @@ def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
 
 def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
     """Keep all figures since `recent`, then each hour's last for EVERY_HOUR, then each day's; how many were deleted."""
+    warehouse.delete(QUERIES["thin_groundings"], {"old": now - timedelta(days=GROUNDINGS_DAYS)})
     return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": min(recent, now - EVERY_HOUR)})
 
 
-def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, start: datetime) -> list[Figure]:
-    rows = cursor.execute(QUERIES["votes"], {"workload": workload, "start": start}).fetchall()
-    return [Figure(workload, model, RATES[name], source, *wilson(yes, n), n) for name, source, model, yes, n in rows]
-
-
-def _grounding_rates(
-    cursor: duckdb.DuckDBPyConnection, settings: Settings, workload: str, window: Window, now: datetime
-) -> list[Figure]:
-    sample(cursor, "sampled_answers", workload, window, settings.windows.sample_rows, now.isoformat())
-    threshold = settings.quality.grounding_threshold
-    verdicts: dict[str, list[bool | None]] = defaultdict(list)
-    for model, messages, response, context in cursor.execute(QUERIES["grounded"]).fetchall():
-        verdict = alarms(messages, response, context, threshold)
-        verdicts[model].append(verdict)
-        verdicts[ALL_MODELS].append(verdict)
-    figures = []
-    for model, found in sorted(verdicts.items()):
-        judged = [verdict for verdict in found if verdict is not None]
-        abstained = wilson(len(found) - len(judged), len(found))
-        figures.append(Figure(workload, model, "abstention_rate", "grounding", *abstained, len(found)))
-        if judged:
-            alarmed = wilson(sum(judged), len(judged))
-            figures.append(Figure(workload, model, "alarm_rate", "grounding", *alarmed, len(judged)))
-    return figures + _calibrated(cursor, figures, workload, threshold, now)
-
-
-def _opinions(
-    cursor: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    workload: str,
-    window: Window,
-    now: datetime,
-    opinions: Opinions,
-) -> list[Figure]:
-    # The same seed each time: what was shown once stays in the sample for as long as it is in the window.
-    sample(cursor, "shown_answers", workload, window, settings.windows.sample_rows, OPINIONS_SEED)
-    answers = []
-    for identity, messages, response, context in cursor.execute(QUERIES["shown"], {"seed": OPINIONS_SEED}).fetchall():
-        passages, asked = _passages(context), last_question(messages)
-        grounded = grounding(response, passages, asked) if is_judgeable(response, passages) else None
-        answers.append(Answer(identity, asked, passages, response, grounded, settings.objective))
+def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+    """What people, judges and apps voted, with intervals for votes of which those of one account are alike."""
+    judgements.comparable_votes(cursor, workload, window.start, window.end, now=now)
+    units: dict[tuple[str, str, str], dict[tuple[int, int], int]] = defaultdict(dict)
+    for name, source, model, yes, n, count in cursor.execute(QUERIES["votes"]).fetchall():
+        units[name, source, model][yes, n] = count
     return [
-        Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
-        for source, rate in opinions.rates(workload, answers, now).items()
+        Figure(
+            workload, model, RATES[name], source, *clustered_rate(of), sum(n * count for (_, n), count in of.items())
+        )
+        for (name, source, model), of in units.items()
     ]
 
 
-def _passages(context: str) -> tuple[str, ...]:
-    return tuple(passage for passage in json.loads(context) if isinstance(passage, str))
-
-
-def alarms(messages: str, response: str, context: str, threshold: float) -> bool | None:
-    """Whether the grounding scorer takes an answer for invented; None: it cannot judge it.
-
-    Args:
-        messages, context: as they are stored.
-    """
-    passages = _passages(context)
-    if not is_judgeable(response, passages):
-        return None
-    return grounding(response, passages, last_question(messages)) < threshold
-
-
-def _calibrated(
-    cursor: duckdb.DuckDBPyConnection, measured: list[Figure], workload: str, threshold: float, now: datetime
+def _grounding_rates(
+    warehouse: Warehouse,
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    now: datetime,
+    stop: threading.Event | None,
 ) -> list[Figure]:
-    """The hallucination rate of each model whose alarms and other answers people labelled, post-stratified by alarm."""
     since = now - timedelta(days=CALIBRATION_DAYS)
-    wanted = {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS}
-    labels: dict[tuple[str, bool], list[bool]] = defaultdict(list)
-    for model, messages, response, context, invented in cursor.execute(QUERIES["labelled"], wanted).fetchall():
-        verdict = alarms(messages, response, context, threshold)
-        if verdict is not None:
-            labels[model, verdict].append(invented)
-            labels[ALL_MODELS, verdict].append(invented)
+    cursor.execute(QUERIES["labels"], {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS})
+    _ground(warehouse, cursor, settings, workload, now, stop or threading.Event())
+    wanted = {"workload": workload, "threshold": settings.quality.grounding_threshold}
+    labels: dict[str, list[_Labels]] = defaultdict(list)
+    for model, *row in cursor.execute(QUERIES["calibration"], wanted).fetchall():
+        labels[model].append(_Labels(*row))
     figures = []
-    for figure in measured:
-        if figure.metric != "alarm_rate":
-            continue
-        alarmed = round(figure.value * figure.n)
-        strata = [
-            (size, len(of_kind), sum(of_kind))
-            for size, of_kind in (
-                (alarmed, labels[figure.model, True]),
-                (figure.n - alarmed, labels[figure.model, False]),
-            )
-        ]
-        rate = stratified_rate(strata)
-        if rate and all(labelled >= CALIBRATION_MINIMUM for size, labelled, _ in strata if size):
-            source = "grounding_calibrated"
-            figures.append(Figure(workload, figure.model, "hallucination_rate", source, *rate, figure.n))
+    for model, n, abstained, alarms in cursor.execute(QUERIES["grounding"], wanted).fetchall():
+        figures.append(Figure(workload, model, "abstention_rate", "grounding", *wilson(abstained, n), n))
+        judged = n - abstained
+        if judged:
+            figures.append(Figure(workload, model, "alarm_rate", "grounding", *wilson(alarms, judged), judged))
+            rate = _calibrated(alarms, judged, labels[model])
+            if rate:
+                figures.append(Figure(workload, model, "hallucination_rate", "grounding_calibrated", *rate, judged))
     return figures
 
 
+def _ground(
+    warehouse: Warehouse,
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    now: datetime,
+    stop: threading.Event,
+) -> None:
+    """Have the grounding rules look at what they have not seen."""
+    unscored = cursor.execute(QUERIES["unscored"], {"workload": workload}).fetchall()
+    if not unscored:
+        return
+    scorer = Grounding(settings.quality, stop)
+    rows = []
+    for answer, found in scorer.judge([_answer(*row) for row in unscored]):
+        score = found.score if isinstance(found, Judgement) else None
+        rows.append(
+            {
+                "interaction_id": answer.id,
+                "workload": workload,
+                "created_at": now,
+                "score": score,
+                "alarm": None if score is None else score < scorer.threshold,
+                "abstained": found.reason if isinstance(found, Abstention) else None,
+            }
+        )
+    if rows:
+        warehouse.execute(QUERIES["keep_groundings"], {"rows": rows})
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labelled answers of one kind, and how many of them are invented."""
+
+    alarm: bool
+    requested: bool
+    labelled: int
+    invented: int
+
+
+def _calibrated(alarms: int, judged: int, labels: list[_Labels]) -> tuple[float, float, float] | None:
+    """The share of invented answers, of labels post-stratified by alarm; None: there are too few of either kind."""
+    for chosen in ([one for one in labels if one.requested], labels):
+        strata = []
+        for alarm, size in ((True, alarms), (False, judged - alarms)):
+            of_kind = [one for one in chosen if one.alarm is alarm]
+            strata.append((size, sum(one.labelled for one in of_kind), sum(one.invented for one in of_kind)))
+        if all(labelled >= CALIBRATION_MINIMUM for size, labelled, _ in strata if size):
+            return stratified_rate(strata)
+    return None
+
+
+def _opinions(
+    cursor: duckdb.DuckDBPyConnection, settings: Settings, workload: str, now: datetime, opinions: Opinions
+) -> list[Figure]:
+    kinds: dict[bool, list[Answer]] = {True: [], False: []}
+    rows = cursor.execute(QUERIES["shown"], {"workload": workload, "seed": SEED}).fetchall()
+    for identity, messages, response, context, doubtful in rows:
+        answer = _answer(identity, messages, response, context, settings.objective)
+        if answer.response:
+            kinds[doubtful].append(answer)
+    return [
+        Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
+        for source, rate in opinions.rates(workload, kinds[True], kinds[False], now).items()
+    ]
+
+
+def _answer(identity: str, messages: str, response: str, context: str, objective: str = "") -> Answer:
+    """The words of an answer as it is stored, with its passages."""
+    passages = tuple(passage for passage in json.loads(context) if isinstance(passage, str))
+    return Answer(identity, last_question(messages), passages, words(response), objective)
+
+
 def _of_texts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
-    """What the sampled answers say of each other, and how they sound."""
+    """What the sampled answers say of each other, and how they sound: those that have words."""
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for model, messages, context, response in cursor.execute(QUERIES["asked"]).fetchall():
+        if not (said := words(response)):
+            continue
         for who in (model, ALL_MODELS):
-            answers[who].append((question(messages, context), response))
+            answers[who].append((question(messages, context), said))
     return _contradictions(workload, answers) + _tone(cursor, workload, window, now, answers)
 
 
@@ -232,7 +270,11 @@ def _tone(
 ) -> list[Figure]:
     since = now - timedelta(days=APPROVED_DAYS)
     wanted = {"workload": workload, "since": since, "start": window.start, "most": APPROVED_ANSWERS}
-    approved = [text for (text,) in cursor.execute(QUERIES["approved"], wanted).fetchall()]
+    stored = [
+        tool_calls.answer_text(json.loads(answer))
+        for (answer,) in cursor.execute(QUERIES["approved"], wanted).fetchall()
+    ]
+    approved = [said for text in stored if (said := words(text))]
     if len(approved) < APPROVED_MINIMUM:
         return []
     found = {model: likeness([text for _, text in given], approved) for model, given in sorted(answers.items())}

@@ -22,18 +22,16 @@ GROUP BY given ORDER BY count(*) DESC, given LIMIT $most
 UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
 
 -- name: votes
--- One vote for each interaction, name and source: the last one. Feedback is not older than what it is about, but
--- for clocks that differ; so the day before the window is enough.
-WITH latest AS (
-    SELECT interaction_id, name, source, arg_max(value, timestamp) AS value
-    FROM judgements
-    WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND timestamp >= $start - INTERVAL 1 DAY
-        AND interaction_id IN (SELECT id FROM answered)
-    GROUP BY interaction_id, name, source
+-- How many units (accounts, else conversations) have so many votes with yes of so many, of each model and of all.
+WITH units AS (
+    SELECT name, source, unit, count(*) FILTER (value) AS yes, count(*) AS n,
+           coalesce(CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END, '*') AS model
+    FROM comparable_votes
+    GROUP BY GROUPING SETS ((name, source, unit, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END), (name, source, unit))
 )
-SELECT name, source, coalesce(model, '*') AS model, count(*) FILTER (value) AS yes, count(*) AS n
-FROM latest JOIN answered ON answered.id = latest.interaction_id
-GROUP BY GROUPING SETS ((name, source, model), (name, source))
+SELECT name, source, model, yes, n, count(*) AS units
+FROM units
+GROUP BY ALL
 ORDER BY ALL
 
 -- name: latency
@@ -69,40 +67,72 @@ WHERE tokens IS NOT NULL
 GROUP BY GROUPING SETS ((model, kind), (kind))
 ORDER BY ALL
 
--- name: grounded
-SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, response, context
-FROM sampled_answers
-WHERE coalesce(json_array_length(context), 0) > 0
-ORDER BY id
-
--- name: shown
-SELECT id, messages, response, context
-FROM shown_answers
-WHERE coalesce(json_array_length(context), 0) > 0
-ORDER BY hash(id, $seed)
-
--- name: labelled
+-- name: labels
 -- The latest answers with passages that people judged, of the models that answer now: one label each, the last word of
--- an expert before a user's.
-WITH labels AS (
+-- an expert before a user's. Requested: drawn at random to be labelled.
+CREATE OR REPLACE TEMP TABLE labels AS
+WITH labelled AS (
     SELECT
         interaction_id,
         coalesce(
             arg_max(value::VARCHAR, timestamp) FILTER (source = 'expert'),
             arg_max(value::VARCHAR, timestamp) FILTER (source = 'user')
         ) AS value,
+        bool_or(source = 'expert') AS by_expert,
         max(timestamp) AS labelled_at
     FROM feedback
     WHERE name = 'hallucination' AND source IN ('expert', 'user') AND timestamp >= $since
         AND value::VARCHAR IN ('true', 'false')
     GROUP BY interaction_id
+), drawn AS (
+    SELECT interaction_id FROM label_requests WHERE workload = $workload AND reason = 'calibration'
 )
-SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, response, context,
-       value = 'true' AS invented
-FROM labels JOIN traffic ON traffic.id = labels.interaction_id
+SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented,
+       by_expert AND id IN (SELECT interaction_id FROM drawn) AS requested
+FROM labelled JOIN traffic ON traffic.id = labelled.interaction_id
 WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND coalesce(json_array_length(context), 0) > 0
-ORDER BY labelled_at DESC, id
+ORDER BY requested DESC, labelled_at DESC, id
 LIMIT $most
+
+-- name: unscored
+-- Sampled and labelled answers with passages that the grounding rules have not looked at.
+SELECT id, messages, response, context FROM sampled_answers
+WHERE coalesce(json_array_length(context), 0) > 0
+    AND id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload)
+UNION
+SELECT id, messages, response, context FROM traffic
+WHERE workload = $workload
+    AND id IN (SELECT id FROM labels WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload))
+ORDER BY hash(id)
+
+-- name: keep_groundings
+INSERT INTO groundings BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
+
+-- name: grounding
+SELECT
+    coalesce(s.model, '*') AS model, count(*) AS n, count(*) FILTER (g.abstained IS NOT NULL) AS abstained,
+    count(*) FILTER (g.score < $threshold) AS alarms
+FROM (SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model FROM sampled_answers) s
+JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
+WHERE g.abstained IS DISTINCT FROM 'no_words'
+GROUP BY GROUPING SETS ((s.model), ())
+HAVING count(*) > 0
+ORDER BY ALL
+
+-- name: calibration
+-- Labels by model, of alarms and of other answers; those that were drawn at random to be labelled apart.
+SELECT coalesce(l.model, '*') AS model, g.score < $threshold AS alarm, requested, count(*) AS labelled,
+       count(*) FILTER (invented) AS invented
+FROM labels l JOIN groundings g ON g.interaction_id = l.id AND g.workload = $workload
+WHERE g.score IS NOT NULL
+GROUP BY GROUPING SETS ((l.model, g.score < $threshold, requested), (g.score < $threshold, requested))
+ORDER BY ALL
+
+-- name: shown
+SELECT s.id, messages, response, context, coalesce(g.score < 1, false) AS doubtful
+FROM sampled_answers s LEFT JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
+WHERE coalesce(json_array_length(context), 0) > 0
+ORDER BY hash(s.id, $seed)
 
 -- name: approved
 -- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
@@ -111,7 +141,7 @@ WITH answers AS MATERIALIZED (
 ), words AS (
     SELECT
         interaction_id,
-        arg_max(value ->> '$', timestamp) FILTER (name = 'correction') AS correction,
+        arg_max(value, timestamp) FILTER (name = 'correction') AS correction,
         bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
         max(timestamp) AS said_at
     FROM feedback
@@ -126,7 +156,7 @@ WITH answers AS MATERIALIZED (
     LIMIT $most
 )
 -- The texts of these alone are read.
-SELECT coalesce(correction, response) AS text
+SELECT coalesce(correction, to_json(response)) AS answer
 FROM latest JOIN interactions ON interactions.rowid = latest.answer
 ORDER BY said_at DESC, latest.id
 
@@ -153,3 +183,8 @@ WHERE created_at < $recent
     WHERE created_at < $recent
     GROUP BY workload, CASE WHEN created_at < $old THEN date_trunc('day', created_at) ELSE date_trunc('hour', created_at) END
   )
+
+-- name: thin_groundings
+-- Those of labelled answers stay; the others are of samples that have passed.
+DELETE FROM groundings
+WHERE created_at < $old AND interaction_id NOT IN (SELECT interaction_id FROM feedback WHERE name = 'hallucination')

@@ -10,60 +10,93 @@ WHERE workload = $workload
 ORDER BY created_at DESC, rowid DESC
 LIMIT 1
 
+-- name: history
+-- How many votes there are on answers of the champion before, by days before the promotion, and since when. A narrow
+-- table, within the time that may be compared with.
+SELECT name, source, ceil(epoch_us($since - answered_at) / 86400e6)::INTEGER AS days_before, count(*) AS votes,
+       min(answered_at) AS first
+FROM judgements
+WHERE workload = $workload AND answered_at >= $start AND answered_at < $since AND name IN ('helpful', 'hallucination')
+  AND NOT demonstration
+  AND version_of($workload, model) = $previous
+GROUP BY ALL
+
+-- name: votes
+-- Of each metric and source, what the version that is watched and the champion before came to. With periods the latter is
+-- that of $periods periods before the promotion, each answer and each vote as many whole periods later as bring the
+-- answer into the first period of the watch; without, that of the time since the promotion.
+WITH placed AS (
+    SELECT name, source, unit, version = $version AS after, value = (name = 'hallucination') AS bad, answered_at, voted_at,
+           CASE WHEN version = $version OR $periods = 0 THEN INTERVAL 0 SECOND
+                ELSE to_microseconds((ceil(epoch_us($since - answered_at) / epoch_us($period)) * epoch_us($period))::BIGINT)
+           END AS later
+    FROM comparable_votes
+    WHERE CASE WHEN version = $version OR $periods = 0 THEN version IN ($version, $previous) AND answered_at >= $since
+               ELSE version = $previous AND answered_at < $since AND answered_at >= $since - $period * $periods END
+), units AS (
+    SELECT name, source, after, unit, avg(bad::INTEGER) AS known,
+           avg(bad::INTEGER) FILTER (
+               voted_at + later <= $end
+               AND (NOT after OR $periods = 0 OR answered_at < $since + $longest OR answered_at <= $end - $within)
+           ) AS bad
+    FROM placed
+    GROUP BY ALL
+)
+SELECT name, source, coalesce(sum(bad) FILTER (NOT after), 0) AS bad_before, count(bad) FILTER (NOT after) AS n_before,
+       coalesce(sum(bad) FILTER (after), 0) AS bad_after, count(bad) FILTER (after) AS n_after,
+       coalesce(sum(known) FILTER (NOT after), 0) AS bad_known, count(*) FILTER (NOT after) AS known
+FROM units
+GROUP BY ALL
+ORDER BY ALL
+
 -- name: answers
--- Answers of the version since its promotion, and those of the champion before it: the latest ones before that, and
--- any that apps still ask it for. An answer under another name than workload@version is one of the base model.
-CREATE OR REPLACE TEMP TABLE watched_answers AS
+-- How many answers each gave.
+WITH answered AS (
+    SELECT version_of($workload, model) AS version
+    FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+)
+SELECT count(*) FILTER (version = $previous), count(*) FILTER (version = $version) FROM answered
+
+-- name: latency
+-- Hours, and the sum of the shares of their answers that were slow. Slow is what nine in ten answers of the champion before,
+-- of the day before the promotion, were not; since then what is slower than that by more than the ratio. The same time
+-- counts where the champion before answered in half of the hours.
 WITH timed AS (  -- of answers whose content came in a log record: see the window of quality.sql
     SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
     FROM feedback
     WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
     GROUP BY interaction_id
-)
-SELECT id, timestamp, user_id, coalesce(latency_seconds, seconds) AS latency_seconds, served = $version AS after
-FROM (
-    SELECT *, CASE WHEN starts_with(model, $workload || '@') THEN model[length($workload) + 2:] ELSE 'base' END AS served
-    FROM traffic
+), answered AS (
+    SELECT timestamp, coalesce(latency_seconds, seconds) AS seconds,
+           version_of($workload, model) AS version
+    FROM traffic LEFT JOIN timed ON interaction_id = id
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
-) LEFT JOIN timed ON interaction_id = id
-WHERE served = $previous OR (served = $version AND timestamp >= $since)
-
--- name: votes
--- One vote for each interaction, name and source: the last one. An account's first votes on either side count, and
--- no more than the given number: they are no independent observations, and nobody decides alone.
-WITH latest AS (
-    SELECT interaction_id, name, source, arg_max(value, timestamp) AS value, min(timestamp) AS timestamp,
-           arg_max(user_id, timestamp) AS voter
-    FROM judgements
-    WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND timestamp >= $start - INTERVAL 1 DAY
-        AND interaction_id IN (SELECT id FROM watched_answers)
-    GROUP BY interaction_id, name, source
-), counted AS (
-    SELECT after, name, source, value = (name = 'hallucination') AS bad,
-           CASE WHEN source = 'user' THEN coalesce(voter, user_id) END AS account
-    FROM latest JOIN watched_answers ON watched_answers.id = latest.interaction_id
-    QUALIFY account IS NULL
-        OR row_number() OVER (PARTITION BY after, name, account ORDER BY latest.timestamp, interaction_id) <= $per_account
-)
-SELECT name AS metric, source, after, count(*) FILTER (bad) AS bad, count(*) AS n
-FROM counted
-GROUP BY ALL
-
--- name: latency
--- Slow is what nine in ten answers of the champion before, until the promotion, were not; of the version in service,
--- what is slower than that by more than the ratio.
-WITH known AS (
-    SELECT after, timestamp, latency_seconds FROM watched_answers
-    WHERE isfinite(latency_seconds) AND latency_seconds >= 0
+), known AS (
+    SELECT version = $version AS after, timestamp >= $since AS watched, timestamp, seconds
+    FROM answered
+    WHERE isfinite(seconds) AND seconds >= 0
+      AND CASE WHEN version = $version THEN timestamp >= $warm
+               ELSE version = $previous AND (timestamp < $since OR timestamp >= $warm) END
 ), usual AS (
-    SELECT quantile_disc(latency_seconds, 0.9) AS slow FROM known WHERE NOT after AND timestamp < $since
+    SELECT quantile_disc(seconds, 0.9) AS slow FROM known WHERE NOT after AND NOT watched
+), hours AS (
+    SELECT after, watched, time_bucket(INTERVAL 1 HOUR, timestamp) AS hour,
+           avg((CASE WHEN after OR watched THEN seconds > slow * $ratio ELSE seconds >= slow END)::INTEGER) AS bad
+    FROM known, usual
+    WHERE slow IS NOT NULL
+    GROUP BY ALL
+), counted AS (
+    SELECT coalesce(sum(bad) FILTER (after), 0) AS bad_after, count(*) FILTER (after) AS n_after,
+           coalesce(sum(bad) FILTER (NOT after AND NOT watched), 0) AS bad_before,
+           count(*) FILTER (NOT after AND NOT watched) AS n_before,
+           coalesce(sum(bad) FILTER (NOT after AND watched), 0) AS bad_beside,
+           count(*) FILTER (NOT after AND watched) AS n_beside
+    FROM hours
 )
-SELECT 'latency' AS metric, 'app' AS source, after,
-       count(*) FILTER (CASE WHEN after THEN latency_seconds > slow * $ratio ELSE latency_seconds >= slow END) AS bad,
-       count(*) AS n
-FROM known, usual
-WHERE slow IS NOT NULL
-GROUP BY after
+SELECT false AS same_time, bad_before, n_before, bad_after, n_after FROM counted WHERE n_before > 0
+UNION ALL
+SELECT true, bad_beside, n_beside, bad_after, n_after FROM counted WHERE n_beside > 0 AND 2 * n_beside >= n_after
 
 -- name: thin
 -- Of looks before $recent that decided nothing the last of each hour stays, of those before $old the last of each watch.

@@ -111,7 +111,7 @@ def prepare(
         "anew": anew,
         # The daemon's settings have more sections, and nobody is asked for anything here.
         "settings": settings.model_dump(
-            mode="json", include=Settings.model_fields.keys() - {"labels"}, exclude={"evaluate": SECRETS}
+            mode="json", include=Settings.model_fields.keys() - {"labels", "privacy"}, exclude=SECRETS
         ),
     }
 

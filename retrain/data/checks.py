@@ -6,6 +6,7 @@ from itertools import chain
 
 from retuned.retrain.data.dataset import SPLITS, THUMBS, Leak, LostClass, TooFewRows
 from retuned.retrain.data.examples import Example
+from retuned.retrain.data.folds import can_fold
 from retuned.retrain.data.questions import QuestionIndex
 from retuned.retrain.data.selection import Selection
 from retuned.retrain.data.similarity import Template, normalise
@@ -46,10 +47,13 @@ def check_enough(chosen: Selection, settings: Settings, workload: str) -> None:
             f"workload {workload}: {total} new examples; dataset.minimum_rows asks for {needed}"
             + (f"; left out: {left}" if left else "")
         )
-    if fresh["holdout"] < settings.gate.minimum_examples:
+    needed, judged = settings.gate.minimum_examples, fresh["holdout"]
+    if judged and can_fold(fresh["train"], settings):
+        judged += fresh["train"]
+    if judged < needed:
         raise TooFewRows(
             f"workload {workload}: {fresh['holdout']} of {total} new examples are in the holdout; "
-            f"gate.minimum_examples asks for {settings.gate.minimum_examples}, so no training could pass"
+            f"gate.minimum_examples asks for {needed}, so no training could pass"
         )
     if not fresh["train"]:
         raise TooFewRows(f"workload {workload}: no example is left to train on; lower dataset.holdout_share")

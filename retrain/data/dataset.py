@@ -93,9 +93,9 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
     )
 
 
-def logged_answers(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
-    """What production answered to the questions of the holdout, by row_id, as far as it is known."""
-    parameters = {"workload": dataset.workload, "version": dataset.version}
+def logged_answers(warehouse: Warehouse, dataset: Dataset, split: str = "holdout") -> dict[str, str]:
+    """What production answered to the questions of a split, by row_id, as far as it is known."""
+    parameters = {"workload": dataset.workload, "version": dataset.version, "split": split}
     return {
         row["row_id"]: logged_answer(row["response"], row["calls"])[1]
         for row in warehouse.rows(QUERIES["logged_answers"], parameters)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from retuned.consumers.common import reasoning, tool_calls
+from retuned.consumers.common.call_forms import in_one_form
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
@@ -22,6 +23,8 @@ _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
 # Asked of one text again and again.
 facts_of = lru_cache(50_000)(facts)
+
+_REASONING = ("reasoning_content", "reasoning")  # as the messages of chat APIs have it
 
 _RANKS = {"accepted": 0, "user": 1, "app": 1, "judge": 1, "expert": 2, "demonstration": 2}
 
@@ -226,6 +229,7 @@ def example(
     user_id: str | None = None,
     tools: str | None = None,
     calls: str | None = None,
+    thought: str | None = None,
     rewrite: Callable[[str], str] = str,
 ) -> Example | None:
     """An example from its parts, or None when there is no question, nothing to learn, or more than text to read.
@@ -233,14 +237,19 @@ def example(
     `messages`, `context`, `tools` and `calls` are JSON.
 
     Args:
-        completion: of a correction, what was written; of an accepted answer, the response.
+        completion: of a correction, what was written, where its calls may have any form that models and the chat API
+            have; of an accepted answer, the response.
         calls: of tools, by the response.
+        thought: the reasoning before the response, where the model's server has it apart.
     """
-    thought, response = logged_answer(response, calls)
+    within, response = logged_answer(response, calls)
+    offered = json.loads(tools) if tools else None
+    schemas = tool_calls.schemas(offered)
     if kind == "correction":
         thought, completion = reasoning.split(completion)
+        completion = in_one_form(completion, schemas)
     else:
-        completion = response
+        thought, completion = within or (thought or "").strip() or None, response
     conversation = []
     for turn in json.loads(messages):
         text = joined_text(turn.get("content") or "")
@@ -248,13 +257,12 @@ def example(
             return None  # images and the like: a model of text cannot learn from them
         if turn["role"] == "assistant":
             _, text = reasoning.split(text)  # models are not shown what they thought before
+            turn = {key: value for key, value in turn.items() if key not in _REASONING}
         conversation.append({**turn, "content": text})
     asked = [turn["content"] for turn in conversation if turn["role"] == "user"]
     completion = _rewritten(completion, rewrite).strip()
     if not asked or not asked[-1].strip() or not completion:
         return None
-    offered = json.loads(tools) if tools else None
-    schemas = tool_calls.schemas(offered)
     of = _identity(conversation, context, offered)
     return Example(
         row_id=text_hash(json.dumps([str(of), completion])),

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from retuned.consumers.child import child_main
-from retuned.consumers.common import tool_calls
 from retuned.consumers.common.process import Emit, run_child
-from retuned.consumers.formats.messages import object_of, objects_of, tool_call
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, attach
 from retuned.retrain import versions
 from retuned.retrain.data import build
+from retuned.retrain.data.chat import answer, prompt, tools
 from retuned.retrain.data.evidence import Earlier, Evidence
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.passages import same_text, with_context
 from retuned.retrain.data.selection import select
 from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import Settings
@@ -122,7 +120,7 @@ def _chat(found: _Learnable, settings: Settings, wanted: Callable[[Example], boo
     """`messages`: what was asked, and the corrected or accepted answer."""
     for row in found.rows:
         if wanted(row):
-            yield {"messages": [*_prompt(row, settings), *_answer(row.completion)]} | _tools(row)
+            yield {"messages": [*_prompt(row, settings), *answer(row.completion)]} | _tools(row)
 
 
 def _preference(found: _Learnable, settings: Settings, wanted: Callable[[Example], bool]) -> Iterator[Row]:
@@ -130,7 +128,7 @@ def _preference(found: _Learnable, settings: Settings, wanted: Callable[[Example
     for row in found.rows:
         rejected = (row.rejected or "").strip()
         if wanted(row) and rejected and not found.metric.same(rejected, row.completion):
-            pair = {"chosen": _answer(row.completion), "rejected": _answer(rejected)}
+            pair = {"chosen": answer(row.completion), "rejected": answer(rejected)}
             yield {"prompt": _prompt(row, settings)} | pair | _tools(row)
 
 
@@ -138,7 +136,7 @@ def _kto(found: _Learnable, settings: Settings, wanted: Callable[[Example], bool
     """`prompt`, `completion`, `label`: whether people called it helpful."""
     for row, helpful in found.thumbs:
         if wanted(row):
-            judged = {"completion": _answer(row.completion), "label": helpful}
+            judged = {"completion": answer(row.completion), "label": helpful}
             yield {"prompt": _prompt(row, settings)} | judged | _tools(row)
 
 
@@ -146,47 +144,11 @@ FORMS = {"chat": _chat, "preference": _preference, "kto": _kto}
 
 
 def _prompt(row: Example, settings: Settings) -> list[Row]:
-    """What was asked, with the passages where a training has them."""
-    messages = [_turn(turn) for turn in json.loads(row.messages)]
-    passages = json.loads(row.context or "[]") if settings.train.context else []
-    return with_context(messages, [passage for passage in passages if not same_text(passage, row.completion)])
-
-
-def _turn(turn: Row) -> Row:
-    """A message in the chat API's form, whatever else an app logged with it."""
-    kept = {key: turn[key] for key in ("role", "content", "name", "tool_call_id") if isinstance(turn.get(key), str)}
-    calls = [
-        tool_call(call.get("id"), function["name"], _as_text(function.get("arguments")))
-        for call in objects_of(turn.get("tool_calls"))
-        if isinstance((function := object_of(call.get("function", call))).get("name"), str)
-    ]
-    return kept | ({"tool_calls": calls} if calls else {})
-
-
-def _answer(text: str) -> list[Row]:
-    try:
-        words, calls = tool_calls.read(text)
-    except ValueError:
-        words, calls = text, []
-    if not calls:
-        return [{"role": "assistant", "content": text}]
-    return [
-        {
-            "role": "assistant",
-            "content": words,
-            "tool_calls": [
-                tool_call(f"call_{number}", call.name, _as_text(call.arguments)) for number, call in enumerate(calls)
-            ],
-        }
-    ]
-
-
-def _as_text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return prompt(row.as_row(), settings.train.context)
 
 
 def _tools(row: Example) -> Row:
-    return {"tools": json.loads(row.tools)} if row.tools else {}
+    return tools(row.as_row())
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""How often a holdout was looked at. Each look at it tells a little, so that it wears out, and is drawn anew."""
+"""How often candidates were compared with a champion, and when the holdout is drawn anew: settings that people choose
+by its scores wear it out."""
 
 from collections.abc import Sequence
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.versions import QUERIES
 
-SHARED = 0.1
-"""A decision was on this holdout when so large a share of its rows stood in that decision's holdout too."""
 
-
-def tries(warehouse: Warehouse, workload: str, dataset_version: str) -> int:
-    """Decisions of the gate that were made on the holdout of a dataset, or on one that shares its rows."""
-    row = warehouse.row(QUERIES["holdout_tries"], {"workload": workload, "version": dataset_version, "shared": SHARED})
+def tries(warehouse: Warehouse, workload: str, champion: str | None) -> int:
+    """How often the gate has compared a candidate with this version, or with the base model where none served."""
+    row = warehouse.row(QUERIES["gate_tries"], {"workload": workload, "champion": champion})
     assert row is not None
     return int(row["tries"])
 

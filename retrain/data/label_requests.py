@@ -1,6 +1,7 @@
 """What to label next: the answers whose label would teach most are asked of experts, a few a day, none twice.
 
-A request is answered by an expert's `correction` or `helpful` on its interaction, which is feedback like any other.
+A request is answered by an expert's `correction` or `helpful` on its interaction, which is feedback like any other. A
+few of each day are drawn at random instead, to calibrate the grounding rules; `hallucination` answers those.
 """
 
 import json
@@ -42,6 +43,16 @@ FAR = 0.6
 
 # How likely an answer is wrong of which nothing else is known than that … Rough: they only rank.
 _HEDGED, _UNGROUNDED, _NEW_TOPIC = 0.5, 0.7, 0.5
+
+CALIBRATION_SHARE = 0.2
+"""Of a day's requests, for labels that calibrate the grounding rules: half of them alarms, half other answers."""
+CALIBRATION_ENOUGH = 50
+"""So many of either kind, asked within CALIBRATION_DAYS, are enough."""
+CALIBRATION_DAYS = 90
+_CALIBRATION = (
+    "Drawn at random, to measure how often answers are invented: does the context say what the answer says? "
+    "Reply with hallucination, true or false."
+)
 
 _LEADERS = 20
 _ROWS_AT_ONCE = 200
@@ -101,9 +112,14 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
     left = settings.labels.per_day - asked["requests"]
     if left <= 0:
         return 0
+    drawn = _draw(
+        warehouse, workload, min(left, math.ceil(CALIBRATION_SHARE * settings.labels.per_day)) - asked["drawn"], now
+    )
+    left -= len(drawn)
+    asked_now = {row["interaction_id"] for row in drawn}
     parameters = {"workload": workload, "limit": POOL}
     candidates = [
-        Candidate(made, row["good"], row["bad"], row["settled"])
+        Candidate(made, row["good"], row["bad"], row["settled"] or row["id"] in asked_now)
         for row in warehouse.rows(QUERIES["candidates"], parameters)
         if (made := _example(row)) is not None
     ]
@@ -114,6 +130,20 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
     similarity = settings.dataset.near_duplicate_similarity
     picks = choose(candidates, known, _taught_to(warehouse, workload), left, similarity, metric.same)
     with warehouse.transaction() as cursor:
+        for row in drawn:
+            insert(
+                cursor,
+                "label_requests",
+                id=uuid.uuid4().hex,
+                created_at=now,
+                workload=workload,
+                interaction_id=row["interaction_id"],
+                reason="calibration",
+                detail=_CALIBRATION,
+                score=None,
+                probability=row["probability"],
+                announced=False,
+            )
         for pick in picks:
             insert(
                 cursor,
@@ -127,7 +157,22 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
                 score=pick.score,
                 announced=False,
             )
-    return len(picks)
+    return len(drawn) + len(picks)
+
+
+def _draw(warehouse: Warehouse, workload: str, most: int, now: datetime) -> list[dict[str, Any]]:
+    """Answers to be labelled that are a random sample of those the grounding rules alarm on, and of the others.
+
+    Whether one is an alarm is not told to whom is asked. The kind of which fewer were asked comes first.
+    """
+    parameters = {
+        "workload": workload,
+        "since": now - timedelta(days=CALIBRATION_DAYS),
+        "enough": CALIBRATION_ENOUGH,
+        "most": max(most, 0),
+        "seed": now.isoformat(),
+    }
+    return warehouse.rows(QUERIES["draw"], parameters)
 
 
 def choose(

@@ -56,21 +56,58 @@ WHERE i.workload = $workload AND (
 ORDER BY i.timestamp DESC, i.id
 LIMIT $limit
 
+-- name: draw
+-- Of either kind, alarms of the grounding rules and other answers, a random part of those that the model in service gave
+-- and the rules judged lately; of each the chance that it had. Not those that were asked about. Those that somebody
+-- labelled unasked are not left out: they are a part of their kind.
+WITH open_ones AS (
+    SELECT g.interaction_id, g.alarm
+    FROM groundings g JOIN traffic t ON t.id = g.interaction_id AND t.workload = g.workload
+    WHERE g.workload = $workload AND g.alarm IS NOT NULL
+        AND t.timestamp >= coalesce(
+            (SELECT created_at FROM aliases WHERE workload = $workload AND alias = 'champion'), TIMESTAMP '1970-01-01'
+        )
+        AND g.interaction_id NOT IN (SELECT interaction_id FROM label_requests WHERE workload = $workload)
+), asked AS (
+    SELECT g.alarm, count(*) AS requests
+    FROM label_requests r JOIN groundings g ON g.interaction_id = r.interaction_id AND g.workload = r.workload
+    WHERE r.workload = $workload AND r.reason = 'calibration' AND r.created_at >= $since
+    GROUP BY g.alarm
+), ranked AS (
+    SELECT
+        interaction_id, alarm, count(*) OVER (PARTITION BY alarm) AS size, coalesce(requests, 0) AS requests,
+        row_number() OVER (PARTITION BY alarm ORDER BY md5(interaction_id || $seed)) AS place
+    FROM open_ones LEFT JOIN asked USING (alarm)
+), drawn AS (
+    SELECT interaction_id, alarm, size FROM ranked
+    WHERE requests + place <= $enough
+    ORDER BY requests + place, alarm DESC
+    LIMIT $most
+)
+SELECT interaction_id, count(*) OVER (PARTITION BY alarm) / size AS probability
+FROM drawn
+ORDER BY interaction_id
+
 -- name: asked
-SELECT count(*) AS requests FROM label_requests WHERE workload = $workload AND created_at > $since
+SELECT count(*) AS requests, count(*) FILTER (reason = 'calibration') AS drawn
+FROM label_requests
+WHERE workload = $workload AND created_at > $since
 
 -- name: oldest_open
 SELECT min(created_at) AS created_at FROM label_requests WHERE answered_at IS NULL
 
 -- name: settle
--- An expert's correction or verdict answers a request; the first one counts. What was answered before is not asked, so
+-- An expert's correction or verdict answers a request, that of calibration `hallucination`; the first one counts. What was answered before is not asked, so
 -- that what was received since the oldest request is enough.
 UPDATE label_requests SET answered_at = answer.received_at, feedback_id = answer.id
 FROM (
     SELECT interaction_id, min(received_at) AS received_at, arg_min(id, received_at) AS id
     FROM feedback
-    WHERE source = 'expert' AND name IN ('correction', 'helpful') AND received_at >= $since
-        AND interaction_id IN (SELECT interaction_id FROM label_requests WHERE answered_at IS NULL)
+    WHERE source = 'expert' AND received_at >= $since
+        AND (interaction_id, name = 'hallucination') IN (
+            SELECT (interaction_id, reason = 'calibration') FROM label_requests WHERE answered_at IS NULL
+        )
+        AND name IN ('correction', 'helpful', 'hallucination')
     GROUP BY interaction_id
 ) answer
 WHERE label_requests.answered_at IS NULL AND label_requests.interaction_id = answer.interaction_id
@@ -81,7 +118,7 @@ SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.
     i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, r.reason, r.detail, r.score
 FROM label_requests r JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
 WHERE r.answered_at IS NULL AND ($workload IS NULL OR r.workload = $workload) AND (NOT $pending OR NOT r.announced)
-ORDER BY r.created_at, r.score DESC, r.id
+ORDER BY r.created_at, r.score DESC NULLS LAST, r.id
 
 -- name: announced
 UPDATE label_requests SET announced = true WHERE id = $id

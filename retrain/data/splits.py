@@ -1,6 +1,6 @@
 """Which split a question belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from retuned.retrain.data.evidence import Evidence
 from retuned.retrain.data.examples import Example
@@ -30,8 +30,8 @@ def assigned_splits(
 ) -> dict[str, str]:
     """The split of each question: where it stood first since the holdout was drawn; else by its hash.
 
-    Where chance gives the new questions of a label too little of the holdout, those whose hash comes next are added:
-    each label is judged on. Where answers are no labels, so is each topic.
+    The holdout gets its share of the questions, and at least its share, rounded down, of each label, so that each is
+    judged on; where answers are no labels, of each topic. What chance gave it beyond its share is trained on.
     """
     known = {
         row.prompt_hash: stood
@@ -39,19 +39,26 @@ def assigned_splits(
         for row in evidence.rows
         if (stood := evidence.places.get(getattr(row, key))) is not None
     }
+    drawn = {row.prompt_hash: split_of(row.identity, settings, generation) for row in rows}
     place = {
-        row.prompt_hash: known.get(row.prompt_hash) or split_of(row.identity, settings, generation) for row in rows
+        question: known.get(question, "validation" if split == "validation" else "train")
+        for question, split in drawn.items()
     }
-    drawn = {row.prompt_hash: _drawn(row.identity, generation) for row in rows}
+    order = {row.prompt_hash: _drawn(row.identity, generation) for row in rows}
+
+    def hold_out(questions: Collection[str], number: int) -> None:
+        lacking = number - sum(place[one] == "holdout" for one in questions)
+        free = (one for one in questions if one not in known and place[one] == "train")
+        for question in sorted(free, key=order.__getitem__)[: max(lacking, 0)]:
+            place[question] = "holdout"
+
     strata: dict[str, set[str]] = {}
     for row in rows:
         if (stratum := _label_of(row, evidence) or topic_of(row)) is not None:
             strata.setdefault(stratum, set()).add(row.prompt_hash)
     for questions in strata.values():
-        lacking = int(settings.holdout_share * len(questions)) - sum(place[one] == "holdout" for one in questions)
-        free = (one for one in questions if one not in known and place[one] == "train")
-        for question in sorted(free, key=drawn.__getitem__)[: max(lacking, 0)]:
-            place[question] = "holdout"
+        hold_out(questions, int(settings.holdout_share * len(questions)))
+    hold_out(place, round(settings.holdout_share * len(place)))
     return place
 
 

@@ -2,21 +2,19 @@
 
 What production answered to the rows is scored beside them, by the same measure.
 
-What generates the answers is an engine (see `generation.engine`): models in the child, or models on a server. Where
-champion and candidate have different base models, one base model is in memory after the other.
+What generates the answers is an engine (see `generation.engine` and `generation.models`).
 """
 
-import hashlib
 import json
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,17 +24,17 @@ from pydantic import SecretStr
 from retuned.consumers.child import child_main
 from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.process import Emit, run_child
-from retuned.consumers.errors import RetunedError
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
+from retuned.retrain.generation import models
 from retuned.retrain.generation.engine import Engine
-from retuned.retrain.generation.server import Server, ServerEngine, visible
+from retuned.retrain.generation.models import Group
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
 from retuned.retrain.scoring.general import is_right, prompts
 from retuned.retrain.scoring.metric import Metric, restored
-from retuned.retrain.settings import SECRETS, EvaluateSettings, MetricSettings, Settings
+from retuned.retrain.settings import SECRETS, Base, EvaluateSettings, MetricSettings, ProviderModel, Settings
 from retuned.retrain.training.devices import environment
 from retuned.retrain.versions import Version
 
@@ -44,11 +42,12 @@ BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
 LOGGED = "logged"
 """In the place of a model's name: the answers that production gave, whatever gave them."""
 
+FOLD = "fold"
+"""In the place of a split's name: rows that the candidate learned, answered by a model that learned without them."""
+
 _SCORED_AT_ONCE = 4
 """Answers that a judge is asked about at once; the other metrics do not wait."""
 
-_TOKEN = "RETUNED_EVALUATE_TOKEN"
-"""In the environment of the child: what the server asks for."""
 JUDGE_KEY = "RETUNED_EVALUATE_JUDGE_KEY"
 """In the environment of the child: the judge's token, which is kept out of the file of its job."""
 JUDGED = "judged.jsonl"
@@ -63,7 +62,8 @@ class Evaluation:
         model: base, champion or candidate; or logged, for what production answered, of which loss, tokens and time are
             not known.
         split: holdout, regression, traffic (recent questions whose answers nobody rated; they have an agreement and no
-            score) or general (see `scoring.general`).
+            score), general (see `scoring.general`) or fold (see `data.folds`: what stands as the candidate's answer is
+            that of a model which learned without the row).
         kind: what people said of the logged answer: correction, or accepted where they called it good.
         topic: of the row's question; None where the dataset does not say.
         origin: the dataset in whose holdout a regression row first stood; None elsewhere.
@@ -88,7 +88,7 @@ class Evaluation:
         groups: the slices that the row belongs to by its approved answer: the tools that it calls, and the metric's
             (see `Metric.groups`).
         agreement: of the candidate's answer with the champion's, or with the logged one where no champion serves, by
-            the primary metric, 0 to 1; None of other models, and where neither is known.
+            the metric (see `Metric.agreement`), 0 to 1; None of other models, and where neither is known.
     """
 
     model: str
@@ -165,7 +165,7 @@ def evaluate(
     champion: Version | None,
     candidate: Path,
     settings: Settings,
-    dtype: str,
+    dtype: str | None,
     folder: Path,
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
@@ -177,8 +177,9 @@ def evaluate(
     The logged answers are measured beside them.
 
     Args:
-        candidate: folder of the adapter.
+        candidate: folder of the adapter, or of what a provider trained.
         dtype: of the base model, as the training chose it; it is in 4 bits here, too, where `train.method` is qlora.
+            None: a provider has it.
         logged: what production answered, by row_id of the holdout, as far as it is known.
 
     Returns:
@@ -191,14 +192,7 @@ def evaluate(
         Cancelled: stop was set.
         ChildFailed: the child failed or died.
     """
-    base = versions.need_base(settings.models.base)
-    groups = [_Group(base, {BASE: None, CANDIDATE: candidate.resolve()})]
-    if champion is not None:
-        own = versions.base_folder(champion, base)
-        if own == base:
-            groups[0] = _Group(base, {BASE: None, CHAMPION: champion.path, CANDIDATE: candidate.resolve()})
-        else:
-            groups.insert(0, _Group(own, {CHAMPION: champion.path}))
+    groups = _groups(versions.need_base(settings.base), champion, candidate)
     job = {
         "splits": {
             "holdout": [BASE, CHAMPION, CANDIDATE],
@@ -213,19 +207,19 @@ def evaluate(
         "threads": settings.train.threads,
         "encoding": settings.train.encoding,
         "logged": dict(logged or {}),
-        "settings": settings.evaluate.model_dump(mode="json", exclude=SECRETS),
+        "settings": settings.evaluate.model_dump(mode="json", exclude=SECRETS["evaluate"]),
         "metric": metric_of(dataset, settings).as_dict(),
         "metric_settings": settings.metric.model_dump(mode="json"),
         "objective": settings.objective,
         "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
     }
-    secrets = {_TOKEN: settings.evaluate.bearer_token() or ""}
+    secrets = models.secrets(settings)
     if settings.evaluate.judge_key is not None:
         secrets[JUDGE_KEY] = settings.evaluate.judge_key.get_secret_value()
-    with _adapters(groups, dataset.workload, settings, folder) as adapters:
+    with models.ready(groups, dataset.workload, settings, folder) as ready:
         result = run_child(
             "retuned.retrain.decision.evaluate",
-            {**job, "groups": adapters},
+            {**job, "groups": ready},
             folder,
             timeout_seconds=settings.evaluate.timeout_seconds,
             stop=stop,
@@ -236,43 +230,19 @@ def evaluate(
     return [Evaluation(**row) for row in result["rows"]], result["figures"]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Models of one base model: their names, and the folders of their adapters."""
+def _groups(base: Base, champion: Version | None, candidate: Path) -> list[Group]:
+    """The models that are compared.
 
-    base: Path
-    adapters: dict[str, Path | None]
-
-
-@contextmanager
-def _adapters(
-    groups: Sequence[_Group], workload: str, settings: Settings, folder: Path
-) -> Iterator[list[dict[str, Any]]]:
-    """The groups as the child gets them. With a server it has the adapters meanwhile, each under a name of this
-    evaluation alone."""
-    if settings.evaluate.engine == "transformers":
-        yield [
-            {"base": str(one.base), "adapters": {name: path and str(path) for name, path in one.adapters.items()}}
-            for one in groups
-        ]
-        return
-    if len(groups) > 1:
-        raise RetunedError(
-            "evaluate.engine server: the champion and the candidate have different base models, and a server has one; "
-            "set evaluate.engine to transformers to compare them"
-        )
-    (group,) = groups
-    evaluation = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-    names: dict[str, str | None] = {}
-    paths: dict[str, Path] = {}
-    for model, path in group.adapters.items():
-        if path is None:
-            names[model] = None
-            continue
-        names[model] = name = f"{workload}@{versions.content_hash(path)}-evaluation-{evaluation}"
-        paths[name] = visible(path, settings.models.directory, settings.evaluate)
-    with Server(settings.evaluate, settings.evaluate.bearer_token()).loaded(paths):
-        yield [{"base": str(group.base), "adapters": names}]
+    Raises:
+        RetunedError: the base model of the champion is gone.
+    """
+    trained: dict[str, Path | None] = {BASE: None, CANDIDATE: candidate.resolve()}
+    if champion is None:
+        return [Group(base, trained)]
+    own = versions.base_folder(champion, base)
+    if own == base or isinstance(base, ProviderModel):  # a provider has them all
+        return [Group(base, {BASE: None, CHAMPION: champion.path, CANDIDATE: candidate.resolve()})]
+    return [Group(own, {CHAMPION: champion.path}), Group(base, trained)]
 
 
 def hallucinated(answer: str, approved: str, asked: str, context: list[str] | None) -> bool | None:
@@ -338,40 +308,20 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     load_seconds = 0.0
     for group in job["groups"]:
         loading = time.perf_counter()
-        engine = _engine(group, job, settings)
+        engine = models.engine(group, job, settings, chain.from_iterable(rows.values()))
         load_seconds += time.perf_counter() - loading
         with closing(engine):
-            for split, models in job["splits"].items():
-                here = [model for model in models if model in group["adapters"]]
+            for split, asked in job["splits"].items():
+                here = [model for model in asked if model in group["models"]]
                 if here and rows[split]:
                     answers[split] += _evaluated(engine, split, rows[split], here, lengths, emit)
     judged, tokens = scored(
         [*answers["holdout"], *answers["regression"]], [*rows["holdout"], *rows["regression"]], metric
     )
-    found, more = with_agreement([*judged, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
+    found = with_agreement([*judged, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
     found += checked(answers["general"])
-    spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens + more}
+    spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens}
     return {"rows": [asdict(row) for row in found], "figures": spent | lengths}
-
-
-def _engine(group: dict[str, Any], job: dict[str, Any], settings: EvaluateSettings) -> Engine:
-    """Base model and adapters of a group, in this process or on the server."""
-    base = Path(group["base"])
-    if settings.engine == "server":
-        from retuned.retrain.training.base_model import load_tokenizer
-
-        server = Server(settings, os.environ.get(_TOKEN))
-        return ServerEngine(server, load_tokenizer(base), group["adapters"], settings, job["encoding"])
-    import torch
-
-    from retuned.retrain.generation.transformers import TransformersEngine
-
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
-    paths = {name: path and Path(path) for name, path in group["adapters"].items()}
-    return TransformersEngine(
-        base, paths, settings, dtype=job["dtype"], quantized=job["quantized"], encoding=job["encoding"]
-    )
 
 
 def _evaluated(
@@ -437,9 +387,8 @@ def checked(rows: Sequence[Evaluation]) -> list[Evaluation]:
 
 def with_agreement(
     rows: Sequence[Evaluation], examples: Sequence[Mapping[str, Any]], metric: Metric
-) -> tuple[list[Evaluation], int]:
-    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it; and
-    the tokens that a judge was paid for.
+) -> list[Evaluation]:
+    """The candidate's answers to holdout and traffic, with their agreement with what would be answered without it.
 
     Args:
         rows: of all models; those that have no agreement come back as they are.
@@ -448,16 +397,13 @@ def with_agreement(
     example = {one["row_id"]: one for one in examples}
     before = {(row.split, row.row_id): row.output for model in (LOGGED, CHAMPION) for row in rows if row.model == model}
 
-    def agreeing(row: Evaluation) -> tuple[Evaluation, int]:
+    def agreement(row: Evaluation) -> float | None:
         known = before.get((row.split, row.row_id))
         if row.model != CANDIDATE or row.split not in ("holdout", "traffic") or known is None:
-            return row, 0
-        found = metric.score(row.output, known, example[row.row_id])
-        return replace(row, agreement=found.value), found.tokens
+            return None
+        return metric.agreement(row.output, known, example[row.row_id])
 
-    with ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
-        found = list(pool.map(agreeing, rows))
-    return [row for row, _ in found], sum(tokens for _, tokens in found)
+    return [replace(row, agreement=agreement(row)) for row in rows]
 
 
 def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evaluation:

@@ -9,12 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from retuned.retrain.scoring.label import confusion, labels_of, macro_f1
+from retuned.retrain.decision.interval import error_of_try, examples_needed, interval
+from retuned.retrain.scoring.label import as_figures, confusion, labels_of, macro_f1
 from retuned.retrain.settings import GateSettings
-
-POWER = 0.97
-"""The normal approximation's chance that as many examples as the decision names show a gain of `expected_gain`. The
-interval is a little more careful, and guards refuse some: simulated, nine in ten and more are promoted."""
 
 GUARD_ERROR = 0.1
 """A guard refuses a candidate that is worse by just its limit this often at most, and a harmless one hardly ever."""
@@ -88,9 +85,9 @@ def decide(
     champion_regression: Sequence[Measured],
     candidate_regression: Sequence[Measured],
     settings: GateSettings,
-    seed: int,
     tries: int = 0,
     logged: Sequence[Measured] = (),
+    folded: int = 0,
     serving: bool = True,
     traffic: Sequence[Measured] = (),
     general: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
@@ -98,10 +95,9 @@ def decide(
 ) -> Decision:
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
-    The gain in score must be above `minimum_gain`: the lower end of a paired bootstrap interval (see `interval`). The
-    k-th try on one holdout may err with probability (1 − confidence) / 2^k, so that all tries together promote a
-    candidate that is no better with probability 1 − confidence at most: Bonferroni with unequal weights (Rosenthal and
-    Rubin 1983), half of what is left for each try.
+    The gain in score must be above `minimum_gain`: the lower end of a paired bootstrap interval (see `interval`). All
+    tries against one champion together promote a candidate that is no better with probability 1 − confidence at most
+    (see `error_of_try`). The unit is the question; what is asked later is taken to be about the same topics.
 
     Where no champion serves, the answers that production gave are a second bar: whatever model it was that people
     use, the candidate would take its place. The candidate must show the gain over both, which keeps the error
@@ -115,8 +111,10 @@ def decide(
     compared with their limits as they are. All conditions are looked at, so that a refusal names all its reasons.
 
     Args:
-        tries: earlier decisions on this holdout.
-        logged: the answers that production gave to the holdout's questions, as far as they are known.
+        tries: earlier comparisons of a candidate with this champion, or base model.
+        logged: the answers that production gave to these questions, as far as they are known.
+        folded: so many of the rows were learned from, and answered by models in the candidate's place that learned
+            without them (see `data.folds`). They learned from less than the candidate did: it is taken to be no worse.
         serving: a champion serves; else `champion` holds the base model's answers.
         traffic: the candidate's answers to recent questions that nobody rated.
         general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
@@ -128,7 +126,7 @@ def decide(
     if len(pairs) < max(settings.minimum_examples, (1 - ABSTAINED) * len(answered)):
         return _too_few(len(pairs), len(answered), settings)
     checks = {
-        "gain": _gain(pairs, settings, seed, tries, opponent),
+        "gain": _gain(pairs, settings, tries, folded, opponent),
         "hallucination": _hallucination(answered, settings, opponent),
         "refusal": _refusals(answered, settings, opponent),
         "regression": _regression(_scored(_pairs(champion_regression, candidate_regression)), settings, opponent)
@@ -147,8 +145,8 @@ def decide(
     if labelled := _labelled(pairs):
         checks["labels"] = _labels(labelled, _labelled(_scored(earlier)), opponent)
     if produced := _scored(_pairs(logged, candidate)):
-        checks["logged"] = _logged(produced, settings, seed, tries, serving)
-    figures = _counts(len(pairs), len(answered))
+        checks["logged"] = _logged(produced, settings, tries, serving)
+    figures = _counts(len(pairs), len(answered)) | ({"folded": float(folded)} if folded else {})
     for name, check in checks.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
     outcome = all(check.outcome for check in checks.values())
@@ -156,6 +154,16 @@ def decide(
     if abstained := len(answered) - len(pairs):
         reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
     return Decision(outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings)], figures)
+
+
+def lacks_evidence(decision: Decision) -> bool:
+    """Whether more examples may turn a refusal: the candidate looks better, or there were too few to look at, and
+    nothing else speaks against it."""
+    failed = {name for name, passed in decision.figures.items() if name.startswith("passed[") and not passed}
+    if not failed:
+        return not decision.outcome and "abstained" not in decision.figures
+    gains = {"passed[gain]": "gain", "passed[logged]": "gain_over_logged"}
+    return failed <= gains.keys() and all(decision.figures[gains[name]] > 0 for name in failed)
 
 
 def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings) -> str:
@@ -218,16 +226,22 @@ def _score(row: Measured) -> float:
     return row.score
 
 
-def _gain(pairs: Pairs, settings: GateSettings, seed: int, tries: int, opponent: str) -> Decision:
-    found = _compared(pairs, settings, seed, tries)
-    needed = examples_needed(_gains(pairs), _error(settings, tries), settings)
+def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str) -> Decision:
+    found = _compared(pairs, settings, tries)
+    needed = examples_needed(_gains(pairs), error_of_try(settings, tries), settings)
     reasons = [
-        f"The candidate scores {found.after:.3f} on {len(pairs)} holdout examples and the {opponent} "
-        f"{found.before:.3f}: {found.text}."
+        f"The candidate scores {found.after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples and the "
+        f"{opponent} {found.before:.3f}: {found.text}."
     ]
+    if folded:
+        reasons.append(
+            f"The holdout is too small to decide alone: {folded} of these examples are among what the candidate "
+            "learned, and were answered in its place by models that each learned without them."
+        )
     if tries:
         reasons.append(
-            f"This holdout was decided on {tries} time{'s' * (tries > 1)} before: the interval is wider for it."
+            f"Candidates were compared with this {opponent} {tries} time{'s' * (tries > 1)} before: the interval is "
+            "wider for it."
         )
     return Decision(
         found.passed,
@@ -253,9 +267,9 @@ def _wholly_right(pairs: Pairs) -> dict[str, float]:
     return {f"exact_{model}": fmean(score == 1.0 for score in scores) for model, scores in columns.items()}
 
 
-def _logged(pairs: Pairs, settings: GateSettings, seed: int, tries: int, serving: bool) -> Decision:
+def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool) -> Decision:
     """What production answered, beside the candidate: a bar where no champion serves and there are enough answers."""
-    found = _compared(pairs, settings, seed, tries)
+    found = _compared(pairs, settings, tries)
     by_kind: dict[str, Pairs] = defaultdict(list)
     for old, new in pairs:
         by_kind[old.kind or "other"].append((old, new))
@@ -299,10 +313,10 @@ class _Comparison:
     text: str
 
 
-def _compared(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> _Comparison:
+def _compared(pairs: Pairs, settings: GateSettings, tries: int) -> _Comparison:
     before, after = fmean(_score(old) for old, _ in pairs), fmean(_score(new) for _, new in pairs)
-    error = _error(settings, tries)
-    low, high = interval(_gains(pairs), error, settings.resamples, seed)
+    error = error_of_try(settings, tries)
+    low, high = interval(_gains(pairs), error)
     passed = low > settings.minimum_gain
     text = (
         f"a gain of {after - before:+.3f} ({_percent(1 - 2 * error)} interval {low:+.3f} to {high:+.3f}), "
@@ -313,37 +327,6 @@ def _compared(pairs: Pairs, settings: GateSettings, seed: int, tries: int) -> _C
 
 def _gains(pairs: Pairs) -> np.ndarray:
     return np.array([_score(new) - _score(old) for old, new in pairs])
-
-
-def _error(settings: GateSettings, tries: int) -> float:
-    return (1 - settings.confidence) / float(2 ** (tries + 1))
-
-
-def interval(differences: np.ndarray, error: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Where the mean of paired differences of scores (each from -1 to 1) lies; each end fails with `error` at most.
-
-    The percentile bootstrap (Efron and Tibshirani 1993, chapter 13) of the differences and two more, 1 and -1. Without
-    these it knows no doubt about what a small sample does not show: four gains and no loss among twenty examples would
-    be sure, though of four changes chance makes four gains once in sixteen times. Bonett and Price (2012) add the same
-    two to paired proportions, for the same reason.
-    """
-    widened = np.concatenate([differences, [1.0, -1.0]])
-    drawn = np.random.default_rng(seed).integers(0, len(widened), size=(resamples, len(widened)))
-    low, high = np.quantile(widened[drawn].mean(axis=1), [error, 1 - error])
-    return float(low), float(high)
-
-
-def examples_needed(differences: np.ndarray, error: float, settings: GateSettings) -> int:
-    """Examples that find a gain of `expected_gain` above the minimum with POWER, if they scatter as these do.
-
-    By the normal approximation of the paired mean, the two of `interval` included.
-    """
-    gain = settings.expected_gain - settings.minimum_gain
-    if gain <= 0:
-        return settings.minimum_examples
-    scatter = NormalDist().inv_cdf(1 - error) + NormalDist().inv_cdf(POWER)
-    variance = float(np.var(np.concatenate([differences, [1.0, -1.0]])))
-    return max(settings.minimum_examples, math.ceil(scatter**2 * variance / gain**2))
 
 
 def _hallucination(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
@@ -636,9 +619,7 @@ def _labels(rows: Labelled, earlier: Labelled, opponent: str) -> Decision:
         and label not in kept
     ]
     figures = {"macro_f1_champion": macro_f1(before), "macro_f1_candidate": macro_f1(after)}
-    for label, given in after.items():
-        for answered, times in given.items():
-            figures[f"confusion[{label}][{answered}]"] = float(times)
+    figures |= as_figures(after)
     text = (
         f"Over {len(after)} labels the candidate's macro-F1 is {figures['macro_f1_candidate']:.3f} and the "
         f"{opponent}'s {figures['macro_f1_champion']:.3f}; "

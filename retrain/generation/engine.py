@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retuned.retrain.settings import EvaluateSettings
@@ -55,6 +55,14 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the models."""
+
+
+def paced(answers: Mapping[str, Answer], pace: Answer | None) -> dict[str, Answer]:
+    """With the seconds that the answers would take at the pace of another one, if there is one."""
+    if pace is None:
+        return dict(answers)
+    seconds = pace.seconds / max(pace.tokens, 1)
+    return {name: replace(one, seconds=seconds * max(one.tokens, 1)) for name, one in answers.items()}
 
 
 def prompts(

@@ -5,22 +5,18 @@ the very prompt that a training on the row begins with. Adapters are loaded unde
 evaluation, are never loaded in place, and are unloaded afterwards; what else the server serves is left alone.
 """
 
-import http.client
 import json
 import logging
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
-from retuned.retrain.generation.engine import Answer, Row, prompts
+from retuned.retrain.generation.engine import Answer, Row, paced, prompts
+from retuned.retrain.openai_api import Client, Refused
 from retuned.retrain.settings import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -30,12 +26,8 @@ log = logging.getLogger(__name__)
 
 _PAUSES = (1.0, 2.0, 4.0)
 """Seconds before a request that failed is sent again."""
-_WORTH_ANOTHER_TRY = {429, 500, 502, 503, 504}
+_SET_TOKEN = "set evaluate.token or evaluate.token_file"
 _SAME_LOSS = 1e-3
-
-
-class ServerRefused(RetunedError):
-    """The server answered a request with an error."""
 
 
 class Server:
@@ -44,7 +36,15 @@ class Server:
     def __init__(self, settings: EvaluateSettings, token: str | None) -> None:
         assert settings.url is not None  # the settings ask for it
         self.url = settings.url.rstrip("/")
-        self._settings, self._token = settings, token
+        self._client = Client(
+            self.url,
+            "evaluate.url",
+            token,
+            settings.request_timeout_seconds,
+            if_away="start the server, or raise evaluate.request_timeout_seconds",
+            advice={401: _SET_TOKEN, 403: _SET_TOKEN},
+            pauses=_PAUSES,
+        )
 
     def base(self) -> str:
         """The name under which the server knows its base model.
@@ -83,16 +83,16 @@ class Server:
     def complete(self, model: str, prompt: list[int], limit: int) -> tuple[str, int, float]:
         """The likeliest answer to token ids: its text, its tokens, and the seconds that it took."""
         body = {"model": model, "prompt": prompt, "max_tokens": limit, "temperature": 0.0}
-        answer, seconds = self._request("completions", body)
-        with self._expected("completions"):
+        answer, seconds = self._client.request("completions", body)
+        with self._client.expected("completions"):
             text: str = answer["choices"][0]["text"]
             return text, int(answer["usage"]["completion_tokens"]), seconds
 
     def loss(self, model: str, prompt: list[int], completion: list[int]) -> float | None:
         """Of a completion, nats per token; None where the server gives no log-probabilities of a prompt."""
         body = {"model": model, "prompt": prompt + completion, "max_tokens": 1, "temperature": 0.0}
-        answer, _ = self._request("completions", {**body, "prompt_logprobs": 0})
-        with self._expected("completions"):
+        answer, _ = self._client.request("completions", {**body, "prompt_logprobs": 0})
+        with self._client.expected("completions"):
             told = answer["choices"][0].get("prompt_logprobs")
             if not told:
                 return None
@@ -103,8 +103,8 @@ class Server:
         if name in self._names():  # left by an evaluation that was killed, and taken up again
             return
         try:
-            self._request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
-        except ServerRefused as error:
+            self._client.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        except Refused as error:
             if name in self._names():
                 return
             raise RetunedError(
@@ -116,7 +116,7 @@ class Server:
     def _unload(self, name: str) -> None:
         try:
             if name in self._names():
-                self._request("unload_lora_adapter", {"lora_name": name})
+                self._client.request("unload_lora_adapter", {"lora_name": name})
         except RetunedError as error:
             log.warning("%s stays on the server: %s", name, error)
 
@@ -124,60 +124,10 @@ class Server:
         return {model["id"] for model in self._listed()}
 
     def _listed(self) -> list[dict[str, Any]]:
-        answer, _ = self._request("models", None)
-        with self._expected("models"):
+        answer, _ = self._client.request("models", None)
+        with self._client.expected("models"):
             found: list[dict[str, Any]] = answer["data"]
             return found
-
-    @contextmanager
-    def _expected(self, route: str) -> Iterator[None]:
-        try:
-            yield
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise RetunedError(
-                f"evaluate.url: {self.url}/{route} does not answer as OpenAI's API does; expected a server such as "
-                "vLLM, for example http://host:8000/v1"
-            ) from error
-
-    def _request(self, route: str, body: dict[str, Any] | None) -> tuple[Any, float]:
-        """The answer, JSON where it is, and how many seconds it took. What may pass is tried again.
-
-        Raises:
-            ServerRefused: it answered with an error, and will again.
-            RetunedError: it did not answer.
-        """
-        headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        data = None if body is None else json.dumps(body).encode()
-        for pause in (*_PAUSES, None):
-            request = urllib.request.Request(f"{self.url}/{route}", data, headers)
-            started = time.perf_counter()
-            try:
-                with urllib.request.urlopen(request, timeout=self._settings.request_timeout_seconds) as response:
-                    content = response.read()
-                return _decoded(content), time.perf_counter() - started
-            except urllib.error.HTTPError as error:
-                if error.code not in _WORTH_ANOTHER_TRY or pause is None:
-                    raise ServerRefused(self._refusal(route, error)) from error
-            except (OSError, http.client.HTTPException) as error:  # a URLError and a timeout are an OSError
-                if pause is None:
-                    raise RetunedError(
-                        f"evaluate.url: {self.url} does not answer ({getattr(error, 'reason', error)}); start the "
-                        "server, or raise evaluate.request_timeout_seconds"
-                    ) from error
-            time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
-
-    def _refusal(self, route: str, error: urllib.error.HTTPError) -> str:
-        with error:
-            content = _decoded(error.read())
-        said = content.get("error", content) if isinstance(content, dict) else content
-        said = said.get("message") or said.get("detail") if isinstance(said, dict) else said
-        text = f"evaluate.url: {self.url}/{route} answers with status {error.code}: {str(said)[:300].strip()}"
-        if error.code in (401, 403):
-            text += "; set evaluate.token or evaluate.token_file"
-        return text
 
 
 class ServerEngine:
@@ -218,7 +168,7 @@ class ServerEngine:
                     for name in bare:
                         self._used |= {other for other in adapted if _differ(more[other], found[name])}
                     pace = more[adapted[-1]] if adapted else None
-                    yield row, {**_paced(found, pace), **more}
+                    yield row, {**paced(found, pace), **more}
             finally:
                 pool.shutdown(cancel_futures=True)
         if encoded and bare:
@@ -251,14 +201,6 @@ class ServerEngine:
             )
 
 
-def _paced(answers: dict[str, Answer], pace: Answer | None) -> dict[str, Answer]:
-    """With the seconds that the answers would take at the pace of another one."""
-    if pace is None:
-        return answers
-    seconds = pace.seconds / max(pace.tokens, 1)
-    return {name: replace(one, seconds=seconds * max(one.tokens, 1)) for name, one in answers.items()}
-
-
 def visible(path: Path, directory: Path, settings: EvaluateSettings) -> Path:
     """An adapter's folder as the server sees it, where it sees `models.directory` elsewhere."""
     if settings.models_directory is None:
@@ -282,10 +224,3 @@ def _differ(one: Answer, other: Answer) -> bool:
     if one.text != other.text:
         return True
     return one.loss is not None and other.loss is not None and abs(one.loss - other.loss) > _SAME_LOSS
-
-
-def _decoded(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return content.decode(errors="replace")

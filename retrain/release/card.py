@@ -5,7 +5,6 @@ Source of the format: https://huggingface.co/docs/hub/model-cards.
 
 import json
 import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ import yaml
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
-from retuned.retrain.decision.gate import interval
+from retuned.retrain.decision.interval import interval
 from retuned.retrain.scoring.facts import Facts
-from retuned.retrain.scoring.label import mistaken
+from retuned.retrain.scoring.label import in_figures, mistaken
 
 QUERIES = named_queries("retuned.retrain.release", "card.sql")
 
@@ -30,9 +29,13 @@ UNKNOWN = "unknown"
 
 # What vLLM takes as --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_KINDS = {
+    "lora": "A LoRA adapter for",
+    "full": "All weights of the blocks for",
+    "provider": "A model that a provider trained from",
+}
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
 _LABELS = 20
-_CONFUSION = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
 _LICENCES = (
     (r"Apache License\s+Version 2\.0", "apache-2.0"),
     (r"MIT License|Permission is hereby granted, free of charge", "mit"),
@@ -119,17 +122,17 @@ def render(record: Record) -> str:
     """The card."""
     manifest = record.manifest
     header = {
-        "library_name": "peft",
+        **({} if _provider_model(record) else {"library_name": "peft"}),
         "base_model": manifest["base_model"],
         "license": record.licence,
         "pipeline_tag": "text-generation",
-        "tags": ["full" if _full(record) else "lora", "retuned"],
+        "tags": [_kind(record), "retuned"],
     }
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {record.name}",
         f"Answers what is asked in the workload `{manifest['workload']}`. "
-        f"{'All weights of the blocks' if _full(record) else 'A LoRA adapter'} for the base model "
+        f"{_KINDS[_kind(record)]} the base model "
         f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
         f"Its objective: {objective}" if (objective := manifest.get("objective")) else "",
         _verdict(record),
@@ -212,10 +215,7 @@ def _meaning(record: Record) -> str:
 def _labels(record: Record) -> list[str]:
     """The labels that this version mistakes, the worst first; nothing where answers are no labels."""
     figures = record.decision.get("figures", {}) if record.decision else {}
-    table: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, times in figures.items():
-        if found := _CONFUSION.fullmatch(name):
-            table[found[1]][found[2]] = int(times)
+    table = in_figures(figures)
     rows = [one for one in mistaken(table) if one[2] < one[1]]
     if not rows:
         return []
@@ -229,7 +229,7 @@ def _labels(record: Record) -> list[str]:
 def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return ""
-    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2, _RESAMPLES, seed=0)
+    low, high = interval(np.array(differences), (1 - _CONFIDENCE) / 2)
     return f"{fmean(differences):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
@@ -277,7 +277,10 @@ def _origin(record: Record) -> list[str]:
     training = manifest.get("training", {})
     if engine := training.get("engine"):
         rows.append(("trained by", f"engine {engine}, as {training['engine_reason']}"))
-        rows.append(("peak learning rate", f"{training['learning_rate']:.2g}"))
+        if rate := training["learning_rate"]:
+            rows.append(("peak learning rate", f"{rate:.2g}"))
+    if job := training.get("job"):
+        rows.append(("job at the provider", job))
     if manifest.get("settings", {}).get("train", {}).get("method") == "qlora":
         rows.append(("base model in training and evaluation", "in 4 bits (NF4)"))
     if run.get("reasons"):
@@ -289,6 +292,14 @@ def _origin(record: Record) -> list[str]:
 
 
 def _loading(record: Record) -> list[str]:
+    if name := _provider_model(record):
+        return [
+            "## How to ask it",
+            f"Its weights are at the provider, under the name `{name}`:",
+            f'```bash\ncurl $API_URL/chat/completions -H "Authorization: Bearer $API_KEY" \\\n'
+            f"  -H 'Content-Type: application/json' \\\n"
+            f'  -d \'{{"model": "{name}", "messages": [{{"role": "user", "content": "…"}}]}}\'\n```',
+        ]
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
     highest = next((most for most in _VLLM_RANKS if most >= (record.rank or 0)), _VLLM_RANKS[-1])
     served = (
@@ -310,6 +321,16 @@ def _loading(record: Record) -> list[str]:
         served,
         f"Ask it as `{record.name}`; never load another version under that name.",
     ]
+
+
+def _provider_model(record: Record) -> str | None:
+    """The provider's name of it; None: its weights are in its folder."""
+    name: str | None = record.manifest.get("provider_model")
+    return name
+
+
+def _kind(record: Record) -> str:
+    return "provider" if _provider_model(record) else "full" if _full(record) else "lora"
 
 
 def _full(record: Record) -> bool:
@@ -345,7 +366,7 @@ def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str
     return Record(
         path=path,
         manifest=manifest,
-        licence=licence_of(Path(manifest["base_model"])),
+        licence=UNKNOWN if manifest.get("provider_model") else licence_of(Path(manifest["base_model"])),
         rank=json.loads(_text(folder / "adapter_config.json") or "{}").get("r"),
         dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),

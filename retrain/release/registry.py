@@ -1,4 +1,4 @@
-"""Registers versions of adapters, immutable and addressed by their content, and makes links follow the aliases."""
+"""Registers versions, immutable and addressed by their content, and makes links follow the aliases."""
 
 import importlib.metadata
 import json
@@ -11,9 +11,8 @@ from typing import Any
 from retuned.consumers.common import durable as files
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain.release import card
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import Base, Settings
 from retuned.retrain.versions import (
-    ADAPTER_FILES,
     CHAMPION,
     PREVIOUS,
     QUERIES,
@@ -21,7 +20,9 @@ from retuned.retrain.versions import (
     aliases,
     base_hash,
     content_hash,
+    files_of,
     find,
+    provider_model_in,
     workload_folder,
 )
 
@@ -34,7 +35,7 @@ def register(
     workload: str,
     adapter: Path,
     *,
-    base_model: Path,
+    base_model: Base,
     parent_version: str | None,
     dataset_version: str,
     run_id: str,
@@ -44,7 +45,8 @@ def register(
     """Keep an adapter as a version. The same adapter gives the same version, once.
 
     Args:
-        adapter: a folder with what PEFT saves: `adapter_model.safetensors` and `adapter_config.json`.
+        adapter: a folder with what PEFT saves, `adapter_model.safetensors` and `adapter_config.json`, or with what
+            stands for a model that a provider trained (see `versions.PROVIDER_FILE`).
         details: what else the manifest says: settings, metrics, cost.
     """
     version = content_hash(adapter)
@@ -52,19 +54,21 @@ def register(
     if known is not None and known.removed_at is None and known.path.is_dir():
         return known
     path = (workload_folder(directory, workload) / version).resolve()
+    provider_model = provider_model_in(adapter)
     manifest = {
         "version": version,
         "workload": workload,
         "created_at": now.isoformat() + "Z",
         "base_model": str(base_model),
         "base_hash": base_hash(base_model),
+        **({"provider_model": provider_model} if provider_model else {}),
         "parent_version": parent_version,
         "dataset_version": dataset_version,
         "run_id": run_id,
         "code_version": importlib.metadata.version("retuned"),
     } | details
     with files.written_aside(path) as aside:
-        for name in ADAPTER_FILES:
+        for name in files_of(adapter):
             shutil.copyfile(adapter / name, aside / name)
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         card.write(warehouse, aside, path, manifest)
@@ -81,6 +85,7 @@ def register(
                 path=str(path),
                 base_model=manifest["base_model"],
                 base_hash=manifest["base_hash"],
+                provider_model=provider_model,
                 parent_version=parent_version,
                 dataset_version=dataset_version,
                 run_id=run_id,

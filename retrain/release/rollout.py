@@ -16,7 +16,7 @@ from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
 from retuned.retrain.release import registry
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,9 @@ class Rollout:
         target = None if version == BASE else version
         before = aliases.get(CHAMPION)
         if before == target:
-            raise RetunedError(f"workload {workload}: {versions.model_name(workload, target)} is the champion already")
+            name = versions.model_name(workload, target)
+            serves = f"{name} is the champion" if target else f"{name}, the base model, serves"
+            raise RetunedError(f"workload {workload}: {serves} already")
         self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now)
         return target
 
@@ -164,13 +166,21 @@ class Rollout:
             with _publishing[workload]:
                 rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
                 for row in rows:
-                    self.publisher.publish(self.topic, workload, _message(row))
+                    self.publisher.publish(self.topic, workload, _message(row, self._base(row)))
                     self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
         finally:
             self.show(workload)
         if unlinked is not None:
             raise unlinked
         return len(rows)
+
+    def _base(self, row: dict[str, Any]) -> str | None:
+        """The base model of what serves since a change: as the configuration names it, where it is that one, else the
+        folder that the version names. Without a version it is what the next training begins from."""
+        configured, known = self.settings.for_workload(row["workload"]).base, row["base_model"]
+        if configured is None or (row["version"] is not None and not _is_at(configured, known)):
+            return None if known is None else str(known)
+        return str(configured)
 
     def follow_up_or_log(self, workload: str) -> None:
         """The change is committed: nothing that fails from here on makes it undone, or may be taken for its failure."""
@@ -210,7 +220,14 @@ class Rollout:
             )
 
 
-def _message(row: dict[str, Any]) -> dict[str, Any]:
+def _is_at(base: Base, known: str | None) -> bool:
+    """Whether a base model is the one of this name or folder."""
+    if isinstance(base, ProviderModel):
+        return base.name == known
+    return base.resolve() == Path(known or "").resolve()
+
+
+def _message(row: dict[str, Any], base: str | None) -> dict[str, Any]:
     return {
         "id": row["id"],
         "timestamp": row["created_at"].isoformat(timespec="milliseconds") + "Z",
@@ -220,7 +237,8 @@ def _message(row: dict[str, Any]) -> dict[str, Any]:
         "version": row["version"],
         "previous_version": row["previous_version"],
         "path": row["path"] and str(Path(row["path"]).resolve()),
-        "base_model": row["base_model"],
+        "base_model": base,
+        "provider_model": row["provider_model"],
         "share": 1.0,
         "reason": row["reason"],
     }

@@ -1,5 +1,6 @@
 """The metric `label`: answers are labels, of a set that the configuration names or the approved answers show."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from retuned.retrain.scoring.words import plain
 OTHER = "other"
 """In a confusion matrix: an answer that is no label."""
 _GROUP = "label:"
+_CELL = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
 
 
 class Label(Metric):
@@ -73,6 +75,22 @@ def confusion(pairs: Iterable[tuple[str, str | None]]) -> dict[str, Counter[str]
     for right, given in pairs:
         found[right][given or OTHER] += 1
     return dict(sorted(found.items()))
+
+
+def as_figures(table: Mapping[str, Counter[str]]) -> dict[str, float]:
+    """A table of `confusion` as figures of a decision, under names such as `confusion[refund][exchange]`."""
+    return {
+        f"confusion[{right}][{given}]": float(times) for right, row in table.items() for given, times in row.items()
+    }
+
+
+def in_figures(figures: Mapping[str, float]) -> dict[str, Counter[str]]:
+    """The table among the figures of a decision; empty where answers are no labels."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, times in figures.items():
+        if cell := _CELL.fullmatch(name):
+            found[cell[1]][cell[2]] = int(times)
+    return dict(found)
 
 
 def mistaken(table: Mapping[str, Counter[str]]) -> list[tuple[str, int, int, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from retuned.consumers.common.languages import is_english
 from retuned.consumers.errors import ConfigurationError
+from retuned.retrain.scoring import custom
 from retuned.retrain.scoring.custom import Custom
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.facts import Facts, facts, values
@@ -24,7 +25,7 @@ from retuned.retrain.scoring.score import Score as Score
 from retuned.retrain.scoring.text import Text
 from retuned.retrain.scoring.tool_calls import ToolCalls, has_calls
 from retuned.retrain.scoring.words import plain, tokens
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import METRICS, Settings
 
 MOST = 0.9
 """Share of the approved answers that must be of a kind, so that hardly any row is left that the metric abstains on."""
@@ -87,6 +88,22 @@ def choose(settings: Settings, approved: Sequence[str]) -> Chosen:
         return Chosen(_metric(name, settings, approved, {}), "metric.name names it")
     name, reason = _fitting(approved)
     return Chosen(_metric(name, settings, approved, {}), f"{reason} (metric.name: auto)")
+
+
+def check_metric(settings: Settings) -> str:
+    """What `metric.name` names, and that it can be had. A function of one's own is imported by a process of its own.
+
+    Raises:
+        ConfigurationError: see `choose`.
+    """
+    name = settings.metric.name
+    if name == "auto":
+        return "auto: chosen by the approved answers of each dataset"
+    if name not in METRICS:
+        custom.check(name)
+        return f"{name}: {Custom.meaning}"
+    metric = choose(settings, []).metric
+    return f"{metric.name}: {metric.meaning}"
 
 
 def restored(

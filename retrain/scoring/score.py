@@ -53,6 +53,10 @@ class Metric(ABC):
     def same(self, one: str, other: str) -> bool:
         """Whether two answers to one question say the same."""
 
+    def agreement(self, answer: str, before: str, example: Mapping[str, Any]) -> float | None:
+        """How far an answer says what was answered before, 0 to 1; None: it cannot be told. Nobody is asked for it."""
+        return self.score(answer, before, example).value
+
     def groups(self, approved: str) -> list[str]:
         """The slices that a row belongs to by its approved answer, such as `label:refund` and `tool:search`.
 

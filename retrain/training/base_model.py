@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.retrain.settings import Base, ProviderModel
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 _TRIAL_SECONDS = 0.05
 
 
-def check_base_model(folder: Path | None, key: str = "models.base") -> str:
-    """What the base model's folder holds.
+def check_base_model(base: Base | None, key: str = "models.base") -> str:
+    """What the base model's folder holds. A provider is not asked.
 
     Args:
         key: what named it.
@@ -23,8 +24,11 @@ def check_base_model(folder: Path | None, key: str = "models.base") -> str:
     Raises:
         ConfigurationError: it is not there, or not a model in transformers' format.
     """
-    if folder is None:
+    if base is None:
         return f"none ({key}): the daemon watches and never trains"
+    if isinstance(base, ProviderModel):
+        return f"{base}, which a provider has (train.engine api)"
+    folder = base
     config = folder / "config.json"
     if not folder.is_dir():
         raise ConfigurationError(f"{key}: {folder} is not there; give the folder of a model in transformers' format")

@@ -260,4 +260,4 @@ def _two_sided(messages: list[Message]) -> list[Message]:
 
 
 def _thought_and(thought: str | None, answer: str) -> str:
-    return f"{reasoning.OPENING}\n{thought}\n{reasoning.CLOSING}\n\n{answer}" if thought else answer
+    return reasoning.written(thought, answer) if thought else answer

@@ -19,7 +19,7 @@ from retuned.consumers.common import durable as files
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, TooLongRows
-from retuned.retrain.settings import Settings, TrainSettings
+from retuned.retrain.settings import SECRETS, Settings, TrainSettings
 from retuned.retrain.training import engine
 from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer, model_type
 from retuned.retrain.training.devices import environment
@@ -65,7 +65,7 @@ def train(
         Cancelled: stop was set; a checkpoint was written.
         ChildFailed: the child failed or died.
     """
-    base = versions.need_base(settings.models.base)
+    base = versions.need_base(settings.base)
     versions.base_hash(base)
     if parent is not None:
         versions.check_base(parent, base)
@@ -78,7 +78,7 @@ def train(
         "parent": str(parent.path) if parent else None,
         "dataset": str(dataset.path),
         "folder": str(folder.resolve()),
-        "settings": settings.train.model_dump(mode="json"),
+        "settings": settings.train.model_dump(mode="json", exclude=SECRETS["train"]),
     }
     result = run_child(
         "retuned.retrain.training.train",

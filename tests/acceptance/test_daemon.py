@@ -346,6 +346,15 @@ def test_check_tries_everything(tansu: Broker, tmp_path: Path, base: Path) -> No
     assert "base model" in failed[2]
 
 
+def test_check_beside_its_own_daemon(tansu: Broker, tmp_path: Path, base: Path) -> None:
+    settings = settings_for(tansu, tmp_path, models={"base": str(base), "directory": str(tmp_path / "models")})
+    with running(tmp_path, settings) as daemon:
+        done = cli("check", config=daemon.config)
+    assert done.returncode == 0, done.stdout
+    assert f"{settings['warehouse']['path']} is open in the daemon that runs" in done.stdout
+    assert f"127.0.0.1:{daemon.port} is the daemon's that runs" in done.stdout
+
+
 @pytest.fixture
 def served(tansu: Broker, tmp_path: Path) -> Iterator[Daemon]:
     with running(tmp_path, settings_for(tansu, tmp_path)) as daemon:

@@ -279,7 +279,6 @@ def _decided(
         _of(champion, regression, "regression"),
         _of(candidate, regression, "regression"),
         GATE,
-        TRAIN.seed,
         tries,
         logged=_of(logged, holdout),
         traffic=_of(candidate, traffic, "traffic"),

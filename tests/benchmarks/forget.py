@@ -130,10 +130,11 @@ class School:
         folder.mkdir()
         table = pa.Table.from_pylist(rows)
         pq.write_table(table, folder / "holdout.parquet")
-        pq.write_table(table.slice(0, 0), folder / "regression.parquet")
+        for name in ("train", "regression"):
+            pq.write_table(table.slice(0, 0), folder / f"{name}.parquet")
         exam = datasets.Dataset("exam", WORKLOAD, datetime.now(UTC), folder, {"holdout": len(rows)}, 0, {})
         found, _ = evaluate(exam, None, adapter, self.settings, "bfloat16", folder / "evaluate")
-        answers = [one for one in found if one.model == CANDIDATE]
+        answers = [one for one in found if (one.model, one.split) == (CANDIDATE, "holdout")]
         return sum(is_right(facts[one.row_id.split()[0]], one.output) for one in answers) / len(answers)
 
 

@@ -56,7 +56,7 @@ INSERT INTO decisions BY NAME
 SELECT 'n' || $number || '-' || w || '-' || n AS id, $day::TIMESTAMP + to_hours(6 * n) AS created_at,
        'support.' || w AS workload, 'retrain' AS kind, false AS outcome,
        '["too few corrections that were not tried yet (4 of 20)", "no drift"]' AS reasons,
-       '{"drifted": [false, false], "helpful_rate_before": 0.71, "ratings_before": 600, "helpful_rate_now": 0.7}' AS figures
+       '{"drifted": [false, false], "ratings": 600, "refused_runs": 0}' AS figures
 FROM range(4) AS changes(n), range($workloads) AS workloads(w);
 
 INSERT INTO label_requests BY NAME

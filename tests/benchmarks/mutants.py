@@ -48,6 +48,7 @@ class Target:
 _PRIVACY = (f"{UNIT}consumers_privacy.py",)
 _REDACTION = "not time and not long and not linear"
 _EVIDENCE = (f"{INTEGRATION}daemon_evidence.py",)
+_WATCH = tuple(f"{INTEGRATION}monitors_watch{part}.py" for part in ("", "_references", "_latency"))
 
 TARGETS = {
     "consumers/warehouse/writer.py": Target(
@@ -67,10 +68,12 @@ TARGETS = {
     ),
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
     "daemon/policy/decision.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
-    "monitors/watch/check.py": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge"),
+    **{
+        f"monitors/watch/{module}.py": Target(_WATCH, "not at_the_edge") for module in ("check", "comparison", "counts")
+    },
     "daemon/policy/evidence.sql": Target(_EVIDENCE),
     "daemon/transfer/exports.sql": Target((f"{INTEGRATION}import_export.py",), "exported"),
-    "monitors/watch/watch.sql": Target((f"{INTEGRATION}monitors_watch.py",), "not at_the_edge"),
+    "monitors/watch/watch.sql": Target(_WATCH, "not at_the_edge"),
 }
 
 # mutmut has no switch for a kind of change.

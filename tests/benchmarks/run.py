@@ -15,8 +15,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
-    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "train", "evaluate",
-    "vllm_evaluation", "forget", "restaurant8k", "banking77", "aa", "workloads",
+    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "policy", "train", "evaluate",
+    "vllm_evaluation", "watch", "forget", "restaurant8k", "banking77", "aa", "workloads",
 )  # fmt: skip
 
 

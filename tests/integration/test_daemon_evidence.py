@@ -11,6 +11,7 @@ import pytest
 from traffic import START, feedback, interactions, promoted
 
 from retuned.daemon.policy.decision import Evidence
+from retuned.daemon.policy.ratings import Ratings
 from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import Settings
 
@@ -133,14 +134,10 @@ def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -
     others = [
         *asked(service, since + HOUR, count=7, topic="import:0123456789abcdef"),
         *asked(service, since - HOUR, count=7),
-        *asked(service, since, count=1),
         *asked(service, since + HOUR, "sales", count=7),
         *asked(service, since + HOUR, count=7, model="demonstration"),
     ]
-    said(service, counted[:3] + others, "helpful", True, since + 2 * HOUR)
-    said(service, counted[:1], "helpful", False, since + 3 * HOUR)  # the last word counts
-    said(service, counted[3:], "helpful", True, since + 3 * HOUR, "expert")
-    said(service, counted[3:], "hallucination", True, since + 3 * HOUR)
+    assert len(counted + others) == 4 + 4 * 7
     booked = {"item": "time_saved", "quantity": 1.0, "unit": "h", "rate": 1.0, "reference": "r"}
     for id, columns in {
         "counted": {},
@@ -154,21 +151,21 @@ def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -
         service.warehouse.insert("ledger", **booked | row | columns)
     money = evidence(service).money
     assert money is not None
-    assert (money.answers, money.ratings.total, money.ratings.helpful, money.gains) == (4, 3, 2, 2.0)
+    assert (money.answers, money.gains) == (4, 2.0)
     assert money.days == pytest.approx((NOW - since - HOUR) / DAY)
 
 
 def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -> None:
-    promotion = START + 5 * DAY
+    promotion = NOW - 4 * DAY
     in_service(service, "v1", promotion)
     in_service(service, "v1", START, "sales")
     for when, helpful, rated in (
         (promotion - HOUR, 5, 5),  # of the model before
         (promotion, 2, 3),
         (promotion + 23 * HOUR, 1, 4),
-        (promotion + DAY, 6, 6),  # in neither window
-        (NOW - DAY, 7, 7),
-        (NOW - HOUR, 1, 2),
+        (promotion + DAY, 6, 6),
+        (NOW - DAY - HOUR, 7, 9),
+        (NOW - DAY + HOUR, 1, 2),  # they have not had their day to be rated
     ):
         ids = asked(service, when, count=rated)
         said(service, ids[:helpful], "helpful", True, when)
@@ -176,20 +173,36 @@ def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -
         said(service, ids, "hallucination", True, when)
         said(service, asked(service, when, count=3), "helpful", True, when, "expert")
         said(service, asked(service, when, "sales", count=3), "helpful", True, when)
-    found = evidence(service)
-    assert (found.ratings_before.helpful, found.ratings_before.total) == (3, 7)
-    assert (found.ratings_now.helpful, found.ratings_now.total) == (1, 2)
+    assert evidence(service).ratings == (Ratings(3, 7), Ratings(6, 6), Ratings(7, 9))
 
 
-def test_of_the_latest_ratings_so_many_are_the_current_ones(service: LocalService) -> None:
-    windows = service.settings.windows.model_copy(update={"current_events": 3})
-    service.jobs.context.settings = service.settings.model_copy(update={"windows": windows})
-    in_service(service, "v1", NOW - 3 * HOUR)
-    for hours, value in ((2, False), (1, True)):
-        said(service, asked(service, NOW - hours * HOUR, count=2), "helpful", value, NOW)
-    found = evidence(service)
-    assert (found.ratings_now.helpful, found.ratings_now.total) == (2, 3)
-    assert (found.ratings_before.helpful, found.ratings_before.total) == (0, 1)
+def test_what_answers_are_worth_goes_by_the_ratings_of_the_payback_time(service: LocalService) -> None:
+    dataset(service, "d", START)
+    ran(service, "run", START)
+    in_service(service, "v1", START)
+    for when, helpful in ((NOW - 12 * DAY, True), (NOW - 5 * DAY, False), (NOW - 2 * DAY, True)):
+        said(service, asked(service, when, count=3), "helpful", helpful, when)
+    money = evidence(service).money
+    assert money is not None
+    assert (money.ratings.helpful, money.ratings.total) == (3, 6)
+
+
+def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(service: LocalService) -> None:
+    dataset(service, "d", START)
+    for number, columns in enumerate((
+        {}, {"state": "refused"}, {"state": "failed"}, {"detail": '{"promoted": false}'}, {"workload": "sales"},
+    )):  # fmt: skip
+        ran(service, f"first {number}", START + number * HOUR, **columns)
+    assert evidence(service).refused_runs == 3
+    promoted(service.warehouse, "1", "v1", None, START + DAY, actor="gate")
+    promoted(service.warehouse, "2", "v0", "v1", START + 3 * DAY, event="rolled_back")
+    ran(service, "promoted", START + DAY, detail='{"promoted": true}')
+    ran(service, "next", START + 2 * DAY)
+    assert evidence(service).refused_runs == 1
+    ran(service, "by hand", START + 4 * DAY, reasons='["asked for by an operator", "drift"]')
+    assert evidence(service).refused_runs == 0
+    ran(service, "after", START + 5 * DAY, reasons='["drift in each of the latest 2 checks"]')
+    assert evidence(service).refused_runs == 1
 
 
 def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: LocalService) -> None:

@@ -158,14 +158,14 @@ def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) ->
         teacher.say(answer, "helpful", number % 4 > 0, "user")
         teacher.say(answer, "time_saved_seconds", 60.0, "user")
     answers = 40 + TAUGHT + DURING
-    now = teacher.now + timedelta(minutes=1)
+    now = teacher.now + timedelta(days=1, minutes=1)  # the answers have had their day to be rated
     jobs.context.now = lambda: now
     ledger.book(jobs.context.warehouse, jobs.context.settings, now)
     money = jobs.runs.evidence("support").money
     assert money is not None
     assert money.gains == pytest.approx(40 * 1.0)
     assert (money.answers, money.ratings.helpful, money.ratings.total) == (answers, 30, 40)
-    assert money.days == pytest.approx((10_000 + 120) / 1_440, abs=0.1)
+    assert money.days == pytest.approx((10_000 + 120) / 1_440 + 1, abs=0.1)
     (run,) = money.runs
     row = jobs.context.warehouse.rows("SELECT * FROM runs")[0]
     assert (run.corrections, run.promoted) == (TAUGHT, True)

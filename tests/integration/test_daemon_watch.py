@@ -142,14 +142,19 @@ def test_what_is_worse_is_taken_back_once_and_the_world_is_told(service: Service
     assert service.changes() == [("promoted", one, "gate"), ("promoted", two, "gate"), ("rolled_back", one, "watch")]
     assert service.champion() == one
     assert "previous" not in versions.aliases(service.warehouse, "support")
-    why = "unhelpful by user: 35% of 200 answers, before 15% of 500: worse by more than 5 points"
+    why = "unhelpful by user: 35% of 200 voters, before 15% of 500: worse by more than 5 points"
     _, _, message = service.publisher.messages[-1]
     assert (message["event"], message["version"], message["reason"]) == ("rolled_back", one, why)
     assert service.warehouse.rows("SELECT announced FROM promotions WHERE NOT announced") == []
     (stored,) = service.warehouse.rows("SELECT verdict, reasons FROM watch_checks")
     assert (stored["verdict"], json.loads(stored["reasons"])) == ("roll_back", [why])
     assert service.metric("retuned_watch_checks_total", verdict="roll_back") == 1
-    assert service.metric("retuned_watch_evidence_ratio", metric="helpful", source="user") is None  # nothing is watched
+    for name, labels in (
+        ("retuned_watch_evidence_ratio", {"metric": "helpful", "source": "user"}),
+        ("retuned_watch_power", {}),
+        ("retuned_watch_detection_seconds", {}),
+    ):
+        assert service.metric(name, **labels) is None  # nothing is watched
 
 
 def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
@@ -162,6 +167,8 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     assert service.champion() == two
     assert service.metric("retuned_watch_active") == 1
     assert service.metric("retuned_watch_evidence_ratio", metric="helpful", source="user") == 0
+    assert service.metric("retuned_watch_power") == 1
+    assert 3_600 <= (service.metric("retuned_watch_detection_seconds") or 0) < 24 * 3_600
     told = json.loads(as_json(status(service.jobs, None, None)))
     seen = told["workloads"]["support"]["watch"]
     assert (seen["version"], seen["previous_version"], seen["verdict"]) == (two, one, "go_on")
@@ -171,7 +178,20 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     shown = page.render(status=told)
     assert f"<code>support@{two}</code> against <code>support@{one}</code>" in shown
-    assert '<td class="n">30 of 200</td><td class="n">75 of 500</td>' in shown
+    assert '<td class="n">15% of 200</td><td class="n">15% of 500</td>' in shown
+    assert "votes a day a fall of 20 points shows after" in shown
+
+
+def test_a_watch_that_can_find_nothing_is_shown_as_such(service: Service) -> None:
+    one, two = service.register("one"), service.register("two")
+    service.promote(one, at=service.since - 4 * HOUR)
+    service.promote(two)
+    service.jobs.run("watch")
+    assert service.metric("retuned_watch_power") == 0
+    assert service.metric("retuned_watch_detection_seconds") is None
+    told = json.loads(as_json(status(service.jobs, None, None)))
+    (line,) = [line for line in cli._summary(told) if "watch" in line]
+    assert "nobody votes on the answers: the watch can find nothing but slow ones" in line
 
 
 def test_the_first_champion_gives_way_to_the_base_model(service: Service) -> None:

@@ -53,6 +53,8 @@ VALUES = {
     "task": ["quality", "drift", "archive"],
     "part": ["file", "used", "log"],
     "rate": ["helpful", "hallucination"],
+    "name": ["helpful"],
+    "monitor": ["quality", "policy"],
     "metric": ["helpful", "latency"],
     "verdict": ["go_on", "roll_back"],
 }
@@ -128,7 +130,7 @@ def variables(dashboard: dict[str, Any]) -> dict[str, str]:
 
 
 def promtool(*arguments: str, folder: Path = DEPLOY) -> None:
-    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -221,7 +223,7 @@ def test_each_panel_explains_itself_and_stands_on_its_own_place(name: str) -> No
         assert len(panel["description"]) > 20, panel["title"]
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
         for target in panel["targets"]:
-            perhaps = re.findall(r"retuned_\w+", target["expr"])
+            perhaps = re.findall(r"(?:\w+:)?retuned_\w+(?::\w+)?", target["expr"])
             by_workload = any("workload" in labels_by_name()[name] for name in perhaps)
             assert ("$workload" in target["expr"]) == by_workload, target["expr"]
 
@@ -250,6 +252,7 @@ def prometheus(tmp_path: Path) -> Iterator[tuple[str, list[Callable[[], None]]]]
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (scrape,) = configuration["scrape_configs"]
     del scrape["authorization"]
+    del configuration["alerting"]
     scrape["static_configs"] = [{"targets": [f"127.0.0.1:{server.server_port}"]}]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     shutil.copy(DEPLOY / "retuned.rules.yml", tmp_path)
@@ -332,6 +335,25 @@ def test_compose_makes_the_topics_that_the_daemon_reads_and_writes() -> None:
     dead_letters = environment("retuned")["RETUNED__KAFKA__DEAD_LETTER_TOPIC"]
     ours = {kafka.model_events_topic, kafka.label_requests_topic, dead_letters}
     assert set(made.split()) == {kafka.interactions_topic, kafka.feedback_topic, *ours}
+
+
+@pytest.mark.skipif(not shutil.which("amtool"), reason="amtool is not installed (apt: prometheus-alertmanager)")
+def test_the_configuration_of_the_alertmanager_is_valid() -> None:
+    done = subprocess.run(["amtool", "check-config", str(DEPLOY / "alertmanager.yml")], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_sends_to_the_alertmanager_which_knows_the_alerts() -> None:
+    configuration = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    (target,) = configuration["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    name, port = target.split(":")
+    assert f"127.0.0.1:{port}:{port}" in COMPOSE["services"][name]["ports"]
+    alertmanager = yaml.safe_load((DEPLOY / "alertmanager.yml").read_text())
+    receivers = {receiver["name"] for receiver in alertmanager["receivers"]}
+    routes = [alertmanager["route"], *alertmanager["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == receivers
+    named = set(re.findall(r"Retuned\w+", (DEPLOY / "alertmanager.yml").read_text()))
+    assert named <= {alert["alert"] for alert in ALERTS}
 
 
 def test_compose_is_open_to_this_machine_alone_and_knows_who_is_well() -> None:

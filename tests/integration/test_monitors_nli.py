@@ -10,19 +10,28 @@ import pytest
 from models import tiny_classifier
 
 from retuned.consumers.errors import ChildFailed, ConfigurationError
-from retuned.monitors.hallucination import opinions
+from retuned.monitors.hallucination import nli
 from retuned.monitors.hallucination.nli import classify
-from retuned.monitors.hallucination.opinions import Answer, Opinions
+from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.hallucination.scorer import Answer
 from retuned.monitors.settings import QualitySettings
 
 LABELS = ("contradiction", "neutral", "entailment")
 NOW = datetime(2026, 3, 2)
-ANSWERS = [Answer(str(n), "", ("It is open.",), "The store is open.", 1.0) for n in range(5)]
+ANSWERS = [Answer(str(n), "", ("It is open.",), "The store is open.") for n in range(5)]
+
+
+def judged(model: Path, *answers: tuple[list[str], list[str]]) -> list[tuple[float, list[str]]]:
+    shown = [
+        {"question": "", "response": " ".join(claims), "claims": claims, "passages": passages}
+        for claims, passages in answers
+    ]
+    found: list[tuple[float, list[str]]] = classify({"model": str(model), "answers": shown}, lambda _: None)["judged"]
+    return found
 
 
 def certainties(model: Path, *answers: tuple[list[str], list[str]]) -> list[float]:
-    found: list[float] = classify({"model": str(model), "answers": answers}, lambda _: None)["certainties"]
-    return found
+    return [score for score, _ in judged(model, *answers)]
 
 
 def test_a_sentence_is_as_certain_as_its_best_passage_and_an_answer_as_its_worst_sentence(tmp_path: Path) -> None:
@@ -35,9 +44,43 @@ def test_a_sentence_is_as_certain_as_its_best_passage_and_an_answer_as_its_worst
     assert nothing == 1.0
 
 
+def test_no_text_is_too_long(tmp_path: Path) -> None:
+    model = tiny_classifier(tmp_path, LABELS)
+    endless = "we take it back and please tell me about the store " * 200
+    assert all(0 <= score <= 1 for score in certainties(model, ([endless], ["Open."]), ([endless], [endless])))
+
+
+def test_a_long_passage_is_read_to_its_end(tmp_path: Path) -> None:
+    model = tiny_classifier(tmp_path, LABELS)
+    for word in ("hello ", "we "):
+        begin = word * 130  # more than the 128 tokens of the model
+        here, there = certainties(model, *((["days"], [begin + end]) for end in ("lamp", "open on monday")))
+        assert here != there
+
+
+def test_the_claims_that_are_not_entailed_are_told(tmp_path: Path) -> None:
+    claims = ["We take it back.", "The store is open."]
+    surely = (tiny_classifier(tmp_path / str(label), LABELS, surely=label) for label in (0, 2))
+    (neither,), (both,) = (judged(model, (claims, ["Open."])) for model in surely)
+    assert neither == (pytest.approx(0, abs=0.01), claims)
+    assert both == (pytest.approx(1, abs=0.01), [])
+
+
+def test_a_model_of_tokens_marks_what_is_not_borne_out(tmp_path: Path) -> None:
+    labels = ("supported", "hallucinated")
+    surely = (tiny_classifier(tmp_path / str(n), labels, surely=n, of_tokens=True) for n in (0, 1))
+    passages = ["The store is open on monday. " * 50, "Hello."]
+    (right,), (wrong,) = (judged(model, (["We take it back."], passages)) for model in surely)
+    assert right == (pytest.approx(1, abs=0.01), [])
+    assert wrong == (pytest.approx(0, abs=0.01), ["We take it back."])
+    three = tiny_classifier(tmp_path / "three", LABELS, of_tokens=True)
+    with pytest.raises(ConfigurationError, match="two labels, not contradiction, neutral, entailment"):
+        judged(three, (["Yes."], ["No."]))
+
+
 def test_its_verdicts_are_a_source_of_their_own(tmp_path: Path) -> None:
     settings = QualitySettings(nli_model=tiny_classifier(tmp_path, LABELS, surely=0))
-    found = Opinions(settings, threading.Event()).rates("support", ANSWERS, NOW)
+    found = Opinions(settings, threading.Event()).rates("support", [], ANSWERS, NOW)
     assert found.keys() == {"nli"}
     assert (found["nli"][0], found["nli"][3]) == (1.0, 5)
 
@@ -50,13 +93,13 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failing_model_is_told_of_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(*_: Any) -> list[float]:
+    def fail(*_: Any, **__: Any) -> dict[str, Any]:
         raise ChildFailed("nli: out of memory")
 
-    monkeypatch.setattr(opinions, "entailments", fail)
+    monkeypatch.setattr(nli, "run_child", fail)
     judge = Opinions(QualitySettings(nli_model=Path("there")), threading.Event())
     with caplog.at_level(logging.WARNING):
         for hour in (0, 2, 4):
-            assert judge.rates("support", ANSWERS, NOW + timedelta(hours=hour)) == {}
+            assert judge.rates("support", [], ANSWERS, NOW + timedelta(hours=hour)) == {}
     (told,) = caplog.records
     assert "out of memory" in told.getMessage()

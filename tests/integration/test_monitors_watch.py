@@ -1,97 +1,20 @@
-"""The watch over a promotion, on a real warehouse: what is compared with what, and the verdict."""
+"""The watch over a promotion, on a real warehouse: what is counted, and the verdict."""
 
 import json
 import math
-import random
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import numpy as np
 import pytest
-from traffic import START, feedback, interactions, store
+from traffic import registered, store
+from watched import HOUR, NEW, NOW, OLD, OVER, SETTINGS, SINCE, compared, counted, promote, rated, seen
 
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.monitors.settings import Settings, WatchSettings
-from retuned.monitors.watch.check import COMPARED, Comparison, WatchCheck, check, decide, latest
+from retuned.monitors.settings import WatchSettings
+from retuned.monitors.watch.check import check, latest
+from retuned.monitors.watch.comparison import COMPARED, Comparison, Power, decide
 from retuned.monitors.watch.sequential import log_e_value
-
-HOUR = timedelta(hours=1)
-SINCE = START + 24 * HOUR
-NOW = SINCE + 12 * HOUR
-SETTINGS = Settings()
-OLD, NEW = "support@v1", "support@v2"
-
-
-def promote(warehouse: Warehouse, version: str | None = "v2", previous: str | None = "v1", **columns: Any) -> None:
-    row = {
-        "id": f"promotion-{columns.get('created_at', SINCE)}-{columns.get('workload')}",
-        "created_at": SINCE,
-        "workload": "support",
-        "event": "promoted",
-        "version": version,
-        "previous_version": previous,
-        "actor": "gate",
-        "reason": "better",
-        "announced": True,
-    }
-    warehouse.insert("promotions", **row | columns)
-
-
-def rated(
-    warehouse: Warehouse,
-    model: str,
-    good: int,
-    bad: int,
-    start: datetime | None = None,
-    name: str = "helpful",
-    source: str = "user",
-    user: str | None = None,
-    **columns: Any,
-) -> list[str]:
-    """Answers of a model within an hour (by default since the promotion, or before it), rated in random order."""
-    start = start or (SINCE if model == NEW else SINCE - 2 * HOUR)
-    rng = random.Random(f"{model}{start}{name}")
-    offset = int(warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
-    step = HOUR / (good + bad)
-    asked = [f"question {number}" for number in range(good + bad)]
-    plain = {"context": None, "latency_seconds": None}
-    ids = interactions(warehouse, asked, rng, start=start, step=step, model=model, offset=offset, **plain | columns)
-    values = [name != "hallucination"] * good + [name == "hallucination"] * bad
-    rng.shuffle(values)
-    rows = [
-        {
-            "id": f"{id}-{name}-{source}",
-            "timestamp": start + (number + 0.5) * step,
-            "interaction_id": id,
-            "name": name,
-            "value": json.dumps(value),
-            "source": source,
-            "user_id": user,
-            "topic": "feedback",
-            "partition": 0,
-            "offset": offset + number,
-            "received_at": start,
-        }
-        for number, (id, value) in enumerate(zip(ids, values, strict=True))
-    ]
-    store(warehouse, "feedback", rows)
-    return ids
-
-
-def seen(warehouse: Warehouse, now: datetime = NOW, settings: Settings = SETTINGS) -> WatchCheck:
-    found = check(warehouse, settings, "support", now)
-    assert found is not None
-    return found
-
-
-def compared(found: WatchCheck, metric: str = "helpful", source: str = "user") -> Comparison:
-    (comparison,) = [c for c in found.comparisons if (c.metric, c.source) == (metric, source)]
-    return comparison
-
-
-def counted(comparison: Comparison) -> tuple[int, int, int, int]:
-    return comparison.bad_before, comparison.n_before, comparison.bad_after, comparison.n_after
 
 
 def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse: Warehouse) -> None:
@@ -100,7 +23,7 @@ def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse:
     rated(warehouse, NEW, 130, 70)
     found = seen(warehouse)
     assert found.verdict == "roll_back"
-    assert found.reasons == ["unhelpful by user: 35% of 200 answers, before 15% of 500: worse by more than 5 points"]
+    assert found.reasons == ["unhelpful by user: 35% of 200 voters, before 15% of 500: worse by more than 5 points"]
     assert (found.version, found.previous_version, found.since) == ("v2", "v1", SINCE)
     assert compared(found).worse > 1 > compared(found).as_good
     assert latest(warehouse, "support") == found
@@ -110,10 +33,10 @@ def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse:
     assert len(warehouse.rows("SELECT * FROM watch_checks")) == 1
 
 
-def test_the_error_is_shared_out_over_all_that_is_compared(warehouse: Warehouse) -> None:
+def test_each_comparison_has_its_share_of_the_error(warehouse: Warehouse) -> None:
     """What would be enough for one comparison alone takes nothing back: six may each be mistaken."""
     alone = math.log(1 / SETTINGS.watch.false_rollback_rate)
-    shared = alone + math.log(len(COMPARED))
+    shared = alone + math.log(1 / COMPARED["helpful", "user"])
     evidence = {bad: float(log_e_value(75, 500, bad, 200, SETTINGS.watch.margin)) for bad in range(40, 100)}
     almost = max(bad for bad, found in evidence.items() if found < shared)
     assert alone < evidence[almost]
@@ -127,6 +50,17 @@ def test_the_error_is_shared_out_over_all_that_is_compared(warehouse: Warehouse)
     found = check(warehouse, SETTINGS, "sales", NOW)
     assert found is not None
     assert found.verdict == "roll_back"
+
+
+def test_comparisons_that_agree_are_more_evidence_than_each(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    for name, source, bad in (("helpful", "user", 63), ("hallucination", "user", 67), ("hallucination", "judge", 67)):
+        rated(warehouse, OLD, 425, 75, name=name, source=source)
+        rated(warehouse, NEW, 200 - bad, bad, name=name, source=source)
+    found = seen(warehouse)
+    assert all(0.6 < each.worse < 1 for each in found.comparisons), found.comparisons
+    assert found.verdict == "roll_back"
+    assert len(found.reasons) == 3
 
 
 def test_at_the_edge_of_what_is_tolerated_hardly_a_version_is_taken_back(warehouse: Warehouse) -> None:
@@ -145,7 +79,7 @@ def test_at_the_edge_of_what_is_tolerated_hardly_a_version_is_taken_back(warehou
                 place = {"topic": "t", "partition": 0, "offset": number, "received_at": when, "timestamp": when}
                 told = {"workload": workload, "model": f"{workload}@{side}", "messages": "[]", "response": ""}
                 interactions_of.append({"id": id, "latency_seconds": 1.0 + 9 * bool(slow[number]), **told, **place})
-                for name, source in COMPARED[:-1]:
+                for name, source in list(COMPARED)[:-1]:
                     value = json.dumps(bool(rng.random() < rate) == (name == "hallucination"))
                     said = {"id": f"{id}-{name}-{source}", "interaction_id": id, "name": name, "value": value}
                     feedback_of.append({**said, "source": source, **place})
@@ -165,10 +99,10 @@ def test_a_version_that_mends_much_is_kept_before_the_time_is_over(warehouse: Wa
     promote(warehouse)
     rated(warehouse, OLD, 300, 200)
     rated(warehouse, NEW, 110, 10)
-    found = seen(warehouse)
+    assert (compared(seen(warehouse)).as_good > 1, seen(warehouse).verdict) == (True, "go_on")
+    found = seen(warehouse, SINCE + timedelta(days=3))  # but not before it has seen all hours of some days
     assert (found.verdict, found.reasons[0]) == ("keep", "shown to be within 5 points of the champion before")
-    assert check(warehouse, SETTINGS, "support", NOW + HOUR) is None
-    assert len(warehouse.rows("SELECT * FROM watch_checks")) == 1
+    assert check(warehouse, SETTINGS, "support", SINCE + timedelta(days=4)) is None
 
 
 def test_one_that_is_as_good_is_watched_and_in_the_end_kept(warehouse: Warehouse) -> None:
@@ -176,13 +110,13 @@ def test_one_that_is_as_good_is_watched_and_in_the_end_kept(warehouse: Warehouse
     rated(warehouse, OLD, 425, 75)
     rated(warehouse, NEW, 128, 22)
     assert seen(warehouse).verdict == "go_on"
-    found = seen(warehouse, SINCE + timedelta(days=3))
+    found = seen(warehouse, OVER)
     assert found.verdict == "keep"
-    assert found.reasons == [
+    assert found.reasons[:2] == [
         "the watch is over, and did not show in its time that it is worse",
-        "unhelpful by user: 15% of 150 answers, before 15% of 500",
+        "unhelpful by user: 15% of 150 voters, before 15% of 500",
     ]
-    assert check(warehouse, SETTINGS, "support", SINCE + timedelta(days=4)) is None
+    assert check(warehouse, SETTINGS, "support", OVER + HOUR) is None
 
 
 def test_few_votes_decide_nothing_however_bad_they_are(warehouse: Warehouse) -> None:
@@ -196,12 +130,21 @@ def test_few_votes_decide_nothing_however_bad_they_are(warehouse: Warehouse) -> 
     assert seen(warehouse).verdict == "roll_back"
 
 
-def test_nothing_is_taken_back_after_the_time(warehouse: Warehouse) -> None:
+def test_evidence_counts_in_a_look_that_comes_late(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 425, 75)
+    rated(warehouse, NEW, 130, 70)
+    rated(warehouse, NEW, 500, 0, start=OVER)  # after its time
+    found = seen(warehouse, OVER + 24 * HOUR)
+    assert (found.verdict, compared(found).n_after) == ("roll_back", 200)
+
+
+def test_nothing_is_taken_back_long_after_the_time(warehouse: Warehouse) -> None:
     """For example of a champion that was promoted long before the daemon learned to watch."""
     promote(warehouse)
     rated(warehouse, OLD, 425, 75)
     rated(warehouse, NEW, 130, 70)
-    found = seen(warehouse, SINCE + timedelta(days=3))
+    found = seen(warehouse, OVER + 15 * 24 * HOUR)
     assert (found.verdict, compared(found).worse > 1) == ("keep", True)
 
 
@@ -209,7 +152,7 @@ def test_a_version_that_nobody_asks_is_kept_and_it_is_said(warehouse: Warehouse)
     promote(warehouse)
     rated(warehouse, OLD, 425, 75)
     rated(warehouse, "a name of the app's own", 100, 100, start=SINCE)
-    found = seen(warehouse, SINCE + timedelta(days=3))
+    found = seen(warehouse, OVER)
     assert (found.verdict, found.reasons[1]) == ("keep", "no answer of this version was seen")
 
 
@@ -227,20 +170,6 @@ def test_the_state_is_that_of_the_events_not_of_earlier_checks(warehouse: Wareho
     assert compared(once).n_after == 4 * 29
 
 
-def test_what_is_compared_with_what(warehouse: Warehouse) -> None:
-    promote(warehouse)
-    rated(warehouse, OLD, 40, 10)
-    rated(warehouse, OLD, 1, 2, start=SINCE + HOUR)  # by apps that still ask it
-    rated(warehouse, OLD, 0, 50, start=SINCE - 8 * HOUR)  # too long ago
-    rated(warehouse, "support@v0", 0, 7)
-    rated(warehouse, NEW, 30, 3)
-    rated(warehouse, NEW, 0, 5, start=SINCE - 2 * HOUR)  # before it was the champion
-    rated(warehouse, NEW, 0, 9, start=NOW + HOUR)  # not yet
-    rated(warehouse, NEW, 0, 13, source="expert", start=SINCE + HOUR)  # another source
-    rated(warehouse, NEW, 0, 11, start=SINCE, workload="other")
-    assert counted(compared(seen(warehouse))) == (12, 53, 3, 33)
-
-
 def test_the_base_model_goes_by_whatever_name_apps_have_for_it(warehouse: Warehouse) -> None:
     promote(warehouse, "v2", None)
     rated(warehouse, "support@base", 3, 1)
@@ -250,18 +179,38 @@ def test_the_base_model_goes_by_whatever_name_apps_have_for_it(warehouse: Wareho
     assert counted(compared(seen(warehouse))) == (2, 7, 4, 10)
 
 
-def test_one_person_changing_their_mind_has_one_vote_and_one_account_has_five(warehouse: Warehouse) -> None:
+def test_a_providers_name_of_a_version_is_the_version(warehouse: Warehouse) -> None:
+    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v2", workload="other")
+    for version in ("v1", "v2"):
+        registered(warehouse, version, f"ft:gpt-4.1-mini:us:{version}")
+    promote(warehouse)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4, latency_seconds=1.0)
+    rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE, latency_seconds=1.0)
+    rated(warehouse, "gpt-4.1-mini", 0, 3)  # the base model
+    found = seen(warehouse)
+    assert counted(compared(found)) == (4, 16, 1, 6)
+    assert counted(compared(found, "latency", "app"))[1::2] == (1, 1)
+
+
+def test_one_person_has_one_voice_however_often_they_vote(warehouse: Warehouse) -> None:
     promote(warehouse)
     rated(warehouse, OLD, 20, 0)
     ids = rated(warehouse, NEW, 20, 0)
-    rated(warehouse, NEW, 0, 40, user="angry", start=SINCE + HOUR)
+    rated(warehouse, NEW, 10, 30, user="angry", start=SINCE + HOUR)
     rated(warehouse, NEW, 0, 8, user="expert", name="hallucination", source="expert", start=SINCE + 2 * HOUR)
-    again = {"timestamp": NOW, "value": "false", "source": "user", "name": "helpful", "topic": "feedback"}
+    again = {"timestamp": SINCE + HOUR, "value": "false", "source": "user", "name": "helpful", "topic": "feedback"}
     rest = {"partition": 0, "offset": 10_000, "received_at": NOW}
     store(warehouse, "feedback", [{"id": "again", "interaction_id": ids[0], **again, **rest}])
     found = seen(warehouse)
-    assert counted(compared(found)) == (0, 20, 1 + 5, 20 + 5)
+    assert counted(compared(found)) == (0, 20, 1 + 0.75, 20 + 1)
     assert counted(compared(found, "hallucination", "expert")) == (0, 0, 8, 8)
+
+
+def test_answers_of_one_conversation_are_one_observation(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 20, 0)
+    rated(warehouse, NEW, 30, 10, conversation_id="a long one")
+    assert counted(compared(seen(warehouse))) == (0, 20, 0.25, 1)
 
 
 def test_corrections_are_votes(warehouse: Warehouse) -> None:
@@ -272,61 +221,6 @@ def test_corrections_are_votes(warehouse: Warehouse) -> None:
     found = seen(warehouse)
     assert counted(compared(found)) == (75, 500, 70, 200)
     assert found.verdict == "roll_back"
-
-
-def test_absurd_latencies_end_no_watch_with_an_error(warehouse: Warehouse) -> None:
-    promote(warehouse)
-    rated(warehouse, OLD, 100, 0, latency_seconds=1e308)
-    rated(warehouse, NEW, 100, 0, latency_seconds=1e308)
-    assert counted(compared(seen(warehouse), "latency", "app")) == (100, 100, 0, 100)
-
-
-def test_answers_that_got_slow_are_seen(warehouse: Warehouse) -> None:
-    promote(warehouse)
-    rated(warehouse, OLD, 200, 0)
-    # Nine in ten take less than 0.68 s.
-    warehouse.execute('UPDATE interactions SET latency_seconds = 0.5 + "offset" / 1000')
-    rated(warehouse, NEW, 100, 0, latency_seconds=2.03)
-    found = seen(warehouse)
-    assert counted(compared(found, "latency", "app")) == (21, 200, 0, 100)
-    assert found.verdict == "go_on"
-    rated(warehouse, NEW, 60, 0, latency_seconds=2.05, start=SINCE + HOUR)
-    rated(warehouse, NEW, 60, 0, latency_seconds=float("nan"), start=SINCE + 2 * HOUR)
-    found = seen(warehouse)
-    assert counted(compared(found, "latency", "app")) == (21, 200, 60, 160)
-    assert found.verdict == "roll_back"
-    assert found.reasons[0].startswith("slow by app: 38% of 160 answers, before 10% of 200")
-
-
-def test_latencies_that_come_beside_their_answers_are_compared(warehouse: Warehouse) -> None:
-    promote(warehouse)
-    for model, when, offset in ((OLD, SINCE - HOUR, 10_000), (NEW, SINCE + HOUR, 20_000)):
-        feedback(
-            warehouse, rated(warehouse, model, 100, 0), "latency_seconds", 1.0, source="app", when=when, offset=offset
-        )
-    assert counted(compared(seen(warehouse), "latency", "app")) == (100, 100, 0, 100)
-
-
-def test_latencies_that_are_none_or_impossible_are_not_compared(warehouse: Warehouse) -> None:
-    promote(warehouse)
-    rated(warehouse, OLD, 40, 0)
-    rated(warehouse, NEW, 40, 0, latency_seconds=1.0)
-    metrics = {comparison.metric for comparison in seen(warehouse).comparisons}
-    assert metrics == {"helpful"}  # what was usual is not known
-    rated(warehouse, OLD, 50, 0, latency_seconds=-1.0, start=SINCE - 3 * HOUR)
-    assert {comparison.metric for comparison in seen(warehouse).comparisons} == {"helpful"}
-    rated(warehouse, OLD, 30, 0, latency_seconds=1.0, start=SINCE - 4 * HOUR)
-    assert counted(compared(seen(warehouse), "latency", "app")) == (30, 30, 0, 40)
-
-
-def test_without_votes_nothing_ends_the_watch_early(warehouse: Warehouse) -> None:
-    promote(warehouse)
-    rng = random.Random(3)
-    interactions(warehouse, ["q"] * 400, rng, start=SINCE - 2 * HOUR, step=HOUR / 400, model=OLD)
-    interactions(warehouse, ["q"] * 400, rng, start=SINCE, step=HOUR / 400, model=NEW, offset=400)
-    found = seen(warehouse)
-    assert compared(found, "latency", "app").as_good > 1
-    assert found.verdict == "go_on"
 
 
 def test_alarms_of_the_grounding_scorer_take_nothing_back(warehouse: Warehouse) -> None:
@@ -348,7 +242,9 @@ def test_labels_of_invented_answers_count_by_source(warehouse: Warehouse) -> Non
         rated(warehouse, NEW, 60, bad, name="hallucination", source=source, start=start)
     found = seen(warehouse)
     assert counted(compared(found, "hallucination", "judge")) == (1, 100, 2, 62)
-    assert found.reasons == ["invented by expert: 40% of 100 answers, before 1% of 100: worse by more than 5 points"]
+    assert found.reasons == [
+        "invented by expert: 40% of 100 conversations, before 1% of 100: worse by more than 5 points"
+    ]
 
 
 def test_workloads_are_watched_each_by_itself(warehouse: Warehouse) -> None:
@@ -380,30 +276,41 @@ def test_a_later_promotion_is_watched_anew(warehouse: Warehouse) -> None:
     promote(warehouse)
     rated(warehouse, OLD, 300, 200)
     rated(warehouse, NEW, 110, 10)
-    assert seen(warehouse).verdict == "keep"
-    promote(warehouse, "v3", "v2", created_at=NOW)
-    found = seen(warehouse, NOW + HOUR)
-    assert (found.version, found.verdict, found.since) == ("v3", "go_on", NOW)
+    assert seen(warehouse, OVER).verdict == "keep"
+    promote(warehouse, "v3", "v2", created_at=OVER)
+    found = seen(warehouse, OVER + HOUR)
+    assert (found.version, found.verdict, found.since) == ("v3", "go_on", OVER)
 
 
 def comparison(metric: str = "helpful", worse: float = 0.0, as_good: float = 0.0, n: int = 100) -> Comparison:
-    return Comparison(metric, "user", 10, n, 10, n, worse, as_good)
+    return Comparison(metric, "app" if metric == "latency" else "user", 10, n, 10, n, worse, as_good)
+
+
+DAYS = timedelta(days=1)
 
 
 @pytest.mark.parametrize(
-    ("comparisons", "over", "verdict"),
+    ("comparisons", "age", "verdict"),
     [
-        ([comparison(worse=1.0)], False, "roll_back"),
-        ([comparison(as_good=1.0), comparison("latency", worse=1.0)], False, "roll_back"),
-        ([comparison(worse=0.99)], False, "go_on"),
-        ([comparison(worse=0.99)], True, "keep"),
-        ([comparison(as_good=1.0)], False, "keep"),
-        ([comparison(as_good=1.0), comparison("hallucination", as_good=0.9)], False, "go_on"),
-        ([comparison(as_good=1.0), comparison("hallucination", n=29)], False, "keep"),  # nobody could tell of that one
-        ([comparison("hallucination", as_good=1.0), comparison("latency", as_good=1.0)], False, "go_on"),
-        ([], False, "go_on"),
-        ([], True, "keep"),
+        ([comparison(worse=1.0)], HOUR, "roll_back"),
+        ([comparison(worse=1.0)], 28 * DAYS, "roll_back"),
+        ([comparison(worse=1.0)], 29 * DAYS, "keep"),
+        ([comparison(worse=1.0, n=29)], HOUR, "go_on"),
+        ([comparison("latency", worse=1.0, n=6)], HOUR, "roll_back"),
+        ([comparison("latency", worse=1.0, n=5)], HOUR, "go_on"),
+        ([comparison(as_good=1.0), comparison("latency", worse=1.0)], HOUR, "roll_back"),
+        ([comparison(worse=0.99)], HOUR, "go_on"),
+        ([comparison(worse=0.99), comparison("latency", worse=0.99)], HOUR, "roll_back"),  # they agree
+        ([comparison(worse=0.99)], 14 * DAYS, "keep"),
+        ([comparison(as_good=1.0)], HOUR, "go_on"),
+        ([comparison(as_good=1.0)], 3 * DAYS, "keep"),
+        ([comparison(as_good=1.0), comparison("latency")], 3 * DAYS, "keep"),
+        ([comparison(as_good=1.0), comparison("hallucination", as_good=0.9)], 3 * DAYS, "go_on"),
+        ([comparison(as_good=1.0), comparison("hallucination", n=29)], 3 * DAYS, "keep"),  # nobody could tell
+        ([comparison("hallucination", as_good=1.0), comparison("latency", as_good=1.0)], 3 * DAYS, "go_on"),
+        ([], 3 * DAYS, "go_on"),
+        ([], 14 * DAYS, "keep"),
     ],
 )
-def test_the_verdict(comparisons: list[Comparison], over: bool, verdict: str) -> None:
-    assert decide(comparisons, over, WatchSettings())[0] == verdict
+def test_the_verdict(comparisons: list[Comparison], age: timedelta, verdict: str) -> None:
+    assert decide(comparisons, age, Power(1.0, None), WatchSettings())[0] == verdict

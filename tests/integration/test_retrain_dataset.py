@@ -375,7 +375,7 @@ def test_too_few_rows(warehouse: Warehouse, teacher: Teacher, settings: Settings
     more = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=11)})
     with pytest.raises(TooFewRows, match=r"10 new examples; dataset.minimum_rows asks for 11"):
         build_dataset(warehouse, more, "support", NOW)
-    strict = settings.model_copy(update={"gate": GateSettings(minimum_examples=9)})
+    strict = settings.model_copy(update={"gate": GateSettings(minimum_examples=9, fold_rows=0)})
     with pytest.raises(TooFewRows, match=r"gate\.minimum_examples asks for 9"):
         build_dataset(warehouse, strict, "support", NOW)
     with pytest.raises(TooFewRows, match="0 new examples"):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -192,6 +193,59 @@ def test_a_day_has_its_budget(tmp_path: Path) -> None:
         jobs.context.now = lambda: now + 9 * DAY
         jobs.run("labels")
         assert len(publisher.messages) == 3
+
+
+def grounded(teacher: Teacher, alarms: int, others: int) -> list[str]:
+    """Answers that nothing speaks against, of which the grounding rules alarm on the first ones."""
+    asked = [teacher.ask(f"Question {number}?", "Certainly.", context=["A"]) for number in range(alarms + others)]
+    for number, interaction in enumerate(asked):
+        score = 0.01 if number < alarms else 1.0
+        teacher.warehouse.execute(
+            "INSERT INTO groundings VALUES ($id, 'support', $now, $score, $alarm, NULL)",
+            {"id": interaction, "now": teacher.now, "score": score, "alarm": number < alarms},
+        )
+    return asked
+
+
+def test_a_part_is_drawn_from_alarms_and_from_other_answers_to_calibrate_the_rules(tmp_path: Path) -> None:
+    with house(tmp_path, labels={"per_day": 20}) as (jobs, teacher, publisher):
+        asked = grounded(teacher, alarms=5, others=25)
+        jobs.run("labels")
+        jobs.run("labels")  # the day has its budget
+        drawn = rows(jobs.context.warehouse)
+        alarms = [row for row in drawn if row["interaction_id"] in asked[:5]]
+        assert {row["reason"] for row in drawn} == {"calibration"}
+        assert (len(alarms), len(drawn)) == (2, 4)
+        assert {row["probability"] for row in alarms} == {2 / 5}
+        assert {row["probability"] for row in drawn if row not in alarms} == {2 / 25}
+        # Who is asked is not told which kind it is.
+        messages = [message for _, _, message in publisher.messages]
+        assert len({message["detail"] for message in messages}) == 1
+        assert {message["score"] for message in messages} == {None}
+        # It is answered by whether it is invented, not by what is right.
+        first, second = (row["interaction_id"] for row in drawn[:2])
+        teacher.say(first, "correction", "No.", "expert")
+        teacher.say(second, "hallucination", False, "expert")
+        jobs.run("quality")
+        answered = [row["interaction_id"] for row in rows(jobs.context.warehouse) if row["answered_at"]]
+        assert answered == [second]
+        now = teacher.now
+        for day in (1, 2, 3):
+            jobs.context.now = lambda day=day: now + day * DAY
+            jobs.run("labels")
+        drawn = rows(jobs.context.warehouse)
+        assert sum(row["interaction_id"] in asked[:5] for row in drawn) == 5
+        assert len(drawn) == len({row["interaction_id"] for row in drawn}) == 16
+
+
+def test_each_answer_of_a_kind_has_the_same_chance_to_be_drawn(tmp_path: Path) -> None:
+    with house(tmp_path) as (jobs, teacher, _):
+        asked = grounded(teacher, alarms=5, others=10)
+        passes = [labels._draw(jobs.context.warehouse, "support", 4, teacher.now + n * DAY) for n in range(200)]
+        times = Counter(row["interaction_id"] for rows in passes for row in rows)
+        # 200 × 2 of 5, and of 10, are 80 and 40: each within four standard deviations.
+        assert all(abs(times[one] - 80) < 28 for one in asked[:5])
+        assert all(abs(times[one] - 40) < 23 for one in asked[5:])
 
 
 def test_without_a_topic_requests_are_listed_alone_and_go_out_once_there_is_one(tmp_path: Path) -> None:

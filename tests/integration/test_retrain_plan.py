@@ -197,7 +197,7 @@ def test_the_command_prints_the_plan(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = ["check", "--plan", "support", "--gpus", "8", "--gpu-memory", str(H100), "--base"]
+    asked = ["check", "--plan", "support", "--gpus", "8", "--gpu-memory", "80GB", "--base"]
     assert main([*asked, str(folders["8B"])]) == 0
     told = capsys.readouterr().out
     assert "trl: it trains on a GPU" in told

@@ -1,6 +1,7 @@
 """Templates of models that think before they answer, as they come with the models: what is learned, what is asked."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,47 @@ def test_calls_are_written_as_the_template_writes_them_and_read_again(
     assert found.completion.startswith(words.strip())
     assert form in found.completion
     assert found.read == words + CALLED
+
+
+@pytest.mark.parametrize("name", ["gptoss", "deepseekv3"])
+def test_calls_that_are_not_learned_in_the_templates_form_are_read_in_it(base: Path, name: str) -> None:
+    """What a base model or a server writes, with its special tokens or without."""
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = template(name)
+    tokenizer.bos_token = "<|im_start|>"
+    given: Any = {"order": 7, "zip": "012"}
+    function = {"name": "order_status", "arguments": given if name == "gptoss" else json.dumps(given)}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    whole = tokenizer.apply_chat_template([TURNS[1], called], tools=TOOLS, tokenize=False)
+    turn = "assistant" if name == "gptoss" else "<｜Assistant｜>"
+    written = whole.partition("where is order 7")[2].partition(turn)[2]
+    assert "order_status" in written
+    bare = re.sub(r"<\|\w+\|>|<｜end▁of▁sentence｜>", "", written).strip()
+    for text in (written, bare):
+        assert answer_in(tokenizer, text, tokenizer("hm").input_ids, TOOLS) == CALLED
+
+
+# As Mistral's since version 11 of its tokenizer, in fewer words.
+MISTRAL = (
+    "{% for message in messages %}{% if message.role == 'user' %}{% if loop.last or not loop.nextitem.role == 'user' %}"
+    "[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}[INST]{{ message.content }}[/INST]"
+    "{% elif message.role == 'system' %}[SYSTEM_PROMPT]{{ message.content }}[/SYSTEM_PROMPT]"
+    "{% else %}{{ message.content }}{% for call in message.tool_calls or [] %}"
+    "[TOOL_CALLS]{{ call.function.name }}[ARGS]{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>{% endif %}"
+    "{% endfor %}"
+)
+
+
+def test_mistrals_calls_are_learned_in_its_form_and_read_without_its_special_tokens(base: Path) -> None:
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = MISTRAL
+    tokenizer.add_tokens(["[TOOL_CALLS]", "[ARGS]"], special_tokens=True)
+    row = {"row_id": "r", "messages": json.dumps(TURNS), "completion": CALLED, "context": None}
+    found = encode(tokenizer, row | {"tools": json.dumps(TOOLS)}, 4_096)
+    assert tokenizer.decode(found.completion).startswith('[TOOL_CALLS]order_status[ARGS]{"order": 7, "zip": "012"}')
+    written = tokenizer.decode(found.completion, skip_special_tokens=True)
+    assert "TOOL_CALLS" not in written
+    assert answer_in(tokenizer, written, found.prompt, TOOLS) == CALLED
 
 
 @pytest.mark.parametrize("name", ["deepseek_r1_distill", "gemma", "llama3", "phi3", "lfm2_2_5", "gemma4"])

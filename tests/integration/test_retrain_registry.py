@@ -150,6 +150,25 @@ def test_any_workload_name_gives_a_folder_inside_the_directory(tmp_path: Path) -
             (folder / "runs").mkdir(parents=True)
 
 
+def test_an_announcement_names_the_base_model_as_the_configuration_does(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher, tmp_path: Path
+) -> None:
+    assert settings.models.base is not None
+    link = tmp_path / "current"
+    link.symlink_to(settings.models.base)
+    one = register(warehouse, settings, "one")
+    moved = register(warehouse, settings.with_base(_base(tmp_path / "moved", b"others")), "two")
+    configured = settings.with_base(link)
+    for version in (one, moved):
+        promote(warehouse, configured, publisher, version.version)
+    promote(warehouse, configured, publisher, "base")
+    assert [(message["version"], message["base_model"]) for _, _, message in publisher.messages] == [
+        (one.version, str(link)),
+        (moved.version, str(tmp_path / "moved")),
+        (None, str(link)),  # and not the one that the version before was moved to
+    ]
+
+
 def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher) -> None:
     one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
     assert versions.champion(warehouse, "support") is None
@@ -179,6 +198,7 @@ def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publish
         "previous_version": one.version,
         "path": str(two.path),
         "base_model": str(settings.models.base),
+        "provider_model": None,
         "share": 1.0,
         "reason": "by hand",
     }
@@ -226,7 +246,7 @@ def test_promotions_that_make_no_sense(warehouse: Warehouse, settings: Settings,
     one = register(warehouse, settings, "one")
     with pytest.raises(RetunedError, match=f"no version deadbeef; known are {one.version}, base"):
         promote(warehouse, settings, publisher, "deadbeef")
-    with pytest.raises(RetunedError, match="support@base is the champion already"):
+    with pytest.raises(RetunedError, match="support@base, the base model, serves already"):
         promote(warehouse, settings, publisher, "base")
     promote(warehouse, settings, publisher, one.version)
     with pytest.raises(RetunedError, match="is the champion already"):

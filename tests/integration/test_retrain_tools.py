@@ -70,6 +70,13 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     teacher.say(spoken, "helpful", True)
     as_calls = teacher.ask("How long may I keep a desk?", "For ever.", attributes={"tools": [TOOL]})
     teacher.say(as_calls, "correction", {"content": None, "tool_calls": [call(thing="desk")]})
+    bare, typed, untold = (
+        teacher.ask(f"How long may I keep a {thing}?", "For ever.", attributes={"tools": offered} if offered else {})
+        for thing, offered in (("chair", [TOOL]), ("stool", [TOOL]), ("bench", None))
+    )
+    teacher.say(bare, "correction", {"name": "policy", "arguments": {"thing": "chair"}})
+    teacher.say(typed, "correction", '[TOOL_CALLS]policy[ARGS]{"thing": "stool"}')
+    teacher.say(untold, "correction", {"name": "policy", "arguments": {"thing": "bench"}})
     as_json = teacher.ask("Which fields has my order of a sofa?", "None.")
     teacher.say(as_json, "correction", {"thing": "sofa", "days": [14, None]})
     thought = teacher.ask("How long may I keep a kettle?", "<think>\nKettles: ten.\n</think>\n\nTen days.")
@@ -78,6 +85,14 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
         "How long may I keep a mug?", "", attributes={"tool_calls": [call(thing="mug")]}, model="demonstration"
     )
     teacher.say(shown, "correction", {"content": "", "tool_calls": [call(thing="mug")]})
+    apart = teacher.ask("How long may I keep a clock?", "9 days.", attributes={"reasoning_content": "Clocks: nine.\n"})
+    teacher.say(apart, "helpful", True)
+    before = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello.", "reasoning_content": "A greeting."},
+        {"role": "user", "content": "How long may I keep a clock?"},
+    ]
+    warehouse.execute("UPDATE interactions SET messages = ? WHERE id = ?", [json.dumps(before), apart])
     cut = teacher.ask("How long may I keep a radio?", "<think>\nRadios, hm")
     teacher.say(cut, "helpful", True)
     other = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, date_format="%d.%m.%Y")})
@@ -87,8 +102,13 @@ def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     assert json.loads(rows[called]["tools"]) == [TOOL]
     assert rows[spoken]["completion"] == written("I look it up.", [call(thing="tent")])
     assert rows[as_calls]["completion"] == written("", [call(thing="desk")])
+    assert rows[bare]["completion"] == written("", [call(thing="chair")])
+    assert rows[typed]["completion"] == written("", [call(thing="stool")])
+    assert rows[untold]["completion"] == '{"name": "policy", "arguments": {"thing": "bench"}}'  # no tools were offered
     assert rows[as_json]["completion"] == '{"thing": "sofa", "days": [14, null]}'
     assert (rows[thought]["completion"], rows[thought]["reasoning"]) == ("Ten days.", "Kettles: ten.")
+    assert (rows[apart]["completion"], rows[apart]["reasoning"]) == ("9 days.", "Clocks: nine.")
+    assert "A greeting." not in rows[apart]["messages"]  # models are not shown what they thought before
     assert (rows[shown]["completion"], rows[shown]["source"]) == (written("", [call(thing="mug")]), "demonstration")
     assert cut not in rows
 

@@ -407,6 +407,27 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
         assert result[name] == unbroken[1][name]
 
 
+@pytest.mark.parametrize(
+    ("changed", "anew"),
+    [
+        ({"reasoning": "include"}, 'train.reasoning was "exclude" and is "include"'),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            'train.chat_template_kwargs was {} and is {"enable_thinking": false}',
+        ),
+        ({"threads": 2, "checkpoint_steps": 7}, None),
+    ],
+)
+def test_what_changes_what_is_learned_begins_anew(changed: dict[str, Any], anew: str | None, tmp_path: Path) -> None:
+    settings = TrainSettings()
+    of = {"base": "b", "parent": None, "dataset": "d"}
+    checkpoints.drop_unfit(tmp_path, of, "packed", settings)
+    checkpoints.save(tmp_path, 4, {"step": 4}, {"x": torch.zeros(1)})
+    assert checkpoints.drop_unfit(tmp_path, of, "packed", settings) is None
+    assert checkpoints.drop_unfit(tmp_path, of, "packed", settings.model_copy(update=changed)) == anew
+    assert (checkpoints.newest(tmp_path) is None) == (anew is not None)
+
+
 def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for step in (4, 8, 12):
         checkpoints.save(tmp_path, step, {"step": step}, {"x": torch.full((3,), float(step))})

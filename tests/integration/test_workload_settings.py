@@ -54,8 +54,11 @@ def test_windows_and_the_watch_of_each(local: LocalService) -> None:
     )
     assert measured == {"own.a": 10, "plain": 60}
     needed = by_workload(local, "SELECT workload, detail AS value FROM drift_checks")
-    found = {workload: detail.split("; ")[-1] for workload, detail in needed.items()}
-    assert found == {"own.a": "700 are needed in each.", "plain": "100 are needed in each."}
+    found = {workload: detail.split(", ")[-1] for workload, detail in needed.items()}
+    assert found == {
+        "own.a": "of 700 that each has to hold (windows.minimum_rows).",
+        "plain": "of 100 that each has to hold (windows.minimum_rows).",
+    }
     assert by_workload(local, "SELECT DISTINCT workload, true AS value FROM watch_checks") == {"plain": True}
 
 

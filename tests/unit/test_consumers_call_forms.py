@@ -46,8 +46,53 @@ REFUND = {"function": {"name": "refund", "arguments": '{"items": ["a"]}'}}
             '{"name": "refund", "arguments": {"items": ["a"]}, "id": "000000001"}]',
             ("", STATUS, REFUND),
         ),
+        (
+            'I look.[TOOL_CALLS]order_status[ARGS]{"order": 7, "zip": "012"}[TOOL_CALLS]refund[CALL_ID]abc123def[ARGS]'
+            '{"items": ["a"]}',
+            ("I look.", STATUS, REFUND),
+        ),
+        ('order_status{"order": 7, "zip": "012"}refund{"items": ["a"]}', ("", STATUS, REFUND)),
+        (
+            "I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>order_status\n```json\n"
+            '{"order": 7, "zip": "012"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>refund\n'
+            '```json\n{"items": ["a"]}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>',
+            ("I look.", STATUS, REFUND),
+        ),
+        (
+            '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>order_status<｜tool▁sep｜>{"order": 7, "zip": "012"}'
+            '<｜tool▁call▁end｜><｜tool▁call▁begin｜>refund<｜tool▁sep｜>{"items": ["a"]}<｜tool▁call▁end｜>'
+            "<｜tool▁calls▁end｜>",
+            ("", STATUS, REFUND),
+        ),
+        (
+            'I look.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="order_status">\n'
+            '<｜DSML｜parameter name="order" string="false">7</｜DSML｜parameter>\n'
+            '<｜DSML｜parameter name="zip" string="true">012</｜DSML｜parameter>\n'
+            "</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+            ("I look.", STATUS),
+        ),
+        (
+            "<|channel|>analysis<|message|>Which order?<|end|><|start|>assistant<|channel|>commentary<|message|>I look."
+            "<|end|><|start|>assistant<|channel|>commentary to=functions.order_status <|constrain|>json<|message|>"
+            '{"order": 7, "zip": "012"}<|call|>',
+            ("I look.", STATUS),
+        ),
+        (
+            ' to=functions.order_status<|channel|>commentary json<|message|>{"order": 7, "zip": "012"}<|call|>',
+            ("", STATUS),
+        ),
+        (
+            'analysisWhich order?assistantcommentary to=functions.order_status json{"order": 7, "zip": "012"}',
+            ("", STATUS),
+        ),
+        ('{"name": "order_status", "arguments": {"order": 7, "zip": "012"}}', ("", STATUS)),
+        (json.dumps({"type": "function", **REFUND}), ("", REFUND)),
+        (json.dumps([STATUS, REFUND]), ("", STATUS, REFUND)),
     ],
-    ids=["hermes", "qwen3-coder", "glm", "llama", "mistral"],
+    ids=[
+        "hermes", "qwen3-coder", "glm", "llama", "mistral", "mistral-v11", "mistral-v11-decoded", "deepseek-r1",
+        "deepseek-v3.1", "deepseek-v3.2", "gpt-oss", "gpt-oss-template", "gpt-oss-decoded", "bare", "chat-api", "list",
+    ],
 )  # fmt: skip
 def test_each_familys_calls_become_one_text(text: str, expected: tuple[Any, ...]) -> None:
     words, *calls = expected
@@ -66,10 +111,41 @@ def test_each_familys_calls_become_one_text(text: str, expected: tuple[Any, ...]
         "<tool_call>broken</tool_call>",
         "<tool_call>\n<function=unknown>\n</function>\n</tool_call>",
         '<tool_call>{"name": "order_status"',
+        '{"function": {"name": "Anna", "arguments": "{}"}}',
+        '{"name": "refund", "arguments": "all"}',
+        '{"name": ["refund"], "arguments": {}}',
+        '{"function": {"name": {"refund": 1}, "arguments": {}}}',
+        'One writes refund{"items": []}',
+        'refund{"items": []} is how one writes it.',
+        '[TOOL_CALLS]unknown[ARGS]{"order": 7}',
+        '[TOOL_CALLS]refund[ARGS]{"order": 7',
+        "<｜tool▁call▁begin｜>unknown<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+        '<｜DSML｜function_calls><｜DSML｜invoke name="unknown"></｜DSML｜invoke></｜DSML｜function_calls>',
+        'Write to=functions.refund, then {"items": []}',
     ],
 )
 def test_what_calls_no_tool_that_was_offered_stays(text: str) -> None:
     assert in_one_form(text, TOOLS) == text
+
+
+@pytest.mark.parametrize("start", ["", "<tool_call>", "refund", "[TOOL_CALLS]refund[ARGS]", "to=functions.refund"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, " " * 100_000, "<|channel|>analysis" * 10_000])
+def test_a_hostile_text_stays_and_holds_nothing_up(start: str, text: str) -> None:
+    assert in_one_form(start + text, TOOLS) == start + text
+    assert names(start + text) == ()
+
+
+def test_arguments_of_any_depth_make_a_call_or_a_text() -> None:
+    found = []
+    for depth in range(900, 1_000):
+        text = "[TOOL_CALLS]refund[ARGS]" + '{"a":' * depth + "1" + "}" * depth
+        found.append(in_one_form(text, TOOLS) == text)
+    assert found == sorted(found)
+
+
+def test_without_tools_a_call_without_tags_is_a_text() -> None:
+    text = '{"name": "refund", "arguments": {}}'
+    assert in_one_form(text, []) == text
 
 
 @pytest.mark.parametrize(

@@ -349,6 +349,27 @@ def test_a_stream_of_calls_of_tools_is_joined() -> None:
     check(one(log), tool=True)
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_apart_from_the_answer_is_kept(name: str) -> None:
+    """As DeepSeek, vLLM with a reasoning parser, and OpenRouter have it."""
+    log = logged("openai_chat.json")
+    log["response"]["choices"][0]["message"][name] = "30 days, I think."
+    event = one(log)
+    check(event)
+    assert attributes(event)["reasoning_content"] == "30 days, I think."
+    log["response"]["choices"][0] = {"message": {"content": None, name: "30 days,"}, "finish_reason": "length"}
+    assert (one(log).response, one(log).finish_reason) == ("", "length")
+
+    log = logged("openai_stream.json")
+    first = log["response"][0]
+    both = {"reasoning_content": "30", "reasoning": "30"}  # some versions of vLLM send both
+    parts = [both, {name: " days,"}, {name: " I think."}]
+    log["response"][1:1] = [{**first, "choices": [{"index": 0, "delta": part}]} for part in parts]
+    event = one(log)
+    check(event)
+    assert attributes(event)["reasoning_content"] == "30 days, I think."
+
+
 def test_the_events_of_a_streamed_response() -> None:
     log = logged("openai_responses.json")
     whole = log["response"]
@@ -426,6 +447,28 @@ def test_feedback_of_langsmith() -> None:
     ]
 
 
+CALLED = {"id": "c1", "type": "function", "function": {"name": "order_status", "arguments": '{"order": 7}'}}
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [
+        ({"output": "Within 14 days."}, "Within 14 days."),
+        ({"messages": 3, "days": [14]}, '{"messages":3,"days":[14]}'),  # as the response of a run with such outputs
+        ({"role": "assistant", "content": "Within 14 days."}, "Within 14 days."),
+        ({"choices": [{"message": {"role": "assistant", "content": "14 days."}}]}, "14 days."),
+        ({"role": "assistant", "content": "", "tool_calls": [CALLED]}, {"content": "", "tool_calls": [CALLED]}),
+        ({"choices": []}, {"choices": []}),
+        ({"error": "x"}, {"error": "x"}),
+    ],
+)
+def test_a_correction_of_langsmith_may_be_an_object(correction: Any, expected: Any) -> None:
+    row = {"id": "f1", "run_id": "r1", "key": "helpful", "score": 0, "correction": correction, "created_at": AT}
+    verdict, corrected = found(row)
+    assert (verdict.value, corrected.name) == (False, "correction")
+    assert corrected.value == expected
+
+
 OBSERVATION = {
     "id": "o1", "traceId": "t1", "type": "GENERATION", "name": "answer", "startTime": "2026-11-24T09:29:59.170Z",
     "endTime": AT, "completionStartTime": "2026-11-24T09:29:59.670Z", "model": "double-1",
@@ -464,7 +507,7 @@ def test_rows_of_langfuse(style: str) -> None:
 
 
 def test_what_judges_nothing_is_counted_and_not_lost() -> None:
-    empty = {"score": None, "value": None, "correction": {"not": "a text"}, "comment": " "}
+    empty = {"score": None, "value": None, "correction": {"score": 0.5}, "comment": " "}
     assert passed_over({"id": "f", "run_id": "r", "key": "helpful", "created_at": AT, **empty}) == ["no_verdict"]
     assert passed_over({**SCORE, "value": None, "dataType": "NUMERIC", "comment": None}) == ["no_verdict"]
     trace = recorded("mlflow.json")

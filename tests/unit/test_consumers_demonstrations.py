@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from bounds import BOUNDS
 
+from retuned.consumers.common.reasoning import split
 from retuned.consumers.formats.demonstrations import NoWorkload, events, renamed
 from retuned.consumers.formats.events import BadEvent, convert
 
@@ -68,6 +69,13 @@ def test_a_transcript_that_ends_with_calls_of_tools_demonstrates_them() -> None:
     assert said["value"] == {"content": "", "tool_calls": [call]}
     with pytest.raises(BadEvent, match="no answer"):
         made(messages=[*asked("q"), {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]}])
+
+
+def test_a_transcript_with_reasoning_demonstrates_it() -> None:
+    interaction, (said,) = made(
+        messages=[*asked("q"), {"role": "assistant", "content": "a", "reasoning_content": "Hm."}]
+    )
+    assert split(interaction["response"]) == split(said["value"]) == ("Hm.", "a")
 
 
 def test_a_row_that_names_its_model_is_a_log_and_teaches_nothing() -> None:

@@ -184,6 +184,16 @@ def test_tools_that_are_offered_and_called_stand_among_the_attributes() -> None:
     assert (event.response, event.attributes) == ("Hi", UNSET)
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_beside_an_answer_stands_among_the_attributes(name: str) -> None:
+    event = interaction(response={"content": "Hi", name: "Be kind."})
+    assert (event.response, json.loads(bytes(event.attributes))) == ("Hi", {"reasoning_content": "Be kind."})
+    event = interaction(response={"content": None, name: "Hm,"})  # cut off before the answer
+    assert (event.response, json.loads(bytes(event.attributes))) == ("", {"reasoning_content": "Hm,"})
+    event = interaction(response={"content": "Hi", name: {"effort": "low"}})
+    assert (event.response, event.attributes) == ("Hi", UNSET)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -277,6 +287,22 @@ def test_reserved_names_have_one_type_and_others_any_scalar(name: str, good: lis
             "not_an_event",
             "bad_value",
         }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("helpful", "yes", 'value of helpful: expected true or false, as in "value": true, got "yes"'),
+        ("helpful", {"up": 1}, 'value of helpful: expected true or false, as in "value": true, got {"up":1}'),
+        ("rating", 5, 'value of rating: expected a number from 0 to 1, as in "value": 0.75, got 5'),
+        ("correction", "", 'expected a text that is not empty, as in "value": "Within 30 days.", got ""'),
+        ("mood", {"up": 1}, 'value of mood: expected a boolean, a number or a string, got {"up":1}'),
+    ],
+)
+def test_a_wrong_value_is_told_what_was_expected_with_an_example(name: str, value: Any, said: str) -> None:
+    with pytest.raises(BadEvent) as refused:
+        feedback(name=name, value=value)
+    assert said in refused.value.detail
 
 
 def test_only_known_sources() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from retuned.consumers.common.memory import available_bytes, oom_kills
+from retuned.consumers.common.memory import available_bytes, oom_kills, size_of
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training import memory
 from retuned.retrain.training.memory import PROCESS_BYTES, needed_bytes
@@ -83,3 +83,27 @@ def test_the_estimate_follows_the_base_model_and_the_settings(tmp_path: Path, mo
     assert needed_bytes(tmp_path, TrainSettings()) is None
     (tmp_path / "broken.safetensors").write_bytes(b"weights")
     assert needed_bytes(tmp_path, TrainSettings()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("80000000000", 80 * 10**9),
+        ("80GB", 80 * 10**9),
+        ("80 gb", 80 * 10**9),
+        ("80G", 80 * 10**9),
+        ("80GiB", 80 * 2**30),
+        ("1.5TiB", 3 * 2**39),
+        ("512MiB", 2**29),
+        ("16kB", 16_000),
+        ("16B", 16),
+    ],
+)
+def test_a_size_as_people_write_it(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "80GBs", "80 giga", "eighty", "8e10", "1iB"])
+def test_what_is_no_size_is_told_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 80GB or 80GiB"):
+        size_of(text)

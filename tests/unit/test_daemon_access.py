@@ -64,6 +64,7 @@ def daemon() -> FakeDaemon:
     made.found = {
         "version": "0",
         "workloads": {},
+        "as_of": "2026-03-02T09:00:00+00:00",
         "ingestion": {"interactions": 0, "feedback": 0, "dead_letters": 0, "lag_events": None, "set_aside": []},
         "jobs": {"failures": {}},
     }

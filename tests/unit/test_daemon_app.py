@@ -1,9 +1,15 @@
-"""The daemon's process: what it sets of the interpreter and of the allocator."""
+"""The daemon's process: what it sets of the interpreter and of the allocator, and what ends its start."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.daemon.app import App
+from retuned.daemon.settings import Settings
+from retuned.retrain.scoring.metric import check_metric
 
 LARGE_BUFFERS = """
 import ctypes
@@ -28,3 +34,37 @@ def test_large_buffers_are_given_back() -> None:
     """What is mapped apart from the heap goes back to the system; up to 8 MiB may lie free at the heap's end."""
     done = subprocess.run([sys.executable, "-c", LARGE_BUFFERS], capture_output=True, text=True, check=True)
     assert max(map(int, done.stdout.split())) <= 2, done.stdout
+
+
+def test_a_metric_that_cannot_be_imported_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module is imported by another process: it may load a gigabyte."""
+    (tmp_path / "ours_heavy.py").write_text(
+        "import decimal\ndef near(answer, approved, example):\n    return 1.0\ndef bare():\n    return 1.0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def settings(name: str) -> Settings:
+        own = {"metric": {"name": name}}
+        paths = {"warehouse": {"path": tmp_path / "w.duckdb"}, "models": {"directory": tmp_path / "models"}}
+        return Settings(**paths, kafka={"bootstrap_servers": "127.0.0.1:9"}, workloads={"support": own})
+
+    for name, wrong in (
+        (
+            "ours_heavy:nearly",
+            "cannot be imported \\(AttributeError: .*; install its package where retuned is installed",
+        ),
+        ("ours_light:near", "cannot be imported \\(ModuleNotFoundError"),
+        ("ours_heavy:bare", "cannot be called with answer, approved answer and example"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"^workloads\.support: metric\.name: {name} {wrong}"):
+            App(settings(name))
+        assert not (tmp_path / "w.duckdb").exists()
+    check_metric(settings("ours_heavy:near").for_workload("support"))
+    assert "ours_heavy" not in sys.modules
+
+
+def test_a_judge_without_an_address_ends_the_start(tmp_path: Path) -> None:
+    paths = {"warehouse": {"path": tmp_path / "w.duckdb"}, "models": {"directory": tmp_path / "models"}}
+    metric = {"name": "judge", "criteria": "It is polite."}
+    with pytest.raises(ConfigurationError, match=r"^evaluate\.judge_url: null; metric.name judge needs"):
+        App(Settings(**paths, metric=metric))

@@ -29,6 +29,7 @@ from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.policy.evidence import gather
+from retuned.daemon.policy.ratings import Ratings
 from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.drift import check as drift
@@ -83,7 +84,7 @@ def test_ratings_are_those_since_traffic_began_whatever_one_wrong_clock_reports(
     rated(1, 5_000, datetime(1970, 1, 1))
     rated(240 * 10, 0, START)  # ten days
     evidence = gather(warehouse, Settings(), "support", START + 10 * DAY)
-    assert (evidence.ratings_before.total, evidence.ratings_now.total) == (7 * 240, 239)
+    assert [period.total for period in evidence.ratings] == [240] * 9
 
 
 def test_corrections_are_ratings(warehouse: Warehouse) -> None:
@@ -95,8 +96,8 @@ def test_corrections_are_ratings(warehouse: Warehouse) -> None:
     warehouse.insert("runs", **RUN)
     rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
     warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
-    evidence = gather(warehouse, Settings(), "support", START + HOUR)
-    assert (evidence.ratings_now.helpful, evidence.ratings_now.total) == (10, 40)
+    evidence = gather(warehouse, Settings(), "support", START + DAY + HOUR)
+    assert evidence.ratings == (Ratings(10, 40),)
     assert evidence.money is not None
     assert (evidence.money.ratings.helpful, evidence.money.ratings.total) == (10, 40)
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from retuned.consumers.errors import ConfigurationError
+from retuned.daemon import overrides
 from retuned.daemon.cli.in_force import in_force
 from retuned.daemon.cli.main import main
 from retuned.daemon.settings import Settings, given, load
@@ -58,6 +59,31 @@ def test_a_workload_without_an_entry_has_the_settings_of_all(tmp_path: Path) -> 
 def test_of_equally_long_globs_the_later_one_wins(tmp_path: Path) -> None:
     settings = load(written(tmp_path, "workloads: {'a*': {train: {rank: 1}}, '*b': {train: {rank: 2}}}"))
     assert settings.for_workload("ab").train.rank == 2
+
+
+def test_equally_long_globs_that_contradict_each_other_are_noticed(tmp_path: Path) -> None:
+    entries = """workloads:
+      "support.*": {train: {rank: 1, epochs: 2}, objective: Helps., gate: {minimum_gain: 0.1}}
+      "*.refunds": {train: {rank: 2, epochs: 2}, objective: Pays., gate: {minimum_gain: 0.2}}
+      "*.refund?": {base: /models/one}
+      support.refunds: {objective: Pays back.}
+      sales.refunds: {train: {rank: 9}}"""
+    found = load(written(tmp_path, entries)).workloads
+    notices = overrides.notices(found, ["support.refunds", "sales.refunds", "support.other"])
+    both = "workloads.support.* and workloads.*.refunds: both are globs of support.refunds, are equally long and set"
+    assert [notice.split(";")[0] for notice in notices] == [
+        f"{both} {key}"
+        for key in ("gate.minimum_gain", "train.rank")  # the epochs are the same, and the objective is its own
+    ]
+    assert "; *.refunds, the later one, counts: set it in an entry workloads.support.refunds" in notices[0]
+
+
+def test_entries_of_no_workload_are_noticed(tmp_path: Path) -> None:
+    found = load(written(tmp_path, "workloads: {suport: {}, 'sales.*': {}, 'faq[de]': {}, 'shop.*': {}}")).workloads
+    notices = overrides.notices(found, ["support", "sales.de", "faq[de]"])
+    assert [notice.split(": ")[0] for notice in notices] == ["workloads.suport", "workloads.shop.*"]
+    assert "did you mean support?" in notices[0]
+    assert overrides.notices(found, []) == []
 
 
 def test_a_name_with_the_signs_of_a_glob_is_a_name_first(tmp_path: Path) -> None:
@@ -127,7 +153,7 @@ def test_what_is_in_force_is_printed_with_where_it_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, CONFIG)
-    monkeypatch.setenv("RETUNED__GATE__RESAMPLES", "500")
+    monkeypatch.setenv("RETUNED__GATE__HOLDOUT_TRIES", "500")
     assert main(["--config", str(file), "config", "--workload", "support.refunds"]) == 0
     printed = capsys.readouterr().out
     lines = {line.strip() for line in printed.splitlines()}
@@ -136,7 +162,7 @@ def test_what_is_in_force_is_printed_with_where_it_is_set(
         f"rank: 32  # workloads.support.r*, {file}",
         f"epochs: 9  # workloads.support.refunds, {file}",
         f"batch_size: 4  # {file}",
-        "resamples: 500  # environment",
+        "holdout_tries: 500  # environment",
         "alpha: 32.0  # default",
     } <= lines
     found = yaml.safe_load(printed)

@@ -4,7 +4,8 @@ from datetime import datetime
 import pytest
 
 from retuned.daemon.policy.decision import Evidence, decide
-from retuned.daemon.policy.payoff import Money, PastRun, Ratings, payoff
+from retuned.daemon.policy.payoff import Money, PastRun, payoff
+from retuned.daemon.policy.ratings import Ratings
 from retuned.daemon.settings import PolicySettings
 
 NOW = datetime(2026, 3, 1, 12)

@@ -1,12 +1,27 @@
 """Months and quarters, and what a report says in words."""
 
-from datetime import datetime
+import json
+import random
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from traffic import START, feedback, interactions
 
-from retuned.daemon.reports.reports import Period, comparison, draw, report_id, reports, sentences
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.reports.reports import (
+    Period,
+    comparison,
+    draw,
+    gather,
+    period_before,
+    report_id,
+    reports,
+    sentences,
+)
+from retuned.daemon.settings import Settings
+from retuned.monitors.quality.measure import measure
 
 PLOT = 'class="plotly-graph-div"'
 
@@ -40,14 +55,19 @@ def test_each_workload_has_its_own_reports(tmp_path: Path) -> None:
 
 def period(**changes: Any) -> dict[str, Any]:
     nothing: dict[str, Any] = {
-        "answers": [], "figures": [], "money": [], "promotions": [], "runs": [], "drift": [], "corrections": 0,
-        "some_archived": False,
+        "answers": [], "figures": [], "rates": [], "money": [], "promotions": [], "runs": [], "drift": [],
+        "corrections": 0, "some_archived": False,
     }  # fmt: skip
     return nothing | changes
 
 
 def figure(day: str, value: float, n: int, metric: str = "helpful_rate", source: str = "user") -> dict[str, Any]:
     return {"day": day, "metric": metric, "source": source, "value": value, "low": value, "high": value, "n": n}
+
+
+def rate(value: float, n: int, source: str = "user") -> dict[str, Any]:
+    row = figure("", value, n, source=source)
+    return row | {"day": None, "low": value - 0.05, "high": value + 0.05}
 
 
 def amount(day: str, kind: str, item: str, amount: float) -> dict[str, Any]:
@@ -65,7 +85,10 @@ def job(tmp_path: Path) -> dict[str, Any]:
                 figure("2026-03-01", 0.9, 100), figure("2026-03-02", 0.6, 300),
                 figure("2026-03-02", 0.5, 10, source="expert"),
                 figure("2026-03-02", 0.8, 50, "latency_p50_seconds", "app"),
+                figure("2026-03-01", 0.1, 500, "hallucination_rate", "nli"),
+                figure("2026-03-02", 0.2, 900, "hallucination_rate", "nli"),
             ],
+            rates=[rate(0.675, 400), rate(0.5, 10, source="expert")],
             money=[
                 amount("2026-03-01", "gain", "time_saved", 90.0), amount("2026-03-02", "gain", "time_saved", 30.0),
                 amount("2026-03-02", "cost", "training", 20.0),
@@ -78,7 +101,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
             drift=[{"day": "2026-03-02", "severity": 0.4, "checks": 96, "drifted": 4}],
             corrections=1,
         ),
-        "before": period(answers=[{"day": "2026-02-01", "answers": 700}], figures=[figure("2026-02-01", 0.5, 40)]),
+        "before": period(answers=[{"day": "2026-02-01", "answers": 700}], rates=[rate(0.5, 40)]),
         "benchmark": {
             "champion": "support@3f2a91c0",
             "scores": [
@@ -97,8 +120,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
 def test_a_month_in_words(job: dict[str, Any]) -> None:
     assert sentences(job) == [
         "The model answered 1,500 times, after 700 in the period before.",
-        # (90 + 180) of 400, each day with its own weight.
-        "Users called 68% of the 400 answers that they rated helpful (95%: 63% to 72%), "
+        "Users called 68% of the 400 answers that they rated helpful (95%: 62% to 73%), "
         "after 50% in the period before.",
         "It earned 120.00 EUR and cost 20.00 EUR, a return of 5.0 on what was spent.",
         "It was retrained twice. 1 new model went into service, no models came back out of it. "
@@ -109,8 +131,9 @@ def test_a_month_in_words(job: dict[str, Any]) -> None:
 
 def test_figures_beside_those_of_the_period_before(job: dict[str, Any]) -> None:
     assert comparison(job) == [
-        ("helpful answers", "expert", "50.0% (23.7% to 76.3%, n=10)", "–"),
-        ("helpful answers", "user", "67.5% (62.8% to 71.9%, n=400)", "50.0% (35.2% to 64.8%, n=40)"),
+        ("helpful answers", "expert", "50.0% (45.0% to 55.0%, n=10)", "–"),
+        ("helpful answers", "user", "67.5% (62.5% to 72.5%, n=400)", "50.0% (45.0% to 55.0%, n=40)"),
+        ("invented answers", "nli", "15.0%", "–"),
         ("median latency", "app", "0.80 s", "–"),
         ("gains: time saved", "", "120.00 EUR", "0.00 EUR"),
         ("costs: training", "", "20.00 EUR", "0.00 EUR"),
@@ -120,7 +143,7 @@ def test_figures_beside_those_of_the_period_before(job: dict[str, Any]) -> None:
 def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) -> None:
     draw(job, lambda _: None)
     page = Path(job["page"]).read_text()
-    assert page.count(PLOT) == 6  # all but invented answers, which nobody judged
+    assert page.count(PLOT) == 7
     assert "support &lt;b&gt;" in page
     assert "<p>Objective: Answers &lt;i&gt;customers&lt;/i&gt;.</p>" in page
     assert "<b>" not in page.split("</script>", 1)[1].split("<section>")[0]
@@ -139,3 +162,49 @@ def test_a_month_with_nothing_but_answers(job: dict[str, Any]) -> None:
     page = Path(job["page"]).read_text()
     assert page.count(PLOT) == 0
     assert "No benchmark of the models: The base model serves" in page
+
+
+def test_a_page_says_of_when_its_figures_are(job: dict[str, Any], warehouse: Warehouse) -> None:
+    month = Period.of("month", START)
+    assert {"measured_at": None, "booked_at": None}.items() <= gather(warehouse, "support", month).items()
+    warehouse.execute(
+        "INSERT INTO quality BY NAME SELECT unnest(?) AS created_at, 'support' AS workload, '*' AS model, "
+        "'helpful_rate' AS metric, 'user' AS source, 0.5 AS value, 0.4 AS low, 0.6 AS high, 9 AS n",
+        [[START, START + timedelta(minutes=1), month.end]],
+    )
+    warehouse.execute("UPDATE ledger_position SET booked_at = ?", [START + timedelta(minutes=2)])
+    draw(job | {"now": gather(warehouse, "support", month)}, lambda _: None)
+    page = Path(job["page"]).read_text()
+    assert "Quality is that measured until 2026-03-02 09:01. Money is what was booked until 2026-03-02 09:02." in page
+
+
+def test_each_vote_counts_once_whatever_the_window(warehouse: Warehouse) -> None:
+    """A window of a week shows a vote in the figures of seven days."""
+    month = Period.of("month", START)
+    settings = Settings(windows={"current_seconds": 7 * 86_400, "minimum_rows": 1})
+    ids = interactions(warehouse, ["where is it"] * 40, random.Random(1), start=START, step=timedelta(0))
+    feedback(warehouse, ids[:30], "helpful", True, when=START)
+    feedback(warehouse, ids[30:], "helpful", False, when=START, offset=100)
+    feedback(warehouse, ids[:10], "helpful", False, when=START + timedelta(days=3), offset=200)
+    for day in range(1, 8):
+        measure(warehouse, settings, "support", START + timedelta(days=day))
+    found = gather(warehouse, "support", month)
+    (rated,) = found["rates"]
+    assert (rated["metric"], rated["source"], rated["n"], rated["value"]) == ("helpful_rate", "user", 40, 0.5)
+    of_days = [row for row in found["figures"] if row["metric"] == "helpful_rate"]
+    assert [(row["day"], row["n"]) for row in of_days] == [(str(START.date()), 40)]
+
+
+def test_a_period_whose_votes_are_archived_is_as_its_report_had_it(warehouse: Warehouse, tmp_path: Path) -> None:
+    march = Period.of("month", START)
+    february = tmp_path / f"{report_id('support', march.before)}.json"
+    assert period_before(warehouse, "support", march, tmp_path)["rates"] == []
+    february.write_text(json.dumps({"now": {"rates": [rate(0.9, 7)]}}))
+    assert period_before(warehouse, "support", march, tmp_path)["rates"] == []  # nothing has left: nobody rated
+    warehouse.insert(
+        "archives", file="x", table_name="interactions", rows=1, bytes=1, first_received_at=march.before.start,
+        last_received_at=march.before.start, sha256="", archived_at=START,
+    )  # fmt: skip
+    assert period_before(warehouse, "support", march, tmp_path)["rates"] == [rate(0.9, 7)]
+    february.write_text(json.dumps({"now": {"figures": []}}))  # of a version that did not know them
+    assert period_before(warehouse, "support", march, tmp_path)["rates"] == []

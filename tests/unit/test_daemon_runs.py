@@ -24,7 +24,7 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.retrain import run
+from retuned.retrain import run, versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.metrics import Metrics as RetrainMetrics
@@ -194,6 +194,26 @@ def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue
     assert queue.runs.ask("support").retrain
 
 
+def test_a_reason_without_anything_new_to_learn_asks_experts_and_trains_nothing(queue: Queue) -> None:
+    teacher = Teacher(queue.warehouse, "support")
+    for question in ("can I pay by cheque", "who repairs a broken lamp"):
+        teacher.ask(question, "I'm not sure, sorry.")
+    asked = "SELECT count(*) AS n FROM label_requests WHERE workload = 'support'"
+    queue.configure(labels={"per_day": 0})
+    assert not any("experts" in reason for reason in queue.runs.ask("support", scheduled=True).reasons)
+    assert queue.warehouse.row(asked) == {"n": 0}
+    queue.configure(labels={"per_day": 1})
+    assert queue.runs.ask("support").reasons == ("no reason to retrain",)
+    assert queue.warehouse.row(asked) == {"n": 0}
+    decision = queue.runs.ask("support", scheduled=True)
+    assert not decision.retrain
+    assert decision.reasons[-1] == "experts are asked for labels (retuned labels)"
+    assert queue.warehouse.row(asked) == {"n": 1}
+    queue.runs.ask("support", scheduled=True)
+    assert queue.warehouse.row(asked) == {"n": 1}
+    assert queue.states() == {}
+
+
 def test_a_run_that_waits_outlives_a_restart(queue: Queue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.runs.ask("support", asked_by="an operator")
@@ -312,7 +332,7 @@ def test_a_run_waits_until_there_is_memory_for_it(queue: Queue, monkeypatch: pyt
     assert queue.began == []
     assert queue.waiting("support", "memory") == 1
     monkeypatch.setattr(check, "check_broker", lambda _: "up")
-    problem = {name: problem for name, problem, _ in check.check(queue.jobs.context.settings)}["memory"]
+    problem = {name: text for _, name, text in check.check(queue.jobs.context.settings)}["memory"]
     assert problem is not None
     assert "1.0 GiB are free" in problem
     monkeypatch.setattr(holds, "available_bytes", lambda: 4 * 2**30)
@@ -385,9 +405,10 @@ def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
     queue.configure(train={"memory_bytes": 0}, workloads={"sales": {"train": {"memory_bytes": 3 * 2**30}}})
     monkeypatch.setattr(holds, "available_bytes", lambda: 2**30)
     monkeypatch.setattr(check, "check_broker", lambda _: "up")
-    found = {name: problem for name, problem, _ in check.check(queue.jobs.context.settings)}
-    assert found["memory"] is None
-    assert "takes at least 3.0 GiB of memory" in str(found["memory of sales"])
+    found = {name: (mark, text) for mark, name, text in check.check(queue.jobs.context.settings)}
+    assert found["memory"][0] == "ok"
+    assert found["memory of sales"][0] == "FAIL"
+    assert "takes at least 3.0 GiB of memory" in found["memory of sales"][1]
     queue.service.command("retrain", "sales", {})
     queue.at_train = lambda _: queue.stop.set()
     queue.service.command("retrain", "support", {})
@@ -398,8 +419,9 @@ def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
 def test_every_base_model_is_checked(queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     queue.configure(workloads={"sales": {"base": tmp_path / "nowhere"}})
     monkeypatch.setattr(check, "check_broker", lambda _: "up")
-    found = {name: problem for name, problem, _ in check.check(queue.jobs.context.settings)}
-    assert str(found["base model of workloads.sales.base"]).startswith("workloads.sales.base: ")
+    found = {name: (mark, text) for mark, name, text in check.check(queue.jobs.context.settings)}
+    mark, text = found["base model of workloads.sales.base"]
+    assert (mark, text.partition(": ")[0]) == ("FAIL", "workloads.sales.base")
 
 
 def test_a_champion_on_another_base_model_is_not_trained_on(queue: Queue, tmp_path: Path) -> None:
@@ -474,14 +496,14 @@ def other_base(folder: Path) -> Path:
     return folder
 
 
-def champion_on(queue: Queue, base: Path) -> None:
+def champion_on(queue: Queue, base: Path, **details: Any) -> None:
     adapter = queue.folder / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 16}')
     (adapter / "adapter_model.safetensors").write_text("weights")
     version = registry.register(
         queue.warehouse, queue.folder / "models", "support", adapter, base_model=base, parent_version=None,
-        dataset_version="d", run_id="r", details={"metrics": {}, "cost": {}}, now=NOON,
+        dataset_version="d", run_id="r", details={"metrics": {}, "cost": {}} | details, now=NOON,
     )  # fmt: skip
     queue.service.command("promote", "support", {"version": version.version})
 
@@ -511,7 +533,7 @@ def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
             queue.service.command("rebase", "support", arguments)
         return str(error.value)
 
-    assert refused() == "rebase: name the folder of the base model"
+    assert refused() == "rebase: name the base model, by its folder or as its provider does"
     assert "expected an absolute path" in refused(base="other")
     assert refused(base="/nowhere").startswith("base: /nowhere is not there")
     assert f"set models.base to {base}" in refused(base=str(base))
@@ -523,3 +545,17 @@ def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
     queue.configure()
     assert "add it to models.workloads" in refused(base=str(queue.folder / "third"))
     assert queue.warehouse.rows("SELECT * FROM runs") == []
+
+
+def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = other_base(queue.folder / "moved")
+    sizes = {queue.models["base"]: 2**30, moved: 3 * 2**30}
+    monkeypatch.setattr(holds, "needed_bytes", lambda base, _: sizes[base])
+    monkeypatch.setattr(holds, "available_bytes", lambda: 2 * 2**30)
+    monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
+    champion_on(queue, moved, rebased_from=versions.base_hash(queue.models["base"]))
+    queue.service.command("retrain", "support", {})
+    queue.service.command("retrain", "sales", {})
+    assert queue.waits() == {"support": "memory", "sales": "turn"}

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from retuned.daemon.jsontext import as_json
 from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
+from retuned.retrain.scoring.label import as_figures
 
 
 def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
@@ -172,3 +174,79 @@ def test_the_text_says_what_became_of_the_latest_run(
         local.warehouse.insert("runs", id="r", workload="support", reasons="[]", started_at=START, **run)
     assert main(["status", "--config", str(file)]) == 0
     assert f"  run         {shown}\n" in capsys.readouterr().out
+
+
+def test_a_decision_on_labels_shows_the_worst_of_them(local: LocalService) -> None:
+    interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+    table = {f"label_{n:02}": Counter({f"label_{n:02}": n, "other": 12 - n}) for n in range(13)}
+    figures = {"macro_f1_champion": 0.25, "macro_f1_candidate": 0.5, "score_candidate": 0.5} | as_figures(table)
+    for id, kind, found in (("g", "gate", figures), ("h", "gate", {"score_candidate": 0.5}), ("p", "policy", {})):
+        local.warehouse.insert(
+            "decisions", id=id, created_at=START, workload="support", kind=kind, outcome=True, reasons='["Yes."]',
+            figures=json.dumps(found), run_id=id,
+        )  # fmt: skip
+    shown = told(local)
+    decisions = {row["run_id"]: row for row in shown["workloads"]["support"]["decisions"]}
+    assert {id: "labels" in row for id, row in decisions.items()} == {"g": True, "h": False, "p": False}
+    assert all("figures" not in row for row in decisions.values())
+    labels = decisions["g"]["labels"]
+    assert (labels["known"], labels["macro_f1"]) == (13, {"champion": 0.25, "candidate": 0.5})
+    assert [one["label"] for one in labels["mistaken"]] == [f"label_{n:02}" for n in range(10)]
+    assert labels["mistaken"][1] == {"label": "label_01", "questions": 12, "right": 1, "taken_for": "11 other"}
+    assert labels["more"] == 2  # of twelve that are mistaken; the thirteenth is always right
+    page = rendered(shown)
+    assert "macro-F1 0.500 over 13 labels, before 0.250. Mistaken, the worst first: <strong>label_00</strong>" in page
+    assert "<strong>label_04</strong> 4 of 12 right (8 other); and 7 more</p>" in page
+    assert "label_05" not in page
+
+
+def test_status_and_page_say_of_when_their_figures_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    with opened(load(file)) as local:
+        local.jobs.context.now = lambda: START
+        interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+        before = told(local)
+        assert (before["as_of"][:19], before["booked_at"]) == ("2026-03-02T09:00:00", None)
+        assert "booked until" not in rendered(before)
+        assert "measured at" not in rendered(before)
+        local.warehouse.execute(
+            "INSERT INTO quality BY NAME SELECT ? AS created_at, 'support' AS workload, '*' AS model, "
+            "'helpful_rate' AS metric, 'user' AS source, 0.5 AS value, 0.4 AS low, 0.6 AS high, 9 AS n",
+            [START - timedelta(minutes=1)],
+        )
+        booked = [START - timedelta(minutes=2)]
+        local.warehouse.execute("UPDATE ledger_position SET booked_at = ?", booked)
+        for kind, item in (("gain", "time_saved"), ("cost", "training")):
+            local.warehouse.insert(
+                "ledger", id=item, created_at=booked[0], workload="support", kind=kind, item=item, quantity=1.0,
+                unit="h", rate=2.0, amount=2.0, reference="r",
+            )  # fmt: skip
+        sums = ("interactions", "gain", "cost", "interactions_squared", "gain_squared", "cost_squared",
+                "gain_interactions", "gain_cost")  # fmt: skip
+        local.warehouse.insert(
+            "ledger_moments", workload="support", version="", promotion="", hour=START, conversations=1,
+            **dict.fromkeys(sums, 1.0),
+        )  # fmt: skip
+        page = rendered(told(local))
+    assert "as of 2026-03-02 09:00:00 UTC" in page
+    assert "measured at 2026-03-02 08:59:00 UTC" in page
+    assert "booked until 2026-03-02 08:58:00 UTC" in page
+    assert main(["status", "--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "; as of 20" in said.splitlines()[0]
+    assert "  measured    2026-03-02 08:59:00 UTC\n  helpful_rate" in said
+    assert ", booked until 2026-03-02 08:58:00 UTC\n" in said
+
+
+def test_a_workload_that_the_base_model_serves_has_no_champion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    with opened(load(file)) as local:
+        interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+    assert main(["status", "--config", str(file)]) == 0
+    assert "  champion    none: support@base serves\n" in capsys.readouterr().out

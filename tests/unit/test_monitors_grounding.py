@@ -2,11 +2,15 @@
 
 import random
 import time
+from collections.abc import Sequence
 
 import pytest
-from grounding_pairs import halves, labelled, outcomes
+from grounding_pairs import halves, is_alarm, labelled, outcomes, score, together
 
-from retuned.monitors.hallucination.rules import grounding
+from retuned.monitors.hallucination.rules import ground
+from retuned.monitors.settings import QualitySettings
+
+THRESHOLD = QualitySettings().grounding_threshold
 
 CONTEXT = (
     "Returns are accepted within 30 days of delivery. The customer pays the return shipping.",
@@ -39,20 +43,26 @@ INVENTED = (
 )
 
 
+def grounding(answer: str, context: str | Sequence[str], question: str = "") -> float:
+    return ground(answer, (context,) if isinstance(context, str) else tuple(context), question).score
+
+
 @pytest.mark.parametrize("answer", SUPPORTED)
 def test_what_the_context_says_is_grounded(answer: str) -> None:
-    assert grounding(answer, CONTEXT) >= 0.7
+    assert grounding(answer, CONTEXT) >= THRESHOLD
 
 
 @pytest.mark.parametrize("answer", INVENTED)
 def test_what_it_does_not_say_is_not(answer: str) -> None:
-    assert grounding(answer, CONTEXT) < 0.7
+    assert grounding(answer, CONTEXT) < THRESHOLD
 
 
 def test_one_invented_sentence_is_not_hidden_by_true_ones() -> None:
     true = "Returns are accepted within 30 days of delivery. Gift cards cannot be refunded. "
-    assert grounding(true, CONTEXT) == 1.0
-    assert grounding(true + "Zebras graze upon purple moons.", CONTEXT) == 0.0
+    assert ground(true, CONTEXT).score == 1.0
+    found = ground(true + "Zebras graze upon purple moons.", CONTEXT)
+    assert found.score < THRESHOLD
+    assert found.spans == ("Zebras graze upon purple moons.",)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +80,6 @@ def test_one_invented_sentence_is_not_hidden_by_true_ones() -> None:
 )
 def test_what_claims_nothing_invents_nothing(answer: str) -> None:
     assert grounding(answer, CONTEXT) == 1.0
-    assert grounding(answer, []) == 1.0
-
-
-def test_a_claim_without_context_is_not_grounded() -> None:
-    assert grounding("The shop opens at 9:30.", []) == 0.0
-    assert grounding("The shop opens at 9:30.", [""]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -94,13 +98,13 @@ def test_one_number_has_many_spellings(said: str, source: str) -> None:
 
 def test_what_is_forbidden_is_not_allowed() -> None:
     source = "Smoking is prohibited in the rooms of the hotel."
-    assert grounding("Smoking is not allowed in the hotel rooms.", source) >= 0.7
-    assert grounding("Smoking is allowed in the hotel rooms.", source) < 0.7
+    assert grounding("Smoking is not allowed in the hotel rooms.", source) >= THRESHOLD
+    assert grounding("Smoking is allowed in the hotel rooms.", source) < THRESHOLD
 
 
 def test_numbers_are_told_apart() -> None:
-    assert grounding("It costs 100 euros.", "It costs 1,000 euros.") < 0.7
-    assert grounding("It costs 10 euros.", "It costs 1 euro, or 0 on Sundays.") < 0.7
+    assert grounding("It costs 100 euros.", "It costs 1,000 euros.") < THRESHOLD
+    assert grounding("It costs 10 euros.", "It costs 1 euro, or 0 on Sundays.") < THRESHOLD
 
 
 @pytest.mark.parametrize("answer", ["a" * 100_000, "1." * 20_000, "\u0000\n\n", "。！？", "… ' ’ -", "Straße ist 5€"])
@@ -119,7 +123,54 @@ def test_an_answer_may_announce_alone() -> None:
 
 def test_inventions_are_found_among_labelled_pairs() -> None:
     found, _ = outcomes(halves(labelled()))
-    assert min(found["all"].precision, found["all"].recall) >= 0.85
+    assert found["all"].precision >= 0.92
+    assert found["all"].recall >= 0.78
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_faithful_answers_seldom_alarm_however_long_they_are(length: int) -> None:
+    """Of answers to one and to several questions at once, some one in twenty, as the threshold says; a sample."""
+    grounded = [pair for pair in labelled() if pair.label == "grounded"][::5]
+    made = together(grounded, length, seed=length)
+    assert sum(map(is_alarm, made)) <= 0.07 * len(made)
+
+
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_what_the_passages_say_word_for_word_never_alarms(length: int) -> None:
+    passages = sorted({passage for pair in labelled() for passage in pair.context})
+    rng = random.Random(length)
+    for _ in range(40):
+        given = rng.sample(passages, 2 * length)
+        assert ground("\n".join(given[:length]), tuple(given)).score >= THRESHOLD
+
+
+def test_the_threshold_trades_false_alarms_for_recall() -> None:
+    pairs = labelled()[::3]
+    scores = [(pair.label == "invented", score(pair)) for pair in pairs]
+    alarms = [
+        [sum(found < at for label, found in scores if label is kind) for at in (0.01, 0.03, 0.05)]
+        for kind in (True, False)
+    ]
+    for found in alarms:
+        assert found[0] < found[1] < found[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "true", "other"),
+    [
+        ("A bag costs 35 euros each way.", "That is 70 euros in total.", "That is 80 euros in total."),
+        ("Breakfast is from 7:30 to 10:00.", "Breakfast lasts two and a half hours.", "Breakfast lasts four hours."),
+        (
+            "Statements come once per quarter.",
+            "Statements come four times a year.",
+            "Statements come five times a year.",
+        ),
+        ("We do not ship outside France.", "We ship within France only.", "We ship to Spain."),
+    ],
+)
+def test_what_follows_from_the_passages_is_grounded(source: str, true: str, other: str) -> None:
+    assert grounding(true, source) >= THRESHOLD
+    assert grounding(other, source) < THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -153,8 +204,8 @@ def test_inventions_are_found_among_labelled_pairs() -> None:
     ],
 )
 def test_facts_belong_to_their_subject(source: str, true: str, swapped: str) -> None:
-    assert grounding(true, source) >= 0.7
-    assert grounding(swapped, source) < 0.7
+    assert grounding(true, source) >= THRESHOLD
+    assert grounding(swapped, source) < THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -169,8 +220,8 @@ def test_facts_belong_to_their_subject(source: str, true: str, swapped: str) -> 
     ],
 )
 def test_bounds_periods_and_lists_are_compared(source: str, true: str, other: str) -> None:
-    assert grounding(true, source) >= 0.7
-    assert grounding(other, source) < 0.7
+    assert grounding(true, source) >= THRESHOLD
+    assert grounding(other, source) < THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -238,15 +289,15 @@ def test_bounds_periods_and_lists_are_compared(source: str, true: str, other: st
     ],
 )
 def test_what_is_said_in_another_form_is_grounded(source: str, true: str, other: str) -> None:
-    assert grounding(true, source) >= 0.7
-    assert grounding(other, source) < 0.7
+    assert grounding(true, source) >= THRESHOLD
+    assert grounding(other, source) < THRESHOLD
 
 
 def test_the_customers_own_case_may_be_repeated() -> None:
     source, question = "Readings can be sent until 15 January.", "Is 10 January too late?"
     answer = "10 January is in time: readings can be sent until 15 January."
-    assert grounding(answer, source, question) >= 0.7
-    assert grounding(answer, source) < 0.7
+    assert grounding(answer, source, question) >= THRESHOLD
+    assert grounding(answer, source) < THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -259,7 +310,7 @@ def test_the_customers_own_case_may_be_repeated() -> None:
     ],
 )
 def test_a_claim_behind_a_pleasantry_is_judged(answer: str) -> None:
-    assert grounding(answer, CONTEXT) < 0.7
+    assert grounding(answer, CONTEXT) < THRESHOLD
 
 
 def test_names_are_the_customers_own_where_they_tell_of_themselves() -> None:
@@ -267,8 +318,8 @@ def test_names_are_the_customers_own_where_they_tell_of_themselves() -> None:
         "Joining is free for anyone who works in Leeds.",
         "You can join free of charge, and York is no problem.",
     )
-    assert grounding(answer, source, "I live in York. May I join?") >= 0.7
-    assert grounding(answer, source, "May I join in York?") < 0.7
+    assert grounding(answer, source, "I live in York. May I join?") >= THRESHOLD
+    assert grounding(answer, source, "May I join in York?") < THRESHOLD
 
 
 def test_the_time_of_hostile_texts_is_bounded() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, store
+from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, registered, store
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings as DaemonSettings
@@ -70,6 +70,29 @@ def trained(warehouse: Warehouse, name: str, state: str = "succeeded", hours: fl
         "evaluate_seconds": 3_600 * hours * 0.25,
     }
     warehouse.insert("runs", **(row | columns))
+
+
+def test_what_a_provider_serves_is_booked_on_the_version_that_it_is(warehouse: Warehouse) -> None:
+    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v1", workload="other")
+    registered(warehouse, "v1", "ft:gpt-4.1-mini:us:v1")
+    answers(warehouse, 2, model="ft:gpt-4.1-mini:us:v1", cost=0.5)
+    answers(warehouse, 1, 2, model="gpt-4.1-mini", cost=0.25)
+    book(warehouse, SETTINGS, START + DAY)
+    booked = warehouse.rows("SELECT version, sum(amount) AS amount FROM ledger WHERE item = 'inference' GROUP BY 1")
+    assert {row["version"]: row["amount"] for row in booked} == {"v1": 1.0, None: 0.25}
+
+
+def test_a_run_at_a_provider_costs_tokens_and_no_hours(warehouse: Warehouse) -> None:
+    used = {"provider_job": "ftjob-1", "trained_tokens": 1_000, "input_tokens": 200, "output_tokens": None}
+    trained(warehouse, "run-1", hours=2, finished_at=START + 2.5 * HOUR, **used)
+    prices = {"provider_training_token_cost": 0.5, "provider_input_token_cost": 0.25, "provider_output_token_cost": 2.0}
+    settings = Settings(roi=SETTINGS.roi.model_copy(update=prices))
+    booked = book(warehouse, settings, START + DAY)
+    assert {entry.item: (entry.amount, entry.unit) for entry in booked} == {
+        "provider_training": (500.0, "tokens"),
+        "provider_input": (50.0, "tokens"),
+    }
+    assert book(warehouse, settings, START + 2 * DAY) == []
 
 
 def test_a_small_day_by_hand(warehouse: Warehouse) -> None:

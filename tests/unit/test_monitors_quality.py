@@ -5,6 +5,7 @@ import math
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from judges import serving
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
+from retuned.consumers.common.tool_calls import written
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.hallucination import grounding
+from retuned.monitors.hallucination.grounding import judged
 from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.quality.consistency import contradict
 from retuned.monitors.quality.measure import Figure, measure
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
+from retuned.monitors.statistics import wilson
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
@@ -103,6 +109,15 @@ def test_one_person_changing_their_mind_has_one_vote(warehouse: Warehouse) -> No
     assert (figure.value, figure.n) == (0.0, 1)
 
 
+def test_votes_of_an_account_are_capped_and_are_not_independent(warehouse: Warehouse) -> None:
+    for account in range(20):
+        ids = answers(warehouse, 6, offset=100 + 10 * account, user_id=f"account {account}")
+        feedback(warehouse, ids, "helpful", account < 15, when=NOW, offset=10 * account)
+    figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
+    assert (figure.value, figure.n) == (0.75, 20 * 5)
+    assert (figure.value, figure.low, figure.high) == pytest.approx(wilson(15, 20))
+
+
 def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_otherwise(warehouse: Warehouse) -> None:
     ids = answers(warehouse, 100, offset=100)
     feedback(warehouse, ids[:25], "helpful", True, when=NOW - MINUTE, offset=0)
@@ -112,7 +127,7 @@ def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_othe
     assert (figure.value, figure.n) == (0.25, 100)
     # Now ten others correct what the first called helpful, and an expert corrects one.
     warehouse.execute(  # as if they came with the expert's
-        "UPDATE feedback SET user_id = 'another', batch = (SELECT last + 1 FROM batches) "
+        "UPDATE feedback SET user_id = id, batch = (SELECT last + 1 FROM batches) "
         "WHERE id IN (SELECT 'feedback-' || n FROM range(400, 410) t(n))"
     )
     feedback(warehouse, ids[:1], "correction", "No: 9 days.", source="expert", when=NOW, offset=500)
@@ -172,6 +187,58 @@ def test_labels_are_weighed_by_alarm(warehouse: Warehouse) -> None:
     assert (rate.value, rate.n) == (pytest.approx(0.1 * 0.25 + 0.9 * 0.025), 400)
     assert rate.low < 0.03
     assert rate.high < 0.15
+
+
+def test_labels_that_were_drawn_at_random_count_alone_once_there_are_enough(warehouse: Warehouse) -> None:
+    """Of 40 alarms a quarter is invented, of 360 other answers one in twenty; volunteers label inventions alone."""
+    alarmed = answers(warehouse, 40, offset=100, **INVENTED)
+    others = answers(warehouse, 360, offset=200, **GROUNDED)
+
+    for offset, ids, value in (
+        (1_000, alarmed[:5] + others[:1], True),
+        (2_000, alarmed[5:20] + others[1:20], False),
+        (3_000, alarmed[20:36] + others[20:60], True),
+    ):
+        feedback(warehouse, ids, "hallucination", value, source="expert", when=NOW, offset=offset)
+    volunteers = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
+    for number, one in enumerate((*alarmed[:20], *others[:20])):
+        warehouse.execute(
+            "INSERT INTO label_requests BY NAME SELECT $id AS id, $now AS created_at, 'support' AS workload, "
+            "$one AS interaction_id, 'calibration' AS reason, '' AS detail, true AS announced",
+            {"id": f"request-{number}", "now": NOW, "one": one},
+        )
+    rate = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
+    assert rate.value == pytest.approx(0.1 * 0.25 + 0.9 * 0.05)
+    assert volunteers.value > 0.5
+
+
+def test_no_answer_is_grounded_twice(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def count(answer: Answer) -> Judgement | Abstention:
+        seen.append(answer.id)
+        return judged(answer)
+
+    monkeypatch.setattr(grounding, "judged", count)
+    first = answers(warehouse, 6, offset=100, **GROUNDED)
+    measure(warehouse, SETTINGS, "support", NOW)
+    assert sorted(seen) == first
+    second = answers(warehouse, 3, offset=200, **INVENTED)
+    measure(warehouse, SETTINGS, "support", NOW)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert sorted(seen) == first + second
+    assert (found(figures, "alarm_rate", "grounding").value, found(figures, "alarm_rate", "grounding").n) == (3 / 9, 9)
+
+
+def test_groundings_of_labelled_answers_are_kept_longer(warehouse: Warehouse) -> None:
+    kept, gone = answers(warehouse, 2, offset=100, **GROUNDED)
+    feedback(warehouse, [kept], "hallucination", False, source="expert", when=NOW)
+    measure(warehouse, SETTINGS, "support", NOW)
+    later = NOW + timedelta(days=quality.GROUNDINGS_DAYS)
+    quality.thin(warehouse, later, later)
+    assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}
+    quality.thin(warehouse, later, later + MINUTE)
+    assert [row["interaction_id"] for row in warehouse.rows("FROM groundings")] == [kept]
 
 
 def test_labels_of_another_model_do_not_calibrate(warehouse: Warehouse) -> None:
@@ -423,9 +490,52 @@ def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Wareh
             expected.append((row["timestamp"] + max(words)[0], text))
     wanted = {"workload": "support", "since": START, "start": start, "most": 6}
     with warehouse.cursor() as cursor:
-        texts = [text for (text,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
+        texts = [json.loads(answer) for (answer,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
     assert texts == [text for _, text in sorted(expected, key=lambda pair: pair[0], reverse=True)[:6]]
     assert len(expected) > 6
+
+
+def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list[Figure], str]:
+    """Figures of texts, and what a judge was shown: of the same answers each time, after some reasoning; and beside
+    them, where `calling`, answers that only call tools."""
+    same = json.dumps([{"role": "user", "content": "How long do parcels take?"}])
+    passage = {"messages": same, "context": GROUNDED["context"]}
+    liked = answers(warehouse, 24, start=START, offset=1_000, response=f"{thought}You can return it within 30 days.")
+    feedback(warehouse, liked, "helpful", True, when=NOW - MINUTE)
+    for number, said in enumerate(("Parcels take 2 days.", "Parcels take two days.", "Parcels take 9 days.") * 4):
+        when = START + timedelta(hours=1, minutes=number)
+        answers(warehouse, 1, start=when, offset=2_000 + number, response=f"{thought}{said}", **passage)
+    if calling:
+        call = written("", [{"name": "track", "arguments": {"number": 44}}])
+        right = [{"name": "track", "arguments": {"number": 44}}]
+        for number, said in enumerate(("", call, f"{thought}{call}") * 4):
+            when = START + timedelta(hours=1, minutes=20 + number)
+            asked = answers(warehouse, 1, start=when, offset=3_000 + number, response=said, **passage)
+            feedback(warehouse, asked, "correction", right, when=NOW - MINUTE, offset=3_000 + number)
+    with serving() as server:
+        server.reply = lambda _: "Verdict: supported"
+        settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
+        figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
+        shown = " ".join(str(question["messages"]) for question in server.asked)
+    kinds = {"alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness", "hallucination_rate"}
+    return [figure for figure in figures if figure.metric in kinds and figure.source != "user"], shown
+
+
+def test_reasoning_is_no_part_of_an_answer_and_who_only_calls_tools_says_nothing(tmp_path: Path) -> None:
+    thought = "<think>\n- Hey! 77 days 🙂, or 88 euros?\n</think>\n\n"
+    found = {}
+    for name, before, calling in (("plain", "", False), ("thinking", thought, True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with closing(new_warehouse(folder)) as warehouse:
+            found[name], shown = of_texts(warehouse, before, calling=calling)
+        assert "Parcels take 9 days." in shown
+        assert "77" not in shown
+        assert "track" not in shown
+    assert found["plain"] == found["thinking"]
+    assert {figure.metric for figure in found["plain"]} == {
+        "alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness", "hallucination_rate",
+    }  # fmt: skip
 
 
 def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:

@@ -1,12 +1,21 @@
 """Topics of two windows."""
 
 import random
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from traffic import prompts
 
 from retuned.monitors.drift import topics
-from retuned.monitors.drift.topics import find_topics
+from retuned.monitors.drift.topics import Topics
+from retuned.monitors.drift.two_samples import Sample
+
+
+def find_topics(reference: list[str], current: list[str], most: int, others: Sequence[str] = ()) -> Topics | None:
+    """Of two windows of one day."""
+    samples = (Sample(np.asarray(asked, dtype=object), np.zeros(len(asked), int)) for asked in (reference, current))
+    return topics.find_topics(*samples, most, others)
 
 
 def test_neither_window_is_the_one_that_topics_are_fitted_to() -> None:
@@ -16,8 +25,8 @@ def test_neither_window_is_the_one_that_topics_are_fitted_to() -> None:
     assert found is not None
     assert exchanged is not None
     assert (found.reference, found.current) == (exchanged.current, exchanged.reference)
-    assert found.p_value == pytest.approx(exchanged.p_value)
-    assert found.p_value > 0.05
+    assert found.difference.p_value == pytest.approx(exchanged.difference.p_value)
+    assert found.difference.p_value > 0.05
 
 
 def test_what_is_asked_about_only_now_is_a_topic_of_its_own() -> None:
@@ -25,7 +34,7 @@ def test_what_is_asked_about_only_now_is_a_topic_of_its_own() -> None:
     asked = [f"is the {rng.choice('ABC')} hoverboard allowed on pavements" for _ in range(40)]
     found = find_topics(prompts(200, rng), prompts(160, rng) + asked, 8)
     assert found is not None
-    assert found.p_value < 1e-9
+    assert found.difference.p_value < 1e-9
     assert "hoverboard" in found.newest
     own = set(found.current[160:])
     assert len(own) == 1
@@ -38,7 +47,7 @@ def test_a_mix_that_moves_within_the_clusters_is_seen() -> None:
     rng = random.Random(3)
     found = find_topics(prompts(300, rng), prompts(300, rng, (1, 3, 2, 2, 3)), 2)
     assert found is not None
-    assert found.p_value < 1e-4
+    assert found.difference.p_value < 1e-4
 
 
 def test_without_enough_prompts_or_words_there_are_none() -> None:
@@ -53,7 +62,7 @@ def test_prompts_that_repeat_themselves_are_no_difference() -> None:
     found = find_topics(asked, asked, 8)
     assert found is not None
     assert len(set(found.reference)) == 2
-    assert found.p_value == 1.0
+    assert found.difference.p_value == 1.0
 
 
 def test_of_large_windows_a_part_is_compared_prompt_by_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +80,28 @@ def test_of_large_windows_a_part_is_compared_prompt_by_prompt(monkeypatch: pytes
     assert found is not None
     assert (len(found.reference), len(found.current)) == (150, 60)
     assert sizes == [(50, 60)]
+
+
+def test_other_prompts_get_the_topic_of_their_like() -> None:
+    rng = random.Random(6)
+    before = prompts(200, rng)
+    found = find_topics(before, prompts(200, rng), 5, [before[0], "how do I get my money back for order 7", ""])
+    assert found is not None
+    assert found.others[0] == found.reference[0]
+    refunds = [topic for text, topic in zip(before, found.reference, strict=True) if "money back" in text]
+    assert found.others[1] == max(set(refunds), key=refunds.count)
+
+
+@pytest.mark.parametrize("new", [0.15, 0.3, 0.5])
+def test_the_share_of_new_prompts_is_estimated_with_its_interval(new: float) -> None:
+    inside = 0
+    for seed in range(5):
+        rng = random.Random(seed)
+        asked = [f"is the {rng.choice('ABC')} hoverboard {rng.choice(('allowed', 'banned'))} here" for _ in range(600)]
+        current = prompts(600, rng)
+        current[: round(600 * new)] = asked[: round(600 * new)]
+        found = find_topics(prompts(600, rng), current, 8)
+        assert found is not None
+        assert found.difference.share == pytest.approx(new, abs=0.1)
+        inside += found.difference.low <= new <= found.difference.high
+    assert inside >= 4

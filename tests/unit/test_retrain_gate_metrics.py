@@ -11,7 +11,7 @@ from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted,
 from retuned.retrain.decision.gate import Decision, decide
 from retuned.retrain.settings import GateSettings
 
-SETTINGS = GateSettings(resamples=1_000)
+SETTINGS = GateSettings()
 
 
 def rows(scores: Sequence[float | None], **columns: object) -> list[Row]:
@@ -19,7 +19,7 @@ def rows(scores: Sequence[float | None], **columns: object) -> list[Row]:
 
 
 def judged(old: Sequence[Row], new: Sequence[Row]) -> Decision:
-    return decide(old, new, [], [], SETTINGS, 0)
+    return decide(old, new, [], [], SETTINGS)
 
 
 def test_rows_on_which_the_metric_abstains_are_no_examples() -> None:
@@ -47,8 +47,8 @@ def test_no_answer_may_break_that_was_whole() -> None:
     assert not decision.outcome
     assert decision.reasons[-1] == "Refused by: validity."
     assert any("breaks 2.5% and the champion 0.0%" in reason for reason in decision.reasons)
-    allowed = GateSettings(resamples=1_000, maximum_invalid_rise=0.05)
-    assert decide(poor, broken, [], [], allowed, 0).outcome
+    allowed = GateSettings(maximum_invalid_rise=0.05)
+    assert decide(poor, broken, [], [], allowed).outcome
     assert judged([replace(row, valid=False) for row in poor], broken).outcome
 
 
@@ -137,8 +137,8 @@ def test_a_better_one_is_mostly_promoted() -> None:
 def test_the_guards_are_exact_on_fractions() -> None:
     """By hand: of three answers that got better or worse by the toss of a coin, all got worse once in eight."""
     old = rows([1.0, 1.0, 1.0] * 8)
-    settings = GateSettings(resamples=1_000, maximum_regression_drop=0.0)
+    settings = GateSettings(maximum_regression_drop=0.0)
     poor, good = rows([0.0] * 40), rows([1.0] * 40)
     for worse, passed in (((0.5, 0.25, 0.25), True), ((0.5, 0.25, 0.25, 0.25), False)):
         new = [replace(row, score=1.0 - worse[i] if i < len(worse) else 1.0) for i, row in enumerate(old)]
-        assert decide(poor, good, old, new, settings, 0).figures["passed[regression]"] == passed
+        assert decide(poor, good, old, new, settings).figures["passed[regression]"] == passed

@@ -81,9 +81,15 @@ def test_figures_of_its_own(server: Server) -> None:
     assert (figures["judge_wins"], figures["judge_ties"], figures["judge_losses"]) == (18, 1, 1)
     assert figures["judge_win_rate"] == pytest.approx(18.5 / 20)
     assert 0.5 < figures["judge_win_rate_low"] < 18.5 / 20 < figures["judge_win_rate_high"] <= 1.0
-    assert "The judge wise, which decides nothing, prefers the candidate in 92% of 20 pairs" in opinion.reason(
-        server.settings()
-    )
+    reason = opinion.reason(server.settings())
+    assert "on the holdout the judge wise prefers the candidate in 92% of 20 pairs" in reason
+
+
+def test_the_criteria_of_a_workload_are_among_the_instructions(server: Server) -> None:
+    judge.compare(PAIRS[:1], server.settings(), threading.Event(), "It names a number of days.")
+    assert len(server.asked) == 2
+    for question in server.asked:
+        assert "What makes an answer good: It names a number of days." in question["messages"][0]["content"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from judges import Server, serving
 
 from retuned.consumers.common.tool_calls import written
 from retuned.consumers.errors import ConfigurationError
+from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, measured, with_agreement
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.json_fields import Json, inferred_schema
 from retuned.retrain.scoring.judge import Judge
@@ -268,6 +270,21 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(server: Server, tmp_pat
     again = judging(server, tmp_path / "judged.jsonl")
     assert (value(again, "Please wait.", "Wait."), len(server.asked)) == (1.0, 4)
     assert "wait" not in (tmp_path / "judged.jsonl").read_text().casefold()
+
+
+def test_agreement_asks_no_judge(server: Server) -> None:
+    """Which of two answers that differ is better is asked in pairs: one question, paid for once."""
+    example = {"row_id": "r", "messages": json.dumps([{"role": "user", "content": "Hello?"}]), "context": None}
+    asked = example | {"completion": ""}
+    rows = [
+        measured("traffic", asked, model, output)
+        for model, output in ((LOGGED, "Hello."), (CANDIDATE, "Good day."), (BASE, "Hm."))
+    ]
+    found = with_agreement(rows, [asked], judging(server))
+    assert [row.agreement for row in found] == [None, 0.0, None]
+    alike = with_agreement([rows[0], replace(rows[1], output="Hello.")], [asked], judging(server))
+    assert [row.agreement for row in alike] == [None, 1.0]
+    assert server.asked == []
 
 
 def test_a_judge_that_favours_a_place_gives_half(server: Server) -> None:

@@ -128,7 +128,7 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
     high = [row for row in rows if drawn(row) >= 0.25]
     low = [row for row in rows if drawn(row) < 0.25]
     found = assigned_splits(high, evidence(), settings, generation)
-    lacking = int(0.25 * len(high))
+    lacking = round(0.25 * len(high))
     assert lacking >= 1
     assert [found[row.prompt_hash] for row in high] == ["holdout"] * lacking + ["train"] * (len(high) - lacking)
     # What stood in train before is not moved into the holdout.
@@ -138,12 +138,29 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
     assert [kept[row.prompt_hash] for row in high[1 : lacking + 1]] == ["holdout"] * lacking
     # What chance gave counts.
     mixed = assigned_splits([*high, low[0]], evidence(), settings, generation)
-    assert sum(split == "holdout" for split in mixed.values()) == int(0.25 * (len(high) + 1))
-    # Each topic has its own share: of three questions that is none.
+    assert sum(split == "holdout" for split in mixed.values()) == round(0.25 * (len(high) + 1))
+    # Each topic has its own share: of three questions that is none, but two of all six are held out.
     few = [*high[:3], *(replace(row, topic="parcel") for row in high[3:6])]
-    assert set(assigned_splits(few, evidence(), settings, generation).values()) == {"train"}
-    # More than the share by chance: nothing is taken away.
-    assert set(assigned_splits(low, evidence(), settings, generation).values()) == {"holdout"}
+    found = assigned_splits(few, evidence(), settings, generation)
+    assert [found[row.prompt_hash] for row in few] == ["holdout"] * 2 + ["train"] * 4
+
+
+@pytest.mark.parametrize("questions", [40, 92, 400])
+@pytest.mark.parametrize("topics", [1, 7, 12])
+def test_the_holdout_has_its_share_and_no_more_whatever_chance_and_topics_gave_it(questions: int, topics: int) -> None:
+    settings = DatasetSettings(holdout_share=0.25, validation_share=0.1)
+    for generation in range(5):
+        rows = [example(number, topic=f"topic {number % topics}") for number in range(questions)]
+        found = assigned_splits(rows, evidence(), settings, generation)
+        held_out = [row for row in rows if found[row.prompt_hash] == "holdout"]
+        assert len(held_out) == questions / 4
+        assert min(Counter(row.topic for row in held_out).values()) >= int(0.25 * (questions // topics))
+        # More questions come: those that were held out stay so, and the share is right again.
+        stood = {row.prompt_hash: found[row.prompt_hash] for row in rows}
+        more = [*rows, *(example(number, topic="topic 0") for number in range(questions, questions + 40))]
+        later = assigned_splits(more, evidence(more, places=stood), settings, generation)
+        assert {row.prompt_hash: later[row.prompt_hash] for row in rows} == stood
+        assert Counter(later.values())["holdout"] == questions / 4 + 10
 
 
 def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> None:
@@ -167,7 +184,7 @@ def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> N
     assert {row.prompt_hash: later[row.prompt_hash] for row in rows} == stood
 
 
-def test_questions_of_no_topic_and_those_for_validation_fill_no_holdout() -> None:
+def test_questions_of_no_topic_fill_the_holdout_by_their_hashes_and_those_for_validation_do_not() -> None:
     rows = [example(number, topic=OTHER) for number in range(40)]
     rows += [example(number) for number in range(40, 48)]
     settings = DatasetSettings(holdout_share=0.25, validation_share=0.75)
@@ -175,7 +192,8 @@ def test_questions_of_no_topic_and_those_for_validation_fill_no_holdout() -> Non
     assert {found[row.prompt_hash] for row in rows if fraction(row.identity) >= 0.25} == {"validation"}
     high = [row for row in rows if fraction(row.identity) >= 0.25]
     nameless = assigned_splits(high, evidence(), settings.model_copy(update={"validation_share": 0.0}), 0)
-    assert set(nameless.values()) == {"train"}
+    lowest = sorted(high, key=lambda row: fraction(row.identity))[: round(0.25 * len(high))]
+    assert {hash for hash, split in nameless.items() if split == "holdout"} == {row.prompt_hash for row in lowest}
 
 
 # Which rows
@@ -410,10 +428,10 @@ def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:
     ]
     assert {row.topic for row, _ in selection.thumbs} == {OTHER}
     assert chosen(evidence(thumbs=thumbs), holdout_share=1).thumbs == []
-    again = before(generation=2)
-    drawn = {number: fraction(f"2 {words(number)}") for number in range(20)}
+    again = before(generation=1)
+    drawn = {number: fraction(f"1 {words(number)}") for number in range(20)}
     least = min(drawn, key=drawn.__getitem__)
-    few = {"holdout_share": math.nextafter(drawn[least], 1), "validation_share": 0.0}
+    few = {"holdout_share": 0.05, "validation_share": 0.0}  # one of twenty, and one has so low a draw
     everything = evidence([example(number) for number in drawn], thumbs=[(example(number), True) for number in drawn])
     split = chosen(everything, again, **few)
     assert numbers(split.splits["holdout"]) == [least]
@@ -451,8 +469,16 @@ def test_too_few_new_rows_are_refused_and_what_was_left_out_is_named() -> None:
     left = [LeftOut(example(20), "spent"), LeftOut(example(21), "spent")]
     with pytest.raises(TooFewRows, match=r"asks for 9; left out: 2 spent$"):
         check_enough(selection(left, ["r0000"], **rows), asking(9, 2), "support")
-    with pytest.raises(TooFewRows, match=r"2 of 8 new examples are in the holdout; gate\.minimum_examples asks for 3,"):
-        check_enough(sound, asking(8, 3), "support")
+    # The five that are new in train are judged too, by folds.
+    check_enough(sound, asking(8, 7), "support")
+    for fold_rows, examples in ((200, 8), (4, 3), (0, 3)):
+        asked = asking(8, examples)
+        asked = asked.model_copy(update={"gate": asked.gate.model_copy(update={"fold_rows": fold_rows})})
+        wanted = rf"2 of 8 new examples are in the holdout; gate\.minimum_examples asks for {examples},"
+        with pytest.raises(TooFewRows, match=wanted):
+            check_enough(sound, asked, "support")
+    with pytest.raises(TooFewRows, match=r"0 of 7 new examples are in the holdout"):
+        check_enough(selection(train=train, validation=[example(7)]), asking(1, 3), "support")
     nothing = selection(replayed=["r0000"], train=train[:1], holdout=rows["holdout"])
     with pytest.raises(TooFewRows, match=r"no example is left to train on; lower dataset\.holdout_share"):
         check_enough(nothing, asking(1, 1), "support")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retuned.monitors.hallucination.judgeable import is_judgeable
+from retuned.monitors.hallucination.abstention import abstention
 
 PAIRS = Path(__file__).parents[1] / "data" / "grounding_pairs.jsonl"
 PASSAGE = "Parcels within the country take two days, those abroad take five days."
@@ -20,22 +20,27 @@ FOREIGN = {
 }
 
 
+def abstains(answer: str, passages: list[str]) -> bool:
+    return abstention(answer, tuple(passages)) is not None
+
+
 @pytest.mark.parametrize("language", FOREIGN)
 def test_it_abstains_on_other_languages(language: str) -> None:
     passage, answer = FOREIGN[language]
-    assert not is_judgeable(answer, [passage])
-    assert not is_judgeable(answer, [PASSAGE])
-    assert not is_judgeable("Parcels take two days.", [passage])
+    assert abstains(answer, [passage])
+    assert abstains(answer, [PASSAGE])
+    assert abstains("Parcels take two days.", [passage])
+    assert abstention("Parcels take two days.", (PASSAGE * 5, passage)) == "language"
 
 
 def test_it_judges_english_however_short() -> None:
     pairs = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
     passages = [[pair["context"]] if isinstance(pair["context"], str) else pair["context"] for pair in pairs]
-    judged = [is_judgeable(pair["answer"], given) for pair, given in zip(pairs, passages, strict=True)]
+    judged = [not abstains(pair["answer"], given) for pair, given in zip(pairs, passages, strict=True)]
     assert sum(judged) >= 0.99 * len(pairs)
-    for answer in ("", "No.", "30 days.", "Agnieszka Nowak", "2nd of September", "€5", "Yes: 5 days | 9 days"):
-        assert is_judgeable(answer, [PASSAGE]), answer
-    assert is_judgeable("The café in Łódź, called Η Ταβέρνα, opens at nine in the morning on Sundays.", [PASSAGE])
+    for answer in ("No.", "30 days.", "Agnieszka Nowak", "2nd of September", "€5", "Yes: 5 days | 9 days"):
+        assert not abstains(answer, [PASSAGE]), answer
+    assert not abstains("The café in Łódź, called Η Ταβέρνα, opens at nine in the morning on Sundays.", [PASSAGE])
 
 
 @pytest.mark.parametrize(
@@ -53,9 +58,15 @@ def test_it_judges_english_however_short() -> None:
     ],
 )
 def test_it_abstains_on_tables_and_code(text: str) -> None:
-    assert not is_judgeable(text, [PASSAGE])
-    assert not is_judgeable("Parcels take two days.", [PASSAGE, text])
+    assert abstains(text, [PASSAGE])
+    assert abstention("Parcels take two days.", (PASSAGE, text)) in {"table", "code"}
+
+
+def test_it_abstains_without_passages_or_words() -> None:
+    assert abstention(" \n", (PASSAGE,)) == "no_words"
+    for passages in ((), ("",), ("\n ", " ")):
+        assert abstention("Parcels take two days.", passages) == "no_context"
 
 
 def test_a_list_is_prose() -> None:
-    assert is_judgeable("You need:\n- your passport;\n- a photo (of your face);\n\n1. Sign it;\n2. Send it.", [PASSAGE])
+    assert not abstains("You need:\n- your passport;\n- a photo (of your face);\n\n1. Sign it;\n2. Send it.", [PASSAGE])

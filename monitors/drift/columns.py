@@ -1,0 +1,110 @@
+"""The columns of a drift check: the values of both windows, as the daemon computed them, with topics and answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from retuned.monitors.drift.answers import closed_answers
+from retuned.monitors.drift.topics import Topics, find_topics
+from retuned.monitors.drift.two_samples import SEPARATOR, Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Window = Literal["reference", "current"]
+
+NUMBERS = (
+    "prompt_length",
+    "response_length",
+    "context_length",
+    "digit_share",
+    "question_marks",
+    "new_words",
+    "latency_seconds",
+)
+TOPIC, LANGUAGE = "topic", "language"
+CATEGORIES = (TOPIC, LANGUAGE, "refusal", "has_context", "helpful")
+# Helpful or not, with the topic of the question: did the same questions come to be answered less well?
+SATISFACTION = "satisfaction"
+COLUMNS = (*NUMBERS, *CATEGORIES, SATISFACTION)
+ATTRIBUTES = "attributes."
+ANSWERS = "answers"
+# Which sample of a window a column is of; the others are of `answers`.
+SAMPLES = {"context_length": "context", "helpful": "rated", SATISFACTION: "rated"}
+# A column with fewer values than this in either window is not compared.
+MINIMUM_VALUES = 30
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The rows of both windows.
+
+    Attributes:
+        table: a row for each answer of each sample, with the columns `window`, `sample`, `day`, `prompt`, and those
+            that are compared.
+        names: of the columns that are compared.
+        segments: of those by which rows are told apart, to find where another one moved.
+    """
+
+    table: "pd.DataFrame"
+    names: tuple[str, ...]
+    segments: tuple[str, ...]
+    topics: Topics | None
+
+    def values(self, column: str, window: Window) -> "pd.Series[Any]":
+        """The values of a column in a window, in the sample that it is of, without empty ones."""
+        table = self.table
+        found: pd.Series[Any] = table[column][(table["window"] == window) & self._sampled(column)].dropna()
+        return found
+
+    def sample(self, column: str, window: Window) -> Sample:
+        """The same with their days."""
+        values = self.values(column, window)
+        return Sample(values.to_numpy(), self.table["day"][values.index].to_numpy())
+
+    def frame(self, columns: list[str], window: Window) -> "pd.DataFrame":
+        """Columns of a window, empty where a row is of another sample than the column."""
+        import pandas as pd
+
+        masked = {column: self.table[column].where(self._sampled(column)) for column in columns}
+        return pd.DataFrame(masked)[self.table["window"] == window]
+
+    def unusable(self, column: str) -> str | None:
+        """Why a column cannot be compared, or None: it is empty, nearly so, or the same everywhere."""
+        reference, current = self.values(column, "reference"), self.values(column, "current")
+        if (fewest := min(len(reference), len(current))) < MINIMUM_VALUES:
+            return "no values" if fewest == 0 else "too few values"
+        return "constant" if len(set(reference) | set(current)) < 2 else None
+
+    def is_number(self, column: str) -> bool:
+        return column in NUMBERS or self.table[column].dtype.kind == "f"
+
+    def _sampled(self, column: str) -> "pd.Series[bool]":
+        return self.table["sample"] == SAMPLES.get(column, ANSWERS)
+
+
+def read(path: Path, most_topics: int, segments: list[str]) -> Columns:
+    """Read the rows that `write_features` wrote, and add topics, satisfaction, attributes and answers.
+
+    Args:
+        segments: the names of the attributes in the column `segments`.
+    """
+    import pandas as pd
+
+    table = pd.read_parquet(path, use_threads=False)
+    attributes = [ATTRIBUTES + name for name in segments]
+    for place, name in enumerate(attributes):
+        table[name] = table["segments"].map(lambda values, place=place: values[place])
+    answers = table["sample"] == ANSWERS
+    halves = [answers & (table["window"] == window) for window in ("reference", "current")]
+    table[TOPIC] = table[SATISFACTION] = None
+    before, now = (Sample(table["prompt"][half].to_numpy(), table["day"][half].to_numpy()) for half in halves)
+    topics = find_topics(before, now, most_topics, list(table["prompt"][~answers]))
+    if topics:
+        for rows, named in zip((*halves, ~answers), (topics.reference, topics.current, topics.others), strict=True):
+            table.loc[rows, TOPIC] = named
+        table[SATISFACTION] = table[TOPIC].str.cat(table["helpful"], sep=SEPARATOR)
+    closed = closed_answers(table["answer"][answers].tolist())
+    for name, values in closed.items():
+        table[name] = pd.Series(values, index=table.index[answers])
+    return Columns(table, (*COLUMNS, *attributes, *closed), (TOPIC, LANGUAGE, *attributes), topics)

@@ -1,0 +1,91 @@
+"""Drift by command: a check as of a past time, and what a person accepts as usual."""
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from traffic import START, interactions, prompts
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.settings import WarehouseSettings
+from retuned.daemon.cli import main as cli
+from retuned.daemon.service import LocalService, opened
+from retuned.daemon.settings import Settings
+from retuned.monitors.drift.check import latest
+from retuned.monitors.settings import WindowsSettings
+
+DAY = timedelta(days=1)
+THEN = START + 4 * DAY
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[LocalService]:
+    """History of four days of refunds and deliveries, then three days of what is broken."""
+    settings = Settings(
+        warehouse=WarehouseSettings(path=tmp_path / "retuned.duckdb"),
+        windows=WindowsSettings(reference_seconds=3 * 86_400, minimum_rows=50),
+    )
+    with opened(settings) as local:
+        rng = random.Random(1)
+        interactions(local.warehouse, prompts(600, rng, (3, 3, 2, 2, 1)), rng, step=DAY / 150)
+        interactions(local.warehouse, prompts(450, rng, (0, 0, 0, 0, 1)), rng, start=THEN, step=DAY / 150, offset=1_000)
+        yield local
+
+
+def at(service: LocalService, monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
+    monkeypatch.setattr(service.jobs.context, "now", lambda: now)
+
+
+def drift(service: LocalService, name: str, **arguments: Any) -> str:
+    done: str = service.command(f"{name}-drift", "support", arguments)["done"]
+    return done
+
+
+def test_a_check_as_of_a_time_compares_the_windows_of_that_time(service: LocalService) -> None:
+    quiet = drift(service, "check", as_of=THEN.isoformat())
+    assert quiet.startswith("0 of ")
+    drifted = drift(service, "check", as_of=f"{THEN + DAY:%Y-%m-%dT%H:%M}+00:00")
+    assert "topic from " in drifted
+    stored = latest(service.warehouse, "support")
+    assert stored is not None
+    assert (stored.created_at, stored.drifted, stored.detail) == (THEN + DAY, True, drifted)
+    assert stored.severity is not None
+    assert stored.severity > 0.5
+    with pytest.raises(RetunedError, match="as_of: expected a date or a time such as 2026-11-24T09:30, got 'soon'"):
+        drift(service, "check", as_of="soon")
+
+
+def test_what_is_accepted_is_the_reference(service: LocalService, monkeypatch: pytest.MonkeyPatch) -> None:
+    at(service, monkeypatch, THEN + DAY)
+    assert "topic from " in drift(service, "check")
+    with pytest.raises(RetunedError, match="give the reason"):
+        drift(service, "accept")
+    accepted = drift(service, "accept", reason="a recall of the lamp", asked_by="anna")
+    assert accepted.startswith(
+        f"the reference of drift checks begins at {THEN:%Y-%m-%d %H:%M} UTC, with 150 conversations"
+    )
+    (row,) = service.warehouse.rows("SELECT actor, reason FROM drift_references")
+    assert row == {"actor": "anna", "reason": "a recall of the lamp"}
+    assert drift(service, "check").startswith("Blind: 50 more conversations are needed.")
+    with pytest.raises(RetunedError, match=r"holds 0 conversations, and a reference needs 50 \(windows.minimum_rows\)"):
+        drift(service, "accept", reason="again")
+    at(service, monkeypatch, THEN + 2 * DAY)
+    assert drift(service, "check").startswith("0 of ")
+
+
+def test_the_command_line_checks_and_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "retuned.yaml"
+    config.write_text(f"warehouse: {{path: {tmp_path / 'retuned.duckdb'}}}\nhttp: {{port: 1}}\n", encoding="utf-8")
+    with opened(Settings(warehouse=WarehouseSettings(path=tmp_path / "retuned.duckdb"))) as local:
+        interactions(local.warehouse, prompts(60, random.Random(1)), random.Random(1))
+    common = ["--config", str(config), "drift"]
+    assert cli.main([*common, "check", "support", "--as-of", "2026-03-02T10:00"]) == 0
+    assert capsys.readouterr().out == (
+        "support: Blind: 140 more conversations are needed. There are 0 in the reference and 60 in the current window, "
+        "of 100 that each has to hold (windows.minimum_rows).\n"
+    )
+    assert cli.main([*common, "accept", "support", "--reason", "a new product"]) == 1
+    assert "a reference needs 100" in capsys.readouterr().err

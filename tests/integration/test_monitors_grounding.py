@@ -1,0 +1,55 @@
+"""The grounding rules in a child process."""
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from retuned.consumers.errors import Cancelled
+from retuned.monitors.hallucination.grounding import FEW, Grounding
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
+from retuned.monitors.settings import QualitySettings
+
+PASSAGE = "Parcels within the country take two days."
+SAID = ("Parcels take two days.", "Parcels take nine days.", "Ihr Paket ist in zwei Tagen bei Ihnen.")
+
+
+def answers(count: int) -> list[Answer]:
+    return [Answer(str(n), "How long?", (PASSAGE,), SAID[n % len(SAID)]) for n in range(count)]
+
+
+def scorer(stop: threading.Event | None = None, **settings: float) -> Grounding:
+    return Grounding(QualitySettings(**settings), stop or threading.Event())  # type: ignore[arg-type]
+
+
+def test_many_answers_are_judged_as_few_are() -> None:
+    """A child that says of each answer what the rules say here, in order."""
+    few, many = scorer().judge(answers(FEW)), scorer().judge(answers(3 * FEW))
+    assert [answer.id for answer, _ in many] == [str(n) for n in range(3 * FEW)]
+    assert many[:FEW] == few
+    right, wrong, foreign = (found for _, found in few[:3])
+    assert right == Judgement(1.0)
+    assert isinstance(wrong, Judgement)
+    assert wrong.score < QualitySettings().grounding_threshold
+    assert wrong.spans == (SAID[1],)
+    assert foreign == Abstention("language")
+
+
+def test_what_is_not_judged_in_time_waits_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert scorer(judging_seconds=0.01).judge(answers(2 * FEW)) == []
+    assert f"0 of {2 * FEW} answers were judged" in caplog.text
+
+
+def test_it_stops_when_told() -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Cancelled):
+        scorer(stop).judge(answers(2 * FEW))
+
+
+def test_texts_that_it_was_shown_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert len(scorer().judge(answers(2 * FEW))) == 2 * FEW
+    assert list(tmp_path.iterdir()) == []

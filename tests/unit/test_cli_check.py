@@ -1,0 +1,136 @@
+"""`retuned check` beside a daemon, and names of workloads that nothing knows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from brokers import free_port
+from doors import FakeDaemon, Place
+from models import tiny_llama
+
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.cli import check as checks
+from retuned.daemon.cli.main import main
+from retuned.daemon.settings import HttpSettings, load
+
+WORKLOADS = {"support.refunds": {"train": {"rank": 8}}}
+
+
+class Deployment:
+    """A configuration with a warehouse, and at will something that answers on its port as a daemon does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.warehouse, self.file = folder / "retuned.duckdb", folder / "retuned.yaml"
+        self.daemon, self.port = FakeDaemon(), free_port()
+
+    def write(self, workloads: dict[str, Any] | None = None, **more: Any) -> None:
+        content = {
+            "warehouse": {"path": str(self.warehouse)},
+            "http": {"port": self.port},
+            "workloads": workloads or {},
+        }
+        self.file.write_text(yaml.safe_dump({**content, **more}))
+
+    def fill(self, *workloads: str) -> None:
+        opened = open_warehouse(WarehouseSettings(path=self.warehouse))
+        for name in workloads:
+            opened.execute("INSERT INTO aliases VALUES (?, 'champion', 'x', now())", [name])
+        opened.close()
+
+    def found(self) -> dict[str, tuple[str, str]]:
+        return {name: (mark, text) for mark, name, text in checks.check(load(self.file))}
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "check_broker", lambda _: "not asked")  # it would be waited for
+    deployment = Deployment(tmp_path)
+    deployment.write()
+    return deployment
+
+
+@pytest.fixture
+def served(deployed: Deployment) -> Iterator[Deployment]:
+    """The daemon of this very configuration answers."""
+    place = Place(HttpSettings(port=0), deployed.daemon)
+    deployed.port = place.port
+    deployed.daemon.found = {
+        "version": "0.2.0",
+        "started_at": "2026-04-01T06:00:00Z",
+        "storage": {"path": str(deployed.warehouse.resolve())},
+        "workloads": {"support.refunds": {}},
+    }
+    deployed.write()
+    yield deployed
+    place.server.stop()
+
+
+def test_its_own_daemon_is_recognised(served: Deployment) -> None:
+    found = served.found()
+    assert found["warehouse"] == ("ok", f"{served.warehouse} is open in the daemon that runs")
+    assert found["http"][0] == "ok"
+    assert "is the daemon's that runs (version 0.2.0, since 2026-04-01T06:00:00)" in found["http"][1]
+    assert not served.warehouse.exists()
+
+
+def test_a_daemon_of_another_warehouse_is_a_problem(served: Deployment) -> None:
+    served.daemon.found["storage"] = {"path": "/elsewhere/retuned.duckdb"}
+    mark, text = served.found()["http"]
+    assert mark == "FAIL"
+    assert "has the warehouse /elsewhere/retuned.duckdb open" in text
+    assert "give one of them another port" in text
+
+
+def test_names_of_workloads_are_compared_with_those_that_the_daemon_knows(served: Deployment) -> None:
+    served.write({"support.refnds": {"train": {"rank": 8}}})
+    mark, text = served.found()["workloads"]
+    assert mark == "warn"
+    assert "workloads.support.refnds: no workload that is known has this name; did you mean support.refunds?" in text
+    served.write(WORKLOADS)
+    assert served.found()["workloads"][0] == "ok"
+
+
+def test_names_of_workloads_are_compared_with_those_in_the_warehouse(deployed: Deployment) -> None:
+    deployed.write({"support.refnds": {"train": {"rank": 8}}})
+    assert deployed.found()["workloads"] == ("ok", "no event has told yet which workloads there are")
+    deployed.fill("support.refunds")
+    assert deployed.found()["workloads"][0] == "warn"
+
+
+def test_a_check_with_a_warning_is_sound(
+    deployed: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed.write({"sales": {"train": {"rank": 8}}}, models={"base": str(tiny_llama(tmp_path / "base"))})
+    deployed.fill("support")
+    assert main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert "warn  workloads: workloads.sales: no workload that is known has this name; known are support;" in said
+
+
+def test_no_plan_for_a_name_that_nothing_knows(
+    deployed: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = str(tiny_llama(tmp_path / "base"))
+    deployed.write(WORKLOADS, models={"base": base})
+    assert main(["check", "--plan", "anything"]) == 0  # nothing is known yet
+    deployed.fill("sales.de")
+    capsys.readouterr()
+    assert main(["check", "--plan", "sales.d"]) == 1
+    said = capsys.readouterr().err
+    assert "workload sales.d: no event and no entry of workloads has this name; did you mean sales.de?" in said
+    assert main(["check", "--plan", "sales.de"]) == 0
+    assert main(["check", "--plan", "support.refunds"]) == 0  # it is configured before its first event
+
+
+def test_what_is_in_force_for_a_name_that_nothing_knows(
+    deployed: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed.fill("sales.de")
+    assert main(["config", "--workload", "sales.d"]) == 0
+    assert "no event and no entry of workloads has this name; did you mean sales.de?" in capsys.readouterr().err
+    assert main(["config", "--workload", "sales.de"]) == 0
+    assert capsys.readouterr().err == ""

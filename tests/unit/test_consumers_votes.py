@@ -1,0 +1,107 @@
+"""The one definition of a vote: the last one, capped by account, on answers that had the same time to be voted on."""
+
+from collections import Counter, defaultdict
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from judged import HOUR, START, History
+from traffic import store
+
+from retuned.consumers.warehouse import judgements
+from retuned.consumers.warehouse.connection import Warehouse, rows_of
+
+NOW, DAY = START + timedelta(days=30), timedelta(days=1)
+EVERYTHING: dict[str, Any] = {"start": START - 9 * DAY, "end": NOW, "now": NOW}
+ALL_VOTES = """
+SELECT i.id, coalesce(i.conversation_id, i.id) AS conversation, i.timestamp AS answered_at, i.model, i.user_id AS asker,
+       v.id AS vote, v.name, v.source, v.value, v.user_id AS voter, v.timestamp, v.received_at
+FROM votes v JOIN interactions i ON i.id = v.interaction_id
+WHERE i.workload = 'support' AND i.model <> 'demonstration'
+"""
+
+
+def votes(warehouse: Warehouse, **span: Any) -> list[dict[str, Any]]:
+    judgements.follow(warehouse)
+    with warehouse.cursor() as cursor:
+        judgements.comparable_votes(cursor, "support", **EVERYTHING | span)
+        return rows_of(cursor.execute("FROM comparable_votes ORDER BY ALL"))
+
+
+def expected(warehouse: Warehouse, start: datetime, end: datetime, mature: timedelta | None, most: int) -> Any:
+    """The same, one vote after the other."""
+    by_answer = defaultdict[Any, list[dict[str, Any]]](list)
+    for vote in warehouse.rows(ALL_VOTES):
+        late = mature is not None and vote["timestamp"] > vote["answered_at"] + mature
+        if start <= vote["answered_at"] < end and not late:
+            by_answer[vote["id"], vote["name"], vote["source"]].append(vote)
+    found, of_account = [], Counter[Any]()
+    for same in sorted(by_answer.values(), key=lambda v: (min(x["timestamp"] for x in v), v[0]["id"])):
+        last = max(same, key=lambda vote: (vote["timestamp"], vote["received_at"], vote["vote"]))
+        account = (last["voter"] or last["asker"]) if last["source"] == "user" else None
+        version = "v1" if last["model"] == "support@v1" else "base"
+        key = (account, last["name"], last["source"], version)
+        of_account[key] += 1
+        if account is None or of_account[key] <= most:
+            found.append((*(last[name] for name in ("id", "name", "source", "value")), version, account))
+    return sorted(found, key=str)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_votes_are_those_found_one_by_one(warehouse: Warehouse, seed: int) -> None:
+    history = History(warehouse, seed)
+    for _ in range(80):
+        history.go_on()
+    # An id that was used twice is two answers: not what this is about.
+    warehouse.execute(
+        "DELETE FROM interactions WHERE id IN (SELECT id FROM interactions GROUP BY id HAVING count(*) > 1)"
+    )
+    compared = 0
+    for days, mature, most in ((99, None, 99), (9, None, 2), (9, DAY, 2), (99, 2 * HOUR, 1)):
+        start, end = history.now - days * DAY, history.now - 2 * DAY
+        named = ("interaction_id", "name", "source", "value", "version", "account")
+        found = [
+            tuple(vote[name] for name in named)
+            for vote in votes(warehouse, start=start, end=end, now=history.now, mature_after=mature, per_account=most)
+        ]
+        assert sorted(found, key=str) == expected(warehouse, start, end, mature, most)
+        compared += len(found)
+    assert compared > 40
+
+
+def answer(warehouse: Warehouse, id: str, when: datetime, **columns: Any) -> None:
+    row = {"id": id, "timestamp": when, "workload": "support", "model": "base", "messages": "[]", "response": "Yes."}
+    place = {"topic": "interactions", "partition": 0, "offset": 0, "received_at": when}
+    store(warehouse, "interactions", [row | place | columns])
+
+
+def vote(warehouse: Warehouse, about: str, value: bool, when: datetime, **columns: Any) -> None:
+    row = {"id": f"{about} {when} {columns}", "timestamp": when, "interaction_id": about, "name": "helpful"}
+    said = {"value": str(value).lower(), "source": "user", "received_at": when}
+    store(warehouse, "feedback", [row | said | {"topic": "feedback", "partition": 0, "offset": 0} | columns])
+
+
+def test_old_answers_have_no_more_time_to_be_voted_on_than_new_ones(warehouse: Warehouse) -> None:
+    for id, age in (("old", 10), ("just mature", 6), ("too new", 5)):
+        answer(warehouse, id, NOW - age * HOUR - timedelta(seconds=1))
+        vote(warehouse, id, True, NOW - age * HOUR + HOUR)
+    vote(warehouse, "old", False, NOW - 3 * HOUR)  # seven hours after the answer
+    found = votes(warehouse, mature_after=6 * HOUR)
+    assert [(vote["interaction_id"], vote["value"]) for vote in found] == [("just mature", True), ("old", True)]
+    assert {vote["interaction_id"]: vote["value"] for vote in votes(warehouse)}["old"] is False
+
+
+def test_an_account_has_so_many_votes_on_each_version(warehouse: Warehouse) -> None:
+    for number in range(12):
+        answer(
+            warehouse, f"a{number:02}", START + number * HOUR, user_id="asker",
+            model="support@v1" if number % 2 else "base",
+        )  # fmt: skip
+        vote(warehouse, f"a{number:02}", number < 10, START + 20 * HOUR - number * HOUR, source="user")
+        vote(warehouse, f"a{number:02}", True, START + 20 * HOUR, source="expert")
+    users = [vote for vote in votes(warehouse) if vote["source"] == "user"]
+    # Those that it cast first, of each version five.
+    assert [vote["interaction_id"] for vote in users] == [f"a{number:02}" for number in range(2, 12)]
+    assert {vote["unit"] for vote in users} == {"account asker"}
+    experts = [vote for vote in votes(warehouse) if vote["source"] == "expert"]
+    assert len({vote["unit"] for vote in experts}) == len(experts) == 12  # of conversations of one answer each

@@ -1,0 +1,111 @@
+"""A promotion that is watched: what is stored of it, and what a look sees."""
+
+import json
+import random
+from datetime import datetime, timedelta
+from typing import Any
+
+from traffic import START, interactions, store
+
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.settings import Settings
+from retuned.monitors.watch.check import WatchCheck, check
+from retuned.monitors.watch.comparison import Comparison
+
+HOUR = timedelta(hours=1)
+SINCE = START + 24 * HOUR
+NOW = SINCE + 12 * HOUR
+OVER = SINCE + 14 * 24 * HOUR
+SETTINGS = Settings()
+OLD, NEW = "support@v1", "support@v2"
+
+
+def promote(warehouse: Warehouse, version: str | None = "v2", previous: str | None = "v1", **columns: Any) -> None:
+    row = {
+        "id": f"promotion-{columns.get('created_at', SINCE)}-{columns.get('workload')}",
+        "created_at": SINCE,
+        "workload": "support",
+        "event": "promoted",
+        "version": version,
+        "previous_version": previous,
+        "actor": "gate",
+        "reason": "better",
+        "announced": True,
+    }
+    warehouse.insert("promotions", **row | columns)
+
+
+def rated(
+    warehouse: Warehouse,
+    model: str,
+    good: int,
+    bad: int,
+    start: datetime | None = None,
+    name: str = "helpful",
+    source: str = "user",
+    user: str | None = None,
+    **columns: Any,
+) -> list[str]:
+    """Answers of a model within an hour (by default since the promotion, or before it), rated in random order."""
+    start = start or (SINCE if model == NEW else SINCE - 2 * HOUR)
+    rng = random.Random(f"{model}{start}{name}")
+    offset = int(warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
+    step = HOUR / (good + bad)
+    asked = [f"question {number}" for number in range(good + bad)]
+    plain = {"context": None, "latency_seconds": None}
+    ids = interactions(warehouse, asked, rng, start=start, step=step, model=model, offset=offset, **plain | columns)
+    values = [name != "hallucination"] * good + [name == "hallucination"] * bad
+    rng.shuffle(values)
+    rows = [
+        {
+            "id": f"{id}-{name}-{source}",
+            "timestamp": start + (number + 0.5) * step,
+            "interaction_id": id,
+            "name": name,
+            "value": json.dumps(value),
+            "source": source,
+            "user_id": user,
+            "topic": "feedback",
+            "partition": 0,
+            "offset": offset + number,
+            "received_at": start,
+        }
+        for number, (id, value) in enumerate(zip(ids, values, strict=True))
+    ]
+    store(warehouse, "feedback", rows)
+    return ids
+
+
+def seen(warehouse: Warehouse, now: datetime = NOW, settings: Settings = SETTINGS) -> WatchCheck:
+    found = check(warehouse, settings, "support", now)
+    assert found is not None
+    return found
+
+
+def compared(found: WatchCheck, metric: str = "helpful", source: str = "user") -> Comparison:
+    (comparison,) = [c for c in found.comparisons if (c.metric, c.source) == (metric, source)]
+    return comparison
+
+
+def counted(comparison: Comparison) -> tuple[float, int, float, int]:
+    return comparison.bad_before, comparison.n_before, comparison.bad_after, comparison.n_after
+
+
+Said = tuple[str, bool, datetime, timedelta, int]
+"""So many answers of a model, whether each is bad, when, and how much later a vote on it came."""
+
+
+def voted(warehouse: Warehouse, *said: Said, workload: str = "support") -> None:
+    """Answers with a vote on each."""
+    place = {"topic": "t", "partition": 0, "offset": 0, "received_at": SINCE}
+    answers, votes = [], []
+    offset = int(warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
+    for model, bad, when, delay, n in said:
+        for _ in range(n):
+            id = f"{workload}-voted-{offset + len(answers)}"
+            about = {"workload": workload, "model": model, "messages": "[]", "response": ""}
+            answers.append({"id": id, "timestamp": when, **about, **place})
+            vote = {"interaction_id": id, "name": "helpful", "value": json.dumps(not bad), "source": "user"}
+            votes.append({"id": f"{id}-vote", "timestamp": when + delay, **vote, **place})
+    store(warehouse, "interactions", answers)
+    store(warehouse, "feedback", votes)
