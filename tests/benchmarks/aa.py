@@ -264,7 +264,7 @@ def _pair(champion: Answers, candidate: Answers, workload: Workload) -> tuple[An
         *(replace(one, model=CANDIDATE) for one in candidate.values()),
     ]
     found: dict[str, Answers] = {CHAMPION: {}, CANDIDATE: {}}
-    for one in with_agreement(rows, workload.holdout, workload.metric)[0]:
+    for one in with_agreement(rows, workload.holdout, workload.metric):
         found[one.model][one.row_id] = one
     return found[CHAMPION], found[CANDIDATE]
 
