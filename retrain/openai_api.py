@@ -93,11 +93,11 @@ class Client:
             NoAnswer: it did not answer, or not to the end.
         """
         headers = {"Content-Type": content_type}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         for pause in (*(self.pauses if repeat else ()), None):
             request = urllib.request.Request(f"{self.url}/{route}", data, headers, method=method)
+            if self.token:  # another server, to which this one leads, has no business with it
+                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
             started = time.perf_counter()
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:

@@ -45,15 +45,15 @@ def reply(messages: list[dict[str, str]], settings: JudgeSettings) -> Reply:
     Raises:
         ChatFailed: it is away, too slow, refuses, or answers something else.
     """
-    headers = {"Content-Type": "application/json"}
     body = {"model": settings.judge_model, "messages": messages, "temperature": 0, "max_tokens": 512}
     try:
-        key = settings.key()
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(
-            f"{str(settings.judge_url).rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+            f"{str(settings.judge_url).rstrip('/')}/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
         )
+        if key := settings.key():
+            request.add_unredirected_header("Authorization", f"Bearer {key}")  # another server has no business with it
         with urllib.request.urlopen(request, timeout=settings.judge_timeout_seconds) as response:
             answered = json.load(response)
             content = answered["choices"][0]["message"]["content"]
