@@ -54,7 +54,7 @@ def figures(task: Task, place: Path) -> dict[str, float]:
 
 
 def _figures(task: Task, place: Path, settings: Settings) -> dict[str, float]:
-    sent = _imported(task, place, settings)
+    asked = _imported(task, place, settings)
     warehouse = open_warehouse(settings.warehouse)
     try:
         rollout = Rollout(warehouse, settings, MemoryPublisher(), "models")
@@ -74,8 +74,8 @@ def _figures(task: Task, place: Path, settings: Settings) -> dict[str, float]:
         )
     finally:
         warehouse.close()
-    found = {"passed": float(result.promoted), "kept": _kept(task, dataset, sent)}
-    found |= _gate_error(task, dataset, judged, version.version)
+    found = {"passed": float(result.promoted), "kept": _kept(dataset, asked)}
+    found |= _gate_error(task, dataset, asked, judged, version.version)
     found["logged"] = fmean(row["score"] for row in judged if row["model"] == LOGGED)
     for name, adapter in {"base": None, "promoted": str(version.path)}.items():
         found |= _examined(task, place, name, adapter, settings)
@@ -117,8 +117,8 @@ def _settings(task: Task, place: Path, judge_url: str) -> Settings:
     return load(config)
 
 
-def _imported(task: Task, place: Path, settings: Settings) -> Counter[str]:
-    """Import the events as `retuned import` does. Returns how many questions of each group were sent."""
+def _imported(task: Task, place: Path, settings: Settings) -> dict[str, Item]:
+    """Import the events as `retuned import` does. Returns what was asked, by the interaction's id."""
     luck = random.Random(0)
     items = list(task.asked)
     luck.shuffle(items)
@@ -129,7 +129,7 @@ def _imported(task: Task, place: Path, settings: Settings) -> Counter[str]:
                 lines.write(json.dumps(event, ensure_ascii=False) + "\n")
     with opened(settings) as service:
         import_files([file], None, None, settings, service)
-    return Counter(item.group for item in items)
+    return {f"i{number}": item for number, item in enumerate(items)}
 
 
 def _events(task: Task, number: int, item: Item, luck: random.Random) -> Iterator[dict[str, Any]]:
@@ -169,35 +169,26 @@ def _message(answer: str) -> Any:
     return {"role": "assistant", "content": words, "tool_calls": called}
 
 
-def _kept(task: Task, dataset: datasets.Dataset, sent: Counter[str]) -> float:
+def _kept(dataset: datasets.Dataset, asked: dict[str, Item]) -> float:
     """The share of the questions that is in the dataset; the least of all groups that have LARGE or more."""
-    of = _by_question(task)
+    sent = Counter(item.group for item in asked.values())
     kept: Counter[str] = Counter()
     for split in ("train", "validation", "holdout"):
-        kept.update(of[_question(row)].group for row in dataset.split(split))
+        kept.update(asked[row["interaction_id"]].group for row in dataset.split(split))
     shares = [kept[name] / count for name, count in sent.items() if count >= LARGE]
     return min([kept.total() / sent.total(), *shares])
 
 
-def _gate_error(task: Task, dataset: datasets.Dataset, judged: list[dict[str, Any]], version: str) -> dict[str, float]:
+def _gate_error(
+    task: Task, dataset: datasets.Dataset, asked: dict[str, Item], judged: list[dict[str, Any]], version: str
+) -> dict[str, float]:
     """What the gate reported of the candidate on the holdout, beside a second judgement of the same answers."""
-    item = {json.dumps(item.messages[-1]["content"]): item for item in task.asked}
-    asked = {
-        row["row_id"]: item[json.dumps(json.loads(row["messages"])[-1]["content"])] for row in dataset.split("holdout")
-    }
+    item = {row["row_id"]: asked[row["interaction_id"]] for row in dataset.split("holdout")}
     own = [row for row in judged if row["model"] in (version, CANDIDATE) and row["score"] is not None]
     reported = fmean(row["score"] for row in own)
     judged_again = task.graded or task.right
-    seen = fmean(judged_again(row["output"], asked[row["row_id"]]) for row in own)
+    seen = fmean(judged_again(row["output"], item[row["row_id"]]) for row in own)
     return {"gate": reported, "gate_error": abs(reported - seen)}
-
-
-def _by_question(task: Task) -> dict[str, Item]:
-    return {item.messages[-1]["content"]: item for item in task.asked}
-
-
-def _question(row: dict[str, Any]) -> str:
-    return str(json.loads(row["messages"])[-1]["content"])
 
 
 def _exam(task: Task, place: Path, name: str, adapter: str | None, settings: Settings) -> dict[str, list[float]]:
