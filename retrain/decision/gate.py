@@ -140,12 +140,15 @@ def decide(
     }
     # A holdout may be too small to hold one of the answers that a candidate breaks, or enough questions of a label.
     earlier = _pairs(champion_regression, candidate_regression)
-    if formed := [(old, new) for old, new in [*answered, *earlier] if old.valid is not None and new.valid is not None]:
-        checks["validity"] = _validity(formed, settings, opponent)
+    produced = _pairs(logged, candidate)
+    if not serving and len(_formed(produced)) >= settings.minimum_examples:
+        checks["validity"] = _first_validity(_formed(produced), settings)
+    elif formed := _formed([*answered, *earlier]):
+        checks["validity"] = _validity(formed, settings, f"the {opponent}")
     if labelled := _labelled(pairs):
         checks["labels"] = _labels(labelled, _labelled(_scored(earlier)), opponent)
-    if produced := _scored(_pairs(logged, candidate)):
-        checks["logged"] = _logged(produced, settings, tries, serving)
+    if scored := _scored(produced):
+        checks["logged"] = _logged(scored, settings, tries, serving)
     figures = _counts(len(pairs), len(answered)) | ({"folded": float(folded)} if folded else {})
     for name, check in checks.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
@@ -574,6 +577,26 @@ def _slices(pairs: Pairs, settings: GateSettings) -> Decision:
     return Decision(not refused, reasons, _by_part(slices, "score"))
 
 
+def _formed(pairs: Pairs) -> Pairs:
+    """Those that programs read."""
+    return [(old, new) for old, new in pairs if old.valid is not None and new.valid is not None]
+
+
+def _first_validity(pairs: Pairs, settings: GateSettings) -> Decision:
+    """Where no champion serves, programs read production's answers today; a base model that never tries to call a tool
+    breaks no call. People corrected most of these answers, so those that they called good are looked at alone, too."""
+    whole = _validity(pairs, settings, "production")
+    good = [float(bool(old.valid)) - float(bool(new.valid)) for old, new in pairs if old.kind == "accepted"]
+    if not good:
+        return whole
+    verdict = _within(good, settings.maximum_invalid_rise)
+    reason = (
+        f"Of the {len(good)} that people called good, the candidate breaks {fmean(good):.1%}: {verdict} the allowed "
+        f"rise of {settings.maximum_invalid_rise:.1%}."
+    )
+    return Decision(whole.outcome and verdict.passed, [*whole.reasons, reason], whole.figures)
+
+
 def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     """Answers that no program can read, of the holdout and of the regression set.
 
@@ -590,7 +613,7 @@ def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
     return Decision(
         verdict.passed,
         [
-            f"Of {len(pairs)} answers that programs read, the candidate breaks {after:.1%} and the {opponent} "
+            f"Of {len(pairs)} answers that programs read, the candidate breaks {after:.1%} and {opponent} "
             f"{before:.1%}: {after - before:+.1%}, {verdict} the allowed rise of {limit:.1%}."
         ],
         {"invalid_champion": before, "invalid_candidate": after},

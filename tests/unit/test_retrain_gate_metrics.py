@@ -52,6 +52,39 @@ def test_no_answer_may_break_that_was_whole() -> None:
     assert judged([replace(row, valid=False) for row in poor], broken).outcome
 
 
+def test_a_first_candidate_may_break_less_than_production_does() -> None:
+    """A base model that answers in words breaks no call of a tool, and is of no use for that."""
+    base, good = rows([0.0] * 60, valid=True), rows([1.0] * 60, valid=True)
+    candidate = [replace(row, score=0.0, valid=False) if i < 3 else row for i, row in enumerate(good)]
+    broken, whole = {"score": 0.0, "kind": "correction"}, {"score": 1.0, "kind": "accepted"}
+
+    def first(production: int) -> Decision:
+        """Of 40 corrected answers of production so many were broken."""
+        logged = [replace(row, valid=i >= production, **(broken if i < 40 else whole)) for i, row in enumerate(good)]
+        return decide(base, candidate, [], [], SETTINGS, logged=logged, serving=False)
+
+    assert first(10).outcome
+    assert any("breaks 5.0% and production 16.7%" in reason for reason in first(10).reasons)
+    refused = first(1)
+    assert refused.reasons[-1].startswith("Refused by: validity.")
+    assert judged(base, candidate).reasons[-1] == "Refused by: validity."
+
+
+def test_a_first_candidate_may_not_break_what_people_called_good() -> None:
+    base, good = rows([0.0] * 80, valid=True), rows([1.0] * 80, valid=True)
+    logged = [
+        replace(row, valid=i >= 30, score=float(i >= 40), kind="correction" if i < 40 else "accepted")
+        for i, row in enumerate(good)
+    ]
+
+    def broken(answers: int) -> Decision:
+        candidate = [replace(row, valid=not 40 <= i < 40 + answers) for i, row in enumerate(good)]
+        return decide(base, candidate, [], [], SETTINGS, logged=logged, serving=False)
+
+    assert broken(1).outcome
+    assert broken(8).reasons[-1] == "Refused by: validity."
+
+
 def test_a_broken_answer_counts_that_only_the_regression_set_shows() -> None:
     poor, good, earlier = (rows([score] * 30, valid=True) for score in (0.0, 1.0, 1.0))
     broken = [replace(earlier[0], score=0.0, valid=False), *earlier[1:]]
