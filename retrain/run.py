@@ -5,11 +5,9 @@ by a stop or by a crash, is taken up where it stood.
 """
 
 import json
-import logging
 import shutil
 import threading
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -22,7 +20,7 @@ from retuned.consumers.common.process import Emit
 from retuned.consumers.common.spans import Span, span
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
-from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.consumers.warehouse.connection import insert
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data import holdout
@@ -44,25 +42,22 @@ from retuned.retrain.decision.evaluate import (
 )
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.generation.provider import used
+from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
 from retuned.retrain.release import card, registry
 from retuned.retrain.release.rollout import Rollout, one_at_a_time
 from retuned.retrain.scoring.judge import Judge
-from retuned.retrain.settings import SECRETS, Base, ProviderModel, Settings
+from retuned.retrain.settings import SECRETS, ProviderModel
 from retuned.retrain.training import provider
 from retuned.retrain.training.train import train
 from retuned.retrain.versions import QUERIES, Version
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
 _LENGTHS = ("rows_cut", "rows_too_long")
-_TRAIN, _EVALUATE = "train", "evaluate"
-"""In the folder of a run: those of its children."""
-_rows = threading.Lock()
-"""Commands and the run under way change the rows of runs, each in a thread of its own."""
+_EVALUATE = "evaluate"
+"""In the folder of a run: that of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -100,64 +95,6 @@ class RunResult:
     error: str | None = None
 
 
-def put_in_line(
-    warehouse: Warehouse,
-    workload: str,
-    reasons: Sequence[str],
-    now: datetime,
-    at_any_hour: bool = False,
-    base: Base | None = None,
-) -> str:
-    """Have a workload retrained when its turn comes; one that waits already goes on waiting. Returns the run's id.
-
-    Args:
-        reasons: why; kept with the run.
-        at_any_hour: it, and what of the workload was interrupted, does not wait for `schedule.training_hours`.
-        base: train anew on this base model; a folder is absolute. None: go on from what serves.
-    """
-    with _rows:
-        if at_any_hour:
-            warehouse.execute(QUERIES["at_any_hour"], {"workload": workload})
-        base_model = None if base is None else str(base)
-        for row in unfinished(warehouse, workload):
-            if row["state"] == "waiting" and row["base_model"] == base_model:
-                return str(row["id"])
-        run_id = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-        warehouse.insert(
-            "runs",
-            id=run_id,
-            workload=workload,
-            reasons=json.dumps(list(reasons)),
-            state="waiting",
-            started_at=now,
-            attempts=0,
-            at_any_hour=at_any_hour,
-            kind="retrain" if base is None else "rebase",
-            base_model=base_model,
-        )
-        return run_id
-
-
-def untrainable(warehouse: Warehouse, settings: Settings, workload: str) -> str | None:
-    """Why no run of a workload can be made, whatever there is to learn; None: one can."""
-    models = settings.models
-    if settings.base is None:
-        return "there is no base model (models.base)"
-    if not models.retrains(workload):
-        return "this workload is not one to retrain (models.workloads)"
-    champion = versions.champion(warehouse, workload)
-    try:
-        versions.base_hash(versions.base_of(champion, settings.base))
-    except RetunedError as error:
-        return str(error)
-    return None
-
-
-def unfinished(warehouse: Warehouse, workload: str | None = None) -> list[dict[str, Any]]:
-    """The rows of runs that wait or are to be taken up again, of one workload or of all, as they come next."""
-    return warehouse.rows(QUERIES["unfinished_runs"], {"workload": workload})
-
-
 def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on_progress: Emit) -> RunResult:
     """Begin a run that waits, or go on with one that was interrupted, by a stop or by a crash.
 
@@ -177,70 +114,6 @@ def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on
     return _Run(rollout, row["workload"], run_id, now, stop, on_progress).through()
 
 
-def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way: str | None) -> list[str]:
-    """End the runs of a workload that wait, were interrupted, or are under way. Returns their ids.
-
-    Args:
-        error: who cancelled it, and why; kept with the run.
-        under_way: the run whose files go when its child has ended: the caller sees to that by its `stop`.
-
-    Raises:
-        RetunedError: there is none, or its version serves already.
-    """
-    ids = _mark_cancelled(rollout, workload, error, now)
-    for run_id in ids:
-        if run_id != under_way:
-            _discard(rollout.settings, workload, run_id)
-    return ids
-
-
-@one_at_a_time
-def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) -> list[str]:
-    with _rows:
-        found = unfinished(rollout.warehouse, workload)
-        if not found:
-            raise RetunedError(f"workload {workload}: no run is under way and none waits")
-        champion = versions.champion(rollout.warehouse, workload)
-        for row in found:
-            if champion is not None and row["version"] == champion.version:
-                raise RetunedError(
-                    f"workload {workload}: run {row['id']} is done, and {champion.name} serves; "
-                    f"`retuned rollback {workload}` takes it back"
-                )
-        ids = [row["id"] for row in found]
-        rollout.warehouse.execute(QUERIES["cancel_runs"], {"ids": ids, "error": error, "now": now})
-    return ids
-
-
-def sweep(rollout: Rollout) -> None:
-    """Remove what a crash left of cancelled runs. Nothing may be under way."""
-    for row in rollout.warehouse.rows("SELECT workload, id FROM runs WHERE state = 'cancelled'"):
-        if _folder(rollout.settings, row["workload"], row["id"]).is_dir():
-            _discard(rollout.settings, row["workload"], row["id"])
-
-
-def _discard(settings: Settings, workload: str, run_id: str) -> None:
-    """Remove what there is of a run, at a provider too. The folder stays while the provider does not answer: the next
-    start tries again."""
-    folder = _folder(settings, workload, run_id)
-    if _left_provider(folder, settings.for_workload(workload)):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _left_provider(folder: Path, settings: Settings) -> bool:
-    """Cancel and delete what a run that is given up has at a provider; False where that could not be done."""
-    try:
-        provider.discard(folder / _TRAIN, settings.train)
-    except RetunedError as error:
-        log.warning("run %s: %s", folder.name, error)
-        return False
-    return True
-
-
-def _folder(settings: Settings, workload: str, run_id: str) -> Path:
-    return versions.workload_folder(settings.models.directory, workload) / "runs" / run_id
-
-
 class _Run:
     def __init__(
         self,
@@ -254,7 +127,7 @@ class _Run:
         self.rollout, self.warehouse = rollout, rollout.warehouse
         self.settings = rollout.settings.for_workload(workload)
         self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
-        self.folder = _folder(self.settings, workload, run_id)
+        self.folder = folder_of(self.settings, workload, run_id)
         self.rebases = self._row()["kind"] == "rebase"
         self.rebased_from: str | None = None
 
@@ -268,7 +141,7 @@ class _Run:
             result = self._ended("refused", str(error))
         except Cancelled as error:
             if (row := self._interrupted())["state"] == "cancelled":
-                _discard(self.rollout.settings, self.workload, self.id)
+                discard(self.rollout.settings, self.workload, self.id)
                 return self._ended("cancelled", row["error"])
             return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
@@ -281,12 +154,12 @@ class _Run:
             )
         except Exception as error:
             self._finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
-            _left_provider(self.folder, self.settings)
+            left_provider(self.folder, self.settings)
             raise
         row = self._finish(state=result.state, error=result.error, detail=json.dumps(asdict(result)))
         if row["state"] == "cancelled":
             result = self._ended("cancelled", row["error"])
-        if _left_provider(self.folder, self.settings) and result.state in ("succeeded", "refused", "cancelled"):
+        if left_provider(self.folder, self.settings) and result.state in ("succeeded", "refused", "cancelled"):
             shutil.rmtree(self.folder, ignore_errors=True)
         return result
 
@@ -297,7 +170,7 @@ class _Run:
             Cancelled: it was cancelled meanwhile.
             RetunedError: it was attempted too often.
         """
-        with _rows:
+        with changing:
             row = self._row()
             if row["state"] == "cancelled":
                 raise Cancelled(row["error"])
@@ -313,7 +186,7 @@ class _Run:
 
     def _interrupted(self) -> dict[str, Any]:
         """The row of a run that was stopped: interrupted, which is no failed attempt, unless it was cancelled."""
-        with _rows:
+        with changing:
             row = self._row()
             if row["state"] == "running":
                 self._set(state="interrupted", attempts=max(0, (row["attempts"] or 0) - 1))
@@ -321,7 +194,7 @@ class _Run:
 
     def _finish(self, **values: Any) -> dict[str, Any]:
         """The row of a run that ended: as these values say, unless it was cancelled."""
-        with _rows:
+        with changing:
             if self._row()["state"] != "cancelled":
                 self._set(finished_at=self.now(), **values)
             return self._row()
@@ -400,7 +273,7 @@ class _Run:
 
     def _trained(self, dataset: Dataset, parent: Version | None) -> dict[str, Any]:
         """What `train` returns, of this machine or of a provider."""
-        folder, settings = self.folder / _TRAIN, self.settings
+        folder, settings = self.folder / TRAIN, self.settings
 
         def tell(line: dict[str, Any]) -> None:
             if job := line.get("job"):
@@ -764,7 +637,7 @@ class _Run:
         return row
 
     def _update(self, **values: Any) -> None:
-        with _rows:
+        with changing:
             self._set(**values)
 
     def _set(self, **values: Any) -> None:

@@ -20,7 +20,7 @@ from retuned.daemon.jobs.holds import Hold, hold
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
 from retuned.monitors.blindness import note
-from retuned.retrain import run, versions
+from retuned.retrain import queue, run, versions
 from retuned.retrain.data import label_requests
 from retuned.retrain.training.base_model import check_base_model
 
@@ -76,7 +76,7 @@ class Runs:
         what = "ratings of the model in service (twice policy.minimum_ratings)"
         note(context.warehouse, workload, "policy", rated, needed, what, context.now())
         decision = policy.decide(found, settings.policy, context.now())
-        if decision.retrain and (why := run.untrainable(context.warehouse, settings, workload)):
+        if decision.retrain and (why := queue.untrainable(context.warehouse, settings, workload)):
             decision = _refused(decision, f"but {why}")
         models = settings.models
         asks = decision.lacks_labels and settings.labels.per_day > 0 and models.base and models.retrains(workload)
@@ -87,7 +87,7 @@ class Runs:
         if asks and news:
             label_requests.request(context.warehouse, settings, workload, context.now())
         if decision.retrain:
-            run.put_in_line(context.warehouse, workload, decision.reasons, context.now(), at_any_hour)
+            queue.put_in_line(context.warehouse, workload, decision.reasons, context.now(), at_any_hour)
             self.wake()
         return decision
 
@@ -126,7 +126,7 @@ class Runs:
                 "evaluate.engine is server, which has one base model: set it to transformers to compare two"
             )
         why = f"asked for by {asked_by}: {champion.base_model} is to become {base}: {reason}"
-        run.put_in_line(context.warehouse, workload, [why], context.now(), base=base)
+        queue.put_in_line(context.warehouse, workload, [why], context.now(), base=base)
         self.wake()
 
     def evidence(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Evidence:
@@ -141,7 +141,7 @@ class Runs:
         """The runs that wait or were interrupted, as they come next: id, workload, since, and what each waits for."""
         context, under_way = self._context, self._under_way
         found = []
-        for row in run.unfinished(context.warehouse):
+        for row in queue.unfinished(context.warehouse):
             if under_way is not None and row["id"] == under_way.run_id:
                 continue
             goes_on = "it begins" if row["state"] == "waiting" else "it goes on from its checkpoint"
@@ -221,7 +221,7 @@ class Runs:
         """
         context, under_way = self._context, self._under_way
         error = f"cancelled by {actor}: {reason}"
-        ids = run.cancel(context.rollout, workload, error, context.now(), under_way.run_id if under_way else None)
+        ids = queue.cancel(context.rollout, workload, error, context.now(), under_way.run_id if under_way else None)
         with self._lock:
             if self._under_way is not None and self._under_way.run_id in ids:
                 self._under_way.set()
@@ -240,7 +240,7 @@ class Runs:
         with self._lock:
             if context.stop.is_set():
                 return None
-            found = next((row for row in run.unfinished(context.warehouse) if self._hold(row) is None), None)
+            found = next((row for row in queue.unfinished(context.warehouse) if self._hold(row) is None), None)
             if found is None:
                 return None
             hours = None if found["at_any_hour"] else context.settings.schedule.hours

@@ -18,7 +18,7 @@ from retuned.monitors.drift import windows as drift_windows
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
-from retuned.retrain import run
+from retuned.retrain import queue
 from retuned.retrain.data import examples, label_requests
 from retuned.retrain.release import retention
 
@@ -240,7 +240,7 @@ def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
 
 def resume(context: Context, runs: Runs) -> None:
     """At the start: remove what a crash left of cancelled runs, then go on with those that are in line."""
-    run.sweep(context.rollout)
+    queue.sweep(context.rollout)
     runs.run_waiting()
 
 

@@ -15,7 +15,7 @@ from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.monitors.money import ledger
 from retuned.monitors.settings import RoiSettings
 from retuned.monitors.settings import Settings as MonitorSettings
-from retuned.retrain import run, versions
+from retuned.retrain import queue, run, versions
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
@@ -54,7 +54,7 @@ class Bench:
 
     def retrain(self, base: str | None = None) -> RunResult:
         wanted = self.settings.base_named(base) if base else None
-        return self.take_up(run.put_in_line(self.warehouse, "support", ["by hand"], utc_now(), base=wanted))
+        return self.take_up(queue.put_in_line(self.warehouse, "support", ["by hand"], utc_now(), base=wanted))
 
     def take_up(self, run_id: str) -> RunResult:
         return run.take_up(self.rollout, run_id, utc_now, self.stop, self._take)
@@ -205,7 +205,7 @@ def test_a_cancelled_run_is_cancelled_at_the_provider(bench: Bench) -> None:
 
     def cancel(line: dict[str, Any]) -> None:
         if line.get("job"):
-            run.cancel(bench.rollout, "support", "cancelled by me", utc_now(), line["run_id"])
+            queue.cancel(bench.rollout, "support", "cancelled by me", utc_now(), line["run_id"])
             bench.stop.set()
 
     bench.on_line = cancel
@@ -221,11 +221,11 @@ def test_a_run_that_was_interrupted_and_is_cancelled_ends_its_job_even_later(ben
     bench.on_line = lambda line: bench.stop.set() if line.get("job") else None
     bench.retrain()
     bench.provider.interfere = lambda *_: (401, {"error": {"message": "no"}})
-    run.cancel(bench.rollout, "support", "cancelled by me", utc_now(), None)
+    queue.cancel(bench.rollout, "support", "cancelled by me", utc_now(), None)
     assert bench.provider.cancelled == []
     assert len(bench.run_folders()) == 1  # what is there is still known
     bench.provider.interfere = lambda *_: None
-    run.sweep(bench.rollout)
+    queue.sweep(bench.rollout)
     assert bench.provider.cancelled == ["ftjob-0"]
     assert bench.run_folders() == []
 

@@ -17,7 +17,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
-from retuned.retrain import run, versions
+from retuned.retrain import queue, run, versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
@@ -61,7 +61,7 @@ class Moved:
         return Rollout(self.warehouse, self.settings, self.publisher, "model-events")
 
     def take_up(self, base: Path | None = None) -> RunResult:
-        run_id = run.put_in_line(self.warehouse, "support", ["by hand"], utc_now(), base=base)
+        run_id = queue.put_in_line(self.warehouse, "support", ["by hand"], utc_now(), base=base)
         return run.take_up(self.rollout, run_id, utc_now, threading.Event(), lambda _: None)
 
     def version(self, name: str | None) -> Version:

@@ -21,7 +21,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
-from retuned.retrain import run, versions
+from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
@@ -80,11 +80,11 @@ class Bench:
         return Rollout(self.warehouse, self.settings, self.publisher, TOPIC)
 
     def retrain(self) -> RunResult:
-        run_id = run.put_in_line(self.warehouse, "support", ["by hand"], utc_now())
+        run_id = queue.put_in_line(self.warehouse, "support", ["by hand"], utc_now())
         return run.take_up(self.rollout, run_id, utc_now, self.stop, self._take)
 
     def resume(self) -> RunResult | None:
-        found = run.unfinished(self.warehouse)
+        found = queue.unfinished(self.warehouse)
         return run.take_up(self.rollout, found[0]["id"], utc_now, self.stop, self._take) if found else None
 
     def stop_at(self, **wanted: Any) -> None:
@@ -599,7 +599,7 @@ def test_what_is_cancelled_before_its_promotion_is_not_promoted_and_what_serves_
         def look(line: dict[str, Any]) -> None:
             if line["stage"] == stage:
                 try:
-                    run.cancel(bench.rollout, "support", "cancelled by an operator", utc_now(), line["run_id"])
+                    queue.cancel(bench.rollout, "support", "cancelled by an operator", utc_now(), line["run_id"])
                 except RetunedError as error:
                     refusals.append(str(error))
 

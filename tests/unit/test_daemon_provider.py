@@ -23,7 +23,7 @@ from retuned.daemon.cli.plan import plan
 from retuned.daemon.jobs import holds
 from retuned.daemon.policy import evidence
 from retuned.daemon.settings import Settings, load
-from retuned.retrain import run, versions
+from retuned.retrain import queue, versions
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ProviderModel
 
@@ -147,7 +147,7 @@ def test_what_another_kind_of_base_model_trained_is_not_gone_on_with(tmp_path: P
     champion = versions.champion(warehouse, "support")
     assert champion is not None
     assert champion.base == ProviderModel("gpt-4.1-mini")
-    why = run.untrainable(warehouse, found.for_workload("support"), "support")
+    why = queue.untrainable(warehouse, found.for_workload("support"), "support")
     assert why is not None
     assert "another base model (gpt-4.1-mini) than the configured one (gpt-4.1-mini-2025-04-14)" in why
     assert f"`retuned rebase support --base {BASE}`" in why

@@ -25,8 +25,9 @@ from retuned.daemon.transfer.imports import import_files
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.decision.evaluate import CANDIDATE, LOGGED
+from retuned.retrain.queue import put_in_line
 from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.run import RunResult, put_in_line, take_up
+from retuned.retrain.run import RunResult, take_up
 from workloads.task import Item, Task
 
 ROOT = Path(__file__).parents[3]
