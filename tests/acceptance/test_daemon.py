@@ -38,7 +38,7 @@ def learning(broker: Broker, folder: Path, base: Path, **sections: dict[str, Any
         folder,
         models={"base": str(base), "directory": str(folder / "models")},
         train={"threads": 1, "learning_rate": 5e-3, "epochs": 8, "dtype": "float32", "checkpoint_steps": 5},
-        gate={"minimum_examples": 15, "maximum_latency_ratio": 50.0},
+        gate={"minimum_examples": 15, "maximum_latency_ratio": 50.0, "fold_rows": 0},
         policy={"new_corrections": None},
         **sections,
     )

@@ -49,7 +49,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         warehouse={"path": folder / "data" / "retuned.duckdb"},
         models={"base": tiny_llama(folder / "base"), "directory": folder / "models"},
         train={"threads": 1, "learning_rate": 5e-3, "epochs": 8, "dtype": "float32", "checkpoint_steps": 10},
-        gate={"minimum_examples": 15, "maximum_latency_ratio": 50},
+        gate={"minimum_examples": 15, "maximum_latency_ratio": 50, "fold_rows": 0},
         policy={"new_corrections": 50, "cooldown_seconds": 1, "minimum_ratings": 30},
         roi={"hourly_rate": 60.0, "training_hourly_rate": 1.0},
     )

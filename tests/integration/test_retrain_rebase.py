@@ -37,7 +37,7 @@ class Moved:
         self.settings = Settings(
             models=ModelsSettings(base=self.old, directory=folder / "models"),
             train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32"),
-            gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50),
+            gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50, fold_rows=0),
         )
         teacher = Teacher(warehouse)
         teach_policies(teacher, GOODS)
