@@ -5,8 +5,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from http_doubles import Quiet, listening
 
 from retuned.retrain.settings import EvaluateSettings
 
@@ -31,7 +32,7 @@ def serving() -> Iterator[Server]:
     """A server on a free port of this machine."""
     state, over = Server(), threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.asked.append({"path": self.path, **body})
@@ -46,20 +47,12 @@ def serving() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{listening.server_address[1]}/v1/"
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield state
-    finally:
-        over.set()
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
+    with listening(Handler) as address:
+        state.url = f"{address}/v1/"
+        try:
+            yield state
+        finally:
+            over.set()
 
 
 def answers(shown: str) -> tuple[str, str]:

@@ -11,12 +11,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
 from brokers import until
+from http_doubles import Quiet, listening
 from peft import PeftModel
 
 from retuned.retrain.settings import EvaluateSettings
@@ -142,7 +142,7 @@ def serving(base: Path) -> Iterator[VllmDouble]:
     """The double on a free port of this machine."""
     double = VllmDouble(base)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             self._answer(None)
 
@@ -155,19 +155,9 @@ def serving(base: Path) -> Iterator[VllmDouble]:
             self.end_headers()
             self.wfile.write((content if isinstance(content, str) else json.dumps(content)).encode())
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    double.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(Handler) as address:
+        double.url = f"{address}/v1"
         yield double
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
 
 
 @contextmanager

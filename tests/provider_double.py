@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from http_doubles import Quiet, listening
 
 BASE = "gpt-4.1-mini-2025-04-14"
 ENDED = ("succeeded", "failed", "cancelled")
@@ -331,7 +332,7 @@ def serving() -> Iterator[Provider]:
     """The double on a free port of this machine."""
     double = Provider()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             self._answer()
 
@@ -353,16 +354,6 @@ def serving() -> Iterator[Provider]:
             self.end_headers()
             self.wfile.write((body if isinstance(body, str) else json.dumps(body)).encode())
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    double.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(Handler) as address:
+        double.url = f"{address}/v1"
         yield double
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()

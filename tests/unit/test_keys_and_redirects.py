@@ -1,11 +1,9 @@
 """A key is for the server that is configured, and for none that it leads to."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
+from http_doubles import Quiet, listening
 from pydantic import SecretStr
 
 from retuned.consumers.common.chat import ChatFailed, reply
@@ -18,7 +16,7 @@ def leading_on() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     """A server that leads every request elsewhere, once: its address, and paths and keys of what was asked."""
     asked: list[tuple[str, str | None]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             asked.append((self.path, self.headers["Authorization"]))
             self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -35,18 +33,8 @@ def leading_on() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_address[1]}/v1", asked
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
+    with listening(Handler) as address:
+        yield f"{address}/v1", asked
 
 
 def test_a_providers_key_stays_with_the_provider() -> None:
