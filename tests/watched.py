@@ -5,7 +5,7 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
-from traffic import START, interactions, store
+from traffic import START, interactions, promoted, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings
@@ -21,18 +21,8 @@ OLD, NEW = "support@v1", "support@v2"
 
 
 def promote(warehouse: Warehouse, version: str | None = "v2", previous: str | None = "v1", **columns: Any) -> None:
-    row = {
-        "id": f"promotion-{columns.get('created_at', SINCE)}-{columns.get('workload')}",
-        "created_at": SINCE,
-        "workload": "support",
-        "event": "promoted",
-        "version": version,
-        "previous_version": previous,
-        "actor": "gate",
-        "reason": "better",
-        "announced": True,
-    }
-    warehouse.insert("promotions", **row | columns)
+    when = columns.pop("created_at", SINCE)
+    promoted(warehouse, f"promotion-{when}-{columns.get('workload')}", version, previous, when, **columns)
 
 
 def rated(
