@@ -129,35 +129,30 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
     metric = restored(settings, kept, [one.example.completion for one in candidates])
     similarity = settings.dataset.near_duplicate_similarity
     picks = choose(candidates, known, _taught_to(warehouse, workload), left, similarity, metric.same)
+    requests = [
+        *({"reason": "calibration", "detail": _CALIBRATION, "score": None, **row} for row in drawn),
+        *(
+            {
+                "interaction_id": pick.example.interaction_id,
+                "reason": pick.reason,
+                "detail": pick.detail,
+                "score": pick.score,
+            }
+            for pick in picks
+        ),
+    ]
     with warehouse.transaction() as cursor:
-        for row in drawn:
+        for one in requests:
             insert(
                 cursor,
                 "label_requests",
                 id=uuid.uuid4().hex,
                 created_at=now,
                 workload=workload,
-                interaction_id=row["interaction_id"],
-                reason="calibration",
-                detail=_CALIBRATION,
-                score=None,
-                probability=row["probability"],
                 announced=False,
+                **one,
             )
-        for pick in picks:
-            insert(
-                cursor,
-                "label_requests",
-                id=uuid.uuid4().hex,
-                created_at=now,
-                workload=workload,
-                interaction_id=pick.example.interaction_id,
-                reason=pick.reason,
-                detail=pick.detail,
-                score=pick.score,
-                announced=False,
-            )
-    return len(drawn) + len(picks)
+    return len(requests)
 
 
 def _draw(warehouse: Warehouse, workload: str, most: int, now: datetime) -> list[dict[str, Any]]:
