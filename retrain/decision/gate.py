@@ -582,17 +582,22 @@ def _formed(pairs: Pairs) -> Pairs:
     return [(old, new) for old, new in pairs if old.valid is not None and new.valid is not None]
 
 
+def _breaks(pairs: Pairs) -> list[float]:
+    """1 for an answer that the candidate alone breaks, -1 for one that it alone does not, else 0."""
+    return [float(bool(old.valid)) - float(bool(new.valid)) for old, new in pairs]
+
+
 def _first_validity(pairs: Pairs, settings: GateSettings) -> Decision:
     """Where no champion serves, programs read production's answers today; a base model that never tries to call a tool
     breaks no call. People corrected most of these answers, so those that they called good are looked at alone, too."""
     whole = _validity(pairs, settings, "production")
-    good = [float(bool(old.valid)) - float(bool(new.valid)) for old, new in pairs if old.kind == "accepted"]
+    good = _breaks([(old, new) for old, new in pairs if old.kind == "accepted"])
     if not good:
         return whole
     verdict = _within(good, settings.maximum_invalid_rise)
     reason = (
-        f"Of the {len(good)} that people called good, the candidate breaks {fmean(good):.1%}: {verdict} the allowed "
-        f"rise of {settings.maximum_invalid_rise:.1%}."
+        f"Of the {len(good)} that people called good, the candidate breaks {fmean(good):.1%} more: {verdict} the "
+        f"allowed rise of {settings.maximum_invalid_rise:.1%}."
     )
     return Decision(whole.outcome and verdict.passed, [*whole.reasons, reason], whole.figures)
 
@@ -609,7 +614,7 @@ def _validity(pairs: Pairs, settings: GateSettings, opponent: str) -> Decision:
         within = after - before <= limit + 1e-9
         verdict = _Verdict(within, "within" if within else "above")
     else:
-        verdict = _within([float(bool(old.valid)) - float(bool(new.valid)) for old, new in pairs], limit)
+        verdict = _within(_breaks(pairs), limit)
     return Decision(
         verdict.passed,
         [
