@@ -45,7 +45,7 @@ def tighten(settings: Settings) -> None:
 
 def _ours(settings: Settings) -> Iterator[Path]:
     warehouse = settings.warehouse.path
-    for suffix in ("", ".wal", ".tmp", ".key"):
+    for suffix in ("", ".wal", ".tmp", ".key", ".member"):
         yield warehouse.with_name(warehouse.name + suffix)
     yield warehouse.parent / "reports"
     if settings.retention.archive is None:
