@@ -281,6 +281,7 @@ def run_once(settings: Settings) -> None:
                 app.jobs.run(job)
             except PartsFailed as error:
                 failed.append(str(error))
+        app.jobs.context.reconciler.run()
         if failed:
             raise PartsFailed("; ".join(failed))
     finally:

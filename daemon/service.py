@@ -293,4 +293,8 @@ def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]
             threading.Event(),
             utc_now,
         )
-        yield LocalService(Jobs(context, lambda _: None))
+        jobs = Jobs(context, lambda _: None)
+        try:
+            yield LocalService(jobs)
+        finally:
+            jobs.shutdown()

@@ -11,6 +11,7 @@ from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
+from retuned.retrain.release.reconciler import Replica
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import QUERIES, aliases, model_name
 
@@ -99,6 +100,31 @@ class Metrics:
             ["workload", "reason"],
             registry=registry,
         )
+        self.replica_up = Gauge(
+            "retuned_replica_up",
+            "1 while a replica of a target answers, 0 while it does not; absent until it was asked",
+            ["target", "replica"],
+            registry=registry,
+        )
+        self.replica_in_sync = Gauge(
+            "retuned_replica_in_sync",
+            "1 while a replica has what it should have of a workload and answers with it; absent while that is unknown",
+            ["workload", "target", "replica"],
+            registry=registry,
+        )
+        self.effect_probe = Gauge(
+            "retuned_effect_probe_passed",
+            "1 where a replica answers with the version of that name, 0 where it answers with something else; absent "
+            "where that cannot be told",
+            ["workload", "model_name", "target", "replica"],
+            registry=registry,
+        )
+        self.served_seconds = Gauge(
+            "retuned_served_seconds",
+            "From the latest decision that changed what serves until the model servers that answer had it",
+            ["workload"],
+            registry=registry,
+        )
         self._counted: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._named: dict[str, set[tuple[str, str]]] = {}
         self._lock = threading.Lock()
@@ -163,6 +189,24 @@ class Metrics:
             key = (workload, row["event"])
             self.promotions.labels(*key).inc(row["count"] - self._counted[key])
             self._counted[key] = row["count"]
+
+    def replica(self, seen: Replica) -> None:
+        """Take in a replica that was looked at. Threads may do so at the same time."""
+        labels = {"target": seen.kind, "replica": seen.address}
+        with self._lock:
+            self.replica_up.labels(**labels).set(seen.up is True)
+            for metric in (self.replica_in_sync, self.effect_probe):
+                metric.remove_by_labels(labels)
+            for workload in seen.workloads:
+                if (in_sync := seen.in_sync(workload)) is not None:
+                    self.replica_in_sync.labels(workload, *labels.values()).set(in_sync)
+            for model in seen.models.values():
+                if model.matches is not None:
+                    self.effect_probe.labels(model.workload, model.name, *labels.values()).set(model.matches)
+
+    def served(self, workload: str, seconds: float) -> None:
+        """Take in how long it took until the latest change was served."""
+        self.served_seconds.labels(workload).set(seconds)
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
         """Take in what the latest dataset sets aside."""

@@ -79,6 +79,7 @@ class Client:
         *,
         method: str | None = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] = {},
         repeat: bool = True,
     ) -> tuple[Any, float]:
         """The answer, JSON where it is, and how many seconds it took.
@@ -86,16 +87,17 @@ class Client:
         Args:
             body: sent as JSON, or as it is where it is bytes.
             method: default: GET without a body, POST with one.
+            headers: beside the content type and the token.
             repeat: what may pass is tried again. Not so where a second request would do the same thing twice.
 
         Raises:
             Refused: it answered with an error.
             NoAnswer: it did not answer, or not to the end.
         """
-        headers = {"Content-Type": content_type}
+        sent = {"Content-Type": content_type, **headers}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         for pause in (*(self.pauses if repeat else ()), None):
-            request = urllib.request.Request(f"{self.url}/{route}", data, headers, method=method)
+            request = urllib.request.Request(f"{self.url}/{route}".rstrip("/"), data, sent, method=method)
             if self.token:  # another server, to which this one leads, has no business with it
                 request.add_unredirected_header("Authorization", f"Bearer {self.token}")
             started = time.perf_counter()
@@ -163,7 +165,8 @@ class Client:
             content = _decoded(error.read())
         said = content.get("error", content) if isinstance(content, dict) else content
         code = said.get("code") if isinstance(said, dict) else None
-        said = said.get("message") or said.get("detail") if isinstance(said, dict) else said
+        if isinstance(said, dict):  # the last is SGLang's
+            said = said.get("message") or said.get("detail") or said.get("error_message")
         text = f"{self.key}: {self.url}/{route} answers with status {error.code}: {str(said)[:_SHOWN].strip()}"
         code = code if isinstance(code, str) else ""
         advice = self.advice.get(code) or self.advice.get(error.code)

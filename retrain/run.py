@@ -41,6 +41,7 @@ from retuned.retrain.decision.evaluate import (
     summary,
 )
 from retuned.retrain.decision.judge import Opinion
+from retuned.retrain.generation import effect_probe
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
 from retuned.retrain.release import card, registry
@@ -425,6 +426,7 @@ class _Run:
                 self.stop,
                 lambda line: self._tell("evaluate", fold=number, **line),
                 logged,
+                probed=False,
             ),
         )
         self._paid(int(figures.get("judge_tokens", 0)))
@@ -469,6 +471,7 @@ class _Run:
     ) -> Version:
         row = self._row()
         scores = _scores(rows)
+        probe = self.folder / _EVALUATE / effect_probe.FILE
         version = registry.register(
             self.warehouse,
             self.settings.models.directory,
@@ -491,7 +494,8 @@ class _Run:
                 },
                 "cost": {"train_seconds": row["train_seconds"], "evaluate_seconds": row["evaluate_seconds"]},
             }
-            | ({"rebased_from": self.rebased_from} if self.rebased_from else {}),
+            | ({"rebased_from": self.rebased_from} if self.rebased_from else {})
+            | ({"effect_probe": json.loads(probe.read_text(encoding="utf-8"))} if probe.is_file() else {}),
             now=self.now(),
         )
         self._update(version=version.version)

@@ -19,6 +19,7 @@ from retuned.consumers.settings import (
     WorkloadSettings,
     secret,
 )
+from retuned.retrain.serving_settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
@@ -476,6 +477,7 @@ class Settings(WorkloadSettings):
     metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
+    serving: ServingSettings = Field(default_factory=lambda: ServingSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
 
     @property

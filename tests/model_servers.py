@@ -1,5 +1,8 @@
-"""A double of vLLM: its routes and its statuses, over a tiny model in this process that really generates. And vLLM
-itself, where RETUNED_VLLM names its command, for example /opt/vllm/bin/vllm."""
+"""Doubles of vLLM and of SGLang: their routes and their statuses, over a tiny model in this process that really
+generates. And vLLM itself, where RETUNED_VLLM names its command, for example /opt/vllm/bin/vllm.
+
+What the double of SGLang does stands in its documentation (docs.sglang.io, "LoRA Serving") and in its issues and source
+(sgl-project/sglang 7446, 11570): no SGLang was at hand."""
 
 import json
 import os
@@ -76,6 +79,9 @@ class VllmDouble:
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], body["lora_path"])
         if path == "/v1/unload_lora_adapter":
+            if body["lora_name"] not in self.loaded:
+                message = f"The lora adapter '{body['lora_name']}' cannot be found."
+                return 404, {"error": {"message": message, "code": 404}}
             del self.loaded[body["lora_name"]]
             self.history.append(f"-{body['lora_name']}")
             return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
@@ -112,10 +118,15 @@ class VllmDouble:
             found = self._as(name, lambda model: model.generate(
                 input_ids=ids, max_new_tokens=body["max_tokens"], do_sample=False, pad_token_id=0,
             ))  # fmt: skip
-            logits = self._as(name, lambda model: model(input_ids=ids).logits) if "prompt_logprobs" in body else None
+            logits = self._as(name, lambda model: model(input_ids=ids).logits)
         answer = found[0, len(prompt) :].tolist()
         choice: dict[str, Any] = {"text": self._tokenizer.decode(answer, skip_special_tokens=True)}
-        if logits is not None:
+        if "logprobs" in body:
+            assert body["return_tokens_as_token_ids"]
+            top = torch.log_softmax(logits[0, -1].float(), dim=-1).topk(body["logprobs"])
+            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            choice["logprobs"] = {"top_logprobs": [{f"token_id:{token}": logprob for token, logprob in pairs}]}
+        if "prompt_logprobs" in body:
             told = torch.log_softmax(logits[0].float(), dim=-1)
             choice["prompt_logprobs"] = [None] + [
                 {str(token): {"logprob": float(told[place, token]), "rank": 1}}
@@ -133,14 +144,62 @@ class VllmDouble:
         return use(self._model)
 
 
+@dataclass
+class SglangDouble(VllmDouble):
+    """Its routes for adapters have no `/v1` and answer with JSON; log-probabilities come by `/generate`."""
+
+    def answer(self, path: str, body: dict[str, Any] | None, token: str | None) -> Answered:
+        if self.token is not None and token != f"Bearer {self.token}":
+            return 401, {"error": "Unauthorized"}
+        if path in ("/load_lora_adapter", "/unload_lora_adapter"):
+            assert body is not None
+            if not self.loads:
+                return 400, self._outcome("LoRA is not enabled. Please set `--enable-lora` to enable LoRA.")
+            return self._sglang_load(body) if path == "/load_lora_adapter" else self._sglang_unload(body["lora_name"])
+        if path == "/generate":
+            assert body is not None
+            name = body.get("lora_path", "base")
+            if name != "base" and name not in self.loaded:
+                return 400, {
+                    "error": {"message": f"The following requested LoRA adapters are not loaded: {{'{name}'}}"}
+                }
+            asked = {"model": name, "prompt": body["input_ids"], "max_tokens": 1, "logprobs": body["top_logprobs_num"]}
+            _, answer = self._complete(asked | {"return_tokens_as_token_ids": True})
+            (told,) = answer["choices"][0]["logprobs"]["top_logprobs"]
+            triples = [[logprob, int(token.removeprefix("token_id:")), None] for token, logprob in told.items()]
+            return 200, {"text": answer["choices"][0]["text"], "meta_info": {"output_top_logprobs": [triples]}}
+        if path in LORA_ROUTES:
+            return 404, {"detail": "Not Found"}
+        return super().answer(path, body, token)
+
+    def _sglang_load(self, body: dict[str, Any]) -> Answered:
+        name = body["lora_name"]
+        if name in self.loaded:
+            return 400, self._outcome(f"Failed to load LoRA adapter '{name}': LoRA with name {name} already exists.")
+        status, _ = self._load(name, body["lora_path"])
+        return (
+            (200, self._outcome(None)) if status == 200 else (400, self._outcome(f"{body['lora_path']}: no such file"))
+        )
+
+    def _sglang_unload(self, name: str) -> Answered:
+        if name not in self.loaded:
+            return 400, self._outcome(f"LoRA with name {name} does not exist. Loaded LoRAs: {set(self.loaded)}")
+        del self.loaded[name]
+        self.history.append(f"-{name}")
+        return 200, self._outcome(None)
+
+    def _outcome(self, error: str | None) -> dict[str, Any]:
+        return {"success": error is None, "error_message": error or "", "loaded_adapters": dict(self.loaded)}
+
+
 def _plain(name: str) -> str:
     return name.replace(".", "_")  # PEFT's names have no dots
 
 
 @contextmanager
-def serving(base: Path) -> Iterator[VllmDouble]:
-    """The double on a free port of this machine."""
-    double = VllmDouble(base)
+def serving(base: Path, kind: type[VllmDouble] = VllmDouble, port: int = 0) -> Iterator[VllmDouble]:
+    """A double on a port of this machine; 0: any free one."""
+    double = kind(base)
 
     class Handler(Quiet):
         def do_GET(self) -> None:
@@ -155,18 +214,23 @@ def serving(base: Path) -> Iterator[VllmDouble]:
             self.end_headers()
             self.wfile.write((content if isinstance(content, str) else json.dumps(content)).encode())
 
-    with listening(Handler) as address:
+    with listening(Handler, port) as address:
         double.url = f"{address}/v1"
         yield double
 
 
-@contextmanager
-def vllm(base: Path, dtype: str) -> Iterator[str]:
-    """A real vLLM, on CPUs, with a base model that it loads adapters for; its address."""
-    assert VLLM is not None
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def vllm(base: Path, dtype: str, port: int | None = None) -> Iterator[str]:
+    """A real vLLM, on CPUs, with a base model that it loads adapters for; its address."""
+    assert VLLM is not None
+    port = port or free_port()
     environment = {
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -17,6 +17,7 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.release.rollout import Rollout
 
 
@@ -43,12 +44,15 @@ class Context:
 
     def __post_init__(self) -> None:
         self.opinions = Opinions(self.settings.quality, self.stop)
+        metrics = self.retrain_metrics
+        self.reconciler = Reconciler(self.warehouse, self.settings, self.now, metrics.replica, metrics.served)
 
     @property
     def rollout(self) -> Rollout:
         """How champions are changed."""
         show = partial(self.retrain_metrics.aliases, self.warehouse)
-        return Rollout(self.warehouse, self.settings, self.publisher, self.settings.kafka.model_events_topic, show)
+        topic, reconcile = self.settings.kafka.model_events_topic, self.reconciler.tick
+        return Rollout(self.warehouse, self.settings, self.publisher, topic, show, reconcile)
 
     @property
     def reports(self) -> Path:

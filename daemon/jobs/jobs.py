@@ -21,6 +21,7 @@ from retuned.daemon.jobs.parts import FATAL
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.reports.reports import Period, is_empty, report_id
 from retuned.monitors.drift import check as drift
+from retuned.retrain.release.reconciler import EVERY_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Jobs:
             # These two wait for a broker that is away.
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
             Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
+            # Looks at replicas in threads of its own.
+            Job("targets", context.reconciler.tick, EVERY_SECONDS, "targets", soon),
             Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon),
             Job("retention", partial(tasks.remove_old, context), ARCHIVE_SECONDS, "archive", soon),
             Job("resume", partial(tasks.resume, context, runs), None, "retrain", soon),
@@ -113,6 +116,7 @@ class Jobs:
         """Stop the schedule and wait for the jobs; `context.stop` must be set, so that they end soon."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
+        self.context.reconciler.close()
 
     def report_so_far(self, workload: str) -> str:
         """Write the report of a workload's running month; where the schedule runs, in its turn. Returns its id.

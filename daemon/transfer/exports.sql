@@ -54,6 +54,11 @@ SELECT * FROM aliases
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: deployments
+SELECT * FROM deployments
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR since >= $since) AND ($until IS NULL OR since < $until)
+
 -- name: promotions
 SELECT * FROM promotions
 WHERE ($workload IS NULL OR workload = $workload)

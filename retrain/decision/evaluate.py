@@ -23,11 +23,12 @@ from pydantic import SecretStr
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common import tone, tool_calls
+from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit, run_child
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
-from retuned.retrain.generation import models
+from retuned.retrain.generation import effect_probe, models
 from retuned.retrain.generation.engine import Engine
 from retuned.retrain.generation.models import Group
 from retuned.retrain.scoring import style
@@ -170,6 +171,8 @@ def evaluate(
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
     logged: Mapping[str, str] | None = None,
+    *,
+    probed: bool = True,
 ) -> tuple[list[Evaluation], dict[str, float]]:
     """Let base, champion and candidate answer the holdout, champion and candidate the regression rows and the traffic,
     base and candidate the general prompts.
@@ -181,6 +184,8 @@ def evaluate(
         dtype: of the base model, as the training chose it; it is in 4 bits here, too, where `train.method` is qlora.
             None: a provider has it.
         logged: what production answered, by row_id of the holdout, as far as it is known.
+        probed: leave the effect probe of the candidate in the folder (see `generation.effect_probe`), where the engine
+            gives log-probabilities.
 
     Returns:
         the evaluations; and `seconds`, `load_seconds`, `judge_tokens` (that the metric judge was paid for), and of each
@@ -211,6 +216,7 @@ def evaluate(
         "metric": metric_of(dataset, settings).as_dict(),
         "metric_settings": settings.metric.model_dump(mode="json"),
         "objective": settings.objective,
+        "probed": probed,
         "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
     }
     secrets = models.secrets(settings)
@@ -227,6 +233,8 @@ def evaluate(
             environment=environment(settings.train) | secrets,
             to_need_less="lower evaluate.batch_size, or take a smaller base model",
         )
+    if result["effect_probe"] is not None:
+        replace_text(folder / effect_probe.FILE, json.dumps(result["effect_probe"]))
     return [Evaluation(**row) for row in result["rows"]], result["figures"]
 
 
@@ -305,7 +313,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "general": [],
     }
     lengths: dict[str, float] = {}
-    load_seconds = 0.0
+    load_seconds, probe = 0.0, None
     for group in job["groups"]:
         loading = time.perf_counter()
         engine = models.engine(group, job, settings, chain.from_iterable(rows.values()))
@@ -315,13 +323,19 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
                 here = [model for model in asked if model in group["models"]]
                 if here and rows[split]:
                     answers[split] += _evaluated(engine, split, rows[split], here, lengths, emit)
+            if job["probed"] and CANDIDATE in group["models"]:
+                names = {"version": CANDIDATE, "base": BASE}
+                names |= {"champion": CHAMPION} if CHAMPION in group["models"] else {}
+                told = engine.next_tokens(effect_probe.rows(), list(names.values()))
+                precision = "4bit" if job["quantized"] else job["dtype"] or "float32"
+                probe = effect_probe.record(told, names, precision)
     judged, tokens = scored(
         [*answers["holdout"], *answers["regression"]], [*rows["holdout"], *rows["regression"]], metric
     )
     found = with_agreement([*judged, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
     found += checked(answers["general"])
     spent = {"seconds": time.perf_counter() - started, "load_seconds": load_seconds, "judge_tokens": tokens}
-    return {"rows": [asdict(row) for row in found], "figures": spent | lengths}
+    return {"rows": [asdict(row) for row in found], "figures": spent | lengths, "effect_probe": probe}
 
 
 def _evaluated(

@@ -53,6 +53,12 @@ class Engine(Protocol):
             RetunedError: a model cannot answer; the text says what to do.
         """
 
+    def next_tokens(
+        self, rows: Sequence[Row], models: Sequence[str]
+    ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
+        """Token ids of each row's prompt, with the likeliest next tokens of each model and their log-probabilities
+        (nats); nothing, where the engine gives none."""
+
     def close(self) -> None:
         """Release the models."""
 

@@ -75,6 +75,13 @@ class ProviderEngine:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def next_tokens(
+        self,
+        rows: Sequence[Row],  # noqa: ARG002
+        models: Sequence[str],  # noqa: ARG002
+    ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
+        return iter(())  # a provider takes no token ids
+
     def close(self) -> None:
         """Nothing is held."""
 

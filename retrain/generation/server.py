@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.generation.engine import Answer, Row, paced, prompts
+from retuned.retrain.generation.lora_server import LoraServer
 from retuned.retrain.openai_api import Client, Refused
 from retuned.retrain.settings import EvaluateSettings
 
@@ -45,6 +46,7 @@ class Server:
             advice={401: _SET_TOKEN, 403: _SET_TOKEN},
             pauses=_PAUSES,
         )
+        self._server = LoraServer(self._client)
 
     def base(self) -> str:
         """The name under which the server knows its base model.
@@ -52,16 +54,11 @@ class Server:
         Raises:
             RetunedError: it lists none, or several that differ.
         """
-        models = self._listed()
-        names: dict[str, str] = {
-            model.get("root") or model["id"]: model["id"] for model in models if not model.get("parent")
-        }
-        if len(names) != 1:
-            raise RetunedError(
-                f"evaluate.url: {self.url} lists {len(names)} base models ({', '.join(sorted(names.values()))}); "
-                "expected one, of which the adapters are"
-            )
-        return next(iter(names.values()))
+        return str(self._server.base()["id"])
+
+    def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
+        """The likeliest tokens after a prompt, with their log-probabilities in nats."""
+        return self._server.next_tokens(model, prompt)
 
     @contextmanager
     def loaded(self, adapters: Mapping[str, Path]) -> Iterator[None]:
@@ -103,7 +100,7 @@ class Server:
         if name in self._names():  # left by an evaluation that was killed, and taken up again
             return
         try:
-            self._client.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+            self._server.load(name, path)
         except Refused as error:
             if name in self._names():
                 return
@@ -116,18 +113,12 @@ class Server:
     def _unload(self, name: str) -> None:
         try:
             if name in self._names():
-                self._client.request("unload_lora_adapter", {"lora_name": name})
+                self._server.unload(name)
         except RetunedError as error:
             log.warning("%s stays on the server: %s", name, error)
 
     def _names(self) -> set[str]:
-        return {model["id"] for model in self._listed()}
-
-    def _listed(self) -> list[dict[str, Any]]:
-        answer, _ = self._client.request("models", None)
-        with self._client.expected("models"):
-            found: list[dict[str, Any]] = answer["data"]
-            return found
+        return {model["id"] for model in self._server.models()}
 
 
 class ServerEngine:
@@ -173,6 +164,12 @@ class ServerEngine:
                 pool.shutdown(cancel_futures=True)
         if encoded and bare:
             self._check_adapters(len(encoded), [name for name in adapted if name not in self._used])
+
+    def next_tokens(
+        self, rows: Sequence[Row], models: Sequence[str]
+    ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
+        for _, one in prompts(self._tokenizer, rows, self._settings, self._encoding)[0]:
+            yield one.prompt, {model: self._server.next_tokens(self._names[model], one.prompt) for model in models}
 
     def close(self) -> None:
         """Nothing is held: `Server.loaded` unloads."""

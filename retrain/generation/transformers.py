@@ -19,6 +19,7 @@ import torch
 
 from retuned.retrain.generation.adapters import Generator
 from retuned.retrain.generation.engine import Answer, Row, prompts
+from retuned.retrain.generation.lora_server import TOP
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import EvaluateSettings
@@ -82,6 +83,20 @@ class TransformersEngine:
                 batch = batch[:-1]
             yield from self._batch(batch, models, limit)
             done += len(batch)
+
+    def next_tokens(
+        self, rows: Sequence[Row], models: Sequence[str]
+    ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
+        encoded, _ = prompts(self._tokenizer, rows, self._settings, self._encoding)
+        for _, one in encoded:
+            found: dict[str, Mapping[int, float]] = {}
+            for model in models:
+                with torch.inference_mode(), self._as(model) as active:
+                    ids = torch.tensor([one.prompt], device=active.device)
+                    logprobs = active(input_ids=ids).logits[0, -1].float().log_softmax(dim=-1)
+                    top = logprobs.topk(min(TOP, len(logprobs)))
+                found[model] = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+            yield one.prompt, found
 
     def close(self) -> None:
         self._models, self._generator = {}, None

@@ -11,10 +11,9 @@ from typing import Any
 from retuned.consumers.common import durable as files
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain.release import card
+from retuned.retrain.release.targets.folder import link
 from retuned.retrain.settings import Base, Settings
 from retuned.retrain.versions import (
-    CHAMPION,
-    PREVIOUS,
     QUERIES,
     Version,
     aliases,
@@ -107,17 +106,10 @@ def reconcile(warehouse: Warehouse, settings: Settings) -> None:
 
 
 def relink(warehouse: Warehouse, settings: Settings, workload: str) -> None:
-    """Make the links of a workload follow its rows.
+    """Make the links of a workload follow its rows; without the target folder it has none.
 
     Raises:
         OSError: they cannot be made.
     """
-    link(settings.models.directory, workload, aliases(warehouse, workload))
-
-
-def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:
-    """Point the links `champion` and `previous` where the aliases say; an alias of the base model has no link."""
-    folder = workload_folder(directory, workload)
-    folder.mkdir(parents=True, exist_ok=True)
-    for alias in (PREVIOUS, CHAMPION):
-        files.point(folder / alias, rows.get(alias))
+    wanted = aliases(warehouse, workload) if settings.for_workload(workload).serving.has_links else {}
+    link(settings.models.directory, workload, wanted)

@@ -16,6 +16,7 @@ from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
 from retuned.retrain.release import registry
+from retuned.retrain.release.deployments import deploy
 from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES
 
@@ -51,6 +52,7 @@ class Rollout:
     Attributes:
         topic: of the messages that announce a change.
         show: brings the metrics of a workload up to date.
+        reconcile: has the targets follow, without waiting for them.
     """
 
     warehouse: Warehouse
@@ -58,6 +60,7 @@ class Rollout:
     publisher: Publisher
     topic: str
     show: Callable[[str], None] = lambda _: None
+    reconcile: Callable[[], None] = lambda: None
 
     def promote(
         self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
@@ -162,6 +165,7 @@ class Rollout:
                 registry.relink(self.warehouse, self.settings, workload)
         except OSError as error:
             unlinked = error  # who is served by name and path needs no link
+        self.reconcile()  # not after the broker, which may be away
         try:
             with _publishing[workload]:
                 rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
@@ -205,6 +209,7 @@ class Rollout:
                 cursor.execute(QUERIES["drop_alias"], {"workload": workload, "alias": alias})
             for alias, version in aliases.items():
                 insert(cursor, "aliases", workload=workload, alias=alias, version=version, created_at=now)
+            deploy(cursor, workload, {aliases[CHAMPION]: 1.0}, now)
             insert(
                 cursor,
                 "promotions",

@@ -1,0 +1,93 @@
+"""The requests to a model server that loads adapters at run time: vLLM's routes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.errors import RetunedError
+from retuned.retrain.openai_api import Client
+
+TOP = 20
+"""Likeliest tokens whose log-probabilities are asked for: the most that vLLM gives unless it is told otherwise."""
+
+
+class LoraServer:
+    """vLLM, or what has its routes."""
+
+    def __init__(self, client: Client, load_seconds: float | None = None) -> None:
+        """
+        Args:
+            client: its URL ends with `/v1`.
+            load_seconds: longest wait for a load; None: that of the client.
+        """
+        self.client = client
+        self._loading = client if load_seconds is None else replace(client, timeout_seconds=load_seconds)
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server lists: `id` is the name, `parent` of an adapter the name of its base model, and `root` the
+        folder that it came from.
+
+        Raises:
+            Refused, NoAnswer: see `Client.request`.
+        """
+        answer = self.client.get("models")
+        with self.client.expected("models"):
+            found: list[dict[str, Any]] = answer["data"]
+            for model in found:
+                model["id"].partition("@")
+            return found
+
+    def base(self) -> dict[str, Any]:
+        """The base model, as the server lists it.
+
+        Raises:
+            RetunedError: it lists none, or several that differ.
+        """
+        found = {model.get("root") or model["id"]: model for model in self.models() if not model.get("parent")}
+        if len(found) != 1:
+            names = ", ".join(sorted(model["id"] for model in found.values()))
+            raise RetunedError(
+                f"{self.client.key}: {self.client.url} lists {len(found)} base models ({names}); expected one, of "
+                "which the adapters are"
+            )
+        return next(iter(found.values()))
+
+    def load(self, name: str, path: Path) -> None:
+        """Load an adapter under a name that is not loaded.
+
+        Raises:
+            Refused: it does not load it.
+        """
+        self._loading.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, repeat=False)
+
+    def unload(self, name: str) -> None:
+        """Unload an adapter.
+
+        Raises:
+            Refused: it has none of that name.
+        """
+        self._loading.request("unload_lora_adapter", {"lora_name": name}, repeat=False)
+
+    def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
+        """The likeliest tokens after a prompt of token ids, with their log-probabilities in nats.
+
+        Args:
+            model: name of an adapter, or of the base model.
+        """
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": TOP,
+            "return_tokens_as_token_ids": True,
+        }
+        answer, _ = self.client.request("completions", body)
+        with self.client.expected("completions"):
+            (told,) = answer["choices"][0]["logprobs"]["top_logprobs"]
+            return _by_id(told)
+
+
+def _by_id(told: Mapping[str, float]) -> dict[int, float]:
+    return {int(token.removeprefix("token_id:")): float(logprob) for token, logprob in told.items()}

@@ -1,0 +1,119 @@
+"""The desired state: which versions the targets of a workload should have, and what share of new conversations each
+gets. It is rows, written in the transaction that changes the aliases; `release.reconciler` makes the targets follow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import duckdb
+
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.retrain import versions
+from retuned.retrain.settings import Settings
+from retuned.retrain.versions import Version, model_name
+
+QUERIES = named_queries("retuned.retrain.release", "deployments.sql")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A version that the targets of its workload should have.
+
+    Attributes:
+        version: None: the base model, which servers have without loading anything.
+        share: of new conversations; 0: it stays loaded until it is drained.
+        since: when it got this share, naive UTC.
+        served_at: when it was served first; None: not yet, or no target is a model server.
+        aliases: that name it, of champion, canary and previous.
+    """
+
+    workload: str
+    version: str | None
+    share: float
+    since: datetime
+    served_at: datetime | None
+    aliases: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """On a server."""
+        return model_name(self.workload, self.version)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A version as a target gets it.
+
+    Attributes:
+        aliases: that name it.
+        since: when its share last changed, naive UTC.
+    """
+
+    version: Version
+    aliases: frozenset[str]
+    since: datetime
+
+    @property
+    def name(self) -> str:
+        """On a server."""
+        return self.version.name
+
+
+def deploy(cursor: duckdb.DuckDBPyConnection, workload: str, shares: Mapping[str | None, float], now: datetime) -> None:
+    """Set the shares of a workload's versions, None for the base model, in the caller's transaction.
+
+    Those that had one before and are not named get 0: they stay loaded until they are drained.
+    """
+    found = cursor.execute(QUERIES["of_workload"], {"workload": workload}).fetchall()
+    before = {version: (share, since, served_at) for version, share, since, served_at in found}
+    cursor.execute(QUERIES["drop_workload"], {"workload": workload})
+    for version in {**dict.fromkeys(before), **dict.fromkeys(shares)}:
+        share = shares.get(version, 0.0)
+        if version is None and share == 0:
+            continue  # it is never unloaded
+        share_before, since, served_at = before.get(version, (None, now, None))
+        if (share_before or 0.0) == 0 and share > 0:
+            served_at = None  # how long it takes is counted anew
+        if share != share_before:
+            since = now
+        insert(cursor, "deployments", workload=workload, version=version, share=share, since=since, served_at=served_at)
+
+
+def deployments(warehouse: Warehouse) -> list[Deployment]:
+    """Of all workloads; without versions that retention removed."""
+    return [
+        Deployment(
+            row["workload"], row["version"], row["share"], row["since"], row["served_at"], frozenset(row["aliases"])
+        )
+        for row in warehouse.rows(QUERIES["all"])
+        if row["version"] is None or row["present"]
+    ]
+
+
+def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now: datetime) -> list[Deployment]:
+    """Drop what has had no share for `serving.keep_seconds`, and has not answered for `serving.drain_seconds`.
+
+    Returns:
+        those that stay.
+    """
+    stay = []
+    for one in found:
+        own = settings.for_workload(one.workload).serving
+        if one.share > 0 or one.version is None or now - one.since < timedelta(seconds=own.keep_seconds):
+            stay.append(one)
+            continue
+        after = now - timedelta(seconds=own.drain_seconds)
+        given = {"workload": one.workload, "model": one.name, "after": after}
+        if warehouse.row(QUERIES["answered"], given) is not None:
+            stay.append(one)
+            continue
+        warehouse.execute(QUERIES["drop"], {"workload": one.workload, "version": one.version, "since": one.since})
+    return stay
+
+
+def wanted(warehouse: Warehouse, found: list[Deployment]) -> dict[str, Wanted]:
+    """What the targets should have, by its name on a server."""
+    known: dict[str, Version] = {}
+    for workload in {one.workload for one in found if one.version}:
+        known |= {version.name: version for version in versions.versions_of(warehouse, workload)}
+    return {one.name: Wanted(known[one.name], one.aliases, one.since) for one in found if one.name in known}

@@ -1,0 +1,308 @@
+"""Makes the targets have what the deployments say, again and again: loads, probes, and unloads what was drained.
+
+Each replica is looked at by a thread of its own, with bounded waits: one that is dead or slow holds up no other. What
+it has is asked anew each time, so nothing is remembered that a restart, of a server or of the daemon, would make wrong.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import duckdb
+
+from retuned.consumers.errors import RetunedError, WarehouseError
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.openai_api import NoAnswer
+from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, wanted
+from retuned.retrain.release.rollout import one_at_a_time
+from retuned.retrain.release.targets.build import Place, build, places
+from retuned.retrain.release.targets.target import Target, WrongModel
+from retuned.retrain.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 2.0
+"""A replica that restarts, or is added, is seen after so long at most."""
+PROBE_AGAIN = timedelta(minutes=5)
+"""A server that restarts between two looks may come up with an adapter of its own configuration."""
+_LONGEST_PAUSE = 60.0
+_CLOSE_SECONDS = 5.0
+
+State = Literal["loading", "serving", "failed", "wrong"]
+
+
+@dataclass
+class Model:
+    """A version on a replica.
+
+    Attributes:
+        state: serving: it is there, and nothing says that it answers with something else. wrong: the effect probe does.
+            failed: it cannot be loaded.
+        detail: why, where it does not serve, or where it could not be probed.
+        matches: what the effect probe found; None: it found nothing out.
+    """
+
+    workload: str
+    name: str
+    state: State = "loading"
+    detail: str = ""
+    matches: bool | None = None
+    probed_at: datetime | None = None
+    tries: int = 0
+    next_try: datetime | None = None
+
+
+@dataclass
+class Replica:
+    """One replica of a target, as it was when it was last looked at.
+
+    Attributes:
+        up: whether it answered; None: it was not looked at yet.
+        problem: what is wrong with it as a whole; empty: nothing.
+    """
+
+    kind: str
+    address: str
+    is_server: bool
+    workloads: tuple[str, ...]
+    up: bool | None = None
+    problem: str = ""
+    models: dict[str, Model] = field(default_factory=dict)
+
+    def in_sync(self, workload: str) -> bool | None:
+        """Whether it has what it should have of a workload; None: not known."""
+        if self.up is not True:
+            return None
+        return not self.problem and all(
+            model.state == "serving" for model in self.models.values() if model.workload == workload
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the status."""
+        return {
+            "target": self.kind,
+            "replica": self.address,
+            "up": self.up,
+            "problem": self.problem or None,
+            "models": [
+                {"model": model.name, "state": model.state, "detail": model.detail or None, "probe": model.matches}
+                for model in list(self.models.values())
+            ],
+        }
+
+
+class Reconciler:
+    """The replicas of all targets."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        now: Callable[[], datetime],
+        show: Callable[[Replica], None] = lambda _: None,
+        show_served: Callable[[str, float], None] = lambda *_: None,
+    ) -> None:
+        """
+        Args:
+            show: gets each replica when it was looked at.
+            show_served: gets a workload, and the seconds from the change of a share until the version was served.
+        """
+        self._warehouse, self._settings, self._now = warehouse, settings, now
+        self._show, self._show_served = show, show_served
+        self._replicas: dict[tuple[str, str], Replica] = {}
+        self._threads: dict[tuple[str, str], threading.Thread] = {}
+        self._once_more = set[tuple[str, str]]()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._fatal: BaseException | None = None
+
+    def tick(self) -> None:
+        """Look at each replica, in a thread of its own; at one that is being looked at, once more afterwards.
+
+        Raises:
+            WarehouseError: a thread could not write.
+        """
+        if self._fatal is not None:
+            raise self._fatal
+        with self._lock:
+            if self._closed.is_set():
+                return
+            found = drain(self._warehouse, self._settings, deployments(self._warehouse), self._now())
+            for place in self._places(found):
+                running = self._threads.get(place.key)
+                if running is not None and running.is_alive():
+                    self._once_more.add(place.key)
+                    continue
+                thread = threading.Thread(target=self._look, args=(place.key,), name="reconcile", daemon=True)
+                self._threads[place.key] = thread
+                thread.start()
+
+    def run(self) -> None:
+        """Look at each replica once, and wait until that is done."""
+        self.tick()
+        for thread in list(self._threads.values()):
+            thread.join()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def close(self) -> None:
+        """Wait for the threads, a little: what a killed one leaves undone is done after the next start."""
+        self._closed.set()
+        for thread in list(self._threads.values()):
+            thread.join(_CLOSE_SECONDS / max(1, len(self._threads)))
+
+    def replicas(self, workload: str) -> list[Replica]:
+        """Those that get a workload's versions."""
+        return [replica for replica in list(self._replicas.values()) if workload in replica.workloads]
+
+    # Inside
+
+    def _places(self, found: Sequence[Deployment]) -> list[Place]:
+        return places(self._settings, list(dict.fromkeys(one.workload for one in found)))
+
+    def _look(self, key: tuple[str, str]) -> None:
+        again = True
+        while again and not self._closed.is_set():
+            try:
+                # The links change with the aliases, and must not be set back to those before.
+                (one_at_a_time(self._follow) if key[0] == "folder" else self._follow)(key)
+            except (WarehouseError, duckdb.Error) as error:
+                self._fatal = error
+                return
+            except Exception as error:
+                log.exception("target %s %s: %s", *key, error)
+                return
+            with self._lock:
+                again = key in self._once_more
+                self._once_more.discard(key)
+
+    def _follow(self, key: tuple[str, str]) -> None:
+        """Make one replica have what it should have."""
+        found = deployments(self._warehouse)
+        place = next((place for place in self._places(found) if place.key == key), None)
+        if place is None:
+            return
+        replica = self._replicas.setdefault(
+            place.key, Replica(place.settings.kind, place.replica, place.is_server, place.workloads)
+        )
+        replica.workloads = place.workloads
+        own = [one for one in found if one.workload in place.workloads and one.version is not None]
+        due = {name: one for name, one in wanted(self._warehouse, own).items() if _takes(place, one)}
+        try:
+            target = build(place, self._settings, self._warehouse, self._now)
+            there = target.listed()
+            replica.up = True
+            for name in replica.models.keys() - due.keys():
+                del replica.models[name]
+            for name, one in due.items():
+                model = replica.models.setdefault(name, Model(one.version.workload, name))
+                self._bring(target, one, there, model)
+            self._unload(target, there.keys() - due.keys(), place.workloads)
+            self._problem(replica, "")
+        except NoAnswer as error:
+            replica.up = False
+            replica.models.clear()  # when it is back it is a new one
+            self._problem(replica, str(error))
+        except (WarehouseError, duckdb.Error):
+            raise
+        except RetunedError as error:
+            self._problem(replica, str(error))
+        self._show(replica)
+        if place.is_server:
+            self._note_served(own)
+
+    def _bring(self, target: Target, one: Wanted, there: dict[str, frozenset[str]], model: Model) -> None:
+        """Load a version where it is not there yet, and see whether the target answers with it."""
+        now = self._now()
+        if one.name in there and (there[one.name] == one.aliases or not target.follows_aliases):
+            if model.state in ("loading", "failed"):
+                model.state, model.detail = "serving", ""
+        elif model.next_try is not None and now < model.next_try:
+            return
+        else:
+            model.probed_at = model.matches = None
+            try:
+                if one.name not in there:
+                    target.check(one.version)
+                target.load(one)
+            except (NoAnswer, WarehouseError):
+                raise
+            except RetunedError as error:
+                model.tries += 1
+                model.next_try = now + timedelta(seconds=min(_LONGEST_PAUSE, EVERY_SECONDS * 2**model.tries))
+                self._turn(target, model, "failed", str(error))
+                return
+            log.info("%s: %s %s has it", one.name, target.kind, target.replica)
+            model.state, model.detail = "serving", ""
+        model.tries, model.next_try = 0, None
+        if model.probed_at is None or model.state == "wrong" or now - model.probed_at >= PROBE_AGAIN:
+            self._verify(target, one, model)
+
+    def _verify(self, target: Target, one: Wanted, model: Model) -> None:
+        try:
+            model.matches = target.verify(one.version)
+            self._turn(target, model, "serving", "")
+        except (NoAnswer, WarehouseError):
+            raise
+        except WrongModel as error:
+            model.matches = False
+            self._turn(target, model, "wrong", str(error))
+        except RetunedError as error:  # it serves, as far as is known
+            model.matches = None
+            self._turn(target, model, "serving", f"it cannot be probed: {error}")
+        model.probed_at = self._now()
+
+    def _turn(self, target: Target, model: Model, state: State, detail: str) -> None:
+        """A model's new state; what is wrong is logged once."""
+        if detail and detail != model.detail:
+            log.warning("%s: %s %s: %s: %s", model.name, target.kind, target.replica, state, detail)
+        elif model.state == "wrong" and state == "serving":
+            log.info("%s: %s %s answers with it", model.name, target.kind, target.replica)
+        model.state, model.detail = state, detail
+
+    def _unload(self, target: Target, names: set[str], workloads: Sequence[str]) -> None:
+        """Take away what was drained: versions of these workloads, and nothing that somebody else loaded."""
+        if not names:
+            return
+        for workload in workloads:
+            known = {row["name"] for row in self._warehouse.rows(QUERIES["known_names"], {"workload": workload})}
+            for name in sorted(names & known):
+                target.unload(name)
+                log.info("%s: %s %s has unloaded it", name, target.kind, target.replica)
+
+    def _problem(self, replica: Replica, problem: str) -> None:
+        if problem and problem != replica.problem:
+            log.warning("target %s %s: %s", replica.kind, replica.address, problem)
+        elif replica.problem and not problem:
+            log.info("target %s %s is as it should be again", replica.kind, replica.address)
+        replica.problem = problem
+
+    def _note_served(self, found: Sequence[Deployment]) -> None:
+        """Keep when each version came into service: on all model servers of its workload that answer."""
+        for one in found:
+            if one.served_at is not None or one.share == 0:
+                continue
+            servers = [replica for replica in self.replicas(one.workload) if replica.is_server]
+            expected = sum(len(target.urls) for target in self._settings.for_workload(one.workload).serving.servers)
+            answering = [replica for replica in servers if replica.up]
+            if len(servers) < expected or not answering or any(replica.up is None for replica in servers):
+                continue
+            states = [replica.models[one.name].state for replica in answering if one.name in replica.models]
+            if len(states) == len(answering) and set(states) == {"serving"}:
+                now = self._now()
+                given = {"workload": one.workload, "version": one.version, "since": one.since, "now": now}
+                self._warehouse.execute(QUERIES["served"], given)
+                seconds = (now - one.since).total_seconds()
+                self._show_served(one.workload, seconds)
+                log.info("%s is served, %.1f s after the decision", one.name, seconds)
+
+
+def _takes(place: Place, one: Wanted) -> bool:
+    """Whether a target has a use for a version: links are for aliases, and where a provider keeps the weights there is
+    nothing to load."""
+    if place.settings.kind == "folder":
+        return bool(one.aliases)
+    return one.version.provider_model is None or place.settings.kind == "webhook"

@@ -1,0 +1,1 @@
+"""What gets the versions in service."""

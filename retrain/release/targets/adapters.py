@@ -1,0 +1,62 @@
+"""What model servers take of the adapters that PEFT makes, looked at before anything is loaded."""
+
+import json
+
+from retuned.retrain.release.targets.target import Unservable
+from retuned.retrain.settings import Settings
+from retuned.retrain.versions import Version
+
+
+def check(version: Version, server: str, maximum_rank: int) -> None:
+    """
+    Raises:
+        Unservable: servers of this kind do not load such an adapter.
+    """
+    file = version.path / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Unservable(
+            f"{version.name}: {file} cannot be read ({error.strerror}); restore it from a backup"
+        ) from error
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    anew = f"retrain from the base model (`retuned promote {version.workload} base`, then `retuned retrain`)"
+    if config.get("modules_to_save"):
+        raise Unservable(
+            f"{version.name}: it holds whole layers (modules_to_save), which {server} does not load: set train.method "
+            f"to lora and {anew}, or serve it merged"
+        )
+    if config.get("use_dora"):
+        raise Unservable(
+            f"{version.name}: it is a DoRA adapter, which {server} does not load: set train.use_dora to "
+            f"false and {anew}"
+        )
+    if config.get("bias", "none") != "none":
+        raise Unservable(
+            f"{version.name}: it trains biases (bias: {config['bias']}), which {server} does not load: {anew}"
+        )
+    if rank > maximum_rank:
+        raise Unservable(
+            f"{version.name}: its rank is {rank}, and the server takes {maximum_rank} (maximum_rank): start {server} "
+            f"with --max-lora-rank {rank} or more and set maximum_rank to that, or set train.rank to {maximum_rank} "
+            f"and {anew}"
+        )
+
+
+def check_settings(settings: Settings) -> list[str]:
+    """What of the settings of a workload makes adapters that its servers would not load, each with the way out."""
+    train, found = settings.train, []
+    for target in settings.serving.servers:
+        if train.engine == "api":
+            found.append(f"train.engine api: a provider keeps the weights, and {target.kind} has nothing to load")
+            continue
+        if train.method == "full":
+            found.append(f"train.method full: {target.kind} loads adapters alone; set it to lora or qlora")
+        if train.use_dora:
+            found.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
+        if train.rank > target.maximum_rank:
+            found.append(
+                f"train.rank {train.rank}: {target.kind} takes {target.maximum_rank} (serving.targets maximum_rank); "
+                f"start it with --max-lora-rank {train.rank} and set maximum_rank to that, or lower train.rank"
+            )
+    return found

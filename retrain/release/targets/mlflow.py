@@ -1,0 +1,155 @@
+"""MLflow's model registry: a registered model for each workload, whose versions have the adapter, its card and its
+metrics, and whose aliases `champion`, `challenger` and `previous` follow retuned's.
+
+Through MLflow's own client (mlflow-skinny), which knows its authentication and the stores of its artifacts.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.settings import secret
+from retuned.retrain.release.deployments import Wanted
+from retuned.retrain.release.targets.target import Unservable
+from retuned.retrain.serving_settings import MlflowTarget
+from retuned.retrain.versions import Version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ALIASES = {"champion": "champion", "canary": "challenger", "previous": "previous"}
+_VERSION, _SERVED = "retuned.version", "retuned.served"
+_one_client = threading.Lock()
+"""Its token and its timeout are variables of the environment."""
+
+
+class Mlflow:
+    """One registry."""
+
+    kind, follows_aliases = "mlflow", True
+
+    def __init__(self, settings: MlflowTarget, workloads: Sequence[str]) -> None:
+        """
+        Raises:
+            ConfigurationError: mlflow-skinny is not installed, or the file of the token cannot be read.
+        """
+        self.replica = settings.url
+        self._settings, self._workloads = settings, workloads
+        self._token = secret(None, settings.token_file, "serving.targets (mlflow): token_file")
+        try:
+            import mlflow  # noqa: F401
+        except ImportError as error:
+            raise ConfigurationError("serving.targets (mlflow): needs pip install 'retuned[mlflow]'") from error
+
+    def listed(self) -> dict[str, frozenset[str]]:
+        names = {alias: own for own, alias in _ALIASES.items()}
+        found: dict[str, frozenset[str]] = {}
+        with self._client() as client:
+            for workload in self._workloads:
+                for version in client.search_model_versions(f"name='{_registered(workload)}'"):
+                    if version.tags.get(_SERVED) == "true":
+                        # A search does not bring aliases with it on all servers.
+                        known = client.get_model_version(version.name, version.version)
+                        aliases = frozenset(names[alias] for alias in known.aliases if alias in names)
+                        found[f"{workload}@{version.tags[_VERSION]}"] = aliases
+        return found
+
+    def check(self, version: Version) -> None:
+        if version.provider_model is not None:
+            raise Unservable(f"{version.name}: a provider keeps its weights, and MLflow would have none")
+
+    def load(self, wanted: Wanted) -> None:
+        version, name = wanted.version, _registered(wanted.version.workload)
+        with self._client() as client:
+            number = _number(client, version) or _register(client, version)
+            client.set_model_version_tag(name, number, _SERVED, "true")
+            has = set(client.get_model_version(name, number).aliases)
+            for own, alias in _ALIASES.items():
+                if own in wanted.aliases:
+                    client.set_registered_model_alias(name, alias, number)
+                elif alias in has:
+                    client.delete_registered_model_alias(name, alias)
+
+    def unload(self, name: str) -> None:
+        """The version stays in the registry, without an alias."""
+        workload, _, version = name.rpartition("@")
+        with self._client() as client:
+            for found in client.search_model_versions(f"name='{_registered(workload)}'"):
+                if found.tags.get(_VERSION) != version:
+                    continue
+                for alias in client.get_model_version(found.name, found.version).aliases:
+                    if alias in _ALIASES.values():
+                        client.delete_registered_model_alias(found.name, alias)
+                client.set_model_version_tag(found.name, found.version, _SERVED, "false")
+
+    def verify(self, version: Version) -> None:
+        """It does not answer."""
+
+    @contextmanager
+    def _client(self) -> "Iterator[MlflowClient]":
+        """
+        Raises:
+            RetunedError: the server refuses or does not answer.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        own = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(self._settings.timeout_seconds) or 1)}
+        own |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | (
+            {"MLFLOW_TRACKING_TOKEN": self._token} if self._token else {}
+        )
+        with _one_client:
+            os.environ.update(own)
+            try:
+                yield MlflowClient(self._settings.url, self._settings.url)
+            except (MlflowException, OSError) as error:
+                raise RetunedError(
+                    f"serving.targets (mlflow): {self._settings.url}: {str(error).splitlines()[0]}; start it, or "
+                    "correct url or token_file"
+                ) from error
+
+
+def _registered(workload: str) -> str:
+    """The name of a workload's registered model; MLflow's have neither slashes nor colons, nor quotes in a search."""
+    return workload.translate(str.maketrans("/:'\"", "----"))
+
+
+def _number(client: "MlflowClient", version: Version) -> str | None:
+    """Which version of MLflow's it is; None: none yet."""
+    found = client.search_model_versions(f"name='{_registered(version.workload)}'")
+    return next((str(one.version) for one in found if one.tags.get(_VERSION) == version.version), None)
+
+
+def _register(client: "MlflowClient", version: Version) -> str:
+    """Make a run with the version's metrics and files, and a version of the registered model from it."""
+    from mlflow.exceptions import MlflowException
+
+    name = _registered(version.workload)
+    try:
+        client.create_registered_model(name, tags={"retuned.workload": version.workload})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    experiment = client.get_experiment_by_name("retuned")
+    id = experiment.experiment_id if experiment else client.create_experiment("retuned")
+    tags = {_VERSION: version.version, "retuned.workload": version.workload, "retuned.run": version.run_id}
+    run = client.create_run(id, run_name=version.name, tags=tags).info.run_id
+    metrics: dict[str, Any] = version.manifest.get("metrics", {})
+    for metric, value in metrics.items():
+        if isinstance(value, int | float):
+            client.log_metric(run, metric, float(value))
+    client.log_artifacts(run, str(version.path), "adapter")
+    client.set_terminated(run)
+    card = version.path / "README.md"
+    source = f"{client.get_run(run).info.artifact_uri}/adapter"
+    made = client.create_model_version(
+        name,
+        source,
+        run,
+        tags=tags | {"retuned.base_model": version.base_model},
+        description=card.read_text(encoding="utf-8") if card.is_file() else None,
+    )
+    return str(made.version)

@@ -1,0 +1,50 @@
+"""SGLang: as vLLM, with routes for adapters that have no `/v1`, and log-probabilities by its own route."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from retuned.retrain.generation.lora_server import TOP, LoraServer
+from retuned.retrain.openai_api import Client
+from retuned.retrain.release.targets.vllm import Vllm
+
+
+class SglangServer(LoraServer):
+    """Its requests. An adapter is called `BASE:NAME` in OpenAI's routes, and NAME elsewhere."""
+
+    def __init__(self, client: Client, load_seconds: float) -> None:
+        super().__init__(client, load_seconds)
+        self._native = replace(client, url=client.url.removesuffix("/v1"))
+        self._loading = replace(self._native, timeout_seconds=load_seconds)
+
+    def load(self, name: str, path: Path) -> None:
+        self._loading.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, repeat=False)
+
+    def unload(self, name: str) -> None:
+        self._loading.request("unload_lora_adapter", {"lora_name": name}, repeat=False)
+
+    def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
+        body: dict[str, Any] = {
+            "input_ids": prompt,
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
+            "return_logprob": True,
+            "top_logprobs_num": TOP,
+        }
+        if "@" in model:  # else it is the base model
+            body["lora_path"] = model
+        answer, _ = self._native.request("generate", body)
+        with self.client.expected("generate"):
+            return {int(token): float(logprob) for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
+
+
+class Sglang(Vllm):
+    """One replica."""
+
+    kind = "sglang"
+    start = (
+        "start it so that it loads adapters: python -m sglang.launch_server … --enable-lora --max-lora-rank N "
+        "--lora-target-modules all"
+    )
+
+    def _server(self, client: Client) -> LoraServer:
+        return SglangServer(client, self._settings.load_seconds)

@@ -1,0 +1,128 @@
+"""vLLM: adapters by `/v1/load_lora_adapter`, each under a name that holds its version, never reloaded in place."""
+
+from pathlib import Path
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.retrain.generation.effect_probe import Probe
+from retuned.retrain.generation.lora_server import LoraServer
+from retuned.retrain.openai_api import Client, Refused
+from retuned.retrain.release.deployments import Wanted
+from retuned.retrain.release.targets import adapters
+from retuned.retrain.release.targets.target import Unservable, WrongModel
+from retuned.retrain.serving_settings import ServerTarget
+from retuned.retrain.versions import Version, base_hash
+
+_SET_TOKEN = "set token_file of the target"
+
+
+class Vllm:
+    """One replica."""
+
+    kind, follows_aliases = "vllm", False
+    start = (
+        "start it so that it loads adapters: vllm serve … --enable-lora --max-lora-rank N, with "
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
+    )
+
+    def __init__(self, settings: ServerTarget, url: str, directory: Path) -> None:
+        """
+        Args:
+            url: of this replica, one of the settings'.
+            directory: `models.directory`.
+
+        Raises:
+            ConfigurationError: the file of its token cannot be read.
+        """
+        self.replica = url
+        self._settings, self._directory = settings, directory
+        self._client = Client(
+            f"{url.rstrip('/').removesuffix('/v1')}/v1",
+            f"serving.targets ({self.kind})",
+            settings.bearer_token(),
+            settings.timeout_seconds,
+            if_away="start it, or correct urls",
+            advice={401: _SET_TOKEN, 403: _SET_TOKEN},
+            pauses=(),
+        )
+        self.server = self._server(self._client)
+
+    def _server(self, client: Client) -> LoraServer:
+        return LoraServer(client, self._settings.load_seconds)
+
+    def listed(self) -> dict[str, frozenset[str]]:
+        return {model["id"]: frozenset() for model in self.server.models() if model.get("parent")}
+
+    def check(self, version: Version) -> None:
+        adapters.check(version, self.kind, self._settings.maximum_rank)
+        base = self.server.base()
+        self._check_base(version, str(base.get("root") or ""))
+        probe = Probe.from_manifest(version.manifest)
+        # Asked while no adapter is loaded: vLLM for CPUs (0.32) answers requests for the base model with an adapter
+        # where both are in one batch.
+        if probe is not None and not self.listed():
+            name = str(base["id"])
+            other = probe.other_base(lambda prompt: self.server.next_tokens(name, prompt), self._tolerance)
+            if other is not None:
+                raise Unservable(
+                    f"{version.name}: {self.replica} serves {name}, which is not the base model that it was trained on "
+                    f"({other}): serve {version.base_model} there, move the workload with `retuned rebase "
+                    f"{version.workload}`, or raise probe_tolerance where it is that model with quantised weights"
+                )
+
+    def _check_base(self, version: Version, root: str) -> None:
+        """Where the server's folder is on this machine too, by its files."""
+        try:
+            found = base_hash(Path(root)) if Path(root).is_absolute() else version.base_hash
+        except (RetunedError, OSError):
+            return  # it is none here
+        if found != version.base_hash:
+            raise Unservable(
+                f"{version.name}: {self.replica} serves {root}, and it was trained on {version.base_model}: serve that "
+                f"there, or move the workload with `retuned rebase {version.workload} --base {root}`"
+            )
+
+    def load(self, wanted: Wanted) -> None:
+        path = self._visible(wanted.version.path)
+        try:
+            self.server.load(wanted.name, path)
+        except Refused as error:
+            if wanted.name in self.listed():
+                return  # by a request before, whose answer did not arrive
+            if error.status == 404 and "adapter" not in str(error).casefold():
+                raise RetunedError(f"{error}; {self.start}") from error
+            raise RetunedError(
+                f"{error}. It must find the files at {path} (models_directory of the target), and {self.start}"
+            ) from error
+
+    def unload(self, name: str) -> None:
+        try:
+            self.server.unload(name)
+        except Refused:
+            if name in self.listed():
+                raise
+
+    def verify(self, version: Version) -> bool | None:
+        probe = Probe.from_manifest(version.manifest)
+        if probe is None:
+            return None
+        wrong = probe.mismatch(lambda prompt: self.server.next_tokens(version.name, prompt), self._tolerance)
+        if wrong is not None:
+            raise WrongModel(f"{version.name} at {self.replica}: {wrong}")
+        return True
+
+    @property
+    def _tolerance(self) -> float | None:
+        return self._settings.probe_tolerance
+
+    def _visible(self, path: Path) -> Path:
+        """A version's folder as the server sees it."""
+        there = self._settings.models_directory
+        if there is None:
+            return path.resolve()
+        try:
+            return there / path.resolve().relative_to(self._directory.resolve())
+        except ValueError as error:
+            raise ConfigurationError(
+                f"serving.targets ({self.kind}): {path} is not below models.directory ({self._directory}), so it is "
+                f"not known where {self.replica} sees it; move it there, or leave models_directory out"
+            ) from error

@@ -1,0 +1,130 @@
+"""A service of one's own that loads models: it is told by signed requests, until it acknowledges.
+
+Requests are signed as the Standard Webhooks specification 1.0 says (standardwebhooks.com): HMAC-SHA256 over
+`id.timestamp.body`, in the headers webhook-id, webhook-timestamp and webhook-signature.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.retrain.openai_api import Client
+from retuned.retrain.release.deployments import QUERIES, Wanted
+from retuned.retrain.serving_settings import WebhookTarget
+from retuned.retrain.versions import Version
+
+LEAST_SECRET = 16
+
+
+class Webhook:
+    """One address. What it has is what it acknowledged, as the warehouse keeps it."""
+
+    kind, follows_aliases = "webhook", True
+
+    def __init__(self, settings: WebhookTarget, warehouse: Warehouse, now: Callable[[], datetime]) -> None:
+        """
+        Raises:
+            ConfigurationError: the secret cannot be read, or is none.
+        """
+        self.replica = settings.url
+        self._warehouse, self._now = warehouse, now
+        self._secret = _secret(settings.secret_file)
+        self._client = Client(
+            settings.url,
+            "serving.targets (webhook)",
+            None,
+            settings.timeout_seconds,
+            if_away="start what listens there, or correct url",
+            pauses=(),
+        )
+
+    def listed(self) -> dict[str, frozenset[str]]:
+        rows = self._warehouse.rows(QUERIES["acknowledged"], {"url": self.replica})
+        return {row["model"]: frozenset(filter(None, row["aliases"].split(","))) for row in rows}
+
+    def check(self, version: Version) -> None:
+        """Its own service knows what it can load."""
+
+    def load(self, wanted: Wanted) -> None:
+        version, aliases = wanted.version, ",".join(sorted(wanted.aliases))
+        self._send(
+            {
+                "action": "load",
+                "workload": version.workload,
+                "model": version.name,
+                "version": version.version,
+                "aliases": sorted(wanted.aliases),
+                "path": None if version.provider_model else str(version.path.resolve()),
+                "base_model": version.base_model,
+                "provider_model": version.provider_model,
+            },
+            wanted.since,
+        )
+        with self._warehouse.transaction() as cursor:
+            cursor.execute(QUERIES["forget_acknowledged"], {"url": self.replica, "model": wanted.name})
+            insert(
+                cursor,
+                "webhook_models",
+                url=self.replica,
+                model=wanted.name,
+                aliases=aliases,
+                acknowledged_at=self._now(),
+            )
+
+    def unload(self, name: str) -> None:
+        workload, _, version = name.rpartition("@")
+        message = {"action": "unload", "workload": workload, "model": name, "version": version}
+        self._send(message, self._acknowledged_at(name))
+        self._warehouse.execute(QUERIES["forget_acknowledged"], {"url": self.replica, "model": name})
+
+    def verify(self, version: Version) -> None:
+        """What it serves is not known."""
+
+    def _acknowledged_at(self, name: str) -> datetime | None:
+        rows = self._warehouse.rows(QUERIES["acknowledged"], {"url": self.replica})
+        return next((row["acknowledged_at"] for row in rows if row["model"] == name), None)
+
+    def _send(self, message: dict[str, object], since: datetime | None) -> None:
+        """Send a message whose occasion was at a time: each try of it has one id, by which a receiver knows it."""
+        now = self._now().replace(tzinfo=UTC)
+        told = json.dumps(message | {"timestamp": now.isoformat(timespec="milliseconds")}).encode()
+        occasion = json.dumps([message, str(since)], sort_keys=True)
+        id = f"msg_{hashlib.sha256(occasion.encode()).hexdigest()[:24]}"
+        at = str(int(now.timestamp()))
+        sent = {"webhook-id": id, "webhook-timestamp": at, "webhook-signature": signature(self._secret, id, at, told)}
+        self._client.request("", told, headers=sent, repeat=False)
+
+
+def signature(secret: bytes, id: str, timestamp: str, body: bytes) -> str:
+    """The header webhook-signature of a request: `v1,` and the HMAC in base64."""
+    digest = hmac.new(secret, f"{id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def _secret(file: Path) -> bytes:
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"serving.targets (webhook): secret_file {file} cannot be read ({error.strerror})"
+        ) from error
+    try:
+        secret = base64.b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else None
+    except binascii.Error as error:
+        raise ConfigurationError(
+            f"serving.targets (webhook): secret_file {file} begins with whsec_, and what follows is not base64"
+        ) from error
+    secret = text.encode() if secret is None else secret
+    if len(secret) < LEAST_SECRET:
+        raise ConfigurationError(
+            f"serving.targets (webhook): secret_file {file} holds {len(secret)} bytes, expected {LEAST_SECRET} or "
+            "more; `openssl rand -hex 32` makes some"
+        )
+    return secret

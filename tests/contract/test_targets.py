@@ -1,0 +1,206 @@
+"""What every target keeps: the folder of links, vLLM and SGLang as doubles, a webhook; and a vLLM and an MLflow, where
+RETUNED_VLLM and RETUNED_MLFLOW name their commands."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_server import MLFLOW, mlflow
+from model_servers import VLLM, SglangDouble, VllmDouble, serving, vllm
+from served import WORKLOAD, Adapters, Served, receiving
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.openai_api import NoAnswer
+from retuned.retrain.release.deployments import Wanted, deployments, wanted
+from retuned.retrain.release.targets.build import build, places
+from retuned.retrain.release.targets.target import Target
+from retuned.retrain.versions import Version
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SECRET = b"a secret of many characters"
+KEEP, DRAIN = 3_600.0, 600.0
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
+    return Adapters(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "folder",
+        "vllm",
+        "sglang",
+        "webhook",
+        pytest.param("mlflow", marks=pytest.mark.skipif(MLFLOW is None, reason="RETUNED_MLFLOW names no mlflow")),
+        pytest.param("real-vllm", marks=pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM")),
+    ],
+)
+def configured(
+    request: pytest.FixtureRequest, adapters: Adapters, stack: ExitStack, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A target as it stands in the configuration, up and running."""
+    folder = tmp_path_factory.mktemp("target")
+    match request.param:
+        case "vllm" | "sglang":
+            double: type[VllmDouble] = VllmDouble if request.param == "vllm" else SglangDouble
+            return {"kind": request.param, "urls": [stack.enter_context(serving(adapters.base, double)).url]}
+        case "real-vllm":
+            return {
+                "kind": "vllm",
+                "urls": [stack.enter_context(vllm(adapters.base, "float32"))],
+                "timeout_seconds": 60.0,
+            }
+        case "webhook":
+            (folder / "secret").write_bytes(SECRET)
+            receiver = stack.enter_context(receiving(SECRET))
+            return {"kind": "webhook", "url": receiver.url, "secret_file": folder / "secret"}
+        case "mlflow":
+            return {"kind": "mlflow", "url": stack.enter_context(mlflow(folder)), "timeout_seconds": 60.0}
+        case _:
+            return {"kind": "folder"}
+
+
+@dataclass
+class Case:
+    """A target, and a workload whose versions it gets."""
+
+    served: Served
+    target: Target
+
+    def wanted(self) -> dict[str, Wanted]:
+        warehouse = self.served.warehouse
+        return wanted(warehouse, deployments(warehouse))
+
+    def has(self, version: Version) -> frozenset[str] | None:
+        """The aliases of a version there; None: it is not there."""
+        return self.target.listed().get(version.name)
+
+
+@pytest.fixture
+def case(tmp_path: Path, warehouse: Warehouse, adapters: Adapters, configured: dict[str, Any]) -> Iterator[Case]:
+    served = Served(tmp_path, warehouse, adapters, configured, keep_seconds=KEEP, drain_seconds=DRAIN)
+    (place,) = places(served.settings, [WORKLOAD])
+    made = Case(served, build(place, served.settings, warehouse, lambda: served.now))
+    yield made
+    for name in made.target.listed():
+        made.target.unload(name)
+
+
+def aliases(case: Case, *names: str) -> frozenset[str]:
+    return frozenset(names) if case.target.follows_aliases else frozenset()
+
+
+def test_what_is_promoted_is_there_under_the_name_of_its_version(case: Case) -> None:
+    assert case.target.listed() == {}
+    case.served.promote(case.served.old)
+    case.served.reconciler.run()
+    assert case.has(case.served.old) == aliases(case, "champion")
+    assert case.has(case.served.new) is None
+    assert case.served.states() == {case.served.old.name: "serving"}
+
+
+def test_the_version_before_stays_until_it_is_drained(case: Case) -> None:
+    served = case.served
+    served.promote(served.old)
+    served.now += timedelta(hours=1)
+    served.promote(served.new)
+    served.reconciler.run()
+    assert case.has(served.new) == aliases(case, "champion")
+    assert case.has(served.old) == aliases(case, "previous")
+    served.now += timedelta(seconds=KEEP - 1)
+    served.reconciler.run()
+    assert case.has(served.old) is not None
+    served.now += timedelta(seconds=2)
+    answer(served, served.old, served.now - timedelta(seconds=DRAIN / 2))
+    served.reconciler.run()
+    assert case.has(served.old) is not None
+    served.now += timedelta(seconds=DRAIN)
+    served.reconciler.run()
+    assert case.has(served.old) is None
+    assert case.has(served.new) == aliases(case, "champion")
+
+
+def test_a_rollback_gives_the_alias_back(case: Case) -> None:
+    served = case.served
+    served.promote(served.old)
+    served.promote(served.new)
+    served.reconciler.run()
+    served.now += timedelta(minutes=1)
+    served.rollout.rollback(WORKLOAD, "operator", "a test", served.now)
+    served.reconciler.run()
+    assert case.has(served.old) == aliases(case, "champion")
+    assert (case.has(served.new) or frozenset()) == frozenset()
+
+
+def test_the_base_model_needs_nothing(case: Case) -> None:
+    served = case.served
+    served.promote(served.old)
+    served.reconciler.run()
+    served.promote(None)
+    served.reconciler.run()
+    assert case.has(served.old) == aliases(case, "previous")
+
+
+def test_loading_and_unloading_may_be_repeated(case: Case) -> None:
+    case.served.promote(case.served.old)
+    (one,) = case.wanted().values()
+    for _ in range(2):
+        case.target.load(one)
+        assert case.has(one.version) == aliases(case, "champion")
+    for _ in range(2):
+        case.target.unload(one.name)
+        assert case.has(one.version) is None
+
+
+def test_it_answers_with_the_version_or_cannot_tell(case: Case) -> None:
+    case.served.promote(case.served.old)
+    case.served.reconciler.run()
+    assert case.target.verify(case.served.old) is (True if case.target.kind in ("vllm", "sglang") else None)
+
+
+def test_a_target_that_is_away_says_so(case: Case, configured: dict[str, Any]) -> None:
+    if case.target.kind == "folder":
+        pytest.skip("a folder is never away")
+    away = "http://127.0.0.1:9/v1"
+    keys = {"urls": [away]} if "urls" in configured else {"url": away}
+    gone = Served(case.served.folder / "gone", case.served.warehouse, case.served.adapters, configured | keys)
+    (place,) = places(gone.settings, [WORKLOAD])
+    target = build(place, gone.settings, gone.warehouse, lambda: gone.now)
+    gone.promote(gone.new)
+    (one,) = wanted(gone.warehouse, deployments(gone.warehouse)).values()
+    with pytest.raises(RetunedError, match=r"127\.0\.0\.1:9") as refused:
+        target.load(one)
+    assert isinstance(refused.value, NoAnswer) or target.kind == "mlflow"
+    gone.reconciler.run()
+    (replica,) = gone.reconciler.replicas(WORKLOAD)
+    assert replica.in_sync(WORKLOAD) is not True
+
+
+def answer(served: Served, version: Version, at: Any) -> None:
+    served.warehouse.insert(
+        "interactions",
+        id=f"a-{at}",
+        timestamp=at,
+        received_at=at,
+        workload=WORKLOAD,
+        model=version.name,
+        messages="[]",
+        response="yes",
+        topic="interactions",
+        partition=0,
+        offset=0,
+    )
