@@ -19,6 +19,8 @@ from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.release.deployments import Deployment, deployments
+from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.scoring.label import in_figures, mistaken
 
 SQL = named_queries("retuned.daemon", "status.sql")
@@ -31,9 +33,11 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     context, warehouse = jobs.context, jobs.context.warehouse
     counts = warehouse.row(SQL["counts"])
     asked = labels.counts(warehouse)
+    deployed = deployments(warehouse)
     workloads = {
         name: _workload(warehouse, context.settings.for_workload(name), name)
         | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
+        | {"serving": _serving(deployed, context.reconciler, name)}
         for name in context.measured()
     }
     return {
@@ -95,6 +99,24 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),
         "roi": _roi(warehouse, settings, workload),
+    }
+
+
+def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) -> dict[str, Any]:
+    """What the targets of a workload should have, and what each replica has, as far as this process knows."""
+    return {
+        "deployments": [
+            {
+                "model": one.name,
+                "aliases": sorted(one.aliases),
+                "share": one.share,
+                "since": one.since,
+                "served_at": one.served_at,
+            }
+            for one in deployed
+            if one.workload == workload
+        ],
+        "replicas": [replica.as_dict() for replica in reconciler.replicas(workload)],
     }
 
 

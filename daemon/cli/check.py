@@ -26,6 +26,7 @@ from retuned.daemon.web.tls import server_tls
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
+from retuned.retrain.release.targets import adapters, build
 from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
@@ -62,6 +63,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
         *_for_each("provider", settings, {"base", "train"}, provider.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
         *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
+        *_for_each("targets", settings, {"serving", "train", "base"}, _targets),
         *_for_each("metric", settings, {"metric", "evaluate"}, check_metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
@@ -120,6 +122,12 @@ def _privacy(settings: Settings) -> str:
 
 def _evaluation(settings: Settings) -> str:
     return "at the provider (train.engine api)" if settings.train.engine == "api" else server.check(settings.evaluate)
+
+
+def _targets(settings: Settings) -> str:
+    if problems := adapters.check_settings(settings):
+        raise ConfigurationError("; ".join(problems))
+    return build.check(settings)
 
 
 def _writable(key: str, folder: Path) -> str:

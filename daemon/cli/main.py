@@ -43,11 +43,13 @@ _IMPORT = (
     "stores nothing twice, and goes on where it was stopped. The exit status is 1 if a row was refused."
 )
 _EXPORT = (
-    "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, pauses, evaluations, decisions, models, aliases, deployments, promotions, watch_checks, "
-    "drift_checks, drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in "
-    "TRL's forms: chat (corrected and accepted answers), preference (corrections over the answers that they correct), "
-    "kto (thumbs); the questions that models are judged on, and what comes near to them, are left out of these."
+    "Write a table, a training set or a routing. Tables: interactions, feedback, dead_letters, offsets, datasets, "
+    "dataset_rows, quarantine, runs, pauses, evaluations, decisions, models, aliases, deployments, promotions, "
+    "watch_checks, drift_checks, drift_references, quality, ledger, ledger_left_out, archives, label_requests. "
+    "Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over the answers "
+    "that they correct), kto (thumbs); the questions that models are judged on, and what comes near to them, are left "
+    "out of these. routing: what serves now, with its shares, as InferenceModelRewrite of the Gateway API inference "
+    "extension (--format gateway-api) or for LiteLLM's proxy (--format litellm)."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -174,12 +176,16 @@ def parser() -> argparse.ArgumentParser:
     imported.add_argument(
         "--format", choices=("json", "csv", "parquet", "text"), help="json: lines or an array (default: by the name)"
     )
-    exported = command("export", _export, "write a table or a training set to a file", _EXPORT)
-    exported.add_argument("what", metavar="TABLE|FORM", help="for example interactions, ledger, chat, preference, kto")
+    exported = command("export", _export, "write a table, a training set or a routing to a file", _EXPORT)
+    exported.add_argument("what", metavar="TABLE|FORM|routing", help="for example interactions, chat, routing")
     exported.add_argument("--workload", help="of this workload only")
     exported.add_argument("--since", metavar="TIME", help="not older: a date or a time, ISO 8601, UTC")
     exported.add_argument("--until", metavar="TIME", help="older than this")
-    exported.add_argument("--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl")
+    exported.add_argument(
+        "--format",
+        choices=("jsonl", "parquet", "gateway-api", "litellm"),
+        help="default: by the name of the file, else jsonl; the last two are of routing",
+    )
     exported.add_argument(
         "-o", "--output", type=Path, metavar="PATH", help="default: TABLE.FORMAT in this folder; -: standard output"
     )
@@ -595,7 +601,8 @@ def _export(options: argparse.Namespace) -> int:
         raise RetunedError("export: Parquet is nothing to read; name a file with --output")
     wanted = exports.Export(options.what, format, options.workload, options.since, options.until)
     wanted.check()
-    path = None if to_stdout else options.output or Path(f"{options.what}.{format}")
+    ending = "yaml" if options.what == "routing" else format
+    path = None if to_stdout else options.output or Path(f"{options.what}.{ending}")
     with _service(settings) as service:
         exports.write(service.export(wanted), path)
     if path is not None:

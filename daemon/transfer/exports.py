@@ -1,4 +1,5 @@
-"""`retuned export`: tables and training sets as JSON Lines or Parquet, by way of the running daemon or without one."""
+"""`retuned export`: tables and training sets as JSON Lines or Parquet, and the routing of what serves, by way of the
+running daemon or without one."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries, par
 from retuned.daemon import workloads
 from retuned.daemon.jsontext import strict
 from retuned.daemon.settings import Settings
+from retuned.daemon.transfer import routing
 from retuned.retrain.data.export import FORMS, training_sets
 
 QUERIES = named_queries("retuned.daemon.transfer", "exports.sql")
@@ -64,8 +66,17 @@ class Export:
 
     def check(self) -> None:
         """Raises a RetunedError that names what cannot be exported so."""
+        if self.what == "routing":
+            if self.format not in routing.FORMATS:
+                raise RetunedError(
+                    f"export: routing has the formats {', '.join(routing.FORMATS)}, not {self.format}; name one with "
+                    "--format"
+                )
+            if self.since or self.until:
+                raise RetunedError("export: routing is what serves now; leave --since and --until out")
+            return
         if self.what not in (*TABLES, *FORMS):
-            raise RetunedError(f"export: {self.what} is none of {', '.join((*TABLES, *FORMS))}")
+            raise RetunedError(f"export: {self.what} is none of {', '.join((*TABLES, *FORMS, 'routing'))}")
         if self.format not in FORMATS:
             raise RetunedError(f"export: the format {self.format} is none of {', '.join(FORMATS)}")
         query = QUERIES.get(self.what, "$workload $since")
@@ -80,6 +91,8 @@ class Export:
 def content(export: Export, warehouse: Warehouse, settings: Settings) -> Iterator[bytes]:
     """The bytes of an export, piece by piece, of the warehouse as it is when the first is asked for."""
     export.check()
+    if export.what == "routing":
+        return iter([routing.routing(export.format, warehouse, settings, export.workload)])
     if export.what in TABLES:
         return _table(export, warehouse)
     rows = _training_rows(export, warehouse, settings)

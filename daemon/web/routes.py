@@ -202,8 +202,8 @@ class _Endpoints:
             pieces = self._service.export(wanted)
         except RetunedError as error:
             raise HTTPException(400, str(error)) from error
-        media = "application/jsonl" if wanted.format == "jsonl" else "application/vnd.apache.parquet"
-        return StreamingResponse(pieces, media_type=media)
+        media = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+        return StreamingResponse(pieces, media_type=media.get(wanted.format, "application/yaml"))
 
     def lineage(self, request: Request) -> Response:
         try:

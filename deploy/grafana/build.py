@@ -510,6 +510,21 @@ def learning() -> dashboard.Dashboard:
             ("workload", "alias", "model_name"),
         ),
         lines(
+            "Replicas in sync",
+            "1 while a replica has what it should of a workload, and its effect probe passes; 0: the status says why. "
+            "No series: it does not answer.",
+            (f"retuned_replica_in_sync{{{OF_WORKLOAD}}}", "{{workload}} {{replica}}"),
+            ("retuned_replica_up == 0", "{{replica}} is away"),
+            (f"retuned_effect_probe_passed{{{OF_WORKLOAD}}} == 0", "{{model_name}} on {{replica}}: probe failed"),
+            most=1,
+        ),
+        lines(
+            "From decision to served",
+            "Seconds from the latest change of what serves until the model servers that answer had it.",
+            (f"retuned_served_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),
+            unit=SECONDS,
+        ),
+        lines(
             "Score on the holdout",
             "Mean score on held-out prompts, which were never trained on, in the latest evaluation: base, champion, "
             "candidate, and as @logged what production had answered.",

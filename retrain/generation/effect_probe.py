@@ -5,10 +5,10 @@ base model and of the champion. A server that has loaded the version must give t
 not consulted gives those of the base model, a stale one those of another version.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from retuned.retrain.scoring import general
 
@@ -20,30 +20,59 @@ TOLERANCES = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15, "4bit": 0.5}
 not known: between float32 and bfloat16 the same adapters of a 135-million-parameter model differed by 0.03 on average
 over 35 prompts, 0.13 at most at one."""
 
-Other = Literal["base", "champion"]
+_MEANINGS = {
+    "base": "as its base model does: the adapter is loaded and not consulted",
+    "champion": "as the champion before it does: the adapter is stale",
+}
+
 NextTokens = Mapping[int, float]
 """Likeliest next tokens with their log-probabilities."""
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of a model's next token after a prompt.
+
+    Attributes:
+        logprobs: in nats, of some tokens.
+        floor: any other token has this at most.
+    """
+
+    logprobs: dict[int, float]
+    floor: float
+
+    def difference(self, other: "Known", token: int) -> float:
+        """How far two models are at least apart, in nats, about a token."""
+        one, two = self.logprobs.get(token), other.logprobs.get(token)
+        if one is None or two is None:
+            likely, floor = (one, other.floor) if two is None else (two, self.floor)
+            return 0.0 if likely is None else max(0.0, likely - floor)
+        return abs(one - two)
+
+
+@dataclass(frozen=True)
 class Place:
-    """A prompt, and the version's likeliest next token.
+    """A prompt, and what each model was found to answer: `version`, `base` and, where one served, `champion`.
 
     Attributes:
         prompt: token ids.
-        version: the token's log-probability by the version, in nats.
-        others: that by the base model and by the champion; at most this, where it was too unlikely to be reported.
+        tokens: the likeliest of each model.
     """
 
     prompt: list[int]
-    token: int
-    version: float
-    others: dict[Other, float]
+    models: dict[str, Known]
 
     @property
-    def gap(self) -> float:
-        """How far the nearest of the others is."""
-        return min(abs(self.version - other) for other in self.others.values())
+    def tokens(self) -> list[int]:
+        return sorted({token for known in self.models.values() for token in known.logprobs})
+
+    def distance(self, one: Known, other: Known) -> float:
+        """In nats, the mean over the tokens."""
+        return fmean(one.difference(other, token) for token in self.tokens)
+
+    def gap(self, name: str) -> float:
+        """How far the version is from another."""
+        return self.distance(self.models["version"], self.models[name])
 
 
 @dataclass(frozen=True)
@@ -57,7 +86,19 @@ class Probe:
     def from_manifest(manifest: Mapping[str, Any]) -> "Probe | None":
         """None: none was recorded, as for versions that were trained before version 0.2.0."""
         found = manifest.get("effect_probe")
-        return Probe(found["precision"], [Place(**place) for place in found["places"]]) if found else None
+        if not found:
+            return None
+        places = [
+            Place(
+                place["prompt"],
+                {
+                    name: Known({int(token): value for token, value in known["logprobs"].items()}, known["floor"])
+                    for name, known in place["models"].items()
+                },
+            )
+            for place in found["places"]
+        ]
+        return Probe(found["precision"], places)
 
     def mismatch(self, ask: Callable[[list[int]], NextTokens], tolerance: float | None = None) -> str | None:
         """Ask a server under the version's name; why it does not answer with the version, or None: it does.
@@ -67,40 +108,40 @@ class Probe:
             tolerance: nats; None: by the precision in which was recorded.
         """
         tolerance = tolerance or TOLERANCES[self.precision]
-        answers = [ask(place.prompt) for place in self.places]
-        own = self._distance(answers, lambda place: place.version)
-        others = {
-            name: self._distance(answers, lambda place, name=name: place.others[name])  # type: ignore[misc]
-            for name in self.places[0].others
-            if fmean(abs(place.version - place.others[name]) for place in self.places) > 2 * tolerance
+        answers = self._answers(ask)
+        distances = {
+            name: self._distance(answers, name)
+            for name in self.places[0].models
+            # An other that differs from the version by no more than arithmetic does is not told apart.
+            if name == "version" or fmean(place.gap(name) for place in self.places) > 2 * tolerance
         }
-        figures = ", ".join(f"{distance:.2f} from {name}" for name, distance in {"its own": own, **others}.items())
-        nearest = min(others, key=others.__getitem__, default=None)
-        if nearest is not None and others[nearest] < own:
-            meaning = {
-                "base": "as its base model does: the adapter is loaded and not consulted",
-                "champion": "as the champion before it does: the adapter is stale",
-            }[nearest]
-        elif own > tolerance:
-            meaning = "neither as this version does nor as another that is known: other weights have its name, or the "
-            meaning += "server has another base model or quantised weights (probe_tolerance)"
-        else:
+        nearest = min(distances, key=distances.__getitem__)
+        if distances[nearest] > tolerance:
+            meaning = (
+                "neither as this version does nor as another that is known: other weights have its name, or the server "
+                "has another base model, or quantised weights (probe_tolerance)"
+            )
+        elif nearest == "version":
             return None
+        else:
+            meaning = _MEANINGS[nearest]
+        figures = ", ".join(f"{distance:.2f} from {name}" for name, distance in distances.items())
         return f"it answers {meaning} (log-probabilities differ by {figures}, in nats; up to {tolerance:g} may)"
 
     def other_base(self, ask: Callable[[list[int]], NextTokens], tolerance: float | None = None) -> str | None:
         """Ask a server's base model; why it is not the version's, or None: it is."""
         tolerance = tolerance or TOLERANCES[self.precision]
-        distance = self._distance([ask(place.prompt) for place in self.places], lambda place: place.others["base"])
+        distance = self._distance(self._answers(ask), "base")
         if distance <= tolerance:
             return None
         return f"log-probabilities of its base model differ by {distance:.2f} nats on average, up to {tolerance:g} may"
 
-    def _distance(self, answers: list[NextTokens], expected: Callable[[Place], float]) -> float:
-        return fmean(
-            _difference(answer, place.token, expected(place))
-            for answer, place in zip(answers, self.places, strict=True)
-        )
+    def _answers(self, ask: Callable[[list[int]], NextTokens]) -> list[Known]:
+        return [_known(ask(place.prompt)) for place in self.places]
+
+    def _distance(self, answers: Sequence[Known], name: str) -> float:
+        pairs = zip(answers, self.places, strict=True)
+        return fmean(place.distance(answer, place.models[name]) for answer, place in pairs)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -123,29 +164,34 @@ def record(
     """
     places = []
     for prompt, answers in found:
-        own = answers[names["version"]]
-        token = max(own, key=own.__getitem__)
-        others = {name: _of(answers[names[name]], token) for name in ("base", "champion") if name in names}
-        places.append(Place(prompt, token, own[token], others))  # type: ignore[arg-type]
+        models = {name: _known(answers[own]) for name, own in names.items()}
+        tokens = {max(known.logprobs, key=known.logprobs.__getitem__) for known in models.values()}
+        kept = {
+            name: Known({token: known.logprobs[token] for token in tokens & known.logprobs.keys()}, known.floor)
+            for name, known in models.items()
+        }
+        places.append(Place(prompt, kept))
     if not places:
         return None
-    kept = sorted(places, key=lambda place: -place.gap)[:PLACES]
+    others = [name for name in names if name != "version"]
+    telling = sorted(places, key=lambda place: -min(place.gap(name) for name in others))[:PLACES]
     return {
         "precision": precision,
         "places": [
-            {"prompt": one.prompt, "token": one.token, "version": round(one.version, 4)}
-            | {"others": {name: round(value, 4) for name, value in one.others.items()}}
-            for one in kept
+            {
+                "prompt": place.prompt,
+                "models": {
+                    name: {
+                        "floor": round(known.floor, 4),
+                        "logprobs": {str(token): round(value, 4) for token, value in known.logprobs.items()},
+                    }
+                    for name, known in place.models.items()
+                },
+            }
+            for place in telling
         ],
     }
 
 
-def _of(answer: NextTokens, token: int) -> float:
-    return answer.get(token, min(answer.values()))
-
-
-def _difference(answer: NextTokens, token: int, expected: float) -> float:
-    """In nats; a token that was not reported is no likelier than the last that was."""
-    if token in answer:
-        return abs(answer[token] - expected)
-    return max(0.0, expected - min(answer.values()))
+def _known(answer: NextTokens) -> Known:
+    return Known(dict(answer), min(answer.values()))

@@ -1,9 +1,10 @@
 """The desired state: which versions the targets of a workload should have, and what share of new conversations each
 gets. It is rows, written in the transaction that changes the aliases; `release.reconciler` makes the targets follow."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 
 import duckdb
 
@@ -111,9 +112,28 @@ def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now
     return stay
 
 
-def wanted(warehouse: Warehouse, found: list[Deployment]) -> dict[str, Wanted]:
-    """What the targets should have, by its name on a server."""
-    known: dict[str, Version] = {}
-    for workload in {one.workload for one in found if one.version}:
-        known |= {version.name: version for version in versions.versions_of(warehouse, workload)}
-    return {one.name: Wanted(known[one.name], one.aliases, one.since) for one in found if one.name in known}
+def wanted(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, Wanted]:
+    """What serves, or is being drained: what model servers should have, by its name there."""
+    of_these = set(workloads)
+    return {
+        one.name: Wanted(known[one.version], one.aliases, one.since)
+        for workload, own in groupby(deployments(warehouse), lambda one: one.workload)
+        if workload in of_these
+        for known in [_versions(warehouse, workload)]
+        for one in own
+        if one.version is not None
+    }
+
+
+def named(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, Wanted]:
+    """What an alias names, drained or not: what links and registries should have."""
+    return {
+        model_name(workload, row["version"]): Wanted(known[row["version"]], frozenset(row["aliases"]), row["since"])
+        for workload in workloads
+        for known in [_versions(warehouse, workload)]
+        for row in warehouse.rows(QUERIES["named"], {"workload": workload})
+    }
+
+
+def _versions(warehouse: Warehouse, workload: str) -> dict[str, Version]:
+    return {version.version: version for version in versions.versions_of(warehouse, workload)}

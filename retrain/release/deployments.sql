@@ -9,6 +9,12 @@ FROM deployments d
 LEFT JOIN models m ON m.workload = d.workload AND m.version = d.version
 ORDER BY d.workload, d.share DESC, d.since DESC, d.version
 
+-- name: named
+SELECT a.version, list(a.alias ORDER BY a.alias) AS aliases, max(a.created_at) AS since
+FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version AND m.removed_at IS NULL
+WHERE a.workload = $workload
+GROUP BY a.version
+
 -- name: drop_workload
 DELETE FROM deployments WHERE workload = $workload
 

@@ -16,10 +16,11 @@ import duckdb
 from retuned.consumers.errors import RetunedError, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer
-from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, wanted
+from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
 from retuned.retrain.release.rollout import one_at_a_time
 from retuned.retrain.release.targets.build import Place, build, places
 from retuned.retrain.release.targets.target import Target, WrongModel
+from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, WebhookTarget
 from retuned.retrain.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -189,8 +190,7 @@ class Reconciler:
             place.key, Replica(place.settings.kind, place.replica, place.is_server, place.workloads)
         )
         replica.workloads = place.workloads
-        own = [one for one in found if one.workload in place.workloads and one.version is not None]
-        due = {name: one for name, one in wanted(self._warehouse, own).items() if _takes(place, one)}
+        due = {name: one for name, one in self._due(place).items() if _takes(place, one)}
         try:
             target = build(place, self._settings, self._warehouse, self._now)
             there = target.listed()
@@ -212,7 +212,12 @@ class Reconciler:
             self._problem(replica, str(error))
         self._show(replica)
         if place.is_server:
-            self._note_served(own)
+            self._note_served([one for one in found if one.workload in place.workloads and one.version is not None])
+
+    def _due(self, place: Place) -> dict[str, Wanted]:
+        """What a target should have: links and registries what has an alias, the others what serves or is drained."""
+        of = named if isinstance(place.settings, FolderTarget | MlflowTarget) else wanted
+        return of(self._warehouse, place.workloads)
 
     def _bring(self, target: Target, one: Wanted, there: dict[str, frozenset[str]], model: Model) -> None:
         """Load a version where it is not there yet, and see whether the target answers with it."""
@@ -301,8 +306,5 @@ class Reconciler:
 
 
 def _takes(place: Place, one: Wanted) -> bool:
-    """Whether a target has a use for a version: links are for aliases, and where a provider keeps the weights there is
-    nothing to load."""
-    if place.settings.kind == "folder":
-        return bool(one.aliases)
-    return one.version.provider_model is None or place.settings.kind == "webhook"
+    """Where a provider keeps the weights there is nothing to load."""
+    return one.version.provider_model is None or isinstance(place.settings, FolderTarget | WebhookTarget)

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.release.targets.folder import Folder
 from retuned.retrain.release.targets.mlflow import Mlflow
 from retuned.retrain.release.targets.sglang import Sglang
 from retuned.retrain.release.targets.target import Target
 from retuned.retrain.release.targets.vllm import Vllm
-from retuned.retrain.release.targets.webhook import Webhook
+from retuned.retrain.release.targets.webhook import Webhook, read_secret
 from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, ServerTarget, TargetSettings, WebhookTarget
 from retuned.retrain.settings import Settings
 
@@ -65,11 +67,51 @@ def build(place: Place, settings: Settings, warehouse: Warehouse, now: Callable[
         case FolderTarget():
             return Folder(directory, place.workloads)
         case ServerTarget():
-            return (Vllm if target.kind == "vllm" else Sglang)(target, place.replica, directory)
+            return server(target, place.replica, directory)
         case WebhookTarget():
             return Webhook(target, warehouse, now)
         case MlflowTarget():
             return Mlflow(target, place.workloads)
+
+
+def server(target: ServerTarget, url: str, directory: Path) -> Vllm:
+    """One replica of a model server."""
+    return (Vllm if target.kind == "vllm" else Sglang)(target, url, directory)
+
+
+def check(settings: Settings) -> str:
+    """Ask each replica of a workload's targets; returns what to say of them.
+
+    A webhook is sent nothing: its secret is read.
+
+    Raises:
+        RetunedError: of all that do not answer, or refuse.
+    """
+    found, wrong = [], []
+    for target in settings.serving.targets:
+        for replica in _replicas(target, settings):
+            try:
+                found.append(_checked(Place(target, replica, ()), settings))
+            except RetunedError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise RetunedError("; ".join(wrong))
+    return "; ".join(found) or "none: nothing is told what to serve"
+
+
+def _checked(place: Place, settings: Settings) -> str:
+    match place.settings:
+        case FolderTarget():
+            return f"links below {place.replica}"
+        case ServerTarget() as target:
+            base = server(target, place.replica, settings.models.directory).base()
+            return f"{place.replica} ({target.kind}) serves {base['id']}"
+        case WebhookTarget() as target:
+            read_secret(target.secret_file)
+            return f"{place.replica} gets signed requests"
+        case MlflowTarget() as target:
+            Mlflow(target, ()).reach()
+            return f"{place.replica} (mlflow) answers"
 
 
 def _replicas(target: TargetSettings, settings: Settings) -> Sequence[str]:

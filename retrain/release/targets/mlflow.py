@@ -44,6 +44,15 @@ class Mlflow:
         except ImportError as error:
             raise ConfigurationError("serving.targets (mlflow): needs pip install 'retuned[mlflow]'") from error
 
+    def reach(self) -> None:
+        """Ask for something that every server has.
+
+        Raises:
+            RetunedError: it does not answer.
+        """
+        with self._client() as client:
+            client.search_registered_models(max_results=1)
+
     def listed(self) -> dict[str, frozenset[str]]:
         names = {alias: own for own, alias in _ALIASES.items()}
         found: dict[str, frozenset[str]] = {}

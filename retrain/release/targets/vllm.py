@@ -1,6 +1,7 @@
 """vLLM: adapters by `/v1/load_lora_adapter`, each under a name that holds its version, never reloaded in place."""
 
 from pathlib import Path
+from typing import Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.retrain.generation.effect_probe import Probe
@@ -49,12 +50,16 @@ class Vllm:
     def _server(self, client: Client) -> LoraServer:
         return LoraServer(client, self._settings.load_seconds)
 
+    def base(self) -> dict[str, Any]:
+        """The base model, as the server lists it."""
+        return self.server.base()
+
     def listed(self) -> dict[str, frozenset[str]]:
         return {model["id"]: frozenset() for model in self.server.models() if model.get("parent")}
 
     def check(self, version: Version) -> None:
         adapters.check(version, self.kind, self._settings.maximum_rank)
-        base = self.server.base()
+        base = self.base()
         self._check_base(version, str(base.get("root") or ""))
         probe = Probe.from_manifest(version.manifest)
         # Asked while no adapter is loaded: vLLM for CPUs (0.32) answers requests for the base model with an adapter

@@ -35,7 +35,7 @@ class Webhook:
         """
         self.replica = settings.url
         self._warehouse, self._now = warehouse, now
-        self._secret = _secret(settings.secret_file)
+        self._secret = read_secret(settings.secret_file)
         self._client = Client(
             settings.url,
             "serving.targets (webhook)",
@@ -108,7 +108,12 @@ def signature(secret: bytes, id: str, timestamp: str, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def _secret(file: Path) -> bytes:
+def read_secret(file: Path) -> bytes:
+    """The key of the signatures: what follows `whsec_` in base64, or the text of the file as it is.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is too short to be a secret.
+    """
     try:
         text = file.read_text(encoding="utf-8").strip()
     except OSError as error:

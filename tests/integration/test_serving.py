@@ -1,0 +1,334 @@
+"""The way of a version to the servers and back: restarts, dead replicas, wrong adapters, kills at each step."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import until
+from http_doubles import Quiet, listening
+from model_servers import VllmDouble, serving
+from prometheus_client import CollectorRegistry
+from served import WORKLOAD, Adapters, Served
+
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.metrics import Metrics
+from retuned.retrain.release import reconciler as module
+from retuned.retrain.release.deployments import deployments
+from retuned.retrain.release.reconciler import Reconciler
+from retuned.retrain.release.targets import vllm
+from retuned.retrain.versions import Version
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
+    return Adapters(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def double(adapters: Adapters) -> Iterator[VllmDouble]:
+    with serving(adapters.base) as made:
+        yield made
+
+
+@pytest.fixture
+def served(tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble) -> Served:
+    return Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url]})
+
+
+def configured(version: Version, **changes: Any) -> None:
+    """Change the configuration of a version's adapter."""
+    file = version.path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_server_that_restarts_gets_its_versions_back(
+    tmp_path: Path, warehouse: Warehouse, adapters: Adapters
+) -> None:
+    with serving(adapters.base) as first:
+        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [first.url]})
+        made.promote(made.old)
+        made.promote(made.new)
+        made.reconciler.run()
+        assert first.history == [f"+{made.new.name}", f"+{made.old.name}"]  # what customers get comes first
+    made.reconciler.run()
+    (replica,) = made.reconciler.replicas(WORKLOAD)
+    assert (replica.up, replica.in_sync(WORKLOAD)) == (False, None)
+    assert "does not answer" in replica.problem
+    with serving(adapters.base, port=int(first.url.split(":")[2].split("/")[0])) as second:
+        made.reconciler.run()
+        assert set(second.loaded) == {made.old.name, made.new.name}
+        assert replica.in_sync(WORKLOAD) is True
+
+
+def test_a_replica_that_hangs_holds_up_no_other(
+    tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble
+) -> None:
+    release = threading.Event()
+
+    class Hanging(Quiet):
+        def do_GET(self) -> None:
+            release.wait()
+            self.send_error(503)
+
+    with listening(Hanging) as address:
+        target = {"kind": "vllm", "urls": [f"{address}/v1", double.url], "timeout_seconds": 60.0}
+        made = Served(tmp_path, warehouse, adapters, target)
+        made.promote(made.old)
+        try:
+            made.reconciler.tick()
+            until(lambda: made.old.name in double.loaded)
+            made.promote(made.new)
+            made.reconciler.tick()
+            until(lambda: made.new.name in double.loaded)
+            hanging = next(one for one in made.reconciler.replicas(WORKLOAD) if one.address != double.url)
+            assert hanging.up is None
+        finally:
+            release.set()
+            made.reconciler.run()
+    assert hanging.in_sync(WORKLOAD) is not True
+
+
+def test_an_adapter_that_is_never_consulted_is_found(served: Served, double: VllmDouble) -> None:
+    double.uses_adapters = False
+    served.promote(served.new)
+    served.reconciler.run()
+    assert served.states() == {served.new.name: "wrong"}
+    assert "loaded and not consulted" in served.detail(served.new)
+    double.uses_adapters = True
+    served.reconciler.run()
+    assert served.states() == {served.new.name: "serving"}
+
+
+def test_a_stale_adapter_under_a_known_name_is_found(served: Served, double: VllmDouble) -> None:
+    double.answer("/v1/load_lora_adapter", {"lora_name": served.new.name, "lora_path": str(served.old.path)}, None)
+    served.promote(served.new)
+    served.reconciler.run()
+    assert served.states() == {served.new.name: "wrong"}
+    assert "the adapter is stale" in served.detail(served.new)
+
+
+def test_an_adapter_that_is_another_one_is_found(served: Served, double: VllmDouble) -> None:
+    double.answer("/v1/load_lora_adapter", {"lora_name": served.old.name, "lora_path": str(served.new.path)}, None)
+    served.promote(served.old)  # when it was trained the other one was not there
+    served.reconciler.run()
+    assert served.states() == {served.old.name: "wrong"}
+    assert "neither as this version does nor as another" in served.detail(served.old)
+
+
+def test_what_goes_wrong_later_is_found_too(served: Served, double: VllmDouble) -> None:
+    served.promote(served.new)
+    served.reconciler.run()
+    double.uses_adapters = False
+    served.now += module.PROBE_AGAIN - timedelta(seconds=1)
+    served.reconciler.run()
+    assert served.states() == {served.new.name: "serving"}
+    served.now += timedelta(seconds=1)
+    served.reconciler.run()
+    assert served.states() == {served.new.name: "wrong"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"r": 64}, r"its rank is 64, and the server takes 16 .*--max-lora-rank 64.*set train\.rank to 16"),
+        ({"rank_pattern": {"q_proj": 32}}, r"its rank is 32"),
+        ({"use_dora": True}, r"DoRA adapter.*set train\.use_dora to false"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save.*set train\.method to lora"),
+        ({"bias": "all"}, r"trains biases"),
+    ],
+)
+def test_what_a_server_would_not_take_is_not_sent(
+    served: Served, double: VllmDouble, changes: dict[str, Any], said: str
+) -> None:
+    configured(served.old, **changes)
+    with pytest.raises(vllm.Unservable, match=said):
+        vllm.adapters.check(served.old, "vllm", 16)
+    served.promote(served.old)
+    served.reconciler.run()
+    assert double.history == []
+    assert served.states() == {served.old.name: "failed"}
+
+
+def test_a_server_of_another_base_model_gets_nothing(tmp_path: Path, warehouse: Warehouse, adapters: Adapters) -> None:
+    from models import tiny_llama
+
+    other = tiny_llama(tmp_path / "other", hidden=256, seed=7)
+    with serving(other) as double:
+        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url]})
+        made.promote(made.old)
+        made.reconciler.run()
+        assert f"serves {other}, and it was trained on {adapters.base}" in made.detail(made.old)
+        double.base = Path("not/on/this/machine")  # as of a server elsewhere
+        made.now += timedelta(minutes=1)
+        made.reconciler.run()
+        assert "which is not the base model that it was trained on" in made.detail(made.old)
+        assert double.history == []
+
+
+def test_what_somebody_else_loaded_stays(served: Served, double: VllmDouble) -> None:
+    for name in ("own", f"{served.old.name}-evaluation-1", "other@3f2a91c0"):
+        double.answer("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(served.old.path)}, None)
+    served.promote(served.new)
+    served.reconciler.run()
+    assert set(double.loaded) == {"own", f"{served.old.name}-evaluation-1", "other@3f2a91c0", served.new.name}
+
+
+def test_a_failing_load_is_tried_again_more_and_more_rarely_and_logged_once(
+    served: Served, double: VllmDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    double.loads = False
+    served.promote(served.old)
+    tried = []
+    attempts = iter(range(1_000))
+    load = vllm.Vllm.load
+
+    def counted(*arguments: Any) -> None:
+        tried.append(next(attempts))
+        load(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm.Vllm, "load", counted)
+        for _ in range(100):
+            served.reconciler.run()
+            served.now += timedelta(seconds=2)
+    assert 5 <= len(tried) <= 9  # 200 s, by pauses of 4, 8, 16, 32, 60, 60 s
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in served.detail(served.old)
+    assert sum("VLLM_ALLOW_RUNTIME_LORA_UPDATING" in record.getMessage() for record in caplog.records) == 1
+    double.loads = True
+    served.now += timedelta(minutes=1)
+    served.reconciler.run()
+    assert served.states() == {served.old.name: "serving"}
+
+
+def test_a_token_that_is_renewed_is_read_again(
+    tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble
+) -> None:
+    double.token, file = "old", tmp_path / "token"
+    file.write_text("old\n")
+    made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url], "token_file": file})
+    made.promote(made.old)
+    made.reconciler.run()
+    double.token = "new"
+    made.reconciler.run()
+    (replica,) = made.reconciler.replicas(WORKLOAD)
+    assert "token_file" in replica.problem
+    assert replica.in_sync(WORKLOAD) is False
+    file.write_text("new\n")
+    made.reconciler.run()
+    assert replica.in_sync(WORKLOAD) is True
+
+
+def test_when_it_is_served_is_kept_once(served: Served) -> None:
+    told: list[tuple[str, float]] = []
+    served.reconciler = Reconciler(
+        served.warehouse, served.settings, lambda: served.now, show_served=lambda *what: told.append(what)
+    )
+    served.promote(served.old)
+    assert deployments(served.warehouse)[0].served_at is None
+    served.now += timedelta(seconds=3)
+    served.reconciler.run()
+    served.now += timedelta(seconds=3)
+    served.reconciler.run()
+    assert told == [(WORKLOAD, 3.0)]
+    (one,) = deployments(served.warehouse)
+    assert one.served_at == one.since + timedelta(seconds=3)
+
+
+def test_metrics_say_what_is_known_and_no_more(served: Served, double: VllmDouble) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    served.reconciler = Reconciler(
+        served.warehouse, served.settings, lambda: served.now, metrics.replica, metrics.served
+    )
+    labels = {"target": "vllm", "replica": double.url}
+    of_workload = labels | {"workload": WORKLOAD}
+    of_model = of_workload | {"model_name": served.new.name}
+
+    def values() -> tuple[float | None, ...]:
+        return tuple(
+            registry.get_sample_value(name, of)
+            for name, of in (
+                ("retuned_replica_up", labels),
+                ("retuned_replica_in_sync", of_workload),
+                ("retuned_effect_probe_passed", of_model),
+                ("retuned_served_seconds", {"workload": WORKLOAD}),
+            )
+        )
+
+    assert values() == (None, None, None, None)
+    served.promote(served.new)
+    served.now += timedelta(seconds=2)
+    double.uses_adapters = False
+    served.reconciler.run()
+    assert values() == (1, 0, 0, None)
+    double.uses_adapters = True
+    served.reconciler.run()
+    assert values() == (1, 1, 1, 2.0)
+    double.token = "asked for"  # it answers, and refuses
+    served.reconciler.run()
+    assert values()[:2] == (1, 0)
+
+
+class Killed(BaseException):
+    """The process ends here: nothing catches it."""
+
+
+def killed(*_: Any, **__: Any) -> Any:
+    raise Killed
+
+
+def after(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, and then the process ends."""
+
+    def done(*arguments: Any, **keys: Any) -> Any:
+        call(*arguments, **keys)
+        raise Killed
+
+    return done
+
+
+STEPS = {
+    "before the load": ("load", killed),
+    "after the load": ("load", after(vllm.LoraServer.load)),
+    "at the probe": ("next_tokens", killed),
+    "before the unload": ("unload", killed),
+    "after the unload": ("unload", after(vllm.LoraServer.unload)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_leaves_servers_rows_and_links_agreed(
+    step: str, tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble
+) -> None:
+    targets = ({"kind": "folder"}, {"kind": "vllm", "urls": [double.url]})
+    made = Served(tmp_path, warehouse, adapters, *targets, keep_seconds=60, drain_seconds=60)
+    made.promote(made.old)
+    made.reconciler.run()
+    made.promote(made.new)
+    made.now += timedelta(minutes=2)  # so the old one is to be unloaded in the same pass
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm.LoraServer, *STEPS[step])
+        made.reconciler.run()
+    assert f"-{made.old.name}" not in double.history or step == "after the unload"
+    made.begin()
+    made.reconciler.run()
+    made.now += timedelta(minutes=1)
+    made.reconciler.run()
+    assert set(double.loaded) == {made.new.name}
+    assert len(double.history) == len(set(double.history))  # nothing was loaded twice
+    assert [(one.name, one.share, one.aliases) for one in deployments(warehouse)] == [
+        (made.new.name, 1.0, frozenset({"champion"}))
+    ]
+    links = {
+        link.name: link.readlink().name for link in (tmp_path / "models" / WORKLOAD).iterdir() if link.is_symlink()
+    }
+    assert links == {"champion": made.new.version, "previous": made.old.version}
+    server = next(one for one in made.reconciler.replicas(WORKLOAD) if one.is_server)
+    assert server.in_sync(WORKLOAD) is True
