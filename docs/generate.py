@@ -16,7 +16,7 @@ from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.traffic import Traffic
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
-from retuned.daemon.cli.example import keys, sections
+from retuned.daemon.cli.example import keys, sections, targets
 from retuned.daemon.cli.main import parser
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.transfer.exports import TABLES as EXPORTED
@@ -47,6 +47,8 @@ TABLES = {
     "the folder.",
     "aliases": "Which version serves a workload, and which one did before.",
     "promotions": "A change of champion: a promotion or a rollback.",
+    "deployments": "A version that the [targets](../targets.md) of a workload should have. What was drained has none.",
+    "webhook_models": "A version that a webhook acknowledged.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
@@ -501,6 +503,10 @@ def configuration() -> list[str]:
         lines += [f"## {name}", "", text(about), ""]
         rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in own)
         lines += table(("key", "default", "meaning"), rows)
+        for kinds, meaning, keys_of in targets() if name == "serving" else ():
+            lines += [f"### Targets of the kind {kinds}", "", text(meaning), ""]
+            of_kind = ((f"`{key.name}`", f"`{key.default}`", sentence(key.meaning)) for key in keys_of)
+            lines += table(("key", "default", "meaning"), of_kind) if keys_of else []
     return lines
 
 

@@ -73,7 +73,7 @@ class ServingSettings(Section):
     targets: tuple[TargetSettings, ...] = Field(
         (FolderTarget(kind="folder"),),
         description="what gets the versions in service: folder (links below models.directory), vllm, sglang, webhook, "
-        "mlflow; see docs/targets.md for the keys of each",
+        "mlflow, each with keys of its own (docs/reference/configuration.md)",
     )
     keep_seconds: PositiveFloat = Field(
         86_400.0,

@@ -5,18 +5,19 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from retuned.daemon.settings import Settings
+from retuned.retrain.serving_settings import TargetSettings
 
 # In the order in which an event meets them.
 SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
-    *("models", "dataset", "train", "evaluate", "metric", "gate", "labels"),
+    *("models", "dataset", "train", "evaluate", "metric", "gate", "labels", "serving"),
     *("policy", "schedule", "http", "logging", "tracing"),
 )
 
@@ -49,6 +50,14 @@ def sections() -> Iterator[tuple[str, str, list[Key]]]:
         yield section, (model.__doc__ or "").strip(), [_key(*field) for field in model.model_fields.items()]
 
 
+def targets() -> Iterator[tuple[str, str, list[Key]]]:
+    """Kinds, meaning and keys of each entry that serving.targets may have."""
+    for model in get_args(get_args(TargetSettings)[0]):
+        kinds = " or ".join(f"`{kind}`" for kind in get_args(model.model_fields["kind"].annotation))
+        own = [_key(name, field) for name, field in model.model_fields.items() if name != "kind"]
+        yield kinds, (model.__doc__ or "").strip(), own
+
+
 def example() -> str:
     """The YAML text of deploy/retuned.example.yaml."""
     parts = [HEAD]
@@ -65,7 +74,8 @@ def _explained(key: Key) -> str:
 
 def _key(name: str, field: FieldInfo) -> Key:
     meaning = ". ".join(part for part in (field.description, _choices(field.annotation)) if part)
-    return Key(name, _plain(field.get_default(call_default_factory=True)), meaning)
+    default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+    return Key(name, default, meaning)
 
 
 def _choices(annotation: Any) -> str:
@@ -77,4 +87,10 @@ def _choices(annotation: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else list(v))
+    return json.dumps(value, default=_as_json)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_unset=True)
+    return str(value) if isinstance(value, Path) else list(value)

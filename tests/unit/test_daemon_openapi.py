@@ -7,6 +7,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from retuned.daemon.service import COMMANDS, OF_ALL
+from retuned.daemon.transfer import routing
 from retuned.daemon.transfer.exports import FORMATS
 from retuned.daemon.web.openapi import document as made
 from retuned.daemon.web.routes import ROUTES
@@ -39,4 +40,4 @@ def test_its_choices_are_those_of_the_code(document: Any) -> None:
 
     assert tuple(choices("/api/v1/workloads/{workload}/{command}", "post", "command")) == COMMANDS
     assert tuple(choices("/api/v1/training/{command}", "post", "command")) == OF_ALL
-    assert sorted(choices("/api/v1/exports/{what}", "get", "format")) == sorted(FORMATS)
+    assert sorted(choices("/api/v1/exports/{what}", "get", "format")) == sorted((*FORMATS, *routing.FORMATS))
