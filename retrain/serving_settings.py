@@ -34,8 +34,10 @@ class ServerTarget(Section):
         description="nats by which log-probabilities may differ from those recorded in training, on average; null: by "
         "the precision in which they were recorded. Raise it for servers with quantised weights",
     )
-    timeout_seconds: PositiveFloat = Field(5.0, description="longest wait for one answer")
-    load_seconds: PositiveFloat = Field(120.0, description="longest wait until an adapter is loaded")
+    timeout_seconds: PositiveFloat = Field(5.0, description="longest wait until they list what they have")
+    work_seconds: PositiveFloat = Field(
+        120.0, description="longest wait until an adapter is loaded, or a token of a probe is computed"
+    )
 
     def bearer_token(self) -> str | None:
         """What the servers ask for.

@@ -15,14 +15,14 @@ TOP = 20
 class LoraServer:
     """vLLM, or what has its routes."""
 
-    def __init__(self, client: Client, load_seconds: float | None = None) -> None:
+    def __init__(self, client: Client, work_seconds: float | None = None) -> None:
         """
         Args:
             client: its URL ends with `/v1`.
-            load_seconds: longest wait for a load; None: that of the client.
+            work_seconds: longest wait for what the server has to compute, or load; None: that of the client.
         """
         self.client = client
-        self._loading = client if load_seconds is None else replace(client, timeout_seconds=load_seconds)
+        self._working = client if work_seconds is None else replace(client, timeout_seconds=work_seconds)
 
     def models(self) -> list[dict[str, Any]]:
         """What the server lists: `id` is the name, `parent` of an adapter the name of its base model, and `root` the
@@ -59,7 +59,7 @@ class LoraServer:
         Raises:
             Refused: it does not load it.
         """
-        self._loading.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, repeat=False)
+        self._working.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, repeat=False)
 
     def unload(self, name: str) -> None:
         """Unload an adapter.
@@ -67,7 +67,7 @@ class LoraServer:
         Raises:
             Refused: it has none of that name.
         """
-        self._loading.request("unload_lora_adapter", {"lora_name": name}, repeat=False)
+        self._working.request("unload_lora_adapter", {"lora_name": name}, repeat=False)
 
     def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
         """The likeliest tokens after a prompt of token ids, with their log-probabilities in nats.
@@ -83,7 +83,7 @@ class LoraServer:
             "logprobs": TOP,
             "return_tokens_as_token_ids": True,
         }
-        answer, _ = self.client.request("completions", body)
+        answer, _ = self._working.request("completions", body)
         with self.client.expected("completions"):
             (told,) = answer["choices"][0]["logprobs"]["top_logprobs"]
             return _by_id(told)

@@ -40,8 +40,8 @@ class Model:
     """A version on a replica.
 
     Attributes:
-        state: serving: it is there, and nothing says that it answers with something else. wrong: the effect probe does.
-            failed: it cannot be loaded.
+        state: loading: it is not there yet, or not probed. serving: it is there, and nothing says that it answers with
+            something else. wrong: the effect probe does. failed: it cannot be loaded.
         detail: why, where it does not serve, or where it could not be probed.
         matches: what the effect probe found; None: it found nothing out.
     """
@@ -222,12 +222,9 @@ class Reconciler:
     def _bring(self, target: Target, one: Wanted, there: dict[str, frozenset[str]], model: Model) -> None:
         """Load a version where it is not there yet, and see whether the target answers with it."""
         now = self._now()
-        if one.name in there and (there[one.name] == one.aliases or not target.follows_aliases):
-            if model.state in ("loading", "failed"):
-                model.state, model.detail = "serving", ""
-        elif model.next_try is not None and now < model.next_try:
-            return
-        else:
+        if one.name not in there or (target.follows_aliases and there[one.name] != one.aliases):
+            if model.next_try is not None and now < model.next_try:
+                return
             model.probed_at = model.matches = None
             try:
                 if one.name not in there:
@@ -241,7 +238,6 @@ class Reconciler:
                 self._turn(target, model, "failed", str(error))
                 return
             log.info("%s: %s %s has it", one.name, target.kind, target.replica)
-            model.state, model.detail = "serving", ""
         model.tries, model.next_try = 0, None
         if model.probed_at is None or model.state == "wrong" or now - model.probed_at >= PROBE_AGAIN:
             self._verify(target, one, model)
@@ -250,7 +246,11 @@ class Reconciler:
         try:
             model.matches = target.verify(one.version)
             self._turn(target, model, "serving", "")
-        except (NoAnswer, WarehouseError):
+        except NoAnswer as error:  # it is busy: it has just listed what it has
+            before: State = "loading" if model.probed_at is None else model.state
+            self._turn(target, model, before, f"it is not probed yet: {error}")
+            return
+        except WarehouseError:
             raise
         except WrongModel as error:
             model.matches = False

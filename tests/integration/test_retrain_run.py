@@ -24,6 +24,7 @@ from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, ut
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
+from retuned.retrain.generation.effect_probe import Probe
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
@@ -169,6 +170,10 @@ def test_a_retraining_really_improves_the_answers(real: Real) -> None:
     assert version is not None
     assert version.manifest["metrics"]["holdout_score_candidate"] == first.scores["candidate"]
     assert version.manifest["cost"]["train_seconds"] > 0
+    probe = Probe.from_manifest(version.manifest)
+    assert probe is not None
+    assert {name for place in probe.places for name in place.models} == {"version", "base"}
+    assert min(place.gap("base") for place in probe.places) > 0
     assert real.bench.publisher.messages[0][2]["model"] == version.name
     assert real.bench.work_folders() == []
 

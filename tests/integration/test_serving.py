@@ -16,6 +16,7 @@ from served import WORKLOAD, Adapters, Served
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.metrics import Metrics
+from retuned.retrain.openai_api import NoAnswer
 from retuned.retrain.release import reconciler as module
 from retuned.retrain.release.deployments import deployments
 from retuned.retrain.release.reconciler import Reconciler
@@ -131,6 +132,29 @@ def test_what_goes_wrong_later_is_found_too(served: Served, double: VllmDouble) 
     served.now += timedelta(seconds=1)
     served.reconciler.run()
     assert served.states() == {served.new.name: "wrong"}
+
+
+def test_a_server_that_is_too_busy_to_be_probed_is_not_away(served: Served, double: VllmDouble) -> None:
+    def busy(*_: Any) -> Any:
+        raise NoAnswer("timed out")
+
+    served.promote(served.new)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm.Vllm, "check", lambda *_: None)
+        patch.setattr(vllm.LoraServer, "next_tokens", busy)
+        served.reconciler.run()
+        assert served.states() == {served.new.name: "loading"}
+        assert "not probed yet: timed out" in served.detail(served.new)
+    (replica,) = served.reconciler.replicas(WORKLOAD)
+    assert (replica.up, replica.in_sync(WORKLOAD)) == (True, False)
+    served.reconciler.run()
+    assert served.states() == {served.new.name: "serving"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm.LoraServer, "next_tokens", busy)
+        served.now += module.PROBE_AGAIN
+        served.reconciler.run()
+    assert served.states() == {served.new.name: "serving"}  # as it was
+    assert double.history == [f"+{served.new.name}"]
 
 
 @pytest.mark.parametrize(

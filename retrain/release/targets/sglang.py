@@ -1,7 +1,6 @@
 """SGLang: as vLLM, with routes for adapters that have no `/v1`, and log-probabilities by its own route."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from retuned.retrain.generation.lora_server import TOP, LoraServer
@@ -12,16 +11,9 @@ from retuned.retrain.release.targets.vllm import Vllm
 class SglangServer(LoraServer):
     """Its requests. An adapter is called `BASE:NAME` in OpenAI's routes, and NAME elsewhere."""
 
-    def __init__(self, client: Client, load_seconds: float) -> None:
-        super().__init__(client, load_seconds)
-        self._native = replace(client, url=client.url.removesuffix("/v1"))
-        self._loading = replace(self._native, timeout_seconds=load_seconds)
-
-    def load(self, name: str, path: Path) -> None:
-        self._loading.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, repeat=False)
-
-    def unload(self, name: str) -> None:
-        self._loading.request("unload_lora_adapter", {"lora_name": name}, repeat=False)
+    def __init__(self, client: Client, work_seconds: float) -> None:
+        super().__init__(client, work_seconds)
+        self._working = replace(client, url=client.url.removesuffix("/v1"), timeout_seconds=work_seconds)
 
     def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
         body: dict[str, Any] = {
@@ -32,7 +24,7 @@ class SglangServer(LoraServer):
         }
         if "@" in model:  # else it is the base model
             body["lora_path"] = model
-        answer, _ = self._native.request("generate", body)
+        answer, _ = self._working.request("generate", body)
         with self.client.expected("generate"):
             return {int(token): float(logprob) for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
 
@@ -47,4 +39,4 @@ class Sglang(Vllm):
     )
 
     def _server(self, client: Client) -> LoraServer:
-        return SglangServer(client, self._settings.load_seconds)
+        return SglangServer(client, self._settings.work_seconds)

@@ -48,7 +48,7 @@ class Vllm:
         self.server = self._server(self._client)
 
     def _server(self, client: Client) -> LoraServer:
-        return LoraServer(client, self._settings.load_seconds)
+        return LoraServer(client, self._settings.work_seconds)
 
     def base(self) -> dict[str, Any]:
         """The base model, as the server lists it."""

@@ -1,0 +1,207 @@
+"""What should serve: shares, the transaction with the aliases, what is drained; and its routing for others."""
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.schema import MIGRATIONS
+from retuned.daemon.settings import Settings
+from retuned.daemon.transfer.exports import Export, content
+from retuned.retrain.release import retention
+from retuned.retrain.release.deployments import deploy, deployments, drain, wanted
+from retuned.retrain.release.rollout import Rollout
+
+NOW = datetime(2026, 4, 1, 12)
+OLD, NEW = "aaaaaaaa", "bbbbbbbb"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "models": {"directory": tmp_path / "models", "base": "/models/base"},
+            "serving": {"keep_seconds": 600, "drain_seconds": 60},
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def rollout(warehouse: Warehouse, settings: Settings) -> Rollout:
+    row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
+    for version in (OLD, NEW):
+        path = str(settings.models.directory / "support" / version)
+        warehouse.insert("models", version=version, workload="support", created_at=NOW, path=path, **row)
+    return Rollout(warehouse, settings, MemoryPublisher(), "events")
+
+
+def shares(warehouse: Warehouse) -> dict[str | None, float]:
+    return {one.version: one.share for one in deployments(warehouse)}
+
+
+def set_shares(warehouse: Warehouse, at: datetime, given: dict[str | None, float]) -> None:
+    with warehouse.transaction() as cursor:
+        deploy(cursor, "support", given, at)
+
+
+def test_a_promotion_and_a_rollback_change_the_shares(warehouse: Warehouse, rollout: Rollout) -> None:
+    rollout.promote("support", OLD, "operator", "", NOW)
+    assert shares(warehouse) == {OLD: 1.0}
+    rollout.promote("support", NEW, "operator", "", NOW)
+    assert shares(warehouse) == {NEW: 1.0, OLD: 0.0}
+    rollout.rollback("support", "operator", "", NOW)
+    assert shares(warehouse) == {OLD: 1.0, NEW: 0.0}
+    rollout.promote("support", "base", "operator", "", NOW)
+    assert shares(warehouse) == {None: 1.0, OLD: 0.0, NEW: 0.0}
+    rollout.promote("support", NEW, "operator", "", NOW)
+    assert shares(warehouse) == {NEW: 1.0, OLD: 0.0}
+
+
+def test_the_shares_are_written_with_the_aliases_or_not_at_all(
+    warehouse: Warehouse, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retuned.retrain.release import rollout as module
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(module, "deploy", fails)
+    with pytest.raises(RuntimeError):
+        rollout.promote("support", OLD, "operator", "", NOW)
+    assert warehouse.rows("SELECT * FROM aliases") == []
+    assert deployments(warehouse) == []
+
+
+def test_since_and_served_at_are_of_the_share(warehouse: Warehouse, rollout: Rollout) -> None:
+    rollout.promote("support", OLD, "operator", "", NOW)
+    warehouse.execute("UPDATE deployments SET served_at = ?", [NOW])
+    later = NOW + timedelta(minutes=1)
+    set_shares(warehouse, later, {OLD: 0.95, NEW: 0.05})
+    old, new = deployments(warehouse)
+    assert (old.since, old.served_at) == (later, NOW)  # it serves as before
+    assert (new.since, new.served_at) == (later, None)
+    again = later + timedelta(minutes=1)
+    set_shares(warehouse, again, {OLD: 0.95, NEW: 0.05})
+    assert [one.since for one in deployments(warehouse)] == [later, later]
+    set_shares(warehouse, again, {OLD: 0.0, NEW: 1.0})
+    back = again + timedelta(minutes=1)
+    set_shares(warehouse, back, {OLD: 1.0})
+    assert next(one for one in deployments(warehouse) if one.version == OLD).served_at is None  # it has to be loaded
+
+
+def test_what_has_a_share_is_never_drained(warehouse: Warehouse, rollout: Rollout, settings: Settings) -> None:
+    rollout.promote("support", OLD, "operator", "", NOW)
+    set_shares(warehouse, NOW, {OLD: 0.5, NEW: 0.5})
+    found = deployments(warehouse)
+    assert drain(warehouse, settings, found, NOW + timedelta(days=99)) == found
+    assert len(deployments(warehouse)) == 2
+
+
+def test_a_share_that_comes_back_while_it_is_drained_stays(warehouse: Warehouse, settings: Settings) -> None:
+    set_shares(warehouse, NOW, {OLD: 1.0, NEW: 0.0})
+    found = deployments(warehouse)
+    set_shares(warehouse, NOW + timedelta(days=1), {NEW: 1.0})  # after it was read
+    drain(warehouse, settings, found, NOW + timedelta(days=1))
+    assert shares(warehouse) == {NEW: 1.0, OLD: 0.0}
+
+
+def test_retention_keeps_what_targets_should_have(warehouse: Warehouse, settings: Settings) -> None:
+    set_shares(warehouse, NOW, {NEW: 0.0})  # the second of two that are equally old
+    retention.remove(warehouse, settings, "support", NOW, 1, None)
+    assert [one.version for one in deployments(warehouse)] == [NEW]
+    warehouse.execute("DELETE FROM deployments")
+    retention.remove(warehouse, settings, "support", NOW, 1, None)
+    assert warehouse.row("SELECT version FROM models WHERE removed_at IS NOT NULL") == {"version": NEW}
+
+
+def test_a_version_that_is_gone_is_not_wanted(warehouse: Warehouse) -> None:
+    set_shares(warehouse, NOW, {OLD: 1.0})
+    assert list(wanted(warehouse, ["support", "other"])) == [f"support@{OLD}"]
+    assert wanted(warehouse, ["other"]) == {}
+    warehouse.execute("UPDATE models SET removed_at = created_at")
+    assert wanted(warehouse, ["support"]) == {}
+
+
+def test_what_served_before_the_update_serves_after_it(warehouse: Warehouse) -> None:
+    warehouse.execute("DROP TABLE deployments")
+    warehouse.execute("DROP TABLE webhook_models")
+    for workload, alias, version in (
+        ("a", "champion", NEW), ("a", "previous", OLD),
+        ("b", "champion", None), ("b", "previous", OLD),
+        ("c", "champion", OLD), ("c", "previous", None),
+    ):  # fmt: skip
+        warehouse.insert("aliases", workload=workload, alias=alias, version=version, created_at=NOW)
+    warehouse.execute((MIGRATIONS / "030_deployments.sql").read_text(encoding="utf-8"))
+    found = warehouse.rows("SELECT workload, version, share FROM deployments ORDER BY ALL")
+    assert [tuple(row.values()) for row in found] == [
+        ("a", OLD, 0.0), ("a", NEW, 1.0), ("b", OLD, 0.0), ("b", None, 1.0), ("c", OLD, 1.0),
+    ]  # fmt: skip
+
+
+# Routing
+
+
+def routing(warehouse: Warehouse, settings: Settings, format: str, workload: str | None = None) -> list[Any]:
+    pieces = b"".join(content(Export("routing", format, workload), warehouse, settings))
+    return list(yaml.safe_load_all(pieces))
+
+
+@pytest.fixture
+def split(warehouse: Warehouse) -> None:
+    """A workload half-way, and one whose base model serves."""
+    set_shares(warehouse, NOW, {OLD: 0.95, NEW: 0.05})
+    with warehouse.transaction() as cursor:
+        deploy(cursor, "Legal/contracts", {None: 1.0}, NOW)
+
+
+@pytest.mark.usefixtures("split")
+def test_routing_of_the_gateway_api_has_a_rewrite_for_each_workload(warehouse: Warehouse, settings: Settings) -> None:
+    legal, support = routing(warehouse, settings, "gateway-api")
+    assert support["apiVersion"] == "inference.networking.x-k8s.io/v1alpha2"
+    assert support["kind"] == "InferenceModelRewrite"
+    (rule,) = support["spec"]["rules"]
+    assert rule["matches"] == [{"model": {"type": "Exact", "value": "support"}}]
+    assert rule["targets"] == [
+        {"modelRewrite": f"support@{OLD}", "weight": 9_500},
+        {"modelRewrite": f"support@{NEW}", "weight": 500},
+    ]
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", legal["metadata"]["name"])
+    assert legal["spec"]["rules"][0]["targets"] == [{"modelRewrite": "/models/base", "weight": 10_000}]
+
+
+@pytest.mark.usefixtures("split")
+def test_routing_for_litellm_has_each_version_on_each_replica(warehouse: Warehouse, settings: Settings) -> None:
+    targets = [
+        {"kind": "vllm", "urls": ["http://a:8000/v1", "http://b:8000/v1/"]},
+        {"kind": "sglang", "urls": ["http://c:30000/v1"]},
+    ]
+    serving = settings.serving.model_validate({"targets": targets})
+    (found,) = routing(warehouse, settings.model_copy(update={"serving": serving}), "litellm", "support")
+    assert {one["model_name"] for one in found["model_list"]} == {"support"}
+    assert [tuple(one["litellm_params"].values()) for one in found["model_list"]] == [
+        (f"hosted_vllm/support@{OLD}", "http://a:8000/v1", 3_167),
+        (f"hosted_vllm/support@{OLD}", "http://b:8000/v1", 3_167),
+        (f"openai//models/base:support@{OLD}", "http://c:30000/v1", 3_167),
+        (f"hosted_vllm/support@{NEW}", "http://a:8000/v1", 167),
+        (f"hosted_vllm/support@{NEW}", "http://b:8000/v1", 167),
+        (f"openai//models/base:support@{NEW}", "http://c:30000/v1", 167),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("export", "said"),
+    [
+        (Export("routing"), "routing has the formats gateway-api, litellm, not jsonl"),
+        (Export("routing", "litellm", since="2026-01-01"), "leave --since and --until out"),
+        (Export("ledger", "litellm"), "none of jsonl, parquet"),
+    ],
+)
+def test_a_routing_that_cannot_be_is_refused(export: Export, said: str) -> None:
+    with pytest.raises(RetunedError, match=said):
+        export.check()
