@@ -395,7 +395,8 @@ def _explain(item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), _known(item["loc"][:-1]), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "; see deploy/retuned.example.yaml")
     expected = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" or any(
+    # Of the last three the input is a whole object, which may hold a secret.
+    if item["type"] in ("value_error", "missing", "union_tag_invalid", "union_tag_not_found") or any(
         word in key for word in ("password", "token", "user_key", "judge_key", "api_key")
     ):
         return f"{key}: {expected}"

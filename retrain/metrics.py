@@ -194,9 +194,10 @@ class Metrics:
         """Take in a replica that was looked at. Threads may do so at the same time."""
         labels = {"target": seen.kind, "replica": seen.address}
         with self._lock:
-            self.replica_up.labels(**labels).set(seen.up is True)
-            for metric in (self.replica_in_sync, self.effect_probe):
+            for metric in (self.replica_up, self.replica_in_sync, self.effect_probe):
                 metric.remove_by_labels(labels)
+            if seen.up is not None:
+                self.replica_up.labels(**labels).set(seen.up)
             for workload in seen.workloads:
                 if (in_sync := seen.in_sync(workload)) is not None:
                     self.replica_in_sync.labels(workload, *labels.values()).set(in_sync)

@@ -426,7 +426,6 @@ class _Run:
                 self.stop,
                 lambda line: self._tell("evaluate", fold=number, **line),
                 logged,
-                probed=False,
             ),
         )
         self._paid(int(figures.get("judge_tokens", 0)))

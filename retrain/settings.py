@@ -328,7 +328,8 @@ class EvaluateSettings(JudgeSettings):
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
     )
     general_examples: Annotated[int, Field(ge=0)] = Field(
-        45, description="most prompts that have nothing to do with the workload; 0: none"
+        45,
+        description="most prompts that have nothing to do with the workload; 0: none, and no effect probe of versions",
     )
     judge_examples: PositiveInt = Field(50, description="most pairs of answers that are shown to it, each twice")
 

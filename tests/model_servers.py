@@ -12,7 +12,7 @@ import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,10 +227,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def vllm(base: Path, dtype: str, port: int | None = None) -> Iterator[str]:
+def vllm(base: Path, dtype: str) -> Iterator[str]:
     """A real vLLM, on CPUs, with a base model that it loads adapters for; its address."""
+    with vllm_process(base, dtype, port := free_port()):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The same on a port; its process, which leads a group of its own."""
     assert VLLM is not None
-    port = port or free_port()
     environment = {
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -252,8 +258,9 @@ def vllm(base: Path, dtype: str, port: int | None = None) -> Iterator[str]:
             return False
 
     try:
-        until(answers, 240)
-        yield f"http://127.0.0.1:{port}/v1"
+        until(answers, 400)
+        yield server
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()

@@ -351,6 +351,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
             f"  {one['monitor']:<11} blind: {one['found']} of {one['needed']} {one['what']}"
             for one in workload["blind"]
         ]
+        lines += _targets(workload["serving"]["replicas"])
         if workload["watch"]:
             watch = workload["watch"]
             lines.append(
@@ -466,6 +467,19 @@ def _dead_letters(options: argparse.Namespace) -> int:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
         print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
     return 0
+
+
+def _targets(replicas: list[dict[str, Any]]) -> Iterator[str]:
+    """What each replica serves, or why it does not."""
+    for replica in replicas:
+        if replica["target"] == "folder" and not replica["problem"]:
+            continue
+        found = [
+            f"{model['model']} {model['state']}" + (f" ({model['detail']})" if model["detail"] else "")
+            for model in replica["models"]
+        ]
+        said = replica["problem"] or ", ".join(found) or "nothing to load"
+        yield f"  target      {replica['target']} {replica['replica']}: {said}"
 
 
 def _refused(ingestion: dict[str, Any]) -> list[str]:

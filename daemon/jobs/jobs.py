@@ -37,6 +37,7 @@ class Job:
         every: seconds, or a crontab in UTC; None: once, at the start.
         thread: jobs of one thread run one after the other.
         first: when it runs first, naive UTC; None: when the crontab says so, unless the daemon was away then.
+        traced: whether each run is a span.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Job:
     every: float | str | None
     thread: str
     first: datetime | None
+    traced: bool = True
 
 
 class Jobs:
@@ -72,7 +74,7 @@ class Jobs:
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
             Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
             # Looks at replicas in threads of its own.
-            Job("targets", context.reconciler.tick, EVERY_SECONDS, "targets", soon),
+            Job("targets", context.reconciler.tick, EVERY_SECONDS, "targets", soon, traced=False),
             Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon),
             Job("retention", partial(tasks.remove_old, context), ARCHIVE_SECONDS, "archive", soon),
             Job("resume", partial(tasks.resume, context, runs), None, "retrain", soon),
@@ -141,6 +143,9 @@ class Jobs:
         return report_id(workload, period)
 
     def _traced(self, job: Job) -> Callable[[], Any]:
+        if not job.traced:
+            return job.work
+
         def work() -> Any:
             with span(f"job {job.id}", job=job.id):
                 return job.work()

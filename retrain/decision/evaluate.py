@@ -171,21 +171,18 @@ def evaluate(
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
     logged: Mapping[str, str] | None = None,
-    *,
-    probed: bool = True,
 ) -> tuple[list[Evaluation], dict[str, float]]:
     """Let base, champion and candidate answer the holdout, champion and candidate the regression rows and the traffic,
     base and candidate the general prompts.
 
-    The logged answers are measured beside them.
+    The logged answers are measured beside them. Where general prompts are asked for, and the engine gives
+    log-probabilities, the effect probe of the candidate is left in the folder.
 
     Args:
         candidate: folder of the adapter, or of what a provider trained.
         dtype: of the base model, as the training chose it; it is in 4 bits here, too, where `train.method` is qlora.
             None: a provider has it.
         logged: what production answered, by row_id of the holdout, as far as it is known.
-        probed: leave the effect probe of the candidate in the folder (see `generation.effect_probe`), where the engine
-            gives log-probabilities.
 
     Returns:
         the evaluations; and `seconds`, `load_seconds`, `judge_tokens` (that the metric judge was paid for), and of each
@@ -216,7 +213,6 @@ def evaluate(
         "metric": metric_of(dataset, settings).as_dict(),
         "metric_settings": settings.metric.model_dump(mode="json"),
         "objective": settings.objective,
-        "probed": probed,
         "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
     }
     secrets = models.secrets(settings)
@@ -323,7 +319,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
                 here = [model for model in asked if model in group["models"]]
                 if here and rows[split]:
                     answers[split] += _evaluated(engine, split, rows[split], here, lengths, emit)
-            if job["probed"] and CANDIDATE in group["models"]:
+            if settings.general_examples and CANDIDATE in group["models"]:
                 names = {"version": CANDIDATE, "base": BASE}
                 names |= {"champion": CHAMPION} if CHAMPION in group["models"] else {}
                 told = engine.next_tokens(effect_probe.rows(), list(names.values()))

@@ -15,7 +15,7 @@ import duckdb
 
 from retuned.consumers.errors import RetunedError, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.openai_api import NoAnswer
+from retuned.retrain.openai_api import NoAnswer, Refused
 from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
 from retuned.retrain.release.rollout import one_at_a_time
 from retuned.retrain.release.targets.build import Place, build, places
@@ -112,6 +112,7 @@ class Reconciler:
             show_served: gets a workload, and the seconds from the change of a share until the version was served.
         """
         self._warehouse, self._settings, self._now = warehouse, settings, now
+        self._started_at = now()
         self._show, self._show_served = show, show_served
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._threads: dict[tuple[str, str], threading.Thread] = {}
@@ -131,7 +132,7 @@ class Reconciler:
         with self._lock:
             if self._closed.is_set():
                 return
-            found = drain(self._warehouse, self._settings, deployments(self._warehouse), self._now())
+            found = one_at_a_time(drain)(self._warehouse, self._settings, deployments(self._warehouse), self._now())
             for place in self._places(found):
                 running = self._threads.get(place.key)
                 if running is not None and running.is_alive():
@@ -209,10 +210,11 @@ class Reconciler:
         except (WarehouseError, duckdb.Error):
             raise
         except RetunedError as error:
+            replica.up = isinstance(error, Refused) or replica.up
             self._problem(replica, str(error))
         self._show(replica)
         if place.is_server:
-            self._note_served([one for one in found if one.workload in place.workloads and one.version is not None])
+            one_at_a_time(self._note_served)(place.workloads)
 
     def _due(self, place: Place) -> dict[str, Wanted]:
         """What a target should have: links and registries what has an alias, the others what serves or is drained."""
@@ -285,21 +287,23 @@ class Reconciler:
             log.info("target %s %s is as it should be again", replica.kind, replica.address)
         replica.problem = problem
 
-    def _note_served(self, found: Sequence[Deployment]) -> None:
+    def _note_served(self, workloads: Sequence[str]) -> None:
         """Keep when each version came into service: on all model servers of its workload that answer."""
-        for one in found:
-            if one.served_at is not None or one.share == 0:
+        for one in deployments(self._warehouse):
+            if one.workload not in workloads or one.version is None or one.served_at is not None or one.share == 0:
                 continue
             servers = [replica for replica in self.replicas(one.workload) if replica.is_server]
             expected = sum(len(target.urls) for target in self._settings.for_workload(one.workload).serving.servers)
             answering = [replica for replica in servers if replica.up]
             if len(servers) < expected or not answering or any(replica.up is None for replica in servers):
                 continue
-            states = [replica.models[one.name].state for replica in answering if one.name in replica.models]
-            if len(states) == len(answering) and set(states) == {"serving"}:
+            models = [replica.models.get(one.name) for replica in answering]
+            if all(model is not None and model.state == "serving" for model in models):
                 now = self._now()
                 given = {"workload": one.workload, "version": one.version, "since": one.since, "now": now}
                 self._warehouse.execute(QUERIES["served"], given)
+                if one.since < self._started_at:  # when it was served first is not known: before an update, say
+                    continue
                 seconds = (now - one.since).total_seconds()
                 self._show_served(one.workload, seconds)
                 log.info("%s is served, %.1f s after the decision", one.name, seconds)

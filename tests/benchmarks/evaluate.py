@@ -63,9 +63,9 @@ def main() -> dict[str, float]:
     }
 
 
-def train_two(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the trainings of two adapters returned, the second of which goes on from the first."""
-    table = pa.Table.from_pylist(rows(prefix=True))
+def train_two(folder: Path, most: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the trainings of two adapters returned, the second of which goes on from the first; `most`: rows."""
+    table = pa.Table.from_pylist(rows(prefix=True)[:most])
     pq.write_table(table, folder / "train.parquet")
     pq.write_table(table.slice(0, 8), folder / "validation.parquet")
     champion = _train(folder, "champion", None)

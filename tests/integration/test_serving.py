@@ -264,6 +264,19 @@ def test_when_it_is_served_is_kept_once(served: Served) -> None:
     assert one.served_at == one.since + timedelta(seconds=3)
 
 
+def test_a_version_of_before_the_start_has_no_time_to_served(served: Served) -> None:
+    """As after an update, or for a target that is added later."""
+    told: list[Any] = []
+    served.promote(served.old)
+    served.now += timedelta(days=14)
+    served.reconciler = Reconciler(
+        served.warehouse, served.settings, lambda: served.now, show_served=lambda *what: told.append(what)
+    )
+    served.reconciler.run()
+    assert told == []
+    assert deployments(served.warehouse)[0].served_at == served.now
+
+
 def test_metrics_say_what_is_known_and_no_more(served: Served, double: VllmDouble) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -297,6 +310,32 @@ def test_metrics_say_what_is_known_and_no_more(served: Served, double: VllmDoubl
     double.token = "asked for"  # it answers, and refuses
     served.reconciler.run()
     assert values()[:2] == (1, 0)
+
+
+def test_a_refusal_at_first_contact_is_an_answer(served: Served, double: VllmDouble) -> None:
+    double.token = "asked for"
+    served.promote(served.new)
+    served.reconciler.run()
+    (replica,) = served.reconciler.replicas(WORKLOAD)
+    assert (replica.up, replica.in_sync(WORKLOAD)) == (True, False)
+    assert "401" in replica.problem
+
+
+def test_replicas_that_get_a_version_at_the_same_time_note_it_once(
+    tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble
+) -> None:
+    with serving(adapters.base) as other:
+        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url, other.url]})
+        told: list[Any] = []
+        made.reconciler = Reconciler(
+            warehouse, made.settings, lambda: made.now, show_served=lambda *what: told.append(what)
+        )
+        for version in (made.old, made.new, made.old, made.new):
+            made.now += timedelta(minutes=1)
+            made.promote(version)
+            made.reconciler.run()
+            made.reconciler.run()
+        assert len(told) == 4
 
 
 class Killed(BaseException):

@@ -195,3 +195,29 @@ def test_the_example_holds_every_key_with_its_default() -> None:
     for name, field in Settings.model_fields.items():
         keys = getattr(field.annotation, "model_fields", {})  # of a section; other keys have none
         assert set(sections[name]) == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("{kind: vllm, token: hush-hush}", "serving.targets.0.vllm.urls: Field required"),
+        ("{kind: vllm, urls: [], token: hush-hush}", "serving.targets.0.vllm.urls: tuple should have at least 1 item"),
+        ("{kind: tgi, token: hush-hush}", "does not match any of the expected tags"),
+        ("{urls: [], token: hush-hush}", "Unable to extract tag"),
+        ("{kind: vllm, urls: ['http://a/v1'], maxrank: 8}", "serving.targets.0.vllm.maxrank: unknown key"),
+        ("{kind: vllm, urls: ['http://u:hush-hush@a/v1']}", "put a token into token or token_file"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_without_its_secrets(target: str, said: str, tmp_path: Path) -> None:
+    found = refused(tmp_path, f"serving: {{targets: [{target}]}}")
+    assert said in found
+    assert "hush-hush" not in found
+
+
+def test_a_workload_may_have_targets_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "retuned.yaml"
+    file.write_text("workloads: {a: {serving: {targets: [{kind: vllm, urls: ['http://a:8000/v1']}]}}}")
+    settings = load(file)
+    (own,) = settings.for_workload("a").serving.targets
+    assert own.kind == "vllm"
+    assert [target.kind for target in settings.for_workload("b").serving.targets] == ["folder"]

@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,49 @@ def test_a_workload_that_the_base_model_serves_has_no_champion(
         interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
     assert main(["status", "--config", str(file)]) == 0
     assert "  champion    none: support@base serves\n" in capsys.readouterr().out
+
+
+def test_a_replica_that_is_away_stands_in_status_and_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, url = tmp_path / "retuned.yaml", f"http://127.0.0.1:{free_port()}/v1"
+    content = {
+        "warehouse": {"path": str(tmp_path / "w.duckdb")},
+        "models": {"directory": str(tmp_path / "models")},
+        "http": {"port": free_port()},
+        "serving": {"targets": [{"kind": "folder"}, {"kind": "vllm", "urls": [url]}]},
+    }
+    file.write_text(yaml.safe_dump(content))
+    with opened(load(file)) as local:
+        local.jobs.context.now = lambda: START
+        interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+        row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
+        path = str(tmp_path / "models" / "support" / "aaaaaaaa")
+        local.warehouse.insert("models", version="aaaaaaaa", workload="support", created_at=START, path=path, **row)
+        local.jobs.context.rollout.promote("support", "aaaaaaaa", "operator", "by hand", START)
+        local.jobs.context.reconciler.run()
+        shown = told(local)
+    serving = shown["workloads"]["support"]["serving"]
+    (deployment,) = serving["deployments"]
+    assert (deployment["model"], deployment["share"], deployment["aliases"], deployment["served_at"]) == (
+        "support@aaaaaaaa", 1.0, ["champion"], None
+    )  # fmt: skip
+    folder, server = sorted(serving["replicas"], key=lambda replica: replica["target"])
+    assert [model["state"] for model in folder["models"]] == ["serving"]
+    assert (server["replica"], server["up"], server["models"]) == (url, False, [])
+    assert "does not answer" in server["problem"]
+    page = rendered(shown)
+    assert url in page
+    assert "does not answer" in page
+    monkeypatch.setattr("retuned.daemon.cli.main._service", lambda _: nullcontext(_Shown(shown)))
+    assert main(["status", "--config", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert f"target      vllm {url}: serving.targets (vllm)" in printed
+    assert "target      folder" not in printed
+
+
+class _Shown:
+    """A service whose status is known."""
+
+    def __init__(self, shown: dict[str, Any]) -> None:
+        self.status = lambda: shown
