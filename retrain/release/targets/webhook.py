@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -91,10 +91,10 @@ class Webhook:
         rows = self._warehouse.rows(QUERIES["acknowledged"], {"url": self.replica})
         return next((row["acknowledged_at"] for row in rows if row["model"] == name), None)
 
-    def _send(self, message: dict[str, object], since: datetime | None) -> None:
+    def _send(self, message: Mapping[str, object], since: datetime | None) -> None:
         """Send a message whose occasion was at a time: each try of it has one id, by which a receiver knows it."""
         now = self._now().replace(tzinfo=UTC)
-        told = json.dumps(message | {"timestamp": now.isoformat(timespec="milliseconds")}).encode()
+        told = json.dumps({**message, "timestamp": now.isoformat(timespec="milliseconds")}).encode()
         occasion = json.dumps([message, str(since)], sort_keys=True)
         id = f"msg_{hashlib.sha256(occasion.encode()).hexdigest()[:24]}"
         at = str(int(now.timestamp()))
