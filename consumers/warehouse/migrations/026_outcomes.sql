@@ -18,9 +18,9 @@ WITH answers AS (
     FROM interactions i LEFT JOIN (
         SELECT * FROM feedback
         WHERE name IN ('escalated', 'resolved') AND value::VARCHAR IN ('true', 'false') AND NOT starts_with(topic, 'import:')
-          AND (batch IS NULL OR batch <= (SELECT last_batch FROM ledger_position))
+          AND (batch IS NULL OR batch <= (SELECT max(last_batch) FROM ledger_position))
     ) AS f ON f.interaction_id = i.id
-    WHERE NOT starts_with(i.topic, 'import:') AND (i.batch IS NULL OR i.batch <= (SELECT last_batch FROM ledger_position))
+    WHERE NOT starts_with(i.topic, 'import:') AND (i.batch IS NULL OR i.batch <= (SELECT max(last_batch) FROM ledger_position))
     GROUP BY ALL
 ), conversations AS (
     SELECT workload, day, conversation, coalesce(bool_or(escalated), false) AS escalated,
