@@ -3,9 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, secret
+
+
+def _at_least_one(urls: tuple[str, ...]) -> tuple[str, ...]:
+    if not urls:
+        raise ValueError("name at least one replica, for example http://host:8000/v1")
+    return urls
 
 
 class FolderTarget(Section):
@@ -18,7 +24,7 @@ class ServerTarget(Section):
     """Model servers that load adapters at run time."""
 
     kind: Literal["vllm", "sglang"]
-    urls: Annotated[tuple[HttpUrl, ...], Field(min_length=1)] = Field(
+    urls: Annotated[tuple[HttpUrl, ...], AfterValidator(_at_least_one)] = Field(
         description="each replica by its own address, such as http://host:8000/v1: not a load balancer before several"
     )
     token: SecretStr | None = Field(None, description="bearer token for them; better by token_file")

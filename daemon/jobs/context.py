@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from retuned.consumers.kafka.contract import Publisher
@@ -44,8 +44,17 @@ class Context:
 
     def __post_init__(self) -> None:
         self.opinions = Opinions(self.settings.quality, self.stop)
-        metrics = self.retrain_metrics
-        self.reconciler = Reconciler(self.warehouse, self.settings, self.now, metrics.replica, metrics.served)
+
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """What makes the targets follow."""
+        return Reconciler(
+            self.warehouse,
+            self.settings,
+            self.now,
+            lambda replica: self.retrain_metrics.replica(replica),
+            lambda workload, seconds: self.retrain_metrics.served(workload, seconds),
+        )
 
     @property
     def rollout(self) -> Rollout:

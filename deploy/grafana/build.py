@@ -517,8 +517,8 @@ def learning() -> dashboard.Dashboard:
             "1 while a replica has what it should of a workload, and its effect probe passes; 0: the status says why. "
             "No series: it does not answer.",
             (f"retuned_replica_in_sync{{{OF_WORKLOAD}}}", "{{workload}} {{replica}}"),
-            ("retuned_replica_up == 0", "{{replica}} is away"),
-            (f"retuned_effect_probe_passed{{{OF_WORKLOAD}}} == 0", "{{model_name}} on {{replica}}: probe failed"),
+            ("retuned_replica_up", "{{replica}} answers"),
+            (f"retuned_effect_probe_passed{{{OF_WORKLOAD}}}", "{{model_name}} on {{replica}}: probe"),
             most=1,
         ),
         lines(

@@ -201,7 +201,7 @@ def test_the_example_holds_every_key_with_its_default() -> None:
     ("target", "said"),
     [
         ("{kind: vllm, token: hush-hush}", "serving.targets.0.vllm.urls: Field required"),
-        ("{kind: vllm, urls: [], token: hush-hush}", "serving.targets.0.vllm.urls: tuple should have at least 1 item"),
+        ("{kind: vllm, urls: [], token: hush-hush}", "serving.targets.0.vllm.urls: name at least one replica"),
         ("{kind: tgi, token: hush-hush}", "does not match any of the expected tags"),
         ("{urls: [], token: hush-hush}", "Unable to extract tag"),
         ("{kind: vllm, urls: ['http://a/v1'], maxrank: 8}", "serving.targets.0.vllm.maxrank: unknown key"),
