@@ -108,8 +108,19 @@ class VllmDouble:
         self.history.append(f"+{name}")
         return 200, f"Success: LoRA adapter '{name}' added successfully."
 
-    @torch.inference_mode()
     def _complete(self, body: dict[str, Any]) -> Answered:
+        if not isinstance(body["prompt"][0], list):
+            return self._complete_one(body)
+        choices = []
+        for index, prompt in enumerate(body["prompt"]):
+            status, answer = self._complete_one(body | {"prompt": prompt})
+            if status != 200:
+                return status, answer
+            choices.append(answer["choices"][0] | {"index": index})
+        return 200, {"choices": choices[::-1], "usage": {"completion_tokens": len(choices)}}  # in no order
+
+    @torch.inference_mode()
+    def _complete_one(self, body: dict[str, Any]) -> Answered:
         name, prompt = body["model"], body["prompt"]
         if name != "base" and name not in self.loaded:
             return 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}}
@@ -163,11 +174,14 @@ class SglangDouble(VllmDouble):
                 return 400, {
                     "error": {"message": f"The following requested LoRA adapters are not loaded: {{'{name}'}}"}
                 }
-            asked = {"model": name, "prompt": body["input_ids"], "max_tokens": 1, "logprobs": body["top_logprobs_num"]}
-            _, answer = self._complete(asked | {"return_tokens_as_token_ids": True})
-            (told,) = answer["choices"][0]["logprobs"]["top_logprobs"]
-            triples = [[logprob, int(token.removeprefix("token_id:")), None] for token, logprob in told.items()]
-            return 200, {"text": answer["choices"][0]["text"], "meta_info": {"output_top_logprobs": [triples]}}
+            asked = {"model": name, "max_tokens": 1, "logprobs": body["top_logprobs_num"]}
+            answers = []
+            for prompt in body["input_ids"]:
+                _, answer = self._complete(asked | {"prompt": prompt, "return_tokens_as_token_ids": True})
+                (told,) = answer["choices"][0]["logprobs"]["top_logprobs"]
+                triples = [[logprob, int(token.removeprefix("token_id:")), None] for token, logprob in told.items()]
+                answers.append({"text": "", "meta_info": {"output_top_logprobs": [triples]}})
+            return 200, answers
         if path in LORA_ROUTES:
             return 404, {"detail": "Not Found"}
         return super().answer(path, body, token)

@@ -27,6 +27,7 @@ _MEANINGS = {
 
 NextTokens = Mapping[int, float]
 """Likeliest next tokens with their log-probabilities."""
+Ask = Callable[[Sequence[list[int]]], Sequence[NextTokens]]
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,11 @@ class Probe:
         ]
         return Probe(found["precision"], places)
 
-    def mismatch(self, ask: Callable[[list[int]], NextTokens], tolerance: float | None = None) -> str | None:
+    def mismatch(self, ask: Ask, tolerance: float | None = None) -> str | None:
         """Ask a server under the version's name; why it does not answer with the version, or None: it does.
 
         Args:
-            ask: the likeliest next tokens after a prompt.
+            ask: the likeliest next tokens after each of some prompts.
             tolerance: nats; None: by the precision in which was recorded.
         """
         tolerance = tolerance or TOLERANCES[self.precision]
@@ -128,7 +129,7 @@ class Probe:
         figures = ", ".join(f"{distance:.2f} from {name}" for name, distance in distances.items())
         return f"it answers {meaning} (log-probabilities differ by {figures}, in nats; up to {tolerance:g} may)"
 
-    def other_base(self, ask: Callable[[list[int]], NextTokens], tolerance: float | None = None) -> str | None:
+    def other_base(self, ask: Ask, tolerance: float | None = None) -> str | None:
         """Ask a server's base model; why it is not the version's, or None: it is."""
         tolerance = tolerance or TOLERANCES[self.precision]
         distance = self._distance(self._answers(ask), "base")
@@ -136,8 +137,8 @@ class Probe:
             return None
         return f"log-probabilities of its base model differ by {distance:.2f} nats on average, up to {tolerance:g} may"
 
-    def _answers(self, ask: Callable[[list[int]], NextTokens]) -> list[Known]:
-        return [_known(ask(place.prompt)) for place in self.places]
+    def _answers(self, ask: Ask) -> list[Known]:
+        return [_known(answer) for answer in ask([place.prompt for place in self.places])]
 
     def _distance(self, answers: Sequence[Known], name: str) -> float:
         pairs = zip(answers, self.places, strict=True)

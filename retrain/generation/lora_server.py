@@ -1,6 +1,6 @@
 """The requests to a model server that loads adapters at run time: vLLM's routes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,15 @@ class LoraServer:
         """
         self._working.request("unload_lora_adapter", {"lora_name": name}, repeat=False)
 
-    def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
-        """The likeliest tokens after a prompt of token ids, with their log-probabilities in nats.
+    def next_tokens(self, model: str, prompts: Sequence[list[int]]) -> list[dict[int, float]]:
+        """The likeliest tokens after each prompt of token ids, with their log-probabilities in nats: in one request.
 
         Args:
             model: name of an adapter, or of the base model.
         """
         body = {
             "model": model,
-            "prompt": prompt,
+            "prompt": list(prompts),
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": TOP,
@@ -85,8 +85,8 @@ class LoraServer:
         }
         answer, _ = self._working.request("completions", body)
         with self.client.expected("completions"):
-            (told,) = answer["choices"][0]["logprobs"]["top_logprobs"]
-            return _by_id(told)
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            return [_by_id(choice["logprobs"]["top_logprobs"][0]) for _, choice in zip(prompts, choices, strict=True)]
 
 
 def _by_id(told: Mapping[str, float]) -> dict[int, float]:

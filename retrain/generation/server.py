@@ -56,9 +56,9 @@ class Server:
         """
         return str(self._server.base()["id"])
 
-    def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
-        """The likeliest tokens after a prompt, with their log-probabilities in nats."""
-        return self._server.next_tokens(model, prompt)
+    def next_tokens(self, model: str, prompts: Sequence[list[int]]) -> list[dict[int, float]]:
+        """The likeliest tokens after each prompt, with their log-probabilities in nats."""
+        return self._server.next_tokens(model, prompts)
 
     @contextmanager
     def loaded(self, adapters: Mapping[str, Path]) -> Iterator[None]:
@@ -168,8 +168,10 @@ class ServerEngine:
     def next_tokens(
         self, rows: Sequence[Row], models: Sequence[str]
     ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
-        for _, one in prompts(self._tokenizer, rows, self._settings, self._encoding)[0]:
-            yield one.prompt, {model: self._server.next_tokens(self._names[model], one.prompt) for model in models}
+        asked = [one.prompt for _, one in prompts(self._tokenizer, rows, self._settings, self._encoding)[0]]
+        told = {model: self._server.next_tokens(self._names[model], asked) for model in models}
+        for number, prompt in enumerate(asked):
+            yield prompt, {model: answers[number] for model, answers in told.items()}
 
     def close(self) -> None:
         """Nothing is held: `Server.loaded` unloads."""

@@ -3,7 +3,7 @@
     RETUNED_VLLM=/opt/vllm/bin/vllm python tests/benchmarks/run.py serving
 
 Two adapters of SmolLM2-135M are trained, the second from the first, and evaluated, which records their effect probes.
-Seconds to served are those of the table `deployments`, over a few swaps, each of which loads: what was loaded before is
+Seconds to served are those of the table `deployments`, over a few swaps, each of which loads: the version is
 unloaded first. After a kill they count from the first answer of the new server. Skipped where RETUNED_VLLM names none.
 """
 
@@ -105,9 +105,9 @@ class Bench:
         """From decision to served, for each of a few promotions of a version that has to be loaded."""
         seconds = []
         for number in range(SWAPS):
-            for name in self.target.listed():
-                self.target.unload(name)
-            version = (self.old, self.new)[number % 2].version
+            promoted = (self.old, self.new)[number % 2]
+            self.target.unload(promoted.name)
+            version = promoted.version
             self.rollout.promote(WORKLOAD, version, "operator", "a swap", utc_now())
 
             def served(_: Replica, version: str = version) -> bool:

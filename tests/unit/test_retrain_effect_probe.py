@@ -42,24 +42,32 @@ def probe(version: Ask, base: Ask, champion: Ask | None = None, precision: str =
     return made
 
 
+def wrong(made: Probe, ask: Ask, tolerance: float | None = None) -> str | None:
+    return made.mismatch(lambda prompts: [ask(prompt) for prompt in prompts], tolerance)
+
+
+def other(made: Probe, ask: Ask) -> str | None:
+    return made.other_base(lambda prompts: [ask(prompt) for prompt in prompts])
+
+
 def test_the_version_passes_and_the_others_are_named() -> None:
     version, base, champion = model(1, like=0), model(2, like=0), model(3, like=0)
     made = probe(version, base, champion)
-    assert made.mismatch(version) is None
-    assert "loaded and not consulted" in (made.mismatch(base) or "")
-    assert "the adapter is stale" in (made.mismatch(champion) or "")
-    assert "neither" in (made.mismatch(model(4, like=0)) or "")
-    assert made.other_base(base) is None
-    assert "differ by" in (made.other_base(champion) or "")
+    assert wrong(made, version) is None
+    assert "loaded and not consulted" in (wrong(made, base) or "")
+    assert "the adapter is stale" in (wrong(made, champion) or "")
+    assert "neither" in (wrong(made, model(4, like=0)) or "")
+    assert other(made, base) is None
+    assert "differ by" in (other(made, champion) or "")
 
 
 def test_arithmetic_does_not_fail_it() -> None:
     version, base = model(1, like=0), model(2, like=0)
     made = probe(version, base)
     # 0.04 nats in each log-probability is as far apart as bfloat16 and float32 were found to be on a real model.
-    assert [made.mismatch(noisy(version, 0.04, seed)) for seed in range(200)] == [None] * 200
+    assert [wrong(made, noisy(version, 0.04, seed)) for seed in range(200)] == [None] * 200
     # An adapter that is not consulted is found with the same noise, always.
-    assert all("not consulted" in (made.mismatch(noisy(base, 0.04, seed)) or "") for seed in range(200))
+    assert all("not consulted" in (wrong(made, noisy(base, 0.04, seed)) or "") for seed in range(200))
 
 
 def test_the_places_are_those_that_tell_most() -> None:
@@ -75,17 +83,17 @@ def test_the_places_are_those_that_tell_most() -> None:
 def test_one_that_hardly_differs_is_not_taken_for_another() -> None:
     base = model(2)
     made = probe(noisy(base, 0.01), base)
-    assert made.mismatch(noisy(base, 0.01)) is None
-    assert made.mismatch(base) is None  # it cannot be told from it
-    assert made.mismatch(model(5)) is not None
+    assert wrong(made, noisy(base, 0.01)) is None
+    assert wrong(made, base) is None  # it cannot be told from it
+    assert wrong(made, model(5)) is not None
 
 
 def test_the_tolerance_is_that_of_the_precision_or_ones_own() -> None:
     version, base = model(1, like=0), model(2, like=0)
     shifted = noisy(version, 0.3)
-    assert probe(version, base).mismatch(shifted) is not None
-    assert probe(version, base, precision="4bit").mismatch(shifted) is None
-    assert probe(version, base).mismatch(shifted, tolerance=0.5) is None
+    assert wrong(probe(version, base), shifted) is not None
+    assert wrong(probe(version, base, precision="4bit"), shifted) is None
+    assert wrong(probe(version, base), shifted, tolerance=0.5) is None
     assert TOLERANCES["4bit"] > TOLERANCES["bfloat16"]
 
 
@@ -97,7 +105,7 @@ def test_a_token_that_is_not_reported_counts_as_unlikely() -> None:
         answer = version(prompt)
         return {token: answer[token] for token in sorted(answer, key=answer.__getitem__)[-5:]}
 
-    assert made.mismatch(short) is None
+    assert wrong(made, short) is None
 
 
 def test_without_log_probabilities_nothing_is_recorded() -> None:

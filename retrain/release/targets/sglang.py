@@ -1,5 +1,6 @@
 """SGLang: as vLLM, with routes for adapters that have no `/v1`, and log-probabilities by its own route."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,18 +16,19 @@ class SglangServer(LoraServer):
         super().__init__(client, work_seconds)
         self._working = replace(client, url=client.url.removesuffix("/v1"), timeout_seconds=work_seconds)
 
-    def next_tokens(self, model: str, prompt: list[int]) -> dict[int, float]:
+    def next_tokens(self, model: str, prompts: Sequence[list[int]]) -> list[dict[int, float]]:
         body: dict[str, Any] = {
-            "input_ids": prompt,
+            "input_ids": list(prompts),
             "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
             "return_logprob": True,
             "top_logprobs_num": TOP,
         }
         if "@" in model:  # else it is the base model
             body["lora_path"] = model
-        answer, _ = self._working.request("generate", body)
+        answers, _ = self._working.request("generate", body)
         with self.client.expected("generate"):
-            return {int(token): float(logprob) for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
+            firsts = [answer["meta_info"]["output_top_logprobs"][0] for answer in answers]
+            return [{int(token): float(logprob) for logprob, token, *_ in first} for first in firsts]
 
 
 class Sglang(Vllm):

@@ -66,7 +66,7 @@ class Vllm:
         # where both are in one batch.
         if probe is not None and not self.listed():
             name = str(base["id"])
-            other = probe.other_base(lambda prompt: self.server.next_tokens(name, prompt), self._tolerance)
+            other = probe.other_base(lambda prompts: self.server.next_tokens(name, prompts), self._tolerance)
             if other is not None:
                 raise Unservable(
                     f"{version.name}: {self.replica} serves {name}, which is not the base model that it was trained on "
@@ -110,7 +110,7 @@ class Vllm:
         probe = Probe.from_manifest(version.manifest)
         if probe is None:
             return None
-        wrong = probe.mismatch(lambda prompt: self.server.next_tokens(version.name, prompt), self._tolerance)
+        wrong = probe.mismatch(lambda prompts: self.server.next_tokens(version.name, prompts), self._tolerance)
         if wrong is not None:
             raise WrongModel(f"{version.name} at {self.replica}: {wrong}")
         return True
