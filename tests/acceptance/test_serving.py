@@ -63,9 +63,12 @@ def test_promoted_killed_and_restarted(tansu: Broker, tmp_path: Path, capsys: py
             assert target["urls"][0] in daemon.get("/").text
         daemon.until(lambda: daemon.metric("retuned_replica_up", **labels) == 0, "a server that is away")
         assert daemon.metric("retuned_replica_in_sync", workload=WORKLOAD, **labels) is None
-        capsys.readouterr()
-        assert main(["status", *config]) == 0
-        assert "does not answer" in capsys.readouterr().out
+
+        def printed() -> str:
+            assert main(["status", *config]) == 0
+            return capsys.readouterr().out
+
+        daemon.until(lambda: "does not answer" in printed(), "a line of the status")  # which is up to two seconds old
         with serving(adapters.base, port=port) as double:
             daemon.until(in_sync, "a server that is back")
             assert set(double.loaded) == {old.name, new.name}

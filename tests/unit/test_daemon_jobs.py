@@ -164,7 +164,7 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
     for other in ("check_drift", "archive", "request_labels", "report", "announce"):
         monkeypatch.setattr(tasks, other, lambda *_: None)
     metrics = Metrics(CollectorRegistry())
-    made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), lambda: START]
+    made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), utc_now]
     jobs = Jobs(Context(*made), print)
     jobs.start()
     try:
