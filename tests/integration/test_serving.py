@@ -48,7 +48,7 @@ def configured(version: Version, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_a_server_that_restarts_gets_its_versions_back(
+def test_a_server_that_restarts_gets_its_versions_back_and_is_probed(
     tmp_path: Path, warehouse: Warehouse, adapters: Adapters
 ) -> None:
     with serving(adapters.base) as first:
@@ -65,6 +65,12 @@ def test_a_server_that_restarts_gets_its_versions_back(
         made.reconciler.run()
         assert set(second.loaded) == {made.old.name, made.new.name}
         assert replica.in_sync(WORKLOAD) is True
+    made.reconciler.run()
+    with serving(adapters.base, port=int(first.url.split(":")[2].split("/")[0])) as third:
+        # It comes up with an adapter of its own configuration.
+        third.answer("/v1/load_lora_adapter", {"lora_name": made.new.name, "lora_path": str(made.old.path)}, None)
+        made.reconciler.run()
+        assert made.states() == {made.new.name: "wrong", made.old.name: "serving"}
 
 
 def test_a_replica_that_hangs_holds_up_no_other(
