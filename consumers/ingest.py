@@ -85,7 +85,7 @@ class Ingest:
         self.lag = 0
         self.lag_seconds: dict[str, float] = {}
         self._read_all = False
-        self._progress_at = time.monotonic()
+        self.note_progress()
 
     @property
     def seconds_without_progress(self) -> float:

@@ -69,6 +69,9 @@ def check_drift(context: Context, runs: Runs) -> None:
     with context.parts("drift") as parts:
         for workload in measured:
             with parts.workload(workload):
+                if context.retired(workload):
+                    context.monitor_metrics.drift_ended(workload)
+                    continue
                 try:
                     settings = context.settings.for_workload(workload)
                     check = drift.check(
@@ -257,7 +260,10 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
     tenure = next(iter(roi.tenures(warehouse, settings, workload, most=1)), None)
     context.monitor_metrics.roi(workload, earned, by_version, tenure, roi.left_out(warehouse, workload))
     context.retrain_metrics.aliases(warehouse, workload)
-    context.retrain_metrics.quarantine(warehouse, workload)
+    if context.retired(workload):
+        context.retrain_metrics.quarantined.remove_by_labels({"workload": workload})
+    else:
+        context.retrain_metrics.quarantine(warehouse, workload)
 
 
 def _watch_champion(context: Context, workload: str) -> None:
