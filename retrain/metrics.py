@@ -144,9 +144,10 @@ class Metrics:
         with self._lock:
             self._aliases(warehouse, workload)
 
-    def keep(self, workloads: Collection[str]) -> None:
-        """Forget all other workloads."""
+    def keep(self, measured: Collection[str], workloads: Collection[str]) -> None:
+        """Forget all other workloads; of feedback, those that are not measured."""
         with self._lock:
+            forget_other_workloads([self.quarantined], measured)
             for workload in forget_other_workloads(vars(self).values(), workloads):
                 self._named.pop(workload, None)
                 self._scored.pop(workload, None)

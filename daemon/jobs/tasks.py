@@ -50,7 +50,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
             under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
             context.metrics.keep(shown)
             context.monitor_metrics.keep(measured, shown)
-            context.retrain_metrics.keep(shown | under_way)
+            context.retrain_metrics.keep(measured, shown | under_way)
 
 
 def watch_champions(context: Context) -> None:
