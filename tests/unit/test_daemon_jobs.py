@@ -424,7 +424,8 @@ def test_what_alerts_look_at_ends_when_a_workload_is_retired(house: House, monke
         house.jobs.run(job)
     assert shown() == set()
     start_only(house.jobs, monkeypatch)  # nor does a restart bring the latest check back
-    until(lambda: house.collectors.get_sample_value("retuned_job_runs_total", {"task": "retrain", "outcome": "succeeded"}))
+    done = {"task": "retrain", "outcome": "succeeded"}
+    until(lambda: house.collectors.get_sample_value("retuned_job_runs_total", done))
     assert shown() == set()
 
 
