@@ -153,8 +153,8 @@ class Ingest:
                         rows = self._read()
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
+                        self._waits({})  # first: no lag is shown beside a broker that is away
                         self._broker_is(up=False, why=str(error))
-                        self._waits({})
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
