@@ -18,7 +18,6 @@ from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError
 from retuned.consumers.formats.dialects import PASSED_OVER
-from retuned.consumers.formats.events import RESERVED
 from retuned.consumers.kafka.contract import Publisher, Source
 from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.metrics import Metrics
@@ -311,10 +310,6 @@ class Ingest:
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
-        if (feedback := rows.tables.get("feedback")) is not None:
-            for row in feedback.group_by(["name", "source"]).aggregate([([], "count_all")]).to_pylist():
-                name = row["name"] if row["name"] in RESERVED else "other"
-                metrics.feedback.labels(name, row["source"]).inc(row["count_all"])
         metrics.batch_seconds.observe(rows.seconds)
 
     def _waits(self, seconds: dict[str, float]) -> None:
