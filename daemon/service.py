@@ -27,6 +27,7 @@ from retuned.consumers.warehouse.connection import open_existing, open_warehouse
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
 from retuned.daemon.backup.create import back_up
+from retuned.daemon.interaction import interaction
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
@@ -207,6 +208,10 @@ class LocalService:
 
     def lineage(self, id: str) -> dict[str, Any]:
         return lineage(self.warehouse, id)
+
+    def interaction(self, id: str) -> dict[str, Any]:
+        """See `retuned.daemon.interaction`."""
+        return interaction(self.warehouse, id)
 
     def export(self, export: Export) -> Iterator[bytes]:
         return content(export, self.warehouse, self.settings)

@@ -1,9 +1,23 @@
-"""Series of metrics, which leave when what they are about does."""
+"""Series of metrics: they leave when what they are about does, and name an interaction as their exemplar."""
 
 from collections.abc import Collection
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+
+MOST_ID_CHARACTERS = 128 - len("interaction_id")
+"""Of an exemplar: OpenMetrics 1.0 limits the names and values of its labels to 128 characters together."""
+
+
+def exemplar_labels(interaction_id: str) -> dict[str, str] | None:
+    """The labels of the exemplar that an interaction is.
+
+    None where its id, which producers choose, is longer than an exemplar may be, or has characters that could break off
+    a scrape.
+    """
+    if len(interaction_id) > MOST_ID_CHARACTERS or not interaction_id.isprintable():
+        return None
+    return {"interaction_id": interaction_id}
 
 
 def forget_other_workloads(metrics: Collection[Any], kept: Collection[str]) -> set[str]:
