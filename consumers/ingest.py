@@ -347,7 +347,7 @@ def _raised_in(error: BaseException) -> str:
 
 def _complaints(feedback: pa.Table) -> dict[tuple[str, str], str]:
     """By name and source the interaction of the last answer that a batch calls unhelpful or invented, or corrects."""
-    name, value = feedback["name"], feedback["value"]
+    name, value = feedback["name"], feedback["value"].cast(pa.string())
     unhelpful = pc.and_(pc.equal(name, "helpful"), pc.equal(value, "false"))
     invented = pc.and_(pc.equal(name, "hallucination"), pc.equal(value, "true"))
     bad = pc.or_(pc.or_(unhelpful, invented), pc.equal(name, "correction"))

@@ -28,7 +28,7 @@ def interaction(warehouse: Warehouse, id: str) -> dict[str, Any]:
     found = warehouse.row(SQL["interaction"], {"id": id})
     if found is None:
         raise RetunedError(
-            f"interaction {id}: not in the warehouse; it was never stored, or moved to the archive (retention.keep_days)"
+            f"interaction {id}: not in the warehouse; never stored, or moved to the archive (retention.keep_days)"
         )
     attributes = json.loads(found["attributes"] or "{}")
     found |= {
