@@ -343,8 +343,10 @@ MODEL_EVENT = {
 OTHER_ROUTES = {
     "/healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
     "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
-    "/metrics": "[Metrics](metrics.md) for Prometheus.",
+    "/metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
     "/": "The status page.",
+    "/interactions/{id}": "An interaction, as HTML: the conversation as stored, redacted, its figures, feedback, "
+    "grounding, the model that answered, and where it was used in training.",
     "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
 COMMON_OPTIONS = ("config", "verbose")
@@ -510,7 +512,7 @@ def configuration() -> list[str]:
 def http() -> list[str]:
     """The routes, from the OpenAPI document."""
     document = openapi.document((one.method, one.path, one.least) for one in ROUTES)
-    roles = {one.path: one.least or "anybody" for one in ROUTES}
+    roles = {re.sub(r":\w+}", "}", one.path): one.least or "anybody" for one in ROUTES}
     lines = page(
         "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
     )
