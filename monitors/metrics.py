@@ -233,8 +233,8 @@ class Metrics:
             self.drift_checks.labels(check.workload, outcome).inc()
         self._drift(check.workload, check)
 
-    def drift_failed(self, workload: str) -> None:
-        """Show that the latest check failed: nothing is known."""
+    def drift_unknown(self, workload: str) -> None:
+        """Show that nothing is known: the latest check failed, or was of a reference that is one no more."""
         self._drift(workload, None)
 
     def _drift(self, workload: str, check: DriftCheck | None) -> None:

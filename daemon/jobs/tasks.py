@@ -75,7 +75,7 @@ def check_drift(context: Context, runs: Runs) -> None:
                         context.warehouse, settings, workload, context.now(), context.reports, context.stop
                     )
                 except Exception:
-                    context.monitor_metrics.drift_failed(workload)
+                    context.monitor_metrics.drift_unknown(workload)
                     raise
                 needed = 2 * settings.windows.minimum_rows
                 what = "conversations that the two windows of drift need (windows.minimum_rows in each)"
@@ -91,8 +91,11 @@ def check_drift_of(context: Context, workload: str, as_of: datetime | None) -> d
     """Compare the windows of a workload as they were at a time; None: now.
 
     Raises:
+        RetunedError: the time has not come yet.
         ChildFailed: the comparing failed.
     """
+    if as_of is not None and as_of > context.now():
+        raise RetunedError(f"check-drift: as_of: {as_of:%Y-%m-%d %H:%M} UTC has not come yet")
     settings, now = context.settings.for_workload(workload), as_of or context.now()
     check = drift.check(context.warehouse, settings, workload, now, context.reports, context.stop)
     if as_of is None:
@@ -114,6 +117,7 @@ def accept_drift(context: Context, workload: str, actor: str, reason: str) -> st
             f"conversations, and a reference needs {settings.minimum_rows} (windows.minimum_rows)"
         )
     drift_windows.accept(context.warehouse, workload, found, actor, reason)
+    context.monitor_metrics.drift_unknown(workload)
     log.info("%s: drift accepted by %s: %s", workload, actor, reason)
     return (
         f"the reference of drift checks begins at {found.current.start:%Y-%m-%d %H:%M} UTC, with "
