@@ -105,8 +105,9 @@ class WordVectors:
 class Embeddings:
     """A prompt is its embedding less the mean one: what all texts of a model share tells none apart.
 
-    `similarity` is a Gaussian kernel: on unit vectors the squared distance is twice the cosine distance. Its width is a part of the median distance (Gretton et
-    al., "A kernel two-sample test", JMLR 13, 2012, take all of it): a topic is narrower than all that is asked.
+    `similarity` is a Gaussian kernel: on unit vectors the squared distance is twice the cosine distance. Its width is a
+    part of the median distance (all of it in Gretton et al., "A kernel two-sample test", JMLR 13, 2012): a topic is
+    narrower than all that is asked.
     """
 
     def __init__(self, prompts: Sequence[str], embed: Embed) -> None:
