@@ -20,7 +20,7 @@ def static_model(folder: Path, groups: Mapping[str, Sequence[str]]) -> Path:
             vocabulary[word] = len(vectors)
             vectors.append(centre + rng.normal(scale=0.5, size=DIMENSIONS))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, handle_chinese_chars=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     StaticModel(np.asarray(vectors, dtype=np.float32), tokenizer, normalize=True).save_pretrained(str(folder))
     return folder

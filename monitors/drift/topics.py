@@ -65,7 +65,7 @@ def find_topics(
         embed: the vectors of prompts; None: those of their words.
 
     Returns:
-        None when there are too few prompts or words for two topics.
+        None when there are too few prompts, or words that are known, for two topics.
     """
     import numpy as np
     from sklearn.cluster import KMeans
@@ -78,6 +78,9 @@ def find_topics(
         words = None
     vectors: Vectors | None = words if embed is None else Embeddings(prompts, embed)
     if vectors is None or clusters < 2 or vectors.dimensions < 2:
+        return None
+    clusters = min(clusters, len(np.unique(vectors.prompts, axis=0)))
+    if clusters < 2:  # to a model all of them are alike, or unknown
         return None
     centres = KMeans(clusters, n_init=4, random_state=seed).fit(vectors.prompts)
     assigned = centres.labels_

@@ -161,6 +161,9 @@ def test_by_a_model_languages_without_spaces_have_topics(tmp_path: Path) -> None
     assert found is not None
     assert found.difference.p_value < 1e-9
     assert {name.isdecimal() for name in found.current} == {True}
+    assert (
+        find_topics(["hello", "bye"] * 60, ["hello"] * 60, 4, embed=load_embedding(tmp_path)) is None
+    )  # unknown words
 
 
 def test_a_model_that_cannot_be_had_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
