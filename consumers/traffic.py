@@ -45,13 +45,13 @@ class _Histogram:
         self.total += other.totals[group]
         self.exemplars |= other.exemplars[group]
 
-    def buckets(self) -> list[tuple[str, float, Exemplar | None]]:
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         names = [*map(str, self.edges.tolist()), "+Inf"]
-        counts = self.counts.cumsum().astype(float).tolist()
-        return [
-            (name, count, self.exemplars.get(place))
-            for place, (name, count) in enumerate(zip(names, counts, strict=True))
-        ]
+        found = list[tuple[str, float] | tuple[str, float, Exemplar]]()
+        for place, (name, count) in enumerate(zip(names, self.counts.cumsum().astype(float).tolist(), strict=True)):
+            exemplar = self.exemplars.get(place)
+            found.append((name, count, exemplar) if exemplar else (name, count))
+        return found
 
 
 @dataclass
