@@ -345,7 +345,7 @@ OTHER_ROUTES = {
     "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
     "/metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
     "/": "The status page.",
-    "/interactions/{id}": "An interaction, as HTML: the conversation as stored, redacted, its figures, feedback, "
+    "/interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, feedback, "
     "grounding, the model that answered, and where it was used in training.",
     "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
@@ -512,7 +512,7 @@ def configuration() -> list[str]:
 def http() -> list[str]:
     """The routes, from the OpenAPI document."""
     document = openapi.document((one.method, one.path, one.least) for one in ROUTES)
-    roles = {re.sub(r":\w+}", "}", one.path): one.least or "anybody" for one in ROUTES}
+    roles = {one.path: one.least or "anybody" for one in ROUTES}
     lines = page(
         "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
     )
@@ -521,7 +521,11 @@ def http() -> list[str]:
     lines += ["## Pages, metrics, health", ""]
     lines += table(
         ("route", "least role", "what it answers"),
-        ((named(f"GET {path}", path), roles[path], about) for path, about in OTHER_ROUTES.items()),
+        (
+            (named(f"GET {shown}", shown), roles[path], about)
+            for path, about in OTHER_ROUTES.items()
+            for shown in (re.sub(r":\w+}", "}", path),)
+        ),
     )
     lines += ["## API", ""]
     operations = [
