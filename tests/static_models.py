@@ -10,15 +10,19 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 DIMENSIONS = 32
 
 
-def static_model(folder: Path, groups: Mapping[str, Sequence[str]]) -> Path:
-    """A model that knows the words (or characters, of languages that write no spaces) of the groups; the folder."""
+def static_model(folder: Path, groups: Mapping[str, Sequence[str]], spread: float = 0.5) -> Path:
+    """A model that knows the words (or characters, of languages that write no spaces) of the groups; the folder.
+
+    Args:
+        spread: standard deviation of a word around its group, in each dimension; that of the groups is 1.
+    """
     rng = np.random.default_rng(0)
     vectors, vocabulary = [np.zeros(DIMENSIONS)], {"[UNK]": 0}
     for words in groups.values():
         centre = rng.normal(size=DIMENSIONS)
         for word in words:
             vocabulary[word] = len(vectors)
-            vectors.append(centre + rng.normal(scale=0.5, size=DIMENSIONS))
+            vectors.append(centre + rng.normal(scale=spread, size=DIMENSIONS))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, handle_chinese_chars=True)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
