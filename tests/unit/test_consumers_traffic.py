@@ -128,7 +128,8 @@ def test_a_bucket_names_the_latest_answer_that_fell_into_it(traffic: Traffic, re
         NOW,
     )
     later = NOW + timedelta(minutes=1)
-    traffic.add(batch({"id": "quicker", "latency_seconds": 0.15, "time_to_first_token_seconds": 0.01}), later)
+    quicker = {"id": "quicker", "latency_seconds": 0.15, "time_to_first_token_seconds": 0.01}
+    traffic.add(batch({"id": "before it", "latency_seconds": 0.2}, quicker), later)
     first, second = (at.replace(tzinfo=UTC).timestamp() for at in (NOW, later))
     assert exemplars(registry, f"{LATENCY}_bucket") == {
         ("0.25", "base", "support"): ("quicker", 0.15, second),
