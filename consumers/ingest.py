@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from retuned.consumers.common.series import exemplar_labels
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError
 from retuned.consumers.formats.dialects import PASSED_OVER
-from retuned.consumers.formats.events import RESERVED
 from retuned.consumers.kafka.contract import Publisher, Source
 from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.metrics import Metrics
@@ -313,13 +310,6 @@ class Ingest:
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
-        if (feedback := rows.tables.get("feedback")) is not None:
-            complaints = _complaints(feedback)
-            for row in feedback.group_by(["name", "source"]).aggregate([([], "count_all")]).to_pylist():
-                name = row["name"] if row["name"] in RESERVED else "other"
-                about = complaints.get((name, row["source"]), "")
-                exemplar = exemplar_labels(about) if about else None
-                metrics.feedback.labels(name, row["source"]).inc(row["count_all"], exemplar)
         metrics.batch_seconds.observe(rows.seconds)
 
     def _waits(self, seconds: dict[str, float]) -> None:
@@ -343,18 +333,6 @@ def _raised_in(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"
-
-
-def _complaints(feedback: pa.Table) -> dict[tuple[str, str], str]:
-    """By name and source the interaction of the last answer that a batch calls unhelpful or invented, or corrects."""
-    name, value = feedback["name"], feedback["value"].cast(pa.string())
-    unhelpful = pc.and_(pc.equal(name, "helpful"), pc.equal(value, "false"))
-    invented = pc.and_(pc.equal(name, "hallucination"), pc.equal(value, "true"))
-    bad = pc.or_(pc.or_(unhelpful, invented), pc.equal(name, "correction"))
-    latest = (
-        feedback.filter(bad).group_by(["name", "source"], use_threads=False).aggregate([("interaction_id", "last")])
-    )
-    return {(row["name"], row["source"]): row["interaction_id_last"] for row in latest.to_pylist()}
 
 
 def _producers(table: Any) -> list[tuple[str, str | None, int]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
 from retuned.consumers.warehouse.archive import archive as move_to_archive
 from retuned.daemon.jobs.context import Context
@@ -16,6 +17,7 @@ from retuned.monitors.blindness import blind, note
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift import windows as drift_windows
 from retuned.monitors.money import ledger, roi
+from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
 from retuned.retrain import queue
@@ -23,6 +25,8 @@ from retuned.retrain.data import examples, label_requests
 from retuned.retrain.release import retention
 
 log = logging.getLogger(__name__)
+COMPLAINTS = timedelta(hours=1)
+"""Complaints that are no older are exemplars of the metric of feedback."""
 
 
 def measure_quality(context: Context, runs: Runs) -> None:
@@ -257,9 +261,13 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
         context.monitor_metrics.quality(workload, [])  # nothing is known now
         raise
     context.monitor_metrics.quality(workload, figures)
+    totals = judgements.feedback_totals(warehouse, workload)
+    complaints = judgements.latest_complaints(warehouse, workload, now - COMPLAINTS)
+    context.monitor_metrics.feedback_totals(workload, totals, complaints)
     earned, by_version = roi.of_workload(warehouse, workload)
     tenure = next(iter(roi.tenures(warehouse, settings, workload, most=1)), None)
-    context.monitor_metrics.roi(workload, earned, by_version, tenure, roi.left_out(warehouse, workload))
+    left_out, became = roi.left_out(warehouse, workload), outcomes(warehouse, workload)
+    context.monitor_metrics.roi(workload, earned, by_version, tenure, left_out, became)
     context.retrain_metrics.aliases(warehouse, workload)
     context.retrain_metrics.quarantine(warehouse, workload)
 

@@ -113,15 +113,13 @@ def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Pat
         assert Path(announced["path"]) == folder.resolve()
 
         # From the exemplar of a metric to the page of an answer, and to what learned from it.
-        scraped = daemon.get("/metrics", {"Accept": "application/openmetrics-text"}).text
-        corrected = re.search(
-            r'^retuned_feedback_total{name="correction".*# {interaction_id="(.+?)"}', scraped, re.MULTILINE
-        )
-        assert corrected
+        accept = {"Accept": "application/openmetrics-text"}
+        exemplar = re.compile(r'^retuned_feedback_total{name="correction".*# {interaction_id="(.+?)"}', re.MULTILINE)
+        corrected = daemon.until(lambda: exemplar.search(daemon.get("/metrics", accept).text), "exemplar")
         rows = daemon.get(f"/api/v1/lineage/support@{version}").json()["rows"]
         (dataset,) = {row["dataset_version"] for row in rows}
         assert corrected[1] in {row["interaction_id"] for row in rows}
-        for row in rows:
+        for row in {row["split"]: row for row in rows}.values():
             page = daemon.get(f"/interactions/{row['interaction_id']}").text
             judged = row["split"] == "holdout"
             assert ("Answers of models that were evaluated on it" in page) == judged

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+from prometheus_client.samples import Exemplar
 
 from retuned.consumers.common.series import exemplar_labels
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
@@ -29,6 +30,7 @@ from retuned.consumers.traffic import Traffic
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.settings import HttpSettings, load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.metrics import Total
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -94,8 +96,8 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
 def mover(metric: Any) -> Callable[[], None]:
     if isinstance(metric, Histogram):
         return partial(metric.observe, 1)
-    if metric._name == "retuned_feedback":
-        return partial(metric.inc, 1, exemplar_labels(ID))
+    if isinstance(metric, Total):
+        metric.exemplar = Exemplar(exemplar_labels(ID) or {}, 1)
     return metric.inc if isinstance(metric, Counter) else partial(metric.set, 1)
 
 

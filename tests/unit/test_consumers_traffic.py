@@ -12,7 +12,9 @@ from prometheus_client.openmetrics import exposition, parser
 
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.traffic import IDLE, MOST_SERIES, Traffic
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.metrics import Metrics
 
 NOW = datetime(2026, 11, 24, 12)
 LATENCY = "retuned_interaction_latency_seconds"
@@ -150,24 +152,31 @@ def test_an_id_that_no_exemplar_can_hold_has_none(traffic: Traffic, registry: Co
 
 def test_feedback_names_the_last_answer_that_somebody_complains_of(tmp_path: Path, warehouse: Warehouse) -> None:
     rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    long = "y" * 200
+    for name in ("good", "bad", "worse", "sound", "invented", "mended", long):
+        rig.send(interaction(name))
     rig.send(
-        interaction("i1"),
         feedback("f1", "bad", value=False),
-        feedback("f2", "worse", value=False),
         feedback("f3", "good"),
         feedback("f4", "sound", name="hallucination", value=False),
         feedback("f5", "invented", name="hallucination", value=True, source="judge"),
         feedback("f6", "mended", name="correction", value="false", source="expert"),
-        feedback("f7", "named as one", name="note", value="false"),
+        feedback("f8", long, value=False, source="judge"),
     )
     rig.drain()
-    found = exemplars(rig.registry, "retuned_feedback_total")
-    assert {labels: exemplar[0] for labels, exemplar in found.items()} == {
-        ("helpful", "user"): "worse",
-        ("hallucination", "judge"): "invented",
-        ("correction", "expert"): "mended",
-    }
-    rig.send(feedback("f8", "good"), feedback("f9", "y" * 200, value=False))
+    rig.send(feedback("f2", "worse", value=False))
     rig.drain()
-    assert exemplars(rig.registry, "retuned_feedback_total") == found
-    assert rig.count("retuned_feedback_total", name="helpful", source="user") == 5
+    judgements.follow(warehouse)
+    registry = CollectorRegistry()
+    workload, totals = "support.refunds", judgements.feedback_totals(warehouse, "support.refunds")
+    found = judgements.latest_complaints(warehouse, workload, NOW)
+    Metrics(registry).feedback_totals(workload, totals, found)
+    assert {
+        labels[0::2]: exemplar[0] for labels, exemplar in exemplars(registry, "retuned_feedback_total").items()
+    } == {
+        ("helpful", workload): "worse",
+        ("hallucination", workload): "invented",
+        ("correction", workload): "mended",
+    }
+    (latest,) = {at for name, at in found.values() if name == "worse"}
+    assert judgements.latest_complaints(warehouse, workload, latest).keys() == {("helpful", "user")}
