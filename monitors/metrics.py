@@ -270,6 +270,11 @@ class Metrics:
         """Show that nothing is known: the latest check failed, or was of a reference that is one no more."""
         self._drift(workload, None)
 
+    def drift_ended(self, workload: str) -> None:
+        """Show nothing: the workload is not checked any more."""
+        self.drift_failed(workload)
+        self.drift_checked.remove_by_labels({"workload": workload})
+
     def _drift(self, workload: str, check: DriftCheck | None) -> None:
         self._replace(self.drift_detected, workload, [((), check.drifted)] if check else [])
         self._replace(self.drift_severity, workload, [((), check.severity)] if check else [])

@@ -54,7 +54,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
             under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
             context.metrics.keep(shown)
             context.monitor_metrics.keep(measured, shown)
-            context.retrain_metrics.keep(shown | under_way)
+            context.retrain_metrics.keep(measured, shown | under_way)
 
 
 def watch_champions(context: Context) -> None:
@@ -73,6 +73,9 @@ def check_drift(context: Context, runs: Runs) -> None:
     with context.parts("drift") as parts:
         for workload in measured:
             with parts.workload(workload):
+                if context.retired(workload):
+                    context.monitor_metrics.drift_ended(workload)
+                    continue
                 try:
                     settings = context.settings.for_workload(workload)
                     check = drift.check(
@@ -269,7 +272,10 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
     left_out, became = roi.left_out(warehouse, workload), outcomes(warehouse, workload)
     context.monitor_metrics.roi(workload, earned, by_version, tenure, left_out, became)
     context.retrain_metrics.aliases(warehouse, workload)
-    context.retrain_metrics.quarantine(warehouse, workload)
+    if context.retired(workload):
+        context.retrain_metrics.quarantined.remove_by_labels({"workload": workload})
+    else:
+        context.retrain_metrics.quarantine(warehouse, workload)
 
 
 def _watch_champion(context: Context, workload: str) -> None:
