@@ -272,7 +272,7 @@ class Metrics:
 
     def drift_ended(self, workload: str) -> None:
         """Show nothing: the workload is not checked any more."""
-        self.drift_failed(workload)
+        self.drift_unknown(workload)
         self.drift_checked.remove_by_labels({"workload": workload})
 
     def _drift(self, workload: str, check: DriftCheck | None) -> None:
