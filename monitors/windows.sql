@@ -31,16 +31,26 @@ WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
   AND ($since::TIMESTAMP IS NULL
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
 
+-- name: has_some
+-- Conversations among some events of a span, whichever they are.
+SELECT count(DISTINCT hash(coalesce(conversation_id, id))) AS conversations
+FROM (
+    SELECT conversation_id, id FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+    LIMIT $events
+)
+
 -- name: choose
 -- One event of each conversation: those of one conversation are alike, and are no independent observations. Both are
 -- chosen by the lowest hash: the same for the same seed, whatever DuckDB's threads do, and a filter that is applied
--- before the sampling.
+-- before the sampling. Of the conversations, so many 128ths with the lowest hashes are looked at.
 CREATE OR REPLACE TEMP TABLE chosen AS
 SELECT arg_min(rowid, hash(id, $seed)) AS answer
 FROM interactions
 WHERE workload = $workload AND model <> 'demonstration' AND timestamp >= $start AND timestamp < $end
   AND ($since::TIMESTAMP IS NULL
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
+  AND hash(coalesce(conversation_id, id), $seed) >> 57 < $parts
 GROUP BY coalesce(conversation_id, id)
 ORDER BY hash(coalesce(conversation_id, id), $seed)
 LIMIT $rows

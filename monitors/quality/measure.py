@@ -4,7 +4,7 @@ import json
 import math
 import threading
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 import duckdb
@@ -21,7 +21,7 @@ from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.quality.consistency import contradictions, last_question, question
 from retuned.monitors.settings import Settings
 from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
-from retuned.monitors.windows import Window, sample, windows
+from retuned.monitors.windows import Window, current, sample
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
 ALL_MODELS = "*"
@@ -88,27 +88,26 @@ def measure(
     Raises:
         Cancelled: the opinions' stop was set; nothing was stored.
     """
-    found = windows(warehouse, settings.windows, workload, now)
-    conversations, needed = found.current.conversations if found else 0, settings.windows.minimum_rows
+    found = current(warehouse, settings.windows, workload, now)
+    conversations, needed = found.conversations if found else 0, settings.windows.minimum_rows
     what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
     note(warehouse, workload, "quality", conversations, needed, what, now)
     if found is None:
         return []
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        window = {"workload": workload, "start": found.current.start, "end": found.current.end}
-        cursor.execute(QUERIES["window"], window)
+        cursor.execute(QUERIES["answered"], _span(workload, found))
         cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
         cursor.execute(QUERIES["name_others"])
-        sample(cursor, "sampled_answers", workload, found.current, settings.windows.sample_rows, SEED)
+        sample(cursor, "sampled_answers", workload, found, settings.windows.sample_rows, SEED)
         figures = (
-            _rates(cursor, workload, found.current, now)
+            _rates(cursor, workload, found, now)
             + _grounding_rates(
                 warehouse, cursor, settings, workload, now, opinions.stop if opinions is not None else None
             )
-            + _of_texts(cursor, workload, found.current, now)
+            + _of_texts(cursor, workload, found, now)
             + (_opinions(cursor, settings, workload, now, opinions) if opinions else [])
-            + _latency(cursor, workload)
+            + _latency(cursor, workload, found)
             + _tokens(cursor, workload)
         )
     if figures:
@@ -286,19 +285,26 @@ def _tone(
     ]
 
 
-def _latency(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Figure]:
-    counts = dict(cursor.execute(QUERIES["timed"]).fetchall())
-    if counts:
-        counts[ALL_MODELS] = sum(counts.values())
+def _latency(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window) -> list[Figure]:
+    span = _span(workload, window)
+    cursor.execute(QUERIES["timed"], {"start": window.start})
+    counts = dict(cursor.execute(QUERIES["timed_answers"], span).fetchall())
     figures = []
-    for model, n in sorted(counts.items()):
-        ranks = [rank for quantile in QUANTILES for rank in _ranks(quantile, n)]
-        wanted = {"ranks": [(rank - 0.5) / n for rank in ranks], "model": None if model == ALL_MODELS else model}
-        ((found,),) = cursor.execute(QUERIES["latencies"], wanted).fetchall()
-        for place, metric in enumerate(QUANTILES.values()):
-            value, low, high = found[3 * place : 3 * place + 3]
-            figures.append(Figure(workload, model, metric, "app", value, low, high, n))
+    for model, n in sorted({**counts, ALL_MODELS: sum(counts.values())}.items()):
+        if len(counts) == 1 and figures:
+            figures += [replace(figure, model=model) for figure in figures]
+        elif n:
+            ranks = [rank for quantile in QUANTILES for rank in _ranks(quantile, n)]
+            wanted = {"ranks": [(rank - 0.5) / n for rank in ranks], "model": None if model == ALL_MODELS else model}
+            ((found,),) = cursor.execute(QUERIES["latencies"], span | wanted).fetchall()
+            for place, metric in enumerate(QUANTILES.values()):
+                value, low, high = found[3 * place : 3 * place + 3]
+                figures.append(Figure(workload, model, metric, "app", value, low, high, n))
     return figures
+
+
+def _span(workload: str, window: Window) -> dict[str, object]:
+    return {"workload": workload, "start": window.start, "end": window.end}
 
 
 def _ranks(quantile: float, n: int) -> tuple[int, int, int]:

@@ -1,22 +1,20 @@
--- name: window
--- What figures are made of: the interactions of the current window, without their texts. Of an answer whose content came
--- in a log record of OpenTelemetry, the latency comes with the span beside it, as feedback of the app.
+-- name: answered
+-- The models that answered in the current window, with sums over their answers; nothing is read but what is summed.
 CREATE OR REPLACE TEMP TABLE answered AS
-WITH timed AS (
-    SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
-    FROM feedback
-    WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
-    GROUP BY interaction_id
-)
-SELECT id, model AS given, model, coalesce(latency_seconds, seconds) AS latency_seconds, input_tokens, output_tokens
-FROM traffic LEFT JOIN timed ON interaction_id = id
+SELECT model AS given, model, count(*) AS answers,
+       count(input_tokens) AS inputs, sum(input_tokens::DOUBLE) AS input_tokens,
+       sum(input_tokens::DOUBLE * input_tokens) AS input_squares,
+       count(output_tokens) AS outputs, sum(output_tokens::DOUBLE) AS output_tokens,
+       sum(output_tokens::DOUBLE * output_tokens) AS output_squares
+FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+GROUP BY model
 
 -- name: busiest
 -- The models that have figures of their own. Names come from producers, which may send a new one with each event.
 CREATE OR REPLACE TEMP TABLE busiest AS
 SELECT given AS model FROM answered WHERE given NOT IN ('*', 'other')
-GROUP BY given ORDER BY count(*) DESC, given LIMIT $most
+ORDER BY answers DESC, given LIMIT $most
 
 -- name: name_others
 UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
@@ -35,26 +33,47 @@ GROUP BY ALL
 ORDER BY ALL
 
 -- name: timed
-SELECT model, count(*) AS n FROM answered
-WHERE isfinite(latency_seconds) AND latency_seconds >= 0
-GROUP BY model
+-- Of an answer whose content came in a log record of OpenTelemetry, the latency comes with the span beside it, as feedback
+-- of the app.
+CREATE OR REPLACE TEMP TABLE timed AS
+SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
+FROM feedback
+WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
+GROUP BY interaction_id
+
+-- name: timed_answers
+-- How many answers of each model have a latency.
+WITH known AS (
+    SELECT model AS given, count(*) AS n
+    FROM traffic LEFT JOIN timed ON interaction_id = id
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+      AND isfinite(coalesce(latency_seconds, seconds)) AND coalesce(latency_seconds, seconds) >= 0
+    GROUP BY given
+)
+SELECT model, sum(n)::BIGINT FROM known JOIN answered USING (given) GROUP BY model
 
 -- name: latencies
--- Latencies by their ranks, given as shares of all. Nothing is sorted.
-SELECT quantile_disc(latency_seconds, $ranks::DOUBLE[]) FROM answered
-WHERE isfinite(latency_seconds) AND latency_seconds >= 0 AND ($model IS NULL OR model = $model)
+-- Latencies by their ranks, given as shares of all. Nothing is sorted, and none is copied.
+SELECT quantile_disc(coalesce(latency_seconds, seconds), $ranks::DOUBLE[])
+FROM traffic LEFT JOIN timed ON interaction_id = id
+WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+  AND isfinite(coalesce(latency_seconds, seconds)) AND coalesce(latency_seconds, seconds) >= 0
+  AND ($model IS NULL OR traffic.model IN (SELECT given FROM answered WHERE model = $model))
 
 -- name: tokens
-SELECT
-    coalesce(model, '*') AS model, kind, count(tokens) AS n, avg(tokens::DOUBLE) AS mean,
-    coalesce(1.96 * stddev_samp(tokens) / sqrt(count(tokens)), 0.0) AS half
-FROM (
-    SELECT model, 'input_tokens' AS kind, input_tokens AS tokens FROM answered
+WITH sums AS (
+    SELECT model, 'input_tokens' AS kind, inputs AS n, input_tokens AS tokens, input_squares AS squares FROM answered
     UNION ALL
-    SELECT model, 'output_tokens' AS kind, output_tokens AS tokens FROM answered
+    SELECT model, 'output_tokens', outputs, output_tokens, output_squares FROM answered
+), summed AS (
+    SELECT coalesce(model, '*') AS model, kind, sum(n)::BIGINT AS n, sum(tokens) AS tokens, sum(squares) AS squares
+    FROM sums
+    WHERE n > 0
+    GROUP BY GROUPING SETS ((model, kind), (kind))
 )
-WHERE tokens IS NOT NULL
-GROUP BY GROUPING SETS ((model, kind), (kind))
+SELECT model, kind, n, tokens / n AS mean,
+       CASE WHEN n > 1 THEN 1.96 * sqrt(greatest(squares - tokens * tokens / n, 0) / (n - 1) / n) ELSE 0.0 END AS half
+FROM summed
 ORDER BY ALL
 
 -- name: labels
