@@ -126,9 +126,7 @@ def current(warehouse: Warehouse, settings: WindowsSettings, workload: str, now:
         return None
     start = spans[2]
     events = EVENTS_LOOKED_AT * settings.minimum_rows
-    some = warehouse.row(
-        QUERIES["has_some"], {"workload": workload, "start": start, "end": now, "events": events}
-    )
+    some = warehouse.row(QUERIES["has_some"], {"workload": workload, "start": start, "end": now, "events": events})
     if some is not None and some["conversations"] >= settings.minimum_rows:
         return Window(start, now, int(some["conversations"]))
     return counted(warehouse, workload, start, now)
@@ -187,14 +185,15 @@ def sample(
     rows: int,
     seed: str,
     choose: str = QUERIES["choose"],
+    columns: str = "*",
 ) -> None:
     """Put a sample of a window into a temporary table of this cursor: one event each of at most `rows` conversations,
-    the same for the same seed; `choose` is the query that chooses them."""
+    the same for the same seed; `choose` is the query that chooses them. No other column than `columns` is read."""
     parameters = _within(workload, window.start, window.end, window.season) | {"rows": rows, "seed": seed}
     cursor.begin()  # a checkpoint between the two could move rows
     try:
         choose_from(cursor, parameters, choose)
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {QUERIES['chosen']}")
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {columns} FROM ({QUERIES['chosen']})")
     except BaseException:
         cursor.rollback()
         raise

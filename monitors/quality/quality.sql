@@ -96,7 +96,7 @@ WITH labelled AS (
 ), drawn AS (
     SELECT interaction_id FROM label_requests WHERE workload = $workload AND reason = 'calibration'
 )
-SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented,
+SELECT id, timestamp, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented,
        by_expert AND id IN (SELECT interaction_id FROM drawn) AS requested
 FROM labelled JOIN traffic ON traffic.id = labelled.interaction_id
 WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND coalesce(json_array_length(context), 0) > 0
@@ -105,13 +105,18 @@ LIMIT $most
 
 -- name: unscored
 -- Sampled and labelled answers with passages that the grounding rules have not looked at.
-SELECT id, messages, response, context FROM sampled_answers
-WHERE coalesce(json_array_length(context), 0) > 0
-    AND id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload)
-UNION
-SELECT id, messages, response, context FROM traffic
-WHERE workload = $workload
-    AND id IN (SELECT id FROM labels WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload))
+WITH wanted AS (
+    SELECT id, timestamp FROM sampled_answers WHERE id IN (SELECT unnest($with_passages::VARCHAR[]))
+    UNION
+    SELECT id, timestamp FROM labels
+)
+FROM wanted WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload)
+
+-- name: texts
+-- The bounds are constants: whole row groups are skipped by them.
+SELECT id, timestamp, messages, response, context
+FROM traffic JOIN (SELECT unnest($ids::VARCHAR[]) AS id, unnest($times::TIMESTAMP[]) AS timestamp) USING (id, timestamp)
+WHERE workload = $workload AND timestamp BETWEEN $first AND $last
 ORDER BY hash(id)
 
 -- name: keep_groundings
@@ -121,8 +126,7 @@ INSERT INTO groundings BY NAME SELECT * FROM (SELECT unnest($rows, recursive := 
 SELECT
     coalesce(s.model, '*') AS model, count(*) AS n, count(*) FILTER (g.abstained IS NOT NULL) AS abstained,
     count(*) FILTER (g.score < $threshold) AS alarms
-FROM (SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model FROM sampled_answers) s
-JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
+FROM sampled_answers s JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
 WHERE g.abstained IS DISTINCT FROM 'no_words'
 GROUP BY GROUPING SETS ((s.model), ())
 HAVING count(*) > 0
@@ -138,41 +142,46 @@ GROUP BY GROUPING SETS ((l.model, g.score < $threshold, requested), (g.score < $
 ORDER BY ALL
 
 -- name: shown
-SELECT s.id, messages, response, context, coalesce(g.score < 1, false) AS doubtful
+SELECT s.id, s.timestamp, coalesce(g.score < 1, false) AS doubtful
 FROM sampled_answers s LEFT JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
-WHERE coalesce(json_array_length(context), 0) > 0
+WHERE s.id IN (SELECT unnest($with_passages::VARCHAR[]))
 ORDER BY hash(s.id, $seed)
 
 -- name: approved
 -- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
-WITH answers AS MATERIALIZED (
-    SELECT rowid AS answer, id, timestamp FROM interactions WHERE workload = $workload AND model <> 'demonstration'
-), words AS (
-    SELECT
-        interaction_id,
-        arg_max(value, timestamp) FILTER (name = 'correction') AS correction,
-        bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
-        max(timestamp) AS said_at
-    FROM feedback
-    WHERE name IN ('correction', 'helpful') AND source IN ('expert', 'user') AND timestamp >= $since
-        AND interaction_id IN (SELECT id FROM answers)
-    GROUP BY interaction_id
-), latest AS MATERIALIZED (
-    SELECT answer, id, correction, said_at
-    FROM words JOIN answers ON answers.id = words.interaction_id
-    WHERE correction IS NOT NULL OR (helpful AND answers.timestamp < $start)
-    ORDER BY said_at DESC, id
-    LIMIT $most
+-- Those of which somebody said something since $said_since; all that was said of them since $since counts.
+WITH said AS (
+    SELECT interaction_id, answered_at, name, value, timestamp, feedback_id FROM judgements
+    WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
+      AND timestamp >= $since
+), lately AS (
+    SELECT DISTINCT interaction_id FROM judgements
+    WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
+      AND timestamp >= $said_since
+), answers AS (
+    SELECT interaction_id, answered_at, arg_max(feedback_id, timestamp) FILTER (name = 'correction') AS correction,
+           bool_and(value) FILTER (name = 'helpful') AS helpful, max(timestamp) AS said_at
+    FROM said SEMI JOIN lately USING (interaction_id)
+    GROUP BY interaction_id, answered_at
 )
--- The texts of these alone are read.
-SELECT coalesce(correction, to_json(response)) AS answer
-FROM latest JOIN interactions ON interactions.rowid = latest.answer
-ORDER BY said_at DESC, latest.id
+SELECT interaction_id, answered_at, correction
+FROM answers
+WHERE correction IS NOT NULL OR (helpful AND answered_at < $window_start)
+ORDER BY said_at DESC, interaction_id
+LIMIT $most
 
--- name: asked
-SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, context, response
-FROM sampled_answers
-ORDER BY id
+-- name: corrections
+SELECT id, value FROM feedback
+WHERE name = 'correction' AND timestamp >= $since AND id IN (SELECT unnest($ids::VARCHAR[]))
+
+-- name: name_sampled
+UPDATE sampled_answers SET model = 'other' WHERE model NOT IN (FROM busiest)
+
+-- name: sampled_keys
+SELECT id, timestamp FROM sampled_answers ORDER BY id, timestamp
+
+-- name: sampled_models
+SELECT id, timestamp, model FROM sampled_answers ORDER BY id, timestamp
 
 -- name: store
 INSERT INTO quality BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
