@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from retuned.consumers.warehouse import answer_minutes
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.monitors.settings import WindowsSettings
 
@@ -84,10 +85,14 @@ def in_service_since(warehouse: Warehouse, settings: WindowsSettings, workload: 
     if promoted and promoted["since"]:
         since: datetime = promoted["since"]
         return since
+    answer_minutes.follow(warehouse)
+    reference = int(settings.reference_seconds // 60)
+    minutes = max(reference // 64, 1)
     parameters = {
         "workload": workload,
         "now": now,
-        "reference": round(settings.reference_seconds * 1_000_000),
+        "minutes": minutes,
+        "following": max(reference // minutes - 1, 0),
         "enough": settings.minimum_rows,
     }
     began: datetime | None = (warehouse.row(QUERIES["began"], parameters) or {})["since"]

@@ -4,14 +4,19 @@ WHERE workload = $workload AND alias = 'champion' AND created_at <= $now
 
 -- name: began
 -- The first event from which on a reference would hold enough: a few with wrong times, or of an old import, do not move
--- it. Where none does, the first event. Counted in 64ths of a reference, so that nothing is sorted.
-WITH counted AS (
-    SELECT epoch_us(timestamp) // greatest($reference // 64, 1) AS bucket, count(*) AS rows, min(timestamp) AS first
-    FROM traffic
-    WHERE workload = $workload AND timestamp < $now
+-- it. Where none does, the first event. Counted in 64ths of a reference, in whole minutes.
+WITH minutes AS (
+    SELECT minute, answers, first_at FROM answer_minutes
+    WHERE workload = $workload AND NOT demonstration AND minute < date_trunc('minute', $now::TIMESTAMP)
+    UNION ALL  -- the minute under way
+    SELECT date_trunc('minute', timestamp), 1, timestamp FROM traffic
+    WHERE workload = $workload AND timestamp >= date_trunc('minute', $now::TIMESTAMP) AND timestamp < $now
+), counted AS (
+    SELECT epoch_us(minute) // 60_000_000 // $minutes AS bucket, sum(answers) AS rows, min(first_at) AS first
+    FROM minutes
     GROUP BY bucket
 ), followed AS (
-    SELECT first, sum(rows) OVER (ORDER BY bucket RANGE BETWEEN CURRENT ROW AND 63 FOLLOWING) AS rows FROM counted
+    SELECT first, sum(rows) OVER (ORDER BY bucket RANGE BETWEEN CURRENT ROW AND $following FOLLOWING) AS rows FROM counted
 )
 SELECT coalesce(min(first) FILTER (rows >= $enough), min(first)) AS since FROM followed
 

@@ -19,7 +19,7 @@ from retuned.monitors.hallucination.grounding import Grounding
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.quality.consistency import contradictions, last_question
-from retuned.monitors.quality.readings import APPROVED_MINIMUM, Key, Reading, Readings, texts
+from retuned.monitors.quality.readings import APPROVED_MINIMUM, Key, Reading, Readings, sampled, texts
 from retuned.monitors.settings import Settings
 from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
 from retuned.monitors.windows import Window, current, sample
@@ -104,8 +104,8 @@ def measure(
         cursor.execute(QUERIES["answered"], _span(workload, found))
         cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
         cursor.execute(QUERIES["name_others"])
-        rows = settings.windows.sample_rows
-        sample(cursor, "sampled_answers", workload, found, rows, SEED, columns="id, timestamp, model")
+        most = settings.windows.sample_rows
+        sample(cursor, "sampled_answers", workload, found, most, SEED, columns="id, timestamp, model")
         cursor.execute(QUERIES["name_sampled"])
         readings = Readings() if readings is None else readings
         read = readings.sampled(cursor, workload)
@@ -245,14 +245,15 @@ def _opinions(
     times: dict[str, datetime] = {}
     given = {"workload": workload, "seed": SEED, "with_passages": _with_passages(read)}
     for identity, timestamp, doubtful in cursor.execute(QUERIES["shown"], given).fetchall():
-        if read[identity, timestamp].tone is not None:
+        reading = read.get((identity, timestamp))
+        if reading is not None and reading.tone is not None:
             kinds[doubtful].append(identity)
             times[identity] = timestamp
 
     def answers(identities: Sequence[str]) -> list[Answer]:
         keys = [(identity, times[identity]) for identity in identities]
         by_id = {answer.id: answer for answer in _answers(cursor, workload, keys, settings.objective)}
-        return [by_id[identity] for identity in identities]
+        return [by_id[identity] for identity in identities if identity in by_id]
 
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
@@ -285,9 +286,9 @@ def _of_texts(
 ) -> list[Figure]:
     """What the sampled answers say of each other, and how they sound: those that have words."""
     answers: dict[str, list[Reading]] = defaultdict(list)
-    for identity, timestamp, model in cursor.execute(QUERIES["sampled_models"]).fetchall():
-        reading = read[identity, timestamp]
-        if reading.tone is not None:
+    for identity, timestamp, model in sampled(cursor):
+        reading = read.get((identity, timestamp))
+        if reading is not None and reading.tone is not None:
             for who in (model, ALL_MODELS):
                 answers[who].append(reading)
     return _contradictions(workload, answers) + _tone(workload, answers, approved)
@@ -323,7 +324,7 @@ def _latency(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window) -
     span = _span(workload, window)
     cursor.execute(QUERIES["timed"], {"start": window.start})
     counts = dict(cursor.execute(QUERIES["timed_answers"], span).fetchall())
-    figures = []
+    figures: list[Figure] = []
     for model, n in sorted({**counts, ALL_MODELS: sum(counts.values())}.items()):
         if len(counts) == 1 and figures:
             figures += [replace(figure, model=model) for figure in figures]

@@ -177,10 +177,7 @@ WHERE name = 'correction' AND timestamp >= $since AND id IN (SELECT unnest($ids:
 -- name: name_sampled
 UPDATE sampled_answers SET model = 'other' WHERE model NOT IN (FROM busiest)
 
--- name: sampled_keys
-SELECT id, timestamp FROM sampled_answers ORDER BY id, timestamp
-
--- name: sampled_models
+-- name: sampled
 SELECT id, timestamp, model FROM sampled_answers ORDER BY id, timestamp
 
 -- name: store

@@ -41,7 +41,8 @@ class Reading:
 
 
 class Readings:
-    """Kept in memory, for one thread; an answer that left the sample is forgotten at the next look."""
+    """Kept in memory, for one thread. What left the sample is forgotten at the next look; what was deleted since it was
+    drawn has no reading."""
 
     def __init__(self) -> None:
         self._sampled: dict[str, dict[Key, Reading]] = defaultdict(dict)
@@ -49,7 +50,7 @@ class Readings:
 
     def sampled(self, cursor: duckdb.DuckDBPyConnection, workload: str) -> dict[Key, Reading]:
         """Of the answers in the temporary table `sampled_answers`."""
-        keys: list[Key] = cursor.execute(QUERIES["sampled_keys"]).fetchall()
+        keys: list[Key] = [(identity, timestamp) for identity, timestamp, _ in sampled(cursor)]
         known = self._sampled[workload]
         new = {
             (identity, timestamp): _reading(messages, response, context)
@@ -57,7 +58,7 @@ class Readings:
                 cursor, workload, [key for key in keys if key not in known]
             )
         }
-        found = {key: known[key] if key in known else new[key] for key in keys}
+        found = {key: reading for key in keys if (reading := known.get(key) or new.get(key)) is not None}
         self._sampled[workload] = found
         return found
 
@@ -87,6 +88,11 @@ class Readings:
         for kept in (self._sampled, self._approved):
             for workload in kept.keys() - set(workloads):
                 del kept[workload]
+
+
+def sampled(cursor: duckdb.DuckDBPyConnection) -> list[tuple[str, datetime, str]]:
+    """Id, time and model of the answers in the temporary table `sampled_answers`."""
+    return cursor.execute(QUERIES["sampled"]).fetchall()
 
 
 def texts(
