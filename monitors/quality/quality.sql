@@ -42,23 +42,30 @@ WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTE
 GROUP BY interaction_id
 
 -- name: timed_answers
--- How many answers of each model have a latency.
+-- How many answers of each model have a latency. Ids are read of those alone that have none of their own.
 WITH known AS (
-    SELECT model AS given, count(*) AS n
-    FROM traffic LEFT JOIN timed ON interaction_id = id
-    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
-      AND isfinite(coalesce(latency_seconds, seconds)) AND coalesce(latency_seconds, seconds) >= 0
-    GROUP BY given
+    SELECT model AS given, latency_seconds AS seconds FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NOT NULL
+    UNION ALL
+    SELECT model, seconds FROM traffic JOIN timed ON interaction_id = id
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NULL
+), counted AS (
+    SELECT given, count(*) AS n FROM known WHERE isfinite(seconds) AND seconds >= 0 GROUP BY given
 )
-SELECT model, sum(n)::BIGINT FROM known JOIN answered USING (given) GROUP BY model
+SELECT model, sum(n)::BIGINT FROM counted JOIN answered USING (given) GROUP BY model
 
 -- name: latencies
 -- Latencies by their ranks, given as shares of all. Nothing is sorted, and none is copied.
-SELECT quantile_disc(coalesce(latency_seconds, seconds), $ranks::DOUBLE[])
-FROM traffic LEFT JOIN timed ON interaction_id = id
-WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
-  AND isfinite(coalesce(latency_seconds, seconds)) AND coalesce(latency_seconds, seconds) >= 0
-  AND ($model IS NULL OR traffic.model IN (SELECT given FROM answered WHERE model = $model))
+WITH known AS (
+    SELECT model AS given, latency_seconds AS seconds FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NOT NULL
+    UNION ALL
+    SELECT model, seconds FROM traffic JOIN timed ON interaction_id = id
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NULL
+)
+SELECT quantile_disc(seconds, $ranks::DOUBLE[]) FROM known
+WHERE isfinite(seconds) AND seconds >= 0
+  AND ($model IS NULL OR given IN (SELECT given FROM answered WHERE model = $model))
 
 -- name: tokens
 WITH sums AS (

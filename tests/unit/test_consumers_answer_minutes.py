@@ -4,10 +4,11 @@ import threading
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judged import START, WORKLOADS, History
-from traffic import new_warehouse
+from traffic import new_warehouse, store
 
 from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import answer_minutes, judgements
@@ -17,7 +18,7 @@ from retuned.daemon import workloads
 from retuned.monitors.settings import WindowsSettings
 from retuned.monitors.windows import in_service_since
 
-MINUTE = timedelta(minutes=1)
+DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
 FULL_SCAN = """
 SELECT workload, model = 'demonstration', date_trunc('minute', timestamp) AS minute, count(*), min(timestamp)
 FROM interactions GROUP BY ALL ORDER BY ALL
@@ -81,6 +82,36 @@ def test_minutes_are_those_of_a_full_scan(tmp_path: Path, seed: int) -> None:
             answer_minutes.renew(cursor, gone)
         assert gone
         assert_the_same(history, warehouse)
+
+
+def test_what_is_not_counted_yet_is_not_counted_twice_when_its_minute_is_counted_anew(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    old = START - 10 * DAY
+    event = {"timestamp": old, "workload": "support", "model": "m", "messages": "[]", "response": "", "topic": "t"}
+    event |= {"partition": 0, "offset": 0}
+    store(warehouse, "interactions", [event | {"id": "leaves", "received_at": old}])
+    store(warehouse, "interactions", [event | {"id": "newest", "received_at": START, "timestamp": START}])
+    answer_minutes.follow(warehouse)
+    store(warehouse, "interactions", [event | {"id": "late", "received_at": START}])
+    settings = Settings(retention=RetentionSettings(keep_days=3, archive=tmp_path / "archive"))
+    assert archive(warehouse, settings, Kept(), START, threading.Event()).rows == 1
+    answer_minutes.follow(warehouse)
+    assert minutes(warehouse) == [(old, 1, old), (START, 1, START)]
+
+
+def minutes(warehouse: Warehouse) -> list[tuple[Any, ...]]:
+    rows = warehouse.rows("SELECT minute, answers, first_at FROM answer_minutes ORDER BY minute")
+    return [tuple(row.values()) for row in rows]
+
+
+def test_a_minute_grows_with_each_look(warehouse: Warehouse) -> None:
+    event = {"workload": "support", "model": "m", "messages": "[]", "response": "", "topic": "t", "partition": 0}
+    event |= {"offset": 0, "received_at": START}
+    for number, second in enumerate((30, 10, 50, 61)):
+        store(warehouse, "interactions", [event | {"id": f"i{number}", "timestamp": START + second * SECOND}])
+        answer_minutes.follow(warehouse)
+    assert minutes(warehouse) == [(START, 3, START + 10 * SECOND), (START + MINUTE, 1, START + 61 * SECOND)]
 
 
 def test_what_an_older_version_stored_is_counted(warehouse: Warehouse) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from judged import HOUR, WORKLOADS, History
+from judged import HOUR, START, WORKLOADS, History
+from traffic import store
 
 from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import judgements
@@ -39,11 +40,11 @@ def test_figures_are_those_of_reading_everything_anew(
         retention=RetentionSettings(keep_days=3, archive=tmp_path / "archive"),
     )
     archived = 0
-    for step in range(24):
+    for step in range(14):
         history.go_on()
-        if step % 10 == 9:
+        if step % 6 == 5:
             archived += archive(warehouse, ingest, Kept(), history.now, threading.Event()).rows
-        if step % 10 == 5:  # a user's rows are deleted
+        if step % 6 == 3:  # a user's rows are deleted
             with judgements.changing, warehouse.transaction() as cursor:
                 gone = cursor.execute("SELECT id FROM interactions WHERE user_id = 'anna'").fetchall()
                 cursor.execute("DELETE FROM interactions WHERE user_id = 'anna'")
@@ -66,7 +67,7 @@ def test_no_text_is_read_twice(warehouse: Warehouse, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "texts", noted)
     history, kept = History(warehouse, 5), Readings()
-    for _ in range(12):
+    for _ in range(8):
         history.go_on()
     settings = MonitorSettings(windows=WINDOWS)
     for minute in range(3):
@@ -78,3 +79,16 @@ def test_no_text_is_read_twice(warehouse: Warehouse, monkeypatch: pytest.MonkeyP
     kept.keep([])
     measure(warehouse, settings, "support", history.now, readings=kept)
     assert len(read) > before  # what is of no workload any more was forgotten
+
+
+def test_an_id_that_is_used_again_is_another_answer(warehouse: Warehouse) -> None:
+    asked = {"id": "again", "workload": "support", "model": "m", "topic": "t", "partition": 0, "offset": 0}
+    asked |= {"messages": '[{"role": "user", "content": "How long does it take?"}]'}
+    settings, kept, now = MonitorSettings(windows=WINDOWS.model_copy(update={"minimum_rows": 1})), Readings(), START
+    for said in ("It takes 2 days.", "It takes 9 days."):
+        now += 12 * HOUR
+        store(warehouse, "interactions", [asked | {"response": said, "timestamp": now, "received_at": now}])
+        now += HOUR
+        figures = measure(warehouse, settings, "support", now, readings=kept)
+    (figure,) = [figure for figure in figures if (figure.metric, figure.model) == ("contradiction_rate", "*")]
+    assert (figure.value, figure.n) == (1.0, 1)

@@ -295,11 +295,14 @@ def test_a_sample_from_few_conversations_is_that_from_all(
     assert drawn == [5, 20, 500, 4_014]
 
 
-def test_the_current_window_alone_is_that_of_both_windows(warehouse: Warehouse) -> None:
+def test_the_current_window_alone_is_that_of_both_windows(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.monitors.windows.EVENTS_LOOKED_AT", 2)
     settings = WindowsSettings(reference_seconds=7_200, current_seconds=3_600, minimum_rows=30)
     assert current(warehouse, settings, "support", START) is None
-    stored(warehouse, 300)
     stored(warehouse, 300, offset=1_000, conversation_id="c")
+    stored(warehouse, 300)
     for minutes in (0, 10, 29, 30, 31, 200, 320, 331, 700):
         now = START + minutes * MINUTE
         found, whole = current(warehouse, settings, "support", now), windows(warehouse, settings, "support", now)
