@@ -87,7 +87,8 @@ def test_an_id_that_is_used_again_is_another_answer(warehouse: Warehouse) -> Non
     settings, kept, now = MonitorSettings(windows=WINDOWS.model_copy(update={"minimum_rows": 1})), Readings(), START
     for said in ("It takes 2 days.", "It takes 9 days."):
         now += 12 * HOUR
-        store(warehouse, "interactions", [asked | {"response": said, "timestamp": now, "received_at": now}])
+        answer = {"response": said, "conversation_id": said, "timestamp": now, "received_at": now}
+        store(warehouse, "interactions", [asked | answer])
         now += HOUR
         figures = measure(warehouse, settings, "support", now, readings=kept)
     (figure,) = [figure for figure in figures if (figure.metric, figure.model) == ("contradiction_rate", "*")]
