@@ -356,8 +356,10 @@ MODEL_EVENT = {
 OTHER_ROUTES = {
     "/healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
     "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
-    "/metrics": "[Metrics](metrics.md) for Prometheus.",
+    "/metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
     "/": "The status page.",
+    "/interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, feedback, "
+    "grounding, the model that answered, and where it was used in training.",
     "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
 COMMON_OPTIONS = ("config", "verbose")
@@ -532,7 +534,11 @@ def http() -> list[str]:
     lines += ["## Pages, metrics, health", ""]
     lines += table(
         ("route", "least role", "what it answers"),
-        ((named(f"GET {path}", path), roles[path], about) for path, about in OTHER_ROUTES.items()),
+        (
+            (named(f"GET {shown}", shown), roles[path], about)
+            for path, about in OTHER_ROUTES.items()
+            for shown in (re.sub(r":\w+}", "}", path),)
+        ),
     )
     lines += ["## API", ""]
     operations = [
