@@ -84,7 +84,7 @@ class Ingest:
         self.lag = 0
         self.lag_seconds: dict[str, float] = {}
         self._read_all = False
-        self._progress_at = time.monotonic()
+        self.note_progress()
 
     @property
     def seconds_without_progress(self) -> float:
@@ -152,8 +152,8 @@ class Ingest:
                         rows = self._read()
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
+                        self._waits({})  # first: no lag is shown beside a broker that is away
                         self._broker_is(up=False, why=str(error))
-                        self._waits({})
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -71,8 +71,8 @@ class Daemon:
             self.process.kill()
             self.process.wait()
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=20)
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return httpx.get(self.url + path, headers=headers, timeout=20)
 
     def described(self, path: str, operation: str) -> Any:
         """The JSON at a path, once it is as the document of the API says of the operation."""
@@ -108,7 +108,7 @@ class Daemon:
                 return float(line.rsplit(" ", 1)[1])
         return None
 
-    def until(self, true: Callable[[], Any], what: str, timeout_seconds: float = 120.0) -> Any:
+    def until(self, true: Callable[[], Any], what: str, timeout_seconds: float = 240.0) -> Any:
         """What `true` returns once it is true; fails with the daemon's log when it never is."""
         assert self.process is not None
         deadline = time.monotonic() + timeout_seconds

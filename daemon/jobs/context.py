@@ -16,6 +16,7 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.quality.readings import Readings
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.release.rollout import Rollout
@@ -44,6 +45,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.opinions = Opinions(self.settings.quality, self.stop)
+        self.readings = Readings()
 
     @cached_property
     def reconciler(self) -> Reconciler:
@@ -75,6 +77,10 @@ class Context:
     def measured(self) -> list[str]:
         """The workloads that are measured."""
         return workloads.measured(self.warehouse, self.now())
+
+    def retired(self, workload: str) -> bool:
+        """Whether it had no answer for a week."""
+        return workloads.retired(self.warehouse, workload, self.now())
 
     def shown(self) -> set[str]:
         """The workloads that metrics tell apart: those that are measured, and those whose champion was ever changed."""
