@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Collection
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -11,6 +11,8 @@ from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
+from retuned.retrain.release.rollout import Event
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import QUERIES, aliases, model_name
 
@@ -64,14 +66,21 @@ class Metrics:
         )
         self.promotions = Counter(
             "retuned_promotions_total",
-            "Changes of champion in the warehouse, by event: promoted or rolled_back",
+            "Changes of what serves in the warehouse, by event: promoted and rolled_back are changes of champion; canary "
+            "is a step of a canary, canary_rolled_back its end, completed the end of a holdback",
             ["workload", "event"],
             registry=registry,
         )
         self.model = Gauge(
             "retuned_model_info",
-            "1 for the model that an alias names: champion or previous",
+            "1 for the model that an alias names: champion, previous or canary",
             ["workload", "model_name", "alias"],
+            registry=registry,
+        )
+        self.rollout_share = Gauge(
+            "retuned_rollout_share_ratio",
+            "Share of the conversations that a version which is being rolled out answers; absent while none is",
+            ["workload"],
             registry=registry,
         )
         self.score = Gauge(
@@ -137,7 +146,7 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, and how often that has changed. Jobs may do so at the same time."""
+        """Take in which models serve, with which share, and how often that has changed. Threads may do so at once."""
         with self._lock:
             self._aliases(warehouse, workload)
 
@@ -147,7 +156,7 @@ class Metrics:
             for workload in forget_other_workloads(vars(self).values(), workloads):
                 self._named.pop(workload, None)
                 self._scored.pop(workload, None)
-                for event in ("promoted", "rolled_back", "label_answered"):
+                for event in (*get_args(Event), "label_answered"):
                     self._counted.pop((workload, event), None)
 
     def _aliases(self, warehouse: Warehouse, workload: str) -> None:
@@ -157,6 +166,11 @@ class Metrics:
         for model, alias in named:
             self.model.labels(workload, model, alias).set(1)
         self._named[workload] = named
+        running = under_way(warehouse, workload)
+        if running is None:
+            self.rollout_share.remove_by_labels({"workload": workload})
+        else:
+            self.rollout_share.labels(workload).set(running.share)
         for event in ("promoted", "rolled_back"):  # from 0 on: the first one ever is an increase, too
             self.promotions.labels(workload, event)
         for row in warehouse.rows(QUERIES["promotions"], {"workload": workload}):

@@ -12,7 +12,7 @@ WHERE a.workload = $workload AND a.alias = 'champion'
 SELECT r.started_at, r.finished_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
        r.version IN (
-           SELECT previous_version FROM promotions WHERE workload = $workload AND event = 'rolled_back'
+           SELECT previous_version FROM promotions WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back')
        ) AS taken_back
 FROM runs r
 LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
