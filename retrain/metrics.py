@@ -66,8 +66,8 @@ class Metrics:
         )
         self.promotions = Counter(
             "retuned_promotions_total",
-            "Changes of what serves in the warehouse, by event: promoted and rolled_back are changes of champion; canary "
-            "is a step of a canary, canary_rolled_back its end, completed the end of a holdback",
+            "Changes of what serves in the warehouse, by event: promoted and rolled_back, of the champion; canary, "
+            "each of its steps; canary_rolled_back; completed, the end of a holdback",
             ["workload", "event"],
             registry=registry,
         )
