@@ -209,12 +209,13 @@ def test_looks_that_held_are_thinned(warehouse: Warehouse) -> None:
     for minutes in (0, 5, 10, 65, 24 * 60):
         looked(warehouse, SINCE + DAY + timedelta(minutes=minutes + 1))
     assert thin(warehouse, SINCE + DAY + timedelta(minutes=70), datetime.min) == 2  # noqa: DTZ901
-    row = {"created_at": SINCE + DAY, "verdict": "advance", "share": 0.05, "step_since": SINCE}
-    looks = warehouse.rows("SELECT * FROM rollout_checks LIMIT 1")
-    store(warehouse, "rollout_checks", [looks[0] | row])
+    (look,) = warehouse.rows("SELECT * FROM rollout_checks LIMIT 1")
+    first = {"share": 0.05, "step_since": SINCE}
+    decided = {"created_at": SINCE + DAY - HOUR, "verdict": "advance"}
+    store(warehouse, "rollout_checks", [look | first | decided, look | first | {"created_at": SINCE + DAY}])
     assert thin(warehouse, SINCE + 9 * DAY, SINCE + 9 * DAY) == 2
     verdicts = warehouse.rows("SELECT verdict FROM rollout_checks ORDER BY created_at")
-    assert [row["verdict"] for row in verdicts] == ["advance", "hold"]
+    assert [row["verdict"] for row in verdicts] == ["advance", "hold", "hold"]
 
 
 def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100) -> Comparison:
