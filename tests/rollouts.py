@@ -8,17 +8,25 @@ second time, without a database; `stored` puts the same votes into a warehouse, 
 import json
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from traffic import START, new_warehouse, registered, store
 from watching import BEFORE, DAY, DELAYS, HOUR, WATCHED, WEEK, Numbers, Service, Votes, Watches, evidence, rates_of
 
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
-from retuned.monitors.settings import WatchSettings
+from retuned.monitors.settings import Settings, WatchSettings
+from retuned.monitors.watch import canary
+from retuned.monitors.watch import check as watch_check
 from retuned.monitors.watch.comparison import COMPARED, FALL, MISSED, Counts, half_of_error, seconds_to_find
 from retuned.monitors.watch.sequential import log_e_value
+from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.settings import ModelsSettings
+from retuned.retrain.settings import Settings as ReleaseSettings
 
 CANARY = 14 * DAY + 8
 """Hours in which a canary ends: watch.duration_seconds, and a look for each step that is left."""
@@ -215,6 +223,55 @@ def stored(
     return answers, votes
 
 
-def hours(count: int) -> timedelta:
-    """So many hours."""
-    return int(count) * HOUR
+def through_the_checks(service: Service, settings: RolloutSettings, folder: Path, seed: int) -> list[str]:
+    """Carry one rollout out by the real checks, on a warehouse in this folder; returns what happened in which hour.
+
+    Raises:
+        AssertionError: a check decided otherwise than the simulation, or in another hour.
+    """
+    drawn = draw(service, settings, 1, np.random.default_rng(seed))
+    found = simulate(service, drawn, settings, WatchSettings())
+    steps, back = found.steps[0], int(found.taken_back[0])
+    warehouse = new_warehouse(folder)
+    answers, votes = stored(drawn, found, 0, settings, START, "support")
+    store(warehouse, "interactions", answers)
+    store(warehouse, "feedback", votes)
+    for version in ("v1", "v2"):
+        registered(warehouse, version, None)
+    # Only answers that somebody voted on are in the warehouse: one is enough, where the simulation counts all.
+    told = RolloutSettings(**settings.model_dump() | {"minimum_answers": 1})
+    rollout = Rollout(
+        warehouse,
+        ReleaseSettings(models=ModelsSettings(directory=folder / "models"), rollout=told),
+        MemoryPublisher(),
+        "events",
+    )
+    watched = Settings(rollout=told)
+    rollout.promote("support", "v1", "operator", "the first", START - BEFORE * HOUR)
+    rollout.begin("support", "v2", "gate", "better", START)
+    went = []
+    for step, hour in enumerate(steps[1:]):
+        last = min(int(hour), back)
+        if last == NEVER:
+            break
+        if last - 1 > steps[step]:
+            before = canary.check(warehouse, watched, "support", START + (last - 1) * HOUR)
+            assert before is not None
+            assert before.verdict == "hold", (last, before)
+        seen = canary.check(warehouse, watched, "support", START + last * HOUR)
+        assert seen is not None
+        assert seen.verdict == ("roll_back" if back <= hour else "advance"), (last, seen)
+        went.append(f"{seen.verdict} after {last} hours")
+        if back <= hour:
+            break
+        rollout.advance("support", seen.experiment, seen.share, "as decided", START + last * HOUR)
+    if steps[-1] < NEVER:
+        last = back if back < NEVER else int(steps[-1]) + WATCHED - 1
+        looks = [watch_check.check(warehouse, watched, "support", START + hour * HOUR) for hour in (last - 1, last)]
+        verdicts = [look.verdict if look else "keep" for look in looks]
+        if back < NEVER:
+            assert verdicts == ["go_on", "roll_back"], (last, looks)
+        assert back < NEVER or "roll_back" not in verdicts, (last, looks)
+        went.append(f"the watch after {last} hours: {verdicts[1]}")
+    warehouse.close()
+    return went
