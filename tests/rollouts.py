@@ -122,9 +122,10 @@ def simulate(service: Service, drawn: Drawn, settings: RolloutSettings, watch: W
         ])  # fmt: skip
         leans = enough & (log > math.log(COMPARED[HELPFUL]))
         bad_old, n_old, bad_new, n_new = counts
-        fine = log_e_value(n_old - bad_old, n_old, n_new - bad_new, n_new, -FALL).sum(axis=1)
-        blind = fine < math.log(1 / (MISSED * COMPARED[HELPFUL]))
-        held = leans | blind | (age * 3_600 < settings.minimum_seconds) | (given < settings.minimum_answers)
+        held = leans | (age * 3_600 < settings.minimum_seconds) | (given < settings.minimum_answers)
+        if (under_way & ~held).any():
+            fine = log_e_value(n_old - bad_old, n_old, n_new - bad_new, n_new, -FALL).sum(axis=1)
+            held |= fine < math.log(1 / (MISSED * COMPARED[HELPFUL]))
         over = (age * 3_600 >= settings.maximum_seconds) | ((hour + 1) * 3_600 >= watch.duration_seconds)
         goes_on = under_way & (~held | over)
         at[goes_on] += 1

@@ -37,7 +37,7 @@ WAYS = {
     "_half": RolloutSettings(steps=(0.5, 1.0), holdback=0.05),
     "_at_once": RolloutSettings(),
 }
-RUNS, AT_A_TIME = 400, 200
+RUNS, AT_A_TIME = 200, 100
 
 
 def main() -> dict[str, float]:
