@@ -553,8 +553,8 @@ def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_does_not(
     resumed = bench.resume()
     assert resumed is not None
     assert (resumed.promoted, resumed.share, len(bench.publisher.messages)) == (True, 0.05, 1)
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
     with pytest.raises(RetunedError, match=f"support@{result.version} serves"):
-        bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
         queue.cancel(bench.rollout, "support", "too late", utc_now(), None)
     bench.warehouse.execute("UPDATE rollouts SET version = 'aaaaaaaa'")
     bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")

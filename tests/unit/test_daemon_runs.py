@@ -323,8 +323,8 @@ def test_a_run_waits_for_the_end_of_a_rollout(queue: Queue) -> None:
     answer = queue.service.command("retrain", "support", {})
     assert "it waits for the end of a rollout: support@v1 is being rolled out" in answer["done"]
     assert "`retuned rollback support` takes it back" in answer["done"]
-    queue.service.command("retrain", "sales", {})
-    assert queue.waits()["support"] == "rollout"
+    queue.runs.ask("sales", asked_by="an operator")
+    assert queue.waits() == {"support": "rollout", "sales": "turn"}
     assert queue.waiting("support", "rollout") == 1
     running = under_way(queue.warehouse, "support")
     assert running is not None
