@@ -345,8 +345,8 @@ MODEL_EVENT = {
     "model": "name under which the new champion, or canary, is served: `support.refunds@3f2a91c0`, or "
     "`support.refunds@base`",
     "version": "its version; null: the base model",
-    "previous_version": "the champion before, which answers the rest where share is below 1, or what was taken back; null: "
-    "the base model",
+    "previous_version": "the champion before, which answers the rest where share is below 1, or what was taken back; "
+    "null: the base model",
     "path": "folder of the version, absolute; null: the base model",
     "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
     "is the base model itself, of the one that the champion before was trained on",
