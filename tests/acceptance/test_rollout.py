@@ -1,4 +1,4 @@
-"""A rollout in a daemon as users start it, killed in the middle: an app routes by the share, users vote, Kafka tells."""
+"""A rollout in a daemon as users start it, killed in the middle: two versions answer, users vote, the topic has it."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ ROLLOUT = {"steps": [0.25, 1.0], "holdback": 0.05, "minimum_seconds": 1.0, "mini
 
 def begun(folder: Path, broker: Broker) -> dict[str, Any]:
     """The configuration of a daemon whose gate passed v2, while v1 serves; nothing of it is announced yet."""
-    settings = settings_for(broker, folder, rollout=ROLLOUT, watch={"duration_seconds": 6.0})
+    settings = settings_for(broker, folder, rollout=ROLLOUT)
     settings["schedule"]["watch_seconds"] = 0.5
     kafka = settings["kafka"]
     broker.create_topics(*(kafka[name] for name in kafka if name.endswith("_topic")))
@@ -80,12 +80,15 @@ def test_a_rollout_goes_on_after_a_kill(bad: int, tansu: Broker, tmp_path: Path)
         daemon.until(lambda: (daemon.workload()["rollout"]["check"] or {}).get("verdict") == "hold", "a look")
         daemon.stop(signal.SIGKILL)
         rate(app, "v2", 100 - bad, bad)
+        app.flush()
         app.close()
         daemon.start()
         if bad == 10:
             daemon.until(lambda: state(daemon) == ("v2", "holdback", 0.95), "the last step")
             daemon.stop(signal.SIGKILL)
             daemon.start()
+            done = daemon.post("/api/v1/workloads/support/promote", version="v2", reason="sure")
+            assert done.status_code == 200, done.text
         daemon.until(lambda: "champion" in daemon.workload() and state(daemon) is None, "the end of the rollout")
         assert daemon.workload()["champion"] == ("v2" if bad == 10 else "v1")
         log = daemon.log.read_text()
