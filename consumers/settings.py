@@ -134,7 +134,9 @@ class KafkaSettings(Section):
         description="a topic of feedback to which, by the broker's ACLs, only the systems of experts may write: with "
         "it, `source: expert` counts there and in imported files alone, elsewhere as user; null: it counts everywhere",
     )
-    model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
+    model_events_topic: str = Field(
+        "retuned.model-events", description="promotions, rollbacks and requests for approval are announced here"
+    )
     label_requests_topic: str | None = Field(
         "retuned.label-requests",
         description="answers that experts are asked to judge are announced here; null: on no topic",

@@ -19,11 +19,14 @@ from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.release import approvals
 from retuned.retrain.scoring.label import in_figures, mistaken
 
 SQL = named_queries("retuned.daemon", "status.sql")
 WORST_LABELS = 10
 """Of a decision, so many labels are shown."""
+APPROVALS = 5
+"""So many requests for approval of a workload are shown."""
 
 
 def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "drift": rows("drift"),
         "decisions": [_with_labels(row) for row in rows("decisions")],
         "runs": rows("runs"),
+        "approvals": approvals.listed(warehouse, workload, most=APPROVALS),
         "promotions": rows("promotions"),
         "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),

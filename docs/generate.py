@@ -47,6 +47,7 @@ TABLES = {
     "the folder.",
     "aliases": "Which version serves a workload, and which one did before.",
     "promotions": "A change of champion: a promotion or a rollback.",
+    "approvals": "A request for a person's approval of a version that the gate passed. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
@@ -182,7 +183,14 @@ COLUMNS = {
         "id": "unique; of the message, too",
         "created_at": "when the champion was changed",
         "previous_version": "the version that served before; null: the base model",
+        "actor": "gate, approver (a person who approved what the gate passed), operator or watch",
         "reason": "why",
+    },
+    "approvals": {
+        **_WORKLOAD,
+        "id": "unique; of the message, too",
+        "run_id": "the run that made the version",
+        "requested_at": "when the gate passed it",
     },
     "label_requests": {**_WORKLOAD, "id": "unique; of the message, too", "created_at": "when it was asked"},
     "drift_checks": {
@@ -287,6 +295,11 @@ FIELDS = {
     "Workload.labels.open": "not answered yet",
     "Workload.labels.answered": "answered by experts",
     "Workload.reports": "of months and quarters",
+    "Approval.id": "unique",
+    "Approval.workload": "the kind of request",
+    "Approval.run_id": "the run that made the version",
+    "Approval.requested_at": "when the gate passed it",
+    "Approval.state": "waiting, or how it was settled",
     "LabelRequest.id": "unique",
     "LabelRequest.timestamp": "when it was asked",
     "LabelRequest.workload": "the kind of request",
@@ -327,7 +340,7 @@ PARAMETERS = {
 MODEL_EVENT = {
     "id": "unique; a message may come twice after a crash, with one id",
     "timestamp": "when the champion was changed, ISO 8601, UTC",
-    "event": "`promoted` or `rolled_back`",
+    "event": "`promoted` or `rolled_back`; `approval_requested`: what serves has not changed",
     "workload": "the kind of request",
     "model": "name under which the new champion is served: `support.refunds@3f2a91c0`, or `support.refunds@base`",
     "version": "the new champion; null: the base model",
@@ -337,15 +350,18 @@ MODEL_EVENT = {
     "is the base model itself, of the one that the champion before was trained on",
     "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
     "share": "share of the traffic that it is for: 1.0",
-    "reason": "why the champion was changed",
+    "reason": "why the champion was changed, or what waits until when",
+    "approval": "of `approval_requested` alone: `version` and `model` of what waits, and `expires_at`",
 }
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {
-    "/healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
-    "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
-    "/metrics": "[Metrics](metrics.md) for Prometheus.",
-    "/": "The status page.",
-    "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
+    "GET /healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
+    "GET /readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
+    "GET /metrics": "[Metrics](metrics.md) for Prometheus.",
+    "GET /": "The status page.",
+    "GET /approvals/{id}": "A request for approval, with what the gate found, for people who decide on it.",
+    "POST /approvals/{id}": "The form of that page: `decision` and `reason`.",
+    "GET /reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
 COMMON_OPTIONS = ("config", "verbose")
 REFUSALS = {
@@ -417,7 +433,7 @@ def cli() -> list[str]:
     lines = page(
         "Command line",
         "Commands ask the running daemon, by the port and the tokens of the configuration; `status`, `dead-letters`,",
-        "`labels`, `import`, `export`, `lineage`, `retrain`, `promote`, `rollback` and `report` open the warehouse",
+        "`labels`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`, `rollback` and `report` open the warehouse",
         "themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all of them.",
     )
     commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
@@ -510,7 +526,7 @@ def configuration() -> list[str]:
 def http() -> list[str]:
     """The routes, from the OpenAPI document."""
     document = openapi.document((one.method, one.path, one.least) for one in ROUTES)
-    roles = {one.path: one.least or "anybody" for one in ROUTES}
+    roles = {f"{one.method} {one.path}": one.least or "anybody" for one in ROUTES}
     lines = page(
         "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
     )
@@ -519,7 +535,7 @@ def http() -> list[str]:
     lines += ["## Pages, metrics, health", ""]
     lines += table(
         ("route", "least role", "what it answers"),
-        ((named(f"GET {path}", path), roles[path], about) for path, about in OTHER_ROUTES.items()),
+        ((named(route, route.removeprefix("GET ")), roles[route], about) for route, about in OTHER_ROUTES.items()),
     )
     lines += ["## API", ""]
     operations = [

@@ -3,6 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Collection
+from datetime import UTC
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -11,6 +12,7 @@ from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
+from retuned.retrain.release.approvals import waiting
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import QUERIES, aliases, model_name
 
@@ -72,6 +74,18 @@ class Metrics:
             "retuned_model_info",
             "1 for the model that an alias names: champion or previous",
             ["workload", "model_name", "alias"],
+            registry=registry,
+        )
+        self.approvals = Gauge(
+            "retuned_approvals_waiting",
+            "Versions that the gate passed and that wait for a person's approval",
+            ["workload"],
+            registry=registry,
+        )
+        self.approval_expiry = Gauge(
+            "retuned_approval_expiry_timestamp_seconds",
+            "When the request for approval that waits expires, Unix time; absent while none waits",
+            ["workload"],
             registry=registry,
         )
         self.score = Gauge(
@@ -137,7 +151,8 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, and how often that has changed. Jobs may do so at the same time."""
+        """Take in which models serve, how often that has changed, and what waits for approval. Jobs may do so at the same
+        time."""
         with self._lock:
             self._aliases(warehouse, workload)
 
@@ -163,6 +178,12 @@ class Metrics:
             key = (workload, row["event"])
             self.promotions.labels(*key).inc(row["count"] - self._counted[key])
             self._counted[key] = row["count"]
+        request = waiting(warehouse, workload)
+        self.approvals.labels(workload).set(0 if request is None else 1)
+        if request is None:
+            self.approval_expiry.remove_by_labels({"workload": workload})
+        else:
+            self.approval_expiry.labels(workload).set(request.expires_at.replace(tzinfo=UTC).timestamp())
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
         """Take in what the latest dataset sets aside."""

@@ -220,7 +220,7 @@ class _Run:
         self._check_stop()
         with self._stage("release") as traced:
             promoted = self._promote(decision, parent, candidate)
-            if promoted:
+            if decision.outcome:
                 self.rollout.follow_up_or_log(self.workload)
             traced.set(version=candidate.version, promoted=promoted)
         seconds = self._row()
@@ -565,7 +565,8 @@ class _Run:
 
     @one_at_a_time
     def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> bool:
-        """Promote what passed, unless somebody changed the champion meanwhile: it was compared with another one.
+        """Promote what passed, or have it wait for a person's approval, unless somebody changed the champion meanwhile:
+        it was compared with another one.
 
         Nor is a version promoted that was taken back from service before: after an interruption, or when a training
         ends with the same weights again.
@@ -589,6 +590,11 @@ class _Run:
                 f"Not promoted: {versions.model_name(self.workload, serving)} was put into service while the candidate "
                 "was trained, and they were not compared."
             )
+            return False
+        if self.settings.rollout.approve == "required":
+            request = self.rollout.request_approval(self.workload, candidate.version, serving, self.id, self.now())
+            decision.reasons.append(f"Not promoted: {request}.")
+            self._tell("approval", version=candidate.version)
             return False
         self.rollout.set_champion(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
         self._tell("promoted", version=candidate.version)

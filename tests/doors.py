@@ -38,6 +38,16 @@ class FakeDaemon:
     def lineage(self, _: str) -> Any:
         return self.found
 
+    def approvals(self, _: str | None) -> Any:
+        return [self.found]
+
+    def approval(self, _: str) -> Any:
+        return {"workload": "support", "version": "v1", "state": "waiting", "requested_at": "", "expires_at": ""}
+
+    def decide_approval(self, id: str, decision: str, reason: str, user: str | None) -> Any:
+        self.commands.append({"id": id, "decision": decision, "reason": reason, "user": user})
+        return {"done": self.found}
+
     def labels(self, _: str | None) -> Any:
         return [self.found]
 

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 
 def measure_quality(context: Context, runs: Runs) -> None:
-    """Measure quality, book the ledger, and ask the policy, for each workload."""
+    """Measure quality, book the ledger, end requests for approval whose time is over, and ask the policy, for each
+    workload."""
     now = context.now()
     with context.parts("quality") as parts:
         with parts.step("storage"):
@@ -34,6 +35,8 @@ def measure_quality(context: Context, runs: Runs) -> None:
             context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
         with parts.step("booking"):
             _book(context, now)
+        with parts.step("approvals"):
+            context.rollout.expire_approvals(now)
         with parts.step("labels"):
             label_requests.settle(context.warehouse)
             _show_label_requests(context)

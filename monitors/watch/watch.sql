@@ -1,8 +1,9 @@
 -- name: watched
--- The latest change of champion, if it is a promotion by the gate: what a person decides is not undone by itself.
+-- The latest change of champion, if it is a promotion of what the gate passed, approved or not: what a person promotes by
+-- hand is not undone by itself.
 SELECT id, created_at AS since, version, previous_version
 FROM (SELECT * FROM promotions WHERE workload = $workload ORDER BY created_at DESC, rowid DESC LIMIT 1)
-WHERE event = 'promoted' AND actor = 'gate'
+WHERE event = 'promoted' AND actor IN ('gate', 'approver')
 
 -- name: latest
 SELECT * FROM watch_checks

@@ -1,12 +1,13 @@
 """Putting a version into service, taking it back, and telling the world."""
 
+import json
 import logging
 import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -15,7 +16,8 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
-from retuned.retrain.release import registry
+from retuned.retrain.release import approvals, registry
+from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES
 
@@ -25,6 +27,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 BASE = "base"
+
+Actor = Literal["gate", "approver", "operator", "watch"]
+"""Who changes a champion: the gate by itself, a person who approved what the gate passed, a person by hand, the watch."""
 
 _lock = threading.RLock()
 _publishing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by workload
@@ -59,9 +64,7 @@ class Rollout:
     topic: str
     show: Callable[[str], None] = lambda _: None
 
-    def promote(
-        self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
-    ) -> str | None:
+    def promote(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> str | None:
         """Make a version the champion; `base` puts the base model back into service.
 
         Returns what serves now: the version, or None for the base model. See `set_champion` and `follow_up`.
@@ -76,7 +79,7 @@ class Rollout:
     def rollback(
         self,
         workload: str,
-        actor: Literal["operator", "watch"],
+        actor: Actor,
         reason: str,
         now: datetime,
         of: str | None = None,
@@ -97,9 +100,18 @@ class Rollout:
 
     @one_at_a_time
     def set_champion(
-        self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
+        self,
+        workload: str,
+        version: str,
+        actor: Actor,
+        reason: str,
+        now: datetime,
+        verdict: Verdict | None = None,
     ) -> str | None:
         """The first half of `promote`: the change is a fact once its rows are written. `follow_up` does what is left.
+
+        Args:
+            verdict: the approval that it follows from, written with it.
 
         Raises as `promote` does.
         """
@@ -116,11 +128,95 @@ class Rollout:
             name = versions.model_name(workload, target)
             serves = f"{name} is the champion" if target else f"{name}, the base model, serves"
             raise RetunedError(f"workload {workload}: {serves} already")
-        self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now)
+        self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now, verdict)
         return target
 
     @one_at_a_time
-    def _restore_previous(self, workload: str, actor: str, reason: str, now: datetime, of: str | None) -> str | None:
+    def request_approval(
+        self, workload: str, version: str, champion: str | None, run_id: str, now: datetime
+    ) -> Approval:
+        """Have a version that the gate passed wait for a person, in place of one that waited before.
+
+        A run makes one request, however often it is taken up, and none for a version that a person refused.
+
+        Args:
+            champion: what it was compared with; None: the base model.
+
+        Returns:
+            the request, or the one that stands for it: that of the run, or in which the version was refused.
+        """
+        known = approvals.of_run(self.warehouse, run_id) or approvals.refused(self.warehouse, workload, version)
+        if known is not None:
+            return known
+        within = timedelta(seconds=self.settings.for_workload(workload).rollout.approve_within_seconds)
+        made = Approval(
+            id=uuid.uuid4().hex,
+            workload=workload,
+            version=version,
+            champion=champion,
+            run_id=run_id,
+            requested_at=now,
+            expires_at=now + within,
+            state="waiting",
+            decided_at=None,
+            actor=None,
+            reason=None,
+            announced=False,
+        )
+        with self.warehouse.transaction() as cursor:
+            approvals.supersede(cursor, workload, f"{made.name} passed the gate after it", now)
+            insert(cursor, "approvals", **asdict(made))
+        log.info("%s: %s (`retuned approve %s`)", workload, made, workload)
+        return made
+
+    def decide(self, verdict: Verdict, now: datetime) -> Approval:
+        """Approve a request, which puts its version into service as the gate would have, or refuse it.
+
+        Raises:
+            RetunedError: there is no such request, or it is settled. The same verdict again changes nothing.
+        """
+        settled = self._settle(verdict, now)
+        self.follow_up_or_log(settled.workload)
+        return settled
+
+    @one_at_a_time
+    def _settle(self, verdict: Verdict, now: datetime) -> Approval:
+        self._expire(now)
+        found = approvals.find(self.warehouse, verdict.approval_id)
+        if found is None:
+            raise RetunedError(f"approval {verdict.approval_id}: unknown; `retuned approve` lists those that wait")
+        if found.state == "waiting":
+            if verdict.state == "approved":
+                row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": found.run_id})
+                passed = f"{json.loads(row['reasons'])[0]} " if row else ""
+                reason = f"{passed}(approved by {verdict.actor}: {verdict.reason})"
+                self.set_champion(found.workload, found.version, "approver", reason, now, verdict)
+            else:
+                with self.warehouse.transaction() as cursor:
+                    approvals.settle(cursor, verdict, now)
+            log.info("%s: %s is %s by %s: %s", found.workload, found.name, verdict.state, verdict.actor, verdict.reason)
+        elif (found.state, found.actor, found.reason) != (verdict.state, verdict.actor, verdict.reason):
+            raise RetunedError(f"{found}; nothing is changed")
+        settled = approvals.find(self.warehouse, found.id)
+        assert settled is not None
+        return settled
+
+    def expire_approvals(self, now: datetime) -> None:
+        """End the requests whose time is over, of all workloads."""
+        for workload in self._expire(now):
+            self.show(workload)
+
+    @one_at_a_time
+    def _expire(self, now: datetime) -> list[str]:
+        found = approvals.overdue(self.warehouse, now)
+        for one in found:
+            given = {"id": one.id, "state": "expired", "actor": None, "reason": None, "now": one.expires_at}
+            self.warehouse.execute(approvals.QUERIES["settle"], given)
+            log.warning("%s: nobody decided on %s, the request has expired", one.workload, one.name)
+        return [one.workload for one in found]
+
+    @one_at_a_time
+    def _restore_previous(self, workload: str, actor: Actor, reason: str, now: datetime, of: str | None) -> str | None:
         aliases = versions.aliases(self.warehouse, workload)
         if of is not None and aliases.get(CHAMPION) != of:
             raise RetunedError(
@@ -139,7 +235,7 @@ class Rollout:
         return [*(version.version for version in known if version.removed_at is None), BASE]
 
     def changed(self) -> list[str]:
-        """The workloads whose champion was ever changed: those that `follow_up` may have something to do for."""
+        """The workloads whose champion was ever changed, or whose versions waited for approval: those that `follow_up` may have something to do for."""
         return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
 
     def follow_up(self, workload: str) -> int:
@@ -164,15 +260,40 @@ class Rollout:
             unlinked = error  # who is served by name and path needs no link
         try:
             with _publishing[workload]:
-                rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
+                rows = self.warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
                 for row in rows:
                     self.publisher.publish(self.topic, workload, _message(row, self._base(row)))
                     self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+                requests = approvals.unannounced(self.warehouse, workload)
+                for request in requests:
+                    self.publisher.publish(self.topic, workload, self._request(request))
+                    self._announced(request)
         finally:
             self.show(workload)
         if unlinked is not None:
             raise unlinked
-        return len(rows)
+        return len(rows) + len(requests)
+
+    def _request(self, approval: Approval) -> dict[str, Any]:
+        """The message of a request: what serves, as the latest change announced it, and what waits beside it. A reader
+        that only asks what serves, and a compacted topic, lose nothing by it."""
+        changes = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        serving = changes[-1] if changes else self._base_row(approval.workload)
+        told = {"id": approval.id, "created_at": approval.requested_at, "event": "approval_requested"}
+        waiting = {"version": approval.version, "model": approval.name, "expires_at": _timestamp(approval.expires_at)}
+        return _message(serving, self._base(serving), **told, reason=str(approval)) | {"approval": waiting}
+
+    def _base_row(self, workload: str) -> dict[str, Any]:
+        """In the form of a change of champion: the base model has served since ever."""
+        base = self.settings.for_workload(workload).base
+        known = str(base) if isinstance(base, ProviderModel) else None
+        unset = dict.fromkeys(("version", "previous_version", "path", "base_model"))
+        return {"workload": workload, "provider_model": known, **unset}
+
+    @one_at_a_time
+    def _announced(self, approval: Approval) -> None:
+        """One at a time: DuckDB refuses to change a row that is being settled."""
+        self.warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id})
 
     def _base(self, row: dict[str, Any]) -> str | None:
         """The base model of what serves since a change: as the configuration names it, where it is that one, else the
@@ -195,12 +316,18 @@ class Rollout:
         event: Literal["promoted", "rolled_back"],
         aliases: dict[str, str | None],
         before: str | None,
-        actor: str,
+        actor: Actor,
         reason: str,
         now: datetime,
+        verdict: Verdict | None = None,
     ) -> None:
-        """The aliases and the change as a row, in one transaction."""
+        """The aliases, the change as a row, and what it makes of the request for approval that waits, in one
+        transaction: with another champion its version was not compared."""
+        changed = f"{versions.model_name(workload, aliases[CHAMPION])} was put into service by the {actor}: {reason}"
         with self.warehouse.transaction() as cursor:
+            if verdict is not None:
+                approvals.settle(cursor, verdict, now)
+            approvals.supersede(cursor, workload, changed, now)
             for alias in (CHAMPION, PREVIOUS):
                 cursor.execute(QUERIES["drop_alias"], {"workload": workload, "alias": alias})
             for alias, version in aliases.items():
@@ -227,18 +354,24 @@ def _is_at(base: Base, known: str | None) -> bool:
     return base.resolve() == Path(known or "").resolve()
 
 
-def _message(row: dict[str, Any], base: str | None) -> dict[str, Any]:
+def _message(serving: dict[str, Any], base: str | None, **change: Any) -> dict[str, Any]:
+    """What serves, by its row in `promotions`, and the change that says so: by default that row itself."""
+    told = {name: serving.get(name) for name in ("id", "created_at", "event", "reason")} | change
     return {
-        "id": row["id"],
-        "timestamp": row["created_at"].isoformat(timespec="milliseconds") + "Z",
-        "event": row["event"],
-        "workload": row["workload"],
-        "model": versions.model_name(row["workload"], row["version"]),
-        "version": row["version"],
-        "previous_version": row["previous_version"],
-        "path": row["path"] and str(Path(row["path"]).resolve()),
+        "id": told["id"],
+        "timestamp": _timestamp(told["created_at"]),
+        "event": told["event"],
+        "workload": serving["workload"],
+        "model": versions.model_name(serving["workload"], serving["version"]),
+        "version": serving["version"],
+        "previous_version": serving["previous_version"],
+        "path": serving["path"] and str(Path(serving["path"]).resolve()),
         "base_model": base,
-        "provider_model": row["provider_model"],
+        "provider_model": serving["provider_model"],
         "share": 1.0,
-        "reason": row["reason"],
+        "reason": told["reason"],
     }
+
+
+def _timestamp(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds") + "Z"

@@ -25,6 +25,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import registry, rollout
+from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, Settings
 
@@ -88,9 +89,13 @@ class Case:
         self.rollout.promote("support", OLD, "operator", "the first", NOW)
 
     def change(self, actor: Any) -> None:
-        """The gate and an operator promote; an operator and the watch take back."""
+        """The gate, who approves what it passed, and an operator promote; an operator and the watch take back."""
         now = self.now()
-        if actor in ("gate", "operator"):
+        if actor == "approver":
+            champion, run_id = versions.aliases(self.warehouse, "support")["champion"], f"run-{self.changes()}"
+            request = self.rollout.request_approval("support", NEW, champion, run_id, now)
+            self.rollout.decide(Verdict(request.id, "approved", "alice", "it is better"), now)
+        elif actor in ("gate", "operator"):
             self.rollout.promote("support", NEW, actor, "it is better", now)
         else:
             self.rollout.rollback("support", "operator" if actor == "rollback" else actor, "it is worse", now)
@@ -121,6 +126,10 @@ class Case:
         assert [message["id"] for message in told] == [row["id"] for row in rows]
         assert all(row["announced"] for row in rows)
         assert told[-1]["version"] == rows[-1]["version"] == aliases["champion"]
+        approved = self.warehouse.rows("SELECT decided_at FROM approvals WHERE state = 'approved' ORDER BY decided_at")
+        assert [row["decided_at"] for row in approved] == [
+            row["created_at"] for row in rows if row["actor"] == "approver"
+        ]
         shown = {
             sample.labels["alias"]: sample.labels["model_name"]
             for metric in self.collectors.collect()
@@ -163,7 +172,9 @@ def fail_at(step: str, fault: Callable[[], Any], case: Case, patch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("goal", "actors"), [(NEW, ["gate", "operator"]), (OLD, ["watch", "rollback"])], ids=["promotion", "rollback"]
+    ("goal", "actors"),
+    [(NEW, ["gate", "operator"]), (NEW, ["approver", "approver"]), (OLD, ["watch", "rollback"])],
+    ids=["promotion", "approval", "rollback"],
 )
 def test_whatever_fails_at_whichever_step_all_agree_in_the_end(
     goal: str, actors: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -215,7 +226,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 @pytest.mark.parametrize(
     ("step", "actor"),
-    [("commit", "watch"), ("champion", "gate"), ("mark", "rollback")],
+    [("commit", "watch"), ("champion", "gate"), ("mark", "rollback"), ("row", "approver"), ("commit", "approver")],
 )
 def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: str, tmp_path: Path) -> None:
     case = Case(tmp_path)
@@ -232,6 +243,8 @@ def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: s
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     again = Case(tmp_path, case.publisher)  # what was published before the kill went with that process
+    if step == "row":  # nothing is written: who approved asks again
+        again.change(actor)
     for workload in again.rollout.changed():
         again.rollout.follow_up(workload)
     assert again.assert_agreed() == goal
