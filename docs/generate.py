@@ -356,7 +356,8 @@ MODEL_EVENT = {
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {
     "GET /healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
-    "GET /readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
+    "GET /readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is "
+    "missing.",
     "GET /metrics": "[Metrics](metrics.md) for Prometheus.",
     "GET /": "The status page.",
     "GET /approvals/{id}": "A request for approval, with what the gate found, for people who decide on it.",
@@ -433,8 +434,9 @@ def cli() -> list[str]:
     lines = page(
         "Command line",
         "Commands ask the running daemon, by the port and the tokens of the configuration; `status`, `dead-letters`,",
-        "`labels`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`, `rollback` and `report` open the warehouse",
-        "themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all of them.",
+        "`labels`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`, `rollback` and `report` open the",
+        "warehouse themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all of",
+        "them.",
     )
     commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     helps = {action.dest: action.help or "" for action in commands._choices_actions}

@@ -151,8 +151,7 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, how often that has changed, and what waits for approval. Jobs may do so at the same
-        time."""
+        """Take in which models serve, how often that has changed, and what waits for approval. Many jobs may at once."""
         with self._lock:
             self._aliases(warehouse, workload)
 

@@ -55,10 +55,9 @@ def approve(options: argparse.Namespace, service: "Service") -> int:
 
 def lines(approval: dict[str, Any]) -> Iterator[str]:
     """A request that waits, for a person at a terminal."""
-    yield (
-        f"{_name(approval)}  waits since {_minute(approval['requested_at'])}, expires {_minute(approval['expires_at'])}, "
-        f"compared with {approval['workload']}@{approval['champion'] or 'base'}"
-    )
+    since, until = (_minute(approval[when]) for when in ("requested_at", "expires_at"))
+    compared = f"compared with {approval['workload']}@{approval['champion'] or 'base'}"
+    yield f"{_name(approval)}  waits since {since}, expires {until}, {compared}"
     if approval["scores"]:
         means = ", ".join(f"{model} {score:.3f}" for model, score in approval["scores"].items())
         yield f"    holdout score: {means}"

@@ -533,7 +533,7 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Time left to approve",
-            "For how long a version that the gate passed can still be approved (rollout.approve). No series: none waits.",
+            "For how long what the gate passed can still be approved (rollout.approve). No series: nothing waits.",
             (f"retuned_approval_expiry_timestamp_seconds{{{OF_WORKLOAD}}} - time()", "{{workload}}"),
             unit=SECONDS,
         ),
@@ -552,8 +552,8 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Runs in line",
-            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory (no series: none waits); the "
-            "pauses in force, and versions that wait for approval.",
+            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory (no series: none waits); "
+            "the pauses in force, and versions that wait for approval.",
             (f"retuned_runs_waiting{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
             (f"retuned_approvals_waiting{{{OF_WORKLOAD}}}", "{{workload}} approval"),
             ("retuned_training_pauses", "pauses"),

@@ -29,7 +29,7 @@ R = TypeVar("R")
 BASE = "base"
 
 Actor = Literal["gate", "approver", "operator", "watch"]
-"""Who changes a champion: the gate by itself, a person who approved what the gate passed, a person by hand, the watch."""
+"""Who changes a champion: the gate, a person who approved what the gate passed, a person by hand, the watch."""
 
 _lock = threading.RLock()
 _publishing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by workload
@@ -235,7 +235,8 @@ class Rollout:
         return [*(version.version for version in known if version.removed_at is None), BASE]
 
     def changed(self) -> list[str]:
-        """The workloads whose champion was ever changed, or whose versions waited for approval: those that `follow_up` may have something to do for."""
+        """The workloads whose champion was ever changed, or where a version waited for approval: those that `follow_up`
+        may have something to do for."""
         return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
 
     def follow_up(self, workload: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ from retuned.consumers.formats.events import Feedback, Interaction, Kind, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.example import sections
-from retuned.daemon.settings import Settings, load
+from retuned.daemon.settings import load
 from retuned.daemon.transfer.exports import TABLES
 from retuned.daemon.web.routes import ROUTES
 from retuned.retrain.release.rollout import Rollout

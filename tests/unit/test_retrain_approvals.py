@@ -13,12 +13,12 @@ from traffic import new_warehouse
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.monitors.settings import Settings as MonitorSettings
 from retuned.monitors.watch.check import check
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import approvals, retention
+from retuned.retrain.release import approvals, retention, rollout
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, RolloutSettings, Settings
@@ -165,8 +165,6 @@ def test_the_reason_of_the_gate_stands_with_that_of_the_person(gate: Gate) -> No
 
 
 def test_approval_and_promotion_are_written_together_or_not_at_all(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retuned.retrain.release import rollout
-
     request, insert = gate.passes(), rollout.insert
 
     def killed(cursor: Any, table: str, **values: Any) -> None:
@@ -321,9 +319,7 @@ def test_the_list_has_what_waits_first_with_what_the_gate_found(gate: Gate) -> N
     assert [one["id"] for one in approvals.listed(gate.warehouse, id=request.id)] == [request.id]
 
 
-def test_a_workload_has_its_own_rule(warehouse: Warehouse) -> None:
-    from retuned.daemon.settings import Settings as DaemonSettings
-
+def test_a_workload_has_its_own_rule() -> None:
     settings = DaemonSettings(workloads={"support*": {"rollout": {"approve": "required"}}})
     assert settings.for_workload("support").rollout.approve == "required"
     assert settings.for_workload("sales").rollout.approve == "none"
