@@ -151,7 +151,7 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, how often that has changed, and what waits for approval. Many jobs may at once."""
+        """Take in which models serve, how often that has changed, and what waits for approval. Any thread may."""
         with self._lock:
             self._aliases(warehouse, workload)
 

@@ -45,9 +45,9 @@ _IMPORT = (
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
     "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, approvals, watch_checks, "
-    "drift_checks, drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's "
-    "forms: chat (corrected and accepted answers), preference (corrections over the answers that they correct), kto "
-    "(thumbs); the questions that models are judged on, and what comes near to them, are left out of these."
+    "drift_checks, drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in "
+    "TRL's forms: chat (corrected and accepted answers), preference (corrections over the answers that they correct), "
+    "kto (thumbs); the questions that models are judged on, and what comes near to them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
