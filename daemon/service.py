@@ -37,7 +37,7 @@ from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
-from retuned.retrain.release import approvals
+from retuned.retrain.release import approvals, approve
 from retuned.retrain.release.registry import reconcile
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
@@ -232,7 +232,7 @@ class LocalService:
         context, actor = self.jobs.context, user or ANYBODY
         with about(actor=actor):
             verdict = approvals.Verdict(id, VERDICTS[decision], actor, reason)
-            settled = context.rollout.decide(verdict, context.now())
+            settled = approve.decide(context.rollout, verdict, context.now())
         done = _serves(settled.workload, settled.version) if settled.state == "approved" else str(settled)
         return {"workload": settled.workload, "state": settled.state, "done": done}
 

@@ -43,7 +43,7 @@ from retuned.retrain.decision.evaluate import (
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
-from retuned.retrain.release import card, registry
+from retuned.retrain.release import approve, card, registry
 from retuned.retrain.release.rollout import Rollout, one_at_a_time
 from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.settings import SECRETS, ProviderModel
@@ -592,7 +592,7 @@ class _Run:
             )
             return False
         if self.settings.rollout.approve == "required":
-            request = self.rollout.request_approval(self.workload, candidate.version, serving, self.id, self.now())
+            request = approve.request(self.rollout, self.workload, candidate.version, serving, self.id, self.now())
             decision.reasons.append(f"Not promoted: {request}.")
             self._tell("approval", version=candidate.version)
             return False

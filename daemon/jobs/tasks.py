@@ -20,7 +20,7 @@ from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
 from retuned.retrain import queue
 from retuned.retrain.data import examples, label_requests
-from retuned.retrain.release import retention
+from retuned.retrain.release import approve, retention
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
         with parts.step("booking"):
             _book(context, now)
         with parts.step("approvals"):
-            context.rollout.expire_approvals(now)
+            approve.expire(context.rollout, now)
         with parts.step("labels"):
             label_requests.settle(context.warehouse)
             _show_label_requests(context)

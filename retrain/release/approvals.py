@@ -1,7 +1,7 @@
 """Approvals: where a person has to approve it, a version that the gate passed waits before it comes into service.
 
 A row is one request, and is settled once: by a person (approved, refused), by its time (expired), or by what happened
-meanwhile (superseded). `release.rollout` settles them, together with the changes of champion that they are about.
+meanwhile (superseded). `release.approve` makes and settles them; a change of champion settles them in its transaction.
 """
 
 import json

@@ -1,13 +1,12 @@
 """Putting a version into service, taking it back, and telling the world."""
 
-import json
 import logging
 import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -130,90 +129,6 @@ class Rollout:
             raise RetunedError(f"workload {workload}: {serves} already")
         self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now, verdict)
         return target
-
-    @one_at_a_time
-    def request_approval(
-        self, workload: str, version: str, champion: str | None, run_id: str, now: datetime
-    ) -> Approval:
-        """Have a version that the gate passed wait for a person, in place of one that waited before.
-
-        A run makes one request, however often it is taken up, and none for a version that a person refused.
-
-        Args:
-            champion: what it was compared with; None: the base model.
-
-        Returns:
-            the request, or the one that stands for it: that of the run, or in which the version was refused.
-        """
-        known = approvals.of_run(self.warehouse, run_id) or approvals.refused(self.warehouse, workload, version)
-        if known is not None:
-            return known
-        within = timedelta(seconds=self.settings.for_workload(workload).rollout.approve_within_seconds)
-        made = Approval(
-            id=uuid.uuid4().hex,
-            workload=workload,
-            version=version,
-            champion=champion,
-            run_id=run_id,
-            requested_at=now,
-            expires_at=now + within,
-            state="waiting",
-            decided_at=None,
-            actor=None,
-            reason=None,
-            announced=False,
-        )
-        with self.warehouse.transaction() as cursor:
-            approvals.supersede(cursor, workload, f"{made.name} passed the gate after it", now)
-            insert(cursor, "approvals", **asdict(made))
-        log.info("%s: %s (`retuned approve %s`)", workload, made, workload)
-        return made
-
-    def decide(self, verdict: Verdict, now: datetime) -> Approval:
-        """Approve a request, which puts its version into service as the gate would have, or refuse it.
-
-        Raises:
-            RetunedError: there is no such request, or it is settled. The same verdict again changes nothing.
-        """
-        settled = self._settle(verdict, now)
-        self.follow_up_or_log(settled.workload)
-        return settled
-
-    @one_at_a_time
-    def _settle(self, verdict: Verdict, now: datetime) -> Approval:
-        self._expire(now)
-        found = approvals.find(self.warehouse, verdict.approval_id)
-        if found is None:
-            raise RetunedError(f"approval {verdict.approval_id}: unknown; `retuned approve` lists those that wait")
-        if found.state == "waiting":
-            if verdict.state == "approved":
-                row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": found.run_id})
-                passed = f"{json.loads(row['reasons'])[0]} " if row else ""
-                reason = f"{passed}(approved by {verdict.actor}: {verdict.reason})"
-                self.set_champion(found.workload, found.version, "approver", reason, now, verdict)
-            else:
-                with self.warehouse.transaction() as cursor:
-                    approvals.settle(cursor, verdict, now)
-            log.info("%s: %s is %s by %s: %s", found.workload, found.name, verdict.state, verdict.actor, verdict.reason)
-        elif (found.state, found.actor, found.reason) != (verdict.state, verdict.actor, verdict.reason):
-            raise RetunedError(f"{found}; nothing is changed")
-        settled = approvals.find(self.warehouse, found.id)
-        assert settled is not None
-        return settled
-
-    def expire_approvals(self, now: datetime) -> None:
-        """End the requests whose time is over, of all workloads."""
-        for workload in self._expire(now):
-            self.show(workload)
-
-    @one_at_a_time
-    def _expire(self, now: datetime) -> list[str]:
-        found = approvals.overdue(self.warehouse, now)
-        for one in found:
-            given = {"id": one.id, "state": "expired", "actor": None, "reason": None, "now": one.expires_at}
-            self.warehouse.execute(approvals.QUERIES["settle"], given)
-            log.warning("%s: nobody decided on %s, the request has expired", one.workload, one.name)
-        return [one.workload for one in found]
 
     @one_at_a_time
     def _restore_previous(self, workload: str, actor: Actor, reason: str, now: datetime, of: str | None) -> str | None:

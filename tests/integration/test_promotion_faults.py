@@ -24,7 +24,7 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import registry, rollout
+from retuned.retrain.release import approve, registry, rollout
 from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, Settings
@@ -93,8 +93,8 @@ class Case:
         now = self.now()
         if actor == "approver":
             champion, run_id = versions.aliases(self.warehouse, "support")["champion"], f"run-{self.changes()}"
-            request = self.rollout.request_approval("support", NEW, champion, run_id, now)
-            self.rollout.decide(Verdict(request.id, "approved", "alice", "it is better"), now)
+            request = approve.request(self.rollout, "support", NEW, champion, run_id, now)
+            approve.decide(self.rollout, Verdict(request.id, "approved", "alice", "it is better"), now)
         elif actor in ("gate", "operator"):
             self.rollout.promote("support", NEW, actor, "it is better", now)
         else:

@@ -25,7 +25,7 @@ from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import approvals
+from retuned.retrain.release import approvals, approve
 from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
@@ -646,7 +646,7 @@ def test_where_a_person_has_to_approve_it_what_passed_waits_also_after_a_crash(
     (listed,) = approvals.listed(bench.warehouse)
     assert listed["scores"] == result.scores
     assert listed["gate_reasons"] == result.reasons[:-1]
-    bench.rollout.decide(Verdict(request["id"], "approved", "alice", "fine"), utc_now())
+    approve.decide(bench.rollout, Verdict(request["id"], "approved", "alice", "fine"), utc_now())
     (change,) = bench.warehouse.rows("SELECT version, reason FROM promotions")
     assert change == {"version": result.version, "reason": f"{result.reasons[0]} (approved by alice: fine)"}
 

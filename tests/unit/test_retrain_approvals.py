@@ -18,7 +18,7 @@ from retuned.monitors.settings import Settings as MonitorSettings
 from retuned.monitors.watch.check import check
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import approvals, retention, rollout
+from retuned.retrain.release import approvals, approve, retention, rollout
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, RolloutSettings, Settings
@@ -52,14 +52,14 @@ class Gate:
     def passes(self, version: str = NEW, run_id: str | None = None) -> Approval:
         run_id = run_id or f"run-{version}"
         champion = versions.aliases(self.warehouse, "support").get("champion")
-        made = self.rollout.request_approval("support", version, champion, run_id, self.now)
+        made = approve.request(self.rollout, "support", version, champion, run_id, self.now)
         self.rollout.follow_up("support")
         return made
 
     def decide(
         self, request: Approval, state: Any = "approved", actor: str = "alice", reason: str = "fine"
     ) -> Approval:
-        return self.rollout.decide(Verdict(request.id, state, actor, reason), self.now)
+        return approve.decide(self.rollout, Verdict(request.id, state, actor, reason), self.now)
 
     def promote(self, version: str) -> None:
         self.rollout.promote("support", version, "operator", "by hand", self.now)
@@ -204,7 +204,7 @@ def test_the_same_verdict_again_changes_nothing_and_another_one_is_an_error(gate
         with pytest.raises(RetunedError, match=f"approval of support@{NEW}: approved by alice .*: fine; nothing is"):
             gate.decide(request, state, actor, reason)
     with pytest.raises(RetunedError, match="approval 1: unknown"):
-        gate.rollout.decide(Verdict("1", "approved", "alice", "fine"), NOW)
+        approve.decide(gate.rollout, Verdict("1", "approved", "alice", "fine"), NOW)
 
 
 def test_of_two_who_decide_at_once_one_wins(gate: Gate) -> None:
@@ -257,7 +257,7 @@ def test_what_waits_gives_way_to_another_champion_as_it_was_not_compared_with_th
 
 def test_another_workload_is_not_touched(gate: Gate) -> None:
     request = gate.passes()
-    other = gate.rollout.request_approval("sales", NEW, None, "run-sales", NOW)
+    other = approve.request(gate.rollout, "sales", NEW, None, "run-sales", NOW)
     gate.decide(request)
     assert [one.state for one in (approvals.find(gate.warehouse, other.id),) if one] == ["waiting"]
 
@@ -265,7 +265,7 @@ def test_another_workload_is_not_touched(gate: Gate) -> None:
 def test_after_its_time_nobody_can_approve_it_but_promote_it_by_hand(gate: Gate) -> None:
     request = gate.passes()
     gate.now = request.expires_at - timedelta(seconds=1)
-    gate.rollout.expire_approvals(gate.now)
+    approve.expire(gate.rollout, gate.now)
     assert gate.states() == {NEW: "waiting"}
     gate.now = request.expires_at
     with pytest.raises(RetunedError, match=r"expired at 2026-04-03 12:00 UTC; nothing is changed"):
@@ -273,7 +273,7 @@ def test_after_its_time_nobody_can_approve_it_but_promote_it_by_hand(gate: Gate)
     assert (gate.champion(), gate.states()) == (None, {NEW: "expired"})
     assert gate.passes(NEW, "another run").state == "waiting"
     gate.now += 3 * DAY
-    gate.rollout.expire_approvals(gate.now)
+    approve.expire(gate.rollout, gate.now)
     assert gate.metric("retuned_approvals_waiting") == 0
     gate.promote(NEW)
     assert gate.champion() == NEW
@@ -306,7 +306,7 @@ def test_the_list_has_what_waits_first_with_what_the_gate_found(gate: Gate) -> N
     gate.decide(gate.passes(), "refused")
     gate.now += DAY
     request = gate.passes(NEWER)
-    gate.rollout.request_approval("sales", NEW, None, "run-sales", NOW)
+    approve.request(gate.rollout, "sales", NEW, None, "run-sales", NOW)
     decided = {"created_at": NOW, "workload": "support", "outcome": True, "run_id": request.run_id}
     figures = '{"gain": 0.25, "gain_low": 0.125, "gain_high": 0.375}'
     gate.warehouse.insert("decisions", id="g", kind="gate", reasons='["better"]', figures=figures, **decided)
