@@ -39,6 +39,7 @@ from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import approvals, approve
 from retuned.retrain.release.registry import reconcile
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
 
@@ -196,8 +197,12 @@ class LocalService:
                 raise RetunedError("promote: name the version, for example 3f2a91c0")
             serving = rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
             return {"workload": workload, "done": _serves(workload, serving)}
+        running = under_way(self.warehouse, workload)
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
-        return {"workload": workload, "done": f"{_serves(workload, previous)} again"}
+        done = f"{_serves(workload, previous)} again"
+        if running is not None and running.state == "canary":
+            done = f"{model_name(workload, running.version)} is taken back; {_serves(workload, previous)}"
+        return {"workload": workload, "done": done}
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""
@@ -233,7 +238,13 @@ class LocalService:
         with about(actor=actor):
             verdict = approvals.Verdict(id, VERDICTS[decision], actor, reason)
             settled = approve.decide(context.rollout, verdict, context.now())
-        done = _serves(settled.workload, settled.version) if settled.state == "approved" else str(settled)
+        running = under_way(self.warehouse, settled.workload)
+        if settled.state == "refused":
+            done = str(settled)
+        elif running is not None and running.version == settled.version:
+            done = f"{settled.name} answers {running.share:.4g} of the conversations"
+        else:
+            done = _serves(settled.workload, settled.version)
         return {"workload": settled.workload, "state": settled.state, "done": done}
 
     def lineage(self, id: str) -> dict[str, Any]:
@@ -286,7 +297,10 @@ def _outcome(result: RunResult) -> str:
     if result.state != "succeeded":
         return f"the retraining is {result.state}: {said}"
     name = model_name(result.workload, result.version)
-    return f"{name} is the champion: {said}" if result.promoted else f"{name} is trained and not promoted: {said}"
+    if not result.promoted:
+        return f"{name} is trained and not promoted: {said}"
+    serves = "is the champion" if result.share == 1.0 else f"answers {result.share:.4g} of the conversations"
+    return f"{name} {serves}: {said}"
 
 
 def _reason(arguments: dict[str, Any]) -> str:

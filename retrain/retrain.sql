@@ -165,10 +165,26 @@ SELECT workload FROM promotions UNION SELECT workload FROM approvals ORDER BY wo
 -- name: announced
 UPDATE promotions SET announced = true WHERE id = $id
 
+-- name: rollouts
+-- Those under way.
+SELECT * FROM rollouts WHERE ended_at IS NULL AND workload = coalesce($workload, workload) ORDER BY workload
+
+-- name: routes
+-- Who answers the conversations of each workload: its champion or, while its traffic is split, two versions. Before the
+-- first promotion there is no champion, and may be a canary.
+SELECT workload, champions.version AS champion, experiments.id AS experiment, experiments.version,
+       experiments.previous_version, experiments.share
+FROM (SELECT workload, version FROM aliases WHERE alias = 'champion') AS champions
+FULL JOIN (SELECT * FROM rollouts WHERE ended_at IS NULL) AS experiments USING (workload)
+ORDER BY workload
+
+-- name: drop_rollout
+DELETE FROM rollouts WHERE id = $id
+
 -- name: taken_back
 -- When and why a version was last taken back from service.
 SELECT created_at, actor, reason FROM promotions
-WHERE workload = $workload AND event = 'rolled_back' AND previous_version = $version
+WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back') AND previous_version = $version
 ORDER BY created_at DESC LIMIT 1
 
 -- name: unfinished_runs

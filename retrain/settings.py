@@ -14,6 +14,7 @@ from retuned.consumers.settings import (
     PositiveFloat,
     PositiveInt,
     PrivacySettings,
+    RolloutSettings,
     Section,
     Share,
     WorkloadSettings,
@@ -455,20 +456,6 @@ class GateSettings(Section):
         return values
 
 
-class RolloutSettings(Section):
-    """How a version that the gate passed comes into service."""
-
-    approve: Literal["none", "required"] = Field(
-        "none",
-        description="required: it waits until a person approves it, by `retuned approve`, on the status page or with "
-        "POST /api/v1/approvals/{id}",
-    )
-    approve_within_seconds: PositiveFloat = Field(
-        7 * 86_400.0,
-        description="for so long; then the request expires, and `retuned promote` alone puts the version into service",
-    )
-
-
 class LabelsSettings(Section):
     """Which answers experts are asked to judge: those whose label would teach most."""
 
@@ -489,8 +476,8 @@ class Settings(WorkloadSettings):
     evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
     metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
-    rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
+    rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
 
     @property

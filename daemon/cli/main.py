@@ -44,10 +44,11 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, approvals, watch_checks, "
-    "drift_checks, drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in "
-    "TRL's forms: chat (corrected and accepted answers), preference (corrections over the answers that they correct), "
-    "kto (thumbs); the questions that models are judged on, and what comes near to them, are left out of these."
+    "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, approvals, rollouts, "
+    "rollout_checks, watch_checks, drift_checks, drift_references, quality, ledger, ledger_left_out, archives, "
+    "label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over "
+    "the answers that they correct), kto (thumbs); the questions that models are judged on, and what comes near to "
+    "them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -350,6 +351,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
             f"  {one['monitor']:<11} blind: {one['found']} of {one['needed']} {one['what']}"
             for one in workload["blind"]
         ]
+        if rollout := workload["rollout"]:
+            lines.append(f"  rollout     {_rollout(name, rollout)}")
         if workload["watch"]:
             watch = workload["watch"]
             lines.append(
@@ -391,6 +394,17 @@ def _summary(status: dict[str, Any]) -> list[str]:
             ends = _within(change["uplift_low"], change["uplift_high"])
             lines.append(f"  uplift      {change['uplift']:.2f} {status['currency']}  ({before}{ends})")
     return lines
+
+
+def _rollout(workload: str, rollout: dict[str, Any]) -> str:
+    """Who answers how much, since when, and what the next step waits for."""
+    parts = f"{workload}@{rollout['version']} {rollout['share']:.4g}"
+    parts += f" of the conversations since {_at(rollout['step_since'])}"
+    if rollout["state"] == "holdback":
+        return f"{parts}; {workload}@{rollout['previous_version'] or 'base'} the rest until the watch has ended"
+    check = rollout["check"]
+    seen = f"{check['verdict'].replace('_', ' ')}: {'; '.join(check['reasons'])}" if check else "not looked at yet"
+    return f"{parts}, then {rollout['next_share']:.4g}, not before {_at(rollout['next_at'])}; {seen}"
 
 
 def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ WHERE a.workload = $workload AND a.alias = 'champion'
 SELECT r.started_at, r.finished_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
        r.version IN (
-           SELECT previous_version FROM promotions WHERE workload = $workload AND event = 'rolled_back'
+           SELECT previous_version FROM promotions WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back')
        ) AS taken_back
 FROM runs r
 LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
@@ -32,7 +32,7 @@ WITH began AS (
 SELECT count(*) AS runs FROM runs, began
 WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'retrain'
   AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false)
-  AND id NOT IN (SELECT run_id FROM approvals WHERE state IN ('waiting', 'superseded')) AND (began_at IS NULL OR started_at > began_at)
+  AND id NOT IN (SELECT run_id FROM approvals WHERE state IN ('waiting', 'approved', 'superseded')) AND (began_at IS NULL OR started_at > began_at)
 
 -- name: drift
 SELECT drifted FROM drift_checks

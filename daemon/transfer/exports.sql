@@ -79,6 +79,16 @@ SELECT * FROM watch_checks
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: rollouts
+SELECT * FROM rollouts
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: rollout_checks
+SELECT * FROM rollout_checks
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
 -- name: quality
 SELECT * FROM quality
 WHERE ($workload IS NULL OR workload = $workload)

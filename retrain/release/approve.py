@@ -80,7 +80,7 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
             row = rollout.warehouse.row(QUERIES["gate_decision"], {"run_id": found.run_id})
             passed = f"{json.loads(row['reasons'])[0]} " if row else ""
             reason = f"{passed}(approved by {verdict.actor}: {verdict.reason})"
-            rollout.set_champion(found.workload, found.version, "approver", reason, now, verdict)
+            rollout.begin(found.workload, found.version, "approver", reason, now, verdict)
         else:
             with rollout.warehouse.transaction() as cursor:
                 approvals.settle(cursor, verdict, now)

@@ -217,7 +217,8 @@ def asked_approval(service: LocalService, run_id: str, state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "refused"), [("waiting", 0), ("superseded", 0), ("refused", 1), ("expired", 1), (None, 1)]
+    ("state", "refused"),
+    [("waiting", 0), ("approved", 0), ("superseded", 0), ("refused", 1), ("expired", 1), (None, 1)],
 )
 def test_what_waits_for_approval_is_not_counted_as_refused(
     service: LocalService, state: str | None, refused: int

@@ -19,7 +19,7 @@ from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policie
 from retuned.consumers.common import spans
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.settings import RolloutSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
@@ -34,7 +34,6 @@ from retuned.retrain.settings import (
     GateSettings,
     MetricSettings,
     ModelsSettings,
-    RolloutSettings,
     Settings,
     TrainSettings,
 )

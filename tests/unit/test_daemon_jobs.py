@@ -160,7 +160,7 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
             watched.set()
 
     monkeypatch.setattr(tasks, "measure_quality", judge)
-    monkeypatch.setattr(tasks, "watch_champions", look)
+    monkeypatch.setattr(tasks, "watch_service", look)
     for other in ("check_drift", "archive", "request_labels", "report", "announce"):
         monkeypatch.setattr(tasks, other, lambda *_: None)
     metrics = Metrics(CollectorRegistry())
@@ -228,7 +228,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
     """Start the schedule, in which the other jobs do nothing."""
-    work = {"measure_quality", "watch_champions", "check_drift", "archive", "remove_old", "request_labels", "report"}
+    work = {"measure_quality", "watch_service", "check_drift", "archive", "remove_old", "request_labels", "report"}
     for job in {*work, "announce", "resume"}:
         if job not in wanted:
             monkeypatch.setattr(tasks, job, lambda *_: None)

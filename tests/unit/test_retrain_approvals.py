@@ -13,6 +13,7 @@ from traffic import new_warehouse
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.settings import RolloutSettings
 from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.monitors.settings import Settings as MonitorSettings
 from retuned.monitors.watch.check import check
@@ -21,7 +22,8 @@ from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import approvals, approve, retention, rollout
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.settings import ModelsSettings, RolloutSettings, Settings
+from retuned.retrain.release.routes import under_way
+from retuned.retrain.settings import ModelsSettings, Settings
 
 NOW = datetime(2026, 4, 1, 12)
 DAY = timedelta(days=1)
@@ -31,11 +33,11 @@ OLD, NEW, NEWER = "aaaaaaaa", "bbbbbbbb", "cccccccc"
 class Gate:
     """A workload with a champion, and a gate that passes other versions."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **rules: Any) -> None:
         self.warehouse, self.publisher, self.now = new_warehouse(folder), MemoryPublisher(), NOW
         models = ModelsSettings(directory=folder / "models", base=folder / "base")
-        rules = RolloutSettings(approve="required", approve_within_seconds=2 * 86_400)
-        self.settings = Settings(models=models, rollout=rules)
+        rollout = RolloutSettings(approve="required", approve_within_seconds=2 * 86_400, **rules)
+        self.settings = Settings(models=models, rollout=rollout)
         self.collectors = CollectorRegistry()
         self.metrics = Metrics(self.collectors)
         self.rollout = Rollout(self.warehouse, self.settings, self.publisher, "events", self._show)
@@ -164,6 +166,24 @@ def test_the_reason_of_the_gate_stands_with_that_of_the_person(gate: Gate) -> No
     assert change["reason"] == "It scores 0.9. (approved by alice: fine)"
 
 
+def test_approval_begins_the_rollout_where_there_are_steps(tmp_path: Path) -> None:
+    gate = Gate(tmp_path, steps=(0.25, 1.0))
+    gate.promote(OLD)
+    gate.decide(gate.passes())
+    assert (gate.states(), gate.champion()) == ({NEW: "approved"}, OLD)
+    running = under_way(gate.warehouse, "support")
+    assert running is not None
+    assert (running.version, running.previous_version, running.share) == (NEW, OLD, 0.25)
+    change = gate.warehouse.rows("SELECT event, version, actor FROM promotions ORDER BY created_at, rowid")[-1]
+    assert change == {"event": "canary", "version": NEW, "actor": "approver"}
+    gate.rollout.advance("support", running.id, 0.25, "no harm is shown", NOW + DAY)
+    assert gate.champion() == NEW
+    seen = check(gate.warehouse, MonitorSettings(), "support", NOW + 2 * DAY)
+    assert seen is not None
+    assert seen.version == NEW
+    gate.warehouse.close()
+
+
 def test_approval_and_promotion_are_written_together_or_not_at_all(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     request, insert = gate.passes(), rollout.insert
 
@@ -250,7 +270,7 @@ def test_what_waits_gives_way_to_another_champion_as_it_was_not_compared_with_th
         gate.promote(NEW if how == "promoted by hand" else NEWER)
     assert gate.states() == {NEW: "superseded"}
     champion = gate.champion()
-    with pytest.raises(RetunedError, match=f"superseded at .*: support@{champion} was put into service by the "):
+    with pytest.raises(RetunedError, match=f"superseded at .*: support@{champion} came into service "):
         gate.decide(request)
     assert gate.champion() == champion
 
