@@ -156,7 +156,7 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
             for row in warehouse.rows(SQL[name], parameters_of(SQL[name], parameters))
         ]
 
-    found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "runs", "drift")}
+    found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "approvals", "runs", "drift")}
     voted = _votes(warehouse, workload, period)
     found["figures"] += [row for row in voted if row["day"]]
     return found | {

@@ -194,7 +194,7 @@ class _Endpoints:
 
     async def decide_on_page(self, request: Request) -> Response:
         """As `decide`, from the form of the page; it leads back to the page, which shows what was decided."""
-        found = await self._approval(request)
+        await self._approval(request)
         if request.headers.get("content-type") != "application/x-www-form-urlencoded":
             raise HTTPException(415, "send the form of this page; programs send JSON to /api/v1/approvals/{id}")
         body = await _body(request, MOST_BODY_BYTES, "a body", "reasons are short")
@@ -202,6 +202,7 @@ class _Endpoints:
         try:
             await self._done(self._service.decide_approval, *_decision(request, arguments))
         except HTTPException as error:
+            found = await self._approval(request)
             return self._show_approval(found, arguments.get("decision"), error.detail, error.status_code)
         return RedirectResponse(request.url.path, 303)
 
@@ -360,7 +361,7 @@ def _decision(request: Request, arguments: Mapping[str, Any]) -> tuple[str, Deci
     The name in the body is what somebody claims, and counts where nobody has to show who they are.
     """
     decision, reason, user = (arguments.get(name) for name in ("decision", "reason", "user"))
-    if decision not in VERDICTS:
+    if decision not in tuple(VERDICTS):
         raise HTTPException(400, f"decision: expected {' or '.join(VERDICTS)}")
     if not isinstance(reason, str) or not reason.strip():
         raise HTTPException(400, "reason: expected a text; it is kept with the decision")
