@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,22 @@ def test_of_two_who_decide_at_once_one_wins(gate: Gate) -> None:
         assert settled is not None
         assert (settled.state, settled.actor) == ("approved", winners[0])
         assert len(gate.warehouse.rows("SELECT * FROM promotions")) == 2 * (turn + 1)
+
+
+def test_nobody_decides_while_somebody_else_does(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, begin, others = gate.passes(), Rollout.begin, list[Future[Approval]]()
+
+    def begun(*given: Any) -> float:
+        others.append(pool.submit(gate.decide, request, "refused", "bob"))
+        wait(others, timeout=1)  # the other one waits for this one, however long
+        return begin(*given)
+
+    monkeypatch.setattr(Rollout, "begin", begun)
+    with ThreadPoolExecutor(1) as pool:
+        gate.decide(request)
+        with pytest.raises(RetunedError, match="approved by alice"):
+            others[0].result()
+    assert (gate.states(), gate.champion()) == ({NEW: "approved"}, NEW)
 
 
 def test_what_waits_gives_way_to_what_passes_after_it(gate: Gate) -> None:
