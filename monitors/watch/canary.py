@@ -25,6 +25,7 @@ from retuned.consumers.warehouse.connection import Warehouse, insert, named_quer
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch.comparison import (
     COMPARED,
+    FALL,
     Comparison,
     Counts,
     compare_steps,
@@ -131,9 +132,10 @@ def decide(
 ) -> tuple[Verdict, list[str]]:
     """The verdict, with its reasons.
 
-    `roll_back` when the evidence shows harm beyond the margin. `hold` while it leans that way, or while the step is
-    short of time or answers. Both end when the time of the step or of the whole canary is over: then, and otherwise,
-    `advance`.
+    `roll_back` when the evidence shows harm beyond the margin. `hold` while the step is short of time or answers, while
+    no votes show that it is less than 20 points worse, and while any lean to harm: that there is too little evidence
+    against it is no reason to show it to more people. When the time of the step or of the whole canary is over, and
+    otherwise, `advance`.
 
     Args:
         answers: of the canary in this step.
@@ -150,6 +152,8 @@ def decide(
         missing.append(f"the step has lasted {span(step_age.total_seconds())} of {span(rollout.minimum_seconds)}")
     if answers < rollout.minimum_answers:
         missing.append(f"the canary gave {answers:,} of {rollout.minimum_answers:,} answers")
+    if not any(one.as_good >= 1 for one in comparisons if one.metric != "latency"):
+        missing.append(f"too few votes to show that it is not {100 * FALL:.0f} points worse")
     missing += [f"{one}: it leans to worse by more than {points}" for one in leaning]
     if not missing:
         return "advance", [f"not shown to be worse by more than {points}", *figures]

@@ -45,6 +45,8 @@ REFERENCE = {
 }
 FALL = 0.2
 """The harm that a watch with power finds: so many points more of bad answers."""
+MISSED = 0.1
+"""Chance that a canary with that harm takes a step before the time of the step is over."""
 MINIMUM_HOURS = 6
 """With fewer hours on either side, slowness takes nothing back."""
 
@@ -82,7 +84,8 @@ class Comparison:
         against: the reference with the least evidence of harm.
         bad_before, n_before, bad_after, n_after: see `Counts`.
         worse: evidence that the share rose by more than the margin; from 1 on it is enough by itself.
-        as_good: evidence that it did not, against each reference; from 1 on it is enough.
+        as_good: evidence that it did not, against each reference; of a canary, that it rose by less than `FALL`. From 1
+            on it is enough.
     """
 
     metric: str
@@ -128,7 +131,7 @@ class Power:
 
 def compare(metric: str, source: str, references: Sequence[Counts], settings: WatchSettings) -> Comparison:
     """One comparison against each of its references."""
-    judged = [(_evidence(counts, settings), counts) for counts in references]
+    judged = [(_evidence(counts, settings.margin), counts) for counts in references]
     (worse, _), found = min(judged, key=lambda each: each[0][0])
     return Comparison(
         metric,
@@ -148,7 +151,8 @@ def compare_steps(metric: str, source: str, steps: Sequence[Counts], settings: W
 
     Evidence of the steps is multiplied (see canary.py). The counts are those of all steps, and for information.
     """
-    judged = [_evidence(counts, settings) for counts in steps]
+    worse = math.fsum(_evidence(counts, settings.margin)[0] for counts in steps)
+    as_good = math.fsum(_evidence(counts, FALL)[1] for counts in steps)
     return Comparison(
         metric,
         source,
@@ -156,8 +160,8 @@ def compare_steps(metric: str, source: str, steps: Sequence[Counts], settings: W
         sum(counts.n_before for counts in steps),
         math.fsum(counts.bad_after for counts in steps),
         sum(counts.n_after for counts in steps),
-        worse=max(math.fsum(worse for worse, _ in judged) / _needed(metric, source, settings), 0.0),
-        as_good=max(math.fsum(good for _, good in judged) / math.log(1 / settings.false_rollback_rate), 0.0),
+        worse=max(worse / _needed(metric, source, settings), 0.0),
+        as_good=max(as_good / math.log(1 / (MISSED * COMPARED[metric, source])), 0.0),
         against="same_time",
     )
 
@@ -255,11 +259,11 @@ def seconds_to_find(
     return float(days[shown.argmax()]) * 86_400 if shown.any() else None
 
 
-def _evidence(counts: Counts, settings: WatchSettings) -> tuple[float, float]:
+def _evidence(counts: Counts, margin: float) -> tuple[float, float]:
     """Natural logarithms of the evidence that the share rose by more than the margin, and that it did not."""
     bad_before, n_before, bad_after, n_after = counts.bad_before, counts.n_before, counts.bad_after, counts.n_after
-    worse = log_e_value(bad_before, n_before, bad_after, n_after, settings.margin)
-    as_good = log_e_value(n_before - bad_before, n_before, n_after - bad_after, n_after, -settings.margin)
+    worse = log_e_value(bad_before, n_before, bad_after, n_after, margin)
+    as_good = log_e_value(n_before - bad_before, n_before, n_after - bad_after, n_after, -margin)
     return float(worse), float(as_good)
 
 

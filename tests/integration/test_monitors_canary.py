@@ -193,13 +193,15 @@ def test_a_canary_that_nobody_asks_is_held_and_goes_on_in_the_end(warehouse: War
     canary(warehouse, (0.25, SINCE))
     rated(warehouse, OLD, 425, 75, start=SINCE)
     found = looked(warehouse, SINCE + 6 * DAY)
-    assert (found.verdict, found.reasons) == ("hold", ["the canary gave 0 of 200 answers"])
+    few = "too few votes to show that it is not 20 points worse"
+    assert (found.verdict, found.reasons) == ("hold", ["the canary gave 0 of 200 answers", few])
     found = looked(warehouse, SINCE + 7 * DAY)
     assert found.verdict == "advance"
     assert found.reasons == [
         "the time of the step is over (7 days, rollout.maximum_seconds) without evidence enough that it is worse, and "
         "without power:",
         "the canary gave 0 of 200 answers",
+        few,
     ]
 
 
@@ -209,16 +211,17 @@ def test_looks_that_held_are_thinned(warehouse: Warehouse) -> None:
     for minutes in (0, 5, 10, 65, 24 * 60):
         looked(warehouse, SINCE + DAY + timedelta(minutes=minutes + 1))
     assert thin(warehouse, SINCE + DAY + timedelta(minutes=70), datetime.min) == 2  # noqa: DTZ901
-    row = {"created_at": SINCE + DAY, "verdict": "advance", "share": 0.05, "step_since": SINCE}
-    looks = warehouse.rows("SELECT * FROM rollout_checks LIMIT 1")
-    store(warehouse, "rollout_checks", [looks[0] | row])
+    (look,) = warehouse.rows("SELECT * FROM rollout_checks LIMIT 1")
+    first = {"share": 0.05, "step_since": SINCE}
+    decided = {"created_at": SINCE + DAY - HOUR, "verdict": "advance"}
+    store(warehouse, "rollout_checks", [look | first | decided, look | first | {"created_at": SINCE + DAY}])
     assert thin(warehouse, SINCE + 9 * DAY, SINCE + 9 * DAY) == 2
     verdicts = warehouse.rows("SELECT verdict FROM rollout_checks ORDER BY created_at")
-    assert [row["verdict"] for row in verdicts] == ["advance", "hold"]
+    assert [row["verdict"] for row in verdicts] == ["advance", "hold", "hold"]
 
 
-def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100) -> Comparison:
-    return Comparison(metric, "app" if metric == "latency" else "user", 10, n, 10, n, worse, 0.0, "same_time")
+def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100, as_good: float = 1.0) -> Comparison:
+    return Comparison(metric, "app" if metric == "latency" else "user", 10, n, 10, n, worse, as_good, "same_time")
 
 
 @pytest.mark.parametrize(
@@ -228,9 +231,13 @@ def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100) -> Com
         ([comparison(worse=1.0)], 900, 8 * DAY, 15 * DAY, "roll_back"),
         ([comparison(worse=0.99), comparison("latency", worse=0.99)], 200, DAY, DAY, "roll_back"),  # they agree
         ([comparison(worse=1.0, n=29)], 200, DAY, DAY, "advance"),  # too few to tell
-        ([comparison("latency", worse=1.0, n=5)], 200, DAY, DAY, "advance"),
+        ([comparison(), comparison("latency", worse=1.0, n=5)], 200, DAY, DAY, "advance"),
         ([comparison(worse=0.01)], 200, DAY, DAY, "hold"),
-        ([comparison("latency", worse=0.01)], 200, 6 * DAY, 6 * DAY, "hold"),
+        ([comparison(), comparison("latency", worse=0.01)], 200, 6 * DAY, 6 * DAY, "hold"),
+        ([comparison(as_good=0.99)], 200, 6 * DAY, 6 * DAY, "hold"),
+        ([comparison(as_good=0.99), comparison("hallucination")], 200, DAY, DAY, "advance"),
+        ([comparison(as_good=0.99), comparison("latency")], 200, DAY, DAY, "hold"),
+        ([], 200, DAY, DAY, "hold"),  # nobody votes
         ([comparison(worse=0.5)], 200, 7 * DAY, 7 * DAY, "advance"),
         ([comparison(worse=0.5)], 200, 2 * DAY, 14 * DAY, "advance"),
         ([comparison()], 200, DAY - HOUR, DAY, "hold"),

@@ -538,6 +538,34 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(
     assert "support@aaaaaaaa was put into service while" in result.reasons[-1]
 
 
+def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_does_not(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    bench.settings = bench.settings.model_copy(update={"rollout": RolloutSettings(steps=(0.05, 1.0))})
+    bench.stop_at(stage="promoted")
+    result = bench.retrain()
+    assert (result.promoted, result.share) == (True, 0.05)
+    assert versions.aliases(bench.warehouse, "support") == {"canary": result.version}
+    (message,) = [message for _, _, message in bench.publisher.messages]
+    assert (message["event"], message["share"], message["reason"]) == ("canary", 0.05, result.reasons[0])
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")  # the daemon was killed before that was written
+    bench.stop.clear()
+    resumed = bench.resume()
+    assert resumed is not None
+    assert (resumed.promoted, resumed.share, len(bench.publisher.messages)) == (True, 0.05, 1)
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
+    with pytest.raises(RetunedError, match=f"support@{result.version} serves"):
+        queue.cancel(bench.rollout, "support", "too late", utc_now(), None)
+    bench.warehouse.execute("UPDATE rollouts SET version = 'aaaaaaaa'")
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
+    second = bench.resume()
+    assert second is not None
+    assert (second.passed, second.promoted, second.share) == (True, False, 0.0)
+    assert "Not promoted: support@aaaaaaaa is being rolled out: it answers 0.05" in second.reasons[-1]
+
+
 def test_a_child_that_fails_leaves_the_champion_and_says_why(
     bench: Bench, warehouse: Warehouse, base: Path, tmp_path: Path
 ) -> None:
