@@ -11,7 +11,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.daemon.jsontext import through_json
 
 if TYPE_CHECKING:
-    from retuned.daemon.service import Service
+    from retuned.daemon.service import Decision, Service
 
 DESCRIPTION = (
     "Approve or refuse a version that the gate passed, where rollout.approve is required; without a workload: list the "
@@ -47,7 +47,7 @@ def approve(options: argparse.Namespace, service: "Service") -> int:
         raise RetunedError(f"workload {options.workload}: {_name(one)} waits for approval, not {options.version}")
     if not (options.reason or "").strip():
         raise RetunedError(f"workload {options.workload}: give the reason with --reason; it is kept with the decision")
-    decision = "refuse" if options.refuse else "approve"
+    decision: Decision = "refuse" if options.refuse else "approve"
     done = service.decide_approval(one["id"], decision, options.reason.strip(), _user())
     print(f"{options.workload}: {done['done']}")
     return 0

@@ -398,7 +398,7 @@ def _is_at(base: Base, known: str | None) -> bool:
 
 def _message(serving: dict[str, Any], base: str | None, **change: Any) -> dict[str, Any]:
     """What serves, by its row in `promotions`, and the change that says so: by default that row itself."""
-    told = {name: serving.get(name) for name in ("id", "created_at", "event", "reason")} | change
+    told: dict[str, Any] = {name: serving.get(name) for name in ("id", "created_at", "event", "reason")} | change
     return {
         "id": told["id"],
         "timestamp": _timestamp(told["created_at"]),
