@@ -45,8 +45,11 @@ TABLES = {
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
     "the folder.",
-    "aliases": "Which version serves a workload, and which one did before.",
-    "promotions": "A change of champion: a promotion or a rollback.",
+    "aliases": "Which version serves a workload, which one did before, and which one is a canary.",
+    "promotions": "A change of what serves: a promotion, a rollback, or a step of a rollout.",
+    "rollouts": "A version that goes into service step by step, and how far it is.",
+    "rollout_checks": "A look at a canary beside the champion, with the decision: each for `retention.detail_days`, "
+    "then the last of each hour.",
     "approvals": "A request for a person's approval of a version that the gate passed. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
@@ -177,15 +180,24 @@ COLUMNS = {
         "run_id": "the run that made it",
         "manifest": "all of `manifest.json`",
     },
-    "aliases": {**_WORKLOAD, "created_at": "since when"},
+    "aliases": {**_WORKLOAD, "alias": "champion, previous or canary", "created_at": "since when"},
     "promotions": {
         **_WORKLOAD,
         "id": "unique; of the message, too",
-        "created_at": "when the champion was changed",
-        "previous_version": "the version that served before; null: the base model",
-        "actor": "gate, approver (a person who approved what the gate passed), operator or watch",
+        "created_at": "when it was changed",
+        "event": "promoted and rolled_back, of the champion; canary: it got a share; canary_rolled_back; completed: "
+        "the holdback has ended",
+        "previous_version": "the version that served before, and answers the rest; of a rollback, what was taken "
+        "back; null: the base model",
+        "actor": "gate, approver (a person who approved what the gate passed), operator, watch or rollout",
         "reason": "why",
     },
+    "rollouts": {
+        **_WORKLOAD,
+        "id": "unique; the experiment, by which conversations are assigned",
+        "created_at": "when the first step began",
+    },
+    "rollout_checks": {**_WORKLOAD, **_MADE, "id": "unique", "version": "the canary"},
     "approvals": {
         **_WORKLOAD,
         "id": "unique; of the message, too",
@@ -339,18 +351,22 @@ PARAMETERS = {
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {
     "id": "unique; a message may come twice after a crash, with one id",
-    "timestamp": "when the champion was changed, ISO 8601, UTC",
-    "event": "`promoted` or `rolled_back`; `approval_requested`: what serves has not changed",
+    "timestamp": "when it was changed, ISO 8601, UTC",
+    "event": "`promoted` or `rolled_back`; of a rollout also `canary`, `canary_rolled_back` and `completed`; "
+    "`approval_requested`: what serves has not changed",
     "workload": "the kind of request",
-    "model": "name under which the new champion is served: `support.refunds@3f2a91c0`, or `support.refunds@base`",
-    "version": "the new champion; null: the base model",
-    "previous_version": "the champion before; null: the base model",
-    "path": "folder of the new champion, absolute; null: the base model",
+    "model": "name under which the new champion, or canary, is served: `support.refunds@3f2a91c0`, or "
+    "`support.refunds@base`",
+    "version": "its version; null: the base model",
+    "previous_version": "the champion before, which answers the rest where share is below 1, or what was taken back; null: "
+    "the base model",
+    "path": "folder of the version, absolute; null: the base model",
     "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
     "is the base model itself, of the one that the champion before was trained on",
     "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
-    "share": "share of the traffic that it is for: 1.0",
-    "reason": "why the champion was changed, or what waits until when",
+    "share": "share of the conversations that it answers; 1.0: all",
+    "experiment": "of a rollout, by which conversations are assigned; null: of none",
+    "reason": "why it was changed, or what waits until when",
     "approval": "of `approval_requested` alone: `version` and `model` of what waits, and `expires_at`",
 }
 # What an app sees that /api/v1 does not have.
@@ -786,7 +802,7 @@ def events() -> list[str]:
     lines += ["## Passed over", ""]
     lines += ["What is known to be no event is neither stored nor a dead letter; it is counted by its reason.", ""]
     lines += table(("reason", "what it is"), ((named(code), sentence(about)) for code, about in PASSED_OVER.items()))
-    lines += ["## Model event", "", "A change of champion, on `kafka.model_events_topic`, keyed by workload.", ""]
+    lines += ["## Model event", "", "A change of what serves, on `kafka.model_events_topic`, keyed by workload.", ""]
     lines += table(
         ("field", "meaning"),
         ((named(name, f"model-event.{name}"), sentence(about)) for name, about in MODEL_EVENT.items()),
