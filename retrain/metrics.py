@@ -139,11 +139,14 @@ class Metrics:
         if line.get("validation_loss") is not None:
             self.loss.labels(workload, "validation").set(line["validation_loss"])
 
+    def idle(self, workload: str) -> None:
+        """No run is under way any more."""
+        self.active.remove_by_labels({"workload": workload})
+
     def finished(self, result: RunResult) -> None:
         """Take in a run that ended."""
         workload = result.workload
         self.runs.labels(workload, result.state).inc()
-        self.active.remove_by_labels({"workload": workload})
         if result.state == "interrupted":
             return  # its time is counted when it is resumed and ends
         if result.train_seconds:
@@ -167,9 +170,10 @@ class Metrics:
         with self._lock:
             self._aliases(warehouse, workload)
 
-    def keep(self, workloads: Collection[str]) -> None:
-        """Forget all other workloads."""
+    def keep(self, measured: Collection[str], workloads: Collection[str]) -> None:
+        """Forget all other workloads; of feedback, those that are not measured."""
         with self._lock:
+            forget_other_workloads([self.quarantined], measured)
             for workload in forget_other_workloads(vars(self).values(), workloads):
                 self._named.pop(workload, None)
                 self._scored.pop(workload, None)
@@ -188,12 +192,13 @@ class Metrics:
             self.rollout_share.remove_by_labels({"workload": workload})
         else:
             self.rollout_share.labels(workload).set(running.share)
-        for event in ("promoted", "rolled_back"):  # from 0 on: the first one ever is an increase, too
-            self.promotions.labels(workload, event)
-        for row in warehouse.rows(QUERIES["promotions"], {"workload": workload}):
-            key = (workload, row["event"])
-            self.promotions.labels(*key).inc(row["count"] - self._counted[key])
-            self._counted[key] = row["count"]
+        counts = {row["event"]: row["count"] for row in warehouse.rows(QUERIES["promotions"], {"workload": workload})}
+        for event in {"promoted", "rolled_back", *counts}:  # from 0 on: the first one ever is an increase, too
+            key, count = (workload, event), counts.get(event, 0)
+            # In one step: a scrape that saw 0 before what was counted until a restart would see an increase.
+            self.promotions.labels(*key).inc(count - self._counted[key])
+            self._counted[key] = count
+        self.runs.labels(workload, "failed")  # from 0 on, too: a failure before a restart and one since it are two
         request = waiting(warehouse, workload)
         self.approvals.labels(workload).set(0 if request is None else 1)
         if request is None:
