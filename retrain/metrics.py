@@ -193,7 +193,7 @@ class Metrics:
         else:
             self.rollout_share.labels(workload).set(running.share)
         counts = {row["event"]: row["count"] for row in warehouse.rows(QUERIES["promotions"], {"workload": workload})}
-        for event in {"promoted", "rolled_back", *counts}:  # from 0 on: the first one ever is an increase, too
+        for event in get_args(Event):  # from 0 on: the first one ever is an increase, too
             key, count = (workload, event), counts.get(event, 0)
             # In one step: a scrape that saw 0 before what was counted until a restart would see an increase.
             self.promotions.labels(*key).inc(count - self._counted[key])
