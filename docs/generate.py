@@ -383,8 +383,10 @@ OTHER_ROUTES = {
     "GET /healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
     "GET /readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is "
     "missing.",
-    "GET /metrics": "[Metrics](metrics.md) for Prometheus.",
+    "GET /metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
     "GET /": "The status page.",
+    "GET /interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, "
+    "feedback, grounding, the model that answered, and where it was used in training.",
     "GET /approvals/{id}": "A request for approval, with what the gate found, for people who decide on it.",
     "POST /approvals/{id}": "The form of that page: `decision` and `reason`.",
     "GET /reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
@@ -562,7 +564,11 @@ def http() -> list[str]:
     lines += ["## Pages, metrics, health", ""]
     lines += table(
         ("route", "least role", "what it answers"),
-        ((named(route, route.removeprefix("GET ")), roles[route], about) for route, about in OTHER_ROUTES.items()),
+        (
+            (named(shown, shown.removeprefix("GET ")), roles[route], about)
+            for route, about in OTHER_ROUTES.items()
+            for shown in (re.sub(r":\w+}", "}", route),)
+        ),
     )
     lines += ["## API", ""]
     operations = [

@@ -48,6 +48,15 @@ def feedback_totals(warehouse: Warehouse, workload: str) -> dict[tuple[str, str]
     return {(row["name"], row["source"]): row["total"] for row in rows}
 
 
+def latest_complaints(
+    warehouse: Warehouse, workload: str, since: datetime
+) -> dict[tuple[str, str], tuple[str, datetime]]:
+    """By name and source, the interaction of the last answer that was called unhelpful or invented, or was corrected;
+    and when that was received."""
+    rows = warehouse.rows(QUERIES["latest_complaints"], {"workload": workload, "since": since})
+    return {(row["name"], row["source"]): (row["interaction_id"], row["received_at"]) for row in rows}
+
+
 def comparable_votes(
     cursor: duckdb.DuckDBPyConnection,
     workload: str,

@@ -55,6 +55,13 @@ UPDATE judgements_position SET last_batch = $until
 -- name: feedback_totals
 SELECT name, source, total FROM feedback_totals WHERE workload = $workload
 
+-- name: latest_complaints
+-- By name and source, the last answer that was called unhelpful or invented, or was corrected.
+SELECT name, source, max_by(interaction_id, received_at) AS interaction_id, max(received_at) AS received_at
+FROM judgements
+WHERE workload = $workload AND received_at >= $since AND (value = (name = 'hallucination') OR name = 'correction')
+GROUP BY name, source
+
 -- name: comparable_votes
 -- One row for each interaction, name and source: the last vote. Of an account the first answers that it voted on count, so
 -- many of each name and version.
