@@ -73,6 +73,9 @@ TABLES = {
     "account, for the policy. What is over is counted once.",
     "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
+    "answer_minutes": "How many answers a workload has in a minute, and when the first of them was. It follows "
+    "`interactions` within a minute.",
+    "answer_minutes_position": "How far `answer_minutes` follows the events: one row.",
     "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
@@ -268,6 +271,7 @@ COLUMNS = {
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
     "rating_periods": {**_WORKLOAD},
     "blindness": {**_WORKLOAD, "monitor": "quality, policy or drift"},
+    "answer_minutes": {**_WORKLOAD, "answers": "so many"},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},

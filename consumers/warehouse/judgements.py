@@ -33,7 +33,7 @@ def follow(warehouse: Warehouse) -> None:
         with warehouse.transaction() as cursor:
             since, until = cursor.execute(QUERIES["behind"]).fetchall()[0]
             cursor.execute(QUERIES["touched"], {"since": since})
-            _renew(cursor)
+            _renew(cursor, since)
             cursor.execute(QUERIES["count_feedback"], {"since": since, "reserved": sorted(RESERVED)})
             cursor.execute(QUERIES["advance"], {"until": until})
 
@@ -114,6 +114,7 @@ def renew(cursor: duckdb.DuckDBPyConnection, interactions: Sequence[str]) -> Non
     _renew(cursor)
 
 
-def _renew(cursor: duckdb.DuckDBPyConnection) -> None:
+def _renew(cursor: duckdb.DuckDBPyConnection, since: int | None = None) -> None:
+    cursor.execute(QUERIES["located"], {"since": since})
     cursor.execute(QUERIES["drop"])
     cursor.execute(QUERIES["make"])

@@ -12,6 +12,14 @@ SELECT id FROM interactions WHERE batch > $since AND $since >= 0
 -- name: given
 CREATE OR REPLACE TEMP TABLE touched AS SELECT DISTINCT unnest($ids::VARCHAR[]) AS id
 
+-- name: located
+-- The answers that feedback is about, of which something came: their ids are looked for once in all that is stored.
+CREATE OR REPLACE TEMP TABLE located AS
+SELECT id, timestamp, workload, model, conversation_id, user_id, topic, received_at FROM interactions
+WHERE id IN (
+    SELECT interaction_id FROM feedback WHERE interaction_id IN (SELECT id FROM touched) OR batch > $since
+)
+
 -- name: drop
 DELETE FROM judgements WHERE interaction_id IN (SELECT id FROM touched)
 
@@ -29,7 +37,7 @@ SELECT i.workload, i.id AS interaction_id, i.timestamp AS answered_at, i.receive
        coalesce(i.conversation_id, i.id) AS conversation, i.model, i.user_id AS asker_id,
        s.id AS feedback_id, s.name, s.value, s.source, s.user_id, s.timestamp,
        greatest(s.received_at, i.received_at) AS received_at
-FROM said s JOIN interactions i ON i.id = s.interaction_id
+FROM said s JOIN located i ON i.id = s.interaction_id
 ORDER BY answered_at
 
 -- name: count_feedback
@@ -37,7 +45,7 @@ ORDER BY answered_at
 INSERT INTO feedback_totals
 WITH met AS (
     SELECT workload, name, source
-    FROM feedback JOIN interactions ON interactions.id = interaction_id
+    FROM feedback JOIN located ON located.id = interaction_id
     WHERE feedback.batch > $since
     UNION ALL
     SELECT workload, name, source

@@ -47,6 +47,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
             label_requests.settle(context.warehouse)
             _show_label_requests(context)
         measured, shown = context.measured(), context.shown()
+        context.readings.keep(measured)
         for workload in measured:
             with parts.workload(workload):
                 _measure(context, workload, now)
@@ -269,7 +270,7 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
     """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
     warehouse, settings = context.warehouse, context.settings.for_workload(workload)
     try:
-        figures = quality.measure(warehouse, settings, workload, now, context.opinions)
+        figures = quality.measure(warehouse, settings, workload, now, context.opinions, context.readings)
     except Exception:
         context.monitor_metrics.quality(workload, [])  # nothing is known now
         raise

@@ -196,15 +196,22 @@ def test_an_operator_takes_a_canary_back(daemon: Daemon) -> None:
 
 
 def test_what_a_canary_is_compared_by_is_not_archived(daemon: Daemon) -> None:
+    def seen() -> tuple[Any, Any]:
+        daemon.look(SINCE + 6 * DAY)
+        check = daemon.status()["workloads"]["support"]["rollout"]["check"]
+        return check["answers"], check["comparisons"]
+
     rated(daemon.warehouse, NEW, 70, 30)
+    rated(daemon.warehouse, NEW, 20, 0, name="comment", start=SINCE + HOUR)
     daemon.start(retention={"keep_days": 1}, rollout={"steps": [0.25, 1.0], "minimum_answers": 500})
-    daemon.look(SINCE + 6 * DAY)
-    before = daemon.status()["workloads"]["support"]["rollout"]["check"]["comparisons"]
+    before = seen()
+    assert (before[0], before[1][0]["n_before"]) == (120, 500)
+    rated(daemon.warehouse, OLD, 10, 0, name="comment", start=SINCE - 2 * DAY)  # nobody needs these
+    for start in (SINCE - 9 * DAY, SINCE + 200 * DAY - 2 * HOUR):  # the windows of drift are of these
+        rated(daemon.warehouse, OLD, 200, 0, start=start)
     daemon.now = SINCE + 200 * DAY
-    daemon.jobs.run("archive")
-    daemon.look(SINCE + 6 * DAY)
-    assert daemon.status()["workloads"]["support"]["rollout"]["check"]["comparisons"] == before
-    assert before[0]["n_before"] == 500
+    assert daemon.jobs.run("archive").rows == 20
+    assert seen() == before
 
 
 def test_training_is_booked_once_a_canary_is_the_champion(daemon: Daemon) -> None:
