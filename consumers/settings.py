@@ -134,7 +134,9 @@ class KafkaSettings(Section):
         description="a topic of feedback to which, by the broker's ACLs, only the systems of experts may write: with "
         "it, `source: expert` counts there and in imported files alone, elsewhere as user; null: it counts everywhere",
     )
-    model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
+    model_events_topic: str = Field(
+        "retuned.model-events", description="promotions, rollbacks and requests for approval are announced here"
+    )
     label_requests_topic: str | None = Field(
         "retuned.label-requests",
         description="answers that experts are asked to judge are announced here; null: on no topic",
@@ -268,6 +270,15 @@ class RolloutSettings(Section):
         0.0,
         description="after the last step the champion before keeps this share until the watch has ended, so that both "
         "are compared at the same time; 0: none",
+    )
+    approve: Literal["none", "required"] = Field(
+        "none",
+        description="required: it waits until a person approves it, by `retuned approve`, on the status page or with "
+        "POST /api/v1/approvals/{id}",
+    )
+    approve_within_seconds: PositiveFloat = Field(
+        7 * 86_400.0,
+        description="for so long; then the request expires, and `retuned promote` alone puts the version into service",
     )
     minimum_seconds: PositiveFloat = Field(86_400.0, description="each step lasts at least so long")
     minimum_answers: PositiveInt = Field(

@@ -21,12 +21,15 @@ from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.release import approvals
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.label import in_figures, mistaken
 
 SQL = named_queries("retuned.daemon", "status.sql")
 WORST_LABELS = 10
 """Of a decision, so many labels are shown."""
+APPROVALS = 5
+"""So many requests for approval of a workload are shown."""
 
 
 def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
@@ -96,6 +99,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: date
         "drift_reference": warehouse.row(SQL["drift_reference"], {"workload": workload}),
         "decisions": [_with_labels(row) for row in rows("decisions")],
         "runs": rows("runs"),
+        "approvals": approvals.listed(warehouse, workload, most=APPROVALS),
         "promotions": rows("promotions"),
         "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),

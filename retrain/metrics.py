@@ -3,6 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Collection
+from datetime import UTC
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -11,6 +12,7 @@ from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
+from retuned.retrain.release.approvals import waiting
 from retuned.retrain.release.rollout import Event
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.run import RunResult
@@ -75,6 +77,18 @@ class Metrics:
             "retuned_model_info",
             "1 for the model that an alias names: champion, previous or canary",
             ["workload", "model_name", "alias"],
+            registry=registry,
+        )
+        self.approvals = Gauge(
+            "retuned_approvals_waiting",
+            "Versions that the gate passed and that wait for a person's approval",
+            ["workload"],
+            registry=registry,
+        )
+        self.approval_expiry = Gauge(
+            "retuned_approval_expiry_timestamp_seconds",
+            "When the request for approval that waits expires, Unix time; absent while none waits",
+            ["workload"],
             registry=registry,
         )
         self.rollout_share = Gauge(
@@ -149,7 +163,10 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, with which share, and how often that has changed. Threads may do so at once."""
+        """Take in which models serve, with which share, how often that has changed, and what waits for approval.
+
+        Threads may do so at once.
+        """
         with self._lock:
             self._aliases(warehouse, workload)
 
@@ -182,6 +199,12 @@ class Metrics:
             self.promotions.labels(*key).inc(count - self._counted[key])
             self._counted[key] = count
         self.runs.labels(workload, "failed")  # from 0 on, too: a failure before a restart and one since it are two
+        request = waiting(warehouse, workload)
+        self.approvals.labels(workload).set(0 if request is None else 1)
+        if request is None:
+            self.approval_expiry.remove_by_labels({"workload": workload})
+        else:
+            self.approval_expiry.labels(workload).set(request.expires_at.replace(tzinfo=UTC).timestamp())
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
         """Take in what the latest dataset sets aside."""

@@ -148,19 +148,19 @@ UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $ve
 -- name: drop_alias
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
--- name: unannounced
--- What a provider serves has its name there: of the base model it is the base model's own.
+-- name: changes
+-- Changes of champion, those that were not announced yet or all, oldest first. What a provider serves has its name there: of the base model it is the base model's own.
 SELECT p.*, m.path, known.base_model,
        CASE WHEN p.version IS NOT NULL THEN m.provider_model
             WHEN known.provider_model IS NOT NULL THEN known.base_model END AS provider_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
-WHERE p.workload = $workload AND NOT p.announced
+WHERE p.workload = $workload AND ($announced OR NOT p.announced)
 ORDER BY p.created_at, p.rowid
 
 -- name: changed
-SELECT DISTINCT workload FROM promotions ORDER BY workload
+SELECT workload FROM promotions UNION SELECT workload FROM approvals ORDER BY workload
 
 -- name: announced
 UPDATE promotions SET announced = true WHERE id = $id

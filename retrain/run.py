@@ -43,7 +43,7 @@ from retuned.retrain.decision.evaluate import (
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
-from retuned.retrain.release import card, registry
+from retuned.retrain.release import approve, card, registry
 from retuned.retrain.release.rollout import Rollout, in_words, one_at_a_time
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.judge import Judge
@@ -223,7 +223,7 @@ class _Run:
         self._check_stop()
         with self._stage("release") as traced:
             share = self._promote(decision, parent, candidate)
-            if share:
+            if decision.outcome:
                 self.rollout.follow_up_or_log(self.workload)
             traced.set(version=candidate.version, promoted=share > 0)
         seconds = self._row()
@@ -569,7 +569,8 @@ class _Run:
 
     @one_at_a_time
     def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> float:
-        """Put what passed into service, unless the champion was changed meanwhile: it was compared with another one.
+        """Put what passed into service, or have it wait for a person's approval, unless the champion was changed
+        meanwhile: it was compared with another one.
 
         Nor is a version promoted that was taken back from service before, after an interruption or when a training
         ends with the same weights again, nor one while another is being rolled out: two at a time could not be told
@@ -600,6 +601,11 @@ class _Run:
             return 0.0
         if running is not None:
             decision.reasons.append(f"Not promoted: {in_words(running)}.")
+            return 0.0
+        if self.settings.rollout.approve == "required":
+            request = approve.request(self.rollout, self.workload, candidate.version, serving, self.id, self.now())
+            decision.reasons.append(f"Not promoted: {request}.")
+            self._tell("approval", version=candidate.version)
             return 0.0
         share = self.rollout.begin(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
         self._tell("promoted", version=candidate.version, share=share)

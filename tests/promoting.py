@@ -18,7 +18,8 @@ from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import registry, rollout
+from retuned.retrain.release import approve, registry, rollout
+from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.release.routes import routes, under_way
 from retuned.retrain.settings import ModelsSettings, Settings
@@ -73,9 +74,13 @@ class Case:
         self.rollout.promote("support", OLD, "operator", "the first", NOW)
 
     def change(self, actor: Any) -> None:
-        """The gate and an operator promote; an operator and the watch take back."""
+        """The gate, who approves what it passed, and an operator promote; an operator and the watch take back."""
         now = self.now()
-        if actor in ("gate", "operator"):
+        if actor == "approver":
+            champion, run_id = versions.aliases(self.warehouse, "support")["champion"], f"run-{self.changes()}"
+            request = approve.request(self.rollout, "support", NEW, champion, run_id, now)
+            approve.decide(self.rollout, Verdict(request.id, "approved", "alice", "it is better"), now)
+        elif actor in ("gate", "operator"):
             self.rollout.promote("support", NEW, actor, "it is better", now)
         else:
             self.rollout.rollback("support", "operator" if actor == "rollback" else actor, "it is worse", now)
@@ -106,6 +111,9 @@ class Case:
         assert [message["id"] for message in told] == [row["id"] for row in rows]
         assert all(row["announced"] for row in rows)
         assert told[-1]["version"] == rows[-1]["version"] == aliases["champion"]
+        approved = self.warehouse.rows("SELECT decided_at FROM approvals WHERE state = 'approved' ORDER BY decided_at")
+        by_approval = [row["created_at"] for row in rows if row["actor"] == "approver"]
+        assert [row["decided_at"] for row in approved] == by_approval
         shown = {
             sample.labels["alias"]: sample.labels["model_name"]
             for metric in self.collectors.collect()

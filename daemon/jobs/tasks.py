@@ -23,7 +23,7 @@ from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
 from retuned.retrain import queue, versions
 from retuned.retrain.data import examples, label_requests
-from retuned.retrain.release import retention
+from retuned.retrain.release import approve, retention
 from retuned.retrain.release.routes import under_way
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ COMPLAINTS = timedelta(hours=1)
 
 
 def measure_quality(context: Context, runs: Runs) -> None:
-    """Measure quality, book the ledger, and ask the policy, for each workload."""
+    """Measure quality, book the ledger, end requests for approval whose time is over, and ask the policy, for each
+    workload."""
     now = context.now()
     with context.parts("quality") as parts:
         with parts.step("storage"):
@@ -40,6 +41,8 @@ def measure_quality(context: Context, runs: Runs) -> None:
             context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
         with parts.step("booking"):
             _book(context, now)
+        with parts.step("approvals"):
+            approve.expire(context.rollout, now)
         with parts.step("labels"):
             label_requests.settle(context.warehouse)
             _show_label_requests(context)

@@ -59,6 +59,11 @@ SELECT * FROM promotions
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: approvals
+SELECT * FROM approvals
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR requested_at >= $since) AND ($until IS NULL OR requested_at < $until)
+
 -- name: drift_checks
 SELECT * FROM drift_checks
 WHERE ($workload IS NULL OR workload = $workload)

@@ -551,6 +551,12 @@ def learning() -> dashboard.Dashboard:
             ),
         ),
         lines(
+            "Time left to approve",
+            "For how long what the gate passed can still be approved (rollout.approve). No series: nothing waits.",
+            (f"retuned_approval_expiry_timestamp_seconds{{{OF_WORKLOAD}}} - time()", "{{workload}}"),
+            unit=SECONDS,
+        ),
+        lines(
             "Loss",
             "Loss of the completion tokens while training: of each step, and on the validation rows after each epoch. "
             "Training stops when the latter no longer falls.",
@@ -565,9 +571,10 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Runs in line",
-            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory, and the pauses in force. "
-            "No series: none waits.",
+            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory (no series: none waits); "
+            "the pauses in force, and versions that wait for approval.",
             (f"retuned_runs_waiting{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
+            (f"retuned_approvals_waiting{{{OF_WORKLOAD}}}", "{{workload}} approval"),
             ("retuned_training_pauses", "pauses"),
         ),
         lines(

@@ -15,7 +15,8 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
-from retuned.retrain.release import registry
+from retuned.retrain.release import approvals, registry
+from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.routes import Experiment, State, under_way
 from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, QUERIES
@@ -46,7 +47,8 @@ def one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
 
 
 Event = Literal["canary", "promoted", "completed", "rolled_back", "canary_rolled_back"]
-Actor = Literal["gate", "operator", "watch", "rollout"]
+Actor = Literal["gate", "approver", "operator", "watch", "rollout"]
+"""Who makes a change: the gate, a person who approved what it passed, a person by hand, the watch, a rollout's step."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ class Rollout:
         return serving
 
     @one_at_a_time
-    def set_champion(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> str | None:
+    def set_champion(
+        self, workload: str, version: str, actor: Actor, reason: str, now: datetime, verdict: Verdict | None = None
+    ) -> str | None:
         """The first half of `promote`: the change is a fact once its rows are written. `follow_up` does what is left.
 
         A rollout that is under way ends with it; of a champion with a holdback that alone ends. Raises as `promote`
@@ -130,12 +134,17 @@ class Rollout:
         change = Change(workload, "promoted", target, before, actor, reason)
         state: State = "done" if running and running.version == target else "replaced"
         ended = running and replace(running, state=state, ended_at=now)
-        self._write(change, {CHAMPION: target, PREVIOUS: before}, ended, now)
+        self._write(change, {CHAMPION: target, PREVIOUS: before}, ended, now, verdict)
         return target
 
     @one_at_a_time
-    def begin(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> float:
+    def begin(
+        self, workload: str, version: str, actor: Actor, reason: str, now: datetime, verdict: Verdict | None = None
+    ) -> float:
         """Put a version into service as `rollout` of the workload says; `follow_up` does what is left.
+
+        Args:
+            verdict: the approval that it follows from, which is written with it.
 
         Returns its share of the traffic: 1.0 as the champion, less as a canary.
 
@@ -148,7 +157,7 @@ class Rollout:
         if running is not None:
             raise RetunedError(f"workload {workload}: {in_words(running)}")
         if share == 1.0 and not settings.holdback:
-            self.set_champion(workload, version, actor, reason, now)
+            self.set_champion(workload, version, actor, reason, now, verdict)
             return share
         self._check_promotable(workload, version)
         aliases = versions.aliases(self.warehouse, workload)
@@ -156,7 +165,7 @@ class Rollout:
         if before == version:
             raise RetunedError(f"workload {workload}: {versions.model_name(workload, version)} is the champion already")
         made = Experiment(uuid.uuid4().hex, workload, version, before, now, 0.0, now, "canary")
-        return self._next_step(made, aliases, actor, reason, now)
+        return self._next_step(made, aliases, actor, reason, now, verdict)
 
     def advance(self, workload: str, experiment: str, share: float, reason: str, now: datetime) -> float:
         """Take the step that follows a share, as was decided of a rollout. Returns the new share of the version.
@@ -190,7 +199,13 @@ class Rollout:
         self._write(change, versions.aliases(self.warehouse, workload), ended, now)
 
     def _next_step(
-        self, running: Experiment, aliases: dict[str, str | None], actor: Actor, reason: str, now: datetime
+        self,
+        running: Experiment,
+        aliases: dict[str, str | None],
+        actor: Actor,
+        reason: str,
+        now: datetime,
+        verdict: Verdict | None = None,
     ) -> float:
         settings = self.settings.for_workload(running.workload).rollout
         share = settings.after(running.share)
@@ -208,7 +223,7 @@ class Rollout:
         change = Change(
             running.workload, event, running.version, running.previous_version, actor, reason, share, running.id
         )
-        self._write(change, aliases, after, now)
+        self._write(change, aliases, after, now, verdict)
         return share
 
     @one_at_a_time
@@ -277,15 +292,40 @@ class Rollout:
             unlinked = error  # who is served by name and path needs no link
         try:
             with _publishing[workload]:
-                rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
+                rows = self.warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
                 for row in rows:
                     self.publisher.publish(self.topic, workload, _message(row, self._base(row)))
                     self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+                requests = approvals.unannounced(self.warehouse, workload)
+                for request in requests:
+                    self.publisher.publish(self.topic, workload, self._request(request))
+                    self._announced(request)
         finally:
             self.show(workload)
         if unlinked is not None:
             raise unlinked
-        return len(rows)
+        return len(rows) + len(requests)
+
+    def _request(self, approval: Approval) -> dict[str, Any]:
+        """The message of a request: what serves, as the latest change announced it, and what waits beside it. A reader
+        that only asks what serves, and a compacted topic, lose nothing by it."""
+        changes = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        serving = changes[-1] if changes else self._unchanged(approval.workload)
+        told = {"id": approval.id, "created_at": approval.requested_at, "event": "approval_requested"}
+        waiting = {"version": approval.version, "model": approval.name, "expires_at": _timestamp(approval.expires_at)}
+        return _message(serving, self._base(serving), **told, reason=str(approval)) | {"approval": waiting}
+
+    def _unchanged(self, workload: str) -> dict[str, Any]:
+        """In the form of a row of `promotions`: the base model has served since ever."""
+        base = self.settings.for_workload(workload).base
+        known = str(base) if isinstance(base, ProviderModel) else None
+        unset = dict.fromkeys(("version", "previous_version", "path", "base_model", "share", "experiment"))
+        return {"workload": workload, "provider_model": known, **unset}
+
+    @one_at_a_time
+    def _announced(self, approval: Approval) -> None:
+        """One at a time: DuckDB refuses to change a row that is being settled."""
+        self.warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id})
 
     def _base(self, row: dict[str, Any]) -> str | None:
         """The base model of what serves since a change: as the configuration names it, where it is that one, else the
@@ -303,11 +343,28 @@ class Rollout:
             log.warning("%s: the champion is changed; its links or its announcement follow later: %s", workload, error)
 
     def _write(
-        self, change: Change, after: dict[str, str | None], experiment: Experiment | None, now: datetime
+        self,
+        change: Change,
+        after: dict[str, str | None],
+        experiment: Experiment | None,
+        now: datetime,
+        verdict: Verdict | None = None,
     ) -> None:
-        """The change as a row, the aliases after it, and the rollout that it is about, in one transaction."""
+        """The change as a row, the aliases after it, the rollout that it is about and what a person approved, in one
+        transaction.
+
+        A request for approval that waits gives way to any other version that comes into service: with that its version
+        was not compared.
+        """
         before = versions.aliases(self.warehouse, change.workload)
         with self.warehouse.transaction() as cursor:
+            if verdict is not None:
+                approvals.settle(cursor, verdict, now)
+            if change.event in ("canary", "promoted", "rolled_back"):
+                name = versions.model_name(change.workload, change.version)
+                approvals.supersede(
+                    cursor, change.workload, f"{name} came into service ({change.actor}): {change.reason}", now
+                )
             for alias in (CHAMPION, PREVIOUS, CANARY):
                 if alias in before and alias in after and before[alias] == after[alias]:
                     continue  # it names that version since when it did
@@ -339,19 +396,25 @@ def _is_at(base: Base, known: str | None) -> bool:
     return base.resolve() == Path(known or "").resolve()
 
 
-def _message(row: dict[str, Any], base: str | None) -> dict[str, Any]:
+def _message(serving: dict[str, Any], base: str | None, **change: Any) -> dict[str, Any]:
+    """What serves, by its row in `promotions`, and the change that says so: by default that row itself."""
+    told: dict[str, Any] = {name: serving.get(name) for name in ("id", "created_at", "event", "reason")} | change
     return {
-        "id": row["id"],
-        "timestamp": row["created_at"].isoformat(timespec="milliseconds") + "Z",
-        "event": row["event"],
-        "workload": row["workload"],
-        "model": versions.model_name(row["workload"], row["version"]),
-        "version": row["version"],
-        "previous_version": row["previous_version"],
-        "path": row["path"] and str(Path(row["path"]).resolve()),
+        "id": told["id"],
+        "timestamp": _timestamp(told["created_at"]),
+        "event": told["event"],
+        "workload": serving["workload"],
+        "model": versions.model_name(serving["workload"], serving["version"]),
+        "version": serving["version"],
+        "previous_version": serving["previous_version"],
+        "path": serving["path"] and str(Path(serving["path"]).resolve()),
         "base_model": base,
-        "provider_model": row["provider_model"],
-        "share": 1.0 if row["share"] is None else row["share"],
-        "experiment": row["experiment"],
-        "reason": row["reason"],
+        "provider_model": serving["provider_model"],
+        "share": 1.0 if serving["share"] is None else serving["share"],
+        "experiment": serving["experiment"],
+        "reason": told["reason"],
     }
+
+
+def _timestamp(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds") + "Z"

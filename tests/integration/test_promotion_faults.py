@@ -27,7 +27,9 @@ STEPS = {
 
 
 @pytest.mark.parametrize(
-    ("goal", "actors"), [(NEW, ["gate", "operator"]), (OLD, ["watch", "rollback"])], ids=["promotion", "rollback"]
+    ("goal", "actors"),
+    [(NEW, ["gate", "operator"]), (NEW, ["approver", "approver"]), (OLD, ["watch", "rollback"])],
+    ids=["promotion", "approval", "rollback"],
 )
 def test_whatever_fails_at_whichever_step_all_agree_in_the_end(
     goal: str, actors: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,7 +80,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 @pytest.mark.parametrize(
     ("step", "actor"),
-    [("commit", "watch"), ("champion", "gate"), ("mark", "rollback")],
+    [("commit", "watch"), ("champion", "gate"), ("mark", "rollback"), ("row", "approver"), ("commit", "approver")],
 )
 def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: str, tmp_path: Path) -> None:
     case = Case(tmp_path)
@@ -94,6 +96,8 @@ def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: s
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     again = Case(tmp_path, case.publisher)  # what was published before the kill went with that process
+    if step == "row":  # nothing is written: who approved asks again
+        again.change(actor)
     for workload in again.rollout.changed():
         again.rollout.follow_up(workload)
     assert again.assert_agreed() == goal

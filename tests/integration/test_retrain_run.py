@@ -25,6 +25,8 @@ from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
+from retuned.retrain.release import approvals, approve
+from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
 from retuned.retrain.settings import (
@@ -644,6 +646,37 @@ def test_what_is_cancelled_before_its_promotion_is_not_promoted_and_what_serves_
     result = bench.retrain()
     assert (result.state, result.promoted) == ("succeeded", True)
     assert f"support@{result.version} serves; `retuned rollback support` takes it back" in refusals[0]
+
+
+def test_where_a_person_has_to_approve_it_what_passed_waits_also_after_a_crash(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    bench.settings = bench.settings.model_copy(update={"rollout": RolloutSettings(approve="required")})
+
+    def killed(line: dict[str, Any]) -> None:
+        if line["stage"] == "approval":
+            raise KeyboardInterrupt
+
+    bench.on_line = killed
+    with pytest.raises(KeyboardInterrupt):
+        bench.retrain()
+    bench.on_line = lambda _: None
+    result = bench.resume()
+    assert result is not None
+    assert (result.state, result.passed, result.promoted) == ("succeeded", True, False)
+    assert versions.champion(bench.warehouse, "support") is None
+    (request,) = bench.warehouse.rows("SELECT * FROM approvals")
+    assert (request["run_id"], request["version"], request["champion"]) == (result.run_id, result.version, None)
+    assert result.reasons[-1].startswith(f"Not promoted: support@{result.version} waits for approval until 20")
+    assert [message["event"] for _, _, message in bench.publisher.messages] == ["approval_requested"]
+    (listed,) = approvals.listed(bench.warehouse)
+    assert listed["scores"] == result.scores
+    assert listed["gate_reasons"] == result.reasons[:-1]
+    approve.decide(bench.rollout, Verdict(request["id"], "approved", "alice", "fine"), utc_now())
+    (change,) = bench.warehouse.rows("SELECT version, reason FROM promotions")
+    assert change == {"version": result.version, "reason": f"{result.reasons[0]} (approved by alice: fine)"}
 
 
 def test_each_stage_of_a_run_is_a_span(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:

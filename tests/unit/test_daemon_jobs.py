@@ -458,7 +458,13 @@ def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch
     monkeypatch.setattr(quality, "measure", lambda *_: [figure])
     monkeypatch.setattr(context, "measured", lambda: ["good"])
     house.jobs.run("quality")
-    of_its_champion = ("retuned_watch", "retuned_model", "retuned_promotions", "retuned_training_runs")
+    of_its_champion = (
+        "retuned_watch",
+        "retuned_model",
+        "retuned_promotions",
+        "retuned_approvals",
+        "retuned_training_runs",
+    )
     counted = {"retuned_retrain_decisions", "retuned_workload_failures"}
     assert shown("bad") == {name for name in before if name.startswith(of_its_champion)} | counted
     for table in ("interactions", "aliases", "promotions"):
