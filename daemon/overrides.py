@@ -12,18 +12,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from retuned.consumers.settings import WorkloadSettings
 
 SECTIONS = (
-    "metric",
-    "dataset",
-    "train",
-    "evaluate",
-    "gate",
-    "policy",
-    "windows",
-    "watch",
-    "roi",
-    "labels",
-    "drift",
-    "serving",
+    *("metric", "dataset", "train", "evaluate", "gate", "rollout", "policy", "windows", "watch", "roi", "labels"),
+    *("drift", "serving"),
 )
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
 

@@ -14,6 +14,7 @@ from retuned.consumers.settings import (
     PositiveFloat,
     PositiveInt,
     PrivacySettings,
+    RolloutSettings,
     Section,
     Share,
     WorkloadSettings,
@@ -479,6 +480,7 @@ class Settings(WorkloadSettings):
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
     serving: ServingSettings = Field(default_factory=lambda: ServingSettings())
+    rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
 
     @property

@@ -6,9 +6,9 @@ from pathlib import Path
 from retuned.consumers.common import durable as files
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.release.deployments import Wanted
-from retuned.retrain.versions import CHAMPION, PREVIOUS, Version, model_name, workload_folder
+from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, Version, model_name, workload_folder
 
-ALIASES = (PREVIOUS, CHAMPION)
+ALIASES = (PREVIOUS, CHAMPION, CANARY)
 """In the order in which their links change."""
 
 
