@@ -21,9 +21,9 @@ from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.release import approvals
 from retuned.retrain.release.deployments import Deployment, deployments
 from retuned.retrain.release.reconciler import Reconciler
-from retuned.retrain.release import approvals
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.label import in_figures, mistaken
 
