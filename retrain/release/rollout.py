@@ -387,7 +387,7 @@ def _shares(experiment: Experiment | None, after: dict[str, str | None]) -> dict
     """Of the versions, None for the base model, of all new conversations."""
     if experiment is None or experiment.ended_at is not None:
         return {after.get(CHAMPION): 1.0}
-    return {experiment.version: experiment.share, experiment.previous_version: 1.0 - experiment.share}
+    return {experiment.version: experiment.share, experiment.previous_version: round(1 - experiment.share, 4)}
 
 
 def in_words(running: Experiment) -> str:

@@ -1,6 +1,7 @@
 """What should serve: shares, the transaction with the aliases, what is drained; and its routing for others."""
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from retuned.daemon.transfer.exports import Export, content
 from retuned.retrain.release import retention
 from retuned.retrain.release.deployments import deploy, deployments, drain, wanted
 from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.release.routes import under_way
 
 NOW = datetime(2026, 4, 1, 12)
 OLD, NEW = "aaaaaaaa", "bbbbbbbb"
@@ -76,6 +78,35 @@ def test_the_shares_are_written_with_the_aliases_or_not_at_all(
         rollout.promote("support", OLD, "operator", "", NOW)
     assert warehouse.rows("SELECT * FROM aliases") == []
     assert deployments(warehouse) == []
+
+
+def test_a_rollout_moves_the_shares_step_by_step(warehouse: Warehouse, settings: Settings, rollout: Rollout) -> None:
+    rollout.promote("support", OLD, "operator", "", NOW)
+    own = settings.rollout.model_validate({"steps": [0.05, 0.25, 1.0], "holdback": 0.05})
+    stepped = replace(rollout, settings=settings.model_copy(update={"rollout": own}))
+    assert stepped.begin("support", NEW, "gate", "", NOW) == 0.05
+    assert shares(warehouse) == {OLD: 0.95, NEW: 0.05}
+    assert {one.version: one.aliases for one in deployments(warehouse)} == {
+        OLD: frozenset({"champion"}),
+        NEW: frozenset({"canary"}),
+    }
+    running = under_way(warehouse, "support")
+    assert running is not None
+    stepped.advance("support", running.id, 0.05, "", NOW)
+    assert shares(warehouse) == {OLD: 0.75, NEW: 0.25}
+    stepped.advance("support", running.id, 0.25, "", NOW)
+    assert shares(warehouse) == {NEW: 0.95, OLD: 0.05}
+    stepped.complete("support", "", NOW)
+    assert shares(warehouse) == {NEW: 1.0, OLD: 0.0}
+
+
+def test_a_canary_that_is_taken_back_is_drained(warehouse: Warehouse, settings: Settings, rollout: Rollout) -> None:
+    own = settings.rollout.model_validate({"steps": [0.05, 1.0]})
+    stepped = replace(rollout, settings=settings.model_copy(update={"rollout": own}))
+    stepped.begin("support", NEW, "gate", "", NOW)
+    assert shares(warehouse) == {None: 0.95, NEW: 0.05}
+    stepped.rollback("support", "operator", "", NOW)
+    assert shares(warehouse) == {None: 1.0, NEW: 0.0}
 
 
 def test_since_and_served_at_are_of_the_share(warehouse: Warehouse, rollout: Rollout) -> None:
