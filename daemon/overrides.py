@@ -14,6 +14,9 @@ from retuned.consumers.settings import WorkloadSettings
 SECTIONS = ("metric", "dataset", "train", "evaluate", "gate", "policy", "windows", "watch", "roi", "labels", "drift")
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
 
+GLOB = frozenset("*?[")
+"""What makes a name of an entry a glob."""
+
 MOST_NAMED = 10
 """Workloads that a text names."""
 

@@ -38,6 +38,14 @@ class FakeDaemon:
     def lineage(self, _: str) -> Any:
         return self.found
 
+    def routes(self) -> Any:
+        return {"workloads": {}}
+
+    def route(self, workload: str, _: str) -> Any:
+        if workload not in self.found["workloads"]:
+            raise RetunedError(f"workload {workload}: unknown")
+        return self.found["workloads"][workload]
+
     def labels(self, _: str | None) -> Any:
         return [self.found]
 
