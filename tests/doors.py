@@ -22,6 +22,7 @@ class FakeDaemon:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.found: Any = {"workloads": {}}
+        self.routed: Any = {"workloads": {}}
         self.commands: list[dict[str, Any]] = []
         self.reports = Path("nowhere")
         self.warned: Callable[[], list[str]] = list
@@ -39,7 +40,7 @@ class FakeDaemon:
         return self.found
 
     def routes(self) -> Any:
-        return {"workloads": {}}
+        return self.routed
 
     def route(self, workload: str, _: str) -> Any:
         if workload not in self.found["workloads"]:

@@ -80,7 +80,7 @@ class Call:
                 if _ROLE.decode(turn).role == "user":
                     break
             return found
-        except (KeyError, msgspec.DecodeError):
+        except (KeyError, msgspec.DecodeError, RecursionError):
             return [bytes(self._fields.get("prompt", b""))]
 
     def _field(self, name: str) -> Any:

@@ -226,21 +226,20 @@ class _Exchange:
         return web.Response(body=body, status=answer.status, headers=headers)
 
     async def _stream(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Each piece as it comes. What the app has got is recorded before the stream ends, however it does."""
+        """Each line as it comes. What the app has got is recorded before the stream ends, however it does."""
         response = web.StreamResponse(status=answer.status, headers=self._headers(answer))
         problem: Refused | None = None
-        tail = b""
+        rest = b""
         try:
             await response.prepare(self._request)
             async for piece in answer.content.iter_any():
                 if self._first_token is None:
                     self._first_token = time.perf_counter() - self._began
-                self._take(piece)
-                tail = (tail + piece)[-32:]
-                if END_OF_STREAM in tail:  # clients close the connection here
-                    self._ended = True
-                    self._record()
-                await response.write(piece)
+                lines, newline, rest = (rest + piece).rpartition(b"\n")
+                if newline:
+                    await self._send(response, lines + newline)
+            if rest:
+                await self._send(response, rest)
         except (asyncio.CancelledError, ConnectionResetError):
             self._record(cut="client")
             self._count(answer.status if self._ended else CLIENT_GONE)
@@ -256,18 +255,21 @@ class _Exchange:
             self._record(cut="upstream")
             self._count(problem.status)
             error = error_body(problem.status, problem.code, str(problem))
-            between = b"" if not tail or tail.endswith(b"\n\n") else b"\n\n"
-            await response.write(between + b"data: " + error + b"\n\n")
+            await response.write(b"\ndata: " + error + b"\n\n")
         await response.write_eof()
         return response
 
-    def _take(self, piece: bytes) -> None:
-        """One more piece of what is recorded; too much is not kept."""
-        self._size += len(piece)
+    async def _send(self, response: web.StreamResponse, lines: bytes) -> None:
+        """Send some more of a stream; what is recorded is as much of it as may be."""
+        self._size += len(lines)
         if self._received is not None:
-            self._received.append(piece)
+            self._received.append(lines)
             if self._size > self._proxy.settings.max_body_bytes:
                 self._received = None
+        if END_OF_STREAM in lines[-32:]:  # clients close the connection here
+            self._ended = True
+            self._record()
+        await response.write(lines)
 
     def _record(self, cut: str | None = None) -> None:
         """Buffer the exchange, once. An answer of which nothing came is none."""

@@ -62,44 +62,40 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
     try:
         request = msgspec.json.decode(exchange.request, type=dict[str, Any])
         response = openai.whole(
-            _streamed(exchange.response, cut=exchange.cut is not None)
-            if exchange.streamed
-            else msgspec.json.decode(exchange.response)
+            _streamed(exchange.response) if exchange.streamed else msgspec.json.decode(exchange.response)
         )
     except msgspec.DecodeError as error:
         raise BadEvent("not_json", str(error)) from error
-    log = {
-        "request": request,
-        "response": response,
-        "id": exchange.id,
-        "timestamp": exchange.timestamp,
-        "workload": exchange.workload,
-        "conversation_id": exchange.conversation_id,
-        "latency_seconds": exchange.latency_seconds,
-        "time_to_first_token_seconds": exchange.first_token_seconds,
-        "attributes": {"cut_by": exchange.cut} if exchange.cut else {},
-    }
+    attributes: dict[str, Any] = {}
     if exchange.assignment:
-        log["attributes"]["assignment"] = dict(zip(("experiment", "arm"), exchange.assignment, strict=True))
-    event = openai.interaction(log)
+        attributes["assignment"] = dict(zip(("experiment", "arm"), exchange.assignment, strict=True))
+    event = openai.interaction(
+        {
+            "request": request,
+            "response": response,
+            "id": exchange.id,
+            "timestamp": exchange.timestamp,
+            "workload": exchange.workload,
+            "conversation_id": exchange.conversation_id,
+            "latency_seconds": exchange.latency_seconds,
+            "time_to_first_token_seconds": exchange.first_token_seconds,
+            "attributes": attributes,
+        }
+    )
     if response.get("model") in (None, exchange.name):
         event["model"] = exchange.model
-    if exchange.cut:
+    cut = exchange.cut or ("upstream" if exchange.streamed and "finish_reason" not in event else None)
+    if cut:
         event["finish_reason"] = CUT
+        event["attributes"] = event.get("attributes", {}) | {"cut_by": cut}
     return event
 
 
-def _streamed(body: bytes, *, cut: bool) -> Any:
-    """The data of server-sent events; a stream of a text completion as the completion.
-
-    Args:
-        cut: the last one may be incomplete.
-    """
-    lines = body.splitlines()
-    if cut and not body.endswith((b"\n", b"\r")):
-        lines.pop()
-    data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-    chunks = [msgspec.json.decode(one) for one in data if one not in (b"", b"[DONE]")]
+def _streamed(body: bytes) -> Any:
+    """The data of server-sent events; a stream of a text completion as the completion."""
+    data = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
+    found = [msgspec.json.decode(one) for one in data if one not in (b"", b"[DONE]")]
+    chunks = [one for one in found if not openai.failed(one)]  # of a server that reports an error in its stream
     texts = [one for one in objects_of(chunks) if one.get("object") == "text_completion"]
     if not texts:
         return chunks
