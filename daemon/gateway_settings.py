@@ -24,7 +24,7 @@ class Upstream(Section):
 
 
 class GatewaySettings(Section):
-    """`retuned gateway`: an OpenAI-compatible proxy between apps and model servers. It also reads http and kafka."""
+    """`retuned gateway`: an OpenAI-compatible proxy between apps and model servers."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, lt=65_536)] = Field(
@@ -38,6 +38,14 @@ class GatewaySettings(Section):
     )
     workloads: tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...] = Field(
         (), description="workloads that may be asked for before the daemon knows them; the base model answers"
+    )
+    daemon_url: HttpUrl | None = Field(
+        None,
+        description="the daemon, whose routes are followed, for example https://retuned.internal:8321; null: where "
+        "http says that it listens",
+    )
+    daemon_token_file: Path | None = Field(
+        None, description="a file whose content is a token for it, of the role metrics; null: what commands send"
     )
     client_keys_file: Path | None = Field(
         None,

@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 2.0
 TIMEOUT_SECONDS = 30.0
-ROUTES_SECONDS = 5.0  # a gateway goes on without an answer, and asks again
 EXPORT_SECONDS = 600.0  # a training set is chosen before its first row is sent
 CHECK_SECONDS = 3_600.0  # windows are compared before it is answered, behind the check under way
 BACKUP_SECONDS = 21_600.0  # it is made before it is answered for
@@ -69,9 +68,6 @@ class RemoteService:
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         return self._ask(list, "GET", f"labels?{urlencode(_given(workload=workload))}")
-
-    def routes(self) -> dict[str, Any]:
-        return self._ask(dict, "GET", "routes", timeout_seconds=ROUTES_SECONDS)
 
     def lineage(self, id: str) -> dict[str, Any]:
         return self._ask(dict, "GET", f"lineage/{quote(id, safe='')}")

@@ -90,9 +90,6 @@ class Service(Protocol):
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         """The answers that experts are asked to judge, oldest first."""
 
-    def routes(self) -> dict[str, Any]:
-        """`workloads`: the `Route` of each, see `retuned.retrain.release.routes`."""
-
     def lineage(self, id: str) -> dict[str, Any]:
         """See `retuned.retrain.data.lineage`."""
 
@@ -212,6 +209,7 @@ class LocalService:
         return open_requests(self.warehouse, workload)
 
     def routes(self) -> dict[str, Any]:
+        """What gateways follow: the `Route` of each of the `workloads`, see `retuned.retrain.release.routes`."""
         return {"workloads": {name: asdict(route) for name, route in self._routes().items()}}
 
     def route(self, workload: str, conversation: str) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.daemon.gateway.buffer import Buffer
 from retuned.daemon.gateway.endpoints import Endpoints
 from retuned.daemon.gateway.feedback import Feedback, Tokens
-from retuned.daemon.gateway.metrics import Metrics, State
+from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import Proxy
 from retuned.daemon.gateway.publish import Publishing
-from retuned.daemon.gateway.routes import Routes
+from retuned.daemon.gateway.routes import Daemon, Routes
 from retuned.daemon.gateway.upstreams import Upstreams
-from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,27 +72,16 @@ async def _serve(settings: Settings) -> None:
                 auto_decompress=False,
             )
         )
-        routes = Routes(own, RemoteService(settings).routes)
+        routes = Routes(own.buffer, own.workloads, Daemon(settings, session).routes)
         upstreams = Upstreams(own.upstreams, session, metrics)
         keys = own.feedback_keys()
         tokens = Tokens(keys, own.feedback_days) if keys else None
         feedback = Feedback(tokens, settings.ingest, own.cors_origins) if tokens else None
         proxy = Proxy(own, session, routes, upstreams, buffer, tokens, metrics)
         endpoints = Endpoints(proxy, routes, upstreams, buffer, feedback, metrics)
-        State(
-            metrics.registry,
-            {
-                "buffered_bytes": ("What waits on the disk for Kafka.", lambda: buffer.waiting_bytes),
-                "buffer_oldest_timestamp_seconds": (
-                    "Time of what waits longest for Kafka, Unix time; absent: nothing waits.",
-                    lambda: buffer.oldest,
-                ),
-                "routes_timestamp_seconds": (
-                    "When the daemon last answered with its routes, Unix time; absent: not since the start.",
-                    lambda: routes.read_at,
-                ),
-            },
-        )
+        metrics.buffered_bytes.set_function(lambda: buffer.waiting_bytes)
+        metrics.buffered_seconds.set_function(buffer.waiting_seconds)
+        metrics.daemon_up.set_function(lambda: routes.problem is None)
         publishing.start()
         stack.push_async_callback(asyncio.to_thread, publishing.stop, FLUSH_SECONDS)
         await asyncio.gather(upstreams.refresh(), routes.refresh())

@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ class Buffer:
             raise ConfigurationError(f"gateway.buffer {folder}: cannot be used ({error.strerror})") from error
         left = {file: file.stat().st_size for file in sorted(folder.glob("*.records"))}
         self._sizes = left
+        self._begun = {file: file.stat().st_mtime for file in left}
         self._number = max((int(file.stem) for file in left), default=0)
         self._active: Path | None = None
         self._handle = -1
@@ -69,15 +71,11 @@ class Buffer:
         with self._lock:
             return sum(self._sizes.values())
 
-    @property
-    def oldest(self) -> float | None:
-        """When the file that waits longest was last written to, Unix time; None: nothing waits."""
+    def waiting_seconds(self) -> float:
+        """For how long the first of what waits has waited, at most: since its file began; 0: nothing waits."""
         with self._lock:
-            first = next(iter(self._sizes), None)
-        try:
-            return None if first is None else first.stat().st_mtime
-        except FileNotFoundError:  # published in between
-            return None
+            first = next(iter(self._begun.values()), None)
+        return 0.0 if first is None else max(0.0, time.time() - first)
 
     def append(self, record: bytes) -> None:
         """Keep a record. Returns once the kernel has it.
@@ -118,6 +116,7 @@ class Buffer:
         file.unlink(missing_ok=True)
         with self._lock:
             self._sizes.pop(file, None)
+            self._begun.pop(file, None)
 
     def close(self) -> None:
         """What waits stays; safe to repeat."""
@@ -132,7 +131,7 @@ class Buffer:
             self._number += 1
             file = self._folder / f"{self._number:012}.records"
             self._handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-            self._active, self._sizes[file] = file, 0
+            self._active, self._sizes[file], self._begun[file] = file, 0, time.time()
         return self._active
 
     def _seal(self) -> None:

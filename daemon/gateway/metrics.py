@@ -1,9 +1,6 @@
 """Metrics of the gateway."""
 
-from collections.abc import Callable, Iterator, Mapping
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
@@ -50,6 +47,10 @@ class Metrics:
         self.refused = counter("refused_total", "Requests that were answered by the gateway itself.", "code")
         self.in_flight = gauge("in_flight", "Requests that are being answered.")
         self.feedback = counter("feedback_total", "Feedback that came over HTTP and is kept.")
+        self.buffered_bytes = gauge("buffered_bytes", "What waits on the disk for Kafka.")
+        self.buffered_seconds = gauge(
+            "buffered_seconds", "For how long what waits longest has waited for Kafka; 0: nothing waits."
+        )
         self.buffer_limit = gauge("buffer_limit_bytes", "What may wait at most; what comes beyond is dropped.")
         self.published = counter("published_total", "Events that Kafka has acknowledged.", "kind")
         self.dropped = counter(
@@ -59,6 +60,7 @@ class Metrics:
             "reason",
         )
         self.upstream_up = gauge("upstream_up", "Whether a model server answers.", "upstream")
+        self.daemon_up = gauge("daemon_up", "Whether the daemon answered with its routes when it was asked last.")
         self._pairs: dict[tuple[str, str], None] = {}  # the one that was seen last comes last
         for kind in ("interactions", "feedback"):
             self.published.labels(kind)
@@ -87,21 +89,3 @@ class Metrics:
         self._pairs.pop(pair, None)
         self._pairs[pair] = None
         return pair
-
-
-class State:
-    """A collector of what is looked up when it is scraped, and absent where it is not known."""
-
-    def __init__(
-        self, registry: CollectorRegistry, values: Mapping[str, tuple[str, Callable[[], float | None]]]
-    ) -> None:
-        """`values`: by name, without the prefix, the text and what computes it."""
-        self._values = values
-        registry.register(self)
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        for name, (text, compute) in self._values.items():
-            family = GaugeMetricFamily(f"retuned_gateway_{name}", text)
-            if (value := compute()) is not None:
-                family.add_metric([], value)
-            yield family

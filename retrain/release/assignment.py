@@ -31,8 +31,7 @@ def assign(salt: str, conversation: str, shares: Iterable[tuple[str, float]]) ->
         ValueError: the shares are not between 0 and 1, or not 1 together.
     """
     given = list(shares)
-    if any(not 0 <= share <= 1 for _, share in given) or abs(sum(share for _, share in given) - 1) > 1e-9:
-        raise ValueError(f"shares: expected numbers from 0 to 1 that make 1 together, got {given}")
+    _check_shares(given)
     place, end = bucket(salt, conversation), 0.0
     for arm, share in given:
         end += share
@@ -81,6 +80,12 @@ class Route:
     arms: tuple[Arm, ...]
     base: Served
 
+    def __post_init__(self) -> None:
+        """Raises a ValueError where there is no champion, or the shares are not 1 together."""
+        if not any(one.arm == "champion" for one in self.arms):
+            raise ValueError("arms: expected a champion among them")
+        _check_shares([(one.arm, one.share) for one in self.arms])
+
     def arm(self, conversation: str) -> Arm:
         """The arm of a conversation."""
         if self.experiment is None or len(self.arms) == 1:
@@ -100,3 +105,8 @@ def base_only(workload: str) -> Route:
     """The route of a workload of which nothing is known."""
     base = f"{workload}@base"
     return Route(None, (Arm(base, None, "champion", 1.0),), Served(base, None))
+
+
+def _check_shares(shares: list[tuple[str, float]]) -> None:
+    if any(not 0 <= share <= 1 for _, share in shares) or abs(sum(share for _, share in shares) - 1) > 1e-9:
+        raise ValueError(f"shares: expected numbers from 0 to 1 that make 1 together, got {shares}")
