@@ -88,11 +88,12 @@ class GatewaySettings(Section):
 
     def client_keys(self) -> tuple[str, ...] | None:
         """Keys of apps; None: anybody may ask. Raises a ConfigurationError as `keys_in` does."""
-        return self.client_keys_file and keys_in(self.client_keys_file, "gateway.client_keys_file")
+        return None if self.client_keys_file is None else keys_in(self.client_keys_file, "gateway.client_keys_file")
 
     def feedback_keys(self) -> tuple[str, ...] | None:
         """What signs tokens of feedback; None: none is taken. Raises a ConfigurationError as `keys_in` does."""
-        return self.feedback_keys_file and keys_in(self.feedback_keys_file, "gateway.feedback_keys_file")
+        file = self.feedback_keys_file
+        return None if file is None else keys_in(file, "gateway.feedback_keys_file")
 
     @model_validator(mode="after")
     def _keys_are_not_lent(self) -> Self:

@@ -230,8 +230,8 @@ def gateway(folder: Path, broker: Broker | str, *upstreams: ModelServer, **secti
         made.end()
 
 
-def published(broker: Broker, topic: str, *ids: str, key: str = "id") -> list[dict[str, Any]]:
-    """The messages of a topic, once there are some whose `key` is each of these."""
+def published(broker: Broker, topic: str, *ids: str, key: str = "id", least: int = 1) -> list[dict[str, Any]]:
+    """The messages of a topic, once there are so many, and some whose `key` is each of these."""
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=None, enable_auto_commit=False)
     found: list[dict[str, Any]] = []
     try:
@@ -243,7 +243,7 @@ def published(broker: Broker, topic: str, *ids: str, key: str = "id") -> list[di
         def enough() -> bool:
             for records in consumer.poll(timeout_ms=200).values():
                 found.extend(json.loads(record.value) for record in records)
-            return {*ids} <= {one[key] for one in found}
+            return len(found) >= least and {*ids} <= {one[key] for one in found}
 
         until(enough, 60)
     finally:

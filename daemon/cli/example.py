@@ -17,7 +17,7 @@ SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
     *("models", "dataset", "train", "evaluate", "metric", "gate", "labels"),
-    *("policy", "schedule", "http", "logging", "tracing"),
+    *("policy", "schedule", "http", "gateway", "logging", "tracing"),
 )
 
 HEAD = """\

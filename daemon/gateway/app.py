@@ -105,9 +105,10 @@ async def _serve(settings: Settings) -> None:
         log.info("stopping: answers under way have %.0f s", own.drain_seconds)
 
 
-def _request(*arguments: Any, most_bytes: int) -> web.BaseRequest:
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any, *, most_bytes: int) -> web.BaseRequest:
     """As aiohttp makes it, with a limit of the body."""
-    return web.BaseRequest(*arguments, asyncio.get_running_loop(), client_max_size=most_bytes)
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most_bytes)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

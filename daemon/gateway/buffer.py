@@ -58,7 +58,7 @@ class Buffer:
         except OSError as error:
             raise ConfigurationError(f"gateway.buffer {folder}: cannot be used ({error.strerror})") from error
         left = {file: file.stat().st_size for file in sorted(folder.glob("*.records"))}
-        self._sizes = left
+        self._sizes, self._waiting_bytes = left, sum(left.values())
         self._begun = {file: file.stat().st_mtime for file in left}
         self._number = max((int(file.stem) for file in left), default=0)
         self._active: Path | None = None
@@ -69,7 +69,7 @@ class Buffer:
     def waiting_bytes(self) -> int:
         """Bytes that have not been published."""
         with self._lock:
-            return sum(self._sizes.values())
+            return self._waiting_bytes
 
     def waiting_seconds(self) -> float:
         """For how long the first of what waits has waited, at most: since its file began; 0: nothing waits."""
@@ -85,7 +85,7 @@ class Buffer:
         """
         framed = len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
         with self._lock:
-            if sum(self._sizes.values()) + len(framed) > self._most:
+            if self._waiting_bytes + len(framed) > self._most:
                 raise Full("full")
             try:
                 active = self._open()
@@ -97,6 +97,7 @@ class Buffer:
                 log.error("%s: nothing can be written (%s)", self._folder, error.strerror)
                 raise Full("disk") from error
             self._sizes[active] += len(framed)
+            self._waiting_bytes += len(framed)
             if self._sizes[active] >= FILE_BYTES:
                 self._seal()
 
@@ -115,7 +116,7 @@ class Buffer:
         """Delete what is published."""
         file.unlink(missing_ok=True)
         with self._lock:
-            self._sizes.pop(file, None)
+            self._waiting_bytes -= self._sizes.pop(file, 0)
             self._begun.pop(file, None)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from retuned.daemon.gateway import record
 from retuned.daemon.gateway.buffer import Buffer, Full
 from retuned.daemon.gateway.errors import Refused, error_response
-from retuned.daemon.gateway.feedback import METHODS, Feedback
+from retuned.daemon.gateway.feedback import PREFLIGHT, Feedback
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import PASSED_ON, Proxy
 from retuned.daemon.gateway.routes import Routes
@@ -63,6 +63,9 @@ class Endpoints:
                 if request.path in self._paths:
                     raise Refused(405, "method_not_allowed", f"{request.path} does not take {request.method}")
                 raise Refused(404, "unknown_url", f"{request.path}: POST goes to {', '.join(PASSED_ON)}, /v1/feedback")
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0  # the answer has not begun
             return await endpoint(request)
         except Refused as refused:
             return self._refusal(request, refused)
@@ -113,7 +116,7 @@ class Endpoints:
 
     async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
         allowed = self._feedback.allowed(request.headers) if self._feedback else {}
-        return web.Response(status=204, headers=allowed and {**allowed, **METHODS, "Access-Control-Max-Age": "600"})
+        return web.Response(status=204, headers=allowed and {**allowed, **PREFLIGHT})
 
     async def _health(self, _: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="ok\n")

@@ -20,7 +20,11 @@ MOST_OF_AN_ANSWER = 20
 """Events of feedback on one answer that one gateway takes."""
 COUNTED_ANSWERS = 100_000
 MAC_BYTES = 16
-METHODS = {"Access-Control-Allow-Methods": "POST", "Access-Control-Allow-Headers": "Content-Type, Authorization"}
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "Content-Type",
+    "Access-Control-Max-Age": "600",
+}
 DAY = 86_400
 
 

@@ -34,7 +34,7 @@ INTERACTION, MODEL, FALLBACK, TOKEN = (
 END_OF_STREAM = b"[DONE]"
 CLIENT_GONE = 499
 _HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
-_NOT_UP = {*_HOP, "host", "content-length", "accept-encoding", "authorization", "cookie", "expect"}
+_NOT_UP = {*_HOP, "host", "content-length", "content-encoding", "accept-encoding", "authorization", "cookie", "expect"}
 _NOT_DOWN = {*_HOP, "content-length", "date", "server", "set-cookie"}
 
 

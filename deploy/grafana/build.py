@@ -352,7 +352,7 @@ def _of_gateways() -> list[Any]:
         ),
         lines(
             "Gateways: time of answers",
-            "From a request to the end of its answer and, of streams, to the first piece: 95th percentile, by workload.",
+            "From a request to the end of its answer and, of streams, to the first piece: 95th percentile.",
             *(
                 (quantile(0.95, f"retuned_gateway_{metric}_seconds", "workload", OF_WORKLOAD), f"{{{{workload}}}} {of}")
                 for metric, of in (("request", "whole"), ("first_token", "first piece"))
@@ -380,7 +380,10 @@ def _of_gateways() -> list[Any]:
             "Gateways: published and dropped",
             "Events that Kafka has taken from gateways, and those that are lost, by reason.",
             ("sum by (kind) (rate(retuned_gateway_published_total[$__rate_interval]))", "{{kind}}"),
-            ("sum by (kind, reason) (rate(retuned_gateway_dropped_total[$__rate_interval]))", "lost: {{kind}} {{reason}}"),
+            (
+                "sum by (kind, reason) (rate(retuned_gateway_dropped_total[$__rate_interval]))",
+                "lost {{kind}}: {{reason}}",
+            ),
             ("sum(rate(retuned_gateway_feedback_total[$__rate_interval]))", "feedback over HTTP"),
             unit=PER_SECOND,
         ),

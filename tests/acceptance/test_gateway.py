@@ -1,5 +1,6 @@
 """The gateway as its users meet it: OpenAI's client before it, model servers behind it, a broker beside it."""
 
+import gzip
 import json
 import signal
 import socket
@@ -477,3 +478,17 @@ def test_a_connection_that_says_nothing_is_no_request(around: Around) -> None:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: nonsense\r\n\r\n")
         assert b" 400 " in connection.recv(4_096).splitlines()[0]
     assert around.gateway.answers("/healthz")
+
+
+def test_long_and_packed_requests_are_read_or_refused(around: Around) -> None:
+    url = f"{around.gateway.url}/v1/chat/completions"
+    body = json.dumps({"model": "support", "messages": [{"role": "user", "content": "x" * 2_000_000}]}).encode()
+    told = {"Expect": "100-continue"}
+    assert httpx.post(url, content=body, headers=told, timeout=20).status_code == 200
+    packed = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    assert httpx.post(url, content=gzip.compress(body), headers=packed, timeout=20).status_code == 200
+    read = [json.loads(sent) for server in around.servers for *_, sent in server.requests]
+    assert [one["messages"][0]["content"] for one in read] == ["x" * 2_000_000] * 2
+    for content, headers in ((b"x" * 9_000_000, {}), (gzip.compress(b"x" * 9_000_000), packed)):
+        refused = httpx.post(url, content=content, headers=headers, timeout=20)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")

@@ -114,7 +114,8 @@ def main() -> dict[str, float]:
         waited = gateway.metric("buffered_bytes") or 0.0
         broker.start()
         until(lambda: gateway.metric("buffered_bytes") == 0, 120)
-        kept = {event["id"] for event in published(broker, gateway.topics["interactions"])}
+        sent = int(gateway.metric("published_total", kind="interactions") or 0)
+        kept = {event["id"] for event in published(broker, gateway.topics["interactions"], least=sent)}
         lost = AWAY_REQUESTS - len(kept)
 
         litellm = stack.enter_context(process(litellm_command(folder, upstream, proxy), folder / "litellm.log"))
