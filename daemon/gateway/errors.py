@@ -2,6 +2,7 @@
 
 import json
 
+import aiohttp
 from aiohttp import web
 
 KINDS = {400: "invalid_request_error", 401: "invalid_request_error", 404: "invalid_request_error",
@@ -20,6 +21,13 @@ class Refused(Exception):
     def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers
+
+
+def why(error: Exception) -> str:
+    """Why a server cannot be reached, for a person."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror
+    return str(error) or type(error).__name__
 
 
 def error_body(status: int, code: str, message: str) -> bytes:

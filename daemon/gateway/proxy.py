@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from retuned.daemon.gateway import record
 from retuned.daemon.gateway.buffer import Buffer, Full
 from retuned.daemon.gateway.conversations import Call
-from retuned.daemon.gateway.errors import Refused, error_body
+from retuned.daemon.gateway.errors import Refused, error_body, why
 from retuned.daemon.gateway.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import Routes
@@ -165,7 +165,7 @@ class _Exchange:
             try:
                 answer = await self._post(url, body, replica)
             except aiohttp.ClientConnectorError as error:
-                replica.failed(f"cannot be reached ({error})")
+                replica.failed(f"cannot be reached ({why(error)})")
                 raise _Elsewhere("cannot be reached") from error
             except asyncio.CancelledError:
                 self._count(CLIENT_GONE)

@@ -11,6 +11,7 @@ import msgspec
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import secret
+from retuned.daemon.gateway.errors import why
 from retuned.daemon.settings import Settings
 from retuned.retrain.release.assignment import Route, base_only
 
@@ -51,7 +52,7 @@ class Daemon:
             async with self._session.get(self._url, headers=self._headers, timeout=timeout) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise RetunedError(f"{self._url} does not answer ({str(error) or type(error).__name__})") from error
+            raise RetunedError(f"{self._url} does not answer ({why(error)})") from error
         if answer.status in (401, 403):
             raise RetunedError(f"{self._url} asks for a token of the role metrics: set gateway.daemon_token_file")
         if answer.status != 200:

@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 
 from retuned.consumers.settings import secret
+from retuned.daemon.gateway.errors import why
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway_settings import Upstream
 from retuned.retrain.release.assignment import Served
@@ -141,7 +142,7 @@ class Upstreams:
             else:
                 replica.listed(_MODELS.decode(body).data)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            replica.failed(f"does not answer ({str(error) or type(error).__name__})")
+            replica.failed(f"does not answer ({why(error)})")
         except msgspec.DecodeError as error:
             replica.failed(f"its list of models is not as OpenAI's ({error})")
         except Exception:  # it would not be asked again
