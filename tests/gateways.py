@@ -203,7 +203,7 @@ class Gateway:
         return self.post("/v1/chat/completions", {"model": model, "messages": messages}, **headers)
 
     def client(self, key: str = "sk-nobody-knows-this", **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **options)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120, **options)
 
     def metric(self, name: str, **labels: str) -> float | None:
         """The value of a series, without the prefix."""

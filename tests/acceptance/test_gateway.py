@@ -405,25 +405,52 @@ def test_keys_of_apps_and_of_servers(tmp_path: Path) -> None:
     ours, theirs = "the-key-of-an-app-0001", "the-key-of-the-server-1"
     (tmp_path / "clients").write_text(f"# apps\n{ours}\n")
     (tmp_path / "server").write_text(f"{theirs}\n")
-    with model_server("base") as server:
+    with model_server("base") as keyed, model_server("base") as open_to_all:
         own = {
             "workloads": ["support"],
             "client_keys_file": str(tmp_path / "clients"),
-            "upstreams": [{"url": server.url, "key_file": str(tmp_path / "server")}],
+            "upstreams": [{"url": keyed.url, "key_file": str(tmp_path / "server")}, {"url": open_to_all.url}],
         }
         with gateway(tmp_path, NOBODY, gateway=own) as made:
             messages: Any = [{"role": "user", "content": "How long?"}]
             for key in ("sk-nobody-knows-this", theirs):
                 with pytest.raises(openai.AuthenticationError):
                     made.client(key).chat.completions.create(model="support", messages=messages)
-            assert not server.requests
+            assert not keyed.requests + open_to_all.requests
             assert httpx.get(f"{made.url}/metrics", timeout=20).status_code == 401
-            made.client(ours).chat.completions.create(
-                model="support", messages=messages, extra_headers={"Cookie": "a=b"}
-            )
-            ((_, headers, _),) = server.requests
-            assert headers["Authorization"] == f"Bearer {theirs}"
-            assert not {"cookie", "x-retuned-conversation"} & {name.lower() for name in headers}
+            client = made.client(ours, default_headers={"Cookie": "a=b"})
+            for _ in range(4):
+                client.chat.completions.create(model="support", messages=messages)
+            assert {headers.get("Authorization") for _, headers, _ in keyed.requests} == {f"Bearer {theirs}"}
+            assert {headers.get("Authorization") for _, headers, _ in open_to_all.requests} == {None}
+            sent = [headers for server in (keyed, open_to_all) for _, headers, _ in server.requests]
+            assert not {"cookie", "x-retuned-conversation"} & {name.lower() for headers in sent for name in headers}
+
+
+def test_without_keys_of_apps_the_server_gets_what_they_send(around: Around) -> None:
+    around.gateway.chat(Authorization="Bearer sk-of-the-app")
+    ((_, headers, _),) = (one for server in around.servers for one in server.requests)
+    assert headers["Authorization"] == "Bearer sk-of-the-app"
+
+
+def test_an_app_that_does_not_wait_for_its_answer_ends_the_request(around: Around) -> None:
+    asked = threading.Event()
+
+    def waits(handler: Any, _: dict[str, Any]) -> None:
+        asked.set()
+        handler.connection.recv(1)  # until the gateway ends the connection
+        handler.close_connection = True
+
+    for server in around.servers:
+        server.answer = waits
+    labels = {"model_name": "support@1", "code": "499"}
+    before = around.gateway.metric("requests_total", **labels) or 0
+    body = json.dumps({"model": "support@1", "messages": []}).encode()
+    with socket.create_connection(("127.0.0.1", around.gateway.port), timeout=20) as app:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\n\r\n"
+        app.sendall(head.encode() + body)
+        assert asked.wait(20)
+    until(lambda: (around.gateway.metric("requests_total", **labels) or 0) > before)
 
 
 def test_a_server_that_comes_back_is_asked_again_and_the_routes_outlive_the_daemon(tmp_path: Path) -> None:

@@ -44,19 +44,19 @@ def test_answers_and_streams_of_the_champion_and_of_the_base_model_until_it_is_l
     place = Place(HttpSettings(port=0), daemon)
     try:
         with vllm(base, "float32") as url:
-            own = {"upstreams": [{"url": url}], "timeout_seconds": 300.0}
+            own = {"upstreams": [{"url": url}], "timeout_seconds": 120.0}
             with gateway(tmp_path, tansu, http={"port": place.port}, gateway=own) as made:
                 until(lambda: made.metric("daemon_up"))
-                before = made.client(timeout=300).chat.completions.with_raw_response.create(model="support", **ASKED)
+                before = made.client().chat.completions.with_raw_response.create(model="support", **ASKED)
                 assert before.headers["X-Retuned-Model"] == "support@base"
                 assert "X-Retuned-Fallback" in before.headers
                 loading = {"lora_name": "support@1", "lora_path": str(adapter(base, tmp_path / "adapter"))}
                 httpx.post(f"{url}/load_lora_adapter", json=loading, timeout=60).raise_for_status()
                 until(lambda: made.chat(model="support@1").status_code == 200)
-                after = made.client(timeout=300).chat.completions.with_raw_response.create(model="support", **ASKED)
+                after = made.client().chat.completions.with_raw_response.create(model="support", **ASKED)
                 assert after.headers["X-Retuned-Model"] == after.parse().model == "support@1"
                 assert "X-Retuned-Fallback" not in after.headers
-                with made.client(timeout=300).chat.completions.with_streaming_response.create(
+                with made.client().chat.completions.with_streaming_response.create(
                     model="support", stream=True, **ASKED
                 ) as streamed:
                     text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed.parse())
