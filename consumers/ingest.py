@@ -18,7 +18,6 @@ from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError
 from retuned.consumers.formats.dialects import PASSED_OVER
-from retuned.consumers.formats.events import RESERVED
 from retuned.consumers.kafka.contract import Publisher, Source
 from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.metrics import Metrics
@@ -85,7 +84,7 @@ class Ingest:
         self.lag = 0
         self.lag_seconds: dict[str, float] = {}
         self._read_all = False
-        self._progress_at = time.monotonic()
+        self.note_progress()
 
     @property
     def seconds_without_progress(self) -> float:
@@ -153,8 +152,8 @@ class Ingest:
                         rows = self._read()
                         pause = FIRST_PAUSE_SECONDS
                     except BrokerUnavailable as error:
+                        self._waits({})  # first: no lag is shown beside a broker that is away
                         self._broker_is(up=False, why=str(error))
-                        self._waits({})
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -311,10 +310,6 @@ class Ingest:
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
-        if (feedback := rows.tables.get("feedback")) is not None:
-            for row in feedback.group_by(["name", "source"]).aggregate([([], "count_all")]).to_pylist():
-                name = row["name"] if row["name"] in RESERVED else "other"
-                metrics.feedback.labels(name, row["source"]).inc(row["count_all"])
         metrics.batch_seconds.observe(rows.seconds)
 
     def _waits(self, seconds: dict[str, float]) -> None:

@@ -19,12 +19,6 @@ class Metrics:
         self.duplicates = Counter(
             "retuned_event_duplicates", "Events that were not stored because their id was.", registry=registry
         )
-        self.feedback = Counter(
-            "retuned_feedback",
-            "Feedback read, duplicates among it, by name (other: not one of the reserved names) and source.",
-            ["name", "source"],
-            registry=registry,
-        )
         self.dead_letters = Counter(
             "retuned_dead_letters", "Messages that are no events.", ["reason"], registry=registry
         )

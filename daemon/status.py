@@ -17,6 +17,7 @@ from retuned.daemon.reports.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
+from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
 from retuned.retrain.scoring.label import in_figures, mistaken
@@ -120,13 +121,16 @@ def _with_labels(decision: dict[str, Any]) -> dict[str, Any]:
 
 
 def _roi(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
-    """The ledger of the workload, of the versions that the latest changes are about, and what those changes earned."""
+    """The ledger of the workload, of the versions that the latest changes are about, what those changes earned, and
+    what became of conversations."""
     tenures = roi.tenures(warehouse, settings, workload)
     recent = {None, *(version for tenure in tenures for version in (tenure.version, tenure.previous_version))}
+    became = outcomes(warehouse, workload)
     earned, versions = roi.of_workload(warehouse, workload)
     return {
         **asdict(earned),
         "versions": [{"version": version, **asdict(of)} for version, of in versions.items() if version in recent],
         "promotions": [asdict(tenure) for tenure in tenures],
         "left_out": roi.left_out(warehouse, workload),
+        "conversations": became and asdict(became) | {"cost_per_resolved": became.cost_per_resolved},
     }

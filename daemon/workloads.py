@@ -6,6 +6,8 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.daemon", "workloads.sql")
 MOST, BUSY = 50, timedelta(days=7)
+RETIRED = timedelta(days=7)
+"""A workload without an answer for so long is taken as retired, until the next one."""
 
 
 def known(warehouse: Warehouse) -> list[str]:
@@ -23,3 +25,8 @@ def measured(warehouse: Warehouse, now: datetime) -> list[str]:
         return found
     busiest = warehouse.rows(QUERIES["busiest"], {"since": now - BUSY, "most": MOST})
     return sorted(row["workload"] for row in busiest)
+
+
+def retired(warehouse: Warehouse, workload: str, now: datetime) -> bool:
+    """Whether no app has asked for it lately: nothing of it can drift, and no alert is about it."""
+    return warehouse.row(QUERIES["latest"], {"workload": workload, "since": now - RETIRED}) is None

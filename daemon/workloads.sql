@@ -5,3 +5,7 @@ SELECT workload FROM interactions UNION SELECT workload FROM aliases ORDER BY wo
 -- name: busiest
 SELECT workload FROM interactions WHERE timestamp >= $since
 GROUP BY workload ORDER BY count(*) DESC, workload LIMIT $most
+
+-- name: latest
+-- Any of them: of a workload that is asked, the first that is found.
+SELECT timestamp FROM traffic WHERE workload = $workload AND timestamp >= $since LIMIT 1

@@ -60,6 +60,8 @@ TABLES = {
     "after `retention.detail_days`.",
     "ledger_left_out": "Numbers that events reported and that are beyond what one event may book.",
     "ledger_moments": "Sums and products by conversation, from which the intervals of gains and ROI are computed.",
+    "ledger_outcomes": "What became of the conversations of a day, as the ledger has counted them.",
+    "feedback_totals": "All feedback so far on stored answers of a workload; retention takes nothing away.",
     "ledger_progress": "How far the ledger had booked each partition before 0.2.0; not written any more.",
     "ledger_position": "How far the ledger has booked: one row.",
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
@@ -232,6 +234,12 @@ COLUMNS = {
         "gain_interactions": "sum of products over the conversations",
         "gain_cost": "sum of products over the conversations",
     },
+    "ledger_outcomes": {**_WORKLOAD, "conversations": "how many"},
+    "feedback_totals": {
+        **_WORKLOAD,
+        "source": "user, expert, judge or app",
+        "total": "how much, since version 0.2.0",
+    },
     "ledger_progress": {
         "topic": _PLACE["topic"],
         "partition": _PLACE["partition"],
@@ -296,7 +304,8 @@ FIELDS = {
     "LabelRequest.answer": "what the model answered, with its calls of tools",
     "LabelRequest.tools": "the tools that the model was offered, as OpenAI's chat API has them",
     "LabelRequest.context": "passages that the model was given; null: none",
-    "LabelRequest.reason": "the weightiest: `uncertain`, `ungrounded`, `new_topic` or `disagreeing`; or `calibration`",
+    "LabelRequest.reason": "the weightiest: `uncertain`, `unreadable`, `ungrounded`, `new_topic` or `disagreeing`; or "
+    "`calibration`",
     "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
     "Ingestion.lag_events": "events that wait on the broker; null: no daemon is running",
     "Ingestion.last_event_at": "when the last event was stored; null: none since the daemon's start",

@@ -5,10 +5,12 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.samples import Sample
 
 from retuned.consumers.common.series import forget_other_workloads
 from retuned.monitors.blindness import MONITORS, Blindness
 from retuned.monitors.drift.check import DriftCheck
+from retuned.monitors.money.outcomes import Outcomes
 from retuned.monitors.money.roi import Roi, Tenure
 from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
 from retuned.monitors.watch.check import WatchCheck
@@ -18,6 +20,15 @@ class Quantiles(Gauge):
     """A gauge of quantiles, which are a summary in Prometheus' terms: those alone may have a label `quantile`."""
 
     _type = "summary"
+
+
+class Total(Gauge):
+    """A counter that is set, to a sum that the warehouse keeps: a restart does not reset it."""
+
+    _type = "counter"
+
+    def _child_samples(self) -> Iterable[Sample]:
+        return (Sample("_total", {}, self._value.get(), None, None),)
 
 
 class Metrics:
@@ -124,6 +135,13 @@ class Metrics:
             ["workload", "rate", "source"],
             registry=registry,
         )
+        self.feedback = Total(
+            "retuned_feedback",
+            "Feedback on stored answers of the workload, by name (other: not one of the reserved names) and source; "
+            "what comes before its answer counts once that is there",
+            ["workload", "name", "source"],
+            registry=registry,
+        )
         self.latency = Quantiles(
             "retuned_answer_latency_seconds",
             "Latency of the answers of the current window, by quantile",
@@ -211,6 +229,20 @@ class Metrics:
             [*model, "kind"],
             registry=registry,
         )
+        self.cost_per_resolved = Gauge(
+            "retuned_roi_cost_per_resolved_amount",
+            "All booked costs over the conversations that were resolved, both since it is known whether they are; "
+            "absent while no cost is booked or none was resolved",
+            ["workload"],
+            registry=registry,
+        )
+        self.conversations = Gauge(
+            "retuned_roi_conversations",
+            "Conversations of the ledger by outcome (resolved, unresolved, escalated, unknown) since it is known "
+            "whether any was resolved; absent before",
+            ["workload", "outcome"],
+            registry=registry,
+        )
         self.roi_uplift = Gauge(
             "retuned_roi_uplift_amount",
             "What the champion gained since it came into service, less what the one before it would have gained",
@@ -236,6 +268,11 @@ class Metrics:
     def drift_failed(self, workload: str) -> None:
         """Show that the latest check failed: nothing is known."""
         self._drift(workload, None)
+
+    def drift_ended(self, workload: str) -> None:
+        """Show nothing: the workload is not checked any more."""
+        self.drift_failed(workload)
+        self.drift_checked.remove_by_labels({"workload": workload})
 
     def _drift(self, workload: str, check: DriftCheck | None) -> None:
         self._replace(self.drift_detected, workload, [((), check.drifted)] if check else [])
@@ -291,6 +328,10 @@ class Metrics:
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
+    def feedback_totals(self, workload: str, totals: Mapping[tuple[str, str], int]) -> None:
+        """Show how much feedback there was on a workload's answers, by name and source."""
+        self._replace(self.feedback, workload, totals.items())
+
     def blindness(self, workload: str, found: Collection[Blindness]) -> None:
         """Show which monitors of a workload have too few rows."""
         for monitor in MONITORS:
@@ -303,6 +344,7 @@ class Metrics:
         versions: Mapping[str | None, Roi],
         latest: Tenure | None,
         left_out: Mapping[str, int],
+        became: Outcomes | None,
     ) -> None:
         """Show the ledger of a workload. Of its versions, those that the latest change of the champion is about."""
         amounts = defaultdict[tuple[str, str], float](float)
@@ -311,6 +353,9 @@ class Metrics:
         self._replace(self.roi_ratio, workload, [((), found.ratio)])
         self._replace(self.roi_amount, workload, amounts.items())
         self._replace(self.left_out, workload, [((item,), reported) for item, reported in left_out.items()])
+        self._replace(self.cost_per_resolved, workload, [((), became.cost_per_resolved)] if became else [])
+        counts = became.counts() if became else {}
+        self._replace(self.conversations, workload, [((outcome,), count) for outcome, count in counts.items()])
         self._replace(self.roi_interval, workload, _ends(found.ratio_low, found.ratio_high))
         self._replace(self.roi_gain_interval, workload, _ends(found.gains_low, found.gains_high))
         named = (latest.version, latest.previous_version) if latest else (None,)

@@ -116,11 +116,14 @@ class Metrics:
         if line.get("validation_loss") is not None:
             self.loss.labels(workload, "validation").set(line["validation_loss"])
 
+    def idle(self, workload: str) -> None:
+        """No run is under way any more."""
+        self.active.remove_by_labels({"workload": workload})
+
     def finished(self, result: RunResult) -> None:
         """Take in a run that ended."""
         workload = result.workload
         self.runs.labels(workload, result.state).inc()
-        self.active.remove_by_labels({"workload": workload})
         if result.state == "interrupted":
             return  # its time is counted when it is resumed and ends
         if result.train_seconds:
@@ -141,9 +144,10 @@ class Metrics:
         with self._lock:
             self._aliases(warehouse, workload)
 
-    def keep(self, workloads: Collection[str]) -> None:
-        """Forget all other workloads."""
+    def keep(self, measured: Collection[str], workloads: Collection[str]) -> None:
+        """Forget all other workloads; of feedback, those that are not measured."""
         with self._lock:
+            forget_other_workloads([self.quarantined], measured)
             for workload in forget_other_workloads(vars(self).values(), workloads):
                 self._named.pop(workload, None)
                 self._scored.pop(workload, None)
@@ -157,12 +161,13 @@ class Metrics:
         for model, alias in named:
             self.model.labels(workload, model, alias).set(1)
         self._named[workload] = named
+        counts = {row["event"]: row["count"] for row in warehouse.rows(QUERIES["promotions"], {"workload": workload})}
         for event in ("promoted", "rolled_back"):  # from 0 on: the first one ever is an increase, too
-            self.promotions.labels(workload, event)
-        for row in warehouse.rows(QUERIES["promotions"], {"workload": workload}):
-            key = (workload, row["event"])
-            self.promotions.labels(*key).inc(row["count"] - self._counted[key])
-            self._counted[key] = row["count"]
+            key, count = (workload, event), counts.get(event, 0)
+            # In one step: a scrape that saw 0 before what was counted until a restart would see an increase.
+            self.promotions.labels(*key).inc(count - self._counted[key])
+            self._counted[key] = count
+        self.runs.labels(workload, "failed")  # from 0 on, too: a failure before a restart and one since it are two
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
         """Take in what the latest dataset sets aside."""

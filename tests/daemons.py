@@ -108,7 +108,7 @@ class Daemon:
                 return float(line.rsplit(" ", 1)[1])
         return None
 
-    def until(self, true: Callable[[], Any], what: str, timeout_seconds: float = 120.0) -> Any:
+    def until(self, true: Callable[[], Any], what: str, timeout_seconds: float = 240.0) -> Any:
         """What `true` returns once it is true; fails with the daemon's log when it never is."""
         assert self.process is not None
         deadline = time.monotonic() + timeout_seconds

@@ -19,6 +19,7 @@ IMPORTED = [
     "retuned.retrain.generation.adapters",
     "retuned.retrain.training.adapter",
     "transformers.models.llama.modeling_llama",
+    "trl.trainer.sft_trainer",
 ]
 # As `run_child` has them: what libraries read once, when they are loaded.
 ENVIRONMENT = HUGE_PAGES | THREADS_WAIT_BRIEFLY | {"HF_HUB_OFFLINE": "1"}

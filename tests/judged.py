@@ -17,7 +17,7 @@ class History:
     """Events of two workloads over some weeks, drawn at random, in the order in which they came."""
 
     def __init__(self, warehouse: Warehouse, seed: int) -> None:
-        self._warehouse, self._luck = warehouse, random.Random(seed)
+        self.warehouse, self._luck = warehouse, random.Random(seed)
         self._number = 0
         self.now = START
 
@@ -28,7 +28,7 @@ class History:
         said = [self._feedback() for _ in range(self._luck.randrange(14))]
         for table, rows in (("interactions", asked), ("feedback", said)):
             if rows:
-                store(self._warehouse, table, rows)
+                store(self.warehouse, table, rows)
 
     def _next(self) -> int:
         self._number += 1

@@ -53,6 +53,7 @@ def value(column: str, kind: str, number: int) -> Any:
         "VARCHAR": f"{column} {number}, it's “{number}”",
         "JSON": f'{{"{column}": [{number}, "it\'s"]}}',
         "TIMESTAMP": datetime(2026, 3, 2, 9, 30, 0, 123_000) + timedelta(days=number),
+        "DATE": date(2026, 3, 2) + timedelta(days=number),
         "DOUBLE": number + 0.1,
         "BIGINT": 2**40 + number,
         "INTEGER": number,

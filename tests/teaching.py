@@ -1,11 +1,13 @@
 """People who teach: interactions and feedback put straight into a warehouse."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from traffic import insert_event
+from traffic import insert_event, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 
@@ -17,10 +19,26 @@ class Teacher:
 
     def __init__(self, warehouse: Warehouse, workload: str = "support") -> None:
         self.warehouse, self.workload, self.acts = warehouse, workload, 0
+        self._rows: defaultdict[str, list[dict[str, Any]]] | None = None
 
     @property
     def now(self) -> datetime:
         return START + self.acts * timedelta(minutes=1)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is taught meanwhile is stored at its end, together: each transaction takes milliseconds."""
+        self._rows = defaultdict(list)
+        yield
+        taught, self._rows = self._rows, None
+        for table, rows in taught.items():
+            store(self.warehouse, table, rows)
+
+    def _store(self, table: str, **row: Any) -> None:
+        if self._rows is None:
+            insert_event(self.warehouse, table, **row)
+        else:
+            self._rows[table].append(row)
 
     def ask(
         self,
@@ -37,8 +55,7 @@ class Teacher:
         self.acts += 1
         messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
         interaction = f"{self.workload}-i{self.acts}"
-        insert_event(
-            self.warehouse,
+        self._store(
             "interactions",
             id=interaction,
             timestamp=self.now,
@@ -60,8 +77,7 @@ class Teacher:
         """Store feedback and return its id."""
         self.acts += 1
         feedback = f"{self.workload}-f{self.acts}"
-        insert_event(
-            self.warehouse,
+        self._store(
             "feedback",
             id=feedback,
             timestamp=self.now,
@@ -114,5 +130,6 @@ def teach_policies(
     teacher: Teacher, goods: dict[str, str], *, openings: slice = slice(None), wrong: str = "I cannot say."
 ) -> None:
     """Correct an answer to every question."""
-    for question, right in questions(goods, openings):
-        teacher.correct(question, wrong, right)
+    with teacher.at_once():
+        for question, right in questions(goods, openings):
+            teacher.correct(question, wrong, right)

@@ -47,8 +47,14 @@ def prompts(count: int, rng: random.Random, weights: Sequence[float] = (3, 3, 2,
     return made
 
 
-def interactions(
-    warehouse: Warehouse,
+def interactions(warehouse: Warehouse, asked: Sequence[str], rng: random.Random, **more: Any) -> list[str]:
+    """Store one interaction for each prompt and return their ids. Further arguments are those of `answered`."""
+    rows = answered(asked, rng, **more)
+    store(warehouse, "interactions", rows)
+    return [str(row["id"]) for row in rows]
+
+
+def answered(
     asked: Sequence[str],
     rng: random.Random,
     *,
@@ -58,8 +64,8 @@ def interactions(
     answer_length: float = 1.0,
     offset: int = 0,
     **columns: Any,
-) -> list[str]:
-    """Store one interaction for each prompt and return their ids. Further columns override what is drawn."""
+) -> list[dict[str, Any]]:
+    """The row of an interaction for each prompt. Further columns override what is drawn."""
     rows = []
     for number, prompt in enumerate(asked):
         when = start + number * step
@@ -84,8 +90,7 @@ def interactions(
             }
             | columns
         )
-    store(warehouse, "interactions", rows)
-    return [str(row["id"]) for row in rows]
+    return rows
 
 
 def feedback(

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
+from retuned.consumers.formats.events import RESERVED
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "judgements.sql")
@@ -33,7 +34,18 @@ def follow(warehouse: Warehouse) -> None:
             since, until = cursor.execute(QUERIES["behind"]).fetchall()[0]
             cursor.execute(QUERIES["touched"], {"since": since})
             _renew(cursor)
+            cursor.execute(QUERIES["count_feedback"], {"since": since, "reserved": sorted(RESERVED)})
             cursor.execute(QUERIES["advance"], {"until": until})
+
+
+def feedback_totals(warehouse: Warehouse, workload: str) -> dict[tuple[str, str], int]:
+    """By name (`other`: not one of the reserved ones) and source, all feedback so far on answers of the workload.
+
+    Feedback names no workload: `follow` counts it once its answer is there. It stays counted when that has left the
+    warehouse.
+    """
+    rows = warehouse.rows(QUERIES["feedback_totals"], {"workload": workload})
+    return {(row["name"], row["source"]): row["total"] for row in rows}
 
 
 def comparable_votes(
@@ -44,6 +56,7 @@ def comparable_votes(
     *,
     now: datetime,
     mature_after: timedelta | None = None,
+    period: timedelta | None = None,
     per_account: int = VOTES_PER_ACCOUNT,
 ) -> None:
     """Put the votes on the answers of a span into the temporary table `comparable_votes` of this cursor.
@@ -57,6 +70,9 @@ def comparable_votes(
       of who asked. Votes of other sources have none.
     - With `mature_after`, votes that came within that time after the answer count, and only of answers that are at
       least so old: old answers and new ones then had the same time to be voted on.
+    - With `period`, time is cut into periods of that length, the last of which ends at `now`, and votes count that came
+      by the end of the answer's period. So an earlier period is seen as it was when it was the last one, and can be
+      compared with that one, whose newest answers had little time.
     - What answered is traffic: no demonstration.
 
     Columns: interaction_id, conversation, answered_at, model, version (of the workload that the model names, else
@@ -73,6 +89,8 @@ def comparable_votes(
             "start": start,
             "end": end if mature_after is None else min(end, now - mature_after),
             "mature_after": mature_after,
+            "now": now,
+            "period": period,
             "per_account": per_account,
         },
     )

@@ -32,8 +32,28 @@ SELECT i.workload, i.id AS interaction_id, i.timestamp AS answered_at, i.receive
 FROM said s JOIN interactions i ON i.id = s.interaction_id
 ORDER BY answered_at
 
+-- name: count_feedback
+-- What came since the last look, and what was there before the answer that came since then.
+INSERT INTO feedback_totals
+WITH met AS (
+    SELECT workload, name, source
+    FROM feedback JOIN interactions ON interactions.id = interaction_id
+    WHERE feedback.batch > $since
+    UNION ALL
+    SELECT workload, name, source
+    FROM interactions JOIN feedback ON interactions.id = interaction_id
+    WHERE interactions.batch > $since AND (feedback.batch <= $since OR feedback.batch IS NULL)
+)
+SELECT workload, CASE WHEN name IN (SELECT unnest($reserved::VARCHAR[])) THEN name ELSE 'other' END AS name, source, count(*)
+FROM met
+GROUP BY ALL
+ON CONFLICT DO UPDATE SET total = total + excluded.total
+
 -- name: advance
 UPDATE judgements_position SET last_batch = $until
+
+-- name: feedback_totals
+SELECT name, source, total FROM feedback_totals WHERE workload = $workload
 
 -- name: comparable_votes
 -- One row for each interaction, name and source: the last vote. Of an account the first answers that it voted on count, so
@@ -47,6 +67,9 @@ WITH latest AS (
     WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND NOT demonstration
       AND answered_at >= $start AND answered_at < $end
       AND ($mature_after::INTERVAL IS NULL OR timestamp <= answered_at + $mature_after::INTERVAL)
+      AND ($period::INTERVAL IS NULL OR timestamp <= $now::TIMESTAMP - to_microseconds(
+          (epoch_us($now::TIMESTAMP) - epoch_us(answered_at) - 1) // epoch_us($period::INTERVAL) * epoch_us($period::INTERVAL)
+      ))
     GROUP BY interaction_id, name, source
 ), votes AS (
     SELECT interaction_id, last.conversation, last.answered_at, last.model, last.imported, name, source, last.value,

@@ -20,6 +20,7 @@ from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings, given, load
+from retuned.monitors.money.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
     from retuned.daemon.service import Service
@@ -389,6 +390,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
             lines.append(
                 f"  ROI         {roi['ratio']:.2f}  ({sums}{ends}), booked until {_at(status.get('booked_at'))}"
             )
+        if (became := roi["conversations"]) and became["cost_per_resolved"] is not None:
+            counts = ", ".join(f"{became[outcome]} {outcome}" for outcome in OUTCOMES)
+            each = f"{became['cost_per_resolved']:.4g} {status['currency']} per resolved conversation"
+            lines.append(f"  cost        {each}  (since {became['since']}: {counts})")
         if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
             before = (
                 f"{name}@{change['previous_version'] or 'base'} would have gained {_number(change['counterfactual'])}"

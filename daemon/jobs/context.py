@@ -63,6 +63,10 @@ class Context:
         """The workloads that are measured."""
         return workloads.measured(self.warehouse, self.now())
 
+    def retired(self, workload: str) -> bool:
+        """Whether it had no answer for a week."""
+        return workloads.retired(self.warehouse, workload, self.now())
+
     def shown(self) -> set[str]:
         """The workloads that metrics tell apart: those that are measured, and those whose champion was ever changed."""
         return {*self.measured(), *self.rollout.changed()}

@@ -149,9 +149,9 @@ class Jobs:
 
     def _show_latest_drift(self) -> None:
         """Else the gauges would be absent until the next check, and alerts begin anew."""
-        for workload in self.context.workloads():
+        for workload in self.context.measured():
             check = drift.latest(self.context.warehouse, workload)
-            if check is not None:
+            if check is not None and not self.context.retired(workload):
                 self.context.monitor_metrics.drift(check, counted=False)
 
     def _on_event(self, event: JobExecutionEvent) -> None:

@@ -262,11 +262,13 @@ class Runs:
             about(run=stop.run_id, workload=stop.workload),
             span("run", run=stop.run_id, workload=stop.workload) as traced,
         ):
+            context.retrain_metrics.progress(stop.workload, {})  # one that hangs before its first line is stuck, too
             try:
                 result = run.take_up(context.rollout, stop.run_id, context.now, stop, self.on_progress)
             finally:
                 with self._lock:
                     self.progress, self._under_way = {}, None
+                context.retrain_metrics.idle(stop.workload)
             traced.set(outcome=result.state, version=result.version, promoted=result.promoted)
             context.retrain_metrics.finished(result)
             with about(version=result.version):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
 from retuned.consumers.warehouse.archive import archive as move_to_archive
 from retuned.daemon.jobs.context import Context
@@ -16,6 +17,7 @@ from retuned.monitors.blindness import blind, note
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift import windows as drift_windows
 from retuned.monitors.money import ledger, roi
+from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
 from retuned.retrain import queue
@@ -50,7 +52,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
             under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
             context.metrics.keep(shown)
             context.monitor_metrics.keep(measured, shown)
-            context.retrain_metrics.keep(shown | under_way)
+            context.retrain_metrics.keep(measured, shown | under_way)
 
 
 def watch_champions(context: Context) -> None:
@@ -69,6 +71,9 @@ def check_drift(context: Context, runs: Runs) -> None:
     with context.parts("drift") as parts:
         for workload in measured:
             with parts.workload(workload):
+                if context.retired(workload):
+                    context.monitor_metrics.drift_ended(workload)
+                    continue
                 try:
                     settings = context.settings.for_workload(workload)
                     check = drift.check(
@@ -253,11 +258,16 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
         context.monitor_metrics.quality(workload, [])  # nothing is known now
         raise
     context.monitor_metrics.quality(workload, figures)
+    context.monitor_metrics.feedback_totals(workload, judgements.feedback_totals(warehouse, workload))
     earned, by_version = roi.of_workload(warehouse, workload)
     tenure = next(iter(roi.tenures(warehouse, settings, workload, most=1)), None)
-    context.monitor_metrics.roi(workload, earned, by_version, tenure, roi.left_out(warehouse, workload))
+    left_out, became = roi.left_out(warehouse, workload), outcomes(warehouse, workload)
+    context.monitor_metrics.roi(workload, earned, by_version, tenure, left_out, became)
     context.retrain_metrics.aliases(warehouse, workload)
-    context.retrain_metrics.quarantine(warehouse, workload)
+    if context.retired(workload):
+        context.retrain_metrics.quarantined.remove_by_labels({"workload": workload})
+    else:
+        context.retrain_metrics.quarantine(warehouse, workload)
 
 
 def _watch_champion(context: Context, workload: str) -> None:

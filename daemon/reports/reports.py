@@ -24,6 +24,7 @@ from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.daemon.jsontext import as_json
+from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.statistics import clustered_rate, wilson
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
@@ -158,12 +159,15 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
 
     found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "runs", "drift")}
     voted = _votes(warehouse, workload, period)
+    became = outcomes(warehouse, workload, period.start.date(), period.end.date())
     found["figures"] += [row for row in voted if row["day"]]
     return found | {
         "rates": [row for row in voted if not row["day"]],
         "corrections": rows("corrections")[0]["corrections"],
         "some_archived": rows("archived")[0]["some"],
         **rows("as_of")[0],
+        "cost_per_resolved": became and became.cost_per_resolved,
+        "resolved": became and became.resolved,
     }
 
 
@@ -337,6 +341,11 @@ def sentences(job: dict[str, Any]) -> list[str]:
     if gains or costs:
         worth = f", a return of {(gains - costs) / costs:,.1f} on what was spent" if costs else ""
         found.append(f"It earned {gains:,.2f} {currency} and cost {costs:,.2f} {currency}{worth}.")
+    if now.get("cost_per_resolved") is not None:
+        found.append(
+            f"A conversation that was resolved cost {now['cost_per_resolved']:,.4g} {currency} "
+            f"({now['resolved']:,} were resolved)."
+        )
     events = [one["event"] for one in now["promotions"]]
     trained = sum(one["runs"] for one in now["runs"])
     found.append(
@@ -372,6 +381,10 @@ def comparison(job: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         for item in items:
             now, before = (f"{_money(one, kind, item):,.2f} {job['currency']}" for one in (job["now"], job["before"]))
             found.append((f"{word}: {item.replace('_', ' ')}", "", now, before))
+    each = [one.get("cost_per_resolved") for one in (job["now"], job["before"])]
+    if each != [None, None]:
+        texts = ["–" if cost is None else f"{cost:,.4g} {job['currency']}" for cost in each]
+        found.append(("cost of a resolved conversation", "", texts[0], texts[1]))
     return found
 
 

@@ -521,8 +521,11 @@ def quality() -> dashboard.Dashboard:
         ),
         lines(
             "Feedback",
-            "Feedback read a second, by name and source; `other` is all names that are not reserved.",
-            ("sum by (name, source) (rate(retuned_feedback_total[$__rate_interval]))", "{{name}} by {{source}}"),
+            "Feedback a second on stored answers, by name and source; `other` is all names that are not reserved.",
+            (
+                f"sum by (workload, name, source) (rate(retuned_feedback_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                "{{workload}} {{name}} by {{source}}",
+            ),
         ),
         states(
             "Blind monitors",
@@ -737,6 +740,24 @@ def business() -> dashboard.Dashboard:
             (f'sum by (workload) (retuned_roi_amount{{{OF_WORKLOAD}, kind="gain"}})', "{{workload}}"),
             (f"retuned_roi_gain_interval_amount{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             least=None,
+        ),
+        lines(
+            "Cost per resolved conversation",
+            "All booked costs over the conversations that were resolved and not escalated, both since it is known "
+            "whether they are, in the configured currency. Absent without feedback `resolved`.",
+            (f"retuned_roi_cost_per_resolved_amount{{{OF_WORKLOAD}}}", "{{workload}}"),
+        ),
+        lines(
+            "Conversations by outcome",
+            "What became of conversations of the last 24 hours. Where most are unknown, the cost per resolved "
+            "conversation is too high.",
+            (
+                f"sum by (outcome) (retuned_roi_conversations{{{OF_WORKLOAD}}}) "
+                f"- sum by (outcome) (retuned_roi_conversations{{{OF_WORKLOAD}}} offset 1d)",
+                "{{outcome}}",
+            ),
+            least=None,
+            stacked=True,
         ),
         lines(
             "Numbers left out",

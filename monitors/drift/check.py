@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+import duckdb
+
 from retuned.consumers.common.process import run_child
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
@@ -215,10 +217,8 @@ def write_features(warehouse: Warehouse, settings: Settings, found: Windows, now
     seed = found.reference.start.isoformat()
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        cursor.execute(QUERIES["rated"])
+        put_votes(cursor, found, now)
         for name, window in (("reference", found.reference), ("current", found.current)):
-            judgements.comparable_votes(cursor, found.workload, window.start, window.end, now=now)
-            cursor.execute(QUERIES["add_rated"])
             for kind, choose in CHOOSE.items():
                 sample(cursor, f"{name}_{kind}", found.workload, window, settings.windows.sample_rows, seed, choose)
         one_day = found.current.end - found.reference.start <= DAY
@@ -226,6 +226,25 @@ def write_features(warehouse: Warehouse, settings: Settings, found: Windows, now
         features = cursor.sql(QUERIES["features"], params={"segments": list(settings.drift.segments)})
         parquet.write_table(features.to_arrow_table(), path)
         return [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
+
+
+def put_votes(cursor: duckdb.DuckDBPyConnection, found: Windows, now: datetime) -> None:
+    """Put users' votes on the answers of both windows into the temporary table `rated` of this cursor.
+
+    The newest answers had little time to be voted on, and those who are content may vote later than others. So the
+    reference is read in periods as long as the current window, each with the votes that had come at its end.
+    """
+    cursor.execute(QUERIES["rated"])
+    for window in (found.reference, found.current):
+        judgements.comparable_votes(
+            cursor,
+            found.workload,
+            window.start,
+            window.end,
+            now=now,
+            period=found.current.end - found.current.start,
+        )
+        cursor.execute(QUERIES["add_rated"])
 
 
 def verdict(features: list[Feature]) -> Feature | None:

@@ -86,7 +86,8 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
       that have it: those of the same entry of the configuration, or all that have none of their own.
 
     What has no rate, or a rate of zero, is not booked. What one event reports beyond the limits of the settings is
-    taken for a mistake: it is not booked, and counted in `ledger_left_out`.
+    taken for a mistake: it is not booked, and counted in `ledger_left_out`. What became of conversations is counted in
+    `ledger_outcomes`, whatever they are worth.
     """
     with warehouse.transaction() as cursor:
         entries = _answers(cursor, settings, now) + _runs(cursor, settings) + _fixed(cursor, settings, now)
@@ -95,6 +96,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
         for row in _rows(cursor, "left_out"):
             insert(cursor, "ledger_left_out", created_at=now, **row)
         cursor.execute(QUERIES["moments"])
+        cursor.execute(QUERIES["outcomes"])
         cursor.execute(QUERIES["advance"], {"now": now})
     return entries
 

@@ -197,6 +197,24 @@ ON CONFLICT DO UPDATE SET
     gain_interactions = gain_interactions + excluded.gain_interactions,
     gain_cost = gain_cost + excluded.gain_cost
 
+-- name: outcomes
+-- What became of each conversation, as it is known now, in the place of what was known at the last booking.
+INSERT INTO ledger_outcomes
+WITH conversations AS (
+    SELECT sign, workload, day, conversation, bool_or(escalated) AS escalated,
+           arg_max(resolved, (timestamp, answer)) FILTER (resolved IS NOT NULL) AS resolved
+    FROM states
+    GROUP BY sign, workload, day, conversation
+)
+SELECT workload, day,
+       CASE WHEN escalated THEN 'escalated' WHEN resolved THEN 'resolved' WHEN NOT resolved THEN 'unresolved' ELSE 'unknown'
+       END AS outcome,
+       sum(sign)
+FROM conversations
+GROUP BY ALL
+HAVING sum(sign) <> 0
+ON CONFLICT DO UPDATE SET conversations = conversations + excluded.conversations
+
 -- name: of_runs
 -- Runs of which the item is not booked. What a run took is a cost of the promotion that it led to, else of the version
 -- that was in service when it ended.

@@ -130,7 +130,7 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
         chosen = select(evidence, earlier, chosen_by)
         try:
             check_enough(chosen, settings, workload)
-            check_classes(chosen, similarity, evidence.template, workload)
+            check_classes(chosen, similarity, evidence.template, workload, evidence.metric.metric)
         except DatasetRefused as error:
             return {"refused": type(error).__name__, "reason": str(error)}
         check_leaks(chosen.splits, chosen.thumbs, similarity, evidence.template)

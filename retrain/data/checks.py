@@ -11,7 +11,7 @@ from retuned.retrain.data.questions import QuestionIndex
 from retuned.retrain.data.selection import Selection
 from retuned.retrain.data.similarity import Template, normalise
 from retuned.retrain.data.topics import OTHER
-from retuned.retrain.scoring.facts import facts
+from retuned.retrain.scoring.metric import Metric
 from retuned.retrain.settings import Settings
 
 FREQUENT = 10
@@ -59,11 +59,11 @@ def check_enough(chosen: Selection, settings: Settings, workload: str) -> None:
         raise TooFewRows(f"workload {workload}: no example is left to train on; lower dataset.holdout_share")
 
 
-def check_classes(chosen: Selection, similarity: float, template: Template, workload: str) -> None:
+def check_classes(chosen: Selection, similarity: float, template: Template, workload: str, metric: Metric) -> None:
     """Refuse a dataset in which a frequent answer or topic loses most of its questions.
 
     The unit is the question: one is lost when no row of it is left. An answer that another one replaced for the same
-    question, in whatever near wording, is no loss: the question has a row.
+    question, in whatever near wording, is no loss: the question has a row. Answers are one by the metric's key.
 
     Raises:
         LostClass: it names the answer or topic, what took its questions, and what to do.
@@ -88,7 +88,7 @@ def check_classes(chosen: Selection, similarity: float, template: Template, work
     classes: dict[tuple[str, Hashable], set[str]] = {}
     for row, topic in zip(rows, chosen.topics.of([row.question for row in rows]), strict=True):
         for kind, key, name in (
-            ("answer", facts(row.completion) or normalise(row.completion), _short(row.completion)),
+            ("answer", metric.key(row.completion), _short(row.completion)),
             ("topic", topic, topic),
         ):
             if key != OTHER:

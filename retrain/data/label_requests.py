@@ -23,13 +23,15 @@ from retuned.consumers.common.tool_calls import schemas
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.kafka.contract import Publisher
-from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.consumers.warehouse import judgements
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
 from retuned.retrain import versions
 from retuned.retrain.data.examples import Example, example, logged_answer
 from retuned.retrain.data.questions import QuestionIndex, questions_of
 from retuned.retrain.data.similarity import Template
 from retuned.retrain.scoring.facts import facts, values
-from retuned.retrain.scoring.metric import Same, restored
+from retuned.retrain.scoring.metric import Chosen, Metric, Same, restored
+from retuned.retrain.scoring.tool_calls import has_calls
 from retuned.retrain.settings import Settings
 
 QUERIES = named_queries("retuned.retrain.data", "labels.sql")
@@ -42,7 +44,7 @@ LEAST_SCORE = 0.3
 FAR = 0.6
 
 # How likely an answer is wrong of which nothing else is known than that … Rough: they only rank.
-_HEDGED, _UNGROUNDED, _NEW_TOPIC = 0.5, 0.7, 0.5
+_UNREADABLE, _HEDGED, _UNGROUNDED, _NEW_TOPIC = 0.9, 0.5, 0.7, 0.5
 
 CALIBRATION_SHARE = 0.2
 """Of a day's requests, for labels that calibrate the grounding rules: half of them alarms, half other answers."""
@@ -92,7 +94,7 @@ class Pick:
 
     Attributes:
         score: how likely it is wrong, 0 to 1.
-        reason: the weightiest of uncertain, ungrounded, new_topic and disagreeing.
+        reason: the weightiest of uncertain, unreadable, ungrounded, new_topic and disagreeing.
         detail: all that spoke for it, as sentences, the weightiest first.
     """
 
@@ -120,7 +122,7 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
     parameters = {"workload": workload, "limit": POOL}
     candidates = [
         Candidate(made, row["good"], row["bad"], row["settled"] or row["id"] in asked_now)
-        for row in warehouse.rows(QUERIES["candidates"], parameters)
+        for row in _newest(warehouse, workload, now)
         if (made := _example(row)) is not None
     ]
     known = [made for row in warehouse.rows(QUERIES["known"], parameters) if (made := _example(row)) is not None]
@@ -128,7 +130,7 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
     kept = json.loads(newest["card"]).get("metric") if newest else None
     metric = restored(settings, kept, [one.example.completion for one in candidates])
     similarity = settings.dataset.near_duplicate_similarity
-    picks = choose(candidates, known, _taught_to(warehouse, workload), left, similarity, metric.same)
+    picks = choose(candidates, known, _taught_to(warehouse, workload), left, similarity, metric)
     requests = [
         *({"reason": "calibration", "detail": _CALIBRATION, "score": None, **row} for row in drawn),
         *(
@@ -155,6 +157,18 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
     return len(requests)
 
 
+def _newest(warehouse: Warehouse, workload: str, now: datetime) -> list[dict[str, Any]]:
+    """The newest answers of the model in service, with the votes on them."""
+    judgements.follow(warehouse)
+    with warehouse.cursor() as cursor:
+        cursor.execute(QUERIES["newest"], {"workload": workload, "limit": POOL})
+        start, end = cursor.execute(QUERIES["span"]).fetchall()[0]
+        if start is None:
+            return []
+        judgements.comparable_votes(cursor, workload, start, end, now=now)
+        return rows_of(cursor.execute(QUERIES["candidates"], {"workload": workload}))
+
+
 def _draw(warehouse: Warehouse, workload: str, most: int, now: datetime) -> list[dict[str, Any]]:
     """Answers to be labelled that are a random sample of those the grounding rules alarm on, and of the others.
 
@@ -176,16 +190,17 @@ def choose(
     taught: Taught,
     count: int,
     similarity: float,
-    same: Same,
+    metric: Chosen,
 ) -> list[Pick]:
     """The answers whose label would teach most, at most `count`: likely wrong, and unlike each other.
 
-    Four signs are looked for, and each says how likely the answer is wrong; together 1 − Π (1 − sign), as if they were
+    Five signs are looked for, and each says how likely the answer is wrong; together 1 − Π (1 − sign), as if they were
     independent:
 
     - uncertain: people called it bad and nobody said what is right, (bad + 1) / (good + bad + 2); or it hedges;
-    - ungrounded: it states values that stand neither in its context nor in the question; without a context, nor in
-      anything that the champion was taught;
+    - unreadable: programs cannot read it, as the metric says: none of the labels, no JSON, no such tool;
+    - ungrounded: it states in words values that stand neither in its context nor in the question; without a context,
+      nor in anything that the champion was taught;
     - new topic: its question is far (cosine of TF-IDF) from all that the champion was taught;
     - disagreeing: the same question got other answers (the share of those), or people disagree about this one.
 
@@ -198,13 +213,13 @@ def choose(
     asked: QuestionIndex[Example] = QuestionIndex(similarity, template)
     for one in known:
         asked.add(one, one)
-    answers = _answers(candidates, similarity, template, same)
+    answers = _answers(candidates, similarity, template, metric.same)
     open_ones = [one for one in candidates if not one.settled and (one.bad or not one.good) and one.example.question]
     if not open_ones:
         return []
     similar, far = _space([one.example.question for one in open_ones], taught.questions)
     scored = [
-        _scored(one, answers[one.example.interaction_id], distance, taught)
+        _scored(one, answers[one.example.interaction_id], distance, taught, metric.metric)
         for one, distance in zip(open_ones, far, strict=True)
     ]
     left = {number: pick.score for number, pick in enumerate(scored) if pick.score >= LEAST_SCORE}
@@ -280,7 +295,7 @@ def counts(warehouse: Warehouse) -> dict[str, dict[str, int]]:
     return {row.pop("workload"): row for row in warehouse.rows(QUERIES["counts"])}
 
 
-def _scored(candidate: Candidate, answers: "_Answers", distance: float | None, taught: Taught) -> Pick:
+def _scored(candidate: Candidate, answers: "_Answers", distance: float | None, taught: Taught, metric: Metric) -> Pick:
     one = candidate.example
     signs: list[tuple[float, str, str]] = []
     good, bad = candidate.good, candidate.bad
@@ -293,7 +308,9 @@ def _scored(candidate: Candidate, answers: "_Answers", distance: float | None, t
     if answers.others:
         told = f"The same question got other answers ({answers.others:.0%} of {answers.count})."
         signs.append((answers.others, "disagreeing", told))
-    stated = values(facts(one.completion))
+    if why := metric.unreadable(one.completion, {"tools": one.tools}):
+        signs.append((_UNREADABLE, "unreadable", f"Programs cannot read it: {why}."))
+    stated = values(facts(one.completion)) if metric.in_words and not has_calls(one.completion) else set()
     passages = json.loads(one.context) if one.context else []
     if stated and (passages or taught.facts):
         given = facts("\n".join([*passages, *(turn["content"] for turn in json.loads(one.messages))]))

@@ -1,33 +1,35 @@
+-- name: newest
+-- The newest answers of the model in service.
+CREATE OR REPLACE TEMP TABLE newest AS
+SELECT id, timestamp, messages, response, context, attributes -> '$.tools' AS tools,
+    attributes -> '$.tool_calls' AS calls
+FROM traffic
+WHERE workload = $workload
+    AND timestamp >= coalesce(
+        (SELECT created_at FROM aliases WHERE workload = $workload AND alias = 'champion'), TIMESTAMP '1970-01-01'
+    )
+ORDER BY timestamp DESC, id
+LIMIT $limit
+
+-- name: span
+SELECT min(timestamp) AS start, max(timestamp) + INTERVAL 1 MICROSECOND AS end FROM newest
+
 -- name: candidates
--- The newest answers of the model in service, with what people said of them: who called them good or bad, whether it is
--- known what is right (a correction, an expert's word, an earlier request).
-WITH newest AS (
-    SELECT id, timestamp, messages, response, context, attributes -> '$.tools' AS tools,
-        attributes -> '$.tool_calls' AS calls
-    FROM traffic
-    WHERE workload = $workload
-        AND timestamp >= coalesce(
-            (SELECT created_at FROM aliases WHERE workload = $workload AND alias = 'champion'), TIMESTAMP '1970-01-01'
-        )
-    ORDER BY timestamp DESC, id
-    LIMIT $limit
-), said AS (
-    SELECT
-        interaction_id,
-        count(*) FILTER ((name = 'helpful' AND value::VARCHAR = 'true') OR (name = 'rating' AND TRY_CAST(value AS DOUBLE) >= 0.8)) AS good,
-        count(*) FILTER (
-            (name = 'helpful' AND value::VARCHAR = 'false') OR (name = 'rating' AND TRY_CAST(value AS DOUBLE) <= 0.4)
-            OR (name = 'hallucination' AND value::VARCHAR = 'true')
-        ) AS bad,
-        bool_or(name = 'correction' OR (name = 'helpful' AND source = 'expert')) AS settled
-    FROM feedback
-    WHERE name IN ('helpful', 'rating', 'hallucination', 'correction') AND interaction_id IN (SELECT id FROM newest)
+-- The newest answers, with how many votes call each good and bad, and whether it is known what is right (a correction, an
+-- expert's word, an earlier request).
+WITH voted AS (
+    SELECT interaction_id, count(*) FILTER (name = 'helpful' AND value) AS good,
+        count(*) FILTER (value = (name = 'hallucination')) AS bad
+    FROM comparable_votes
     GROUP BY interaction_id
 )
 SELECT
     newest.*, coalesce(good, 0) AS good, coalesce(bad, 0) AS bad,
-    coalesce(settled, false) OR id IN (SELECT interaction_id FROM label_requests WHERE workload = $workload) AS settled
-FROM newest LEFT JOIN said ON said.interaction_id = newest.id
+    id IN (
+        SELECT interaction_id FROM judgements
+        WHERE workload = $workload AND (name = 'correction' OR (name = 'helpful' AND source = 'expert'))
+    ) OR id IN (SELECT interaction_id FROM label_requests WHERE workload = $workload) AS settled
+FROM newest LEFT JOIN voted ON voted.interaction_id = newest.id
 ORDER BY timestamp DESC, id
 
 -- name: known

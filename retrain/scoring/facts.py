@@ -7,7 +7,7 @@ is not a fact. Facts are what a wrong answer gets wrong, which neither completio
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from retuned.consumers.common.languages import is_english
@@ -146,6 +146,10 @@ class Facts(Metric):
     def same(self, one: str, other: str) -> bool:
         """See `same_answer`."""
         return same_answer(one, other)
+
+    def key(self, answer: str) -> Hashable:
+        """Its facts; without any, its words."""
+        return facts(answer) or super().key(answer)
 
 
 def score(answer: str, reference: str) -> float:

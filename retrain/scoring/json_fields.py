@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from retuned.consumers.errors import ConfigurationError
@@ -33,6 +33,7 @@ class Json(Metric):
     name = "json"
     meaning = "F1 of the fields of a JSON document; 0 for what is no JSON"
     structured = True
+    in_words = False
     one_right = True
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -58,13 +59,25 @@ class Json(Metric):
             return Score(None, "the approved answer is no JSON object or array")
         if given is None:
             return Score(0.0, "no JSON", valid=False)
-        error = next(iter(self._validator.iter_errors(_document(answer))), None)
-        return Score(field_f1(given, wanted), error.message if error else _unlike(given, wanted), valid=error is None)
+        error = self.unreadable(answer, example)
+        return Score(field_f1(given, wanted), error or _unlike(given, wanted), valid=not error)
 
     def same(self, one: str, other: str) -> bool:
         """Equal in all fields."""
         found = fields(one, fenced=is_fenced(other))
         return one.strip() == other.strip() if found is None else found == fields(other, fenced=is_fenced(one))
+
+    def key(self, answer: str) -> Hashable:
+        """Its fields."""
+        found = fields(answer)
+        return super().key(answer) if found is None else found
+
+    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
+        """That it is no JSON, or in what it does not fit the schema."""
+        if fields(answer) is None:
+            return "no JSON"
+        error = next(iter(self._validator.iter_errors(_document(answer))), None)
+        return error.message if error else ""
 
     def groups(self, approved: str) -> list[str]:
         """`field:` and each key that the approved object has."""

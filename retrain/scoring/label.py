@@ -27,6 +27,7 @@ class Label(Metric):
     name = "label"
     meaning = "1 for the right label, else 0"
     structured = True
+    in_words = False
     one_right = True
 
     def __init__(self, labels: Iterable[str]) -> None:
@@ -49,6 +50,10 @@ class Label(Metric):
     def same(self, one: str, other: str) -> bool:
         """One label, or the same text where they are none."""
         return plain(one) == plain(other)
+
+    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
+        """That it is none of the labels."""
+        return "" if plain(answer) in self._labels else f"none of the {len(self._labels)} labels"
 
     def groups(self, approved: str) -> list[str]:
         """`label:` and the label."""

@@ -1,9 +1,11 @@
 """What a metric is, and what it says of an answer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from retuned.retrain.scoring.words import plain
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Metric(ABC):
         name: as in `metric.name`.
         meaning: what a score is, for people.
         structured: answers are labels, values or documents that programs read: nobody needs what else a model can do.
+        in_words: answers are texts for people; else labels or documents, in which a value is not read as in a sentence.
         one_right: of two answers to one question that do not say the same (see `same`), one is right at most.
     """
 
     name: str
     meaning: str
     structured = False
+    in_words = True
     one_right = False
 
     @property
@@ -56,6 +60,14 @@ class Metric(ABC):
     def agreement(self, answer: str, before: str, example: Mapping[str, Any]) -> float | None:
         """How far an answer says what was answered before, 0 to 1; None: it cannot be told. Nobody is asked for it."""
         return self.score(answer, before, example).value
+
+    def key(self, answer: str) -> Hashable:
+        """Equal for answers that say the same, as far as that can be told of each by itself (see `same`)."""
+        return plain(answer)
+
+    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
+        """Why programs cannot read an answer, whether it is right or not; empty: they can, or no form is asked for."""
+        return ""
 
     def groups(self, approved: str) -> list[str]:
         """The slices that a row belongs to by its approved answer, such as `label:refund` and `tool:search`.

@@ -1,7 +1,7 @@
 """The metric `tool_calls`: which tools an answer calls, and with which arguments."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,7 @@ class ToolCalls(Metric):
         given = _calls(answer)
         if given is None:
             return Score(0.0, "its calls cannot be read", valid=False)
-        known = _tools(example)
-        unknown = sorted({call.name for call in given} - known) if known else []
+        unknown = _unknown(given, example)
         if not wanted and not given:
             found = self._text.score(answer, approved, example)
             return Score(found.value, found.detail, valid=True)
@@ -48,6 +47,19 @@ class ToolCalls(Metric):
         if not mine and not theirs:
             return self._text.same(one, other)
         return mine is not None and theirs is not None and _f1(mine, theirs) == 1.0
+
+    def key(self, answer: str) -> Hashable:
+        """Its calls, in any order; without any, its words."""
+        calls = _calls(answer)
+        return frozenset(_fields(call) for call in calls) if calls else super().key(answer)
+
+    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
+        """That its calls cannot be read, or which tools it calls that were not offered."""
+        calls = _calls(answer)
+        if calls is None:
+            return "its calls cannot be read"
+        unknown = _unknown(calls, example)
+        return f"no such tool: {', '.join(unknown)}" if unknown else ""
 
     def groups(self, approved: str) -> list[str]:
         """`tool:` and the name of each tool that is called; `tool:none` where none is."""
@@ -74,6 +86,12 @@ def _tools(example: Mapping[str, Any]) -> set[str]:
         return set()
     found = ((one.get("function") or one).get("name") for one in offered if isinstance(one, dict))
     return {name for name in found if isinstance(name, str)}
+
+
+def _unknown(calls: Sequence[Call], example: Mapping[str, Any]) -> list[str]:
+    """The names of called tools that were not offered; none where the example does not say which were."""
+    known = _tools(example)
+    return sorted({call.name for call in calls} - known) if known else []
 
 
 def _f1(given: Sequence[Call], wanted: Sequence[Call]) -> float:

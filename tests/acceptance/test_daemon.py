@@ -162,9 +162,7 @@ def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
         daemon.until(lambda: stored(daemon, app), "events")
         daemon.post("/api/v1/workloads/support/retrain").raise_for_status()
         daemon.until(lambda: daemon.status()["training"].get("step", 0) >= 7, "training")
-        began = time.monotonic()
-        assert daemon.stop() == 0
-        assert time.monotonic() - began < 10
+        assert daemon.stop() == 0  # in time: else it leaves by force, with another status
         before = open_warehouse(WarehouseSettings(path=tmp_path / "data" / "retuned.duckdb"))
         run = before.row("SELECT * FROM runs")
         before.close()
@@ -313,15 +311,22 @@ def test_what_cannot_start_says_why_in_one_line(tansu: Broker, tmp_path: Path) -
     assert "warehouse" in refused(warehouse={"path": str(tmp_path / "text")})
 
 
-def test_a_warehouse_in_use_names_the_process(tansu: Broker, tmp_path: Path) -> None:
-    settings = settings_for(tansu, tmp_path)
-    with running(tmp_path, settings) as daemon:
-        assert daemon.process is not None
-        second = tmp_path / "second.yaml"
-        second.write_text(yaml.safe_dump({**settings, "http": {"port": free_port()}}))
-        done = run(config=second)
-        assert done.returncode == 1
-        assert f"in use by process {daemon.process.pid}" in done.stderr
+@pytest.fixture(scope="module")
+def served(tansu: Broker, tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Daemon]:
+    """A daemon to which nothing happens: one for all tests that change nothing in it."""
+    folder = tmp_path_factory.mktemp("served")
+    models = {"base": str(base), "directory": str(folder / "models")}
+    with running(folder, settings_for(tansu, folder, models=models)) as daemon:
+        yield daemon
+
+
+def test_a_warehouse_in_use_names_the_process(served: Daemon, tmp_path: Path) -> None:
+    assert served.process is not None
+    second = tmp_path / "second.yaml"
+    second.write_text(yaml.safe_dump({**served.settings, "http": {"port": free_port()}}))
+    done = run(config=second)
+    assert done.returncode == 1
+    assert f"in use by process {served.process.pid}" in done.stderr
 
 
 def test_check_tries_everything(tansu: Broker, tmp_path: Path, base: Path) -> None:
@@ -346,19 +351,11 @@ def test_check_tries_everything(tansu: Broker, tmp_path: Path, base: Path) -> No
     assert "base model" in failed[2]
 
 
-def test_check_beside_its_own_daemon(tansu: Broker, tmp_path: Path, base: Path) -> None:
-    settings = settings_for(tansu, tmp_path, models={"base": str(base), "directory": str(tmp_path / "models")})
-    with running(tmp_path, settings) as daemon:
-        done = cli("check", config=daemon.config)
+def test_check_beside_its_own_daemon(served: Daemon) -> None:
+    done = cli("check", config=served.config)
     assert done.returncode == 0, done.stdout
-    assert f"{settings['warehouse']['path']} is open in the daemon that runs" in done.stdout
-    assert f"127.0.0.1:{daemon.port} is the daemon's that runs" in done.stdout
-
-
-@pytest.fixture
-def served(tansu: Broker, tmp_path: Path) -> Iterator[Daemon]:
-    with running(tmp_path, settings_for(tansu, tmp_path)) as daemon:
-        yield daemon
+    assert f"{served.settings['warehouse']['path']} is open in the daemon that runs" in done.stdout
+    assert f"127.0.0.1:{served.port} is the daemon's that runs" in done.stdout
 
 
 def test_what_http_refuses(served: Daemon) -> None:

@@ -10,9 +10,10 @@ import os
 import random
 import sys
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from traffic import START, interactions, new_warehouse, prompts, store
 
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift.columns import read
@@ -28,6 +30,7 @@ from retuned.monitors.drift.two_samples import Difference, Sample, categories, n
 from retuned.monitors.drift.windows import windows
 from retuned.monitors.settings import Settings, WindowsSettings
 from retuned.monitors.statistics import holm, repeated_looks
+from retuned.monitors.windows import Window, Windows
 
 DRIFT = Settings().drift
 ROWS, WEEK, TOPICS = 1_000, 7, np.asarray((16, 16, 10, 10, 10, 9, 9, 8, 6, 6)) / 100
@@ -35,7 +38,14 @@ ROWS, WEEK, TOPICS = 1_000, 7, np.asarray((16, 16, 10, 10, 10, 9, 9, 8, 6, 6)) /
 DEVIATION, LOOKS, DAYS = 0.02, 12, 200
 ANSWERS, HELPFUL = 20_000, 0.75
 RATED = (0.01, 0.015, 0.05, 0.5)
+LATE_RUNS = 60
 TURNS, CONVERSATIONS, QUIET_LOOKS = (1, 3, 6, 10), 200, 25
+LATE = (
+    ("false_alarms_late", "votes come after 6 h (median), quiet: alarms within a day", (6, 6), 0.0),
+    ("false_alarms_late_content", "the same, who is not content votes after 1 h", (6, 1), 0.0),
+    ("power_late_content", "the same, 20 points less helpful: found within two days", (6, 1), 0.2),
+    ("power_late_discontent", "who is content votes after 1 h, else 6 h, 20 points less: found", (1, 6), 0.2),
+)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 NEW_INTENTS, NEW_SHARE, QUESTIONS, QUIET_DAYS = 5, 0.3, 1_000, 20
 
@@ -55,6 +65,9 @@ def main(tell: Callable[[str, str, int, int], None]) -> None:
         tell(f"false_alarms_rated_{rated:.1%}"[:-1], f"{rated:.1%} rated, quiet: alarms within two days", DAYS, alarms)
     found = sum(satisfaction_alarms(seed, 0.015, 0.2) for seed in range(DAYS))
     tell("power_satisfaction_rare", "1.5% rated, 20 points less helpful: found within two days", DAYS, found)
+    for name, words, medians, fall in LATE:
+        found = sum(late_votes_alarm(seed, *medians, fall) for seed in range(LATE_RUNS))
+        tell(name, words, LATE_RUNS, found)
     for name, words, runs, flagged in banking77():
         tell(name, words, runs, flagged)
 
@@ -126,6 +139,70 @@ def satisfaction_alarms(seed: int, rated: float, fall: float) -> bool:
         if flags([found] + [quiet] * 10):
             return True
     return False
+
+
+def late_votes_alarm(seed: int, content: float, discontent: float, fall: float = 0.0, looks: int = LOOKS) -> bool:
+    """Whether any look finds satisfaction lower, where votes come late: those within a day after the reference, or
+    within two where it has fallen after the first of them.
+
+    5% of 20,000 answers a day are rated, a week of them is the reference; delays are log-normal.
+
+    Args:
+        content, discontent: median delay in hours of a vote for the answer, and of one against it.
+    """
+    rng = np.random.default_rng(seed)
+    daily, days = int(ANSWERS * 0.05), WEEK + (3 if fall else 2)
+    answered = np.sort(rng.random(daily * days)) * days
+    helpful = rng.random(len(answered)) < np.where(answered >= WEEK + 1, HELPFUL - fall, HELPFUL)
+    delays = np.where(helpful, content, discontent) / 24 * rng.lognormal(0, 1, len(answered))
+    place = {"topic": "events", "partition": 0}
+    with _temporary() as (warehouse, _):
+        answers, votes = [], []
+        for number, (when, delay, yes) in enumerate(zip(answered, delays, helpful, strict=True)):
+            at, said = START + when * DAY, START + (when + delay) * DAY
+            answers.append(
+                {"id": f"i{number}", "timestamp": at, "workload": "support", "model": "base", "messages": "[]"}
+                | {"response": "", "offset": number, "received_at": at}
+                | place
+            )
+            votes.append(
+                {"id": f"f{number}", "timestamp": said, "interaction_id": f"i{number}", "name": "helpful"}
+                | {"value": json.dumps(bool(yes)), "source": "user", "offset": number, "received_at": said}
+                | place
+            )
+        store(warehouse, "interactions", answers)
+        first, span = START + (WEEK + 1) * DAY, (2 if fall else 1) * DAY
+        votes.sort(key=lambda vote: vote["timestamp"])
+        for look in range(1, looks + 1):
+            now = first + span * look / looks
+            come = bisect_right(votes, now, key=lambda vote: vote["timestamp"])
+            store(warehouse, "feedback", votes[:come])
+            del votes[:come]
+            judgements.follow(warehouse)
+            if _finds_a_fall(warehouse, now):
+                return True
+    return False
+
+
+def _finds_a_fall(warehouse: Warehouse, now: datetime) -> bool:
+    """A look at satisfaction as of that time, among ten features that did not move."""
+    quiet = Difference(1.0, 0.0, 0.0, 1.0, lambda values: np.zeros(len(values)))
+    start, end = START, START + WEEK * DAY
+    found = Windows("support", Window(start, end, ROWS), Window(now - DAY, now, ROWS), standing=True)
+    with warehouse.cursor() as cursor:
+        drift.put_votes(cursor, found, now)
+        rows = cursor.execute(
+            "SELECT timestamp < $end, (epoch_us(timestamp) - epoch_us($start)) // 86_400_000_000, value "
+            "FROM rated JOIN interactions USING (id) ORDER BY id",
+            {"start": start, "end": end},
+        ).fetchall()
+
+    def sample(*, reference: bool) -> Sample:
+        kept = [(day, "all: yes" if value else "all: no") for before, day, value in rows if before == reference]
+        values, days = np.asarray([value for _, value in kept], dtype=object), np.asarray([day for day, _ in kept])
+        return Sample(values, days if reference else np.full(len(days), days[-1]))
+
+    return flags([satisfaction(sample(reference=True), sample(reference=False)), *[quiet] * 10])
 
 
 def conversations_alarm(turns: int, seed: int) -> bool:

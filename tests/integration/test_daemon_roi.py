@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jinja2 import Environment, PackageLoader
+from prometheus_client import CollectorRegistry
 from traffic import START, feedback, interactions, promoted, prompts
 
 from retuned.daemon.cli.main import main
@@ -15,6 +16,7 @@ from retuned.daemon.jsontext import as_json
 from retuned.daemon.service import opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
+from retuned.monitors.metrics import Metrics
 
 HOUR = timedelta(hours=1)
 
@@ -44,8 +46,17 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
                     seconds + 30 * odd,
                     offset=first + 20 * odd,
                 )
+        feedback(jobs.context.warehouse, ids[:16], "resolved", True, offset=200)
+        feedback(jobs.context.warehouse, ids[16:20], "resolved", False, offset=300)
+        feedback(jobs.context.warehouse, ids[:1], "escalated", True, offset=400)
+        registry = CollectorRegistry()
+        jobs.context.monitor_metrics = Metrics(registry)
         jobs.context.now = lambda: START + 2 * HOUR
         jobs.run("quality")
+        of = {"workload": "support", "source": "user"}
+        for name, total in (("time_saved_seconds", 80), ("resolved", 20), ("escalated", 1)):
+            assert registry.get_sample_value("retuned_feedback_total", of | {"name": name}) == total
+        assert registry.get_sample_value("retuned_roi_cost_per_resolved_amount", {"workload": "support"}) == 20 / 15
         told = json.loads(as_json(status(jobs, None, None)))
     roi = told["workloads"]["support"]["roi"]
     # 40 answers of 60 or 90 seconds, 40 of 180 or 210, at 60 an hour; each cost 0.25.
@@ -57,9 +68,14 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (change["interactions"], change["counterfactual"], change["uplift"]) == pytest.approx((40, 50.0, 80.0))
     assert change["uplift_low"] < 80.0 < change["uplift_high"]
 
+    became = {"resolved": 15, "unresolved": 4, "escalated": 1, "unknown": 60, "since": "2026-03-02", "costs": 20.0}
+    assert roi["conversations"] == became | {"cost_per_resolved": 20 / 15}
+
     page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     shown = " ".join(page.render(status=told).split())
     assert "<strong>8.00</strong> = (gains − costs) / costs" in shown
+    assert "<strong>1.333</strong> EUR per resolved conversation" in shown
+    assert "since 2026-03-02: 15 resolved, 4 not, 1 escalated, 60 unknown" in shown
     ends = f"{change['uplift_low']:.2f} – {change['uplift_high']:.2f}"
     assert f'<td class="n">50.00</td> <td class="n">80.00</td> <td class="n">{ends}</td>' in shown
 
@@ -67,3 +83,5 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert f"ROI         8.00  (gains 180.00, costs 20.00 EUR, 95% {roi['ratio_low']:.2f} to" in said
     assert "uplift      80.00 EUR  (support@base would have gained 50.00, 95% " in said
+    counts = "since 2026-03-02: 15 resolved, 4 unresolved, 1 escalated, 60 unknown"
+    assert f"  cost        1.333 EUR per resolved conversation  ({counts})" in said

@@ -610,6 +610,8 @@ def test_every_table_can_be_exported(house: House) -> None:
         "ledger_progress",
         "ledger_position",
         "ledger_moments",
+        "ledger_outcomes",
+        "feedback_totals",
         "batches",
         "ingest_resumptions",
         "judgements",

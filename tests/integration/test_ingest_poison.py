@@ -222,18 +222,6 @@ def test_an_event_of_the_future_or_the_far_past_never_becomes_a_window(tmp_path:
     warehouse.close()
 
 
-def test_feedback_is_counted_by_its_name_whatever_producers_call_it(rig: Rig) -> None:
-    for number, (name, value, source) in enumerate((
-        ("helpful", True, "user"), ("helpful", False, "user"), ("correction", "No.", "expert"), ("made up 1", 1, "app"),
-        ("made up 2", 1, "app"),
-    )):  # fmt: skip
-        rig.send(feedback(f"f{number}", "a", name=name, value=value, source=source))
-    rig.drain()
-    assert rig.count("retuned_feedback_total", name="helpful", source="user") == 2
-    assert rig.count("retuned_feedback_total", name="correction", source="expert") == 1
-    assert rig.count("retuned_feedback_total", name="other", source="app") == 2
-
-
 def test_what_is_passed_over_is_counted_and_stored_nowhere(rig: Rig) -> None:
     span = {"attributes": [{"key": "http.method", "value": {"stringValue": "GET"}}], "name": "GET"}
     failed = {"request": {"model": "m", "messages": [{"role": "user", "content": "x"}]}, "response": None}

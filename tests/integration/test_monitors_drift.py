@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, prompts
+from traffic import MINUTE, START, answered, feedback, interactions, prompts, store
 
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse.connection import Warehouse
@@ -177,14 +177,13 @@ def test_quiet_conversations_alarm_no_more_often_than_promised(warehouse: Wareho
     settings = Settings(windows=WindowsSettings(reference_seconds=60 * turns * ROWS, current_seconds=60 * turns * ROWS))
     for seed in range(8):
         rng = random.Random(seed)
-        workload = f"quiet-{seed}"
+        workload, rows = f"quiet-{seed}", []
         for number, topic in enumerate(rng.choices(range(5), USUAL, k=2 * ROWS)):
             weights = tuple(int(topic == other) for other in range(5))
             asked, conversation = prompts(turns, rng, weights), f"c{number}"
             start, offset = START + number * turns * MINUTE, number * turns
-            interactions(
-                warehouse, asked, rng, workload=workload, start=start, offset=offset, conversation_id=conversation
-            )
+            rows += answered(asked, rng, workload=workload, start=start, offset=offset, conversation_id=conversation)
+        store(warehouse, "interactions", rows)
         now = START + 2 * turns * ROWS * MINUTE
         if names := moved(warehouse, tmp_path, workload, settings, now):
             alarms.append(names)

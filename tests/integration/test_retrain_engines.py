@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forks import ForkedChild
 from models import tiny_llama, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ from retuned.retrain.settings import EvaluateSettings, TrainSettings
 from retuned.retrain.training.batches import padded_losses
 
 ENGINES = ("packed", "trl")
+pytestmark = pytest.mark.usefixtures("forked_children")
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +125,17 @@ def test_trl_goes_on_after_a_stop_and_after_a_kill_as_if_there_was_none(
     file.write_text(json.dumps(job(base, data, tmp_path, settings("trl"))))
     first = 1
     for at, how in ((6, signal.SIGTERM), (15, signal.SIGKILL)):
-        with subprocess.Popen(
-            [sys.executable, "-m", "retuned.retrain.training.train", str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"RETUNED_PARENT": str(os.getpid())},
-        ) as child:
-            assert child.stdout is not None
-            steps = []
-            for line in child.stdout:
+        command = [sys.executable, "-m", "retuned.retrain.training.train", str(file)]
+        with Path(os.devnull).open("wb") as nowhere:
+            child = ForkedChild(command, stderr=nowhere, env=dict(os.environ))
+        steps = []
+        with child.stdout as output:
+            for line in output:
                 if step := json.loads(line).get("step"):
                     steps.append(step)
                 if steps[-1:] == [at]:
-                    child.send_signal(how)
+                    (child.terminate if how is signal.SIGTERM else child.kill)()
+        child.wait()
         assert steps[0] == first
         assert not (tmp_path / "adapter").exists()
         # A stop leaves a checkpoint of its step; a kill what was written before, each 4 steps here.

@@ -114,6 +114,24 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
         assert len(rows(jobs.context.warehouse)) == len(publisher.messages) == 2
 
 
+def test_one_account_is_heard_so_many_times_and_its_last_vote_counts(tmp_path: Path) -> None:
+    """Requests count the votes that everything else counts."""
+    with house(tmp_path) as (jobs, teacher, _):
+        asked = [
+            teacher.ask(f"May I return {word}?", "Certainly.")
+            for word in ("lamp", "sofa", "gift", "chair", "bed", "rug")
+        ]
+        for interaction in asked:
+            teacher.say(interaction, "helpful", False, "user", "angry")
+        changed = teacher.ask("When is the shop in Oslo open?", "Certainly.")
+        teacher.say(changed, "helpful", False, "user", "fair")
+        teacher.say(changed, "helpful", True, "user", "fair")
+        rated = teacher.ask("Does breakfast cost extra?", "Certainly.")
+        teacher.say(rated, "rating", 0.0, "user", "other")  # ratings are no votes
+        jobs.run("labels")
+        assert {row["interaction_id"] for row in rows(jobs.context.warehouse)} == set(asked[:5])
+
+
 def test_a_workload_may_have_a_file_and_a_budget_of_its_own(tmp_path: Path) -> None:
     everybody, own = tmp_path / "requests.jsonl", tmp_path / "billing.jsonl"
     entries = {"billing": {"labels": {"file": own, "per_day": 1}}}

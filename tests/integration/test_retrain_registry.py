@@ -410,8 +410,29 @@ def test_metrics_follow_aliases_and_promotions(
     assert found == {(two.name, "champion"): 1.0, (one.name, "previous"): 1.0}
     labels = {"workload": "support", "event": "promoted"}
     assert collectors.get_sample_value("retuned_promotions_total", labels) == 2.0
-    # It is there before the first one, so that an alert sees its rise.
+    # These are there before the first one, so that an alert sees its rise.
     assert collectors.get_sample_value("retuned_promotions_total", labels | {"event": "rolled_back"}) == 0.0
+    failed = {"workload": "support", "state": "failed"}
+    assert collectors.get_sample_value("retuned_training_runs_total", failed) == 0.0
+
+
+def test_no_scrape_after_a_restart_sees_0_promotions_and_then_those_from_before(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(warehouse, settings, publisher, register(warehouse, settings, "one").version)
+    collectors, seen, rows = CollectorRegistry(), list[float | None](), warehouse.rows
+    labels = {"workload": "support", "event": "promoted"}
+
+    def scraped(*arguments: Any) -> Any:
+        found = rows(*arguments)
+        seen.append(collectors.get_sample_value("retuned_promotions_total", labels))
+        return found
+
+    metrics = Metrics(collectors)
+    monkeypatch.setattr(warehouse, "rows", scraped)
+    metrics.aliases(warehouse, "support")
+    assert set(seen) == {None}
+    assert collectors.get_sample_value("retuned_promotions_total", labels) == 1.0
 
 
 def test_threads_that_announce_at_once_tell_each_change_once(warehouse: Warehouse, settings: Settings) -> None:

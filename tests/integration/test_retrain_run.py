@@ -270,6 +270,7 @@ def test_metrics_of_runs(real: Real) -> None:
     assert active is not None
     assert time.time() - active < 60
     for result in (real.first, real.second, replace(real.second, state="interrupted")):
+        metrics.idle("support")
         metrics.finished(result)
     labels = {"workload": "support"}
 

@@ -1,11 +1,14 @@
 """The table `judgements` says what a scan of all feedback and interactions would, whatever came, in whatever order."""
 
+import random
 import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judged import START, WORKLOADS, History
+from traffic import feedback, new_warehouse
 
 from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import judgements
@@ -91,3 +94,48 @@ def test_what_an_older_version_stored_is_taken_in(warehouse: Warehouse) -> None:
     warehouse.execute("UPDATE interactions SET batch = NULL")
     warehouse.execute("UPDATE feedback SET batch = NULL")
     assert_the_same(history, warehouse)
+
+
+PAIRS = """
+SELECT workload, CASE WHEN name = 'made up' THEN 'other' ELSE name END AS name, source, count(*) AS total
+FROM feedback JOIN interactions ON interactions.id = interaction_id
+GROUP BY ALL ORDER BY ALL
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_all_feedback_is_counted_once_for_the_workload_of_its_answer(tmp_path: Path, seed: int) -> None:
+    """Whichever of both came first, and however often somebody looked; a restart, or retention, takes nothing away."""
+    warehouse, luck = new_warehouse(tmp_path), random.Random(seed)
+    history = History(warehouse, seed)
+    for _ in range(24):
+        history.go_on()
+        if luck.random() < 0.3:
+            judgements.follow(warehouse)
+        if luck.random() < 0.2:
+            warehouse.close()
+            warehouse = history.warehouse = new_warehouse(tmp_path)
+    feedback(warehouse, ["i3", "i4"], "made up", 1, source="app")
+    judgements.follow(warehouse)
+    expected = warehouse.rows(PAIRS)
+    assert {row["workload"] for row in expected} == set(WORKLOADS)
+    assert {"other", "rating", "helpful"} <= {row["name"] for row in expected}
+
+    def counted() -> list[dict[str, Any]]:
+        judgements.follow(warehouse)
+        found = [
+            {"workload": workload, "name": name, "source": source, "total": total}
+            for workload in WORKLOADS
+            for (name, source), total in judgements.feedback_totals(warehouse, workload).items()
+        ]
+        return sorted(found, key=lambda row: (row["workload"], row["name"], row["source"]))
+
+    assert counted() == expected
+    waiting = "SELECT count(*) AS n FROM feedback ANTI JOIN interactions ON interactions.id = interaction_id"
+    assert (warehouse.row(waiting) or {})["n"] > 0  # of no workload, as its answer never came
+    for table in ("feedback", "interactions"):
+        warehouse.execute(f"DELETE FROM {table}")
+    history.go_on()
+    warehouse.execute("DELETE FROM interactions")
+    assert counted() == expected
+    warehouse.close()

@@ -135,7 +135,10 @@ def test_while_a_batch_is_read_no_more_than_the_one_before_it_is_held(
 ) -> None:
     source = Filled(warehouse, 1_000)
     settings = Settings(ingest=IngestSettings(batch_events=100, batch_seconds=0.01), warehouse={"path": warehouse.path})
-    ingest = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
+    collectors = CollectorRegistry()
+    ingest = Ingest(source, warehouse, settings, Metrics(collectors))
+    # Of now before anything is read: 0 would be a standstill of half a century at the first scrape.
+    assert collectors.get_sample_value("retuned_ingest_last_progress_timestamp_seconds")
     pack = Rows.pack
 
     def packed(rows: Rows) -> None:

@@ -28,11 +28,14 @@ def votes(warehouse: Warehouse, **span: Any) -> list[dict[str, Any]]:
         return rows_of(cursor.execute("FROM comparable_votes ORDER BY ALL"))
 
 
-def expected(warehouse: Warehouse, start: datetime, end: datetime, mature: timedelta | None, most: int) -> Any:
-    """The same, one vote after the other."""
+def expected(
+    warehouse: Warehouse, start: datetime, end: datetime, mature: timedelta | None, most: int, until: Any = None
+) -> Any:
+    """The same, one vote after the other; `until` says when the last one on an answer of a time may have come."""
     by_answer = defaultdict[Any, list[dict[str, Any]]](list)
     for vote in warehouse.rows(ALL_VOTES):
         late = mature is not None and vote["timestamp"] > vote["answered_at"] + mature
+        late = late or (until is not None and vote["timestamp"] > until(vote["answered_at"]))
         if start <= vote["answered_at"] < end and not late:
             by_answer[vote["id"], vote["name"], vote["source"]].append(vote)
     found, of_account = [], Counter[Any]()
@@ -69,6 +72,30 @@ def test_votes_are_those_found_one_by_one(warehouse: Warehouse, seed: int) -> No
     assert compared > 40
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_each_period_is_seen_as_it_was_at_its_end(warehouse: Warehouse, seed: int) -> None:
+    history = History(warehouse, seed)
+    for _ in range(80):
+        history.go_on()
+    warehouse.execute(
+        "DELETE FROM interactions WHERE id IN (SELECT id FROM interactions GROUP BY id HAVING count(*) > 1)"
+    )
+    start, now = history.now - 99 * DAY, history.now
+    everything = expected(warehouse, start, now, None, 99)
+    for period in (7 * HOUR, DAY, 99 * DAY):
+
+        def end_of_period(answered_at: datetime, period: timedelta = period) -> datetime:
+            return next(now - n * period for n in range(9_999) if answered_at >= now - (n + 1) * period)
+
+        named = ("interaction_id", "name", "source", "value", "version", "account")
+        found = [
+            tuple(vote[name] for name in named)
+            for vote in votes(warehouse, start=start, end=now, now=now, period=period, per_account=99)
+        ]
+        assert sorted(found, key=str) == expected(warehouse, start, now, None, 99, end_of_period)
+        assert (len(found) < len(everything)) == (period < 99 * DAY)
+
+
 def answer(warehouse: Warehouse, id: str, when: datetime, **columns: Any) -> None:
     row = {"id": id, "timestamp": when, "workload": "support", "model": "base", "messages": "[]", "response": "Yes."}
     place = {"topic": "interactions", "partition": 0, "offset": 0, "received_at": when}
@@ -89,6 +116,20 @@ def test_old_answers_have_no_more_time_to_be_voted_on_than_new_ones(warehouse: W
     found = votes(warehouse, mature_after=6 * HOUR)
     assert [(vote["interaction_id"], vote["value"]) for vote in found] == [("just mature", True), ("old", True)]
     assert {vote["interaction_id"]: vote["value"] for vote in votes(warehouse)}["old"] is False
+
+
+def test_periods_end_now_and_each_answer_belongs_to_one(warehouse: Warehouse) -> None:
+    moment = timedelta(microseconds=1)
+    for id, answered, voted in (
+        ("first of the last", NOW - DAY, NOW),
+        ("last of the one before", NOW - DAY - moment, NOW - DAY),
+        ("voted on too late", NOW - DAY - moment, NOW - DAY + moment),
+        ("to come", NOW - HOUR, NOW + moment),
+    ):
+        answer(warehouse, id, answered)
+        vote(warehouse, id, True, voted)
+    found = votes(warehouse, start=NOW - 9 * DAY, period=DAY)
+    assert {vote["interaction_id"] for vote in found} == {"first of the last", "last of the one before"}
 
 
 def test_an_account_has_so_many_votes_on_each_version(warehouse: Warehouse) -> None:

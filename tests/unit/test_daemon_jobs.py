@@ -195,6 +195,10 @@ class House:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         return [tuple(row.values()) for row in self.jobs.context.warehouse.rows(sql)]
 
+    def answer_lately(self) -> None:
+        """Both workloads had their last answer three days ago; else they are retired."""
+        self.jobs.context.warehouse.execute("UPDATE interactions SET timestamp = timestamp + INTERVAL 50 DAY")
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
@@ -260,6 +264,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 def test_a_job_that_fails_for_one_workload_goes_on_with_the_others_and_names_each(
     house: House, monkeypatch: pytest.MonkeyPatch, job: str, place: Any, name: str
 ) -> None:
+    house.answer_lately()
     monkeypatch.setattr(place, name, failing(OVERFLOW))
     with pytest.raises(RetunedError, match=r"workload bad: .*Overflow.*workload good: .*Overflow"):
         house.jobs.run(job)
@@ -393,6 +398,37 @@ def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest
     }  # fmt: skip
 
 
+def test_what_alerts_look_at_ends_when_a_workload_is_retired(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = house.jobs.context
+    house.answer_lately()
+    context.warehouse.insert(
+        "quarantine", workload="good", feedback_id="f", interaction_id="i", reason="burst", detail="…",
+        dataset_version="d", created_at=START,
+    )  # fmt: skip
+    drifted = DriftCheck("a", START + 60 * DAY, "good", True, 0.5, [], 500, 500, None, "…")
+    monkeypatch.setattr(drift, "check", lambda *_: drifted)
+    context.warehouse.execute("DELETE FROM aliases")  # its windows do not matter here
+    monkeypatch.setattr(drift, "latest", lambda *_: drifted)
+    names = {"retuned_drift_detected", "retuned_drift_check_timestamp_seconds", "retuned_quarantined_feedback"}
+
+    def shown() -> set[str]:
+        samples = [sample for family in house.collectors.collect() for sample in family.samples]
+        return {sample.name for sample in samples if sample.labels.get("workload") == "good"} & names
+
+    for job in ("quality", "drift"):
+        house.jobs.run(job)
+    assert shown() == names
+    now = context.now() + workloads.RETIRED
+    monkeypatch.setattr(context, "now", lambda: now)
+    for job in ("quality", "drift"):
+        house.jobs.run(job)
+    assert shown() == set()
+    start_only(house.jobs, monkeypatch)  # nor does a restart bring the latest check back
+    done = {"task": "retrain", "outcome": "succeeded"}
+    until(lambda: house.collectors.get_sample_value("retuned_job_runs_total", done))
+    assert shown() == set()
+
+
 def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(workload: str) -> set[str]:
         return {
@@ -403,6 +439,7 @@ def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch
         }
 
     context, warehouse = house.jobs.context, house.jobs.context.warehouse
+    house.answer_lately()
     figure = quality.Figure("bad", "m", "helpful_rate", "user", 0.5, 0.4, 0.6, 50)
     monkeypatch.setattr(quality, "measure", lambda *_: [figure])
     for job in ("quality", "watch"):
@@ -421,7 +458,7 @@ def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch
     monkeypatch.setattr(quality, "measure", lambda *_: [figure])
     monkeypatch.setattr(context, "measured", lambda: ["good"])
     house.jobs.run("quality")
-    of_its_champion = ("retuned_watch", "retuned_model", "retuned_promotions", "retuned_quarantined")
+    of_its_champion = ("retuned_watch", "retuned_model", "retuned_promotions", "retuned_training_runs")
     counted = {"retuned_retrain_decisions", "retuned_workload_failures"}
     assert shown("bad") == {name for name in before if name.startswith(of_its_champion)} | counted
     for table in ("interactions", "aliases", "promotions"):

@@ -21,7 +21,9 @@ from retuned.daemon.reports.reports import (
     sentences,
 )
 from retuned.daemon.settings import Settings
+from retuned.monitors.money.ledger import book
 from retuned.monitors.quality.measure import measure
+from retuned.monitors.settings import Settings as MoneySettings
 
 PLOT = 'class="plotly-graph-div"'
 
@@ -56,7 +58,7 @@ def test_each_workload_has_its_own_reports(tmp_path: Path) -> None:
 def period(**changes: Any) -> dict[str, Any]:
     nothing: dict[str, Any] = {
         "answers": [], "figures": [], "rates": [], "money": [], "promotions": [], "runs": [], "drift": [],
-        "corrections": 0, "some_archived": False,
+        "corrections": 0, "some_archived": False, "cost_per_resolved": None, "resolved": None,
     }  # fmt: skip
     return nothing | changes
 
@@ -99,7 +101,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
             ],
             runs=[{"state": "succeeded", "runs": 1, "seconds": 20.0}, {"state": "refused", "runs": 1, "seconds": 20.0}],
             drift=[{"day": "2026-03-02", "severity": 0.4, "checks": 96, "drifted": 4}],
-            corrections=1,
+            corrections=1, cost_per_resolved=0.8, resolved=25,
         ),
         "before": period(answers=[{"day": "2026-02-01", "answers": 700}], rates=[rate(0.5, 40)]),
         "benchmark": {
@@ -123,6 +125,7 @@ def test_a_month_in_words(job: dict[str, Any]) -> None:
         "Users called 68% of the 400 answers that they rated helpful (95%: 62% to 73%), "
         "after 50% in the period before.",
         "It earned 120.00 EUR and cost 20.00 EUR, a return of 5.0 on what was spent.",
+        "A conversation that was resolved cost 0.8 EUR (25 were resolved).",
         "It was retrained twice. 1 new model went into service, no models came back out of it. "
         "People corrected 1 answer.",
         "In 4 of 96 hours a drift check found that what is asked or answered had changed.",
@@ -137,7 +140,10 @@ def test_figures_beside_those_of_the_period_before(job: dict[str, Any]) -> None:
         ("median latency", "app", "0.80 s", "–"),
         ("gains: time saved", "", "120.00 EUR", "0.00 EUR"),
         ("costs: training", "", "20.00 EUR", "0.00 EUR"),
+        ("cost of a resolved conversation", "", "0.8 EUR", "–"),
     ]
+    job["before"]["cost_per_resolved"] = 1_234.5678
+    assert comparison(job)[-1][2:] == ("0.8 EUR", "1,235 EUR")
 
 
 def test_a_page_with_plots_that_asks_nobody_for_anything(job: dict[str, Any]) -> None:
@@ -193,6 +199,17 @@ def test_each_vote_counts_once_whatever_the_window(warehouse: Warehouse) -> None
     assert (rated["metric"], rated["source"], rated["n"], rated["value"]) == ("helpful_rate", "user", 40, 0.5)
     of_days = [row for row in found["figures"] if row["metric"] == "helpful_rate"]
     assert [(row["day"], row["n"]) for row in of_days] == [(str(START.date()), 40)]
+
+
+def test_a_resolved_conversation_costs_what_was_booked_in_its_month(warehouse: Warehouse) -> None:
+    month, later = Period.of("month", START), START + timedelta(days=40)
+    for number, when in enumerate((START, START, later)):
+        interactions(warehouse, ["where is it"], random.Random(1), start=when, offset=number, cost=2.0)
+    assert gather(warehouse, "support", month)["cost_per_resolved"] is None
+    feedback(warehouse, ["support-0", "support-2"], "resolved", True, when=later)
+    book(warehouse, MoneySettings(), later + timedelta(days=1))
+    told = [gather(warehouse, "support", period) for period in (month.before, month, Period.of("month", later))]
+    assert [(one["cost_per_resolved"], one["resolved"]) for one in told] == [(None, None), (4.0, 1), (2.0, 1)]
 
 
 def test_a_period_whose_votes_are_archived_is_as_its_report_had_it(warehouse: Warehouse, tmp_path: Path) -> None:

@@ -120,6 +120,27 @@ def queue(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     made.stop.set()
 
 
+def test_a_run_is_under_way_from_its_start_until_it_ends_however_that_is(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def active() -> float | None:
+        labels = {"workload": "sales"}
+        return queue.collectors.get_sample_value("retuned_training_active_timestamp_seconds", labels)
+
+    seen = []
+
+    def broken(*_: Any) -> Any:
+        seen.append(active())
+        raise RetunedError("no base model")
+
+    monkeypatch.setattr(run, "take_up", broken)
+    queue.runs.ask("sales", asked_by="an operator")
+    with pytest.raises(RetunedError, match="no base model"):
+        queue.jobs.run("resume")
+    assert seen[0] is not None  # a run that hangs before it has reported anything is stuck, too
+    assert active() is None
+
+
 def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: Queue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     thread = queue.work()

@@ -36,7 +36,7 @@ PACKAGES = ("consumers", "daemon", "monitors", "retrain")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 # Parts of /api/v1/status whose names look like keys.
-STATUS = {"roi.versions", "roi.promotions", "roi.left_out"}
+STATUS = {"roi.versions", "roi.promotions", "roi.conversations", "roi.left_out"}
 FILES = re.compile(rf"(?:{'|'.join(PACKAGES)}|tests|deploy|docs)/[\w./-]*\w/?")
 FUNCTION = re.compile(r"(?:\w+\.)*(\w+)\(\)")
 

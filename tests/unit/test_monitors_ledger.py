@@ -450,12 +450,14 @@ def test_however_it_is_booked_it_comes_to_the_same(tmp_path: Path, seed: int) ->
         rounded = [{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in moments]
         gains = sum(row["gain"] for row in moments)
         assert gains == pytest.approx(summary(warehouse).gains)
+        became = warehouse.rows("FROM ledger_outcomes WHERE conversations <> 0 ORDER BY ALL")
         warehouse.close()
-        return sums, rounded
+        return sums, rounded, became
 
     once = booked("once", 1_000)
     assert len(once[0]) > 10
     assert sum(row["conversations"] for row in once[1]) > 15
+    assert {row["outcome"] for row in once[2]} == {"resolved", "unresolved", "escalated", "unknown"}
     assert booked("pieces", 20) == once
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import START, interactions, promoted, prompts, store
+from traffic import START, feedback, interactions, promoted, prompts, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.money.ledger import book
+from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.money.roi import Moments, Tenure, interval, left_out, of_workload, summary, tenures
 from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
@@ -216,7 +217,9 @@ def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(wareho
     def show() -> dict[tuple[str, ...], float]:
         latest = next(iter(tenures(warehouse, SETTINGS, "support")), None)
         by_version, beyond = of_workload(warehouse, "support")[1], left_out(warehouse, "support")
-        metrics.roi("support", summary(warehouse, "support"), by_version, latest, beyond)
+        metrics.roi(
+            "support", summary(warehouse, "support"), by_version, latest, beyond, outcomes(warehouse, "support")
+        )
         return {
             (sample.name.removeprefix("retuned_roi_"), *list(sample.labels.values())[1:]): round(sample.value, 9)
             for family in registry.collect()
@@ -243,6 +246,17 @@ def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(wareho
     assert show() == workload | base
     promoted(warehouse, "p1", "v1", None, START + 2 * HOUR)
     assert show() == workload | base | {("uplift_amount",): 0.0}
+    feedback(warehouse, ["support-0", "support-1"], "resolved", True, when=START, offset=5_000)
+    feedback(warehouse, ["support-2"], "resolved", False, when=START, offset=5_002)
+    book(warehouse, SETTINGS, START + 2 * HOUR)
+    known = {key: value for key, value in show().items() if key[0] in ("cost_per_resolved_amount", "conversations")}
+    assert known == {
+        ("cost_per_resolved_amount",): 10.0,
+        ("conversations", "resolved"): 2,
+        ("conversations", "unresolved"): 1,
+        ("conversations", "escalated"): 0,
+        ("conversations", "unknown"): 37,
+    }
     saved(warehouse, answers(warehouse, 40, 40, start=START + 2 * HOUR, model="support@v1"), [3.0] * 40, 40)
     book(warehouse, SETTINGS, START + 3 * HOUR)
     found = show()

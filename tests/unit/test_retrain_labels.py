@@ -1,10 +1,15 @@
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from retuned.retrain.data.examples import Example, example
 from retuned.retrain.data.label_requests import Candidate, Pick, Taught, choose
-from retuned.retrain.scoring.facts import same_answer
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.json_fields import Json
+from retuned.retrain.scoring.label import Label
+from retuned.retrain.scoring.metric import Chosen, Metric
+from retuned.retrain.scoring.tool_calls import ToolCalls
 
 SIMILARITY = 0.8
 TAUGHT = Taught(
@@ -32,9 +37,13 @@ def asked(question: str, answer: str, number: int = 0, context: list[str] | None
 
 
 def picked(
-    *candidates: Candidate, known: tuple[Example, ...] = (), taught: Taught = TAUGHT, count: int = 9
+    *candidates: Candidate,
+    known: tuple[Example, ...] = (),
+    taught: Taught = TAUGHT,
+    count: int = 9,
+    metric: Metric | None = None,
 ) -> list[Pick]:
-    return choose(candidates, known, taught, count, SIMILARITY, same_answer)
+    return choose(candidates, known, taught, count, SIMILARITY, Chosen(metric or Facts(), "of the tests"))
 
 
 def only(*candidates: Candidate, **more: Any) -> Pick:
@@ -93,6 +102,32 @@ def test_ungrounded_in_the_context_or_in_what_was_taught() -> None:
     bare = asked("May I return a lamp?", "You have 45 days.")
     assert only(Candidate(bare)).detail == "It states what is in nothing that was taught or asked: day 45."
     assert picked(Candidate(bare), taught=Taught()) == []  # nothing to hold it against
+
+
+def test_what_programs_cannot_read_is_asked_about_by_the_metric() -> None:
+    labels = Label(["14 day return", "24 month warranty"])
+    pick = only(Candidate(asked("May I return a lamp?", "Sure, within 14 days")), metric=labels)
+    assert (pick.reason, pick.score) == ("unreadable", 0.9)
+    assert pick.detail == "Programs cannot read it: none of the 2 labels."
+    schema = {"type": "object", "required": ["days"]}
+    pick = only(Candidate(asked("May I return a lamp?", '{"day": 45}')), metric=Json(schema))
+    assert pick.detail == "Programs cannot read it: 'days' is a required property."
+    call = '<tool_call>\n{"name": "refund", "arguments": {"days": 45}}\n</tool_call>'
+    offered = json.dumps([{"type": "function", "function": {"name": "returns"}}])
+    pick = only(Candidate(replace(asked("May I return a lamp?", call), tools=offered)), metric=ToolCalls())
+    assert pick.detail == "Programs cannot read it: no such tool: refund."
+
+
+def test_a_value_in_a_label_a_document_or_a_call_is_no_statement() -> None:
+    context = ["Lamps can be returned within two weeks."]
+    label = asked("May I return a lamp?", "45 day return", context=context)
+    document = asked("May I return a lamp?", '{"days": 45}', context=context)
+    call = asked("May I return a lamp?", '<tool_call>\n{"name": "returns", "arguments": {"days": 45}}\n</tool_call>')
+    for metric, one in (
+        (Label(["45 day return"]), label), (Json({"type": "object"}), document), (ToolCalls(), call),
+    ):  # fmt: skip
+        assert picked(Candidate(one), metric=metric) == []
+    assert picked(Candidate(label)) != []  # in words it would be
 
 
 def test_a_new_topic_is_far_from_all_that_was_taught() -> None:

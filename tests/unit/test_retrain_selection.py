@@ -21,7 +21,7 @@ from retuned.retrain.data.splits import assigned_splits, split_of
 from retuned.retrain.data.topics import OTHER, Topics
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import Label
-from retuned.retrain.scoring.metric import Chosen
+from retuned.retrain.scoring.metric import Chosen, Metric
 from retuned.retrain.settings import DatasetSettings, GateSettings, Settings
 
 START = datetime(2026, 3, 2)
@@ -493,8 +493,8 @@ def lost(kept: int, gone: int, reason: str = "near_holdout", answer: str = "appr
     return selection(left, train=rows, **more)
 
 
-def check(found: Selection) -> None:
-    check_classes(found, 0.8, Template(), "support")
+def check(found: Selection, metric: Metric | None = None) -> None:
+    check_classes(found, 0.8, Template(), "support", metric or Facts())
 
 
 @pytest.mark.parametrize(
@@ -515,6 +515,22 @@ def test_a_class_that_loses_most_of_its_questions_is_refused_with_the_way_out(re
     check(lost(6, 6, reason))  # half of it is no loss of most
     check(lost(4, 5, reason))  # nine questions are not frequent
     check(lost(0, 6, "spent"))
+
+
+def test_which_answers_are_one_class_is_the_metrics_to_say() -> None:
+    """Two labels with one number are two labels; other wordings of one fact are one answer."""
+    kept = [example(number, "tier 1 billing") for number in range(20)]
+    left = [LeftOut(example(number, "tier 1 refunds"), "near_holdout") for number in range(100, 112)]
+    labels = Label(["tier 1 billing", "tier 1 refunds"])
+    with pytest.raises(LostClass, match="12 of 12 questions with the answer 'tier 1 refunds'"):
+        check(selection(left, train=kept), labels)
+    check(selection(left, train=kept))
+    written = [example(number, f"You have 30 days, {words(number, 1)}.") for number in range(8)]
+    reworded = [
+        LeftOut(example(number, f"It is 30 days {words(number, 1)}."), "near_holdout") for number in range(100, 110)
+    ]
+    with pytest.raises(LostClass, match="10 of 18"):
+        check(selection(reworded, train=written))
 
 
 def test_ten_questions_are_frequent_unless_they_are_less_than_a_hundredth() -> None:

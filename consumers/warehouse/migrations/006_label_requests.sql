@@ -5,7 +5,7 @@ CREATE TABLE label_requests (
     created_at     TIMESTAMP NOT NULL,
     workload       VARCHAR   NOT NULL,
     interaction_id VARCHAR   NOT NULL,              -- asked about once
-    reason         VARCHAR   NOT NULL,              -- uncertain, ungrounded, new_topic or disagreeing: the weightiest
+    reason         VARCHAR   NOT NULL,              -- the weightiest that spoke for it, or calibration
     detail         VARCHAR   NOT NULL,              -- all that spoke for it, for a person
     score          DOUBLE    NOT NULL,              -- how likely the answer is wrong, 0 to 1
     announced      BOOLEAN   NOT NULL,              -- the message is on the label-requests topic
