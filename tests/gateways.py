@@ -21,6 +21,9 @@ from kafka import KafkaConsumer, TopicPartition
 from openai import OpenAI
 
 Answer = Callable[["_Handler", dict[str, Any]], None]
+KEY = "the-key-that-signs-feedback-in-tests"
+NOBODY = "127.0.0.1:1"
+"""Where no broker listens."""
 WORDS = ("Within", " 30", " days.")
 
 
@@ -255,3 +258,16 @@ def break_off(handler: _Handler) -> None:
     """End the connection as a server does that is killed."""
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def route(workload: str, *arms: tuple[str, str, float], experiment: str | None = None) -> dict[str, Any]:
+    found = [
+        {"arm": arm, "model": f"{workload}@{version}", "name": f"{workload}@{version}", "share": share}
+        for arm, version, share in arms
+    ]
+    return {"experiment": experiment, "arms": found, "base": {"model": f"{workload}@base", "name": None}}
+
+
+def read(stream: Any, got: list[str]) -> None:
+    """Take the texts of a stream to its end."""
+    got.extend(chunk.choices[0].delta.content or "" for chunk in stream)

@@ -31,7 +31,7 @@ PASSED_ON = (*RECORDED, "/v1/embeddings")
 INTERACTION, MODEL, FALLBACK, TOKEN = (
     f"X-Retuned-{name}" for name in ("Interaction", "Model", "Fallback", "Feedback-Token")
 )
-END_OF_STREAM = b"[DONE]"
+DONE = b"[DONE]"
 CLIENT_GONE = 499
 _HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 _NOT_UP = {*_HOP, "host", "content-length", "content-encoding", "accept-encoding", "authorization", "cookie", "expect"}
@@ -99,10 +99,9 @@ class Proxy:
                 except _Elsewhere as reason:
                     tried.append(f"{replica.url}: {reason}")
         names = ", nor ".join(one.name or f"the base model ({one.model})" for one in target.models)
-        why = "; ".join([*tried, *self._upstreams.problems()])
-        raise Refused(
-            503, "no_model_server", f"no model server has {names}{f' ({why})' if why else ''}", {"Retry-After": "2"}
-        )
+        reasons = "; ".join([*tried, *self._upstreams.problems()])
+        message = f"no model server has {names}" + (f" ({reasons})" if reasons else "")
+        raise Refused(503, "no_model_server", message, {"Retry-After": "2"})
 
     def _target(self, call: Call, request: web.BaseRequest) -> Target:
         """What may answer: a workload's model, or the one that is named. Raises Refused when there is neither."""
@@ -164,7 +163,7 @@ class _Exchange:
         with replica.asked():
             try:
                 answer = await self._post(url, body, replica)
-            except aiohttp.ClientConnectorError as error:
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 replica.failed(f"cannot be reached ({why(error)})")
                 raise _Elsewhere("cannot be reached") from error
             except asyncio.CancelledError:
@@ -266,7 +265,7 @@ class _Exchange:
             self._received.append(lines)
             if self._size > self._proxy.settings.max_body_bytes:
                 self._received = None
-        if END_OF_STREAM in lines[-32:]:  # clients close the connection here
+        if DONE in lines[-32:] and lines.split()[-1] in (DONE, b"data:" + DONE):  # clients close the connection here
             self._ended = True
             self._record()
         await response.write(lines)
