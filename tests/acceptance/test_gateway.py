@@ -153,21 +153,24 @@ def test_a_stream_comes_piece_by_piece_and_is_published_whole(around: Around) ->
 
 
 def test_a_text_that_looks_like_the_end_of_a_stream_is_not_its_end(around: Around) -> None:
+    seen = threading.Event()
+
     def quotes(handler: Any, asked: dict[str, Any]) -> None:
         handler.begin_stream()
-        for text in ("[DONE]", " is said", " at the end"):
-            handler.piece(
-                b'data: {"object":"chat.completion.chunk","choices":[{"delta":{"content":"%b"}}]}\n\n' % text.encode()
-            )
-        handler.chunk(asked["model"], {}, "stop")
+        handler.piece(b'data: {"object":"chat.completion.chunk","choices":[{"delta":{"content":"[DONE]"}}]}\n\n')
+        assert seen.wait(20)
+        handler.chunk(asked["model"], {"content": " is said"}, "stop")
         handler.end_stream()
 
     for server in around.servers:
         server.answer = quotes
-    body = {"model": "support", "stream": True, "messages": [{"role": "user", "content": "How does it end?"}]}
-    answer = around.gateway.post("/v1/chat/completions", body)
-    event = last(around, answer.headers["X-Retuned-Interaction"])
-    assert (event["response"], event["finish_reason"]) == ("[DONE] is said at the end", "stop")
+    with around.gateway.client().chat.completions.with_streaming_response.create(
+        model="support", messages=[{"role": "user", "content": "How does it end?"}], stream=True
+    ) as raw:
+        for _ in raw.parse():
+            seen.set()
+    event = last(around, raw.headers["X-Retuned-Interaction"])
+    assert (event["response"], event["finish_reason"]) == ("[DONE] is said", "stop")
 
 
 def test_calls_of_tools_pass_both_ways(around: Around) -> None:
