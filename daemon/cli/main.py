@@ -20,7 +20,6 @@ from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings, given, load
-from retuned.monitors.money.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
     from retuned.daemon.service import Service
@@ -322,6 +321,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _summary(status: dict[str, Any]) -> list[str]:
     """The status for a person at a terminal."""
+    from retuned.monitors.money.outcomes import OUTCOMES
+
     ingestion = status["ingestion"]
     broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
     lines = [
