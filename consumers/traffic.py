@@ -1,17 +1,22 @@
-"""Answers, and what they took in seconds and tokens: counters and histograms of all that was read since the start."""
+"""Answers, and what they took in seconds and tokens: counters and histograms of all that was read since the start.
+
+Each bucket of a histogram has an exemplar, the latest answer that fell into it, by its id. OpenMetrics carries them.
+"""
 
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily, Metric
+
+from retuned.consumers.common.series import exemplar_labels
 
 LATENCY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -29,18 +34,24 @@ class _Histogram:
     edges: np.ndarray[Any, Any]
     counts: np.ndarray[Any, Any]
     total: float = 0.0
+    exemplars: dict[int, Exemplar] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, edges: tuple[float, ...]) -> "_Histogram":
         return cls(np.asarray(edges), np.zeros(len(edges) + 1, np.int64))
 
-    def add(self, counts: np.ndarray[Any, Any], total: float) -> None:
-        self.counts += counts
-        self.total += total
+    def add(self, other: "_Spread", group: int) -> None:
+        self.counts += other.counts[group]
+        self.total += other.totals[group]
+        self.exemplars |= other.exemplars[group]
 
-    def buckets(self) -> list[tuple[str, float]]:
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         names = [*map(str, self.edges.tolist()), "+Inf"]
-        return list(zip(names, self.counts.cumsum().astype(float).tolist(), strict=True))
+        found = list[tuple[str, float] | tuple[str, float, Exemplar]]()
+        for place, (name, count) in enumerate(zip(names, self.counts.cumsum().astype(float).tolist(), strict=True)):
+            exemplar = self.exemplars.get(place)
+            found.append((name, count, exemplar) if exemplar else (name, count))
+        return found
 
 
 @dataclass
@@ -70,10 +81,9 @@ class Traffic:
             return interactions[name].to_numpy().astype(float)
 
         # All pairs in one go and outside of the lock, for which a scrape would have to wait.
-        latency, seconds = _spread(column("latency_seconds"), codes, len(pairs), LATENCY_SECONDS)
-        first_token, first_seconds = _spread(
-            column("time_to_first_token_seconds"), codes, len(pairs), FIRST_TOKEN_SECONDS
-        )
+        ids, at = interactions["id"], now.replace(tzinfo=UTC).timestamp()
+        latency = _spread(column("latency_seconds"), codes, len(pairs), LATENCY_SECONDS, ids, at)
+        first_token = _spread(column("time_to_first_token_seconds"), codes, len(pairs), FIRST_TOKEN_SECONDS, ids, at)
         tokens = {
             kind: np.bincount(codes, np.nan_to_num(column(f"{kind}_tokens")), len(pairs)).tolist()
             for kind in ("input", "output")
@@ -84,8 +94,8 @@ class Traffic:
                 workload, _, model = pair.partition("\0")
                 series = self._of((workload, model), now)
                 series.answers += answers[place]
-                series.latency.add(latency[place], seconds[place])
-                series.first_token.add(first_token[place], first_seconds[place])
+                series.latency.add(latency, place)
+                series.first_token.add(first_token, place)
                 for kind, sums in tokens.items():
                     series.tokens[kind] += sums[place]
 
@@ -138,13 +148,40 @@ class Traffic:
         )
 
 
+@dataclass(frozen=True)
+class _Spread:
+    """Of each group: how many values lie in each bucket, their sum, and by its place the exemplar of each bucket."""
+
+    counts: np.ndarray[Any, Any]
+    totals: list[float]
+    exemplars: list[dict[int, Exemplar]]
+
+
 def _spread(
-    values: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], groups: int, edges: tuple[float, ...]
-) -> tuple[np.ndarray[Any, Any], list[float]]:
-    """Of each group: how many values lie in each bucket, and the sum of them. What is no length of time is left out."""
+    values: np.ndarray[Any, Any],
+    codes: np.ndarray[Any, Any],
+    groups: int,
+    edges: tuple[float, ...],
+    ids: pa.ChunkedArray,
+    at: float,
+) -> _Spread:
+    """Spread values over buckets. What is no length of time is left out.
+
+    Args:
+        codes: the group of each value.
+        ids: of the interactions that the values are of.
+        at: when they were read, Unix time.
+    """
     told = np.isfinite(values) & (values >= 0)
-    values, codes = values[told], codes[told]
-    places = np.searchsorted(np.asarray(edges), values)  # a value on an edge belongs below it
+    kept, codes, rows = values[told], codes[told], told.nonzero()[0]
     buckets = len(edges) + 1
-    counts = np.bincount(codes * buckets + places, minlength=groups * buckets).reshape(groups, buckets)
-    return counts, np.bincount(codes, values, groups).tolist()
+    places = codes * buckets + np.searchsorted(np.asarray(edges), kept)  # a value on an edge belongs below it
+    counts = np.bincount(places, minlength=groups * buckets).reshape(groups, buckets)
+    latest = np.full(groups * buckets, -1)
+    latest[places] = rows  # of several rows the last one stays
+    exemplars: list[dict[int, Exemplar]] = [{} for _ in range(groups)]
+    for bucket in counts.ravel().nonzero()[0].tolist():
+        row = int(latest[bucket])
+        if labels := exemplar_labels(ids[row].as_py()):
+            exemplars[bucket // buckets][bucket % buckets] = Exemplar(labels, float(values[row]), at)
+    return _Spread(counts, np.bincount(codes, kept, groups).tolist(), exemplars)

@@ -27,6 +27,7 @@ from retuned.consumers.warehouse.connection import open_existing, open_warehouse
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
 from retuned.daemon.backup.create import back_up
+from retuned.daemon.interaction import interaction
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
@@ -34,6 +35,7 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.overrides import GLOB
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content, utc
+from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.data.lineage import lineage
@@ -167,7 +169,7 @@ class LocalService:
             }
         if name == "check-drift":
             check = tasks.check_drift_of(self.jobs.context, workload, utc("check-drift: as_of", arguments.get("as_of")))
-            return {"workload": workload, "done": check.detail}
+            return {"workload": workload, "done": _found(check)}
         if name == "accept-drift":
             if not arguments.get("reason"):
                 raise RetunedError("accept-drift: give the reason why what is asked now is as usual")
@@ -242,6 +244,10 @@ class LocalService:
     def lineage(self, id: str) -> dict[str, Any]:
         return lineage(self.warehouse, id)
 
+    def interaction(self, id: str) -> dict[str, Any]:
+        """See `retuned.daemon.interaction`."""
+        return interaction(self.warehouse, id)
+
     def export(self, export: Export) -> Iterator[bytes]:
         return content(export, self.warehouse, self.settings)
 
@@ -275,6 +281,19 @@ class LocalService:
 def _serves(workload: str, version: str | None) -> str:
     name = model_name(workload, version)
     return f"{name} is the champion" if version else f"no champion: {name}, the base model, serves"
+
+
+def _found(check: DriftCheck) -> str:
+    """What a drift check found, for a person."""
+    as_of = f"as of {check.created_at:%Y-%m-%d %H:%M} UTC"
+    if check.drifted is None:
+        return f"{as_of}: {check.detail}"
+    rows = f"{check.current_rows:,} conversations against {check.reference_rows:,} of the reference"
+    text = f"{as_of}, {rows}: {check.detail}"
+    if check.drifted:
+        interval = f"{check.severity_low:.0%} to {check.severity_high:.0%}"
+        text += f" About {check.severity:.0%} of the events changed ({interval})."
+    return f"{text} Report: /reports/{check.id}" if check.report else text
 
 
 def _outcome(result: RunResult) -> str:

@@ -90,6 +90,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "blind": [asdict(one) for one in blind(warehouse, workload)],
         "helpful_rate": rows("history", metric="helpful_rate", source="user"),
         "drift": rows("drift"),
+        "drift_reference": warehouse.row(SQL["drift_reference"], {"workload": workload}),
         "decisions": [_with_labels(row) for row in rows("decisions")],
         "runs": rows("runs"),
         "promotions": rows("promotions"),

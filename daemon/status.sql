@@ -29,6 +29,14 @@ SELECT created_at, value, low, high FROM (
 SELECT id, created_at, drifted, severity, severity_low, severity_high, missing, detail, report, reference_rows, current_rows FROM drift_checks
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 5
 
+-- name: drift_reference
+-- What was accepted as usual, in force until another champion comes into service.
+SELECT created_at, start, actor, reason FROM drift_references
+WHERE workload = $workload
+  AND created_at >= coalesce(
+      (SELECT max(created_at) FROM aliases WHERE workload = $workload AND alias = 'champion'), '-infinity'::TIMESTAMP)
+ORDER BY created_at DESC LIMIT 1
+
 -- name: decisions
 SELECT created_at, kind, outcome, reasons, run_id, metric, CASE WHEN kind = 'gate' THEN figures END AS figures
 FROM decisions

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from retuned.consumers.warehouse import answer_minutes
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.daemon", "workloads.sql")
@@ -12,6 +13,7 @@ RETIRED = timedelta(days=7)
 
 def known(warehouse: Warehouse) -> list[str]:
     """The workloads that have events, or a model."""
+    answer_minutes.follow(warehouse)
     return [row["workload"] for row in warehouse.rows(QUERIES["known"])]
 
 

@@ -1,10 +1,10 @@
 -- name: known
 -- One whose events have all been archived is still known by its model.
-SELECT workload FROM interactions UNION SELECT workload FROM aliases ORDER BY workload
+SELECT workload FROM answer_minutes UNION SELECT workload FROM aliases ORDER BY workload
 
 -- name: busiest
-SELECT workload FROM interactions WHERE timestamp >= $since
-GROUP BY workload ORDER BY count(*) DESC, workload LIMIT $most
+SELECT workload FROM answer_minutes WHERE minute >= $since
+GROUP BY workload ORDER BY sum(answers) DESC, workload LIMIT $most
 
 -- name: latest
 -- Any of them: of a workload that is asked, the first that is found.

@@ -70,6 +70,9 @@ TABLES = {
     "account, for the policy. What is over is counted once.",
     "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
+    "answer_minutes": "How many answers a workload has in a minute, and when the first of them was. It follows "
+    "`interactions` within a minute.",
+    "answer_minutes_position": "How far `answer_minutes` follows the events: one row.",
     "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
@@ -249,6 +252,7 @@ COLUMNS = {
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
     "rating_periods": {**_WORKLOAD},
     "blindness": {**_WORKLOAD, "monitor": "quality, policy or drift"},
+    "answer_minutes": {**_WORKLOAD, "answers": "so many"},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
     "batches": {"last": "the number"},
@@ -353,8 +357,10 @@ MODEL_EVENT = {
 OTHER_ROUTES = {
     "/healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
     "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
-    "/metrics": "[Metrics](metrics.md) for Prometheus.",
+    "/metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
     "/": "The status page.",
+    "/interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, feedback, "
+    "grounding, the model that answered, and where it was used in training.",
     "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
 COMMON_OPTIONS = ("config", "verbose")
@@ -529,7 +535,11 @@ def http() -> list[str]:
     lines += ["## Pages, metrics, health", ""]
     lines += table(
         ("route", "least role", "what it answers"),
-        ((named(f"GET {path}", path), roles[path], about) for path, about in OTHER_ROUTES.items()),
+        (
+            (named(f"GET {shown}", shown), roles[path], about)
+            for path, about in OTHER_ROUTES.items()
+            for shown in (re.sub(r":\w+}", "}", path),)
+        ),
     )
     lines += ["## API", ""]
     operations = [

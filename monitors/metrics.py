@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
-from retuned.consumers.common.series import forget_other_workloads
+from retuned.consumers.common.series import exemplar_labels, forget_other_workloads
 from retuned.monitors.blindness import MONITORS, Blindness
 from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.money.outcomes import Outcomes
@@ -26,9 +26,10 @@ class Total(Gauge):
     """A counter that is set, to a sum that the warehouse keeps: a restart does not reset it."""
 
     _type = "counter"
+    exemplar: Exemplar | None = None
 
     def _child_samples(self) -> Iterable[Sample]:
-        return (Sample("_total", {}, self._value.get(), None, None),)
+        return (Sample("_total", {}, self._value.get(), None, self.exemplar),)
 
 
 class Metrics:
@@ -265,13 +266,13 @@ class Metrics:
             self.drift_checks.labels(check.workload, outcome).inc()
         self._drift(check.workload, check)
 
-    def drift_failed(self, workload: str) -> None:
-        """Show that the latest check failed: nothing is known."""
+    def drift_unknown(self, workload: str) -> None:
+        """Show that nothing is known: the latest check failed, or was of a reference that is one no more."""
         self._drift(workload, None)
 
     def drift_ended(self, workload: str) -> None:
         """Show nothing: the workload is not checked any more."""
-        self.drift_failed(workload)
+        self.drift_unknown(workload)
         self.drift_checked.remove_by_labels({"workload": workload})
 
     def _drift(self, workload: str, check: DriftCheck | None) -> None:
@@ -328,9 +329,21 @@ class Metrics:
         self._replace(self.latency, workload, latency)
         self._replace(self.tokens, workload, tokens)
 
-    def feedback_totals(self, workload: str, totals: Mapping[tuple[str, str], int]) -> None:
-        """Show how much feedback there was on a workload's answers, by name and source."""
+    def feedback_totals(
+        self,
+        workload: str,
+        totals: Mapping[tuple[str, str], int],
+        complaints: Mapping[tuple[str, str], tuple[str, datetime]],
+    ) -> None:
+        """Show how much feedback there was on a workload's answers, by name and source, with an answer that was
+        complained of lately as exemplar: the id of its interaction, and when (naive UTC)."""
         self._replace(self.feedback, workload, totals.items())
+        for series in complaints.keys() & totals.keys():
+            name, at = complaints[series]
+            if labels := exemplar_labels(name):
+                self.feedback.labels(workload, *series).exemplar = Exemplar(
+                    labels, 1, at.replace(tzinfo=UTC).timestamp()
+                )
 
     def blindness(self, workload: str, found: Collection[Blindness]) -> None:
         """Show which monitors of a workload have too few rows."""

@@ -57,6 +57,11 @@ class DriftSettings(Section):
         "and language, a check tells where a feature moved most",
     )
     topics: PositiveInt = Field(12, description="clusters that the prompts of both windows are sorted into")
+    embedding_model: Path | None = Field(
+        None,
+        description="folder of a static embedding model in model2vec's format, by which prompts are compared, for "
+        "example minishlab/potion-multilingual-128M; needs the extra static-embeddings; null: by their words (TF-IDF)",
+    )
     keep_reports: PositiveInt = Field(
         50, description="reports kept of checks that found drift, for each workload, beside that of the latest check"
     )

@@ -6,11 +6,16 @@ from typing import Any
 
 import duckdb
 
-from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse import answer_minutes
+from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.monitors.settings import WindowsSettings
 
 QUERIES = named_queries("retuned.monitors", "windows.sql")
 WEEKS = 4
+FEW, ALL = 1, 128
+"""128ths of the conversations that a sample is chosen from: of few first, and of all where that is not enough."""
+EVENTS_LOOKED_AT = 20
+"""For each conversation that a window needs, so many of its events are looked at before all are."""
 WEEK, DAY, MICROSECOND = timedelta(days=7), timedelta(days=1), timedelta(microseconds=1)
 
 
@@ -80,10 +85,14 @@ def in_service_since(warehouse: Warehouse, settings: WindowsSettings, workload: 
     if promoted and promoted["since"]:
         since: datetime = promoted["since"]
         return since
+    answer_minutes.follow(warehouse)
+    reference = int(settings.reference_seconds // 60)
+    minutes = max(reference // 64, 1)
     parameters = {
         "workload": workload,
         "now": now,
-        "reference": round(settings.reference_seconds * 1_000_000),
+        "minutes": minutes,
+        "following": max(reference // minutes - 1, 0),
         "enough": settings.minimum_rows,
     }
     began: datetime | None = (warehouse.row(QUERIES["began"], parameters) or {})["since"]
@@ -103,6 +112,38 @@ def windows(
         accepted: start and end of what a person made the reference: unless another champion came into service since,
             the reference begins there, and the current window no earlier than its end.
     """
+    spans = _bounds(warehouse, settings, workload, now, accepted)
+    if spans is None:
+        return None
+    start, end, current_start = spans
+    reference = _seasonal(warehouse, settings, workload, start, end, current_start, now)
+    standing = reference.season is None and end - start >= timedelta(seconds=settings.reference_seconds)
+    return Windows(workload, reference, counted(warehouse, workload, current_start, now), standing)
+
+
+def current(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> Window | None:
+    """The current window alone, or None when there is no event yet.
+
+    Where it holds `minimum_rows` conversations or more, it may hold more than it says: they are not all counted.
+    """
+    spans = _bounds(warehouse, settings, workload, now)
+    if spans is None:
+        return None
+    start = spans[2]
+    events = EVENTS_LOOKED_AT * settings.minimum_rows
+    some = warehouse.row(QUERIES["has_some"], {"workload": workload, "start": start, "end": now, "events": events})
+    if some is not None and some["conversations"] >= settings.minimum_rows:
+        return Window(start, now, int(some["conversations"]))
+    return counted(warehouse, workload, start, now)
+
+
+def _bounds(
+    warehouse: Warehouse,
+    settings: WindowsSettings,
+    workload: str,
+    now: datetime,
+    accepted: tuple[datetime, datetime] | None = None,
+) -> tuple[datetime, datetime, datetime] | None:
     anchor = in_service_since(warehouse, settings, workload, now)
     if anchor is None:
         return None
@@ -114,10 +155,7 @@ def windows(
         nth = warehouse.row(QUERIES["nth_latest"], parameters)
         if nth is not None:
             latest_start = nth["timestamp"]
-    start, end, current_start = bounds(anchor, latest_start, now, settings.reference_seconds)
-    reference = _seasonal(warehouse, settings, workload, start, end, current_start, now)
-    standing = reference.season is None and end - start >= timedelta(seconds=settings.reference_seconds)
-    return Windows(workload, reference, counted(warehouse, workload, current_start, now), standing)
+    return bounds(anchor, latest_start, now, settings.reference_seconds)
 
 
 def _seasonal(
@@ -152,18 +190,32 @@ def sample(
     rows: int,
     seed: str,
     choose: str = QUERIES["choose"],
+    columns: str = "*",
 ) -> None:
     """Put a sample of a window into a temporary table of this cursor: one event each of at most `rows` conversations,
-    the same for the same seed; `choose` is the query that chooses them."""
+    the same for the same seed; `choose` is the query that chooses them. No other column than `columns` is read."""
     parameters = _within(workload, window.start, window.end, window.season) | {"rows": rows, "seed": seed}
     cursor.begin()  # a checkpoint between the two could move rows
     try:
-        cursor.execute(choose, parameters)
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {QUERIES['chosen']}")
+        choose_from(cursor, parameters, choose)
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {columns} FROM ({QUERIES['chosen']})")
     except BaseException:
         cursor.rollback()
         raise
     cursor.commit()
+
+
+def choose_from(cursor: duckdb.DuckDBPyConnection, parameters: dict[str, Any], choose: str) -> None:
+    """Put the rows of a sample into the temporary table `chosen`.
+
+    The conversations with the lowest hashes of all are those with the lowest of a part that holds the lowest, if that
+    part holds enough: so a busy window is not grouped as a whole.
+    """
+    for parts in (FEW, ALL):
+        cursor.execute(choose, parameters_of(choose, parameters | {"parts": parts}))
+        ((found,),) = cursor.execute("SELECT count(*) FROM chosen").fetchall()
+        if found >= parameters["rows"] or "$parts" not in choose:
+            break
 
 
 def counted(

@@ -71,8 +71,8 @@ class Daemon:
             self.process.kill()
             self.process.wait()
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=20)
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return httpx.get(self.url + path, headers=headers, timeout=20)
 
     def described(self, path: str, operation: str) -> Any:
         """The JSON at a path, once it is as the document of the API says of the operation."""

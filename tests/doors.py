@@ -47,6 +47,16 @@ class FakeDaemon:
             raise RetunedError(f"workload {workload}: unknown")
         return self.found["workloads"][workload]
 
+    def interaction(self, id: str) -> Any:
+        if id == "unknown":
+            raise RetunedError(f"interaction {id}: not in the warehouse")
+        nothing = ("version", "grounding", "context", "attributes", "latency_seconds", "time_to_first_token_seconds")
+        optional = ("input_tokens", "output_tokens", "cost", "finish_reason", "conversation_id", "user_id")
+        lists = ("messages", "feedback", "label_requests", "scores")
+        texts = {"id": id, "workload": "support", "model": "base", "response": "", "timestamp": "", "received_at": ""}
+        lineage = {"rows": [], "set_aside": [], "quarantine": [], "removed": []}
+        return texts | dict.fromkeys((*nothing, *optional)) | {name: [] for name in lists} | {"lineage": lineage}
+
     def labels(self, _: str | None) -> Any:
         return [self.found]
 

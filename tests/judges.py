@@ -2,13 +2,16 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from http_doubles import Quiet, listening
 
+from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.hallucination.scorer import Answer
 from retuned.retrain.settings import EvaluateSettings
 
 Reply = Callable[[str], Any]
@@ -69,3 +72,12 @@ def prefers(good: str) -> Reply:
         return "They differ.\n**Verdict: " + ("tie" if one == other else "A" if one else "B") + "**"
 
     return reply
+
+
+def rates(
+    opinions: Opinions, doubtful: Sequence[Answer], clear: Sequence[Answer], now: datetime
+) -> dict[str, tuple[float, float, float, int]]:
+    """What the opinions come to on answers of a sample of the workload `support`."""
+    known = {answer.id: answer for answer in (*doubtful, *clear)}
+    ids = [answer.id for answer in doubtful], [answer.id for answer in clear]
+    return opinions.rates("support", *ids, now, lambda wanted: [known[identity] for identity in wanted])

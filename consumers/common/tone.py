@@ -27,7 +27,10 @@ _WE = re.compile(
 _EMOJI = re.compile(r"[\U0001F300-\U0001FAFF\u2600-\u27BF]")
 
 
-def features(text: str) -> tuple[bool, ...]:
+Features = tuple[bool, ...]
+
+
+def features(text: str) -> Features:
     """Does the text open with a greeting, close with one, hold a list, use markdown, speak as I, speak as we, exclaim,
     ask, hold an emoji, end with punctuation? Greetings and pronouns of English and of its larger neighbours."""
     text = text.strip()
@@ -51,8 +54,11 @@ def consistency(answer: str, approved: str) -> float:
     return sum(one == other for one, other in pairs) / len(pairs)
 
 
-def likeness(answers: Sequence[str], approved: Sequence[str]) -> tuple[float, float, float] | None:
+def likeness(answers: Sequence[Features], approved: Sequence[Features]) -> tuple[float, float, float] | None:
     """How like approved answers some answers are, over how like approved ones are to each other; with a 95% interval.
+
+    Args:
+        answers, approved: the `features` of each.
 
     Two answers are alike in the share of the `features` that they have in common; of all pairs, the mean. 1 is as
     alike as can be expected, and what comes out can be more: many answers may all be like the most usual approved one.
@@ -61,14 +67,11 @@ def likeness(answers: Sequence[str], approved: Sequence[str]) -> tuple[float, fl
     if min(len(answers), len(approved)) < 2:
         return None
     n = len(approved)
-    counts = [sum(has) for has in zip(*map(features, approved), strict=True)]
+    counts = [sum(has) for has in zip(*approved, strict=True)]
     among = sum(k * (k - 1) + (n - k) * (n - k - 1) for k in counts) / (n * (n - 1))
     if among == 0:
         return None
-    alike = [
-        sum(k if has else n - k for has, k in zip(features(answer), counts, strict=True)) / n / among
-        for answer in answers
-    ]
+    alike = [sum(k if has else n - k for has, k in zip(answer, counts, strict=True)) / n / among for answer in answers]
     mean = fmean(alike)
     reach = 1.96 * stdev(alike) / len(alike) ** 0.5
     return mean, max(mean - reach, 0.0), mean + reach

@@ -26,7 +26,7 @@ from retuned.consumers.common.durable import fsync
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import ArchiveError
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse import judgements
+from retuned.consumers.warehouse import answer_minutes, judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, literal, named_queries, parameters_of
 
 log = logging.getLogger(__name__)
@@ -218,13 +218,15 @@ class _Run:
             ) from error
         deleted = 0
         try:
-            with judgements.changing, self._warehouse.transaction() as cursor:
+            with judgements.changing, answer_minutes.changing, self._warehouse.transaction() as cursor:
                 for file, path, record in held:
                     bounds = {"file": path, "first": record["first_received_at"], "last": record["last_received_at"]}
                     deleted += _row(cursor.execute(QUERIES[f"delete_{file.table}"], bounds))[0]
                     if file.table == "feedback":
                         judged = cursor.execute(QUERIES["judged"], {"file": path}).fetchall()
                         judgements.renew(cursor, [interaction for (interaction,) in judged])
+                    if file.table == "interactions":
+                        answer_minutes.renew(cursor, cursor.execute(QUERIES["answered_in"], {"file": path}).fetchall())
                     insert(cursor, "archives", **record)
         except duckdb.TransactionException as error:  # the rows were changed by another, as dead letters by a replay
             raise ArchiveError(

@@ -71,6 +71,10 @@ SELECT count(*) AS rows, min(received_at) AS first, max(received_at) AS last FRO
 -- Interactions on which the feedback is that left.
 SELECT DISTINCT interaction_id FROM read_parquet($file)
 
+-- name: answered_in
+-- Workloads and minutes of the interactions that left.
+SELECT DISTINCT workload, date_trunc('minute', timestamp) FROM read_parquet($file, hive_partitioning = false)
+
 -- name: delete_interactions
 DELETE FROM interactions USING read_parquet($file, hive_partitioning = false) AS gone
 WHERE interactions.received_at BETWEEN $first AND $last  -- constants, by which whole row groups are skipped

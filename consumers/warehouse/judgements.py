@@ -33,7 +33,7 @@ def follow(warehouse: Warehouse) -> None:
         with warehouse.transaction() as cursor:
             since, until = cursor.execute(QUERIES["behind"]).fetchall()[0]
             cursor.execute(QUERIES["touched"], {"since": since})
-            _renew(cursor)
+            _renew(cursor, since)
             cursor.execute(QUERIES["count_feedback"], {"since": since, "reserved": sorted(RESERVED)})
             cursor.execute(QUERIES["advance"], {"until": until})
 
@@ -46,6 +46,15 @@ def feedback_totals(warehouse: Warehouse, workload: str) -> dict[tuple[str, str]
     """
     rows = warehouse.rows(QUERIES["feedback_totals"], {"workload": workload})
     return {(row["name"], row["source"]): row["total"] for row in rows}
+
+
+def latest_complaints(
+    warehouse: Warehouse, workload: str, since: datetime
+) -> dict[tuple[str, str], tuple[str, datetime]]:
+    """By name and source, the interaction of the last answer that was called unhelpful or invented, or was corrected;
+    and when that was received."""
+    rows = warehouse.rows(QUERIES["latest_complaints"], {"workload": workload, "since": since})
+    return {(row["name"], row["source"]): (row["interaction_id"], row["received_at"]) for row in rows}
 
 
 def comparable_votes(
@@ -105,6 +114,7 @@ def renew(cursor: duckdb.DuckDBPyConnection, interactions: Sequence[str]) -> Non
     _renew(cursor)
 
 
-def _renew(cursor: duckdb.DuckDBPyConnection) -> None:
+def _renew(cursor: duckdb.DuckDBPyConnection, since: int | None = None) -> None:
+    cursor.execute(QUERIES["located"], {"since": since})
     cursor.execute(QUERIES["drop"])
     cursor.execute(QUERIES["make"])

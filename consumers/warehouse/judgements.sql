@@ -12,6 +12,14 @@ SELECT id FROM interactions WHERE batch > $since AND $since >= 0
 -- name: given
 CREATE OR REPLACE TEMP TABLE touched AS SELECT DISTINCT unnest($ids::VARCHAR[]) AS id
 
+-- name: located
+-- The answers that feedback is about, of which something came: their ids are looked for once in all that is stored.
+CREATE OR REPLACE TEMP TABLE located AS
+SELECT id, timestamp, workload, model, conversation_id, user_id, topic, received_at FROM interactions
+WHERE id IN (
+    SELECT interaction_id FROM feedback WHERE interaction_id IN (SELECT id FROM touched) OR batch > $since
+)
+
 -- name: drop
 DELETE FROM judgements WHERE interaction_id IN (SELECT id FROM touched)
 
@@ -29,7 +37,7 @@ SELECT i.workload, i.id AS interaction_id, i.timestamp AS answered_at, i.receive
        coalesce(i.conversation_id, i.id) AS conversation, i.model, i.user_id AS asker_id,
        s.id AS feedback_id, s.name, s.value, s.source, s.user_id, s.timestamp,
        greatest(s.received_at, i.received_at) AS received_at
-FROM said s JOIN interactions i ON i.id = s.interaction_id
+FROM said s JOIN located i ON i.id = s.interaction_id
 ORDER BY answered_at
 
 -- name: count_feedback
@@ -37,7 +45,7 @@ ORDER BY answered_at
 INSERT INTO feedback_totals
 WITH met AS (
     SELECT workload, name, source
-    FROM feedback JOIN interactions ON interactions.id = interaction_id
+    FROM feedback JOIN located ON located.id = interaction_id
     WHERE feedback.batch > $since
     UNION ALL
     SELECT workload, name, source
@@ -54,6 +62,13 @@ UPDATE judgements_position SET last_batch = $until
 
 -- name: feedback_totals
 SELECT name, source, total FROM feedback_totals WHERE workload = $workload
+
+-- name: latest_complaints
+-- By name and source, the last answer that was called unhelpful or invented, or was corrected.
+SELECT name, source, max_by(interaction_id, received_at) AS interaction_id, max(received_at) AS received_at
+FROM judgements
+WHERE workload = $workload AND received_at >= $since AND (value = (name = 'hallucination') OR name = 'correction')
+GROUP BY name, source
 
 -- name: comparable_votes
 -- One row for each interaction, name and source: the last vote. Of an account the first answers that it voted on count, so

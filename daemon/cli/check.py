@@ -23,6 +23,7 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
 from retuned.daemon.web.tls import server_tls
+from retuned.monitors.drift import vectors
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
@@ -65,6 +66,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
         *_for_each("metric", settings, {"metric", "evaluate"}, check_metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
+        *_for_each("drift", settings, {"drift"}, lambda own: vectors.check(own.drift)),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
         ("tracing", lambda: tracing.check(settings.tracing)),

@@ -370,7 +370,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
                 f"{'; '.join(watch['reasons'])}"
             )
         if workload["drift"]:
-            lines.append(f"  drift       {workload['drift'][0]['detail']}")
+            latest = workload["drift"][0]
+            lines.append(f"  drift       {_at(latest['created_at'])}: {latest['detail']}")
         if workload["decisions"]:
             decision = workload["decisions"][0]
             verdict = "yes" if decision["outcome"] else "no"

@@ -16,6 +16,7 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.settings import Settings
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.quality.readings import Readings
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release.rollout import Rollout
 
@@ -43,6 +44,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.opinions = Opinions(self.settings.quality, self.stop)
+        self.readings = Readings()
 
     @property
     def rollout(self) -> Rollout:

@@ -25,6 +25,8 @@ from retuned.retrain.data import examples, label_requests
 from retuned.retrain.release import retention
 
 log = logging.getLogger(__name__)
+COMPLAINTS = timedelta(hours=1)
+"""Complaints that are no older are exemplars of the metric of feedback."""
 
 
 def measure_quality(context: Context, runs: Runs) -> None:
@@ -40,6 +42,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
             label_requests.settle(context.warehouse)
             _show_label_requests(context)
         measured, shown = context.measured(), context.shown()
+        context.readings.keep(measured)
         for workload in measured:
             with parts.workload(workload):
                 _measure(context, workload, now)
@@ -80,7 +83,7 @@ def check_drift(context: Context, runs: Runs) -> None:
                         context.warehouse, settings, workload, context.now(), context.reports, context.stop
                     )
                 except Exception:
-                    context.monitor_metrics.drift_failed(workload)
+                    context.monitor_metrics.drift_unknown(workload)
                     raise
                 needed = 2 * settings.windows.minimum_rows
                 what = "conversations that the two windows of drift need (windows.minimum_rows in each)"
@@ -96,8 +99,11 @@ def check_drift_of(context: Context, workload: str, as_of: datetime | None) -> d
     """Compare the windows of a workload as they were at a time; None: now.
 
     Raises:
+        RetunedError: the time has not come yet.
         ChildFailed: the comparing failed.
     """
+    if as_of is not None and as_of > context.now():
+        raise RetunedError(f"check-drift: as_of: {as_of:%Y-%m-%d %H:%M} UTC has not come yet")
     settings, now = context.settings.for_workload(workload), as_of or context.now()
     check = drift.check(context.warehouse, settings, workload, now, context.reports, context.stop)
     if as_of is None:
@@ -119,6 +125,7 @@ def accept_drift(context: Context, workload: str, actor: str, reason: str) -> st
             f"conversations, and a reference needs {settings.minimum_rows} (windows.minimum_rows)"
         )
     drift_windows.accept(context.warehouse, workload, found, actor, reason)
+    context.monitor_metrics.drift_unknown(workload)
     log.info("%s: drift accepted by %s: %s", workload, actor, reason)
     return (
         f"the reference of drift checks begins at {found.current.start:%Y-%m-%d %H:%M} UTC, with "
@@ -253,12 +260,14 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
     """Bring what is known of a workload up to date, in the warehouse and in the metrics."""
     warehouse, settings = context.warehouse, context.settings.for_workload(workload)
     try:
-        figures = quality.measure(warehouse, settings, workload, now, context.opinions)
+        figures = quality.measure(warehouse, settings, workload, now, context.opinions, context.readings)
     except Exception:
         context.monitor_metrics.quality(workload, [])  # nothing is known now
         raise
     context.monitor_metrics.quality(workload, figures)
-    context.monitor_metrics.feedback_totals(workload, judgements.feedback_totals(warehouse, workload))
+    totals = judgements.feedback_totals(warehouse, workload)
+    complaints = judgements.latest_complaints(warehouse, workload, now - COMPLAINTS)
+    context.monitor_metrics.feedback_totals(workload, totals, complaints)
     earned, by_version = roi.of_workload(warehouse, workload)
     tenure = next(iter(roi.tenures(warehouse, settings, workload, most=1)), None)
     left_out, became = roi.left_out(warehouse, workload), outcomes(warehouse, workload)

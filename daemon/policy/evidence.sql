@@ -34,8 +34,10 @@ WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'ret
   AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false) AND (began_at IS NULL OR started_at > began_at)
 
 -- name: drift
+-- What was accepted as usual is no reason any more.
 SELECT drifted FROM drift_checks
 WHERE workload = $workload AND created_at > $since
+  AND created_at > coalesce((SELECT max(created_at) FROM drift_references WHERE workload = $workload), $since)
 ORDER BY created_at DESC LIMIT $checks
 
 -- name: corrections

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import anyio
 from jinja2 import Environment, PackageLoader
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -125,6 +126,7 @@ class _Endpoints:
         self._service, self._process, self._settings = service, process, settings
         templates = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
         self._page = templates.get_template("status.html")
+        self._interaction_page = templates.get_template("interaction.html")
         self._status = Recent(self._current_status, STATUS_SECONDS)
 
     def healthz(self, _: Request) -> Response:
@@ -133,8 +135,9 @@ class _Endpoints:
     def readyz(self, _: Request) -> Response:
         return _verdict(self._process.health() or self._process.readiness())
 
-    def metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._process.registry), media_type=CONTENT_TYPE_LATEST)
+    def metrics(self, request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._process.registry), media_type=media_type)
 
     async def status(self, _: Request) -> Response:
         return _json(await self._status.get())
@@ -144,6 +147,14 @@ class _Endpoints:
 
     async def index(self, _: Request) -> Response:
         page = await run_in_threadpool(self._page.render, status=await self._status.get())
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    def interaction(self, request: Request) -> Response:
+        try:
+            found = self._service.interaction(request.path_params["id"])
+        except RetunedError as error:
+            raise HTTPException(404, str(error)) from error
+        page = self._interaction_page.render(interaction=plain(found))
         return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     def report(self, request: Request) -> Response:
@@ -262,6 +273,7 @@ ROUTES = (
     Access("GET", "/api/v1/openapi.json", _Endpoints.openapi, "viewer"),
     Access("GET", "/api/v1/status", _Endpoints.status, "viewer"),
     Access("GET", "/api/v1/ingestion", _Endpoints.ingestion, "viewer"),
+    Access("GET", "/interactions/{id:path}", _Endpoints.interaction, "operator"),
     Access("GET", "/api/v1/labels", _Endpoints.labels, "labeller"),
     Access("GET", "/api/v1/dead-letters", _Endpoints.letters, "operator"),
     Access("POST", "/api/v1/dead-letters/replay", _Endpoints.replay, "operator"),

@@ -33,8 +33,12 @@ def lines(
     least: float | None = 0,
     most: float | None = None,
     stacked: bool = False,
+    exemplars: bool = False,
 ) -> timeseries.Panel:
-    """Curves over time; eight columns wide, so that three stand side by side."""
+    """Curves over time; eight columns wide, so that three stand side by side.
+
+    With exemplars, of metrics that have them: points that lead to the page of an interaction.
+    """
     panel = (
         timeseries.Panel()
         .unit(unit)
@@ -56,7 +60,7 @@ def lines(
         panel.max(most)
     if stacked:
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL)).fill_opacity(20)
-    _fill(panel, title, description, queries, width=8)
+    _fill(panel, title, description, queries, width=8, exemplars=exemplars)
     return panel
 
 
@@ -115,12 +119,15 @@ def _fill(
     width: int,
     instant: bool = False,
     format_val: PromQueryFormat | None = None,
+    exemplars: bool = False,
 ) -> None:
     panel.title(title).description(description).datasource(SOURCE).span(width).height(4 if width == 4 else 8)
     for letter, (expression, legend) in zip("ABCDEF", queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend)
         if instant:
             target.instant()
+        if exemplars:
+            target.exemplar(True)
         if format_val is not None:
             target.format(format_val)
         panel.with_target(target)
@@ -478,21 +485,24 @@ def quality() -> dashboard.Dashboard:
         lines(
             "Latency, by model",
             "What answers took in the last minutes, as the apps report it: median and 95th percentile. From a "
-            "histogram, so coarser than the window's figures, but of now.",
+            "histogram, so coarser than the window's figures, but of now. A point is an answer and leads to its page.",
             *(
                 (quantile(share, "retuned_interaction_latency_seconds", "model_name", OF_VERSION), legend)
                 for share, legend in ((0.5, "{{model_name}} median"), (0.95, "{{model_name}} 95%"))
             ),
             unit=SECONDS,
+            exemplars=True,
         ),
         lines(
             "Time to first token, by model",
-            "When the first token of an answer came, in the last minutes: median and 95th percentile.",
+            "When the first token of an answer came, in the last minutes: median and 95th percentile. A point is an "
+            "answer and leads to its page.",
             *(
                 (quantile(share, "retuned_interaction_time_to_first_token_seconds", "model_name", OF_VERSION), legend)
                 for share, legend in ((0.5, "{{model_name}} median"), (0.95, "{{model_name}} 95%"))
             ),
             unit=SECONDS,
+            exemplars=True,
         ),
         lines(
             "Answers, by model",
@@ -521,11 +531,13 @@ def quality() -> dashboard.Dashboard:
         ),
         lines(
             "Feedback",
-            "Feedback a second on stored answers, by name and source; `other` is all names that are not reserved.",
+            "Feedback a second on stored answers, by name and source; `other` is all names that are not reserved. A "
+            "point is an answer that was called unhelpful or invented, or was corrected, and leads to its page.",
             (
                 f"sum by (workload, name, source) (rate(retuned_feedback_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
                 "{{workload}} {{name}} by {{source}}",
             ),
+            exemplars=True,
         ),
         states(
             "Blind monitors",

@@ -169,6 +169,7 @@ def _compare(
         "false_alarm_rate": settings.drift.false_alarm_rate,
         "minimum_distance": settings.drift.minimum_distance,
         "topics": settings.drift.topics,
+        "embedding_model": str(settings.drift.embedding_model or ""),
         "segments": list(settings.drift.segments),
         "moving_windows": 1 if found.standing else 2,
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from retuned.monitors.drift.answers import closed_answers
 from retuned.monitors.drift.topics import Topics, find_topics
 from retuned.monitors.drift.two_samples import SEPARATOR, Sample
+from retuned.monitors.drift.vectors import Embed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,11 +84,12 @@ class Columns:
         return self.table["sample"] == SAMPLES.get(column, ANSWERS)
 
 
-def read(path: Path, most_topics: int, segments: list[str]) -> Columns:
+def read(path: Path, most_topics: int, segments: list[str], embed: Embed | None = None) -> Columns:
     """Read the rows that `write_features` wrote, and add topics, satisfaction, attributes and answers.
 
     Args:
         segments: the names of the attributes in the column `segments`.
+        embed: the vectors of prompts; None: those of their words.
     """
     import pandas as pd
 
@@ -99,7 +101,7 @@ def read(path: Path, most_topics: int, segments: list[str]) -> Columns:
     halves = [answers & (table["window"] == window) for window in ("reference", "current")]
     table[TOPIC] = table[SATISFACTION] = None
     before, now = (Sample(table["prompt"][half].to_numpy(), table["day"][half].to_numpy()) for half in halves)
-    topics = find_topics(before, now, most_topics, list(table["prompt"][~answers]))
+    topics = find_topics(before, now, most_topics, list(table["prompt"][~answers]), embed=embed)
     if topics:
         for rows, named in zip((*halves, ~answers), (topics.reference, topics.current, topics.others), strict=True):
             table.loc[rows, TOPIC] = named

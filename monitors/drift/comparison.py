@@ -17,6 +17,7 @@ from retuned.monitors.drift import report, words
 from retuned.monitors.drift.columns import SATISFACTION, TOPIC, Columns, read
 from retuned.monitors.drift.report import CHI_SQUARE, CMH, KS, TOPICS, Verdict
 from retuned.monitors.drift.two_samples import Difference, categories, numbers, satisfaction
+from retuned.monitors.drift.vectors import load_embedding
 from retuned.monitors.statistics import holm, repeated_looks
 
 # Some 400 MB are usual. What is compared is a sample of texts cut short, so more than this is a mistake somewhere.
@@ -53,10 +54,14 @@ class Feature:
 def compare(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     """Compare the two windows in the Parquet file `job["rows"]` and write the report as JSON and HTML.
 
+    Raises:
+        ConfigurationError: see `load_embedding`.
+
     Returns:
         `features`, as in Feature, and `left_out`: the columns that were not compared, each with the reason.
     """
-    columns = read(Path(job["rows"]), job["topics"], job["segments"])
+    embed = load_embedding(Path(job["embedding_model"])) if job["embedding_model"] else None
+    columns = read(Path(job["rows"]), job["topics"], job["segments"], embed)
     differences, left_out = differ(columns)
     verdicts = judge(columns, differences, job["false_alarm_rate"], job["minimum_distance"], job["moving_windows"])
     path = Path(job["report"])

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retuned.monitors.drift.days import design_effects
 from retuned.monitors.drift.two_samples import Difference, Sample, categories
+from retuned.monitors.drift.vectors import Embed, Embeddings, Vectors, WordVectors
 from retuned.monitors.statistics import Z95, chi_square_sum_tail, two_sample_kernel
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 ROWS_A_TOPIC = 50
 # The kernel test takes so many prompts of a window; its memory grows with the square of that.
 COMPARED = 1_000
-WORDS = r"(?u)\b[^\W\d_][\w'’-]+\b"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Topics:
 
     Attributes:
         reference: for each prompt of the reference the name of its topic: a number and its most telling words
-            ("3 refund, order, days").
+            ("3 refund, order, days"), where there are words.
         current: the same of the current window.
         others: the same of further prompts.
         difference: whether both windows ask about the same, and the share of the current prompts that is new.
@@ -44,57 +44,52 @@ class Topics:
 
 
 def find_topics(
-    reference: Sample, current: Sample, topics: int, others: Sequence[str] = (), seed: int = 0
+    reference: Sample,
+    current: Sample,
+    topics: int,
+    others: Sequence[str] = (),
+    seed: int = 0,
+    embed: Embed | None = None,
 ) -> Topics | None:
     """Sort the prompts of both windows into topics, and test whether they ask about the same.
 
-    A prompt is its set of words, each weighed by its squared inverse document frequency (log n/df): by the plain one,
-    greetings and other phrases that many prompts share make the clusters. Clusters are k-means on a truncated SVD
-    (Deerwester et al. 1990), of both windows together, in an order that does not tell them apart: a window that the
-    centres were fitted to lies nearer to them than one that they were not, and the two would seem to differ. What is
-    asked about only now makes a topic of its own. The topics of other prompts are those of the nearest centres.
+    Clusters are k-means on the vectors of the prompts (`vectors`), of both windows together, in an order that does not
+    tell them apart: a window that the centres were fitted to lies nearer to them than one that they were not, and the
+    two would seem to differ. What is asked about only now makes a topic of its own. The topics of other prompts are
+    those of the nearest centres.
 
     Two tests share the chance of a false alarm (the smaller p-value, doubled): one finds a cluster that grows or
     shrinks, that of the prompts' similarities what is spread over many ways to ask, which no cluster holds.
 
-    None when there are too few prompts or words for two topics.
+    Args:
+        embed: the vectors of prompts; None: those of their words.
+
+    Returns:
+        None when there are too few prompts, or words that are known, for two topics.
     """
     import numpy as np
     from sklearn.cluster import KMeans
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.preprocessing import normalize
 
     prompts = sorted([*reference.values, *current.values])
     clusters = min(topics, len(prompts) // ROWS_A_TOPIC, len(set(prompts)))
-    vectorizer = CountVectorizer(binary=True, min_df=2, token_pattern=WORDS, dtype=np.float64)
     try:
-        counts = vectorizer.fit_transform(prompts)
+        words = WordVectors(prompts, seed)
     except ValueError:  # scikit-learn's word for "no word is left"
+        words = None
+    vectors: Vectors | None = words if embed is None else Embeddings(prompts, embed)
+    if vectors is None or clusters < 2 or vectors.dimensions < 2:
         return None
-    components = min(50, counts.shape[1] - 1, counts.shape[0] - 1)
-    if clusters < 2 or components < 2:
+    clusters = min(clusters, len(np.unique(vectors.prompts, axis=0)))
+    if clusters < 2:  # to a model all of them are alike, or unknown
         return None
-    inverse_frequency = np.log(len(prompts) / np.asarray(counts.sum(axis=0)).ravel()) ** 2
-
-    def weighed(counted: Any) -> Any:
-        return normalize(counted.multiply(inverse_frequency).tocsr())
-
-    weights = weighed(counts)
-    decomposition = TruncatedSVD(components, random_state=seed)
-    space = normalize(decomposition.fit_transform(weights))
-    centres = KMeans(clusters, n_init=4, random_state=seed).fit(space)
+    centres = KMeans(clusters, n_init=4, random_state=seed).fit(vectors.prompts)
     assigned = centres.labels_
-    words = vectorizer.get_feature_names_out()
-    overall = np.asarray(weights.mean(axis=0)).ravel()
     names = {}
     for topic in set(assigned.tolist()):  # fewer than clusters where prompts repeat themselves
-        # The words that set the topic apart, not those that all prompts share.
-        distinctive = np.asarray(weights[assigned == topic].mean(axis=0)).ravel() - overall
-        names[topic] = f"{topic + 1} {', '.join(words[distinctive.argsort()[::-1][:3]])}"
+        names[topic] = f"{topic + 1} {words.telling(assigned == topic)}" if words else str(topic + 1)
     named = dict(zip(prompts, (names[topic] for topic in assigned.tolist()), strict=True))
     if new := [prompt for prompt in others if prompt not in named]:
-        nearest = centres.predict(normalize(decomposition.transform(weighed(vectorizer.transform(new)))))
+        nearest = centres.predict(vectors.project(new))
         named |= dict(zip(new, (names[topic] for topic in nearest.tolist()), strict=True))
 
     before, now = (
@@ -102,8 +97,7 @@ def find_topics(
         for window in (reference, current)
     )
     some = [_thinned(window) for window in (reference, current)]
-    vectors = weighed(vectorizer.transform([*some[0].values, *some[1].values]))
-    by_prompts, share, newest = _compare_prompts((vectors @ vectors.T).toarray(), *some)
+    by_prompts, share, newest = _compare_prompts(vectors.similarity([*some[0].values, *some[1].values]), *some)
     by_clusters = categories(before, now)
     difference = Difference(min(2 * min(by_prompts, by_clusters.p_value), 1.0), *share, by_clusters.score)
     return Topics(before.values.tolist(), now.values.tolist(), [named[prompt] for prompt in others], difference, newest)

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from retuned.consumers.common.chat import ChatFailed
@@ -39,13 +39,19 @@ class Opinions:
         return bool(self._scorers)
 
     def rates(
-        self, workload: str, doubtful: Sequence[Answer], clear: Sequence[Answer], now: datetime
+        self,
+        workload: str,
+        doubtful: Sequence[str],
+        clear: Sequence[str],
+        now: datetime,
+        answers: Callable[[Sequence[str]], Sequence[Answer]],
     ) -> dict[str, tuple[float, float, float, int]]:
         """By source, the share of the answers that it calls invented, with its 95% interval and how many it saw.
 
         Args:
-            doubtful, clear: the answers of a sample of the window in which the grounding rules found a fault, and the
-                others; in random order, the same order each time.
+            doubtful, clear: ids of the answers of a sample of the window in which the grounding rules found a fault,
+                and of the others; in random order, the same order each time.
+            answers: gives the answers with some of these ids; it is called for those alone that are shown.
 
         Answers that were shown before are not shown again. As more of the doubtful ones are shown, both kinds are
         weighed by how many of them there are. A scorer that fails costs its figure, and is logged once.
@@ -60,14 +66,14 @@ class Opinions:
         for scorer in self._scorers:
             source = scorer.source
             if now >= self._due.get((source, workload), now):
-                new = [answer for answer in shown if (source, answer.id) not in self._invented]
+                new = [identity for identity in shown if (source, identity) not in self._invented]
                 self._due[source, workload] = now + timedelta(seconds=self.settings.judging_every_seconds)
                 if new:
-                    self._ask(scorer, new)
+                    self._ask(scorer, answers(new))
             strata, n = [], 0
             for stratum in (doubtful, clear):
                 verdicts = [
-                    self._invented[source, answer.id] for answer in stratum if (source, answer.id) in self._invented
+                    self._invented[source, identity] for identity in stratum if (source, identity) in self._invented
                 ]
                 strata.append((len(stratum), len(verdicts), sum(verdicts)))
                 n += len(verdicts)

@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from retuned.consumers.warehouse import answer_minutes
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
 from retuned.monitors.rates import rate_on
 from retuned.monitors.settings import RoiSettings, Settings
@@ -89,6 +90,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     taken for a mistake: it is not booked, and counted in `ledger_left_out`. What became of conversations is counted in
     `ledger_outcomes`, whatever they are worth.
     """
+    answer_minutes.follow(warehouse)
     with warehouse.transaction() as cursor:
         entries = _answers(cursor, settings, now) + _runs(cursor, settings) + _fixed(cursor, settings, now)
         for entry in entries:
@@ -139,8 +141,13 @@ def _midnight(when: datetime) -> datetime:
 
 def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
     """What interactions and feedback come to."""
-    for step in ("new", "counted", "rates"):
+    for step in ("new", "touched"):
         cursor.execute(QUERIES[step])
+    days = cursor.execute(QUERIES["touched_days"]).fetchall()
+    cursor.execute(f"CREATE OR REPLACE TEMP TABLE counted AS {QUERIES['counted']}", {"day": None})
+    for (day,) in days:
+        cursor.execute(f"INSERT INTO counted {QUERIES['counted']}", {"day": day})
+    cursor.execute(QUERIES["rates"])
     roi = _by_workload(settings)
     for workload, day in cursor.execute(QUERIES["days"]).fetchall():
         of = roi(workload)
@@ -170,7 +177,7 @@ def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
 
 def _fixed(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
     """What the time since the last booking cost, in parts of one day and one champion each."""
-    since = _rows(cursor, "since")[0]["since"]
+    since = _rows(cursor, "since")[0]["since"] or _rows(cursor, "first_received")[0]["since"]
     workloads = [row["workload"] for row in _rows(cursor, "workloads")]
     if since is None or since >= now:
         return []

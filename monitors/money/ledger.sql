@@ -3,7 +3,7 @@
 -- offsets begin anew with a topic that is made anew, and a dead letter that is replayed has an old one. What was
 -- imported from files is history that nobody paid or was paid for here.
 CREATE OR REPLACE TEMP TABLE new_interactions AS
-SELECT rowid AS answer, id FROM interactions
+SELECT rowid AS answer, workload, coalesce(conversation_id, id) AS conversation, timestamp::DATE AS day FROM interactions
 WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:');
 
 CREATE OR REPLACE TEMP TABLE new_feedback AS
@@ -11,23 +11,30 @@ SELECT id, interaction_id FROM feedback
 WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:')
     AND (name IN ('time_saved_seconds', 'escalated', 'resolved') OR source = 'expert');
 
+-- name: touched
+-- Conversations to which something new belongs. What goes on on another day counts as another conversation: some never
+-- end.
+CREATE OR REPLACE TEMP TABLE touched AS
+SELECT workload, conversation, day FROM new_interactions
+UNION
+SELECT workload, coalesce(conversation_id, id), timestamp::DATE
+FROM interactions SEMI JOIN new_feedback ON interactions.id = new_feedback.interaction_id
+WHERE NOT starts_with(topic, 'import:')
+
+-- name: touched_days
+SELECT DISTINCT day FROM touched ORDER BY day
+
 -- name: counted
--- All interactions of the conversations to which something new belongs. What goes on on another day counts as another
--- conversation: some never end.
-CREATE OR REPLACE TEMP TABLE counted AS
-WITH touched AS (
-    SELECT id FROM new_interactions UNION SELECT interaction_id FROM new_feedback
-), conversations AS (
-    SELECT DISTINCT workload, coalesce(conversation_id, id) AS conversation, timestamp::DATE AS day
-    FROM interactions SEMI JOIN touched USING (id)
-    WHERE NOT starts_with(topic, 'import:')
+-- All interactions of a day in its touched conversations.
+WITH conversations AS (
+    SELECT workload, conversation FROM touched WHERE day = $day
 ), answers AS (
     SELECT interactions.rowid AS answer, *, coalesce(conversation_id, id) AS conversation,
            nullif(version_of(interactions.workload, interactions.model), 'base') AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
-        AND conversations.day = interactions.timestamp::DATE
-    WHERE NOT starts_with(topic, 'import:')
+    WHERE timestamp >= $day::DATE AND timestamp < $day::DATE + 1  -- whole row groups are skipped by it
+        AND NOT starts_with(topic, 'import:')
 )
 SELECT answer, answers.id, answers.workload, conversation, answers.version, promotions.id AS promotion, timestamp,
        timestamp::DATE AS day,
@@ -242,10 +249,13 @@ WHERE finished_at IS NOT NULL AND quantity > 0
 ORDER BY finished_at, runs.id
 
 -- name: since
-SELECT coalesce((SELECT booked_at FROM ledger_position), (SELECT min(received_at) FROM interactions)) AS since
+SELECT booked_at AS since FROM ledger_position
+
+-- name: first_received
+SELECT min(received_at) AS since FROM interactions
 
 -- name: workloads
-SELECT DISTINCT workload FROM interactions ORDER BY workload
+SELECT DISTINCT workload FROM answer_minutes ORDER BY workload
 
 -- name: changes
 SELECT id, created_at, version FROM promotions WHERE workload = $workload ORDER BY created_at

@@ -3,7 +3,8 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from retuned.consumers.privacy.placeholders import unnumbered
 from retuned.monitors.hallucination.clauses import read
@@ -28,22 +29,35 @@ def last_question(messages: str) -> str:
     return asked[-1] if asked else ""
 
 
-def contradict(one: str, other: str) -> bool:
-    """Whether of two answers each states a value of a kind (an amount, a date, a time …) that the other does not have
-    and has another of, or one says yes and the other no. What only one of them mentions is no contradiction."""
-    said, replied = _POLARITY.match(one), _POLARITY.match(other)
-    if said and replied and said[1].casefold() != replied[1].casefold():
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What an answer states: whether it begins with yes or no, and its values by kind (an amount, a date, a time …)."""
+
+    polarity: str | None
+    values: Mapping[str, Sequence[Value]]
+
+
+def claims(answer: str) -> Claims:
+    """What an answer states."""
+    found = _POLARITY.match(answer)
+    return Claims(found[1].casefold() if found else None, _values(answer))
+
+
+def contradict(one: Claims, other: Claims) -> bool:
+    """Whether of two answers each states a value of a kind that the other does not have and has another of, or one says
+    yes and the other no. What only one of them mentions is no contradiction."""
+    if one.polarity and other.polarity and one.polarity != other.polarity:
         return True
-    left, right = _values(one), _values(other)
+    left, right = one.values, other.values
     return any(_lacking(left[kind], right[kind]) and _lacking(right[kind], left[kind]) for kind in left.keys() & right)
 
 
-def contradictions(answers: Sequence[tuple[str, str]]) -> tuple[int, int]:
+def contradictions(answers: Iterable[tuple[bytes, Claims]]) -> tuple[int, int]:
     """Of answers, each with its question: how many pairs contradict each other, and how many pairs there are.
 
     An answer is in one pair at most, with another to the same question: so pairs are independent.
     """
-    waiting: dict[str, str] = {}
+    waiting: dict[bytes, Claims] = {}
     contradicting = pairs = 0
     for asked, answer in answers:
         earlier = waiting.pop(asked, None)
@@ -63,5 +77,5 @@ def _values(answer: str) -> dict[str, list[Value]]:
     return found
 
 
-def _lacking(values: list[Value], others: list[Value]) -> bool:
+def _lacking(values: Sequence[Value], others: Sequence[Value]) -> bool:
     return any(not any(same(value, other) for other in others) for value in values)

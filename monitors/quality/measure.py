@@ -4,13 +4,13 @@ import json
 import math
 import threading
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 import duckdb
 
-from retuned.consumers.common import tool_calls
-from retuned.consumers.common.tone import likeness
+from retuned.consumers.common.tone import Features, likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.answers import words
@@ -18,10 +18,11 @@ from retuned.monitors.blindness import note
 from retuned.monitors.hallucination.grounding import Grounding
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
-from retuned.monitors.quality.consistency import contradictions, last_question, question
+from retuned.monitors.quality.consistency import contradictions, last_question
+from retuned.monitors.quality.readings import APPROVED_MINIMUM, Key, Reading, Readings, sampled, texts
 from retuned.monitors.settings import Settings
 from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
-from retuned.monitors.windows import Window, sample, windows
+from retuned.monitors.windows import Window, current, sample
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
 ALL_MODELS = "*"
@@ -39,10 +40,6 @@ CALIBRATION_MINIMUM = 20
 """Of alarms and of other answers alike, so many must be labelled."""
 GROUNDINGS_DAYS = 7
 """Older groundings of answers without a label are removed."""
-APPROVED_DAYS = 90
-"""Answers approved in the last days tell how answers ought to sound."""
-APPROVED_ANSWERS, APPROVED_MINIMUM = 300, 20
-"""The latest so many of them, and how many it takes."""
 QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "latency_p99_seconds"}
 
 
@@ -79,36 +76,47 @@ class Figure:
 
 
 def measure(
-    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, opinions: Opinions | None = None
+    warehouse: Warehouse,
+    settings: Settings,
+    workload: str,
+    now: datetime,
+    opinions: Opinions | None = None,
+    readings: Readings | None = None,
 ) -> list[Figure]:
     """Measure the current window of a workload and store the figures in `quality`.
 
     What has no observation has no figure.
 
+    Args:
+        readings: what was read of answers at earlier looks; None: this is the only one.
+
     Raises:
         Cancelled: the opinions' stop was set; nothing was stored.
     """
-    found = windows(warehouse, settings.windows, workload, now)
-    conversations, needed = found.current.conversations if found else 0, settings.windows.minimum_rows
+    found = current(warehouse, settings.windows, workload, now)
+    conversations, needed = found.conversations if found else 0, settings.windows.minimum_rows
     what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
     note(warehouse, workload, "quality", conversations, needed, what, now)
     if found is None:
         return []
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        window = {"workload": workload, "start": found.current.start, "end": found.current.end}
-        cursor.execute(QUERIES["window"], window)
+        cursor.execute(QUERIES["answered"], _span(workload, found))
         cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
         cursor.execute(QUERIES["name_others"])
-        sample(cursor, "sampled_answers", workload, found.current, settings.windows.sample_rows, SEED)
+        most = settings.windows.sample_rows
+        sample(cursor, "sampled_answers", workload, found, most, SEED, columns="id, timestamp, model")
+        cursor.execute(QUERIES["name_sampled"])
+        readings = Readings() if readings is None else readings
+        read = readings.sampled(cursor, workload)
+        approved = readings.approved(cursor, workload, found.start, now)
+        stop = opinions.stop if opinions is not None else None
         figures = (
-            _rates(cursor, workload, found.current, now)
-            + _grounding_rates(
-                warehouse, cursor, settings, workload, now, opinions.stop if opinions is not None else None
-            )
-            + _of_texts(cursor, workload, found.current, now)
-            + (_opinions(cursor, settings, workload, now, opinions) if opinions else [])
-            + _latency(cursor, workload)
+            _rates(cursor, workload, found, now)
+            + _grounding_rates(warehouse, cursor, settings, workload, read, now, stop)
+            + _of_texts(cursor, workload, read, approved)
+            + (_opinions(cursor, settings, workload, read, now, opinions) if opinions else [])
+            + _latency(cursor, workload, found)
             + _tokens(cursor, workload)
         )
     if figures:
@@ -147,12 +155,13 @@ def _grounding_rates(
     cursor: duckdb.DuckDBPyConnection,
     settings: Settings,
     workload: str,
+    read: Mapping[Key, Reading],
     now: datetime,
     stop: threading.Event | None,
 ) -> list[Figure]:
     since = now - timedelta(days=CALIBRATION_DAYS)
     cursor.execute(QUERIES["labels"], {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS})
-    _ground(warehouse, cursor, settings, workload, now, stop or threading.Event())
+    _ground(warehouse, cursor, settings, workload, read, now, stop or threading.Event())
     wanted = {"workload": workload, "threshold": settings.quality.grounding_threshold}
     labels: dict[str, list[_Labels]] = defaultdict(list)
     for model, *row in cursor.execute(QUERIES["calibration"], wanted).fetchall():
@@ -174,16 +183,19 @@ def _ground(
     cursor: duckdb.DuckDBPyConnection,
     settings: Settings,
     workload: str,
+    read: Mapping[Key, Reading],
     now: datetime,
     stop: threading.Event,
 ) -> None:
     """Have the grounding rules look at what they have not seen."""
-    unscored = cursor.execute(QUERIES["unscored"], {"workload": workload}).fetchall()
+    unscored = cursor.execute(
+        QUERIES["unscored"], {"workload": workload, "with_passages": _with_passages(read)}
+    ).fetchall()
     if not unscored:
         return
     scorer = Grounding(settings.quality, stop)
     rows = []
-    for answer, found in scorer.judge([_answer(*row) for row in unscored]):
+    for answer, found in scorer.judge(_answers(cursor, workload, unscored)):
         score = found.score if isinstance(found, Judgement) else None
         rows.append(
             {
@@ -222,39 +234,71 @@ def _calibrated(alarms: int, judged: int, labels: list[_Labels]) -> tuple[float,
 
 
 def _opinions(
-    cursor: duckdb.DuckDBPyConnection, settings: Settings, workload: str, now: datetime, opinions: Opinions
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    read: Mapping[Key, Reading],
+    now: datetime,
+    opinions: Opinions,
 ) -> list[Figure]:
-    kinds: dict[bool, list[Answer]] = {True: [], False: []}
-    rows = cursor.execute(QUERIES["shown"], {"workload": workload, "seed": SEED}).fetchall()
-    for identity, messages, response, context, doubtful in rows:
-        answer = _answer(identity, messages, response, context, settings.objective)
-        if answer.response:
-            kinds[doubtful].append(answer)
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    times: dict[str, datetime] = {}
+    given = {"workload": workload, "seed": SEED, "with_passages": _with_passages(read)}
+    for identity, timestamp, doubtful in cursor.execute(QUERIES["shown"], given).fetchall():
+        reading = read.get((identity, timestamp))
+        if reading is not None and reading.tone is not None:
+            kinds[doubtful].append(identity)
+            times[identity] = timestamp
+
+    def answers(identities: Sequence[str]) -> list[Answer]:
+        keys = [(identity, times[identity]) for identity in identities]
+        by_id = {answer.id: answer for answer in _answers(cursor, workload, keys, settings.objective)}
+        return [by_id[identity] for identity in identities if identity in by_id]
+
     return [
         Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
-        for source, rate in opinions.rates(workload, kinds[True], kinds[False], now).items()
+        for source, rate in opinions.rates(workload, kinds[True], kinds[False], now, answers).items()
     ]
 
 
-def _answer(identity: str, messages: str, response: str, context: str, objective: str = "") -> Answer:
-    """The words of an answer as it is stored, with its passages."""
-    passages = tuple(passage for passage in json.loads(context) if isinstance(passage, str))
-    return Answer(identity, last_question(messages), passages, words(response), objective)
+def _with_passages(read: Mapping[Key, Reading]) -> list[str]:
+    return [identity for (identity, _), reading in read.items() if reading.has_passages]
 
 
-def _of_texts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
+def _answers(
+    cursor: duckdb.DuckDBPyConnection, workload: str, keys: Sequence[Key], objective: str = ""
+) -> list[Answer]:
+    """The words of answers as they are stored, with their passages."""
+    return [
+        Answer(
+            identity,
+            last_question(messages),
+            tuple(passage for passage in json.loads(context or "[]") if isinstance(passage, str)),
+            words(response),
+            objective,
+        )
+        for identity, _, messages, response, context in texts(cursor, workload, keys)
+    ]
+
+
+def _of_texts(
+    cursor: duckdb.DuckDBPyConnection, workload: str, read: Mapping[Key, Reading], approved: Sequence[Features]
+) -> list[Figure]:
     """What the sampled answers say of each other, and how they sound: those that have words."""
-    answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model, messages, context, response in cursor.execute(QUERIES["asked"]).fetchall():
-        if not (said := words(response)):
-            continue
-        for who in (model, ALL_MODELS):
-            answers[who].append((question(messages, context), said))
-    return _contradictions(workload, answers) + _tone(cursor, workload, window, now, answers)
+    answers: dict[str, list[Reading]] = defaultdict(list)
+    for identity, timestamp, model in sampled(cursor):
+        reading = read.get((identity, timestamp))
+        if reading is not None and reading.tone is not None:
+            for who in (model, ALL_MODELS):
+                answers[who].append(reading)
+    return _contradictions(workload, answers) + _tone(workload, answers, approved)
 
 
-def _contradictions(workload: str, answers: dict[str, list[tuple[str, str]]]) -> list[Figure]:
-    counted = {model: contradictions(given) for model, given in sorted(answers.items())}
+def _contradictions(workload: str, answers: Mapping[str, Sequence[Reading]]) -> list[Figure]:
+    counted = {
+        model: contradictions((one.question, one.claims) for one in given if one.claims is not None)
+        for model, given in sorted(answers.items())
+    }
     return [
         Figure(workload, model, "contradiction_rate", "grounding", *wilson(contradicting, pairs), pairs)
         for model, (contradicting, pairs) in counted.items()
@@ -262,23 +306,13 @@ def _contradictions(workload: str, answers: dict[str, list[tuple[str, str]]]) ->
     ]
 
 
-def _tone(
-    cursor: duckdb.DuckDBPyConnection,
-    workload: str,
-    window: Window,
-    now: datetime,
-    answers: dict[str, list[tuple[str, str]]],
-) -> list[Figure]:
-    since = now - timedelta(days=APPROVED_DAYS)
-    wanted = {"workload": workload, "since": since, "start": window.start, "most": APPROVED_ANSWERS}
-    stored = [
-        tool_calls.answer_text(json.loads(answer))
-        for (answer,) in cursor.execute(QUERIES["approved"], wanted).fetchall()
-    ]
-    approved = [said for text in stored if (said := words(text))]
+def _tone(workload: str, answers: Mapping[str, Sequence[Reading]], approved: Sequence[Features]) -> list[Figure]:
     if len(approved) < APPROVED_MINIMUM:
         return []
-    found = {model: likeness([text for _, text in given], approved) for model, given in sorted(answers.items())}
+    found = {
+        model: likeness([one.tone for one in given if one.tone is not None], approved)
+        for model, given in sorted(answers.items())
+    }
     return [
         Figure(workload, model, "tone_likeness", "features", *like, len(answers[model]))
         for model, like in found.items()
@@ -286,19 +320,26 @@ def _tone(
     ]
 
 
-def _latency(cursor: duckdb.DuckDBPyConnection, workload: str) -> list[Figure]:
-    counts = dict(cursor.execute(QUERIES["timed"]).fetchall())
-    if counts:
-        counts[ALL_MODELS] = sum(counts.values())
-    figures = []
-    for model, n in sorted(counts.items()):
-        ranks = [rank for quantile in QUANTILES for rank in _ranks(quantile, n)]
-        wanted = {"ranks": [(rank - 0.5) / n for rank in ranks], "model": None if model == ALL_MODELS else model}
-        ((found,),) = cursor.execute(QUERIES["latencies"], wanted).fetchall()
-        for place, metric in enumerate(QUANTILES.values()):
-            value, low, high = found[3 * place : 3 * place + 3]
-            figures.append(Figure(workload, model, metric, "app", value, low, high, n))
+def _latency(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window) -> list[Figure]:
+    span = _span(workload, window)
+    cursor.execute(QUERIES["timed"], {"start": window.start})
+    counts = dict(cursor.execute(QUERIES["timed_answers"], span).fetchall())
+    figures: list[Figure] = []
+    for model, n in sorted({**counts, ALL_MODELS: sum(counts.values())}.items()):
+        if len(counts) == 1 and figures:
+            figures += [replace(figure, model=model) for figure in figures]
+        elif n:
+            ranks = [rank for quantile in QUANTILES for rank in _ranks(quantile, n)]
+            wanted = {"ranks": [(rank - 0.5) / n for rank in ranks], "model": None if model == ALL_MODELS else model}
+            ((found,),) = cursor.execute(QUERIES["latencies"], span | wanted).fetchall()
+            for place, metric in enumerate(QUANTILES.values()):
+                value, low, high = found[3 * place : 3 * place + 3]
+                figures.append(Figure(workload, model, metric, "app", value, low, high, n))
     return figures
+
+
+def _span(workload: str, window: Window) -> dict[str, object]:
+    return {"workload": workload, "start": window.start, "end": window.end}
 
 
 def _ranks(quantile: float, n: int) -> tuple[int, int, int]:

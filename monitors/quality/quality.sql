@@ -1,22 +1,20 @@
--- name: window
--- What figures are made of: the interactions of the current window, without their texts. Of an answer whose content came
--- in a log record of OpenTelemetry, the latency comes with the span beside it, as feedback of the app.
+-- name: answered
+-- The models that answered in the current window, with sums over their answers; nothing is read but what is summed.
 CREATE OR REPLACE TEMP TABLE answered AS
-WITH timed AS (
-    SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
-    FROM feedback
-    WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
-    GROUP BY interaction_id
-)
-SELECT id, model AS given, model, coalesce(latency_seconds, seconds) AS latency_seconds, input_tokens, output_tokens
-FROM traffic LEFT JOIN timed ON interaction_id = id
+SELECT model AS given, model, count(*) AS answers,
+       count(input_tokens) AS inputs, sum(input_tokens::DOUBLE) AS input_tokens,
+       sum(input_tokens::DOUBLE * input_tokens) AS input_squares,
+       count(output_tokens) AS outputs, sum(output_tokens::DOUBLE) AS output_tokens,
+       sum(output_tokens::DOUBLE * output_tokens) AS output_squares
+FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+GROUP BY model
 
 -- name: busiest
 -- The models that have figures of their own. Names come from producers, which may send a new one with each event.
 CREATE OR REPLACE TEMP TABLE busiest AS
 SELECT given AS model FROM answered WHERE given NOT IN ('*', 'other')
-GROUP BY given ORDER BY count(*) DESC, given LIMIT $most
+ORDER BY answers DESC, given LIMIT $most
 
 -- name: name_others
 UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
@@ -35,26 +33,54 @@ GROUP BY ALL
 ORDER BY ALL
 
 -- name: timed
-SELECT model, count(*) AS n FROM answered
-WHERE isfinite(latency_seconds) AND latency_seconds >= 0
-GROUP BY model
+-- Of an answer whose content came in a log record of OpenTelemetry, the latency comes with the span beside it, as feedback
+-- of the app.
+CREATE OR REPLACE TEMP TABLE timed AS
+SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
+FROM feedback
+WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTERVAL 1 DAY
+GROUP BY interaction_id
+
+-- name: timed_answers
+-- How many answers of each model have a latency. Ids are read of those alone that have none of their own.
+WITH known AS (
+    SELECT model AS given, latency_seconds AS seconds FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NOT NULL
+    UNION ALL
+    SELECT model, seconds FROM traffic JOIN timed ON interaction_id = id
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NULL
+), counted AS (
+    SELECT given, count(*) AS n FROM known WHERE isfinite(seconds) AND seconds >= 0 GROUP BY given
+)
+SELECT model, sum(n)::BIGINT FROM counted JOIN answered USING (given) GROUP BY model
 
 -- name: latencies
--- Latencies by their ranks, given as shares of all. Nothing is sorted.
-SELECT quantile_disc(latency_seconds, $ranks::DOUBLE[]) FROM answered
-WHERE isfinite(latency_seconds) AND latency_seconds >= 0 AND ($model IS NULL OR model = $model)
+-- Latencies by their ranks, given as shares of all. Nothing is sorted, and none is copied.
+WITH known AS (
+    SELECT model AS given, latency_seconds AS seconds FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NOT NULL
+    UNION ALL
+    SELECT model, seconds FROM traffic JOIN timed ON interaction_id = id
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NULL
+)
+SELECT quantile_disc(seconds, $ranks::DOUBLE[]) FROM known
+WHERE isfinite(seconds) AND seconds >= 0
+  AND ($model IS NULL OR given IN (SELECT given FROM answered WHERE model = $model))
 
 -- name: tokens
-SELECT
-    coalesce(model, '*') AS model, kind, count(tokens) AS n, avg(tokens::DOUBLE) AS mean,
-    coalesce(1.96 * stddev_samp(tokens) / sqrt(count(tokens)), 0.0) AS half
-FROM (
-    SELECT model, 'input_tokens' AS kind, input_tokens AS tokens FROM answered
+WITH sums AS (
+    SELECT model, 'input_tokens' AS kind, inputs AS n, input_tokens AS tokens, input_squares AS squares FROM answered
     UNION ALL
-    SELECT model, 'output_tokens' AS kind, output_tokens AS tokens FROM answered
+    SELECT model, 'output_tokens', outputs, output_tokens, output_squares FROM answered
+), summed AS (
+    SELECT coalesce(model, '*') AS model, kind, sum(n)::BIGINT AS n, sum(tokens) AS tokens, sum(squares) AS squares
+    FROM sums
+    WHERE n > 0
+    GROUP BY GROUPING SETS ((model, kind), (kind))
 )
-WHERE tokens IS NOT NULL
-GROUP BY GROUPING SETS ((model, kind), (kind))
+SELECT model, kind, n, tokens / n AS mean,
+       CASE WHEN n > 1 THEN 1.96 * sqrt(greatest(squares - tokens * tokens / n, 0) / (n - 1) / n) ELSE 0.0 END AS half
+FROM summed
 ORDER BY ALL
 
 -- name: labels
@@ -77,7 +103,7 @@ WITH labelled AS (
 ), drawn AS (
     SELECT interaction_id FROM label_requests WHERE workload = $workload AND reason = 'calibration'
 )
-SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented,
+SELECT id, timestamp, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented,
        by_expert AND id IN (SELECT interaction_id FROM drawn) AS requested
 FROM labelled JOIN traffic ON traffic.id = labelled.interaction_id
 WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND coalesce(json_array_length(context), 0) > 0
@@ -86,13 +112,18 @@ LIMIT $most
 
 -- name: unscored
 -- Sampled and labelled answers with passages that the grounding rules have not looked at.
-SELECT id, messages, response, context FROM sampled_answers
-WHERE coalesce(json_array_length(context), 0) > 0
-    AND id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload)
-UNION
-SELECT id, messages, response, context FROM traffic
-WHERE workload = $workload
-    AND id IN (SELECT id FROM labels WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload))
+WITH wanted AS (
+    SELECT id, timestamp FROM sampled_answers WHERE id IN (SELECT unnest($with_passages::VARCHAR[]))
+    UNION
+    SELECT id, timestamp FROM labels
+)
+FROM wanted WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload)
+
+-- name: texts
+-- The bounds are constants: whole row groups are skipped by them.
+SELECT id, timestamp, messages, response, context
+FROM traffic JOIN (SELECT unnest($ids::VARCHAR[]) AS id, unnest($times::TIMESTAMP[]) AS timestamp) USING (id, timestamp)
+WHERE workload = $workload AND timestamp BETWEEN $first AND $last
 ORDER BY hash(id)
 
 -- name: keep_groundings
@@ -102,8 +133,7 @@ INSERT INTO groundings BY NAME SELECT * FROM (SELECT unnest($rows, recursive := 
 SELECT
     coalesce(s.model, '*') AS model, count(*) AS n, count(*) FILTER (g.abstained IS NOT NULL) AS abstained,
     count(*) FILTER (g.score < $threshold) AS alarms
-FROM (SELECT id, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model FROM sampled_answers) s
-JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
+FROM sampled_answers s JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
 WHERE g.abstained IS DISTINCT FROM 'no_words'
 GROUP BY GROUPING SETS ((s.model), ())
 HAVING count(*) > 0
@@ -119,41 +149,43 @@ GROUP BY GROUPING SETS ((l.model, g.score < $threshold, requested), (g.score < $
 ORDER BY ALL
 
 -- name: shown
-SELECT s.id, messages, response, context, coalesce(g.score < 1, false) AS doubtful
+SELECT s.id, s.timestamp, coalesce(g.score < 1, false) AS doubtful
 FROM sampled_answers s LEFT JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
-WHERE coalesce(json_array_length(context), 0) > 0
+WHERE s.id IN (SELECT unnest($with_passages::VARCHAR[]))
 ORDER BY hash(s.id, $seed)
 
 -- name: approved
 -- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
-WITH answers AS MATERIALIZED (
-    SELECT rowid AS answer, id, timestamp FROM interactions WHERE workload = $workload AND model <> 'demonstration'
-), words AS (
-    SELECT
-        interaction_id,
-        arg_max(value, timestamp) FILTER (name = 'correction') AS correction,
-        bool_and(value::VARCHAR = 'true') FILTER (name = 'helpful') AS helpful,
-        max(timestamp) AS said_at
-    FROM feedback
-    WHERE name IN ('correction', 'helpful') AND source IN ('expert', 'user') AND timestamp >= $since
-        AND interaction_id IN (SELECT id FROM answers)
-    GROUP BY interaction_id
-), latest AS MATERIALIZED (
-    SELECT answer, id, correction, said_at
-    FROM words JOIN answers ON answers.id = words.interaction_id
-    WHERE correction IS NOT NULL OR (helpful AND answers.timestamp < $start)
-    ORDER BY said_at DESC, id
-    LIMIT $most
+-- Those of which somebody said something since $said_since; all that was said of them since $since counts.
+WITH said AS (
+    SELECT interaction_id, answered_at, name, value, timestamp, feedback_id FROM judgements
+    WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
+      AND timestamp >= $since
+), lately AS (
+    SELECT DISTINCT interaction_id FROM judgements
+    WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
+      AND timestamp >= $said_since
+), answers AS (
+    SELECT interaction_id, answered_at, arg_max(feedback_id, timestamp) FILTER (name = 'correction') AS correction,
+           bool_and(value) FILTER (name = 'helpful') AS helpful, max(timestamp) AS said_at
+    FROM said SEMI JOIN lately USING (interaction_id)
+    GROUP BY interaction_id, answered_at
 )
--- The texts of these alone are read.
-SELECT coalesce(correction, to_json(response)) AS answer
-FROM latest JOIN interactions ON interactions.rowid = latest.answer
-ORDER BY said_at DESC, latest.id
+SELECT interaction_id, answered_at, correction
+FROM answers
+WHERE correction IS NOT NULL OR (helpful AND answered_at < $window_start)
+ORDER BY said_at DESC, interaction_id
+LIMIT $most
 
--- name: asked
-SELECT CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, messages, context, response
-FROM sampled_answers
-ORDER BY id
+-- name: corrections
+SELECT id, value FROM feedback
+WHERE name = 'correction' AND timestamp >= $since AND id IN (SELECT unnest($ids::VARCHAR[]))
+
+-- name: name_sampled
+UPDATE sampled_answers SET model = 'other' WHERE model NOT IN (FROM busiest)
+
+-- name: sampled
+SELECT id, timestamp, model FROM sampled_answers ORDER BY id, timestamp
 
 -- name: store
 INSERT INTO quality BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))

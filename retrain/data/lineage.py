@@ -28,12 +28,7 @@ def lineage(warehouse: Warehouse, id: str) -> dict[str, Any]:
     Raises:
         RetunedError: nothing is.
     """
-    found = {
-        "rows": warehouse.rows(QUERIES["lineage"], {"id": id}),
-        "set_aside": _set_aside(warehouse, id),
-        "quarantine": warehouse.rows(QUERIES["in_quarantine"], {"id": id}),
-        "removed": warehouse.rows(QUERIES["removed"], {"id": id}),
-    }
+    found = find(warehouse, id)
     if not any(found.values()):
         gone = warehouse.row(QUERIES["removed_datasets"]) or {}
         removed = ""
@@ -45,6 +40,16 @@ def lineage(warehouse: Warehouse, id: str) -> dict[str, Any]:
             "interaction, a feedback, a row, a dataset or a version"
         )
     return found
+
+
+def find(warehouse: Warehouse, id: str) -> dict[str, list[dict[str, Any]]]:
+    """The same, with empty lists where nothing is known."""
+    return {
+        "rows": warehouse.rows(QUERIES["lineage"], {"id": id}),
+        "set_aside": _set_aside(warehouse, id),
+        "quarantine": warehouse.rows(QUERIES["in_quarantine"], {"id": id}),
+        "removed": warehouse.rows(QUERIES["removed"], {"id": id}),
+    }
 
 
 def _set_aside(warehouse: Warehouse, id: str) -> list[dict[str, Any]]:

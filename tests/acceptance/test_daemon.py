@@ -112,6 +112,21 @@ def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Pat
         assert announced["model"] == f"support@{version}"
         assert Path(announced["path"]) == folder.resolve()
 
+        # From the exemplar of a metric to the page of an answer, and to what learned from it.
+        accept = {"Accept": "application/openmetrics-text"}
+        exemplar = re.compile(r'^retuned_feedback_total{name="correction".*# {interaction_id="(.+?)"}', re.MULTILINE)
+        corrected = daemon.until(lambda: exemplar.search(daemon.get("/metrics", accept).text), "exemplar")
+        rows = daemon.get(f"/api/v1/lineage/support@{version}").json()["rows"]
+        (dataset,) = {row["dataset_version"] for row in rows}
+        assert "I cannot say." in daemon.get(f"/interactions/{corrected[1]}").text
+        for row in {row["split"]: row for row in rows}.values():
+            page = daemon.get(f"/interactions/{row['interaction_id']}").text
+            judged = row["split"] == "holdout"
+            assert ("Answers of models that were evaluated on it" in page) == judged
+            assert (f"<td>support@{version}</td>" in page) == bool(row["models"])
+            for text in ("I cannot say.", "correction", dataset, row["split"]):
+                assert text in page, text
+
         daemon.until(lambda: daemon.metric("retuned_model_info", workload="support", alias="champion"), "metric")
         assert daemon.metric("retuned_training_runs_total", workload="support", state="succeeded") == 1
         assert daemon.metric("retuned_promotions_total", workload="support") == 1

@@ -46,21 +46,30 @@ def drift(service: LocalService, name: str, **arguments: Any) -> str:
 
 def test_a_check_as_of_a_time_compares_the_windows_of_that_time(service: LocalService) -> None:
     quiet = drift(service, "check", as_of=THEN.isoformat())
-    assert quiet.startswith("0 of ")
+    assert quiet.startswith(f"as of {THEN:%Y-%m-%d %H:%M} UTC, 150 conversations against 450 of the reference: 0 of ")
+    assert "changed" not in quiet
     drifted = drift(service, "check", as_of=f"{THEN + DAY:%Y-%m-%dT%H:%M}+00:00")
     assert "topic from " in drifted
     stored = latest(service.warehouse, "support")
     assert stored is not None
-    assert (stored.created_at, stored.drifted, stored.detail) == (THEN + DAY, True, drifted)
+    assert (stored.created_at, stored.drifted) == (THEN + DAY, True)
+    assert f": {stored.detail} About {stored.severity:.0%} of the events changed (" in drifted
+    assert drifted.endswith(f" Report: /reports/{stored.id}")
     assert stored.severity is not None
     assert stored.severity > 0.5
     with pytest.raises(RetunedError, match="as_of: expected a date or a time such as 2026-11-24T09:30, got 'soon'"):
         drift(service, "check", as_of="soon")
+    with pytest.raises(RetunedError, match="as_of: 9999-01-01 00:00 UTC has not come yet"):
+        drift(service, "check", as_of="9999-01-01")
+    assert latest(service.warehouse, "support") == stored
 
 
 def test_what_is_accepted_is_the_reference(service: LocalService, monkeypatch: pytest.MonkeyPatch) -> None:
     at(service, monkeypatch, THEN + DAY)
     assert "topic from " in drift(service, "check")
+    shown = service.jobs.context.monitor_metrics.drift_detected
+    assert [sample.value for family in shown.collect() for sample in family.samples] == [1.0]
+    assert service.status()["workloads"]["support"]["drift_reference"] is None
     with pytest.raises(RetunedError, match="give the reason"):
         drift(service, "accept")
     accepted = drift(service, "accept", reason="a recall of the lamp", asked_by="anna")
@@ -69,11 +78,20 @@ def test_what_is_accepted_is_the_reference(service: LocalService, monkeypatch: p
     )
     (row,) = service.warehouse.rows("SELECT actor, reason FROM drift_references")
     assert row == {"actor": "anna", "reason": "a recall of the lamp"}
-    assert drift(service, "check").startswith("Blind: 50 more conversations are needed.")
+    assert not [sample for family in shown.collect() for sample in family.samples]  # of another reference
+    assert service.status()["workloads"]["support"]["drift_reference"] == {
+        "created_at": THEN + DAY,
+        "start": THEN,
+        "actor": "anna",
+        "reason": "a recall of the lamp",
+    }
+    assert "UTC: Blind: 50 more conversations are needed." in drift(service, "check")
     with pytest.raises(RetunedError, match=r"holds 0 conversations, and a reference needs 50 \(windows.minimum_rows\)"):
         drift(service, "accept", reason="again")
     at(service, monkeypatch, THEN + 2 * DAY)
-    assert drift(service, "check").startswith("0 of ")
+    assert "of the reference: 0 of " in drift(service, "check")
+    service.warehouse.insert("aliases", workload="support", alias="champion", version="1", created_at=THEN + 2 * DAY)
+    assert service.status()["workloads"]["support"]["drift_reference"] is None
 
 
 def test_the_command_line_checks_and_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,8 +102,8 @@ def test_the_command_line_checks_and_accepts(tmp_path: Path, capsys: pytest.Capt
     common = ["--config", str(config), "drift"]
     assert cli.main([*common, "check", "support", "--as-of", "2026-03-02T10:00"]) == 0
     assert capsys.readouterr().out == (
-        "support: Blind: 140 more conversations are needed. There are 0 in the reference and 60 in the current window, "
-        "of 100 that each has to hold (windows.minimum_rows).\n"
+        "support: as of 2026-03-02 10:00 UTC: Blind: 140 more conversations are needed. There are 0 in the "
+        "reference and 60 in the current window, of 100 that each has to hold (windows.minimum_rows).\n"
     )
     assert cli.main([*common, "accept", "support", "--reason", "a new product"]) == 1
     assert "a reference needs 100" in capsys.readouterr().err

@@ -268,6 +268,13 @@ def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: LocalSer
     checked(START + 5 * DAY, False)
     checked(START + 6 * DAY, True)
     assert evidence(service).drifted == (True, False, True)  # policy.drift_checks
+    accepted = {"start": START + 5 * DAY, "actor": "anna", "reason": "a new product"}
+    service.warehouse.insert("drift_references", workload="sales", created_at=START + 7 * DAY, **accepted)
+    assert evidence(service).drifted == (True, False, True)
+    service.warehouse.insert("drift_references", workload="support", created_at=START + 6 * DAY, **accepted)
+    assert evidence(service).drifted == ()
+    checked(START + 7 * DAY, True)
+    assert evidence(service).drifted == (True,)
 
 
 def test_a_version_is_taken_back_when_it_was_rolled_back_in_its_workload(service: LocalService) -> None:

@@ -21,14 +21,17 @@ import pyarrow as pa
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+from prometheus_client.samples import Exemplar
 
+from retuned.consumers.common.series import exemplar_labels
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.traffic import Traffic
 from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.metrics import Metrics as DaemonMetrics
-from retuned.daemon.settings import load
+from retuned.daemon.settings import HttpSettings, load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.metrics import Total
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -59,8 +62,10 @@ VALUES = {
     "metric": ["helpful", "latency"],
     "verdict": ["go_on", "roll_back"],
 }
+ID = "shop/7 {é}'"
 ANSWERS = pa.table(
     {
+        "id": [ID],
         "workload": ["support"],
         "model": ["support@1"],
         "latency_seconds": [1.0],
@@ -93,6 +98,8 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
 def mover(metric: Any) -> Callable[[], None]:
     if isinstance(metric, Histogram):
         return partial(metric.observe, 1)
+    if isinstance(metric, Total):
+        metric.exemplar = Exemplar(exemplar_labels(ID) or {}, 1)
     return metric.inc if isinstance(metric, Counter) else partial(metric.set, 1)
 
 
@@ -284,8 +291,10 @@ def prometheus(tmp_path: Path) -> Iterator[tuple[str, list[Callable[[], None]]]]
     scrape["static_configs"] = [{"targets": [f"127.0.0.1:{server.server_port}"]}]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     shutil.copy(DEPLOY / "retuned.rules.yml", tmp_path)
-    command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={address}", "--log.level=error"]
-    process = subprocess.Popen([*command, "--storage.tsdb.path=data"], cwd=tmp_path)
+    here = {"--config.file": "prometheus.yml", "--storage.tsdb.path": "data"}
+    shipped = dict(argument.split("=") for argument in COMPOSE["services"]["prometheus"]["command"])
+    command = ["prometheus", *(f"{name}={value}" for name, value in (shipped | here).items())]
+    process = subprocess.Popen([*command, f"--web.listen-address={address}", "--log.level=error"], cwd=tmp_path)
     try:
         yield f"http://{address}", movers
     finally:
@@ -326,6 +335,38 @@ def test_a_live_prometheus_answers_every_query_records_and_fires(
     assert not silent, problem
     firing = {alert["labels"]["alertname"] for alert in asked(url, "alerts")["alerts"] if alert["state"] == "firing"}
     assert not firing & {"RetunedDown", "RetunedBrokerAway", "RetunedDriftPersists"}
+
+
+@needs_prometheus
+def test_panels_with_exemplars_have_some_that_lead_to_an_interaction(
+    prometheus: tuple[str, list[Callable[[], None]]],
+) -> None:
+    url, movers = prometheus
+    source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())
+    (destination,) = source["datasources"][0]["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["url"] == "$RETUNED_URL/interactions/$${__value.raw}"
+    assert environment("grafana")["RETUNED_URL"] == f"http://localhost:{HttpSettings().port}"
+    waiting = {filled(target["expr"]) for panel in PANELS for target in panel["targets"] if target.get("exemplar")}
+    assert {name for name in ("latency", "first_token", "feedback") if any(name in query for query in waiting)} == {
+        "latency",
+        "first_token",
+        "feedback",
+    }
+    problem: Exception | None = None
+    deadline = time.monotonic() + 60
+    while waiting and time.monotonic() < deadline:
+        move(movers)
+        time.sleep(1)
+        span = {"start": "2026-11-23T00:00:00Z", "end": str(time.time() + 60)}
+        try:
+            for query in sorted(waiting):
+                series = asked(url, "query_exemplars", query=query, **span)
+                if found := [exemplar["labels"] for one in series for exemplar in one["exemplars"]]:
+                    assert found[0] == {destination["name"]: ID}
+                    waiting.remove(query)
+        except OSError as error:
+            problem = error
+    assert not waiting, problem
 
 
 def environment(service: str) -> dict[str, str]:

@@ -616,6 +616,8 @@ def test_every_table_can_be_exported(house: House) -> None:
         "ingest_resumptions",
         "judgements",
         "judgements_position",
+        "answer_minutes",
+        "answer_minutes_position",
         "rating_periods",
         "blindness",
         "groundings",

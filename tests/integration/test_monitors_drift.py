@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from prometheus_client import CollectorRegistry
+from static_models import static_model
 from traffic import MINUTE, START, answered, feedback, interactions, prompts, store
 
 from retuned.consumers.errors import Cancelled, ChildFailed
@@ -523,6 +524,31 @@ def test_a_child_that_dies_is_told_and_leaves_nothing(
         check(warehouse, SETTINGS, "support", NOW, tmp_path / "reports")
     assert latest(warehouse, "support") is None
     assert {file.name for file in (tmp_path / "reports").iterdir()} == {"comparison.job.json", "comparison.log"}
+
+
+def test_by_a_static_model_what_is_meant_counts_and_not_the_words(warehouse: Warehouse, tmp_path: Path) -> None:
+    """The same questions in other words: by words all of it is new."""
+    rng = random.Random(11)
+    meanings = {
+        name: ["".join(rng.choices("bdfgklmnprst", k=6)) for _ in range(60)] for name in ("parcel", "refund", "login")
+    }
+    early, late = ({name: words[part] for name, words in meanings.items()} for part in (slice(30), slice(30, 60)))
+
+    def asked(of: dict[str, list[str]]) -> list[str]:
+        return [" ".join(rng.choices(of[name], k=6)) for name in rng.choices(list(of), k=ROWS)]
+
+    interactions(warehouse, asked(early), rng)
+    interactions(warehouse, asked(late), rng, start=START + ROWS * MINUTE, offset=ROWS)
+    by_words = check(warehouse, SETTINGS, "support", NOW, tmp_path / "reports")
+    assert "topic" in flagged(by_words)
+    model = static_model(tmp_path / "model", meanings, spread=0)
+    by_model = SETTINGS.model_copy(update={"drift": DriftSettings(embedding_model=model)})
+    found = check(warehouse, by_model, "support", NOW + MINUTE, tmp_path / "reports")
+    assert "topic" not in flagged(found)
+    assert "topic" in {feature.feature for feature in found.features}
+    nowhere = SETTINGS.model_copy(update={"drift": DriftSettings(embedding_model=tmp_path / "nowhere")})
+    with pytest.raises(ChildFailed, match=r"drift\.embedding_model: .*nowhere is no folder of a model of model2vec"):
+        check(warehouse, nowhere, "support", NOW, tmp_path / "reports")
 
 
 def test_a_check_that_takes_too_long_is_ended(warehouse: Warehouse, tmp_path: Path) -> None:

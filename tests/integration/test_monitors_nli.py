@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judges import rates
 from models import tiny_classifier
 
 from retuned.consumers.errors import ChildFailed, ConfigurationError
@@ -80,7 +81,7 @@ def test_a_model_of_tokens_marks_what_is_not_borne_out(tmp_path: Path) -> None:
 
 def test_its_verdicts_are_a_source_of_their_own(tmp_path: Path) -> None:
     settings = QualitySettings(nli_model=tiny_classifier(tmp_path, LABELS, surely=0))
-    found = Opinions(settings, threading.Event()).rates("support", [], ANSWERS, NOW)
+    found = rates(Opinions(settings, threading.Event()), [], ANSWERS, NOW)
     assert found.keys() == {"nli"}
     assert (found["nli"][0], found["nli"][3]) == (1.0, 5)
 
@@ -100,6 +101,6 @@ def test_a_failing_model_is_told_of_once(monkeypatch: pytest.MonkeyPatch, caplog
     judge = Opinions(QualitySettings(nli_model=Path("there")), threading.Event())
     with caplog.at_level(logging.WARNING):
         for hour in (0, 2, 4):
-            assert judge.rates("support", [], ANSWERS, NOW + timedelta(hours=hour)) == {}
+            assert rates(judge, [], ANSWERS, NOW + timedelta(hours=hour)) == {}
     (told,) = caplog.records
     assert "out of memory" in told.getMessage()

@@ -101,6 +101,13 @@ def test_names_of_workloads_are_compared_with_those_in_the_warehouse(deployed: D
     assert deployed.found()["workloads"][0] == "warn"
 
 
+def test_embedding_models_of_drift_are_tried(deployed: Deployment, tmp_path: Path) -> None:
+    assert deployed.found()["drift"] == ("ok", "prompts are compared by their words (drift.embedding_model)")
+    deployed.write({"sales": {"drift": {"embedding_model": str(tmp_path / "nowhere")}}})
+    mark, text = deployed.found()["drift of sales"]
+    assert (mark, "nowhere is no folder of a model of model2vec" in text) == ("FAIL", True)
+
+
 def test_a_check_with_a_warning_is_sound(
     deployed: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retuned.consumers.common.tone import consistency, features, likeness
+from retuned.consumers.common.tone import Features, consistency, features, likeness
 
 PLAIN = "Lamps can be returned within 30 days."
 NAMES = ("greeting", "closing", "list", "markdown", "I", "we", "exclaims", "asks", "emoji", "ended")
@@ -36,8 +36,8 @@ def test_consistency_is_the_share_of_equal_features() -> None:
     assert consistency("Hi! We're glad to help, 30 days 🙂", PLAIN) == pytest.approx(0.4)
 
 
-FORMAL = [f"Lamps can be returned within {days} days. Kind regards, Support" for days in range(30)]
-CASUAL = [f"Hey! You have {days} days 🙂" for days in range(30)]
+FORMAL = [features(f"Lamps can be returned within {days} days. Kind regards, Support") for days in range(30)]
+CASUAL = [features(f"Hey! You have {days} days 🙂") for days in range(30)]
 
 
 def test_likeness_of_the_same_kind_is_one_and_falls_as_the_tone_does() -> None:
@@ -63,5 +63,5 @@ def test_likeness_to_mixed_answers_counts_what_they_differ_in_themselves() -> No
 @pytest.mark.parametrize(
     ("answers", "approved"), [([], FORMAL), (FORMAL[:1], FORMAL), (FORMAL, []), (FORMAL, FORMAL[:1])]
 )
-def test_likeness_of_too_few_is_unknown(answers: list[str], approved: list[str]) -> None:
+def test_likeness_of_too_few_is_unknown(answers: list[Features], approved: list[Features]) -> None:
     assert likeness(answers, approved) is None

@@ -1,13 +1,20 @@
 """What answers took, as Prometheus gets it."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from ingestion import Rig, feedback, interaction, settings_for
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition, parser
 
+from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.traffic import IDLE, MOST_SERIES, Traffic
+from retuned.consumers.warehouse import judgements
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.metrics import Metrics
 
 NOW = datetime(2026, 11, 24, 12)
 LATENCY = "retuned_interaction_latency_seconds"
@@ -25,6 +32,7 @@ def traffic(registry: CollectorRegistry) -> Traffic:
 
 def batch(*rows: dict[str, Any]) -> pa.Table:
     ordinary = {
+        "id": "one",
         "workload": "support",
         "model": "base",
         "latency_seconds": None,
@@ -34,6 +42,7 @@ def batch(*rows: dict[str, Any]) -> pa.Table:
     }
     schema = pa.schema(
         [
+            ("id", pa.string()),
             ("workload", pa.string()),
             ("model", pa.string()),
             ("latency_seconds", pa.float64()),
@@ -94,3 +103,80 @@ def test_names_from_producers_cannot_make_series_without_end(traffic: Traffic, r
     assert value(registry, tokens, kind="input") == 2
     assert value(registry, tokens, model="support@2", kind="input") == 5
     assert generate_latest(registry).decode().count('kind="input"') == MOST_SERIES + 1
+
+
+def exemplars(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], tuple[str, float, float]]:
+    """By the values of a series' labels, the exemplar that is exposed: id, value and Unix time."""
+    text = exposition.generate_latest(registry).decode()
+    return {
+        tuple(sample.labels.values()): (sample.exemplar.labels["interaction_id"], sample.exemplar.value, at)
+        for family in parser.text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and sample.exemplar and (at := float(sample.exemplar.timestamp or 0))
+    }
+
+
+def test_a_bucket_names_the_latest_answer_that_fell_into_it(traffic: Traffic, registry: CollectorRegistry) -> None:
+    other = {"model": "support@1"}
+    traffic.add(
+        batch(
+            {"id": "quick", "latency_seconds": 0.2},
+            {"id": "slow", "latency_seconds": 50.0},
+            {"id": "of another", "latency_seconds": 0.2, **other},
+            {"id": "quick too", "latency_seconds": 0.22},
+            {"id": "told nothing"},
+            {"id": "no time", "latency_seconds": float("nan")},
+        ),
+        NOW,
+    )
+    later = NOW + timedelta(minutes=1)
+    quicker = {"id": "quicker", "latency_seconds": 0.15, "time_to_first_token_seconds": 0.01}
+    traffic.add(batch({"id": "before it", "latency_seconds": 0.2}, quicker), later)
+    first, second = (at.replace(tzinfo=UTC).timestamp() for at in (NOW, later))
+    assert exemplars(registry, f"{LATENCY}_bucket") == {
+        ("0.25", "base", "support"): ("quicker", 0.15, second),
+        ("+Inf", "base", "support"): ("slow", 50.0, first),
+        ("0.25", "support@1", "support"): ("of another", 0.2, first),
+    }
+    assert list(exemplars(registry, "retuned_interaction_time_to_first_token_seconds_bucket").values()) == [
+        ("quicker", 0.01, second)
+    ]
+
+
+@pytest.mark.parametrize("name", ["x" * 115, "a\0b", "a\nb", "a\u2028b", 'a"b', "a\\b", "a?b", "a#b", "a%20b"])
+def test_an_id_that_no_exemplar_can_hold_has_none(traffic: Traffic, registry: CollectorRegistry, name: str) -> None:
+    traffic.add(batch({"id": name, "latency_seconds": 0.2}, {"id": "x" * 114, "latency_seconds": 2.0}), NOW)
+    assert [found[0] for found in exemplars(registry, f"{LATENCY}_bucket").values()] == ["x" * 114]
+    assert value(registry, f"{LATENCY}_count") == 2
+
+
+def test_feedback_names_the_last_answer_that_somebody_complains_of(tmp_path: Path, warehouse: Warehouse) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    long = "y" * 200
+    for name in ("good", "bad", "worse", "sound", "invented", "mended", long):
+        rig.send(interaction(name))
+    rig.send(
+        feedback("f1", "bad", value=False),
+        feedback("f3", "good"),
+        feedback("f4", "sound", name="hallucination", value=False),
+        feedback("f5", "invented", name="hallucination", value=True, source="judge"),
+        feedback("f6", "mended", name="correction", value="false", source="expert"),
+        feedback("f8", long, value=False, source="judge"),
+    )
+    rig.drain()
+    rig.send(feedback("f2", "worse", value=False))
+    rig.drain()
+    judgements.follow(warehouse)
+    registry = CollectorRegistry()
+    workload, totals = "support.refunds", judgements.feedback_totals(warehouse, "support.refunds")
+    found = judgements.latest_complaints(warehouse, workload, NOW)
+    Metrics(registry).feedback_totals(workload, totals, found)
+    assert {
+        labels[0::2]: exemplar[0] for labels, exemplar in exemplars(registry, "retuned_feedback_total").items()
+    } == {
+        ("helpful", workload): "worse",
+        ("hallucination", workload): "invented",
+        ("correction", workload): "mended",
+    }
+    (latest,) = {at for name, at in found.values() if name == "worse"}
+    assert judgements.latest_complaints(warehouse, workload, latest).keys() == {("helpful", "user")}

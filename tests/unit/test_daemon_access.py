@@ -44,6 +44,7 @@ EXPECTED = {
         ("POST", "/api/v1/imports/{id}"),
         ("GET", "/api/v1/exports/{what}"),
         ("GET", "/api/v1/lineage/{id:path}"),
+        ("GET", "/interactions/{id:path}"),
         ("POST", "/api/v1/workloads/{workload:path}/{command}"),
         ("POST", "/api/v1/training/{command}"),
     },

@@ -444,7 +444,7 @@ def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch
     monkeypatch.setattr(quality, "measure", lambda *_: [figure])
     for job in ("quality", "watch"):
         house.jobs.run(job)
-    context.monitor_metrics.drift_failed("bad")
+    context.monitor_metrics.drift_unknown("bad")
     context.metrics.workload_failures.labels("quality", "bad").inc()
     before = shown("bad")
     assert before == shown("good") | {"retuned_workload_failures"}

@@ -250,3 +250,34 @@ def test_a_workload_that_the_base_model_serves_has_no_champion(
         interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
     assert main(["status", "--config", str(file)]) == 0
     assert "  champion    none: support@base serves\n" in capsys.readouterr().out
+
+
+def test_the_page_shows_when_drift_was_checked_and_what_was_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    with opened(load(file)) as local:
+        local.jobs.context.now = lambda: START + timedelta(days=9)
+        interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+        for day, drifted in ((3, True), (5, False)):
+            local.warehouse.insert(
+                "drift_checks", id=str(day), created_at=START + timedelta(days=day), workload="support",
+                drifted=drifted, severity=None, features="[]", reference_rows=1, current_rows=1, report=None,
+                detail=f"of day {day}",
+            )  # fmt: skip
+        before = rendered(told(local))
+        local.warehouse.insert(
+            "drift_references", workload="support", created_at=START + timedelta(days=4), start=START, actor="anna",
+            reason="a <new> product",
+        )  # fmt: skip
+        after = rendered(told(local))
+    assert '<span class="bad">drift</span>' in before
+    assert "2026-03-05 09:00:00</span> of day 3" in before
+    assert "the reference begins" not in before
+    assert "not known: users rated no answer" in before
+    reference = (
+        "the reference begins at 2026-03-02 09:00:00, as anna accepted at 2026-03-06 09:00:00 UTC: a &lt;new&gt;"
+    )
+    assert reference in after
+    assert '<span class="soft">drift, of the reference before</span>' in after
+    assert '<span class="soft">quiet</span>' in after

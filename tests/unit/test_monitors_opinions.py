@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
-from judges import Server, serving
+from judges import Server, rates, serving
 
 from retuned.consumers.errors import Cancelled, ConfigurationError
 from retuned.monitors.hallucination.opinions import Opinions, check
@@ -36,7 +36,7 @@ def answers(true: int, false: int, name: str = "a") -> list[Answer]:
 
 def test_the_rate_is_of_what_the_judge_says(server: Server) -> None:
     judge = opinions(server)
-    rate, low, high, n = judge.rates("support", [], answers(6, 2), NOW)["llm"]
+    rate, low, high, n = rates(judge, [], answers(6, 2), NOW)["llm"]
     assert (rate, n) == (0.25, 8)
     assert 0 < low < rate < high < 1
     assert "<passages>\nTwo days.\n</passages>" in server.asked[0]["messages"][1]["content"]
@@ -45,7 +45,7 @@ def test_the_rate_is_of_what_the_judge_says(server: Server) -> None:
 
 def test_the_objective_is_shown_as_material(server: Server) -> None:
     said = "Answers questions on parcels."
-    opinions(server).rates("support", [], [Answer("a", "How long?", ("Two days.",), "It is true.", said)], NOW)
+    rates(opinions(server), [], [Answer("a", "How long?", ("Two days.",), "It is true.", said)], NOW)
     instructions, shown = (message["content"] for message in server.asked[0]["messages"])
     assert shown.startswith(f"<objective>\n{said}\n</objective>\n\n<question>")
     assert said not in instructions
@@ -54,18 +54,18 @@ def test_the_objective_is_shown_as_material(server: Server) -> None:
 def test_no_answer_is_shown_twice_and_new_ones_wait(server: Server) -> None:
     judge = opinions(server, judging_every_seconds=3_600)
     given = answers(4, 0)
-    judge.rates("support", [], given, NOW)
-    assert judge.rates("support", [], given, NOW + 2 * HOUR)["llm"][3] == 4
+    rates(judge, [], given, NOW)
+    assert rates(judge, [], given, NOW + 2 * HOUR)["llm"][3] == 4
     assert len(server.asked) == 4
     given += answers(0, 4, name="b")
-    assert judge.rates("support", [], given, NOW + 2.5 * HOUR)["llm"][:1] == (0.0,)
-    rate, *_, n = judge.rates("support", [], given, NOW + 3 * HOUR)["llm"]
+    assert rates(judge, [], given, NOW + 2.5 * HOUR)["llm"][:1] == (0.0,)
+    rate, *_, n = rates(judge, [], given, NOW + 3 * HOUR)["llm"]
     assert (rate, n, len(server.asked)) == (0.5, 8, 8)
 
 
 def test_doubtful_answers_are_shown_more_and_weigh_what_they_are(server: Server) -> None:
     doubtful, clear = answers(0, 20, "doubtful"), answers(180, 0)
-    rate, low, high, n = opinions(server, judged_answers=20).rates("support", doubtful, clear, NOW)["llm"]
+    rate, low, high, n = rates(opinions(server, judged_answers=20), doubtful, clear, NOW)["llm"]
     assert sum("false" in asked["messages"][1]["content"] for asked in server.asked) == 10
     assert (rate, n) == (pytest.approx(0.1), 20)  # of those that were shown, it is a half
     assert low < 0.1 < high < 0.4
@@ -78,25 +78,25 @@ def test_a_judge_that_is_away_costs_its_figure_and_is_told_of_once(
     server.reply = lambda _: 503
     with caplog.at_level(logging.WARNING):
         for hour in range(3):
-            assert judge.rates("support", [], answers(20, 0), NOW + hour * HOUR) == {}
+            assert rates(judge, [], answers(20, 0), NOW + hour * HOUR) == {}
     (told,) = [record.getMessage() for record in caplog.records]
     assert "status 503" in told
     assert len(server.asked) < 3 * 20
     server.reply = lambda _: "Verdict: supported"
-    assert judge.rates("support", [], answers(20, 0), NOW + 4 * HOUR)["llm"][0] == 0.0
+    assert rates(judge, [], answers(20, 0), NOW + 4 * HOUR)["llm"][0] == 0.0
 
 
 def test_a_judge_that_hangs_is_waited_for_so_long(server: Server) -> None:
     judge = opinions(server, judging_seconds=0.3)
     server.reply = lambda shown: "hang" if "false" in shown else "Verdict: supported"
-    assert judge.rates("support", [], answers(3, 1), NOW)["llm"][3] == 3
+    assert rates(judge, [], answers(3, 1), NOW)["llm"][3] == 3
 
 
 def test_stopping_ends_it(server: Server) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        opinions(server, stop).rates("support", [], answers(3, 1), NOW)
+        rates(opinions(server, stop), [], answers(3, 1), NOW)
 
 
 def test_without_a_judge_there_is_nothing_to_ask() -> None:

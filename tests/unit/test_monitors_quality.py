@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
 from retuned.consumers.common.tool_calls import written
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.hallucination import grounding
 from retuned.monitors.hallucination.grounding import judged
@@ -22,8 +23,9 @@ from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.quality import measure as quality
-from retuned.monitors.quality.consistency import contradict
+from retuned.monitors.quality.consistency import claims, contradict
 from retuned.monitors.quality.measure import Figure, measure
+from retuned.monitors.quality.readings import latest_approved
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 from retuned.monitors.statistics import wilson
 
@@ -488,10 +490,18 @@ def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Wareh
         if corrections or (helpful and all(helpful) and row["timestamp"] < start):
             text = max(corrections, key=lambda word: word[0])[2] if corrections else row["response"]
             expected.append((row["timestamp"] + max(words)[0], text))
-    wanted = {"workload": "support", "since": START, "start": start, "most": 6}
-    with warehouse.cursor() as cursor:
-        texts = [json.loads(answer) for (answer,) in cursor.execute(quality.QUERIES["approved"], wanted).fetchall()]
-    assert texts == [text for _, text in sorted(expected, key=lambda pair: pair[0], reverse=True)[:6]]
+    judgements.follow(warehouse)
+    responses = {(row["id"], row["timestamp"]): row["response"] for row in rows}
+    corrections = {row["id"]: json.loads(row["value"]) for row in warehouse.rows("FROM feedback")}
+    in_order = [text for _, text in sorted(expected, key=lambda pair: pair[0], reverse=True)]
+    for most in (1, 6, len(expected), 300):
+        with warehouse.cursor() as cursor:
+            latest = latest_approved(cursor, "support", START, start, most)
+        texts = [
+            responses[identity, when] if correction is None else corrections[correction]
+            for identity, when, correction in latest
+        ]
+        assert texts == in_order[:most]
     assert len(expected) > 6
 
 
@@ -558,8 +568,8 @@ def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:
     ],
 )
 def test_what_contradicts(one: str, other: str, expected: bool) -> None:
-    assert contradict(one, other) is expected
-    assert contradict(other, one) is expected
+    assert contradict(claims(one), claims(other)) is expected
+    assert contradict(claims(other), claims(one)) is expected
 
 
 def test_a_judge_that_is_asked_is_not_mixed_with_feedback(warehouse: Warehouse) -> None:

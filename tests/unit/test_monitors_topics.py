@@ -1,21 +1,29 @@
 """Topics of two windows."""
 
 import random
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from static_models import static_model
 from traffic import prompts
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.monitors.drift import topics
 from retuned.monitors.drift.topics import Topics
 from retuned.monitors.drift.two_samples import Sample
+from retuned.monitors.drift.vectors import Embed, check, load_embedding
+from retuned.monitors.settings import DriftSettings
 
 
-def find_topics(reference: list[str], current: list[str], most: int, others: Sequence[str] = ()) -> Topics | None:
+def find_topics(
+    reference: list[str], current: list[str], most: int, others: Sequence[str] = (), embed: Embed | None = None
+) -> Topics | None:
     """Of two windows of one day."""
     samples = (Sample(np.asarray(asked, dtype=object), np.zeros(len(asked), int)) for asked in (reference, current))
-    return topics.find_topics(*samples, most, others)
+    return topics.find_topics(*samples, most, others, embed=embed)
 
 
 def test_neither_window_is_the_one_that_topics_are_fitted_to() -> None:
@@ -105,3 +113,68 @@ def test_the_share_of_new_prompts_is_estimated_with_its_interval(new: float) -> 
         assert found.difference.share == pytest.approx(new, abs=0.1)
         inside += found.difference.low <= new <= found.difference.high
     assert inside >= 4
+
+
+# A static embedding model in the place of words
+
+MEANINGS = {name: [f"{name}{number:03}" for number in range(400)] for name in ("parcel", "refund", "login", "dog")}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return static_model(tmp_path_factory.mktemp("static"), MEANINGS)
+
+
+def meant(count: int, rng: random.Random, *names: str) -> list[str]:
+    """Prompts that share a meaning, and hardly ever a word."""
+    return [" ".join(rng.sample(MEANINGS[names[row % len(names)]], 3)) for row in range(count)]
+
+
+def test_by_a_model_topics_are_what_is_meant_in_whatever_words(model: Path) -> None:
+    rng = random.Random(7)
+    usual = ("parcel", "refund", "login")
+    before, now, new = meant(200, rng, *usual), meant(150, rng, *usual), meant(50, rng, "dog")
+    found = find_topics(before, now + new, 8, embed=load_embedding(model))
+    by_words = find_topics(before, now + new, 8)
+    assert found is not None
+    assert by_words is not None
+    assert found.difference.p_value < 1e-9 < 1e-4 < by_words.difference.p_value
+    assert "dog" in found.newest
+    assert not set(found.current[150:]) & set(found.reference + found.current[:150])
+    assert found.difference.low < 0.25 < found.difference.high
+    others = find_topics(before, now, 8, [before[0], new[0], ""], embed=load_embedding(model))
+    assert others is not None
+    assert others.others[0] == others.reference[0]
+    assert others.difference.p_value > 0.05
+
+
+def test_by_a_model_languages_without_spaces_have_topics(tmp_path: Path) -> None:
+    characters = {"one": [chr(0x4E00 + n) for n in range(300)], "other": [chr(0x5E00 + n) for n in range(300)]}
+    rng = random.Random(8)
+
+    def asked(count: int, name: str) -> list[str]:
+        return ["".join(rng.sample(characters[name], 8)) for _ in range(count)]
+
+    before, now = asked(100, "one"), asked(60, "one") + asked(40, "other")
+    assert find_topics(before, now, 4) is None
+    found = find_topics(before, now, 4, embed=load_embedding(static_model(tmp_path, characters)))
+    assert found is not None
+    assert found.difference.p_value < 1e-9
+    assert {name.isdecimal() for name in found.current} == {True}
+    assert (
+        find_topics(["hello", "bye"] * 60, ["hello"] * 60, 4, embed=load_embedding(tmp_path)) is None
+    )  # unknown words
+
+
+def test_a_model_that_cannot_be_had_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"drift\.embedding_model: .* is no folder of a model of model2vec"):
+        load_embedding(tmp_path)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"drift\.embedding_model: .* cannot be loaded"):
+        check(DriftSettings(embedding_model=tmp_path))
+    assert check(DriftSettings(embedding_model=model)) == f"prompts are compared by the model in {model}"
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    with pytest.raises(ConfigurationError, match=r"needs pip install 'retuned\[static-embeddings\]'"):
+        load_embedding(model)
+    assert "by their words" in check(DriftSettings())

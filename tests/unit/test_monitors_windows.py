@@ -10,7 +10,7 @@ from traffic import MINUTE, START, interactions, prompts
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WindowsSettings
 from retuned.monitors.statistics import two_sample_chi_square
-from retuned.monitors.windows import DAY, WEEK, Season, Window, bounds, sample, windows
+from retuned.monitors.windows import ALL, DAY, FEW, WEEK, Season, Window, bounds, current, sample, windows
 
 HOUR = timedelta(hours=1)
 
@@ -273,3 +273,41 @@ def test_a_reference_stands_when_it_has_its_length_and_all_hours(warehouse: Ware
         found = windows(warehouse, hours(reference, 1), "support", START + 8 * HOUR)
         assert found is not None
         assert found.standing is standing
+
+
+def test_a_sample_from_few_conversations_is_that_from_all(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        stored(warehouse, 100, start=START + number * MINUTE, offset=100 * number, conversation_id=f"c{number // 3}")
+    stored(warehouse, 4_000, offset=10_000)  # each a conversation by itself
+    window = Window(START, START + 200 * HOUR, 4_014)
+    drawn = []
+    for rows in (5, 20, 500, 9_000):
+        found = []
+        for parts in (FEW, ALL):
+            with warehouse.cursor() as cursor, monkeypatch.context() as patched:
+                patched.setattr("retuned.monitors.windows.FEW", parts)
+                sample(cursor, "drawn", "support", window, rows, "seed")
+                found.append(cursor.execute("SELECT id FROM drawn ORDER BY id").fetchall())
+        assert found[0] == found[1]
+        drawn.append(len(found[0]))
+    assert drawn == [5, 20, 500, 4_014]
+
+
+def test_the_current_window_alone_is_that_of_both_windows(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.monitors.windows.EVENTS_LOOKED_AT", 2)
+    settings = WindowsSettings(reference_seconds=7_200, current_seconds=3_600, minimum_rows=30)
+    assert current(warehouse, settings, "support", START) is None
+    stored(warehouse, 300, offset=1_000, conversation_id="c")
+    stored(warehouse, 300)
+    for minutes in (0, 10, 29, 30, 31, 200, 320, 331, 700):
+        now = START + minutes * MINUTE
+        found, whole = current(warehouse, settings, "support", now), windows(warehouse, settings, "support", now)
+        assert (found is None) == (whole is None)
+        if found and whole:
+            assert (found.start, found.end) == (whole.current.start, whole.current.end)
+            assert min(found.conversations, 30) == min(whole.current.conversations, 30)
+            assert found.conversations <= whole.current.conversations

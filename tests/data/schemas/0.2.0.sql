@@ -1,6 +1,13 @@
 CREATE TABLE aliases(workload VARCHAR NOT NULL, alias VARCHAR NOT NULL, "version" VARCHAR, created_at TIMESTAMP NOT NULL);
 INSERT INTO aliases VALUES ('workload 1, it''s “1”', 'alias 1, it''s “1”', 'version 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO aliases VALUES ('workload 2, it''s “2”', 'alias 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000');
+CREATE TABLE answer_minutes(workload VARCHAR NOT NULL, demonstration BOOLEAN NOT NULL, "minute" TIMESTAMP NOT NULL, answers BIGINT NOT NULL, first_at TIMESTAMP NOT NULL);
+INSERT INTO answer_minutes VALUES ('workload 1, it''s “1”', True, '2026-03-03 09:30:00.123000', 1099511627777, '2026-03-03 09:30:00.123000');
+INSERT INTO answer_minutes VALUES ('workload 2, it''s “2”', False, '2026-03-04 09:30:00.123000', 1099511627778, '2026-03-04 09:30:00.123000');
+CREATE TABLE answer_minutes_position(last_batch BIGINT NOT NULL);
+INSERT INTO answer_minutes_position VALUES (-1);
+INSERT INTO answer_minutes_position VALUES (1099511627777);
+INSERT INTO answer_minutes_position VALUES (1099511627778);
 CREATE TABLE archives(file VARCHAR NOT NULL, table_name VARCHAR NOT NULL, "rows" BIGINT NOT NULL, bytes BIGINT NOT NULL, first_received_at TIMESTAMP NOT NULL, last_received_at TIMESTAMP NOT NULL, sha256 VARCHAR NOT NULL, archived_at TIMESTAMP NOT NULL);
 INSERT INTO archives VALUES ('file 1, it''s “1”', 'table_name 1, it''s “1”', 1099511627777, 1099511627777, '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'sha256 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO archives VALUES ('file 2, it''s “2”', 'table_name 2, it''s “2”', 1099511627778, 1099511627778, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'sha256 2, it''s “2”', '2026-03-04 09:30:00.123000');
@@ -35,6 +42,9 @@ INSERT INTO evaluations VALUES ('run_id 2, it''s “2”', 'workload 2, it''s �
 CREATE TABLE feedback(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO feedback VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO feedback VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
+CREATE TABLE feedback_totals(workload VARCHAR, "name" VARCHAR, "source" VARCHAR, total BIGINT NOT NULL, PRIMARY KEY(workload, "name", "source"));
+INSERT INTO feedback_totals VALUES ('workload 1, it''s “1”', 'name 1, it''s “1”', 'source 1, it''s “1”', 1099511627777);
+INSERT INTO feedback_totals VALUES ('workload 2, it''s “2”', 'name 2, it''s “2”', 'source 2, it''s “2”', 1099511627778);
 CREATE TABLE groundings(interaction_id VARCHAR NOT NULL, workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, score DOUBLE, alarm BOOLEAN, abstained VARCHAR);
 INSERT INTO groundings VALUES ('interaction_id 1, it''s “1”', 'workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 1.1, True, 'abstained 1, it''s “1”');
 INSERT INTO groundings VALUES ('interaction_id 2, it''s “2”', 'workload 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, NULL, NULL);
@@ -63,6 +73,9 @@ INSERT INTO ledger_left_out VALUES ('2026-03-04 09:30:00.123000', 'workload 2, i
 CREATE TABLE ledger_moments(workload VARCHAR, "version" VARCHAR, promotion VARCHAR, "hour" TIMESTAMP, conversations BIGINT NOT NULL, interactions BIGINT NOT NULL, gain DOUBLE NOT NULL, "cost" DOUBLE NOT NULL, interactions_squared DOUBLE NOT NULL, gain_squared DOUBLE NOT NULL, cost_squared DOUBLE NOT NULL, gain_interactions DOUBLE NOT NULL, gain_cost DOUBLE NOT NULL, PRIMARY KEY(workload, "version", promotion, "hour"));
 INSERT INTO ledger_moments VALUES ('workload 1, it''s “1”', 'version 1, it''s “1”', 'promotion 1, it''s “1”', '2026-03-03 09:30:00.123000', 1099511627777, 1099511627777, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1);
 INSERT INTO ledger_moments VALUES ('workload 2, it''s “2”', 'version 2, it''s “2”', 'promotion 2, it''s “2”', '2026-03-04 09:30:00.123000', 1099511627778, 1099511627778, 2.1, 2.1, 2.1, 2.1, 2.1, 2.1, 2.1);
+CREATE TABLE ledger_outcomes(workload VARCHAR, "day" DATE, outcome VARCHAR, conversations BIGINT NOT NULL, PRIMARY KEY(workload, "day", outcome));
+INSERT INTO ledger_outcomes VALUES ('workload 1, it''s “1”', '2026-03-03', 'outcome 1, it''s “1”', 1099511627777);
+INSERT INTO ledger_outcomes VALUES ('workload 2, it''s “2”', '2026-03-04', 'outcome 2, it''s “2”', 1099511627778);
 CREATE TABLE ledger_position(last_batch BIGINT NOT NULL, booked_at TIMESTAMP);
 INSERT INTO ledger_position VALUES (0, NULL);
 INSERT INTO ledger_position VALUES (1099511627777, '2026-03-03 09:30:00.123000');
@@ -119,6 +132,8 @@ INSERT INTO schema_migrations VALUES (22, '022_votes.sql', '2026-03-02 09:00:00'
 INSERT INTO schema_migrations VALUES (23, '023_drift_on_real_traffic.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (24, '024_groundings.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (25, '025_watch_power.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (26, '026_outcomes.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (28, '028_answer_minutes.sql', '2026-03-02 09:00:00');
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL, votes_per_day DOUBLE, seconds_to_find DOUBLE);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}', 1.1, 1.1);
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}', NULL, NULL);
