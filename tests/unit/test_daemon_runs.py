@@ -585,7 +585,7 @@ def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
 
 
 def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: Queue) -> None:
-    with pytest.raises(RetunedError, match="known are none yet"):
+    with pytest.raises(RetunedError, match="known are none"):
         queue.service.route("support", "c-1")
     queue.configure(workloads={"support": {"objective": "Help."}, "sales.*": {"objective": "Sell."}})
     base = {"model": "support@base", "name": None}
