@@ -134,7 +134,9 @@ class KafkaSettings(Section):
         description="a topic of feedback to which, by the broker's ACLs, only the systems of experts may write: with "
         "it, `source: expert` counts there and in imported files alone, elsewhere as user; null: it counts everywhere",
     )
-    model_events_topic: str = Field("retuned.model-events", description="promotions and rollbacks are announced here")
+    model_events_topic: str = Field(
+        "retuned.model-events", description="promotions, rollbacks and requests for approval are announced here"
+    )
     label_requests_topic: str | None = Field(
         "retuned.label-requests",
         description="answers that experts are asked to judge are announced here; null: on no topic",
@@ -253,6 +255,62 @@ class PrivacySettings(Section):
         None,
         description="a file with that; with neither, a key is made beside the warehouse, readable by its owner",
     )
+
+
+class RolloutSettings(Section):
+    """How a version that passed the gate goes into service: at once, or by steps under measurement."""
+
+    steps: Annotated[tuple[Annotated[float, Field(ge=0.0001, le=1)], ...], Field(min_length=1)] = Field(
+        (1.0,),
+        description="shares of the conversations that the new version answers, one after the other, the last one 1.0; "
+        "[0.05, 0.25, 1.0]: 5% first, then a quarter, then all. A share below 1.0 takes something that routes "
+        "conversations by it (see docs/promotion.md)",
+    )
+    holdback: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0,
+        description="after the last step the champion before keeps this share until the watch has ended, so that both "
+        "are compared at the same time; 0: none",
+    )
+    approve: Literal["none", "required"] = Field(
+        "none",
+        description="required: it waits until a person approves it, by `retuned approve`, on the status page or with "
+        "POST /api/v1/approvals/{id}",
+    )
+    approve_within_seconds: PositiveFloat = Field(
+        7 * 86_400.0,
+        description="for so long; then the request expires, and `retuned promote` alone puts the version into service",
+    )
+    minimum_seconds: PositiveFloat = Field(86_400.0, description="each step lasts at least so long")
+    minimum_answers: PositiveInt = Field(
+        200, description="and until the new version has given so many answers in it, but for maximum_seconds"
+    )
+    maximum_seconds: PositiveFloat = Field(
+        7 * 86_400.0,
+        description="after so long the next step comes, unless harm is shown: also when too few people ask or vote; "
+        "all steps before the last one together last no longer than watch.duration_seconds",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)) or self.steps[-1] != 1.0:
+            raise ValueError(
+                f"steps: expected shares that rise and end with 1.0, such as [0.05, 0.25, 1.0], not {list(self.steps)}"
+            )
+        if any(step > 1 - self.holdback for step in self.steps[:-1]):
+            raise ValueError(
+                f"steps: expected shares below 1.0 to leave the holdback ({self.holdback:g}) untouched, at most "
+                f"{1 - self.holdback:g}, not {list(self.steps)}: no conversation changes sides twice"
+            )
+        if self.minimum_seconds > self.maximum_seconds:
+            raise ValueError(
+                f"minimum_seconds: expected at most maximum_seconds ({self.maximum_seconds:g}), not "
+                f"{self.minimum_seconds:g}"
+            )
+        return self
+
+    def after(self, share: float) -> float:
+        """The step that follows a share; before the first one the share is 0."""
+        return next((step for step in self.steps if step > share), 1.0)
 
 
 class WarehouseSettings(Section):

@@ -11,7 +11,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from retuned.consumers.settings import WorkloadSettings
 
-SECTIONS = ("metric", "dataset", "train", "evaluate", "gate", "policy", "windows", "watch", "roi", "labels", "drift")
+SECTIONS = (
+    *("metric", "dataset", "train", "evaluate", "gate", "rollout", "policy", "windows", "watch", "roi", "labels"),
+    "drift",
+)
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
 
 GLOB = frozenset("*?[")

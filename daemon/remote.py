@@ -69,6 +69,13 @@ class RemoteService:
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         return self._ask(list, "GET", f"labels?{urlencode(_given(workload=workload))}")
 
+    def approvals(self, workload: str | None) -> list[dict[str, Any]]:
+        return self._ask(list, "GET", f"approvals?{urlencode(_given(workload=workload))}")
+
+    def decide_approval(self, id: str, decision: str, reason: str, user: str | None) -> dict[str, Any]:
+        body = {"decision": decision, "reason": reason, "user": user}
+        return self._ask(dict, "POST", f"approvals/{quote(id, safe='')}", body)
+
     def lineage(self, id: str) -> dict[str, Any]:
         return self._ask(dict, "GET", f"lineage/{quote(id, safe='')}")
 

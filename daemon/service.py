@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -40,9 +40,11 @@ from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release import approvals, approve
 from retuned.retrain.release.assignment import Route
 from retuned.retrain.release.registry import reconcile
-from retuned.retrain.release.routes import routes
+from retuned.retrain.release.routes import under_way
+from retuned.retrain.release.served import served_routes
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
 
@@ -52,6 +54,8 @@ COMMANDS = (
 )  # fmt: skip
 OF_ALL = ("pause", "resume")
 """Those that may also be about all workloads."""
+Decision = Literal["approve", "refuse"]
+VERDICTS: dict[Decision, Literal["approved", "refused"]] = {"approve": "approved", "refuse": "refused"}
 
 
 class Service(Protocol):
@@ -91,6 +95,19 @@ class Service(Protocol):
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         """The answers that experts are asked to judge, oldest first."""
+
+    def approvals(self, workload: str | None) -> list[dict[str, Any]]:
+        """See `retuned.retrain.release.approvals.listed`."""
+
+    def decide_approval(self, id: str, decision: Decision, reason: str, user: str | None) -> dict[str, Any]:
+        """Approve or refuse what waits for approval.
+
+        Args:
+            user: who decides, by the name on the machine of the command.
+
+        Returns:
+            The `workload`, the `state` of the request, and what was `done`, in words.
+        """
 
     def lineage(self, id: str) -> dict[str, Any]:
         """See `retuned.retrain.data.lineage`."""
@@ -185,8 +202,12 @@ class LocalService:
                 raise RetunedError("promote: name the version, for example 3f2a91c0")
             serving = rollout.promote(workload, version, "operator", reason, self.jobs.context.now())
             return {"workload": workload, "done": _serves(workload, serving)}
+        running = under_way(self.warehouse, workload)
         previous = rollout.rollback(workload, "operator", reason, self.jobs.context.now())
-        return {"workload": workload, "done": f"{_serves(workload, previous)} again"}
+        done = f"{_serves(workload, previous)} again"
+        if running is not None and running.state == "canary":
+            done = f"{model_name(workload, running.version)} is taken back; {_serves(workload, previous)}"
+        return {"workload": workload, "done": done}
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""
@@ -211,7 +232,7 @@ class LocalService:
         return open_requests(self.warehouse, workload)
 
     def routes(self) -> dict[str, Any]:
-        """What gateways follow: the `Route` of each of the `workloads`, see `retuned.retrain.release.routes`."""
+        """What gateways follow: the `Route` of each of the `workloads`, see `retuned.retrain.release.served`."""
         return {"workloads": {name: asdict(route) for name, route in self._routes().items()}}
 
     def route(self, workload: str, conversation: str) -> dict[str, Any]:
@@ -239,7 +260,28 @@ class LocalService:
 
     def _routes(self) -> dict[str, Route]:
         named = [name for name in self.settings.workloads if not GLOB.intersection(name)]
-        return routes(self.warehouse, self.settings, named)
+        return served_routes(self.warehouse, self.settings, named)
+
+    def approvals(self, workload: str | None) -> list[dict[str, Any]]:
+        return approvals.listed(self.warehouse, workload)
+
+    def approval(self, id: str) -> dict[str, Any] | None:
+        """A request by its id, as `approvals` lists it; None: there is none."""
+        return next(iter(approvals.listed(self.warehouse, id=id)), None)
+
+    def decide_approval(self, id: str, decision: Decision, reason: str, user: str | None) -> dict[str, Any]:
+        context, actor = self.jobs.context, user or ANYBODY
+        with about(actor=actor):
+            verdict = approvals.Verdict(id, VERDICTS[decision], actor, reason)
+            settled = approve.decide(context.rollout, verdict, context.now())
+        running = under_way(self.warehouse, settled.workload)
+        if settled.state == "refused":
+            done = str(settled)
+        elif running is not None and running.version == settled.version:
+            done = f"{settled.name} answers {running.share:.4g} of the conversations"
+        else:
+            done = _serves(settled.workload, settled.version)
+        return {"workload": settled.workload, "state": settled.state, "done": done}
 
     def lineage(self, id: str) -> dict[str, Any]:
         return lineage(self.warehouse, id)
@@ -308,7 +350,10 @@ def _outcome(result: RunResult) -> str:
     if result.state != "succeeded":
         return f"the retraining is {result.state}: {said}"
     name = model_name(result.workload, result.version)
-    return f"{name} is the champion: {said}" if result.promoted else f"{name} is trained and not promoted: {said}"
+    if not result.promoted:
+        return f"{name} is trained and not promoted: {said}"
+    serves = "is the champion" if result.share == 1.0 else f"answers {result.share:.4g} of the conversations"
+    return f"{name} {serves}: {said}"
 
 
 def _reason(arguments: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -18,13 +18,18 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
 from retuned.monitors.money.outcomes import outcomes
+from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.release import approvals
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.label import in_figures, mistaken
 
 SQL = named_queries("retuned.daemon", "status.sql")
 WORST_LABELS = 10
 """Of a decision, so many labels are shown."""
+APPROVALS = 5
+"""So many requests for approval of a workload are shown."""
 
 
 def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     counts = warehouse.row(SQL["counts"])
     asked = labels.counts(warehouse)
     workloads = {
-        name: _workload(warehouse, context.settings.for_workload(name), name)
+        name: _workload(warehouse, context.settings.for_workload(name), name, context.now())
         | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
         for name in context.measured()
     }
@@ -75,7 +80,7 @@ def ingestion(ingest: Ingest | None, warehouse: Warehouse, settings: Settings) -
     }
 
 
-def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
+def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any]:
     def rows(query: str, **more: str) -> list[dict[str, Any]]:
         found = warehouse.rows(SQL[query], {"workload": workload, **more})
         return [row | {name: json.loads(row[name]) for name in ("reasons", "scores") if row.get(name)} for row in found]
@@ -86,6 +91,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "base_model": settings.models.base and str(settings.models.base),
         "champion": aliases.get("champion"),
         "previous": aliases.get("previous"),
+        "rollout": _rollout(warehouse, settings, workload, now),
         "quality": rows("quality"),
         "blind": [asdict(one) for one in blind(warehouse, workload)],
         "helpful_rate": rows("history", metric="helpful_rate", source="user"),
@@ -93,10 +99,31 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[s
         "drift_reference": warehouse.row(SQL["drift_reference"], {"workload": workload}),
         "decisions": [_with_labels(row) for row in rows("decisions")],
         "runs": rows("runs"),
+        "approvals": approvals.listed(warehouse, workload, most=APPROVALS),
         "promotions": rows("promotions"),
         "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
         "quarantine": rows("quarantine"),
         "roi": _roi(warehouse, settings, workload),
+    }
+
+
+def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any] | None:
+    """The rollout under way, with the latest look at its canary; None: there is none.
+
+    `next_share` is what the next step brings, `next_at` its earliest time; null: only the end of the watch is left.
+    """
+    running = under_way(warehouse, workload)
+    if running is None:
+        return None
+    seen, next_share, next_at = None, None, None
+    if running.state == "canary":
+        seen, next_share = canary.latest(warehouse, running.id), settings.rollout.after(running.share)
+        next_at = max(now, running.step_since + timedelta(seconds=settings.rollout.minimum_seconds))
+    return {
+        **asdict(running),
+        "next_share": next_share,
+        "next_at": next_at,
+        "check": None if seen is None else asdict(seen),
     }
 
 

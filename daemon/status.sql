@@ -49,7 +49,7 @@ SELECT id, kind, state, reasons, started_at, finished_at, version, train_seconds
 WHERE workload = $workload ORDER BY state = 'running' DESC, started_at DESC LIMIT 10
 
 -- name: promotions
-SELECT created_at, event, version, previous_version, actor, reason, announced FROM promotions
+SELECT created_at, event, version, previous_version, actor, reason, share, experiment, announced FROM promotions
 WHERE workload = $workload ORDER BY created_at DESC LIMIT 10
 
 -- name: quarantine

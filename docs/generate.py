@@ -46,8 +46,12 @@ TABLES = {
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
     "the folder.",
-    "aliases": "Which version serves a workload, and which one did before.",
-    "promotions": "A change of champion: a promotion or a rollback.",
+    "aliases": "Which version serves a workload, which one did before, and which one is a canary.",
+    "promotions": "A change of what serves: a promotion, a rollback, or a step of a rollout.",
+    "rollouts": "A version that goes into service step by step, and how far it is.",
+    "rollout_checks": "A look at a canary beside the champion, with the decision: each for `retention.detail_days`, "
+    "then the last of each hour.",
+    "approvals": "A request for a person's approval of a version that the gate passed. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
@@ -182,13 +186,29 @@ COLUMNS = {
         "run_id": "the run that made it",
         "manifest": "all of `manifest.json`",
     },
-    "aliases": {**_WORKLOAD, "created_at": "since when"},
+    "aliases": {**_WORKLOAD, "alias": "champion, previous or canary", "created_at": "since when"},
     "promotions": {
         **_WORKLOAD,
         "id": "unique; of the message, too",
-        "created_at": "when the champion was changed",
-        "previous_version": "the version that served before; null: the base model",
+        "created_at": "when it was changed",
+        "event": "promoted and rolled_back, of the champion; canary: it got a share; canary_rolled_back; completed: "
+        "the holdback has ended",
+        "previous_version": "the version that served before, and answers the rest; of a rollback, what was taken "
+        "back; null: the base model",
+        "actor": "gate, approver (a person who approved what the gate passed), operator, watch or rollout",
         "reason": "why",
+    },
+    "rollouts": {
+        **_WORKLOAD,
+        "id": "unique; the experiment, by which conversations are assigned",
+        "created_at": "when the first step began",
+    },
+    "rollout_checks": {**_WORKLOAD, **_MADE, "id": "unique", "version": "the canary"},
+    "approvals": {
+        **_WORKLOAD,
+        "id": "unique; of the message, too",
+        "run_id": "the run that made the version",
+        "requested_at": "when the gate passed it",
     },
     "label_requests": {**_WORKLOAD, "id": "unique; of the message, too", "created_at": "when it was asked"},
     "drift_checks": {
@@ -300,6 +320,11 @@ FIELDS = {
     "Workload.labels.open": "not answered yet",
     "Workload.labels.answered": "answered by experts",
     "Workload.reports": "of months and quarters",
+    "Approval.id": "unique",
+    "Approval.workload": "the kind of request",
+    "Approval.run_id": "the run that made the version",
+    "Approval.requested_at": "when the gate passed it",
+    "Approval.state": "waiting, or how it was settled",
     "LabelRequest.id": "unique",
     "LabelRequest.timestamp": "when it was asked",
     "LabelRequest.workload": "the kind of request",
@@ -340,28 +365,36 @@ PARAMETERS = {
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {
     "id": "unique; a message may come twice after a crash, with one id",
-    "timestamp": "when the champion was changed, ISO 8601, UTC",
-    "event": "`promoted` or `rolled_back`",
+    "timestamp": "when it was changed, ISO 8601, UTC",
+    "event": "`promoted` or `rolled_back`; of a rollout also `canary`, `canary_rolled_back` and `completed`; "
+    "`approval_requested`: what serves has not changed",
     "workload": "the kind of request",
-    "model": "name under which the new champion is served: `support.refunds@3f2a91c0`, or `support.refunds@base`",
-    "version": "the new champion; null: the base model",
-    "previous_version": "the champion before; null: the base model",
-    "path": "folder of the new champion, absolute; null: the base model",
+    "model": "name under which the new champion, or canary, is served: `support.refunds@3f2a91c0`, or "
+    "`support.refunds@base`",
+    "version": "its version; null: the base model",
+    "previous_version": "the champion before, which answers the rest where share is below 1, or what was taken back; "
+    "null: the base model",
+    "path": "folder of the version, absolute; null: the base model",
     "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
     "is the base model itself, of the one that the champion before was trained on",
     "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
-    "share": "share of the traffic that it is for: 1.0",
-    "reason": "why the champion was changed",
+    "share": "share of the conversations that it answers; 1.0: all",
+    "experiment": "of a rollout, by which conversations are assigned; null: of none",
+    "reason": "why it was changed, or what waits until when",
+    "approval": "of `approval_requested` alone: `version` and `model` of what waits, and `expires_at`",
 }
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {
-    "/healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
-    "/readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is missing.",
-    "/metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
-    "/": "The status page.",
-    "/interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, feedback, "
-    "grounding, the model that answered, and where it was used in training.",
-    "/reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
+    "GET /healthz": "200 while the process is sound, else 503 with the reason. Restart the daemon then.",
+    "GET /readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is "
+    "missing.",
+    "GET /metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
+    "GET /": "The status page.",
+    "GET /interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, "
+    "feedback, grounding, the model that answered, and where it was used in training.",
+    "GET /approvals/{id}": "A request for approval, with what the gate found, for people who decide on it.",
+    "POST /approvals/{id}": "The form of that page: `decision` and `reason`.",
+    "GET /reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
 }
 COMMON_OPTIONS = ("config", "verbose")
 REFUSALS = {
@@ -433,8 +466,9 @@ def cli() -> list[str]:
     lines = page(
         "Command line",
         "Commands ask the running daemon, by the port and the tokens of the configuration; `status`, `dead-letters`,",
-        "`labels`, `import`, `export`, `lineage`, `retrain`, `promote`, `rollback` and `report` open the warehouse",
-        "themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all of them.",
+        "`labels`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`, `rollback` and `report` open the",
+        "warehouse themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all",
+        "of them.",
     )
     commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     helps = {action.dest: action.help or "" for action in commands._choices_actions}
@@ -526,7 +560,7 @@ def configuration() -> list[str]:
 def http() -> list[str]:
     """The routes, from the OpenAPI document."""
     document = openapi.document((one.method, one.path, one.least) for one in ROUTES)
-    roles = {one.path: one.least or "anybody" for one in ROUTES}
+    roles = {f"{one.method} {one.path}": one.least or "anybody" for one in ROUTES}
     lines = page(
         "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
     )
@@ -536,9 +570,9 @@ def http() -> list[str]:
     lines += table(
         ("route", "least role", "what it answers"),
         (
-            (named(f"GET {shown}", shown), roles[path], about)
-            for path, about in OTHER_ROUTES.items()
-            for shown in (re.sub(r":\w+}", "}", path),)
+            (named(shown, shown.removeprefix("GET ")), roles[route], about)
+            for route, about in OTHER_ROUTES.items()
+            for shown in (re.sub(r":\w+}", "}", route),)
         ),
     )
     lines += ["## API", ""]
@@ -790,7 +824,7 @@ def events() -> list[str]:
     lines += ["## Passed over", ""]
     lines += ["What is known to be no event is neither stored nor a dead letter; it is counted by its reason.", ""]
     lines += table(("reason", "what it is"), ((named(code), sentence(about)) for code, about in PASSED_OVER.items()))
-    lines += ["## Model event", "", "A change of champion, on `kafka.model_events_topic`, keyed by workload.", ""]
+    lines += ["## Model event", "", "A change of what serves, on `kafka.model_events_topic`, keyed by workload.", ""]
     lines += table(
         ("field", "meaning"),
         ((named(name, f"model-event.{name}"), sentence(about)) for name, about in MODEL_EVENT.items()),

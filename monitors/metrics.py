@@ -13,6 +13,7 @@ from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.money.outcomes import Outcomes
 from retuned.monitors.money.roi import Roi, Tenure
 from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
+from retuned.monitors.watch.canary import CanaryCheck
 from retuned.monitors.watch.check import WatchCheck
 
 
@@ -188,6 +189,25 @@ class Metrics:
             ["workload", "verdict"],
             registry=registry,
         )
+        self.rollout_decisions = Counter(
+            "retuned_rollout_decisions_total",
+            "Looks at a canary since start, by verdict: advance, hold or roll_back",
+            ["workload", "verdict"],
+            registry=registry,
+        )
+        self.rollout_answers = Gauge(
+            "retuned_rollout_answers",
+            "Answers of the canary in its present step; absent while there is none",
+            ["workload"],
+            registry=registry,
+        )
+        self.rollout_evidence = Gauge(
+            "retuned_rollout_evidence_ratio",
+            "Evidence that the canary is worse than the champion beside it, of what takes it back (1), by what is "
+            "compared (helpful, hallucination, latency) and who says so",
+            ["workload", "metric", "source"],
+            registry=registry,
+        )
         self.blind = Gauge(
             "retuned_monitor_blind",
             "1 while a monitor (quality, policy or drift) has too few rows to report what can be relied on, else 0",
@@ -292,6 +312,14 @@ class Metrics:
         self._replace(self.watch_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
         if seen is not None:
             self.watch_checks.labels(workload, seen.verdict).inc()
+
+    def canary(self, workload: str, seen: CanaryCheck | None) -> None:
+        """Show a look at the canary of a workload; None: there is none."""
+        self._replace(self.rollout_answers, workload, [((), seen.answers)] if seen else [])
+        comparisons = seen.comparisons if seen else []
+        self._replace(self.rollout_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
+        if seen is not None:
+            self.rollout_decisions.labels(workload, seen.verdict).inc()
 
     def quality(self, workload: str, figures: list[Figure]) -> None:
         """Show the figures of a workload; what has no figure any more disappears."""

@@ -5,7 +5,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from retuned.consumers.settings import JudgeSettings, PositiveFloat, PositiveInt, Section, Share, WorkloadSettings
+from retuned.consumers.settings import (
+    JudgeSettings,
+    PositiveFloat,
+    PositiveInt,
+    RolloutSettings,
+    Section,
+    Share,
+    WorkloadSettings,
+)
 from retuned.monitors.rates import Rate, ShareRate
 
 Attribute = Annotated[str, Field(pattern=r'^[^"\\]+$')]
@@ -194,4 +202,5 @@ class Settings(WorkloadSettings):
     drift: DriftSettings = Field(default_factory=lambda: DriftSettings())
     quality: QualitySettings = Field(default_factory=lambda: QualitySettings())
     watch: WatchSettings = Field(default_factory=lambda: WatchSettings())
+    rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
     roi: RoiSettings = Field(default_factory=lambda: RoiSettings())

@@ -3,7 +3,8 @@
 import threading
 from collections import defaultdict
 from collections.abc import Collection
-from typing import Any
+from datetime import UTC
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -11,6 +12,9 @@ from retuned.consumers.common.series import forget_other_workloads
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
+from retuned.retrain.release.approvals import waiting
+from retuned.retrain.release.rollout import Event
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import QUERIES, aliases, model_name
 
@@ -64,14 +68,33 @@ class Metrics:
         )
         self.promotions = Counter(
             "retuned_promotions_total",
-            "Changes of champion in the warehouse, by event: promoted or rolled_back",
+            "Changes of what serves in the warehouse, by event: promoted and rolled_back, of the champion; canary, "
+            "each of its steps; canary_rolled_back; completed, the end of a holdback",
             ["workload", "event"],
             registry=registry,
         )
         self.model = Gauge(
             "retuned_model_info",
-            "1 for the model that an alias names: champion or previous",
+            "1 for the model that an alias names: champion, previous or canary",
             ["workload", "model_name", "alias"],
+            registry=registry,
+        )
+        self.approvals = Gauge(
+            "retuned_approvals_waiting",
+            "Versions that the gate passed and that wait for a person's approval",
+            ["workload"],
+            registry=registry,
+        )
+        self.approval_expiry = Gauge(
+            "retuned_approval_expiry_timestamp_seconds",
+            "When the request for approval that waits expires, Unix time; absent while none waits",
+            ["workload"],
+            registry=registry,
+        )
+        self.rollout_share = Gauge(
+            "retuned_rollout_share_ratio",
+            "Share of the conversations that a version which is being rolled out answers; absent while none is",
+            ["workload"],
             registry=registry,
         )
         self.score = Gauge(
@@ -140,7 +163,10 @@ class Metrics:
             self._scored[workload] = set(scores)
 
     def aliases(self, warehouse: Warehouse, workload: str) -> None:
-        """Take in which models serve, and how often that has changed. Jobs may do so at the same time."""
+        """Take in which models serve, with which share, how often that has changed, and what waits for approval.
+
+        Threads may do so at once.
+        """
         with self._lock:
             self._aliases(warehouse, workload)
 
@@ -151,7 +177,7 @@ class Metrics:
             for workload in forget_other_workloads(vars(self).values(), workloads):
                 self._named.pop(workload, None)
                 self._scored.pop(workload, None)
-                for event in ("promoted", "rolled_back", "label_answered"):
+                for event in (*get_args(Event), "label_answered"):
                     self._counted.pop((workload, event), None)
 
     def _aliases(self, warehouse: Warehouse, workload: str) -> None:
@@ -161,13 +187,24 @@ class Metrics:
         for model, alias in named:
             self.model.labels(workload, model, alias).set(1)
         self._named[workload] = named
+        running = under_way(warehouse, workload)
+        if running is None:
+            self.rollout_share.remove_by_labels({"workload": workload})
+        else:
+            self.rollout_share.labels(workload).set(running.share)
         counts = {row["event"]: row["count"] for row in warehouse.rows(QUERIES["promotions"], {"workload": workload})}
-        for event in ("promoted", "rolled_back"):  # from 0 on: the first one ever is an increase, too
+        for event in get_args(Event):  # from 0 on: the first one ever is an increase, too
             key, count = (workload, event), counts.get(event, 0)
             # In one step: a scrape that saw 0 before what was counted until a restart would see an increase.
             self.promotions.labels(*key).inc(count - self._counted[key])
             self._counted[key] = count
         self.runs.labels(workload, "failed")  # from 0 on, too: a failure before a restart and one since it are two
+        request = waiting(warehouse, workload)
+        self.approvals.labels(workload).set(0 if request is None else 1)
+        if request is None:
+            self.approval_expiry.remove_by_labels({"workload": workload})
+        else:
+            self.approval_expiry.labels(workload).set(request.expires_at.replace(tzinfo=UTC).timestamp())
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
         """Take in what the latest dataset sets aside."""

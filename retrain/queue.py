@@ -107,11 +107,13 @@ def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) 
         found = unfinished(rollout.warehouse, workload)
         if not found:
             raise RetunedError(f"workload {workload}: no run is under way and none waits")
-        champion = versions.champion(rollout.warehouse, workload)
+        aliases = versions.aliases(rollout.warehouse, workload)
+        serving = {aliases.get(alias) for alias in (versions.CHAMPION, versions.CANARY)} - {None}
         for row in found:
-            if champion is not None and row["version"] == champion.version:
+            if row["version"] in serving:
+                name = versions.model_name(workload, row["version"])
                 raise RetunedError(
-                    f"workload {workload}: run {row['id']} is done, and {champion.name} serves; "
+                    f"workload {workload}: run {row['id']} is done, and {name} serves; "
                     f"`retuned rollback {workload}` takes it back"
                 )
         ids = [row["id"] for row in found]

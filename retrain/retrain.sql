@@ -148,27 +148,43 @@ UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $ve
 -- name: drop_alias
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
--- name: unannounced
--- What a provider serves has its name there: of the base model it is the base model's own.
+-- name: changes
+-- Changes of champion, those that were not announced yet or all, oldest first. What a provider serves has its name there: of the base model it is the base model's own.
 SELECT p.*, m.path, known.base_model,
        CASE WHEN p.version IS NOT NULL THEN m.provider_model
             WHEN known.provider_model IS NOT NULL THEN known.base_model END AS provider_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
-WHERE p.workload = $workload AND NOT p.announced
+WHERE p.workload = $workload AND ($announced OR NOT p.announced)
 ORDER BY p.created_at, p.rowid
 
 -- name: changed
-SELECT DISTINCT workload FROM promotions ORDER BY workload
+SELECT workload FROM promotions UNION SELECT workload FROM approvals ORDER BY workload
 
 -- name: announced
 UPDATE promotions SET announced = true WHERE id = $id
 
+-- name: rollouts
+-- Those under way.
+SELECT * FROM rollouts WHERE ended_at IS NULL AND workload = coalesce($workload, workload) ORDER BY workload
+
+-- name: routes
+-- Who answers the conversations of each workload: its champion or, while its traffic is split, two versions. Before the
+-- first promotion there is no champion, and may be a canary.
+SELECT workload, champions.version AS champion, experiments.id AS experiment, experiments.version,
+       experiments.previous_version, experiments.share
+FROM (SELECT workload, version FROM aliases WHERE alias = 'champion') AS champions
+FULL JOIN (SELECT * FROM rollouts WHERE ended_at IS NULL) AS experiments USING (workload)
+ORDER BY workload
+
+-- name: drop_rollout
+DELETE FROM rollouts WHERE id = $id
+
 -- name: taken_back
 -- When and why a version was last taken back from service.
 SELECT created_at, actor, reason FROM promotions
-WHERE workload = $workload AND event = 'rolled_back' AND previous_version = $version
+WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back') AND previous_version = $version
 ORDER BY created_at DESC LIMIT 1
 
 -- name: unfinished_runs

@@ -43,8 +43,9 @@ from retuned.retrain.decision.evaluate import (
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
-from retuned.retrain.release import card, registry
-from retuned.retrain.release.rollout import Rollout, one_at_a_time
+from retuned.retrain.release import approve, card, registry
+from retuned.retrain.release.rollout import Rollout, in_words, one_at_a_time
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.settings import SECRETS, ProviderModel
 from retuned.retrain.training import provider
@@ -69,7 +70,8 @@ class RunResult:
             rows too long), failed, cancelled, or interrupted (take it up again).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
-        promoted: the candidate is the champion now.
+        promoted: the candidate is in service now, as the champion or as a canary.
+        share: of the traffic, that it answers: 1.0 as the champion without a holdback; 0.0: it is not in service.
         reasons: of the gate, or why the run ended without one.
         scores: mean score on the holdout of each model: base, champion, candidate; and of logged, what production
             answered, on the rows where that is known.
@@ -86,6 +88,7 @@ class RunResult:
     version: str | None = None
     passed: bool | None = None
     promoted: bool = False
+    share: float = 0.0
     reasons: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
@@ -219,10 +222,10 @@ class _Run:
         card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
         self._check_stop()
         with self._stage("release") as traced:
-            promoted = self._promote(decision, parent, candidate)
-            if promoted:
+            share = self._promote(decision, parent, candidate)
+            if decision.outcome:
                 self.rollout.follow_up_or_log(self.workload)
-            traced.set(version=candidate.version, promoted=promoted)
+            traced.set(version=candidate.version, promoted=share > 0)
         seconds = self._row()
         return RunResult(
             run_id=self.id,
@@ -232,7 +235,8 @@ class _Run:
             parent_version=parent.version if parent else None,
             version=candidate.version,
             passed=decision.outcome,
-            promoted=promoted,
+            promoted=share > 0,
+            share=share,
             reasons=decision.reasons,
             scores=_scores(rows),
             figures=decision.figures,
@@ -564,35 +568,48 @@ class _Run:
         return decision
 
     @one_at_a_time
-    def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> bool:
-        """Promote what passed, unless somebody changed the champion meanwhile: it was compared with another one.
+    def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> float:
+        """Put what passed into service, or have it wait for a person's approval, unless the champion was changed
+        meanwhile: it was compared with another one.
 
-        Nor is a version promoted that was taken back from service before: after an interruption, or when a training
-        ends with the same weights again.
+        Nor is a version promoted that was taken back from service before, after an interruption or when a training
+        ends with the same weights again, nor one while another is being rolled out: two at a time could not be told
+        apart. Returns the share of the traffic that it answers.
         """
         if self._row()["state"] == "cancelled":
             raise Cancelled(f"run {self.id}: cancelled before it was done")
         if not decision.outcome:
-            return False
+            return 0.0
         champion = versions.champion(self.warehouse, self.workload)
         serving = champion.version if champion else None
+        running = under_way(self.warehouse, self.workload)
+        if running is not None and running.version == candidate.version:
+            return running.share  # put into service before the interruption
         if serving == candidate.version:
-            return True  # promoted before the interruption
+            return 1.0
         taken_back = self.warehouse.row(
             QUERIES["taken_back"], {"workload": self.workload, "version": candidate.version}
         )
         if taken_back is not None:
             decision.reasons.append(f"Not promoted: {candidate.name} was taken back before: {taken_back['reason']}")
-            return False
+            return 0.0
         if serving != (parent.version if parent else None):
             decision.reasons.append(
                 f"Not promoted: {versions.model_name(self.workload, serving)} was put into service while the candidate "
                 "was trained, and they were not compared."
             )
-            return False
-        self.rollout.set_champion(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
-        self._tell("promoted", version=candidate.version)
-        return True
+            return 0.0
+        if running is not None:
+            decision.reasons.append(f"Not promoted: {in_words(running)}.")
+            return 0.0
+        if self.settings.rollout.approve == "required":
+            request = approve.request(self.rollout, self.workload, candidate.version, serving, self.id, self.now())
+            decision.reasons.append(f"Not promoted: {request}.")
+            self._tell("approval", version=candidate.version)
+            return 0.0
+        share = self.rollout.begin(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
+        self._tell("promoted", version=candidate.version, share=share)
+        return share
 
     def _check_stop(self) -> None:
         if self.stop.is_set():

@@ -14,6 +14,7 @@ from retuned.consumers.settings import (
     PositiveFloat,
     PositiveInt,
     PrivacySettings,
+    RolloutSettings,
     Section,
     Share,
     WorkloadSettings,
@@ -476,6 +477,7 @@ class Settings(WorkloadSettings):
     metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())
+    rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
 
     @property

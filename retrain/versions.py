@@ -14,7 +14,7 @@ from retuned.retrain.settings import Base, ProviderModel
 
 QUERIES = named_queries("retuned.retrain", "retrain.sql")
 
-CHAMPION, PREVIOUS = "champion", "previous"
+CHAMPION, PREVIOUS, CANARY = "champion", "previous", "canary"
 
 LONGEST_FOLDER = 200
 """Characters of a workload's folder: file systems have 255 bytes, and something is written beside it under its name."""
@@ -194,7 +194,7 @@ def champion(warehouse: Warehouse, workload: str) -> Version | None:
 
 
 def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
-    """The aliases of a workload that are set, `champion` and `previous`: a version, or None for the base model."""
+    """The aliases of a workload that are set (champion, previous, canary): a version, or None for the base model."""
     return {row["alias"]: row["version"] for row in warehouse.rows(QUERIES["aliases"], {"workload": workload})}
 
 

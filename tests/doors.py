@@ -57,6 +57,16 @@ class FakeDaemon:
         lineage = {"rows": [], "set_aside": [], "quarantine": [], "removed": []}
         return texts | dict.fromkeys((*nothing, *optional)) | {name: [] for name in lists} | {"lineage": lineage}
 
+    def approvals(self, _: str | None) -> Any:
+        return [self.found]
+
+    def approval(self, _: str) -> Any:
+        return {"workload": "support", "version": "v1", "state": "waiting", "requested_at": "", "expires_at": ""}
+
+    def decide_approval(self, id: str, decision: str, reason: str, user: str | None) -> Any:
+        self.commands.append({"id": id, "decision": decision, "reason": reason, "user": user})
+        return {"done": self.found}
+
     def labels(self, _: str | None) -> Any:
         return [self.found]
 

@@ -161,8 +161,8 @@ def _next_batch(cursor: duckdb.DuckDBPyConnection) -> int:
     return int(batch)
 
 
-def registered(warehouse: Warehouse, version: str, provider_model: str, workload: str = "support") -> None:
-    """A version that a provider serves under a name of its own."""
+def registered(warehouse: Warehouse, version: str, provider_model: str | None, workload: str = "support") -> None:
+    """A version; with `provider_model` one that a provider serves under that name."""
     warehouse.insert(
         "models",
         version=version,

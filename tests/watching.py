@@ -70,18 +70,38 @@ class Watches:
     beside: Votes | None
 
 
-def draw(service: Service, runs: int, rng: np.random.Generator) -> Watches:
-    """Votes on the answers of four weeks before a promotion and two weeks after it, at a random hour of the week."""
-    hours = np.arange(BEFORE + WATCHED) + rng.integers(WEEK)
+@dataclass(frozen=True)
+class Rates:
+    """What is expected of the traffic of some hours.
+
+    Attributes:
+        answers: shape (hours,), of all traffic.
+        votes, bad: shape (hours, hours of delay): votes on them, and the share of these that are bad with the champion
+            before.
+    """
+
+    answers: npt.NDArray[np.float64]
+    votes: npt.NDArray[np.float64]
+    bad: npt.NDArray[np.float64]
+
+
+def rates_of(service: Service, hours: Numbers) -> Rates:
+    """Rates in consecutive hours, a week or more of them, counted from a Monday at midnight."""
     weekend, day = hours // DAY % 7 >= 5, (hours % DAY >= 8) & (hours % DAY < 20)
     traffic = np.where(day, 1.6, 0.4) * np.where(weekend, 0.5, 1.2)
     traffic = traffic / traffic[:WEEK].mean()
     worse = service.weekend * weekend + service.night * ~day
     worse = worse - (worse * traffic)[:WEEK].mean()
     come = np.diff(1 - 0.5 ** (np.arange(DELAYS + 1) / service.delay))
-    expected = (service.answers / DAY * service.rated * traffic)[:, None] * come
     temper = service.early * np.where(np.arange(DELAYS) < 3, 1.0, -1 / 3)
-    share = service.bad + worse[:, None] + temper
+    answers = service.answers / DAY * traffic
+    return Rates(answers, (answers * service.rated)[:, None] * come, service.bad + worse[:, None] + temper)
+
+
+def draw(service: Service, runs: int, rng: np.random.Generator) -> Watches:
+    """Votes on the answers of four weeks before a promotion and two weeks after it, at a random hour of the week."""
+    rates = rates_of(service, np.arange(BEFORE + WATCHED) + rng.integers(WEEK))
+    expected, share = rates.votes, rates.bad
 
     def votes(hours: slice, of_traffic: float, fall: float) -> Votes:
         n = rng.poisson(expected[hours] * of_traffic, (runs, *expected[hours].shape))

@@ -16,7 +16,7 @@ from retuned.daemon.settings import Settings
 SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
-    *("models", "dataset", "train", "evaluate", "metric", "gate", "labels"),
+    *("models", "dataset", "train", "evaluate", "metric", "gate", "rollout", "labels"),
     *("policy", "schedule", "http", "gateway", "logging", "tracing"),
 )
 

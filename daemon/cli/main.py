@@ -15,7 +15,7 @@ from retuned.consumers.common.memory import size_of
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
-from retuned.daemon.cli import progress, tokens
+from retuned.daemon.cli import approve, progress, tokens
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
@@ -49,10 +49,11 @@ _IMPORT = (
 )
 _EXPORT = (
     "Write a table or a training set. Tables: interactions, feedback, dead_letters, offsets, datasets, dataset_rows, "
-    "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, watch_checks, drift_checks, "
-    "drift_references, quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat "
-    "(corrected and accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the "
-    "questions that models are judged on, and what comes near to them, are left out of these."
+    "quarantine, runs, pauses, evaluations, decisions, models, aliases, promotions, approvals, rollouts, "
+    "rollout_checks, watch_checks, drift_checks, drift_references, quality, ledger, ledger_left_out, archives, "
+    "label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), preference (corrections over "
+    "the answers that they correct), kto (thumbs); the questions that models are judged on, and what comes near to "
+    "them, are left out of these."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "
@@ -140,6 +141,11 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument("--now", action="store_true", help="outside of schedule.training_hours, too")
         if name != "report":
             added.add_argument("--reason", help="kept with the decision")
+    approve.add_arguments(
+        command(
+            "approve", _approve, "approve or refuse a version that the gate passed, or list them", approve.DESCRIPTION
+        )
+    )
     drifted = command(
         "drift", _drift, "compare what is asked and answered now with the reference, or accept it", _DRIFT
     )
@@ -363,12 +369,20 @@ def _summary(status: dict[str, Any]) -> list[str]:
             f"  {one['monitor']:<11} blind: {one['found']} of {one['needed']} {one['what']}"
             for one in workload["blind"]
         ]
+        if rollout := workload["rollout"]:
+            lines.append(f"  rollout     {_rollout(name, rollout)}")
         if workload["watch"]:
             watch = workload["watch"]
             lines.append(
                 f"  watch       {name}@{watch['version']}: {watch['verdict'].replace('_', ' ')}: "
                 f"{'; '.join(watch['reasons'])}"
             )
+        for one in workload["approvals"]:
+            if one["state"] == "waiting":
+                until = f"waits until {_at(one['expires_at'])}"
+                lines.append(
+                    f"  approval    {name}@{one['version']} {until}: `retuned approve` has what the gate found"
+                )
         if workload["drift"]:
             latest = workload["drift"][0]
             lines.append(f"  drift       {_at(latest['created_at'])}: {latest['detail']}")
@@ -403,6 +417,17 @@ def _summary(status: dict[str, Any]) -> list[str]:
             ends = _within(change["uplift_low"], change["uplift_high"])
             lines.append(f"  uplift      {change['uplift']:.2f} {status['currency']}  ({before}{ends})")
     return lines
+
+
+def _rollout(workload: str, rollout: dict[str, Any]) -> str:
+    """Who answers how much, since when, and what the next step waits for."""
+    parts = f"{workload}@{rollout['version']} {rollout['share']:.4g}"
+    parts += f" of the conversations since {_at(rollout['step_since'])}"
+    if rollout["state"] == "holdback":
+        return f"{parts}; {workload}@{rollout['previous_version'] or 'base'} the rest until the watch has ended"
+    check = rollout["check"]
+    seen = f"{check['verdict'].replace('_', ' ')}: {'; '.join(check['reasons'])}" if check else "not looked at yet"
+    return f"{parts}, then {rollout['next_share']:.4g}, not before {_at(rollout['next_at'])}; {seen}"
 
 
 def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:
@@ -453,6 +478,11 @@ def _command(options: argparse.Namespace) -> int:
         answer = service.command(options.name, options.workload, arguments)
     print(f"{answer['workload'] or 'all workloads'}: {answer['done']}")
     return 0
+
+
+def _approve(options: argparse.Namespace) -> int:
+    with _service(_settings(options)) as service:
+        return approve.approve(options, service)
 
 
 def _drift(options: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ log = logging.getLogger("retuned.demo_server")
 class ModelEvent(msgspec.Struct, frozen=True):
     """What this server needs of a message on the model-events topic; `path` is null for the base model."""
 
-    event: Literal["promoted", "rolled_back"]
+    event: Literal["promoted", "rolled_back", "canary", "canary_rolled_back", "completed"]
     workload: str
     model: str
     path: str | None
@@ -293,7 +293,7 @@ def _read(
                 except msgspec.DecodeError as error:
                     log.warning("model events: the message at %s:%d is not understood: %s", topic, record.offset, error)
                     continue
-                if event.workload == workload:
+                if event.workload == workload and event.event != "canary":  # all it answers is by one version
                     latest = event
         if latest is not None:
             change(latest)

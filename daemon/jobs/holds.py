@@ -1,4 +1,4 @@
-"""What keeps a run that is in line from starting, or from going on: a pause, the hour, too little memory."""
+"""What keeps a run that is in line from starting, or from going on: a pause, a rollout, the hour, too little memory."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,12 +10,14 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings
 from retuned.retrain import versions
+from retuned.retrain.release.rollout import in_words
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.training.memory import needed_bytes
 
 QUERIES = named_queries("retuned.daemon.jobs", "runs.sql")
 
-Kind = Literal["turn", "paused", "hours", "memory"]
-KINDS: tuple[Kind, ...] = ("turn", "paused", "hours", "memory")
+Kind = Literal["turn", "paused", "rollout", "hours", "memory"]
+KINDS: tuple[Kind, ...] = ("turn", "paused", "rollout", "hours", "memory")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: dat
     """What a run, by its row, waits for, under the settings of its workload; None: it may start."""
     if (reason := paused(warehouse, run["workload"])) is not None:
         return Hold("paused", reason)
+    if (running := under_way(warehouse, run["workload"])) is not None and running.version != run["version"]:
+        return Hold("rollout", f"it waits for the end of a rollout: {in_words(running)}")
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")

@@ -65,7 +65,7 @@ class Jobs:
         jobs = [
             Job("quality", partial(tasks.measure_quality, context, runs), schedule.quality_seconds, "default", soon),
             # Quality may wait for a slow judge: a bad champion must not.
-            Job("watch", partial(tasks.watch_champions, context), schedule.watch_seconds, "watch", soon),
+            Job("watch", partial(tasks.watch_service, context), schedule.watch_seconds, "watch", soon),
             Job("drift", partial(tasks.check_drift, context, runs), schedule.drift_seconds, "drift", check_due),
             # These two wait for a broker that is away.
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),

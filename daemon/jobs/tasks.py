@@ -19,10 +19,12 @@ from retuned.monitors.drift import windows as drift_windows
 from retuned.monitors.money import ledger, roi
 from retuned.monitors.money.outcomes import outcomes
 from retuned.monitors.quality import measure as quality
+from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
-from retuned.retrain import queue
+from retuned.retrain import queue, versions
 from retuned.retrain.data import examples, label_requests
-from retuned.retrain.release import retention
+from retuned.retrain.release import approve, retention
+from retuned.retrain.release.routes import under_way
 
 log = logging.getLogger(__name__)
 COMPLAINTS = timedelta(hours=1)
@@ -30,7 +32,8 @@ COMPLAINTS = timedelta(hours=1)
 
 
 def measure_quality(context: Context, runs: Runs) -> None:
-    """Measure quality, book the ledger, and ask the policy, for each workload."""
+    """Measure quality, book the ledger, end requests for approval whose time is over, and ask the policy, for each
+    workload."""
     now = context.now()
     with context.parts("quality") as parts:
         with parts.step("storage"):
@@ -38,6 +41,8 @@ def measure_quality(context: Context, runs: Runs) -> None:
             context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
         with parts.step("booking"):
             _book(context, now)
+        with parts.step("approvals"):
+            approve.expire(context.rollout, now)
         with parts.step("labels"):
             label_requests.settle(context.warehouse)
             _show_label_requests(context)
@@ -58,10 +63,13 @@ def measure_quality(context: Context, runs: Runs) -> None:
             context.retrain_metrics.keep(measured, shown | under_way)
 
 
-def watch_champions(context: Context) -> None:
-    """Look at the champions that the gate promoted lately, and take back what does worse than the one before."""
+def watch_service(context: Context) -> None:
+    """Look at what the gate put into service lately, canaries and champions: take the next step, or take back what does
+    worse than the one before."""
     with context.parts("watch") as parts:
         for workload in sorted(context.shown()):
+            with parts.workload(workload):
+                _watch_canary(context, workload)
             with parts.workload(workload):
                 _watch_champion(context, workload)
 
@@ -202,6 +210,8 @@ def remove_old(context: Context) -> None:
                 removed.labels("quality").inc(quality.thin(warehouse, recent, now))
             with parts.step("watch"):
                 removed.labels("watch_check").inc(watch.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
+            with parts.step("rollouts"):
+                removed.labels("rollout_check").inc(canary.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
         with parts.step("drift"):
             removed.labels("drift_check").inc(drift.thin(warehouse, settings.drift.keep_reports, recent, old))
         with parts.step("drift reports"):
@@ -279,10 +289,27 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
         context.retrain_metrics.quarantine(warehouse, workload)
 
 
+def _watch_canary(context: Context, workload: str) -> None:
+    seen = canary.check(context.warehouse, context.settings.for_workload(workload), workload, context.now())
+    context.monitor_metrics.canary(workload, seen)
+    if seen is None or seen.verdict == "hold":
+        return
+    reason, name = "; ".join(seen.reasons), versions.model_name(workload, seen.version)
+    if seen.verdict == "roll_back":
+        context.rollout.rollback(workload, "rollout", reason, context.now(), of=seen.version)
+        log.warning("%s: the canary %s is taken back: %s", workload, name, reason)
+    else:
+        share = context.rollout.advance(workload, seen.experiment, seen.share, reason, context.now())
+        log.info("%s: %s answers %.4g of the conversations now: %s", workload, name, share, reason)
+
+
 def _watch_champion(context: Context, workload: str) -> None:
     seen = watch.check(context.warehouse, context.settings.for_workload(workload), workload, context.now())
     context.monitor_metrics.watch(workload, seen)
-    if seen is None or seen.verdict != "roll_back":
+    if seen is None or seen.verdict == "keep":
+        context.rollout.complete(workload, "; ".join(seen.reasons) if seen else "nothing is watched", context.now())
+        return
+    if seen.verdict == "go_on":
         return
     reason = "; ".join(seen.reasons)
     restored = context.rollout.rollback(workload, "watch", reason, context.now(), of=seen.version)
@@ -300,6 +327,9 @@ def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
     if (seen := watch.latest(context.warehouse, workload)) and seen.verdict == "go_on":
         before = timedelta(seconds=settings.watch.compare_seconds)
         spans.append(Span(workload, seen.since - before, seen.until))
+    if running := under_way(context.warehouse, workload):
+        before = timedelta(days=1)  # what is slow is known from that day
+        spans.append(Span(workload, running.created_at - before, datetime.max))  # noqa: DTZ901  (no zone)
     return spans
 
 

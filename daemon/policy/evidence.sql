@@ -12,7 +12,7 @@ WHERE a.workload = $workload AND a.alias = 'champion'
 SELECT r.started_at, r.finished_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
        r.version IN (
-           SELECT previous_version FROM promotions WHERE workload = $workload AND event = 'rolled_back'
+           SELECT previous_version FROM promotions WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back')
        ) AS taken_back
 FROM runs r
 LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
@@ -21,7 +21,7 @@ ORDER BY r.started_at DESC LIMIT 1
 
 -- name: refused
 -- Runs whose candidate was not promoted, or that were refused before there was one: since the last promotion, or since
--- somebody asked for one by hand.
+-- somebody asked for one by hand. What waits for approval, or gave way before anybody decided on it, was not refused.
 WITH began AS (
     SELECT max(began_at) AS began_at FROM (
         SELECT max(created_at) AS began_at FROM promotions WHERE workload = $workload AND event = 'promoted'
@@ -31,7 +31,8 @@ WITH began AS (
 )
 SELECT count(*) AS runs FROM runs, began
 WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'retrain'
-  AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false) AND (began_at IS NULL OR started_at > began_at)
+  AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false)
+  AND id NOT IN (SELECT run_id FROM approvals WHERE state IN ('waiting', 'approved', 'superseded')) AND (began_at IS NULL OR started_at > began_at)
 
 -- name: drift
 -- What was accepted as usual is no reason any more.
@@ -50,11 +51,13 @@ FROM judgements
 WHERE workload = $workload AND name = 'correction'
 
 -- name: past_runs
--- What the latest decided runs took and brought, and how many corrections each had that its parent had not.
+-- What the latest decided runs took and brought, and how many corrections each had that its parent had not. What waits for
+-- approval is not decided.
 WITH latest AS MATERIALIZED (
     SELECT r.*, coalesce(r.train_seconds, 0) + coalesce(r.evaluate_seconds, 0) AS seconds
     FROM runs r SEMI JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
     WHERE r.workload = $workload AND r.state = 'succeeded' AND seconds > 0
+        AND r.id NOT IN (SELECT run_id FROM approvals WHERE state = 'waiting')
     ORDER BY r.started_at DESC LIMIT 20
 ), learned AS (
     SELECT version, coalesce(try_cast(card ->> 'evidence_until' AS TIMESTAMP), created_at) AS until
@@ -67,7 +70,8 @@ WITH latest AS MATERIALIZED (
     )
 ), past AS (
     SELECT r.id, r.seconds,
-           coalesce((r.detail ->> 'promoted')::BOOLEAN, false) AS promoted,
+           coalesce((r.detail ->> 'promoted')::BOOLEAN, false)
+               OR r.id IN (SELECT run_id FROM approvals WHERE state = 'approved') AS promoted,
            coalesce(r.detail -> 'scores' ->> 'champion', r.detail -> 'scores' ->> 'base')::DOUBLE AS before,
            (r.detail -> 'scores' ->> 'candidate')::DOUBLE AS after,
            coalesce(inherited.until, TIMESTAMP '1970-01-01') AS since, own.until

@@ -157,7 +157,7 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
             for row in warehouse.rows(SQL[name], parameters_of(SQL[name], parameters))
         ]
 
-    found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "runs", "drift")}
+    found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "approvals", "runs", "drift")}
     voted = _votes(warehouse, workload, period)
     became = outcomes(warehouse, workload, period.start.date(), period.end.date())
     found["figures"] += [row for row in voted if row["day"]]

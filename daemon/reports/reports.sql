@@ -44,6 +44,12 @@ SELECT created_at, event, version, previous_version, actor, reason FROM promotio
 WHERE workload = $workload AND created_at >= $start AND created_at < $end
 ORDER BY created_at
 
+-- name: approvals
+-- Those that were settled.
+SELECT decided_at, version, state, actor, reason FROM approvals
+WHERE workload = $workload AND decided_at >= $start AND decided_at < $end
+ORDER BY decided_at
+
 -- name: runs
 -- Those that were begun: one that was cancelled in line has no attempt.
 SELECT state, count(*) AS runs, sum(coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) AS seconds FROM runs

@@ -59,6 +59,11 @@ SELECT * FROM promotions
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: approvals
+SELECT * FROM approvals
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR requested_at >= $since) AND ($until IS NULL OR requested_at < $until)
+
 -- name: drift_checks
 SELECT * FROM drift_checks
 WHERE ($workload IS NULL OR workload = $workload)
@@ -71,6 +76,16 @@ WHERE ($workload IS NULL OR workload = $workload)
 
 -- name: watch_checks
 SELECT * FROM watch_checks
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: rollouts
+SELECT * FROM rollouts
+WHERE ($workload IS NULL OR workload = $workload)
+  AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
+
+-- name: rollout_checks
+SELECT * FROM rollout_checks
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 

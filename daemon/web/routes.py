@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import anyio
 from jinja2 import Environment, PackageLoader
@@ -20,14 +21,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.formats.files import TOPIC
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.jsontext import as_json, plain
-from retuned.daemon.service import COMMANDS, OF_ALL, LocalService
+from retuned.daemon.service import COMMANDS, OF_ALL, VERDICTS, Decision, LocalService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export
 from retuned.daemon.transfer.imports import from_bytes, most_bytes
@@ -46,6 +54,7 @@ STATUS_SECONDS = 2.0
 LIGHT_THREADS = 4
 """For health and metrics alone, so that slow answers to others do not hold them up."""
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; form-action 'none'"
+FORM_POLICY = PAGE_POLICY.replace("form-action 'none'", "form-action 'self'")
 REPORT_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; frame-ancestors 'none'; form-action 'none'"
@@ -126,6 +135,7 @@ class _Endpoints:
         self._service, self._process, self._settings = service, process, settings
         templates = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
         self._page = templates.get_template("status.html")
+        self._approval_page = templates.get_template("approval.html")
         self._interaction_page = templates.get_template("interaction.html")
         self._status = Recent(self._current_status, STATUS_SECONDS)
 
@@ -191,6 +201,48 @@ class _Endpoints:
             return _json(self._service.route(workload, conversation))
         except RetunedError as error:
             raise HTTPException(404, str(error)) from error
+
+    def approvals(self, request: Request) -> Response:
+        return _json(self._service.approvals(request.query_params.get("workload")))
+
+    async def decide(self, request: Request) -> Response:
+        await self._approval(request)
+        arguments = await _arguments(request)
+        return _json(await self._done(self._service.decide_approval, *_decision(request, arguments)))
+
+    async def approval_page(self, request: Request) -> Response:
+        found = await self._approval(request)
+        decision = request.query_params.get("decision")
+        return self._show_approval(found, decision if decision in VERDICTS else None)
+
+    async def decide_on_page(self, request: Request) -> Response:
+        """As `decide`, from the form of the page; it leads back to the page, which shows what was decided."""
+        await self._approval(request)
+        if request.headers.get("content-type") != "application/x-www-form-urlencoded":
+            raise HTTPException(415, "send the form of this page; programs send JSON to /api/v1/approvals/{id}")
+        body = await _body(request, MOST_BODY_BYTES, "a body", "reasons are short")
+        arguments = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+        try:
+            await self._done(self._service.decide_approval, *_decision(request, arguments))
+        except HTTPException as error:
+            found = await self._approval(request)
+            return self._show_approval(found, arguments.get("decision"), error.detail, error.status_code)
+        return RedirectResponse(request.url.path, 303)
+
+    async def _approval(self, request: Request) -> Any:
+        """The request for approval that the path names; HTTPException 404: there is none."""
+        found = await run_in_threadpool(self._service.approval, request.path_params["id"])
+        if found is None:
+            raise HTTPException(404, "no such request for approval; GET /api/v1/approvals lists them")
+        return plain(found)
+
+    def _show_approval(
+        self, approval: Any, decision: str | None, problem: str | None = None, status: int = 200
+    ) -> Response:
+        page = self._approval_page.render(approval=approval, decision=decision, problem=problem)
+        # With no-referrer the form would be sent with the origin null, which is refused as that of another site.
+        headers = {"Content-Security-Policy": FORM_POLICY, "Referrer-Policy": "same-origin"}
+        return HTMLResponse(page, status, headers)
 
     async def replay(self, request: Request) -> Response:
         await _arguments(request)
@@ -270,9 +322,13 @@ ROUTES = (
     Access("GET", "/api/v1/route", _Endpoints.model_route, "metrics"),
     Access("GET", "/", _Endpoints.index, "viewer"),
     Access("GET", "/reports/{id}", _Endpoints.report, "viewer"),
+    Access("GET", "/approvals/{id}", _Endpoints.approval_page, "viewer"),
+    Access("POST", "/approvals/{id}", _Endpoints.decide_on_page, "operator"),
     Access("GET", "/api/v1/openapi.json", _Endpoints.openapi, "viewer"),
     Access("GET", "/api/v1/status", _Endpoints.status, "viewer"),
     Access("GET", "/api/v1/ingestion", _Endpoints.ingestion, "viewer"),
+    Access("GET", "/api/v1/approvals", _Endpoints.approvals, "viewer"),
+    Access("POST", "/api/v1/approvals/{id}", _Endpoints.decide, "operator"),
     Access("GET", "/interactions/{id:path}", _Endpoints.interaction, "operator"),
     Access("GET", "/api/v1/labels", _Endpoints.labels, "labeller"),
     Access("GET", "/api/v1/dead-letters", _Endpoints.letters, "operator"),
@@ -323,6 +379,23 @@ async def _arguments(request: Request) -> dict[str, Any]:
     if not isinstance(arguments.get("now", False), bool):
         raise HTTPException(400, "now: expected true or false")
     return arguments
+
+
+def _decision(request: Request, arguments: Mapping[str, Any]) -> tuple[str, Decision, str, str | None]:
+    """The id of a request for approval, what is decided on it, why, and by whom; HTTPException 400: that is malformed.
+
+    The name in the body is what somebody claims, and counts where nobody has to show who they are.
+    """
+    decision, reason, user = (arguments.get(name) for name in ("decision", "reason", "user"))
+    if decision not in tuple(VERDICTS):
+        raise HTTPException(400, f"decision: expected {' or '.join(VERDICTS)}")
+    if not isinstance(reason, str) or not reason.strip():
+        raise HTTPException(400, "reason: expected a text; it is kept with the decision")
+    if not isinstance(user, str | None):
+        raise HTTPException(400, "user: expected a text")
+    claimed = f"{user} (without a token)" if user else None
+    who = getattr(request.state, "principal", None) or claimed
+    return request.path_params["id"], decision, reason.strip(), who
 
 
 def _topic(request: Request) -> str:

@@ -168,14 +168,18 @@ def board(name: str, question: str, panels: Sequence[Any], *, version: bool = Tr
     if version:
         models_of = f"label_values(retuned_model_info{{{OF_WORKLOAD}}}, model_name)"
         made.with_variable(_variable("version", "Version", models_of))
-    for event, title, colour in (("promoted", "Promotions", "blue"), ("rolled_back", "Rollbacks", "red")):
+    for event, title, colour in (
+        ("promoted", "Promotions", "blue"),
+        ("canary", "Canary steps", "purple"),
+        ("(canary_)?rolled_back", "Rollbacks", "red"),
+    ):
         made.annotation(
             dashboard.AnnotationQuery()
             .name(title)
             .enable(True)
             .datasource(SOURCE)
             .icon_color(colour)
-            .expr(f'increase(retuned_promotions_total{{{OF_WORKLOAD}, event="{event}"}}[$__rate_interval]) > 0')
+            .expr(f'increase(retuned_promotions_total{{{OF_WORKLOAD}, event=~"{event}"}}[$__rate_interval]) > 0')
         )
     for place, panel in enumerate(panels, start=1):
         made.with_panel(panel.id(place))
@@ -612,6 +616,12 @@ def learning() -> dashboard.Dashboard:
             ),
         ),
         lines(
+            "Time left to approve",
+            "For how long what the gate passed can still be approved (rollout.approve). No series: nothing waits.",
+            (f"retuned_approval_expiry_timestamp_seconds{{{OF_WORKLOAD}}} - time()", "{{workload}}"),
+            unit=SECONDS,
+        ),
+        lines(
             "Loss",
             "Loss of the completion tokens while training: of each step, and on the validation rows after each epoch. "
             "Training stops when the latter no longer falls.",
@@ -626,9 +636,10 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Runs in line",
-            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory, and the pauses in force. "
-            "No series: none waits.",
+            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory (no series: none waits); "
+            "the pauses in force, and versions that wait for approval.",
             (f"retuned_runs_waiting{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
+            (f"retuned_approvals_waiting{{{OF_WORKLOAD}}}", "{{workload}} approval"),
             ("retuned_training_pauses", "pauses"),
         ),
         lines(
@@ -675,6 +686,25 @@ def learning() -> dashboard.Dashboard:
             "Feedback that the latest dataset sets aside, by reason. Bursts and collusion are somebody's doing; "
             "`retuned export quarantine` lists who said what. Nothing of it is learned.",
             (f"retuned_quarantined_feedback{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
+        ),
+        lines(
+            "Rollouts",
+            "The share of the conversations that a version answers while it goes into service step by step, and the "
+            "evidence that it is worse than the champion beside it, by metric and source. At 100% of that it is taken "
+            "back.",
+            (f"retuned_rollout_share_ratio{{{OF_WORKLOAD}}}", "{{workload}} share"),
+            (f"retuned_rollout_evidence_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{metric}}, {{source}}"),
+            unit=SHARE,
+        ),
+        lines(
+            "Decisions on canaries",
+            "Answers of the canary in its present step, and what was decided in the last hour: advance, hold, roll "
+            "back.",
+            (f"retuned_rollout_answers{{{OF_WORKLOAD}}}", "{{workload}} answers"),
+            (
+                f"sum by (workload, verdict) (increase(retuned_rollout_decisions_total{{{OF_WORKLOAD}}}[1h]))",
+                "{{workload}} {{verdict}}",
+            ),
         ),
         lines(
             "Evidence against a new champion",

@@ -42,7 +42,7 @@ SELECT answer, answers.id, answers.workload, conversation, answers.version, prom
        cost AS reported_cost,
        greatest(coalesce(input_tokens, 0)::DOUBLE + coalesce(output_tokens, 0)::DOUBLE, 0) AS tokens,
        try_cast(attributes ->> 'third_party_cost' AS DOUBLE) AS reported_third_party
-FROM answers ASOF LEFT JOIN promotions
+FROM answers ASOF LEFT JOIN (SELECT * FROM promotions WHERE event IN ('promoted', 'rolled_back')) AS promotions
     ON promotions.workload = answers.workload AND promotions.created_at <= answers.timestamp
 
 -- name: days
@@ -243,8 +243,13 @@ LEFT JOIN LATERAL (
         AND created_at >= runs.started_at
     ORDER BY created_at LIMIT 1
 ) AS led ON true
-ASOF LEFT JOIN promotions AS served ON served.workload = runs.workload AND served.created_at <= runs.finished_at
+ASOF LEFT JOIN (SELECT * FROM promotions WHERE event IN ('promoted', 'rolled_back')) AS served
+    ON served.workload = runs.workload AND served.created_at <= runs.finished_at
 WHERE finished_at IS NOT NULL AND quantity > 0
+    AND NOT EXISTS (  -- what a canary cost is a cost of the champion that it may become
+        SELECT 1 FROM aliases
+        WHERE alias = 'canary' AND aliases.workload = runs.workload AND aliases.version = runs.version
+    )
     AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 
@@ -258,7 +263,9 @@ SELECT min(received_at) AS since FROM interactions
 SELECT DISTINCT workload FROM answer_minutes ORDER BY workload
 
 -- name: changes
-SELECT id, created_at, version FROM promotions WHERE workload = $workload ORDER BY created_at
+SELECT id, created_at, version FROM promotions
+WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
+ORDER BY created_at
 
 -- name: changed_workloads
 SELECT DISTINCT workload FROM promotions
@@ -325,7 +332,8 @@ SELECT moments.rowid AS entry, * FROM ledger_moments AS moments
 WHERE hour < $before AND hour <> date_trunc('day', hour) AND gain_squared < 1e300 AND cost_squared < 1e300
     AND NOT EXISTS (
         SELECT 1 FROM promotions
-        WHERE promotions.workload = moments.workload AND hour <= promotions.created_at
+        WHERE promotions.workload = moments.workload AND event IN ('promoted', 'rolled_back')
+            AND hour <= promotions.created_at
             AND hour >= date_trunc('hour', promotions.created_at - to_seconds($window))
     )
 

@@ -24,7 +24,7 @@ SELECT id, created_at, event, version, previous_version, coalesce(lag(id) OVER (
        coalesce((SELECT sum(amount) FROM ledger WHERE promotion = promotions.id AND kind = 'cost' AND abs(amount) < 1e150
                  AND version IS NOT DISTINCT FROM promotions.version), 0) AS costs
 FROM promotions
-WHERE workload = $workload
+WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
 ORDER BY created_at DESC
 LIMIT $most
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.settings import Settings
-from retuned.monitors.watch.comparison import Comparison, Verdict, compare, decide, power
+from retuned.monitors.watch.comparison import Comparison, Verdict, compare, decide, half_of_error, power
 from retuned.monitors.watch.counts import Watched, count
 
 QUERIES = named_queries("retuned.monitors.watch", "watch.sql")
@@ -48,9 +48,9 @@ class WatchCheck:
 def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> WatchCheck | None:
     """Look at the promotion that is watched, store what is seen in `watch_checks`, and return it.
 
-    None: nothing is watched. What is, is the latest change of champion, when the gate made it and no check has said
-    `keep`. A stored `roll_back` is returned as it is, for as long as nobody has carried it out. All else is computed
-    from the events anew each time, so that nothing is lost between two checks.
+    None: nothing is watched. What is, is the latest change of champion, when the gate or the last step of a rollout
+    made it and no check has said `keep`. A stored `roll_back` is returned as it is, for as long as nobody has carried
+    it out. All else is computed from the events anew each time, so that nothing is lost between two checks.
     """
     if not settings.watch.enabled:
         return None
@@ -60,15 +60,16 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     known = latest(warehouse, workload)
     if known is not None and known.promotion_id == promotion["id"] and known.verdict != "go_on":
         return known if known.verdict == "roll_back" else None
+    rules = half_of_error(settings.watch) if promotion["after_canary"] else settings.watch
     since: datetime = promotion["since"]
-    until = since + timedelta(seconds=settings.watch.duration_seconds)
+    until = since + timedelta(seconds=rules.duration_seconds)
     watched = Watched(
         promotion["id"], workload, promotion["version"], promotion["previous_version"], since, min(now, until)
     )
-    kinds = count(warehouse, settings.watch, watched)
-    comparisons = [compare(*kind, references, settings.watch) for kind, references in kinds.items()]
-    can_find = power(kinds, watched.elapsed, settings.watch)
-    verdict, reasons = decide(comparisons, now - since, can_find, settings.watch)
+    kinds = count(warehouse, rules, watched)
+    comparisons = [compare(*kind, references, rules) for kind, references in kinds.items()]
+    can_find = power(kinds, watched.elapsed, rules)
+    verdict, reasons = decide(comparisons, now - since, can_find, rules)
     seen = WatchCheck(
         id=uuid.uuid4().hex,
         created_at=now,

@@ -45,6 +45,8 @@ REFERENCE = {
 }
 FALL = 0.2
 """The harm that a watch with power finds: so many points more of bad answers."""
+MISSED = 0.1
+"""Chance that a canary with that harm takes a step before the time of the step is over."""
 MINIMUM_HOURS = 6
 """With fewer hours on either side, slowness takes nothing back."""
 
@@ -82,7 +84,8 @@ class Comparison:
         against: the reference with the least evidence of harm.
         bad_before, n_before, bad_after, n_after: see `Counts`.
         worse: evidence that the share rose by more than the margin; from 1 on it is enough by itself.
-        as_good: evidence that it did not, against each reference; from 1 on it is enough.
+        as_good: evidence that it did not, against each reference; of a canary, that it rose by less than `FALL`. From 1
+            on it is enough.
     """
 
     metric: str
@@ -94,6 +97,11 @@ class Comparison:
     worse: float
     as_good: float
     against: Against = "all"
+
+    def has_enough(self, settings: WatchSettings) -> bool:
+        """Whether either side has so many observations that it may take a version back."""
+        least = MINIMUM_HOURS if self.metric == "latency" else settings.minimum_votes
+        return min(self.n_before, self.n_after) >= least
 
     def __str__(self) -> str:
         unit = "hours" if self.metric == "latency" else "voters" if self.source == "user" else "conversations"
@@ -123,7 +131,7 @@ class Power:
 
 def compare(metric: str, source: str, references: Sequence[Counts], settings: WatchSettings) -> Comparison:
     """One comparison against each of its references."""
-    judged = [(_evidence(counts, settings), counts) for counts in references]
+    judged = [(_evidence(counts, settings.margin), counts) for counts in references]
     (worse, _), found = min(judged, key=lambda each: each[0][0])
     return Comparison(
         metric,
@@ -138,6 +146,26 @@ def compare(metric: str, source: str, references: Sequence[Counts], settings: Wa
     )
 
 
+def compare_steps(metric: str, source: str, steps: Sequence[Counts], settings: WatchSettings) -> Comparison:
+    """One comparison at the same time, over steps in which the shares of the traffic differ.
+
+    Evidence of the steps is multiplied (see canary.py). The counts are those of all steps, and for information.
+    """
+    worse = math.fsum(_evidence(counts, settings.margin)[0] for counts in steps)
+    as_good = math.fsum(_evidence(counts, FALL)[1] for counts in steps)
+    return Comparison(
+        metric,
+        source,
+        math.fsum(counts.bad_before for counts in steps),
+        sum(counts.n_before for counts in steps),
+        math.fsum(counts.bad_after for counts in steps),
+        sum(counts.n_after for counts in steps),
+        worse=max(worse / _needed(metric, source, settings), 0.0),
+        as_good=max(as_good / math.log(1 / (MISSED * COMPARED[metric, source])), 0.0),
+        against="same_time",
+    )
+
+
 def decide(
     comparisons: Sequence[Comparison], age: timedelta, power: Power, settings: WatchSettings
 ) -> tuple[Verdict, list[str]]:
@@ -149,12 +177,7 @@ def decide(
     """
     points = f"{100 * settings.margin:g} points"
     duration = timedelta(seconds=settings.duration_seconds)
-    enough = [c for c in comparisons if min(c.n_before, c.n_after) >= _minimum(c, settings) and c.worse > 0]
-    enough.sort(key=lambda c: c.worse, reverse=True)
-    # In logarithms, as evidence may be any number of digits long. What speaks for the version adds nothing.
-    shares = [math.log(COMPARED[c.metric, c.source]) + c.worse * _needed(c.metric, c.source, settings) for c in enough]
-    if shares and np.logaddexp.reduce(shares) >= math.log(1 / settings.false_rollback_rate) and age <= 2 * duration:
-        told = [c for c in enough if c.worse >= 1] or enough
+    if (told := shown_worse(comparisons, settings)) and age <= 2 * duration:
         return "roll_back", [f"{comparison}: worse by more than {points}" for comparison in told]
     votes = [c for c in comparisons if c.metric != "latency" and c.n_before >= settings.minimum_votes]
     figures = [str(c) for c in comparisons if c.n_after] or ["no answer of this version was seen"]
@@ -165,6 +188,25 @@ def decide(
     if as_good and age >= timedelta(seconds=settings.minimum_seconds):
         return "keep", [f"shown to be within {points} of the champion before", *figures]
     return "go_on", [f"neither shown to be worse by more than {points} nor to be within them", can_find, *figures]
+
+
+def half_of_error(settings: WatchSettings) -> WatchSettings:
+    """The settings of a canary, and of the watch over what was one: a rollout has one error in all."""
+    return settings.model_copy(update={"false_rollback_rate": settings.false_rollback_rate / 2})
+
+
+def shown_worse(comparisons: Sequence[Comparison], settings: WatchSettings) -> list[Comparison]:
+    """What shows that the version is worse by more than the margin, the most evidence first; empty: all is too little.
+
+    It is those that are enough by themselves or, where none is, those that are enough together.
+    """
+    enough = [c for c in comparisons if c.has_enough(settings) and c.worse > 0]
+    enough.sort(key=lambda c: c.worse, reverse=True)
+    # In logarithms, as evidence may be any number of digits long. What speaks for the version adds nothing.
+    shares = [math.log(COMPARED[c.metric, c.source]) + c.worse * _needed(c.metric, c.source, settings) for c in enough]
+    if not shares or np.logaddexp.reduce(shares) < math.log(1 / settings.false_rollback_rate):
+        return []
+    return [c for c in enough if c.worse >= 1] or enough
 
 
 def power(kinds: Mapping[tuple[str, str], Sequence[Counts]], elapsed: timedelta, settings: WatchSettings) -> Power:
@@ -217,11 +259,11 @@ def seconds_to_find(
     return float(days[shown.argmax()]) * 86_400 if shown.any() else None
 
 
-def _evidence(counts: Counts, settings: WatchSettings) -> tuple[float, float]:
-    """Logarithms of the evidence that the share rose by more than the margin, and that it did not."""
+def _evidence(counts: Counts, margin: float) -> tuple[float, float]:
+    """Natural logarithms of the evidence that the share rose by more than the margin, and that it did not."""
     bad_before, n_before, bad_after, n_after = counts.bad_before, counts.n_before, counts.bad_after, counts.n_after
-    worse = log_e_value(bad_before, n_before, bad_after, n_after, settings.margin)
-    as_good = log_e_value(n_before - bad_before, n_before, n_after - bad_after, n_after, -settings.margin)
+    worse = log_e_value(bad_before, n_before, bad_after, n_after, margin)
+    as_good = log_e_value(n_before - bad_before, n_before, n_after - bad_after, n_after, -margin)
     return float(worse), float(as_good)
 
 
@@ -230,23 +272,20 @@ def _needed(metric: str, source: str, settings: WatchSettings) -> float:
     return math.log(1 / (settings.false_rollback_rate * COMPARED[metric, source]))
 
 
-def _minimum(comparison: Comparison, settings: WatchSettings) -> int:
-    return MINIMUM_HOURS if comparison.metric == "latency" else settings.minimum_votes
-
-
 def _sentence(power: Power, settings: WatchSettings) -> str:
     if not power.votes_per_day:
         return "nobody votes on the answers: the watch can find nothing but slow ones"
     rate = f"at {power.votes_per_day:,.3g} votes a day a fall of {100 * FALL:.0f} points"
     if power.within(settings):
-        return f"{rate} shows after {_span(power.seconds or 0.0)}"
-    takes = "would take more than a year" if power.seconds is None else f"would take {_span(power.seconds)}"
+        return f"{rate} shows after {span(power.seconds or 0.0)}"
+    takes = "would take more than a year" if power.seconds is None else f"would take {span(power.seconds)}"
     return (
-        f"{rate} {takes} to show, and the watch ends after {_span(settings.duration_seconds)} "
+        f"{rate} {takes} to show, and the watch ends after {span(settings.duration_seconds)} "
         "(watch.duration_seconds): it would not be found"
     )
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A length of time, for a person."""
     days = seconds / 86_400
     return f"{days:.0f} days" if days >= 2 else f"{seconds / 3600:.0f} hours" if seconds >= 7200 else f"{seconds:.0f} s"

@@ -27,12 +27,13 @@ WARM_UP = timedelta(minutes=15)
 """The first answers of an adapter wait for it to be loaded: they are not compared."""
 LATENCY_FOR = timedelta(days=3)
 """Slow answers are counted for so long after the warm-up; what is slow from then on has another reason."""
-_ALL_VOTES = 2**31 - 1  # of an account: they are one observation
+ALL_VOTES = 2**31 - 1
+"""Of an account: they are one observation."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A promotion that is watched, and the time up to which it is looked at (UTC)."""
+    """A promotion that is watched, or a step of a canary, and the time up to which it is looked at (UTC)."""
 
     id: str
     workload: str
@@ -87,7 +88,7 @@ def count(warehouse: Warehouse, settings: WatchSettings, watched: Watched) -> Ki
         start, end = watched.since - span, watched.end
         # Answers that are younger than `within` count as well: `now` is not what they are cut at.
         judgements.comparable_votes(
-            cursor, watched.workload, start, end, now=end + within, mature_after=within, per_account=_ALL_VOTES
+            cursor, watched.workload, start, end, now=end + within, mature_after=within, per_account=ALL_VOTES
         )
         cut = {"since": watched.since, "end": end, "longest": longest, "within": within}
         cut |= {name: watched.names[name] for name in ("version", "previous")}
@@ -145,10 +146,29 @@ def _add(kinds: Kinds, cursor: duckdb.DuckDBPyConnection, cut: Mapping[str, Any]
         kinds[kind].append(Counts(reference.against, **row, period=reference.period, per_day=per_day))
 
 
+def answers(cursor: duckdb.DuckDBPyConnection, watched: Watched, since: datetime) -> tuple[int, int]:
+    """How many answers the champion before and the version that is watched gave since a time."""
+    ((before, after),) = cursor.execute(
+        QUERIES["answers"], watched.names | {"start": since, "end": watched.end}
+    ).fetchall()
+    return before, after
+
+
+def slow_beside(
+    cursor: duckdb.DuckDBPyConnection, step: Watched, began: datetime, settings: WatchSettings
+) -> list[Counts]:
+    """Slow answers in a step of a canary that began then, at the same time; empty where one of both gave none."""
+    warm = step.since + WARM_UP
+    end = min(step.end, warm + LATENCY_FOR)
+    if warm >= end:
+        return []
+    rows = _hours(cursor, step, {"start": began - DAY, "since": began, "warm": warm, "end": end}, settings)
+    return [counts for counts in rows if counts.against == "same_time"]
+
+
 def _share(cursor: duckdb.DuckDBPyConnection, watched: Watched) -> float:
     """Of the latest answers since the promotion, those that the champion before gave."""
-    parameters = watched.names | {"start": max(watched.since, watched.end - SPLIT_NOW), "end": watched.end}
-    ((before, after),) = cursor.execute(QUERIES["answers"], parameters).fetchall()
+    before, after = answers(cursor, watched, max(watched.since, watched.end - SPLIT_NOW))
     return before / (before + after) if before else 0.0
 
 
@@ -159,11 +179,16 @@ def _slow(
     if not warm < watched.end < warm + LATENCY_FOR:
         return
     times = {"start": watched.since - DAY, "since": watched.since, "warm": warm, "end": watched.end}
-    parameters = {**watched.names, **times, "ratio": settings.latency_ratio}
-    for row in rows_of(cursor.execute(QUERIES["latency"], parameters)):
-        same_time = row.pop("same_time")
-        kinds = beside if same_time else before
-        kinds["latency", "app"].append(Counts("same_time" if same_time else "all", **row))
+    for counts in _hours(cursor, watched, times, settings):
+        kinds = beside if counts.against == "same_time" else before
+        kinds["latency", "app"].append(counts)
+
+
+def _hours(
+    cursor: duckdb.DuckDBPyConnection, watched: Watched, times: Mapping[str, datetime], settings: WatchSettings
+) -> list[Counts]:
+    rows = rows_of(cursor.execute(QUERIES["latency"], {**watched.names, **times, "ratio": settings.latency_ratio}))
+    return [Counts("same_time" if row.pop("same_time") else "all", **row) for row in rows]
 
 
 def _fairest(

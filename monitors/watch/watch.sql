@@ -1,8 +1,13 @@
 -- name: watched
--- The latest change of champion, if it is a promotion by the gate: what a person decides is not undone by itself.
-SELECT id, created_at AS since, version, previous_version
-FROM (SELECT * FROM promotions WHERE workload = $workload ORDER BY created_at DESC, rowid DESC LIMIT 1)
-WHERE event = 'promoted' AND actor = 'gate'
+-- The latest change of champion, if it is a promotion of what the gate passed, approved or not, or the last step of a
+-- rollout: what a person promotes by hand is not undone by itself. A canary before it has had half of the error.
+SELECT id, created_at AS since, version, previous_version,
+       experiment IN (SELECT experiment FROM promotions WHERE event = 'canary') AS after_canary
+FROM (
+    SELECT * FROM promotions WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
+    ORDER BY created_at DESC, rowid DESC LIMIT 1
+)
+WHERE event = 'promoted' AND (actor IN ('gate', 'approver') OR experiment IS NOT NULL)
 
 -- name: latest
 SELECT * FROM watch_checks

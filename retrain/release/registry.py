@@ -13,6 +13,7 @@ from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain.release import card
 from retuned.retrain.settings import Base, Settings
 from retuned.retrain.versions import (
+    CANARY,
     CHAMPION,
     PREVIOUS,
     QUERIES,
@@ -116,8 +117,8 @@ def relink(warehouse: Warehouse, settings: Settings, workload: str) -> None:
 
 
 def link(directory: Path, workload: str, rows: dict[str, str | None]) -> None:
-    """Point the links `champion` and `previous` where the aliases say; an alias of the base model has no link."""
+    """Point the links `champion`, `previous` and `canary` where the aliases say; one of the base model is no link."""
     folder = workload_folder(directory, workload)
     folder.mkdir(parents=True, exist_ok=True)
-    for alias in (PREVIOUS, CHAMPION):
+    for alias in (PREVIOUS, CHAMPION, CANARY):
         files.point(folder / alias, rows.get(alias))

@@ -3,9 +3,12 @@ SELECT DISTINCT workload FROM runs UNION SELECT DISTINCT workload FROM models UN
 ORDER BY workload
 
 -- name: removable_versions
--- All but the newest so many, those that an alias names, and those that a run under way made or began from.
+-- All but the newest so many, those that an alias names, those that wait for approval, and those that a run under way made
+-- or began from.
 WITH named AS (
     SELECT version FROM aliases WHERE workload = $workload
+    UNION
+    SELECT version FROM approvals WHERE workload = $workload AND state = 'waiting'
     UNION
     SELECT unnest([version, parent_version]) FROM runs WHERE workload = $workload AND state IN ('running', 'interrupted')
 ), numbered AS (

@@ -5,7 +5,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -15,9 +15,11 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
-from retuned.retrain.release import registry
+from retuned.retrain.release import approvals, registry
+from retuned.retrain.release.approvals import Approval, Verdict
+from retuned.retrain.release.routes import Experiment, State, under_way
 from retuned.retrain.settings import Base, ProviderModel, Settings
-from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES
+from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, QUERIES
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,31 @@ def one_at_a_time(work: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
+Event = Literal["canary", "promoted", "completed", "rolled_back", "canary_rolled_back"]
+Actor = Literal["gate", "approver", "operator", "watch", "rollout"]
+"""Who makes a change: the gate, a person who approved what it passed, a person by hand, the watch, a rollout's step."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a row of `promotions` says: which version answers a share of the traffic from now on, and what the rest.
+
+    `rolled_back` and `canary_rolled_back`: `version` answers all again, and `previous_version` was taken back.
+    """
+
+    workload: str
+    event: Event
+    version: str | None
+    previous_version: str | None
+    actor: Actor
+    reason: str
+    share: float = 1.0
+    experiment: str | None = None
+
+
 @dataclass(frozen=True)
 class Rollout:
-    """Changes of champions: what they are written to, and where they are announced.
+    """Changes of what serves: what they are written to, and where they are announced.
 
     Attributes:
         topic: of the messages that announce a change.
@@ -59,10 +83,8 @@ class Rollout:
     topic: str
     show: Callable[[str], None] = lambda _: None
 
-    def promote(
-        self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
-    ) -> str | None:
-        """Make a version the champion; `base` puts the base model back into service.
+    def promote(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> str | None:
+        """Make a version the champion at once; `base` puts the base model back into service.
 
         Returns what serves now: the version, or None for the base model. See `set_champion` and `follow_up`.
 
@@ -73,56 +95,150 @@ class Rollout:
         self.follow_up_or_log(workload)
         return serving
 
-    def rollback(
-        self,
-        workload: str,
-        actor: Literal["operator", "watch"],
-        reason: str,
-        now: datetime,
-        of: str | None = None,
-    ) -> str | None:
-        """Put the previous champion back into service and return it, None for the base model.
+    def rollback(self, workload: str, actor: Actor, reason: str, now: datetime, of: str | None = None) -> str | None:
+        """Take back the canary or, where there is none, the champion: what was before it answers all again.
 
-        What is rolled back from is not kept as previous, and the gate never promotes it again.
+        Returns what serves now, None for the base model. What is taken back is not kept as previous, and the gate never
+        promotes it again.
 
         Args:
-            of: take back this version, and no other that has become the champion meanwhile.
+            of: take back this version, and no other that has come into service meanwhile.
 
         Raises:
-            RetunedError: there is no previous champion, or `of` is not the champion.
+            RetunedError: there is no previous champion, or `of` does not serve.
         """
-        serving = self._restore_previous(workload, actor, reason, now, of)
+        serving = self._take_back(workload, actor, reason, now, of)
         self.follow_up_or_log(workload)
         return serving
 
     @one_at_a_time
     def set_champion(
-        self, workload: str, version: str, actor: Literal["gate", "operator"], reason: str, now: datetime
+        self, workload: str, version: str, actor: Actor, reason: str, now: datetime, verdict: Verdict | None = None
     ) -> str | None:
         """The first half of `promote`: the change is a fact once its rows are written. `follow_up` does what is left.
 
-        Raises as `promote` does.
+        A rollout that is under way ends with it; of a champion with a holdback that alone ends. Raises as `promote`
+        does.
         """
-        known = self._promotable(workload)
-        if version not in known:
-            why = f"no version {version}"
-            if (found := versions.find(self.warehouse, workload, version)) and found.removed_at:
-                why = f"version {version} was removed by retention on {found.removed_at:%Y-%m-%d}"
-            raise RetunedError(f"workload {workload}: {why}; known are {', '.join(known)}")
+        self._check_promotable(workload, version)
         aliases = versions.aliases(self.warehouse, workload)
         target = None if version == BASE else version
-        before = aliases.get(CHAMPION)
+        before, running = aliases.get(CHAMPION), under_way(self.warehouse, workload)
         if before == target:
+            if running is not None and running.state == "holdback":
+                self._complete(running, actor, reason, now)
+                return target
             name = versions.model_name(workload, target)
             serves = f"{name} is the champion" if target else f"{name}, the base model, serves"
             raise RetunedError(f"workload {workload}: {serves} already")
-        self._write(workload, "promoted", {CHAMPION: target, PREVIOUS: before}, before, actor, reason, now)
+        change = Change(workload, "promoted", target, before, actor, reason)
+        state: State = "done" if running and running.version == target else "replaced"
+        ended = running and replace(running, state=state, ended_at=now)
+        self._write(change, {CHAMPION: target, PREVIOUS: before}, ended, now, verdict)
         return target
 
     @one_at_a_time
-    def _restore_previous(self, workload: str, actor: str, reason: str, now: datetime, of: str | None) -> str | None:
+    def begin(
+        self, workload: str, version: str, actor: Actor, reason: str, now: datetime, verdict: Verdict | None = None
+    ) -> float:
+        """Put a version into service as `rollout` of the workload says; `follow_up` does what is left.
+
+        Args:
+            verdict: the approval that it follows from, which is written with it.
+
+        Returns its share of the traffic: 1.0 as the champion, less as a canary.
+
+        Raises:
+            RetunedError: there is no such version, it is the champion, or a rollout is under way.
+        """
+        settings = self.settings.for_workload(workload).rollout
+        share = settings.after(0.0)
+        running = under_way(self.warehouse, workload)
+        if running is not None:
+            raise RetunedError(f"workload {workload}: {in_words(running)}")
+        if share == 1.0 and not settings.holdback:
+            self.set_champion(workload, version, actor, reason, now, verdict)
+            return share
+        self._check_promotable(workload, version)
         aliases = versions.aliases(self.warehouse, workload)
-        if of is not None and aliases.get(CHAMPION) != of:
+        before = aliases.get(CHAMPION)
+        if before == version:
+            raise RetunedError(f"workload {workload}: {versions.model_name(workload, version)} is the champion already")
+        made = Experiment(uuid.uuid4().hex, workload, version, before, now, 0.0, now, "canary")
+        return self._next_step(made, aliases, actor, reason, now, verdict)
+
+    def advance(self, workload: str, experiment: str, share: float, reason: str, now: datetime) -> float:
+        """Take the step that follows a share, as was decided of a rollout. Returns the new share of the version.
+
+        Raises:
+            RetunedError: the rollout ended, or was moved on, since that was decided.
+        """
+        with _lock:
+            running = under_way(self.warehouse, workload)
+            if running is None or (running.id, running.share, running.state) != (experiment, share, "canary"):
+                raise RetunedError(f"workload {workload}: no step is taken: the rollout was changed meanwhile")
+            aliases = versions.aliases(self.warehouse, workload)
+            reached = self._next_step(running, aliases, "rollout", reason, now)
+        self.follow_up_or_log(workload)
+        return reached
+
+    def complete(self, workload: str, reason: str, now: datetime) -> bool:
+        """End the holdback of a workload: its champion answers all. Returns whether there was one."""
+        with _lock:
+            running = under_way(self.warehouse, workload)
+            if running is None or running.state != "holdback":
+                return False
+            self._complete(running, "rollout", reason, now)
+        self.follow_up_or_log(workload)
+        return True
+
+    def _complete(self, running: Experiment, actor: Actor, reason: str, now: datetime) -> None:
+        workload, version, before = running.workload, running.version, running.previous_version
+        change = Change(workload, "completed", version, before, actor, reason, 1.0, running.id)
+        ended = replace(running, share=1.0, step_since=now, state="done", ended_at=now)
+        self._write(change, versions.aliases(self.warehouse, workload), ended, now)
+
+    def _next_step(
+        self,
+        running: Experiment,
+        aliases: dict[str, str | None],
+        actor: Actor,
+        reason: str,
+        now: datetime,
+        verdict: Verdict | None = None,
+    ) -> float:
+        settings = self.settings.for_workload(running.workload).rollout
+        share = settings.after(running.share)
+        after = replace(running, share=share, step_since=now)
+        if share < 1.0:
+            event: Event = "canary"
+            aliases = aliases | {CANARY: running.version}
+        else:
+            event = "promoted"
+            share = round(1.0 - settings.holdback, 4)  # in whole buckets
+            after = replace(after, share=share, state="holdback")
+            if not settings.holdback:
+                after = replace(after, state="done", ended_at=now)
+            aliases = {CHAMPION: running.version, PREVIOUS: running.previous_version}
+        change = Change(
+            running.workload, event, running.version, running.previous_version, actor, reason, share, running.id
+        )
+        self._write(change, aliases, after, now, verdict)
+        return share
+
+    @one_at_a_time
+    def _take_back(self, workload: str, actor: Actor, reason: str, now: datetime, of: str | None) -> str | None:
+        aliases = versions.aliases(self.warehouse, workload)
+        champion, running = aliases.get(CHAMPION), under_way(self.warehouse, workload)
+        if running is not None and running.state == "canary" and of in (None, running.version):
+            del aliases[CANARY]
+            ended = replace(running, state="rolled_back", ended_at=now)
+            change = Change(
+                workload, "canary_rolled_back", champion, running.version, actor, reason, experiment=running.id
+            )
+            self._write(change, aliases, ended, now)
+            return champion
+        if of is not None and champion != of:
             raise RetunedError(
                 f"workload {workload}: {versions.model_name(workload, of)} is not taken back: it no longer serves"
             )
@@ -130,8 +246,20 @@ class Rollout:
             names = ", ".join(self._promotable(workload))
             raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
         target = aliases[PREVIOUS]
-        self._write(workload, "rolled_back", {CHAMPION: target}, aliases.get(CHAMPION), actor, reason, now)
+        change = Change(
+            workload, "rolled_back", target, champion, actor, reason, experiment=running.id if running else None
+        )
+        state: State = "rolled_back" if running and running.version == champion else "replaced"
+        self._write(change, {CHAMPION: target}, running and replace(running, state=state, ended_at=now), now)
         return target
+
+    def _check_promotable(self, workload: str, version: str) -> None:
+        known = self._promotable(workload)
+        if version not in known:
+            why = f"no version {version}"
+            if (found := versions.find(self.warehouse, workload, version)) and found.removed_at:
+                why = f"version {version} was removed by retention on {found.removed_at:%Y-%m-%d}"
+            raise RetunedError(f"workload {workload}: {why}; known are {', '.join(known)}")
 
     def _promotable(self, workload: str) -> list[str]:
         """The versions that are there, oldest first, and the base model."""
@@ -139,7 +267,7 @@ class Rollout:
         return [*(version.version for version in known if version.removed_at is None), BASE]
 
     def changed(self) -> list[str]:
-        """The workloads whose champion was ever changed: those that `follow_up` may have something to do for."""
+        """The workloads with any change of what serves: those that `follow_up` may have something to do for."""
         return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
 
     def follow_up(self, workload: str) -> int:
@@ -164,15 +292,40 @@ class Rollout:
             unlinked = error  # who is served by name and path needs no link
         try:
             with _publishing[workload]:
-                rows = self.warehouse.rows(QUERIES["unannounced"], {"workload": workload})
+                rows = self.warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
                 for row in rows:
                     self.publisher.publish(self.topic, workload, _message(row, self._base(row)))
                     self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
+                requests = approvals.unannounced(self.warehouse, workload)
+                for request in requests:
+                    self.publisher.publish(self.topic, workload, self._request(request))
+                    self._announced(request)
         finally:
             self.show(workload)
         if unlinked is not None:
             raise unlinked
-        return len(rows)
+        return len(rows) + len(requests)
+
+    def _request(self, approval: Approval) -> dict[str, Any]:
+        """The message of a request: what serves, as the latest change announced it, and what waits beside it. A reader
+        that only asks what serves, and a compacted topic, lose nothing by it."""
+        changes = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        serving = changes[-1] if changes else self._unchanged(approval.workload)
+        told = {"id": approval.id, "created_at": approval.requested_at, "event": "approval_requested"}
+        waiting = {"version": approval.version, "model": approval.name, "expires_at": _timestamp(approval.expires_at)}
+        return _message(serving, self._base(serving), **told, reason=str(approval)) | {"approval": waiting}
+
+    def _unchanged(self, workload: str) -> dict[str, Any]:
+        """In the form of a row of `promotions`: the base model has served since ever."""
+        base = self.settings.for_workload(workload).base
+        known = str(base) if isinstance(base, ProviderModel) else None
+        unset = dict.fromkeys(("version", "previous_version", "path", "base_model", "share", "experiment"))
+        return {"workload": workload, "provider_model": known, **unset}
+
+    @one_at_a_time
+    def _announced(self, approval: Approval) -> None:
+        """One at a time: DuckDB refuses to change a row that is being settled."""
+        self.warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id})
 
     def _base(self, row: dict[str, Any]) -> str | None:
         """The base model of what serves since a change: as the configuration names it, where it is that one, else the
@@ -191,33 +344,49 @@ class Rollout:
 
     def _write(
         self,
-        workload: str,
-        event: Literal["promoted", "rolled_back"],
-        aliases: dict[str, str | None],
-        before: str | None,
-        actor: str,
-        reason: str,
+        change: Change,
+        after: dict[str, str | None],
+        experiment: Experiment | None,
         now: datetime,
+        verdict: Verdict | None = None,
     ) -> None:
-        """The aliases and the change as a row, in one transaction."""
+        """The change as a row, the aliases after it, the rollout that it is about and what a person approved, in one
+        transaction.
+
+        A request for approval that waits gives way to any other version that comes into service: with that its version
+        was not compared.
+        """
+        before = versions.aliases(self.warehouse, change.workload)
         with self.warehouse.transaction() as cursor:
-            for alias in (CHAMPION, PREVIOUS):
-                cursor.execute(QUERIES["drop_alias"], {"workload": workload, "alias": alias})
-            for alias, version in aliases.items():
-                insert(cursor, "aliases", workload=workload, alias=alias, version=version, created_at=now)
-            insert(
-                cursor,
-                "promotions",
-                id=uuid.uuid4().hex,
-                created_at=now,
-                workload=workload,
-                event=event,
-                version=aliases[CHAMPION],
-                previous_version=before,
-                actor=actor,
-                reason=reason,
-                announced=False,
-            )
+            if verdict is not None:
+                approvals.settle(cursor, verdict, now)
+            if change.event in ("canary", "promoted", "rolled_back"):
+                name = versions.model_name(change.workload, change.version)
+                approvals.supersede(
+                    cursor, change.workload, f"{name} came into service ({change.actor}): {change.reason}", now
+                )
+            for alias in (CHAMPION, PREVIOUS, CANARY):
+                if alias in before and alias in after and before[alias] == after[alias]:
+                    continue  # it names that version since when it did
+                cursor.execute(QUERIES["drop_alias"], {"workload": change.workload, "alias": alias})
+                if alias in after:
+                    row = {"workload": change.workload, "alias": alias, "version": after[alias]}
+                    insert(cursor, "aliases", **row, created_at=now)
+            if experiment is not None:
+                cursor.execute(QUERIES["drop_rollout"], {"id": experiment.id})
+                insert(cursor, "rollouts", **asdict(experiment))
+            insert(cursor, "promotions", id=uuid.uuid4().hex, created_at=now, **asdict(change), announced=False)
+
+
+def in_words(running: Experiment) -> str:
+    """A rollout under way, and how a person ends it."""
+    name = versions.model_name(running.workload, running.version)
+    before = versions.model_name(running.workload, running.previous_version)
+    return (
+        f"{name} is being rolled out: it answers {running.share:.4g} of the conversations since "
+        f"{running.step_since:%Y-%m-%d %H:%M}, and {before} the rest; `retuned promote {running.workload} "
+        f"{running.version}` gives it all, `retuned rollback {running.workload}` takes it back"
+    )
 
 
 def _is_at(base: Base, known: str | None) -> bool:
@@ -227,18 +396,25 @@ def _is_at(base: Base, known: str | None) -> bool:
     return base.resolve() == Path(known or "").resolve()
 
 
-def _message(row: dict[str, Any], base: str | None) -> dict[str, Any]:
+def _message(serving: dict[str, Any], base: str | None, **change: Any) -> dict[str, Any]:
+    """What serves, by its row in `promotions`, and the change that says so: by default that row itself."""
+    told: dict[str, Any] = {name: serving.get(name) for name in ("id", "created_at", "event", "reason")} | change
     return {
-        "id": row["id"],
-        "timestamp": row["created_at"].isoformat(timespec="milliseconds") + "Z",
-        "event": row["event"],
-        "workload": row["workload"],
-        "model": versions.model_name(row["workload"], row["version"]),
-        "version": row["version"],
-        "previous_version": row["previous_version"],
-        "path": row["path"] and str(Path(row["path"]).resolve()),
+        "id": told["id"],
+        "timestamp": _timestamp(told["created_at"]),
+        "event": told["event"],
+        "workload": serving["workload"],
+        "model": versions.model_name(serving["workload"], serving["version"]),
+        "version": serving["version"],
+        "previous_version": serving["previous_version"],
+        "path": serving["path"] and str(Path(serving["path"]).resolve()),
         "base_model": base,
-        "provider_model": row["provider_model"],
-        "share": 1.0,
-        "reason": row["reason"],
+        "provider_model": serving["provider_model"],
+        "share": 1.0 if serving["share"] is None else serving["share"],
+        "experiment": serving["experiment"],
+        "reason": told["reason"],
     }
+
+
+def _timestamp(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds") + "Z"

@@ -2,13 +2,21 @@
 
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from brokers import Broker
 from daemons import App, running, settings_for
+from models import tiny_llama
 from playwright.sync_api import Page, expect, sync_playwright
+from teaching import Teacher
+
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.daemon.service import opened
+from retuned.daemon.settings import Settings
+from retuned.retrain.release import approve, registry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -22,6 +30,54 @@ def page() -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
         yield browser.new_page(viewport={"width": 1200, "height": 1000})
         browser.close()
+
+
+def test_a_person_approves_on_the_page_what_the_gate_passed(tansu: Broker, tmp_path: Path, page: Page) -> None:
+    settings = settings_for(tansu, tmp_path)
+    with opened(Settings.model_validate(settings)) as local:
+        Teacher(local.warehouse).ask("where is my parcel", "here")
+        models = local.settings.models.directory
+        for name, text in (("adapter_config.json", "{}"), ("adapter_model.safetensors", "weights")):
+            (tmp_path / "adapter").mkdir(exist_ok=True)
+            (tmp_path / "adapter" / name).write_text(text)
+        version = registry.register(
+            local.warehouse, models, "support", tmp_path / "adapter", base_model=tiny_llama(tmp_path / "base"),
+            parent_version=None, dataset_version="d", run_id="r", details={}, now=utc_now(),
+        ).version  # fmt: skip
+        approve.request(local.jobs.context.rollout, "support", version, None, "r", utc_now())
+        local.warehouse.insert(
+            "decisions", id="r-gate", created_at=utc_now(), workload="support", kind="gate", outcome=True,
+            reasons='["The candidate scores 0.912."]', figures="{}", run_id="r",
+        )  # fmt: skip
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    with running(tmp_path, settings) as daemon:
+        page.goto(daemon.url)
+        body = expect(page.locator("body"))
+        body.to_contain_text(f"support@{version} waits for approval")
+        body.to_contain_text("The candidate scores 0.912.")
+        page.click("text=Approve…")
+        page.click("text=Decide later")
+        page.click("text=Approve…")
+        expect(page).to_have_title(f"Approval of support@{version}")
+        page.click("button")  # the browser asks for the reason
+        assert daemon.workload()["champion"] is None
+        page.fill("textarea", "the answers on parcels are right")
+        page.click(f"text=Approve support@{version}")
+        body.to_contain_text("Approved by an operator")
+        body.to_contain_text("the answers on parcels are right")
+        assert daemon.workload()["champion"] == version
+        page.goto(daemon.url)
+        body.to_contain_text("approved by an operator")
+        body.not_to_contain_text("waits for approval")
+        body.to_contain_text("by approver")
+        assert daemon.metric("retuned_approvals_waiting", workload="support") == 0
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        assert daemon.workload()["champion"] == version
+        (change,) = daemon.workload()["promotions"]
+        assert change["actor"] == "approver"
+    assert problems == []
 
 
 def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, page: Page) -> None:

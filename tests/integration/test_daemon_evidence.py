@@ -205,6 +205,42 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
     assert evidence(service).refused_runs == 1
 
 
+def asked_approval(service: LocalService, run_id: str, state: str) -> None:
+    when = {
+        "requested_at": START,
+        "expires_at": START + DAY,
+        "decided_at": None if state == "waiting" else START + HOUR,
+    }
+    service.warehouse.insert(
+        "approvals", id=run_id, workload="support", version=run_id, run_id=run_id, state=state, announced=True, **when
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "refused"),
+    [("waiting", 0), ("approved", 0), ("superseded", 0), ("refused", 1), ("expired", 1), (None, 1)],
+)
+def test_what_waits_for_approval_is_not_counted_as_refused(
+    service: LocalService, state: str | None, refused: int
+) -> None:
+    dataset(service, "d", START)
+    ran(service, "run", START, detail='{"promoted": false}')
+    if state:
+        asked_approval(service, "run", state)
+    assert evidence(service).refused_runs == refused
+
+
+def test_of_past_runs_what_was_approved_was_promoted_and_what_waits_is_not_known_yet(service: LocalService) -> None:
+    dataset(service, "d", START)
+    for number, state in enumerate(("approved", "refused", "expired", "waiting")):
+        scores = {"champion": 0.5, "candidate": 0.6 + number / 10}
+        ran(service, state, START + number * HOUR, detail=json.dumps({"promoted": False, "scores": scores}))
+        asked_approval(service, state, state)
+    money = evidence(service).money
+    assert money is not None
+    assert sorted((run.after, run.promoted) for run in money.runs) == [(0.6, True), (0.7, False), (0.8, False)]
+
+
 def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: LocalService) -> None:
     for workload, old, new in (("sales", 0, 1), ("support", 2, 4)):
         dataset(service, "old", START + old * DAY, workload)

@@ -53,7 +53,7 @@ VALUES = {
     "kind": ["gain", "cost", "input", "email"],
     "outcome": ["failed", "drifted", "passed"],
     "state": ["failed", "succeeded"],
-    "event": ["promoted", "rolled_back"],
+    "event": ["promoted", "rolled_back", "canary"],
     "task": ["quality", "drift", "archive"],
     "part": ["file", "used", "log"],
     "rate": ["helpful", "hallucination"],
@@ -270,7 +270,11 @@ def test_dashboards_have_their_variables_and_tell_of_promotions_and_rollbacks() 
         asked = json.dumps(dashboard["panels"])
         assert {"workload"} <= variables(dashboard).keys() <= {"workload", "version"}
         assert ("$version" in asked) == ("version" in variables(dashboard))
-        assert [item["name"] for item in dashboard["annotations"]["list"]] == ["Promotions", "Rollbacks"]
+        assert [item["name"] for item in dashboard["annotations"]["list"]] == [
+            "Promotions",
+            "Canary steps",
+            "Rollbacks",
+        ]
     home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert Path(home).name in DASHBOARDS
 

@@ -200,6 +200,7 @@ def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publish
         "base_model": str(settings.models.base),
         "provider_model": None,
         "share": 1.0,
+        "experiment": None,
         "reason": "by hand",
     }
     assert [value["event"] for _, _, value in publisher.messages] == ["promoted", "promoted", "rolled_back"]

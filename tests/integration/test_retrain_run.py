@@ -19,12 +19,14 @@ from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policie
 from retuned.consumers.common import spans
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.settings import RolloutSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.metrics import Metrics
+from retuned.retrain.release import approvals, approve
+from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
 from retuned.retrain.settings import (
@@ -537,6 +539,34 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(
     assert "support@aaaaaaaa was put into service while" in result.reasons[-1]
 
 
+def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_does_not(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    bench.settings = bench.settings.model_copy(update={"rollout": RolloutSettings(steps=(0.05, 1.0))})
+    bench.stop_at(stage="promoted")
+    result = bench.retrain()
+    assert (result.promoted, result.share) == (True, 0.05)
+    assert versions.aliases(bench.warehouse, "support") == {"canary": result.version}
+    (message,) = [message for _, _, message in bench.publisher.messages]
+    assert (message["event"], message["share"], message["reason"]) == ("canary", 0.05, result.reasons[0])
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")  # the daemon was killed before that was written
+    bench.stop.clear()
+    resumed = bench.resume()
+    assert resumed is not None
+    assert (resumed.promoted, resumed.share, len(bench.publisher.messages)) == (True, 0.05, 1)
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
+    with pytest.raises(RetunedError, match=f"support@{result.version} serves"):
+        queue.cancel(bench.rollout, "support", "too late", utc_now(), None)
+    bench.warehouse.execute("UPDATE rollouts SET version = 'aaaaaaaa'")
+    bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
+    second = bench.resume()
+    assert second is not None
+    assert (second.passed, second.promoted, second.share) == (True, False, 0.0)
+    assert "Not promoted: support@aaaaaaaa is being rolled out: it answers 0.05" in second.reasons[-1]
+
+
 def test_a_child_that_fails_leaves_the_champion_and_says_why(
     bench: Bench, warehouse: Warehouse, base: Path, tmp_path: Path
 ) -> None:
@@ -616,6 +646,37 @@ def test_what_is_cancelled_before_its_promotion_is_not_promoted_and_what_serves_
     result = bench.retrain()
     assert (result.state, result.promoted) == ("succeeded", True)
     assert f"support@{result.version} serves; `retuned rollback support` takes it back" in refusals[0]
+
+
+def test_where_a_person_has_to_approve_it_what_passed_waits_also_after_a_crash(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    real.play(monkeypatch)
+    bench.settings = bench.settings.model_copy(update={"rollout": RolloutSettings(approve="required")})
+
+    def killed(line: dict[str, Any]) -> None:
+        if line["stage"] == "approval":
+            raise KeyboardInterrupt
+
+    bench.on_line = killed
+    with pytest.raises(KeyboardInterrupt):
+        bench.retrain()
+    bench.on_line = lambda _: None
+    result = bench.resume()
+    assert result is not None
+    assert (result.state, result.passed, result.promoted) == ("succeeded", True, False)
+    assert versions.champion(bench.warehouse, "support") is None
+    (request,) = bench.warehouse.rows("SELECT * FROM approvals")
+    assert (request["run_id"], request["version"], request["champion"]) == (result.run_id, result.version, None)
+    assert result.reasons[-1].startswith(f"Not promoted: support@{result.version} waits for approval until 20")
+    assert [message["event"] for _, _, message in bench.publisher.messages] == ["approval_requested"]
+    (listed,) = approvals.listed(bench.warehouse)
+    assert listed["scores"] == result.scores
+    assert listed["gate_reasons"] == result.reasons[:-1]
+    approve.decide(bench.rollout, Verdict(request["id"], "approved", "alice", "fine"), utc_now())
+    (change,) = bench.warehouse.rows("SELECT version, reason FROM promotions")
+    assert change == {"version": result.version, "reason": f"{result.reasons[0]} (approved by alice: fine)"}
 
 
 def test_each_stage_of_a_run_is_a_span(bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch) -> None:

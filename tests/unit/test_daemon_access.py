@@ -31,12 +31,16 @@ EXPECTED = {
     "viewer": {
         ("GET", "/"),
         ("GET", "/reports/{id}"),
+        ("GET", "/approvals/{id}"),
+        ("GET", "/api/v1/approvals"),
         ("GET", "/api/v1/openapi.json"),
         ("GET", "/api/v1/status"),
         ("GET", "/api/v1/ingestion"),
     },
     "labeller": {("GET", "/api/v1/labels")},
     "operator": {
+        ("POST", "/approvals/{id}"),
+        ("POST", "/api/v1/approvals/{id}"),
         ("GET", "/api/v1/dead-letters"),
         ("POST", "/api/v1/dead-letters/replay"),
         ("POST", "/api/v1/dead-letters/resume"),

@@ -160,7 +160,7 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
             watched.set()
 
     monkeypatch.setattr(tasks, "measure_quality", judge)
-    monkeypatch.setattr(tasks, "watch_champions", look)
+    monkeypatch.setattr(tasks, "watch_service", look)
     for other in ("check_drift", "archive", "request_labels", "report", "announce"):
         monkeypatch.setattr(tasks, other, lambda *_: None)
     metrics = Metrics(CollectorRegistry())
@@ -232,7 +232,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
     """Start the schedule, in which the other jobs do nothing."""
-    work = {"measure_quality", "watch_champions", "check_drift", "archive", "remove_old", "request_labels", "report"}
+    work = {"measure_quality", "watch_service", "check_drift", "archive", "remove_old", "request_labels", "report"}
     for job in {*work, "announce", "resume"}:
         if job not in wanted:
             monkeypatch.setattr(tasks, job, lambda *_: None)
@@ -458,7 +458,13 @@ def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch
     monkeypatch.setattr(quality, "measure", lambda *_: [figure])
     monkeypatch.setattr(context, "measured", lambda: ["good"])
     house.jobs.run("quality")
-    of_its_champion = ("retuned_watch", "retuned_model", "retuned_promotions", "retuned_training_runs")
+    of_its_champion = (
+        "retuned_watch",
+        "retuned_model",
+        "retuned_promotions",
+        "retuned_approvals",
+        "retuned_training_runs",
+    )
     counted = {"retuned_retrain_decisions", "retuned_workload_failures"}
     assert shown("bad") == {name for name in before if name.startswith(of_its_champion)} | counted
     for table in ("interactions", "aliases", "promotions"):

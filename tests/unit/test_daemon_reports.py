@@ -10,6 +10,7 @@ import pytest
 from traffic import START, feedback, interactions
 
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.jsontext import as_json
 from retuned.daemon.reports.reports import (
     Period,
     comparison,
@@ -182,6 +183,27 @@ def test_a_page_says_of_when_its_figures_are(job: dict[str, Any], warehouse: War
     draw(job | {"now": gather(warehouse, "support", month)}, lambda _: None)
     page = Path(job["page"]).read_text()
     assert "Quality is that measured until 2026-03-02 09:01. Money is what was booked until 2026-03-02 09:02." in page
+
+
+def test_a_page_says_who_approved_and_refused_what(job: dict[str, Any], warehouse: Warehouse) -> None:
+    month = Period.of("month", START)
+    for version, state, actor, reason, decided_at in (
+        ("v1", "approved", "alice", "fine", START),
+        ("v2", "refused", "bob", "it is <rude>", START),
+        ("v3", "waiting", None, None, None),
+        ("v4", "refused", "carol", "late", month.end),
+    ):
+        warehouse.insert(
+            "approvals", id=version, workload="support", version=version, run_id=version, requested_at=START,
+            expires_at=month.end, state=state, decided_at=decided_at, actor=actor, reason=reason, announced=True,
+        )  # fmt: skip
+    found = gather(warehouse, "support", month)
+    assert [(one["version"], one["state"], one["actor"]) for one in found["approvals"]] == [
+        ("v1", "approved", "alice"), ("v2", "refused", "bob"),
+    ]  # fmt: skip
+    draw(job | {"now": json.loads(as_json(found))}, lambda _: None)
+    page = Path(job["page"]).read_text()
+    assert "<td>refused</td><td>bob</td><td>it is &lt;rude&gt;</td>" in page
 
 
 def test_each_vote_counts_once_whatever_the_window(warehouse: Warehouse) -> None:

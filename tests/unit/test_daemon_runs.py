@@ -10,6 +10,7 @@ import pytest
 from brokers import until
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
+from traffic import registered
 
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
@@ -29,6 +30,7 @@ from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.settings import Settings as RetrainSettings
 
 NOON = datetime(2026, 4, 1, 12)
@@ -332,6 +334,25 @@ def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: Que
     assert queue.began == ["support", "support"]
     (row,) = queue.warehouse.rows("SELECT attempts FROM runs")
     assert row["attempts"] == 0
+
+
+def test_a_run_waits_for_the_end_of_a_rollout(queue: Queue) -> None:
+    queue.configure(rollout={"steps": [0.05, 1.0], "holdback": 0.05})
+    registered(queue.warehouse, "v1", None)
+    rollout = queue.jobs.context.rollout
+    rollout.begin("support", "v1", "gate", "better", queue.now)
+    answer = queue.service.command("retrain", "support", {})
+    assert "it waits for the end of a rollout: support@v1 is being rolled out" in answer["done"]
+    assert "`retuned rollback support` takes it back" in answer["done"]
+    queue.runs.ask("sales", asked_by="an operator")
+    assert queue.waits() == {"support": "rollout", "sales": "turn"}
+    assert queue.waiting("support", "rollout") == 1
+    running = under_way(queue.warehouse, "support")
+    assert running is not None
+    rollout.advance("support", running.id, 0.05, "as good", queue.now)
+    assert queue.waits()["support"] == "rollout"  # its holdback is left
+    rollout.complete("support", "the watch is over", queue.now)
+    assert queue.waits()["support"] == "turn"
 
 
 def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: Queue) -> None:

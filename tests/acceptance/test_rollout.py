@@ -1,0 +1,100 @@
+"""A rollout in a daemon as users start it, killed in the middle: two versions answer, users vote, the topic has it."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Broker
+from daemons import App, Daemon, running, settings_for
+from kafka import KafkaConsumer
+from traffic import registered
+
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.settings import RolloutSettings, WarehouseSettings
+from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.settings import ModelsSettings, Settings
+
+ROLLOUT = {"steps": [0.25, 1.0], "holdback": 0.05, "minimum_seconds": 1.0, "minimum_answers": 100}
+
+
+def begun(folder: Path, broker: Broker) -> dict[str, Any]:
+    """The configuration of a daemon whose gate passed v2, while v1 serves; nothing of it is announced yet."""
+    settings = settings_for(broker, folder, rollout=ROLLOUT)
+    settings["schedule"]["watch_seconds"] = 0.5
+    kafka = settings["kafka"]
+    broker.create_topics(*(kafka[name] for name in kafka if name.endswith("_topic")))
+    warehouse = open_warehouse(WarehouseSettings(path=Path(settings["warehouse"]["path"])))
+    for version in ("v1", "v2"):
+        registered(warehouse, version, None)
+    own = Settings(models=ModelsSettings(directory=folder / "models"), rollout=RolloutSettings(**ROLLOUT))
+    rollout = Rollout(warehouse, own, MemoryPublisher(), "unused")
+    rollout.set_champion("support", "v1", "operator", "the first", utc_now())
+    rollout.begin("support", "v2", "gate", "better on the holdout", utc_now())
+    warehouse.close()
+    return settings
+
+
+def rate(app: App, version: str, good: int, bad: int) -> None:
+    for number in range(good + bad):
+        id = app.answered(f"question {number}", "an answer", model=f"support@{version}")
+        app.said(id, "helpful", number < good)
+
+
+def told(settings: dict[str, Any], most: int) -> list[tuple[str, str, float]]:
+    """The changes on the topic, each once, in their order."""
+    kafka = settings["kafka"]
+    consumer = KafkaConsumer(
+        kafka["model_events_topic"],
+        bootstrap_servers=kafka["bootstrap_servers"],
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=20_000,
+    )
+    changes = dict[str, tuple[str, str, float]]()
+    for record in consumer:
+        change = json.loads(record.value)
+        changes[change["id"]] = (change["event"], change["model"], change["share"])
+        if len(changes) == most:
+            break
+    consumer.close()
+    return list(changes.values())
+
+
+def state(daemon: Daemon) -> tuple[str | None, str, float] | None:
+    """The champion, and of the rollout under way its state and its share; None: there is none."""
+    workload = daemon.workload()
+    rollout = workload.get("rollout")
+    return rollout and (workload["champion"], rollout["state"], rollout["share"])
+
+
+@pytest.mark.parametrize("bad", [10, 75], ids=["as good", "worse"])
+def test_a_rollout_goes_on_after_a_kill(bad: int, tansu: Broker, tmp_path: Path) -> None:
+    settings = begun(tmp_path, tansu)
+    with running(tmp_path, settings) as daemon:
+        app = App(settings)
+        rate(app, "v1", 270, 30)
+        app.flush()
+        daemon.until(lambda: state(daemon) == ("v1", "canary", 0.25), "the first answers")
+        daemon.until(lambda: (daemon.workload()["rollout"]["check"] or {}).get("verdict") == "hold", "a look")
+        daemon.stop(signal.SIGKILL)
+        rate(app, "v2", 100 - bad, bad)
+        app.flush()
+        app.close()
+        daemon.start()
+        if bad == 10:
+            daemon.until(lambda: state(daemon) == ("v2", "holdback", 0.95), "the last step")
+            daemon.stop(signal.SIGKILL)
+            daemon.start()
+            done = daemon.post("/api/v1/workloads/support/promote", version="v2", reason="sure")
+            assert done.status_code == 200, done.text
+        daemon.until(lambda: "champion" in daemon.workload() and state(daemon) is None, "the end of the rollout")
+        assert daemon.workload()["champion"] == ("v2" if bad == 10 else "v1")
+        log = daemon.log.read_text()
+    begin = [("promoted", "support@v1", 1.0), ("canary", "support@v2", 0.25)]
+    went = [("promoted", "support@v2", 0.95), ("completed", "support@v2", 1.0)]
+    expected = begin + (went if bad == 10 else [("canary_rolled_back", "support@v1", 1.0)])
+    assert told(settings, len(expected)) == expected
+    said = "answers 0.95 of the conversations now" if bad == 10 else "the canary support@v2 is taken back: unhelpful"
+    assert log.count(said) == 1

@@ -1,0 +1,232 @@
+"""A rollout in the daemon: its steps, its end, and what people are shown of it."""
+
+import json
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, PackageLoader
+from prometheus_client import CollectorRegistry
+from traffic import registered
+from watched import HOUR, NEW, OLD, SINCE, rated
+
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.cli import main as cli
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.jsontext import as_json
+from retuned.daemon.metrics import Metrics
+from retuned.daemon.service import LocalService
+from retuned.daemon.settings import Settings
+from retuned.daemon.status import status
+from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.monitors.watch import canary
+from retuned.retrain import versions
+from retuned.retrain.metrics import Metrics as RetrainMetrics
+from retuned.retrain.release.routes import routes
+
+DAY = timedelta(days=1)
+
+
+class Daemon:
+    """A daemon's jobs at a time that the test sets; v2 is to replace v1."""
+
+    def __init__(self, warehouse: Warehouse, folder: Path, **sections: Any) -> None:
+        self.warehouse, self.folder, self.now = warehouse, folder, SINCE
+        for version in ("v1", "v2"):
+            registered(warehouse, version, None)
+        self.start(**sections)
+        self.publisher.messages.clear()
+        self.jobs.context.rollout.promote("support", "v1", "operator", "the first", SINCE - 10 * DAY)
+        self.jobs.context.rollout.begin("support", "v2", "gate", "better", SINCE)
+
+    def start(self, **sections: Any) -> None:
+        self.collectors, self.publisher = CollectorRegistry(), MemoryPublisher()
+        rollout = {"rollout": {"steps": [0.25, 1.0], "holdback": 0.05}}
+        settings = Settings.model_validate(
+            {
+                "models": {"directory": self.folder / "models"},
+                "warehouse": {"path": self.warehouse.path},
+                **rollout,
+                **sections,
+            }
+        )
+        metrics = Metrics(self.collectors), MonitorMetrics(self.collectors), RetrainMetrics(self.collectors)
+        stop = threading.Event()
+        context = Context(self.warehouse, settings, self.publisher, *metrics, stop, lambda: self.now)
+        self.jobs = Jobs(context, print)
+
+    def look(self, now: datetime) -> None:
+        self.now = now
+        self.jobs.run("watch")
+
+    def said(self) -> list[tuple[str, str, float]]:
+        return [(one["event"], one["model"], one["share"]) for _, _, one in self.publisher.messages]
+
+    def arms(self) -> list[tuple[str | None, float]]:
+        (route,) = routes(self.warehouse)
+        return [(arm.version, arm.share) for arm in route.arms]
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.collectors.get_sample_value(name, {"workload": "support", **labels})
+
+    def status(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(as_json(status(self.jobs, None, None)))
+        return told
+
+    def shown(self) -> tuple[str, str]:
+        """The line of the command line, and the page."""
+        told = self.status()
+        (line,) = [line for line in cli._summary(told) if line.startswith("  rollout")]
+        page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
+        return line, page.get_template("status.html").render(status=told)
+
+
+@pytest.fixture
+def daemon(warehouse: Warehouse, tmp_path: Path) -> Daemon:
+    made = Daemon(warehouse, tmp_path)
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    return made
+
+
+def test_what_is_as_good_takes_its_steps_and_ends_with_the_watch(daemon: Daemon) -> None:
+    rated(daemon.warehouse, NEW, 170, 30)
+    daemon.look(SINCE + 12 * HOUR)
+    assert daemon.arms() == [("v2", 0.25), ("v1", 0.75)]
+    assert daemon.metric("retuned_rollout_answers") == 200
+    assert daemon.metric("retuned_rollout_evidence_ratio", metric="helpful", source="user") == 0
+    assert daemon.metric("retuned_rollout_decisions_total", verdict="hold") == 1
+    daemon.look(SINCE + DAY)
+    daemon.look(SINCE + DAY + HOUR)
+    assert daemon.arms() == [("v2", 0.95), ("v1", 0.05)]
+    assert daemon.said()[1:] == [("canary", "support@v2", 0.25), ("promoted", "support@v2", 0.95)]
+    why = daemon.publisher.messages[-1][2]["reason"]
+    assert why.startswith("not shown to be worse by more than 5 points; unhelpful")
+    assert daemon.metric("retuned_rollout_decisions_total", verdict="advance") == 1
+    assert daemon.metric("retuned_rollout_answers") is None
+    assert daemon.metric("retuned_rollout_share_ratio") == 0.95
+    assert daemon.metric("retuned_watch_active") == 1
+    daemon.look(SINCE + 15 * DAY)
+    daemon.look(SINCE + 16 * DAY)
+    assert daemon.arms() == [("v2", 1.0)]
+    assert daemon.said()[-1] == ("completed", "support@v2", 1.0)
+    assert daemon.publisher.messages[-1][2]["reason"].startswith("the watch is over")
+    assert daemon.metric("retuned_rollout_share_ratio") is None
+    assert daemon.metric("retuned_watch_active") == 0
+    assert len(daemon.publisher.messages) == 4
+
+
+def test_a_canary_that_is_worse_is_taken_back_once_and_never_promoted_again(daemon: Daemon) -> None:
+    rated(daemon.warehouse, NEW, 130, 70)
+    run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": SINCE - HOUR}
+    daemon.warehouse.insert("runs", id="r1", version="v2", finished_at=SINCE - HOUR, **run)
+    daemon.look(SINCE + 12 * HOUR)
+    daemon.look(SINCE + 13 * HOUR)
+    assert daemon.arms() == [("v1", 1.0)]
+    assert daemon.said()[2:] == [("canary_rolled_back", "support@v1", 1.0)]
+    why = "unhelpful by user: 35% of 200 voters, at the same time 15% of 500: worse by more than 5 points"
+    assert daemon.publisher.messages[-1][2]["reason"] == why
+    assert daemon.metric("retuned_promotions_total", event="canary_rolled_back") == 1
+    assert daemon.metric("retuned_rollout_decisions_total", verdict="roll_back") == 1
+    assert daemon.jobs.runs.evidence("support").taken_back
+    assert daemon.warehouse.row(versions.QUERIES["taken_back"], {"workload": "support", "version": "v2"}) is not None
+
+
+def test_a_decision_that_a_kill_kept_from_being_carried_out_is_carried_out(daemon: Daemon) -> None:
+    rated(daemon.warehouse, NEW, 130, 70)
+    seen = canary.check(daemon.warehouse, daemon.jobs.context.settings, "support", SINCE + 12 * HOUR)
+    assert seen is not None
+    assert (seen.verdict, daemon.arms()) == ("roll_back", [("v2", 0.25), ("v1", 0.75)])
+    daemon.start()
+    daemon.look(SINCE + 13 * HOUR)
+    assert (daemon.arms(), len(daemon.warehouse.rows("SELECT * FROM rollout_checks"))) == ([("v1", 1.0)], 1)
+
+
+@pytest.mark.parametrize("sections", [{"watch": {"enabled": False}}, {}], ids=["no watch", "taken back by the watch"])
+def test_a_holdback_ends_with_the_watch_however_that_ends(daemon: Daemon, sections: dict[str, Any]) -> None:
+    rated(daemon.warehouse, NEW, 170, 30)
+    daemon.start(**sections)
+    daemon.now = SINCE + DAY
+    daemon.jobs.run("watch")
+    if sections:
+        assert daemon.arms() == [("v2", 1.0)]
+        assert daemon.said()[-1] == ("completed", "support@v2", 1.0)
+        return
+    rated(daemon.warehouse, OLD, 425, 75, start=SINCE + DAY)
+    rated(daemon.warehouse, NEW, 100, 100, start=SINCE + DAY)
+    daemon.look(SINCE + 2 * DAY)
+    assert daemon.arms() == [("v1", 1.0)]
+    assert daemon.said()[-1] == ("rolled_back", "support@v1", 1.0)
+    assert daemon.warehouse.rows("SELECT state FROM rollouts") == [{"state": "rolled_back"}]
+
+
+def test_a_person_sees_who_answers_how_much_and_what_the_next_step_waits_for(daemon: Daemon) -> None:
+    line, page = daemon.shown()
+    assert line.endswith("; not looked at yet")
+    rated(daemon.warehouse, NEW, 70, 30)
+    daemon.look(SINCE + 12 * HOUR)
+    line, page = daemon.shown()
+    assert line.startswith(
+        "  rollout     support@v2 0.25 of the conversations since 2026-03-03 09:00:00 UTC, then 1, not before "
+        "2026-03-04 09:00:00 UTC; hold: the step has lasted 12 hours of 24 hours; the canary gave 100 of 200 answers"
+    ), line
+    assert "<strong>25%</strong> of the conversations since 2026-03-03 09:00:00" in page
+    assert '<td class="n">30% of 100</td><td class="n">15% of 500</td>' in page
+    assert "canary</td><td>by gate</td>" in " ".join(page.split())
+    told = daemon.status()["workloads"]["support"]
+    assert (told["champion"], told["rollout"]["share"], told["rollout"]["next_share"]) == ("v1", 0.25, 1.0)
+    assert told["rollout"]["check"]["answers"] == 100
+    rated(daemon.warehouse, NEW, 100, 0, start=SINCE + HOUR)
+    daemon.look(SINCE + DAY)
+    line, page = daemon.shown()
+    assert line.endswith("support@v1 the rest until the watch has ended")
+    assert "<strong>95%</strong>" in page
+    daemon.jobs.context.rollout.complete("support", "for the test", daemon.now)
+    assert daemon.status()["workloads"]["support"]["rollout"] is None
+
+
+def test_an_operator_takes_a_canary_back(daemon: Daemon) -> None:
+    done = LocalService(daemon.jobs).command("rollback", "support", {"reason": "it was rude", "asked_by": "anna"})
+    assert done["done"] == "support@v2 is taken back; support@v1 is the champion"
+    message = daemon.publisher.messages[-1][2]
+    assert (message["event"], message["reason"]) == ("canary_rolled_back", "it was rude (asked for by anna)")
+
+
+def test_what_a_canary_is_compared_by_is_not_archived(daemon: Daemon) -> None:
+    def seen() -> tuple[Any, Any]:
+        daemon.look(SINCE + 6 * DAY)
+        check = daemon.status()["workloads"]["support"]["rollout"]["check"]
+        return check["answers"], check["comparisons"]
+
+    rated(daemon.warehouse, NEW, 70, 30)
+    rated(daemon.warehouse, NEW, 20, 0, name="comment", start=SINCE + HOUR)
+    daemon.start(retention={"keep_days": 1}, rollout={"steps": [0.25, 1.0], "minimum_answers": 500})
+    before = seen()
+    assert (before[0], before[1][0]["n_before"]) == (120, 500)
+    rated(daemon.warehouse, OLD, 10, 0, name="comment", start=SINCE - 2 * DAY)  # nobody needs these
+    for start in (SINCE - 9 * DAY, SINCE + 200 * DAY - 2 * HOUR):  # the windows of drift are of these
+        rated(daemon.warehouse, OLD, 200, 0, start=start)
+    daemon.now = SINCE + 200 * DAY
+    assert daemon.jobs.run("archive").rows == 20
+    assert seen() == before
+
+
+def test_training_is_booked_once_a_canary_is_the_champion(daemon: Daemon) -> None:
+    """It is a cost of what it led to; while that is open nothing is booked."""
+    run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": SINCE - HOUR}
+    daemon.warehouse.insert("runs", id="r1", version="v2", finished_at=SINCE - HOUR, train_seconds=3_600.0, **run)
+    daemon.start(roi={"training_hourly_rate": 5.0})
+    rated(daemon.warehouse, NEW, 170, 30)
+    daemon.now = SINCE + HOUR
+    daemon.jobs.run("quality")
+    assert daemon.warehouse.rows("SELECT * FROM ledger WHERE item = 'training'") == []
+    daemon.look(SINCE + DAY)
+    daemon.jobs.run("quality")
+    (row,) = daemon.warehouse.rows("SELECT version, promotion, amount FROM ledger WHERE item = 'training'")
+    (promotion,) = daemon.warehouse.rows("SELECT id FROM promotions WHERE version = 'v2' AND event = 'promoted'")
+    assert (row["version"], row["promotion"], row["amount"]) == ("v2", promotion["id"], 5.0)
+    tenures = daemon.status()["workloads"]["support"]["roi"]["promotions"]
+    assert [(one["event"], one["version"]) for one in tenures] == [("promoted", "v2"), ("promoted", "v1")]

@@ -1,0 +1,253 @@
+"""Looks at a canary, on a real warehouse: what is counted of each step, and the verdict."""
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from traffic import promoted, store
+from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, counted, promote, rated, seen, voted
+
+from retuned.consumers.settings import RolloutSettings
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.settings import WatchSettings
+from retuned.monitors.watch.canary import CanaryCheck, check, decide, latest, thin
+from retuned.monitors.watch.comparison import COMPARED, Comparison
+from retuned.monitors.watch.sequential import log_e_value
+
+DAY = timedelta(days=1)
+
+
+def canary(warehouse: Warehouse, *steps: tuple[float, datetime], workload: str = "support", **columns: Any) -> None:
+    """A rollout of v2 over v1 that reached these shares then."""
+    share, since = steps[-1]
+    named = {"workload": workload, "version": "v2", "previous_version": "v1"}
+    row = {"created_at": steps[0][1], "share": share, "step_since": since, "state": "canary"}
+    warehouse.insert("rollouts", id=f"of {workload}", **(named | row | columns))
+    for share, since in steps:
+        of = {"workload": workload, "event": "canary", "share": share, "experiment": f"of {workload}"}
+        promoted(warehouse, f"{workload} {share}", "v2", "v1", since, **of)
+
+
+def looked(warehouse: Warehouse, now: datetime = NOW) -> CanaryCheck:
+    found = check(warehouse, SETTINGS, "support", now)
+    assert found is not None
+    return found
+
+
+def of(found: CanaryCheck, metric: str = "helpful", source: str = "user") -> Comparison:
+    (comparison,) = [one for one in found.comparisons if (one.metric, one.source) == (metric, source)]
+    return comparison
+
+
+def test_a_canary_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    rated(warehouse, NEW, 130, 70)
+    found = looked(warehouse)
+    assert found.verdict == "roll_back"
+    why = "unhelpful by user: 35% of 200 voters, at the same time 15% of 500: worse by more than 5 points"
+    assert found.reasons == [why]
+    assert (found.version, found.previous_version, found.share, found.answers) == ("v2", "v1", 0.25, 200)
+    assert latest(warehouse, "of support") == found
+    assert looked(warehouse, NOW + HOUR) == found  # until somebody carries it out
+    warehouse.execute("UPDATE rollouts SET state = 'rolled_back', ended_at = $now", {"now": NOW})
+    assert check(warehouse, SETTINGS, "support", NOW + HOUR) is None
+
+
+def test_one_that_is_as_good_goes_on_when_the_step_was_long_enough(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    rated(warehouse, NEW, 159, 28)
+    assert (looked(warehouse).verdict, looked(warehouse).reasons[:2]) == (
+        "hold", ["the step has lasted 12 hours of 24 hours", "the canary gave 187 of 200 answers"]
+    )  # fmt: skip
+    assert looked(warehouse, SINCE + DAY).reasons[0] == "the canary gave 187 of 200 answers"
+    rated(warehouse, NEW, 11, 2, start=SINCE + 2 * HOUR)
+    assert looked(warehouse).verdict == "hold"
+    found = looked(warehouse, SINCE + DAY)
+    figures = "unhelpful by user: 15% of 200 voters, at the same time 15% of 500"
+    assert (found.verdict, found.reasons) == ("advance", ["not shown to be worse by more than 5 points", figures])
+    assert [row["verdict"] for row in warehouse.rows("SELECT verdict FROM rollout_checks")] == [
+        *["hold"] * 4,
+        "advance",
+    ]
+
+
+def test_only_what_was_answered_at_the_same_time_is_compared(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 500, 0, start=SINCE - 2 * HOUR)
+    rated(warehouse, OLD, 30, 20, start=SINCE)
+    rated(warehouse, NEW, 30, 20)
+    rated(warehouse, NEW, 0, 50, start=SINCE - 3 * HOUR)  # somebody tried it before
+    assert counted(of(looked(warehouse))) == (20, 50, 20, 50)
+
+
+def test_days_that_differ_are_no_harm_though_the_canary_had_more_of_the_bad_one(warehouse: Warehouse) -> None:
+    """All together, the canary has 37% bad answers and the champion 17%."""
+    canary(warehouse, (0.05, SINCE), (0.5, SINCE + DAY))
+    rated(warehouse, OLD, 902, 48, start=SINCE)
+    rated(warehouse, NEW, 48, 2, start=SINCE)
+    rated(warehouse, OLD, 300, 200, start=SINCE + DAY)
+    rated(warehouse, NEW, 300, 200, start=SINCE + DAY)
+    found = looked(warehouse, SINCE + 2 * DAY)
+    assert counted(of(found)) == (248, 1450, 202, 550)
+    assert float(log_e_value(248, 1450, 202, 550, SETTINGS.watch.margin)) > 10
+    assert (of(found).worse, found.verdict) == (0, "advance")
+
+
+def test_the_evidence_of_the_steps_is_multiplied(warehouse: Warehouse) -> None:
+    alone = float(log_e_value(75, 500, 52, 160, SETTINGS.watch.margin))
+    canary(warehouse, (0.05, SINCE), (0.5, SINCE + DAY))
+    for start in (SINCE, SINCE + DAY):
+        rated(warehouse, OLD, 425, 75, start=start)
+        rated(warehouse, NEW, 108, 52, start=start)
+    found = looked(warehouse, SINCE + 2 * DAY)
+    needed = math.log(2 / (SETTINGS.watch.false_rollback_rate * COMPARED["helpful", "user"]))
+    assert alone < needed < 2 * alone
+    assert of(found).worse == pytest.approx(2 * alone / needed)
+    assert found.verdict == "roll_back"
+
+
+def test_half_of_the_error_is_the_canarys_and_half_the_watchs(warehouse: Warehouse) -> None:
+    """Evidence that takes back a champion that never was a canary."""
+    bad = next(bad for bad in range(40, 99) if log_e_value(75, 500, bad, 200, 0.05) >= math.log(1 / (0.05 * 0.5)))
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    rated(warehouse, NEW, 200 - bad, bad)
+    assert looked(warehouse).verdict == "hold"
+    rated(warehouse, OLD, 425, 75, start=SINCE + DAY)
+    rated(warehouse, NEW, 200 - bad, bad, start=SINCE + 2 * DAY)
+    promote(warehouse, created_at=SINCE + 2 * DAY, actor="rollout", experiment="of support", share=0.95)
+    kept = seen(warehouse, SINCE + 3 * DAY)
+    assert (kept.verdict, counted(compared(kept))[2:]) == ("go_on", (bad, 200))
+    warehouse.execute("DELETE FROM promotions WHERE event = 'canary'")  # the same, of one that was promoted at once
+    assert seen(warehouse, SINCE + 3 * DAY).verdict == "roll_back"
+
+
+def test_a_vote_counts_for_the_step_of_its_answer_however_late_it_comes(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.05, SINCE), (0.5, SINCE + DAY))
+    asked, late = SINCE + 12 * HOUR, 20 * HOUR
+    voted(warehouse, (OLD, False, asked, late, 40), (NEW, True, asked, late, 30))
+    voted(warehouse, (OLD, False, SINCE + DAY, HOUR, 40), (NEW, False, SINCE + DAY, HOUR, 30))
+    voted(warehouse, (NEW, True, SINCE, DAY + HOUR, 5))  # later than watch.vote_seconds
+    before, after = (of(looked(warehouse, SINCE + hours * HOUR)) for hours in (30, 33))
+    assert counted(before) == (0, 40, 0, 30)
+    assert counted(after) == (0, 80, 30, 60)
+    first, second = (float(log_e_value(0, 40, bad, 30, 0.05)) for bad in (30, 0))
+    needed = math.log(2 / (SETTINGS.watch.false_rollback_rate * COMPARED["helpful", "user"]))
+    assert after.worse == pytest.approx((first + second) / needed)
+
+
+def test_who_votes_in_several_steps_is_one_observation(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.05, SINCE), (0.5, SINCE + DAY))
+    rated(warehouse, NEW, 0, 10, user="angry", start=SINCE + HOUR)
+    rated(warehouse, NEW, 10, 30, user="angry", start=SINCE + DAY + HOUR)
+    rated(warehouse, NEW, 4, 1, start=SINCE + DAY + 3 * HOUR)
+    rated(warehouse, OLD, 2, 2, user="angry", start=SINCE + DAY + 5 * HOUR)
+    assert counted(of(looked(warehouse, SINCE + 2 * DAY))) == (0.5, 1, 1 + 1, 1 + 5)
+
+
+def test_a_canary_that_is_slow_is_taken_back(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 60, 0, start=SINCE - 20 * HOUR, latency_seconds=1.0)
+    for hour in range(1, 13):
+        rated(warehouse, OLD, 6, 0, start=SINCE + hour * HOUR, latency_seconds=1.0)
+        rated(warehouse, NEW, 2, 0, start=SINCE + hour * HOUR, latency_seconds=9.0)
+    found = looked(warehouse, SINCE + 13 * HOUR)
+    assert found.verdict == "roll_back"
+    assert found.reasons == ["slow by app: 100% of 12 hours, at the same time 0% of 12: worse by more than 5 points"]
+
+
+def test_a_canary_beside_the_base_model(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE), previous_version=None)
+    rated(warehouse, "gpt-something", 40, 10, start=SINCE)
+    rated(warehouse, NEW, 15, 5)
+    assert counted(of(looked(warehouse))) == (10, 50, 5, 20)
+
+
+def test_workloads_and_states_are_told_apart(warehouse: Warehouse) -> None:
+    assert check(warehouse, SETTINGS, "support", NOW) is None
+    canary(warehouse, (0.25, SINCE))
+    canary(warehouse, (0.25, SINCE), workload="sales", state="holdback")
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    rated(warehouse, NEW, 130, 70)
+    assert looked(warehouse).verdict == "roll_back"
+    assert check(warehouse, SETTINGS, "sales", NOW) is None
+
+
+def test_the_state_is_that_of_the_events_not_of_earlier_looks(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    for hour in range(4):
+        rated(warehouse, OLD, 40, 8, start=SINCE + hour * HOUR)
+        rated(warehouse, NEW, 20, 4, start=SINCE + hour * HOUR)
+        looked(warehouse, SINCE + (hour + 1) * HOUR)
+    often = looked(warehouse)
+    warehouse.execute("DELETE FROM rollout_checks")
+    once = looked(warehouse)
+    assert replace(often, id=once.id) == once
+
+
+def test_a_canary_that_nobody_asks_is_held_and_goes_on_in_the_end(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    found = looked(warehouse, SINCE + 6 * DAY)
+    few = "too few votes to show that it is not 20 points worse"
+    assert (found.verdict, found.reasons) == ("hold", ["the canary gave 0 of 200 answers", few])
+    found = looked(warehouse, SINCE + 7 * DAY)
+    assert found.verdict == "advance"
+    assert found.reasons == [
+        "the time of the step is over (7 days, rollout.maximum_seconds) without evidence enough that it is worse, and "
+        "without power:",
+        "the canary gave 0 of 200 answers",
+        few,
+    ]
+
+
+def test_looks_that_held_are_thinned(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.05, SINCE), (0.25, SINCE + DAY))
+    rated(warehouse, NEW, 130, 70)
+    for minutes in (0, 5, 10, 65, 24 * 60):
+        looked(warehouse, SINCE + DAY + timedelta(minutes=minutes + 1))
+    assert thin(warehouse, SINCE + DAY + timedelta(minutes=70), datetime.min) == 2  # noqa: DTZ901
+    (look,) = warehouse.rows("SELECT * FROM rollout_checks LIMIT 1")
+    first = {"share": 0.05, "step_since": SINCE}
+    decided = {"created_at": SINCE + DAY - HOUR, "verdict": "advance"}
+    store(warehouse, "rollout_checks", [look | first | decided, look | first | {"created_at": SINCE + DAY}])
+    assert thin(warehouse, SINCE + 9 * DAY, SINCE + 9 * DAY) == 2
+    verdicts = warehouse.rows("SELECT verdict FROM rollout_checks ORDER BY created_at")
+    assert [row["verdict"] for row in verdicts] == ["advance", "hold", "hold"]
+
+
+def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100, as_good: float = 1.0) -> Comparison:
+    return Comparison(metric, "app" if metric == "latency" else "user", 10, n, 10, n, worse, as_good, "same_time")
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "answers", "step", "age", "verdict"),
+    [
+        ([comparison(worse=1.0)], 0, HOUR, HOUR, "roll_back"),
+        ([comparison(worse=1.0)], 900, 8 * DAY, 15 * DAY, "roll_back"),
+        ([comparison(worse=0.99), comparison("latency", worse=0.99)], 200, DAY, DAY, "roll_back"),  # they agree
+        ([comparison(worse=1.0, n=29)], 200, DAY, DAY, "advance"),  # too few to tell
+        ([comparison(), comparison("latency", worse=1.0, n=5)], 200, DAY, DAY, "advance"),
+        ([comparison(worse=0.01)], 200, DAY, DAY, "hold"),
+        ([comparison(), comparison("latency", worse=0.01)], 200, 6 * DAY, 6 * DAY, "hold"),
+        ([comparison(as_good=0.99)], 200, 6 * DAY, 6 * DAY, "hold"),
+        ([comparison(as_good=0.99), comparison("hallucination")], 200, DAY, DAY, "advance"),
+        ([comparison(as_good=0.99), comparison("latency")], 200, DAY, DAY, "hold"),
+        ([], 200, DAY, DAY, "hold"),  # nobody votes
+        ([comparison(worse=0.5)], 200, 7 * DAY, 7 * DAY, "advance"),
+        ([comparison(worse=0.5)], 200, 2 * DAY, 14 * DAY, "advance"),
+        ([comparison()], 200, DAY - HOUR, DAY, "hold"),
+        ([comparison()], 199, DAY, DAY, "hold"),
+        ([comparison()], 200, DAY, DAY, "advance"),
+        ([], 0, 7 * DAY, 7 * DAY, "advance"),
+        ([], 0, HOUR, 14 * DAY, "advance"),
+    ],
+)
+def test_the_verdict(
+    comparisons: list[Comparison], answers: int, step: timedelta, age: timedelta, verdict: str
+) -> None:
+    assert decide(comparisons, answers, step, age, RolloutSettings(), WatchSettings())[0] == verdict
