@@ -40,6 +40,9 @@ def assign(salt: str, conversation: str, shares: Iterable[tuple[str, float]]) ->
     raise AssertionError("the last arm ends at the last bucket")
 
 
+Part = Literal["champion", "canary", "holdback"]
+
+
 @dataclass(frozen=True)
 class Served:
     """A model, and what to ask a server for to get it.
@@ -62,7 +65,7 @@ class Arm(Served):
             champion, kept for comparison.
     """
 
-    arm: Literal["champion", "canary", "holdback"]
+    arm: Part
     share: float
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain.release import routes
-from retuned.retrain.release.assignment import Arm, Route, Served
+from retuned.retrain.release.assignment import Arm, Part, Route, Served
 from retuned.retrain.settings import ProviderModel, Settings
 from retuned.retrain.versions import model_name
 
@@ -24,7 +24,7 @@ def served_routes(warehouse: Warehouse, settings: Settings, configured: Iterable
         for number, arm in enumerate(route.arms):
             model = model_name(workload, arm.version)
             name = base.name if arm.version is None else provided.get((workload, arm.version), model)
-            part = "champion" if arm.version == champions.get(workload) else "holdback" if number else "canary"
+            part: Part = "champion" if arm.version == champions.get(workload) else "holdback" if number else "canary"
             arms.append(Arm(model, name, part, arm.share))
         found[workload] = Route(route.experiment, tuple(arms), base)
     return found
