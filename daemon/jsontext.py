@@ -6,8 +6,6 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
 
 def as_json(content: Any, indent: int | None = None) -> str:
     """As JSON; times are UTC. JSON knows neither infinity nor NaN: at any depth they are null, unknown."""
@@ -34,7 +32,7 @@ def plain(value: Any) -> Any:
         return value.isoformat(timespec="milliseconds") + "Z"
     if isinstance(value, date):
         return value.isoformat()
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy":  # which takes 0.4 s and 16 MB to import
         return value.item()
     return float(value) if isinstance(value, Decimal) else value
 

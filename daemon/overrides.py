@@ -17,6 +17,9 @@ SECTIONS = (
 )
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
 
+GLOB = frozenset("*?[")
+"""What makes a name of an entry a glob."""
+
 MOST_NAMED = 10
 """Workloads that a text names."""
 

@@ -32,6 +32,7 @@ from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.overrides import GLOB
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content, utc
 from retuned.monitors.drift.check import DriftCheck
@@ -40,8 +41,10 @@ from retuned.retrain.data.label_requests import open_requests
 from retuned.retrain.data.lineage import lineage
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import approvals, approve
+from retuned.retrain.release.assignment import Route
 from retuned.retrain.release.registry import reconcile
 from retuned.retrain.release.routes import under_way
+from retuned.retrain.release.served import served_routes
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
 
@@ -227,6 +230,37 @@ class LocalService:
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         return open_requests(self.warehouse, workload)
+
+    def routes(self) -> dict[str, Any]:
+        """What gateways follow: the `Route` of each of the `workloads`, see `retuned.retrain.release.served`."""
+        return {"workloads": {name: asdict(route) for name, route in self._routes().items()}}
+
+    def route(self, workload: str, conversation: str) -> dict[str, Any]:
+        """What answers a conversation, and what does where that is on no server.
+
+        Raises:
+            RetunedError: nothing is known of the workload.
+        """
+        found = self._routes()
+        if workload not in found:
+            raise RetunedError(
+                f"workload {workload}: no model of it was ever put into service, and the configuration does not name "
+                f"it; known are {', '.join(found) or 'none'}"
+            )
+        route = found[workload]
+        arm = route.arm(conversation)
+        return {
+            "workload": workload,
+            "experiment": route.experiment,
+            "arm": arm.arm,
+            "model": arm.model,
+            "name": arm.name,
+            "instead": [{"model": one.model, "name": one.name} for one in route.instead(arm)],
+        }
+
+    def _routes(self) -> dict[str, Route]:
+        named = [name for name in self.settings.workloads if not GLOB.intersection(name)]
+        return served_routes(self.warehouse, self.settings, named)
 
     def approvals(self, workload: str | None) -> list[dict[str, Any]]:
         return approvals.listed(self.warehouse, workload)

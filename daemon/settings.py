@@ -15,6 +15,7 @@ from retuned.consumers import settings as consumers
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
 from retuned.daemon import hours, overrides
+from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.daemon.hours import Hours
 from retuned.monitors import settings as monitors
 from retuned.retrain import settings as retrain
@@ -283,6 +284,7 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     policy: PolicySettings = Field(default_factory=lambda: PolicySettings())
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings())
     http: HttpSettings = Field(default_factory=lambda: HttpSettings())
+    gateway: GatewaySettings = Field(default_factory=lambda: GatewaySettings())
     logging: LoggingSettings = Field(default_factory=lambda: LoggingSettings())
     tracing: TracingSettings = Field(default_factory=lambda: TracingSettings())
     workloads: dict[Annotated[str, StringConstraints(min_length=1)], dict[str, Any]] = Field(

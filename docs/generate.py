@@ -18,6 +18,7 @@ from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
 from retuned.daemon.cli.example import keys, sections, targets
 from retuned.daemon.cli.main import parser
+from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.transfer.exports import TABLES as EXPORTED
 from retuned.daemon.web import openapi
@@ -685,7 +686,8 @@ def metrics() -> list[str]:
     """Every metric, from the classes that make them."""
     lines = page(
         "Metrics",
-        "`/metrics` has these for Prometheus, beside those of the process (`process_…`, `python_…`). A figure that is",
+        "`/metrics` of the daemon, and of each [gateway](../gateway.md) those of the last section, are for Prometheus,",
+        "beside those of the daemon's process (`process_…`, `python_…`). A figure that is",
         "not known is absent, not zero. Gauges without labels are the exception: they are 0 from the start until they",
         "are first set, as `retuned_ingest_last_event_timestamp_seconds` is before the first event since the start of",
         "the daemon. `model_name` is a model as it is served (`support.refunds@3f2a91c0`); `*` is",
@@ -698,6 +700,7 @@ def metrics() -> list[str]:
         "Monitoring": MonitorMetrics(registry),
         "Retraining": RetrainMetrics(registry),
         "The daemon": DaemonMetrics(registry),
+        "Gateways": GatewayMetrics(registry),
     }
     for title, group in groups.items():
         lines += [f"## {title}", ""]

@@ -22,6 +22,7 @@ class FakeDaemon:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.found: Any = {"workloads": {}}
+        self.routed: Any = {"workloads": {}}
         self.commands: list[dict[str, Any]] = []
         self.reports = Path("nowhere")
         self.warned: Callable[[], list[str]] = list
@@ -37,6 +38,14 @@ class FakeDaemon:
 
     def lineage(self, _: str) -> Any:
         return self.found
+
+    def routes(self) -> Any:
+        return self.routed
+
+    def route(self, workload: str, _: str) -> Any:
+        if workload not in self.found["workloads"]:
+            raise RetunedError(f"workload {workload}: unknown")
+        return self.found["workloads"][workload]
 
     def interaction(self, id: str) -> Any:
         if id == "unknown":

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "IP", "MAC", "KEY", "COOKIE", "NAME")
 # A number of any length would let one hostile text push all later ones beyond what is read as a placeholder again.
 PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})_([1-9][0-9]{{0,8}})>")
@@ -62,7 +59,7 @@ class Conversations:
         self._scopes: OrderedDict[str, Scope] = OrderedDict()
         self._values, self._most_values, self._most_events = 0, most_values, most_events
         # As Arrow keeps them they take a quarter of what they would in a dictionary, and few are ever asked for.
-        self._told = pa.table({"event": pa.array([], pa.string()), "conversation": pa.array([], pa.string())})
+        self._told: Any = None
 
     def fresh(self) -> Scope:
         """A scope that nothing else shares."""
@@ -91,13 +88,22 @@ class Conversations:
         Args:
             event_ids, conversation_ids: Arrow arrays of strings, null where there is no conversation.
         """
-        new = pa.Table.from_arrays([event_ids, conversation_ids], schema=self._told.schema)
-        told = pa.concat_tables([self._told, new.filter(pc.is_valid(conversation_ids))])
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        new = pa.Table.from_arrays([event_ids, conversation_ids], names=["event", "conversation"])
+        new = new.filter(pc.is_valid(conversation_ids))
+        told = new if self._told is None else pa.concat_tables([self._told, new])
         told = told.slice(max(told.num_rows - self._most_events, 0))
         self._told = told.combine_chunks() if told["event"].num_chunks > MOST_CHUNKS else told
 
     def of(self, interaction_ids: Sequence[str]) -> list[str | None]:
         """The conversations of interactions, None for one that has none or was not seen lately."""
+        if self._told is None:
+            return [None] * len(interaction_ids)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         asked = pa.array(interaction_ids, pa.string())
         found = self._told.filter(pc.is_in(self._told["event"], value_set=asked)).to_pydict()
         known = dict(zip(found["event"], found["conversation"], strict=True))

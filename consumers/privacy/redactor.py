@@ -3,6 +3,8 @@
 Every pattern runs in time linear in the text: quantifiers are bounded or possessive, and what a pattern cannot tell
 (a checksum, a date, the plan of a country) is settled in Python on one short match. Cheap looks at the whole text come
 first, because most texts hold nothing to find.
+
+Arrow is imported by what works on columns alone: most processes redact nothing but their log.
 """
 
 import re
@@ -12,9 +14,6 @@ from itertools import chain
 from typing import Any
 
 import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from retuned.consumers.privacy import placeholders
 from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids
@@ -110,6 +109,8 @@ class Redactor:
         suspects = _suspects(list(texts.values()), self._suspect) if self.enabled else []
         if not suspects:
             return dict(texts)
+        import pyarrow as pa
+
         rows = pa.array(suspects)
         cleaned = {name: array.take(rows).to_pylist() for name, array in texts.items()}
         ids = event_ids.take(rows).to_pylist()
@@ -143,7 +144,7 @@ class Redactor:
         suspects = _suspects([names], _SUSPECT_ID) if self.enabled else []
         if not suspects:
             return names
-        cleaned = names.take(pa.array(suspects)).to_pylist()
+        cleaned = names.take(suspects).to_pylist()
         for place, name in enumerate(cleaned):
             found: list[tuple[str, str]] = []
             try:
@@ -248,6 +249,9 @@ def _is_json(text: str) -> bool:
 
 def _suspects(arrays: list[Any], pattern: str) -> list[int]:
     """The rows in which the pattern matches, in any of the arrays."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     # Arrow compiles the pattern anew at each call, which takes as long as looking through a thousand texts.
     if len(arrays) > 1 and sum(array.nbytes for array in arrays) < 2**31:
         looked_at = [pa.concat_arrays(arrays)]
@@ -262,6 +266,10 @@ def _suspects(arrays: list[Any], pattern: str) -> list[int]:
 
 def _exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:
     """An array of strings with other ones in these rows."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     mask = np.zeros(len(array), bool)
     mask[rows] = True
     return pc.replace_with_mask(array, mask, pa.array(texts, pa.string()))

@@ -18,7 +18,7 @@ SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
     *("models", "dataset", "train", "evaluate", "metric", "gate", "rollout", "labels", "serving"),
-    *("policy", "schedule", "http", "logging", "tracing"),
+    *("policy", "schedule", "http", "gateway", "logging", "tracing"),
 )
 
 HEAD = """\

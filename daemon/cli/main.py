@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers import logs
 from retuned.consumers.common.memory import size_of
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.cli import approve, progress, tokens
@@ -20,7 +20,6 @@ from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings, given, load
-from retuned.monitors.money.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
     from retuned.daemon.service import Service
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
 
+_GATEWAY = (
+    "Run an OpenAI-compatible proxy that routes each conversation to a version of its workload's model, publishes what "
+    "was answered to Kafka, and takes feedback. It needs gateway.upstreams, the daemon (http) and the broker (kafka), "
+    "and goes on while either is away. Needs pip install 'retuned[gateway]'."
+)
 _PLAN = (
     "Try the configuration and every connection, also beside the daemon that runs on it. With --plan: print what a "
     "training of the workload would load where, in which precision and with which engine, by an estimate, before "
@@ -73,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = options.act(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough, as `head` has
-        if options.act in (_run, _demo):
+        if options.act in (_run, _gateway, _demo):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 0
@@ -106,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one pass: take in, measure, watch, decide, retrain if it is time, ask experts, archive; then exit",
     )
+    command("gateway", _gateway, "run the gateway between apps and model servers", _GATEWAY)
     check = command("check", _check, "try the configuration and every connection, or plan a training", _PLAN)
     check.add_argument("--plan", metavar="WORKLOAD", help="try nothing; print what a training would load where")
     check.add_argument("--base", type=Path, metavar="PATH", help="plan: another base model; its config.json is enough")
@@ -269,6 +274,16 @@ def _run(options: argparse.Namespace) -> int:
     return app.run(settings)
 
 
+def _gateway(options: argparse.Namespace) -> int:
+    try:
+        from retuned.daemon.gateway import app
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"gateway: {error.name} is missing: pip install 'retuned[gateway]'") from error
+    settings = _settings(options)
+    logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
+    return app.run(settings)
+
+
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.plan is not None:
@@ -318,6 +333,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _summary(status: dict[str, Any]) -> list[str]:
     """The status for a person at a terminal."""
+    from retuned.monitors.money.outcomes import OUTCOMES
+
     ingestion = status["ingestion"]
     broker = {True: "up", False: "DOWN", None: "not asked: no daemon is running"}[ingestion["broker_up"]]
     lines = [

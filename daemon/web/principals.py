@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Role = Literal["metrics", "viewer", "labeller", "operator", "admin"]
 ROLES: dict[Role, str] = {
-    "metrics": "reads `/metrics`",
+    "metrics": "reads `/metrics`, and which models answer which workload",
     "viewer": "reads the status, its page and the reports, too",
     "labeller": "reads the conversations that experts are asked to judge, too",
     "operator": "reads all conversations, commands and imports, too",

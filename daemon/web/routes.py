@@ -190,6 +190,18 @@ class _Endpoints:
     def labels(self, request: Request) -> Response:
         return _json(self._service.labels(request.query_params.get("workload")))
 
+    def model_routes(self, _: Request) -> Response:
+        return _json(self._service.routes())
+
+    def model_route(self, request: Request) -> Response:
+        workload, conversation = (request.query_params.get(name) for name in ("workload", "conversation"))
+        if not workload or not conversation:
+            raise HTTPException(400, "name workload and conversation, as in ?workload=support&conversation=c-1")
+        try:
+            return _json(self._service.route(workload, conversation))
+        except RetunedError as error:
+            raise HTTPException(404, str(error)) from error
+
     def approvals(self, request: Request) -> Response:
         return _json(self._service.approvals(request.query_params.get("workload")))
 
@@ -306,6 +318,8 @@ ROUTES = (
     Access("GET", "/healthz", _Endpoints.healthz, None, light=True),
     Access("GET", "/readyz", _Endpoints.readyz, None, light=True),
     Access("GET", "/metrics", _Endpoints.metrics, "metrics", light=True),
+    Access("GET", "/api/v1/routes", _Endpoints.model_routes, "metrics"),
+    Access("GET", "/api/v1/route", _Endpoints.model_route, "metrics"),
     Access("GET", "/", _Endpoints.index, "viewer"),
     Access("GET", "/reports/{id}", _Endpoints.report, "viewer"),
     Access("GET", "/approvals/{id}", _Endpoints.approval_page, "viewer"),

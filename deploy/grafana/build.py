@@ -342,8 +342,73 @@ def operations() -> dashboard.Dashboard:
             "What retention removed an hour, by kind: versions, datasets and folders of runs, and rows of tables.",
             ("sum by (kind) (increase(retuned_retention_removed_total[1h]))", "{{kind}}"),
         ),
+        *_of_gateways(),
     ]
     return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)
+
+
+def _of_gateways() -> list[Any]:
+    """What gateways answer, and what they have not published; empty where there are none."""
+    return [
+        lines(
+            "Gateways: requests",
+            "Requests that gateways sent to model servers, by status, and those that they answered with an error of "
+            "their own, by its code. 499: the app went away before its answer.",
+            (
+                f"sum by (code) (rate(retuned_gateway_requests_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                "{{code}}",
+            ),
+            ("sum by (code) (rate(retuned_gateway_refused_total[$__rate_interval]))", "{{code}}"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Gateways: time of answers",
+            "From a request to the end of its answer and, of streams, to the first piece: 95th percentile.",
+            *(
+                (quantile(0.95, f"retuned_gateway_{metric}_seconds", "workload", OF_WORKLOAD), f"{{{{workload}}}} {of}")
+                for metric, of in (("request", "whole"), ("first_token", "first piece"))
+            ),
+            unit=SECONDS,
+        ),
+        lines(
+            "Gateways: instead of the assigned model",
+            "Answers of another model than the one that the conversation belongs to, which was on no server.",
+            (
+                "sum by (workload, model_name) "
+                f"(rate(retuned_gateway_fallbacks_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                "{{workload}} {{model_name}}",
+            ),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Gateways: waiting for Kafka",
+            "What waits on the disks of gateways, and what may at most. Beyond that it is dropped.",
+            ("retuned_gateway_buffered_bytes", "{{instance}}"),
+            ("retuned_gateway_buffer_limit_bytes", "{{instance}} at most"),
+            unit=BYTES,
+        ),
+        lines(
+            "Gateways: published and dropped",
+            "Events that Kafka has taken from gateways, and those that are lost, by reason.",
+            ("sum by (kind) (rate(retuned_gateway_published_total[$__rate_interval]))", "{{kind}}"),
+            (
+                "sum by (kind, reason) (rate(retuned_gateway_dropped_total[$__rate_interval]))",
+                "lost {{kind}}: {{reason}}",
+            ),
+            ("sum(rate(retuned_gateway_feedback_total[$__rate_interval]))", "feedback over HTTP"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Gateways: what is around them",
+            "Whether each model server and the daemon answer each gateway (1) or not (0), how many requests are under "
+            "way, and for how many seconds what waits longest has waited for Kafka.",
+            ("retuned_gateway_upstream_up", "{{instance}} {{upstream}}"),
+            ("retuned_gateway_daemon_up", "{{instance}} daemon"),
+            ("retuned_gateway_in_flight", "{{instance}} requests"),
+            ("retuned_gateway_buffered_seconds", "{{instance}} seconds waited"),
+            ("retuned_gateway_build_info", "{{instance}} {{version}}"),
+        ),
+    ]
 
 
 def quality() -> dashboard.Dashboard:

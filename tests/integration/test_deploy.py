@@ -27,6 +27,7 @@ from retuned.consumers.common.series import exemplar_labels
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.traffic import Traffic
+from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.settings import HttpSettings, load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -81,7 +82,8 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
     """Everything that the daemon's /metrics can show, each metric with every label, and what moves each of them."""
     made = CollectorRegistry()
     movers: list[Callable[[], None]] = []
-    for metrics in (ConsumerMetrics(made), MonitorMetrics(made), RetrainMetrics(made), DaemonMetrics(made)):
+    kinds = (ConsumerMetrics, MonitorMetrics, RetrainMetrics, DaemonMetrics, GatewayMetrics)
+    for metrics in [kind(made) for kind in kinds]:
         for metric in vars(metrics).values():
             if isinstance(metric, Counter | Gauge | Histogram):
                 names = metric._labelnames

@@ -27,7 +27,7 @@ ROLES = get_args(Role)
 # Each role may what is listed for it and for those above it.
 EXPECTED = {
     NOBODY: {("GET", "/healthz"), ("GET", "/readyz")},
-    "metrics": {("GET", "/metrics")},
+    "metrics": {("GET", "/metrics"), ("GET", "/api/v1/routes"), ("GET", "/api/v1/route")},
     "viewer": {
         ("GET", "/"),
         ("GET", "/reports/{id}"),
@@ -54,6 +54,7 @@ EXPECTED = {
     },
     "admin": {("POST", "/api/v1/backup")},
 }
+QUERY = {"/api/v1/route": "?workload=support&conversation=c-1"}
 PARAMETERS = {"id": "0123456789abcdef", "what": "ledger", "workload": "support", "command": "promote"}
 HOST = "http://localhost:8321"
 PROMOTE = "/api/v1/workloads/support/promote"

@@ -211,3 +211,12 @@ def test_any_workload_that_is_stored_can_be_commanded(place: Place, monkeypatch:
     answer = httpx.post(f"{place.url}/api/v1/workloads/{quote(name, safe='')}/promote", json={})
     assert answer.status_code == 200
     assert {name} == {value for given in asked for value in given if isinstance(value, str)} - {"promote"}
+
+
+def test_a_route_needs_a_workload_that_is_known_and_a_conversation(place: Place) -> None:
+    place.daemon.found = {"workloads": {"support": {"model": "support@1"}}}
+    url = f"{place.url}/api/v1/route"
+    assert httpx.get(f"{url}?workload=support&conversation=c-1").json() == {"model": "support@1"}
+    assert httpx.get(f"{url}?workload=other&conversation=c-1").status_code == 404
+    for query in ("", "?workload=support", "?conversation=c-1", "?workload=support&conversation="):
+        assert httpx.get(url + query).status_code == 400

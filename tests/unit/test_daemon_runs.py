@@ -603,3 +603,14 @@ def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
     queue.service.command("retrain", "support", {})
     queue.service.command("retrain", "sales", {})
     assert queue.waits() == {"support": "memory", "sales": "turn"}
+
+
+def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: Queue) -> None:
+    with pytest.raises(RetunedError, match="known are none"):
+        queue.service.route("support", "c-1")
+    queue.configure(workloads={"support": {"objective": "Help."}, "sales.*": {"objective": "Sell."}})
+    base = {"model": "support@base", "name": None}
+    champion = base | {"arm": "champion", "share": 1.0}
+    assert queue.service.routes() == {"workloads": {"support": {"experiment": None, "arms": (champion,), "base": base}}}
+    asked = {"workload": "support", "experiment": None, "arm": "champion", "instead": []}
+    assert queue.service.route("support", "c-1") == asked | base

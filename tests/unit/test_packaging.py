@@ -42,6 +42,20 @@ def test_importing_a_package_brings_in_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_command_that_asks_the_daemon_and_the_gateway_bring_in_no_database() -> None:
+    """Each takes seconds and tens of megabytes."""
+    heavy = ["duckdb", "numpy", "pandas", "pyarrow"]
+    code = (
+        "import logging, sys, retuned.daemon.cli.main, retuned.daemon.gateway.app\n"
+        "from retuned.consumers import logs\n"
+        "logs.configure('text', 'info')\n"
+        "logging.getLogger('retuned').info('a line')\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_constraints_name_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = list(chain(project["dependencies"], *project["optional-dependencies"].values()))

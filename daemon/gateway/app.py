@@ -1,0 +1,117 @@
+"""The gateway's wiring: what it is made of, in the order in which it starts."""
+
+import asyncio
+import importlib.metadata
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Any
+
+import aiohttp
+import uvloop
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.kafka.publisher import KafkaPublisher
+from retuned.daemon.gateway.buffer import Buffer
+from retuned.daemon.gateway.endpoints import Endpoints
+from retuned.daemon.gateway.feedback import Feedback, Tokens
+from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway.proxy import Proxy
+from retuned.daemon.gateway.publish import Publishing
+from retuned.daemon.gateway.routes import Daemon, Routes
+from retuned.daemon.gateway.upstreams import Upstreams
+from retuned.daemon.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.000_5
+"""The thread that publishes gives way to requests after so long; Python's own 5 ms would show in their latency."""
+CONNECT_SECONDS = 2.0
+KEPT_OPEN_SECONDS = 4.0
+"""Below the 5 s after which uvicorn, and so vLLM, closes a connection that is not used."""
+FLUSH_SECONDS = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal comes.
+
+    Raises:
+        ConfigurationError: a setting is missing, or a file.
+    """
+    if not settings.gateway.upstreams:
+        raise ConfigurationError("gateway.upstreams is not set: name the model servers, each with its url")
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    own = settings.gateway
+    metrics = Metrics(CollectorRegistry())
+    metrics.build.labels(importlib.metadata.version("retuned")).set(1)
+    metrics.buffer_limit.set(own.buffer_bytes)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        buffer = Buffer(own.buffer, own.buffer_bytes)
+        stack.callback(buffer.close)
+        publisher = KafkaPublisher(settings.kafka)
+        stack.callback(publisher.close)
+        publishing = Publishing(buffer, publisher, settings.kafka, metrics)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_OPEN_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=own.timeout_seconds),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        )
+        routes = Routes(own.buffer, own.workloads, Daemon(settings, session).routes)
+        upstreams = Upstreams(own.upstreams, session, metrics)
+        keys = own.feedback_keys()
+        tokens = Tokens(keys, own.feedback_days) if keys else None
+        feedback = Feedback(tokens, settings.ingest, own.cors_origins) if tokens else None
+        proxy = Proxy(own, session, routes, upstreams, buffer, tokens, metrics)
+        endpoints = Endpoints(proxy, routes, upstreams, buffer, feedback, metrics)
+        metrics.buffered_bytes.set_function(lambda: buffer.waiting_bytes)
+        metrics.buffered_seconds.set_function(buffer.waiting_seconds)
+        metrics.daemon_up.set_function(lambda: routes.problem is None)
+        publishing.start()
+        stack.push_async_callback(asyncio.to_thread, publishing.stop, FLUSH_SECONDS)
+        await asyncio.gather(upstreams.refresh(), routes.refresh())
+        for follow in (upstreams.follow(own.poll_seconds), routes.follow(own.poll_seconds)):
+            stack.push_async_callback(_cancelled, asyncio.create_task(follow))
+        # Answers that have begun come to their end before anything that they need is stopped.
+        server = web.Server(endpoints, handler_cancellation=True, access_log=None)
+        server.request_factory = partial(_request, most_bytes=own.max_body_bytes)
+        runner = web.ServerRunner(server, shutdown_timeout=own.drain_seconds, handle_signals=False)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, own.host, own.port, reuse_port=True)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(f"gateway.port {own.port}: cannot be used ({error.strerror})") from error
+        address = runner.addresses[0]
+        log.info("the gateway listens on http://%s:%d", address[0], address[1])
+        await stopping.wait()
+        endpoints.draining = True
+        log.info("stopping: answers under way have %.0f s", own.drain_seconds)
+
+
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any, *, most_bytes: int) -> web.BaseRequest:
+    """As aiohttp makes it, with a limit of the body."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most_bytes)
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

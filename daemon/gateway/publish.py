@@ -1,0 +1,138 @@
+"""The thread that takes what is buffered to Kafka."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from kafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+
+from retuned.consumers.errors import BrokerRefused, RetunedError
+from retuned.consumers.formats.events import BadEvent, Kind
+from retuned.consumers.kafka.contract import Publisher
+from retuned.consumers.settings import KafkaSettings
+from retuned.daemon.gateway.buffer import Buffer, records
+from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway.record import Record, Vote, decode, interaction
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.2
+RETRY_SECONDS = 2.0
+MOST_AT_ONCE = 200
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+Message = tuple[str, dict[str, Any]]
+
+
+class Publishing:
+    """Publishes one file after the other, oldest first, and deletes each once all of it is acknowledged.
+
+    A file of which a part was acknowledged is published again as a whole: events keep their ids, and the daemon stores
+    each once.
+    """
+
+    def __init__(self, buffer: Buffer, publisher: Publisher, kafka: KafkaSettings, metrics: Metrics) -> None:
+        self._buffer, self._publisher, self._metrics = buffer, publisher, metrics
+        self._topics: dict[Kind, str] = {"interactions": kafka.interactions_topic, "feedback": kafka.feedback_topic}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+        self.problem: str | None = None
+        """Why nothing reaches Kafka; None: it does."""
+
+    def start(self) -> None:
+        """Begin with what an earlier process left."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Try once more to publish what is there, for at most so long; what is left stays in the buffer."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def publish(self) -> None:
+        """Publish what is buffered now.
+
+        Raises:
+            RetunedError: Kafka does not take it; it stays.
+        """
+        for file in self._buffer.sealed():
+            self._publish(file)
+            self._buffer.remove(file)
+
+    def _run(self) -> None:
+        while True:
+            last = self._stop.is_set()
+            try:
+                self.publish()
+                self._solved()
+            except RetunedError as error:
+                self._failed(str(error))
+            except Exception as error:  # the thread would end, and everything would be buffered for ever
+                log.exception("publishing")
+                self._failed(f"{type(error).__name__}: {error}")
+            if last:
+                return
+            self._stop.wait(RETRY_SECONDS if self.problem else PAUSE_SECONDS)
+
+    def _publish(self, file: Path) -> None:
+        waiting = self._messages(file)
+        while batch := list(islice(waiting, MOST_AT_ONCE)):
+            for kind in ("interactions", "feedback"):
+                self._send(kind, [message for of, message in batch if of == kind])
+
+    def _send(self, kind: Kind, messages: list[Message]) -> None:
+        if not messages:
+            return
+        try:
+            self._publisher.publish_all(self._topics[kind], messages)
+        except BrokerRefused as error:
+            if not isinstance(error.__cause__, _TOO_LARGE):
+                raise
+            if len(messages) == 1:
+                self._drop(kind, "too_large", str(error))
+                return
+            for message in messages:
+                self._send(kind, [message])
+            return
+        self._metrics.published.labels(kind).inc(len(messages))
+
+    def _messages(self, file: Path) -> Iterator[tuple[Kind, Message]]:
+        for content in records(file):
+            try:
+                message = _message(decode(content))
+            except BadEvent as error:
+                self._drop("interactions", "unreadable", error.reason)  # its detail may quote the answer
+            except Exception as error:  # noqa: BLE001  (one that is not understood must not hold up those behind it)
+                self._drop("interactions", "unreadable", type(error).__name__)
+            else:
+                yield message
+
+    def _drop(self, kind: Kind, reason: str, why: str) -> None:
+        self._metrics.dropped.labels(kind, reason).inc()
+        log.warning("an event of %s is dropped: %s: %s", kind, reason, why)
+
+    def _failed(self, problem: str) -> None:
+        if problem != self.problem:
+            log.warning("what was answered waits in the buffer: %s", problem)
+        self.problem = problem
+
+    def _solved(self) -> None:
+        if self.problem:
+            log.info("Kafka takes what waited in the buffer")
+        self.problem = None
+
+
+def _message(record: Record) -> tuple[Kind, Message]:
+    """Kind, key and event.
+
+    Raises:
+        BadEvent: there is no answer in it.
+    """
+    if isinstance(record, Vote):
+        return "feedback", (record.interaction_id, record.event)
+    event = interaction(record)
+    msgspec.json.encode(event)  # a number that JSON may hold and no event
+    return "interactions", (str(event.get("conversation_id") or event.get("user_id") or event["id"]), event)

@@ -1,0 +1,151 @@
+"""The model servers behind the gateway: which models each has, and which one answers next."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import aiohttp
+import msgspec
+
+from retuned.consumers.settings import secret
+from retuned.daemon.gateway.errors import why
+from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway_settings import Upstream
+from retuned.retrain.release.assignment import Served
+
+log = logging.getLogger(__name__)
+
+LIST_SECONDS = 5.0
+"""Longest wait for a server's list of models."""
+
+
+class Model(msgspec.Struct):
+    """An entry of a server's list of models."""
+
+    id: str
+    parent: str | None = None
+
+
+class Models(msgspec.Struct):
+    """A server's list of models."""
+
+    data: list[Model]
+
+
+_MODELS = msgspec.json.Decoder(Models)
+
+
+class Replica:
+    """A model server.
+
+    Attributes:
+        url: its base URL, without a slash at its end.
+        key: what it is asked with; None: what the app sent.
+        models: the names that it lists; empty while it does not answer.
+        base: its name of the base model; None: it lists none.
+        in_flight: how many requests it is answering for this gateway.
+        problem: why it is not asked; None: it answers.
+    """
+
+    def __init__(self, settings: Upstream) -> None:
+        """Raises a ConfigurationError when its key cannot be read."""
+        self.url = settings.url.rstrip("/")
+        self.key = secret(None, settings.key_file, f"gateway.upstreams {self.url}: key_file")
+        self._base = settings.base_model
+        self.models: frozenset[str] = frozenset()
+        self.base: str | None = None
+        self.in_flight = 0
+        self.problem: str | None = "it was not asked yet"
+
+    def name_of(self, served: Served) -> str | None:
+        """Its name of a model; None: it has not got it."""
+        if served.name is not None:
+            return served.name if served.name in self.models else None
+        return served.model if served.model in self.models else self.base
+
+    def listed(self, models: Sequence[Model]) -> None:
+        """It answered with this list."""
+        self.models = frozenset(model.id for model in models)
+        first = next((model.id for model in models if model.parent is None), None)
+        # A server that names versions lists no base model, but one of them.
+        self.base = self._base if self._base in self.models else None if self._base or "@" in (first or "") else first
+        if self.problem is not None:
+            log.info("%s: answers, with %s", self.url, ", ".join(sorted(self.models)) or "no model")
+        self.problem = None
+
+    def failed(self, problem: str) -> None:
+        """It does not answer: it is not asked again until it lists its models."""
+        if self.problem is None:
+            log.warning("%s: %s", self.url, problem)
+        self.problem, self.models, self.base = problem, frozenset(), None
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """While it answers a request."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+
+class Upstreams:
+    """All of them."""
+
+    def __init__(self, settings: Sequence[Upstream], session: aiohttp.ClientSession, metrics: Metrics) -> None:
+        """Raises a ConfigurationError when a key cannot be read."""
+        self.replicas = [Replica(one) for one in settings]
+        self._session, self._metrics = session, metrics
+        self._turn = 0
+
+    def having(self, served: Served) -> list[tuple[Replica, str]]:
+        """The servers that have a model, and their names of it, the one to ask first: the least busy, in turn."""
+        found = [(one, name) for one in self.replicas if (name := one.name_of(served)) is not None]
+        if len(found) > 1:
+            self._turn += 1
+            turn = self._turn % len(found)
+            found = sorted(found[turn:] + found[:turn], key=lambda one: one[0].in_flight)
+        return found
+
+    def listing(self, name: str) -> bool:
+        """Whether a server lists a name."""
+        return any(name in one.models for one in self.replicas)
+
+    def problems(self) -> list[str]:
+        """Why none can be asked; empty when one can."""
+        if any(one.problem is None for one in self.replicas):
+            return []
+        return [f"gateway.upstreams {one.url}: {one.problem}" for one in self.replicas]
+
+    async def follow(self, seconds: float) -> None:
+        """Ask each for its models, again and again; one that is slow holds up no other."""
+        await asyncio.gather(*(self._follow(one, seconds) for one in self.replicas))
+
+    async def refresh(self) -> None:
+        """Ask each for its models once."""
+        await asyncio.gather(*(self._list(one) for one in self.replicas))
+
+    async def _follow(self, replica: Replica, seconds: float) -> None:
+        while True:
+            await self._list(replica)
+            await asyncio.sleep(seconds)
+
+    async def _list(self, replica: Replica) -> None:
+        headers = {"Authorization": f"Bearer {replica.key}"} if replica.key else {}
+        try:
+            timeout = aiohttp.ClientTimeout(LIST_SECONDS)
+            async with self._session.get(f"{replica.url}/models", headers=headers, timeout=timeout) as answer:
+                body = await answer.read()
+            if answer.status != 200:
+                replica.failed(f"its list of models is answered with {answer.status}")
+            else:
+                replica.listed(_MODELS.decode(body).data)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            replica.failed(f"does not answer ({why(error)})")
+        except msgspec.DecodeError as error:
+            replica.failed(f"its list of models is not as OpenAI's ({error})")
+        except Exception:  # it would not be asked again
+            log.exception("%s: its list of models", replica.url)
+            replica.failed("its list of models cannot be read")
+        self._metrics.upstream_up.labels(replica.url).set(replica.problem is None)

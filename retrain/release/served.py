@@ -1,0 +1,36 @@
+"""The routes as those need them that ask model servers: by names, and with what answers where a model is missing."""
+
+from collections.abc import Iterable
+
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.retrain.release import routes
+from retuned.retrain.release.assignment import Arm, Part, Route, Served
+from retuned.retrain.settings import ProviderModel, Settings
+from retuned.retrain.versions import model_name
+
+QUERIES = named_queries("retuned.retrain.release", "served.sql")
+
+
+def served_routes(warehouse: Warehouse, settings: Settings, configured: Iterable[str]) -> dict[str, Route]:
+    """The route of each workload that `routes` knows, and of those that are configured. No events are read."""
+    known = {route.workload: route for route in routes.routes(warehouse)}
+    champions = {row["workload"]: row["version"] for row in warehouse.rows(QUERIES["champions"])}
+    provided = {(row["workload"], row["version"]): row["provider_model"] for row in warehouse.rows(QUERIES["provided"])}
+    found = {}
+    for workload in sorted({*known, *configured}):
+        route = known.get(workload, routes.Route(workload, None, (routes.Arm(None, 1.0),)))
+        base = Served(model_name(workload, None), _base_name(settings, workload))
+        arms = []
+        for number, arm in enumerate(route.arms):
+            model = model_name(workload, arm.version)
+            name = base.name if arm.version is None else provided.get((workload, arm.version), model)
+            part: Part = "champion" if arm.version == champions.get(workload) else "holdback" if number else "canary"
+            arms.append(Arm(model, name, part, arm.share))
+        found[workload] = Route(route.experiment, tuple(arms), base)
+    return found
+
+
+def _base_name(settings: Settings, workload: str) -> str | None:
+    """The provider's name of a base model; None: servers call it as they like."""
+    base = settings.for_workload(workload).base
+    return base.name if isinstance(base, ProviderModel) else None

@@ -1,0 +1,101 @@
+"""Which models answer which workload, read from what is in service."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.daemon.settings import Settings
+from retuned.retrain.release.assignment import Arm, Route, Served
+from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.release.served import served_routes
+
+NOW = datetime(2026, 4, 1)
+
+
+def version(warehouse: Warehouse, name: str, provider_model: str | None = None) -> None:
+    with warehouse.transaction() as cursor:
+        insert(
+            cursor,
+            "models",
+            version=name,
+            workload="support",
+            created_at=NOW,
+            path=f"/models/support/{name}",
+            base_model="b",
+            base_hash="h",
+            provider_model=provider_model,
+            dataset_version="d",
+            run_id="r",
+            manifest="{}",
+        )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(models={"directory": tmp_path})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def rollout(warehouse: Warehouse, settings: Settings) -> Rollout:
+    return Rollout(warehouse, settings, MemoryPublisher(), "model-events")
+
+
+def champion(model: str, name: str | None, base: str | None = None) -> Route:
+    return Route(None, (Arm(model, name, "champion", 1.0),), Served("support@base", base))
+
+
+def test_the_champion_answers_from_the_moment_of_its_promotion(
+    warehouse: Warehouse, settings: Settings, rollout: Rollout
+) -> None:
+    assert served_routes(warehouse, settings, []) == {}
+    for name in ("v1", "v2"):
+        version(warehouse, name)
+        rollout.promote("support", name, "operator", "by hand", NOW)
+        assert served_routes(warehouse, settings, []) == {"support": champion(f"support@{name}", f"support@{name}")}
+    rollout.rollback("support", "operator", "worse", NOW)
+    assert served_routes(warehouse, settings, [])["support"].arms[0].model == "support@v1"
+    rollout.promote("support", "base", "operator", "by hand", NOW)
+    assert served_routes(warehouse, settings, []) == {"support": champion("support@base", None)}
+
+
+def test_a_configured_workload_is_answered_by_its_base_model(warehouse: Warehouse, settings: Settings) -> None:
+    assert served_routes(warehouse, settings, ["support"]) == {"support": champion("support@base", None)}
+
+
+def test_a_providers_model_is_asked_for_by_the_providers_name(
+    warehouse: Warehouse, settings: Settings, rollout: Rollout
+) -> None:
+    own: Any = {"support": {"base": "gpt-base", "train": {"engine": "api", "api_url": "https://provider.example/v1"}}}
+    provided = Settings(models=settings.models, workloads=own)
+    version(warehouse, "v1", "ft:gpt-base:v1")
+    rollout.promote("support", "v1", "operator", "by hand", NOW)
+    assert served_routes(warehouse, provided, []) == {"support": champion("support@v1", "ft:gpt-base:v1", "gpt-base")}
+
+
+def test_a_canary_and_a_holdback_have_their_shares_beside_the_champion(
+    warehouse: Warehouse, settings: Settings, rollout: Rollout
+) -> None:
+    for name in ("v1", "v2"):
+        version(warehouse, name)
+    split: Any = {"id": "e1", "workload": "support", "created_at": NOW, "step_since": NOW, "ended_at": None}
+
+    def arms(**columns: Any) -> list[tuple[str, str, float]]:
+        with warehouse.transaction() as cursor:
+            cursor.execute("DELETE FROM rollouts")
+            insert(cursor, "rollouts", **split | columns)
+        route = served_routes(warehouse, settings, [])["support"]
+        assert route.experiment == "e1"
+        return [(one.arm, one.model, one.share) for one in route.arms]
+
+    canary = arms(version="v1", previous_version=None, share=0.05, state="canary")
+    assert canary == [("canary", "support@v1", 0.05), ("champion", "support@base", 0.95)]
+    rollout.promote("support", "v1", "operator", "by hand", NOW)
+    canary = arms(version="v2", previous_version="v1", share=0.25, state="canary")
+    assert canary == [("canary", "support@v2", 0.25), ("champion", "support@v1", 0.75)]
+    rollout.promote("support", "v2", "operator", "by hand", NOW)
+    held = arms(version="v2", previous_version="v1", share=0.95, state="holdback")
+    assert held == [("champion", "support@v2", 0.95), ("holdback", "support@v1", 0.05)]

@@ -1,0 +1,120 @@
+"""Tokens of feedback: of one answer, for some days, made by nobody else."""
+
+import json
+from typing import Any
+
+import pytest
+
+from retuned.consumers.settings import IngestSettings
+from retuned.daemon.gateway.errors import Refused
+from retuned.daemon.gateway.feedback import DAY, MOST_OF_AN_ANSWER, Feedback, Tokens
+
+OLD, NEW = "the-old-key-of-sixteen", "the-new-key-of-sixteen"
+
+
+class Clock:
+    now = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def tokens(clock: Clock, *keys: str) -> Tokens:
+    return Tokens(keys or (NEW,), 30.0, clock)
+
+
+def code(function: Any, *arguments: Any) -> tuple[int, str]:
+    with pytest.raises(Refused) as refused:
+        function(*arguments)
+    return refused.value.status, refused.value.code
+
+
+def test_a_token_is_of_its_answer(clock: Clock) -> None:
+    made = tokens(clock)
+    assert made.interaction(made.of("i-1")) == "i-1"
+    assert made.interaction(made.of("with.dots.in.it")) == "with.dots.in.it"
+
+
+def test_a_token_of_another_answer_another_time_or_another_key_is_none(clock: Clock) -> None:
+    made = tokens(clock)
+    token = made.of("i-1")
+    interaction, expiry, signature = token.split(".")
+    for forged in (
+        f"i-2.{expiry}.{signature}",
+        f"{interaction}.{int(expiry) + 1}.{signature}",
+        f"{interaction}.{expiry}.{signature[:-1]}",
+        f"{interaction}.{expiry}.",
+        f"{interaction}.{expiry}.{signature}é",
+        tokens(clock, OLD).of("i-1"),
+        signature,
+        "",
+    ):
+        assert code(made.interaction, forged) == (401, "invalid_token")
+
+
+def test_a_token_expires(clock: Clock) -> None:
+    made = tokens(clock)
+    token = made.of("i-1")
+    clock.now += 30 * DAY - 1
+    assert made.interaction(token) == "i-1"
+    clock.now += 2
+    assert code(made.interaction, token) == (401, "expired_token")
+
+
+def test_the_first_key_signs_and_those_before_it_are_accepted(clock: Clock) -> None:
+    both = tokens(clock, NEW, OLD)
+    assert both.interaction(tokens(clock, OLD).of("i-1")) == "i-1"
+    assert tokens(clock, NEW).interaction(both.of("i-1")) == "i-1"
+    assert code(tokens(clock, OLD).interaction, both.of("i-1")) == (401, "invalid_token")
+
+
+def feedback(clock: Clock, *origins: str) -> Feedback:
+    return Feedback(tokens(clock), IngestSettings(), origins)
+
+
+def body(clock: Clock, **given: Any) -> bytes:
+    return json.dumps({"token": tokens(clock).of("i-1"), "name": "helpful", "value": True} | given).encode()
+
+
+def test_nobody_can_claim_to_be_somebody(clock: Clock) -> None:
+    event = feedback(clock).event(body(clock, source="expert", user_id="u-9", interaction_id="i-2", id="mine"))
+    assert (event["source"], event["interaction_id"]) == ("user", "i-1")
+    assert "user_id" not in event
+    assert event["id"] != "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"value": "yes"}, "invalid_feedback"),
+        ({"name": "rating", "value": 4}, "invalid_feedback"),
+        ({"name": "", "value": 1}, "invalid_feedback"),
+        ({"name": "comment", "value": {"a": 1}}, "invalid_feedback"),
+        ({"name": 5}, "invalid_json"),
+        ({"token": None}, "invalid_json"),
+    ],
+)
+def test_what_is_no_feedback_is_refused_at_once(clock: Clock, given: dict[str, Any], expected: str) -> None:
+    assert code(feedback(clock).event, body(clock, **given)) == (400, expected)
+
+
+def test_nobody_can_vote_for_ever(clock: Clock) -> None:
+    taken = feedback(clock)
+    for _ in range(MOST_OF_AN_ANSWER):
+        taken.event(body(clock))
+    assert code(taken.event, body(clock)) == (429, "too_much_feedback")
+    taken.event(body(clock, token=tokens(clock).of("i-2")))
+
+
+def test_pages_of_configured_origins_may_read_the_answer(clock: Clock) -> None:
+    shop = {"Origin": "https://shop.example"}
+    expected = {"Access-Control-Allow-Origin": "https://shop.example", "Vary": "Origin"}
+    assert feedback(clock, "https://shop.example").allowed(shop) == expected
+    assert feedback(clock, "*").allowed(shop) == expected
+    assert feedback(clock, "https://other.example").allowed(shop) == {}
+    assert feedback(clock, "*").allowed({}) == {}

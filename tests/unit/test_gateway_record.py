@@ -1,0 +1,226 @@
+"""The event that is made of an exchange, and how it gets to Kafka whatever it holds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.errors import MessageSizeTooLargeError
+from prometheus_client import CollectorRegistry
+
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable
+from retuned.consumers.formats.events import BadEvent, Bounds, decode
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.settings import IngestSettings, KafkaSettings
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.daemon.gateway import publish, record
+from retuned.daemon.gateway.buffer import Buffer
+from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway.publish import Publishing
+from retuned.daemon.gateway.record import Exchange, Vote, interaction
+
+CHAT = {"model": "support", "messages": [{"role": "user", "content": "How long?"}]}
+
+
+def exchange(response: Any, request: Any = CHAT, **more: Any) -> Exchange:
+    found: dict[str, Any] = {
+        "id": "i-1",
+        "timestamp": utc_now().isoformat() + "Z",
+        "workload": "support",
+        "model": "support@1",
+        "name": "support@1",
+        "conversation_id": None,
+        "assignment": None,
+        "request": request if isinstance(request, bytes) else json.dumps(request, indent=1).encode(),
+        "response": response if isinstance(response, bytes) else json.dumps(response).encode(),
+        "streamed": isinstance(response, bytes),
+        "cut": None,
+        "latency_seconds": 0.5,
+        "first_token_seconds": None,
+    }
+    return Exchange(**found | more)
+
+
+def whole(content: str | None, model: str | None = "support@1", **message: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": "stop"}
+    return {"id": "c", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
+
+
+def stream(*deltas: dict[str, Any], finish_reason: str | None = "stop", end: bytes = b"data: [DONE]\n\n") -> bytes:
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices += [{"index": 0, "delta": {}, "finish_reason": finish_reason}] if finish_reason else []
+    chunks = [
+        {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "support@1", "choices": [choice]}
+        for choice in choices
+    ]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+def understood(one: Exchange) -> dict[str, Any]:
+    """The event, which the daemon understands."""
+    event = interaction(one)
+    decode("interactions", json.dumps(event).encode(), Bounds.of(IngestSettings(), utc_now()))
+    return event
+
+
+def test_an_answer_is_stored_under_the_name_of_its_version() -> None:
+    assert understood(exchange(whole("30 days.")))["model"] == "support@1"
+    base = {"model": "support@base", "name": "base"}
+    assert understood(exchange(whole("30 days.", "base"), **base))["model"] == "support@base"
+    assert understood(exchange(whole("30 days.", None), **base))["model"] == "support@base"
+
+
+def test_an_answer_of_another_model_than_was_asked_is_stored_as_the_server_reports_it() -> None:
+    assert understood(exchange(whole("30 days.", "support@2")))["model"] == "support@2"
+
+
+def test_a_stream_is_joined() -> None:
+    event = understood(exchange(stream({"content": "30"}, {"content": " days."})))
+    assert (event["response"], event["finish_reason"]) == ("30 days.", "stop")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        stream({"content": "30"}, finish_reason=None, end=b""),
+        stream({"content": "30"}, finish_reason=None, end=b'data: {"error": {"message": "out of memory"}}\n\n'),
+    ],
+)
+def test_a_stream_without_its_end_is_marked(body: bytes) -> None:
+    event = understood(exchange(body))
+    assert (event["response"], event["finish_reason"], event["attributes"]) == (
+        "30",
+        "incomplete",
+        {"cut_by": "upstream"},
+    )
+
+
+def test_a_text_completion_and_its_stream_are_read() -> None:
+    asked = {"model": "support", "prompt": "How long? "}
+    choices = [[{"index": 0, "text": text, "finish_reason": end}] for text, end in (("30", None), (" days.", "length"))]
+    chunks = [{"id": "c", "object": "text_completion", "model": "support@1", "choices": one} for one in choices]
+    body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\r\n\r\n" for chunk in chunks) + b"data: [DONE]\r\n\r\n"
+    event = understood(exchange(body, asked))
+    assert (event["response"], event["finish_reason"]) == ("30 days.", "length")
+    assert event["messages"] == [{"role": "user", "content": "How long? "}]
+    assert understood(exchange(chunks[1], asked))["response"] == " days."
+
+
+@pytest.mark.parametrize(
+    "response", [b"", b"data: [DONE]\n\n", b"data: {\n\n", [], "text", 5, {"object": "list", "data": []}]
+)
+def test_what_is_no_answer_is_no_event(response: Any) -> None:
+    with pytest.raises(BadEvent):
+        understood(exchange(response))
+
+
+class Broker(MemoryPublisher):
+    """Takes what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away, self.longest = False, 10**6
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        if self.away:
+            raise BrokerUnavailable("away")
+        if any(len(json.dumps(value)) > self.longest for _, value in messages):
+            raise BrokerRefused("too large") from MessageSizeTooLargeError()
+        super().publish_all(topic, messages)
+
+
+class Around:
+    def __init__(self, folder: Path) -> None:
+        self.registry = CollectorRegistry()
+        self.buffer, self.broker, self.metrics = Buffer(folder, 10**7), Broker(), Metrics(self.registry)
+        self.publishing = Publishing(self.buffer, self.broker, KafkaSettings(), self.metrics)
+
+    def keep(self, *kept: record.Record) -> None:
+        for one in kept:
+            self.buffer.append(record.encode(one))
+
+    def ids(self) -> list[str]:
+        return [value["id"] for _, _, value in self.broker.messages]
+
+    def count(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"retuned_gateway_{name}", labels)
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Around:
+    return Around(tmp_path)
+
+
+def test_each_goes_to_its_topic_with_its_conversation_as_key(around: Around) -> None:
+    around.keep(
+        exchange(whole("a"), id="i-1", conversation_id="c-1"),
+        exchange(whole("b"), CHAT | {"user": "u-1"}, id="i-2"),
+        exchange(whole("c"), id="i-3"),
+        Vote("i-1", {"id": "f-1"}),
+    )
+    around.publishing.publish()
+    assert [(topic, key, value["id"]) for topic, key, value in around.broker.messages] == [
+        ("interactions", "c-1", "i-1"),
+        ("interactions", "u-1", "i-2"),
+        ("interactions", "i-3", "i-3"),
+        ("feedback", "i-1", "f-1"),
+    ]
+    assert around.buffer.waiting_bytes == 0
+    assert around.count("published_total", kind="interactions") == 3
+    assert around.count("published_total", kind="feedback") == 1
+
+
+def test_what_kafka_does_not_take_stays_and_comes_later_in_its_order(around: Around) -> None:
+    around.broker.away = True
+    for number in range(3):
+        around.keep(exchange(whole("a"), id=f"i-{number}"))
+        with pytest.raises(BrokerUnavailable):
+            around.publishing.publish()
+    assert around.buffer.waiting_bytes
+    around.broker.away = False
+    around.publishing.publish()
+    assert around.ids() == ["i-0", "i-1", "i-2"]
+    assert around.buffer.waiting_bytes == 0
+
+
+def test_one_that_is_too_large_is_dropped_and_holds_up_no_other(around: Around) -> None:
+    around.broker.longest = 1_000
+    around.keep(*(exchange(whole("a" * (2_000 if number == 1 else 2)), id=f"i-{number}") for number in range(4)))
+    around.publishing.publish()
+    assert around.ids() == ["i-0", "i-2", "i-3"]
+    assert around.count("dropped_total", kind="interactions", reason="too_large") == 1
+    assert around.count("published_total", kind="interactions") == 3
+
+
+def test_one_that_is_not_understood_is_dropped_and_holds_up_no_other(around: Around) -> None:
+    around.keep(exchange(whole("a"), id="i-0"))
+    around.buffer.append(b"of another version")
+    around.keep(exchange(b"data: {", id="i-1"))
+    around.keep(exchange(whole("a"), CHAT | {"conversation": {"id": 5}}, id="i-2"))
+    deep = b'{"model": "support", "messages": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    around.keep(exchange(whole("a"), deep, id="i-3"))
+    huge = b'{"model": "support", "messages": [], "metadata": {"n": ' + b"9" * 400 + b"}}"
+    around.keep(exchange(whole("a"), huge, id="i-4"))
+    around.keep(exchange(whole("a"), id="i-5"))
+    around.publishing.publish()
+    assert {"i-0", "i-2", "i-5"} <= {*around.ids()}
+    dropped = around.count("dropped_total", kind="interactions", reason="unreadable")
+    assert dropped is not None
+    assert dropped + len(around.ids()) == 7
+    assert around.buffer.waiting_bytes == 0
+
+
+def test_the_thread_goes_on_after_a_failure_and_a_stop_publishes_what_is_there(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "RETRY_SECONDS", 60.0)
+    around.broker.away = True
+    around.keep(exchange(whole("a"), id="i-0"))
+    around.publishing.start()
+    while around.publishing.problem is None:
+        around.publishing._stop.wait(0.01)
+    around.broker.away = False
+    around.publishing.stop(20)
+    assert around.ids() == ["i-0"]
+    assert around.publishing.problem is None
