@@ -33,6 +33,9 @@ INSERT INTO dead_letters VALUES ('topic 2, it''s “2”', 2, 1099511627778, 're
 CREATE TABLE decisions(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, kind VARCHAR NOT NULL, outcome BOOLEAN NOT NULL, reasons JSON NOT NULL, figures JSON NOT NULL, run_id VARCHAR, metric VARCHAR);
 INSERT INTO decisions VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'kind 1, it''s “1”', True, '{"reasons": [1, "it''s"]}', '{"figures": [1, "it''s"]}', 'run_id 1, it''s “1”', 'metric 1, it''s “1”');
 INSERT INTO decisions VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'kind 2, it''s “2”', False, '{"reasons": [2, "it''s"]}', '{"figures": [2, "it''s"]}', NULL, NULL);
+CREATE TABLE deployments(workload VARCHAR NOT NULL, "version" VARCHAR, "share" DOUBLE NOT NULL, since TIMESTAMP NOT NULL, served_at TIMESTAMP);
+INSERT INTO deployments VALUES ('workload 1, it''s “1”', 'version 1, it''s “1”', 1.1, '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000');
+INSERT INTO deployments VALUES ('workload 2, it''s “2”', NULL, 2.1, '2026-03-04 09:30:00.123000', NULL);
 CREATE TABLE drift_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, drifted BOOLEAN, severity DOUBLE, features JSON NOT NULL, reference_rows BIGINT NOT NULL, current_rows BIGINT NOT NULL, report VARCHAR, detail VARCHAR NOT NULL, severity_low DOUBLE, severity_high DOUBLE, missing BIGINT);
 INSERT INTO drift_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', True, 1.1, '{"features": [1, "it''s"]}', 1099511627777, 1099511627777, 'report 1, it''s “1”', 'detail 1, it''s “1”', 1.1, 1.1, 1099511627777);
 INSERT INTO drift_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', NULL, NULL, '{"features": [2, "it''s"]}', 1099511627778, 1099511627778, NULL, 'detail 2, it''s “2”', NULL, NULL, NULL);
@@ -143,10 +146,14 @@ INSERT INTO schema_migrations VALUES (24, '024_groundings.sql', '2026-03-02 09:0
 INSERT INTO schema_migrations VALUES (25, '025_watch_power.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (26, '026_outcomes.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (28, '028_answer_minutes.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (30, '030_deployments.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (31, '031_rollouts.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (32, '032_approvals.sql', '2026-03-02 09:00:00');
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL, votes_per_day DOUBLE, seconds_to_find DOUBLE);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}', 1.1, 1.1);
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}', NULL, NULL);
+CREATE TABLE webhook_models(url VARCHAR NOT NULL, model VARCHAR NOT NULL, aliases VARCHAR NOT NULL, acknowledged_at TIMESTAMP NOT NULL);
+INSERT INTO webhook_models VALUES ('url 1, it''s “1”', 'model 1, it''s “1”', 'aliases 1, it''s “1”', '2026-03-03 09:30:00.123000');
+INSERT INTO webhook_models VALUES ('url 2, it''s “2”', 'model 2, it''s “2”', 'aliases 2, it''s “2”', '2026-03-04 09:30:00.123000');
 CREATE VIEW traffic AS SELECT * EXCLUDE (batch) FROM interactions WHERE (model != 'demonstration');
 CREATE VIEW votes AS (SELECT id, "timestamp", interaction_id, "name", (CAST("value" AS VARCHAR) = 'true') AS "value", "source", user_id, received_at FROM feedback WHERE (("name" IN ('helpful', 'hallucination')) AND (CAST("value" AS VARCHAR) IN ('true', 'false')))) UNION ALL (SELECT id, "timestamp", interaction_id, 'helpful', false, "source", user_id, received_at FROM feedback AS corrections WHERE (("name" = 'correction') AND (NOT EXISTS(SELECT * FROM feedback WHERE (("name" = 'helpful') AND (CAST("value" AS VARCHAR) IN ('true', 'false')) AND (interaction_id = corrections.interaction_id) AND ("source" = corrections."source") AND (user_id IS NOT DISTINCT FROM corrections.user_id))))));
