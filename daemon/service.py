@@ -232,8 +232,12 @@ class LocalService:
         return open_requests(self.warehouse, workload)
 
     def routes(self) -> dict[str, Any]:
-        """What gateways follow: the `Route` of each of the `workloads`, see `retuned.retrain.release.served`."""
-        return {"workloads": {name: asdict(route) for name, route in self._routes().items()}}
+        """What gateways follow: the `Route` of each of the `workloads`, see `retuned.retrain.release.served`, and what
+        is `withheld`, see `Reconciler`."""
+        return {
+            "workloads": {name: asdict(route) for name, route in self._routes().items()},
+            "withheld": self.jobs.context.reconciler.withheld(),
+        }
 
     def route(self, workload: str, conversation: str) -> dict[str, Any]:
         """What answers a conversation, and what does where that is on no server.

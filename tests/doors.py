@@ -22,7 +22,7 @@ class FakeDaemon:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.found: Any = {"workloads": {}}
-        self.routed: Any = {"workloads": {}}
+        self.routed: Any = {"workloads": {}, "withheld": {}}
         self.commands: list[dict[str, Any]] = []
         self.reports = Path("nowhere")
         self.warned: Callable[[], list[str]] = list

@@ -23,6 +23,7 @@ ASK_SECONDS = 5.0
 
 class _Answer(msgspec.Struct, frozen=True):
     workloads: dict[str, Route]
+    withheld: dict[str, list[str]] = {}
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -72,11 +73,12 @@ class Routes:
         self._ask, self._file = ask, folder / FILE
         self._configured = {workload: base_only(workload) for workload in configured}
         self._known: dict[str, Route] = {}
+        self._withheld: dict[str, frozenset[str]] = {}
         self._written = b""
         self.problem: str | None = "it was not asked yet"
         try:
             self._written = self._file.read_bytes()
-            self._known = _ANSWER.decode(self._written).workloads
+            self._take(self._written)
         except FileNotFoundError:
             pass
         except (OSError, msgspec.DecodeError) as error:
@@ -90,6 +92,15 @@ class Routes:
         """The workloads that may be asked for."""
         return sorted({*self._known, *self._configured})
 
+    def withholds(self, url: str, name: str) -> bool:
+        """Whether a server must not be asked for a model: it has another one under that name, as far as is known."""
+        return name in self._withheld.get(_server(url), ())
+
+    def _take(self, content: bytes) -> None:
+        answer = _ANSWER.decode(content)
+        self._known = answer.workloads
+        self._withheld = {_server(url): frozenset(names) for url, names in answer.withheld.items()}
+
     async def follow(self, seconds: float) -> None:
         """Ask the daemon again and again."""
         while True:
@@ -100,7 +111,8 @@ class Routes:
         """Ask the daemon once. While it is away, what it answered last holds."""
         try:
             content = await self._ask()
-            self._known, problem = _ANSWER.decode(content).workloads, None
+            self._take(content)
+            problem = None
             if content != self._written:
                 await asyncio.to_thread(_write, self._file, content)
                 self._written = content
@@ -119,6 +131,11 @@ class Routes:
         if problem and problem != self.problem:
             log.warning("routes: those that are known hold; the daemon was asked in vain: %s", problem)
         self.problem = problem
+
+
+def _server(url: str) -> str:
+    """A model server by its address, with which the daemon's targets have no /v1."""
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -160,6 +160,23 @@ class Reconciler:
         """Those that get a workload's versions."""
         return [replica for replica in list(self._replicas.values()) if workload in replica.workloads]
 
+    def withheld(self) -> dict[str, list[str]]:
+        """By the address of a model server, the versions that it may list and nobody should ask it for: what the probe
+        found wrong, and what is probed first before it answers anybody."""
+        unserved = {one.name for one in deployments(self._warehouse) if one.served_at is None}
+        return {
+            replica.address: names
+            for replica in list(self._replicas.values())
+            if replica.is_server
+            and (
+                names := sorted(
+                    model.name
+                    for model in list(replica.models.values())
+                    if model.state == "wrong" or (model.state == "loading" and model.name in unserved)
+                )
+            )
+        }
+
     # Inside
 
     def _places(self, found: Sequence[Deployment]) -> list[Place]:

@@ -231,6 +231,20 @@ def test_a_version_that_is_on_no_server_falls_back_and_says_so(around: Around) -
     assert around.gateway.metric("fallbacks_total", workload="support", model_name="support@base") == 1
 
 
+def test_a_server_that_has_something_else_under_a_versions_name_is_not_asked_for_it(around: Around) -> None:
+    conversation = next(f"c-{n}" for n in range(99) if bucket("e1", f"c-{n}") < 2_500)
+    headers = {"X-Retuned-Conversation": conversation}
+    addresses = [server.url.removesuffix("/v1") for server in around.servers]
+    around.daemon.routed = CANARY | {"withheld": {one: ["support@2"] for one in addresses}}
+    until(lambda: around.gateway.chat(**headers).headers["X-Retuned-Model"] == "support@1")
+    around.daemon.routed = CANARY | {"withheld": {addresses[0]: ["support@2"]}}
+    until(lambda: around.gateway.chat(**headers).headers["X-Retuned-Model"] == "support@2")
+    for server in around.servers:
+        server.requests.clear()
+    assert {around.gateway.chat(**headers).headers["X-Retuned-Model"] for _ in range(4)} == {"support@2"}
+    assert (len(around.servers[0].requests), len(around.servers[1].requests)) == (0, 4)
+
+
 def test_a_new_workload_is_answered_by_the_base_model(around: Around) -> None:
     answer = around.gateway.chat(model="new")
     assert answer.headers["X-Retuned-Model"] == "new@base"

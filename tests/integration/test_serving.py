@@ -107,8 +107,10 @@ def test_an_adapter_that_is_never_consulted_is_found(served: Served, double: Vll
     served.reconciler.run()
     assert served.states() == {served.new.name: "wrong"}
     assert "loaded and not consulted" in served.detail(served.new)
+    assert served.reconciler.withheld() == {double.url: [served.new.name]}
     double.uses_adapters = True
     served.reconciler.run()
+    assert served.reconciler.withheld() == {}
     assert served.states() == {served.new.name: "serving"}
 
 

@@ -72,6 +72,15 @@ def test_an_answer_of_another_form_changes_nothing(tmp_path: Path, odd: Any) -> 
     assert "not understood" in (made.problem or "")
 
 
+def test_a_server_is_not_asked_for_what_the_daemon_withholds(tmp_path: Path) -> None:
+    made = routes(tmp_path, ANSWER | {"withheld": {"http://gpu-1:8000": ["support@1"]}}, AWAY)
+    for again in (made, routes(tmp_path, AWAY)):
+        assert again.withholds("http://gpu-1:8000/v1", "support@1")
+        assert not again.withholds("http://gpu-1:8000/v1", "support@2")
+        assert not again.withholds("http://gpu-2:8000/v1", "support@1")
+    assert not routes(tmp_path, ANSWER).withholds("http://gpu-1:8000/v1", "support@1")
+
+
 def test_a_workload_that_is_gone_is_gone(tmp_path: Path) -> None:
     assert served(routes(tmp_path, ANSWER, {"workloads": {}})) is None
 
