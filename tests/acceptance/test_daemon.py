@@ -129,7 +129,7 @@ def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Pat
 
         daemon.until(lambda: daemon.metric("retuned_model_info", workload="support", alias="champion"), "metric")
         assert daemon.metric("retuned_training_runs_total", workload="support", state="succeeded") == 1
-        assert daemon.metric("retuned_promotions_total", workload="support") == 1
+        assert daemon.metric("retuned_promotions_total", workload="support", event="promoted") == 1
 
         # Back to the base model, and the app is told.
         assert cli("rollback", "support", "--reason", "it was rude", config=daemon.config).returncode == 0
