@@ -82,6 +82,7 @@ def job(folder: Path) -> dict[str, Any]:
         "false_alarm_rate": 0.05,
         "minimum_distance": 0.05,
         "segments": [],
+        "embedding_model": None,
         "topics": 8,
         "moving_windows": 1,
     }
