@@ -432,7 +432,8 @@ def test_no_scrape_after_a_restart_sees_0_promotions_and_then_those_from_before(
     metrics = Metrics(collectors)
     monkeypatch.setattr(warehouse, "rows", scraped)
     metrics.aliases(warehouse, "support")
-    assert seen[0] is None and 0.0 not in seen
+    assert seen[0] is None
+    assert 0.0 not in seen
     assert collectors.get_sample_value("retuned_promotions_total", labels) == 1.0
 
 
