@@ -123,7 +123,7 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
 
     def keep(_: str, job: dict[str, Any], *__: Any, environment: dict[str, str], **___: Any) -> dict[str, Any]:
         given.update(job=json.loads(json.dumps(job)), environment=environment)
-        return {"rows": [], "figures": {}}
+        return {"rows": [], "figures": {}, "effect_probe": None}
 
     monkeypatch.setattr("retuned.retrain.decision.evaluate.run_child", keep)
     monkeypatch.setenv("RETUNED_EVALUATE_JUDGE_KEY", "")
