@@ -162,20 +162,21 @@ class Reconciler:
 
     def withheld(self) -> dict[str, list[str]]:
         """By the address of a model server, the versions that it may list and nobody should ask it for: what the probe
-        found wrong, and what is probed first before it answers anybody."""
-        unserved = {one.name for one in deployments(self._warehouse) if one.served_at is None}
-        return {
-            replica.address: names
-            for replica in list(self._replicas.values())
-            if replica.is_server
-            and (
-                names := sorted(
-                    model.name
-                    for model in list(replica.models.values())
-                    if model.state == "wrong" or (model.state == "loading" and model.name in unserved)
-                )
-            )
-        }
+        found wrong there, and what it has not found right there while the version has not served yet."""
+        found, withheld = deployments(self._warehouse), dict[str, list[str]]()
+        for place in self._places(found):
+            if not place.is_server:
+                continue
+            replica = self._replicas.get(place.key)
+            states = {model.name: model.state for model in list(replica.models.values())} if replica else {}
+            unserved = {
+                one.name for one in found if one.version and not one.served_at and one.workload in place.workloads
+            }
+            names = {name for name in unserved if states.get(name) != "serving"}
+            names |= {name for name, state in states.items() if state == "wrong"}
+            if names:
+                withheld[place.replica] = sorted(names)
+        return withheld
 
     # Inside
 

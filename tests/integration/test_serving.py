@@ -104,6 +104,7 @@ def test_a_replica_that_hangs_holds_up_no_other(
 def test_an_adapter_that_is_never_consulted_is_found(served: Served, double: VllmDouble) -> None:
     double.uses_adapters = False
     served.promote(served.new)
+    assert served.reconciler.withheld() == {double.url: [served.new.name]}  # before it is looked at, too
     served.reconciler.run()
     assert served.states() == {served.new.name: "wrong"}
     assert "loaded and not consulted" in served.detail(served.new)
