@@ -93,8 +93,8 @@ class Proxy:
         tried: list[str] = []
         for served in target.models:
             for replica, name in self._upstreams.having(served):
-                if self._routes.withholds(replica.url, name):
-                    tried.append(f"{replica.url}: answers with something else in the place of {name}, or may")
+                if self._routes.withholds(replica.url, served.name):
+                    tried.append(f"{replica.url}: answers with something else in the place of {served.name}, or may")
                     continue
                 exchange = _Exchange(self, request, call, target, served, name, began)
                 try:

@@ -92,7 +92,7 @@ class Routes:
         """The workloads that may be asked for."""
         return sorted({*self._known, *self._configured})
 
-    def withholds(self, url: str, name: str) -> bool:
+    def withholds(self, url: str, name: str | None) -> bool:
         """Whether a server must not be asked for a model: it has another one under that name, as far as is known."""
         return name in self._withheld.get(_server(url), ())
 

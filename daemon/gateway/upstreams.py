@@ -25,6 +25,12 @@ class Model(msgspec.Struct):
 
     id: str
     parent: str | None = None
+    owned_by: str | None = None
+
+    @property
+    def asked_as(self) -> str:
+        """Its name in a request. SGLang lists an adapter by its name, and takes that name alone for the base model."""
+        return f"{self.parent}:{self.id}" if self.parent and self.owned_by == "sglang" else self.id
 
 
 class Models(msgspec.Struct):
@@ -42,7 +48,7 @@ class Replica:
     Attributes:
         url: its base URL, without a slash at its end.
         key: what it is asked with; None: what the app sent.
-        models: the names that it lists; empty while it does not answer.
+        models: the names that it lists, and how each is asked for; empty while it does not answer.
         base: its name of the base model; None: it lists none.
         in_flight: how many requests it is answering for this gateway.
         problem: why it is not asked; None: it answers.
@@ -53,7 +59,7 @@ class Replica:
         self.url = settings.url.rstrip("/")
         self.key = secret(None, settings.key_file, f"gateway.upstreams {self.url}: key_file")
         self._base = settings.base_model
-        self.models: frozenset[str] = frozenset()
+        self.models: dict[str, str] = {}
         self.base: str | None = None
         self.in_flight = 0
         self.problem: str | None = "it was not asked yet"
@@ -61,12 +67,12 @@ class Replica:
     def name_of(self, served: Served) -> str | None:
         """Its name of a model; None: it has not got it."""
         if served.name is not None:
-            return served.name if served.name in self.models else None
+            return self.models.get(served.name)
         return served.model if served.model in self.models else self.base
 
     def listed(self, models: Sequence[Model]) -> None:
         """It answered with this list."""
-        self.models = frozenset(model.id for model in models)
+        self.models = {model.id: model.asked_as for model in models}
         first = next((model.id for model in models if model.parent is None), None)
         # A server that names versions lists no base model, but one of them.
         self.base = self._base if self._base in self.models else None if self._base or "@" in (first or "") else first
@@ -78,7 +84,7 @@ class Replica:
         """It does not answer: it is not asked again until it lists its models."""
         if self.problem is None:
             log.warning("%s: %s", self.url, problem)
-        self.problem, self.models, self.base = problem, frozenset(), None
+        self.problem, self.models, self.base = problem, {}, None
 
     @contextmanager
     def asked(self) -> Iterator[None]:

@@ -117,6 +117,15 @@ def test_the_base_model_is_the_first_without_a_parent_or_the_one_that_is_configu
     assert replica(("support@1", None)).name_of(Served("support@1", "support@1")) == "support@1"
 
 
+def test_sglang_is_asked_for_an_adapter_by_its_base_model_and_its_name() -> None:
+    made = Replica(Upstream(url="http://127.0.0.1:1/v1"))
+    made.listed([Model("base", None, "sglang"), Model("support@1", "base", "sglang")])
+    assert made.name_of(Served("support@1", "support@1")) == "base:support@1"
+    assert made.name_of(BASE) == "base"
+    made.listed([Model("base", None, "vllm"), Model("support@1", "base", "vllm")])
+    assert made.name_of(Served("support@1", "support@1")) == "support@1"
+
+
 def test_the_least_busy_server_is_asked_and_of_equals_each_in_turn() -> None:
     settings = [Upstream(url=f"http://127.0.0.1:{port}/v1") for port in (1, 2, 3)]
     made = Upstreams(settings, None, Metrics(CollectorRegistry()))  # type: ignore[arg-type]
