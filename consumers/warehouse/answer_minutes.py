@@ -10,6 +10,7 @@ from datetime import datetime
 
 import duckdb
 
+from retuned.consumers.warehouse import following
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "answer_minutes.sql")
@@ -23,15 +24,13 @@ def follow(warehouse: Warehouse) -> None:
     Raises:
         WarehouseError: the warehouse cannot be written.
     """
-    with changing:
-        if warehouse.row(QUERIES["behind"]) is None:
-            return
-        with warehouse.transaction() as cursor:
-            since, until = cursor.execute(QUERIES["behind"]).fetchall()[0]
-            cursor.execute(QUERIES["fresh"], {"since": since})
-            for step in ("take_up", "replace", "store"):
-                cursor.execute(QUERIES[step])
-            cursor.execute(QUERIES["advance"], {"until": until})
+    following.follow(warehouse, changing, QUERIES, _take_in)
+
+
+def _take_in(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
+    cursor.execute(QUERIES["fresh"], {"since": since})
+    for step in ("take_up", "replace", "store"):
+        cursor.execute(QUERIES[step])
 
 
 def renew(cursor: duckdb.DuckDBPyConnection, minutes: Sequence[tuple[str, datetime]]) -> None:

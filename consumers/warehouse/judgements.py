@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import duckdb
 
 from retuned.consumers.formats.events import RESERVED
+from retuned.consumers.warehouse import following
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "judgements.sql")
@@ -27,15 +28,13 @@ def follow(warehouse: Warehouse) -> None:
     Raises:
         WarehouseError: the warehouse cannot be written.
     """
-    with changing:
-        if warehouse.row(QUERIES["behind"]) is None:
-            return
-        with warehouse.transaction() as cursor:
-            since, until = cursor.execute(QUERIES["behind"]).fetchall()[0]
-            cursor.execute(QUERIES["touched"], {"since": since})
-            _renew(cursor, since)
-            cursor.execute(QUERIES["count_feedback"], {"since": since, "reserved": sorted(RESERVED)})
-            cursor.execute(QUERIES["advance"], {"until": until})
+    following.follow(warehouse, changing, QUERIES, _take_in)
+
+
+def _take_in(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
+    cursor.execute(QUERIES["touched"], {"since": since})
+    _renew(cursor, since)
+    cursor.execute(QUERIES["count_feedback"], {"since": since, "reserved": sorted(RESERVED)})
 
 
 def feedback_totals(warehouse: Warehouse, workload: str) -> dict[tuple[str, str], int]:
