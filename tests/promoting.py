@@ -1,6 +1,10 @@
 """A workload whose champion is changed, and a fault at any step of that."""
 
 import errno
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -176,6 +180,26 @@ class Release(Case):
         states = [row["state"] for row in self.warehouse.rows("SELECT state FROM rollouts WHERE ended_at IS NULL")]
         assert states == ([running.state] if running else [])
         return [(arm.version, arm.share) for arm in route.arms]
+
+
+def kill_at(step: str, case: Case, do: str, what: str) -> None:
+    """Have another process do something to a case, `do` by the name of its method, and die at a step of it."""
+    case.warehouse.close()
+    script = "import promoting, sys; promoting.die_at(*sys.argv[1:])"
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", script, step, type(case).__name__, str(case.folder), do, what],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def die_at(step: str, kind: str, folder: str, do: str, what: str) -> None:
+    """What that other process does."""
+    case: Case = {"Case": Case, "Release": Release}[kind](Path(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(step, lambda: os.kill(os.getpid(), signal.SIGKILL), case, patch)
+        getattr(case, do)(what)
 
 
 def fail_at(step: str, fault: Callable[[], Any], case: Case, patch: pytest.MonkeyPatch) -> list[str]:

@@ -2,15 +2,13 @@
 agree in the end, and what was not committed never happened.
 """
 
-import os
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from faults import no_small_disk
-from promoting import FAULTS, NEW, OLD, Case, Killed, fail_at
+from promoting import FAULTS, NEW, OLD, Case, Killed, fail_at, kill_at
 
 from retuned.retrain import versions
 
@@ -64,20 +62,6 @@ def test_whatever_fails_at_whichever_step_all_agree_in_the_end(
     case.warehouse.close()
 
 
-_KILL = """
-import os, signal, sys
-from pathlib import Path
-import pytest
-from promoting import Case, fail_at
-case = Case(Path(sys.argv[1]))
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-with pytest.MonkeyPatch.context() as patch:
-    fail_at(sys.argv[2], kill, case, patch)
-    case.change(sys.argv[3])
-"""
-
-
 @pytest.mark.parametrize(
     ("step", "actor"),
     [("commit", "watch"), ("champion", "gate"), ("mark", "rollback"), ("row", "approver"), ("commit", "approver")],
@@ -88,13 +72,7 @@ def test_a_process_that_is_killed_in_the_middle_is_made_good(step: str, actor: s
     if actor in ("rollback", "watch"):
         case.change("operator")
     goal = OLD if actor in ("rollback", "watch") else NEW
-    case.warehouse.close()
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", _KILL, str(tmp_path), step, actor],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == -9, done.stderr
+    kill_at(step, case, "change", actor)
     again = Case(tmp_path, case.publisher)  # what was published before the kill went with that process
     if step == "row":  # nothing is written: who approved asks again
         again.change(actor)

@@ -1,14 +1,11 @@
 """Each step of a rollout is all or nothing: whatever ends the process at whichever write, aliases, links, routes, rows
 and messages agree after the next start, and no step is taken twice."""
 
-import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from promoting import FAULTS, NEW, OLD, SHARES, STEPS, Killed, Release, fail_at
+from promoting import FAULTS, NEW, OLD, SHARES, STEPS, Killed, Release, fail_at, kill_at
 
 from retuned.consumers.errors import RetunedError
 
@@ -72,20 +69,6 @@ def test_a_rollback_that_is_killed_at_any_write_is_made_once(
         case.warehouse.close()
 
 
-_KILL = """
-import os, signal, sys
-from pathlib import Path
-import pytest
-from promoting import Release, fail_at
-case = Release(Path(sys.argv[1]))
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-with pytest.MonkeyPatch.context() as patch:
-    fail_at(sys.argv[2], kill, case, patch)
-    case.take(sys.argv[3])
-"""
-
-
 @pytest.mark.parametrize(
     ("write", "step"), [("row", "promote"), ("commit", "grow"), ("champion", "promote"), ("mark", "take back")]
 )
@@ -96,13 +79,7 @@ def test_a_process_that_is_killed_in_the_middle_is_made_good(write: str, step: s
     case.come_to(reached)
     if step == "take back":
         case.take(reached)
-    case.warehouse.close()
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", _KILL, str(tmp_path), write, step],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == -9, done.stderr
+    kill_at(write, case, "take", step)
     again = Release(tmp_path, case.publisher)  # what was published before the kill went with that process
     again.rollout.follow_up("support")
     before = expected(STEPS[STEPS.index(reached) - 1])
