@@ -31,4 +31,5 @@ def measured(warehouse: Warehouse, now: datetime) -> list[str]:
 
 def retired(warehouse: Warehouse, workload: str, now: datetime) -> bool:
     """Whether no app has asked for it lately: nothing of it can drift, and no alert is about it."""
-    return warehouse.row(QUERIES["latest"], {"workload": workload, "since": now - RETIRED}) is None
+    answer_minutes.follow(warehouse)
+    return warehouse.row(QUERIES["answered"], {"workload": workload, "since": now - RETIRED}) is None

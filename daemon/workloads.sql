@@ -6,6 +6,7 @@ SELECT workload FROM answer_minutes UNION SELECT workload FROM aliases ORDER BY 
 SELECT workload FROM answer_minutes WHERE minute >= $since
 GROUP BY workload ORDER BY sum(answers) DESC, workload LIMIT $most
 
--- name: latest
--- Any of them: of a workload that is asked, the first that is found.
-SELECT timestamp FROM traffic WHERE workload = $workload AND timestamp >= $since LIMIT 1
+-- name: answered
+-- Whether it was asked since then.
+SELECT 1 AS found FROM answer_minutes
+WHERE workload = $workload AND NOT demonstration AND minute >= date_trunc('minute', $since::TIMESTAMP) LIMIT 1
