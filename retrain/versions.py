@@ -190,7 +190,7 @@ def need_base(base: Base | None) -> Base:
 def champion(warehouse: Warehouse, workload: str) -> Version | None:
     """The version that serves, or None: the base model serves."""
     row = warehouse.row(QUERIES["champion"], {"workload": workload})
-    return _version(row) if row else None
+    return from_row(row) if row else None
 
 
 def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
@@ -200,7 +200,7 @@ def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
 
 def versions_of(warehouse: Warehouse, workload: str) -> list[Version]:
     """All versions of a workload, oldest first, those that retention removed among them."""
-    return [_version(row) for row in warehouse.rows(QUERIES["versions"], {"workload": workload})]
+    return [from_row(row) for row in warehouse.rows(QUERIES["versions"], {"workload": workload})]
 
 
 def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
@@ -208,5 +208,6 @@ def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
     return next((known for known in versions_of(warehouse, workload) if known.version == version), None)
 
 
-def _version(row: dict[str, Any]) -> Version:
+def from_row(row: dict[str, Any]) -> Version:
+    """A version from its row in `models`."""
     return Version(**row | {"path": Path(row["path"]), "manifest": json.loads(row["manifest"])})

@@ -4,7 +4,6 @@ gets. It is rows, written in the transaction that changes the aliases; `release.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
 
 import duckdb
 
@@ -114,26 +113,18 @@ def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now
 
 def wanted(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, Wanted]:
     """What serves, or is being drained: what model servers should have, by its name there."""
-    of_these = set(workloads)
-    return {
-        one.name: Wanted(known[one.version], one.aliases, one.since)
-        for workload, own in groupby(deployments(warehouse), lambda one: one.workload)
-        if workload in of_these
-        for known in [_versions(warehouse, workload)]
-        for one in own
-        if one.version is not None
-    }
+    return _read(warehouse, "wanted", workloads)
 
 
 def named(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, Wanted]:
     """What an alias names, drained or not: what links and registries should have."""
-    return {
-        model_name(workload, row["version"]): Wanted(known[row["version"]], frozenset(row["aliases"]), row["since"])
-        for workload in workloads
-        for known in [_versions(warehouse, workload)]
-        for row in warehouse.rows(QUERIES["named"], {"workload": workload})
-    }
+    return _read(warehouse, "named", workloads)
 
 
-def _versions(warehouse: Warehouse, workload: str) -> dict[str, Version]:
-    return {version.version: version for version in versions.versions_of(warehouse, workload)}
+def _read(warehouse: Warehouse, query: str, workloads: Iterable[str]) -> dict[str, Wanted]:
+    """In one query for all workloads: this is asked every few seconds."""
+    found = []
+    for row in warehouse.rows(QUERIES[query], {"workloads": list(workloads)}):
+        aliases, since = frozenset(row.pop("aliases")), row.pop("since")
+        found.append(Wanted(versions.from_row(row), aliases, since))
+    return {one.name: one for one in found}

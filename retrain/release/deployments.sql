@@ -9,11 +9,28 @@ FROM deployments d
 LEFT JOIN models m ON m.workload = d.workload AND m.version = d.version
 ORDER BY d.workload, d.share DESC, d.since DESC, d.version
 
+-- name: wanted
+-- The versions that serve or are being drained, the largest share first.
+WITH named AS (
+    SELECT workload, version, list(alias ORDER BY alias) AS aliases FROM aliases GROUP BY ALL
+)
+SELECT m.*, coalesce(n.aliases, []) AS aliases, d.since
+FROM deployments d
+JOIN models m ON m.workload = d.workload AND m.version = d.version AND m.removed_at IS NULL
+LEFT JOIN named n ON n.workload = d.workload AND n.version = d.version
+WHERE d.workload IN (SELECT unnest($workloads::VARCHAR[]))
+ORDER BY d.workload, d.share DESC, d.since DESC, d.version
+
 -- name: named
-SELECT a.version, list(a.alias ORDER BY a.alias) AS aliases, max(a.created_at) AS since
-FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version AND m.removed_at IS NULL
-WHERE a.workload = $workload
-GROUP BY a.version
+WITH named AS (
+    SELECT workload, version, list(alias ORDER BY alias) AS aliases, max(created_at) AS since
+    FROM aliases
+    WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    GROUP BY ALL
+)
+SELECT m.*, n.aliases, n.since
+FROM named n JOIN models m ON m.workload = n.workload AND m.version = n.version AND m.removed_at IS NULL
+ORDER BY n.workload, n.version
 
 -- name: drop_workload
 DELETE FROM deployments WHERE workload = $workload
