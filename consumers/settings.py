@@ -1,5 +1,6 @@
 """Settings of getting events in: broker, ingestion, privacy, warehouse."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -63,6 +64,14 @@ def _without_credentials(url: str, info: ValidationInfo) -> str:
 
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address, or a name, that is listened on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:

@@ -1,13 +1,12 @@
 """Settings of `retuned gateway`."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section
+from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, is_loopback
 
 LEAST_KEY = 16
 """Characters of a key of clients or of feedback."""
@@ -81,10 +80,7 @@ class GatewaySettings(Section):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     def client_keys(self) -> tuple[str, ...] | None:
         """Keys of apps; None: anybody may ask. Raises a ConfigurationError as `keys_in` does."""

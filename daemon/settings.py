@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from retuned.consumers import settings as consumers
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share, is_loopback
 from retuned.daemon import hours, overrides
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.daemon.hours import Hours
@@ -194,10 +194,7 @@ class HttpSettings(Section):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def address(self) -> str:
