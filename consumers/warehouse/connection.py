@@ -22,6 +22,7 @@ from retuned.consumers.warehouse import schema
 
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
+CLOSE_SECONDS = 10.0  # for statements that still run
 _NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
 ROW_GROUP_ROWS = 10_240
 """Rows that DuckDB compresses together. It writes the unfinished group anew at each checkpoint, and all writers wait.
@@ -70,10 +71,13 @@ class Warehouse:
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, memory_limit: str) -> None:
         self._connection, self._memory_limit = connection, memory_limit
         self._held: duckdb.DuckDBPyConnection | None = None
+        self._closed = False
         self.path = path
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same database, for one thread and one transaction at a time."""
+        if self._closed:
+            raise duckdb.ConnectionException(f"warehouse {self.path}: already closed")
         cursor = self._connection.cursor()
         cursor.execute(f"USE {NAME}")
         return cursor
@@ -247,8 +251,20 @@ class Warehouse:
             cursor.execute(f"SET memory_limit = {literal(self._memory_limit)}")
 
     def close(self) -> None:
-        """Close the file; safe to repeat."""
-        self._connection.close()
+        """Close the file; safe to repeat, and while threads work on cursors: their next one is refused.
+
+        Raises:
+            duckdb.ResourceInUseException: a statement goes on for CLOSE_SECONDS.
+        """
+        self._closed = True
+        given_up = time.monotonic() + CLOSE_SECONDS
+        while True:
+            try:
+                return self._connection.close()
+            except duckdb.ResourceInUseException:  # a cursor is being opened, or a statement runs on one
+                if time.monotonic() > given_up:
+                    raise
+                time.sleep(0.01)
 
     def _not_written(self, error: Exception) -> WarehouseError:
         if advice := out_of_files(error):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import resource
+import time
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -37,11 +38,11 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._reading: str | None = None
-        self._since = 0.0
+        self._since = 0.0  # not the loop's time: uvloop reads it once for all connections that it accepts together
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._since = self.loop.time()
+        self._since = time.monotonic()
         self._limit_time()
         if len(self.connections) > most_connections():
             self._make_room()
@@ -52,7 +53,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._since = self.loop.time()
+        self._since = time.monotonic()
         self._limit_time()
 
     def connection_lost(self, exc: Exception | None) -> None:

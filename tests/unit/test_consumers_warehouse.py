@@ -1,9 +1,11 @@
 """The warehouse file: migrations, one owner, transactions, a full disk."""
 
+import re
 import resource
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -246,3 +248,21 @@ def test_a_cache_that_cannot_be_dropped_stops_nothing(settings: WarehouseSetting
     warehouse.drop_cache()
     assert warehouse.rows("SELECT next_offset FROM offsets") == [{"next_offset": 7}]
     warehouse.close()
+
+
+def test_it_is_closed_while_threads_open_cursors(settings: WarehouseSettings) -> None:
+    """What still works on it at the end of a daemon is refused; DuckDB itself would refuse to close."""
+
+    def ask(warehouse: Warehouse) -> None:
+        while True:
+            warehouse.rows("SELECT count(*) FROM promotions")
+
+    for _ in range(20):
+        warehouse = open_warehouse(settings)
+        with ThreadPoolExecutor(12) as pool:
+            asking = [pool.submit(ask, warehouse) for _ in range(12)]
+            time.sleep(0.01)
+            warehouse.close()
+        for one in asking:
+            assert isinstance(one.exception(), duckdb.Error)
+            assert re.search("closed|No open result", str(one.exception()))
