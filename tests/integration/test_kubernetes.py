@@ -110,6 +110,7 @@ def test_pods_have_no_rights_and_write_to_their_volumes_alone(process: str) -> N
     assert pod["automountServiceAccountToken"] is False
     own = pod["securityContext"]
     assert (own["runAsNonRoot"], own["runAsUser"], own["fsGroup"]) == (True, 10001, 10001)
+    assert own["fsGroupChangePolicy"] == "OnRootMismatch"  # else the kubelet opens files of 0600 to the group
     assert own["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -229,7 +230,8 @@ def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     } == {"gateway"}
     assert restarts("config.gateway.poll_seconds=3") == {"gateway"}
     assert restarts("config.policy.enabled=false") == {"daemon"}
-    assert restarts("config.kafka.group_id=other") == {"daemon", "gateway"}
+    for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "logging.level=debug"):
+        assert restarts(f"config.{shared}") == {"daemon", "gateway"}
 
 
 def test_probes_ask_as_the_daemon_serves() -> None:
@@ -286,6 +288,20 @@ def test_values_hold_no_secret_and_nothing_unknown() -> None:
         BUILD.render()
     with pytest.raises(RuntimeError, match="/config/gateway/upstreams"):
         BUILD.render(*MINIMAL, "--set", "gateway.enabled=true")
+
+
+def test_the_values_of_the_documentation_render(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^    (?:# values|config:)[^`]*?\n\n", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE
+    )
+    assert len(blocks) == 2
+    files = [tmp_path / f"{number}.yaml" for number in range(len(blocks))]
+    for file, block in zip(files, blocks, strict=True):
+        file.write_text(block)
+    options = [option for file in files for option in ("--values", str(file))]
+    assert len(pods(*options)) == 2
+    (container,) = pods(*options)["gateway"]["spec"]["containers"]
+    assert container["env"] == [{"name": "SSL_CERT_FILE", "value": "/run/secrets/retuned/ca.crt"}]
 
 
 def test_alerts_and_dashboards_are_those_of_deploy() -> None:
