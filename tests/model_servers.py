@@ -4,11 +4,13 @@ generates. And vLLM itself, where RETUNED_VLLM names its command, for example /o
 What the double of SGLang does stands in its documentation (docs.sglang.io, "LoRA Serving") and in its issues and source
 (sgl-project/sglang 7446, 11570): no SGLang was at hand."""
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -249,7 +251,17 @@ def vllm(base: Path, dtype: str) -> Iterator[str]:
 
 @contextmanager
 def vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The same on a port; its process, which leads a group of its own."""
+    """The same on a port; its process, which leads a group of its own.
+
+    One at a time on a machine: files of tests run at once, and each vLLM has every core and a gigabyte.
+    """
+    assert VLLM is not None
+    with (Path(tempfile.gettempdir()) / "retuned-tests-vllm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from _vllm_process(base, dtype, port)
+
+
+def _vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     assert VLLM is not None
     environment = {
         "VLLM_TARGET_DEVICE": "cpu",

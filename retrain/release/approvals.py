@@ -42,7 +42,7 @@ class Approval:
         requested_at, expires_at, decided_at: naive UTC; decided_at is None while it waits.
         actor: who approved or refused it; None: nobody did.
         reason: why it was approved, refused or superseded.
-        announced: the message is published.
+        announced: the message of its state is published, and the card of its version has what was decided.
     """
 
     id: str
@@ -98,7 +98,7 @@ def overdue(warehouse: Warehouse, now: datetime) -> list[Approval]:
 
 
 def unannounced(warehouse: Warehouse, workload: str) -> list[Approval]:
-    """The requests of a workload that wait and whose message is still to be published."""
+    """The requests of a workload whose state is still to be announced; what superseded one announces itself."""
     return [Approval(**row) for row in warehouse.rows(QUERIES["unannounced"], {"workload": workload})]
 
 

@@ -44,14 +44,14 @@ class Mlflow:
         except ImportError as error:
             raise ConfigurationError("serving.targets (mlflow): needs pip install 'retuned[mlflow]'") from error
 
-    def reach(self) -> None:
-        """Ask for something that every server has.
+    def registered_models(self) -> list[str]:
+        """The names of the registered models, of which there may be more than these.
 
         Raises:
             RetunedError: it does not answer.
         """
         with self._client() as client:
-            client.search_registered_models(max_results=1)
+            return [model.name for model in client.search_registered_models()]
 
     def listed(self) -> dict[str, frozenset[str]]:
         names = {alias: own for own, alias in _ALIASES.items()}
