@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from brokers import until
 from model_servers import free_port
 
 MLFLOW = os.environ.get("RETUNED_MLFLOW")
+with_mlflow = (
+    pytest.mark.skipif(MLFLOW is None, reason="RETUNED_MLFLOW names no mlflow: make .venv-mlflow"),
+    pytest.mark.timeout(600),
+)
+"""Marks of a parameter that starts one."""
 
 
 @contextmanager
@@ -32,7 +38,7 @@ def mlflow(folder: Path) -> Iterator[str]:
             return False
 
     try:
-        until(answers, 120)
+        until(answers, 400)  # its first start makes a database
         yield url
     finally:
         os.killpg(server.pid, signal.SIGTERM)

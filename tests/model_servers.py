@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from brokers import until
 from http_doubles import Quiet, listening
@@ -29,6 +30,9 @@ from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 
 VLLM = os.environ.get("RETUNED_VLLM")
+needs_vllm = pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM: make .venv-vllm")
+with_vllm = (needs_vllm, pytest.mark.timeout(900))
+"""Marks of a parameter that starts one, which waits until that of another file has ended."""
 
 Answered = tuple[int, Any]
 LORA_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
