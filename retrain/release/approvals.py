@@ -63,6 +63,11 @@ class Approval:
         """The name under which the version would be served."""
         return model_name(self.workload, self.version)
 
+    @property
+    def state_since(self) -> datetime:
+        """When it was requested, or settled."""
+        return self.decided_at or self.requested_at
+
     def __str__(self) -> str:
         """Where it stands, in a sentence without a full stop."""
         if self.state == "waiting":

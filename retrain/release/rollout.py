@@ -288,7 +288,7 @@ class Rollout:
             OSError: a link or a card cannot be written.
             BrokerUnavailable, BrokerRefused: the rest of the messages stays.
         """
-        unwritten, requests = list[OSError](), list[Approval]()
+        unwritten, requests, published = list[OSError](), list[Approval](), 0
         try:
             with _lock:
                 registry.relink(self.warehouse, self.settings, workload)
@@ -304,15 +304,15 @@ class Rollout:
         try:
             with _publishing[workload]:
                 rows = self.warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
-                for row in rows:
-                    self.publisher.publish(self.topic, workload, _message(row, self._base(row)))
-                    self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
-                published = len(rows)
-                for request in requests:
-                    if request.state != "approved":  # then it is the change that follows from it
-                        self.publisher.publish(self.topic, workload, self._request(request))
+                told: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in rows]
+                told += [(request.state_since, request) for request in requests]
+                for _, one in sorted(told, key=lambda pair: pair[0]):
+                    if isinstance(one, Approval):
+                        published += self._announce_request(one)
+                    else:
+                        self.publisher.publish(self.topic, workload, _message(one, self._base(one)))
+                        self.warehouse.execute(QUERIES["announced"], {"id": one["id"]})
                         published += 1
-                    self._announced(request)
         finally:
             self.show(workload)
         if unwritten:
@@ -327,19 +327,25 @@ class Rollout:
         if version is not None and version.removed_at is None:
             card.write(self.warehouse, version.path, version.path, version.manifest)
 
+    def _announce_request(self, approval: Approval) -> int:
+        """Returns how many messages that takes: none where it was approved, for a change follows from that."""
+        published = 0
+        if approval.state != "approved":
+            self.publisher.publish(self.topic, approval.workload, self._request(approval))
+            published = 1
+        self._announced(approval)
+        return published
+
     def _request(self, approval: Approval) -> dict[str, Any]:
-        """The message of a request that waits, was refused or has expired: what serves, as the latest change announced
-        it, and the request beside it. A reader that only asks what serves, and a compacted topic, lose nothing by it.
-        """
-        changes = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        """The message of a request that waits, was refused or has expired: what served then, as the change before it
+        announced that, and the request beside it. A reader that only asks what serves, and a compacted topic, lose
+        nothing by it."""
+        rows = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        changes = [row for row in rows if row["created_at"] <= approval.state_since]
         serving = changes[-1] if changes else self._unchanged(approval.workload)
-        told = {"id": approval.id, "created_at": approval.requested_at, "event": "approval_requested"}
+        told = {"id": approval.id, "created_at": approval.state_since, "event": "approval_requested"}
         if approval.state != "waiting":
-            told = {
-                "id": f"{approval.id}-{approval.state}",
-                "created_at": approval.decided_at,
-                "event": f"approval_{approval.state}",
-            }
+            told |= {"id": f"{approval.id}-{approval.state}", "event": f"approval_{approval.state}"}
         request = {
             "id": approval.id,
             "version": approval.version,

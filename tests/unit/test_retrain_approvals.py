@@ -240,6 +240,26 @@ def test_what_is_refused_and_what_nobody_decided_on_is_announced_once(gate: Gate
     assert first["version"] == second["version"] == promoted["version"] == OLD  # what serves has not changed
 
 
+def test_messages_that_waited_for_the_broker_come_in_their_order_with_what_served_then(tmp_path: Path) -> None:
+    def away(*_: Any) -> None:
+        raise BrokerUnavailable("kafka: it does not answer")
+
+    gate = Gate(tmp_path, steps=(0.25, 1.0))
+    gate.promote(OLD)
+    request = gate.passes()
+    publish, gate.publisher.publish = gate.publisher.publish, away  # type: ignore[method-assign]
+    gate.now += DAY
+    gate.decide(request, "refused", "bob", "no")
+    gate.now += DAY
+    gate.rollout.begin("support", NEWER, "gate", "it is better", gate.now)
+    gate.publisher.publish = publish  # type: ignore[method-assign]
+    assert gate.rollout.follow_up("support") == 2
+    assert [(message["event"], message["version"], message["share"]) for message in gate.messages()[1:]] == [
+        ("approval_requested", OLD, 1.0), ("approval_refused", OLD, 1.0), ("canary", NEWER, 0.25),
+    ]  # fmt: skip
+    gate.warehouse.close()
+
+
 def test_a_refusal_is_announced_though_it_came_while_the_request_was(gate: Gate) -> None:
     publish = gate.publisher.publish
 
