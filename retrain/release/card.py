@@ -148,6 +148,11 @@ def render(record: Record) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def without_header(card: str) -> str:
+    """A card for places that show its header as text, which Hugging Face's do not."""
+    return card.partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
+
+
 def _verdict(record: Record) -> str:
     if record.decision is None:
         return "**Not decided yet.** It was trained, and the gate has not said whether it may serve."

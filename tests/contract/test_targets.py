@@ -63,6 +63,7 @@ def configured(
                 "kind": "vllm",
                 "urls": [stack.enter_context(vllm(adapters.base, "float32"))],
                 "timeout_seconds": 60.0,
+                "work_seconds": 400.0,
             }
         case "webhook":
             (folder / "secret").write_bytes(SECRET)
