@@ -199,7 +199,7 @@ class Gateway:
         return False
 
     def post(self, path: str, content: Any, **headers: str) -> httpx.Response:
-        return httpx.post(self.url + path, json=content, headers=headers, timeout=30)
+        return httpx.post(self.url + path, json=content, headers=headers, timeout=120)
 
     def chat(self, question: str = "How long?", model: str = "support", **headers: str) -> httpx.Response:
         messages = [{"role": "user", "content": question}]
