@@ -56,7 +56,7 @@ class Attempt:
         shutil.rmtree(made.path, ignore_errors=True)  # begun when the daemon was killed, and never submitted
         folder.mkdir(parents=True, exist_ok=True)
         with durable.written_aside(made.path) as aside:
-            _link(before.path if before else folder, aside)
+            _link(before.path if before else folder, aside, but=work.outputs)
             (aside / _WORK).write_text(json.dumps(spec), encoding="utf-8")
             if work.environment:
                 _write_secretly(aside / _SECRETS, json.dumps(work.environment))
@@ -150,14 +150,14 @@ class Answers:
                 yield json.loads(line)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Fill a folder with what another one holds, files as links where that can be.
+def _link(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
+    """Fill a folder with what another one holds, but for some names; files as links where that can be.
 
     Who writes there removes files meanwhile, and never changes one: what is missing then was a checkpoint in the
     making, or one too many, and a checkpoint that is not whole is passed over.
     """
     for entry in list(source.iterdir()):
-        if entry.name in _OWN or entry.name.startswith((".", "attempt-")) or entry.suffix == ".log":
+        if entry.name in {*_OWN, *but} or entry.name.startswith((".", "attempt-")) or entry.suffix == ".log":
             continue
         with suppress(FileNotFoundError):
             if entry.is_dir():
