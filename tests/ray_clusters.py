@@ -204,15 +204,15 @@ class RayCluster:
         )  # fmt: skip
         until((folder / "up").exists)
         (self._first,) = children(self._network.pid)[:1]
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._relay.getsockname()[1]}"
 
     def start(self) -> None:
-        """The head, with what an earlier one left forgotten."""
+        """The head. It knows nothing of one before it."""
         self._ray(
             "start", "--head", f"--port={_PORT}", "--dashboard-host=127.0.0.1", f"--dashboard-port={_DASHBOARD}",
             "--num-cpus=1", "--node-name=head", "--temp-dir", self._temporary, "--disable-usage-stats",
         )  # fmt: skip
-        threading.Thread(target=self._listen, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._relay.getsockname()[1]}"
         until(lambda: self._answers("/api/version"), 90)
 
     def add_node(self, name: str) -> None:
@@ -220,22 +220,25 @@ class RayCluster:
                   "--resources", '{"trainer": 1}')  # fmt: skip
 
     def lose_node(self, name: str) -> None:
-        """All processes of a node are killed."""
-        for pid in children(self._network.pid):
-            with suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"raylet/raylet" in command and f"--node-name={name}".encode() in command:
-                    for part in [pid, *children(pid)]:
-                        with suppress(ProcessLookupError):
-                            os.kill(part, signal.SIGKILL)
+        """A node with all that it runs is killed."""
+        for pid in self._running("raylet/raylet", f"--node_name={name}"):
+            for part in [pid, *children(pid)]:
+                with suppress(ProcessLookupError):
+                    os.kill(part, signal.SIGKILL)
 
     def lose_head(self) -> None:
-        """What the cluster knows is lost, and its nodes with their jobs go on."""
+        """What the cluster knows is lost, and the other nodes with their jobs go on."""
+        for pid in self._running("gcs/gcs_server") + self._running("dashboard/dashboard.py"):
+            os.kill(pid, signal.SIGKILL)
+        self.lose_node("head")
+
+    def _running(self, *words: str) -> list[int]:
+        found = []
         for pid in children(self._network.pid):
             with suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if any(part in command for part in (b"gcs_server", b"dashboard.py")):
-                    os.kill(pid, signal.SIGKILL)
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+                found += [pid] if all(word in command for word in words) else []
+        return found
 
     def close(self) -> None:
         self._network.kill()
@@ -248,7 +251,7 @@ class RayCluster:
 
     def _ray(self, *arguments: str) -> None:
         assert RAY is not None
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DOCKER_CPU_WARNING": "1"}
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "150"}
         subprocess.run(
             ["nsenter", "-t", str(self._first), "--net", "--pid", "--mount", RAY, *arguments,
              "--object-store-memory=100000000"],

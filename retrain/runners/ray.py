@@ -215,7 +215,7 @@ class RayRunner(Runner):
         own = dict(settings.runtime_env.get("env_vars", {})) | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         custom = {name: value for name, value in settings.resources.items() if name not in _RESOURCES}
         command = [*shlex.split(settings.python), "-m", "retuned.retrain.runners.ray_job"]
-        body = {
+        body: dict[str, Any] = {
             "entrypoint": f"exec {shlex.join([*command, str(attempt.folder), attempt.id])}",
             "submission_id": attempt.id,
             "runtime_env": settings.runtime_env | {"env_vars": own},
