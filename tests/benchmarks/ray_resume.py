@@ -1,4 +1,4 @@
-"""A training on Ray that loses its node, then its daemon, then the head, beside one that loses nothing: the same adapter?
+"""A training on Ray that loses its node, then its daemon, then the head, beside an unbroken one: the same adapter?
 
 RETUNED_RAY names Ray's command, for example /opt/ray/bin/ray; it needs `unshare`."""
 
