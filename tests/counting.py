@@ -41,13 +41,18 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     emit({"begun_at": begun, "pid": os.getpid()})
     while begun and job.get("holds_again") and not Path(job["gate"]).exists():
         time.sleep(0.02)
-    for step in range(begun + 1, job["steps"] + 1):
+
+    def save(step: int) -> None:
         with written_aside(folder / f"checkpoint-{step}") as aside:
             (aside / "state.json").write_text(json.dumps(step))
+
+    for step in range(begun + 1, job["steps"] + 1):
+        save(step)
         emit({"step": step})
         while step == job.get("hold_at") and not Path(job["gate"]).exists() and not stopped.is_set():
             time.sleep(0.02)
         if stopped.is_set():
+            save(step)
             raise Cancelled("stopped")
     match job.get("ends"):
         case "refused":

@@ -120,6 +120,14 @@ class Attempt:
                 file.flush()
                 os.fsync(file.fileno())
 
+    def clear_away(self) -> None:
+        """Remove what it made where the work was given up meanwhile, and its folders with it."""
+        if Attempt.current(self.folder) is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                self.folder.rmdir()
+                self.folder.parent.rmdir()
+
     def take_over(self, outputs: tuple[str, ...]) -> None:
         """Move what the attempt made into the folder of the work, where it is not there yet."""
         for name in outputs:

@@ -43,6 +43,8 @@ def main(folder: Path, job_id: str) -> int:
     last = _answer(attempt, stop)
     if attempt.counts():
         attempt.answer(last)
+    else:
+        attempt.clear_away()
     return 0
 
 

@@ -1,6 +1,9 @@
 """The runner `ray` when nodes, heads and daemons are lost, on a double of Ray whose jobs are processes."""
 
 import json
+import os
+import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -109,6 +112,29 @@ def test_a_zombie_ends_itself_and_publishes_nothing(ray: RayDouble, tmp_path: Pa
     result, lines = run(runner(ray), counting_work(tmp_path, hold_at=3, holds_again=True), at)
     assert result["counted"] == STEPS
     assert steps(lines) == [1, 2, 3, 4, 5, 6]
+    answered = (tmp_path / "count" / "attempt-1" / "answers.jsonl").read_text().splitlines()
+    assert not any(attempts.is_last(json.loads(line)) for line in answered)
+
+
+def test_a_frozen_job_that_wakes_after_all_is_done_changes_nothing(ray: RayDouble, tmp_path: Path) -> None:
+    frozen: list[int] = []
+
+    def freeze() -> None:
+        pid = ray.process(ray.names[0]).pid
+        frozen.extend([pid, *children(pid)])
+        for one in frozen:
+            os.kill(one, signal.SIGSTOP)
+        ray.lose_node(ray.names[0], really=False)
+        (tmp_path / "gate").touch()
+
+    at = once(lambda line: line.get("step") == 3, freeze)
+    assert run(runner(ray), counting_work(tmp_path, hold_at=3), at)[0]["counted"] == STEPS
+    before = sorted(str(path) for path in (tmp_path / "count").glob("*"))
+    for one in frozen:
+        os.kill(one, signal.SIGCONT)
+    until(lambda: all(map(gone, frozen)), 30)
+    assert made(tmp_path) == "21"
+    assert sorted(str(path) for path in (tmp_path / "count").glob("*")) == before
     answered = (tmp_path / "count" / "attempt-1" / "answers.jsonl").read_text().splitlines()
     assert not any(attempts.is_last(json.loads(line)) for line in answered)
 
@@ -243,8 +269,9 @@ def test_the_job_of_work_that_was_given_up_ends_itself(ray: RayDouble, tmp_path:
         run(runner(ray), counting_work(tmp_path, hold_at=3), once(lambda line: line.get("step") == 3, kill))
     job = ray.process(ray.names[0])
     processes = [job.pid, *children(job.pid)]
-    (tmp_path / "count" / attempts.CURRENT).unlink()
-    until(lambda: all(gone(pid) or job.poll() is not None for pid in processes), 30)
+    shutil.rmtree(tmp_path / "count")
+    until(lambda: job.poll() is not None and all(map(gone, processes[1:])), 30)
+    assert not (tmp_path / "count").exists()  # it wrote a last checkpoint
 
 
 def test_a_stop_while_ray_is_away_passes_the_job(
