@@ -94,7 +94,7 @@ class RayRunner(Runner):
         while True:
             lost = attempt.lost
             try:
-                return self._ended(work, attempt, self._followed(work, attempt, stop, on_progress))
+                return self._ended(work, attempt, self._last_line(work, attempt, stop, on_progress))
             except _Expired:
                 log.info("job %s waited in vain for runner.resources and is submitted again", attempt.id)
             except _Lost as error:
@@ -112,10 +112,12 @@ class RayRunner(Runner):
 
     def check(self) -> str:
         found = self._client.get("api/version")
-        with self._client.expected("api/version"):
-            version = found["ray_version"]
+        if not isinstance(found, dict) or "ray_version" not in found:
+            raise RetunedError(self._no_ray("api/version"))
         asked = ", ".join(f"{name} {value:g}" for name, value in self._settings.resources.items())
-        return f"Ray {version} at {self._client.url}" + (f", of which a job takes {asked}" if asked else "")
+        return f"Ray {found['ray_version']} at {self._client.url}" + (
+            f", of which a job takes {asked}" if asked else ""
+        )
 
     def _taken_up(self, work: Work, spec: dict[str, Any]) -> Attempt | None:
         """The attempt that goes on, or has ended, since the daemon that began it was killed; None: a new one is due.
@@ -130,24 +132,34 @@ class RayRunner(Runner):
             return attempt if attempt.spec | {"fields": None} == spec | {"fields": None} else None
         return None if "cancelled" in last else attempt
 
-    def _followed(self, work: Work, attempt: Attempt, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
-        """The last line of an attempt.
+    def _last_line(self, work: Work, attempt: Attempt, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
+        """The last line of an attempt, once it is there.
 
         Raises:
             _Lost, _Expired: there is none, and will be none.
             Cancelled: it was stopped.
             ChildFailed: it cannot begin, or Ray is away for too long.
         """
+        try:
+            return self._followed(work, attempt, stop, on_progress)
+        except (Cancelled, ChildFailed):
+            attempt.withdraw()  # whatever of it still runs ends itself
+            raise
+
+    def _followed(self, work: Work, attempt: Attempt, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
         answers, seen, said = Answers(attempt), _Seen(self._clock()), False
         ask_at = self._clock()
         ended_at: float | None = None
         stop_by: float | None = None
+        stopped = False
         while True:
             for line in answers.new():
                 said = True
                 if is_last(line):
                     return line
                 on_progress(line)
+            if stopped:
+                raise Cancelled(f"{work.name}: stopped before it was done")
             now = self._clock()
             if stop.is_set() and stop_by is None:
                 stop_by = now + STOP_SECONDS
@@ -155,9 +167,7 @@ class RayRunner(Runner):
             if now >= ask_at:
                 ask_at = now + self._status_seconds
                 if stop_by is not None:
-                    if self._has_ended(attempt) or now > stop_by:
-                        attempt.withdraw()
-                        raise Cancelled(f"{work.name}: stopped before it was done")
+                    stopped = self._has_ended(attempt) or now > stop_by  # and its last line is looked for once more
                 elif (details := self._details(work, attempt, seen, said, on_progress)) is not None:
                     ended_at = ended_at or now
                     if now - ended_at >= (LATE_SECONDS if details["status"] == "SUCCEEDED" else self._status_seconds):
@@ -207,8 +217,15 @@ class RayRunner(Runner):
             if error.status == 404:
                 return None
             raise
-        with self._client.expected(route):
-            return dict(found) | {"status": str(found["status"])}
+        if not isinstance(found, dict) or "status" not in found:
+            raise ChildFailed(self._no_ray(route))
+        return found
+
+    def _no_ray(self, route: str) -> str:
+        return (
+            f"runner.url: {self._client.url}/{route} does not answer as Ray does; expected the address of a cluster's "
+            "dashboard, for example http://ray-head:8265"
+        )
 
     def _submit(self, attempt: Attempt) -> None:
         settings = self._settings

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from brokers import until
 from counting import MODULE_PATH, STEPS, counting_work
+from http_doubles import Quiet, listening
 from ray_clusters import RayDouble, children, ray_double
 
 from retuned.consumers.common.logfields import about
-from retuned.consumers.errors import Cancelled, ChildFailed
+from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.retrain.runners import attempts
 from retuned.retrain.runners.attempts import Attempt
 from retuned.retrain.runners.ray import RayRunner
@@ -228,6 +229,22 @@ def test_a_daemon_that_was_killed_before_it_submitted_does_so(ray: RayDouble, tm
     assert ray.names == [began.id]
 
 
+def test_a_result_that_a_stop_comes_too_late_for_is_returned(ray: RayDouble, tmp_path: Path) -> None:
+    """It is written after the last look at the answers, and before Ray is asked whether the job has ended."""
+    asked, stop = runner(ray), threading.Event()
+
+    def has_ended(_: Attempt) -> bool:
+        (tmp_path / "gate").touch()
+        until(lambda: ray.job(ray.names[0])["status"] == "SUCCEEDED")
+        return True
+
+    asked._stop = lambda _: None  # type: ignore[method-assign]
+    asked._has_ended = has_ended  # type: ignore[method-assign]
+    at = once(lambda line: line.get("step") == 3, stop.set)
+    assert asked.run(counting_work(tmp_path, hold_at=3), stop, at)["counted"] == STEPS
+    assert made(tmp_path) == "21"
+
+
 def test_an_answer_to_its_submission_that_did_not_come_is_no_second_job(ray: RayDouble, tmp_path: Path) -> None:
     """The request is sent again, and refused because the job is there."""
     asked = runner(ray)
@@ -340,6 +357,21 @@ def test_a_token_that_is_missing_is_named(ray: RayDouble, tmp_path: Path) -> Non
         run(runner(ray), counting_work(tmp_path))
     (tmp_path / "token").write_text(ray.token)
     assert run(runner(ray, token_file=tmp_path / "token"), counting_work(tmp_path))[0]["counted"] == STEPS
+
+
+def test_an_address_that_is_not_rays_is_named(tmp_path: Path) -> None:
+    class Other(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>It works</html>")
+
+    with listening(Other) as url:
+        asked = RayRunner(RunnerSettings(kind="ray", url=url))
+        with pytest.raises(RetunedError, match="api/version does not answer as Ray does; expected the address"):
+            asked.check()
+        with pytest.raises(ChildFailed, match=r"api/jobs/retuned-counting-\w+ does not answer as Ray does"):
+            run(asked, counting_work(tmp_path))
 
 
 def test_a_job_asks_for_its_resources_in_its_environment(ray: RayDouble, tmp_path: Path) -> None:
