@@ -114,10 +114,9 @@ class RayRunner(Runner):
         found = self._client.get("api/version")
         if not isinstance(found, dict) or "ray_version" not in found:
             raise RetunedError(self._no_ray("api/version"))
+        ray = f"Ray {found['ray_version']} at {self._client.url}"
         asked = ", ".join(f"{name} {value:g}" for name, value in self._settings.resources.items())
-        return f"Ray {found['ray_version']} at {self._client.url}" + (
-            f", of which a job takes {asked}" if asked else ""
-        )
+        return f"{ray}, of which a job takes {asked}" if asked else ray
 
     def _taken_up(self, work: Work, spec: dict[str, Any]) -> Attempt | None:
         """The attempt that goes on, or has ended, since the daemon that began it was killed; None: a new one is due.
