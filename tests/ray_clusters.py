@@ -251,7 +251,7 @@ class RayCluster:
 
     def _ray(self, *arguments: str) -> None:
         assert RAY is not None
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "150"}
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "200000"}
         subprocess.run(
             ["nsenter", "-t", str(self._first), "--net", "--pid", "--mount", RAY, *arguments,
              "--object-store-memory=100000000"],
