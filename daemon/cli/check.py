@@ -30,6 +30,7 @@ from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
 from retuned.retrain.release.targets import build
+from retuned.retrain.runners import build as runners
 from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
@@ -64,6 +65,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
             for key, base in settings.bases().items()
         ),
         *_for_each("provider", settings, {"base", "train"}, provider.check),
+        *_for_each("runner", settings, {"runner"}, runners.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
         *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
         *_targets(settings),
