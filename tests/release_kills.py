@@ -44,7 +44,7 @@ ZERO = ("lost", "doubled", "failed", "mixed", "disagreed", "misannounced")
 CANARY = 0.25
 KEEP_SECONDS = 12.0
 """Longer than a daemon takes to start, so that the version that lost is still loaded when the next kill is set up."""
-AGREE_SECONDS = 60.0
+AGREE_SECONDS = 300.0
 
 
 @dataclass

@@ -61,16 +61,17 @@ def main() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         broker = stack.enter_context(run_tansu(folder))
-        bench = Bench(folder, broker, free_port())
+        port = free_port()
+        bench = Bench(folder, broker, f"http://127.0.0.1:{port}/v1")
         stack.callback(bench.end)
-        with vllm_process(BASE, "bfloat16", bench.port) as running:
+        with vllm_process(BASE, "bfloat16", port) as running:
             bench.start()
             served, _ = bench.swaps()
             with bench.conversations.going_on(CLIENTS):
                 served_loaded, answered_loaded = bench.swaps()
             os.killpg(running.pid, signal.SIGKILL)
             bench.daemon.until(lambda: bench.replica()["up"] is False, "a server that is away")
-        with vllm_process(BASE, "bfloat16", bench.port):
+        with vllm_process(BASE, "bfloat16", port):
             began = time.monotonic()
             bench.daemon.until(bench.has_its_version, "the version, after a kill of the server")
             back = time.monotonic() - began
@@ -95,8 +96,8 @@ def main() -> dict[str, float]:
 class Bench:
     """Two versions, a daemon that brings them to vLLM, and a gateway before it."""
 
-    def __init__(self, folder: Path, broker: Broker, port: int) -> None:
-        self.port, self.url = port, f"http://127.0.0.1:{port}/v1"
+    def __init__(self, folder: Path, broker: Broker, url: str) -> None:
+        self.url = url
         target: dict[str, Any] = {"kind": "vllm", "urls": [self.url], "timeout_seconds": 10.0}
         self._target = ServerTarget.model_validate(target)
         serving = {"targets": [target], "keep_seconds": 2.0, "drain_seconds": 1.0}
