@@ -3,7 +3,7 @@ afterwards, while apps talk through a gateway.
 
 Each release begins as the gate decides it. Then the daemon is killed at the first request to load the version, at the
 first to probe it, while it shifts the traffic (every second canary is taken back, the others are promoted), while the
-other version is drained, and at the first request to unload that. A proxy before each model server kills it at a
+version without traffic is kept, and at the first request to unload that. A proxy before each model server kills it at a
 request: before the server gets it, or when it has done what was asked for.
 """
 
@@ -24,6 +24,7 @@ from typing import Any
 
 import duckdb
 import httpx
+import yaml
 from brokers import Broker
 from conversations import GOES_ON, TAKEN_BACK, Conversations
 from daemons import Daemon, settings_for
@@ -42,8 +43,8 @@ STEPS = ("load", "probe", "shift", "drain", "unload")
 ZERO = ("lost", "doubled", "failed", "mixed", "disagreed", "misannounced")
 """Columns of a row that are to be zero."""
 CANARY = 0.25
-KEEP_SECONDS = 12.0
-"""Longer than a daemon takes to start, so that the version that lost is still loaded when the next kill is set up."""
+KEPT, NOT_KEPT = 86_400.0, 0.1
+"""Seconds for which a version without traffic is kept: until a kill is set up for when it is unloaded."""
 AGREE_SECONDS = 300.0
 
 
@@ -134,7 +135,7 @@ class Releases:
         settings = settings_for(
             broker,
             folder,
-            serving={"targets": targets, "keep_seconds": KEEP_SECONDS, "drain_seconds": 0.5},
+            serving={"targets": targets, "keep_seconds": KEPT, "drain_seconds": 0.5},
             rollout=steps,
             policy={"enabled": False},
         )
@@ -208,6 +209,7 @@ class Releases:
 
         time.sleep(self._random.uniform(0, 1))
         self._kill("drain")
+        self._keep_for(NOT_KEPT)
         self._killed_at("unload")
         self.daemon.launch()
         self._agree({won: 1.0}, after)
@@ -242,12 +244,19 @@ class Releases:
     def _decide(self, candidate: str) -> None:
         """As the gate does, in a daemon that is killed before it has done anything about it."""
         self.daemon.stop(signal.SIGKILL)
+        self._keep_for(KEPT)
         warehouse = open_warehouse(WarehouseSettings(path=self.daemon.warehouse))
         Rollout(warehouse, self._settings, MemoryPublisher(), "").begin(
             WORKLOAD, candidate, "gate", "better", utc_now()
         )
         warehouse.close()
         self._decided += 1
+
+    def _keep_for(self, seconds: float) -> None:
+        """From the next start."""
+        settings = yaml.safe_load(self.daemon.config.read_text())
+        settings["serving"]["keep_seconds"] = seconds
+        self.daemon.config.write_text(yaml.safe_dump(settings))
 
     def _shift_and_kill(self, kind: str, candidate: str) -> bool:
         """Ask for it, and kill the daemon meanwhile; whether it happened, as it has it after a start."""
@@ -321,7 +330,7 @@ class Releases:
         deadline = time.monotonic() + AGREE_SECONDS
         while stored() < len(conversations.answered) and time.monotonic() < deadline:
             time.sleep(0.5)
-        assert self.daemon.stop() == 0
+        self.daemon.stop(timeout_seconds=60)
         with duckdb.connect(str(self.daemon.warehouse)) as connection:
             rows = [id for (id,) in connection.execute("SELECT id FROM interactions").fetchall()]
             changes = [id for (id,) in connection.execute("SELECT id FROM promotions").fetchall()]
