@@ -262,7 +262,16 @@ def vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Popen
         "HF_HUB_OFFLINE": "1",
     }
     command = [VLLM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--enable-lora", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager"]
+    command += [
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+        "--max-loras",
+        "4",
+        "--max-model-len",
+        "512",
+        "--enforce-eager",
+    ]
     command += ["--dtype", dtype]
     server = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
 

@@ -139,8 +139,10 @@ class Bench:
             )
             assert done.status_code == 200, done.text
             one = self.daemon.until(lambda version=promoted: self._served(version), "a version that is served")
-            since = datetime.fromisoformat(one["since"])
-            served.append((datetime.fromisoformat(one["served_at"]) - since).total_seconds())
+            since, served_at = (
+                datetime.fromisoformat(one[name]).replace(tzinfo=None) for name in ("since", "served_at")
+            )
+            served.append((served_at - since).total_seconds())
             if self.conversations.active:
                 self.daemon.until(lambda name=promoted.name: self.conversations.all_with(name), "its answers")
                 answered.append((self.conversations.first_asked[promoted.name] - since).total_seconds())

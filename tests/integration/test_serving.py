@@ -205,6 +205,23 @@ def test_a_server_of_another_base_model_gets_nothing(tmp_path: Path, warehouse: 
         assert double.history == []
 
 
+def test_a_load_is_not_kept_waiting_by_questions(served: Served, double: VllmDouble) -> None:
+    """A list of models takes a busy server as long as a load does."""
+    listings: list[int] = []
+    answer = double.answer
+
+    def counting(path: str, *rest: Any) -> Any:
+        if path == "/v1/models":
+            listings.append(len(double.history))
+        return answer(path, *rest)
+
+    double.answer = counting  # type: ignore[method-assign]
+    served.promote(served.new)
+    served.reconciler.run()
+    assert listings == [0]
+    assert served.states() == {served.new.name: "serving"}
+
+
 def test_what_somebody_else_loaded_stays(served: Served, double: VllmDouble) -> None:
     for name in ("own", f"{served.old.name}-evaluation-1", "other@3f2a91c0"):
         double.answer("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(served.old.path)}, None)
