@@ -149,6 +149,7 @@ class Releases:
         made = Served(folder, warehouse, adapters)
         self._settings = made.settings.model_copy(update={"rollout": RolloutSettings.model_validate(steps)})
         self._serving, self._candidate = made.old.version, made.new.version
+        self._previous: dict[str, str] = {}  # the alias, once anything was promoted
         Rollout(warehouse, self._settings, MemoryPublisher(), "").set_champion(
             WORKLOAD, self._serving, "operator", "the first", utc_now()
         )
@@ -190,7 +191,7 @@ class Releases:
         self._conversations.begin()
         self._decide(candidate)
         canary = {candidate: CANARY, serving: 1 - CANARY}
-        aliases = {"champion": serving, "canary": candidate}
+        aliases = {"champion": serving, "canary": candidate, **self._previous}
         for step in ("load", "probe"):
             self._killed_at(step)
         self.daemon.launch()
@@ -199,7 +200,9 @@ class Releases:
 
         won, lost = (candidate, serving) if kind == GOES_ON else (serving, candidate)
         shares = {won: 1.0, lost: 0.0}
-        after = {"champion": won, "previous": lost} if kind == GOES_ON else {"champion": won}
+        if kind == GOES_ON:
+            self._previous = {"previous": lost}
+        after = {"champion": won, **self._previous}
         if not self._shift_and_kill(kind, candidate):
             self._agree(canary, aliases)
             answer = self._shift(kind, candidate)
