@@ -92,6 +92,8 @@ class VllmDouble:
             self.history.append(f"-{body['lora_name']}")
             return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
         assert path == "/v1/completions"
+        if isinstance(body["prompt"], str):
+            body = body | {"prompt": self._tokenizer(body["prompt"])["input_ids"]}
         with self._lock:
             self._open += 1
             self.at_once = max(self.at_once, self._open)
@@ -149,7 +151,7 @@ class VllmDouble:
                 {str(token): {"logprob": float(told[place, token]), "rank": 1}}
                 for place, token in enumerate(prompt[1:])
             ]
-        return 200, {"choices": [choice], "usage": {"completion_tokens": len(answer)}}
+        return 200, {"model": name, "choices": [choice], "usage": {"completion_tokens": len(answer)}}
 
     def _as(self, name: str, use: Callable[[Any], Any]) -> Any:
         if not isinstance(self._model, PeftModel):
@@ -279,7 +281,16 @@ def _vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Pope
         "HF_HUB_OFFLINE": "1",
     }
     command = [VLLM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--enable-lora", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager"]
+    command += [
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+        "--max-loras",
+        "4",
+        "--max-model-len",
+        "512",
+        "--enforce-eager",
+    ]
     command += ["--dtype", dtype]
     server = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
 

@@ -77,11 +77,13 @@ class Route:
         experiment: the salt of the assignment; None: there is one arm.
         arms: the one whose share grows comes first.
         base: the base model, for when nothing else is there.
+        previous: what was the champion before; None: nothing was, or it was taken back.
     """
 
     experiment: str | None
     arms: tuple[Arm, ...]
     base: Served
+    previous: Served | None = None
 
     def __post_init__(self) -> None:
         """Raises a ValueError where there is no champion, or the shares are not 1 together."""
@@ -96,8 +98,9 @@ class Route:
         return self._named(assign(self.experiment, conversation, [(one.arm, one.share) for one in self.arms]))
 
     def instead(self, arm: Arm) -> list[Served]:
-        """What answers where an arm's model is on no server, in this order: the champion, then the base model."""
-        others = {one.model: one for one in (self._named("champion"), self.base)}
+        """What answers where an arm's model is on no server, in this order: the champion, the one before it, which is
+        there while a new one is loaded, then the base model."""
+        others = {one.model: one for one in (self._named("champion"), self.previous, self.base) if one is not None}
         return [one for model, one in others.items() if model != arm.model]
 
     def _named(self, arm: str) -> Arm:

@@ -23,7 +23,8 @@ class Deployment:
         version: None: the base model, which servers have without loading anything.
         share: of new conversations; 0: it stays loaded until it is drained.
         since: when it got this share, naive UTC.
-        served_at: when it was served first; None: not yet, or no target is a model server.
+        served_at: when it came into service on the model servers; None: not yet, or no target is one. It stays while
+            they have it, whatever its share.
         aliases: that name it, of champion, canary and previous.
     """
 
@@ -72,8 +73,6 @@ def deploy(cursor: duckdb.DuckDBPyConnection, workload: str, shares: Mapping[str
         if version is None and share == 0:
             continue  # it is never unloaded
         share_before, since, served_at = before.get(version, (None, now, None))
-        if (share_before or 0.0) == 0 and share > 0:
-            served_at = None  # how long it takes is counted anew
         if share != share_before:
             since = now
         insert(cursor, "deployments", workload=workload, version=version, share=share, since=since, served_at=served_at)

@@ -245,6 +245,17 @@ def test_a_server_that_has_something_else_under_a_versions_name_is_not_asked_for
     assert (len(around.servers[0].requests), len(around.servers[1].requests)) == (0, 4)
 
 
+def test_until_servers_have_a_new_champion_the_one_before_it_answers(around: Around) -> None:
+    promoted = route("support", ("champion", "3", 1.0)) | {"previous": {"model": "support@1", "name": "support@1"}}
+    around.daemon.routed = {"workloads": {"support": promoted}, "withheld": {}}
+    until(lambda: around.gateway.chat().headers.get("X-Retuned-Fallback") == "support@3 is on no server")
+    answer = around.gateway.chat()
+    assert answer.json()["model"] == answer.headers["X-Retuned-Model"] == "support@1"
+    for server in around.servers:
+        server.models.append("support@3")
+    until(lambda: around.gateway.chat().headers["X-Retuned-Model"] == "support@3")
+
+
 def test_a_new_workload_is_answered_by_the_base_model(around: Around) -> None:
     answer = around.gateway.chat(model="new")
     assert answer.headers["X-Retuned-Model"] == "new@base"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,8 @@ def test_what_answers_where_a_model_is_missing() -> None:
     first, champion = route.arms
     assert [one.model for one in route.instead(first)] == ["w@1", "w@base"]
     assert [one.model for one in route.instead(champion)] == ["w@base"]
+    promoted = replace(route, arms=(replace(champion, share=1.0),), previous=Served("w@0", "w@0"))
+    assert [one.model for one in promoted.instead(promoted.arms[0])] == ["w@0", "w@base"]
     alone = base_only("w")
     assert alone.arm("c").model == "w@base"
     assert alone.instead(alone.arms[0]) == []

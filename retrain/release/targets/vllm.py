@@ -48,6 +48,7 @@ class Vllm:
             pauses=(),
         )
         self.server = self._server(self._client)
+        self._models: list[dict[str, Any]] | None = None  # as listed, unless anything was loaded since
 
     def _server(self, client: Client) -> LoraServer:
         return LoraServer(client, self._settings.work_seconds)
@@ -57,16 +58,18 @@ class Vllm:
         return self.server.base()
 
     def listed(self) -> dict[str, frozenset[str]]:
-        return {model["id"]: frozenset() for model in self.server.models() if model.get("parent")}
+        self._models = self.server.models()
+        return {model["id"]: frozenset() for model in self._models if model.get("parent")}
 
     def check(self, version: Version) -> None:
         adapters.check(version, self.kind, self._settings.maximum_rank)
-        base = self.base()
+        models = self.server.models() if self._models is None else self._models
+        base = self.server.base(models)
         self._check_base(version, str(base.get("root") or ""))
         probe = Probe.from_manifest(version.manifest)
         # Asked while no adapter is loaded: vLLM for CPUs (0.32) answers requests for the base model with an adapter
         # where both are in one batch.
-        if probe is not None and not self.listed():
+        if probe is not None and not any(model.get("parent") for model in models):
             name = str(base["id"])
             other = probe.other_base(lambda prompts: self.server.next_tokens(name, prompts), self._tolerance)
             if other is not None:
@@ -96,6 +99,7 @@ class Vllm:
 
     def load(self, wanted: Wanted) -> None:
         path = self._visible(wanted.version.path)
+        self._models = None
         try:
             self.server.load(wanted.name, path)
         except Refused as error:
