@@ -308,7 +308,7 @@ class Reconciler:
     def _note_served(self, workloads: Sequence[str]) -> None:
         """Keep when each version came into service: on all model servers of its workload that answer."""
         for one in deployments(self._warehouse):
-            if one.workload not in workloads or one.version is None or one.served_at is not None or one.share == 0:
+            if one.workload not in workloads or one.version is None or one.served_at is not None or not one.serves:
                 continue
             servers = [replica for replica in self.replicas(one.workload) if replica.is_server]
             expected = sum(len(target.urls) for target in self._settings.for_workload(one.workload).serving.servers)

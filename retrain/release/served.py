@@ -26,7 +26,9 @@ def served_routes(warehouse: Warehouse, settings: Settings, configured: Iterable
             name = base.name if arm.version is None else provided.get((workload, arm.version), model)
             part: Part = "champion" if arm.version == champions.get(workload) else "holdback" if number else "canary"
             arms.append(Arm(model, name, part, arm.share))
-        found[workload] = Route(route.experiment, tuple(arms), base)
+        in_shadow = route.experiment is not None and arms[0].share == 0
+        shadow = settings.for_workload(workload).rollout.shadow if in_shadow else 0.0
+        found[workload] = Route(route.experiment, tuple(arms), base, shadow)
     return found
 
 
