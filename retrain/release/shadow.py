@@ -108,7 +108,8 @@ def judge_pairs(
                 continue
             of = {"experiment": running.id, "conversation": pair["conversation"]}
             cursor.execute(QUERIES["drop_score"], of)
-            insert(cursor, "shadow_scores", **of, interaction_id=pair["interaction_id"], scored_at=now, booked=False, **found)
+            row = of | {"interaction_id": pair["interaction_id"], "scored_at": now, "booked": False} | found
+            insert(cursor, "shadow_scores", **row)
     return len(pairs)
 
 
