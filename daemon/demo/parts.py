@@ -118,7 +118,7 @@ class Parts:
                 "steps": [0.25, 0.5, 1.0],
                 "minimum_seconds": 5.0,
                 "minimum_answers": 20,
-                "maximum_seconds": 60.0,
+                "maximum_seconds": 300.0,
             },
             # Answers are slow for as long as a training shares the machine with the model.
             "watch": {"compare_seconds": 120.0, "latency_ratio": 10.0},

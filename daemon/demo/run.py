@@ -81,6 +81,7 @@ class Stage:
         self.gateway = Client(self.parts.gateway_url, company.system)
         self.began = time.monotonic()
         self.peak_memory_bytes = 0
+        self._status: dict[str, Any] = {}
 
     # The story
 
@@ -153,9 +154,10 @@ class Stage:
     # Watching
 
     def status(self) -> dict[str, Any]:
-        """The daemon's status."""
-        answer = get(f"{self.parts.daemon_url}/api/v1/status")
-        return json.loads(answer) if answer else {}
+        """The daemon's status; while a busy machine does not answer, the one before."""
+        if answer := get(f"{self.parts.daemon_url}/api/v1/status"):
+            self._status = json.loads(answer)
+        return self._status
 
     def _workload(self) -> dict[str, Any]:
         found: dict[str, Any] = self.status().get("workloads", {}).get(WORKLOAD, {})
@@ -229,7 +231,7 @@ class Stage:
             memory = memory_of(os.getpid())
             self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
             view.figures.memory_gigabytes = memory / 1e9
-            view.figures.status = self.status() or view.figures.status
+            view.figures.status = self.status()
             workload = view.figures.status.get("workloads", {}).get(WORKLOAD, {})
             if workload and served != (served := in_service(workload)):
                 view.tell_step(f"customers are answered by {served}")
