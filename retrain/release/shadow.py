@@ -135,7 +135,9 @@ def judged(
     for place, number in enumerate(left):
         verdict = opinion.verdicts.get(str(number))
         tokens = opinion.tokens if place == 0 else 0  # they are told of all of them together
-        found[number] = verdict and Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens)
+        found[number] = None
+        if verdict is not None:
+            found[number] = Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens)
     return found
 
 
