@@ -53,6 +53,9 @@ TABLES = {
     "rollouts": "A version that goes into service step by step, and how far it is.",
     "rollout_checks": "A look at a canary beside the champion, with the decision: each for `retention.detail_days`, "
     "then the last of each hour.",
+    "shadow_answers": "What a version answered in shadow, redacted, until a day after its rollout has ended; columns "
+    "as those of `feedback`, which it comes as.",
+    "shadow_scores": "Of a conversation in shadow, how good the answers of champion and version are.",
     "approvals": "A request for a person's approval of a version that the gate passed. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
@@ -206,6 +209,8 @@ COLUMNS = {
         "created_at": "when the first step began",
     },
     "rollout_checks": {**_WORKLOAD, **_MADE, "id": "unique", "version": "the canary"},
+    "shadow_answers": {**_EVENT, "id": "unique"},
+    "shadow_scores": {"scored_at": "when it was judged"},
     "approvals": {
         **_WORKLOAD,
         "id": "unique; of the message, too",

@@ -260,12 +260,15 @@ def break_off(handler: _Handler) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
-def route(workload: str, *arms: tuple[str, str, float], experiment: str | None = None) -> dict[str, Any]:
+def route(
+    workload: str, *arms: tuple[str, str, float], experiment: str | None = None, shadow: float = 0.0
+) -> dict[str, Any]:
     found = [
         {"arm": arm, "model": f"{workload}@{version}", "name": f"{workload}@{version}", "share": share}
         for arm, version, share in arms
     ]
-    return {"experiment": experiment, "arms": found, "base": {"model": f"{workload}@base", "name": None}}
+    base = {"model": f"{workload}@base", "name": None}
+    return {"experiment": experiment, "arms": found, "base": base, "shadow": shadow}
 
 
 def read(stream: Any, got: list[str]) -> None:

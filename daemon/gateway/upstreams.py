@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict
 
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.gateway.metrics import Metrics
@@ -67,6 +68,15 @@ class Replica:
             yield
         finally:
             self.in_flight -= 1
+
+
+def headers_for(replica: Replica, headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """The headers of a request to a server: those of the app, with the server's own key where it has one."""
+    made = CIMultiDict(headers)
+    made["Accept-Encoding"] = "identity"  # what is recorded has to be read
+    if replica.key:
+        made["Authorization"] = f"Bearer {replica.key}"
+    return made
 
 
 class Upstreams:

@@ -10,7 +10,7 @@ import duckdb
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import Version, model_name
+from retuned.retrain.versions import CANARY, Version, model_name
 
 QUERIES = named_queries("retuned.retrain.release", "deployments.sql")
 
@@ -21,7 +21,7 @@ class Deployment:
 
     Attributes:
         version: None: the base model, which servers have without loading anything.
-        share: of new conversations; 0: it stays loaded until it is drained.
+        share: of new conversations; 0: it is asked in shadow, or stays loaded until it is drained.
         since: when it got this share, naive UTC.
         served_at: when it came into service on the model servers; None: not yet, or no target is one. It stays while
             they have it, whatever its share.
@@ -39,6 +39,11 @@ class Deployment:
     def name(self) -> str:
         """On a server."""
         return model_name(self.workload, self.version)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is asked for anything new."""
+        return self.share > 0 or CANARY in self.aliases
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now
     stay = []
     for one in found:
         own = settings.for_workload(one.workload).serving
-        if one.share > 0 or one.version is None or now - one.since < timedelta(seconds=own.keep_seconds):
+        if one.serves or one.version is None or now - one.since < timedelta(seconds=own.keep_seconds):
             stay.append(one)
             continue
         after = now - timedelta(seconds=own.drain_seconds)

@@ -314,7 +314,7 @@ class Reconciler:
         """Keep when each version came into service: once a model server of its workload serves it, and on no other one
         it is still on its way."""
         for one in deployments(self._warehouse):
-            if one.workload not in workloads or one.version is None or one.served_at is not None or one.share == 0:
+            if one.workload not in workloads or one.version is None or one.served_at is not None or not one.serves:
                 continue
             servers = [replica for replica in self.replicas(one.workload) if replica.is_server]
             expected = sum(len(target.urls) for target in self._settings.for_workload(one.workload).serving.servers)

@@ -18,7 +18,7 @@ from retuned.retrain import versions
 from retuned.retrain.release import approvals, card, registry
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.deployments import deploy
-from retuned.retrain.release.routes import Experiment, State, under_way
+from retuned.retrain.release.routes import Experiment, State, in_part, under_way
 from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, QUERIES
 
@@ -149,13 +149,13 @@ class Rollout:
         Args:
             verdict: the approval that it follows from, which is written with it.
 
-        Returns its share of the traffic: 1.0 as the champion, less as a canary.
+        Returns its share of the traffic: 1.0 as the champion, less as a canary, 0.0 where it is asked in shadow first.
 
         Raises:
             RetunedError: there is no such version, it is the champion, or a rollout is under way.
         """
         settings = self.settings.for_workload(workload).rollout
-        share = settings.after(0.0)
+        share = 0.0 if settings.shadow else settings.after(0.0)
         running = under_way(self.warehouse, workload)
         if running is not None:
             raise RetunedError(f"workload {workload}: {in_words(running)}")
@@ -168,7 +168,7 @@ class Rollout:
         if before == version:
             raise RetunedError(f"workload {workload}: {versions.model_name(workload, version)} is the champion already")
         made = Experiment(uuid.uuid4().hex, workload, version, before, now, 0.0, now, "canary")
-        return self._next_step(made, aliases, actor, reason, now, verdict)
+        return self._take_step(made, share, aliases, actor, reason, now, verdict)
 
     def advance(self, workload: str, experiment: str, share: float, reason: str, now: datetime) -> float:
         """Take the step that follows a share, as was decided of a rollout. Returns the new share of the version.
@@ -181,7 +181,8 @@ class Rollout:
             if running is None or (running.id, running.share, running.state) != (experiment, share, "canary"):
                 raise RetunedError(f"workload {workload}: no step is taken: the rollout was changed meanwhile")
             aliases = versions.aliases(self.warehouse, workload)
-            reached = self._next_step(running, aliases, "rollout", reason, now)
+            step = self.settings.for_workload(workload).rollout.after(running.share)
+            reached = self._take_step(running, step, aliases, "rollout", reason, now)
         self.follow_up_or_log(workload)
         return reached
 
@@ -201,9 +202,10 @@ class Rollout:
         ended = replace(running, share=1.0, step_since=now, state="done", ended_at=now)
         self._write(change, versions.aliases(self.warehouse, workload), ended, now)
 
-    def _next_step(
+    def _take_step(
         self,
         running: Experiment,
+        share: float,
         aliases: dict[str, str | None],
         actor: Actor,
         reason: str,
@@ -211,7 +213,6 @@ class Rollout:
         verdict: Verdict | None = None,
     ) -> float:
         settings = self.settings.for_workload(running.workload).rollout
-        share = settings.after(running.share)
         after = replace(running, share=share, step_since=now)
         if share < 1.0:
             event: Event = "canary"
@@ -432,7 +433,7 @@ def in_words(running: Experiment) -> str:
     name = versions.model_name(running.workload, running.version)
     before = versions.model_name(running.workload, running.previous_version)
     return (
-        f"{name} is being rolled out: it answers {running.share:.4g} of the conversations since "
+        f"{name} is being rolled out: it {in_part(running.share)} since "
         f"{running.step_since:%Y-%m-%d %H:%M}, and {before} the rest; `retuned promote {running.workload} "
         f"{running.version}` gives it all, `retuned rollback {running.workload}` takes it back"
     )

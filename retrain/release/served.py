@@ -34,7 +34,9 @@ def served_routes(warehouse: Warehouse, settings: Settings, configured: Iterable
             one = served(arm.version)
             arms.append(Arm(one.model, one.name, part, arm.share))
         previous = served(champion["previous"]) if champion.get("has_previous") else None
-        found[workload] = Route(route.experiment, tuple(arms), base, previous)
+        in_shadow = route.experiment is not None and arms[0].share == 0
+        shadow = settings.for_workload(workload).rollout.shadow if in_shadow else 0.0
+        found[workload] = Route(route.experiment, tuple(arms), base, previous, shadow)
     return found
 
 

@@ -58,6 +58,15 @@ def test_shares_are_met() -> None:
         assert abs(share / len(CONVERSATIONS) - 0.05) < 0.006  # four standard errors
 
 
+def test_in_shadow_the_conversations_are_those_that_its_first_step_gets() -> None:
+    shadowed = replace(canary(0.0), shadow=0.05)
+    asked = {one for one in CONVERSATIONS if shadowed.shadowed_by(one) is not None}
+    assert asked == {one for one in CONVERSATIONS if canary(0.05).arm(one).arm == "canary"}
+    assert {shadowed.arm(one).arm for one in CONVERSATIONS[:500]} == {"champion"}
+    assert not any(canary(0.05).shadowed_by(one) for one in CONVERSATIONS[:500])
+    assert replace(base_only("w"), shadow=1.0).shadowed_by("c-1") is None
+
+
 def test_nobody_changes_sides_while_a_canary_grows() -> None:
     before: set[str] = set()
     for share in (0.0001, 0.01, 0.05, 0.25, 0.95, 1.0):
