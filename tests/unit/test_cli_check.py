@@ -145,32 +145,6 @@ def test_what_is_in_force_for_a_name_that_nothing_knows(
     assert capsys.readouterr().err == ""
 
 
-def test_targets_that_would_not_load_what_is_trained_are_refused(deployed: Deployment) -> None:
-    targets = [{"kind": "vllm", "urls": ["http://127.0.0.1:9/v1"]}]
-    deployed.write(train={"rank": 64, "use_dora": True}, serving={"targets": targets})
-    mark, text = deployed.found()["targets"]
-    assert mark == "FAIL"
-    assert "train.rank 64: vllm takes 16 (serving.targets maximum_rank)" in text
-    assert "train.use_dora: vllm does not load DoRA; set it to false" in text
-    deployed.write({"support": {"train": {"method": "full"}}}, serving={"targets": targets})
-    mark, text = deployed.found()["targets of support"]
-    assert mark == "FAIL"
-    assert "train.method full: vllm loads adapters alone" in text
-
-
-def test_a_target_that_does_not_answer_is_refused(deployed: Deployment, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("a secret of many characters")
-    webhook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "secret_file": str(tmp_path / "secret")}
-    deployed.write(serving={"targets": [webhook]})
-    assert deployed.found()["targets"] == ("ok", "http://127.0.0.1:9/ gets signed requests")
-    deployed.write(serving={"targets": [{"kind": "sglang", "urls": ["http://127.0.0.1:9/v1"]}]})
-    mark, text = deployed.found()["targets"]
-    assert mark == "FAIL"
-    assert "http://127.0.0.1:9/v1 does not answer" in text
-    deployed.write(serving={"targets": [webhook | {"secret_file": str(tmp_path / "none")}]})
-    assert "secret_file" in deployed.found()["targets"][1]
-
-
 def test_a_ray_cluster_is_asked_that_of_a_workload_too(deployed: Deployment) -> None:
     with ray_double() as ray:
         runner = {"kind": "ray", "url": ray.url, "resources": {"GPU": 1}}
