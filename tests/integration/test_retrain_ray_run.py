@@ -1,20 +1,20 @@
-"""Whole retrainings on the runner `ray`, here a double of Ray whose jobs are processes."""
+"""A whole retraining on the runner `ray`, here a double of Ray whose jobs are processes."""
 
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from models import tiny_llama
 from ray_clusters import ray_double
 from teaching import GOODS, Teacher, teach_policies
 
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.retrain import queue, run
+from retuned.retrain.data import dataset as datasets
 from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.run import RunResult
 from retuned.retrain.settings import (
     EvaluateSettings,
     GateSettings,
@@ -23,35 +23,20 @@ from retuned.retrain.settings import (
     Settings,
     TrainSettings,
 )
+from retuned.retrain.training.train import train
 
-Lines = list[dict[str, Any]]
-
-
-def retrained(folder: Path, base: Path, runner: RunnerSettings, take: Any) -> RunResult:
-    """One run on a new warehouse, which is taught what all of them are."""
-    opened = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
-    try:
-        teach_policies(Teacher(opened), GOODS)
-        settings = Settings(
-            models=ModelsSettings(base=base, directory=folder / "models"),
-            train=TrainSettings(threads=1, learning_rate=5e-3, epochs=2, dtype="float32", checkpoint_steps=4),
-            evaluate=EvaluateSettings(general_examples=3, max_new_tokens=8),
-            gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50, fold_rows=0),
-            runner=runner,
-        )
-        run_id = queue.put_in_line(opened, "support", ["by hand"], utc_now())
-        return run.take_up(
-            Rollout(opened, settings, MemoryPublisher(), "events"), run_id, utc_now, threading.Event(), take
-        )
-    finally:
-        opened.close()
+pytestmark = pytest.mark.usefixtures("forked_children")  # those of this process; not those of the jobs
 
 
-def test_a_run_that_loses_its_node_learns_what_a_local_one_learns(tmp_path: Path) -> None:
-    base, lines = tiny_llama(tmp_path / "base"), Lines()
-    for name in ("local", "ray"):
-        (tmp_path / name).mkdir()
-    local = retrained(tmp_path / "local", base, RunnerSettings(), lambda _: None)
+def test_a_run_that_loses_its_node_learns_what_a_local_one_learns(warehouse: Warehouse, tmp_path: Path) -> None:
+    teach_policies(Teacher(warehouse), GOODS)
+    local = Settings(
+        models=ModelsSettings(base=tiny_llama(tmp_path / "base"), directory=tmp_path / "models"),
+        train=TrainSettings(threads=1, learning_rate=5e-3, epochs=2, dtype="float32", checkpoint_steps=4),
+        evaluate=EvaluateSettings(general_examples=3, max_new_tokens=8),
+        gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50, fold_rows=0),
+    )
+    lines: list[dict[str, Any]] = []
     with ray_double() as ray:
 
         def take(line: dict[str, Any]) -> None:
@@ -59,17 +44,17 @@ def test_a_run_that_loses_its_node_learns_what_a_local_one_learns(tmp_path: Path
             if line["stage"] == "train" and line.get("step") == 6 and len(ray.names) == 1:
                 ray.lose_node(ray.names[0])
 
-        runner = RunnerSettings(kind="ray", url=ray.url, python=sys.executable)
-        on_ray = retrained(tmp_path / "ray", base, runner, take)
+        settings = local.model_copy(update={"runner": RunnerSettings(kind="ray", url=ray.url, python=sys.executable)})
+        run_id = queue.put_in_line(warehouse, "support", ["by hand"], utc_now())
+        rollout = Rollout(warehouse, settings, MemoryPublisher(), "events")
+        made = run.take_up(rollout, run_id, utc_now, threading.Event(), take)
         jobs = [body["metadata"] | {"of": body["submission_id"].split("-")[1]} for body in ray.bodies.values()]
-    assert local.state == on_ray.state == "succeeded", on_ray.error
-    assert on_ray.dataset_version == local.dataset_version
-    weights = [
-        (tmp_path / name / "models" / "support" / str(made.version) / "adapter_model.safetensors").read_bytes()
-        for name, made in (("local", local), ("ray", on_ray))
-    ]
-    assert weights[0] == weights[1]
-    assert on_ray.scores == local.scores
+    assert made.state == "succeeded", made.error
     assert [(job["of"], job["attempt"]) for job in jobs] == [("train", "1"), ("train", "2"), ("evaluate", "1")]
     assert sum("lost" in line for line in lines) == 1
-    assert not list((tmp_path / "ray" / "models" / "support" / "runs").iterdir())
+    assert not list((tmp_path / "models" / "support" / "runs").iterdir())
+    learned = tmp_path / "models" / "support" / str(made.version) / "adapter_model.safetensors"
+    dataset = datasets.load(warehouse, "support", str(made.dataset_version))
+    assert dataset is not None
+    unbroken = train(dataset, None, local, tmp_path / "local")
+    assert learned.read_bytes() == (Path(unbroken["adapter"]) / learned.name).read_bytes()
