@@ -333,6 +333,36 @@ class WarehouseSettings(Section):
     )
 
 
+class StoreSettings(Section):
+    """What ingesters (`retuned ingest`) write to. Needs pip install 'retuned[cluster]'."""
+
+    postgres_url: SecretStr | None = Field(
+        None,
+        description="the PostgreSQL database that holds how far partitions are read and which segments exist: "
+        "postgresql://user:password@host/database; set it by RETUNED__STORE__POSTGRES_URL or postgres_url_file",
+    )
+    postgres_url_file: Path | None = Field(None, description="a file whose content is that URL")
+    objects_url: str | None = Field(
+        None,
+        description="where segments go, as Parquet files: s3://bucket/prefix, gs://…, az://… or file:///folder; "
+        "credentials by the environment, as the provider's tools read them",
+    )
+    segment_seconds: PositiveFloat = Field(
+        5.0,
+        le=300,
+        description="a segment holds the events of so many seconds, or ingest.batch_events of them; longer: fewer "
+        "files, and events come later",
+    )
+
+    def postgres(self) -> str | None:
+        """The URL of the database; None: it is not set.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        return secret(self.postgres_url, self.postgres_url_file, "store.postgres_url_file")
+
+
 class RetentionSettings(Section):
     """How long what is kept. Events go to Parquet files, but for those that monitors and learning still read."""
 
@@ -376,4 +406,5 @@ class Settings(Section):
     ingest: IngestSettings = Field(default_factory=lambda: IngestSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
     warehouse: WarehouseSettings = Field(default_factory=lambda: WarehouseSettings())
+    store: StoreSettings = Field(default_factory=lambda: StoreSettings())
     retention: RetentionSettings = Field(default_factory=lambda: RetentionSettings())

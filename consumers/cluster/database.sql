@@ -1,0 +1,42 @@
+-- name: applied
+SELECT number FROM retuned.migrations;
+
+-- name: claim
+INSERT INTO retuned.partitions AS known (topic, partition, epoch)
+SELECT topic, partition, 1 FROM unnest(%(topics)s::TEXT[], %(partitions)s::INTEGER[]) AS claimed(topic, partition)
+ORDER BY topic, partition  -- in one order, so that two that claim the same wait for each other at most once
+ON CONFLICT (topic, partition) DO UPDATE SET epoch = known.epoch + 1
+RETURNING topic, partition, epoch;
+
+-- name: partitions
+SELECT topic, partition, next_offset, cluster_id, topic_id FROM retuned.partitions WHERE next_offset IS NOT NULL;
+
+-- name: record
+SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s);
+
+-- name: dead_files
+-- Of the listed files those that no segment has, and none can get any more: their ingester has lost the partition, or
+-- has moved it on.
+SELECT listed.key
+FROM unnest(
+    %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
+) AS listed(key, topic, partition, epoch, start_offset)
+WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key)
+  AND EXISTS (
+    SELECT FROM retuned.partitions AS known
+    WHERE known.topic = listed.topic AND known.partition = listed.partition
+      AND (known.epoch > listed.epoch OR known.next_offset IS DISTINCT FROM listed.start_offset)
+);
+
+-- name: lock_user_keys
+LOCK TABLE retuned.user_keys IN EXCLUSIVE MODE;
+
+-- name: add_user_keys
+INSERT INTO retuned.user_keys
+SELECT unnest(%(key_ids)s::TEXT[])
+WHERE NOT EXISTS (SELECT FROM retuned.user_keys)
+   OR EXISTS (SELECT FROM retuned.user_keys WHERE key_id = ANY(%(key_ids)s))
+ON CONFLICT DO NOTHING;
+
+-- name: shares_user_key
+SELECT EXISTS (SELECT FROM retuned.user_keys WHERE key_id = ANY(%(key_ids)s));
