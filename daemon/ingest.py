@@ -82,10 +82,8 @@ class IngestProcess:
 
     def readiness(self) -> list[str]:
         """What is not there yet, or not there now; empty when events flow."""
-        if self.ingester.waiting_for is None:
-            return ["not connected yet"]
-        if self.ingester.waiting_for:
-            return [self.ingester.waiting_for]
+        if not (self.ingester.broker_up and self.ingester.store_up):
+            return [self.ingester.problem or "not connected yet"]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingester.missing_topics]
 
     def warnings(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import WarehouseSettings
@@ -686,8 +687,8 @@ def metrics() -> list[str]:
     """Every metric, from the classes that make them."""
     lines = page(
         "Metrics",
-        "`/metrics` of the daemon, and of each [gateway](../gateway.md) those of the last section, are for Prometheus,",
-        "beside those of the daemon's process (`process_…`, `python_…`). A figure that is",
+        "`/metrics` of the daemon, of each [ingester](../cluster.md) those of the sections Ingestion and Ingesters, and of",
+        "each [gateway](../gateway.md) those of the last section, are for Prometheus, beside those of the process (`process_…`, `python_…`). A figure that is",
         "not known is absent, not zero. Gauges without labels are the exception: they are 0 from the start until they",
         "are first set, as `retuned_ingest_last_event_timestamp_seconds` is before the first event since the start of",
         "the daemon. `model_name` is a model as it is served (`support.refunds@3f2a91c0`); `*` is",
@@ -700,6 +701,7 @@ def metrics() -> list[str]:
         "Monitoring": MonitorMetrics(registry),
         "Retraining": RetrainMetrics(registry),
         "The daemon": DaemonMetrics(registry),
+        "Ingesters": SegmentMetrics(registry),
         "Gateways": GatewayMetrics(registry),
     }
     for title, group in groups.items():

@@ -37,7 +37,8 @@ class Ingester:
     """Moves events from a source into segments. Used by one thread; others may read the attributes.
 
     Attributes:
-        waiting_for: what it waits for, in words; empty while events flow, None before the first poll.
+        broker_up, store_up: whether Kafka, and the database and the storage, answered last time.
+        problem: what did not answer, and is waited for; empty while all do.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Ingester:
         self._shares_keys = self._rewinding = False
         self._epochs: dict[Partition, int] = {}
         source.before_assignment = self._claim
-        self.waiting_for: str | None = None
+        self.broker_up = self.store_up = False
+        self.problem = ""
         self._note_progress()
 
     @property
@@ -114,7 +116,9 @@ class Ingester:
                 self._source.rewind()
                 self._rewinding = False
             batch = self._gather()
-            return self._store(batch) if batch.nexts else 0
+            stored = self._store(batch) if batch.nexts else 0
+            self._all_answer()
+            return stored
         except (BrokerUnavailable, StoreUnavailable, Reassigned) as error:
             self._rewinding = True
             if isinstance(error, Reassigned):
@@ -183,7 +187,6 @@ class Ingester:
             self._objects.put(file.key, content)
         files = [file for file, _ in encoded]
         self._database.record(moves, files, rows.received_at, segments.counts(rows))
-        self._segment_metrics.store_up.set(1)
         rows.seconds += time.perf_counter() - started
         self._source.commit(rows.nexts)
         self._segment_metrics.segments.inc()
@@ -196,23 +199,30 @@ class Ingester:
 
     def _answered(self) -> None:
         """The broker did, by a poll."""
-        if self.waiting_for:
-            log.info("events flow again")
-        self.waiting_for = self._source.waiting_for
         lag = self._source.lag()
+        self.broker_up = True
         self._metrics.broker_up.set(1)
         self._metrics.lag.set(lag)
         self._counting.waits(self._source.lag_seconds(time.time()))
         self._note_progress()
 
+    def _all_answer(self) -> None:
+        """A whole step was made."""
+        if self.problem:
+            log.info("events flow again")
+        self.problem, self.store_up = "", True
+        self._segment_metrics.store_up.set(1)
+
     def _wait_for(self, error: RetunedError) -> None:
-        if not self.waiting_for:
+        if not self.problem:
             log.warning("%s; trying again until it answers", error)
-        self.waiting_for = str(error)
+        self.problem = str(error)
         if isinstance(error, BrokerUnavailable):
             self._counting.waits({})
+            self.broker_up = False
             self._metrics.broker_up.set(0)
         else:
+            self.store_up = False
             self._segment_metrics.store_up.set(0)
 
     def _note_progress(self) -> None:

@@ -44,7 +44,8 @@ class Objects:
             else:
                 self._store = from_url(
                     self.url,
-                    client_options={"timeout": f"{REQUEST_SECONDS}s", "connect_timeout": "5s"},
+                    # Plain HTTP is spoken where an endpoint of the environment says so.
+                    client_options={"allow_http": True, "timeout": f"{REQUEST_SECONDS}s", "connect_timeout": "5s"},
                     retry_config={"max_retries": 3, "retry_timeout": RETRY},
                 )
         except (BaseError, OSError, ValueError) as error:
