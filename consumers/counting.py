@@ -43,8 +43,6 @@ class Counting:
             if isinstance(record, BrokenBatch):
                 metrics.lost.labels(record.topic).inc(record.events)
                 log.error("%s; going on behind it", record.problem)
-        if rows.messages:
-            metrics.last_event.set_to_current_time()
 
     def stored(self, rows: Rows) -> None:
         """What a batch, of Kafka or of a file, held."""

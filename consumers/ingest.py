@@ -15,8 +15,8 @@ import pyarrow as pa
 from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
-from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError
-from retuned.consumers.kafka.contract import Partition, Publisher, Source
+from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError, StoreUnavailable
+from retuned.consumers.kafka.contract import Batch, Partition, Publisher, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.producers import Producer, Producers, SetAside
 from retuned.consumers.settings import Settings
@@ -152,9 +152,9 @@ class Ingest:
                     try:
                         rows = self._read()
                         pause = FIRST_PAUSE_SECONDS
-                    except BrokerUnavailable as error:
+                    except (BrokerUnavailable, StoreUnavailable) as error:
                         self._counting.waits({})  # first: no lag is shown beside a broker that is away
-                        self._broker_is(up=False, why=str(error))
+                        self._answers(str(error))
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -233,7 +233,7 @@ class Ingest:
         settings = self.settings.ingest
         busy = self._requests or time.monotonic() < self._busy_until
         batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
-        self._broker_is(up=True)
+        self._answers("")
         self.lag = self._source.lag()
         self._metrics.lag.set(self.lag)
         self._counting.waits(self._source.lag_seconds(time.time()))
@@ -241,7 +241,7 @@ class Ingest:
         self._read_all = self._source.caught_up()
         if not batch.nexts:
             return None
-        rows = self.decoder.rows(batch, settings.deduplicate_seconds, self.writer.pseudonym)
+        rows = self._decoded(batch)
         rows.read_all = self._read_all
         if self._producers.on_trial and rows.bad:
             events, last = sum(table.num_rows for table in rows.tables.values()), rows.bad[-1][0]
@@ -249,21 +249,28 @@ class Ingest:
             self._producers.try_batch(events, len(rows.bad), f"{where}, {rows.bad[-1][1].error.reason}")
         return rows
 
+    def _decoded(self, batch: Batch) -> Rows:
+        return self.decoder.rows(batch, self.settings.ingest.deduplicate_seconds, self.writer.pseudonym)
+
     def _finish(self, rows: Rows) -> None:
-        """What follows a batch of Kafka's that is stored."""
+        """What follows a batch of the source that is stored."""
         self._source.commit(rows.nexts)
-        metrics, messages = self._metrics, rows.messages.total()
+        messages = rows.messages.total()
         if (interactions := rows.tables.get("interactions")) is not None:
-            metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
-        self._counting.moved(rows)
+            self._metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
         if messages:
             self.events_seen += messages
             self.last_event_at = rows.received_at
-        self.account_for(rows)
+            self._metrics.last_event.set_to_current_time()
+        self._account_for_read(rows)
         pa.default_memory_pool().release_unused()  # of this thread: else it keeps for good what is in pieces
         self._judge_producers(rows)
         if rows.read_all:
             self._caught_up()
+
+    def _account_for_read(self, rows: Rows) -> None:
+        self._counting.moved(rows)
+        self.account_for(rows)
 
     def _judge_producers(self, rows: Rows) -> None:
         events: Counter[Producer] = Counter()
@@ -287,13 +294,14 @@ class Ingest:
     def _count_set_aside(self, topic: str) -> int:
         return sum(found.topic == topic for found in self.set_aside())
 
-    def _broker_is(self, *, up: bool, why: str = "") -> None:
-        if not up and not self.broker_problem:
-            log.warning("%s; trying again until it answers", why)
-        elif up and not self.broker_up:
+    def _answers(self, problem: str) -> None:
+        """What is read from answers, or does not, for this reason."""
+        if problem and not self.broker_problem:
+            log.warning("%s; trying again until it answers", problem)
+        elif not problem and not self.broker_up:
             log.info("kafka %s: answers", self.settings.kafka.bootstrap_servers)
-        self.broker_up, self.broker_problem = up, why
-        self._metrics.broker_up.set(up)
+        self.broker_up, self.broker_problem = not problem, problem
+        self._metrics.broker_up.set(self.broker_up)
 
 
 def _producers(table: Any) -> list[tuple[str, str | None, int]]:

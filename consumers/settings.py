@@ -334,8 +334,13 @@ class WarehouseSettings(Section):
 
 
 class StoreSettings(Section):
-    """What ingesters (`retuned ingest`) write to. Needs pip install 'retuned[cluster]'."""
+    """A cluster: what ingesters (`retuned ingest`) write to. Needs pip install 'retuned[cluster]'."""
 
+    kind: Literal["file", "cluster"] = Field(
+        "file",
+        description="file: the daemon reads Kafka into its warehouse; cluster: it follows the segments that ingesters "
+        "write to the places below; retuned migrate --to cluster goes over to it",
+    )
     postgres_url: SecretStr | None = Field(
         None,
         description="the PostgreSQL database that holds how far partitions are read and which segments exist: "

@@ -64,6 +64,25 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A segment as it is recorded.
+
+    Attributes:
+        received_at, next_received_at: naive UTC; None: there is no next one.
+        counts: as `segments.counts` made them.
+        messages_after: messages in the segments that come after it.
+    """
+
+    number: int
+    received_at: datetime
+    counts: dict[str, Any]
+    moves: Sequence[Move]
+    files: Sequence[File]
+    messages_after: int
+    next_received_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Listed:
     """A file that object storage has, and what its key says: where its batch began, read by whom."""
 
@@ -99,6 +118,25 @@ class Database:
         keys = {"topics": [topic for topic, _ in partitions], "partitions": [number for _, number in partitions]}
         return {(topic, number): epoch for topic, number, epoch in self._rows("claim", keys)}
 
+    def seed(self, offsets: Offsets, identities: Identities) -> None:
+        """Have ingesters begin where a warehouse ends; raises as `claim`, and:
+
+        Raises:
+            ConfigurationError: partitions are read there already.
+        """
+        found = [identities.get(key, Identity(None, None)) for key in offsets]
+        columns = {
+            "topics": [topic for topic, _ in offsets],
+            "partitions": [number for _, number in offsets],
+            "nexts": list(offsets.values()),
+            "cluster_ids": [identity.cluster_id for identity in found],
+            "topic_ids": [identity.topic_id for identity in found],
+        }
+        if len(self._rows("seed", columns)) != len(offsets):
+            raise ConfigurationError(
+                "store.postgres_url: ingesters have read into this database already; use another one for this warehouse"
+            )
+
     def offsets(self) -> Offsets:
         """The next offset of each partition; raises as `claim`."""
         return {(topic, number): offset for topic, number, offset, _, _ in self._rows("partitions")}
@@ -124,8 +162,27 @@ class Database:
             "files": Jsonb([asdict(file) for file in files]),
             "received_at": received_at.replace(tzinfo=UTC),
             "counts": Jsonb(counts),
+            "messages": sum(counts["messages"].values()),
         }
         return int(self._rows("record", parameters)[0][0])
+
+    def segment(self, number: int) -> Segment | None:
+        """The segment of a number; None: it is not recorded yet. Raises as `claim`."""
+        found = self._rows("segment", {"number": number})
+        if not found:
+            return None
+        _, received_at, counts, moves, files, after, next_received_at = found[0]
+        for row in (*moves, *(files or ())):
+            del row["number"]
+        return Segment(
+            number,
+            _naive(received_at),
+            counts,
+            [Move(epoch=0, **move) for move in moves],
+            [File(**file) for file in files or ()],
+            after,
+            next_received_at and _naive(next_received_at),
+        )
 
     def dead_files(self, listed: Sequence[Listed]) -> list[str]:
         """The keys of those that are in no segment and cannot come into one any more; raises as `claim`."""
@@ -214,6 +271,10 @@ class Database:
             with suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
+
+
+def _naive(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _sql(name: str) -> LiteralString:

@@ -8,11 +8,34 @@ ORDER BY topic, partition  -- in one order, so that two that claim the same wait
 ON CONFLICT (topic, partition) DO UPDATE SET epoch = known.epoch + 1
 RETURNING topic, partition, epoch;
 
+-- name: seed
+-- Where ingesters begin, once: nothing happens where any partition is known already.
+INSERT INTO retuned.partitions (topic, partition, epoch, next_offset, cluster_id, topic_id)
+SELECT seeded.*
+FROM (
+    SELECT topic, partition, 0 AS epoch, next_offset, cluster_id, topic_id
+    FROM unnest(
+        %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(nexts)s::BIGINT[], %(cluster_ids)s::TEXT[], %(topic_ids)s::TEXT[]
+    ) AS given(topic, partition, next_offset, cluster_id, topic_id)
+) AS seeded
+WHERE NOT EXISTS (SELECT FROM retuned.partitions)
+RETURNING topic;
+
 -- name: partitions
 SELECT topic, partition, next_offset, cluster_id, topic_id FROM retuned.partitions WHERE next_offset IS NOT NULL;
 
 -- name: record
-SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s);
+SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s);
+
+-- name: segment
+SELECT
+    segment.number, segment.received_at, segment.counts,
+    (SELECT json_agg(move) FROM retuned.segment_moves AS move WHERE move.number = segment.number) AS moves,
+    (SELECT json_agg(file) FROM retuned.segment_files AS file WHERE file.number = segment.number) AS files,
+    last.messages - segment.messages AS messages_after,
+    (SELECT received_at FROM retuned.segments WHERE number = segment.number + 1) AS next_received_at
+FROM retuned.segments AS segment CROSS JOIN retuned.last_segment AS last
+WHERE segment.number = %(number)s;
 
 -- name: dead_files
 -- Of the listed files those that no segment has, and none can get any more: their ingester has lost the partition, or

@@ -191,6 +191,8 @@ class Ingester:
         self._source.commit(rows.nexts)
         self._segment_metrics.segments.inc()
         self._segment_metrics.bytes.inc(sum(file.bytes for file in files))
+        if rows.messages:
+            self._metrics.last_event.set_to_current_time()
         self._counting.moved(rows)
         self._counting.stored(rows)
         self._dead_letter_topic.copy(rows.dead)

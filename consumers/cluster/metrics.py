@@ -3,6 +3,13 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
+def store_up(registry: CollectorRegistry) -> Gauge:
+    """Of an ingester, and of a daemon that follows segments."""
+    return Gauge(
+        "retuned_store_up", "1 while the database and the object storage of the cluster answer.", registry=registry
+    )
+
+
 class Metrics:
     """Of one ingester, beside those of ingestion."""
 
@@ -17,9 +24,7 @@ class Metrics:
             "Batches that were given up, and read again, since a partition had gone to another ingester.",
             registry=registry,
         )
-        self.store_up = Gauge(
-            "retuned_store_up", "1 while the database and the object storage of the cluster answer.", registry=registry
-        )
+        self.store_up = store_up(registry)
         self.deleted = Counter(
             "retuned_segment_files_deleted",
             "Files that were in no segment and could not get into one.",

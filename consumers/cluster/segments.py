@@ -9,15 +9,16 @@ import hashlib
 import io
 import re
 import secrets
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retuned.consumers.cluster.database import File, Listed, Move
-from retuned.consumers.kafka.contract import Identity, Partition
+from retuned.consumers.cluster.database import File, Listed, Move, Segment
+from retuned.consumers.kafka.contract import Batch, Identity, Partition
 from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.warehouse.rows import Rows
 
@@ -67,6 +68,17 @@ def counts(rows: Rows) -> dict[str, Any]:
         "lost": dict(lost),
         "remade": list(rows.remade),
     }
+
+
+def rows(batch: Batch, segment: Segment, content: Sequence[bytes], distance_seconds: float) -> Rows:
+    """The rows of a segment, as they were encoded; `content` is that of its files, in their order."""
+    started = time.perf_counter()
+    tables = {file.table_name: pq.read_table(io.BytesIO(one)) for file, one in zip(segment.files, content, strict=True)}
+    found = Rows.of_segment(
+        segment.number, batch, distance_seconds, segment.received_at, segment.counts["messages"], tables
+    )
+    found.seconds = time.perf_counter() - started
+    return found
 
 
 def listed(key: str) -> Listed | None:

@@ -14,6 +14,7 @@ CREATE TABLE retuned.segments (
     number      BIGINT      PRIMARY KEY,  -- from 1 on without gaps, in the order of the commits
     received_at TIMESTAMPTZ NOT NULL,
     counts      JSONB       NOT NULL,     -- what the batch held, as the metrics count it
+    messages    BIGINT      NOT NULL,     -- in this segment and all before it
     recorded_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
@@ -40,10 +41,11 @@ CREATE TABLE retuned.segment_files (
 CREATE INDEX segment_files_of_a_segment ON retuned.segment_files (number);
 
 CREATE TABLE retuned.last_segment (
-    number BIGINT NOT NULL,
-    one    BOOLEAN PRIMARY KEY DEFAULT true CHECK (one)
+    number   BIGINT NOT NULL,
+    messages BIGINT NOT NULL,  -- in all segments
+    one      BOOLEAN PRIMARY KEY DEFAULT true CHECK (one)
 );
-INSERT INTO retuned.last_segment VALUES (0);
+INSERT INTO retuned.last_segment VALUES (0, 0);
 
 -- The keys under which users have pseudonyms here.
 CREATE TABLE retuned.user_keys (
@@ -55,13 +57,15 @@ CREATE TABLE retuned.user_keys (
 -- has read one number has read all before it. Called as one statement outside of any transaction: a client that is
 -- stopped in the midst of it holds no lock.
 CREATE FUNCTION retuned.record_segment(
-    moved JSONB, files JSONB, received_at TIMESTAMPTZ, counts JSONB
+    moved JSONB, files JSONB, received_at TIMESTAMPTZ, counts JSONB, held_messages BIGINT
 ) RETURNS BIGINT LANGUAGE plpgsql AS $$
 DECLARE
-    recorded BIGINT;
-    held     BIGINT;
+    recorded     BIGINT;
+    all_messages BIGINT;
+    held         BIGINT;
 BEGIN
-    UPDATE retuned.last_segment SET number = number + 1 RETURNING number INTO recorded;
+    UPDATE retuned.last_segment SET number = number + 1, messages = messages + held_messages
+    RETURNING number, messages INTO recorded, all_messages;
 
     -- In the order in which they are claimed, so that neither waits for the other for ever.
     PERFORM FROM retuned.partitions AS known
@@ -84,7 +88,7 @@ BEGIN
         RAISE EXCEPTION 'another ingester has claimed or moved a partition' USING ERRCODE = 'RT001';
     END IF;
 
-    INSERT INTO retuned.segments VALUES (recorded, received_at, counts);
+    INSERT INTO retuned.segments VALUES (recorded, received_at, counts, all_messages);
     INSERT INTO retuned.segment_moves
     SELECT recorded, move.* FROM jsonb_to_recordset(moved) AS move(
         topic TEXT, partition INTEGER, start_offset BIGINT, next_offset BIGINT, cluster_id TEXT, topic_id TEXT
