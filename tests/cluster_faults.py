@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import yaml
 from brokers import Broker, Proxy, free_port, until
 from clusters import S3_ENVIRONMENT, Postgres
-from faults import event
+from daemons import Daemon
+from faults import event, stored
 from kafka import KafkaProducer
 
 from retuned.consumers.cluster.database import Database
@@ -58,6 +59,11 @@ class Ingesters:
             "store": {"postgres_url": self.url, "objects_url": f"s3://{name}", "segment_seconds": 0.2},
             "http": {"port": 0},
         }
+        (folder / "daemon").mkdir()
+        warehouse = {"path": str(folder / "daemon" / "retuned.duckdb")}
+        store = settings["store"] | {"kind": "cluster"}
+        of_daemon = settings | {"warehouse": warehouse, "store": store, "models": {"directory": str(folder / "models")}}
+        self.daemon = Daemon(folder / "daemon", {**of_daemon, "http": {}})
         self.config = folder / "retuned.yaml"
         self.config.write_text(yaml.safe_dump(settings))
         self.store = StoreSettings(**settings["store"])
@@ -84,6 +90,7 @@ class Ingesters:
         for number, process in enumerate(self.processes):
             if process is not None:
                 self.kill(number)
+        self.daemon.end()
         self.s3.close()
 
     def stop(self) -> None:
@@ -137,6 +144,11 @@ def frozen(cluster: Ingesters, number: int) -> None:
     process.send_signal(signal.SIGCONT)
 
 
+def daemon_killed(cluster: Ingesters, _: int) -> None:
+    cluster.daemon.stop(signal.SIGKILL)
+    cluster.daemon.launch()
+
+
 def database_killed(cluster: Ingesters, _: int) -> None:
     cluster.postgres.stop(signal.SIGKILL)
     time.sleep(0.5)
@@ -154,6 +166,7 @@ def storage_cut(cluster: Ingesters, _: int) -> None:
 FAULTS: dict[str, Callable[[Ingesters, int], None]] = {
     "killed": killed,
     "frozen": frozen,
+    "daemon killed": daemon_killed,
     "database killed": database_killed,
     "storage cut": storage_cut,
 }
@@ -186,18 +199,27 @@ def survive(
     try:
         for number in range(count):
             cluster.start(number)
-        until(lambda: _begun(cluster) == count, 90)
+        cluster.daemon.launch()
+        until(lambda: _begun(cluster) == count, 240)
         sending.start()
         for turn in range(times):
             time.sleep(chance.uniform(0.5, 1.5))
             name = faults[turn % len(faults)]
             FAULTS[name](cluster, turn % count)
             happened[name] += 1
-        sending.join(120)
-        until(lambda: cluster.recorded() >= events, 120)
-        until(lambda: _begun(cluster) == count + happened["killed"], 90)
+        sending.join(240)
+        until(lambda: cluster.recorded() >= events, 240)
+        until(lambda: _begun(cluster) == count + happened["killed"], 240)
         time.sleep(SESSION_SECONDS)
         cluster.stop()
+        cluster.daemon.until(
+            lambda: (
+                cluster.daemon.answers("/readyz") and cluster.daemon.status()["ingestion"]["interactions"] >= events
+            ),
+            "all events",
+        )
+        assert cluster.daemon.stop() == 0
+        followed = stored(cluster.daemon.warehouse)
         found = cluster.rows()
         database = Database(cluster.store)
         topics = (cluster.topic, cluster.topic.replace("interactions", "feedback"))
@@ -216,6 +238,8 @@ def survive(
         "stored": len(found),
         "lost": events - len(ids) + missing,
         "doubled": len(found) - len(ids),
+        "followed": followed.rows,
+        "followed doubled": followed.rows - followed.distinct,
         "swept": swept,
         "left": left,
     }

@@ -27,6 +27,8 @@ class Follower(Ingest):
     dead letters to their topic, and take in too many of them.
     """
 
+    counts_messages = False
+
     def __init__(
         self, source: SegmentSource, warehouse: Warehouse, settings: Settings, metrics: Metrics, store_up: Gauge
     ) -> None:
@@ -42,10 +44,6 @@ class Follower(Ingest):
         assert isinstance(batch, SegmentBatch)
         assert batch.segment is not None
         return segments.rows(batch, batch.segment, batch.content, self.settings.ingest.deduplicate_seconds)
-
-    def _account_for_read(self, rows: Rows) -> None:
-        self._metrics.duplicates.inc(rows.duplicates)
-        self._metrics.batch_seconds.observe(rows.seconds)
 
     def _answers(self, problem: str) -> None:
         if bool(problem) != bool(self.broker_problem):

@@ -178,6 +178,8 @@ class Ingester:
 
     def _store(self, batch: Batch) -> int:
         epochs = self._epochs
+        if not batch.nexts.keys() <= epochs.keys():
+            raise Reassigned("a partition is not claimed yet: it is read again from where it is stored")
         rows = self._decoder.rows(batch, self._settings.ingest.deduplicate_seconds, self._keys.pseudonym)
         started = time.perf_counter()
         rows.redact(self._redactor, self._keys.pseudonym)

@@ -27,18 +27,18 @@ _NAME = re.compile(r"\w+/day=[0-9-]+/(.+)-(\d+)-(\d+)-(\d+|none)-[0-9a-f]+\.parq
 
 
 def moves(rows: Rows, epochs: Mapping[Partition, int]) -> list[Move]:
-    """How far a batch moves partitions, under the epochs in which it was read; 0 where there is none."""
+    """How far a batch moves partitions, under the epochs in which it was read."""
     found = []
     for (topic, number), offset in sorted(rows.nexts.items()):
         identity = rows.identities.get(topic, Identity(None, None))
         start = rows.starts.get((topic, number))
-        found.append(Move(topic, number, epochs.get((topic, number), 0), start, offset, *identity))
+        found.append(Move(topic, number, epochs[topic, number], start, offset, *identity))
     return found
 
 
 def encode(rows: Rows, move: Move) -> list[tuple[File, bytes]]:
     """The files of a batch that is redacted, with their content; they are named after one of its moves."""
-    tables: dict[str, Any] = dict(rows.tables)
+    tables: dict[str, Any] = {**rows.tables}
     if rows.dead:
         tables["dead_letters"] = rows.dead_letters_table()
     start = "none" if move.start_offset is None else move.start_offset

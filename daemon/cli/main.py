@@ -225,7 +225,14 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("folder", type=Path, metavar="DIR", help="of the backups")
     restore.add_argument("--generation", metavar="NAME", help="of one of them (default: the newest)")
     restore.add_argument("--replace", action="store_true", help="rename what is in a place already")
-    command("migrate", _migrate, "bring the warehouse to the schema of this version, as a start of the daemon does")
+    migrated = command(
+        "migrate", _migrate, "bring the warehouse to the schema of this version, as a start of the daemon does"
+    )
+    migrated.add_argument(
+        "--to",
+        choices=("cluster",),
+        help="also have the ingesters of a new cluster (store.postgres_url) begin where the warehouse ends",
+    )
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     configured = command(
@@ -642,7 +649,7 @@ def _restore(options: argparse.Namespace) -> int:
 def _migrate(options: argparse.Namespace) -> int:
     from retuned.daemon.cli.backup import migrate
 
-    return migrate(_settings(options))
+    return migrate(_settings(options), to_cluster=options.to == "cluster")
 
 
 def _config(options: argparse.Namespace) -> int:

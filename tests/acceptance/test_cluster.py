@@ -1,4 +1,4 @@
-"""A short form of the cluster's chaos: three ingesters, and all that may fail, a few times each."""
+"""A short form of the cluster's chaos: three ingesters, a daemon, and all that may fail, a few times each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +28,11 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
         yield server
 
 
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled_or_left(
     apache_kafka: Broker, postgres: Postgres, s3: Broker, tmp_path: Path
 ) -> None:
-    row = survive(list(FAULTS), apache_kafka, postgres, s3, tmp_path, events=6_000, times=8, count=3)
-    assert row["stored"] == row["sent"]
-    assert (row["lost"], row["doubled"], row["left"]) == (0, 0, 0)
+    row = survive(list(FAULTS), apache_kafka, postgres, s3, tmp_path, events=6_000, times=10, count=3)
+    assert row["stored"] == row["followed"] == row["sent"]
+    assert (row["lost"], row["doubled"], row["followed doubled"], row["left"]) == (0, 0, 0, 0)
     assert all(row[name] == 2 for name in FAULTS)

@@ -5,10 +5,13 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import duckdb
+import httpx
 import psycopg
 import pytest
+from brokers import Broker, Proxy, free_port, until
 from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
 
@@ -23,6 +26,8 @@ from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.errors import ConfigurationError, Reassigned, StoreUnavailable
 from retuned.consumers.settings import PrivacySettings, Settings, StoreSettings
+from retuned.daemon.ingest import IngestProcess
+from retuned.daemon.settings import Settings as DaemonSettings
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,25 @@ def test_several_polls_are_one_segment(cluster: Cluster) -> None:
     ingester._source.poll = poll  # type: ignore[method-assign]
     assert ingester.step() == 3
     assert cluster.query("SELECT start_offset, next_offset FROM retuned.segment_moves") == [(None, 3)]
+
+
+def test_an_assignment_between_two_polls_of_a_segment_doubles_nothing(cluster: Cluster) -> None:
+    store = cluster.settings.store.model_copy(update={"segment_seconds": 30})
+    ingest = cluster.settings.ingest.model_copy(update={"batch_events": 3})
+    ingester = cluster.ingester(cluster.settings.model_copy(update={"store": store, "ingest": ingest}))
+    cluster.send(*(interaction(f"{number}") for number in range(3)))
+    polled, polls = ingester._source.poll, iter(range(10))
+
+    def poll(most: int, seconds: float) -> Any:
+        if next(polls) == 1:
+            ingester._source.rewind()  # as an assignment does: from the stored offsets on
+        return polled(min(most, 2), seconds)
+
+    ingester._source.poll = poll  # type: ignore[method-assign]
+    with pytest.raises(Reassigned, match="was assigned anew"):
+        ingester.step()
+    assert ingester.step() == 3
+    assert cluster.ids() == ["0", "1", "2"]
 
 
 def test_segments_are_numbered_without_gaps_and_their_moves_are_a_chain(cluster: Cluster) -> None:
@@ -274,6 +298,46 @@ def test_a_database_of_a_newer_version_is_refused(cluster: Cluster) -> None:
         connection.execute("INSERT INTO retuned.migrations VALUES (999)")
     with pytest.raises(ConfigurationError, match="a newer retuned"):
         cluster.database().offsets()
+
+
+def test_its_health_and_metrics_are_served_and_nothing_else(tansu: Broker, cluster: Cluster, tmp_path: Path) -> None:
+    """While its database does not answer, and then does."""
+    kafka = {
+        "bootstrap_servers": tansu.bootstrap_servers,
+        "group_id": tmp_path.name,
+        "interactions_topic": f"{tmp_path.name}.interactions",
+        "feedback_topic": f"{tmp_path.name}.feedback",
+        "session_timeout_seconds": 2.0,
+    }
+    tansu.create_topics(kafka["interactions_topic"], kafka["feedback_topic"])
+    away = Proxy(free_port())
+    port = urlsplit(cluster.url).port
+    url = cluster.url.replace(f":{port}/", f":{away.port}/")
+    process = IngestProcess(
+        DaemonSettings(
+            kafka=kafka,
+            privacy={"user_key": KEY},
+            store={"postgres_url": url, "objects_url": cluster.folder.as_uri()},
+            http={"port": 0},
+        )
+    )
+    process.start()
+    try:
+
+        def get(path: str) -> httpx.Response:
+            return httpx.get(process.server.url + path)
+
+        until(lambda: "store.postgres_url: the database does not answer" in get("/readyz").text)
+        assert (get("/readyz").status_code, get("/healthz").status_code) == (503, 200)
+        assert "\nretuned_store_up 0.0" in get("/metrics").text
+        away.target = port
+        until(lambda: get("/readyz").status_code == 200)
+        assert "\nretuned_store_up 1.0" in get("/metrics").text
+        assert (get("/").status_code, get("/api/v1/status").status_code) == (404, 404)
+    finally:
+        process.stop()
+        away.close()
+    assert process.health() == []
 
 
 def test_what_is_not_set_or_wrong_is_named() -> None:
