@@ -28,6 +28,8 @@ QUERIES = named_queries("retuned.consumers.cluster", "database.sql")
 MIGRATIONS = files("retuned.consumers.cluster") / "migrations"
 MIGRATION_LOCK = 8_321_001
 """Key of the advisory lock under which the schema is changed."""
+DAEMON_LOCK = 8_321_002
+"""Key of the advisory lock of the one daemon that follows."""
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30
 FENCED = "RT001"
@@ -107,6 +109,7 @@ class Database:
         self._url = url
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._following: psycopg.Connection[tuple[Any, ...]] | None = None  # on which the daemon's lock is held
         self._migrated = False
 
     def claim(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
@@ -165,6 +168,23 @@ class Database:
             "messages": sum(counts["messages"].values()),
         }
         return int(self._rows("record", parameters)[0][0])
+
+    def follows_alone(self) -> bool:
+        """Whether this is the one daemon that follows segments, from the first time on until its connection ends.
+
+        Raises as `claim`.
+        """
+        with self._lock:
+            connection = self._connected()
+            if self._following is not connection:
+                try:
+                    found = connection.execute(_sql("lock_daemon"), {"key": DAEMON_LOCK}).fetchone()
+                except psycopg.Error as error:
+                    raise self._translated(error) from error
+                if found != (True,):
+                    return False
+                self._following = connection
+            return True
 
     def segment(self, number: int) -> Segment | None:
         """The segment of a number; None: it is not recorded yet. Raises as `claim`."""
@@ -244,7 +264,9 @@ class Database:
                     tcp_user_timeout=1000 * STATEMENT_SECONDS,
                     application_name="retuned",
                     options=f"-c statement_timeout={STATEMENT_SECONDS}s "
-                    f"-c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s",
+                    f"-c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s "
+                    # The server ends the session of a machine that is gone, and with it the daemon's lock.
+                    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
                 )
                 if not self._migrated:
                     _migrate(self._connection)
@@ -270,7 +292,7 @@ class Database:
         if self._connection is not None:
             with suppress(psycopg.Error):
                 self._connection.close()
-            self._connection = None
+            self._connection = self._following = None
 
 
 def _naive(time: datetime) -> datetime:

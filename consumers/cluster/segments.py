@@ -38,13 +38,13 @@ def moves(rows: Rows, epochs: Mapping[Partition, int]) -> list[Move]:
 
 def encode(rows: Rows, move: Move) -> list[tuple[File, bytes]]:
     """The files of a batch that is redacted, with their content; they are named after one of its moves."""
-    tables: dict[str, Any] = {**rows.tables}
+    tables: list[tuple[str, Any]] = list(rows.tables.items())
     if rows.dead:
-        tables["dead_letters"] = rows.dead_letters_table()
+        tables.append(("dead_letters", rows.dead_letters_table()))
     start = "none" if move.start_offset is None else move.start_offset
     name = f"{move.topic}-{move.partition}-{move.epoch}-{start}-{secrets.token_hex(8)}.parquet"
     found = []
-    for table_name, table in tables.items():
+    for table_name, table in tables:
         sink = io.BytesIO()
         pq.write_table(_plain(table), sink, compression="zstd")
         content = sink.getvalue()

