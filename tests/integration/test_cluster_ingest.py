@@ -169,6 +169,18 @@ def test_a_batch_of_which_one_partition_is_another_s_is_given_up_as_a_whole(clus
     assert sorted(cluster.ids()) == ["a", "b"]
 
 
+def test_a_batch_of_before_its_partition_went_to_another_and_came_back_is_given_up(cluster: Cluster) -> None:
+    """Then its epoch is the ingester's own again, and only where it starts tells."""
+    cluster.send(*(interaction(f"{number}") for number in range(3)))
+    ingester = cluster.ingester()
+    batch = ingester._gather()
+    drain(cluster.ingester())
+    ingester._claim([(cluster.settings.kafka.interactions_topic, 0)])
+    with pytest.raises(Reassigned):
+        ingester._store(batch)
+    assert cluster.ids() == ["0", "1", "2"]
+
+
 class Failing(Database):
     """Fails once, before or after the statement is done."""
 
