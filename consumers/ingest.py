@@ -118,7 +118,7 @@ class Ingest:
         """One batch: wait for it, store it. Returns the number of messages in it.
 
         Raises:
-            BrokerUnavailable: worth another try.
+            BrokerUnavailable, StoreUnavailable: worth another try.
             Fenced: another consumer of the group is at work; nothing of the batch was stored.
             TooManyDeadLetters: raised after the batch is stored; at the start after such a stop, before it is.
             WarehouseError: nothing of the batch was stored.
