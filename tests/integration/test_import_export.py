@@ -542,7 +542,7 @@ def test_training_sets_have_trls_forms(taught: House, tmp_path: Path, form: str,
 
 
 def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path: Path) -> None:
-    forms = ("chat", "preference", "kto")
+    forms = ("chat", "kto")  # a preference is made of a row of chat
 
     def asked(rows: list[dict[str, Any]]) -> set[str]:
         prompts = [row.get("prompt", row.get("messages", [None])[:-1]) for row in rows]

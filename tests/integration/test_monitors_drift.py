@@ -257,11 +257,14 @@ def test_labels_are_compared_by_value_and_what_moved_is_named_with_its_segment(
         for channel, share in (("app", 0.4 * number), ("web", 0.0)):
             asked = prompts(ROWS // 2, rng)
             start, offset = START + number * ROWS * MINUTE, number * ROWS + (channel == "web") * ROWS // 2
-            for place, text in enumerate(asked):
-                interactions(
-                    warehouse, [text], rng, start=start + 2 * place * MINUTE, offset=offset + place,
-                    response="lost" if rng.random() < share else "sent", attributes=json.dumps({"channel": channel}),
-                )  # fmt: skip
+            rows = answered(
+                asked, rng, start=start, step=2 * MINUTE, offset=offset, attributes=json.dumps({"channel": channel})
+            )
+            store(
+                warehouse,
+                "interactions",
+                [row | {"response": "lost" if rng.random() < share else "sent"} for row in rows],
+            )
     settings = SETTINGS.model_copy(update={"drift": DriftSettings(segments=("channel", "country"))})
     outcome = check(warehouse, settings, "support", NOW, tmp_path / "reports")
     assert flagged(outcome) == ["answer"]

@@ -1,0 +1,322 @@
+"""The Helm chart and the manifests made from it: valid, closed, and configured as the processes take it."""
+
+import importlib.util
+import json
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from retuned.daemon.app import STOP_SECONDS
+from retuned.daemon.gateway.app import FLUSH_SECONDS
+from retuned.daemon.settings import Settings, load
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "retuned"
+VALUES = DEPLOY / "kubernetes" / "values.yaml"
+MINIMAL = ("--set", "config.kafka.bootstrap_servers=broker:9092")
+WATCHED = ("--values", str(VALUES), "--set", "monitoring.enabled=true,monitoring.labels.release=prometheus")
+ENCRYPTED = (
+    *WATCHED,
+    "--set",
+    "config.http.tls_certificate_file=/run/secrets/retuned/tls.crt,config.http.tls_key_file=/run/secrets/retuned/tls.key",
+)
+RELEASES = {"minimal": MINIMAL, "as_shipped": ("--values", str(VALUES)), "watched": WATCHED, "encrypted": ENCRYPTED}
+OPERATOR = "monitoring.coreos.com/v1"
+
+Object = dict[str, Any]
+
+
+def loaded() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("manifests", DEPLOY / "kubernetes" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BUILD = loaded()
+pytestmark = pytest.mark.skipif(BUILD.helm() is None, reason="helm is missing: make .venv/dev installs it on x86-64")
+
+
+@cache
+def rendered(*options: str) -> tuple[Object, ...]:
+    return tuple(one for one in yaml.safe_load_all(BUILD.render(*options)) if one)
+
+
+def one(kind: str, name: str, *options: str) -> Object:
+    (found,) = [it for it in rendered(*options) if it["kind"] == kind and it["metadata"]["name"] == name]
+    return found
+
+
+def pods(*options: str) -> dict[str, Object]:
+    """The pod of each process."""
+    objects = [it for it in rendered(*options) if it["kind"] in ("StatefulSet", "Deployment")]
+    return {it["metadata"]["labels"]["app.kubernetes.io/component"]: it["spec"]["template"] for it in objects}
+
+
+def test_the_manifests_are_those_that_the_chart_makes() -> None:
+    stored = {path.name: path.read_text() for path in VALUES.parent.glob("*.yaml") if path != VALUES}
+    assert BUILD.files() == stored, "run python deploy/kubernetes/build.py"
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+
+
+@pytest.mark.parametrize("kubernetes", ["1.30", "1.37"])
+def test_kubernetes_takes_every_object(kubernetes: str) -> None:
+    made = {json.dumps(it): it for options in RELEASES.values() for it in rendered(*options)}
+    for it in made.values():
+        if it["apiVersion"] != OPERATOR:  # of which the validator has no schema
+            kubernetes_validate.validate(it, kubernetes, strict=True)
+
+
+def test_what_is_shipped_is_one_daemon_and_gateways_that_scale() -> None:
+    kinds = sorted((it["kind"], it["metadata"]["name"]) for it in rendered("--values", str(VALUES)))
+    assert kinds == [
+        ("ConfigMap", "retuned"),
+        ("ConfigMap", "retuned-gateway"),
+        ("Deployment", "retuned-gateway"),
+        ("HorizontalPodAutoscaler", "retuned-gateway"),
+        ("NetworkPolicy", "retuned"),
+        ("NetworkPolicy", "retuned-gateway"),
+        ("PodDisruptionBudget", "retuned-gateway"),
+        ("Service", "retuned"),
+        ("Service", "retuned-gateway"),
+        ("StatefulSet", "retuned"),
+    ]
+    daemon = one("StatefulSet", "retuned", *RELEASES["as_shipped"])["spec"]
+    assert (daemon["replicas"], daemon["podManagementPolicy"]) == (1, "Parallel")
+    assert "replicas" not in one("Deployment", "retuned-gateway", *RELEASES["as_shipped"])["spec"]
+    assert {it["metadata"]["name"] for it in rendered(*MINIMAL)} == {"retuned"}
+
+
+@pytest.mark.parametrize("process", ["daemon", "gateway"])
+def test_pods_have_no_rights_and_write_to_their_volumes_alone(process: str) -> None:
+    pod = pods(*RELEASES["as_shipped"])[process]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    own = pod["securityContext"]
+    assert (own["runAsNonRoot"], own["runAsUser"], own["fsGroup"]) == (True, 10001, 10001)
+    assert own["fsGroupChangePolicy"] == "OnRootMismatch"  # else the kubelet opens files of 0600 to the group
+    assert own["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+    assert "memory" in container["resources"]["limits"]
+    assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+    claimed = one("StatefulSet", "retuned", *RELEASES["as_shipped"])["spec"]["volumeClaimTemplates"]
+    volumes = {it["name"] for it in pod["volumes"]}
+    volumes |= {it["metadata"]["name"] for it in claimed} if process == "daemon" else set()
+    assert {it["name"] for it in container["volumeMounts"]} == volumes
+    writable = {it["mountPath"] for it in container["volumeMounts"] if not it.get("readOnly")}
+    assert writable == {"/data", "/tmp"}
+
+
+def test_the_image_runs_as_the_user_of_the_pods() -> None:
+    assert set(re.findall(r"^USER (.+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)) == {"10001:10001"}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_services_policies_and_the_autoscaler_find_their_pods(release: str) -> None:
+    options = RELEASES[release]
+    made = {process: pod["metadata"]["labels"] for process, pod in pods(*options).items()}
+    ports = {process: pod["spec"]["containers"][0]["ports"] for process, pod in pods(*options).items()}
+    chosen = {"Service": "selector", "PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}
+    for it in rendered(*options):
+        process = it["metadata"]["labels"]["app.kubernetes.io/component"]
+        if it["kind"] in chosen:
+            selector = it["spec"][chosen[it["kind"]]]
+            wanted = selector.get("matchLabels", selector).items()
+            assert [name for name, labels in made.items() if wanted <= labels.items()] == [process], it
+        if it["kind"] == "Service":
+            (port,) = it["spec"]["ports"]
+            assert ports[process] == [{"name": port["targetPort"], "containerPort": port["port"]}]
+        if it["kind"] == "ServiceMonitor":
+            (service,) = [
+                own
+                for own in rendered(*options)
+                if own["kind"] == "Service"
+                and own["metadata"]["labels"].items() >= it["spec"]["selector"]["matchLabels"].items()
+            ]
+            assert it["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+        if it["kind"] == "HorizontalPodAutoscaler":
+            target = it["spec"]["scaleTargetRef"]
+            assert one(target["kind"], target["name"], *options)["apiVersion"] == target["apiVersion"]
+
+
+def test_a_policy_without_peers_lets_nobody_in() -> None:
+    closed = (*RELEASES["as_shipped"], "--set-json", 'networkPolicy={"scrapers":[],"gateway":{"clients":[]}}')
+    assert one("NetworkPolicy", "retuned-gateway", *closed)["spec"]["ingress"] == []
+    (daemon,) = one("NetworkPolicy", "retuned", *closed)["spec"]["ingress"]
+    (peer,) = daemon["from"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
+    assert not [
+        it for it in rendered(*MINIMAL, "--set", "networkPolicy.enabled=false") if it["kind"] == "NetworkPolicy"
+    ]
+
+
+def configured(process: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> Settings:
+    """What the process makes of its ConfigMap and its environment, the image's and the pod's."""
+    stage = re.search(rf"^FROM process AS {process}$(.*?)^CMD", (DEPLOY / "Dockerfile").read_text(), re.M | re.S)
+    assert stage is not None
+    pod = pods(*options)[process]["spec"]
+    given = {it["name"]: it["value"] for it in pod["containers"][0].get("env", ())}
+    for name, value in (dict(re.findall(r"(RETUNED__\w+)=(\S+)", stage[1])) | given).items():
+        monkeypatch.setenv(name, value)
+    (name,) = [it["configMap"]["name"] for it in pod["volumes"] if "configMap" in it]
+    file = folder / "retuned.yaml"
+    file.write_text(one("ConfigMap", name, *options)["data"]["retuned.yaml"])
+    return load(file)
+
+
+def test_the_daemon_takes_its_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    more = (*RELEASES["as_shipped"], "--set-json", 'config.retention={"keep_bytes":1000000000000}')
+    settings = configured("daemon", monkeypatch, tmp_path, *more)
+    pod = pods(*more)["daemon"]["spec"]
+    (container,) = pod["containers"]
+    assert settings.http.host == "0.0.0.0"
+    assert settings.http.port == container["ports"][0]["containerPort"]
+    assert settings.kafka.bootstrap_servers == "kafka-bootstrap.kafka:9092"
+    assert settings.retention.keep_bytes == 1_000_000_000_000
+    assert settings.gateway.upstreams == ()  # is for gateways
+    for path in (settings.warehouse.path, settings.models.directory):
+        assert path.is_relative_to("/data")
+    assert settings.warehouse.path.parent != Path("/data")  # whose mode is the kubelet's
+    assert pod["terminationGracePeriodSeconds"] > STOP_SECONDS
+
+
+def test_gateways_take_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    more = (*RELEASES["encrypted"], "--set-json", "config.gateway.drain_seconds=90.5")
+    settings = configured("gateway", monkeypatch, tmp_path, *more)
+    pod = pods(*more)["gateway"]["spec"]
+    (container,) = pod["containers"]
+    assert settings.gateway.host == "0.0.0.0"
+    assert settings.gateway.port == container["ports"][0]["containerPort"]
+    assert settings.gateway.buffer.is_relative_to("/data")
+    assert settings.gateway.daemon_url == "https://retuned.retuned.svc:8321"
+    assert settings.http.tls_certificate_file is None  # is the daemon's
+    held = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= held + settings.gateway.drain_seconds + FLUSH_SECONDS
+
+
+def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
+    def sums(*options: str) -> dict[str, str]:
+        made = pods(*RELEASES["as_shipped"], *options)
+        return {process: pod["metadata"]["annotations"]["checksum/config"] for process, pod in made.items()}
+
+    before = sums()
+
+    def restarts(setting: str) -> set[str]:
+        return {name for name, found in sums("--set", setting).items() if found != before[name]}
+
+    assert {
+        name for name, found in sums("--set", "config.gateway.poll_seconds=3").items() if found != before[name]
+    } == {"gateway"}
+    assert restarts("config.gateway.poll_seconds=3") == {"gateway"}
+    assert restarts("config.policy.enabled=false") == {"daemon"}
+    for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "logging.level=debug"):
+        assert restarts(f"config.{shared}") == {"daemon", "gateway"}
+
+
+def test_probes_ask_as_the_daemon_serves() -> None:
+    for release, scheme in (("watched", "HTTP"), ("encrypted", "HTTPS")):
+        (container,) = pods(*RELEASES[release])["daemon"]["spec"]["containers"]
+        probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+        assert {it["scheme"] for it in probes.values()} == {scheme}
+        assert {name: it["path"] for name, it in probes.items()} == {
+            "startup": "/healthz",
+            "liveness": "/healthz",
+            "readiness": "/readyz",
+        }
+        (endpoint,) = one("ServiceMonitor", "retuned", *RELEASES[release])["spec"]["endpoints"]
+        assert endpoint["scheme"].upper() == scheme
+        assert ("tlsConfig" in endpoint) == (scheme == "HTTPS")
+    # The page and a rollback are served while the broker is away and the pod is not ready.
+    assert one("Service", "retuned", *MINIMAL)["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_secrets_are_named_and_never_rendered() -> None:
+    made = rendered(*RELEASES["encrypted"])
+    assert "Secret" not in {it["kind"] for it in made}
+    for process, pod in pods(*RELEASES["encrypted"]).items():
+        mounted = [it["secret"]["secretName"] for it in pod["spec"]["volumes"] if "secret" in it]
+        assert mounted == [f"retuned-{process}"]
+    for monitor, (name, key) in {
+        "retuned": ("retuned-daemon", "viewer-token"),
+        "retuned-gateway": ("retuned-gateway", "metrics-key"),
+    }.items():
+        (endpoint,) = one("ServiceMonitor", monitor, *RELEASES["encrypted"])["spec"]["endpoints"]
+        assert endpoint["authorization"] == {"credentials": {"name": name, "key": key}}
+
+
+def secrets(model: type[BaseModel]) -> list[str]:
+    """Keys of a section whose value is a secret."""
+    return [name for name, field in model.model_fields.items() if "SecretStr" in str(field.annotation)]
+
+
+def test_values_hold_no_secret_and_nothing_unknown() -> None:
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    kept = {
+        f"config.{name}.{key}"
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, BaseModel)
+        for key in secrets(section)
+    }
+    assert {"config.kafka.sasl_password", "config.http.operator_token"} <= kept
+    for key in {*kept, "config.warehouse.path", "config.http.host", "daemon.replicas", "image.registry"}:
+        with pytest.raises(
+            RuntimeError, match=f"(?s)at '/{key.rsplit('.', 1)[0].replace('.', '/')}.*{key.split('.')[-1]}"
+        ):
+            BUILD.render(*MINIMAL, "--set", f"{key}=something-of-that-length")
+    with pytest.raises(RuntimeError, match="/config/kafka/bootstrap_servers"):
+        BUILD.render()
+    with pytest.raises(RuntimeError, match="/config/gateway/upstreams"):
+        BUILD.render(*MINIMAL, "--set", "gateway.enabled=true")
+
+
+def test_the_values_of_the_documentation_render(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^    (?:# values|config:)[^`]*?\n\n", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE
+    )
+    assert len(blocks) == 2
+    files = [tmp_path / f"{number}.yaml" for number in range(len(blocks))]
+    for file, block in zip(files, blocks, strict=True):
+        file.write_text(block)
+    options = [option for file in files for option in ("--values", str(file))]
+    assert len(pods(*options)) == 2
+    (container,) = pods(*options)["gateway"]["spec"]["containers"]
+    assert container["env"] == [{"name": "SSL_CERT_FILE", "value": "/run/secrets/retuned/ca.crt"}]
+
+
+def test_alerts_and_dashboards_are_those_of_deploy() -> None:
+    rules = one("PrometheusRule", "retuned", *WATCHED)
+    assert rules["spec"] == yaml.safe_load((DEPLOY / "retuned.rules.yml").read_text())
+    assert rules["metadata"]["labels"]["release"] == "prometheus"
+    boards = one("ConfigMap", "retuned-dashboards", *WATCHED)
+    assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    shipped = {path.name: json.loads(path.read_text()) for path in (DEPLOY / "grafana" / "dashboards").glob("*.json")}
+    assert {name: json.loads(text) for name, text in boards["data"].items()} == shipped
+
+
+def test_series_come_under_the_names_that_the_alerts_expect() -> None:
+    expected = set(re.findall(r'job="([^"]+)"', (DEPLOY / "retuned.rules.yml").read_text()))
+    monitors = [it for it in rendered(*WATCHED) if it["kind"] == "ServiceMonitor"]
+    given = {step["replacement"] for it in monitors for step in it["spec"]["endpoints"][0]["relabelings"]}
+    assert {step["targetLabel"] for it in monitors for step in it["spec"]["endpoints"][0]["relabelings"]} == {"job"}
+    assert given == {"retuned", "retuned-gateway"} == expected
