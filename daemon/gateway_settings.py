@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, is_loopback
+from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, is_loopback, secret
 
 LEAST_KEY = 16
 """Characters of a key of clients or of feedback."""
@@ -20,6 +20,14 @@ class Upstream(Section):
     base_model: str | None = Field(
         None, description="the server's name of the base model; null: the first that it lists without a parent"
     )
+
+    def key(self) -> str | None:
+        """What the server is asked with; None: what the app sent.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        return secret(None, self.key_file, f"gateway.upstreams {self.url}: key_file")
 
 
 class GatewaySettings(Section):

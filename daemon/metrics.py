@@ -70,7 +70,7 @@ class Metrics:
         self.removed = Counter(
             "retuned_retention_removed_total",
             "What retention removed since start, by kind: version, dataset, reduced_dataset or run_folder; or rows: "
-            "ledger, quality, drift_check, watch_check, rollout_check, decision or label_request.",
+            "ledger, quality, drift_check, watch_check, rollout_check, shadow_answer, decision or label_request.",
             ["kind"],
             registry=registry,
         )

@@ -13,7 +13,7 @@ from retuned.consumers.settings import WorkloadSettings
 
 SECTIONS = (
     *("metric", "dataset", "train", "evaluate", "gate", "rollout", "policy", "windows", "watch", "roi", "labels"),
-    *("drift", "serving"),
+    *("drift", "serving", "runner"),
 )
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
 

@@ -43,7 +43,7 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import approvals, approve
 from retuned.retrain.release.assignment import Route
 from retuned.retrain.release.registry import reconcile
-from retuned.retrain.release.routes import under_way
+from retuned.retrain.release.routes import in_part, under_way
 from retuned.retrain.release.served import served_routes
 from retuned.retrain.run import RunResult
 from retuned.retrain.versions import model_name
@@ -282,7 +282,7 @@ class LocalService:
         if settled.state == "refused":
             done = str(settled)
         elif running is not None and running.version == settled.version:
-            done = f"{settled.name} answers {running.share:.4g} of the conversations"
+            done = f"{settled.name} {in_part(running.share)}"
         else:
             done = _serves(settled.workload, settled.version)
         return {"workload": settled.workload, "state": settled.state, "done": done}
@@ -365,7 +365,7 @@ def _outcome(result: RunResult) -> str:
     name = model_name(result.workload, result.version)
     if not result.promoted:
         return f"{name} is trained and not promoted: {said}"
-    serves = "is the champion" if result.share == 1.0 else f"answers {result.share:.4g} of the conversations"
+    serves = "is the champion" if result.share == 1.0 else in_part(result.share)
     return f"{name} {serves}: {said}"
 
 

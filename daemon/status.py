@@ -133,6 +133,7 @@ def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datet
     """The rollout under way, with the latest look at its canary; None: there is none.
 
     `next_share` is what the next step brings, `next_at` its earliest time; null: only the end of the watch is left.
+    `shadow` is the share of the conversations for which the version is asked in shadow; null: it is not.
     """
     running = under_way(warehouse, workload)
     if running is None:
@@ -143,6 +144,7 @@ def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datet
         next_at = max(now, running.step_since + timedelta(seconds=settings.rollout.minimum_seconds))
     return {
         **asdict(running),
+        "shadow": settings.rollout.shadow if running.state == "canary" and running.share == 0 else None,
         "next_share": next_share,
         "next_at": next_at,
         "check": None if seen is None else asdict(seen),

@@ -50,7 +50,7 @@ WHERE workload = $workload ORDER BY state = 'running' DESC, started_at DESC LIMI
 
 -- name: promotions
 SELECT created_at, event, version, previous_version, actor, reason, share, experiment, announced FROM promotions
-WHERE workload = $workload ORDER BY created_at DESC LIMIT 10
+WHERE workload = $workload ORDER BY created_at DESC LIMIT 20
 
 -- name: quarantine
 -- Feedback that the latest dataset sets aside.

@@ -55,6 +55,9 @@ TABLES = {
     "rollouts": "A version that goes into service step by step, and how far it is.",
     "rollout_checks": "A look at a canary beside the champion, with the decision: each for `retention.detail_days`, "
     "then the last of each hour.",
+    "shadow_answers": "What a version answered in shadow, redacted, until a day after its rollout has ended; columns "
+    "as those of `feedback`, which it comes as.",
+    "shadow_scores": "Of a conversation in shadow, how good the answers of champion and version are.",
     "approvals": "A request for a person's approval of a version that the gate passed. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
@@ -208,6 +211,8 @@ COLUMNS = {
         "created_at": "when the first step began",
     },
     "rollout_checks": {**_WORKLOAD, **_MADE, "id": "unique", "version": "the canary"},
+    "shadow_answers": {**_EVENT, "id": "unique"},
+    "shadow_scores": {"scored_at": "when it was judged"},
     "approvals": {
         **_WORKLOAD,
         "id": "unique; of the message, too",
@@ -371,7 +376,7 @@ MODEL_EVENT = {
     "id": "unique; a message may come twice after a crash, with one id",
     "timestamp": "when it was changed, ISO 8601, UTC",
     "event": "`promoted` or `rolled_back`; of a rollout also `canary`, `canary_rolled_back` and `completed`; "
-    "`approval_requested`: what serves has not changed",
+    "`approval_requested`, `approval_refused` and `approval_expired`: what serves has not changed",
     "workload": "the kind of request",
     "model": "name under which the new champion, or canary, is served: `support.refunds@3f2a91c0`, or "
     "`support.refunds@base`",
@@ -384,8 +389,9 @@ MODEL_EVENT = {
     "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
     "share": "share of the conversations that it answers; 1.0: all",
     "experiment": "of a rollout, by which conversations are assigned; null: of none",
-    "reason": "why it was changed, or what waits until when",
-    "approval": "of `approval_requested` alone: `version` and `model` of what waits, and `expires_at`",
+    "reason": "why it was changed, or what waits until when, or how that ended",
+    "approval": "of a request for approval alone: its `id`, `version` and `model` of what it is about, `expires_at`, "
+    "`actor` and `reason` of a refusal",
 }
 # What an app sees that /api/v1 does not have.
 OTHER_ROUTES = {

@@ -204,7 +204,7 @@ class Metrics:
         self.rollout_evidence = Gauge(
             "retuned_rollout_evidence_ratio",
             "Evidence that the canary is worse than the champion beside it, of what takes it back (1), by what is "
-            "compared (helpful, hallucination, latency) and who says so",
+            "compared (helpful, hallucination, latency, shadow) and who says so",
             ["workload", "metric", "source"],
             registry=registry,
         )

@@ -144,7 +144,7 @@ class Metrics:
         )
         self.served_seconds = Gauge(
             "retuned_served_seconds",
-            "From the latest decision that changed what serves until the model servers that answer had it",
+            "From the latest decision that brings a version to the model servers until it is in service there",
             ["workload"],
             registry=registry,
         )

@@ -97,7 +97,8 @@ class Client:
         sent = {"Content-Type": content_type, **headers}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         for pause in (*(self.pauses if repeat else ()), None):
-            request = urllib.request.Request(f"{self.url}/{route}".rstrip("/"), data, sent, method=method)
+            url = f"{self.url}/{route}" if route else self.url
+            request = urllib.request.Request(url, data, sent, method=method)
             if self.token:  # another server, to which this one leads, has no business with it
                 request.add_unredirected_header("Authorization", f"Bearer {self.token}")
             started = time.perf_counter()

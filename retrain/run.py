@@ -71,8 +71,9 @@ class RunResult:
             rows too long), failed, cancelled, or interrupted (take it up again).
         version: the candidate; None when none was made.
         passed: the gate's decision; None when it was not reached.
-        promoted: the candidate is in service now, as the champion or as a canary.
-        share: of the traffic, that it answers: 1.0 as the champion without a holdback; 0.0: it is not in service.
+        promoted: the candidate is in service now, as the champion, as a canary or in shadow.
+        share: of the traffic, that it answers: 1.0 as the champion without a holdback; 0.0: it is not in service, or
+            is asked in shadow.
         reasons: of the gate, or why the run ended without one.
         scores: mean score on the holdout of each model: base, champion, candidate; and of logged, what production
             answered, on the rows where that is known.
@@ -226,7 +227,7 @@ class _Run:
             share = self._promote(decision, parent, candidate)
             if decision.outcome:
                 self.rollout.follow_up_or_log(self.workload)
-            traced.set(version=candidate.version, promoted=share > 0)
+            traced.set(version=candidate.version, promoted=share is not None)
         seconds = self._row()
         return RunResult(
             run_id=self.id,
@@ -236,8 +237,8 @@ class _Run:
             parent_version=parent.version if parent else None,
             version=candidate.version,
             passed=decision.outcome,
-            promoted=share > 0,
-            share=share,
+            promoted=share is not None,
+            share=share or 0.0,
             reasons=decision.reasons,
             scores=_scores(rows),
             figures=decision.figures,
@@ -571,18 +572,18 @@ class _Run:
         return decision
 
     @one_at_a_time
-    def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> float:
+    def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> float | None:
         """Put what passed into service, or have it wait for a person's approval, unless the champion was changed
         meanwhile: it was compared with another one.
 
         Nor is a version promoted that was taken back from service before, after an interruption or when a training
         ends with the same weights again, nor one while another is being rolled out: two at a time could not be told
-        apart. Returns the share of the traffic that it answers.
+        apart. Returns the share of the traffic that it answers; None: it is not put into service.
         """
         if self._row()["state"] == "cancelled":
             raise Cancelled(f"run {self.id}: cancelled before it was done")
         if not decision.outcome:
-            return 0.0
+            return None
         champion = versions.champion(self.warehouse, self.workload)
         serving = champion.version if champion else None
         running = under_way(self.warehouse, self.workload)
@@ -595,21 +596,21 @@ class _Run:
         )
         if taken_back is not None:
             decision.reasons.append(f"Not promoted: {candidate.name} was taken back before: {taken_back['reason']}")
-            return 0.0
+            return None
         if serving != (parent.version if parent else None):
             decision.reasons.append(
                 f"Not promoted: {versions.model_name(self.workload, serving)} was put into service while the candidate "
                 "was trained, and they were not compared."
             )
-            return 0.0
+            return None
         if running is not None:
             decision.reasons.append(f"Not promoted: {in_words(running)}.")
-            return 0.0
+            return None
         if self.settings.rollout.approve == "required":
             request = approve.request(self.rollout, self.workload, candidate.version, serving, self.id, self.now())
             decision.reasons.append(f"Not promoted: {request}.")
             self._tell("approval", version=candidate.version)
-            return 0.0
+            return None
         share = self.rollout.begin(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
         self._tell("promoted", version=candidate.version, share=share)
         return share

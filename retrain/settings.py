@@ -20,6 +20,7 @@ from retuned.consumers.settings import (
     WorkloadSettings,
     secret,
 )
+from retuned.retrain.runner_settings import RunnerSettings
 from retuned.retrain.serving_settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -226,8 +227,8 @@ class TrainSettings(Section):
     )
     devices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None,
-        description="GPUs that training and evaluation may use, by the numbers of nvidia-smi; []: none. null: all that "
-        "the daemon sees, also those that serve",
+        description="GPUs of this machine that training and evaluation may use, by the numbers of nvidia-smi; []: "
+        "none. null: all that the daemon sees, also those that serve. With runner.kind ray, runner.resources counts",
     )
     processes: PositiveInt | None = Field(
         None, description="processes that share each step's examples, one for each GPU; null: as many as there are GPUs"
@@ -476,6 +477,7 @@ class Settings(WorkloadSettings):
     dataset: DatasetSettings = Field(default_factory=lambda: DatasetSettings())
     train: TrainSettings = Field(default_factory=lambda: TrainSettings())
     evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
+    runner: RunnerSettings = Field(default_factory=lambda: RunnerSettings())
     metric: MetricSettings = Field(default_factory=lambda: MetricSettings())
     gate: GateSettings = Field(default_factory=lambda: GateSettings())
     labels: LabelsSettings = Field(default_factory=lambda: LabelsSettings())

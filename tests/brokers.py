@@ -61,7 +61,7 @@ class Broker:
 
     def start(self, timeout_seconds: float = 60.0) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, preexec_fn=die_with_parent)
         deadline = time.monotonic() + timeout_seconds
         while not _answers(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -362,6 +362,6 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # no broker outlives the test that started it

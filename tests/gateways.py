@@ -199,7 +199,7 @@ class Gateway:
         return False
 
     def post(self, path: str, content: Any, **headers: str) -> httpx.Response:
-        return httpx.post(self.url + path, json=content, headers=headers, timeout=30)
+        return httpx.post(self.url + path, json=content, headers=headers, timeout=120)
 
     def chat(self, question: str = "How long?", model: str = "support", **headers: str) -> httpx.Response:
         messages = [{"role": "user", "content": question}]
@@ -260,12 +260,15 @@ def break_off(handler: _Handler) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
-def route(workload: str, *arms: tuple[str, str, float], experiment: str | None = None) -> dict[str, Any]:
+def route(
+    workload: str, *arms: tuple[str, str, float], experiment: str | None = None, shadow: float = 0.0
+) -> dict[str, Any]:
     found = [
         {"arm": arm, "model": f"{workload}@{version}", "name": f"{workload}@{version}", "share": share}
         for arm, version, share in arms
     ]
-    return {"experiment": experiment, "arms": found, "base": {"model": f"{workload}@base", "name": None}}
+    base = {"model": f"{workload}@base", "name": None}
+    return {"experiment": experiment, "arms": found, "base": base, "shadow": shadow}
 
 
 def read(stream: Any, got: list[str]) -> None:

@@ -4,11 +4,13 @@ generates. And vLLM itself, where RETUNED_VLLM names its command, for example /o
 What the double of SGLang does stands in its documentation (docs.sglang.io, "LoRA Serving") and in its issues and source
 (sgl-project/sglang 7446, 11570): no SGLang was at hand."""
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from brokers import until
 from http_doubles import Quiet, listening
@@ -27,6 +30,9 @@ from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 
 VLLM = os.environ.get("RETUNED_VLLM")
+needs_vllm = pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM: make .venv-vllm")
+with_vllm = (needs_vllm, pytest.mark.timeout(900))
+"""Marks of a parameter that starts one, which waits until that of another file has ended."""
 
 Answered = tuple[int, Any]
 LORA_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -86,6 +92,8 @@ class VllmDouble:
             self.history.append(f"-{body['lora_name']}")
             return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
         assert path == "/v1/completions"
+        if isinstance(body["prompt"], str):
+            body = body | {"prompt": self._tokenizer(body["prompt"])["input_ids"]}
         with self._lock:
             self._open += 1
             self.at_once = max(self.at_once, self._open)
@@ -143,7 +151,7 @@ class VllmDouble:
                 {str(token): {"logprob": float(told[place, token]), "rank": 1}}
                 for place, token in enumerate(prompt[1:])
             ]
-        return 200, {"choices": [choice], "usage": {"completion_tokens": len(answer)}}
+        return 200, {"model": name, "choices": [choice], "usage": {"completion_tokens": len(answer)}}
 
     def _as(self, name: str, use: Callable[[Any], Any]) -> Any:
         if not isinstance(self._model, PeftModel):
@@ -249,18 +257,40 @@ def vllm(base: Path, dtype: str) -> Iterator[str]:
 
 @contextmanager
 def vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The same on a port; its process, which leads a group of its own."""
+    """The same on a port; its process, which leads a group of its own.
+
+    One at a time on a machine: files of tests run at once, and each vLLM has every core and a gigabyte.
+    """
+    assert VLLM is not None
+    with (Path(tempfile.gettempdir()) / "retuned-tests-vllm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from _vllm_process(base, dtype, port)
+
+
+def _vllm_process(base: Path, dtype: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     assert VLLM is not None
     environment = {
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        # One thread on whatever core is free, where other tests run: by default its threads are bound to cores.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
     }
     command = [VLLM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--enable-lora", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager"]
+    command += [
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+        "--max-loras",
+        "4",
+        "--max-model-len",
+        "512",
+        "--enforce-eager",
+    ]
     command += ["--dtype", dtype]
     server = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
 

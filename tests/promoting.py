@@ -1,6 +1,7 @@
 """A workload whose champion is changed, and a fault at any step of that."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -47,6 +48,14 @@ FAULTS: dict[str, Callable[[], BaseException]] = {
 }
 
 
+def model_row(version: str, path: Path, created_at: datetime, workload: str = "support") -> dict[str, Any]:
+    """A row of `models`, with a manifest that a model card can be made of."""
+    row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "parent_version": None}
+    own = {"version": version, "workload": workload}
+    manifest = {**own, **row, "created_at": created_at.isoformat() + "Z", "code_version": "0.2.0"}
+    return {**own, **row, "created_at": created_at, "path": str(path), "manifest": json.dumps(manifest)}
+
+
 @dataclass
 class Case:
     """A workload with a champion, whose next change fails at a step."""
@@ -70,11 +79,10 @@ class Case:
         self.metrics.aliases(self.warehouse, workload)
 
     def prepare(self) -> None:
-        row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
         for version in (OLD, NEW):
             path = self.folder / "models" / "support" / version
             path.mkdir(parents=True)
-            self.warehouse.insert("models", version=version, workload="support", created_at=NOW, path=str(path), **row)
+            self.warehouse.insert("models", **model_row(version, path, NOW))
         self.rollout.promote("support", OLD, "operator", "the first", NOW)
 
     def change(self, actor: Any) -> None:

@@ -143,7 +143,7 @@ def promoted(
 def store(warehouse: Warehouse, table: str, rows: list[dict[str, Any]]) -> None:
     """Insert rows, by the names of their columns; events in one batch."""
     with warehouse.transaction() as cursor:
-        if table in {"interactions", "feedback"}:
+        if table in {"interactions", "feedback", "shadow_answers"}:
             batch = _next_batch(cursor)
             rows = [{"batch": batch} | row for row in rows]
         cursor.register("incoming", pa.Table.from_pylist(rows))

@@ -65,6 +65,8 @@ NUMBERS = frozenset({"rating", "time_saved_seconds"})
 STRINGS = frozenset({"correction", "comment"})
 RESERVED = BOOLEANS | NUMBERS | STRINGS
 BACKSLASH = ord("\\")
+SHADOW_ANSWER = "shadow_answer"
+"""The name of feedback, of the app, that is no feedback: what a candidate would have answered, shown to nobody."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -119,12 +121,16 @@ class Feedback(msgspec.Struct, kw_only=True, gc=False):
         Meta(
             description="Reserved: helpful, hallucination, resolved, escalated (boolean); rating (0 to 1); "
             "time_saved_seconds (number); comment (string); correction (string, or the JSON that the answer should "
-            "have been). Any other name is stored as it is."
+            "have been); shadow_answer (an object, of source app: what a candidate would have answered). Any other "
+            "name is stored as it is."
         ),
     ]
     value: Annotated[
         bool | float | int | str | dict[str, Any] | list[Any],
-        Meta(description="A boolean, a number or a string; of a correction, an object or an array too."),
+        Meta(
+            description="A boolean, a number or a string; of a correction, an object or an array too; of a "
+            "shadow_answer, an object with model and response."
+        ),
     ]
     source: Literal["user", "expert", "judge", "app"] = "user"
     user_id: Annotated[Identifier, Meta(description="Stored as a keyed hash.")] | None = None
@@ -324,6 +330,8 @@ def _check(event: Event, bounds: Bounds) -> None:
         raise BadEvent("bad_value", "id: expected more than white space")
     if type(event) is Feedback:
         _check_value(event.name, event.value, bounds)
+        if event.name == SHADOW_ANSWER and event.source != "app":
+            raise BadEvent("bad_value", f"source of {SHADOW_ANSWER}: expected app, got {event.source}")
         return
     assert type(event) is Interaction
     workload = event.workload
@@ -389,6 +397,9 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
             isinstance(value, str) and bool(value.strip()),
             'a text that is not empty, as in "value": "Within 30 days."',
         )
+    elif name == SHADOW_ANSWER:
+        texts = [value.get(part) for part in ("model", "response")] if isinstance(value, dict) else [None]
+        fits, expected = all(isinstance(text, str) for text in texts), "an object with model and response, both texts"
     elif nested:
         fits, expected = False, "a boolean, a number or a string"
     else:

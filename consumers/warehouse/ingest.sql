@@ -65,6 +65,35 @@ FROM (
 -- name: ids_feedback
 SELECT id FROM feedback WHERE timestamp >= $since;
 
+-- name: insert_shadow_answers
+INSERT INTO shadow_answers SELECT *, $batch FROM batch_shadow_answers;
+
+-- name: insert_new_shadow_answers
+INSERT INTO shadow_answers
+SELECT *, $batch FROM batch_shadow_answers AS batch
+WHERE NOT EXISTS (
+    SELECT 1 FROM shadow_answers AS stored
+    WHERE stored.id = batch.id
+      -- The first bounds are constants: whole row groups are skipped by them.
+      AND stored.timestamp BETWEEN $low AND $high
+      AND stored.timestamp BETWEEN batch.timestamp - to_microseconds($distance) AND batch.timestamp + to_microseconds($distance)
+);
+
+-- name: reach_shadow_answers
+-- From when on ids are remembered: a distance before the newest event, or less, if that are more than so many.
+SELECT
+    CASE WHEN count(*) < $most THEN max(timestamp) - to_microseconds($distance) ELSE min(timestamp) END AS since,
+    count(*) AS ids
+FROM (
+    SELECT timestamp FROM shadow_answers
+    WHERE timestamp >= (SELECT max(timestamp) FROM shadow_answers) - to_microseconds($distance)
+    ORDER BY timestamp DESC
+    LIMIT $most
+);
+
+-- name: ids_shadow_answers
+SELECT id FROM shadow_answers WHERE timestamp >= $since;
+
 -- name: insert_dead_letters
 INSERT INTO dead_letters SELECT * FROM batch_dead_letters;
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,12 +15,12 @@ from msgspec.structs import astuple
 from retuned.consumers.formats.dialects import BadPart
 from retuned.consumers.formats.events import (
     NESTED,
+    SHADOW_ANSWER,
     UNFORESEEN,
     BadEvent,
     Event,
     Feedback,
     Interaction,
-    Kind,
     PassedOver,
     to_json,
 )
@@ -29,6 +29,8 @@ from retuned.consumers.kafka.contract import Batch, Record
 from retuned.consumers.privacy.redactor import Failed, Redactor
 from retuned.consumers.warehouse.dead_letters import DeadLetter, dead_letter, unredacted
 
+Table = Literal["interactions", "feedback", "shadow_answers"]
+"""What events are stored in."""
 DEEPEST = 64
 """Levels of JSON. What reads an event later recurses, and Python's stack ends some way below a thousand."""
 
@@ -169,13 +171,14 @@ class Rows:
         self._distance = timedelta(seconds=distance_seconds)
         self._interactions = _Events(_INTERACTIONS, _interaction_columns, received_at, pseudonym)
         self._feedback = _Events(_FEEDBACK, _feedback_columns, received_at, pseudonym)
+        self._shadow_answers = _Events(_FEEDBACK, _feedback_columns, received_at, pseudonym)
         self.bad: list[tuple[Record, BadPart]] = []
         self.passed_over: Counter[str] = Counter()
         self.unforeseen: list[BaseException] = []
-        self.tables: dict[Kind, Any] = {}
-        self.ids: dict[Kind, list[str]] = {}
+        self.tables: dict[Table, Any] = {}
+        self.ids: dict[Table, list[str]] = {}
         self.dead: list[DeadLetter] = []
-        self.stored: dict[Kind, int] = {}
+        self.stored: dict[Table, int] = {}
         self.duplicates = 0
         self.redactions: Counter[str] = Counter()
         self.seconds = 0.0
@@ -212,7 +215,8 @@ class Rows:
         if type(found) is Interaction:
             new = self._interactions.add(found, record, self._distance)
         elif type(found) is Feedback:
-            new = self._feedback.add(found, record, self._distance)
+            events = self._shadow_answers if found.name == SHADOW_ANSWER else self._feedback
+            new = events.add(found, record, self._distance)
         elif isinstance(found, BadPart):
             self.bad.append((record, found))
             return
@@ -224,7 +228,11 @@ class Rows:
 
     def pack(self) -> None:
         """Nothing more comes: make `tables`, with personal data, and `ids`."""
-        kinds: dict[Kind, _Events] = {"interactions": self._interactions, "feedback": self._feedback}
+        kinds: dict[Table, _Events] = {
+            "interactions": self._interactions,
+            "feedback": self._feedback,
+            "shadow_answers": self._shadow_answers,
+        }
         for kind, events in kinds.items():
             if (table := events.table()) is not None:
                 self.tables[kind], self.ids[kind] = table, events.ids
@@ -252,7 +260,7 @@ class Rows:
         self.dead += [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self.redactions = redactor.take_counts()
 
-    def reject(self, kind: Kind, failed: dict[int, Exception]) -> None:
+    def reject(self, kind: Table, failed: dict[int, Exception]) -> None:
         """Make dead letters of rows that cannot be stored; they are redacted."""
         if not failed:
             return
@@ -264,7 +272,7 @@ class Rows:
                 DeadLetter(*where, bad.reason, bad.detail, _event_of(texts[row]), texts[row].get("workload"))
             )
 
-    def _remove(self, kind: Kind, rows: Iterable[int]) -> dict[int, tuple[str, int, int]]:
+    def _remove(self, kind: Table, rows: Iterable[int]) -> dict[int, tuple[str, int, int]]:
         """Take rows out of a table. Returns where each of them lies: topic, partition, offset."""
         gone = sorted(rows)
         if not gone:
@@ -280,7 +288,7 @@ class Rows:
             del self.tables[kind], self.ids[kind]
         return where
 
-    def _redact(self, kind: Kind, redactor: Redactor, pseudonym: Callable[[str], str], failed: Failed) -> None:
+    def _redact(self, kind: Table, redactor: Redactor, pseudonym: Callable[[str], str], failed: Failed) -> None:
         table = self.tables[kind]
         if kind == "interactions":
             ids, conversations = table["id"].combine_chunks(), table["conversation_id"].combine_chunks()

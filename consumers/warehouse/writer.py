@@ -4,21 +4,20 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import duckdb
 import pyarrow as pa
 
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Fenced, MemoryLimit
-from retuned.consumers.formats.events import Kind
 from retuned.consumers.kafka.contract import Identities, Identity, Offsets
 from retuned.consumers.privacy.pseudonyms import is_pseudonym, load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.duplicates import Stored
-from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.rows import Rows, Table
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +53,7 @@ class Writer:
         self._redactor = Redactor(settings.privacy)
         self.pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
-        kinds: tuple[Kind, Kind] = ("interactions", "feedback")
-        self._stored = {kind: Stored(warehouse, kind, distance) for kind in kinds}
+        self._stored = {table: Stored(warehouse, table, distance) for table in get_args(Table)}
         self._cached_bytes = 0
 
     def pseudonym_or_stored(self, user_id: str) -> str:
@@ -128,7 +126,7 @@ class Writer:
         rows.stored = {name: rows.tables[name].num_rows - known[name] for name in known}
         rows.duplicates += sum(known.values())
 
-    def _refused(self, name: Kind, table: Any, start: int = 0) -> dict[int, Exception]:
+    def _refused(self, name: Table, table: Any, start: int = 0) -> dict[int, Exception]:
         """The rows of a table that DuckDB refuses to insert, found by halving."""
         refusal = self._refusal(name, table)
         if refusal is None:
@@ -141,7 +139,7 @@ class Writer:
             **self._refused(name, table.slice(middle), start + middle),
         }
 
-    def _refusal(self, name: Kind, table: Any) -> Exception | None:
+    def _refusal(self, name: Table, table: Any) -> Exception | None:
         """Why DuckDB refuses to insert a table, tried and taken back."""
         with self._warehouse.cursor() as cursor:
             cursor.begin()
@@ -154,7 +152,7 @@ class Writer:
                 cursor.rollback()
         return None
 
-    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Kind, rows: Rows, batch: int) -> int:
+    def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Table, rows: Rows, batch: int) -> int:
         """The events of one kind, those apart whose id may be stored. Returns how many were."""
         table = rows.tables[name]
         bounds = rows.bounds(table)

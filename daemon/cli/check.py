@@ -18,6 +18,8 @@ from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import attach
 from retuned.daemon import overrides, tracing
 from retuned.daemon.cli.known import known_workloads, running
+from retuned.daemon.gateway.check import check_keys, check_upstream
+from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.daemon.jobs.holds import lacking_memory
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
@@ -27,7 +29,8 @@ from retuned.monitors.drift import vectors
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
-from retuned.retrain.release.targets import adapters, build
+from retuned.retrain.release.targets import build
+from retuned.retrain.runners import build as runners
 from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
@@ -63,9 +66,10 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
             for key, base in settings.bases().items()
         ),
         *_for_each("provider", settings, {"base", "train"}, provider.check),
+        *_for_each("runner", settings, {"runner"}, runners.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
         *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
-        *_for_each("targets", settings, {"serving", "train", "base"}, _targets),
+        *_targets(settings),
         *_for_each("metric", settings, {"metric", "evaluate"}, check_metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
@@ -74,6 +78,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
         ("disk", lambda: _disk(settings.warehouse.path)),
         ("tracing", lambda: tracing.check(settings.tracing)),
         ("http", lambda: _http(settings, daemon, stranger)),
+        *_gateway(settings.gateway),
     ]
     for name, attempt in tries:
         try:
@@ -142,10 +147,32 @@ def _evaluation(settings: Settings) -> str:
     return "at the provider (train.engine api)" if settings.train.engine == "api" else server.check(settings.evaluate)
 
 
-def _targets(settings: Settings) -> str:
-    if problems := adapters.check_settings(settings):
-        raise ConfigurationError("; ".join(problems))
-    return build.check(settings)
+def _targets(settings: Settings) -> Iterator[Try]:
+    """Each replica in the settings of all workloads, and in those of each entry that sets what matters to one."""
+    for name, own in settings.variants({"serving", "train", "base"}).items():
+        of = f" of {name}" if name else ""
+        if not own.serving.targets:
+            yield f"targets{of}", lambda: "none: nothing is told what to serve"
+        for place in build.places_in(own):
+            yield f"target {place.settings.kind} {place.replica}{of}", partial(_asked, build.check, place, own)
+
+
+def _asked(attempt: Callable[..., tuple[str, str]], *given: Any) -> str:
+    """What was found of a server, unless a person should look at something."""
+    found, notice = attempt(*given)
+    if notice:
+        raise _Notice(f"{found}; {notice}")
+    return found
+
+
+def _gateway(settings: GatewaySettings) -> list[Try]:
+    """Nothing where there is none."""
+    if not settings.upstreams:
+        return []
+    return [
+        ("gateway", lambda: f"{check_keys(settings)}; {_writable('gateway.buffer', settings.buffer)}"),
+        *((f"upstream {one.url}", partial(_asked, check_upstream, one)) for one in settings.upstreams),
+    ]
 
 
 def _writable(key: str, folder: Path) -> str:

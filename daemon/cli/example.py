@@ -17,7 +17,7 @@ from retuned.retrain.serving_settings import TargetSettings
 SECTIONS = (
     *("kafka", "ingest", "privacy", "warehouse", "store", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
-    *("models", "dataset", "train", "evaluate", "metric", "gate", "rollout", "labels", "serving"),
+    *("models", "dataset", "train", "evaluate", "runner", "metric", "gate", "rollout", "labels", "serving"),
     *("policy", "schedule", "http", "gateway", "logging", "tracing"),
 )
 

@@ -452,7 +452,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
 
 def _rollout(workload: str, rollout: dict[str, Any]) -> str:
     """Who answers how much, since when, and what the next step waits for."""
-    parts = f"{workload}@{rollout['version']} {rollout['share']:.4g}"
+    share = "in shadow for {shadow:.4g}" if rollout["shadow"] is not None else "{share:.4g}"
+    parts = f"{workload}@{rollout['version']} {share.format(**rollout)}"
     parts += f" of the conversations since {_at(rollout['step_since'])}"
     if rollout["state"] == "holdback":
         return f"{parts}; {workload}@{rollout['previous_version'] or 'base'} the rest until the watch has ended"

@@ -9,8 +9,8 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.rates import Rates, rate_on
 from retuned.retrain import versions
 from retuned.retrain.data import chat
+from retuned.retrain.runners.devices import gpu_memory
 from retuned.retrain.settings import ProviderModel
-from retuned.retrain.training.devices import gpu_memory
 from retuned.retrain.training.plan import Plan, Shape, ways_out
 from retuned.retrain.training.plan import plan as planned
 

@@ -12,7 +12,9 @@ EVERY_SECONDS = 10.0
 
 
 def words(progress: dict[str, Any]) -> str:
-    """What a run reported, as in `train, step 3, steps 90, loss 0.42`."""
+    """What a run reported, as in `train, step 3, steps 90, loss 0.42` or `train, on Ray: PENDING`."""
+    if progress["stage"] in SHOWN and progress.get("ray_status") in ("PENDING", "AWAY"):
+        return f"{progress['stage']}, on Ray: {progress['ray_status']}"
     shown = (key for key in SHOWN.get(progress["stage"], ()) if isinstance(progress.get(key), int | float))
     return ", ".join([progress["stage"], *(f"{key.replace('_', ' ')} {_short(progress[key])}" for key in shown)])
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,11 +127,12 @@ def model_card(gguf: Path) -> str:
 
 
 class Model:
-    """The base model in memory, with at most one adapter. One thread adapts and answers; any may make prompts.
+    """The base model in memory, with one adapter at a time. One thread adapts and answers; any may make prompts.
 
     An adapter is added into the weights: on a CPU an answer then costs what the base model's costs, where a LoRA beside
-    the weights costs a quarter more. The base weights are kept, and every adapter is added to those: taking it off is
-    exact.
+    the weights costs a quarter more. The weights that it changes are kept apart from those of the base model, and of
+    other adapters, so that changing from one to another costs nothing and taking it off is exact. Each adapter that is
+    kept takes the memory of those weights.
 
     Args:
         folder: a causal language model in transformers format, with a chat template.
@@ -161,8 +162,9 @@ class Model:
         accepted = inspect.signature(self._model.forward).parameters
         self._cache_argument = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
         self._base_weights: dict[str, Tensor] = {}
-        self._adapted: frozenset[str] = frozenset()
-        self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._merged: dict[Path, dict[str, Tensor]] = {}
+        self._adapter: Path | None = None
+        self._prefixes: dict[tuple[Path | None, tuple[int, ...]], list[tuple[Tensor, Tensor]]] = {}
 
     @property
     def dtype(self) -> str:
@@ -175,20 +177,31 @@ class Model:
         Raises:
             RetunedError: the folder holds no LoRA adapter of this model; the present one is still on.
         """
+        if adapter == self._adapter:
+            return
+        if adapter is not None and adapter not in self._merged:
+            self._merged[adapter] = self._merge(adapter)
+        weights = self._base_weights | ({} if adapter is None else self._merged[adapter])
+        for name, weight in weights.items():
+            self._model.get_parameter(name).data = weight
+        self._adapter = adapter
+
+    def keep(self, adapters: Collection[Path]) -> None:
+        """Free the memory of all other adapters; the present one stays."""
+        kept = {*adapters, self._adapter}
+        self._merged = {adapter: weights for adapter, weights in self._merged.items() if adapter in kept}
+        self._prefixes = {key: cached for key, cached in self._prefixes.items() if key[0] is None or key[0] in kept}
+
+    def _merge(self, adapter: Path) -> "dict[str, Tensor]":
+        """The weights that an adapter changes, by name, as they are with it."""
         import torch
 
-        changes = {} if adapter is None else self._read_adapter(adapter)
-        with torch.inference_mode():
-            for name in self._adapted - changes.keys():
-                self._model.get_parameter(name).copy_(self._base_weights[name])
-            for name, (a, b, scale) in changes.items():
-                weight = self._model.get_parameter(name)
-                if name not in self._base_weights:
-                    self._base_weights[name] = weight.clone()
-                base = self._base_weights[name].float()
-                weight.copy_(torch.addmm(base, b.float(), a.float(), alpha=scale))
-        self._adapted = frozenset(changes)
-        self._prefixes.clear()
+        merged = {}
+        with torch.no_grad():
+            for name, (a, b, scale) in self._read_adapter(adapter).items():
+                base = self._base_weights.setdefault(name, self._model.get_parameter(name).data)
+                merged[name] = torch.addmm(base.float(), b.float(), a.float(), alpha=scale).to(base.dtype)
+        return merged
 
     def prompt(self, messages: Sequence[dict[str, str]], variables: Mapping[str, Any] = MappingProxyType({})) -> Prompt:
         """A conversation (role and content of each message) as the model reads it, up to where it is to answer.
@@ -256,14 +269,15 @@ class Model:
         cache = DynamicCache(config=self._model.config)
         if not head:
             return cache
-        if head not in self._prefixes:
+        key = self._adapter, head
+        if key not in self._prefixes:
             ids = torch.tensor([head])
             self._forward(ids, torch.ones_like(ids), torch.arange(len(head))[None], cache)
             if len(self._prefixes) == 8:
                 self._prefixes.clear()
-            self._prefixes[head] = [(layer.keys, layer.values) for layer in cache.layers]
+            self._prefixes[key] = [(layer.keys, layer.values) for layer in cache.layers]
             cache = DynamicCache(config=self._model.config)
-        for number, (keys, values) in enumerate(self._prefixes[head]):
+        for number, (keys, values) in enumerate(self._prefixes[key]):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return cache
 

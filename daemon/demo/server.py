@@ -1,10 +1,11 @@
-"""The demo's model server: OpenAI-compatible HTTP on loopback, with the champion put on while it runs.
+"""The demo's model server: OpenAI-compatible HTTP on loopback, with the versions that serve put on while it runs.
 
     python -m retuned.daemon.demo.server --base FOLDER --port N [--bootstrap-servers HOST:PORT --model-events-topic T]
 
-It stands for any production server that follows the model-events topic. One thread owns the model: it answers the
-requests that wait, in one batch, and changes the adapter between two batches. Answers are greedy, whatever
-`temperature` says, and come from the champion, whatever `model` says; the answer's `model` is the name that gave it.
+It stands for any production server that follows the model-events topic. It has the base model and the versions that
+the traffic is split between, each under its name; the workload's name stands for its champion. One thread owns the
+model: it answers the requests that wait, in one batch for each version. Answers are greedy, whatever `temperature`
+says; the answer's `model` is the name that gave it.
 """
 
 import argparse
@@ -46,12 +47,16 @@ log = logging.getLogger("retuned.demo_server")
 
 
 class ModelEvent(msgspec.Struct, frozen=True):
-    """What this server needs of a message on the model-events topic; `path` is null for the base model."""
+    """What this server needs of a message on the model-events topic: which version answers a share of the traffic from
+    now on, and which one the rest. Of the base model, `path` and `previous_version` are null.
+    """
 
     event: Literal["promoted", "rolled_back", "canary", "canary_rolled_back", "completed"]
     workload: str
     model: str
     path: str | None
+    previous_version: str | None = None
+    share: float = 1.0
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -64,6 +69,7 @@ class Message(msgspec.Struct, frozen=True):
 class ChatRequest(msgspec.Struct, frozen=True):
     """The part of OpenAI's request that this server reads."""
 
+    model: str
     messages: Annotated[tuple[Message, ...], msgspec.Meta(min_length=1)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
@@ -84,9 +90,14 @@ class Served:
 class Waiting:
     """A request that waits for its batch."""
 
+    model: str
     prompt: Prompt
     limit: int
     result: "Future[Served]"
+
+
+class NoSuchModel(RetunedError):
+    """A request names a model that is not here."""
 
 
 class Worker:
@@ -95,12 +106,16 @@ class Worker:
     def __init__(self, model: Model, workload: str) -> None:
         self._model, self._workload = model, workload
         self._waiting: queue.Queue[Waiting] = queue.Queue(MOST_WAITING)
-        self._event: ModelEvent | None = None
+        self._events: queue.SimpleQueue[ModelEvent] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self.served = f"{workload}@base"
+        self._base = f"{workload}@base"
+        self._announced: dict[str, Path | None] = {self._base: None}
+        self.adapters: dict[str, Path | None] = {self._base: None}
+        """What may be asked for, by name, the base model first."""
+        self.champion = self._base
         self.refused: str | None = None
-        """Why the latest change of the model was not made; null when it was."""
+        """Why the latest change was not made as a whole; null when it was."""
 
     def start(self) -> None:
         """Begin to answer."""
@@ -112,43 +127,53 @@ class Worker:
         self._thread.join()
 
     def change(self, event: ModelEvent) -> None:
-        """Serve another model from the next batch on. Of changes that wait, the last one is made."""
-        self._event = event
+        """Serve other versions from the next batch on. Of changes that wait, the last one is made."""
+        self._events.put(event)
 
-    def submit(self, prompt: Prompt, limit: int) -> "Future[Served]":
-        """Queue a request.
+    def submit(self, model: str, prompt: Prompt, limit: int) -> "Future[Served]":
+        """Queue a request. The answer is a NoSuchModel where that model is not here when its turn comes.
 
         Raises:
             queue.Full: too many wait already.
         """
-        waiting = Waiting(prompt, limit, Future())
+        waiting = Waiting(model, prompt, limit, Future())
         self._waiting.put_nowait(waiting)
         return waiting.result
 
     def _run(self) -> None:
-        done: ModelEvent | None = None
         while not self._stop.is_set():
-            event = self._event
-            if event is not done and event is not None:
-                self._change(event)
-                done = event
-            if batch := self._gather():
-                self._serve(batch)
+            latest = None
+            while not self._events.empty():
+                latest = self._events.get()
+                self._announced[latest.model] = None if latest.path is None else Path(latest.path)
+            if latest is not None:
+                self._change(latest)
+            batch = self._gather()
+            for model in dict.fromkeys(waiting.model for waiting in batch):
+                self._serve(model, [waiting for waiting in batch if waiting.model == model])
 
     def _change(self, event: ModelEvent) -> None:
+        """Put on what the event names, and let go of the rest; what cannot be put on is left out."""
         began = time.perf_counter()
-        try:
-            self._model.adapt(None if event.path is None else Path(event.path))
-        except RetunedError as error:
-            self.refused = str(error)
-            log.error("%s of %s refused, %s goes on: %s", event.event, event.model, self.served, error)
-            return
-        except Exception as error:
-            self.refused = f"{type(error).__name__}: {error}"
-            log.exception("%s of %s failed, %s goes on", event.event, event.model, self.served)
-            return
-        self.served, self.refused = event.model, None
-        log.info("%s: %s is served now (%.2f s)", event.event, event.model, time.perf_counter() - began)
+        rest = f"{self._workload}@{event.previous_version or 'base'}" if event.share < 1 else event.model
+        champion = rest if event.event == "canary" else event.model
+        adapters: dict[str, Path | None] = {self._base: None}
+        self.refused = None
+        for name in dict.fromkeys((champion, event.model, rest)):
+            try:
+                if name not in self._announced:
+                    raise RetunedError(f"no event has named the folder of {name}")
+                self._model.adapt(self._announced[name])
+                adapters[name] = self._announced[name]
+            except Exception as error:
+                self.refused = str(error) if isinstance(error, RetunedError) else f"{type(error).__name__}: {error}"
+                log.exception("%s of %s: %s is not served", event.event, event.model, name)
+        if champion not in adapters:
+            champion = self.champion
+            adapters[champion] = self.adapters[champion]
+        self.adapters, self.champion = adapters, champion
+        self._model.keep([adapter for adapter in adapters.values() if adapter is not None])
+        log.info("%s: %s are served (%.2f s)", event.event, ", ".join(adapters), time.perf_counter() - began)
 
     def _gather(self) -> list[Waiting]:
         """The requests of the next batch; none when none came for a moment."""
@@ -164,16 +189,21 @@ class Worker:
             wait = GATHER_SECONDS
         return batch
 
-    def _serve(self, batch: list[Waiting]) -> None:
+    def _serve(self, model: str, batch: list[Waiting]) -> None:
+        name = self.champion if model == self._workload else model
         try:
+            if name not in self.adapters:
+                raise NoSuchModel(f"The model `{model}` does not exist.")
+            self._model.adapt(self.adapters[name])
             answers = self._model.answer([one.prompt for one in batch], [one.limit for one in batch])
         except Exception as error:
-            log.exception("a batch of %d failed", len(batch))
+            if not isinstance(error, NoSuchModel):
+                log.exception("a batch of %d failed", len(batch))
             for one in batch:
                 one.result.set_exception(error)
             return
         for one, answer in zip(batch, answers, strict=True):
-            one.result.set_result(Served(answer, self.served))
+            one.result.set_result(Served(answer, name))
 
 
 def app(model: Model, worker: Worker) -> Starlette:
@@ -194,11 +224,13 @@ def app(model: Model, worker: Worker) -> Starlette:
         if len(prompt.ids) > LONGEST_PROMPT:
             return _error(400, f"the conversation has {len(prompt.ids)} tokens, the most is {LONGEST_PROMPT}")
         try:
-            waiting = worker.submit(prompt, limit)
+            waiting = worker.submit(wanted.model, prompt, limit)
         except queue.Full:
             return _error(429, "too many requests wait; try again in a moment", {"Retry-After": "1"})
         try:
             served = await asyncio.wrap_future(waiting)
+        except NoSuchModel as error:
+            return _error(404, str(error))
         except Exception as error:
             log.exception("a request failed")
             return _error(500, f"the model failed: {type(error).__name__}")
@@ -225,11 +257,16 @@ def app(model: Model, worker: Worker) -> Starlette:
         )
 
     async def models(_: Request) -> Response:
-        served = {"id": worker.served, "object": "model", "created": 0, "owned_by": "retuned"}
-        return JSONResponse({"object": "list", "data": [served]})
+        base, *versions = worker.adapters
+        parents = {base: None} | dict.fromkeys(versions, base)
+        listed = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "retuned", "parent": parent}
+            for name, parent in parents.items()
+        ]
+        return JSONResponse({"object": "list", "data": listed})
 
     async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": worker.served, "refused": worker.refused})
+        return JSONResponse({"status": "ok", "model": worker.champion, "refused": worker.refused})
 
     return Starlette(
         routes=[
@@ -243,7 +280,7 @@ def app(model: Model, worker: Worker) -> Starlette:
 def follow(
     bootstrap_servers: str, topic: str, workload: str, change: Callable[[ModelEvent], None], stop: threading.Event
 ) -> None:
-    """Read the model-events topic from its start until stopped, and hand on the workload's latest event.
+    """Read the model-events topic from its start until stopped, and hand on the workload's events.
 
     Events of a workload have one key and so one partition: they come in order. A broker that does not answer is asked
     again; reading goes on where it was.
@@ -284,7 +321,6 @@ def _read(
             consumer.seek_to_beginning(partition)
     decoder = msgspec.json.Decoder(ModelEvent)
     while not stop.is_set():
-        latest = None
         for partition, records in consumer.poll(timeout_ms=200).items():
             for record in records:
                 positions[partition] = record.offset + 1
@@ -293,14 +329,14 @@ def _read(
                 except msgspec.DecodeError as error:
                     log.warning("model events: the message at %s:%d is not understood: %s", topic, record.offset, error)
                     continue
-                if event.workload == workload and event.event != "canary":  # all it answers is by one version
-                    latest = event
-        if latest is not None:
-            change(latest)
+                if event.workload == workload:
+                    change(event)
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(status, "server_error")
+    kind = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}.get(
+        status, "server_error"
+    )
     return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status, headers=headers)
 
 
@@ -339,7 +375,7 @@ def main() -> None:
     worker.start()
     for follower in followers:
         follower.start()
-    log.info("%s in %s on http://127.0.0.1:%d", worker.served, model.dtype, arguments.port)
+    log.info("%s in %s on http://127.0.0.1:%d", worker.champion, model.dtype, arguments.port)
     server = _Server(
         uvicorn.Config(
             app(model, worker),

@@ -1,7 +1,8 @@
 """The demo's production app and the people who use it: they ask, get answers, and say what they think of them.
 
-The app does what any app does: it asks the model server, and publishes the interaction and the feedback to Kafka.
-The people know the company's true policies; the daemon is told nothing.
+The app does what any app does: it asks the gateway for the workload and sends back what people think of an answer, by
+the answer's token. What the app itself and its experts know goes to Kafka. The people know the company's true policies;
+the daemon is told nothing.
 """
 
 import json
@@ -11,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections import Counter, deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,54 +23,64 @@ from kafka import KafkaProducer
 from retuned.daemon.demo.company import Company, Fact, Questions, is_right
 
 WORKLOAD = "support"
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model server said."""
+    """What was answered, and by which model; of the gateway also the interaction, and the token of feedback on it."""
 
     text: str
     model: str
-    seconds: float
-    input_tokens: int
-    output_tokens: int
+    interaction: str | None
+    token: str | None
 
 
-class ModelServer:
-    """Client of the OpenAI-compatible server."""
+class Client:
+    """Client of an OpenAI-compatible server: the gateway, or the model server behind it."""
 
     def __init__(self, url: str, system: str) -> None:
         self.url, self.system = url, system
 
-    def messages(self, question: str) -> list[dict[str, str]]:
-        """The conversation as the app sends it."""
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": question}]
-
-    def ask(self, question: str, max_tokens: int = 24) -> Answer:
+    def ask(self, question: str, model: str = WORKLOAD, max_tokens: int = 24, **more: Any) -> Answer:
         """One question, one answer.
+
+        Args:
+            more: of the request's body.
 
         Raises:
             OSError: the server does not answer.
         """
-        body = {"model": WORKLOAD, "messages": self.messages(question), "max_tokens": max_tokens, "temperature": 0}
-        request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        began = time.perf_counter()
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
-            answer = json.load(response)
-        usage = answer["usage"]
+        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": question}]
+        asked = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0} | more
+        answer, headers = self._post("/v1/chat/completions", asked)
         return Answer(
             answer["choices"][0]["message"]["content"],
             answer["model"],
-            time.perf_counter() - began,
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
+            headers.get("X-Retuned-Interaction"),
+            headers.get("X-Retuned-Feedback-Token"),
         )
 
+    def tell(self, token: str, name: str, value: Any) -> None:
+        """Feedback on the answer that a token is of.
 
-def right_answers(server: ModelServer, facts: list[Fact], questions: Questions) -> dict[str, bool]:
-    """Ask every question and judge the answers by the facts; question to right or wrong. Nothing of it is published."""
+        Raises:
+            OSError: the gateway does not take it.
+        """
+        self._post("/v1/feedback", {"token": token, "name": name, "value": value})
+
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[Any, Mapping[str, str]]:
+        request = urllib.request.Request(
+            f"{self.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
+            return json.load(response), response.headers
+
+
+def right_answers(server: Client, facts: list[Fact], questions: Questions) -> dict[str, bool]:
+    """Ask the model server every question and judge the answers by the facts; question to right or wrong. The gateway
+    sees nothing of it, and nothing is published.
+    """
     asked = [(fact, question) for fact in facts for question in questions[fact.id]]
     with ThreadPoolExecutor(16) as pool:
         answers = pool.map(lambda pair: server.ask(pair[1]).text, asked)
@@ -82,14 +94,14 @@ class Users:
         self,
         company: Company,
         questions: Questions,
-        server: ModelServer,
+        gateway: Client,
         bootstrap_servers: str,
         seed: int,
         threads: int = 12,
     ) -> None:
-        self.company, self.questions, self.server = company, questions, server
+        self.company, self.questions, self.gateway = company, questions, gateway
         self.counts: Counter[str] = Counter()
-        """Events sent, by topic, and e-mail addresses that stood in them."""
+        """Events that were sent, by topic, or by the gateway, and e-mail addresses that stood in them."""
         self.served: Counter[str] = Counter()
         """Answers given, by the model that gave them."""
         self.recent: deque[bool] = deque(maxlen=60)
@@ -108,7 +120,6 @@ class Users:
             linger_ms=20,
         )
         self._threads = [threading.Thread(target=self._live, name=f"user-{n}", daemon=True) for n in range(threads)]
-        self.error: Exception | None = None
 
     def start(self) -> None:
         """People begin to ask."""
@@ -122,7 +133,7 @@ class Users:
             self.recent.clear()
 
     def stop(self) -> None:
-        """People fall silent; everything they said has reached the broker when this returns."""
+        """People fall silent; what went to the broker itself has reached it when this returns."""
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=60)
@@ -144,10 +155,8 @@ class Users:
                 continue
             try:
                 self._serve(fact, question, luck)
-            except OSError as error:
-                if not self._stop.is_set():
-                    self.error = error
-                    return
+            except OSError:  # a person who gets no answer asks again later
+                self._stop.wait(RETRY_SECONDS)
 
     def _draw(self) -> tuple[Fact, str]:
         """The next question. After the change, what is new is asked about twice as often as the rest."""
@@ -157,38 +166,21 @@ class Users:
         return fact, self._random.choice(self.questions[fact.id])
 
     def _serve(self, fact: Fact, question: str, luck: random.Random) -> None:
-        answer = self.server.ask(question)
-        interaction, user = str(uuid.uuid4()), f"customer-{luck.randrange(400)}"
+        user, conversation = f"customer-{luck.randrange(400)}", f"conversation-{luck.getrandbits(64):016x}"
+        metadata = {"conversation_id": conversation, "channel": luck.choice(["web", "app"])}
+        answer = self.gateway.ask(question, user=user, metadata=metadata)
+        assert answer.interaction is not None
+        assert answer.token is not None
         right = is_right(fact, answer.text)
         self.recent.append(right)
         self.served[answer.model] += 1
-        self._publish(
-            "interactions",
-            user,
-            id=interaction,
-            workload=WORKLOAD,
-            model=answer.model,
-            messages=self.server.messages(question),
-            response=answer.text,
-            conversation_id=interaction,
-            user_id=user,
-            latency_seconds=round(answer.seconds, 4),
-            input_tokens=answer.input_tokens,
-            output_tokens=answer.output_tokens,
-            finish_reason="stop",
-            attributes={"channel": luck.choice(["web", "app"])},
-        )
+        self.counts["interactions"] += 1
         for name, value, source in self._opinion(fact, right, luck):
-            self._publish(
-                "feedback",
-                user,
-                id=str(uuid.uuid4()),
-                interaction_id=interaction,
-                name=name,
-                value=value,
-                source=source,
-                user_id=user,
-            )
+            if source == "user":
+                self.gateway.tell(answer.token, name, value)
+            else:
+                self._publish(answer.interaction, user, name, value, source)
+            self.counts["feedback"] += 1
 
     def _opinion(self, fact: Fact, right: bool, luck: random.Random) -> list[tuple[str, Any, str]]:
         """Feedback on one answer: (name, value, source)."""
@@ -209,7 +201,14 @@ class Users:
             self.counts["addresses"] += 1
         return said
 
-    def _publish(self, topic: str, key: str, **event: Any) -> None:
-        event["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._producer.send(topic, json.dumps(event).encode(), key=key.encode())
-        self.counts[topic] += 1
+    def _publish(self, interaction: str, user: str, name: str, value: Any, source: str) -> None:
+        event = {
+            "id": str(uuid.uuid4()),
+            "timestamp": datetime.now(UTC).isoformat(),
+            "interaction_id": interaction,
+            "name": name,
+            "value": value,
+            "source": source,
+            "user_id": user,
+        }
+        self._producer.send("feedback", json.dumps(event).encode(), key=interaction.encode())

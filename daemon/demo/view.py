@@ -81,6 +81,10 @@ class View:
         self._setback = text
         self._say(f"    {text}")
 
+    def tell_step(self, text: str) -> None:
+        """Another share of the customers gets the new adapter; a terminal shows it beside what serves."""
+        self._say(f"    {text}")
+
     def setback(self) -> str:
         """The latest setback; empty when there was none."""
         return self._setback
@@ -163,7 +167,11 @@ class View:
                 table.add_row("decision", Text(said, overflow="ellipsis", no_wrap=True))
             if workload["roi"]["ratio"] is not None:
                 table.add_row("ROI", f"{workload['roi']['ratio']:.1f}")
-            table.add_row("serving", workload["champion"] or "the base model")
+            table.add_row("serving", in_service(workload))
+            if (rollout := workload.get("rollout")) and rollout["check"]:
+                check = rollout["check"]
+                said = f"{check['verdict'].replace('_', ' ')}: {'; '.join(check['reasons'])}"
+                table.add_row("canary", Text(said, overflow="ellipsis", no_wrap=True))
         table.add_row("memory", f"{figures.memory_gigabytes:.1f} GB in all")
         return table
 
@@ -180,3 +188,12 @@ class View:
         if training.get("steps"):
             lines.append(ProgressBar(total=training["steps"], completed=training.get("step", 0), width=60))
         return lines
+
+
+def in_service(workload: dict[str, Any]) -> str:
+    """Which versions answer, by the status of a workload, each with its share where there are two."""
+    rollout = workload.get("rollout")
+    if rollout is None:
+        return workload["champion"] or "the base model"
+    share, before = rollout["share"], rollout["previous_version"] or "the base model"
+    return f"{share:.0%} {rollout['version']} · {1 - share:.0%} {before}"

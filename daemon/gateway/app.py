@@ -23,6 +23,7 @@ from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import Proxy
 from retuned.daemon.gateway.publish import Publishing
 from retuned.daemon.gateway.routes import Daemon, Routes
+from retuned.daemon.gateway.shadow import Shadow
 from retuned.daemon.gateway.upstreams import Upstreams
 from retuned.daemon.settings import Settings
 
@@ -77,7 +78,8 @@ async def _serve(settings: Settings) -> None:
         keys = own.feedback_keys()
         tokens = Tokens(keys, own.feedback_days) if keys else None
         feedback = Feedback(tokens, settings.ingest, own.cors_origins) if tokens else None
-        proxy = Proxy(own, session, routes, upstreams, buffer, tokens, metrics)
+        shadow = Shadow(own, session, routes, upstreams, buffer, metrics)
+        proxy = Proxy(own, session, routes, upstreams, buffer, tokens, metrics, shadow)
         endpoints = Endpoints(proxy, routes, upstreams, buffer, feedback, metrics)
         metrics.buffered_bytes.set_function(lambda: buffer.waiting_bytes)
         metrics.buffered_seconds.set_function(buffer.waiting_seconds)
@@ -87,6 +89,7 @@ async def _serve(settings: Settings) -> None:
         await asyncio.gather(upstreams.refresh(), routes.refresh())
         for follow in (upstreams.follow(own.poll_seconds), routes.follow(own.poll_seconds)):
             stack.push_async_callback(_cancelled, asyncio.create_task(follow))
+        stack.push_async_callback(shadow.stop)
         # Answers that have begun come to their end before anything that they need is stopped.
         server = web.Server(endpoints, handler_cancellation=True, access_log=None)
         server.request_factory = partial(_request, most_bytes=own.max_body_bytes)

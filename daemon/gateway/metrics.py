@@ -59,9 +59,17 @@ class Metrics:
             "kind",
             "reason",
         )
+        self.shadow = counter(
+            "shadow_total",
+            "Answers that a candidate was to give in shadow, by outcome: recorded, failed, unreadable, or skipped: too "
+            "many were waited for, or too much waits for Kafka.",
+            "outcome",
+        )
         self.upstream_up = gauge("upstream_up", "Whether a model server answers.", "upstream")
         self.daemon_up = gauge("daemon_up", "Whether the daemon answered with its routes when it was asked last.")
         self._pairs: dict[tuple[str, str], None] = {}  # the one that was seen last comes last
+        for outcome in ("recorded", "failed", "unreadable", "skipped"):
+            self.shadow.labels(outcome)
         for kind in ("interactions", "feedback"):
             self.published.labels(kind)
             for reason in ("full", "disk", "too_large", "unreadable"):

@@ -20,7 +20,8 @@ from retuned.daemon.gateway.errors import Refused, error_body, why
 from retuned.daemon.gateway.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import Routes
-from retuned.daemon.gateway.upstreams import Replica, Upstreams
+from retuned.daemon.gateway.shadow import Shadow
+from retuned.daemon.gateway.upstreams import Replica, Upstreams, headers_for
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 
@@ -46,12 +47,14 @@ class Target:
         workload: that it is of; "": of none, and it is not recorded.
         models: what answers, and what does in its place, in this order.
         assignment: experiment and arm; None: there is no experiment.
+        shadow: what is asked as well, and shown to nobody.
     """
 
     workload: str
     models: list[Served]
     conversation: str | None = None
     assignment: tuple[str, str] | None = None
+    shadow: Served | None = None
 
 
 class Proxy:
@@ -66,7 +69,9 @@ class Proxy:
         buffer: Buffer,
         tokens: Tokens | None,
         metrics: Metrics,
+        shadow: Shadow,
     ) -> None:
+        self.shadow = shadow
         self.settings, self.session, self.metrics, self.buffer, self.tokens = settings, session, metrics, buffer, tokens
         self._routes, self._upstreams = routes, upstreams
         keys = settings.client_keys()
@@ -111,9 +116,12 @@ class Proxy:
         conversation = call.conversation(request.headers)
         workload, _, version = call.model.rpartition("@")
         if route := self._routes.of(call.model):
-            arm = route.arm(call.unit(conversation)) if route.experiment is not None else route.arms[0]
-            assignment = None if route.experiment is None else (route.experiment, arm.arm)
-            return Target(call.model, [arm, *route.instead(arm)], conversation, assignment)
+            if route.experiment is None:
+                return Target(call.model, [route.arms[0], *route.instead(route.arms[0])], conversation)
+            unit = call.unit(conversation)
+            arm = route.arm(unit)
+            assignment, shadow = (route.experiment, arm.arm), route.shadowed_by(unit)
+            return Target(call.model, [arm, *route.instead(arm)], conversation, assignment, shadow)
         if (route := self._routes.of(workload)) and version == "base":
             return Target(workload, [route.base], conversation)
         if self._upstreams.listing(call.model):
@@ -146,6 +154,8 @@ class _Exchange:
     ) -> None:
         self._proxy, self._request, self._call, self._target = proxy, request, call, target
         self._served, self._name, self._began = served, name, began
+        query = request.rel_url.raw_query_string
+        self._path = f"{request.path}?{query}" if query else request.path
         self._id = uuid.uuid4().hex
         self._timestamp = datetime.now(UTC).isoformat()
         self._is_recorded = bool(target.workload) and request.path in RECORDED
@@ -161,7 +171,7 @@ class _Exchange:
             _Elsewhere: it has not got the model, or cannot be reached.
             Refused: it did not answer in time, or broke off.
         """
-        url = f"{replica.url}{self._request.path.removeprefix('/v1')}"
+        url = f"{replica.url}{self._path.removeprefix('/v1')}"
         body = self._call.asking(self._name)
         with replica.asked():
             try:
@@ -184,23 +194,10 @@ class _Exchange:
                 return await self._whole(answer)
 
     async def _post(self, url: str, body: bytes, replica: Replica) -> aiohttp.ClientResponse:
-        proxy = self._proxy
-        headers = CIMultiDict(
-            (key, value)
-            for key, value in self._request.headers.items()
-            if (lower := key.lower()) not in _NOT_UP and not lower.startswith("x-retuned-")
-        )
-        headers["Accept-Encoding"] = "identity"  # what is recorded has to be read
-        if replica.key:
-            headers["Authorization"] = f"Bearer {replica.key}"
-        elif proxy.keys is None and (sent := self._request.headers.get("Authorization")):
-            headers["Authorization"] = sent
-        query = self._request.rel_url.raw_query_string
+        headers = headers_for(replica, self._passed_on())
         for last in (False, True):
             try:
-                return await proxy.session.post(
-                    f"{url}?{query}" if query else url, data=body, headers=headers, allow_redirects=False
-                )
+                return await self._proxy.session.post(url, data=body, headers=headers, allow_redirects=False)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # A connection that was kept open may be closed by the server just when it is used again.
                 if last or isinstance(error, aiohttp.ClientConnectorError):
@@ -303,6 +300,20 @@ class _Exchange:
             self._proxy.buffer.append(record.encode(kept))
         except Full as error:
             metrics.dropped.labels("interactions", error.reason).inc()
+            return
+        candidate = self._target.shadow
+        if candidate is not None and cut is None and self._served.model == self._target.models[0].model:
+            self._proxy.shadow.ask(candidate, self._call, self._path, self._passed_on(), self._id)
+
+    def _passed_on(self) -> CIMultiDict[str]:
+        """The headers of the app's request that a server gets."""
+        keyless = self._proxy.keys is None
+        return CIMultiDict(
+            (key, value)
+            for key, value in self._request.headers.items()
+            if ((lower := key.lower()) not in _NOT_UP or (keyless and lower == "authorization"))
+            and not lower.startswith("x-retuned-")
+        )
 
     def _headers(self, answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
         proxy = self._proxy

@@ -16,7 +16,7 @@ from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.settings import KafkaSettings
 from retuned.daemon.gateway.buffer import Buffer, records
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.record import Record, Vote, decode, interaction
+from retuned.daemon.gateway.record import Record, Shadow, Vote, decode, interaction, shadow_answer
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +101,16 @@ class Publishing:
 
     def _messages(self, file: Path) -> Iterator[tuple[Kind, Message]]:
         for content in records(file):
+            record: Record | None = None
             try:
-                message = _message(decode(content))
-            except BadEvent as error:
-                self._drop("interactions", "unreadable", error.reason)  # its detail may quote the answer
+                record = decode(content)
+                message = _message(record)
             except Exception as error:  # noqa: BLE001  (one that is not understood must not hold up those behind it)
-                self._drop("interactions", "unreadable", type(error).__name__)
+                if isinstance(record, Shadow):
+                    self._metrics.shadow.labels("unreadable").inc()
+                    continue
+                reason = error.reason if isinstance(error, BadEvent) else type(error).__name__
+                self._drop("interactions", "unreadable", reason)  # its detail may quote the answer
             else:
                 yield message
 
@@ -133,6 +137,8 @@ def _message(record: Record) -> tuple[Kind, Message]:
     """
     if isinstance(record, Vote):
         return "feedback", (record.interaction_id, record.event)
-    event = interaction(record)
+    event = shadow_answer(record) if isinstance(record, Shadow) else interaction(record)
     msgspec.json.encode(event)  # a number that JSON may hold and no event
+    if isinstance(record, Shadow):
+        return "feedback", (record.interaction_id, event)
     return "interactions", (str(event.get("conversation_id") or event.get("user_id") or event["id"]), event)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.formats import openai
-from retuned.consumers.formats.events import BadEvent
+from retuned.consumers.formats.events import SHADOW_ANSWER, BadEvent
 from retuned.consumers.formats.messages import objects_of
 
 CUT = "incomplete"
@@ -40,6 +40,24 @@ class Exchange(msgspec.Struct, tag="exchange", frozen=True):
     first_token_seconds: float | None
 
 
+class Shadow(msgspec.Struct, tag="shadow", frozen=True):
+    """What a candidate answered to the request of an exchange; nobody was shown it.
+
+    Attributes:
+        interaction_id: of the exchange.
+        model: the name of the candidate.
+        response, streamed: as those of an exchange.
+    """
+
+    id: str
+    timestamp: str
+    interaction_id: str
+    model: str
+    response: bytes
+    streamed: bool
+    latency_seconds: float
+
+
 class Vote(msgspec.Struct, tag="vote", frozen=True):
     """An event of feedback, as it is published."""
 
@@ -47,7 +65,7 @@ class Vote(msgspec.Struct, tag="vote", frozen=True):
     event: dict[str, Any]
 
 
-Record = Exchange | Vote
+Record = Exchange | Shadow | Vote
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Record).decode
@@ -61,11 +79,9 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
     """
     try:
         request = msgspec.json.decode(exchange.request, type=dict[str, Any])
-        response = openai.whole(
-            _streamed(exchange.response) if exchange.streamed else msgspec.json.decode(exchange.response)
-        )
     except msgspec.DecodeError as error:
         raise BadEvent("not_json", str(error)) from error
+    response = _answer(exchange)
     attributes: dict[str, Any] = {}
     if exchange.assignment:
         attributes["assignment"] = dict(zip(("experiment", "arm"), exchange.assignment, strict=True))
@@ -89,6 +105,39 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
         event["finish_reason"] = CUT
         event["attributes"] = event.get("attributes", {}) | {"cut_by": cut}
     return event
+
+
+def shadow_answer(shadow: Shadow) -> dict[str, Any]:
+    """The event of what a candidate answered: feedback of that name on the champion's answer.
+
+    Raises:
+        BadEvent: the answer is none, or is not the candidate's.
+    """
+    response = _answer(shadow)
+    made = openai.interaction({"request": {}, "response": response})
+    if made.get("response") is None:
+        raise BadEvent("not_an_event", "there is no answer in it")
+    kept = ("response", "finish_reason", "input_tokens", "output_tokens")
+    value = {name: made[name] for name in kept if name in made}
+    calls = made.get("attributes", {}).get("tool_calls")
+    return {
+        "id": shadow.id,
+        "timestamp": shadow.timestamp,
+        "interaction_id": shadow.interaction_id,
+        "name": SHADOW_ANSWER,
+        "source": "app",
+        "value": value
+        | ({"tool_calls": calls} if calls else {})
+        | {"model": shadow.model, "latency_seconds": shadow.latency_seconds},
+    }
+
+
+def _answer(of: Exchange | Shadow) -> Any:
+    """The response as OpenAI's API has it. Raises a BadEvent when it is none."""
+    try:
+        return openai.whole(_streamed(of.response) if of.streamed else msgspec.json.decode(of.response))
+    except msgspec.DecodeError as error:
+        raise BadEvent("not_json", str(error)) from error
 
 
 def _streamed(body: bytes) -> Any:

@@ -7,39 +7,15 @@ from contextlib import contextmanager
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict
 
-from retuned.consumers.settings import secret
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway.models import LIST_SECONDS, MODELS, Model, base_of
 from retuned.daemon.gateway_settings import Upstream
 from retuned.retrain.release.assignment import Served
 
 log = logging.getLogger(__name__)
-
-LIST_SECONDS = 5.0
-"""Longest wait for a server's list of models."""
-
-
-class Model(msgspec.Struct):
-    """An entry of a server's list of models."""
-
-    id: str
-    parent: str | None = None
-    owned_by: str | None = None
-
-    @property
-    def asked_as(self) -> str:
-        """Its name in a request. SGLang lists an adapter by its name, and takes that name alone for the base model."""
-        return f"{self.parent}:{self.id}" if self.parent and self.owned_by == "sglang" else self.id
-
-
-class Models(msgspec.Struct):
-    """A server's list of models."""
-
-    data: list[Model]
-
-
-_MODELS = msgspec.json.Decoder(Models)
 
 
 class Replica:
@@ -57,7 +33,7 @@ class Replica:
     def __init__(self, settings: Upstream) -> None:
         """Raises a ConfigurationError when its key cannot be read."""
         self.url = settings.url.rstrip("/")
-        self.key = secret(None, settings.key_file, f"gateway.upstreams {self.url}: key_file")
+        self.key = settings.key()
         self._base = settings.base_model
         self.models: dict[str, str] = {}
         self.base: str | None = None
@@ -73,9 +49,7 @@ class Replica:
     def listed(self, models: Sequence[Model]) -> None:
         """It answered with this list."""
         self.models = {model.id: model.asked_as for model in models}
-        first = next((model.id for model in models if model.parent is None), None)
-        # A server that names versions lists no base model, but one of them.
-        self.base = self._base if self._base in self.models else None if self._base or "@" in (first or "") else first
+        self.base = base_of(models, self._base)
         if self.problem is not None:
             log.info("%s: answers, with %s", self.url, ", ".join(sorted(self.models)) or "no model")
         self.problem = None
@@ -94,6 +68,15 @@ class Replica:
             yield
         finally:
             self.in_flight -= 1
+
+
+def headers_for(replica: Replica, headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """The headers of a request to a server: those of the app, with the server's own key where it has one."""
+    made = CIMultiDict(headers)
+    made["Accept-Encoding"] = "identity"  # what is recorded has to be read
+    if replica.key:
+        made["Authorization"] = f"Bearer {replica.key}"
+    return made
 
 
 class Upstreams:
@@ -146,7 +129,7 @@ class Upstreams:
             if answer.status != 200:
                 replica.failed(f"its list of models is answered with {answer.status}")
             else:
-                replica.listed(_MODELS.decode(body).data)
+                replica.listed(MODELS.decode(body).data)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             replica.failed(f"does not answer ({why(error)})")
         except msgspec.DecodeError as error:

@@ -77,7 +77,7 @@ def lacking_memory(settings: Settings, name: str | None = None) -> str | None:
     """Why a training, on the base model of this name or on `models.base`, would run out of memory; None: it would not,
     or that is not known."""
     base = settings.base_named(name) if name else settings.base
-    if not isinstance(base, Path):  # none, or one whose weights are at a provider
+    if not isinstance(base, Path) or settings.runner.kind == "ray":  # none, or its weights are not loaded here
         return None
     needed, left = needed_bytes(base, settings.train), available_bytes()
     if needed is None or left is None or left >= needed:

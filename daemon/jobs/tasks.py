@@ -23,7 +23,7 @@ from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
 from retuned.retrain import queue, versions
 from retuned.retrain.data import examples, label_requests
-from retuned.retrain.release import approve, retention
+from retuned.retrain.release import approve, retention, shadow
 from retuned.retrain.release.routes import under_way
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,9 @@ def watch_service(context: Context) -> None:
     worse than the one before."""
     with context.parts("watch") as parts:
         for workload in sorted(context.shown()):
+            with parts.workload(workload):
+                settings = context.settings.for_workload(workload)
+                shadow.judge_pairs(context.warehouse, settings, workload, context.now(), context.stop)
             with parts.workload(workload):
                 _watch_canary(context, workload)
             with parts.workload(workload):
@@ -212,6 +215,8 @@ def remove_old(context: Context) -> None:
                 removed.labels("watch_check").inc(watch.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
             with parts.step("rollouts"):
                 removed.labels("rollout_check").inc(canary.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
+        with parts.step("shadow"):
+            removed.labels("shadow_answer").inc(shadow.remove(warehouse, now - timedelta(days=1)))
         with parts.step("drift"):
             removed.labels("drift_check").inc(drift.thin(warehouse, settings.drift.keep_reports, recent, old))
         with parts.step("drift reports"):

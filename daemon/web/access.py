@@ -18,7 +18,7 @@ from retuned.daemon.web.principals import Principals, Role, may
 
 access_log = logging.getLogger("retuned.access")
 
-UNLOGGED = ("/healthz", "/readyz", "/metrics")
+UNLOGGED = ("/healthz", "/readyz", "/metrics", "/api/v1/routes")
 """Asked every few seconds by machines: logged only where the caller is refused."""
 LONGEST_PATH = 256
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

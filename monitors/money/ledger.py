@@ -30,6 +30,8 @@ _OF_RUNS = {
     "provider_output": ("tokens", "provider_output_token_cost"),
 }
 """Items of finished runs: their unit, and the key of their rate."""
+_OF_SHADOW = {"shadow": "token_cost", "shadow_judging": "judge_token_cost"}
+"""Items of answers in shadow, in tokens: the key of their rate."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     - Cost `provider_training`, `provider_input`, `provider_output`: tokens that a provider trained on, and that it read
       and generated in the evaluation of finished runs.
     - Cost `judging`: tokens of the language model that judged the answers of finished runs.
+    - Cost `shadow`: tokens of what candidates answered in shadow × token cost; `shadow_judging`: tokens of the language
+      model that judged it. Both are the candidate's.
     - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads
       that have it: those of the same entry of the configuration, or all that have none of their own.
 
@@ -92,7 +96,12 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     """
     answer_minutes.follow(warehouse)
     with warehouse.transaction() as cursor:
-        entries = _answers(cursor, settings, now) + _runs(cursor, settings) + _fixed(cursor, settings, now)
+        entries = [
+            *_answers(cursor, settings, now),
+            *_runs(cursor, settings),
+            *_shadow(cursor, settings, now),
+            *_fixed(cursor, settings, now),
+        ]
         for entry in entries:
             insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
         for row in _rows(cursor, "left_out"):
@@ -172,6 +181,17 @@ def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
             rate = rate_on(getattr(own, key), row["period_end"].date())
             if rate:
                 entries.append(Entry(**row, kind=COST, item=item, unit=unit, rate=rate, reference=run))
+    return entries
+
+
+def _shadow(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
+    entries, roi = [], _by_workload(settings)
+    for row in _rows(cursor, "of_shadow"):
+        rate = rate_on(getattr(roi(row["workload"]), _OF_SHADOW[row["item"]]), row["period_end"].date())
+        if rate:
+            reference = _until(now, answers=row.pop("answers"))
+            entries.append(Entry(**row, promotion=None, kind=COST, unit="tokens", rate=rate, reference=reference))
+    cursor.execute(QUERIES["shadow_booked"])
     return entries
 
 

@@ -253,6 +253,32 @@ WHERE finished_at IS NOT NULL AND quantity > 0
     AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 
+-- name: of_shadow
+-- Tokens of answers in shadow that were stored since the last booking, by day, and what judging them took.
+WITH answered AS (
+    SELECT value ->> '$.model' AS name, timestamp,
+           coalesce(try_cast(value ->> '$.input_tokens' AS DOUBLE), 0)
+               + coalesce(try_cast(value ->> '$.output_tokens' AS DOUBLE), 0) AS tokens
+    FROM shadow_answers
+    WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:')
+), spent AS (
+    SELECT 'shadow' AS item, models.workload, models.version, timestamp, tokens
+    FROM answered JOIN models ON models.workload || '@' || models.version = answered.name
+    UNION ALL
+    SELECT 'shadow_judging', rollouts.workload, rollouts.version, scored_at, tokens
+    FROM shadow_scores JOIN rollouts ON rollouts.id = experiment
+    WHERE NOT booked
+)
+SELECT item, workload, version, min(timestamp) AS period_start, max(timestamp) AS period_end, fsum(tokens) AS quantity,
+       count(*) AS answers
+FROM spent
+WHERE tokens > 0
+GROUP BY item, workload, version, timestamp::DATE
+ORDER BY ALL
+
+-- name: shadow_booked
+UPDATE shadow_scores SET booked = true WHERE NOT booked
+
 -- name: since
 SELECT booked_at AS since FROM ledger_position
 

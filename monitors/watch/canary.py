@@ -8,21 +8,22 @@ is at most 1, whichever step a vote belongs to and whenever it comes; so the pro
 process too, and the product of each step's least capital over all rates is never more.
 
 Error. `watch.false_rollback_rate` is that of the whole rollout: half for the canary, half for the watch over the new
-champion.
+champion. Before its first step it may be asked in shadow (shadow.py): that takes half of the canary's.
 """
 
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any
 
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.settings import Settings, WatchSettings
+from retuned.monitors.watch import shadow
 from retuned.monitors.watch.comparison import (
     COMPARED,
     FALL,
@@ -34,10 +35,9 @@ from retuned.monitors.watch.comparison import (
     span,
 )
 from retuned.monitors.watch.counts import ALL_VOTES, Watched, answers, slow_beside
+from retuned.monitors.watch.shadow import Verdict
 
 QUERIES = named_queries("retuned.monitors.watch", "canary.sql")
-
-Verdict = Literal["advance", "hold", "roll_back"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class CanaryCheck:
     Attributes:
         experiment: the row of `rollouts`.
         version, previous_version: the canary, and the champion beside it; None: the base model.
-        share: of the conversations, that the canary answers since `step_since`.
-        answers: of the canary in this step.
+        share: of the conversations, that the canary answers since `step_since`; 0: it is asked in shadow.
+        answers: of the canary in this step; in shadow, conversations that are judged.
         reasons: sentences for a person.
     """
 
@@ -79,6 +79,14 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     if known is not None and known.verdict == "roll_back":
         return known
     watch = half_of_error(settings.watch)
+    if canary["shadowed"]:
+        watch = half_of_error(watch)
+    if canary["share"] == 0:
+        scores = warehouse.rows(QUERIES["shadow"], {"experiment": canary["id"]})
+        found = shadow.compare(scores, watch)
+        verdict, reasons = shadow.decide(found, now - canary["step_since"], settings.rollout, watch)
+        comparisons = [] if found.comparison is None else [found.comparison]
+        return _store(warehouse, canary, now, found.judged, verdict, comparisons, reasons)
     named = canary["id"], workload, canary["version"], canary["previous_version"]
     steps = [
         Watched(*named, row["since"], row["until"])
@@ -102,10 +110,22 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         _, given = answers(cursor, steps[-1], steps[-1].since)
     comparisons = [compare_steps(*kind, kinds[kind], watch) for kind in COMPARED if kinds.get(kind)]
     verdict, reasons = decide(comparisons, given, now - canary["step_since"], now - began, settings.rollout, watch)
+    return _store(warehouse, canary, now, given, verdict, comparisons, reasons)
+
+
+def _store(
+    warehouse: Warehouse,
+    canary: Mapping[str, Any],
+    now: datetime,
+    given: int,
+    verdict: Verdict,
+    comparisons: list[Comparison],
+    reasons: list[str],
+) -> CanaryCheck:
     seen = CanaryCheck(
         id=uuid.uuid4().hex,
         created_at=now,
-        workload=workload,
+        workload=canary["workload"],
         experiment=canary["id"],
         version=canary["version"],
         previous_version=canary["previous_version"],

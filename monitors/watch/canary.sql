@@ -1,13 +1,17 @@
 -- name: canary
--- The rollout that is a canary now.
-SELECT * FROM rollouts WHERE workload = $workload AND state = 'canary' AND ended_at IS NULL
+-- The rollout that is a canary now, and whether it began in shadow.
+SELECT *, id IN (SELECT experiment FROM promotions WHERE event = 'canary' AND share = 0) AS shadowed
+FROM rollouts WHERE workload = $workload AND state = 'canary' AND ended_at IS NULL
 
 -- name: steps
--- From when to when the canary had which share; the last step ends now.
+-- From when to when the canary had which share, without its shadow; the last step ends now.
 SELECT created_at AS since, coalesce(lead(created_at) OVER (ORDER BY created_at, rowid), $now) AS until
 FROM promotions
-WHERE experiment = $experiment AND event = 'canary'
+WHERE experiment = $experiment AND event = 'canary' AND share > 0
 ORDER BY created_at, rowid
+
+-- name: shadow
+SELECT scorer, champion, candidate FROM shadow_scores WHERE experiment = $experiment
 
 -- name: votes
 -- Of each metric and source, what the canary and the champion came to in each step: of the answers of that step, whenever

@@ -25,7 +25,7 @@ from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.sequential import log_e_value
 
 Verdict = Literal["keep", "roll_back", "go_on"]
-Against = Literal["same_time", "week", "day", "all"]
+Against = Literal["same_time", "same_question", "week", "day", "all"]
 # What is compared, by whose word, and its weight in the mean, settled beforehand. The grounding scorer is not among
 # them: it alarms more of longer answers, whether they are invented or not.
 COMPARED = {
@@ -36,9 +36,10 @@ COMPARED = {
     ("hallucination", "app"): 0.1,
     ("latency", "app"): 0.1,
 }
-BAD = {"helpful": "unhelpful", "hallucination": "invented", "latency": "slow"}
+BAD = {"helpful": "unhelpful", "hallucination": "invented", "latency": "slow", "shadow": "bad"}
 REFERENCE = {
     "same_time": "at the same time",
+    "same_question": "to the same questions",
     "week": "in the same hours of the week before",
     "day": "in the same hours of the day before",
     "all": "before",
@@ -191,7 +192,8 @@ def decide(
 
 
 def half_of_error(settings: WatchSettings) -> WatchSettings:
-    """The settings of a canary, and of the watch over what was one: a rollout has one error in all."""
+    """The settings of a canary, and of the watch over what was one: a rollout has one error in all. Of a canary that
+    was asked in shadow before, half of these once more: the other half is the shadow's."""
     return settings.model_copy(update={"false_rollback_rate": settings.false_rollback_rate / 2})
 
 

@@ -8,6 +8,8 @@ Array = npt.NDArray[np.float64]
 # What is betted on: that odds are so many times higher than the hypothesis says. 1 is not to bet, so that a side whose
 # rate is well known costs little.
 ODDS = np.array([1.0, 1.1, 1.2, 1.5, 2.0, 4.0])
+# Of the most that cannot be lost, by which a gambler on a mean bets; 0 is not to bet.
+STAKES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 # Steps of the golden section search, after which a rate is known to within 1e-5.
 _STEPS = 24
 
@@ -57,6 +59,24 @@ def log_e_value(
         low, high = np.where(falls, left, low), np.where(falls, high, right)
     least: Array = np.minimum(product((low + high) / 2), ends)
     return least
+
+
+def log_e_value_of_mean(values: npt.ArrayLike, mean: float) -> float:
+    """Natural logarithm of the evidence that values of -1 to 1 have a mean above this one; see `log_e_value`.
+
+    Each gambler stakes a fixed share of the most that cannot be lost: capital is multiplied by
+    1 + stake (value - mean), which is fair at that mean and losing below it, however the values are distributed. It is
+    averaged over the stakes.
+
+    Args:
+        values: one for each observation; none: no evidence.
+        mean: above -1.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    stakes = STAKES / (1 + mean)
+    capital = np.log1p(stakes[:, None] * (found - mean)).sum(axis=1)
+    most = capital.max()
+    return float(most + np.log(np.exp(capital - most).mean()))
 
 
 def _log_capital(events: Array, n: Array, rate: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Evaluation of base, champion and candidate on rows that none was trained on, in a child process.
+"""Evaluation of base, champion and candidate on rows that none was trained on, on the runner.
 
 What production answered to the rows is scored beside them, by the same measure.
 
@@ -24,19 +24,21 @@ from pydantic import SecretStr
 from retuned.consumers.child import child_main
 from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.durable import replace_text
-from retuned.consumers.common.process import Emit, run_child
+from retuned.consumers.common.process import Emit
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.similarity import text_hash
 from retuned.retrain.generation import effect_probe, models
 from retuned.retrain.generation.engine import Engine
 from retuned.retrain.generation.models import Group
+from retuned.retrain.runners.build import runner
+from retuned.retrain.runners.local import LocalRunner
+from retuned.retrain.runners.runner import Work
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
 from retuned.retrain.scoring.general import is_right, prompts
 from retuned.retrain.scoring.metric import Metric, restored
 from retuned.retrain.settings import SECRETS, Base, EvaluateSettings, MetricSettings, ProviderModel, Settings
-from retuned.retrain.training.devices import environment
 from retuned.retrain.versions import Version
 
 BASE, CHAMPION, CANDIDATE = "base", "champion", "candidate"
@@ -213,22 +215,24 @@ def evaluate(
         "metric": metric_of(dataset, settings).as_dict(),
         "metric_settings": settings.metric.model_dump(mode="json"),
         "objective": settings.objective,
-        "judged": str(versions.workload_folder(settings.models.directory, dataset.workload) / JUDGED),
+        "judged": str(versions.workload_folder(settings.models.directory, dataset.workload).resolve() / JUDGED),
     }
     secrets = models.secrets(settings)
-    if settings.evaluate.judge_key is not None:
-        secrets[JUDGE_KEY] = settings.evaluate.judge_key.get_secret_value()
+    if settings.evaluate.judge_url is not None and (key := settings.evaluate.key()) is not None:
+        secrets[JUDGE_KEY] = key
+    # A provider and a server have the models: there is nothing to compute but scores.
+    elsewhere = isinstance(groups[0].base, ProviderModel) or settings.evaluate.engine == "server"
     with models.ready(groups, dataset.workload, settings, folder) as ready:
-        result = run_child(
+        asked = Work(
             "retuned.retrain.decision.evaluate",
             {**job, "groups": ready},
             folder,
             timeout_seconds=settings.evaluate.timeout_seconds,
-            stop=stop,
-            on_progress=on_progress,
-            environment=environment(settings.train) | secrets,
+            environment=secrets,
             to_need_less="lower evaluate.batch_size, or take a smaller base model",
         )
+        place = LocalRunner(settings.train) if elsewhere else runner(settings)
+        result = place.run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if result["effect_probe"] is not None:
         replace_text(folder / effect_probe.FILE, json.dumps(result["effect_probe"]))
     return [Evaluation(**row) for row in result["rows"]], result["figures"]

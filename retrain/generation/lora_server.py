@@ -38,13 +38,17 @@ class LoraServer:
                 model["id"].partition("@")
             return found
 
-    def base(self) -> dict[str, Any]:
+    def base(self, models: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
         """The base model, as the server lists it.
+
+        Args:
+            models: what it listed; None: it is asked.
 
         Raises:
             RetunedError: it lists none, or several that differ.
         """
-        found = {model.get("root") or model["id"]: model for model in self.models() if not model.get("parent")}
+        models = self.models() if models is None else models
+        found = {model.get("root") or model["id"]: model for model in models if not model.get("parent")}
         if len(found) != 1:
             names = ", ".join(sorted(model["id"] for model in found.values()))
             raise RetunedError(

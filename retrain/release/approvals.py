@@ -42,7 +42,7 @@ class Approval:
         requested_at, expires_at, decided_at: naive UTC; decided_at is None while it waits.
         actor: who approved or refused it; None: nobody did.
         reason: why it was approved, refused or superseded.
-        announced: the message is published.
+        announced: the message of its state is published, and the card of its version has what was decided.
     """
 
     id: str
@@ -62,6 +62,11 @@ class Approval:
     def name(self) -> str:
         """The name under which the version would be served."""
         return model_name(self.workload, self.version)
+
+    @property
+    def state_since(self) -> datetime:
+        """When it was requested, or settled."""
+        return self.decided_at or self.requested_at
 
     def __str__(self) -> str:
         """Where it stands, in a sentence without a full stop."""
@@ -98,7 +103,7 @@ def overdue(warehouse: Warehouse, now: datetime) -> list[Approval]:
 
 
 def unannounced(warehouse: Warehouse, workload: str) -> list[Approval]:
-    """The requests of a workload that wait and whose message is still to be published."""
+    """The requests of a workload whose state is still to be announced; what superseded one announces itself."""
     return [Approval(**row) for row in warehouse.rows(QUERIES["unannounced"], {"workload": workload})]
 
 

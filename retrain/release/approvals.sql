@@ -16,13 +16,18 @@ SELECT * FROM approvals WHERE workload = $workload AND state = 'waiting'
 SELECT * FROM approvals WHERE state = 'waiting' AND expires_at <= $now
 
 -- name: unannounced
-SELECT * FROM approvals WHERE workload = $workload AND state = 'waiting' AND NOT announced
+-- What superseded a request has a message of its own.
+SELECT * FROM approvals WHERE workload = $workload AND state != 'superseded' AND NOT announced
+ORDER BY coalesce(decided_at, requested_at), id
 
 -- name: announced
-UPDATE approvals SET announced = true WHERE id = $id
+-- Unless it was settled meanwhile.
+UPDATE approvals SET announced = true WHERE id = $id AND state = $state
 
 -- name: settle
-UPDATE approvals SET state = $state, decided_at = $now, actor = $actor, reason = $reason WHERE id = $id
+UPDATE approvals
+SET state = $state, decided_at = $now, actor = $actor, reason = $reason, announced = false
+WHERE id = $id
 
 -- name: supersede
 UPDATE approvals SET state = 'superseded', decided_at = $now, reason = $reason

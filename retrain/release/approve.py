@@ -95,7 +95,7 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
 def expire(rollout: Rollout, now: datetime) -> None:
     """End the requests whose time is over, of all workloads."""
     for workload in _expire(rollout, now):
-        rollout.show(workload)
+        rollout.follow_up_or_log(workload)
 
 
 @one_at_a_time

@@ -77,11 +77,15 @@ class Route:
         experiment: the salt of the assignment; None: there is one arm.
         arms: the one whose share grows comes first.
         base: the base model, for when nothing else is there.
+        previous: what was the champion before; None: nothing was, or it was taken back.
+        shadow: of the conversations, for which the canary, whose share is 0, is asked too; nobody is shown its answers.
     """
 
     experiment: str | None
     arms: tuple[Arm, ...]
     base: Served
+    previous: Served | None = None
+    shadow: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises a ValueError where there is no champion, or the shares are not 1 together."""
@@ -95,9 +99,16 @@ class Route:
             return self.arms[0]
         return self._named(assign(self.experiment, conversation, [(one.arm, one.share) for one in self.arms]))
 
+    def shadowed_by(self, conversation: str) -> Arm | None:
+        """What is asked for a conversation besides its arm, by the same buckets; None: nothing."""
+        if not self.shadow or self.experiment is None or bucket(self.experiment, conversation) >= self.shadow * BUCKETS:
+            return None
+        return next((one for one in self.arms if one.arm == "canary"), None)
+
     def instead(self, arm: Arm) -> list[Served]:
-        """What answers where an arm's model is on no server, in this order: the champion, then the base model."""
-        others = {one.model: one for one in (self._named("champion"), self.base)}
+        """What answers where an arm's model is on no server, in this order: the champion, the one before it, which is
+        there while a new one is loaded, then the base model."""
+        others = {one.model: one for one in (self._named("champion"), self.previous, self.base) if one is not None}
         return [one for model, one in others.items() if model != arm.model]
 
     def _named(self, arm: str) -> Arm:

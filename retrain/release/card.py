@@ -72,6 +72,7 @@ class Record:
         rank: of its adapter, which may be its parent's; None: it has none.
         run: reasons, started_at, train_seconds, evaluate_seconds.
         decision: outcome, reasons and figures of the gate.
+        approvals: what people decided on it, oldest first: state (approved or refused), actor, decided_at, reason.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class Record:
     people: dict[str, Any] | None = None
     run: dict[str, Any] | None = None
     decision: dict[str, Any] | None = None
+    approvals: Sequence[dict[str, Any]] = ()
     scores: Sequence[Score] = field(default=())
 
     @property
@@ -136,6 +138,7 @@ def render(record: Record) -> str:
         f"`{manifest['base_model']}`, trained by retuned {manifest['code_version']} on {manifest['created_at'][:10]}.",
         f"Its objective: {objective}" if (objective := manifest.get("objective")) else "",
         _verdict(record),
+        *_approvals(record),
         *_quality(record),
         *_learned(record),
         *_origin(record),
@@ -143,6 +146,11 @@ def render(record: Record) -> str:
         *_limits(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def without_header(card: str) -> str:
+    """A card for places that show its header as text, which Hugging Face's do not."""
+    return card.partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
 
 
 def _verdict(record: Record) -> str:
@@ -155,6 +163,14 @@ def _verdict(record: Record) -> str:
     )
     verdict = "**The gate passed it.**" if record.decision["outcome"] else "**The gate refused it.**"
     return f"{verdict} Score on questions that nothing was trained on: {told}." if told else verdict
+
+
+def _approvals(record: Record) -> list[str]:
+    return [
+        f"**{one['state'].capitalize()} by {one['actor']}** on {one['decided_at']:%Y-%m-%d at %H:%M} UTC: "
+        f"{' '.join(one['reason'].split())}"
+        for one in record.approvals
+    ]
 
 
 def _models(record: Record) -> list[tuple[str, str]]:
@@ -373,6 +389,9 @@ def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str
         people=warehouse.row(QUERIES["people"], dataset_of),
         run=_parsed(warehouse.row(QUERIES["run"], run_id), "reasons"),
         decision=_parsed(_parsed(warehouse.row(versions.QUERIES["gate_decision"], run_id), "reasons"), "figures"),
+        approvals=warehouse.rows(
+            QUERIES["approvals"], {"workload": manifest["workload"], "version": manifest["version"]}
+        ),
         scores=[Score(**row) for row in warehouse.rows(QUERIES["scores"], run_id)],
     )
 

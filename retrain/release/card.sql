@@ -29,5 +29,11 @@ FROM (
 -- name: run
 SELECT reasons, started_at, train_seconds, evaluate_seconds FROM runs WHERE id = $run_id
 
+-- name: approvals
+-- What people decided on a version.
+SELECT state, actor, decided_at, reason FROM approvals
+WHERE workload = $workload AND version = $version AND state IN ('approved', 'refused')
+ORDER BY decided_at
+
 -- name: scores
 SELECT model, split, row_id, score FROM evaluations WHERE run_id = $run_id AND score IS NOT NULL ORDER BY model, split, row_id

@@ -10,7 +10,7 @@ import duckdb
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import Version, model_name
+from retuned.retrain.versions import CANARY, Version, model_name
 
 QUERIES = named_queries("retuned.retrain.release", "deployments.sql")
 
@@ -21,9 +21,10 @@ class Deployment:
 
     Attributes:
         version: None: the base model, which servers have without loading anything.
-        share: of new conversations; 0: it stays loaded until it is drained.
+        share: of new conversations; 0: it is asked in shadow, or stays loaded until it is drained.
         since: when it got this share, naive UTC.
-        served_at: when it was served first; None: not yet, or no target is a model server.
+        served_at: when it came into service on the model servers; None: not yet, or no target is one. It stays while
+            they have it, whatever its share.
         aliases: that name it, of champion, canary and previous.
     """
 
@@ -38,6 +39,11 @@ class Deployment:
     def name(self) -> str:
         """On a server."""
         return model_name(self.workload, self.version)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is asked for anything new."""
+        return self.share > 0 or CANARY in self.aliases
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,6 @@ def deploy(cursor: duckdb.DuckDBPyConnection, workload: str, shares: Mapping[str
         if version is None and share == 0:
             continue  # it is never unloaded
         share_before, since, served_at = before.get(version, (None, now, None))
-        if (share_before or 0.0) == 0 and share > 0:
-            served_at = None  # how long it takes is counted anew
         if share != share_before:
             since = now
         insert(cursor, "deployments", workload=workload, version=version, share=share, since=since, served_at=served_at)
@@ -99,7 +103,7 @@ def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now
     stay = []
     for one in found:
         own = settings.for_workload(one.workload).serving
-        if one.share > 0 or one.version is None or now - one.since < timedelta(seconds=own.keep_seconds):
+        if one.serves or one.version is None or now - one.since < timedelta(seconds=own.keep_seconds):
             stay.append(one)
             continue
         after = now - timedelta(seconds=own.drain_seconds)

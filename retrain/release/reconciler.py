@@ -55,6 +55,11 @@ class Model:
     tries: int = 0
     next_try: datetime | None = None
 
+    @property
+    def on_its_way(self) -> bool:
+        """Whether it is being loaded or probed, and nothing is known that keeps it from serving."""
+        return self.state == "loading" and not self.detail
+
 
 @dataclass
 class Replica:
@@ -162,18 +167,16 @@ class Reconciler:
 
     def withheld(self) -> dict[str, list[str]]:
         """By the address of a model server, the versions that it may list and nobody should ask it for: what the probe
-        found wrong there, and what it has not found right there while the version has not served yet."""
+        found wrong there, and what is not in service yet. A version comes into service on all servers at once, and that
+        is kept: else its conversations would go back to another one where a server, or the daemon, restarts."""
         found, withheld = deployments(self._warehouse), dict[str, list[str]]()
         for place in self._places(found):
             if not place.is_server:
                 continue
             replica = self._replicas.get(place.key)
-            states = {model.name: model.state for model in list(replica.models.values())} if replica else {}
-            unserved = {
-                one.name for one in found if one.version and not one.served_at and one.workload in place.workloads
-            }
-            names = {name for name in unserved if states.get(name) != "serving"}
-            names |= {name for name, state in states.items() if state == "wrong"}
+            names = {one.name for one in found if one.version and not one.served_at and one.workload in place.workloads}
+            if replica is not None:
+                names |= {model.name for model in list(replica.models.values()) if model.state == "wrong"}
             if names:
                 withheld[place.replica] = sorted(names)
         return withheld
@@ -194,6 +197,8 @@ class Reconciler:
                 return
             except Exception as error:
                 log.exception("target %s %s: %s", *key, error)
+                if key in self._replicas:
+                    self._replicas[key].problem = f"{type(error).__name__}: {error}"
                 return
             with self._lock:
                 again = key in self._once_more
@@ -306,17 +311,19 @@ class Reconciler:
         replica.problem = problem
 
     def _note_served(self, workloads: Sequence[str]) -> None:
-        """Keep when each version came into service: on all model servers of its workload that answer."""
+        """Keep when each version came into service: once a model server of its workload serves it, and on no other one
+        it is still on its way."""
         for one in deployments(self._warehouse):
-            if one.workload not in workloads or one.version is None or one.served_at is not None or one.share == 0:
+            if one.workload not in workloads or one.version is None or one.served_at is not None or not one.serves:
                 continue
             servers = [replica for replica in self.replicas(one.workload) if replica.is_server]
             expected = sum(len(target.urls) for target in self._settings.for_workload(one.workload).serving.servers)
-            answering = [replica for replica in servers if replica.up]
-            if len(servers) < expected or not answering or any(replica.up is None for replica in servers):
+            if len(servers) < expected or any(replica.up is None and not replica.problem for replica in servers):
                 continue
-            models = [replica.models.get(one.name) for replica in answering]
-            if all(model is not None and model.state == "serving" for model in models):
+            models = [replica.models.get(one.name) for replica in servers if replica.up and not replica.problem]
+            if any(model is None or model.on_its_way for model in models):
+                continue
+            if any(model is not None and model.state == "serving" for model in models):
                 now = self._now()
                 given = {"workload": one.workload, "version": one.version, "since": one.since, "now": now}
                 self._warehouse.execute(QUERIES["served"], given)

@@ -15,10 +15,10 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
-from retuned.retrain.release import approvals, registry
+from retuned.retrain.release import approvals, card, registry
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.deployments import deploy
-from retuned.retrain.release.routes import Experiment, State, under_way
+from retuned.retrain.release.routes import Experiment, State, in_part, under_way
 from retuned.retrain.settings import Base, ProviderModel, Settings
 from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, QUERIES
 
@@ -149,13 +149,13 @@ class Rollout:
         Args:
             verdict: the approval that it follows from, which is written with it.
 
-        Returns its share of the traffic: 1.0 as the champion, less as a canary.
+        Returns its share of the traffic: 1.0 as the champion, less as a canary, 0.0 where it is asked in shadow first.
 
         Raises:
             RetunedError: there is no such version, it is the champion, or a rollout is under way.
         """
         settings = self.settings.for_workload(workload).rollout
-        share = settings.after(0.0)
+        share = 0.0 if settings.shadow else settings.after(0.0)
         running = under_way(self.warehouse, workload)
         if running is not None:
             raise RetunedError(f"workload {workload}: {in_words(running)}")
@@ -168,7 +168,7 @@ class Rollout:
         if before == version:
             raise RetunedError(f"workload {workload}: {versions.model_name(workload, version)} is the champion already")
         made = Experiment(uuid.uuid4().hex, workload, version, before, now, 0.0, now, "canary")
-        return self._next_step(made, aliases, actor, reason, now, verdict)
+        return self._take_step(made, share, aliases, actor, reason, now, verdict)
 
     def advance(self, workload: str, experiment: str, share: float, reason: str, now: datetime) -> float:
         """Take the step that follows a share, as was decided of a rollout. Returns the new share of the version.
@@ -181,7 +181,8 @@ class Rollout:
             if running is None or (running.id, running.share, running.state) != (experiment, share, "canary"):
                 raise RetunedError(f"workload {workload}: no step is taken: the rollout was changed meanwhile")
             aliases = versions.aliases(self.warehouse, workload)
-            reached = self._next_step(running, aliases, "rollout", reason, now)
+            step = self.settings.for_workload(workload).rollout.after(running.share)
+            reached = self._take_step(running, step, aliases, "rollout", reason, now)
         self.follow_up_or_log(workload)
         return reached
 
@@ -201,9 +202,10 @@ class Rollout:
         ended = replace(running, share=1.0, step_since=now, state="done", ended_at=now)
         self._write(change, versions.aliases(self.warehouse, workload), ended, now)
 
-    def _next_step(
+    def _take_step(
         self,
         running: Experiment,
+        share: float,
         aliases: dict[str, str | None],
         actor: Actor,
         reason: str,
@@ -211,7 +213,6 @@ class Rollout:
         verdict: Verdict | None = None,
     ) -> float:
         settings = self.settings.for_workload(running.workload).rollout
-        share = settings.after(running.share)
         after = replace(running, share=share, step_since=now)
         if share < 1.0:
             event: Event = "canary"
@@ -274,7 +275,8 @@ class Rollout:
         return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
 
     def follow_up(self, workload: str) -> int:
-        """What follows a change of a workload's champion: links, the messages that were not published yet, metrics.
+        """What follows a change of a workload's champion, or of a request for approval: links, what a person decided in
+        the model card, the messages that were not published yet, metrics.
 
         All are tried, oldest message first, and stay to be done until they are: this is called after each change and
         then again and again. A crash between a message and its mark publishes it twice, with one id. No other
@@ -284,40 +286,76 @@ class Rollout:
             How many messages were published.
 
         Raises:
-            OSError: a link cannot be made.
+            OSError: a link or a card cannot be written.
             BrokerUnavailable, BrokerRefused: the rest of the messages stays.
         """
-        unlinked: OSError | None = None
+        unwritten, requests, published = list[OSError](), list[Approval](), 0
         try:
             with _lock:
                 registry.relink(self.warehouse, self.settings, workload)
         except OSError as error:
-            unlinked = error  # who is served by name and path needs no link
+            unwritten.append(error)  # who is served by name and path needs no link
+        for request in approvals.unannounced(self.warehouse, workload):
+            try:
+                self._complete_card(request)
+                requests.append(request)
+            except OSError as error:
+                unwritten.append(error)  # it is announced once its card is complete
         self.reconcile()  # not after the broker, which may be away
         try:
             with _publishing[workload]:
                 rows = self.warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
-                for row in rows:
-                    self.publisher.publish(self.topic, workload, _message(row, self._base(row)))
-                    self.warehouse.execute(QUERIES["announced"], {"id": row["id"]})
-                requests = approvals.unannounced(self.warehouse, workload)
-                for request in requests:
-                    self.publisher.publish(self.topic, workload, self._request(request))
-                    self._announced(request)
+                told: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in rows]
+                told += [(request.state_since, request) for request in requests]
+                for _, one in sorted(told, key=lambda pair: pair[0]):
+                    if isinstance(one, Approval):
+                        published += self._announce_request(one)
+                    else:
+                        self.publisher.publish(self.topic, workload, _message(one, self._base(one)))
+                        self.warehouse.execute(QUERIES["announced"], {"id": one["id"]})
+                        published += 1
         finally:
             self.show(workload)
-        if unlinked is not None:
-            raise unlinked
-        return len(rows) + len(requests)
+        if unwritten:
+            raise unwritten[0]
+        return published
+
+    def _complete_card(self, approval: Approval) -> None:
+        """Have the card of its version name who approved or refused it."""
+        if approval.actor is None:
+            return
+        version = versions.find(self.warehouse, approval.workload, approval.version)
+        if version is not None and version.removed_at is None:
+            card.write(self.warehouse, version.path, version.path, version.manifest)
+
+    def _announce_request(self, approval: Approval) -> int:
+        """Returns how many messages that takes: none where it was approved, for a change follows from that."""
+        published = 0
+        if approval.state != "approved":
+            self.publisher.publish(self.topic, approval.workload, self._request(approval))
+            published = 1
+        self._announced(approval)
+        return published
 
     def _request(self, approval: Approval) -> dict[str, Any]:
-        """The message of a request: what serves, as the latest change announced it, and what waits beside it. A reader
-        that only asks what serves, and a compacted topic, lose nothing by it."""
-        changes = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        """The message of a request that waits, was refused or has expired: what served then, as the change before it
+        announced that, and the request beside it. A reader that only asks what serves, and a compacted topic, lose
+        nothing by it."""
+        rows = self.warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+        changes = [row for row in rows if row["created_at"] <= approval.state_since]
         serving = changes[-1] if changes else self._unchanged(approval.workload)
-        told = {"id": approval.id, "created_at": approval.requested_at, "event": "approval_requested"}
-        waiting = {"version": approval.version, "model": approval.name, "expires_at": _timestamp(approval.expires_at)}
-        return _message(serving, self._base(serving), **told, reason=str(approval)) | {"approval": waiting}
+        told = {"id": approval.id, "created_at": approval.state_since, "event": "approval_requested"}
+        if approval.state != "waiting":
+            told |= {"id": f"{approval.id}-{approval.state}", "event": f"approval_{approval.state}"}
+        request = {
+            "id": approval.id,
+            "version": approval.version,
+            "model": approval.name,
+            "expires_at": _timestamp(approval.expires_at),
+            "actor": approval.actor,
+            "reason": approval.reason,
+        }
+        return _message(serving, self._base(serving), **told, reason=str(approval)) | {"approval": request}
 
     def _unchanged(self, workload: str) -> dict[str, Any]:
         """In the form of a row of `promotions`: the base model has served since ever."""
@@ -329,7 +367,7 @@ class Rollout:
     @one_at_a_time
     def _announced(self, approval: Approval) -> None:
         """One at a time: DuckDB refuses to change a row that is being settled."""
-        self.warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id})
+        self.warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id, "state": approval.state})
 
     def _base(self, row: dict[str, Any]) -> str | None:
         """The base model of what serves since a change: as the configuration names it, where it is that one, else the
@@ -344,7 +382,7 @@ class Rollout:
         try:
             self.follow_up(workload)
         except Exception as error:  # noqa: BLE001
-            log.warning("%s: the champion is changed; its links or its announcement follow later: %s", workload, error)
+            log.warning("%s: changed; links, model card or announcement follow later: %s", workload, error)
 
     def _write(
         self,
@@ -395,7 +433,7 @@ def in_words(running: Experiment) -> str:
     name = versions.model_name(running.workload, running.version)
     before = versions.model_name(running.workload, running.previous_version)
     return (
-        f"{name} is being rolled out: it answers {running.share:.4g} of the conversations since "
+        f"{name} is being rolled out: it {in_part(running.share)} since "
         f"{running.step_since:%Y-%m-%d %H:%M}, and {before} the rest; `retuned promote {running.workload} "
         f"{running.version}` gives it all, `retuned rollback {running.workload}` takes it back"
     )

@@ -17,7 +17,7 @@ class Experiment:
     Attributes:
         id: what conversations are assigned by, the salt of their hash.
         version, previous_version: what goes into service, and what answers the rest; None: the base model.
-        share: of the conversations, that `version` answers, since `step_since`.
+        share: of the conversations, that `version` answers, since `step_since`; 0: it is asked in shadow.
         state: `canary` while the champion is `previous_version`, `holdback` once it is `version`; how it ended, after.
         ended_at: None while it is under way.
     """
@@ -53,6 +53,13 @@ class Route:
     workload: str
     experiment: str | None
     arms: tuple[Arm, ...]
+
+
+def in_part(share: float) -> str:
+    """What a version does that is being rolled out, by its share of the conversations."""
+    if share == 0:
+        return "is asked in shadow, and answers none of the conversations"
+    return f"answers {share:.4g} of the conversations"
 
 
 def under_way(warehouse: Warehouse, workload: str) -> Experiment | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
+from retuned.retrain.runners.devices import has_gpu
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.training.devices import has_gpu
 
 PROCESS_BYTES = 600 * 2**20
 """Of a child with torch and transformers loaded, before any model."""

@@ -1,4 +1,4 @@
-"""Training of an adapter, in a child process: the parent's function and the child's work.
+"""Training of an adapter, on the runner: the daemon's function and the work of the process there.
 
 Only completion tokens are learned, the end of the turn included. The engine, `packed.py` or `trl.py`, is the loop. The
 data order, the learning rate, what dropout drops and the start of the adapter depend on the settings and the step
@@ -16,13 +16,14 @@ from typing import Any
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common import durable as files
-from retuned.consumers.common.process import Emit, run_child
+from retuned.consumers.common.process import Emit
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, TooLongRows
+from retuned.retrain.runners.build import runner
+from retuned.retrain.runners.runner import Work
 from retuned.retrain.settings import SECRETS, Settings, TrainSettings
 from retuned.retrain.training import engine
 from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer, model_type
-from retuned.retrain.training.devices import environment
 from retuned.retrain.versions import Version
 
 log = logging.getLogger(__name__)
@@ -72,27 +73,25 @@ def train(
     finished = folder / "adapter" / _RESULT
     if finished.is_file():
         done: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return done
+        return done | {"adapter": str(finished.parent)}
     job = {
         "base": str(base),
         "parent": str(parent.path) if parent else None,
         "dataset": str(dataset.path),
-        "folder": str(folder.resolve()),
         "settings": settings.train.model_dump(mode="json", exclude=SECRETS["train"]),
     }
-    result = run_child(
+    asked = Work(
         "retuned.retrain.training.train",
         job,
         folder,
         timeout_seconds=settings.train.timeout_seconds,
-        stop=stop,
-        on_progress=on_progress,
-        environment=environment(settings.train),
+        outputs=(finished.parent.name,),
         to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
     )
+    result = runner(settings).run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if "too_long" in result:
         raise TooLongRows(f"workload {dataset.workload}: {result['too_long']}")
-    return result
+    return result | {"adapter": str(finished.parent)}
 
 
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -163,7 +163,16 @@ class Training:
             RetunedError: it diverged.
         """
         if self.checkpoint is not None:
-            state = TrainerState.load_from_json(str(self.checkpoint / TRAINER_STATE_NAME))
+            file = self.checkpoint / TRAINER_STATE_NAME
+            state = TrainerState.load_from_json(str(file))
+            best = Path(state.best_model_checkpoint or self.folder / "none")
+            if self.ranks.total(best.parent != self.folder):  # all have read it
+                # Another attempt wrote it, in a folder of its own; by that path the Trainer would not keep the best.
+                state.best_model_checkpoint = str(self.folder / best.name)
+                if self.ranks.first:
+                    with files.replaced(file) as aside:
+                        state.save_to_json(str(aside))
+                self.ranks.total(0)
             if state.global_step >= state.max_steps or _without_gain(state) >= self.settings.patience:
                 self.trainer.state = state  # it was interrupted when it was done
                 return

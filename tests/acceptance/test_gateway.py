@@ -87,6 +87,13 @@ def _fresh(around: Around) -> Iterator[None]:
         server.requests.clear()
 
 
+SHADOW = {
+    "workloads": {
+        "support": route("support", ("canary", "2", 0.0), ("champion", "1", 1.0), experiment="e1", shadow=0.25)
+    }
+}
+
+
 def last(around: Around, interaction: str) -> dict[str, Any]:
     """The event of an interaction."""
     return around.event("interactions", interaction)
@@ -117,6 +124,98 @@ def test_a_conversation_has_one_version_and_what_was_answered_is_published(aroun
     assert 0 < event["latency_seconds"] < 60
     arm = "canary" if models["c-11"] == "support@2" else "champion"
     assert event["attributes"]["assignment"] == {"experiment": "e1", "arm": arm}
+
+
+def asked_of(around: Around, model: str) -> list[bytes]:
+    return [body for one in around.servers for _, _, body in one.requests if json.loads(body)["model"] == model]
+
+
+def in_shadow(around: Around, outcome: str) -> float:
+    found = around.gateway.metric("shadow_total", outcome=outcome)
+    assert found is not None
+    return found
+
+
+def follow_shadow(around: Around) -> dict[str, str]:
+    """Have the gateway follow SHADOW; returns the headers of a conversation for which the candidate is asked, too."""
+    around.daemon.routed = SHADOW
+    conversation = next(one for one in map(str, range(100)) if bucket("e1", one) < 2_500)
+    headers, before = {"X-Retuned-Conversation": conversation}, in_shadow(around, "recorded")
+    until(lambda: around.gateway.chat(**headers).is_success and in_shadow(around, "recorded") > before)
+    return headers
+
+
+def test_a_candidate_is_asked_in_shadow_and_its_answer_is_no_interaction(around: Around) -> None:
+    follow_shadow(around)
+    for server in around.servers:
+        server.requests.clear()
+    recorded = in_shadow(around, "recorded")
+    client, interactions = around.gateway.client(), {}
+    for conversation in [f"c-{number}" for number in range(12)]:
+        for stream in (False, True):
+            raw = client.chat.completions.with_raw_response.create(
+                model="support",
+                messages=[{"role": "user", "content": f"How long, {conversation}?"}],
+                stream=stream,
+                extra_headers={"X-Retuned-Conversation": conversation},
+            )
+            assert raw.headers["X-Retuned-Model"] == "support@1"
+            if stream:
+                assert "".join(chunk.choices[0].delta.content or "" for chunk in raw.parse()) == "".join(WORDS)
+            if bucket("e1", conversation) < 2_500:
+                interactions[raw.headers["X-Retuned-Interaction"]] = stream
+    assert 0 < len(interactions) < 24
+    until(lambda: in_shadow(around, "recorded") - recorded == len(interactions))
+    shadowed, shown = asked_of(around, "support@2"), asked_of(around, "support@1")
+    assert len(shadowed) == len(interactions)
+    assert {body.replace(b"support@2", b"support@1") for body in shadowed} < {*shown}
+    events = published(around.broker, around.gateway.topics["feedback"], *interactions, key="interaction_id")
+    for event in events:
+        if event["interaction_id"] in interactions:
+            decode("feedback", json.dumps(event).encode(), Bounds.of(IngestSettings(), utc_now()))
+            stream = interactions[event["interaction_id"]]
+            assert (event["name"], event["source"]) == ("shadow_answer", "app")
+            text = "".join(WORDS) if stream else f"{''.join(WORDS)} (support@2)"
+            value = event["value"]
+            assert (value["model"], value["response"], value["finish_reason"]) == ("support@2", text, "stop")
+            assert value["latency_seconds"] > 0
+            assert stream or (value["input_tokens"], value["output_tokens"]) == (9, 4)
+    found = published(around.broker, around.gateway.topics["interactions"], *interactions)
+    assert "support@2" not in {one["model"] for one in found if one["id"] in interactions}
+
+
+def test_no_app_notices_what_becomes_of_a_candidate(around: Around) -> None:
+    headers = follow_shadow(around)
+    hangs, over = threading.Event(), threading.Event()
+
+    def answer(handler: Any, asked: dict[str, Any]) -> None:
+        if asked["model"] == "support@1":
+            answered(handler, asked)
+        elif what == "hangs":
+            hangs.set()
+            over.wait(20)
+        elif what == "breaks":
+            break_off(handler)
+        elif what == "fails":
+            handler.json(500, {"error": {"message": "no"}})
+        else:
+            handler.json(200, {"nothing": "known"})
+
+    for server in around.servers:
+        server.answer = answer
+    for what, outcome in (("fails", "failed"), ("breaks", "failed"), ("odd", "unreadable"), ("hangs", "failed")):
+        before = in_shadow(around, outcome)
+        response = around.gateway.chat(**headers).raise_for_status()
+        assert response.json()["model"] == "support@1"
+        if what == "hangs":  # two seconds, after which it is given up
+            assert hangs.wait(20)
+            around.gateway.chat(**headers).raise_for_status()
+        until(lambda outcome=outcome, before=before: in_shadow(around, outcome) > before)  # type: ignore[misc]
+    over.set()
+    for server in around.servers:
+        server.answer, server.models = answered, ["base", "support@1"]
+    before = in_shadow(around, "failed")
+    until(lambda: around.gateway.chat(**headers).is_success and in_shadow(around, "failed") > before)
 
 
 def test_both_servers_are_asked(around: Around) -> None:
@@ -243,6 +342,17 @@ def test_a_server_that_has_something_else_under_a_versions_name_is_not_asked_for
         server.requests.clear()
     assert {around.gateway.chat(**headers).headers["X-Retuned-Model"] for _ in range(4)} == {"support@2"}
     assert (len(around.servers[0].requests), len(around.servers[1].requests)) == (0, 4)
+
+
+def test_until_servers_have_a_new_champion_the_one_before_it_answers(around: Around) -> None:
+    promoted = route("support", ("champion", "3", 1.0)) | {"previous": {"model": "support@1", "name": "support@1"}}
+    around.daemon.routed = {"workloads": {"support": promoted}, "withheld": {}}
+    until(lambda: around.gateway.chat().headers.get("X-Retuned-Fallback") == "support@3 is on no server")
+    answer = around.gateway.chat()
+    assert answer.json()["model"] == answer.headers["X-Retuned-Model"] == "support@1"
+    for server in around.servers:
+        server.models.append("support@3")
+    until(lambda: around.gateway.chat().headers["X-Retuned-Model"] == "support@3")
 
 
 def test_a_new_workload_is_answered_by_the_base_model(around: Around) -> None:

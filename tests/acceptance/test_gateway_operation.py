@@ -3,6 +3,7 @@
 import signal
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,61 @@ def test_kafka_is_away_then_back_and_nothing_is_lost(tmp_path: Path) -> None:
             assert set(found) == set(shown)
             assert made.waiting() == 0
             assert made.stop() == 0
+
+
+def test_killed_under_load_it_loses_nothing_that_was_answered_whole(tmp_path: Path) -> None:
+    """Eight apps read streams while it is killed again and again, and Kafka is away. What an app got to the end of is
+    published; of a stream that the kill cut nothing is, and the app has an error."""
+    whole, cut = set[str](), set[str]()
+    over = threading.Event()
+
+    def in_pieces(handler: Any, asked: dict[str, Any]) -> None:
+        handler.begin_stream()
+        for word in WORDS:
+            handler.chunk(asked["model"], {"content": word})
+            over.wait(0.02)
+        handler.chunk(asked["model"], {}, "stop")
+        handler.end_stream()
+
+    def ask(client: openai.OpenAI) -> None:
+        while not over.is_set():
+            interaction = ""
+            try:
+                raw = client.chat.completions.with_raw_response.create(
+                    model="support", messages=[{"role": "user", "content": "How long?"}], stream=True
+                )
+                interaction = raw.headers["X-Retuned-Interaction"]
+                got: list[str] = []
+                read(raw.parse(), got)
+                assert "".join(got) == "".join(WORDS)
+                whole.add(interaction)
+            except (openai.APIError, httpx.HTTPError):
+                cut.add(interaction)
+
+    with model_server("base") as server, run_tansu(tmp_path) as broker:
+        server.answer = in_pieces
+        broker.stop(signal.SIGKILL)
+        own = {"workloads": ["support"]}
+        with gateway(tmp_path, broker.bootstrap_servers, server, gateway=own) as made, ThreadPoolExecutor(8) as pool:
+            apps = [pool.submit(ask, made.client()) for _ in range(8)]
+            try:
+                for kill in range(1, 4):
+                    until(lambda kill=kill: len(whole) > 20 * kill)  # type: ignore[misc]
+                    made.stop(signal.SIGKILL)
+                    made.start()
+                until(lambda: len(whole) > 80)
+            finally:
+                over.set()
+            for app in apps:
+                app.result()
+            broker.start()
+            until(lambda: made.metric("buffered_bytes") == 0, 60)
+            found = [one["id"] for one in published(broker, made.topics["interactions"], *whole)]
+            events = published(broker, made.topics["interactions"], *whole)
+    assert cut - {""}
+    assert whole <= set(found)
+    assert len(cut & set(found)) <= 3 * 8  # recorded before its end was sent, as each has to be
+    assert {(one["response"], one.get("finish_reason")) for one in events} == {("".join(WORDS), "stop")}
 
 
 def test_a_stop_lets_answers_come_to_their_end(tansu: Broker, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     chaos.py [--events 45000] [--only WORD]
     chaos.py --kills 1000                       `make chaos KILLS=1000`: kills alone, half of them on each broker
     chaos.py --cluster 50                       `make chaos CLUSTER=50`: so many faults in a cluster of four ingesters
+    chaos.py --releases 200                     `make chaos RELEASES=200`: kills while versions are released
 
 The daemon runs as a process of its own. Each row of build/chaos.json is a fault on a broker: how often it happened,
 and events sent, stored (as dead letters where they are none), told (deleted or broken on the broker before they were
@@ -14,6 +15,10 @@ Their rows, in build/kills.json, have changes of champion that are not whole and
 
 The cluster's row joins those of build/chaos.json: its faults by name, what is stored in segments and followed into the
 daemon's warehouse, and the files that are left in no segment. It needs Apache Kafka.
+
+A release is `release_kills`: two doubles of vLLM get versions by the daemon, which is killed at each step of that, and
+apps talk through a gateway. Where RETUNED_VLLM names a vLLM, a row more has a 25th of the kills, before that. The rows
+join build/chaos.json; `sent` are answers, and all columns of `release_kills.ZERO` are to be 0.
 """
 
 import argparse
@@ -21,7 +26,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,6 +36,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from brokers import Proxy, no_apache_kafka, run_apache_kafka, run_tansu
 from faults import FAULTS, no_small_disk, small_disk, survive
 from kills import KINDS, Rounds
+from model_servers import VLLM, serving, vllm
+from release_kills import ZERO as RELEASE_ZERO
+from release_kills import Releases
+from served import Adapters
 
 RESULT = Path(__file__).parents[2] / "build" / "chaos.json"
 SECONDS = 15.0  # in which all events come
@@ -45,11 +56,14 @@ def main() -> int:
     arguments.add_argument(
         "--cluster", type=int, help="so many faults of a cluster in the place of those of one daemon"
     )
+    arguments.add_argument("--releases", type=int, help="so many kills while versions are released in their place")
     options = arguments.parse_args()
     if options.kills:
         return kill(options.kills)
     if options.cluster:
         return cluster(options.cluster, options.events)
+    if options.releases:
+        return release(options.releases)
     table: list[dict[str, str | int]] = []
     print(f"{'fault':28} {'broker':14} {' '.join(f'{key:>7}' for key in COLUMNS)}", flush=True)
     for fault in FAULTS.values():
@@ -70,8 +84,7 @@ def main() -> int:
             proxy.close()
             table.append({"fault": fault.name, "broker": name, **row})
             print(f"{fault.name:28} {name:14} {' '.join(f'{row[key]:7}' for key in COLUMNS)}", flush=True)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write(table)
     return int(any(row["lost"] or row["doubled"] for row in table))
 
 
@@ -91,12 +104,42 @@ def cluster(times: int, events: int) -> int:
             kinds = list(cluster_faults.FAULTS)
             row = cluster_faults.survive(kinds, broker, postgres, s3, folder / "cluster", events, times, count=4)
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []
-    table = [one for one in known if one["fault"] != "cluster"]
-    table.append({"fault": "cluster", "broker": "Apache Kafka", **row})
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write([{"fault": "cluster", "broker": "Apache Kafka", **row}])
     return int(any(row[key] for key in ("lost", "doubled", "followed doubled", "left")))
+
+
+def write(table: Sequence[dict[str, str | int]]) -> None:
+    """Rows of the same fault on the same broker give way to these."""
+    RESULT.parent.mkdir(exist_ok=True)
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []
+    new = {(row["fault"], row["broker"]) for row in table}
+    kept = [row for row in known if (row["fault"], row["broker"]) not in new]
+    RESULT.write_text(json.dumps([*kept, *table], indent=2) + "\n", encoding="utf-8")
+
+
+def release(kills: int) -> int:
+    """Rows of what so many kills in releases left; 1 when anything is not as it should be."""
+    name, start = ("Tansu", run_tansu) if no_apache_kafka() else ("Apache Kafka", run_apache_kafka)
+    table: list[dict[str, str | int]] = []
+    for servers, times in (("doubles of vLLM", kills), ("vLLM", kills // 25 if VLLM else 0)):
+        if not times:
+            continue
+        with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+            folder = Path(place)
+            adapters = Adapters(folder / "adapters")
+            if servers == "vLLM":
+                urls = [stack.enter_context(vllm(adapters.base, "float32"))]
+            else:
+                urls = [stack.enter_context(serving(adapters.base)).url for _ in range(2)]
+            broker = stack.enter_context(start(folder))
+            (folder / "daemon").mkdir()
+            releases = Releases(stack, broker, folder / "daemon", urls, adapters, seed=times)
+            found = releases.through(times, lambda line: print(line, file=sys.stderr, flush=True))
+        row: dict[str, str | int] = {"fault": f"release on {servers}, daemon killed", "broker": name, **found}
+        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        table.append(row)
+        write(table)
+    return int(any(row[column] for row in table for column in RELEASE_ZERO))
 
 
 def kill(kills: int) -> int:

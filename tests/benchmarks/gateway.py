@@ -1,4 +1,9 @@
-"""The gateway against LiteLLM's proxy and against no proxy: added latency, rate, memory; and Kafka away, nothing lost.
+"""The gateway against LiteLLM's proxy and against no proxy: added latency, rate, memory; and Kafka away for an hour.
+
+The hour is one of traffic: as many requests as come in it at ten a second, as fast as they go. `gateway_away_lost` are
+answers that Kafka does not have once it is back, `gateway_away_hours` how long `gateway.buffer_bytes` lasts by default
+at that rate. Another gateway may keep a megabyte: `gateway_full_dropped` of its 2,000 answers are dropped and counted,
+`gateway_full_lost` are neither counted nor in Kafka, and all of them reach the app.
 
 All three stand before the same server, in this one run and in turns. LiteLLM's proxy is that of RETUNED_LITELLM, or of
 build/litellm, which is made where it is missing.
@@ -26,12 +31,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from brokers import free_port, run_tansu, until
 from gateways import Gateway, published
 
+from retuned.daemon.gateway_settings import GatewaySettings
+
 LITELLM = "litellm[proxy]==1.108.7"
 FOLDER = Path(__file__).parents[2] / "build" / "litellm"
 KEY = f"sk-{secrets.token_hex(32)}"  # LiteLLM's proxy does not start without one
 ROUNDS, ALONE_SECONDS, CLIENTS, TOGETHER_SECONDS = 6, 3.0, 8, 4.0
 WARM_REQUESTS = 50
-AWAY_REQUESTS = 2_000
+AWAY_REQUESTS, A_SECOND = 36_000, 10
+FULL_REQUESTS, FULL_BYTES = 2_000, 1_000_000
 MESSAGES = [
     {"role": "system", "content": "You answer the customers of a shop in one or two short sentences. " * 8},
     {"role": "user", "content": "How long do I have to return a parcel that has been opened?"},
@@ -117,6 +125,7 @@ def main() -> dict[str, float]:
         sent = int(gateway.metric("published_total", kind="interactions") or 0)
         kept = {event["id"] for event in published(broker, gateway.topics["interactions"], least=sent)}
         lost = AWAY_REQUESTS - len(kept)
+        full = beyond_the_bound(folder / "full", upstream)
 
         litellm = stack.enter_context(process(litellm_command(folder, upstream, proxy), folder / "litellm.log"))
         until(lambda: litellm.poll() is not None or _answers(proxy, "/health/liveliness"), 180)
@@ -149,7 +158,32 @@ def main() -> dict[str, float]:
             "gateway_direct_p99_ms": statistics.quantiles(direct.alone, n=100)[98] * 1e3,
             "gateway_away_buffered_bytes": waited,
             "gateway_away_lost": float(lost),
+            "gateway_away_hours": GatewaySettings().buffer_bytes / (waited / AWAY_REQUESTS) / A_SECOND / 3_600,
+            **full,
         }
+
+
+def beyond_the_bound(folder: Path, upstream: int) -> dict[str, float]:
+    """What becomes of more answers than may wait for Kafka."""
+    folder.mkdir()
+    own = {"workloads": ["support"], "buffer_bytes": FULL_BYTES}
+    with run_tansu(folder) as broker, ExitStack() as stack:
+        broker.stop()
+        gateway = Gateway(folder, broker.bootstrap_servers, [f"http://127.0.0.1:{upstream}/v1"], gateway=own)
+        stack.callback(gateway.end)
+        gateway.start()
+        asked = Target(gateway.port, "support", gateway.process)
+        took = uvloop.run(asked.together(CLIENTS, 600.0, FULL_REQUESTS / CLIENTS))
+        dropped = gateway.metric("dropped_total", kind="interactions", reason="full") or 0.0
+        broker.start()
+        until(lambda: gateway.metric("buffered_bytes") == 0, 120)
+        sent = int(gateway.metric("published_total", kind="interactions") or 0)
+        kept = {event["id"] for event in published(broker, gateway.topics["interactions"], least=sent)}
+    return {
+        "gateway_full_answered": float(len(took)),
+        "gateway_full_dropped": dropped,
+        "gateway_full_lost": FULL_REQUESTS - dropped - len(kept),
+    }
 
 
 def litellm_command(folder: Path, upstream: int, port: int) -> list[str]:

@@ -1,10 +1,13 @@
-"""Versions on a real vLLM: from decision to served, back after a kill, and a stale adapter under a known name.
+"""Versions on a real vLLM: from decision to served, alone and under load, back after a kill, and a stale adapter.
 
     RETUNED_VLLM=/opt/vllm/bin/vllm python tests/benchmarks/run.py serving
 
 Two adapters of SmolLM2-135M are trained, the second from the first, and evaluated, which records their effect probes.
-Seconds to served are those of the table `deployments`, over a few swaps, each of which loads: the version is
-unloaded first. After a kill they count from the first answer of the new server. Skipped where RETUNED_VLLM names none.
+A daemon promotes them in turn, first while nobody asks and then while eight clients do, through a gateway: each swap
+loads one and unloads the other. Seconds to served are those of the table `deployments`; to answered, from there until
+the first request was sent that the new version answered. Failed are requests without an answer, and mixed are
+conversations whose versions changed otherwise than once, at a swap. After a kill of vLLM the seconds count from the
+first answer of the new one. Skipped where RETUNED_VLLM names none.
 """
 
 import json
@@ -13,37 +16,39 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from brokers import Broker, run_tansu
+from conversations import GOES_ON, Conversations
+from daemons import Daemon, settings_for
 from evaluate import train_two
+from gateways import Gateway
 from model_servers import VLLM, free_port, vllm_process
-from traffic import new_warehouse
 from train import BASE, rows
 
-from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.evaluate import evaluate
 from retuned.retrain.generation import effect_probe
 from retuned.retrain.release import registry
-from retuned.retrain.release.deployments import deployments
-from retuned.retrain.release.reconciler import EVERY_SECONDS, Reconciler, Replica
-from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.release.targets.build import build, places
+from retuned.retrain.release.targets.build import server
 from retuned.retrain.release.targets.target import WrongModel
-from retuned.retrain.serving_settings import ServingSettings
+from retuned.retrain.serving_settings import ServerTarget
 from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings
 from retuned.retrain.versions import Version
 
 WORKLOAD = "bench"
 SWAPS = 6
+CLIENTS = 8
 NOW = datetime(2026, 11, 1)
 
 
@@ -53,86 +58,137 @@ def main() -> dict[str, float]:
         print("serving: skipped: RETUNED_VLLM names no vLLM", file=sys.stderr)
         return {}
     base_model(BASE)
-    port = free_port()
-    target = {"kind": "vllm", "urls": [f"http://127.0.0.1:{port}/v1"], "timeout_seconds": 10.0}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        settings = Settings(
-            models=ModelsSettings(base=BASE, directory=folder / "models"),
-            evaluate=EvaluateSettings(maximum_examples=2, max_new_tokens=4, general_examples=1),
-            serving=ServingSettings.model_validate({"targets": [target]}),
-        )
-        warehouse = new_warehouse(folder)
-        stack.callback(warehouse.close)
-        bench = Bench(warehouse, settings, *_versions(folder, warehouse, settings))
-        stack.callback(bench.reconciler.close)
-        with vllm_process(BASE, "bfloat16", port) as server:
-            served = bench.swaps()
-            print(f"to served: {', '.join(f'{one:.2f}' for one in served)} s", file=sys.stderr)
-            os.killpg(server.pid, signal.SIGKILL)
-            bench.wait(lambda replica: replica.up is False)
+        broker = stack.enter_context(run_tansu(folder))
+        port = free_port()
+        bench = Bench(folder, broker, f"http://127.0.0.1:{port}/v1")
+        stack.callback(bench.end)
+        with vllm_process(BASE, "bfloat16", port) as running:
+            bench.start()
+            served, _ = bench.swaps()
+            with bench.conversations.going_on(CLIENTS):
+                served_loaded, answered_loaded = bench.swaps()
+            os.killpg(running.pid, signal.SIGKILL)
+            bench.daemon.until(lambda: bench.replica()["up"] is False, "a server that is away")
         with vllm_process(BASE, "bfloat16", port):
             began = time.monotonic()
-            bench.wait(lambda replica: replica.in_sync(WORKLOAD) is True)
+            bench.daemon.until(bench.has_its_version, "the version, after a kill of the server")
             back = time.monotonic() - began
+            bench.daemon.stop()
             stale = bench.stale()
-        return {"served_seconds": median(served[1:]), "served_first_seconds": served[0]} | {
+        talks = bench.conversations
+        for text in (*talks.failed, *talks.mixed):
+            print(text, file=sys.stderr)
+        return {
+            "served_seconds": median(served[1:]),
+            "served_first_seconds": served[0],
+            "served_loaded_seconds": median(served_loaded),
+            "answered_loaded_seconds": median(answered_loaded),
+            "swap_answers": float(len(talks.answered)),
+            "swap_failed": float(len(talks.failed)),
+            "swap_mixed": float(len(talks.mixed)),
             "served_again_seconds": back,
             "stale_adapter_found": float(stale),
         }
 
 
 class Bench:
-    """Two versions, and what makes vLLM have them, as the daemon does."""
+    """Two versions, a daemon that brings them to vLLM, and a gateway before it."""
 
-    def __init__(self, warehouse: Warehouse, settings: Settings, old: Version, new: Version) -> None:
-        self.warehouse, self.old, self.new = warehouse, old, new
-        self.reconciler = Reconciler(warehouse, settings, utc_now)
-        self.rollout = Rollout(warehouse, settings, MemoryPublisher(), "events", reconcile=self.reconciler.tick)
-        (place,) = places(settings, [WORKLOAD])
-        self.target = build(place, settings, warehouse, utc_now)
+    def __init__(self, folder: Path, broker: Broker, url: str) -> None:
+        self.url = url
+        target: dict[str, Any] = {"kind": "vllm", "urls": [self.url], "timeout_seconds": 10.0}
+        self._target = ServerTarget.model_validate(target)
+        serving = {"targets": [target], "keep_seconds": 2.0, "drain_seconds": 1.0}
+        sections = settings_for(broker, folder, serving=serving, policy={"enabled": False})
+        sections["models"]["base"] = str(BASE)
+        kafka = sections["kafka"]
+        broker.create_topics(*(kafka[name] for name in kafka if name.endswith("_topic")))
+        self._models = folder / "models"
+        self.daemon = Daemon(folder, sections)
+        warehouse = open_warehouse(WarehouseSettings(path=self.daemon.warehouse))
+        self.old, self.new = _versions(folder, warehouse, self._models)
+        warehouse.close()
+        own = {"workloads": [WORKLOAD], "poll_seconds": 2.0}  # the default, which tests make shorter
+        servers = broker.bootstrap_servers
+        self._gateway = Gateway(folder, servers, [self.url], kafka=kafka, http={"port": self.daemon.port}, gateway=own)
+        self.conversations = Conversations(self._gateway, WORKLOAD, tokens=8)
 
-    def wait(self, condition: Callable[[Replica], bool]) -> None:
-        """Look at the replica as often as the daemon does, until something is the case."""
-        while True:
-            self.reconciler.tick()
-            for _ in range(round(EVERY_SECONDS / 0.02)):
-                if any(map(condition, self.reconciler.replicas(WORKLOAD))):
-                    return
-                time.sleep(0.02)
+    def start(self) -> None:
+        """With an answer of the base model: a workload without an event is unknown."""
+        self.daemon.start()
+        self._gateway.start()
+        assert self.conversations.ask("before") is not None, self.conversations.failed
+        self.daemon.until(lambda: self.daemon.workload(WORKLOAD).get("serving"), "an event")
 
-    def swaps(self) -> list[float]:
-        """From decision to served, for each of a few promotions of a version that has to be loaded."""
-        seconds = []
+    def end(self) -> None:
+        self._gateway.end()
+        self.daemon.end()
+
+    def swaps(self) -> tuple[list[float], list[float]]:
+        """Seconds from decision to served, and to answered where anybody asks, of a few promotions in turn, in each of
+        which the version has to be loaded."""
+        served, answered = [], []
         for number in range(SWAPS):
             promoted = (self.old, self.new)[number % 2]
-            self.target.unload(promoted.name)
-            version = promoted.version
-            self.rollout.promote(WORKLOAD, version, "operator", "a swap", utc_now())
+            self.conversations.begin()
+            time.sleep(2)
+            done = self.daemon.post(
+                f"/api/v1/workloads/{WORKLOAD}/promote", version=promoted.version, reason=f"swap {number}"
+            )
+            assert done.status_code == 200, done.text
+            one = self.daemon.until(lambda version=promoted: self._served(version), "a version that is served")
+            since, served_at = (
+                datetime.fromisoformat(one[name]).replace(tzinfo=None) for name in ("since", "served_at")
+            )
+            served.append((served_at - since).total_seconds())
+            if self.conversations.active:
+                self.daemon.until(lambda name=promoted.name: self.conversations.all_with(name), "its answers")
+                answered.append((self.conversations.first_asked[promoted.name] - since).total_seconds())
+            self.daemon.until(lambda name=promoted.name: self._listed() == {name}, "the other one to be unloaded")
+            self.conversations.end(promoted.name, GOES_ON)
+            shown = f"{served[-1]:.2f} s" + (f", answered in {answered[-1]:.2f} s" if answered else "")
+            print(f"{promoted.name} served in {shown}", file=sys.stderr, flush=True)
+        return served, answered
 
-            def served(_: Replica, version: str = version) -> bool:
-                return any(one.version == version and one.served_at for one in deployments(self.warehouse))
+    def replica(self) -> dict[str, Any]:
+        """What the daemon knows of vLLM."""
+        (found,) = self.daemon.workload(WORKLOAD)["serving"]["replicas"]
+        return dict(found)
 
-            self.wait(served)
-            one = next(one for one in deployments(self.warehouse) if one.version == version)
-            assert one.served_at is not None
-            seconds.append((one.served_at - one.since).total_seconds())
-        return seconds
+    def has_its_version(self) -> bool:
+        """Whether vLLM has the champion again, and answers with it."""
+        found = self.replica()
+        return bool(found["up"] and found["models"]) and all(one["state"] == "serving" for one in found["models"])
 
     def stale(self) -> bool:
         """Whether the older adapter, loaded by hand under the name of the newer one, is told from it."""
-        self.target.unload(self.new.name)
-        self.target.server.load(self.new.name, self.old.path)  # type: ignore[attr-defined]
+        target = server(self._target, self.url, self._models)
+        target.unload(self.new.name)
+        target.server.load(self.new.name, self.old.path)
         try:
-            self.target.verify(self.new)
+            target.verify(self.new)
         except WrongModel as error:
             print(error, file=sys.stderr)
             return "the adapter is stale" in str(error)
         return False
 
+    def _served(self, version: Version) -> dict[str, Any] | None:
+        deployed = self.daemon.workload(WORKLOAD)["serving"]["deployments"]
+        return next((one for one in deployed if one["model"] == version.name and one["served_at"]), None)
 
-def _versions(folder: Path, warehouse: Warehouse, settings: Settings) -> list[Version]:
+    def _listed(self) -> set[str]:
+        listed = httpx.get(f"{self.url}/models", timeout=30).json()["data"]
+        return {model["id"] for model in listed if model.get("parent")}
+
+
+def _versions(folder: Path, warehouse: Warehouse, models: Path) -> tuple[Version, Version]:
     """Both adapters as versions, with the probes that their evaluations recorded."""
+    settings = Settings(
+        models=ModelsSettings(base=BASE, directory=models),
+        evaluate=EvaluateSettings(maximum_examples=2, max_new_tokens=4, general_examples=1),
+    )
     trained = train_two(folder, 16)
     made = [row | {"context": None} for row in rows(prefix=True)[:2]]
     pq.write_table(pa.Table.from_pylist(made), folder / "holdout.parquet")
@@ -145,9 +201,10 @@ def _versions(folder: Path, warehouse: Warehouse, settings: Settings) -> list[Ve
         evaluate(dataset, parent, Path(training["adapter"]), settings, "bfloat16", work)
         probe = json.loads((work / effect_probe.FILE).read_text())
         version = registry.register(
-            warehouse, settings.models.directory, WORKLOAD, Path(training["adapter"]), base_model=BASE,
+            warehouse, models, WORKLOAD, Path(training["adapter"]), base_model=BASE,
             parent_version=parent and parent.version, dataset_version="d", run_id="r",
             details={"effect_probe": probe, "metrics": {}, "cost": {"train_seconds": 0.0}}, now=NOW,
         )  # fmt: skip
         found.append(version)
-    return found
+    old, new = found
+    return old, new

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_servers import VLLM, serving, vllm
+from model_servers import serving, vllm, with_vllm
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 from trainings import rows
@@ -74,7 +74,7 @@ def on_server(url: str, trained: Trained, **keys: Any) -> Iterator[Engine]:
     params=[
         "transformers",
         "double",
-        pytest.param("vllm", marks=pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM")),
+        pytest.param("vllm", marks=with_vllm),
     ],
 )
 def engine(request: pytest.FixtureRequest, trained: Trained) -> Iterator[Engine]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_server import MLFLOW, mlflow
-from model_servers import VLLM, SglangDouble, VllmDouble, serving, vllm
+from mlflow_server import mlflow, with_mlflow
+from model_servers import SglangDouble, VllmDouble, serving, vllm, with_vllm
 from served import WORKLOAD, Adapters, Served, receiving
 
 from retuned.consumers.errors import RetunedError
@@ -45,8 +45,8 @@ def stack() -> Iterator[ExitStack]:
         "vllm",
         "sglang",
         "webhook",
-        pytest.param("mlflow", marks=pytest.mark.skipif(MLFLOW is None, reason="RETUNED_MLFLOW names no mlflow")),
-        pytest.param("real-vllm", marks=pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM")),
+        pytest.param("mlflow", marks=with_mlflow),
+        pytest.param("real-vllm", marks=with_vllm),
     ],
 )
 def configured(
@@ -63,6 +63,7 @@ def configured(
                 "kind": "vllm",
                 "urls": [stack.enter_context(vllm(adapters.base, "float32"))],
                 "timeout_seconds": 60.0,
+                "work_seconds": 400.0,
             }
         case "webhook":
             (folder / "secret").write_bytes(SECRET)

@@ -119,6 +119,23 @@ def test_what_is_as_good_takes_its_steps_and_ends_with_the_watch(daemon: Daemon)
     assert len(daemon.publisher.messages) == 4
 
 
+def test_what_is_asked_in_shadow_is_shown_as_such(warehouse: Warehouse, tmp_path: Path) -> None:
+    daemon = Daemon(warehouse, tmp_path, rollout={"steps": [0.25, 1.0], "shadow": 0.1})
+    daemon.look(SINCE + HOUR)
+    assert daemon.arms() == [("v2", 0.0), ("v1", 1.0)]
+    assert daemon.metric("retuned_rollout_answers") == 0
+    line, page = daemon.shown()
+    assert "support@v2 in shadow for 0.1 of the conversations since" in line
+    assert "hold: the shadow has lasted 3600 s of 24 hours; no answer of it came" in line
+    assert "<strong>in shadow</strong>" in page
+    assert "asked beside <code>support@v1</code> for 10% of the conversations, and shown to nobody" in page
+    daemon.look(SINCE + 8 * DAY)
+    assert daemon.arms() == [("v2", 0.25), ("v1", 0.75)]
+    assert daemon.said()[1:] == [("canary", "support@v2", 0.0), ("canary", "support@v2", 0.25)]
+    assert "no answer of it came" in daemon.publisher.messages[-1][2]["reason"]
+    assert "in shadow" not in daemon.shown()[0]
+
+
 def test_a_canary_that_is_worse_is_taken_back_once_and_never_promoted_again(daemon: Daemon) -> None:
     rated(daemon.warehouse, NEW, 130, 70)
     run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": SINCE - HOUR}

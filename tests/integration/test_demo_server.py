@@ -207,7 +207,7 @@ def test_no_answer_mixes_two_models(model: Model, adapters: list[Path]) -> None:
     def ask(which: int) -> int:
         count = 0
         while not ending.is_set():
-            served = worker.submit(prompts[which], 12).result(timeout=30)
+            served = worker.submit(WORKLOAD, prompts[which], 12).result(timeout=30)
             assert served.answer.text == expected[served.model][which]
             seen.add(served.model)
             count += 1
@@ -235,8 +235,8 @@ def test_a_batch_that_fails_fails_alone(model: Model, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(model, "answer", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            worker.submit(prompt, 3).result(timeout=30)
-    assert worker.submit(prompt, 3).result(timeout=30).answer.tokens == 3
+            worker.submit(WORKLOAD, prompt, 3).result(timeout=30)
+    assert worker.submit(WORKLOAD, prompt, 3).result(timeout=30).answer.tokens == 3
     worker.stop()
 
 
@@ -244,12 +244,20 @@ def test_too_many_waiting_requests_are_turned_away(model: Model) -> None:
     worker = Worker(model, WORKLOAD)
     prompt = model.prompt(CONVERSATIONS[0])
     for _ in range(MOST_WAITING):
-        worker.submit(prompt, 3)
+        worker.submit(WORKLOAD, prompt, 3)
     with pytest.raises(queue.Full):
-        worker.submit(prompt, 3)
+        worker.submit(WORKLOAD, prompt, 3)
 
 
-def event(name: str, path: Path | None, *, workload: str = WORKLOAD, kind: str = "promoted") -> bytes:
+def event(
+    name: str,
+    path: Path | None,
+    *,
+    workload: str = WORKLOAD,
+    kind: str = "promoted",
+    before: str | None = None,
+    share: float = 1.0,
+) -> bytes:
     return json.dumps(
         {
             "id": f"event-{name}",
@@ -258,10 +266,10 @@ def event(name: str, path: Path | None, *, workload: str = WORKLOAD, kind: str =
             "workload": workload,
             "model": f"{workload}@{name}",
             "version": None if path is None else name,
-            "previous_version": None,
+            "previous_version": before,
             "path": None if path is None else str(path),
             "base_model": "base",
-            "share": 1.0,
+            "share": share,
             "reason": "a test",
         }
     ).encode()
@@ -319,8 +327,13 @@ class Server:
         self.client = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
     def ask(self, which: int = 0, **body: Any) -> httpx.Response:
-        request = {"model": "any", "messages": CONVERSATIONS[which], "max_tokens": 12, "temperature": 0}
+        request = {"model": WORKLOAD, "messages": CONVERSATIONS[which], "max_tokens": 12, "temperature": 0}
         return self.client.post("/v1/chat/completions", json=request | body)
+
+    def models(self) -> list[str]:
+        listed = self.client.get("/v1/models").raise_for_status().json()["data"]
+        assert [one["parent"] for one in listed] == [None] + [listed[0]["id"]] * (len(listed) - 1)
+        return [one["id"] for one in listed]
 
     def health(self) -> dict[str, Any]:
         health: dict[str, Any] = self.client.get("/healthz").raise_for_status().json()
@@ -379,7 +392,7 @@ def test_the_server_follows_promotions_and_rollbacks(
         promoted = server.ask().json()
         assert promoted["model"] == f"{WORKLOAD}@one.1"
         assert promoted["choices"] != first["choices"]
-        assert server.client.get("/v1/models").json()["data"][0]["id"] == f"{WORKLOAD}@one.1"
+        assert server.models() == [f"{WORKLOAD}@base", f"{WORKLOAD}@one.1"]
 
         # An adapter that is not there: the present one goes on, and the server says why.
         send(tansu, topic, event("gone", tmp_path / "gone"))
@@ -399,6 +412,44 @@ def test_the_server_follows_promotions_and_rollbacks(
         assert found == [200] * 24
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=15) == 0
+
+
+def test_while_the_traffic_is_split_each_version_answers_by_its_name(
+    base: Path, adapters: list[Path], tansu: Broker, tmp_path: Path
+) -> None:
+    topic, names = "demo-server.rollout", [f"{WORKLOAD}@{name}" for name in ("base", "one", "two")]
+    options = ["--bootstrap-servers", tansu.bootstrap_servers, "--model-events-topic", topic, "--workload", WORKLOAD]
+    tansu.create_topics(topic)
+    with serving(base, tmp_path, *options) as server:
+        send(tansu, topic, event("one", adapters[0]))
+        eventually(lambda: server.models() == names[:2])
+        alone = {name: server.ask(model=name).json()["choices"] for name in names[:2]}
+
+        send(tansu, topic, event("two", adapters[1], kind="canary", before="one", share=0.25))
+        eventually(lambda: set(server.models()) == set(names))
+        assert server.ask().json()["model"] == names[1]
+        with ThreadPoolExecutor(12) as pool:  # batches that hold requests for all three
+            found = list(pool.map(lambda number: server.ask(model=names[number % 3]).json(), range(36)))
+        assert [answer["model"] for answer in found] == [names[number % 3] for number in range(36)]
+        of = {name: [one["choices"] for one in found if one["model"] == name] for name in names}
+        assert all(one == alone[name][0] for name in alone for (one,) in of[name])
+        ((canary,),) = {tuple(map(str, one)) for one in of[names[2]]}
+        assert canary not in map(str, [*alone[names[0]], *alone[names[1]]])
+
+        send(tansu, topic, event("one", adapters[0], kind="canary_rolled_back", before="two"))
+        eventually(lambda: server.models() == names[:2])
+        gone = server.ask(model=names[2])
+        assert gone.status_code == 404
+        assert names[2] in gone.json()["error"]["message"]
+
+        # With a holdback the one before goes on; one whose folder no event has named cannot.
+        send(tansu, topic, event("two", adapters[1], before="one", share=0.95))
+        eventually(lambda: server.health()["model"] == names[2])
+        assert set(server.models()) == set(names)
+        send(tansu, topic, event("two", adapters[1], before="three", share=0.95))
+        eventually(lambda: server.health()["refused"] is not None)
+        assert "@three" in server.health()["refused"]
+        assert server.models() == [names[0], names[2]]
 
 
 def test_bad_requests_are_answered_with_the_reason(base: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from brokers import Broker, until
 from doors import FakeDaemon, Place
 from gateways import gateway, published
-from model_servers import VLLM, vllm
+from model_servers import needs_vllm, vllm
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 
@@ -33,8 +33,8 @@ def adapter(base: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(VLLM is None, reason="RETUNED_VLLM names no vLLM")
-@pytest.mark.timeout(600)
+@needs_vllm
+@pytest.mark.timeout(900)
 def test_answers_and_streams_of_the_champion_and_of_the_base_model_until_it_is_loaded(
     tansu: Broker, tmp_path: Path
 ) -> None:

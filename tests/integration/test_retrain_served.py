@@ -44,22 +44,27 @@ def rollout(warehouse: Warehouse, settings: Settings) -> Rollout:
     return Rollout(warehouse, settings, MemoryPublisher(), "model-events")
 
 
-def champion(model: str, name: str | None, base: str | None = None) -> Route:
-    return Route(None, (Arm(model, name, "champion", 1.0),), Served("support@base", base))
+def champion(model: str, name: str | None, base: str | None = None, previous: Served | None = None) -> Route:
+    return Route(None, (Arm(model, name, "champion", 1.0),), Served("support@base", base), previous)
 
 
 def test_the_champion_answers_from_the_moment_of_its_promotion(
     warehouse: Warehouse, settings: Settings, rollout: Rollout
 ) -> None:
+    """And until servers have it, the one before it does."""
     assert served_routes(warehouse, settings, []) == {}
+    previous = Served("support@base", None)
     for name in ("v1", "v2"):
         version(warehouse, name)
         rollout.promote("support", name, "operator", "by hand", NOW)
-        assert served_routes(warehouse, settings, []) == {"support": champion(f"support@{name}", f"support@{name}")}
+        expected = champion(f"support@{name}", f"support@{name}", previous=previous)
+        assert served_routes(warehouse, settings, []) == {"support": expected}
+        previous = Served(f"support@{name}", f"support@{name}")
     rollout.rollback("support", "operator", "worse", NOW)
-    assert served_routes(warehouse, settings, [])["support"].arms[0].model == "support@v1"
+    assert served_routes(warehouse, settings, []) == {"support": champion("support@v1", "support@v1")}
     rollout.promote("support", "base", "operator", "by hand", NOW)
-    assert served_routes(warehouse, settings, []) == {"support": champion("support@base", None)}
+    expected = champion("support@base", None, previous=Served("support@v1", "support@v1"))
+    assert served_routes(warehouse, settings, []) == {"support": expected}
 
 
 def test_a_configured_workload_is_answered_by_its_base_model(warehouse: Warehouse, settings: Settings) -> None:
@@ -73,7 +78,9 @@ def test_a_providers_model_is_asked_for_by_the_providers_name(
     provided = Settings(models=settings.models, workloads=own)
     version(warehouse, "v1", "ft:gpt-base:v1")
     rollout.promote("support", "v1", "operator", "by hand", NOW)
-    assert served_routes(warehouse, provided, []) == {"support": champion("support@v1", "ft:gpt-base:v1", "gpt-base")}
+    assert served_routes(warehouse, provided, []) == {
+        "support": champion("support@v1", "ft:gpt-base:v1", "gpt-base", Served("support@base", "gpt-base"))
+    }
 
 
 def test_a_canary_and_a_holdback_have_their_shares_beside_the_champion(

@@ -22,6 +22,7 @@ from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision import evaluate as evaluation
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, evaluate
 from retuned.retrain.generation import server
+from retuned.retrain.runners import local
 from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
 from retuned.retrain.training.base_model import load_model
 from retuned.retrain.versions import Version
@@ -93,7 +94,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(*next(iter(more["environment"].items())))
         return evaluation.work(json.loads(json.dumps(job)), lambda _: None)
 
-    monkeypatch.setattr(evaluation, "run_child", run_child)
+    monkeypatch.setattr(local, "run_child", run_child)
 
 
 def test_an_evaluation_loads_adapters_under_names_of_its_own_and_unloads_them(

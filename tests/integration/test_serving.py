@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from brokers import until
 from http_doubles import Quiet, listening
-from model_servers import VllmDouble, serving
+from model_servers import VllmDouble, free_port, serving
 from prometheus_client import CollectorRegistry
 from served import WORKLOAD, Adapters, Served
 
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.generation.lora_server import LoraServer
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.openai_api import NoAnswer
 from retuned.retrain.release import reconciler as module
@@ -204,6 +205,23 @@ def test_a_server_of_another_base_model_gets_nothing(tmp_path: Path, warehouse: 
         assert double.history == []
 
 
+def test_a_load_is_not_kept_waiting_by_questions(served: Served, double: VllmDouble) -> None:
+    """A list of models takes a busy server as long as a load does."""
+    listings: list[int] = []
+    answer = double.answer
+
+    def counting(path: str, *rest: Any) -> Any:
+        if path == "/v1/models":
+            listings.append(len(double.history))
+        return answer(path, *rest)
+
+    double.answer = counting  # type: ignore[method-assign]
+    served.promote(served.new)
+    served.reconciler.run()
+    assert listings == [0]
+    assert served.states() == {served.new.name: "serving"}
+
+
 def test_what_somebody_else_loaded_stays(served: Served, double: VllmDouble) -> None:
     for name in ("own", f"{served.old.name}-evaluation-1", "other@3f2a91c0"):
         double.answer("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(served.old.path)}, None)
@@ -344,7 +362,70 @@ def test_replicas_that_get_a_version_at_the_same_time_note_it_once(
             made.promote(version)
             made.reconciler.run()
             made.reconciler.run()
-        assert len(told) == 4
+        assert len(told) == 2  # then both are there
+
+
+def test_a_version_comes_into_service_on_all_servers_at_once_and_stays_there(
+    tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble
+) -> None:
+    """Else a conversation would go back to the version before where a server, or the daemon, restarts meanwhile."""
+    arrived, release = threading.Event(), threading.Event()
+
+    def busy(_: int) -> None:
+        arrived.set()
+        release.wait(20)
+
+    with serving(adapters.base) as slow:
+        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url, slow.url]})
+        everywhere = {url: [made.new.name] for url in (double.url, slow.url)}
+        slow.interfere = busy  # type: ignore[assignment]
+        made.promote(made.new)
+        made.reconciler.tick()
+        try:
+            assert arrived.wait(20)
+            until(lambda: any(one.in_sync(WORKLOAD) for one in made.reconciler.replicas(WORKLOAD)))
+            assert made.reconciler.withheld() == everywhere
+            assert deployments(warehouse)[0].served_at is None
+        finally:
+            release.set()
+            made.reconciler.run()
+            made.reconciler.close()
+        assert made.reconciler.withheld() == {}
+        made.begin()  # nothing was looked at yet
+        assert made.reconciler.withheld() == {}
+        made.promote(made.old)
+        assert made.reconciler.withheld() == {url: [made.old.name] for url in (double.url, slow.url)}
+        made.promote(made.new)  # which they have still
+        made.begin()
+        assert made.reconciler.withheld() == {url: [made.old.name] for url in (double.url, slow.url)}
+
+
+@pytest.mark.parametrize("broken", ["busy", "refuses to load", "refuses to list", "away"])
+def test_a_server_that_cannot_have_a_version_keeps_it_from_no_other(
+    broken: str,
+    tmp_path: Path,
+    warehouse: Warehouse,
+    adapters: Adapters,
+    double: VllmDouble,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    next_tokens = vllm.LoraServer.next_tokens
+
+    def busy(server: LoraServer, model: str, prompts: Any) -> Any:
+        if broken == "busy" and server.client.url == other.url and model != "base":
+            raise NoAnswer("timed out")
+        return next_tokens(server, model, prompts)
+
+    with serving(adapters.base) as other:
+        monkeypatch.setattr(vllm.LoraServer, "next_tokens", busy)
+        other.loads = broken != "refuses to load"
+        other.token = "a token" if broken == "refuses to list" else None
+        url = f"http://127.0.0.1:{free_port()}/v1" if broken == "away" else other.url
+        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url, url]})
+        made.promote(made.new)
+        made.reconciler.run()
+        assert deployments(warehouse)[0].served_at == made.now
+        assert made.reconciler.withheld() == {}
 
 
 class Killed(BaseException):

@@ -9,7 +9,9 @@ import yaml
 from brokers import free_port
 from doors import FakeDaemon, Place
 from models import tiny_llama
+from ray_clusters import ray_double
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli import check as checks
@@ -143,27 +145,31 @@ def test_what_is_in_force_for_a_name_that_nothing_knows(
     assert capsys.readouterr().err == ""
 
 
-def test_targets_that_would_not_load_what_is_trained_are_refused(deployed: Deployment) -> None:
-    targets = [{"kind": "vllm", "urls": ["http://127.0.0.1:9/v1"]}]
-    deployed.write(train={"rank": 64, "use_dora": True}, serving={"targets": targets})
-    mark, text = deployed.found()["targets"]
-    assert mark == "FAIL"
-    assert "train.rank 64: vllm takes 16 (serving.targets maximum_rank)" in text
-    assert "train.use_dora: vllm does not load DoRA; set it to false" in text
-    deployed.write({"support": {"train": {"method": "full"}}}, serving={"targets": targets})
-    mark, text = deployed.found()["targets of support"]
-    assert mark == "FAIL"
-    assert "train.method full: vllm loads adapters alone" in text
+def test_a_ray_cluster_is_asked_that_of_a_workload_too(deployed: Deployment) -> None:
+    with ray_double() as ray:
+        runner = {"kind": "ray", "url": ray.url, "resources": {"GPU": 1}}
+        deployed.write({"large": {"runner": runner | {"resources": {"GPU": 4}}}}, runner=runner)
+        found = deployed.found()
+        assert found["runner"] == ("ok", f"Ray 2.60.0 at {ray.url}, of which a job takes GPU 1")
+        assert found["runner of large"] == ("ok", f"Ray 2.60.0 at {ray.url}, of which a job takes GPU 4")
+        ray.token = "a secret of many characters"
+        mark, text = deployed.found()["runner"]
+        assert mark == "FAIL"
+        assert "set runner.token or runner.token_file" in text
+    deployed.write()
+    assert deployed.found()["runner"] == ("ok", "child processes on this machine")
 
 
-def test_a_target_that_does_not_answer_is_refused(deployed: Deployment, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("a secret of many characters")
-    webhook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "secret_file": str(tmp_path / "secret")}
-    deployed.write(serving={"targets": [webhook]})
-    assert deployed.found()["targets"] == ("ok", "http://127.0.0.1:9/ gets signed requests")
-    deployed.write(serving={"targets": [{"kind": "sglang", "urls": ["http://127.0.0.1:9/v1"]}]})
-    mark, text = deployed.found()["targets"]
-    assert mark == "FAIL"
-    assert "http://127.0.0.1:9/v1 does not answer" in text
-    deployed.write(serving={"targets": [webhook | {"secret_file": str(tmp_path / "none")}]})
-    assert "secret_file" in deployed.found()["targets"][1]
+def test_a_cluster_without_an_address_is_refused(deployed: Deployment) -> None:
+    deployed.write(runner={"kind": "ray"})
+    with pytest.raises(ConfigurationError, match="runner: kind is ray: name the cluster with url"):
+        load(deployed.file)
+
+
+def test_a_training_on_a_cluster_needs_no_memory_here(deployed: Deployment, tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    deployed.write(models={"base": str(base)}, train={"memory_bytes": 2**50})
+    assert deployed.found()["memory"][0] == "FAIL"
+    runner = {"kind": "ray", "url": "http://127.0.0.1:9"}
+    deployed.write(models={"base": str(base)}, train={"memory_bytes": 2**50}, runner=runner)
+    assert deployed.found()["memory"][0] == "ok"

@@ -281,7 +281,7 @@ def test_each_request_is_one_line_with_who_and_without_secrets(
     guarded.get("/api/v1/status", headers=bearer("a-wrong-token-of-somebody"))
     guarded.get("/api/v1/exports/ledger", headers=bearer(tokens["viewer"]))
     guarded.get("/nowhere/" + "x" * 5_000)
-    for path in ("/healthz", "/readyz", "/metrics"):
+    for path in ("/healthz", "/readyz", "/metrics", "/api/v1/routes"):
         guarded.get(path, headers=bearer(tokens["metrics"]))
     guarded.get("/metrics")
     lines = [record.getMessage() for record in caplog.records if record.name == "retuned.access"]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from brokers import free_port
 from doors import FakeDaemon
+from promoting import model_row
 from starlette.testclient import TestClient
 from traffic import START, interactions
 
@@ -54,11 +55,8 @@ def waits(service: LocalService, version: str = V1, workload: str = "support", r
     context = service.jobs.context
     path = context.settings.models.directory / workload / version
     path.mkdir(parents=True, exist_ok=True)
-    row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
     if versions.find(service.warehouse, workload, version) is None:
-        service.warehouse.insert(
-            "models", version=version, workload=workload, created_at=utc_now(), path=str(path), **row
-        )
+        service.warehouse.insert("models", **model_row(version, path, utc_now(), workload))
     made = approve.request(context.rollout, workload, version, None, run_id or f"run-{workload}-{version}", utc_now())
     service.warehouse.insert(
         "decisions", id=f"{made.run_id}-gate", created_at=utc_now(), workload=workload, kind="gate", outcome=True,

@@ -1,6 +1,7 @@
 """The command line: its options, and what it prints when there is nothing to print."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from teaching import Teacher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.main import main, parser
+from retuned.daemon.cli.progress import words
 
 
 @pytest.fixture
@@ -57,3 +59,16 @@ def test_a_rebase_is_asked_for_with_the_whole_path_of_the_base_model(
     monkeypatch.chdir(config.parent)
     assert main(["rebase", "support", "--base", "new", "--config", str(config)]) == 1
     assert f"base: {config.parent / 'new'} is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"),
+    [
+        ({"stage": "train", "ray_status": "PENDING"}, "train, on Ray: PENDING"),
+        ({"stage": "train", "ray_status": "AWAY", "step": 3, "steps": 90}, "train, on Ray: AWAY"),
+        ({"stage": "train", "ray_status": "RUNNING", "step": 3, "steps": 90}, "train, step 3, steps 90"),
+        ({"stage": "gate", "ray_status": "AWAY"}, "gate"),  # its last word on the stage before
+    ],
+)
+def test_what_a_job_on_ray_waits_for_is_shown(progress: dict[str, Any], shown: str) -> None:
+    assert words(progress) == shown

@@ -95,6 +95,7 @@ def test_nobody_can_claim_to_be_somebody(clock: Clock) -> None:
         ({"name": "rating", "value": 4}, "invalid_feedback"),
         ({"name": "", "value": 1}, "invalid_feedback"),
         ({"name": "comment", "value": {"a": 1}}, "invalid_feedback"),
+        ({"name": "shadow_answer", "value": {"model": "m@1", "response": "Yes."}}, "invalid_feedback"),
         ({"name": 5}, "invalid_json"),
         ({"token": None}, "invalid_json"),
     ],

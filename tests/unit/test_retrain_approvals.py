@@ -1,14 +1,17 @@
 """Where a person has to approve it, what the gate passed waits: who decides what, once, and what is made of it."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from promoting import model_row
 from traffic import new_warehouse
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
@@ -19,7 +22,7 @@ from retuned.monitors.settings import Settings as MonitorSettings
 from retuned.monitors.watch.check import check
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import approvals, approve, retention, rollout
+from retuned.retrain.release import approvals, approve, card, retention, rollout
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.release.routes import under_way
@@ -41,12 +44,10 @@ class Gate:
         self.collectors = CollectorRegistry()
         self.metrics = Metrics(self.collectors)
         self.rollout = Rollout(self.warehouse, self.settings, self.publisher, "events", self._show)
-        row = {"base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
         for number, version in enumerate((OLD, NEW, NEWER)):
             path = models.directory / "support" / version
             path.mkdir(parents=True)
-            made = NOW + number * timedelta(minutes=1)
-            self.warehouse.insert("models", version=version, workload="support", created_at=made, path=str(path), **row)
+            self.warehouse.insert("models", **model_row(version, path, NOW + number * timedelta(minutes=1)))
 
     def _show(self, workload: str) -> None:
         self.metrics.aliases(self.warehouse, workload)
@@ -76,6 +77,9 @@ class Gate:
         assert {(topic, key) for topic, key, _ in self.publisher.messages} <= {("events", "support")}
         return [message for _, _, message in self.publisher.messages]
 
+    def card(self, version: str) -> str:
+        return (self.settings.models.directory / "support" / version / "README.md").read_text()
+
     def metric(self, name: str) -> float | None:
         return self.collectors.get_sample_value(name, {"workload": "support"})
 
@@ -101,7 +105,8 @@ def test_what_waits_is_not_in_service_and_is_announced_once(gate: Gate) -> None:
     promoted, asked = gate.messages()
     assert (asked["id"], asked["event"]) == (request.id, "approval_requested")
     assert asked["approval"] == {
-        "version": NEW, "model": f"support@{NEW}", "expires_at": "2026-04-03T12:00:00.000Z",
+        "id": request.id, "version": NEW, "model": f"support@{NEW}", "expires_at": "2026-04-03T12:00:00.000Z",
+        "actor": None, "reason": None,
     }  # fmt: skip
     # Who reads no event but only what serves, and a compacted topic, go on with the champion.
     serving = ("workload", "model", "version", "previous_version", "path", "base_model", "provider_model", "share")
@@ -214,11 +219,92 @@ def test_what_is_refused_is_kept_and_not_offered_again(gate: Gate) -> None:
     assert (gate.champion(), gate.states()) == (NEW, {NEW: "refused", NEWER: "superseded"})
 
 
+def test_what_is_refused_and_what_nobody_decided_on_is_announced_once(gate: Gate) -> None:
+    gate.promote(OLD)
+    refused = gate.passes()
+    gate.now += timedelta(hours=1)
+    gate.decide(refused, "refused", "bob", "it is rude")
+    expired = gate.passes(NEWER)
+    approve.expire(gate.rollout, expired.expires_at + timedelta(minutes=1))
+    assert gate.rollout.follow_up("support") == 0
+    promoted, _, first, _, second = gate.messages()
+    assert (first["event"], first["timestamp"]) == ("approval_refused", "2026-04-01T13:00:00.000Z")
+    assert first["approval"] == {
+        "id": refused.id, "version": NEW, "model": f"support@{NEW}", "expires_at": "2026-04-03T12:00:00.000Z",
+        "actor": "bob", "reason": "it is rude",
+    }  # fmt: skip
+    assert first["reason"].endswith(": refused by bob at 2026-04-01 13:00 UTC: it is rude")
+    assert (second["event"], second["timestamp"]) == ("approval_expired", "2026-04-03T13:00:00.000Z")
+    assert (second["approval"]["id"], second["approval"]["actor"]) == (expired.id, None)
+    assert len({message["id"] for message in gate.messages()}) == 5
+    assert first["version"] == second["version"] == promoted["version"] == OLD  # what serves has not changed
+
+
+def test_messages_that_waited_for_the_broker_come_in_their_order_with_what_served_then(tmp_path: Path) -> None:
+    def away(*_: Any) -> None:
+        raise BrokerUnavailable("kafka: it does not answer")
+
+    gate = Gate(tmp_path, steps=(0.25, 1.0))
+    gate.promote(OLD)
+    request = gate.passes()
+    publish, gate.publisher.publish = gate.publisher.publish, away  # type: ignore[method-assign]
+    gate.now += DAY
+    gate.decide(request, "refused", "bob", "no")
+    gate.now += DAY
+    gate.rollout.begin("support", NEWER, "gate", "it is better", gate.now)
+    gate.publisher.publish = publish  # type: ignore[method-assign]
+    assert gate.rollout.follow_up("support") == 2
+    assert [(message["event"], message["version"], message["share"]) for message in gate.messages()[1:]] == [
+        ("approval_requested", OLD, 1.0), ("approval_refused", OLD, 1.0), ("canary", NEWER, 0.25),
+    ]  # fmt: skip
+    gate.warehouse.close()
+
+
+def test_a_refusal_is_announced_though_it_came_while_the_request_was(gate: Gate) -> None:
+    publish = gate.publisher.publish
+
+    def decided_meanwhile(topic: str, key: str, message: dict[str, Any]) -> None:
+        publish(topic, key, message)
+        (request,) = [one for one in (approvals.waiting(gate.warehouse, "support"),) if one]
+        with gate.warehouse.transaction() as cursor:
+            approvals.settle(cursor, Verdict(request.id, "refused", "bob", "no"), gate.now)
+
+    gate.publisher.publish = decided_meanwhile  # type: ignore[method-assign]
+    gate.passes()
+    gate.publisher.publish = publish  # type: ignore[method-assign]
+    gate.rollout.follow_up("support")
+    assert [message["event"] for message in gate.messages()] == ["approval_requested", "approval_refused"]
+
+
+def test_the_model_card_names_who_decided_when_and_why(gate: Gate) -> None:
+    gate.decide(gate.passes(), reason="the answers\non returns are right")
+    gate.now += DAY
+    gate.decide(gate.passes(NEWER), "refused", "bob", "it is rude")
+    said = "**Approved by alice** on 2026-04-01 at 12:00 UTC: the answers on returns are right"
+    assert said in gate.card(NEW).splitlines()
+    assert "**Refused by bob** on 2026-04-02 at 12:00 UTC: it is rude" in gate.card(NEWER).splitlines()
+
+
+def test_a_card_that_cannot_be_written_is_written_later(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    request = gate.passes()
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "replace_text", full)
+        gate.decide(request, "refused", "bob", "no")
+        with pytest.raises(OSError, match="No space"):
+            gate.rollout.follow_up("support")
+    assert gate.rollout.follow_up("support") == 1
+    assert "**Refused by bob**" in gate.card(NEW)
+    assert gate.messages()[-1]["event"] == "approval_refused"
+
+
 def test_the_same_verdict_again_changes_nothing_and_another_one_is_an_error(gate: Gate) -> None:
     request = gate.passes()
     first = gate.decide(request)
     gate.now += DAY
-    assert gate.decide(request) == first
+    assert gate.decide(request) == replace(first, announced=True)
     assert len(gate.warehouse.rows("SELECT * FROM promotions")) == 1
     for state, actor, reason in (("refused", "alice", "fine"), ("approved", "bob", "fine"), ("approved", "alice", "?")):
         with pytest.raises(RetunedError, match=f"approval of support@{NEW}: approved by alice .*: fine; nothing is"):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_shares_are_met() -> None:
         assert abs(share / len(CONVERSATIONS) - 0.05) < 0.006  # four standard errors
 
 
+def test_in_shadow_the_conversations_are_those_that_its_first_step_gets() -> None:
+    shadowed = replace(canary(0.0), shadow=0.05)
+    asked = {one for one in CONVERSATIONS if shadowed.shadowed_by(one) is not None}
+    assert asked == {one for one in CONVERSATIONS if canary(0.05).arm(one).arm == "canary"}
+    assert {shadowed.arm(one).arm for one in CONVERSATIONS[:500]} == {"champion"}
+    assert not any(canary(0.05).shadowed_by(one) for one in CONVERSATIONS[:500])
+    assert replace(base_only("w"), shadow=1.0).shadowed_by("c-1") is None
+
+
 def test_nobody_changes_sides_while_a_canary_grows() -> None:
     before: set[str] = set()
     for share in (0.0001, 0.01, 0.05, 0.25, 0.95, 1.0):
@@ -93,6 +103,8 @@ def test_what_answers_where_a_model_is_missing() -> None:
     first, champion = route.arms
     assert [one.model for one in route.instead(first)] == ["w@1", "w@base"]
     assert [one.model for one in route.instead(champion)] == ["w@base"]
+    promoted = replace(route, arms=(replace(champion, share=1.0),), previous=Served("w@0", "w@0"))
+    assert [one.model for one in promoted.instead(promoted.arms[0])] == ["w@0", "w@base"]
     alone = base_only("w")
     assert alone.arm("c").model == "w@base"
     assert alone.instead(alone.arms[0]) == []

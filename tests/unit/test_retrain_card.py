@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from retuned.retrain.release.card import Record, Score, licence_of, render
+from retuned.retrain.release.card import Record, Score, licence_of, render, without_header
 
 MANIFEST: dict[str, Any] = {
     "version": "3f2a91c0",
@@ -63,6 +63,13 @@ def test_the_header_is_hugging_faces() -> None:
         "pipeline_tag": "text-generation",
         "tags": ["lora", "retuned"],
     }
+
+
+def test_the_header_can_be_left_out() -> None:
+    text = without_header(render(FULL))
+    assert text.startswith("# support.refunds@3f2a91c0\n")
+    assert render(FULL).endswith(text)
+    assert without_header(text) == text
 
 
 def test_it_says_in_one_line_what_a_manager_asks() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from retuned.consumers.errors import RetunedError
+from retuned.retrain.runners import devices
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.training import devices, engine
+from retuned.retrain.training import engine
 from retuned.retrain.training.checkpoints import Times
 from retuned.retrain.training.steps import check_finite
 

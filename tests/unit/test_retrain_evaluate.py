@@ -125,7 +125,7 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
         given.update(job=json.loads(json.dumps(job)), environment=environment)
         return {"rows": [], "figures": {}, "effect_probe": None}
 
-    monkeypatch.setattr("retuned.retrain.decision.evaluate.run_child", keep)
+    monkeypatch.setattr("retuned.retrain.runners.local.run_child", keep)
     monkeypatch.setenv("RETUNED_EVALUATE_JUDGE_KEY", "")
     with serving() as server:
         server.reply = lambda _: "Verdict: tie"

@@ -12,5 +12,5 @@ CREATE TABLE approvals (
     decided_at   TIMESTAMP,             -- null: it waits
     actor        VARCHAR,               -- who approved or refused it; null: nobody did
     reason       VARCHAR,               -- why it was approved, refused or superseded; null: it waits, or has expired
-    announced    BOOLEAN   NOT NULL     -- the message is on the model-events topic
+    announced    BOOLEAN   NOT NULL     -- the message of its state is on the model-events topic
 );

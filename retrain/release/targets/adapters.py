@@ -3,6 +3,7 @@
 import json
 
 from retuned.retrain.release.targets.target import Unservable
+from retuned.retrain.serving_settings import ServerTarget
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import Version
 
@@ -43,20 +44,18 @@ def check(version: Version, server: str, maximum_rank: int) -> None:
         )
 
 
-def check_settings(settings: Settings) -> list[str]:
-    """What of the settings of a workload makes adapters that its servers would not load, each with the way out."""
+def check_settings(settings: Settings, target: ServerTarget) -> list[str]:
+    """What of the settings of a workload makes adapters that a server would not load, each with the way out."""
     train, found = settings.train, []
-    for target in settings.serving.servers:
-        if train.engine == "api":
-            found.append(f"train.engine api: a provider keeps the weights, and {target.kind} has nothing to load")
-            continue
-        if train.method == "full":
-            found.append(f"train.method full: {target.kind} loads adapters alone; set it to lora or qlora")
-        if train.use_dora:
-            found.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
-        if train.rank > target.maximum_rank:
-            found.append(
-                f"train.rank {train.rank}: {target.kind} takes {target.maximum_rank} (serving.targets maximum_rank); "
-                f"start it with --max-lora-rank {train.rank} and set maximum_rank to that, or lower train.rank"
-            )
+    if train.engine == "api":
+        return [f"train.engine api: a provider keeps the weights, and {target.kind} has nothing to load"]
+    if train.method == "full":
+        found.append(f"train.method full: {target.kind} loads adapters alone; set it to lora or qlora")
+    if train.use_dora:
+        found.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
+    if train.rank > target.maximum_rank:
+        found.append(
+            f"train.rank {train.rank}: {target.kind} takes {target.maximum_rank} (serving.targets maximum_rank); "
+            f"start it with --max-lora-rank {train.rank} and set maximum_rank to that, or lower train.rank"
+        )
     return found

@@ -1,20 +1,24 @@
 """The targets of a configuration, each once, however many workloads name it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.release.targets import adapters
 from retuned.retrain.release.targets.folder import Folder
 from retuned.retrain.release.targets.mlflow import Mlflow
 from retuned.retrain.release.targets.sglang import Sglang
 from retuned.retrain.release.targets.target import Target
-from retuned.retrain.release.targets.vllm import Vllm
+from retuned.retrain.release.targets.vllm import Vllm, holds_other
 from retuned.retrain.release.targets.webhook import Webhook, read_secret
 from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, ServerTarget, TargetSettings, WebhookTarget
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import Base, Settings
+from retuned.retrain.versions import base_hash
+
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,19 @@ def places(settings: Settings, workloads: Sequence[str]) -> list[Place]:
     count."""
     found: dict[tuple[str, str], Place] = {}
     for workload in workloads:
-        for target in settings.for_workload(workload).serving.targets:
-            for replica in _replicas(target, settings):
-                place = found.get((target.kind, replica), Place(target, replica, ()))
-                if workload not in place.workloads:
-                    place = Place(place.settings, replica, (*place.workloads, workload))
-                found[place.key] = place
+        for named in places_in(settings.for_workload(workload)):
+            place = found.get(named.key, named)
+            if workload not in place.workloads:
+                place = replace(place, workloads=(*place.workloads, workload))
+            found[place.key] = place
     return list(found.values())
+
+
+def places_in(settings: Settings) -> list[Place]:
+    """The replicas of the targets in the settings of one workload, of no workload yet."""
+    return [
+        Place(target, replica, ()) for target in settings.serving.targets for replica in _replicas(target, settings)
+    ]
 
 
 def build(place: Place, settings: Settings, warehouse: Warehouse, now: Callable[[], datetime]) -> Target:
@@ -79,39 +89,54 @@ def server(target: ServerTarget, url: str, directory: Path) -> Vllm:
     return (Vllm if target.kind == "vllm" else Sglang)(target, url, directory)
 
 
-def check(settings: Settings) -> str:
-    """Ask each replica of a workload's targets; returns what to say of them.
+def check(place: Place, settings: Settings) -> tuple[str, str]:
+    """Ask one replica, of the targets in a workload's settings, for what it has and what it would take.
 
     A webhook is sent nothing: its secret is read.
 
+    Returns:
+        what to say of it, and what a person should look at although nothing is broken; empty: nothing.
+
     Raises:
-        RetunedError: of all that do not answer, or refuse.
+        RetunedError: it does not answer, refuses, or would not load what is trained.
     """
-    found, wrong = [], []
-    for target in settings.serving.targets:
-        for replica in _replicas(target, settings):
-            try:
-                found.append(_checked(Place(target, replica, ()), settings))
-            except RetunedError as error:
-                wrong.append(str(error))
-    if wrong:
-        raise RetunedError("; ".join(wrong))
-    return "; ".join(found) or "none: nothing is told what to serve"
-
-
-def _checked(place: Place, settings: Settings) -> str:
-    match place.settings:
+    target = place.settings
+    match target:
         case FolderTarget():
-            return f"links below {place.replica}"
-        case ServerTarget() as target:
-            base = server(target, place.replica, settings.models.directory).base()
-            return f"{place.replica} ({target.kind}) serves {base['id']}"
-        case WebhookTarget() as target:
+            return "gets links", ""
+        case ServerTarget():
+            if problems := adapters.check_settings(settings, target):
+                raise ConfigurationError("; ".join(problems))
+            asked = server(target, place.replica, settings.models.directory)
+            return _check_server(asked, target.maximum_rank, settings.base)
+        case WebhookTarget():
             read_secret(target.secret_file)
-            return f"{place.replica} gets signed requests"
-        case MlflowTarget() as target:
-            Mlflow(target, ()).reach()
-            return f"{place.replica} (mlflow) answers"
+            return "gets signed requests; it is not asked", ""
+        case MlflowTarget():
+            models = Mlflow(target, ()).registered_models()
+            return f"answers; {in_words(models, 'registered model')}", ""
+
+
+def _check_server(asked: Vllm, maximum_rank: int, base: Base | None) -> tuple[str, str]:
+    served = asked.base()
+    asked.check_loading()
+    root = str(served.get("root") or "")
+    found = f"serves {served['id']}" + (f" ({root})" if root not in ("", served["id"]) else "")
+    found += f", loads adapters of rank {maximum_rank} at most (maximum_rank), {in_words(asked.listed(), 'adapter')}"
+    try:
+        other = isinstance(base, Path) and holds_other(root, base_hash(base))
+    except RetunedError:
+        other = False  # what is wrong with the base model is not the server's
+    return found, f"that is not {base}, whose versions would not be loaded there" if other else ""
+
+
+def in_words(names: Iterable[str], what: str) -> str:
+    """How many things are listed, and the first of them by name."""
+    names = sorted(names)
+    if not names:
+        return f"lists no {what}"
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"lists {len(names)} {what}{'s' if len(names) > 1 else ''}: {', '.join(names[:_NAMED])}{more}"
 
 
 def _replicas(target: TargetSettings, settings: Settings) -> Sequence[str]:

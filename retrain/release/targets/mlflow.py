@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import secret
+from retuned.retrain.release import card
 from retuned.retrain.release.deployments import Wanted
 from retuned.retrain.release.targets.target import Unservable
 from retuned.retrain.serving_settings import MlflowTarget
@@ -44,14 +45,14 @@ class Mlflow:
         except ImportError as error:
             raise ConfigurationError("serving.targets (mlflow): needs pip install 'retuned[mlflow]'") from error
 
-    def reach(self) -> None:
-        """Ask for something that every server has.
+    def registered_models(self) -> list[str]:
+        """The names of the registered models, of which there may be more than these.
 
         Raises:
             RetunedError: it does not answer.
         """
         with self._client() as client:
-            client.search_registered_models(max_results=1)
+            return [model.name for model in client.search_registered_models()]
 
     def listed(self) -> dict[str, frozenset[str]]:
         names = {alias: own for own, alias in _ALIASES.items()}
@@ -152,13 +153,13 @@ def _register(client: "MlflowClient", version: Version) -> str:
             client.log_metric(run, metric, float(value))
     client.log_artifacts(run, str(version.path), "adapter")
     client.set_terminated(run)
-    card = version.path / "README.md"
+    text = version.path / card.NAME
     source = f"{client.get_run(run).info.artifact_uri}/adapter"
     made = client.create_model_version(
         name,
         source,
         run,
         tags=tags | {"retuned.base_model": version.base_model},
-        description=card.read_text(encoding="utf-8") if card.is_file() else None,
+        description=card.without_header(text.read_text(encoding="utf-8")) if text.is_file() else None,
     )
     return str(made.version)

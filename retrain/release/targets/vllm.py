@@ -14,6 +14,8 @@ from retuned.retrain.serving_settings import ServerTarget
 from retuned.retrain.versions import Version, base_hash
 
 _SET_TOKEN = "set token_file of the target"
+_NO_ADAPTER = "retuned-check"
+"""A name that no version has."""
 
 
 class Vllm:
@@ -46,6 +48,7 @@ class Vllm:
             pauses=(),
         )
         self.server = self._server(self._client)
+        self._models: list[dict[str, Any]] | None = None  # as listed, unless anything was loaded since
 
     def _server(self, client: Client) -> LoraServer:
         return LoraServer(client, self._settings.work_seconds)
@@ -55,16 +58,18 @@ class Vllm:
         return self.server.base()
 
     def listed(self) -> dict[str, frozenset[str]]:
-        return {model["id"]: frozenset() for model in self.server.models() if model.get("parent")}
+        self._models = self.server.models()
+        return {model["id"]: frozenset() for model in self._models if model.get("parent")}
 
     def check(self, version: Version) -> None:
         adapters.check(version, self.kind, self._settings.maximum_rank)
-        base = self.base()
+        models = self.server.models() if self._models is None else self._models
+        base = self.server.base(models)
         self._check_base(version, str(base.get("root") or ""))
         probe = Probe.from_manifest(version.manifest)
         # Asked while no adapter is loaded: vLLM for CPUs (0.32) answers requests for the base model with an adapter
         # where both are in one batch.
-        if probe is not None and not self.listed():
+        if probe is not None and not any(model.get("parent") for model in models):
             name = str(base["id"])
             other = probe.other_base(lambda prompts: self.server.next_tokens(name, prompts), self._tolerance)
             if other is not None:
@@ -74,13 +79,19 @@ class Vllm:
                     f"{version.workload}`, or raise probe_tolerance where it is that model with quantised weights"
                 )
 
-    def _check_base(self, version: Version, root: str) -> None:
-        """Where the server's folder is on this machine too, by its files."""
+    def check_loading(self) -> None:
+        """
+        Raises:
+            RetunedError: it does not load adapters at run time; the text says how it would.
+        """
         try:
-            found = base_hash(Path(root)) if Path(root).is_absolute() else version.base_hash
-        except (RetunedError, OSError):
-            return  # it is none here
-        if found != version.base_hash:
+            self.server.unload(_NO_ADAPTER)
+        except Refused as error:
+            if _NO_ADAPTER not in str(error):  # else the server looked for it
+                raise RetunedError(f"{error}; {self.start}") from error
+
+    def _check_base(self, version: Version, root: str) -> None:
+        if holds_other(root, version.base_hash):
             raise Unservable(
                 f"{version.name}: {self.replica} serves {root}, and it was trained on {version.base_model}: serve that "
                 f"there, or move the workload with `retuned rebase {version.workload} --base {root}`"
@@ -88,6 +99,7 @@ class Vllm:
 
     def load(self, wanted: Wanted) -> None:
         path = self._visible(wanted.version.path)
+        self._models = None
         try:
             self.server.load(wanted.name, path)
         except Refused as error:
@@ -131,3 +143,11 @@ class Vllm:
                 f"serving.targets ({self.kind}): {path} is not below models.directory ({self._directory}), so it is "
                 f"not known where {self.replica} sees it; move it there, or leave models_directory out"
             ) from error
+
+
+def holds_other(root: str, hash: str) -> bool:
+    """Whether a server's folder, where it is on this machine too, holds another base model than the one of a hash."""
+    try:
+        return Path(root).is_absolute() and base_hash(Path(root)) != hash
+    except (RetunedError, OSError):
+        return False  # it is none here

@@ -1,0 +1,49 @@
+-- name: pairs
+-- Of each conversation that is not judged yet the first answer of the champion, with the candidate's to the same question;
+-- and those of which nothing was known when they were looked at, as soon as it is known what is right. People approve an
+-- answer, or write what it should have been.
+WITH asked AS (
+    SELECT interaction_id, any_value(value) AS answer
+    FROM shadow_answers
+    WHERE timestamp >= $since AND value ->> '$.model' = $candidate
+    GROUP BY interaction_id
+), said AS (
+    SELECT interaction_id,
+           arg_max(value, (source = 'expert', timestamp, id)) FILTER (name = 'correction') AS correction,
+           arg_max(value = 'true', (source = 'expert', timestamp, id)) FILTER (name = 'helpful') AS helpful
+    FROM feedback
+    WHERE timestamp >= $since AND name IN ('correction', 'helpful') AND source IN ('user', 'expert')
+      AND interaction_id IN (SELECT interaction_id FROM asked)
+    GROUP BY interaction_id
+), answered AS (
+    SELECT id AS interaction_id, coalesce(conversation_id, id) AS conversation, timestamp, messages, response, context,
+           attributes -> '$.tool_calls' AS calls, asked.answer,
+           coalesce(correction, CASE WHEN helpful THEN to_json(response) END) AS approved
+    FROM interactions JOIN asked ON asked.interaction_id = id LEFT JOIN said ON said.interaction_id = id
+    WHERE workload = $workload AND timestamp >= $since AND version_of(workload, model) = $previous
+)
+SELECT answered.*
+FROM answered LEFT JOIN (SELECT * FROM shadow_scores WHERE experiment = $experiment) AS known USING (conversation)
+WHERE known.scorer IS NULL
+   OR (known.scorer = 'unknown' AND known.interaction_id = answered.interaction_id AND approved IS NOT NULL)
+QUALIFY row_number() OVER (PARTITION BY conversation ORDER BY timestamp, answered.interaction_id) = 1
+ORDER BY timestamp, answered.interaction_id
+LIMIT $most
+
+-- name: metric
+-- That the candidate's dataset was made with.
+SELECT card -> '$.metric' AS metric
+FROM datasets JOIN models ON models.workload = datasets.workload AND models.dataset_version = datasets.version
+WHERE models.workload = $workload AND models.version = $version
+
+-- name: drop_score
+DELETE FROM shadow_scores WHERE experiment = $experiment AND conversation = $conversation
+
+-- name: remove
+-- What was answered in shadow is needed as long as its rollout is; what it came to stays with the checks.
+DELETE FROM shadow_answers
+WHERE received_at < $before AND timestamp < coalesce(
+    (SELECT min(created_at) FROM rollouts WHERE ended_at IS NULL), 'infinity'::TIMESTAMP)
+
+-- name: remove_scores
+DELETE FROM shadow_scores WHERE experiment IN (SELECT id FROM rollouts WHERE ended_at < $before)
