@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from retuned.consumers.cluster.database import File, Listed, Move, Segment
 from retuned.consumers.kafka.contract import Batch, Identity, Partition
 from retuned.consumers.kafka.records import BrokenBatch
-from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.rows import Rows, Table
 
-TABLES = ("interactions", "feedback", "dead_letters")
+TABLES = (*get_args(Table), "dead_letters")
 _NAME = re.compile(r"\w+/day=[0-9-]+/(.+)-(\d+)-(\d+)-(\d+|none)-[0-9a-f]+\.parquet")
 
 

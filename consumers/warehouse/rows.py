@@ -64,7 +64,7 @@ _DEAD_LETTERS = pa.schema(
     ]
 )
 
-_SCHEMAS: dict[Kind, Any] = {"interactions": _INTERACTIONS, "feedback": _FEEDBACK}
+_SCHEMAS: dict[Table, Any] = {"interactions": _INTERACTIONS, "feedback": _FEEDBACK, "shadow_answers": _FEEDBACK}
 
 # What people write, in the order in which it is read; JSON columns are redacted inside.
 _INTERACTION_TEXTS = ("messages", "response", "context", "attributes", "finish_reason")

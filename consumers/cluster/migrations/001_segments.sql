@@ -33,7 +33,7 @@ CREATE TABLE retuned.segment_moves (
 CREATE TABLE retuned.segment_files (
     key        TEXT   PRIMARY KEY,  -- below store.objects_url
     number     BIGINT NOT NULL REFERENCES retuned.segments,
-    table_name TEXT   NOT NULL,     -- interactions, feedback or dead_letters
+    table_name TEXT   NOT NULL,     -- interactions, feedback, shadow_answers or dead_letters
     rows       BIGINT NOT NULL,
     bytes      BIGINT NOT NULL,
     sha256     TEXT   NOT NULL
