@@ -91,11 +91,14 @@ def test_the_rows_are_those_of_a_daemon_that_reads_kafka(cluster: Cluster, node:
         cluster.send(
             interaction(f"i{number}", user_id="anna", context=["a"], conversation_id="c", response="To a@example.com"),
             feedback(f"f{number}", f"i{number}", name="comment", value={"text": "from a@example.com"}),
+            feedback(
+                f"s{number}", f"i{number}", name="shadow_answer", value={"model": "m", "response": "x"}, source="app"
+            ),
             b"no event",
             interaction("twice"),
         )
         drain(cluster.ingester())
-    assert node.drain() == 12
+    assert node.drain() == 15
     alone = open_warehouse(WarehouseSettings(path=tmp_path / "alone.duckdb"))
     with closing(alone):
         topics = cluster.settings.kafka.topics
@@ -111,11 +114,13 @@ def test_the_rows_are_those_of_a_daemon_that_reads_kafka(cluster: Cluster, node:
         for sql in (
             EVENTS,
             "SELECT * EXCLUDE (batch, received_at) FROM feedback ORDER BY rowid",
+            "SELECT * EXCLUDE (batch, received_at) FROM shadow_answers ORDER BY rowid",
             'SELECT * EXCLUDE (received_at) FROM dead_letters ORDER BY topic, partition, "offset"',
             "SELECT * FROM offsets ORDER BY ALL",
         ):
             assert node.warehouse.rows(sql) == alone.rows(sql)
     assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["i0", "twice", "i1", "i2"]
+    assert node.warehouse.row("SELECT count(*) AS rows FROM shadow_answers") == {"rows": 3}
     assert node.warehouse.row("SELECT json_type(messages) AS kind FROM interactions") == {"kind": "ARRAY"}
     assert node.metric("retuned_event_duplicates_total") == 2
     assert node.metric("retuned_store_up") == 1
