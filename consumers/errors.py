@@ -49,6 +49,14 @@ class Fenced(RetunedError):
     exit_status = 3
 
 
+class StoreUnavailable(RetunedError):
+    """The database or the object storage of a cluster does not answer. Worth another try, after a pause."""
+
+
+class Reassigned(RetunedError):
+    """Another ingester has partitions of a batch by now. Nothing of it was stored: read again what is not stored."""
+
+
 class OutOfStep(RetunedError):
     """A batch of a file does not begin where the last one ended. Nothing was stored, and ingestion goes on."""
 

@@ -3,23 +3,20 @@
 import logging
 import threading
 import time
-import traceback
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
-from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError
-from retuned.consumers.formats.dialects import PASSED_OVER
-from retuned.consumers.kafka.contract import Publisher, Source
-from retuned.consumers.kafka.records import BrokenBatch
+from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError, StoreUnavailable
+from retuned.consumers.kafka.contract import Batch, Partition, Publisher, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.producers import Producer, Producers, SetAside
 from retuned.consumers.settings import Settings
@@ -47,9 +44,10 @@ class Ingest:
         broker_up: whether the broker answered last time.
         broker_problem: what was wrong then; empty while it answers, and before it was asked.
         lag: events that waited on the broker after the last poll.
-        lag_seconds: how long the oldest of them had waited, at most, by topic; absent where that is not known.
-        passed_over: since the start, by the reasons in `dialects.PASSED_OVER`.
     """
+
+    counts_messages = True
+    """Whether messages are counted here: what they held, what became of their topics."""
 
     def __init__(
         self,
@@ -68,12 +66,9 @@ class Ingest:
         self._producers = Producers.known(settings.ingest, warehouse)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
         self.decoder, self.writer = Decoder(settings), Writer(warehouse, settings)
+        self._counting = Counting(metrics, settings.kafka.topics if self.counts_messages else ())
         for topic in settings.kafka.topics:
-            metrics.lost.labels(topic)  # series that begin at 0, so that an alert sees their first rise, or none
-            metrics.remade.labels(topic)
-            metrics.events.labels(topic)
             metrics.set_aside.labels(topic).set_function(partial(self._count_set_aside, topic))
-        self.passed_over: Counter[str] = Counter()
         self.events_seen = 0
         self.last_event_at: datetime | None = None
         self.broker_up, self.broker_problem = False, ""
@@ -82,7 +77,6 @@ class Ingest:
         self._requests: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._busy_until = 0.0
         self.lag = 0
-        self.lag_seconds: dict[str, float] = {}
         self._read_all = False
         self.note_progress()
 
@@ -90,6 +84,16 @@ class Ingest:
     def seconds_without_progress(self) -> float:
         """How long ago the loop last came round: a poll ended, events or no events, or the broker was found away."""
         return time.monotonic() - self._progress_at
+
+    @property
+    def lag_seconds(self) -> dict[str, float]:
+        """How long the oldest event that waits has waited, at most, by topic; absent where that is not known."""
+        return self._counting.lag_seconds
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """Messages that are known to be no events, since the start, by the reasons in `dialects.PASSED_OVER`."""
+        return self._counting.passed_over
 
     @property
     def caught_up(self) -> bool:
@@ -114,7 +118,7 @@ class Ingest:
         """One batch: wait for it, store it. Returns the number of messages in it.
 
         Raises:
-            BrokerUnavailable: worth another try.
+            BrokerUnavailable, StoreUnavailable: worth another try.
             Fenced: another consumer of the group is at work; nothing of the batch was stored.
             TooManyDeadLetters: raised after the batch is stored; at the start after such a stop, before it is.
             WarehouseError: nothing of the batch was stored.
@@ -135,7 +139,7 @@ class Ingest:
         """
         pending: Future[Rows] | None = None
 
-        def settle() -> None:
+        def settle(_: Sequence[Partition]) -> None:
             if pending is not None:
                 wait([pending])
 
@@ -151,9 +155,9 @@ class Ingest:
                     try:
                         rows = self._read()
                         pause = FIRST_PAUSE_SECONDS
-                    except BrokerUnavailable as error:
-                        self._waits({})  # first: no lag is shown beside a broker that is away
-                        self._broker_is(up=False, why=str(error))
+                    except (BrokerUnavailable, StoreUnavailable) as error:
+                        self._counting.waits({})  # first: no lag is shown beside a broker that is away
+                        self._answers(str(error))
                         self.note_progress()
                         self._wait_for_request(stop, pause)
                         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -193,7 +197,7 @@ class Ingest:
 
     def account_for(self, rows: Rows) -> None:
         """What follows every batch that is stored, of Kafka or of a file: metrics, and copies of dead letters."""
-        self._count(rows)
+        self._counting.stored(rows)
         self._dead_letter_topic.copy(rows.dead)
 
     def resume(self) -> None:
@@ -232,15 +236,15 @@ class Ingest:
         settings = self.settings.ingest
         busy = self._requests or time.monotonic() < self._busy_until
         batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
-        self._broker_is(up=True)
+        self._answers("")
         self.lag = self._source.lag()
         self._metrics.lag.set(self.lag)
-        self._waits(self._source.lag_seconds(time.time()))
+        self._counting.waits(self._source.lag_seconds(time.time()))
         self.note_progress()
         self._read_all = self._source.caught_up()
         if not batch.nexts:
             return None
-        rows = self.decoder.rows(batch, settings.deduplicate_seconds, self.writer.pseudonym)
+        rows = self._decoded(batch)
         rows.read_all = self._read_all
         if self._producers.on_trial and rows.bad:
             events, last = sum(table.num_rows for table in rows.tables.values()), rows.bad[-1][0]
@@ -248,25 +252,25 @@ class Ingest:
             self._producers.try_batch(events, len(rows.bad), f"{where}, {rows.bad[-1][1].error.reason}")
         return rows
 
+    def _decoded(self, batch: Batch) -> Rows:
+        return self.decoder.rows(batch, self.settings.ingest.deduplicate_seconds, self.writer.pseudonym)
+
     def _finish(self, rows: Rows) -> None:
-        """What follows a batch of Kafka's that is stored."""
+        """What follows a batch of the source that is stored."""
         self._source.commit(rows.nexts)
-        metrics, messages = self._metrics, rows.messages.total()
+        messages = rows.messages.total()
         if (interactions := rows.tables.get("interactions")) is not None:
-            metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
-        for topic in rows.remade:
-            metrics.remade.labels(topic).inc()
-        for topic, count in rows.lost.items():
-            metrics.lost.labels(topic).inc(count)
-        for record, _ in rows.bad:
-            if isinstance(record, BrokenBatch):
-                metrics.lost.labels(record.topic).inc(record.events)
-                log.error("%s; going on behind it", record.problem)
+            self._metrics.traffic.add(interactions, rows.received_at)  # those of files are no traffic of now
         if messages:
             self.events_seen += messages
             self.last_event_at = rows.received_at
-            metrics.last_event.set_to_current_time()
-        self.account_for(rows)
+            self._metrics.last_event.set_to_current_time()
+        if self.counts_messages:
+            self._counting.moved(rows)
+            self.account_for(rows)
+        else:
+            self._metrics.duplicates.inc(rows.duplicates)
+            self._metrics.batch_seconds.observe(rows.seconds)
         pa.default_memory_pool().release_unused()  # of this thread: else it keeps for good what is in pieces
         self._judge_producers(rows)
         if rows.read_all:
@@ -294,45 +298,14 @@ class Ingest:
     def _count_set_aside(self, topic: str) -> int:
         return sum(found.topic == topic for found in self.set_aside())
 
-    def _count(self, rows: Rows) -> None:
-        metrics = self._metrics
-        for topic, count in rows.messages.items():
-            metrics.events.labels(topic.partition(":")[0]).inc(count)  # all files are one series: `import`
-        for reason, count in Counter(dead.reason for dead in rows.dead).items():
-            metrics.dead_letters.labels(reason).inc(count)
-        for reason, count in rows.passed_over.items():
-            if reason not in self.passed_over:
-                log.info("messages are passed over: %s", PASSED_OVER[reason])
-            self.passed_over[reason] += count
-            metrics.passed_over.labels(reason).inc(count)
-        for place, count in Counter(map(_raised_in, rows.unforeseen)).items():
-            log.error("%d messages are dead letters (internal_error), a fault of retuned: %s", count, place)
-        for kind, count in rows.redactions.items():
-            metrics.redactions.labels(kind).inc(count)
-        metrics.duplicates.inc(rows.duplicates)
-        metrics.batch_seconds.observe(rows.seconds)
-
-    def _waits(self, seconds: dict[str, float]) -> None:
-        for topic in self.lag_seconds.keys() - seconds.keys():
-            self._metrics.lag_seconds.remove(topic)
-        for topic, age in seconds.items():
-            self._metrics.lag_seconds.labels(topic).set(age)
-        self.lag_seconds = seconds
-
-    def _broker_is(self, *, up: bool, why: str = "") -> None:
-        if not up and not self.broker_problem:
-            log.warning("%s; trying again until it answers", why)
-        elif up and not self.broker_up:
+    def _answers(self, problem: str) -> None:
+        """What is read from answers, or does not, for this reason."""
+        if problem and not self.broker_problem:
+            log.warning("%s; trying again until it answers", problem)
+        elif not problem and not self.broker_up:
             log.info("kafka %s: answers", self.settings.kafka.bootstrap_servers)
-        self.broker_up, self.broker_problem = up, why
-        self._metrics.broker_up.set(up)
-
-
-def _raised_in(error: BaseException) -> str:
-    """The type of an error and where it was raised; its text may quote what is not redacted."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{where}"
+        self.broker_up, self.broker_problem = not problem, problem
+        self._metrics.broker_up.set(self.broker_up)
 
 
 def _producers(table: Any) -> list[tuple[str, str | None, int]]:

@@ -341,6 +341,41 @@ class WarehouseSettings(Section):
     )
 
 
+class StoreSettings(Section):
+    """A cluster: what ingesters (`retuned ingest`) write to. Needs pip install 'retuned[cluster]'."""
+
+    kind: Literal["file", "cluster"] = Field(
+        "file",
+        description="file: the daemon reads Kafka into its warehouse; cluster: it follows the segments that ingesters "
+        "write to the places below; retuned migrate --to cluster goes over to it",
+    )
+    postgres_url: SecretStr | None = Field(
+        None,
+        description="the PostgreSQL database that holds how far partitions are read and which segments exist: "
+        "postgresql://user:password@host/database; set it by RETUNED__STORE__POSTGRES_URL or postgres_url_file",
+    )
+    postgres_url_file: Path | None = Field(None, description="a file whose content is that URL")
+    objects_url: str | None = Field(
+        None,
+        description="where segments go, as Parquet files: s3://bucket/prefix, gs://…, az://… or file:///folder; "
+        "credentials by the environment, as the provider's tools read them",
+    )
+    segment_seconds: PositiveFloat = Field(
+        5.0,
+        le=300,
+        description="a segment holds the events of so many seconds, or ingest.batch_events of them; longer: fewer "
+        "files, and events come later",
+    )
+
+    def postgres(self) -> str | None:
+        """The URL of the database; None: it is not set.
+
+        Raises:
+            ConfigurationError: its file cannot be read.
+        """
+        return secret(self.postgres_url, self.postgres_url_file, "store.postgres_url_file")
+
+
 class RetentionSettings(Section):
     """How long what is kept. Events go to Parquet files, but for those that monitors and learning still read."""
 
@@ -384,4 +419,5 @@ class Settings(Section):
     ingest: IngestSettings = Field(default_factory=lambda: IngestSettings())
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings())
     warehouse: WarehouseSettings = Field(default_factory=lambda: WarehouseSettings())
+    store: StoreSettings = Field(default_factory=lambda: StoreSettings())
     retention: RetentionSettings = Field(default_factory=lambda: RetentionSettings())

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from retuned.consumers.errors import BrokerUnavailable, ConfigurationError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.contract import Source
 from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import open_source
@@ -118,13 +119,17 @@ class App:
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
-            self.source = open_source(
-                settings.kafka,
-                lambda: stored_offsets(self.warehouse),
-                lambda: stored_identities(self.warehouse),
-                MemberFile(settings.warehouse.path),
-            )
-            self.ingest = Ingest(self.source, self.warehouse, settings, ConsumerMetrics(self.registry), self.publisher)
+            consumer_metrics = ConsumerMetrics(self.registry)
+            if settings.store.kind == "cluster":
+                self.source, self.ingest = _following(settings, self.warehouse, self.registry, consumer_metrics)
+            else:
+                self.source = open_source(
+                    settings.kafka,
+                    lambda: stored_offsets(self.warehouse),
+                    lambda: stored_identities(self.warehouse),
+                    MemberFile(settings.warehouse.path),
+                )
+                self.ingest = Ingest(self.source, self.warehouse, settings, consumer_metrics, self.publisher)
             self._ingest_thread = threading.Thread(target=self._ingest, name="ingest")
             self._stops.append(("ingestion", self._stop_ingest))
 
@@ -252,6 +257,20 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
         raise app.error
     log.info("stopped")
     return 0
+
+
+def _following(
+    settings: Settings, warehouse: Warehouse, registry: CollectorRegistry, metrics: ConsumerMetrics
+) -> tuple[Source, Ingest]:
+    """What follows the segments of a cluster, in the place of what reads Kafka."""
+    try:
+        from retuned.consumers.cluster import follower
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
+        ) from error
+    registry.unregister(metrics.broker_up)  # ingesters read from Kafka, and have it
+    return follower.follow(settings, warehouse, registry, metrics)
 
 
 @contextmanager

@@ -316,7 +316,16 @@ class LocalService:
 
     @cached_property
     def _ingestion(self) -> Ingest:
-        """The running ingestion; without one, ingestion that has no source to read from."""
+        """The running ingestion; without one, ingestion that has no source to read from.
+
+        Raises:
+            RetunedError: the warehouse follows segments: what is put into it alone is missing in them.
+        """
+        if self.settings.store.kind == "cluster":
+            raise RetunedError(
+                "store.kind cluster: the warehouse follows the segments of ingesters, and nothing else may go into it; "
+                "publish to the topics what is to be imported"
+            )
         if self._ingest is not None:
             return self._ingest
         source = MemorySource(MemoryLog(), (), dict)

@@ -396,7 +396,7 @@ def _explain(item: Any) -> str:
     expected = item["msg"].removeprefix("Value error, ")
     # Of the last three the input is a whole object, which may hold a secret.
     if item["type"] in ("value_error", "missing", "union_tag_invalid", "union_tag_not_found") or any(
-        word in key for word in ("password", "token", "user_key", "judge_key", "api_key")
+        word in key for word in ("password", "token", "user_key", "judge_key", "api_key", "postgres_url")
     ):
         return f"{key}: {expected}"
     return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"

@@ -36,7 +36,7 @@ from retuned.consumers.kafka.contract import (
     remade_text,
 )
 from retuned.consumers.kafka.member_file import MemberFile
-from retuned.consumers.kafka.membership import Membership
+from retuned.consumers.kafka.membership import Membership, SharedMembership
 from retuned.consumers.kafka.records import BrokenBatch, FetchedRecord
 from retuned.consumers.settings import KafkaSettings
 
@@ -66,10 +66,12 @@ class ConfluentSource:
         stored: Callable[[], Offsets],
         known: Callable[[], Identities] = dict,
         member_file: MemberFile | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         """`stored` and `known` return the next offset of each partition, and of which topic it is.
 
-        They are asked on every assignment.
+        They are asked on every assignment. `shared`: as for `open_source`.
 
         Raises:
             ConfigurationError: confluent-kafka is not installed, or the settings contradict each other.
@@ -89,7 +91,7 @@ class ConfluentSource:
         self._config = _config(settings)
         codes = confluent_kafka.KafkaError
         self._broken = (codes._BAD_MSG, codes._BAD_COMPRESSION, codes._NOT_IMPLEMENTED)
-        self.before_assignment: Callable[[], None] = lambda: None
+        self.before_assignment: Callable[[Sequence[Partition]], None] = lambda _: None
         self._consumer: Any = None
         self._starts: Offsets = {}  # where the next batch begins; made anew with each assignment
         self._reached: Offsets = {}
@@ -103,7 +105,7 @@ class ConfluentSource:
         self._errors: list[Any] = []
         self._away_since: float | None = None
         self.missing: frozenset[str] = frozenset()
-        self._membership = Membership(settings, member_file)
+        self._membership = SharedMembership() if shared else Membership(settings, member_file)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._consumer is None:
@@ -160,6 +162,12 @@ class ConfluentSource:
     @property
     def waiting_for(self) -> str:
         return self._membership.waiting_for
+
+    def rewind(self) -> None:
+        if self._consumer is not None:
+            self._postponed = None
+            self._begin(self._consumer, self._assignment())
+            self._failure = None
 
     def commit(self, nexts: Offsets) -> None:
         if self._consumer is not None and nexts:
@@ -250,7 +258,7 @@ class ConfluentSource:
     def _begin(self, consumer: Any, keys: Sequence[Partition]) -> None:
         """Read on from the stored offsets."""
         self._stuck.clear()
-        self.before_assignment()
+        self.before_assignment(keys)
         self._known = self._stored()
         self._starts = {key: self._known[key] for key in keys if key in self._known}
         self._reached, self._ended, self._backlog = dict(self._starts), set(), Backlog()

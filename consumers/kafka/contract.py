@@ -78,12 +78,13 @@ class Source(Protocol):
     """Where events come from: Kafka, or memory.
 
     Attributes:
-        before_assignment: called before stored offsets are asked for, so that a write under way can end.
+        before_assignment: called with the partitions before stored offsets are asked for, so that a write under way can
+            end, and partitions that others of the group had can be claimed.
         missing: topics that are not on the broker, as far as is known.
         waiting_for: what reading waits for although the broker answers, in words; empty: nothing.
     """
 
-    before_assignment: Callable[[], None]
+    before_assignment: Callable[[Sequence[Partition]], None]
     missing: frozenset[str]
 
     @property
@@ -98,6 +99,13 @@ class Source(Protocol):
             ConfigurationError: it is not the cluster that the stored offsets are of.
             EventsLost: the next event was deleted, and the settings say to stop then.
             Fenced: another consumer of the group reads a part of the events.
+        """
+
+    def rewind(self) -> None:
+        """Read on from the stored offsets, as after an assignment: what was polled and not stored comes again.
+
+        Raises:
+            Whatever `before_assignment` and the stored offsets raise; then nothing may be polled before another try.
         """
 
     def commit(self, nexts: Offsets) -> None:

@@ -150,6 +150,22 @@ class Membership:
         return False
 
 
+class SharedMembership:
+    """A place in a group whose members share its partitions: others are no reason to wait or to give way."""
+
+    waiting_for = ""
+
+    def may_join(self) -> bool:
+        """Whether the group may be joined: always."""
+        return True
+
+    def assigned(self) -> None:
+        """There was an assignment."""
+
+    def check(self, member: str) -> None:
+        """Nobody has to give way."""
+
+
 def _host(host: str) -> str:
     return host.lstrip("/") or "an unknown host"
 

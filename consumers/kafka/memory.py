@@ -119,7 +119,7 @@ class MemorySource:
         self._stored, self._stored_identities = stored, identities
         self._identities: dict[str, Identity] = {}
         self._remade: set[Partition] = set()
-        self.before_assignment: Callable[[], None] = lambda: None
+        self.before_assignment: Callable[[Sequence[Partition]], None] = lambda _: None
         self.missing: frozenset[str] = frozenset()
         self.waiting_for = ""
         self._assigned: Offsets | None = None
@@ -145,6 +145,9 @@ class MemorySource:
                 self._reached |= moved
                 return Batch(records, starts, moved, lost, dict(self._identities), remade)
             self._log.wait(left)
+
+    def rewind(self) -> None:
+        self._assigned = None
 
     def commit(self, nexts: Offsets) -> None:
         self.committed |= nexts
@@ -182,7 +185,7 @@ class MemorySource:
         """Returns the topics that were made anew."""
         now = {topic: self._log.identity(topic) for topic in sorted(self._topics)}
         if self._assigned is None or any(is_another(self._identities[topic], now[topic]) for topic in now):
-            self.before_assignment()
+            self.before_assignment([])
             self._positions.clear()
             self._assigned, self._identities = self._stored(), now
             self._reached = dict(self._assigned)
@@ -193,10 +196,12 @@ class MemorySource:
                         raise EventsLost(f"{key}: the topic was made anew")
                     self._remade.add(key)
                     self._assigned[key] = 0 if self._on_lost == "earliest" else self._log.ends()[key]
-        for key, end in self._log.ends().items():
-            if key[0] in self._topics and key not in self._positions:
-                begin = 0 if from_beginning(key[0], self._start, self._reached) else end
-                self._positions[key] = self._assigned.get(key, begin)
+        ends = self._log.ends()
+        if new := [key for key in ends if key[0] in self._topics and key not in self._positions]:
+            self.before_assignment(new)
+        for key in new:
+            begin = 0 if from_beginning(key[0], self._start, self._reached) else ends[key]
+            self._positions[key] = self._assigned.get(key, begin)
         return sorted({topic for topic, _ in self._remade})
 
 

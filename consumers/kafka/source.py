@@ -37,7 +37,7 @@ from retuned.consumers.kafka.contract import (
     remade_text,
 )
 from retuned.consumers.kafka.member_file import MemberFile
-from retuned.consumers.kafka.membership import Membership
+from retuned.consumers.kafka.membership import Membership, SharedMembership
 from retuned.consumers.kafka.records import FastRecords
 from retuned.consumers.settings import KafkaSettings
 
@@ -51,7 +51,7 @@ HELD_BYTES, LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 64 * 2**20, 128 * 2**1
 FILL_MS = 100
 
 
-def _nothing() -> None:
+def _nothing(_: Sequence[Partition]) -> None:
     pass
 
 
@@ -60,11 +60,16 @@ def open_source(
     stored: Callable[[], Offsets],
     identities: Callable[[], Identities] = dict,
     member_file: MemberFile | None = None,
+    *,
+    shared: bool = False,
 ) -> Source:
     """The source on the client that the settings name.
 
     `stored` is asked for the next offsets on every assignment, and `identities` for the topics that they are of. With a
     `member_file`, whose locked file this process must have locked, a killed predecessor is not waited for.
+
+    Args:
+        shared: the members of the group share its partitions; else this one is to be alone there.
 
     Raises:
         ConfigurationError: the client is not installed, or the settings contradict each other.
@@ -72,8 +77,8 @@ def open_source(
     if settings.client == "confluent":
         from retuned.consumers.kafka.confluent import ConfluentSource
 
-        return ConfluentSource(settings, stored, identities, member_file)
-    return KafkaSource(settings, stored, identities, member_file)
+        return ConfluentSource(settings, stored, identities, member_file, shared=shared)
+    return KafkaSource(settings, stored, identities, member_file, shared=shared)
 
 
 class KafkaSource:
@@ -85,10 +90,12 @@ class KafkaSource:
         stored: Callable[[], Offsets],
         identities: Callable[[], Identities] = dict,
         member_file: MemberFile | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         """`stored` and `identities` return the next offset of each partition, and of which topic it is.
 
-        They are asked on every assignment.
+        They are asked on every assignment. `shared`: as for `open_source`.
         """
         self._settings = settings
         self._config = client_config(settings)
@@ -96,7 +103,7 @@ class KafkaSource:
         self._identities: dict[str, Identity] = {}  # of the topics that are read
         self._remade: set[Partition] = set()  # their stored offsets are of other topics, and not moved yet
         self._found_remade: list[str] = []
-        self.before_assignment: Callable[[], None] = _nothing
+        self.before_assignment: Callable[[Sequence[Partition]], None] = _nothing
         self._consumer: Any = None
         self._assigning, self._assignments = threading.Lock(), 0
         self._reached: Offsets = {}
@@ -107,7 +114,7 @@ class KafkaSource:
         self._away_since: float | None = None
         self._looked_at = 0.0
         self.missing: frozenset[str] = frozenset()
-        self._membership = Membership(settings, member_file)
+        self._membership = SharedMembership() if shared else Membership(settings, member_file)
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
         try:
@@ -121,6 +128,10 @@ class KafkaSource:
         except BrokerUnavailable:
             self._away_since = -math.inf  # a quiet poll is no answer before there is a connection
             raise
+        except Exception as error:
+            if self._failure is None or self._failure is error:
+                raise
+            raise self._failure from error  # the client names it a failure of the listener
 
     def _poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._postponed is not None:
@@ -196,6 +207,12 @@ class KafkaSource:
     def waiting_for(self) -> str:
         return self._membership.waiting_for
 
+    def rewind(self) -> None:
+        if self._consumer is not None:
+            self._postponed = None
+            self._begin_anew()
+            self._failure = None
+
     def commit(self, nexts: Offsets) -> None:
         if self._consumer is not None and nexts:
             # Asynchronous, and a failure is dropped: the truth is in the warehouse.
@@ -258,7 +275,7 @@ class KafkaSource:
             self._assignments += 1
             try:
                 self._membership.assigned()
-                self.before_assignment()
+                self.before_assignment(_keys(partitions))
                 share = HELD_BYTES // max(len(partitions), 1)
                 self._consumer._fetcher.config["max_partition_fetch_bytes"] = max(
                     LEAST_PARTITION_BYTES, min(share, MOST_PARTITION_BYTES)
@@ -272,10 +289,14 @@ class KafkaSource:
         """Whether a topic that is being read was made anew; then it is begun anew, too."""
         if not any(is_another(known, self._identity(topic)) for topic, known in self._identities.items()):
             return False
-        with self._assigning:
-            self.before_assignment()
-            self._place(self._consumer.assignment())
+        self._begin_anew()
         return True
+
+    def _begin_anew(self) -> None:
+        with self._assigning:
+            partitions = self._consumer.assignment()
+            self.before_assignment(_keys(partitions))
+            self._place(partitions)
 
     def _identity(self, topic: str) -> Identity:
         """As in the client's latest answer on topics."""
@@ -375,6 +396,10 @@ class KafkaSource:
             if not self._consumer.partitions_for_topic(topic):
                 self.missing |= {topic}
                 log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)
+
+
+def _keys(partitions: Iterable[Any]) -> list[Partition]:
+    return [(partition.topic, partition.partition) for partition in partitions]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

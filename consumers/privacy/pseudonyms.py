@@ -25,7 +25,12 @@ class UserKeys:
         self.pseudonym = lru_cache(100_000)(self._newest)
 
     def __repr__(self) -> str:
-        return f"UserKeys({', '.join(name for name, _ in self._keys)})"
+        return f"UserKeys({', '.join(self.ids)})"
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each key, newest first."""
+        return [name for name, _ in self._keys]
 
     def _newest(self, user_id: str) -> str:
         return self.pseudonyms(user_id)[0]

@@ -110,6 +110,12 @@ FROM (
 ) AS moved
 WHERE offsets.topic = moved.topic AND offsets.partition = moved.partition AND offsets.next_offset = moved.start_offset;
 
+-- name: followed
+SELECT number FROM followed_segments;
+
+-- name: follow_segment
+UPDATE followed_segments SET number = $number WHERE number = $number - 1;
+
 -- name: first_offsets
 INSERT INTO offsets
 SELECT

@@ -1,7 +1,7 @@
 """A batch on its way into the warehouse: rows of each table, each id once, as Arrow tables."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -63,6 +63,8 @@ _DEAD_LETTERS = pa.schema(
         ("workload", pa.string()),
     ]
 )
+
+_SCHEMAS: dict[Table, Any] = {"interactions": _INTERACTIONS, "feedback": _FEEDBACK, "shadow_answers": _FEEDBACK}
 
 # What people write, in the order in which it is read; JSON columns are redacted inside.
 _INTERACTION_TEXTS = ("messages", "response", "context", "attributes", "finish_reason")
@@ -155,6 +157,7 @@ class Rows:
         ids: of the events, in the order of their tables.
         dead: the dead letters.
         read_all: whether nothing more was on the broker.
+        segment: the number of the segment that it is, of a cluster; None: it was read from Kafka or a file.
     """
 
     def __init__(
@@ -180,6 +183,32 @@ class Rows:
         self.redactions: Counter[str] = Counter()
         self.seconds = 0.0
         self.read_all = False
+        self.segment: int | None = None
+
+    @classmethod
+    def of_segment(
+        cls,
+        segment: int,
+        batch: Batch,
+        distance_seconds: float,
+        received_at: datetime,
+        messages: Mapping[str, int],
+        tables: Mapping[str, Any],
+    ) -> "Rows":
+        """The rows of a segment, which are redacted: what an ingester wrote, by the names of the tables.
+
+        Columns that an older version did not write are null.
+        """
+        rows = cls(batch, distance_seconds, received_at, lambda user: user)
+        rows.segment, rows.messages = segment, Counter(messages)
+        for kind, schema in _SCHEMAS.items():
+            if kind in tables:
+                rows.tables[kind] = _ready(_fitted(tables[kind], schema), {})
+                rows.ids[kind] = rows.tables[kind]["id"].to_pylist()
+        if "dead_letters" in tables:
+            names = ("topic", "partition", "offset", "reason", "detail", "payload", "workload")
+            rows.dead = [DeadLetter(**row) for row in tables["dead_letters"].select(names).to_pylist()]
+        return rows
 
     def add(self, found: Event | PassedOver | BadPart, record: Record) -> None:
         """Add what was found in a record; an event, unless the batch has its id already."""
@@ -214,8 +243,11 @@ class Rows:
     def redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
         """Take personal data out of `tables`, and make `dead` of what was bad.
 
-        A conversation id that is an address becomes its pseudonym. What cannot be redacted leaves the table.
+        A conversation id that is an address becomes its pseudonym. What cannot be redacted leaves the table. Of a
+        segment, all was done before.
         """
+        if self.segment is not None:
+            return
         for kind in list(self.tables):
             failed: dict[int, Exception] = {}
             self._redact(kind, redactor, pseudonym, failed.__setitem__)
@@ -296,6 +328,13 @@ def _event_of(row: dict[str, Any]) -> str:
 
 def _some(table: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: table[name].combine_chunks() for name in names}
+
+
+def _fitted(table: Any, schema: Any) -> Any:
+    """A table with the columns of a schema; those that it lacks are null."""
+    names = table.column_names
+    columns = [table[one.name] if one.name in names else pa.nulls(table.num_rows, one.type) for one in schema]
+    return pa.Table.from_arrays(columns, names=schema.names).cast(schema)
 
 
 def _ready(table: Any, columns: dict[str, Any]) -> Any:

@@ -178,6 +178,13 @@ class Writer:
         if first:
             # The primary key refuses a second first one.
             cursor.execute(QUERIES["first_offsets"], _columns(first, rows.identities))
+        followed = rows.segment is None or _number(cursor.execute(QUERIES["follow_segment"], {"number": rows.segment}))
+        if rows.segment is not None and (updated != len(starts) or not followed):
+            raise Fenced(
+                f"segment {rows.segment} does not go on where warehouse {self._warehouse.path} ends: nothing of it was "
+                "stored; follow the segments with the warehouse from which the cluster was made (retuned migrate --to "
+                "cluster) or a backup of it, or with a new one where there was none"
+            )
         if updated != len(starts):
             raise Fenced(
                 f"another consumer of group {self._group!r} moved the offsets of "

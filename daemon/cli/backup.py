@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from retuned.consumers.errors import BackupError
+from retuned.consumers.errors import BackupError, ConfigurationError
 from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
+    from retuned.consumers.warehouse.connection import Warehouse
     from retuned.daemon.service import Service
 
 
@@ -60,14 +61,38 @@ def restore(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def migrate(settings: Settings) -> int:
-    """Bring the schema of the warehouse up to date."""
+def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
+    """Have ingesters begin where a warehouse ends. Returns how many partitions it has.
+
+    Raises:
+        ConfigurationError: the extra is not installed, a setting is missing, or ingesters have begun elsewhere.
+        StoreUnavailable: the database does not answer.
+    """
+    from retuned.consumers.formats.files import TOPIC
+    from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+
+    try:
+        from retuned.consumers.cluster.database import Database
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
+    offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
+    with closing(Database(settings.store)) as database:
+        database.seed(offsets, stored_identities(warehouse))
+    return len(offsets)
+
+
+def migrate(settings: Settings, *, to_cluster: bool = False) -> int:
+    """Bring the schema of the warehouse up to date, and have the ingesters of a cluster begin where it ends."""
     from retuned.consumers.warehouse import schema
     from retuned.consumers.warehouse.connection import attach, open_warehouse
 
     with closing(attach(settings.warehouse, create=False)) as warehouse:
         before = schema.version(warehouse) if schema.pending(warehouse) else None
-    open_warehouse(settings.warehouse).close()
     path = settings.warehouse.path
-    print(f"{path}: " + ("is up to date" if before is None else f"migrated from schema {before} to {schema.latest()}"))
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        done = "is up to date" if before is None else f"migrated from schema {before} to {schema.latest()}"
+        print(f"{path}: {done}")
+        if to_cluster:
+            found = hand_over(warehouse, settings)
+            print(f"ingesters begin where it ends, on {found} partitions; set store.kind to cluster")
     return 0

@@ -57,6 +57,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
     tries: list[Try] = [
         ("configuration", lambda: "valid"),
         ("broker", lambda: check_broker(settings.kafka)),
+        ("store", lambda: _store(settings)),
         ("warehouse", lambda: _warehouse(settings, daemon)),
         *([("workloads", lambda: _workloads(settings))] if settings.workloads else []),
         ("privacy", lambda: _privacy(settings)),
@@ -106,6 +107,21 @@ def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
         if schema.pending(warehouse):
             return f"{path} opens; {schema.outdated(warehouse)}"
     return f"{path} opens"
+
+
+def _store(settings: Settings) -> str:
+    if settings.store.kind == "file" and settings.store.postgres() is None:
+        return "the daemon reads Kafka into its warehouse"
+    try:
+        from retuned.consumers.cluster.database import Database
+        from retuned.consumers.cluster.objects import Objects
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
+    with closing(Database(settings.store)) as database:
+        partitions = len(database.offsets())
+    objects = Objects(settings.store)
+    next(objects.list("interactions/"), None)
+    return f"the database answers ({partitions} partitions are read), and so does {objects.url}"
 
 
 def _workloads(settings: Settings) -> str:

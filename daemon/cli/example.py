@@ -15,7 +15,7 @@ from retuned.retrain.serving_settings import TargetSettings
 
 # In the order in which an event meets them.
 SECTIONS = (
-    *("kafka", "ingest", "privacy", "warehouse", "retention"),
+    *("kafka", "ingest", "privacy", "warehouse", "store", "retention"),
     *("windows", "drift", "quality", "watch", "roi"),
     *("models", "dataset", "train", "evaluate", "runner", "metric", "gate", "rollout", "labels", "serving"),
     *("policy", "schedule", "http", "gateway", "logging", "tracing"),

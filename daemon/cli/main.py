@@ -32,6 +32,12 @@ _GATEWAY = (
     "was answered to Kafka, and takes feedback. It needs gateway.upstreams, the daemon (http) and the broker (kafka), "
     "and goes on while either is away. Needs pip install 'retuned[gateway]'."
 )
+_INGEST = (
+    "Read the topics together with other ingesters of the same kafka.group_id, decode and redact the events, and write "
+    "them as Parquet files to object storage (store.objects_url), each event exactly once by a database "
+    "(store.postgres_url). Run as many as there are partitions, at most. Health and metrics are on http.port. Needs "
+    "privacy.user_key_file, and pip install 'retuned[cluster]'."
+)
 _PLAN = (
     "Try the configuration and every connection, also beside the daemon that runs on it. With --plan: print what a "
     "training of the workload would load where, in which precision and with which engine, by an estimate, before "
@@ -77,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = options.act(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough, as `head` has
-        if options.act in (_run, _gateway, _demo):
+        if options.act in (_run, _gateway, _ingest, _demo):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 0
@@ -111,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
         help="one pass: take in, measure, watch, decide, retrain if it is time, ask experts, archive; then exit",
     )
     command("gateway", _gateway, "run the gateway between apps and model servers", _GATEWAY)
+    command("ingest", _ingest, "run an ingester of a cluster: one of several that read the topics together", _INGEST)
     check = command("check", _check, "try the configuration and every connection, or plan a training", _PLAN)
     check.add_argument("--plan", metavar="WORKLOAD", help="try nothing; print what a training would load where")
     check.add_argument("--base", type=Path, metavar="PATH", help="plan: another base model; its config.json is enough")
@@ -218,7 +225,14 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("folder", type=Path, metavar="DIR", help="of the backups")
     restore.add_argument("--generation", metavar="NAME", help="of one of them (default: the newest)")
     restore.add_argument("--replace", action="store_true", help="rename what is in a place already")
-    command("migrate", _migrate, "bring the warehouse to the schema of this version, as a start of the daemon does")
+    migrated = command(
+        "migrate", _migrate, "bring the warehouse to the schema of this version, as a start of the daemon does"
+    )
+    migrated.add_argument(
+        "--to",
+        choices=("cluster",),
+        help="also have the ingesters of a new cluster (store.postgres_url) begin where the warehouse ends",
+    )
     pseudonym = command("pseudonym", _pseudonym, "print what a user is stored as, under each key, newest first")
     pseudonym.add_argument("user")
     configured = command(
@@ -282,6 +296,16 @@ def _gateway(options: argparse.Namespace) -> int:
     settings = _settings(options)
     logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
     return app.run(settings)
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    try:
+        from retuned.daemon import ingest
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
+    settings = _settings(options)
+    logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
+    return ingest.run(settings)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -626,7 +650,7 @@ def _restore(options: argparse.Namespace) -> int:
 def _migrate(options: argparse.Namespace) -> int:
     from retuned.daemon.cli.backup import migrate
 
-    return migrate(_settings(options))
+    return migrate(_settings(options), to_cluster=options.to == "cluster")
 
 
 def _config(options: argparse.Namespace) -> int:

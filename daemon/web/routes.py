@@ -88,7 +88,7 @@ class Access:
 
     method: str
     path: str
-    endpoint: "Callable[[_Endpoints, Request], Response | Awaitable[Response]]"
+    endpoint: "Callable[[Any, Request], Response | Awaitable[Response]]"
     least: Role | None
     light: bool = False
 
@@ -99,8 +99,16 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
     Raises:
         ConfigurationError: see `Principals`.
     """
+    return _application(_Endpoints(service, process, settings), ROUTES, settings)
+
+
+def process_application(process: Process, settings: Settings) -> Starlette:
+    """Of `ROUTES` those of health and metrics, for a process without a service; raises as `application`."""
+    return _application(_ProcessEndpoints(process), [one for one in ROUTES if one.light], settings)
+
+
+def _application(do: "_ProcessEndpoints", routes: Iterable[Access], settings: Settings) -> Starlette:
     principals = Principals(settings.http)
-    do = _Endpoints(service, process, settings)
     gate = Gate(principals, lambda: datetime.now(UTC))
     threads = anyio.CapacityLimiter(LIGHT_THREADS)
     # A name that resolves to this machine must not let a page of another site read the status.
@@ -114,7 +122,7 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
                 _guarded(partial(one.endpoint, do), one.least, gate, threads if one.light else None),
                 methods=[one.method],
             )
-            for one in ROUTES
+            for one in routes
         ],
         middleware=[
             Middleware(AccessLog),
@@ -128,16 +136,11 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
     return made
 
 
-class _Endpoints:
-    """What each route answers."""
+class _ProcessEndpoints:
+    """What the routes of health and metrics answer."""
 
-    def __init__(self, service: LocalService, process: Process, settings: Settings) -> None:
-        self._service, self._process, self._settings = service, process, settings
-        templates = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
-        self._page = templates.get_template("status.html")
-        self._approval_page = templates.get_template("approval.html")
-        self._interaction_page = templates.get_template("interaction.html")
-        self._status = Recent(self._current_status, STATUS_SECONDS)
+    def __init__(self, process: Process) -> None:
+        self._process = process
 
     def healthz(self, _: Request) -> Response:
         return _verdict(self._process.health())
@@ -148,6 +151,19 @@ class _Endpoints:
     def metrics(self, request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._process.registry), media_type=media_type)
+
+
+class _Endpoints(_ProcessEndpoints):
+    """What each route answers."""
+
+    def __init__(self, service: LocalService, process: Process, settings: Settings) -> None:
+        super().__init__(process)
+        self._service, self._settings = service, settings
+        templates = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
+        self._page = templates.get_template("status.html")
+        self._approval_page = templates.get_template("approval.html")
+        self._interaction_page = templates.get_template("interaction.html")
+        self._status = Recent(self._current_status, STATUS_SECONDS)
 
     async def status(self, _: Request) -> Response:
         return _json(await self._status.get())

@@ -342,6 +342,27 @@ def operations() -> dashboard.Dashboard:
             "What retention removed an hour, by kind: versions, datasets and folders of runs, and rows of tables.",
             ("sum by (kind) (increase(retuned_retention_removed_total[1h]))", "{{kind}}"),
         ),
+        lines(
+            "Ingesters: segments",
+            "Segments that ingesters record, batches that they read again since a partition had gone to another one, "
+            "and files that were in no segment and are deleted.",
+            ("sum by (instance) (rate(retuned_segments_total[$__rate_interval]))", "{{instance}}"),
+            ("sum by (instance) (rate(retuned_segments_reassigned_total[$__rate_interval]))", "{{instance}} again"),
+            ("sum(rate(retuned_segment_files_deleted_total[$__rate_interval]))", "deleted files"),
+            unit=PER_SECOND,
+        ),
+        lines(
+            "Ingesters: bytes",
+            "Bytes of segments that come into object storage.",
+            ("sum by (instance) (rate(retuned_segment_bytes_total[$__rate_interval]))", "{{instance}}"),
+            unit=BYTES,
+        ),
+        lines(
+            "Ingesters: what is around them",
+            "Whether the database and the object storage answer each ingester (1) or not (0).",
+            ("retuned_store_up", "{{instance}}"),
+            ("retuned_ingester_build_info", "{{instance}} {{version}}"),
+        ),
         *_of_gateways(),
     ]
     return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)

@@ -26,7 +26,7 @@ class Source:
         self.hang = self.away = False
         self.waiting = 0
         self.ages: dict[str, float] = {}
-        self.before_assignment = lambda: None
+        self.before_assignment = lambda _: None
         self.missing = frozenset[str]()
         self.waiting_for = ""
 

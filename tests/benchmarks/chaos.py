@@ -2,6 +2,7 @@
 
     chaos.py [--events 45000] [--only WORD]
     chaos.py --kills 1000                       `make chaos KILLS=1000`: kills alone, half of them on each broker
+    chaos.py --cluster 50                       `make chaos CLUSTER=50`: so many faults in a cluster of four ingesters
     chaos.py --releases 200                     `make chaos RELEASES=200`: kills while versions are released
 
 The daemon runs as a process of its own. Each row of build/chaos.json is a fault on a broker: how often it happened,
@@ -12,6 +13,9 @@ exit status is 1 when anything is lost or doubled.
 Kills are spread over broker (not Tansu's, which is all memory), daemon, trainer, promotion and backup, see `kills`.
 Their rows, in build/kills.json, have changes of champion that are not whole and backups that are damaged, too.
 
+The cluster's row joins those of build/chaos.json: its faults by name, what is stored in segments and followed into the
+daemon's warehouse, and the files that are left in no segment. It needs Apache Kafka.
+
 A release is `release_kills`: two doubles of vLLM get versions by the daemon, which is killed at each step of that, and
 apps talk through a gateway. Where RETUNED_VLLM names a vLLM, a row more has a 25th of the kills, before that. The rows
 join build/chaos.json; `sent` are answers, and all columns of `release_kills.ZERO` are to be 0.
@@ -19,6 +23,7 @@ join build/chaos.json; `sent` are answers, and all columns of `release_kills.ZER
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -48,10 +53,15 @@ def main() -> int:
     arguments.add_argument("--events", type=int, default=45_000)
     arguments.add_argument("--only", default="", help="faults whose name holds this")
     arguments.add_argument("--kills", type=int, help="so many kills in the place of the faults")
+    arguments.add_argument(
+        "--cluster", type=int, help="so many faults of a cluster in the place of those of one daemon"
+    )
     arguments.add_argument("--releases", type=int, help="so many kills while versions are released in their place")
     options = arguments.parse_args()
     if options.kills:
         return kill(options.kills)
+    if options.cluster:
+        return cluster(options.cluster, options.events)
     if options.releases:
         return release(options.releases)
     table: list[dict[str, str | int]] = []
@@ -76,6 +86,26 @@ def main() -> int:
             print(f"{fault.name:28} {name:14} {' '.join(f'{row[key]:7}' for key in COLUMNS)}", flush=True)
     write(table)
     return int(any(row["lost"] or row["doubled"] for row in table))
+
+
+def cluster(times: int, events: int) -> int:
+    """The row of a cluster; 1 when anything is lost, doubled or left."""
+    import cluster_faults
+    from clusters import S3_ENVIRONMENT, run_postgres, run_s3
+
+    if reason := no_apache_kafka():
+        print(f"left out: {reason}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as place, run_postgres() as postgres, run_s3(Path(place)) as s3:
+        folder = Path(place)
+        (folder / "cluster").mkdir()
+        os.environ.update(S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}"})
+        with run_apache_kafka(folder / "kafka") as broker:
+            kinds = list(cluster_faults.FAULTS)
+            row = cluster_faults.survive(kinds, broker, postgres, s3, folder / "cluster", events, times, count=4)
+    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    write([{"fault": "cluster", "broker": "Apache Kafka", **row}])
+    return int(any(row[key] for key in ("lost", "doubled", "followed doubled", "left")))
 
 
 def write(table: Sequence[dict[str, str | int]]) -> None:

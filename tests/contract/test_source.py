@@ -1,9 +1,11 @@
 """What every source of events keeps: memory, Tansu and Apache Kafka under one suite."""
 
 import itertools
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,16 @@ from kafka.admin import KafkaAdminClient, NewPartitions
 from retuned.consumers.errors import ConfigurationError, EventsLost
 from retuned.consumers.kafka import confluent
 from retuned.consumers.kafka.confluent import ConfluentSource
-from retuned.consumers.kafka.contract import Batch, Identities, Identity, Offsets, Source, check_cluster, is_another
+from retuned.consumers.kafka.contract import (
+    Batch,
+    Identities,
+    Identity,
+    Offsets,
+    Partition,
+    Source,
+    check_cluster,
+    is_another,
+)
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.kafka.source import KafkaSource
@@ -64,7 +75,12 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
     opened: list[Any] = []
 
     def open_source(
-        stored: Callable[[], Offsets], start: Any = "earliest", lost: Any = "earliest", known: Any = dict
+        stored: Callable[[], Offsets],
+        start: Any = "earliest",
+        lost: Any = "earliest",
+        known: Any = dict,
+        *,
+        shared: bool = False,
     ) -> Source:
         settings = KafkaSettings(
             bootstrap_servers=broker.bootstrap_servers,
@@ -75,7 +91,7 @@ def kafka_world(broker: Broker, apache: bool, kind: Any = KafkaSource) -> Iterat
             on_lost_offset=lost,
             session_timeout_seconds=2,
         )
-        opened.append(kind(settings, stored, known))
+        opened.append(kind(settings, stored, known, shared=shared))
         return opened[-1]  # type: ignore[no-any-return]
 
     def gap(topic: str) -> None:
@@ -228,6 +244,78 @@ def test_what_was_polled_and_not_stored_comes_again(world: World) -> None:
     second = world.open(lambda: stored)
     assert values(read(second, has(1))) == [b"x"]
     second.close()
+
+
+def test_after_rewinding_what_is_not_stored_comes_again(world: World) -> None:
+    stored: Offsets = {}
+    for number in range(10):
+        world.produce(world.interactions, b"%d" % number, 0)
+    world.flush()
+    source = world.open(lambda: dict(stored))
+    assert len(values(read(source, has(10)))) == 10
+    stored[world.interactions, 0] = 7
+    source.rewind()
+    batches = read(source, has(3))
+    assert values(batches) == [b"7", b"8", b"9"]
+    first = next(batch for batch in batches if batch.records)
+    assert first.starts[world.interactions, 0] == 7
+    source.close()
+
+
+def test_what_fails_before_an_assignment_comes_out_and_rewinding_tries_again(world: World) -> None:
+    claimed: set[Partition] = set()
+    failures = [ValueError("the database is away")] * 2
+
+    def claim(partitions: Sequence[Partition]) -> None:
+        if failures and partitions:
+            raise failures.pop()
+        claimed.update(partitions)
+
+    def rewind_and_read() -> None:
+        source.rewind()
+        read(source, has(1))
+
+    for topic in (world.interactions, world.feedback):
+        world.produce(topic, b"1", 0)
+    world.flush()
+    source = world.open(dict)
+    source.before_assignment = claim
+    with pytest.raises(ValueError, match="is away"):
+        read(source, has(1))
+    with pytest.raises(ValueError, match="is away"):
+        rewind_and_read()
+    source.rewind()
+    assert values(read(source, has(2))) == [b"1", b"1"]
+    assert claimed == {(world.interactions, 0), (world.feedback, 0)}
+    source.close()
+
+
+@pytest.mark.parametrize("world", ["apache_kafka", "confluent"], indirect=True)
+def test_members_of_a_shared_group_share_the_partitions(world: World) -> None:
+    assert world.add_partition
+    world.add_partition(world.interactions)
+    claims: dict[int, set[Partition]] = {}
+    sources = [world.open(dict, shared=True) for _ in range(2)]
+    for number, source in enumerate(sources):
+        source.before_assignment = lambda keys, number=number: claims.update({number: set(keys)})
+    partitions = {(world.interactions, 0), (world.interactions, 1), (world.feedback, 0)}
+    stopped = threading.Event()
+
+    def poll(source: Source) -> None:
+        while not stopped.is_set():
+            source.poll(1, 0.1)
+
+    with ThreadPoolExecutor() as threads:
+        polling = [threads.submit(poll, source) for source in sources]
+        try:
+            until(lambda: len(claims) == 2 and all(claims.values()) and not claims[0] & claims[1], 30)
+        finally:
+            stopped.set()
+        for one in polling:
+            one.result()
+    assert claims[0] | claims[1] == partitions
+    for source in sources:
+        source.close()
 
 
 @not_tansu

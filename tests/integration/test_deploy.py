@@ -23,6 +23,7 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.samples import Exemplar
 
+from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.common.series import exemplar_labels
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import KafkaSettings
@@ -82,7 +83,7 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
     """Everything that the daemon's /metrics can show, each metric with every label, and what moves each of them."""
     made = CollectorRegistry()
     movers: list[Callable[[], None]] = []
-    kinds = (ConsumerMetrics, MonitorMetrics, RetrainMetrics, DaemonMetrics, GatewayMetrics)
+    kinds = (ConsumerMetrics, SegmentMetrics, MonitorMetrics, RetrainMetrics, DaemonMetrics, GatewayMetrics)
     for metrics in [kind(made) for kind in kinds]:
         for metric in vars(metrics).values():
             if isinstance(metric, Counter | Gauge | Histogram):

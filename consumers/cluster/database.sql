@@ -1,0 +1,68 @@
+-- name: applied
+SELECT number FROM retuned.migrations;
+
+-- name: claim
+INSERT INTO retuned.partitions AS known (topic, partition, epoch)
+SELECT topic, partition, 1 FROM unnest(%(topics)s::TEXT[], %(partitions)s::INTEGER[]) AS claimed(topic, partition)
+ORDER BY topic, partition  -- in one order, so that two that claim the same wait for each other at most once
+ON CONFLICT (topic, partition) DO UPDATE SET epoch = known.epoch + 1
+RETURNING topic, partition, epoch;
+
+-- name: seed
+-- Where ingesters begin, once: nothing happens where any partition is known already.
+INSERT INTO retuned.partitions (topic, partition, epoch, next_offset, cluster_id, topic_id)
+SELECT seeded.*
+FROM (
+    SELECT topic, partition, 0 AS epoch, next_offset, cluster_id, topic_id
+    FROM unnest(
+        %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(nexts)s::BIGINT[], %(cluster_ids)s::TEXT[], %(topic_ids)s::TEXT[]
+    ) AS given(topic, partition, next_offset, cluster_id, topic_id)
+) AS seeded
+WHERE NOT EXISTS (SELECT FROM retuned.partitions)
+RETURNING topic;
+
+-- name: partitions
+SELECT topic, partition, next_offset, cluster_id, topic_id FROM retuned.partitions WHERE next_offset IS NOT NULL;
+
+-- name: record
+SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s);
+
+-- name: lock_daemon
+SELECT pg_try_advisory_lock(%(key)s);
+
+-- name: segment
+SELECT
+    segment.number, segment.received_at, segment.counts,
+    (SELECT json_agg(move) FROM retuned.segment_moves AS move WHERE move.number = segment.number) AS moves,
+    (SELECT json_agg(file) FROM retuned.segment_files AS file WHERE file.number = segment.number) AS files,
+    last.messages - segment.messages AS messages_after,
+    (SELECT received_at FROM retuned.segments WHERE number = segment.number + 1) AS next_received_at
+FROM retuned.segments AS segment CROSS JOIN retuned.last_segment AS last
+WHERE segment.number = %(number)s;
+
+-- name: dead_files
+-- Of the listed files those that no segment has, and none can get any more: their ingester has lost the partition, or
+-- has moved it on.
+SELECT listed.key
+FROM unnest(
+    %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
+) AS listed(key, topic, partition, epoch, start_offset)
+WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key)
+  AND EXISTS (
+    SELECT FROM retuned.partitions AS known
+    WHERE known.topic = listed.topic AND known.partition = listed.partition
+      AND (known.epoch > listed.epoch OR known.next_offset IS DISTINCT FROM listed.start_offset)
+);
+
+-- name: lock_user_keys
+LOCK TABLE retuned.user_keys IN EXCLUSIVE MODE;
+
+-- name: add_user_keys
+INSERT INTO retuned.user_keys
+SELECT unnest(%(key_ids)s::TEXT[])
+WHERE NOT EXISTS (SELECT FROM retuned.user_keys)
+   OR EXISTS (SELECT FROM retuned.user_keys WHERE key_id = ANY(%(key_ids)s))
+ON CONFLICT DO NOTHING;
+
+-- name: shares_user_key
+SELECT EXISTS (SELECT FROM retuned.user_keys WHERE key_id = ANY(%(key_ids)s));

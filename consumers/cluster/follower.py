@@ -1,0 +1,74 @@
+"""A daemon's side of a cluster: segments go into its warehouse, as the messages of Kafka do without a cluster."""
+
+import logging
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from retuned.consumers.cluster import segments
+from retuned.consumers.cluster.database import Database
+from retuned.consumers.cluster.metrics import store_up
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.source import SegmentBatch, SegmentSource
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import Settings
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.writer import QUERIES
+
+log = logging.getLogger(__name__)
+
+
+class Follower(Ingest):
+    """Moves events from segments into the warehouse: rows, offsets and the segment's number in one transaction.
+
+    What ingesters count (messages, dead letters, redactions) is not counted again; they, and nobody here, redact, copy
+    dead letters to their topic, and take in too many of them.
+    """
+
+    counts_messages = False
+
+    def __init__(
+        self, source: SegmentSource, warehouse: Warehouse, settings: Settings, metrics: Metrics, store_up: Gauge
+    ) -> None:
+        """
+        Raises:
+            ConfigurationError: as `Ingest`.
+        """
+        super().__init__(source, warehouse, settings, metrics)
+        self._store_up = store_up
+        self._producers.catching_up, self._producers.on_trial = True, False  # they never stop it
+
+    def _decoded(self, batch: Batch) -> Rows:
+        assert isinstance(batch, SegmentBatch)
+        assert batch.segment is not None
+        return segments.rows(batch, batch.segment, batch.content, self.settings.ingest.deduplicate_seconds)
+
+    def _answers(self, problem: str) -> None:
+        if bool(problem) != bool(self.broker_problem):
+            log.log(logging.WARNING if problem else logging.INFO, "%s", problem or "segments are read again")
+        self.broker_up, self.broker_problem = not problem, problem
+        self._store_up.set(not problem)
+
+    def _caught_up(self) -> None:
+        """Nothing that a number of dead letters had stopped goes on."""
+
+
+def follow(
+    settings: Settings, warehouse: Warehouse, registry: CollectorRegistry, metrics: Metrics
+) -> tuple[SegmentSource, Follower]:
+    """A follower, and the source that it reads.
+
+    Raises:
+        ConfigurationError: a setting of the section `store` is missing or wrong.
+    """
+    database, objects = Database(settings.store), Objects(settings.store)
+    source = SegmentSource(database, objects, settings.kafka.topics, lambda: _followed(warehouse))
+    return source, Follower(source, warehouse, settings, metrics, store_up(registry))
+
+
+def _followed(warehouse: Warehouse) -> int:
+    found = warehouse.row(QUERIES["followed"])
+    assert found is not None
+    return int(found["number"])

@@ -1,0 +1,32 @@
+"""The metrics of segments: names, help texts and labels in one look."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+def store_up(registry: CollectorRegistry) -> Gauge:
+    """Of an ingester, and of a daemon that follows segments."""
+    return Gauge(
+        "retuned_store_up", "1 while the database and the object storage of the cluster answer.", registry=registry
+    )
+
+
+class Metrics:
+    """Of one ingester, beside those of ingestion."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.build = Gauge("retuned_ingester_build_info", "1; its version.", ["version"], registry=registry)
+        self.segments = Counter("retuned_segments", "Segments that this ingester has recorded.", registry=registry)
+        self.bytes = Counter(
+            "retuned_segment_bytes", "Bytes of their files, as they are in object storage.", registry=registry
+        )
+        self.reassigned = Counter(
+            "retuned_segments_reassigned",
+            "Batches that were given up, and read again, since a partition had gone to another ingester.",
+            registry=registry,
+        )
+        self.store_up = store_up(registry)
+        self.deleted = Counter(
+            "retuned_segment_files_deleted",
+            "Files that were in no segment and could not get into one.",
+            registry=registry,
+        )

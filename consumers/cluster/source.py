@@ -1,0 +1,133 @@
+"""The segments of a cluster as a source of batches, for the daemon that follows them into its warehouse.
+
+Segments are numbered without gaps, in the order of their commits: all who follow them store the same rows, also where
+one id is in several partitions.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from retuned.consumers.cluster.database import Database, File, Segment
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.errors import Fenced, StoreUnavailable
+from retuned.consumers.kafka.contract import Batch, Identity, Offsets, Partition
+
+log = logging.getLogger(__name__)
+
+COMPANY_SECONDS = 60.0
+"""One that was killed, or whose machine is gone, has lost its lock by then: whoever has it for longer is alive."""
+LOOK_SECONDS = 0.2
+"""How often the database is asked for the next segment."""
+
+
+@dataclass(frozen=True)
+class SegmentBatch(Batch):
+    """A segment as a batch: it moves partitions, and its events are in files.
+
+    Attributes:
+        content: of its files, in their order.
+    """
+
+    segment: Segment | None = None
+    content: Sequence[bytes] = ()
+
+
+class SegmentSource:
+    """Reads one segment after the other. Used by one thread; asks the database on the first poll."""
+
+    def __init__(self, database: Database, objects: Objects, topics: Sequence[str], stored: Callable[[], int]) -> None:
+        """`stored` returns the number of the last segment that is stored; asked at the start and after rewinding."""
+        self._database, self._objects, self._topics, self._stored = database, objects, topics, stored
+        self.before_assignment: Callable[[Sequence[Partition]], None] = lambda _: None
+        self.missing: frozenset[str] = frozenset()
+        self.waiting_for = ""
+        self._position: int | None = None
+        self._waiting_events = 0
+        self._next_at: datetime | None = None
+        self._caught_up = False
+        self._company_since: float | None = None
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:  # noqa: ARG002  (a segment is one batch)
+        """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable."""
+        if not self._is_alone():
+            time.sleep(timeout_seconds)
+            return Batch()
+        deadline = time.monotonic() + timeout_seconds
+        if self._position is None:
+            self.before_assignment([])
+            self._position = self._stored()
+        while (segment := self._database.segment(self._position + 1)) is None:
+            self._caught_up, self._waiting_events, self._next_at = True, 0, None
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return Batch()
+            time.sleep(min(left, LOOK_SECONDS))
+        content = [self._verified(file) for file in segment.files]
+        self._position = segment.number
+        self._waiting_events, self._next_at = segment.messages_after, segment.next_received_at
+        self._caught_up = segment.next_received_at is None
+        starts: Offsets = {}
+        nexts: Offsets = {}
+        identities = {}
+        for move in segment.moves:
+            nexts[move.topic, move.partition] = move.next_offset
+            identities[move.topic] = Identity(move.cluster_id, move.topic_id)
+            if move.start_offset is not None:
+                starts[move.topic, move.partition] = move.start_offset
+        return SegmentBatch((), starts, nexts, {}, identities, (), segment, content)
+
+    def rewind(self) -> None:
+        self._position = None
+
+    def commit(self, nexts: Offsets) -> None:
+        """How far Kafka is read, its ingesters tell it."""
+
+    def lag(self) -> int:
+        """Messages in segments that were not polled yet."""
+        return self._waiting_events
+
+    def lag_seconds(self, now: float) -> dict[str, float]:
+        """How long ago the messages of the next segment came, for all topics alike."""
+        if self._next_at is None:
+            return dict.fromkeys(self._topics, 0.0) if self._caught_up else {}
+        return dict.fromkeys(self._topics, max(0.0, now - self._next_at.timestamp()))
+
+    def caught_up(self) -> bool:
+        return self._caught_up
+
+    def close(self) -> None:
+        self._position = None
+        self._database.close()
+
+    def _is_alone(self) -> bool:
+        """Whether no other daemon follows: two of them would each train models, and put them into service.
+
+        Raises:
+            Fenced: another one does, for longer than one that was killed would.
+        """
+        if self._database.follows_alone():
+            self._company_since, self.waiting_for = None, ""
+            return True
+        now = time.monotonic()
+        if self._company_since is None:
+            self._company_since = now
+            self.waiting_for = "another daemon follows the segments of store.postgres_url; going on when it has ended"
+            log.warning("%s", self.waiting_for)
+        if now - self._company_since >= COMPANY_SECONDS:
+            raise Fenced(
+                "another daemon follows the segments of store.postgres_url, and was left alone; run one daemon for "
+                "each cluster: stop the other one, or give this one a database of its own"
+            )
+        return False
+
+    def _verified(self, file: File) -> bytes:
+        content = self._objects.get(file.key)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise StoreUnavailable(
+                f"store.objects_url: {file.key} is not what was recorded; put the file of sha256 {file.sha256} back"
+            )
+        return content

@@ -1,0 +1,79 @@
+"""What is counted of every batch that is stored, and how long events wait on the broker."""
+
+import logging
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from retuned.consumers.formats.dialects import PASSED_OVER
+from retuned.consumers.kafka.records import BrokenBatch
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.warehouse.rows import Rows
+
+log = logging.getLogger(__name__)
+
+
+class Counting:
+    """Moves the metrics of ingestion. For one thread; others may read the attributes.
+
+    Attributes:
+        passed_over: messages since the start, by the reasons in `dialects.PASSED_OVER`.
+        lag_seconds: how long the oldest event that was not read had waited, at most, by topic; absent where that is
+            not known.
+    """
+
+    def __init__(self, metrics: Metrics, topics: Sequence[str]) -> None:
+        self._metrics = metrics
+        self.passed_over: Counter[str] = Counter()
+        self.lag_seconds: dict[str, float] = {}
+        for topic in topics:
+            metrics.lost.labels(topic)  # series that begin at 0, so that an alert sees their first rise, or none
+            metrics.remade.labels(topic)
+            metrics.events.labels(topic)
+
+    def moved(self, rows: Rows) -> None:
+        """What became of partitions that a batch of Kafka's moved: topics made anew, events that are gone or broken."""
+        metrics = self._metrics
+        for topic in rows.remade:
+            metrics.remade.labels(topic).inc()
+        for topic, count in rows.lost.items():
+            metrics.lost.labels(topic).inc(count)
+        for record, _ in rows.bad:
+            if isinstance(record, BrokenBatch):
+                metrics.lost.labels(record.topic).inc(record.events)
+                log.error("%s; going on behind it", record.problem)
+
+    def stored(self, rows: Rows) -> None:
+        """What a batch, of Kafka or of a file, held."""
+        metrics = self._metrics
+        for topic, count in rows.messages.items():
+            metrics.events.labels(topic.partition(":")[0]).inc(count)  # all files are one series: `import`
+        for reason, count in Counter(dead.reason for dead in rows.dead).items():
+            metrics.dead_letters.labels(reason).inc(count)
+        for reason, count in rows.passed_over.items():
+            if reason not in self.passed_over:
+                log.info("messages are passed over: %s", PASSED_OVER[reason])
+            self.passed_over[reason] += count
+            metrics.passed_over.labels(reason).inc(count)
+        for place, count in Counter(map(_raised_in, rows.unforeseen)).items():
+            log.error("%d messages are dead letters (internal_error), a fault of retuned: %s", count, place)
+        for kind, count in rows.redactions.items():
+            metrics.redactions.labels(kind).inc(count)
+        metrics.duplicates.inc(rows.duplicates)
+        metrics.batch_seconds.observe(rows.seconds)
+
+    def waits(self, seconds: dict[str, float]) -> None:
+        """How long the oldest event of each topic has waited."""
+        for topic in self.lag_seconds.keys() - seconds.keys():
+            self._metrics.lag_seconds.remove(topic)
+        for topic, age in seconds.items():
+            self._metrics.lag_seconds.labels(topic).set(age)
+        self.lag_seconds = seconds
+
+
+def _raised_in(error: BaseException) -> str:
+    """The type of an error and where it was raised; its text may quote what is not redacted."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"

@@ -1,0 +1,300 @@
+"""A daemon that follows the segments: the same rows as by Kafka, each once, in one order for all who follow."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingestion import feedback, interaction
+from prometheus_client import CollectorRegistry
+
+pytest.importorskip("obstore", reason="the extra cluster is not installed")
+pytest.importorskip("moto", reason="the extra test is not installed")
+
+from cluster_doubles import Cluster, drain
+from clusters import Postgres, run_postgres
+
+from retuned.consumers.cluster import source
+from retuned.consumers.cluster.follower import Follower, follow
+from retuned.consumers.cluster.source import SegmentSource
+from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailable
+from retuned.consumers.ingest import Ingest
+from retuned.consumers.kafka.memory import MemorySource
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+from retuned.daemon.cli.backup import hand_over
+from retuned.daemon.settings import Settings as DaemonSettings
+
+EVENTS = "SELECT * EXCLUDE (batch, received_at) FROM interactions ORDER BY rowid"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
+    made = Cluster(tmp_path, postgres.create(tmp_path.name))
+    yield made
+    made.close()
+
+
+class Node:
+    """A warehouse, and what follows the segments into it."""
+
+    def __init__(self, cluster: Cluster, name: str = "node") -> None:
+        self.cluster = cluster
+        self.warehouse: Warehouse = open_warehouse(WarehouseSettings(path=cluster.folder.parent / f"{name}.duckdb"))
+        self.source: SegmentSource | None = None
+        self.open()
+
+    def open(self) -> None:
+        """As a start of its process does, after the end of the one before."""
+        if self.source is not None:
+            self.source.close()
+        self.registry = CollectorRegistry()
+        self.ingest: Follower
+        self.source, self.ingest = follow(self.cluster.settings, self.warehouse, self.registry, Metrics(self.registry))
+        self.cluster.opened.append(self.source._database)
+
+    def close(self) -> None:
+        assert self.source is not None
+        self.source.close()
+        self.warehouse.close()
+
+    def drain(self) -> int:
+        messages = 0
+        while not self.ingest.caught_up:
+            messages += self.ingest.step()
+        return messages + self.ingest.step()
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(name)
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> Iterator[Node]:
+    made = Node(cluster)
+    yield made
+    made.close()
+
+
+def test_the_rows_are_those_of_a_daemon_that_reads_kafka(cluster: Cluster, node: Node, tmp_path: Path) -> None:
+    for number in range(3):
+        cluster.send(
+            interaction(f"i{number}", user_id="anna", context=["a"], conversation_id="c", response="To a@example.com"),
+            feedback(f"f{number}", f"i{number}", name="comment", value={"text": "from a@example.com"}),
+            feedback(
+                f"s{number}", f"i{number}", name="shadow_answer", value={"model": "m", "response": "x"}, source="app"
+            ),
+            b"no event",
+            interaction("twice"),
+        )
+        drain(cluster.ingester())
+    assert node.drain() == 15
+    alone = open_warehouse(WarehouseSettings(path=tmp_path / "alone.duckdb"))
+    with closing(alone):
+        topics = cluster.settings.kafka.topics
+        source = MemorySource(
+            cluster.log,
+            topics,
+            lambda: stored_offsets(alone),
+            identities=lambda: stored_identities(alone),
+        )
+        kafka = Ingest(source, alone, cluster.settings, Metrics(CollectorRegistry()))
+        while kafka.step():
+            pass
+        for sql in (
+            EVENTS,
+            "SELECT * EXCLUDE (batch, received_at) FROM feedback ORDER BY rowid",
+            "SELECT * EXCLUDE (batch, received_at) FROM shadow_answers ORDER BY rowid",
+            'SELECT * EXCLUDE (received_at) FROM dead_letters ORDER BY topic, partition, "offset"',
+            "SELECT * FROM offsets ORDER BY ALL",
+        ):
+            assert node.warehouse.rows(sql) == alone.rows(sql)
+    assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["i0", "twice", "i1", "i2"]
+    assert node.warehouse.row("SELECT count(*) AS rows FROM shadow_answers") == {"rows": 3}
+    assert node.warehouse.row("SELECT json_type(messages) AS kind FROM interactions") == {"kind": "ARRAY"}
+    assert node.metric("retuned_event_duplicates_total") == 2
+    assert node.metric("retuned_store_up") == 1
+    assert node.registry.get_sample_value("retuned_events_total", {"topic": topics[0]}) is None, "ingesters count them"
+
+
+def test_all_who_follow_store_the_same_of_an_id_that_is_in_several_partitions(cluster: Cluster) -> None:
+    """Whichever segment was recorded first has it, also for who follows later."""
+    nodes = [Node(cluster, "first")]
+    ingesters = [cluster.ingester() for _ in range(2)]
+    for turn in range(6):
+        for partition in (1, 0) if turn % 2 else (0, 1):
+            cluster.send(interaction(f"{turn}", response=f"by {partition}"), partition=partition)
+            drain(ingesters[partition])
+        nodes[0].drain()
+    nodes[0].source.close()
+    nodes.append(Node(cluster, "second"))
+    nodes[1].drain()
+    rows = [node.warehouse.rows(EVENTS) for node in nodes]
+    assert rows[0] == rows[1]
+    assert [row["response"] for row in rows[0]] == ["by 0", "by 1"] * 3
+    for node in nodes:
+        node.close()
+
+
+def test_one_daemon_follows_and_another_waits_until_it_has_ended(
+    cluster: Cluster, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.send(interaction("0"))
+    drain(cluster.ingester())
+    first, second = Node(cluster, "first"), Node(cluster, "second")
+    first.drain()
+    assert second.ingest.step() == 0
+    assert second.ingest.waiting_for.startswith("another daemon follows the segments")
+    monkeypatch.setattr(source, "COMPANY_SECONDS", 0.0)
+    with pytest.raises(Fenced, match="run one daemon for each cluster"):
+        second.ingest.step()
+    postgres.stop(signal.SIGKILL)  # no lock outlives its connection, and the first comes first here
+    postgres.start()
+    with pytest.raises(StoreUnavailable):
+        first.ingest.step()
+    first.ingest.step()
+    with pytest.raises(StoreUnavailable):
+        second.ingest.step()
+    with pytest.raises(Fenced):
+        second.ingest.step()
+    first.close()
+    second.drain()
+    assert second.ingest.waiting_for == ""
+    assert [row["id"] for row in second.warehouse.rows(EVENTS)] == ["0"]
+    second.close()
+
+
+def test_it_goes_on_where_it_was_killed(cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a segment is stored, in the midst of it, and after it."""
+    ingester = cluster.ingester()
+    for turn in range(4):
+        cluster.send(interaction(f"{turn}"))
+        drain(ingester)
+    node.ingest.step()
+    node.source.poll(1, 0)  # read, and not stored
+    node.open()
+    move = node.ingest.writer._move_offsets
+
+    def killed(*arguments: Any) -> None:
+        move(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.ingest.writer, "_move_offsets", killed)
+        with pytest.raises(KeyboardInterrupt):
+            node.ingest.step()
+    node.open()
+    assert node.drain() == 3
+    assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "1", "2", "3"]
+    assert node.warehouse.rows("FROM followed_segments") == [{"number": 4}]
+
+
+def test_a_file_that_is_away_or_damaged_is_waited_for(cluster: Cluster, node: Node) -> None:
+    for turn in range(2):
+        cluster.send(interaction(f"{turn}"))
+        drain(cluster.ingester())
+    (key, *_), (later, *_) = (row for row in cluster.query("SELECT key FROM retuned.segment_files ORDER BY number"))
+    whole = (cluster.folder / key).read_bytes()
+    (cluster.folder / key).unlink()
+    with pytest.raises(StoreUnavailable):
+        node.ingest.step()
+    (cluster.folder / key).write_bytes((cluster.folder / later).read_bytes())
+    with pytest.raises(StoreUnavailable, match="is not what was recorded"):
+        node.ingest.step()
+    (cluster.folder / key).write_bytes(whole)
+    node.drain()
+    assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "1"]
+
+
+def test_lag_is_what_other_segments_hold_and_since_when(cluster: Cluster, node: Node) -> None:
+    ingester = cluster.ingester()
+    for turn in range(3):
+        cluster.send(*(interaction(f"{turn} {number}") for number in range(turn + 1)))
+        drain(ingester)
+    topic = cluster.settings.kafka.interactions_topic
+    assert (node.ingest.lag_seconds, node.ingest.caught_up) == ({}, False)
+    node.ingest.step()
+    assert node.ingest.lag == 5
+    second = cluster.query("SELECT extract(epoch FROM now() - received_at) FROM retuned.segments WHERE number = 2")
+    assert 0 < node.ingest.lag_seconds[topic] <= float(second[0][0])
+    node.drain()
+    assert (node.ingest.lag, node.ingest.lag_seconds[topic], node.ingest.caught_up) == (0, 0.0, True)
+
+
+def test_too_many_dead_letters_stop_nobody_and_are_shown(cluster: Cluster, node: Node) -> None:
+    ingest = cluster.settings.ingest.model_copy(update={"dead_letter_window": 10})
+    cluster.settings = cluster.settings.model_copy(update={"ingest": ingest})
+    node.open()
+    ingester = cluster.ingester()
+    for _ in range(2):
+        cluster.send(*[b"no event"] * 20)
+        drain(ingester)
+    node.drain()
+    node.open()
+    cluster.send(*[b"no event"] * 20)
+    drain(ingester)
+    node.drain()
+    assert node.warehouse.row("SELECT count(*) AS letters FROM dead_letters") == {"letters": 60}
+    assert [found.messages for found in node.ingest.set_aside()] == [10]
+
+
+def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(cluster: Cluster, node: Node) -> None:
+    cluster.send(interaction("before"))
+    stored = (lambda: stored_offsets(node.warehouse)), (lambda: stored_identities(node.warehouse))
+    source = MemorySource(cluster.log, cluster.settings.kafka.topics, stored[0], identities=stored[1])
+    kafka = Ingest(source, node.warehouse, cluster.settings, Metrics(CollectorRegistry()))
+    while kafka.step():
+        pass
+    assert hand_over(node.warehouse, DaemonSettings(**cluster.settings.model_dump())) == 1
+    cluster.send(interaction("after"), interaction("before"))
+    drain(cluster.ingester())
+    node.drain()
+    assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["before", "after"]
+    with pytest.raises(ConfigurationError, match="read into this database already"):
+        cluster.database().seed({("another", 0): 1}, {})
+
+
+def test_segments_that_do_not_go_on_where_the_warehouse_ends_are_refused(cluster: Cluster, node: Node) -> None:
+    """Those of a cluster that began with another warehouse, or with none."""
+    topic = cluster.settings.kafka.interactions_topic
+    cluster.database().seed({(topic, 0): 1}, {})
+    cluster.send(interaction("before"), interaction("after"))
+    drain(cluster.ingester())
+    with pytest.raises(Fenced, match="segment 1 does not go on where warehouse"):
+        node.drain()
+    assert node.warehouse.rows(EVENTS) == []
+
+
+def test_columns_of_an_older_version_are_null(cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retuned.consumers.cluster import segments
+
+    plain = segments._plain
+    monkeypatch.setattr(segments, "_plain", lambda table: plain(table).drop_columns(["cost", "attributes"]))
+    cluster.send(interaction("i", cost=1.0, attributes={"a": 1}))
+    drain(cluster.ingester())
+    node.drain()
+    assert node.warehouse.row("SELECT id, cost, attributes FROM interactions") == {
+        "id": "i", "cost": None, "attributes": None,
+    }  # fmt: skip
+
+
+def test_a_segment_without_files_moves_partitions(cluster: Cluster, node: Node) -> None:
+    cluster.send(interaction("i"))
+    cluster.log.skip(cluster.settings.kafka.interactions_topic)
+    ingester = cluster.ingester()
+    drain(ingester)
+    cluster.log.skip(cluster.settings.kafka.interactions_topic)
+    drain(ingester)
+    node.drain()
+    assert json.dumps(node.warehouse.rows("FROM followed_segments")) == '[{"number": 2}]'
+    assert list(stored_offsets(node.warehouse).values()) == [3]
