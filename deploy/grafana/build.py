@@ -402,6 +402,12 @@ def _of_gateways() -> list[Any]:
             unit=PER_SECOND,
         ),
         lines(
+            "Gateways: asked in shadow",
+            "Answers of a candidate that nobody is shown. Skipped: too many were waited for, or Kafka was away for long.",
+            ("sum by (outcome) (rate(retuned_gateway_shadow_total[$__rate_interval]))", "{{outcome}}"),
+            unit=PER_SECOND,
+        ),
+        lines(
             "Gateways: waiting for Kafka",
             "What waits on the disks of gateways, and what may at most. Beyond that it is dropped.",
             ("retuned_gateway_buffered_bytes", "{{instance}}"),

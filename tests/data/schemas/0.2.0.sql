@@ -51,6 +51,10 @@ INSERT INTO feedback VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000'
 CREATE TABLE feedback_totals(workload VARCHAR, "name" VARCHAR, "source" VARCHAR, total BIGINT NOT NULL, PRIMARY KEY(workload, "name", "source"));
 INSERT INTO feedback_totals VALUES ('workload 1, it''s “1”', 'name 1, it''s “1”', 'source 1, it''s “1”', 1099511627777);
 INSERT INTO feedback_totals VALUES ('workload 2, it''s “2”', 'name 2, it''s “2”', 'source 2, it''s “2”', 1099511627778);
+CREATE TABLE followed_segments(number BIGINT NOT NULL);
+INSERT INTO followed_segments VALUES (0);
+INSERT INTO followed_segments VALUES (1099511627777);
+INSERT INTO followed_segments VALUES (1099511627778);
 CREATE TABLE groundings(interaction_id VARCHAR NOT NULL, workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, score DOUBLE, alarm BOOLEAN, abstained VARCHAR);
 INSERT INTO groundings VALUES ('interaction_id 1, it''s “1”', 'workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 1.1, True, 'abstained 1, it''s “1”');
 INSERT INTO groundings VALUES ('interaction_id 2, it''s “2”', 'workload 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, NULL, NULL);
@@ -150,6 +154,7 @@ INSERT INTO schema_migrations VALUES (30, '030_deployments.sql', '2026-03-02 09:
 INSERT INTO schema_migrations VALUES (31, '031_rollouts.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (32, '032_approvals.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (33, '033_shadow.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (35, '035_segments.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
