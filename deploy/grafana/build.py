@@ -403,7 +403,7 @@ def _of_gateways() -> list[Any]:
         ),
         lines(
             "Gateways: asked in shadow",
-            "Answers of a candidate that nobody is shown. Skipped: too many were waited for, or Kafka was away for long.",
+            "Answers of a candidate that nobody is shown. Skipped: too many were waited for, or Kafka was away.",
             ("sum by (outcome) (rate(retuned_gateway_shadow_total[$__rate_interval]))", "{{outcome}}"),
             unit=PER_SECOND,
         ),
