@@ -56,10 +56,10 @@ _IMPORT = (
 _EXPORT = (
     "Write a table, a training set or a routing. Tables: interactions, feedback, dead_letters, offsets, datasets, "
     "dataset_rows, quarantine, runs, pauses, evaluations, decisions, models, aliases, deployments, promotions, "
-    "approvals, rollouts, rollout_checks, watch_checks, drift_checks, drift_references, quality, ledger, "
-    "ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and accepted answers), "
-    "preference (corrections over the answers that they correct), kto (thumbs); the questions that models are judged "
-    "on, and what comes near to them, are left out of these. routing: what serves now, with its shares, as "
+    "approvals, rollouts, rollout_checks, shadow_answers, shadow_scores, watch_checks, drift_checks, drift_references, "
+    "quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
+    "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
+    "models are judged on, and what comes near to them, are left out of these. routing: what serves now, with its shares, as "
     "InferenceModelRewrite of the Gateway API inference extension (--format gateway-api) or for LiteLLM's proxy "
     "(--format litellm)."
 )

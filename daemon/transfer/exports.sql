@@ -94,6 +94,16 @@ SELECT * FROM rollout_checks
 WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR created_at >= $since) AND ($until IS NULL OR created_at < $until)
 
+-- name: shadow_answers
+SELECT * EXCLUDE (batch) FROM shadow_answers
+WHERE ($workload IS NULL OR interaction_id IN (SELECT id FROM interactions WHERE workload = $workload))
+  AND ($since IS NULL OR timestamp >= $since) AND ($until IS NULL OR timestamp < $until)
+
+-- name: shadow_scores
+SELECT * FROM shadow_scores
+WHERE ($workload IS NULL OR experiment IN (SELECT id FROM rollouts WHERE workload = $workload))
+  AND ($since IS NULL OR scored_at >= $since) AND ($until IS NULL OR scored_at < $until)
+
 -- name: quality
 SELECT * FROM quality
 WHERE ($workload IS NULL OR workload = $workload)
