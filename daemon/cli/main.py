@@ -59,9 +59,9 @@ _EXPORT = (
     "approvals, rollouts, rollout_checks, shadow_answers, shadow_scores, watch_checks, drift_checks, drift_references, "
     "quality, ledger, ledger_left_out, archives, label_requests. Training sets in TRL's forms: chat (corrected and "
     "accepted answers), preference (corrections over the answers that they correct), kto (thumbs); the questions that "
-    "models are judged on, and what comes near to them, are left out of these. routing: what serves now, with its shares, as "
-    "InferenceModelRewrite of the Gateway API inference extension (--format gateway-api) or for LiteLLM's proxy "
-    "(--format litellm)."
+    "models are judged on, and what comes near to them, are left out of these. routing: what serves now, with its "
+    "shares, as InferenceModelRewrite of the Gateway API inference extension (--format gateway-api) or for LiteLLM's "
+    "proxy (--format litellm)."
 )
 _BACKUP = (
     "Copy the warehouse (as of one transaction), the archive, models and datasets, reports and the key of pseudonyms "

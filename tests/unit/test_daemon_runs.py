@@ -611,7 +611,7 @@ def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: Queue
     queue.configure(workloads={"support": {"objective": "Help."}, "sales.*": {"objective": "Sell."}})
     base = {"model": "support@base", "name": None}
     champion = base | {"arm": "champion", "share": 1.0}
-    support = {"experiment": None, "arms": (champion,), "base": base, "previous": None}
+    support = {"experiment": None, "arms": (champion,), "base": base, "previous": None, "shadow": 0.0}
     assert queue.service.routes() == {"workloads": {"support": support}, "withheld": {}}
     asked = {"workload": "support", "experiment": None, "arm": "champion", "instead": []}
     assert queue.service.route("support", "c-1") == asked | base
