@@ -376,16 +376,17 @@ def test_columns_of_json_are_nested_and_bounds_hold(house: House, tmp_path: Path
 
 
 def made_up(type: str, name: str, day: int, workload: str) -> Any:
-    """A value of a column; tables of datasets name the workload by the dataset."""
+    """A value of a column; some tables name the workload by a dataset, a rollout or an interaction."""
     if name == "workload":
         return workload
-    if name in ("version", "dataset_version"):
+    if name in ("version", "dataset_version", "experiment", "interaction_id"):
         return f"of {workload}"
     if type == "TIMESTAMP":
         return datetime(2026, 3, day)
     return {"BOOLEAN": True, "JSON": "[]", "VARCHAR": "x"}.get(type, day)
 
 
+LINKED = {"shadow_answers": "interactions", "shadow_scores": "rollouts"}
 OF_ALL_WORKLOADS, WITHOUT_TIME = {"dead_letters", "offsets", "archives"}, {"offsets", "dataset_rows", "evaluations"}
 
 
@@ -399,6 +400,13 @@ def test_rows_of_one_workload_and_of_a_span_of_time_can_be_exported(house: House
                 if made == "offsets":
                     values[0] = str(day)
                 cursor.execute(f"INSERT INTO {made} VALUES ({', '.join('?' * len(values))})", values)
+        if table in LINKED:
+            columns = [(row[0], row[1]) for row in cursor.execute(f"DESCRIBE {LINKED[table]}").fetchall()]
+            for workload in ("support", "sales"):
+                values = [
+                    f"of {workload}" if name == "id" else made_up(type, name, 1, workload) for name, type in columns
+                ]
+                cursor.execute(f"INSERT INTO {LINKED[table]} VALUES ({', '.join('?' * len(values))})", values)
     for workload in ("support", "sales"):
         teacher = Teacher(house.warehouse, workload)
         for day in range(4):
