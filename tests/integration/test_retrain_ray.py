@@ -317,7 +317,7 @@ def test_nodes_that_are_lost_again_and_again_end_it(ray: RayDouble, tmp_path: Pa
             ray.lose_node(ray.names[-1])
 
     with pytest.raises(ChildFailed, match=rf"given up after 2 attempts that were lost \(runner.attempts\).*{LOST}"):
-        run(runner(ray, attempts=2), counting_work(tmp_path, hold_at=1), at)
+        run(runner(ray, attempts=2), counting_work(tmp_path, hold_at=1, holds_again=True), at)
     assert len(ray.names) == 2
 
 
