@@ -6,35 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun_rollouts import begun
 from brokers import Broker
-from daemons import App, Daemon, running, settings_for
+from daemons import App, Daemon, running
 from kafka import KafkaConsumer
-from traffic import registered
-
-from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.settings import RolloutSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
-from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.settings import ModelsSettings, Settings
 
 ROLLOUT = {"steps": [0.25, 1.0], "holdback": 0.05, "minimum_seconds": 1.0, "minimum_answers": 100}
-
-
-def begun(folder: Path, broker: Broker) -> dict[str, Any]:
-    """The configuration of a daemon whose gate passed v2, while v1 serves; nothing of it is announced yet."""
-    settings = settings_for(broker, folder, rollout=ROLLOUT)
-    settings["schedule"]["watch_seconds"] = 0.5
-    kafka = settings["kafka"]
-    broker.create_topics(*(kafka[name] for name in kafka if name.endswith("_topic")))
-    warehouse = open_warehouse(WarehouseSettings(path=Path(settings["warehouse"]["path"])))
-    for version in ("v1", "v2"):
-        registered(warehouse, version, None)
-    own = Settings(models=ModelsSettings(directory=folder / "models"), rollout=RolloutSettings(**ROLLOUT))
-    rollout = Rollout(warehouse, own, MemoryPublisher(), "unused")
-    rollout.set_champion("support", "v1", "operator", "the first", utc_now())
-    rollout.begin("support", "v2", "gate", "better on the holdout", utc_now())
-    warehouse.close()
-    return settings
 
 
 def rate(app: App, version: str, good: int, bad: int) -> None:
@@ -72,7 +49,7 @@ def state(daemon: Daemon) -> tuple[str | None, str, float] | None:
 
 @pytest.mark.parametrize("bad", [10, 75], ids=["as good", "worse"])
 def test_a_rollout_goes_on_after_a_kill(bad: int, tansu: Broker, tmp_path: Path) -> None:
-    settings = begun(tmp_path, tansu)
+    settings = begun(tmp_path, tansu, ROLLOUT)
     with running(tmp_path, settings) as daemon:
         app = App(settings)
         rate(app, "v1", 270, 30)

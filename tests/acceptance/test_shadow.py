@@ -5,37 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun_rollouts import begun
 from brokers import Broker, until
-from daemons import running, settings_for
+from daemons import running
 from gateways import KEY, gateway, model_server
-from traffic import registered
-
-from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.settings import RolloutSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
-from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.settings import ModelsSettings, Settings
 
 ROLLOUT = {"steps": [0.05, 1.0], "shadow": 1.0, "minimum_seconds": 1.0, "minimum_answers": 60}
 LABELS = ("refund", "delivery")
 ASKED = 60
-
-
-def begun(folder: Path, broker: Broker) -> dict[str, Any]:
-    """The configuration of a daemon whose gate passed v2, while v1 serves; each is on a model server already."""
-    settings = settings_for(broker, folder, rollout=ROLLOUT, metric={"name": "label", "labels": LABELS})
-    settings["schedule"]["watch_seconds"] = 0.5
-    kafka = settings["kafka"]
-    broker.create_topics(*(kafka[name] for name in kafka if name.endswith("_topic")))
-    warehouse = open_warehouse(WarehouseSettings(path=Path(settings["warehouse"]["path"])))
-    for version in ("v1", "v2"):
-        registered(warehouse, version, None)
-    own = Settings(models=ModelsSettings(directory=folder / "models"), rollout=RolloutSettings(**ROLLOUT))
-    rollout = Rollout(warehouse, own, MemoryPublisher(), "unused")
-    rollout.set_champion("support", "v1", "operator", "the first", utc_now())
-    assert rollout.begin("support", "v2", "gate", "better on the holdout", utc_now()) == 0
-    warehouse.close()
-    return settings
 
 
 def labelled(other: float) -> Any:
@@ -53,7 +30,7 @@ def labelled(other: float) -> Any:
 
 @pytest.mark.parametrize("other", [0.0, 0.6], ids=["as good", "worse"])
 def test_what_is_asked_in_shadow_is_judged_and_nobody_sees_it(other: float, tansu: Broker, tmp_path: Path) -> None:
-    settings = begun(tmp_path, tansu)
+    settings = begun(tmp_path, tansu, ROLLOUT, metric={"name": "label", "labels": LABELS})
     (tmp_path / "keys").write_text(f"{KEY}\n")
     with running(tmp_path, settings) as daemon, model_server("base", "support@v1", "support@v2") as server:
         server.answer = labelled(other)
