@@ -366,6 +366,11 @@ class StoreSettings(Section):
         description="a segment holds the events of so many seconds, or ingest.batch_events of them; longer: fewer "
         "files, and events come later",
     )
+    advertised_url: HttpUrl | None = Field(
+        None,
+        description="where the other daemons of the cluster reach this one over HTTP; null: http.port at the address "
+        "that the database sees",
+    )
 
     def postgres(self) -> str | None:
         """The URL of the database; None: it is not set.

@@ -23,7 +23,7 @@ from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.replay import replay
-from retuned.consumers.warehouse.connection import open_existing, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, open_existing, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import status
 from retuned.daemon.backup.create import back_up
@@ -393,7 +393,10 @@ def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]
     is_new = create and not settings.warehouse.path.exists()
     opening = open_warehouse if is_new else open_existing
     with closing(opening(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
-        reconcile(warehouse, settings)
+        if settings.store.kind == "cluster":
+            _stand_by(settings, warehouse)
+        else:
+            reconcile(warehouse, settings)
         context = Context(
             warehouse,
             settings,
@@ -409,3 +412,13 @@ def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]
             yield LocalService(jobs)
         finally:
             jobs.shutdown()
+
+
+def _stand_by(settings: Settings, warehouse: Warehouse) -> None:
+    """Let nothing be changed in the warehouse of a cluster's daemon that does not run: the others would not know."""
+    from retuned.consumers.cluster.control import Control
+    from retuned.consumers.cluster.postgres import Postgres
+
+    Control(
+        Postgres(settings.store), warehouse
+    ).leader = "in a cluster (store.kind) daemons make changes; start this one, or ask one that runs"

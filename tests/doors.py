@@ -96,6 +96,12 @@ class FakeDaemon:
     def warnings(self) -> list[str]:
         return self.warned()
 
+    def leader(self) -> Any:
+        return self.led_by
+
+    def daemons(self) -> list[Any]:
+        return []
+
     def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
         self.commands.append(arguments)
         return {"done": self.found}

@@ -2,12 +2,10 @@
 
 import logging
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from retuned.consumers.cluster import segments
-from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.metrics import store_up
-from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.source import SegmentBatch, SegmentSource
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
@@ -30,14 +28,19 @@ class Follower(Ingest):
     counts_messages = False
 
     def __init__(
-        self, source: SegmentSource, warehouse: Warehouse, settings: Settings, metrics: Metrics, store_up: Gauge
+        self,
+        source: SegmentSource,
+        warehouse: Warehouse,
+        settings: Settings,
+        metrics: Metrics,
+        registry: CollectorRegistry,
     ) -> None:
         """
         Raises:
             ConfigurationError: as `Ingest`.
         """
         super().__init__(source, warehouse, settings, metrics)
-        self._store_up = store_up
+        self._store_up = store_up(registry)
         self._producers.catching_up, self._producers.on_trial = True, False  # they never stop it
 
     def _decoded(self, batch: Batch) -> Rows:
@@ -55,20 +58,8 @@ class Follower(Ingest):
         """Nothing that a number of dead letters had stopped goes on."""
 
 
-def follow(
-    settings: Settings, warehouse: Warehouse, registry: CollectorRegistry, metrics: Metrics
-) -> tuple[SegmentSource, Follower]:
-    """A follower, and the source that it reads.
-
-    Raises:
-        ConfigurationError: a setting of the section `store` is missing or wrong.
-    """
-    database, objects = Database(settings.store), Objects(settings.store)
-    source = SegmentSource(database, objects, settings.kafka.topics, lambda: _followed(warehouse))
-    return source, Follower(source, warehouse, settings, metrics, store_up(registry))
-
-
-def _followed(warehouse: Warehouse) -> int:
+def followed(warehouse: Warehouse) -> int:
+    """The number of the last segment that a warehouse has."""
     found = warehouse.row(QUERIES["followed"])
     assert found is not None
     return int(found["number"])

@@ -10,6 +10,15 @@ def store_up(registry: CollectorRegistry) -> Gauge:
     )
 
 
+def files_deleted(registry: CollectorRegistry) -> Counter:
+    """Of the daemon that leads."""
+    return Counter(
+        "retuned_segment_files_deleted",
+        "Files that were in no segment and could not get into one.",
+        registry=registry,
+    )
+
+
 class Metrics:
     """Of one ingester, beside those of ingestion."""
 
@@ -25,8 +34,3 @@ class Metrics:
             registry=registry,
         )
         self.store_up = store_up(registry)
-        self.deleted = Counter(
-            "retuned_segment_files_deleted",
-            "Files that were in no segment and could not get into one.",
-            registry=registry,
-        )

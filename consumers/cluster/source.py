@@ -13,13 +13,11 @@ from datetime import datetime
 
 from retuned.consumers.cluster.database import Database, File, Segment
 from retuned.consumers.cluster.objects import Objects
-from retuned.consumers.errors import Fenced, StoreUnavailable
+from retuned.consumers.errors import StoreUnavailable
 from retuned.consumers.kafka.contract import Batch, Identity, Offsets, Partition
 
 log = logging.getLogger(__name__)
 
-COMPANY_SECONDS = 60.0
-"""One that was killed, or whose machine is gone, has lost its lock by then: whoever has it for longer is alive."""
 LOOK_SECONDS = 0.2
 """How often the database is asked for the next segment."""
 
@@ -49,13 +47,9 @@ class SegmentSource:
         self._waiting_events = 0
         self._next_at: datetime | None = None
         self._caught_up = False
-        self._company_since: float | None = None
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:  # noqa: ARG002  (a segment is one batch)
         """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable."""
-        if not self._is_alone():
-            time.sleep(timeout_seconds)
-            return Batch()
         deadline = time.monotonic() + timeout_seconds
         if self._position is None:
             self.before_assignment([])
@@ -102,27 +96,6 @@ class SegmentSource:
     def close(self) -> None:
         self._position = None
         self._database.close()
-
-    def _is_alone(self) -> bool:
-        """Whether no other daemon follows: two of them would each train models, and put them into service.
-
-        Raises:
-            Fenced: another one does, for longer than one that was killed would.
-        """
-        if self._database.follows_alone():
-            self._company_since, self.waiting_for = None, ""
-            return True
-        now = time.monotonic()
-        if self._company_since is None:
-            self._company_since = now
-            self.waiting_for = "another daemon follows the segments of store.postgres_url; going on when it has ended"
-            log.warning("%s", self.waiting_for)
-        if now - self._company_since >= COMPANY_SECONDS:
-            raise Fenced(
-                "another daemon follows the segments of store.postgres_url, and was left alone; run one daemon for "
-                "each cluster: stop the other one, or give this one a database of its own"
-            )
-        return False
 
     def _verified(self, file: File) -> bytes:
         content = self._objects.get(file.key)

@@ -62,7 +62,8 @@ def restore(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
-    """Have ingesters begin where a warehouse ends. Returns how many partitions it has.
+    """Have ingesters begin where a warehouse ends, and daemons with its control tables. Returns how many partitions it
+    has.
 
     Raises:
         ConfigurationError: the extra is not installed, a setting is missing, or ingesters have begun elsewhere.
@@ -72,12 +73,16 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
     from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 
     try:
+        from retuned.consumers.cluster import leadership
         from retuned.consumers.cluster.database import Database
+        from retuned.consumers.cluster.postgres import Postgres
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
     offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
     with closing(Database(settings.store)) as database:
         database.seed(offsets, stored_identities(warehouse))
+    with closing(Postgres(settings.store)) as postgres:
+        leadership.hand_over(postgres, warehouse)
     return len(offsets)
 
 

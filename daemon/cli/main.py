@@ -376,6 +376,10 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
+    lines += [
+        f"daemon    {one['name']} {'leads' if one['leads'] else 'stands by'}, heard of {one['seconds']:.0f} s ago"
+        for one in status.get("daemons", ())
+    ]
     lines += [f"warning   {warning}" for warning in status.get("warnings", ())]
     lines += [
         f"paused    {pause['workload'] or 'all workloads'}, by {pause['actor']} since {pause['created_at'][:19]}: "

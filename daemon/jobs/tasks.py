@@ -3,9 +3,10 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
-from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.errors import BrokerUnavailable, RetunedError, StandsBy
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
 from retuned.consumers.warehouse.archive import archive as move_to_archive
@@ -36,9 +37,6 @@ def measure_quality(context: Context, runs: Runs) -> None:
     workload."""
     now = context.now()
     with context.parts("quality") as parts:
-        with parts.step("storage"):
-            context.metrics.disk_free.set(shutil.disk_usage(context.warehouse.path.parent).free)
-            context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
         with parts.step("booking"):
             _book(context, now)
         with parts.step("approvals"):
@@ -61,6 +59,12 @@ def measure_quality(context: Context, runs: Runs) -> None:
             context.metrics.keep(shown)
             context.monitor_metrics.keep(measured, shown)
             context.retrain_metrics.keep(measured, shown | under_way)
+
+
+def show_storage(context: Context) -> None:
+    """Show what the warehouse takes, and what is free beside it."""
+    context.metrics.disk_free.set(shutil.disk_usage(context.warehouse.path.parent).free)
+    context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
 
 
 def watch_service(context: Context) -> None:
@@ -179,7 +183,9 @@ def archive(context: Context) -> Archived:
     with context.parts("archive") as parts:
         tables: Sequence[str] = ("dead_letters",)
         with parts.step("booking"):  # what has left is not booked any more
-            _book(context, now)
+            with suppress(StandsBy):  # the leader books
+                context.lead()
+                _book(context, now)
             tables = TABLES
         spans: list[Span] = []
         taught: list[str] = []

@@ -77,6 +77,7 @@ class Rollout:
         topic: of the messages that announce a change.
         show: brings the metrics of a workload up to date.
         reconcile: has the targets follow, without waiting for them.
+        lead: raises StandsBy where another daemon of a cluster does it all.
     """
 
     warehouse: Warehouse
@@ -85,6 +86,7 @@ class Rollout:
     topic: str
     show: Callable[[str], None] = lambda _: None
     reconcile: Callable[[], None] = lambda: None
+    lead: Callable[[], None] = lambda: None
 
     def promote(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> str | None:
         """Make a version the champion at once; `base` puts the base model back into service.
@@ -308,6 +310,7 @@ class Rollout:
                 told: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in rows]
                 told += [(request.state_since, request) for request in requests]
                 for _, one in sorted(told, key=lambda pair: pair[0]):
+                    self.lead()
                     if isinstance(one, Approval):
                         published += self._announce_request(one)
                     else:

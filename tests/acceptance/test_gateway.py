@@ -332,7 +332,6 @@ def test_a_version_that_is_on_no_server_falls_back_and_says_so(around: Around) -
     assert around.gateway.metric("fallbacks_total", workload="support", model_name="support@base") == 1
 
 
-
 def test_a_version_that_was_exchanged_since_the_last_look_is_answered_by_the_next_one(
     tansu: Broker, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """A daemon that follows the segments: the same rows as by Kafka, each once, in one order for all who follow."""
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,8 +16,7 @@ pytest.importorskip("moto", reason="the extra test is not installed")
 from cluster_doubles import Cluster, drain
 from clusters import Postgres, run_postgres
 
-from retuned.consumers.cluster import source
-from retuned.consumers.cluster.follower import Follower, follow
+from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailable
 from retuned.consumers.ingest import Ingest
@@ -61,8 +59,11 @@ class Node:
             self.source.close()
         self.registry = CollectorRegistry()
         self.ingest: Follower
-        self.source, self.ingest = follow(self.cluster.settings, self.warehouse, self.registry, Metrics(self.registry))
-        self.cluster.opened.append(self.source._database)
+        settings, database = self.cluster.settings, self.cluster.database()
+        self.source = SegmentSource(
+            database, self.cluster.objects, settings.kafka.topics, lambda: followed(self.warehouse)
+        )
+        self.ingest = Follower(self.source, self.warehouse, settings, Metrics(self.registry), self.registry)
 
     def close(self) -> None:
         assert self.source is not None
@@ -144,34 +145,6 @@ def test_all_who_follow_store_the_same_of_an_id_that_is_in_several_partitions(cl
     assert [row["response"] for row in rows[0]] == ["by 0", "by 1"] * 3
     for node in nodes:
         node.close()
-
-
-def test_one_daemon_follows_and_another_waits_until_it_has_ended(
-    cluster: Cluster, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster.send(interaction("0"))
-    drain(cluster.ingester())
-    first, second = Node(cluster, "first"), Node(cluster, "second")
-    first.drain()
-    assert second.ingest.step() == 0
-    assert second.ingest.waiting_for.startswith("another daemon follows the segments")
-    monkeypatch.setattr(source, "COMPANY_SECONDS", 0.0)
-    with pytest.raises(Fenced, match="run one daemon for each cluster"):
-        second.ingest.step()
-    postgres.stop(signal.SIGKILL)  # no lock outlives its connection, and the first comes first here
-    postgres.start()
-    with pytest.raises(StoreUnavailable):
-        first.ingest.step()
-    first.ingest.step()
-    with pytest.raises(StoreUnavailable):
-        second.ingest.step()
-    with pytest.raises(Fenced):
-        second.ingest.step()
-    first.close()
-    second.drain()
-    assert second.ingest.waiting_for == ""
-    assert [row["id"] for row in second.warehouse.rows(EVENTS)] == ["0"]
-    second.close()
 
 
 def test_it_goes_on_where_it_was_killed(cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

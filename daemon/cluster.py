@@ -1,0 +1,178 @@
+"""A daemon's membership in a cluster: it leads, or stands by and passes on to the leader what that alone can do."""
+
+import http.client
+import logging
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from retuned.consumers.cluster.control import Control
+from retuned.consumers.cluster.database import Database
+from retuned.consumers.cluster.follower import Follower, followed
+from retuned.consumers.cluster.leadership import Leadership, Member
+from retuned.consumers.cluster.metrics import files_deleted
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.postgres import Postgres
+from retuned.consumers.cluster.source import SegmentSource
+from retuned.consumers.cluster.sweep import sweep
+from retuned.consumers.errors import RetunedError, StandsBy
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.remote import tls_of_this_certificate
+from retuned.daemon.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+LOOK_SECONDS, SWEEP_SECONDS = 5.0, 3_600.0
+ANSWER_SECONDS = 3_600.0
+"""The leader's own bounds come first."""
+PASSED_ON = "X-Retuned-Passed-On"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of the leader, to what was passed on to it."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Cluster:
+    """This daemon among the others.
+
+    Attributes:
+        source, follower: what follows the segments, for the thread of ingestion.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        warehouse: Warehouse,
+        registry: CollectorRegistry,
+        metrics: Metrics,
+        on_followed: Callable[[], None],
+        on_lead: Callable[[], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """
+        Args:
+            on_followed: called while it stands by, after each look at what the leader changed.
+            on_lead: called once, when it leads.
+            fail: called with an error after which the daemon cannot go on.
+
+        Raises:
+            ConfigurationError: a setting of the section `store` is missing or wrong. Nothing is asked yet.
+        """
+        self._settings, self._fail = settings, fail
+        self._database, self._objects = Database(settings.store), Objects(settings.store)
+        self.source = SegmentSource(self._database, self._objects, settings.kafka.topics, lambda: followed(warehouse))
+        self.follower = Follower(self.source, warehouse, settings, metrics, registry)
+        self._control_postgres = Postgres(settings.store)
+        name = f"{socket.gethostname()}:{settings.http.port}"
+        tls = settings.http.tls_certificate_file is not None
+        own = "127.0.0.1" if settings.http.loopback else "*"
+        url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{own}:{settings.http.port}"
+        control = Control(self._control_postgres, warehouse)
+        self._leadership = Leadership(
+            Postgres(settings.store), control, name, str(url), lambda: followed(warehouse), on_followed, on_lead
+        )
+        Gauge(
+            "retuned_leader", "1 for the daemon of a cluster that leads, 0 for one that stands by.", registry=registry
+        ).set_function(lambda: self.leads)
+        self._deleted = files_deleted(registry)
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name="leadership"),
+            threading.Thread(target=self._sweep, name="sweep", daemon=True),
+        ]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this daemon leads."""
+        return self._leadership.leads
+
+    @property
+    def problem(self) -> str:
+        """Why nobody knows who leads; empty: it is known."""
+        return self._leadership.problem
+
+    def check(self) -> None:
+        """Raises StandsBy where this daemon does not lead: nothing outside of the warehouse is to be changed then."""
+        self._leadership.check()
+
+    def members(self) -> list[Member]:
+        """The daemons that were heard of in the last minute; none while that is not known."""
+        try:
+            return self._leadership.members()
+        except RetunedError:
+            return []
+
+    def start(self) -> None:
+        """Stand by, until it is time to lead."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Lead no more: another daemon may at once. Safe to repeat."""
+        self._stopping.set()
+        if self._threads[0].is_alive():
+            self._threads[0].join(STOP_SECONDS)
+        self._leadership.close()
+        self._control_postgres.close()
+
+    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Have the leader answer a request, with whatever the client shows to be admitted.
+
+        Raises:
+            StandsBy: no leader is known, or it does not answer.
+        """
+        leader = self._leadership.leader_url
+        if leader is None or PASSED_ON in headers:
+            raise StandsBy(f"this daemon stands by, and knows no leader: {self.problem or 'try again in some seconds'}")
+        kept = ("authorization", "content-type", "host", "origin", "accept")
+        sent = {name: value for name, value in headers.items() if name.lower() in kept} | {PASSED_ON: "1"}
+        request = urllib.request.Request(
+            f"{leader}{path}", method=method, data=body if method == "POST" else None, headers=sent
+        )
+        tls = tls_of_this_certificate(self._settings.http)
+        handlers = [urllib.request.HTTPSHandler(context=tls)] if tls else []
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *handlers)
+        try:
+            with opener.open(request, timeout=ANSWER_SECONDS) as answer:
+                return Answer(answer.status, answer.headers.get("Content-Type", ""), answer.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.headers.get("Content-Type", ""), error.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise StandsBy(
+                f"this daemon stands by, and the leader at {leader} does not answer ({error}); try again in seconds"
+            ) from error
+
+    # Inside
+
+    def _run(self) -> None:
+        try:
+            self._leadership.run(self._stopping)
+        except BaseException as error:  # noqa: BLE001  (whatever ends this thread ends the daemon)
+            self._fail(error)
+
+    def _sweep(self) -> None:
+        """The leader deletes files that are in no segment, soon and then every hour."""
+        with closing(Database(self._settings.store)) as database:  # it lists for long
+            swept = -SWEEP_SECONDS
+            while not self._stopping.wait(LOOK_SECONDS):
+                if not self.leads or time.monotonic() - swept < SWEEP_SECONDS:
+                    continue
+                swept = time.monotonic()
+                try:
+                    self._deleted.inc(sweep(database, self._objects))
+                except RetunedError as error:
+                    log.warning("%s; files that are in no segment are looked for again in an hour", error)
