@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.leadership import Leadership, Member
-from retuned.consumers.cluster.metrics import files_deleted
+from retuned.consumers.cluster.metrics import DaemonMetrics
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
@@ -75,20 +75,19 @@ class Cluster:
         self._settings, self._fail = settings, fail
         self._database, self._objects = Database(settings.store), Objects(settings.store)
         self.source = SegmentSource(self._database, self._objects, settings.kafka.topics, lambda: followed(warehouse))
-        self.follower = Follower(self.source, warehouse, settings, metrics, registry)
+        own = DaemonMetrics(registry)
+        self.follower = Follower(self.source, warehouse, settings, metrics, own.store_up)
         self._control_postgres = Postgres(settings.store)
         name = f"{socket.gethostname()}:{settings.http.port}"
         tls = settings.http.tls_certificate_file is not None
-        own = "127.0.0.1" if settings.http.loopback else "*"
-        url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{own}:{settings.http.port}"
+        host = "127.0.0.1" if settings.http.loopback else "*"
+        url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{host}:{settings.http.port}"
         control = Control(self._control_postgres, warehouse)
         self._leadership = Leadership(
             Postgres(settings.store), control, name, str(url), lambda: followed(warehouse), on_followed, on_lead
         )
-        Gauge(
-            "retuned_leader", "1 for the daemon of a cluster that leads, 0 for one that stands by.", registry=registry
-        ).set_function(lambda: self.leads)
-        self._deleted = files_deleted(registry)
+        own.leader.set_function(lambda: self.leads)
+        self._deleted = own.deleted
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name="leadership"),

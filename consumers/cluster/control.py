@@ -195,7 +195,7 @@ class Control:
             version = schema.latest()
             if self._published_schema() == version:
                 return
-            for changes in _parts(self._all_rows()):
+            for changes in _parts(self.all_rows()):
                 self._advance(self._publish(changes))
                 on_part()
             self._advance(self._publish((), version))
@@ -205,11 +205,19 @@ class Control:
         """No longer tell of rows that were deleted a month ago: who lacks that much reads all anew."""
         self._postgres.rows("forget_deleted")
 
+    def all_rows(self) -> Iterator[Change]:
+        """The rows of the warehouse, as PostgreSQL has them."""
+        for name, table in self._tables.items():
+            with self._warehouse.cursor() as cursor:
+                cursor.execute(f"SELECT {table.key}, {table.row} FROM {name}")
+                while some := cursor.fetchmany(CHANGE_ROWS):
+                    yield from ((name, key, row) for key, row in some)
+
     # Inside; `_changing` is held
 
     def _publish(self, changes: Iterable[Change], version: int | None = None) -> int:
         tables, keys, rows = [list(column) for column in zip(*changes, strict=True)] or ([], [], [])
-        given = {"tables": tables, "keys": keys, "rows": rows, "schema": version}
+        given: dict[str, Any] = {"tables": tables, "keys": keys, "rows": rows, "schema": version}
         given |= {"change": uuid.uuid4().hex, "epoch": self.epoch, "number": self._number}
         try:
             [(number,)] = self._postgres.rows("change", given)
@@ -262,13 +270,6 @@ class Control:
                     f"warehouse {self._warehouse.path}: it has {name} of its own, which this cluster does not know; "
                     "begin with a new warehouse, or with a backup of a daemon of this cluster (warehouse.path)"
                 )
-
-    def _all_rows(self) -> Iterator[Change]:
-        for name, table in self._tables.items():
-            with self._warehouse.cursor() as cursor:
-                cursor.execute(f"SELECT {table.key}, {table.row} FROM {name}")
-                while some := cursor.fetchmany(CHANGE_ROWS):
-                    yield from ((name, key, row) for key, row in some)
 
 
 def _parts(changes: Iterable[T]) -> Iterator[list[T]]:

@@ -2,10 +2,9 @@
 
 import logging
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import Gauge
 
 from retuned.consumers.cluster import segments
-from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.source import SegmentBatch, SegmentSource
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
@@ -33,14 +32,14 @@ class Follower(Ingest):
         warehouse: Warehouse,
         settings: Settings,
         metrics: Metrics,
-        registry: CollectorRegistry,
+        store_up: Gauge,
     ) -> None:
         """
         Raises:
             ConfigurationError: as `Ingest`.
         """
         super().__init__(source, warehouse, settings, metrics)
-        self._store_up = store_up(registry)
+        self._store_up = store_up
         self._producers.catching_up, self._producers.on_trial = True, False  # they never stop it
 
     def _decoded(self, batch: Batch) -> Rows:

@@ -17,6 +17,7 @@ from cluster_doubles import Cluster, drain
 from clusters import Postgres, run_postgres
 
 from retuned.consumers.cluster.follower import Follower, followed
+from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailable
 from retuned.consumers.ingest import Ingest
@@ -63,7 +64,7 @@ class Node:
         self.source = SegmentSource(
             database, self.cluster.objects, settings.kafka.topics, lambda: followed(self.warehouse)
         )
-        self.ingest = Follower(self.source, self.warehouse, settings, Metrics(self.registry), self.registry)
+        self.ingest = Follower(self.source, self.warehouse, settings, Metrics(self.registry), store_up(self.registry))
 
     def close(self) -> None:
         assert self.source is not None

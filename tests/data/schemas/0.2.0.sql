@@ -21,6 +21,9 @@ INSERT INTO batches VALUES (1099511627778);
 CREATE TABLE blindness(workload VARCHAR NOT NULL, monitor VARCHAR NOT NULL, found BIGINT NOT NULL, needed BIGINT NOT NULL, what VARCHAR NOT NULL, since TIMESTAMP NOT NULL);
 INSERT INTO blindness VALUES ('workload 1, it''s “1”', 'monitor 1, it''s “1”', 1099511627777, 1099511627777, 'what 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO blindness VALUES ('workload 2, it''s “2”', 'monitor 2, it''s “2”', 1099511627778, 1099511627778, 'what 2, it''s “2”', '2026-03-04 09:30:00.123000');
+CREATE TABLE control_positions(number BIGINT NOT NULL);
+INSERT INTO control_positions VALUES (1099511627777);
+INSERT INTO control_positions VALUES (1099511627778);
 CREATE TABLE dataset_rows(dataset_version VARCHAR NOT NULL, row_id VARCHAR NOT NULL, split VARCHAR NOT NULL, prompt_hash VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, feedback_id VARCHAR NOT NULL);
 INSERT INTO dataset_rows VALUES ('dataset_version 1, it''s “1”', 'row_id 1, it''s “1”', 'split 1, it''s “1”', 'prompt_hash 1, it''s “1”', 'interaction_id 1, it''s “1”', 'feedback_id 1, it''s “1”');
 INSERT INTO dataset_rows VALUES ('dataset_version 2, it''s “2”', 'row_id 2, it''s “2”', 'split 2, it''s “2”', 'prompt_hash 2, it''s “2”', 'interaction_id 2, it''s “2”', 'feedback_id 2, it''s “2”');
@@ -154,6 +157,7 @@ INSERT INTO schema_migrations VALUES (30, '030_deployments.sql', '2026-03-02 09:
 INSERT INTO schema_migrations VALUES (31, '031_rollouts.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (32, '032_approvals.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (33, '033_shadow.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (34, '034_control_positions.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (35, '035_segments.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
