@@ -697,9 +697,9 @@ def metrics() -> list[str]:
     """Every metric, from the classes that make them."""
     lines = page(
         "Metrics",
-        "`/metrics` of the daemon, in a cluster with those of the last section but one, of each [ingester](../cluster.md)",
-        "those of the sections Ingestion and Ingesters, and of each [gateway](../gateway.md) those of the last section,",
-        "are for Prometheus, beside those of the",
+        "`/metrics` of the daemon, in a cluster with those of the last section but one, of each",
+        "[ingester](../cluster.md) those of the sections Ingestion and Ingesters, and of each [gateway](../gateway.md)",
+        "those of the last section, are for Prometheus, beside those of the",
         "process (`process_…`, `python_…`). A figure that is",
         "not known is absent, not zero. Gauges without labels are the exception: they are 0 from the start until they",
         "are first set, as `retuned_ingest_last_event_timestamp_seconds` is before the first event since the start of",

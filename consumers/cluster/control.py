@@ -177,7 +177,8 @@ class Control:
 
         Raises:
             StoreUnavailable: PostgreSQL does not answer.
-            ConfigurationError: a newer retuned wrote there, or the warehouse has control tables of its own.
+            ConfigurationError: a newer retuned wrote there, it was set back to an older state, or the warehouse has
+                control tables of its own.
             WarehouseError: the warehouse cannot be written.
         """
         with self._changing:
@@ -248,6 +249,12 @@ class Control:
                 )
             if self._number == 0:
                 self._refuse_own_rows()
+            elif number < self._number:
+                raise ConfigurationError(
+                    f"store.postgres_url: the database has changes up to {number}, and warehouse "
+                    f"{self._warehouse.path} up to {self._number}: it was set back; set the warehouses of all daemons "
+                    "back to backups of before (retuned restore), or begin with new ones"
+                )
             known = self._number if self._number >= deleted_until else 0
             changes: list[Change] = connection.execute(sql("changes"), {"number": known}).fetchall()
         with self._warehouse.transaction(recorded=False) as cursor:

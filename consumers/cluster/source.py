@@ -13,7 +13,7 @@ from datetime import datetime
 
 from retuned.consumers.cluster.database import Database, File, Segment
 from retuned.consumers.cluster.objects import Objects
-from retuned.consumers.errors import StoreUnavailable
+from retuned.consumers.errors import Fenced, StoreUnavailable
 from retuned.consumers.kafka.contract import Batch, Identity, Offsets, Partition
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,19 @@ class SegmentSource:
         self._caught_up = False
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:  # noqa: ARG002  (a segment is one batch)
-        """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable."""
+        """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable, and Fenced where
+        the database was set back."""
         deadline = time.monotonic() + timeout_seconds
         if self._position is None:
             self.before_assignment([])
             self._position = self._stored()
         while (segment := self._database.segment(self._position + 1)) is None:
+            if (last := self._database.last_segment()) < self._position:
+                raise Fenced(
+                    f"store.postgres_url: the last segment is {last}, and the warehouse has {self._position} of them: "
+                    "the database was set back; set the warehouses of all daemons back to backups of before (retuned "
+                    "restore), or begin with new ones"
+                )
             self._caught_up, self._waiting_events, self._next_at = True, 0, None
             left = deadline - time.monotonic()
             if left <= 0:

@@ -340,6 +340,18 @@ def test_rows_of_a_newer_version_are_refused(leader: Node, other: Node) -> None:
         other.control.follow()
 
 
+def test_a_database_that_was_set_back_is_refused(leader: Node, other: Node) -> None:
+    leader.decide("a")
+    other.control.follow()
+    with leader.postgres.transaction() as connection:
+        connection.execute(b"UPDATE retuned.last_change SET number = number - 1")
+    with pytest.raises(ConfigurationError, match="it was set back; set the warehouses of all daemons back"):
+        other.control.follow()
+    with pytest.raises(ConfigurationError, match="it was set back"):
+        leader.decide("b")
+    assert leader.decided() == other.decided() == ["a"]
+
+
 def test_who_was_away_for_longer_than_deletions_are_told_reads_all_anew(leader: Node, other: Node) -> None:
     leader.decide("a")
     leader.decide("b")

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
@@ -146,6 +147,17 @@ def test_all_who_follow_store_the_same_of_an_id_that_is_in_several_partitions(cl
     assert [row["response"] for row in rows[0]] == ["by 0", "by 1"] * 3
     for node in nodes:
         node.close()
+
+
+def test_a_database_that_was_set_back_is_refused(cluster: Cluster, node: Node) -> None:
+    """What comes would have the numbers of what is there."""
+    cluster.send(interaction("0"))
+    drain(cluster.ingester())
+    node.drain()
+    with psycopg.connect(cluster.url) as connection:
+        connection.execute("UPDATE retuned.last_segment SET number = 0")
+    with pytest.raises(Fenced, match="the last segment is 0, and the warehouse has 1 of them"):
+        node.ingest.step()
 
 
 def test_it_goes_on_where_it_was_killed(cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
