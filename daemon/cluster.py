@@ -1,15 +1,11 @@
 """A daemon's membership in a cluster: it leads, or stands by and passes on to the leader what that alone can do."""
 
-import http.client
 import logging
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
@@ -25,25 +21,13 @@ from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.daemon.remote import tls_of_this_certificate
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.pass_on import Answer, pass_on
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
 LOOK_SECONDS, SWEEP_SECONDS = 5.0, 3_600.0
-ANSWER_SECONDS = 3_600.0
-"""The leader's own bounds come first."""
-PASSED_ON = "X-Retuned-Passed-On"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Of the leader, to what was passed on to it."""
-
-    status: int
-    content_type: str
-    body: bytes
 
 
 class Cluster:
@@ -129,31 +113,15 @@ class Cluster:
         self._control_postgres.close()
 
     def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Have the leader answer a request, with whatever the client shows to be admitted.
+        """Have the leader answer a request; see `pass_on`.
 
         Raises:
             StandsBy: no leader is known, or it does not answer.
         """
         leader = self._leadership.leader_url
-        if leader is None or PASSED_ON in headers:
+        if leader is None:
             raise StandsBy(f"this daemon stands by, and knows no leader: {self.problem or 'try again in some seconds'}")
-        kept = ("authorization", "content-type", "host", "origin", "accept")
-        sent = {name: value for name, value in headers.items() if name.lower() in kept} | {PASSED_ON: "1"}
-        request = urllib.request.Request(
-            f"{leader}{path}", method=method, data=body if method == "POST" else None, headers=sent
-        )
-        tls = tls_of_this_certificate(self._settings.http)
-        handlers = [urllib.request.HTTPSHandler(context=tls)] if tls else []
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *handlers)
-        try:
-            with opener.open(request, timeout=ANSWER_SECONDS) as answer:
-                return Answer(answer.status, answer.headers.get("Content-Type", ""), answer.read())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.headers.get("Content-Type", ""), error.read())
-        except (OSError, http.client.HTTPException) as error:
-            raise StandsBy(
-                f"this daemon stands by, and the leader at {leader} does not answer ({error}); try again in seconds"
-            ) from error
+        return pass_on(leader, self._settings.http, method, path, headers, body)
 
     # Inside
 

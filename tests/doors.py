@@ -26,6 +26,7 @@ class FakeDaemon:
         self.commands: list[dict[str, Any]] = []
         self.reports = Path("nowhere")
         self.warned: Callable[[], list[str]] = list
+        self.led_by: Any = None
 
     def health(self) -> list[str]:
         return []
