@@ -1,4 +1,4 @@
-"""compose.cluster.yaml, on top of compose.yaml: who is there, what each process takes, and that it works as it stands."""
+"""compose.cluster.yaml, on top of compose.yaml: who is there, what each process takes, and that it works."""
 
 import os
 import re
@@ -127,8 +127,9 @@ def test_prometheus_scrapes_daemons_and_ingesters_as_one_job() -> None:
     assert job["static_configs"][0]["targets"] == [f"{daemon}:8321" for daemon in DAEMONS]
     (found,) = job["dns_sd_configs"]
     assert (found["names"], found["port"]) == (["ingest"], 8321)
-    mounted = [volume for volume in OVERLAY["services"]["prometheus"]["volumes"]]
-    assert mounted == ["./prometheus.cluster.yml:/etc/prometheus/prometheus.yml:ro"]
+    assert OVERLAY["services"]["prometheus"]["volumes"] == [
+        "./prometheus.cluster.yml:/etc/prometheus/prometheus.yml:ro"
+    ]
     url = COMPOSE["services"]["gateway"]["environment"]["RETUNED__GATEWAY__DAEMON_URL"]
     for daemon in DAEMONS:
         (alias,) = COMPOSE["services"][daemon]["networks"]["default"]["aliases"]

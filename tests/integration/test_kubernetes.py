@@ -442,12 +442,13 @@ def test_the_values_of_the_documentation_render(tmp_path: Path) -> None:
     blocks = re.findall(
         r"^    (?:# values|config:)[^`]*?\n\n", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE
     )
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     files = [tmp_path / f"{number}.yaml" for number in range(len(blocks))]
     for file, block in zip(files, blocks, strict=True):
         file.write_text(block)
     options = [option for file in files for option in ("--values", str(file))]
-    assert len(pods(*options)) == 2
+    assert pods(*options).keys() == {"daemon", "ingest", "gateway"}
+    assert one("ScaledObject", "retuned-ingest", *options)["spec"]["maxReplicaCount"] == 12
     (container,) = pods(*options)["gateway"]["spec"]["containers"]
     assert container["env"] == [{"name": "SSL_CERT_FILE", "value": "/run/secrets/retuned/ca.crt"}]
 
