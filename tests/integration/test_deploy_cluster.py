@@ -30,7 +30,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 ALONE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 OVERLAY = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())
 PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.cluster.yml").read_text())
-IMAGE = dict(re.findall(r"(RETUNED__\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text().partition("AS daemon\n")[2]))
+IMAGE = dict(re.findall(r"(RETUNED__\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text()))
 DAEMONS = ("retuned", "standby")
 SECRETS = {
     "RETUNED_POSTGRES_PASSWORD": "a password",
@@ -94,7 +94,9 @@ def test_all_have_one_store_and_each_daemon_a_volume_of_its_own(
     assert sorted(kept) == ["data:/data", "standby:/data"]
     assert "volumes" not in COMPOSE["services"]["ingest"]
     assert COMPOSE["services"]["retuned"]["build"]["args"] == {"EXTRAS": "[cluster]"}
-    assert {COMPOSE["services"][service]["image"] for service in (*DAEMONS, "ingest")} == {"retuned"}
+    assert {COMPOSE["services"][service]["image"] for service in DAEMONS} == {"retuned"}
+    assert COMPOSE["services"]["ingest"]["build"]["target"] == "ingest"
+    assert COMPOSE["services"]["ingest"]["image"] == "retuned:ingest"
     for service in (*DAEMONS, "ingest"):
         assert COMPOSE["services"][service]["depends_on"].keys() == {"topics", "postgres", "bucket"}
     partitions = int(re.findall(r"--partitions (\d+)", COMPOSE["services"]["topics"]["command"][0])[0])
@@ -164,7 +166,7 @@ class Process:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "retuned.daemon.cli.main"),
-                    *COMPOSE["services"][service].get("command", ["run"]),
+                    "ingest" if service == "ingest" else "run",
                 ],
                 env=os.environ | environment(service) | given | {"RETUNED__HTTP__PORT": str(port)},
                 cwd=folder,

@@ -271,14 +271,19 @@ def test_a_policy_without_peers_lets_nobody_in() -> None:
         assert not [it for it in opened if it["kind"] == "NetworkPolicy"]
 
 
+def stage(name: str) -> str:
+    """What stands in the Dockerfile below the line of a stage."""
+    found = re.search(rf"^FROM \S+ AS {name}$(.*?)(?=^FROM|\Z)", (DEPLOY / "Dockerfile").read_text(), re.M | re.S)
+    assert found is not None
+    return found[1]
+
+
 def configured(process: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> Settings:
     """What the process makes of its ConfigMap and its environment, the image's and the pod's."""
-    image = "gateway" if process == "gateway" else "daemon"
-    stage = re.search(rf"^FROM process AS {image}$(.*?)^CMD", (DEPLOY / "Dockerfile").read_text(), re.M | re.S)
-    assert stage is not None
+    own, served = (stage(name) for name in (process, "process" if process == "gateway" else "served"))
     pod = pods(*options)[process]["spec"]
     given = {it["name"]: it["value"] for it in pod["containers"][0].get("env", ()) if it["name"].startswith("RETUNED")}
-    for name, value in (dict(re.findall(r"(RETUNED__\w+)=(\S+)", stage[1])) | given).items():
+    for name, value in (dict(re.findall(r"(RETUNED__\w+)=(\S+)", served + own)) | given).items():
         monkeypatch.setenv(name, value)
     (name,) = [it["configMap"]["name"] for it in pod["volumes"] if "configMap" in it]
     file = folder / "retuned.yaml"
@@ -322,7 +327,8 @@ def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
     ingest = configured("ingest", monkeypatch, tmp_path, *PROTECTED)
     pod = pods(*PROTECTED)["ingest"]["spec"]
     (container,) = pod["containers"]
-    assert container["args"] == ["ingest"]
+    assert container["image"] == "registry.example.com/retuned:0.2.0-ingest"
+    assert 'CMD ["ingest"]' in stage("ingest")
     assert (ingest.http.host, ingest.http.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
     assert ingest.http.operator_token_file is None  # there is nothing to operate
     assert ingest.kafka.sasl_username == "retuned"
