@@ -108,11 +108,10 @@ def test_an_ingester_needs_no_more_than_its_image_holds(
             said = {"messages": [{"role": "user", "content": "Call me: +49 30 901820"}], "response": "I will."}
             own = {"id": "1", "timestamp": datetime.now(UTC).isoformat(), "workload": "support", "model": "base"}
             producer.send(made.topic, own | said)
-            producer.send(made.topic, {"no": "event"})
             producer.flush(20)
             producer.close(5)
-            until(lambda: made.recorded() == 2, seconds=120)
-            assert [id for id, *_ in made.rows() if id] == ["1"]
+            until(lambda: made.recorded() == 1, seconds=120)
+            assert [id for id, *_ in made.rows()] == ["1"]
             made.stop()
         finally:
             made.end()

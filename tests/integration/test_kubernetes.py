@@ -163,6 +163,7 @@ def test_ingesters_scale_by_what_waits_in_their_group() -> None:
                 "bootstrapServers": "kafka-bootstrap.kafka:9092",
                 "consumerGroup": kafka.group_id,
                 "topic": topic,
+                "version": "2.1.0",  # the oldest one that Kafka 4 answers
                 "lagThreshold": "50000",
                 "offsetResetPolicy": kafka.start,
             },
