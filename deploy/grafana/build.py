@@ -259,7 +259,7 @@ def operations() -> dashboard.Dashboard:
             "Shares that were bad: answers that took longer than 8 s, by workload, and of the time, that events waited "
             "for more than five minutes. Of each 1% is the aim in a month; alerts tell when it is missed fast.",
             (f"workload:retuned_answers_slow:ratio_rate1h{{{OF_WORKLOAD}}}", "{{workload}} slow answers"),
-            ("max by (instance) (instance:retuned_ingest_late:ratio1h)", "late events"),
+            ("max(job:retuned_ingest_late:ratio1h)", "late events"),
             unit=SHARE,
         ),
         lines(

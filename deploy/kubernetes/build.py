@@ -34,11 +34,20 @@ def render(*options: str) -> str:
 
 
 def files() -> dict[str, str]:
-    """Name of each manifest and what is to stand in it: a file for each process."""
-    values = ("--values", str(FOLDER / "values.yaml"))
+    """Each manifest by its path in this folder, and what is to stand in it: a file for each process.
+
+    Those in `cluster` are of the processes that are otherwise than without a cluster.
+    """
+    alone = ("--values", str(FOLDER / "values.yaml"))
+    made = {f"{name}.yaml": _manifest(name, *alone) for name in ("daemon", "gateway")}
+    together = (*alone, "--values", str(FOLDER / "cluster" / "values.yaml"))
+    return made | {f"cluster/{name}.yaml": _manifest(name, *together) for name in ("daemon", "ingest")}
+
+
+def _manifest(process: str, *values: str) -> str:
     head = "# Made by build.py from deploy/helm/retuned and values.yaml: change these.\n"
-    made = {name: render(*values, "--show-only", f"templates/{name}/*") for name in ("daemon", "gateway")}
-    return {f"{name}.yaml": head + re.sub(r"\n+---\n", "\n---\n", text).rstrip() + "\n" for name, text in made.items()}
+    text = render(*values, "--show-only", f"templates/{process}/*")
+    return head + re.sub(r"\n+---\n", "\n---\n", text).rstrip() + "\n"
 
 
 if __name__ == "__main__":

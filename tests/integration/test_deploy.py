@@ -433,7 +433,7 @@ def test_prometheus_sends_to_the_alertmanager_which_knows_the_alerts() -> None:
 def test_compose_is_open_to_this_machine_alone_and_knows_who_is_well() -> None:
     services = COMPOSE["services"]
     assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", []))
-    assert (DEPLOY / "Dockerfile").read_text().count("\nHEALTHCHECK") == 2
+    assert (DEPLOY / "Dockerfile").read_text().count("\nHEALTHCHECK") == 2  # the daemon and ingesters have one together
     assert {name for name, service in services.items() if "healthcheck" not in service} == {"retuned", "gateway"}
     for service in services.values():
         for volume in service.get("volumes", []):

@@ -1,22 +1,27 @@
-"""The images: their recipe is sound, and the gateway's holds all that a gateway needs."""
+"""The images: their recipe is sound, and those of gateways and ingesters hold all that they need."""
 
 import importlib.metadata
 import os
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
-from brokers import Broker
+from brokers import Broker, Json, until
+from cluster_faults import Ingesters
+from clusters import run_postgres, run_s3
 from gateways import Gateway, model_server, published
+from kafka import KafkaProducer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GROUP = [Requirement(line) for line in PROJECT["dependency-groups"]["gateway-image"]]
+INGEST = [Requirement(line) for line in PROJECT["dependency-groups"]["ingest-image"]]
 
 
 def closure(wanted: list[Requirement]) -> set[str]:
@@ -36,21 +41,30 @@ def closure(wanted: list[Requirement]) -> set[str]:
     return set(found)
 
 
+def launched(folder: Path, group: list[Requirement], command: str, config: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A command of retuned, by a Python that finds nothing but what an image holds."""
+    site = folder / "site-packages"
+    site.mkdir()
+    for name in {*closure(group), "retuned"}:
+        for file in importlib.metadata.files(name) or ():
+            first, *below = file.parts
+            if first != ".." and not (site / first).exists():
+                (site / first).symlink_to(str(file.locate()).removesuffix("/".join(["", *below])))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "tests" / "ns")])}
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-S", "-m", "retuned.daemon.cli.main", command, "--config", str(config)],
+            stdout=out,
+            stderr=out,
+            env=environment,
+        )
+
+
 class SmallGateway(Gateway):
-    """`retuned gateway` by a Python that finds nothing but what the image holds."""
+    """`retuned gateway` with what its image holds."""
 
     def launch(self) -> None:
-        site = self.folder / "site-packages"
-        site.mkdir()
-        for name in {*closure(GROUP), "retuned"}:
-            for file in importlib.metadata.files(name) or ():
-                first, *below = file.parts
-                if first != ".." and not (site / first).exists():
-                    (site / first).symlink_to(str(file.locate()).removesuffix("/".join(["", *below])))
-        command = [sys.executable, "-S", "-m", "retuned.daemon.cli.main", "gateway", "--config", str(self.config)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "tests" / "ns")])}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self.process = launched(self.folder, GROUP, "gateway", self.config, self.log)
 
 
 def test_a_gateway_needs_no_more_than_its_image_holds(tansu: Broker, tmp_path: Path) -> None:
@@ -73,10 +87,41 @@ def test_a_gateway_needs_no_more_than_its_image_holds(tansu: Broker, tmp_path: P
             made.end()
 
 
-def test_what_the_gateways_image_installs_are_dependencies_of_the_project() -> None:
+class SmallIngesters(Ingesters):
+    """`retuned ingest` with what its image holds."""
+
+    def start(self, number: int) -> None:
+        self.processes[number] = launched(self.folder, INGEST, "ingest", self.config, self.log)
+
+
+def test_an_ingester_needs_no_more_than_its_image_holds(
+    tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not closure(INGEST) & {"torch", "transformers", "pandas", "scikit-learn", "evidently", "plotly"}
+    with run_postgres() as postgres, run_s3(tmp_path) as s3:
+        made = SmallIngesters(tmp_path, tansu, postgres, s3, count=1)
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        made.start(0)
+        try:
+            producer = KafkaProducer(bootstrap_servers=tansu.bootstrap_servers, acks="all", value_serializer=Json())
+            said = {"messages": [{"role": "user", "content": "Call me: +49 30 901820"}], "response": "I will."}
+            own = {"id": "1", "timestamp": datetime.now(UTC).isoformat(), "workload": "support", "model": "base"}
+            producer.send(made.topic, own | said)
+            producer.flush(20)
+            producer.close(5)
+            until(lambda: made.recorded() == 1, seconds=120)
+            assert [id for id, *_ in made.rows()] == ["1"]
+            made.stop()
+        finally:
+            made.end()
+
+
+@pytest.mark.parametrize(("group", "extra"), [(GROUP, "gateway"), (INGEST, "cluster")])
+def test_what_the_small_images_install_are_dependencies_of_the_project(group: list[Requirement], extra: str) -> None:
     project = PROJECT["project"]
-    known = [*project["dependencies"], *project["optional-dependencies"]["gateway"]]
-    assert {canonicalize_name(one.name) for one in GROUP} <= {canonicalize_name(Requirement(it).name) for it in known}
+    known = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    assert {canonicalize_name(one.name) for one in group} <= {canonicalize_name(Requirement(it).name) for it in known}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its wheel has a program for Linux")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from retuned.consumers.settings import IngestSettings, KafkaSettings
 from retuned.daemon.app import STOP_SECONDS
 from retuned.daemon.gateway.app import FLUSH_SECONDS
 from retuned.daemon.settings import Settings, load
@@ -29,8 +30,23 @@ ENCRYPTED = (
     "--set",
     "config.http.tls_certificate_file=/run/secrets/retuned/tls.crt,config.http.tls_key_file=/run/secrets/retuned/tls.key",
 )
-RELEASES = {"minimal": MINIMAL, "as_shipped": ("--values", str(VALUES)), "watched": WATCHED, "encrypted": ENCRYPTED}
-OPERATOR = "monitoring.coreos.com/v1"
+CLUSTER = (*WATCHED, "--values", str(VALUES.parent / "cluster" / "values.yaml"))
+PROTECTED = (
+    *CLUSTER,
+    "--set-json",
+    'config.kafka={"bootstrap_servers":"kafka-bootstrap.kafka:9092","security_protocol":"SASL_SSL","sasl_mechanism":"SCRAM-SHA-512","sasl_username":"retuned",'
+    '"sasl_password_file":"/run/secrets/retuned/password","ssl_cafile":"/run/secrets/retuned/broker.crt",'
+    '"expert_topic":"experts","start":"latest"}',
+)
+RELEASES = {
+    "minimal": MINIMAL,
+    "as_shipped": ("--values", str(VALUES)),
+    "watched": WATCHED,
+    "encrypted": ENCRYPTED,
+    "cluster": CLUSTER,
+    "protected_cluster": PROTECTED,
+}
+OPERATORS = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1")
 
 Object = dict[str, Any]
 
@@ -65,7 +81,9 @@ def pods(*options: str) -> dict[str, Object]:
 
 
 def test_the_manifests_are_those_that_the_chart_makes() -> None:
-    stored = {path.name: path.read_text() for path in VALUES.parent.glob("*.yaml") if path != VALUES}
+    folder = VALUES.parent
+    found = [path for path in folder.rglob("*.yaml") if path.name != VALUES.name]
+    stored = {str(path.relative_to(folder)): path.read_text() for path in found}
     assert BUILD.files() == stored, "run python deploy/kubernetes/build.py"
 
 
@@ -79,7 +97,7 @@ def test_the_chart_has_the_version_of_the_package() -> None:
 def test_kubernetes_takes_every_object(kubernetes: str) -> None:
     made = {json.dumps(it): it for options in RELEASES.values() for it in rendered(*options)}
     for it in made.values():
-        if it["apiVersion"] != OPERATOR:  # of which the validator has no schema
+        if it["apiVersion"] not in OPERATORS:  # of which the validator has no schema
             kubernetes_validate.validate(it, kubernetes, strict=True)
 
 
@@ -103,9 +121,91 @@ def test_what_is_shipped_is_one_daemon_and_gateways_that_scale() -> None:
     assert {it["metadata"]["name"] for it in rendered(*MINIMAL)} == {"retuned"}
 
 
-@pytest.mark.parametrize("process", ["daemon", "gateway"])
+def test_a_cluster_is_ingesters_that_scale_and_a_daemon_with_a_standby() -> None:
+    alone = {(it["kind"], it["metadata"]["name"]) for it in rendered(*WATCHED)}
+    together = {(it["kind"], it["metadata"]["name"]) for it in rendered(*CLUSTER)}
+    assert together - alone == {
+        ("ConfigMap", "retuned-ingest"),
+        ("Deployment", "retuned-ingest"),
+        ("NetworkPolicy", "retuned-ingest"),
+        ("PodDisruptionBudget", "retuned"),
+        ("PodDisruptionBudget", "retuned-ingest"),
+        ("ScaledObject", "retuned-ingest"),
+        ("Service", "retuned-ingest"),
+        ("ServiceMonitor", "retuned-ingest"),
+    }
+    assert alone < together
+    daemon = one("StatefulSet", "retuned", *CLUSTER)["spec"]
+    assert (daemon["replicas"], daemon["podManagementPolicy"]) == (2, "Parallel")
+    (apart,) = daemon["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert apart["topologyKey"] == "kubernetes.io/hostname"
+    assert apart["labelSelector"] == daemon["selector"]
+    # Of two the one that is ready answers; one alone is reached while it is not.
+    assert "publishNotReadyAddresses" not in one("Service", "retuned", *CLUSTER)["spec"]
+    assert "replicas" not in one("Deployment", "retuned-ingest", *CLUSTER)["spec"]
+    fixed = (*CLUSTER, "--set", "ingest.keda.enabled=false,ingest.replicas=5")
+    assert one("Deployment", "retuned-ingest", *fixed)["spec"]["replicas"] == 5
+    assert "ScaledObject" not in {it["kind"] for it in rendered(*fixed)}
+
+
+def test_ingesters_scale_by_what_waits_in_their_group() -> None:
+    scaled = one("ScaledObject", "retuned-ingest", *CLUSTER)["spec"]
+    target = scaled["scaleTargetRef"]
+    assert one(target["kind"], target["name"], *CLUSTER)["apiVersion"] == target["apiVersion"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 12)
+    kafka = KafkaSettings()
+    for trigger, topic in zip(scaled["triggers"], kafka.topics, strict=True):
+        assert trigger == {
+            "type": "kafka",
+            "metadata": {
+                "bootstrapServers": "kafka-bootstrap.kafka:9092",
+                "consumerGroup": kafka.group_id,
+                "topic": topic,
+                "version": "2.1.0",  # the oldest one that Kafka 4 answers
+                "lagThreshold": "50000",
+                "offsetResetPolicy": kafka.start,
+            },
+        }
+        assert int(trigger["metadata"]["lagThreshold"]) > 2 * IngestSettings().batch_events
+
+
+def test_the_scaler_reaches_a_protected_broker_by_the_secret_of_ingesters() -> None:
+    triggers = one("ScaledObject", "retuned-ingest", *PROTECTED)["spec"]["triggers"]
+    assert [trigger["metadata"]["topic"] for trigger in triggers] == ["interactions", "feedback", "experts"]
+    for trigger in triggers:
+        asked = trigger["metadata"]
+        assert (asked["sasl"], asked["tls"], asked["offsetResetPolicy"]) == ("scram_sha512", "enable", "latest")
+        assert trigger["authenticationRef"] == {"name": "retuned-ingest"}
+    given = one("TriggerAuthentication", "retuned-ingest", *PROTECTED)["spec"]
+    assert given["secretTargetRef"] == [
+        {"parameter": "ca", "name": "retuned-ingest", "key": "broker.crt"},
+        {"parameter": "password", "name": "retuned-ingest", "key": "password"},
+    ]
+    (username,) = given["configMapTargetRef"]
+    assert one("ConfigMap", username["name"], *PROTECTED)["data"][username["key"]] == "retuned"
+    assert "TriggerAuthentication" not in {it["kind"] for it in rendered(*CLUSTER)}
+
+
+def test_wrong_combinations_for_a_cluster_are_refused() -> None:
+    for setting, problem in {
+        "config.store.kind=file": "/config/store/kind': value must be 'cluster'",  # KEDA is on
+        "config.store.objects_url=file:///data": "/config/store/objects_url': 'file:///data' does not match",
+        "config.store.objects_url=null": "/config/store/objects_url",
+        "config.store.postgres_url_file=null": "/config/store/postgres_url_file",
+        "config.privacy.user_key_file=null": "/config/privacy/user_key_file",
+        "ingest.keda.minReplicas=13": r"minReplicas: expected at most ingest.keda.maxReplicas \(12\), not 13",
+        "config.kafka.ssl_cafile=/etc/ca.crt": "ssl_cafile: expected a key of the Secret ingest.secretName",
+        "ingest.storage.size=1Gi": "/ingest.*storage",
+    }.items():
+        with pytest.raises(RuntimeError, match=f"(?s){problem}"):
+            BUILD.render(*CLUSTER, "--set", setting)
+
+
+@pytest.mark.parametrize("process", ["daemon", "ingest", "gateway"])
 def test_pods_have_no_rights_and_write_to_their_volumes_alone(process: str) -> None:
-    pod = pods(*RELEASES["as_shipped"])[process]["spec"]
+    pod = pods(*CLUSTER)[process]["spec"]
     (container,) = pod["containers"]
     assert pod["automountServiceAccountToken"] is False
     own = pod["securityContext"]
@@ -120,12 +220,12 @@ def test_pods_have_no_rights_and_write_to_their_volumes_alone(process: str) -> N
     assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
     assert "memory" in container["resources"]["limits"]
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
-    claimed = one("StatefulSet", "retuned", *RELEASES["as_shipped"])["spec"]["volumeClaimTemplates"]
+    claimed = one("StatefulSet", "retuned", *CLUSTER)["spec"]["volumeClaimTemplates"]
     volumes = {it["name"] for it in pod["volumes"]}
     volumes |= {it["metadata"]["name"] for it in claimed} if process == "daemon" else set()
     assert {it["name"] for it in container["volumeMounts"]} == volumes
     writable = {it["mountPath"] for it in container["volumeMounts"] if not it.get("readOnly")}
-    assert writable == {"/data", "/tmp"}
+    assert writable == ({"/tmp"} if process == "ingest" else {"/data", "/tmp"})
 
 
 def test_the_image_runs_as_the_user_of_the_pods() -> None:
@@ -166,18 +266,25 @@ def test_a_policy_without_peers_lets_nobody_in() -> None:
     (daemon,) = one("NetworkPolicy", "retuned", *closed)["spec"]["ingress"]
     (peer,) = daemon["from"]
     assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
-    assert not [
-        it for it in rendered(*MINIMAL, "--set", "networkPolicy.enabled=false") if it["kind"] == "NetworkPolicy"
-    ]
+    assert one("NetworkPolicy", "retuned-ingest", *CLUSTER, *closed[-2:])["spec"]["ingress"] == []
+    for release in (MINIMAL, CLUSTER):
+        opened = rendered(*release, "--set", "networkPolicy.enabled=false")
+        assert not [it for it in opened if it["kind"] == "NetworkPolicy"]
+
+
+def stage(name: str) -> str:
+    """What stands in the Dockerfile below the line of a stage."""
+    found = re.search(rf"^FROM \S+ AS {name}$(.*?)(?=^FROM|\Z)", (DEPLOY / "Dockerfile").read_text(), re.M | re.S)
+    assert found is not None
+    return found[1]
 
 
 def configured(process: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> Settings:
     """What the process makes of its ConfigMap and its environment, the image's and the pod's."""
-    stage = re.search(rf"^FROM process AS {process}$(.*?)^CMD", (DEPLOY / "Dockerfile").read_text(), re.M | re.S)
-    assert stage is not None
+    own, served = (stage(name) for name in (process, "process" if process == "gateway" else "served"))
     pod = pods(*options)[process]["spec"]
-    given = {it["name"]: it["value"] for it in pod["containers"][0].get("env", ())}
-    for name, value in (dict(re.findall(r"(RETUNED__\w+)=(\S+)", stage[1])) | given).items():
+    given = {it["name"]: it["value"] for it in pod["containers"][0].get("env", ()) if it["name"].startswith("RETUNED")}
+    for name, value in (dict(re.findall(r"(RETUNED__\w+)=(\S+)", served + own)) | given).items():
         monkeypatch.setenv(name, value)
     (name,) = [it["configMap"]["name"] for it in pod["volumes"] if "configMap" in it]
     file = folder / "retuned.yaml"
@@ -215,9 +322,47 @@ def test_gateways_take_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert pod["terminationGracePeriodSeconds"] >= held + settings.gateway.drain_seconds + FLUSH_SECONDS
 
 
+def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ingest = configured("ingest", monkeypatch, tmp_path, *PROTECTED)
+    pod = pods(*PROTECTED)["ingest"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == "registry.example.com/retuned:0.2.0-ingest"
+    assert 'CMD ["ingest"]' in stage("ingest")
+    assert (ingest.http.host, ingest.http.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert ingest.http.operator_token_file is None  # there is nothing to operate
+    assert ingest.kafka.sasl_username == "retuned"
+    assert pod["terminationGracePeriodSeconds"] > STOP_SECONDS
+    daemon = configured("daemon", monkeypatch, tmp_path, *PROTECTED)
+    assert ingest.store == daemon.store
+    assert ingest.privacy == daemon.privacy
+    assert (ingest.store.kind, ingest.store.objects_url) == ("cluster", "s3://my-bucket/retuned")
+    secret = Path("/run/secrets/retuned")
+    assert (ingest.store.postgres_url_file, ingest.privacy.user_key_file) == (
+        secret / "postgres-url",
+        secret / "user-key",
+    )
+    for process in ("daemon", "ingest"):
+        (container,) = pods(*PROTECTED)[process]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "retuned-objects"}}]
+        assert {"name": "AWS_REGION", "value": "eu-central-1"} in container["env"]
+    assert "envFrom" not in pods(*RELEASES["as_shipped"])["daemon"]["spec"]["containers"][0]
+
+
+def test_the_cloud_can_give_daemons_and_ingesters_their_rights_on_the_bucket() -> None:
+    made = pods(*CLUSTER, "--set", "objects.serviceAccountName=bucket,objects.secretName=")
+    assert {process: pod["spec"].get("serviceAccountName") for process, pod in made.items()} == {
+        "daemon": "bucket",
+        "ingest": "bucket",
+        "gateway": None,
+    }
+    assert not [pod for pod in made.values() if "envFrom" in pod["spec"]["containers"][0]]
+
+
 def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     def sums(*options: str) -> dict[str, str]:
-        made = pods(*RELEASES["as_shipped"], *options)
+        made = pods(*CLUSTER, *options)
         return {process: pod["metadata"]["annotations"]["checksum/config"] for process, pod in made.items()}
 
     before = sums()
@@ -231,12 +376,21 @@ def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     assert restarts("config.gateway.poll_seconds=3") == {"gateway"}
     assert restarts("config.policy.enabled=false") == {"daemon"}
     for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "logging.level=debug"):
-        assert restarts(f"config.{shared}") == {"daemon", "gateway"}
+        assert restarts(f"config.{shared}") == {"daemon", "gateway", "ingest"}
+    for of_a_cluster in ("store.segment_seconds=9", "privacy.names=true"):
+        assert restarts(f"config.{of_a_cluster}") == {"daemon", "ingest"}
+    assert restarts("config.http.operator_token_file=/run/secrets/retuned/other") == {"daemon"}
 
 
-def test_probes_ask_as_the_daemon_serves() -> None:
-    for release, scheme in (("watched", "HTTP"), ("encrypted", "HTTPS")):
-        (container,) = pods(*RELEASES[release])["daemon"]["spec"]["containers"]
+def test_probes_ask_as_daemons_and_ingesters_serve() -> None:
+    encrypted = (*CLUSTER, *ENCRYPTED[-2:])
+    for process, monitor, release, scheme in (
+        ("daemon", "retuned", WATCHED, "HTTP"),
+        ("daemon", "retuned", ENCRYPTED, "HTTPS"),
+        ("ingest", "retuned-ingest", CLUSTER, "HTTP"),
+        ("ingest", "retuned-ingest", encrypted, "HTTPS"),
+    ):
+        (container,) = pods(*release)[process]["spec"]["containers"]
         probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
         assert {it["scheme"] for it in probes.values()} == {scheme}
         assert {name: it["path"] for name, it in probes.items()} == {
@@ -244,7 +398,7 @@ def test_probes_ask_as_the_daemon_serves() -> None:
             "liveness": "/healthz",
             "readiness": "/readyz",
         }
-        (endpoint,) = one("ServiceMonitor", "retuned", *RELEASES[release])["spec"]["endpoints"]
+        (endpoint,) = one("ServiceMonitor", monitor, *release)["spec"]["endpoints"]
         assert endpoint["scheme"].upper() == scheme
         assert ("tlsConfig" in endpoint) == (scheme == "HTTPS")
     # The page and a rollback are served while the broker is away and the pod is not ready.
@@ -252,16 +406,17 @@ def test_probes_ask_as_the_daemon_serves() -> None:
 
 
 def test_secrets_are_named_and_never_rendered() -> None:
-    made = rendered(*RELEASES["encrypted"])
+    made = rendered(*PROTECTED)
     assert "Secret" not in {it["kind"] for it in made}
-    for process, pod in pods(*RELEASES["encrypted"]).items():
+    for process, pod in pods(*PROTECTED).items():
         mounted = [it["secret"]["secretName"] for it in pod["spec"]["volumes"] if "secret" in it]
         assert mounted == [f"retuned-{process}"]
     for monitor, (name, key) in {
         "retuned": ("retuned-daemon", "viewer-token"),
+        "retuned-ingest": ("retuned-ingest", "viewer-token"),
         "retuned-gateway": ("retuned-gateway", "metrics-key"),
     }.items():
-        (endpoint,) = one("ServiceMonitor", monitor, *RELEASES["encrypted"])["spec"]["endpoints"]
+        (endpoint,) = one("ServiceMonitor", monitor, *CLUSTER)["spec"]["endpoints"]
         assert endpoint["authorization"] == {"credentials": {"name": name, "key": key}}
 
 
@@ -294,12 +449,13 @@ def test_the_values_of_the_documentation_render(tmp_path: Path) -> None:
     blocks = re.findall(
         r"^    (?:# values|config:)[^`]*?\n\n", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE
     )
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     files = [tmp_path / f"{number}.yaml" for number in range(len(blocks))]
     for file, block in zip(files, blocks, strict=True):
         file.write_text(block)
     options = [option for file in files for option in ("--values", str(file))]
-    assert len(pods(*options)) == 2
+    assert pods(*options).keys() == {"daemon", "ingest", "gateway"}
+    assert one("ScaledObject", "retuned-ingest", *options)["spec"]["maxReplicaCount"] == 12
     (container,) = pods(*options)["gateway"]["spec"]["containers"]
     assert container["env"] == [{"name": "SSL_CERT_FILE", "value": "/run/secrets/retuned/ca.crt"}]
 
@@ -316,7 +472,8 @@ def test_alerts_and_dashboards_are_those_of_deploy() -> None:
 
 def test_series_come_under_the_names_that_the_alerts_expect() -> None:
     expected = set(re.findall(r'job="([^"]+)"', (DEPLOY / "retuned.rules.yml").read_text()))
-    monitors = [it for it in rendered(*WATCHED) if it["kind"] == "ServiceMonitor"]
+    monitors = [it for it in rendered(*CLUSTER) if it["kind"] == "ServiceMonitor"]
+    assert len(monitors) == 3
     given = {step["replacement"] for it in monitors for step in it["spec"]["endpoints"][0]["relabelings"]}
     assert {step["targetLabel"] for it in monitors for step in it["spec"]["endpoints"][0]["relabelings"]} == {"job"}
     assert given == {"retuned", "retuned-gateway"} == expected

@@ -145,8 +145,9 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 @cache
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+def script(name: str) -> ModuleType:
+    """One of those that write pages."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -157,12 +158,17 @@ def generate() -> ModuleType:
 
 def test_the_reference_is_what_the_code_says() -> None:
     stored = {page.name: page.read_text(encoding="utf-8") for page in REFERENCE.iterdir()}
-    assert generate().files() == stored, "run python docs/generate.py"
+    assert script("generate").files() == stored, "run python docs/generate.py"
+
+
+def test_the_capacity_is_what_is_counted() -> None:
+    text = (DOCS / "capacity.md").read_text(encoding="utf-8")
+    assert script("capacity").page(text) == text, "run python docs/capacity.py"
 
 
 def test_the_reference_has_every_route_outside_of_the_api() -> None:
     others = {f"{route.method} {route.path}" for route in ROUTES if not route.path.startswith("/api/")}
-    assert others == set(generate().OTHER_ROUTES)
+    assert others == set(script("generate").OTHER_ROUTES)
 
 
 def test_the_reference_has_every_field_of_a_model_event(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -172,7 +178,7 @@ def test_the_reference_has_every_field_of_a_model_event(warehouse: Warehouse, tm
     settings = RetrainSettings(models=ModelsSettings(directory=tmp_path / "models"))
     Rollout(warehouse, settings, publisher, "model-events").promote("support", "aaaaaaaa", "operator", "?", START)
     ((_, _, message),) = publisher.messages
-    assert [*message, "approval"] == list(generate().MODEL_EVENT)
+    assert [*message, "approval"] == list(script("generate").MODEL_EVENT)
 
 
 def test_every_alert_has_an_entry_that_it_names() -> None:

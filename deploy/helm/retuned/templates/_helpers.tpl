@@ -1,4 +1,4 @@
-{{/* Name of the daemon's objects; those of gateways end in -gateway. */}}
+{{/* Name of the daemon's objects; those of gateways end in -gateway, those of ingesters in -ingest. */}}
 {{- define "retuned.name" -}}
 {{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end }}
 {{- end }}
@@ -23,6 +23,11 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{ include "retuned.name" . }}.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{/* Not empty where ingesters read Kafka, and two daemons follow what they write. */}}
+{{- define "retuned.cluster" -}}
+{{- if eq "cluster" (dig "store" "kind" "file" .Values.config) }}true{{ end }}
+{{- end }}
+
 {{- define "retuned.daemonConfig" -}}
 {{ omit .Values.config "gateway" | toYaml }}
 {{- end }}
@@ -31,6 +36,26 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- $url := printf "%s://%s:8321" (include "retuned.scheme" .) (include "retuned.host" .) }}
 {{- $gateway := merge (deepCopy .Values.config.gateway) (dict "daemon_url" $url) }}
 {{- merge (dict "gateway" $gateway) (pick .Values.config "kafka" "ingest" "logging") | toYaml }}
+{{- end }}
+
+{{- define "retuned.ingestConfig" -}}
+{{- $http := omit (.Values.config.http | default dict) "operator_token_file" "principals_file" }}
+{{- merge (dict "http" $http) (pick .Values.config "kafka" "ingest" "privacy" "store" "logging") | toYaml }}
+{{- end }}
+
+{{/* What a process of a cluster has of objects.secretName. */}}
+{{- define "retuned.objects" -}}
+{{- if and (include "retuned.cluster" .) .Values.objects.secretName -}}
+envFrom: [{secretRef: {name: {{ .Values.objects.secretName }}}}]
+{{- end }}
+{{- end }}
+
+{{/* Key of a Secret whose file in the pod this is; KEDA reads it there. */}}
+{{- define "retuned.secretKey" -}}
+{{- if ne (dir .file) "/run/secrets/retuned" }}
+{{- fail (printf "config.kafka.%s: expected a key of the Secret ingest.secretName (/run/secrets/retuned/KEY) where ingest.keda is enabled, not %s" .key .file) }}
+{{- end }}
+{{- base .file }}
 {{- end }}
 
 {{/* What holds for every pod. 10001 is the user of the images. */}}
@@ -69,8 +94,8 @@ resources:
   {{- toYaml .own.resources | nindent 2 }}
 {{- end }}
 
+{{/* Beside the volume at /data, of those that have one. */}}
 {{- define "retuned.volumeMounts" -}}
-- {name: data, mountPath: /data}
 - {name: tmp, mountPath: /tmp}
 - {name: config, mountPath: /etc/retuned, readOnly: true}
 - {name: secrets, mountPath: /run/secrets/retuned, readOnly: true}
