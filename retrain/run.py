@@ -81,7 +81,7 @@ class RunResult:
         scores: mean score on the holdout of each model: base, champion, candidate; and of logged, what production
             answered, on the rows where that is known.
         figures: the gate's.
-        train_seconds, evaluate_seconds: wall time of the two children.
+        train_seconds, evaluate_seconds: wall time of the two children, without what they waited for a cluster.
         training: what `train` returned.
     """
 

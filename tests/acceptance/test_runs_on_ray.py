@@ -60,18 +60,19 @@ def test_two_train_at_a_time_are_taken_up_after_a_kill_and_end_one_by_one(
             assert "in line   returns (turn)" in shown
             assert waits["reason"] in daemon.get("/").text
 
-            jobs = list(ray.names)
+            jobs = {body["metadata"]["workload"]: name for name, body in ray.bodies.items()}
+            assert jobs.keys() == {"sales", "support"}
             daemon.stop(signal.SIGKILL)
             daemon.start()
             daemon.until(lambda: training("sales", "support"), "both trainings taken up")
-            assert ray.names == jobs
+            assert set(ray.names) == set(jobs.values())
             assert [row["state"] for row in daemon.workload("returns")["runs"]] == ["waiting"]
 
             assert main(["cancel", "sales", "--reason", "the wrong data", *config]) == 0
             daemon.until(lambda: training("support", "returns"), "the next training")
             assert [row["state"] for row in daemon.workload("sales")["runs"]] == ["cancelled"]
-            assert ray.job(jobs[0])["status"] == "STOPPED"
-            assert ray.job(jobs[1])["status"] == "RUNNING"
+            assert ray.job(jobs["sales"])["status"] == "STOPPED"
+            assert ray.job(jobs["support"])["status"] == "RUNNING"
 
             assert main(["pause", "support", *config]) == 0
             daemon.until(lambda: training("returns"), "the pause of one")

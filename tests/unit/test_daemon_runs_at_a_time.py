@@ -75,7 +75,7 @@ def test_as_many_train_at_a_time_as_the_limit_says_in_the_order_in_which_they_ca
     queue.configure(runner=RAY | {"at_a_time": 2})
     ask(queue, "support", "returns", "sales", "billing")
     work()
-    until(lambda: len(queue.began) == 2)
+    until(lambda: sum("step" in one.progress for one in queue.runs.under_way()) == 2)
     status = queue.service.status()
     shown = [(one["workload"], one["runner"], one["stage"], one["step"]) for one in status["under_way"]]
     assert shown == [("support", "ray", "train", 1), ("returns", "ray", "train", 1)]
