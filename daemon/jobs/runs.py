@@ -342,9 +342,9 @@ class Runs:
             try:
                 result = run.take_up(context.rollout, run_id, context.now, under_way, self.on_progress)
             finally:
+                context.retrain_metrics.idle(workload)
                 with self._lock:
                     del self._under_way[run_id]
-                context.retrain_metrics.idle(workload)
             traced.set(outcome=result.state, version=result.version, promoted=result.promoted)
             context.retrain_metrics.finished(result)
             with about(version=result.version):
