@@ -168,18 +168,16 @@ class LocalService:
             decision = runs.ask(workload, asked_by=asked_by, at_any_hour=arguments.get("now") is True)
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
-            made = runs.run_waiting() if self._ingest is None else []  # else the schedule comes to it
+            made = runs.run_waiting()
             ended = [_outcome(result) for result in made if result.workload == workload]
-            behind = " behind the one under way" if runs.progress.get("workload") == workload else ""
-            done = "; ".join(ended or [f"a retraining is in line{behind}", *self._waits(workload)])
+            done = "; ".join(ended or [self._begun(workload), *self._waits(workload)])
             return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
         if name == "rebase":
             base = arguments.get("base")
             if not isinstance(base, str) or not base:
                 raise RetunedError("rebase: name the base model, by its folder or as its provider does")
             runs.rebase(workload, base, asked_by, said)
-            if self._ingest is None:
-                runs.run_waiting()
+            runs.run_waiting()
             return {
                 "workload": workload,
                 "done": "; ".join([f"a training on {base} is in line", *self._waits(workload)]),
@@ -208,6 +206,14 @@ class LocalService:
         if running is not None and running.state == "canary":
             done = f"{model_name(workload, running.version)} is taken back; {_serves(workload, previous)}"
         return {"workload": workload, "done": done}
+
+    def _begun(self, workload: str) -> str:
+        """Whether a run of a workload that was asked for has begun or waits."""
+        runs = self.jobs.runs
+        is_under_way = any(one.workload == workload for one in runs.under_way())
+        if any(one["workload"] == workload for one in runs.queue()):
+            return "a retraining is in line" + (" behind the one under way" if is_under_way else "")
+        return "a retraining is under way"
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""

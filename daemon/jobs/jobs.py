@@ -1,6 +1,7 @@
 """The jobs of a daemon, as a table: what runs when, and in which thread."""
 
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,11 @@ from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.parts import FATAL
-from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.jobs.runs import Runs, UnderWay
 from retuned.daemon.reports.reports import Period, is_empty, report_id
 from retuned.monitors.drift import check as drift
 from retuned.retrain.release.reconciler import EVERY_SECONDS
+from retuned.retrain.runner_settings import MOST_AT_A_TIME
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Jobs:
     def __init__(self, context: Context, fail: Callable[[BaseException], None]) -> None:
         """`fail` is called with an error after which the daemon cannot go on."""
         self.context, self._fail = context, fail
-        self.runs = Runs(context, self._start_runs)
+        self.runs = Runs(context)
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, timezone=UTC
         )
@@ -108,6 +110,8 @@ class Jobs:
         """Start the schedule, with the jobs that each daemon of a cluster does; `lead` adds the others."""
         for thread in {job.thread for job in self.table()}:
             self._scheduler.add_executor(ThreadPoolExecutor(1), thread)
+        self._scheduler.add_executor(ThreadPoolExecutor(MOST_AT_A_TIME), "ray")  # threads that wait for a cluster
+        self.runs.start = self._start_run
         self._scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
         self._add(everywhere=True)
         self._scheduler.start()
@@ -171,9 +175,11 @@ class Jobs:
 
         return work
 
-    def _start_runs(self) -> None:
-        if self._scheduler.running:
-            self._scheduler.add_job(self.runs.run_waiting, id="retrain", executor="retrain", replace_existing=True)
+    def _start_run(self, run: UnderWay) -> None:
+        """One on this machine takes turns with reports, whose models it would not leave the memory."""
+        executor = "ray" if run.runner.kind == "ray" else "retrain"
+        id = f"retrain:{uuid.uuid4().hex}"  # a run that is stopped may be started again before its job is forgotten
+        self._scheduler.add_job(self.runs.make, args=[run], id=id, executor=executor)
 
     def _show_latest_drift(self) -> None:
         """Else the gauges would be absent until the next check, and alerts begin anew."""

@@ -55,7 +55,7 @@ def measure_quality(context: Context, runs: Runs) -> None:
                 context.monitor_metrics.blindness(workload, blind(context.warehouse, workload))
         runs.wake()
         with parts.step("metrics"):
-            under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
+            under_way = {one.workload for one in runs.under_way()}
             context.metrics.keep(shown)
             context.monitor_metrics.keep(measured, shown)
             context.retrain_metrics.keep(measured, shown | under_way)
@@ -273,7 +273,7 @@ def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
 
 def resume(context: Context, runs: Runs) -> None:
     """At the start: remove what a crash left of cancelled runs, then go on with those that are in line."""
-    queue.sweep(context.rollout)
+    queue.sweep(context.rollout, runs.is_under_way)
     runs.run_waiting()
 
 
