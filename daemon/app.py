@@ -26,7 +26,7 @@ from retuned.consumers.kafka.source import open_source
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
-from retuned.daemon import overrides, tracing, workloads
+from retuned.daemon import artifacts, overrides, tracing, workloads
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -113,6 +113,9 @@ class App:
                 log.warning("%s; starting without it", error)
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))
+            if settings.store.kind == "cluster":
+                artifacts.keep(self.warehouse, settings)
+                artifacts.follow(self.warehouse, settings, first=True)
             registry.reconcile(self.warehouse, settings)
             for notice in overrides.notices(settings.workloads, workloads.known(self.warehouse)):
                 log.warning("%s", notice)
@@ -200,7 +203,7 @@ class App:
 
     def warnings(self) -> list[str]:
         """What needs attention and stops nothing."""
-        return self.server.warnings()
+        return [*self.server.warnings(), *self.warehouse.artifacts.problems()]
 
     # Inside
 

@@ -19,6 +19,7 @@ from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BackupError, Busy, Cancelled, MemoryLimit, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.artifacts import Artifacts
 
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
@@ -66,13 +67,18 @@ def rows_of(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 
 
 class Warehouse:
-    """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
+    """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`).
+
+    Attributes:
+        artifacts: the files that its rows name.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, memory_limit: str) -> None:
         self._connection, self._memory_limit = connection, memory_limit
         self._held: duckdb.DuckDBPyConnection | None = None
         self._closed = False
         self.path = path
+        self.artifacts = Artifacts()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same database, for one thread and one transaction at a time."""
