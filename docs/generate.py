@@ -38,6 +38,8 @@ TABLES = {
     "feedback": "What somebody thought of an answer: one event, redacted.",
     "dead_letters": "A message that is no event: why, and its redacted payload.",
     "followed_segments": "How far a daemon of a [cluster](../cluster.md) follows the segments: one row.",
+    "artifacts": "What a [cluster](../cluster.md#artifacts) keeps in object storage of a version, a dataset or a "
+    "report.",
     "offsets": "How far a partition, or a file that was imported, is read.",
     "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",

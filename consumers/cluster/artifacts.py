@@ -60,7 +60,8 @@ class StoredArtifacts(Artifacts):
         self._folders = {kind: folder.resolve() for kind, folder in folders.items()}
         self._renewing, self._following = threading.Lock(), threading.Lock()
         self._here: dict[Place, str] = {}  # the id of the row that the files on this machine are those of
-        self._problems: list[str] = []
+        self._problems: list[str] = []  # of this machine
+        self._lost: list[str] = []  # by the storage
 
     def put(self, kind: Kind, path: Path) -> Record:
         return self._put(kind, path, "")
@@ -105,7 +106,7 @@ class StoredArtifacts(Artifacts):
             return not problems
 
     def problems(self) -> list[str]:
-        return self._problems
+        return self._problems + self._lost
 
     # Inside
 
@@ -226,18 +227,43 @@ class StoredArtifacts(Artifacts):
         return problems
 
     def _sweep(self) -> None:
-        """Delete files of earlier epochs that no row names."""
-        epoch, deleted = self._epoch(), 0
-        named = {key for row in self._warehouse.rows(SQL["all_files"]) for key in _keys(row["files"])}
+        """Delete files of earlier epochs that no row names, and put back what rows name and the storage has lost."""
+        epoch, deleted, there = self._epoch(), 0, set[str]()
+        rows = self._warehouse.rows(SQL["all_files"])
+        named = {key for row in rows for key in _keys(row["files"])}
         for keys in self._objects.list(PREFIX):
             old = [key for key in keys if (found := _KEY.fullmatch(key)) and int(found[1]) < epoch and key not in named]
             self._objects.delete(old)
             deleted += len(old)
+            there.update(keys)
         if deleted:
             log.info("store: %d files that no artifact has are deleted", deleted)
+        lost = []
+        for row in rows:
+            for file, stored in json.loads(row["files"]).items():
+                if stored["key"] not in there and not self._put_back(row["kind"], row["name"], file, stored):
+                    lost.append(
+                        f"{row['kind']} {row['name']}: store.objects_url: {stored['key']} is lost, and not here"
+                    )
+        self._lost = lost
+
+    def _put_back(self, kind: Kind, name: str, file: str, stored: Mapping[str, Any]) -> bool:
+        path = self._path(kind, name)
+        found = (path.parent if kind == "report" else path) / file
+        if not _is(found, stored):
+            return False
+        self._objects.put(stored["key"], found)
+        log.warning("store: %s of %s %s was lost there, and is put back", file, kind, name)
+        return True
 
     def _name(self, kind: Kind, path: Path) -> str:
-        return path.resolve().relative_to(self._folders[kind]).as_posix()
+        folder = self._folders[kind]
+        if not (path := path.resolve()).is_relative_to(folder):
+            raise RetunedError(
+                f"{kind} {path}: it is not below {folder}: on all machines of a cluster models.directory and "
+                "warehouse.path are the same"
+            )
+        return path.relative_to(folder).as_posix()
 
     def _path(self, kind: Kind, name: str) -> Path:
         folder = self._folders[kind]

@@ -25,4 +25,4 @@ WHERE gone.removed_at IS NOT NULL;
 DELETE FROM artifacts WHERE id IN (SELECT unnest($ids::VARCHAR[]));
 
 -- name: all_files
-SELECT files FROM artifacts;
+SELECT kind, name, files FROM artifacts;

@@ -45,7 +45,7 @@ class Artifacts:
         """Mark artifacts as removed, in the transaction of the rows that named them. Those of no row are none."""
 
     def delete_removed(self) -> None:
-        """Delete from the storage what was removed, and what no row ever named.
+        """Delete from the storage what was removed, and what no row ever named; put back what it has lost.
 
         Raises:
             StoreUnavailable: the storage does not answer, and may have some of it still. The next call does the rest.
@@ -56,7 +56,7 @@ class Artifacts:
         return True
 
     def problems(self) -> list[str]:
-        """What `follow` could not get, and why, for a person."""
+        """What is not here or was lost, and why, for a person."""
         return []
 
 
