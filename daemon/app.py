@@ -216,7 +216,7 @@ class App:
 
     def warnings(self) -> list[str]:
         """What needs attention and stops nothing."""
-        return self.server.warnings()
+        return [*self.server.warnings(), *self.warehouse.artifacts.problems()]
 
     def leader(self) -> "Cluster | None":
         """The cluster, for what its leader is to answer; None: this daemon leads, or is by itself."""
@@ -237,7 +237,7 @@ class App:
                 f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
             ) from error
         self.registry.unregister(metrics.broker_up)  # ingesters read from Kafka, and have it
-        return Cluster(self.settings, self.warehouse, self.registry, metrics, lambda: None, self._lead, self.fail)
+        return Cluster(self.settings, self.warehouse, self.registry, metrics, self._lead, self.fail)
 
     def _lead(self) -> None:
         """Do what one daemon alone may do: by itself, or as the leader of a cluster."""

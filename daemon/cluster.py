@@ -18,16 +18,17 @@ from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
-from retuned.consumers.errors import RetunedError, StandsBy
+from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon import artifacts
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.pass_on import Answer, pass_on
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
-LOOK_SECONDS, SWEEP_SECONDS = 5.0, 3_600.0
+LOOK_SECONDS, SWEEP_SECONDS = 2.0, 3_600.0
 
 
 class Cluster:
@@ -43,20 +44,18 @@ class Cluster:
         warehouse: Warehouse,
         registry: CollectorRegistry,
         metrics: Metrics,
-        on_followed: Callable[[], None],
         on_lead: Callable[[], None],
         fail: Callable[[BaseException], None],
     ) -> None:
         """
         Args:
-            on_followed: called while it stands by, after each look at what the leader changed.
-            on_lead: called once, when it leads.
+            on_lead: called once, when it leads, in a thread of its own.
             fail: called with an error after which the daemon cannot go on.
 
         Raises:
             ConfigurationError: a setting of the section `store` is missing or wrong. Nothing is asked yet.
         """
-        self._settings, self._fail = settings, fail
+        self._settings, self._warehouse, self._on_lead, self._fail = settings, warehouse, on_lead, fail
         self._database, self._objects = Database(settings.store), Objects(settings.store)
         self.source = SegmentSource(self._database, self._objects, settings.kafka.topics, lambda: followed(warehouse))
         own = DaemonMetrics(registry)
@@ -66,15 +65,17 @@ class Cluster:
         tls = settings.http.tls_certificate_file is not None
         host = "127.0.0.1" if settings.http.loopback else "*"
         url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{host}:{settings.http.port}"
-        control = Control(self._control_postgres, warehouse)
+        self._control = Control(self._control_postgres, warehouse)
+        artifacts.keep(warehouse, settings, lambda: self._control.epoch or 0)
         self._leadership = Leadership(
-            Postgres(settings.store), control, name, str(url), lambda: followed(warehouse), on_followed, on_lead
+            Postgres(settings.store), self._control, name, str(url), lambda: followed(warehouse), self._lead
         )
         own.leader.set_function(lambda: self.leads)
         self._deleted = own.deleted
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name="leadership"),
+            threading.Thread(target=self._bring, name="artifacts", daemon=True),
             threading.Thread(target=self._sweep, name="sweep", daemon=True),
         ]
 
@@ -130,6 +131,31 @@ class Cluster:
             self._leadership.run(self._stopping)
         except BaseException as error:  # noqa: BLE001  (whatever ends this thread ends the daemon)
             self._fail(error)
+
+    def _lead(self) -> None:
+        """In a thread of its own: while files are fetched, PostgreSQL is told that this daemon runs."""
+
+        def begin() -> None:
+            try:
+                artifacts.follow(self._warehouse, self._settings)
+                self._on_lead()
+            except BaseException as error:  # noqa: BLE001  (a leader that does nothing is none)
+                self._fail(error)
+
+        threading.Thread(target=begin, name="lead", daemon=True).start()
+
+    def _bring(self) -> None:
+        """Bring here, as long as this daemon runs, the files that rows name: versions, datasets, reports of others."""
+        first = True
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                artifacts.follow(self._warehouse, self._settings, first=first)
+                first = False
+            except WarehouseError as error:
+                self._fail(error)
+                return
+            except Exception:
+                log.exception("artifacts")
 
     def _sweep(self) -> None:
         """The leader deletes files that are in no segment, soon and then every hour."""

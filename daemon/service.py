@@ -25,7 +25,7 @@ from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_existing, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
-from retuned.daemon import status
+from retuned.daemon import artifacts, status
 from retuned.daemon.backup.create import back_up
 from retuned.daemon.interaction import interaction
 from retuned.daemon.jobs import tasks
@@ -401,6 +401,7 @@ def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]
     with closing(opening(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
         if settings.store.kind == "cluster":
             _stand_by(settings, warehouse)
+            artifacts.keep(warehouse, settings)
         else:
             reconcile(warehouse, settings)
         context = Context(

@@ -41,6 +41,8 @@ TABLES = {
     "followed_segments": "How far a daemon of a [cluster](../cluster.md) follows the segments: one row.",
     "control_positions": "How far a daemon of a [cluster](../cluster.md) has the changes of the control tables: the "
     "greatest number.",
+    "artifacts": "What a [cluster](../cluster.md#artifacts) keeps in object storage of a version, a dataset or a "
+    "report.",
     "offsets": "How far a partition, or a file that was imported, is read.",
     "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",

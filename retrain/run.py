@@ -19,7 +19,7 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit
 from retuned.consumers.common.spans import Span, span
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
+from retuned.consumers.errors import Cancelled, RetunedError, StoreUnavailable, WarehouseError
 from retuned.consumers.warehouse.connection import insert
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
@@ -44,7 +44,7 @@ from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.generation import effect_probe
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
-from retuned.retrain.release import approve, card, registry
+from retuned.retrain.release import approve, registry
 from retuned.retrain.release.rollout import Rollout, in_words, one_at_a_time
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.judge import Judge
@@ -117,6 +117,7 @@ def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on
 
     Raises:
         WarehouseError: the warehouse cannot be written; the run can be taken up once it can.
+        StoreUnavailable: nor can the storage of the cluster.
     """
     row = rollout.warehouse.row("SELECT * FROM runs WHERE id = ?", [run_id])
     assert row is not None
@@ -156,6 +157,9 @@ class _Run:
                 return self._ended("cancelled", row["error"])
             return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
+            raise
+        except StoreUnavailable:
+            self._interrupted()  # it is taken up again, and no attempt has failed
             raise
         except RetunedError as error:
             result = self._ended("failed", str(error))
@@ -227,7 +231,7 @@ class _Run:
             lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
             decision = self._decide(dataset, rows, opinion, candidate, lengths)
             traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
-        card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
+        registry.renew_card(self.warehouse, candidate)  # before it is announced
         self._check_stop()
         with self._stage("release") as traced:
             share = self._promote(decision, parent, candidate)

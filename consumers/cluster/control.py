@@ -28,6 +28,7 @@ T = TypeVar("T")
 KEYS: Mapping[str, tuple[str, ...]] = {
     "aliases": ("workload", "alias"),
     "approvals": ("id",),
+    "artifacts": ("id",),
     "blindness": ("workload", "monitor"),
     "dataset_rows": ("dataset_version", "row_id", "split"),
     "datasets": ("version",),

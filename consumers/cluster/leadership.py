@@ -57,7 +57,6 @@ class Leadership:
         name: str,
         url: str,
         followed: Callable[[], int],
-        on_followed: Callable[[], None],
         on_lead: Callable[[], None],
     ) -> None:
         """
@@ -66,11 +65,10 @@ class Leadership:
             name: of this daemon, for people.
             url: where other daemons reach it; `*` in it: the address that PostgreSQL sees.
             followed: the number of the last segment that the warehouse has.
-            on_followed: called while it stands by, after each look at what the leader changed.
             on_lead: called when it leads, once, with the warehouse as the leader before left it.
         """
         self._postgres, self._control, self._name, self._url = postgres, control, name, url
-        self._followed, self._on_followed, self._on_lead = followed, on_followed, on_lead
+        self._followed, self._on_lead = followed, on_lead
         self._instance = uuid.uuid4().hex
         self._epoch: int | None = None  # that it has the lock with
         self._locked_on: int | None = None
@@ -192,7 +190,6 @@ class Leadership:
         name, self.leader_url = found[0] if found else (None, None)
         self._control.leader = f"{name} leads" if name else "no daemon leads yet"
         self._control.follow()
-        self._on_followed()
 
 
 def hand_over(postgres: Postgres, warehouse: Warehouse) -> None:

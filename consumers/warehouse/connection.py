@@ -19,6 +19,7 @@ from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BackupError, Busy, Cancelled, MemoryLimit, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.artifacts import Artifacts
 
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
@@ -80,6 +81,7 @@ class Warehouse:
 
     Attributes:
         journal: what others follow it by; None: nobody does.
+        artifacts: the files that its rows name.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, memory_limit: str) -> None:
@@ -88,6 +90,7 @@ class Warehouse:
         self._closed = False
         self.path = path
         self.journal: Journal | None = None
+        self.artifacts = Artifacts()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same database, for one thread and one transaction at a time."""

@@ -13,6 +13,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon import workloads
 from retuned.daemon.jobs.parts import Parts, parts
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.reports.reports import folder_of
 from retuned.daemon.settings import Settings
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -71,7 +72,7 @@ class Context:
     @property
     def reports(self) -> Path:
         """The folder of the reports: of drift checks, and of months and quarters."""
-        return self.warehouse.path.parent / "reports"
+        return folder_of(self.warehouse)
 
     def workloads(self) -> list[str]:
         """The workloads that have events."""

@@ -10,6 +10,7 @@ from retuned.consumers.errors import BrokerUnavailable, RetunedError, StandsBy
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
 from retuned.consumers.warehouse.archive import archive as move_to_archive
+from retuned.daemon import artifacts
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.policy import evidence
@@ -242,6 +243,9 @@ def remove_old(context: Context) -> None:
                     removed.labels(kind).inc(count)
                 if gone.versions or gone.datasets:
                     log.info("%s: %d versions and %d datasets are removed", workload, gone.versions, gone.datasets)
+        if settings.store.kind == "cluster":
+            with parts.step("artifacts"):
+                artifacts.settle(warehouse, settings)
 
 
 def report(context: Context) -> None:

@@ -11,11 +11,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
-from retuned.retrain.release import approvals, card, registry
+from retuned.retrain.release import approvals, registry
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.deployments import deploy
 from retuned.retrain.release.routes import Experiment, State, in_part, under_way
@@ -288,10 +288,10 @@ class Rollout:
             How many messages were published.
 
         Raises:
-            OSError: a link or a card cannot be written.
+            OSError, StoreUnavailable: a link or a card cannot be written.
             BrokerUnavailable, BrokerRefused: the rest of the messages stays.
         """
-        unwritten, requests, published = list[OSError](), list[Approval](), 0
+        unwritten, requests, published = list[Exception](), list[Approval](), 0
         try:
             with _lock:
                 registry.relink(self.warehouse, self.settings, workload)
@@ -301,7 +301,7 @@ class Rollout:
             try:
                 self._complete_card(request)
                 requests.append(request)
-            except OSError as error:
+            except (OSError, StoreUnavailable) as error:
                 unwritten.append(error)  # it is announced once its card is complete
         self.reconcile()  # not after the broker, which may be away
         try:
@@ -329,7 +329,7 @@ class Rollout:
             return
         version = versions.find(self.warehouse, approval.workload, approval.version)
         if version is not None and version.removed_at is None:
-            card.write(self.warehouse, version.path, version.path, version.manifest)
+            registry.renew_card(self.warehouse, version)
 
     def _announce_request(self, approval: Approval) -> int:
         """Returns how many messages that takes: none where it was approved, for a change follows from that."""

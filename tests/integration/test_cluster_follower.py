@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_doubles import Cluster, drain
 from clusters import Postgres, run_postgres
+from promoting import model_row
+from stored_artifacts import away, keys
 
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.metrics import store_up
@@ -27,8 +30,10 @@ from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+from retuned.daemon import artifacts
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.settings import Settings as DaemonSettings
+from retuned.retrain.settings import ModelsSettings
 
 EVENTS = "SELECT * EXCLUDE (batch, received_at) FROM interactions ORDER BY rowid"
 
@@ -234,14 +239,26 @@ def test_too_many_dead_letters_stop_nobody_and_are_shown(cluster: Cluster, node:
     assert [found.messages for found in node.ingest.set_aside()] == [10]
 
 
-def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(cluster: Cluster, node: Node) -> None:
+def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(
+    cluster: Cluster, node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tmp_path / "models" / "support" / "3f2a91c0" / "adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.write_bytes(b"weights")
+    node.warehouse.insert("models", **model_row("3f2a91c0", adapter.parent, datetime(2026, 4, 1)))
+    settings = DaemonSettings(**cluster.settings.model_dump(), models=ModelsSettings(directory=tmp_path / "models"))
     cluster.send(interaction("before"))
     stored = (lambda: stored_offsets(node.warehouse)), (lambda: stored_identities(node.warehouse))
     source = MemorySource(cluster.log, cluster.settings.kafka.topics, stored[0], identities=stored[1])
     kafka = Ingest(source, node.warehouse, cluster.settings, Metrics(CollectorRegistry()))
     while kafka.step():
         pass
-    assert hand_over(node.warehouse, DaemonSettings(**cluster.settings.model_dump())) == 1
+    with away(cluster.folder):
+        assert hand_over(node.warehouse, settings) == 1
+    assert "versions, datasets and reports are put there once the daemon runs" in capsys.readouterr().out
+    artifacts.settle(node.warehouse, settings)
+    [key] = keys(cluster.objects)
+    assert cluster.objects.get(key) == b"weights"
     cluster.send(interaction("after"), interaction("before"))
     drain(cluster.ingester())
     node.drain()

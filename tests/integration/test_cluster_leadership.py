@@ -49,9 +49,7 @@ class Daemon:
         self.postgres, self.own = Postgres(self.settings), Postgres(self.settings)
         self.control = Control(self.own, self.warehouse)
         self.led = threading.Event()
-        self.leadership = Leadership(
-            self.postgres, self.control, name, f"http://*/{name}", followed, lambda: None, self.led.set
-        )
+        self.leadership = Leadership(self.postgres, self.control, name, f"http://*/{name}", followed, self.led.set)
         self.stop, self.frozen, self.error = threading.Event(), threading.Event(), list[BaseException]()
         self.thread = threading.Thread(target=self._run)
         self._beat, self.leadership._beat = self.leadership._beat, self._beat_unless_frozen  # type: ignore[method-assign]

@@ -14,6 +14,9 @@ INSERT INTO approvals VALUES ('id 2, it''s “2”', 'workload 2, it''s “2”'
 CREATE TABLE archives(file VARCHAR NOT NULL, table_name VARCHAR NOT NULL, "rows" BIGINT NOT NULL, bytes BIGINT NOT NULL, first_received_at TIMESTAMP NOT NULL, last_received_at TIMESTAMP NOT NULL, sha256 VARCHAR NOT NULL, archived_at TIMESTAMP NOT NULL);
 INSERT INTO archives VALUES ('file 1, it''s “1”', 'table_name 1, it''s “1”', 1099511627777, 1099511627777, '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'sha256 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO archives VALUES ('file 2, it''s “2”', 'table_name 2, it''s “2”', 1099511627778, 1099511627778, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'sha256 2, it''s “2”', '2026-03-04 09:30:00.123000');
+CREATE TABLE artifacts(id VARCHAR NOT NULL, kind VARCHAR NOT NULL, "name" VARCHAR NOT NULL, files JSON NOT NULL, created_at TIMESTAMP NOT NULL, removed_at TIMESTAMP);
+INSERT INTO artifacts VALUES ('id 1, it''s “1”', 'kind 1, it''s “1”', 'name 1, it''s “1”', '{"files": [1, "it''s"]}', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000');
+INSERT INTO artifacts VALUES ('id 2, it''s “2”', 'kind 2, it''s “2”', 'name 2, it''s “2”', '{"files": [2, "it''s"]}', '2026-03-04 09:30:00.123000', NULL);
 CREATE TABLE batches("last" BIGINT NOT NULL);
 INSERT INTO batches VALUES (1);
 INSERT INTO batches VALUES (1099511627777);
@@ -159,6 +162,7 @@ INSERT INTO schema_migrations VALUES (32, '032_approvals.sql', '2026-03-02 09:00
 INSERT INTO schema_migrations VALUES (33, '033_shadow.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (34, '034_control_positions.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (35, '035_segments.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (36, '036_artifacts.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
