@@ -1,12 +1,15 @@
 """Two daemons of a cluster, of which the leader is killed or frozen again and again while versions are promoted.
 
-Promotions are asked for at one daemon or the other, the leader or not. Those that were acknowledged are to be there
-once, in PostgreSQL and in both warehouses; one whose answer was lost may be there, once. Each is announced with one id.
+Each daemon has a disk of its own, as on another machine: what the other one made comes by PostgreSQL and by object
+storage. Promotions are asked for at one daemon or the other, the leader or not. Those that were acknowledged are to be
+there once, in PostgreSQL and in both warehouses; one whose answer was lost may be there, once. Each is announced with
+one id.
 """
 
 import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,20 +33,29 @@ from served import WORKLOAD, Adapters, Served
 
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.postgres import Postgres as PostgresConnection
+from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.settings import load
 
-ZERO = ("lost", "promoted twice", "announced never", "disagreed")
+ZERO = ("lost", "promoted twice", "announced never", "disagreed", "versions missing")
 """Columns of a row that are to be zero."""
 ALL_ROWS = "SELECT table_name, key, row FROM retuned.control WHERE row IS NOT NULL"
 _numbers = itertools.count()
 
 
+def no_disks() -> str | None:
+    """Why daemons cannot have disks of their own here; None: they can."""
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
+    return None if tried.returncode == 0 else "disks of daemons are mounts, which may not be made here"
+
+
 class Daemons:
     """Two daemons, an ingester, a database, and the segments."""
 
-    def __init__(self, folder: Path, broker: Broker, postgres: Postgres, adapters: Adapters) -> None:
+    def __init__(
+        self, folder: Path, broker: Broker, postgres: Postgres, adapters: Adapters, **sections: dict[str, Any]
+    ) -> None:
         name = f"leaders-{next(_numbers)}"
         self.folder = folder / name
         self.folder.mkdir()
@@ -55,8 +67,12 @@ class Daemons:
             policy={"enabled": False},
             store={**store, "segment_seconds": 0.2},
             privacy={"user_key": "a key of at least sixteen characters"},
+            **sections,
         )
-        self.settings["models"]["base"] = str(adapters.base)
+        node = self.folder / "node"
+        node.mkdir()
+        self.settings["warehouse"]["path"] = str(node / "retuned.duckdb")
+        self.settings["models"] = {"directory": str(node / "models"), "base": str(adapters.base)}
         self.kafka = self.settings["kafka"]
         broker.create_topics(*(self.kafka[key] for key in self.kafka if key.endswith("_topic")))
         self.daemons = [self._daemon(name) for name in ("one", "two")]
@@ -129,19 +145,29 @@ class Daemons:
         consumer.close()
         return found
 
+    def disk(self, daemon: Daemon) -> Path:
+        """Its own, which it has in the place of `node`."""
+        return daemon.folder / "disk"
+
     def _daemon(self, name: str) -> Daemon:
+        """As on a machine of its own: both have the same paths, and each a disk of its own there."""
         folder = self.folder / name
-        folder.mkdir()
-        own = {"warehouse": {"path": str(folder / "retuned.duckdb")}}
-        return Daemon(folder, {**self.settings, **own})
+        (folder / "disk").mkdir(parents=True)
+        made = Daemon(folder, self.settings)
+        mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+        made.under = ("unshare", "--mount", "sh", "-c", mount, "sh", str(self.disk(made)), str(self.folder / "node"))
+        return made
 
     def _hand_over(self, adapters: Adapters) -> list[str]:
         """A warehouse of one daemon becomes that of the cluster; the other daemon begins with an empty one."""
-        settings = load(self.daemons[0].config)
+        settings, node = load(self.daemons[0].config), self.folder / "node"
         warehouse = open_warehouse(settings.warehouse)
-        made = Served(self.folder, warehouse, adapters)
+        made = Served(node, warehouse, adapters)
         hand_over(warehouse, settings)
         warehouse.close()
+        shutil.copytree(node, self.disk(self.daemons[0]), dirs_exist_ok=True)
+        shutil.rmtree(node)
+        node.mkdir()
         return [made.old.version, made.new.version]
 
 
@@ -253,6 +279,11 @@ def survive(
             "promoted twice": of_turns.total() - len(of_turns),
             "announced never": len({one["id"] for one in made} - announced),
             "disagreed": disagreed(cluster),
+            "versions missing": sum(
+                not (cluster.disk(daemon) / "models" / WORKLOAD / version / "adapter_model.safetensors").is_file()
+                for daemon in cluster.daemons
+                for version in cluster.versions
+            ),
         }
     finally:
         cluster.end()
@@ -263,10 +294,9 @@ def disagreed(cluster: Daemons) -> int:
     has followed to the end."""
     counted = 0
     for daemon in cluster.daemons:
-        settings = load(daemon.config)
         with (
-            closing(open_warehouse(settings.warehouse)) as warehouse,
-            closing(PostgresConnection(settings.store)) as postgres,
+            closing(open_warehouse(WarehouseSettings(path=cluster.disk(daemon) / "retuned.duckdb"))) as warehouse,
+            closing(PostgresConnection(load(daemon.config).store)) as postgres,
         ):
             control = Control(postgres, warehouse)
             control.follow()
