@@ -124,11 +124,10 @@ class Daemons:
         with psycopg.connect(self.url) as connection:
             return connection.execute(sql.encode()).fetchall()
 
-    def promotions(self) -> list[dict[str, Any]]:
-        """As PostgreSQL has them."""
-        return [
-            json.loads(row) for (row,) in self.query("SELECT row FROM retuned.control WHERE table_name = 'promotions'")
-        ]
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Of a control table, as PostgreSQL has them."""
+        found = self.query(f"SELECT row FROM retuned.control WHERE table_name = '{table}' AND row IS NOT NULL")
+        return [json.loads(row) for (row,) in found]
 
     def announced(self, ids: set[str]) -> set[str]:
         """The ids of the messages about changes, once these have come, or after a while."""
@@ -263,9 +262,9 @@ def survive(
             happened[name] += 1
         for daemon in cluster.daemons:
             daemon.until(lambda daemon=daemon: daemon.answers("/readyz"), "both")
-        made = cluster.promotions()
+        made = cluster.rows("promotions")
         announced = cluster.announced({one["id"] for one in made})
-        until(lambda: all(one["announced"] for one in cluster.promotions()), 60)
+        until(lambda: all(one["announced"] for one in cluster.rows("promotions")), 60)
         ((number,),) = cluster.query("SELECT number FROM retuned.last_change")
         time.sleep(3)  # the jobs of the leader go on, and the other one follows
         for daemon in cluster.daemons:
