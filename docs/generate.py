@@ -38,11 +38,9 @@ TABLES = {
     "interactions": "What a model was asked and what it answered: one event, redacted.",
     "feedback": "What somebody thought of an answer: one event, redacted.",
     "dead_letters": "A message that is no event: why, and its redacted payload.",
-    "followed_segments": "How far a daemon of a [cluster](../cluster.md) follows the segments: one row.",
-    "control_positions": "How far a daemon of a [cluster](../cluster.md) has the changes of the control tables: the "
-    "greatest number.",
-    "artifacts": "What a [cluster](../cluster.md#artifacts) keeps in object storage of a version, a dataset or a "
-    "report.",
+    "followed_segments": "How far a daemon of a cluster follows the segments: one row.",
+    "control_positions": "How far a daemon of a cluster has the changes of the control tables: the greatest number.",
+    "artifacts": "What a cluster keeps in object storage of a version, a dataset or a report.",
     "offsets": "How far a partition, or a file that was imported, is read.",
     "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",
@@ -53,7 +51,7 @@ TABLES = {
     "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
     "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
     "the folder.",
-    "deployments": "A version that the [targets](../targets.md) of a workload should have. What was drained has none.",
+    "deployments": "A version that the targets of a workload should have. What was drained has none.",
     "webhook_models": "A version that a webhook acknowledged.",
     "aliases": "Which version serves a workload, which one did before, and which one is a canary.",
     "promotions": "A change of what serves: a promotion, a rollback, or a step of a rollout.",

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from glob import escape
 from pathlib import Path
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 SQL = named_queries("retuned.consumers.cluster", "artifacts.sql")
 PREFIX = "artifacts/"
+RETRY_SECONDS = 60.0
+"""After so long what is damaged or missing in the storage is fetched again."""
 _KEY = re.compile(rf"{PREFIX}(\d+)/[0-9a-f]{{64}}-[0-9a-f]+")
 
 Place = tuple[Kind, str]
@@ -59,7 +62,10 @@ class StoredArtifacts(Artifacts):
         self._warehouse, self._objects, self._epoch = warehouse, objects, epoch
         self._folders = {kind: folder.resolve() for kind, folder in folders.items()}
         self._renewing, self._following = threading.Lock(), threading.Lock()
-        self._here: dict[Place, str] = {}  # the id of the row that the files on this machine are those of
+        # The ids of the rows that the files on this machine are those of: two, while one takes the other's place.
+        self._here: dict[Place, set[str]] = {}
+        self._live: set[Place] = set()  # at the last look
+        self._failed: dict[str, tuple[float, str]] = {}  # ids of rows whose files cannot be had: since when, and why
         self._problems: list[str] = []  # of this machine
         self._lost: list[str] = []  # by the storage
 
@@ -97,8 +103,10 @@ class StoredArtifacts(Artifacts):
             live: dict[Place, str] = {
                 (row["kind"], row["name"]): row["id"] for row in self._warehouse.rows(SQL["live"])
             }
-            problems = self._delete_here(self._here.keys() - live.keys())
-            problems += self._bring({place: id for place, id in live.items() if self._here.get(place) != id})
+            gone = (self._live - live.keys()) & self._here.keys()  # what was never live may be about to be
+            problems = self._delete_here(gone)
+            self._live = live.keys() | (gone & self._here.keys())
+            problems += self._bring({place: id for place, id in live.items() if id not in self._here.get(place, ())})
             for problem in problems:
                 if problem not in self._problems:
                     log.warning("%s", problem)
@@ -136,7 +144,7 @@ class StoredArtifacts(Artifacts):
                     files=json.dumps(files, sort_keys=True),
                     created_at=utc_now(),
                 )
-            self._here[place] = identity
+            self._here[place] = {identity} | ({row["id"]} if row else set())
 
         return record
 
@@ -145,14 +153,17 @@ class StoredArtifacts(Artifacts):
 
     def _stored(self, file: Path, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Where a file is in the storage: where it was before, if that is the same, or where it is put now."""
-        # A small file may be replaced by another one while it is read, so its hash is of what is sent.
-        content = file.read_bytes() if file.stat().st_size <= PART_BYTES else file
-        sha256 = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else _sha256(content)
+        content: bytes | Path = file
+        size, sha256 = file.stat().st_size, ""
+        if size <= PART_BYTES:  # it may be replaced by another one while it is read, so the hash is of what is sent
+            content = file.read_bytes()
+            size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+        sha256 = sha256 or _sha256(file)
         if before and before["sha256"] == sha256:
             return before
         key = f"{PREFIX}{self._epoch()}/{sha256}-{secrets.token_hex(4)}"
         self._objects.put(key, content)
-        return {"key": key, "bytes": file.stat().st_size if content is file else len(content), "sha256": sha256}
+        return {"key": key, "bytes": size, "sha256": sha256}
 
     def _bring(self, missing: Mapping[Place, str]) -> list[str]:
         """Bring artifacts to this machine, the newest first; of each the id of its row. Returns what failed."""
@@ -160,20 +171,30 @@ class StoredArtifacts(Artifacts):
             return []
         given = {"ids": list(missing.values())}
         files = {row["id"]: json.loads(row["files"]) for row in self._warehouse.rows(SQL["files_of"], given)}
-        problems, brought = [], 0
+        problems: list[str] = []
+        brought = 0
+        now, failed = time.monotonic(), self._failed
+        self._failed = {identity: failed[identity] for identity in missing.values() if identity in failed}
         for (kind, name), identity in missing.items():
+            since, problem = self._failed.get(identity, (-RETRY_SECONDS, ""))
             if identity not in files:  # removed since
+                continue
+            if now - since < RETRY_SECONDS:
+                problems.append(problem)
                 continue
             try:
                 self._bring_one(kind, name, files[identity])
-                self._here[kind, name] = identity
+                self._here[kind, name] = {identity}
                 brought += 1
+                continue
             except StoreUnavailable as error:
                 return [*problems, f"{len(missing) - brought} artifacts are not on this machine yet: {error}"]
             except _Unfit as error:
-                problems.append(f"{kind} {name}: {error}; put that file back, or remove the {kind}")
+                problem = f"{kind} {name}: {error}; put that file back, or remove the {kind}"
             except OSError as error:
-                problems.append(f"{kind} {name}: cannot be written here ({error.strerror or error}); see to the disk")
+                problem = f"{kind} {name}: cannot be written here ({error.strerror or error}); see to the disk"
+            problems.append(problem)
+            self._failed[identity] = now, problem
         return problems
 
     def _bring_one(self, kind: Kind, name: str, files: Files) -> None:
@@ -220,7 +241,9 @@ class StoredArtifacts(Artifacts):
                     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # swept up at the next start
                     path.rename(aside)
                     shutil.rmtree(aside)
-                del self._here[kind, name]
+                self._here.pop((kind, name), None)
+            except FileNotFoundError:  # retention deletes it, too
+                self._here.pop((kind, name), None)
             except OSError as error:
                 reason = f"removed, and cannot be deleted here ({error.strerror}); correct its permissions"
                 problems.append(f"{kind} {name}: {reason}")

@@ -79,10 +79,10 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
         from retuned.consumers.cluster.postgres import Postgres
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
+    artifacts.keep(warehouse, settings)
     offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
     with closing(Database(settings.store)) as database:
         database.seed(offsets, stored_identities(warehouse))
-    artifacts.keep(warehouse, settings)
     try:
         artifacts.settle(warehouse, settings)
     except StoreUnavailable as error:

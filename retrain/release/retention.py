@@ -179,6 +179,8 @@ def _delete(folder: Path, names: Iterable[str]) -> int:
         try:
             (folder / name).rename(aside)
             shutil.rmtree(aside)
+        except FileNotFoundError:
+            continue  # whoever follows the rows of a cluster deletes it, too
         except OSError as error:
             raise RetunedError(
                 f"retention: {folder / name} cannot be deleted ({error.strerror}); correct its permissions, the next "

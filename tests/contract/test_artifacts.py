@@ -13,6 +13,7 @@ pytest.importorskip("moto", reason="the extra test is not installed")
 from clusters import S3_ENVIRONMENT, run_s3
 from stored_artifacts import Machine, content, keys, write
 
+from retuned.consumers.cluster import artifacts
 from retuned.consumers.cluster.objects import PART_BYTES, Objects
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import StoreSettings
@@ -74,12 +75,14 @@ def test_of_what_changed_the_other_files_stay_where_they_are(machines: list[Mach
     one.artifacts.renew("version", path)
     after = json.loads(one.rows()[-1]["files"])
     assert after["adapter.bin"] == before["adapter.bin"]
-    one.artifacts.delete_removed()
-    assert keys(objects) == sorted(file["key"] for file in after.values())
-    one.artifacts.renew("version", path)
-    assert [row["removed_at"] for row in one.rows()] == [None], "the same files are the same artifact"
     assert other.follow(one)
     assert content(other.models) == content(one.models)
+    one.artifacts.renew("version", path)
+    assert len(one.rows()) == 2, "the same files are the same artifact"
+    (path / "adapter.bin").unlink()  # nothing has to be put back
+    one.artifacts.delete_removed()
+    assert keys(objects) == sorted(file["key"] for file in after.values())
+    assert [row["removed_at"] for row in one.rows()] == [None]
 
 
 def test_what_is_removed_leaves_the_storage_and_every_machine(machines: list[Machine], objects: Objects) -> None:
@@ -103,7 +106,7 @@ def test_what_is_removed_leaves_the_storage_and_every_machine(machines: list[Mac
 
 @pytest.mark.parametrize(("damage", "why"), [(b"other", "is not what was recorded"), (None, "is not there")])
 def test_what_is_damaged_or_missing_is_told_and_stops_nothing_else(
-    machines: list[Machine], objects: Objects, damage: bytes | None, why: str
+    machines: list[Machine], objects: Objects, damage: bytes | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = machines
     version(one, "aaaaaaaa", adapter=b"whole")
@@ -120,6 +123,9 @@ def test_what_is_damaged_or_missing_is_told_and_stops_nothing_else(
     assert f"{key} {why}" in problem
     assert {path.name for path in (other.models / "support").iterdir()} == {"aaaaaaaa", "cccccccc"}
     objects.put(key, b"damaged")
+    assert not other.artifacts.follow(), "it is not fetched at every look"
+    assert other.artifacts.problems() == [problem]
+    monkeypatch.setattr(artifacts, "RETRY_SECONDS", 0.0)
     assert other.artifacts.follow()
     assert other.artifacts.problems() == []
     assert content(other.models / "support" / "bbbbbbbb") == content(damaged)
@@ -170,6 +176,21 @@ def test_an_artifact_that_is_removed_meanwhile_is_not_renewed(machines: list[Mac
     with pytest.raises(RetunedError, match="removed meanwhile"), one.warehouse.transaction() as cursor:
         kept(cursor)
     assert [row["removed_at"] is None for row in one.rows()] == [False]
+
+
+def test_what_is_being_published_is_left_alone(machines: list[Machine]) -> None:
+    """The leader follows, too: its files are there before its rows are."""
+    one, _ = machines
+    path = write(one.models / "support" / "3f2a91c0", adapter=b"", card=b"card")
+    for card in (b"card", b"another card", b"a third card"):
+        (path / "card.bin").write_bytes(card)
+        kept = one.artifacts.put("version", path)
+        with one.warehouse.transaction() as cursor:
+            kept(cursor)
+            assert one.artifacts.follow()
+            assert (path / "card.bin").read_bytes() == card
+        assert one.artifacts.follow()
+        assert (path / "card.bin").read_bytes() == card
 
 
 def test_at_a_start_files_here_are_looked_at(machines: list[Machine], objects: Objects) -> None:

@@ -135,14 +135,14 @@ def test_what_retention_removes_is_gone_everywhere(
     assert other.follow(leader)
     with away(storage):
         assert remove_old(leader).versions == 1
+        assert other.follow(leader)
+        assert [path.name for path in (other.models / "support").iterdir()] == [kept.version]
         with pytest.raises(StoreUnavailable):
             artifacts.settle(leader.warehouse, settings(leader))
     assert len(keys(objects)) == 8, "and a removal that is not done yet is known"
     artifacts.settle(leader.warehouse, settings(leader))
     assert len(keys(objects)) == 4
-    assert other.follow(leader)
-    for machine in (leader, other):
-        assert [path.name for path in (machine.models / "support").iterdir()] == [kept.version]
+    assert [path.name for path in (leader.models / "support").iterdir()] == [kept.version]
 
 
 def test_what_was_removed_while_a_machine_was_down_goes_at_its_start(leader: Machine, other: Machine) -> None:
@@ -205,9 +205,11 @@ def test_reports_of_drift_checks_come_and_go(leader: Machine, other: Machine, st
     assert other.follow(leader)
     assert len(content(other.reports)) == 4
     drift.thin(leader.warehouse, 0, None, None)
+    assert other.follow(leader)
+    assert len(content(other.reports)) == 2
     artifacts.settle(leader.warehouse, settings(leader))
     assert other.follow(leader)
-    assert len(keys(objects)) == len(content(other.reports)) == 2
+    assert len(keys(objects)) == 2
     assert content(other.reports) == content(leader.reports)
 
 

@@ -253,7 +253,8 @@ def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(
     kafka = Ingest(source, node.warehouse, cluster.settings, Metrics(CollectorRegistry()))
     while kafka.step():
         pass
-    with away(cluster.folder):
+    (cluster.folder / "artifacts").mkdir()
+    with away(cluster.folder / "artifacts"):
         assert hand_over(node.warehouse, settings) == 1
     assert "versions, datasets and reports are put there once the daemon runs" in capsys.readouterr().out
     artifacts.settle(node.warehouse, settings)
