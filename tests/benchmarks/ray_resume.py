@@ -7,6 +7,7 @@ put back, with nothing of what it knew but the folder of the training. Some ten 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,8 @@ def _interrupted(cluster: RayCluster, folder: Path) -> dict[str, Any]:
                     cluster.add_node("node-3")
                 else:
                     break
+            else:
+                raise RuntimeError("the daemon ended before the training did")
 
 
 def _steps(folder: Path) -> list[int]:
@@ -112,7 +115,8 @@ def _steps(folder: Path) -> list[int]:
 def _daemon(url: str, folder: Path) -> Iterator[dict[str, Any]]:
     """What a process that follows the training reports; it is killed where the lines are closed."""
     command = [sys.executable, __file__, url, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=paths) as process:
         try:
             assert process.stdout is not None
             yield from map(json.loads, process.stdout)
