@@ -186,76 +186,65 @@ def ray_double() -> Iterator[RayDouble]:
 
 
 class RayCluster:
-    """A head without CPUs for jobs, in a network of its own, and nodes with one `trainer` each.
+    """A head without room for jobs, and nodes with one `trainer` each, in a network of their own.
+
+    Each is a machine as far as its processes go: they see no others, and are killed together.
 
     Attributes:
-        url: of its dashboard, from this network.
+        url: of its dashboard, from outside of that network.
     """
 
     def __init__(self, folder: Path) -> None:
-        assert RAY is not None
         self.url, self._folder, self._relay = "", folder, socket.create_server(("127.0.0.1", 0))
         self._temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of its sockets are to be short
         self._log = (folder / "ray.log").open("ab")
-        inside = "ip link set lo up && touch up && exec sleep infinity"
+        self._machines: dict[str, subprocess.Popen[bytes]] = {}
         self._network = subprocess.Popen(
-            [*["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", "sh", "-c"], inside],
+            ["unshare", "--net", "sh", "-c", "ip link set lo up && touch up && exec sleep infinity"],
             cwd=folder, stdout=self._log, stderr=self._log, preexec_fn=die_with_parent,
         )  # fmt: skip
         until((folder / "up").exists)
-        (self._first,) = children(self._network.pid)[:1]
         threading.Thread(target=self._listen, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._relay.getsockname()[1]}"
 
     def start(self) -> None:
         """The head. It knows nothing of one before it."""
-        self._ray(
-            "start", "--head", f"--port={_PORT}", "--dashboard-host=127.0.0.1", f"--dashboard-port={_DASHBOARD}",
-            "--num-cpus=1", "--node-name=head", "--temp-dir", self._temporary, "--disable-usage-stats",
+        self._start(
+            "head", "--head", f"--port={_PORT}", "--dashboard-host=127.0.0.1", f"--dashboard-port={_DASHBOARD}",
+            "--num-cpus=1", "--temp-dir", self._temporary, "--disable-usage-stats",
         )  # fmt: skip
-        until(lambda: self._answers("/api/version"), 90)
+        until(lambda: self._answers("/api/version"), 180)
 
     def add_node(self, name: str) -> None:
-        self._ray("start", f"--address=127.0.0.1:{_PORT}", "--num-cpus=1", f"--node-name={name}",
-                  "--resources", '{"trainer": 1}')  # fmt: skip
+        self._start(name, f"--address=127.0.0.1:{_PORT}", "--num-cpus=1", "--resources", '{"trainer": 1}')
 
     def lose_node(self, name: str) -> None:
         """A node with all that it runs is killed."""
-        for pid in self._running("raylet/raylet", f"--node_name={name}"):
-            for part in [pid, *children(pid)]:
-                with suppress(ProcessLookupError):
-                    os.kill(part, signal.SIGKILL)
+        machine = self._machines.pop(name)
+        machine.kill()
+        machine.wait()
 
     def lose_head(self) -> None:
         """What the cluster knows is lost, and the other nodes with their jobs go on."""
-        for pid in self._running("gcs/gcs_server") + self._running("dashboard/dashboard.py"):
-            os.kill(pid, signal.SIGKILL)
         self.lose_node("head")
 
-    def _running(self, *words: str) -> list[int]:
-        found = []
-        for pid in children(self._network.pid):
-            with suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-                found += [pid] if all(word in command for word in words) else []
-        return found
-
     def close(self) -> None:
+        for name in list(self._machines):
+            self.lose_node(name)
         self._network.kill()
         self._network.wait()
-        with suppress(ProcessLookupError):
-            os.kill(self._first, signal.SIGKILL)
         self._relay.close()
         self._log.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def _ray(self, *arguments: str) -> None:
+    def _start(self, name: str, *arguments: str) -> None:
         assert RAY is not None
         environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "200000"}
-        subprocess.run(
-            ["nsenter", "-t", str(self._first), "--net", "--pid", "--mount", RAY, *arguments,
-             "--object-store-memory=100000000"],
-            check=True, stdout=self._log, stderr=self._log, env=environment, cwd=self._folder, timeout=180,
+        self._machines[name] = subprocess.Popen(
+            ["nsenter", "-t", str(self._network.pid), "--net",
+             *["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"],
+             RAY, "start", "--block", f"--node-name={name}", "--object-store-memory=100000000", *arguments],
+            stdout=self._log, stderr=self._log, env=environment, cwd=self._folder, preexec_fn=die_with_parent,
         )  # fmt: skip
 
     def _answers(self, path: str) -> bool:
@@ -271,7 +260,7 @@ class RayCluster:
 
     def _carry(self, outside: socket.socket) -> None:
         """This thread enters the cluster's network, and connects there."""
-        with suppress(OSError), outside, Path(f"/proc/{self._first}/ns/net").open() as network:
+        with suppress(OSError), outside, Path(f"/proc/{self._network.pid}/ns/net").open() as network:
             if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), _NEW_NETWORK):
                 return
             with socket.create_connection(("127.0.0.1", _DASHBOARD)) as inside:

@@ -196,8 +196,8 @@ class Runs:
         """Have the runs started that may start, where there is a schedule; bring up to date what is shown of the
         others."""
         if self.start is not None:
-            while (one := self._next()) is not None:
-                self.start(one)
+            while (found := self._next()) is not None:
+                self.start(found)
         waiting = self.queue()
         self._show_pauses()
         self._context.metrics.waiting_runs(Counter((one["workload"], one["waits_for"]) for one in waiting))

@@ -7,6 +7,7 @@ put back, with nothing of what it knew but the folder of the training. Some ten 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,8 @@ def _interrupted(cluster: RayCluster, folder: Path) -> dict[str, Any]:
         with closing(_daemon(cluster.url, folder)) as lines:
             for line in lines:
                 if "result" in line:
-                    assert not left, f"the training ended before step {left[0]}: less was lost than is to be"
+                    attempts = len(list((folder / "lost").glob("attempt-*")))
+                    assert attempts == 3, f"{attempts} attempts were made: node and head were not both lost"
                     result: dict[str, Any] = line["result"]
                     return result
                 if line.keys() & {"lost", "ray_status", "node"}:
@@ -100,6 +102,8 @@ def _interrupted(cluster: RayCluster, folder: Path) -> dict[str, Any]:
                     cluster.add_node("node-3")
                 else:
                     break
+            else:
+                raise RuntimeError("the daemon ended before the training did")
 
 
 def _steps(folder: Path) -> list[int]:
@@ -112,7 +116,8 @@ def _steps(folder: Path) -> list[int]:
 def _daemon(url: str, folder: Path) -> Iterator[dict[str, Any]]:
     """What a process that follows the training reports; it is killed where the lines are closed."""
     command = [sys.executable, __file__, url, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=paths) as process:
         try:
             assert process.stdout is not None
             yield from map(json.loads, process.stdout)

@@ -144,7 +144,9 @@ def test_a_pause_stops_the_run_of_its_workload_alone(queue: RunQueue, work: Call
     ask(queue, "support", "sales")
     thread = work()
     until(lambda: len(queue.began) == 2)
+    support, sales = queue.runs.under_way()
     queue.service.command("pause", "support", {})
+    assert (support.is_set(), sales.is_set()) == (True, False)
     until(lambda: under_way(queue) == ["sales"])
     assert queue.states() == {"support": "interrupted", "sales": "running"}
     queue.service.command("pause", None, {})
