@@ -331,7 +331,6 @@ def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
     assert container["image"] == "registry.example.com/retuned:0.2.0-ingest"
     assert 'CMD ["ingest"]' in stage("ingest")
     assert (ingest.http.host, ingest.http.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
-    assert ingest.http.operator_token_file is None  # there is nothing to operate
     assert ingest.kafka.sasl_username == "retuned"
     assert pod["terminationGracePeriodSeconds"] > STOP_SECONDS
     daemon = configured("daemon", monkeypatch, tmp_path, *PROTECTED)
@@ -377,9 +376,8 @@ def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     assert restarts("config.policy.enabled=false") == {"daemon"}
     for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "logging.level=debug"):
         assert restarts(f"config.{shared}") == {"daemon", "gateway", "ingest"}
-    for of_a_cluster in ("store.segment_seconds=9", "privacy.names=true"):
+    for of_a_cluster in ("store.segment_seconds=9", "privacy.names=true", "http.viewer_token_file=/run/other"):
         assert restarts(f"config.{of_a_cluster}") == {"daemon", "ingest"}
-    assert restarts("config.http.operator_token_file=/run/secrets/retuned/other") == {"daemon"}
 
 
 def test_probes_ask_as_daemons_and_ingesters_serve() -> None:
