@@ -57,6 +57,21 @@ class Reassigned(RetunedError):
     """Another ingester has partitions of a batch by now. Nothing of it was stored: read again what is not stored."""
 
 
+class StandsBy(RetunedError):
+    """This daemon of a cluster changes nothing: another one leads, or none does yet."""
+
+
+class LeadershipLost(StandsBy):
+    """Another daemon leads the cluster by now: nothing of this change was written, and this daemon must stop.
+
+    Started again it stands by.
+    """
+
+
+class OutdatedWarehouse(RetunedError):
+    """The warehouse lacks changes that the cluster's database has. Nothing was written; worth another try."""
+
+
 class OutOfStep(RetunedError):
     """A batch of a file does not begin where the last one ended. Nothing was stored, and ingestion goes on."""
 

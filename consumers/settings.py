@@ -342,7 +342,7 @@ class WarehouseSettings(Section):
 
 
 class StoreSettings(Section):
-    """A cluster: what ingesters (`retuned ingest`) write to. Needs pip install 'retuned[cluster]'."""
+    """A cluster: what ingesters (`retuned ingest`) and daemons write to. Needs pip install 'retuned[cluster]'."""
 
     kind: Literal["file", "cluster"] = Field(
         "file",
@@ -357,14 +357,20 @@ class StoreSettings(Section):
     postgres_url_file: Path | None = Field(None, description="a file whose content is that URL")
     objects_url: str | None = Field(
         None,
-        description="where segments go, as Parquet files: s3://bucket/prefix, gs://…, az://… or file:///folder; "
-        "credentials by the environment, as the provider's tools read them",
+        description="where segments go, as Parquet files, and the daemon's versions, datasets and reports: "
+        "s3://bucket/prefix, gs://…, az://… or file:///folder; credentials by the environment, as the provider's tools "
+        "read them",
     )
     segment_seconds: PositiveFloat = Field(
         5.0,
         le=300,
         description="a segment holds the events of so many seconds, or ingest.batch_events of them; longer: fewer "
         "files, and events come later",
+    )
+    advertised_url: HttpUrl | None = Field(
+        None,
+        description="where the other daemons of the cluster reach this one over HTTP; null: http.port at the address "
+        "that the database sees",
     )
 
     def postgres(self) -> str | None:

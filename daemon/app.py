@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -43,6 +44,10 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry
 from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training.base_model import check_base_model
+
+if TYPE_CHECKING:
+    from retuned.consumers.cluster.leadership import Member
+    from retuned.daemon.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +118,19 @@ class App:
                 log.warning("%s; starting without it", error)
             self.warehouse: Warehouse = open_warehouse(settings.warehouse)
             self._stops.append(("warehouse", self.warehouse.close))
-            registry.reconcile(self.warehouse, settings)
             for notice in overrides.notices(settings.workloads, workloads.known(self.warehouse)):
                 log.warning("%s", notice)
 
             self.publisher = KafkaPublisher(settings.kafka)
             self._stops.append(("publisher", self.publisher.close))
             consumer_metrics = ConsumerMetrics(self.registry)
+            self.cluster: Cluster | None = None
+            self.source: Source
+            self.ingest: Ingest
             if settings.store.kind == "cluster":
-                self.source, self.ingest = _following(settings, self.warehouse, self.registry, consumer_metrics)
+                self.cluster = self._joined(consumer_metrics)
+                self.source, self.ingest = self.cluster.source, self.cluster.follower
+                self._stops.append(("leadership", self.cluster.stop))
             else:
                 self.source = open_source(
                     settings.kafka,
@@ -143,6 +152,7 @@ class App:
                 RetrainMetrics(self.registry),
                 self.stopping,
                 utc_now,
+                self.cluster.check if self.cluster else lambda: None,
             )
             self.jobs = Jobs(context, self.fail)
             self._stops.append(("jobs", self.jobs.shutdown))
@@ -163,6 +173,10 @@ class App:
         self._ingest_thread.start()
         self.jobs.start()
         self.server.start()
+        if self.cluster:
+            self.cluster.start()  # which leads once no other daemon does
+        else:
+            self._lead()
         log.info("serving on %s", self.server.url)
 
     def stop(self) -> None:
@@ -196,13 +210,39 @@ class App:
             return [self.ingest.broker_problem or f"kafka {self.settings.kafka.bootstrap_servers}: not connected yet"]
         if self.ingest.waiting_for:
             return [self.ingest.waiting_for]
+        if self.cluster and self.cluster.problem:
+            return [self.cluster.problem]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingest.missing_topics]
 
     def warnings(self) -> list[str]:
         """What needs attention and stops nothing."""
-        return self.server.warnings()
+        return [*self.server.warnings(), *self.warehouse.artifacts.problems()]
+
+    def leader(self) -> "Cluster | None":
+        """The cluster, for what its leader is to answer; None: this daemon leads, or is by itself."""
+        return self.cluster if self.cluster is not None and not self.cluster.leads else None
+
+    def daemons(self) -> "list[Member]":
+        """Those of the cluster that were heard of lately."""
+        return self.cluster.members() if self.cluster else []
 
     # Inside
+
+    def _joined(self, metrics: ConsumerMetrics) -> "Cluster":
+        """Membership in a cluster: its segments are followed in the place of Kafka, and one daemon leads."""
+        try:
+            from retuned.daemon.cluster import Cluster
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
+            ) from error
+        self.registry.unregister(metrics.broker_up)  # ingesters read from Kafka, and have it
+        return Cluster(self.settings, self.warehouse, self.registry, metrics, self._lead, self.fail)
+
+    def _lead(self) -> None:
+        """Do what one daemon alone may do: by itself, or as the leader of a cluster."""
+        registry.reconcile(self.warehouse, self.settings)
+        self.jobs.lead()
 
     def _ingest(self) -> None:
         try:
@@ -259,20 +299,6 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
     return 0
 
 
-def _following(
-    settings: Settings, warehouse: Warehouse, registry: CollectorRegistry, metrics: ConsumerMetrics
-) -> tuple[Source, Ingest]:
-    """What follows the segments of a cluster, in the place of what reads Kafka."""
-    try:
-        from retuned.consumers.cluster import follower
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
-        ) from error
-    registry.unregister(metrics.broker_up)  # ingesters read from Kafka, and have it
-    return follower.follow(settings, warehouse, registry, metrics)
-
-
 @contextmanager
 def _of_entry(name: str | None) -> Iterator[None]:
     """What is wrong with an entry of `workloads` names it."""
@@ -290,7 +316,10 @@ def run_once(settings: Settings) -> None:
         PartsFailed: a job failed for some workloads; everything else was done.
         RetunedError: the pass could not be made.
     """
+    if settings.store.kind == "cluster":
+        raise ConfigurationError("run --once: the daemons of a cluster (store.kind) run all the time")
     app = App(settings)
+    registry.reconcile(app.warehouse, settings)
     try:
         while app.ingest.step() or not app.ingest.caught_up:
             pass

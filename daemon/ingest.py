@@ -46,27 +46,22 @@ class IngestProcess:
         self.ingester = Ingester(
             self._source, self._database, objects, settings, metrics, segment_metrics, self._publisher
         )
-        self._threads = [
-            threading.Thread(target=self._ingest, name="ingest"),
-            threading.Thread(target=self.ingester.sweep, args=[self.stopping], name="sweep", daemon=True),
-        ]
+        self._thread = threading.Thread(target=self._ingest, name="ingest")
         self.server = Server(process_application(self, settings), settings.http)
 
     def start(self) -> None:
-        """Start the threads: ingestion, the search for files that are in no segment, HTTP."""
+        """Start the threads: ingestion, HTTP."""
         tune_interpreter()
         raise_file_limit()
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         self.server.start()
         log.info("ingesting; health and metrics on %s", self.server.url)
 
     def stop(self) -> None:
         """Give up the batch in hand, leave the group, and stop; safe to repeat."""
         self.stopping.set()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
         self.server.stop()
         self._publisher.close()
         self._database.close()
@@ -89,6 +84,13 @@ class IngestProcess:
     def warnings(self) -> list[str]:
         """What needs attention and stops nothing."""
         return self.server.warnings()
+
+    def leader(self) -> None:
+        """Its routes need none."""
+
+    def daemons(self) -> list[None]:
+        """It is none."""
+        return []
 
     def _ingest(self) -> None:
         try:

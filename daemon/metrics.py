@@ -44,7 +44,7 @@ class Metrics:
         )
         self.waiting = Gauge(
             "retuned_runs_waiting",
-            "Retrainings in line, by what they wait for: turn, paused, hours or memory; absent where none waits.",
+            "Retrainings in line, by what they wait for: turn, paused, rollout, hours or memory; absent where none is.",
             ["workload", "reason"],
             registry=registry,
         )

@@ -166,6 +166,11 @@ class RemoteService:
         return ConfigurationError(f"http.port: what listens on {port} answered {answered} and is not retuned")
 
 
+def tls_of_this_certificate(settings: HttpSettings) -> ssl.SSLContext | None:
+    """How another daemon with the same certificate is verified, wherever it is; None: it speaks plain HTTP."""
+    return _tls(settings.model_copy(update={"tls_ca_file": None}))
+
+
 def _tls(settings: HttpSettings) -> ssl.SSLContext | None:
     """How the daemon's certificate is verified; None: it speaks plain HTTP.
 

@@ -23,9 +23,9 @@ from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.replay import replay
-from retuned.consumers.warehouse.connection import open_existing, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, open_existing, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
-from retuned.daemon import status
+from retuned.daemon import artifacts, status
 from retuned.daemon.backup.create import back_up
 from retuned.daemon.interaction import interaction
 from retuned.daemon.jobs import tasks
@@ -168,18 +168,16 @@ class LocalService:
             decision = runs.ask(workload, asked_by=asked_by, at_any_hour=arguments.get("now") is True)
             if not decision.retrain:
                 raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
-            made = runs.run_waiting() if self._ingest is None else []  # else the schedule comes to it
+            made = runs.run_waiting()
             ended = [_outcome(result) for result in made if result.workload == workload]
-            behind = " behind the one under way" if runs.progress.get("workload") == workload else ""
-            done = "; ".join(ended or [f"a retraining is in line{behind}", *self._waits(workload)])
+            done = "; ".join(ended or [self._begun(workload), *self._waits(workload)])
             return {"workload": workload, "done": done, "reasons": list(decision.reasons)}
         if name == "rebase":
             base = arguments.get("base")
             if not isinstance(base, str) or not base:
                 raise RetunedError("rebase: name the base model, by its folder or as its provider does")
             runs.rebase(workload, base, asked_by, said)
-            if self._ingest is None:
-                runs.run_waiting()
+            runs.run_waiting()
             return {
                 "workload": workload,
                 "done": "; ".join([f"a training on {base} is in line", *self._waits(workload)]),
@@ -208,6 +206,14 @@ class LocalService:
         if running is not None and running.state == "canary":
             done = f"{model_name(workload, running.version)} is taken back; {_serves(workload, previous)}"
         return {"workload": workload, "done": done}
+
+    def _begun(self, workload: str) -> str:
+        """Whether a run of a workload that was asked for has begun or waits."""
+        runs = self.jobs.runs
+        is_under_way = any(one.workload == workload for one in runs.under_way())
+        if any(one["workload"] == workload for one in runs.queue()):
+            return "a retraining is in line" + (" behind the one under way" if is_under_way else "")
+        return "a retraining is under way"
 
     def _waits(self, workload: str | None) -> list[str]:
         """What keeps runs of a workload, or of any, from starting."""
@@ -393,7 +399,11 @@ def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]
     is_new = create and not settings.warehouse.path.exists()
     opening = open_warehouse if is_new else open_existing
     with closing(opening(settings.warehouse)) as warehouse, closing(KafkaPublisher(settings.kafka)) as publisher:
-        reconcile(warehouse, settings)
+        if settings.store.kind == "cluster":
+            _stand_by(settings, warehouse)
+            artifacts.keep(warehouse, settings)
+        else:
+            reconcile(warehouse, settings)
         context = Context(
             warehouse,
             settings,
@@ -409,3 +419,13 @@ def opened(settings: Settings, *, create: bool = True) -> Iterator[LocalService]
             yield LocalService(jobs)
         finally:
             jobs.shutdown()
+
+
+def _stand_by(settings: Settings, warehouse: Warehouse) -> None:
+    """Let nothing be changed in the warehouse of a cluster's daemon that does not run: the others would not know."""
+    from retuned.consumers.cluster.control import Control
+    from retuned.consumers.cluster.postgres import Postgres
+
+    Control(
+        Postgres(settings.store), warehouse
+    ).leader = "in a cluster (store.kind) daemons make changes; start this one, or ask one that runs"

@@ -40,6 +40,7 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     counts = warehouse.row(SQL["counts"])
     asked = labels.counts(warehouse)
     deployed = deployments(warehouse)
+    begun = [one.as_dict() for one in jobs.runs.under_way()]
     workloads = {
         name: _workload(warehouse, context.settings.for_workload(name), name, context.now())
         | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
@@ -57,7 +58,8 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
         | ingestion(ingest, warehouse, context.settings),
         "storage": {"path": str(warehouse.path.resolve()), **asdict(warehouse.size()), "archived": archived(warehouse)},
         "jobs": {"failures": dict(context.failures)},
-        "training": dict(jobs.runs.progress),
+        "training": begun[0] if begun else {},
+        "under_way": begun,
         "queue": jobs.runs.queue(),
         "pauses": pauses(warehouse),
         "currency": context.settings.roi.currency,

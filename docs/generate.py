@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from retuned.consumers.cluster.metrics import DaemonMetrics as ClusterMetrics
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
@@ -38,6 +39,10 @@ TABLES = {
     "feedback": "What somebody thought of an answer: one event, redacted.",
     "dead_letters": "A message that is no event: why, and its redacted payload.",
     "followed_segments": "How far a daemon of a [cluster](../cluster.md) follows the segments: one row.",
+    "control_positions": "How far a daemon of a [cluster](../cluster.md) has the changes of the control tables: the "
+    "greatest number.",
+    "artifacts": "What a [cluster](../cluster.md#artifacts) keeps in object storage of a version, a dataset or a "
+    "report.",
     "offsets": "How far a partition, or a file that was imported, is read.",
     "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",
@@ -694,8 +699,9 @@ def metrics() -> list[str]:
     """Every metric, from the classes that make them."""
     lines = page(
         "Metrics",
-        "`/metrics` of the daemon, of each [ingester](../cluster.md) those of the sections Ingestion and Ingesters,",
-        "and of each [gateway](../gateway.md) those of the last section, are for Prometheus, beside those of the",
+        "`/metrics` of the daemon, in a cluster with those of the last section but one, of each",
+        "[ingester](../cluster.md) those of the sections Ingestion and Ingesters, and of each [gateway](../gateway.md)",
+        "those of the last section, are for Prometheus, beside those of the",
         "process (`process_…`, `python_…`). A figure that is",
         "not known is absent, not zero. Gauges without labels are the exception: they are 0 from the start until they",
         "are first set, as `retuned_ingest_last_event_timestamp_seconds` is before the first event since the start of",
@@ -710,6 +716,7 @@ def metrics() -> list[str]:
         "Retraining": RetrainMetrics(registry),
         "The daemon": DaemonMetrics(registry),
         "Ingesters": SegmentMetrics(registry),
+        "Daemons of a cluster": ClusterMetrics(CollectorRegistry()),
         "Gateways": GatewayMetrics(registry),
     }
     for title, group in groups.items():

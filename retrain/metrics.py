@@ -57,7 +57,7 @@ class Metrics:
         )
         self.active = Gauge(
             "retuned_training_active_timestamp_seconds",
-            "When the run under way last told of progress, Unix time; absent while none is under way",
+            "When a run under way last told of progress, Unix time; absent while none is under way",
             ["workload"],
             registry=registry,
         )

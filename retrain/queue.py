@@ -5,7 +5,7 @@ import logging
 import shutil
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TRAIN = "train"
 """In the folder of a run: that of the training."""
 changing = threading.Lock()
-"""Commands and the run under way change the rows of runs, each in a thread of its own."""
+"""Commands and the runs under way change the rows of runs, each in a thread of its own."""
 
 
 def put_in_line(
@@ -84,19 +84,19 @@ def unfinished(warehouse: Warehouse, workload: str | None = None) -> list[dict[s
     return warehouse.rows(QUERIES["unfinished_runs"], {"workload": workload})
 
 
-def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way: str | None) -> list[str]:
+def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way: Collection[str]) -> list[str]:
     """End the runs of a workload that wait, were interrupted, or are under way. Returns their ids.
 
     Args:
         error: who cancelled it, and why; kept with the run.
-        under_way: the run whose files go when its child has ended: the caller sees to that by its `stop`.
+        under_way: the runs whose files go when their child has ended: the caller sees to that by their `stop`.
 
     Raises:
         RetunedError: there is none, or its version serves already.
     """
     ids = _mark_cancelled(rollout, workload, error, now)
     for run_id in ids:
-        if run_id != under_way:
+        if run_id not in under_way:
             discard(rollout.settings, workload, run_id)
     return ids
 
@@ -121,10 +121,14 @@ def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) 
     return ids
 
 
-def sweep(rollout: Rollout) -> None:
-    """Remove what a crash left of cancelled runs. Nothing may be under way."""
+def sweep(rollout: Rollout, under_way: Callable[[str], bool]) -> None:
+    """Remove what a crash left of cancelled runs.
+
+    Args:
+        under_way: whether a run is: it removes its files itself.
+    """
     for row in rollout.warehouse.rows("SELECT workload, id FROM runs WHERE state = 'cancelled'"):
-        if folder_of(rollout.settings, row["workload"], row["id"]).is_dir():
+        if not under_way(row["id"]) and folder_of(rollout.settings, row["workload"], row["id"]).is_dir():
             discard(rollout.settings, row["workload"], row["id"])
 
 

@@ -7,8 +7,8 @@ by a stop or by a crash, is taken up where it stood.
 import json
 import shutil
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit
 from retuned.consumers.common.spans import Span, span
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
+from retuned.consumers.errors import Cancelled, RetunedError, StoreUnavailable, WarehouseError
 from retuned.consumers.warehouse.connection import insert
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
@@ -44,7 +44,7 @@ from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.generation import effect_probe
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
-from retuned.retrain.release import approve, card, registry
+from retuned.retrain.release import approve, registry
 from retuned.retrain.release.rollout import Rollout, in_words, one_at_a_time
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.judge import Judge
@@ -57,6 +57,9 @@ T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
+_this_machine = threading.Lock()
+"""Datasets are made and the gate decides on the daemon's machine, one at a time, however many runs are under way."""
+_LOOK_SECONDS = 0.5
 _LENGTHS = ("rows_cut", "rows_too_long")
 _EVALUATE = "evaluate"
 """In the folder of a run: that of the evaluation."""
@@ -78,7 +81,7 @@ class RunResult:
         scores: mean score on the holdout of each model: base, champion, candidate; and of logged, what production
             answered, on the rows where that is known.
         figures: the gate's.
-        train_seconds, evaluate_seconds: wall time of the two children.
+        train_seconds, evaluate_seconds: wall time of the two children, without what they waited for a cluster.
         training: what `train` returned.
     """
 
@@ -103,7 +106,8 @@ class RunResult:
 def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on_progress: Emit) -> RunResult:
     """Begin a run that waits, or go on with one that was interrupted, by a stop or by a crash.
 
-    One at a time in a process: the caller sees to that. The dataset of an interrupted run is the same, the training
+    Several workloads may have a run under way, each in a thread of its own, and no workload two: the caller sees to
+    that. The dataset of an interrupted run is the same, the training
     goes on from its checkpoint, and what was evaluated or decided stands.
 
     Args:
@@ -113,6 +117,7 @@ def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on
 
     Raises:
         WarehouseError: the warehouse cannot be written; the run can be taken up once it can.
+        StoreUnavailable: nor can the storage of the cluster.
     """
     row = rollout.warehouse.row("SELECT * FROM runs WHERE id = ?", [run_id])
     assert row is not None
@@ -135,6 +140,8 @@ class _Run:
         self.folder = folder_of(self.settings, workload, run_id)
         self.rebases = self._row()["kind"] == "rebase"
         self.rebased_from: str | None = None
+        self.waited = 0.0
+        self.waits_since: datetime | None = None
 
     def through(self) -> RunResult:
         """All stages; whatever ends them stands in the run's row."""
@@ -150,6 +157,9 @@ class _Run:
                 return self._ended("cancelled", row["error"])
             return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
+            raise
+        except StoreUnavailable:
+            self._interrupted()  # it is taken up again, and no attempt has failed
             raise
         except RetunedError as error:
             result = self._ended("failed", str(error))
@@ -221,7 +231,7 @@ class _Run:
             lengths |= {f"train_{name}": float(training[name]) for name in _LENGTHS if name in training}
             decision = self._decide(dataset, rows, opinion, candidate, lengths)
             traced.set(version=candidate.version, outcome="passed" if decision.outcome else "refused")
-        card.write(self.warehouse, candidate.path, candidate.path, candidate.manifest)  # before it is announced
+        registry.renew_card(self.warehouse, candidate)  # before it is announced
         self._check_stop()
         with self._stage("release") as traced:
             share = self._promote(decision, parent, candidate)
@@ -254,12 +264,19 @@ class _Run:
         """The run's dataset and the champion that it starts from; both are settled when the dataset is written."""
         row = self._row()
         if row["dataset_version"] is None:
-            self._tell("dataset")
             champion = versions.champion(self.warehouse, self.workload)
             self._use_base(champion)
-            dataset = build_dataset(
-                self.warehouse, self.settings, self.workload, self.now(), self.folder / "data", self.stop, self.rebases
-            )
+            with self._alone():
+                self._tell("dataset")
+                dataset = build_dataset(
+                    self.warehouse,
+                    self.settings,
+                    self.workload,
+                    self.now(),
+                    self.folder / "data",
+                    self.stop,
+                    self.rebases,
+                )
             self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
@@ -465,10 +482,11 @@ class _Run:
                 structured=datasets.metric_of(dataset, self.settings).metric.structured,
             )
 
-        alone = decide(tries, "holdout")
-        if not any(row.split == FOLD for row in rows):
-            return alone
-        return decide(tries + ("tries" in alone.figures), "holdout", FOLD)
+        with self._alone():
+            alone = decide(tries, "holdout")
+            if not any(row.split == FOLD for row in rows):
+                return alone
+            return decide(tries + ("tries" in alone.figures), "holdout", FOLD)
 
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
@@ -615,20 +633,45 @@ class _Run:
         self._tell("promoted", version=candidate.version, share=share)
         return share
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits until no other run uses the daemon's machine.
+
+        Raises:
+            Cancelled: the run was stopped meanwhile.
+        """
+        while not _this_machine.acquire(timeout=_LOOK_SECONDS):
+            self._check_stop()
+            self._tell("waits for another run's dataset or decision")
+        try:
+            yield
+        finally:
+            _this_machine.release()
+
     def _check_stop(self) -> None:
         if self.stop.is_set():
             raise Cancelled(f"run {self.id}: stopped before it was done")
 
+    def _count_waiting(self, *, waits: bool) -> None:
+        """From now on the work waits for a cluster's resources, or no more."""
+        if self.waits_since is not None:
+            self.waited += (self.now() - self.waits_since).total_seconds()
+        self.waits_since = self.now() if waits else None
+
     def _tell(self, stage: str, **line: Any) -> None:
+        if "ray_status" in line:
+            self._count_waiting(waits=line["ray_status"] == "PENDING")
         self.on_progress({"stage": stage, "workload": self.workload, "run_id": self.id} | line)
 
     def _timed(self, column: str, work: Callable[[], T]) -> T:
-        """Adds the wall time of some work to a column of the run; interrupted work has a cost too."""
-        started = self.now()
+        """Adds the wall time of some work to a column of the run, without what it waited for a cluster; interrupted
+        work has a cost too."""
+        started, self.waited = self.now(), 0.0
         try:
             return work()
         finally:
-            spent = (self.now() - started).total_seconds()
+            self._count_waiting(waits=False)
+            spent = (self.now() - started).total_seconds() - self.waited
             self._update(**{column: (self._row()[column] or 0.0) + spent})
             if tokens := used(self.folder / _EVALUATE):
                 self._update(input_tokens=tokens.input, output_tokens=tokens.output)

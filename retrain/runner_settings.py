@@ -7,6 +7,9 @@ from pydantic import Field, SecretStr, model_validator
 
 from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, secret
 
+MOST_AT_A_TIME = 64
+"""Runs under way at a time: each has a thread of the daemon."""
+
 
 class RunnerSettings(Section):
     """Where models are trained and evaluated."""
@@ -36,11 +39,28 @@ class RunnerSettings(Section):
     python: str = Field(
         "python", min_length=1, description="of kind ray: the Python in that environment that has retuned installed"
     )
+    at_a_time: int = Field(
+        4,
+        ge=1,
+        le=MOST_AT_A_TIME,
+        description="of kind ray: so many workloads train at a time on the cluster at runner.url, one run of each; the "
+        "next one in line waits. Of kind local it is one, whatever stands here",
+    )
     attempts: PositiveInt = Field(
         5,
         description="of kind ray: a training or an evaluation goes on from its checkpoint when its node is lost; after "
         "so many lost attempts it is given up as failed",
     )
+
+    @property
+    def limit(self) -> int:
+        """So many runs are under way at a time where this one is."""
+        return self.at_a_time if self.kind == "ray" else 1
+
+    @property
+    def place(self) -> str:
+        """Where runs are made, in words; the limit counts those of one place."""
+        return f"Ray at {self.url}" if self.kind == "ray" else "this machine"
 
     def bearer_token(self) -> str | None:
         """What the cluster asks for.

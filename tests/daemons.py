@@ -33,6 +33,7 @@ class Daemon:
         self.warehouse = Path(settings["warehouse"]["path"])
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.under: tuple[str, ...] = ()  # a command that runs it, and becomes it
 
     def start(self) -> None:
         self.launch()
@@ -42,7 +43,7 @@ class Daemon:
         """Start it, and do not wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "retuned.daemon.cli.main", "run", "--config", str(self.config)],
+                [*self.under, sys.executable, "-m", "retuned.daemon.cli.main", "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
             )

@@ -26,6 +26,7 @@ class FakeDaemon:
         self.commands: list[dict[str, Any]] = []
         self.reports = Path("nowhere")
         self.warned: Callable[[], list[str]] = list
+        self.led_by: Any = None
 
     def health(self) -> list[str]:
         return []
@@ -95,6 +96,12 @@ class FakeDaemon:
 
     def warnings(self) -> list[str]:
         return self.warned()
+
+    def leader(self) -> Any:
+        return self.led_by
+
+    def daemons(self) -> list[Any]:
+        return []
 
     def command(self, _: str, __: str, arguments: dict[str, Any]) -> Any:
         self.commands.append(arguments)

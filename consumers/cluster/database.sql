@@ -27,9 +27,6 @@ SELECT topic, partition, next_offset, cluster_id, topic_id FROM retuned.partitio
 -- name: record
 SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s);
 
--- name: lock_daemon
-SELECT pg_try_advisory_lock(%(key)s);
-
 -- name: segment
 SELECT
     segment.number, segment.received_at, segment.counts,

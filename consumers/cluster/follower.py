@@ -2,12 +2,9 @@
 
 import logging
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import Gauge
 
 from retuned.consumers.cluster import segments
-from retuned.consumers.cluster.database import Database
-from retuned.consumers.cluster.metrics import store_up
-from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.source import SegmentBatch, SegmentSource
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
@@ -30,7 +27,12 @@ class Follower(Ingest):
     counts_messages = False
 
     def __init__(
-        self, source: SegmentSource, warehouse: Warehouse, settings: Settings, metrics: Metrics, store_up: Gauge
+        self,
+        source: SegmentSource,
+        warehouse: Warehouse,
+        settings: Settings,
+        metrics: Metrics,
+        store_up: Gauge,
     ) -> None:
         """
         Raises:
@@ -55,20 +57,8 @@ class Follower(Ingest):
         """Nothing that a number of dead letters had stopped goes on."""
 
 
-def follow(
-    settings: Settings, warehouse: Warehouse, registry: CollectorRegistry, metrics: Metrics
-) -> tuple[SegmentSource, Follower]:
-    """A follower, and the source that it reads.
-
-    Raises:
-        ConfigurationError: a setting of the section `store` is missing or wrong.
-    """
-    database, objects = Database(settings.store), Objects(settings.store)
-    source = SegmentSource(database, objects, settings.kafka.topics, lambda: _followed(warehouse))
-    return source, Follower(source, warehouse, settings, metrics, store_up(registry))
-
-
-def _followed(warehouse: Warehouse) -> int:
+def followed(warehouse: Warehouse) -> int:
+    """The number of the last segment that a warehouse has."""
     found = warehouse.row(QUERIES["followed"])
     assert found is not None
     return int(found["number"])

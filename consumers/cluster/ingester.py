@@ -16,7 +16,6 @@ from retuned.consumers.cluster import segments
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.cluster.objects import Objects
-from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
@@ -30,7 +29,6 @@ from retuned.consumers.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
-SWEEP_SECONDS = 3_600.0
 
 
 class Ingester:
@@ -126,15 +124,6 @@ class Ingester:
             raise
         finally:
             self._note_progress()
-
-    def sweep(self, stop: threading.Event) -> None:
-        """Delete files that are in no segment, now and every hour, until asked to stop; for a thread of its own."""
-        while not stop.is_set():
-            try:
-                self._segment_metrics.deleted.inc(sweep(self._database, self._objects))
-            except RetunedError as error:
-                log.warning("%s; files that are in no segment are looked for again in %g s", error, SWEEP_SECONDS)
-            stop.wait(SWEEP_SECONDS)
 
     # Inside
 

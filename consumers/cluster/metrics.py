@@ -10,6 +10,21 @@ def store_up(registry: CollectorRegistry) -> Gauge:
     )
 
 
+class DaemonMetrics:
+    """Of a daemon in a cluster, beside its others."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.leader = Gauge(
+            "retuned_leader", "1 for the daemon of a cluster that leads, 0 for one that stands by.", registry=registry
+        )
+        self.store_up = store_up(registry)
+        self.deleted = Counter(
+            "retuned_segment_files_deleted",
+            "Files that were in no segment and could not get into one, deleted by the daemon that leads.",
+            registry=registry,
+        )
+
+
 class Metrics:
     """Of one ingester, beside those of ingestion."""
 
@@ -25,8 +40,3 @@ class Metrics:
             registry=registry,
         )
         self.store_up = store_up(registry)
-        self.deleted = Counter(
-            "retuned_segment_files_deleted",
-            "Files that were in no segment and could not get into one.",
-            registry=registry,
-        )

@@ -1,4 +1,4 @@
-"""Object storage: Parquet files under one URL (s3:, gs:, az:, file:)."""
+"""Object storage: files under one URL (s3:, gs:, az:, file:)."""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -17,6 +17,8 @@ from retuned.consumers.settings import StoreSettings
 RETRY = timedelta(seconds=10)
 REQUEST_SECONDS = 30
 PAGE = 1_000
+PART_BYTES = 8 << 20
+"""In one request for a part of a file: REQUEST_SECONDS are of a request, with what it returns."""
 
 
 class Objects:
@@ -34,7 +36,7 @@ class Objects:
         self.url = settings.objects_url or ""
         if not self.url:
             raise ConfigurationError(
-                "store.objects_url: is not set; name the place of segments, such as s3://bucket/prefix"
+                "store.objects_url: is not set; name the place of segments and artifacts, such as s3://bucket/prefix"
             )
         try:
             parts = urlsplit(self.url)
@@ -51,8 +53,8 @@ class Objects:
         except (BaseError, OSError, ValueError) as error:
             raise ConfigurationError(f"store.objects_url {self.url}: {first_line(error)}") from error
 
-    def put(self, key: str, content: bytes) -> None:
-        """Returns once it is stored.
+    def put(self, key: str, content: bytes | Path) -> None:
+        """Store bytes or a file, whole or not at all. Returns once it is stored.
 
         Raises:
             StoreUnavailable: it is not stored, or it is not known whether it is.
@@ -66,6 +68,22 @@ class Objects:
         """The content of a file; raises StoreUnavailable, also when there is no such file."""
         try:
             return bytes(obstore.get(self._store, key).bytes())
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def parts(self, key: str) -> Iterator[bytes]:
+        """The content of a file of any size, in parts.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreUnavailable: the storage does not answer.
+        """
+        try:
+            size = obstore.head(self._store, key)["size"]
+            for start in range(0, size, PART_BYTES):
+                yield bytes(obstore.get_range(self._store, key, start=start, length=min(PART_BYTES, size - start)))
+        except FileNotFoundError:
+            raise
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
 

@@ -18,8 +18,6 @@ from retuned.consumers.kafka.contract import Batch, Identity, Offsets, Partition
 
 log = logging.getLogger(__name__)
 
-COMPANY_SECONDS = 60.0
-"""One that was killed, or whose machine is gone, has lost its lock by then: whoever has it for longer is alive."""
 LOOK_SECONDS = 0.2
 """How often the database is asked for the next segment."""
 
@@ -49,18 +47,21 @@ class SegmentSource:
         self._waiting_events = 0
         self._next_at: datetime | None = None
         self._caught_up = False
-        self._company_since: float | None = None
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:  # noqa: ARG002  (a segment is one batch)
-        """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable."""
-        if not self._is_alone():
-            time.sleep(timeout_seconds)
-            return Batch()
+        """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable, and Fenced where
+        the database was set back."""
         deadline = time.monotonic() + timeout_seconds
         if self._position is None:
             self.before_assignment([])
             self._position = self._stored()
         while (segment := self._database.segment(self._position + 1)) is None:
+            if (last := self._database.last_segment()) < self._position:
+                raise Fenced(
+                    f"store.postgres_url: the last segment is {last}, and the warehouse has {self._position} of them: "
+                    "the database was set back; set the warehouses of all daemons back to backups of before (retuned "
+                    "restore), or begin with new ones"
+                )
             self._caught_up, self._waiting_events, self._next_at = True, 0, None
             left = deadline - time.monotonic()
             if left <= 0:
@@ -102,27 +103,6 @@ class SegmentSource:
     def close(self) -> None:
         self._position = None
         self._database.close()
-
-    def _is_alone(self) -> bool:
-        """Whether no other daemon follows: two of them would each train models, and put them into service.
-
-        Raises:
-            Fenced: another one does, for longer than one that was killed would.
-        """
-        if self._database.follows_alone():
-            self._company_since, self.waiting_for = None, ""
-            return True
-        now = time.monotonic()
-        if self._company_since is None:
-            self._company_since = now
-            self.waiting_for = "another daemon follows the segments of store.postgres_url; going on when it has ended"
-            log.warning("%s", self.waiting_for)
-        if now - self._company_since >= COMPANY_SECONDS:
-            raise Fenced(
-                "another daemon follows the segments of store.postgres_url, and was left alone; run one daemon for "
-                "each cluster: stop the other one, or give this one a database of its own"
-            )
-        return False
 
     def _verified(self, file: File) -> bytes:
         content = self._objects.get(file.key)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 
@@ -19,6 +19,7 @@ from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BackupError, Busy, Cancelled, MemoryLimit, WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.artifacts import Artifacts
 
 NAME = "retuned"  # of the database within DuckDB
 CHECKPOINT_SECONDS = 30.0
@@ -65,14 +66,31 @@ def rows_of(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
+class Journal(Protocol):
+    """Takes part in the transactions of a warehouse that others follow."""
+
+    def recording(self, cursor: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """A cursor that keeps what its statements change."""
+
+    def commit(self, recording: duckdb.DuckDBPyConnection) -> None:
+        """Commit a transaction of such a cursor. After an error nothing was written."""
+
+
 class Warehouse:
-    """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`)."""
+    """An open warehouse. Threads share it; each thread works on a cursor of its own (`cursor()`).
+
+    Attributes:
+        journal: what others follow it by; None: nobody does.
+        artifacts: the files that its rows name.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, memory_limit: str) -> None:
         self._connection, self._memory_limit = connection, memory_limit
         self._held: duckdb.DuckDBPyConnection | None = None
         self._closed = False
         self.path = path
+        self.journal: Journal | None = None
+        self.artifacts = Artifacts()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same database, for one thread and one transaction at a time."""
@@ -109,8 +127,11 @@ class Warehouse:
             insert(cursor, table, **values)
 
     @contextmanager
-    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def transaction(self, *, recorded: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
         """Everything done on the cursor is written together, or not at all.
+
+        Args:
+            recorded: whether the journal takes part, where there is one; it may raise errors of its own.
 
         Raises:
             MemoryLimit: `memory_limit` is too small, for this or for what goes on beside it; nothing was written.
@@ -120,9 +141,15 @@ class Warehouse:
         try:
             cursor.begin()
             try:
-                yield cursor
-                # Only when no statement failed: DuckDB's COMMIT of an aborted transaction writes nothing, silently.
-                cursor.commit()
+                # Commits come only when no statement failed: DuckDB's COMMIT of an aborted transaction writes nothing,
+                # silently.
+                if recorded and self.journal is not None:
+                    recording = self.journal.recording(cursor)
+                    yield recording
+                    self.journal.commit(recording)
+                else:
+                    yield cursor
+                    cursor.commit()
             except BaseException:
                 with suppress(duckdb.Error):  # the failure that is being raised may have rolled back already
                     cursor.rollback()

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from retuned.consumers.errors import BackupError, ConfigurationError
+from retuned.consumers.errors import BackupError, ConfigurationError, StoreUnavailable
 from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,22 +62,33 @@ def restore(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
-    """Have ingesters begin where a warehouse ends. Returns how many partitions it has.
+    """Have ingesters begin where a warehouse ends, daemons with its control tables, and the storage have the files that
+    they name. Returns how many partitions that are.
 
     Raises:
         ConfigurationError: the extra is not installed, a setting is missing, or ingesters have begun elsewhere.
-        StoreUnavailable: the database does not answer.
+        StoreUnavailable: the database does not answer. A storage that does not gets the rest once the daemon runs.
     """
     from retuned.consumers.formats.files import TOPIC
     from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+    from retuned.daemon import artifacts
 
     try:
+        from retuned.consumers.cluster import leadership
         from retuned.consumers.cluster.database import Database
+        from retuned.consumers.cluster.postgres import Postgres
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
     offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
     with closing(Database(settings.store)) as database:
         database.seed(offsets, stored_identities(warehouse))
+    artifacts.keep(warehouse, settings)
+    try:
+        artifacts.settle(warehouse, settings)
+    except StoreUnavailable as error:
+        print(f"{error}; versions, datasets and reports are put there once the daemon runs")
+    with closing(Postgres(settings.store)) as postgres:
+        leadership.hand_over(postgres, warehouse)
     return len(offsets)
 
 

@@ -115,13 +115,17 @@ def _store(settings: Settings) -> str:
     try:
         from retuned.consumers.cluster.database import Database
         from retuned.consumers.cluster.objects import Objects
+        from retuned.consumers.cluster.postgres import Postgres
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
     with closing(Database(settings.store)) as database:
         partitions = len(database.offsets())
     objects = Objects(settings.store)
     next(objects.list("interactions/"), None)
-    return f"the database answers ({partitions} partitions are read), and so does {objects.url}"
+    with closing(Postgres(settings.store)) as postgres:
+        daemons = [f"{name} {'leads' if leads else 'stands by'}" for name, leads, _ in postgres.rows("daemons")]
+    found = f"{partitions} partitions are read; {', '.join(daemons) or 'no daemon runs'}"
+    return f"the database answers ({found}), and so does {objects.url}"
 
 
 def _workloads(settings: Settings) -> str:

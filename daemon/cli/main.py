@@ -376,12 +376,17 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
+    lines += [
+        f"daemon    {one['name']} {'leads' if one['leads'] else 'stands by'}, heard of {one['seconds']:.0f} s ago"
+        for one in status.get("daemons", ())
+    ]
     lines += [f"warning   {warning}" for warning in status.get("warnings", ())]
     lines += [
         f"paused    {pause['workload'] or 'all workloads'}, by {pause['actor']} since {pause['created_at'][:19]}: "
         f"{pause['reason']}"
         for pause in status["pauses"]
     ]
+    lines += progress.queue(status)
     lines += [f"job {job} FAILED: {problem}" for job, problem in status["jobs"]["failures"].items()]
     for name, workload in status["workloads"].items():
         champion = workload["champion"]
@@ -423,7 +428,8 @@ def _summary(status: dict[str, Any]) -> list[str]:
             lines.append(f"  decision    {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}")
         if workload["runs"]:
             waits = {one["run_id"]: one["reason"] for one in status["queue"]}
-            lines.append(f"  run         {_run_now(workload['runs'][0], status['training'], name, waits)}")
+            begun = {one["run_id"]: one for one in status["under_way"]}
+            lines.append(f"  run         {_run_now(workload['runs'][0], begun, name, waits)}")
         if workload["quarantine"]:
             doubted = ", ".join(f"{row['rows']} {row['reason']}" for row in workload["quarantine"])
             lines.append(f"  quarantine  {doubted}")
@@ -462,10 +468,10 @@ def _rollout(workload: str, rollout: dict[str, Any]) -> str:
     return f"{parts}, then {rollout['next_share']:.4g}, not before {_at(rollout['next_at'])}; {seen}"
 
 
-def _run_now(run: dict[str, Any], training: dict[str, Any], workload: str, waits: dict[str, str]) -> str:
+def _run_now(run: dict[str, Any], begun: dict[str, dict[str, Any]], workload: str, waits: dict[str, str]) -> str:
     """The latest run: how far it is, what it waits for, what came of it, or why it made nothing."""
-    if run["state"] == "running" and training.get("workload") == workload:
-        return f"under way: {progress.words(training)}"
+    if run["id"] in begun:
+        return f"under way: {progress.words(begun[run['id']])}"
     if run["state"] == "succeeded":
         scores = run["scores"] or {}
         means = ", ".join(

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,6 +33,8 @@ PASSED_ON = (*RECORDED, "/v1/embeddings")
 INTERACTION, MODEL, FALLBACK, TOKEN = (
     f"X-Retuned-{name}" for name in ("Interaction", "Model", "Fallback", "Feedback-Token")
 )
+LOOK_AGAIN_SECONDS, LONGEST_LOOK_SECONDS = 1.0, 1.0
+"""How often, and for how long, the daemon and the servers are asked out of turn."""
 DONE = b"[DONE]"
 CLIENT_GONE = 499
 _HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -74,6 +77,7 @@ class Proxy:
         self.shadow = shadow
         self.settings, self.session, self.metrics, self.buffer, self.tokens = settings, session, metrics, buffer, tokens
         self._routes, self._upstreams = routes, upstreams
+        self._looking, self._looked_at = asyncio.Lock(), time.perf_counter()
         keys = settings.client_keys()
         self.keys = None if keys is None else frozenset(_hash(key) for key in keys)
 
@@ -94,9 +98,32 @@ class Proxy:
         began = time.perf_counter()
         self.admit(request)
         call = Call(await request.read())
-        target = self._target(call, request)
-        tried: list[str] = []
-        for served in target.models:
+        target, tried = self._target(call, request), list[str]()
+        answer = await self._ask(request, call, target, target.models[:1], began, tried)
+        if answer is None and await self._look_again(began):
+            # What is known may be of before a version was exchanged: another one answers nobody until that is sure.
+            target, tried = self._target(call, request), []
+            answer = await self._ask(request, call, target, target.models[:1], began, tried)
+        if answer is None:
+            answer = await self._ask(request, call, target, target.models[1:], began, tried)
+        if answer is not None:
+            return answer
+        names = ", nor ".join(one.name or f"the base model ({one.model})" for one in target.models)
+        reasons = "; ".join([*tried, *self._upstreams.problems()])
+        message = f"no model server has {names}" + (f" ({reasons})" if reasons else "")
+        raise Refused(503, "no_model_server", message, {"Retry-After": "2"})
+
+    async def _ask(
+        self,
+        request: web.BaseRequest,
+        call: Call,
+        target: Target,
+        models: Sequence[Served],
+        began: float,
+        tried: list[str],
+    ) -> web.StreamResponse | None:
+        """The answer of the first of these models that a server has; None: none has one, for the reasons in `tried`."""
+        for served in models:
             for replica, name in self._upstreams.having(served):
                 if self._routes.withholds(replica.url, served.name):
                     tried.append(f"{replica.url}: answers with something else in the place of {served.name}, or may")
@@ -106,10 +133,18 @@ class Proxy:
                     return await exchange.with_replica(replica)
                 except _Elsewhere as reason:
                     tried.append(f"{replica.url}: {reason}")
-        names = ", nor ".join(one.name or f"the base model ({one.model})" for one in target.models)
-        reasons = "; ".join([*tried, *self._upstreams.problems()])
-        message = f"no model server has {names}" + (f" ({reasons})" if reasons else "")
-        raise Refused(503, "no_model_server", message, {"Retry-After": "2"})
+        return None
+
+    async def _look_again(self, began: float) -> bool:
+        """Ask the daemon what serves, and the servers what they have, once in a while. Whether that was done since a
+        request came."""
+        async with self._looking:
+            now = time.perf_counter()
+            if self._looked_at < began and now - self._looked_at >= LOOK_AGAIN_SECONDS:
+                looks = [asyncio.create_task(one.refresh()) for one in (self._upstreams, self._routes)]
+                await asyncio.wait(looks, timeout=LONGEST_LOOK_SECONDS)
+                self._looked_at = time.perf_counter()
+            return self._looked_at >= began
 
     def _target(self, call: Call, request: web.BaseRequest) -> Target:
         """What may answer: a workload's model, or the one that is named. Raises Refused when there is neither."""

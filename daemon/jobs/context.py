@@ -13,6 +13,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon import workloads
 from retuned.daemon.jobs.parts import Parts, parts
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.reports.reports import folder_of
 from retuned.daemon.settings import Settings
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -28,6 +29,7 @@ class Context:
 
     Attributes:
         stop: ends a run under way.
+        lead: raises StandsBy where another daemon of a cluster does what this one is about to do.
         failures: the last error of each job that has not succeeded since.
         booking: of two bookings at once the second fails, so they take turns.
     """
@@ -40,6 +42,7 @@ class Context:
     retrain_metrics: RetrainMetrics
     stop: threading.Event
     now: Callable[[], datetime]
+    lead: Callable[[], None] = lambda: None
     failures: dict[str, str] = field(default_factory=dict)
     booking: threading.Lock = field(default_factory=threading.Lock)
 
@@ -56,6 +59,7 @@ class Context:
             self.now,
             lambda replica: self.retrain_metrics.replica(replica),
             lambda workload, seconds: self.retrain_metrics.served(workload, seconds),
+            self.lead,
         )
 
     @property
@@ -63,12 +67,12 @@ class Context:
         """How champions are changed."""
         show = partial(self.retrain_metrics.aliases, self.warehouse)
         topic, reconcile = self.settings.kafka.model_events_topic, self.reconciler.tick
-        return Rollout(self.warehouse, self.settings, self.publisher, topic, show, reconcile)
+        return Rollout(self.warehouse, self.settings, self.publisher, topic, show, reconcile, self.lead)
 
     @property
     def reports(self) -> Path:
         """The folder of the reports: of drift checks, and of months and quarters."""
-        return self.warehouse.path.parent / "reports"
+        return folder_of(self.warehouse)
 
     def workloads(self) -> list[str]:
         """The workloads that have events."""

@@ -1,6 +1,7 @@
 """The jobs of a daemon, as a table: what runs when, and in which thread."""
 
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,11 @@ from retuned.consumers.errors import RetunedError
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.parts import FATAL
-from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.jobs.runs import Runs, UnderWay
 from retuned.daemon.reports.reports import Period, is_empty, report_id
 from retuned.monitors.drift import check as drift
 from retuned.retrain.release.reconciler import EVERY_SECONDS
+from retuned.retrain.runner_settings import MOST_AT_A_TIME
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class Job:
         thread: jobs of one thread run one after the other.
         first: when it runs first, naive UTC; None: when the crontab says so, unless the daemon was away then.
         traced: whether each run is a span.
+        everywhere: whether the daemons of a cluster that stand by do it, too.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Job:
     thread: str
     first: datetime | None
     traced: bool = True
+    everywhere: bool = False
 
 
 class Jobs:
@@ -54,7 +58,7 @@ class Jobs:
     def __init__(self, context: Context, fail: Callable[[BaseException], None]) -> None:
         """`fail` is called with an error after which the daemon cannot go on."""
         self.context, self._fail = context, fail
-        self.runs = Runs(context, self._start_runs)
+        self.runs = Runs(context)
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, timezone=UTC
         )
@@ -75,7 +79,15 @@ class Jobs:
             Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
             # Looks at replicas in threads of its own.
             Job("targets", context.reconciler.tick, EVERY_SECONDS, "targets", soon, traced=False),
-            Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon),
+            Job(
+                "storage",
+                partial(tasks.show_storage, context),
+                schedule.quality_seconds,
+                "storage",
+                soon,
+                everywhere=True,
+            ),
+            Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon, everywhere=True),
             Job("retention", partial(tasks.remove_old, context), ARCHIVE_SECONDS, "archive", soon),
             Job("resume", partial(tasks.resume, context, runs), None, "retrain", soon),
         ]
@@ -95,12 +107,24 @@ class Jobs:
         return self._traced(next(job for job in self.table() if job.id == id))()
 
     def start(self) -> None:
-        """Start the schedule."""
-        scheduler, table = self._scheduler, self.table()
-        for thread in {job.thread for job in table}:
-            scheduler.add_executor(ThreadPoolExecutor(1), thread)
-        scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
-        for job in table:
+        """Start the schedule, with the jobs that each daemon of a cluster does; `lead` adds the others."""
+        for thread in {job.thread for job in self.table()}:
+            self._scheduler.add_executor(ThreadPoolExecutor(1), thread)
+        self._scheduler.add_executor(ThreadPoolExecutor(MOST_AT_A_TIME), "ray")  # threads that wait for a cluster
+        self.runs.start = self._start_run
+        self._scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+        self._add(everywhere=True)
+        self._scheduler.start()
+
+    def lead(self) -> None:
+        """Do all jobs from now on."""
+        self._add(everywhere=False)
+        self._show_latest_drift()
+
+    def _add(self, *, everywhere: bool) -> None:
+        for job in self.table():
+            if job.everywhere != everywhere:
+                continue
             options: dict[str, Any] = {"id": job.id, "executor": job.thread}
             if isinstance(job.every, str):
                 options["trigger"] = CronTrigger.from_crontab(job.every, timezone=UTC)
@@ -110,9 +134,7 @@ class Jobs:
                 options["misfire_grace_time"] = CRON_GRACE_SECONDS
             else:
                 options["next_run_time"] = job.first.replace(tzinfo=UTC)
-            scheduler.add_job(self._traced(job), **options)
-        self._show_latest_drift()
-        scheduler.start()
+            self._scheduler.add_job(self._traced(job), **options)
 
     def shutdown(self) -> None:
         """Stop the schedule and wait for the jobs; `context.stop` must be set, so that they end soon."""
@@ -143,18 +165,21 @@ class Jobs:
         return report_id(workload, period)
 
     def _traced(self, job: Job) -> Callable[[], Any]:
-        if not job.traced:
-            return job.work
-
         def work() -> Any:
+            if not job.everywhere:
+                self.context.lead()
+            if not job.traced:
+                return job.work()
             with span(f"job {job.id}", job=job.id):
                 return job.work()
 
         return work
 
-    def _start_runs(self) -> None:
-        if self._scheduler.running:
-            self._scheduler.add_job(self.runs.run_waiting, id="retrain", executor="retrain", replace_existing=True)
+    def _start_run(self, run: UnderWay) -> None:
+        """One on this machine takes turns with reports, whose models it would not leave the memory."""
+        executor = "ray" if run.runner.kind == "ray" else "retrain"
+        id = f"retrain:{uuid.uuid4().hex}"  # a run that is stopped may be started again before its job is forgotten
+        self._scheduler.add_job(self.runs.make, args=[run], id=id, executor=executor)
 
     def _show_latest_drift(self) -> None:
         """Else the gauges would be absent until the next check, and alerts begin anew."""

@@ -1,4 +1,5 @@
-"""The queue of retrainings: the policy puts workloads in line, and one run after the other is made.
+"""The queue of retrainings: the policy puts workloads in line, and their runs are made in that order, one at a time on
+this machine, several on a cluster.
 
 The queue is the table `runs`: a restart goes on with it.
 """
@@ -7,7 +8,10 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from retuned.daemon.policy import evidence
 from retuned.monitors.blindness import note
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data import label_requests
+from retuned.retrain.runner_settings import MOST_AT_A_TIME, RunnerSettings
 from retuned.retrain.training.base_model import check_base_model
 
 log = logging.getLogger(__name__)
@@ -29,12 +34,21 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 
 
-class Stop(threading.Event):
-    """Set when the run under way has to end: by a command, with the daemon, or with the hours of training."""
+class UnderWay(threading.Event):
+    """A run under way; set when it has to end: by a command, with the daemon, or with the hours of training.
 
-    def __init__(self, run_id: str, workload: str, others: Callable[[], bool]) -> None:
+    Attributes:
+        progress: what it last reported.
+    """
+
+    def __init__(
+        self, row: dict[str, Any], runner: RunnerSettings, since: datetime, others: Callable[[], bool]
+    ) -> None:
+        """`others` is whether it has to end for another reason than a command."""
         super().__init__()
-        self.run_id, self.workload, self._others = run_id, workload, others
+        self.run_id, self.workload, self.kind = row["id"], row["workload"], row["kind"]
+        self.runner, self.since, self._others = runner, since, others
+        self.progress: dict[str, Any] = {"stage": "starting"}
 
     def is_set(self) -> bool:
         return super().is_set() or self._others()
@@ -46,21 +60,30 @@ class Stop(threading.Event):
             left = None if left is None else left - POLL_SECONDS
         return self.is_set()
 
+    def as_dict(self) -> dict[str, Any]:
+        """What the status shows of it."""
+        return self.progress | {
+            "run_id": self.run_id,
+            "workload": self.workload,
+            "kind": self.kind,
+            "runner": self.runner.kind,
+            "since": self.since,
+        }
+
 
 class Runs:
-    """Which workloads wait to be retrained, and the run under way.
+    """Which workloads wait to be retrained, and the runs under way.
 
     Attributes:
-        progress: what the run under way last reported; empty when none is.
-        show: gets it too.
+        start: has a run made by a thread of the schedule; None: there is no schedule.
+        show: gets what a run under way reports.
     """
 
-    def __init__(self, context: Context, start: Callable[[], None]) -> None:
-        """`start` has `run_waiting` called soon by the thread that trains, if there is one."""
-        self._context, self._start = context, start
-        self.progress: dict[str, Any] = {}
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.start: Callable[[UnderWay], None] | None = None
         self.show: Callable[[dict[str, Any]], None] = lambda _: None
-        self._under_way: Stop | None = None
+        self._under_way: dict[str, UnderWay] = {}  # by run
         self._held: dict[str, str] = {}  # run to the kind of hold that was logged
         self._lock = threading.Lock()
 
@@ -137,15 +160,25 @@ class Runs:
         paused = holds.paused(context.warehouse, workload)
         return replace(found, scheduled=scheduled, asked_by=asked_by, paused=paused)
 
+    def under_way(self) -> list[UnderWay]:
+        """The runs under way, in the order in which they were begun."""
+        with self._lock:
+            return list(self._under_way.values())
+
+    def is_under_way(self, run_id: str) -> bool:
+        """Whether a run is made in this process now."""
+        return run_id in self._under_way
+
     def queue(self) -> list[dict[str, Any]]:
         """The runs that wait or were interrupted, as they come next: id, workload, since, and what each waits for."""
-        context, under_way = self._context, self._under_way
+        context, under_way = self._context, self.under_way()
+        begun = {one.run_id for one in under_way}
         found = []
         for row in queue.unfinished(context.warehouse):
-            if under_way is not None and row["id"] == under_way.run_id:
+            if row["id"] in begun:
                 continue
-            goes_on = "it begins" if row["state"] == "waiting" else "it goes on from its checkpoint"
-            held = self._hold(row) or Hold("turn", f"{goes_on} when its turn comes")
+            held = self._hold(row) or self._limit(row, under_way)
+            held = held or Hold("turn", f"{_goes_on(row)} when its turn comes")
             found.append(
                 {
                     "run_id": row["id"],
@@ -160,7 +193,11 @@ class Runs:
         return found
 
     def wake(self) -> None:
-        """Have the next run started when one may start and none is under way."""
+        """Have the runs started that may start, where there is a schedule; bring up to date what is shown of the
+        others."""
+        if self.start is not None:
+            while (one := self._next()) is not None:
+                self.start(one)
         waiting = self.queue()
         self._show_pauses()
         self._context.metrics.waiting_runs(Counter((one["workload"], one["waits_for"]) for one in waiting))
@@ -168,16 +205,37 @@ class Runs:
             if one["waits_for"] != "turn" and self._held.get(one["run_id"]) != one["waits_for"]:
                 log.info("run %s of %s: %s", one["run_id"], one["workload"], one["reason"])
         self._held = {one["run_id"]: one["waits_for"] for one in waiting}
-        ready = any(one["waits_for"] == "turn" for one in waiting)
-        if ready and not self.progress and not self._context.stop.is_set():
-            self._start()
+
+    def make(self, under_way: UnderWay) -> run.RunResult:
+        """Make a run, for the schedule: the next one is started when it ends."""
+        result = self._make(under_way)
+        self.wake()
+        return result
 
     def run_waiting(self) -> list[run.RunResult]:
-        """Take up whatever was interrupted, then retrain whatever waits, one after the other, as far as each may."""
-        made = []
-        while (stop := self._next()) is not None:
-            made.append(self._make(stop))
-        return made
+        """Take up whatever was interrupted, then retrain whatever waits, as far and as many at a time as may be.
+
+        Where there is a schedule, it is started there, and nothing is returned; without one, all runs have ended. An
+        error that ends one, or Ctrl-C, stops the others at their checkpoints.
+        """
+        if self.start is not None:
+            self.wake()
+            return []
+        made: list[run.RunResult] = []
+        working: set[Future[run.RunResult]] = set()
+        with ThreadPoolExecutor(MOST_AT_A_TIME, "run") as threads:
+            try:
+                while True:
+                    while (one := self._next()) is not None:
+                        working.add(threads.submit(copy_context().run, self._make, one))
+                    if not working:
+                        return made
+                    ended, working = wait(working, return_when=FIRST_COMPLETED)
+                    made += [future.result() for future in ended]
+            except BaseException:
+                for one in self.under_way():
+                    one.set()
+                raise
 
     def pause(self, workload: str | None, actor: str, reason: str) -> None:
         """Let no run start, of one workload or of all; one under way stops at a checkpoint.
@@ -191,9 +249,9 @@ class Runs:
         warehouse.insert("pauses", workload=workload, created_at=self._context.now(), actor=actor, reason=reason)
         log.info("%s: retraining is paused by %s: %s", _named(workload), actor, reason)
         self._show_pauses()
-        with self._lock:
-            if self._under_way is not None and workload in (None, self._under_way.workload):
-                self._under_way.set()
+        for one in self.under_way():
+            if workload in (None, one.workload):
+                one.set()
 
     def _show_pauses(self) -> None:
         self._context.metrics.pauses.set(len(holds.pauses(self._context.warehouse)))
@@ -219,61 +277,83 @@ class Runs:
         Raises:
             RetunedError: there is none, or its version serves already.
         """
-        context, under_way = self._context, self._under_way
-        error = f"cancelled by {actor}: {reason}"
-        ids = queue.cancel(context.rollout, workload, error, context.now(), under_way.run_id if under_way else None)
-        with self._lock:
-            if self._under_way is not None and self._under_way.run_id in ids:
-                self._under_way.set()
+        context, error = self._context, f"cancelled by {actor}: {reason}"
+        under_way = {one.run_id: one for one in self.under_way()}
+        ids = queue.cancel(context.rollout, workload, error, context.now(), under_way)
+        for run_id in under_way.keys() & ids:
+            under_way[run_id].set()
         log.info("workload %s: run %s: %s", workload, ", ".join(ids), error)
         return ids
 
     def on_progress(self, line: dict[str, Any]) -> None:
-        """What the run under way reports."""
-        self.progress = {**self.progress, **line}
+        """What a run under way reports."""
+        under_way = self._under_way[line["run_id"]]
+        under_way.progress = {**under_way.progress, **line}
         self._context.retrain_metrics.progress(line["workload"], line)
-        self.show(self.progress)
+        self.show(under_way.progress)
 
-    def _next(self) -> Stop | None:
+    def _next(self) -> UnderWay | None:
         """The next run that may start, which is under way from now on."""
         context = self._context
         with self._lock:
             if context.stop.is_set():
                 return None
-            found = next((row for row in queue.unfinished(context.warehouse) if self._hold(row) is None), None)
-            if found is None:
-                return None
-            hours = None if found["at_any_hour"] else context.settings.schedule.hours
+            others = list(self._under_way.values())
+            for row in queue.unfinished(context.warehouse):
+                if row["id"] in self._under_way or self._limit(row, others) is not None:
+                    continue
+                if self._hold(row) is None:
+                    self._under_way[row["id"]] = found = self._begun(row)
+                    return found
+            return None
 
-            def others() -> bool:
-                return context.stop.is_set() or (hours is not None and not hours.hold(context.now()))
+    def _begun(self, row: dict[str, Any]) -> UnderWay:
+        context = self._context
+        hours = None if row["at_any_hour"] else context.settings.schedule.hours
 
-            self.progress = {"stage": "starting", "workload": found["workload"]}
-            self._under_way = Stop(found["id"], found["workload"], others)
-            return self._under_way
+        def others() -> bool:
+            return context.stop.is_set() or (hours is not None and not hours.hold(context.now()))
+
+        return UnderWay(row, context.settings.for_workload(row["workload"]).runner, context.now(), others)
 
     def _hold(self, row: dict[str, Any]) -> Hold | None:
         settings = self._context.settings.for_workload(row["workload"])
         return hold(self._context.warehouse, settings, row, self._context.now())
 
-    def _make(self, stop: Stop) -> run.RunResult:
-        context = self._context
-        with (
-            about(run=stop.run_id, workload=stop.workload),
-            span("run", run=stop.run_id, workload=stop.workload) as traced,
-        ):
-            context.retrain_metrics.progress(stop.workload, {})  # one that hangs before its first line is stuck, too
+    def _limit(self, row: dict[str, Any], under_way: list[UnderWay]) -> Hold | None:
+        """Which runs under way another one has to wait for; None: for none."""
+        for one in under_way:
+            if one.workload == row["workload"]:
+                return Hold("turn", f"{_goes_on(row)} when run {one.run_id} of this workload has ended")
+        runner = self._context.settings.for_workload(row["workload"]).runner
+        beside = [one.workload for one in under_way if one.runner.place == runner.place]
+        if len(beside) < runner.limit:
+            return None
+        limit = f"at most {runner.limit} at a time" + (" (runner.at_a_time)" if runner.kind == "ray" else "")
+        return Hold(
+            "turn",
+            f"{_goes_on(row)} when its turn comes: on {runner.place} {limit}, now {', '.join(sorted(beside))}",
+        )
+
+    def _make(self, under_way: UnderWay) -> run.RunResult:
+        context, run_id, workload = self._context, under_way.run_id, under_way.workload
+        with about(run=run_id, workload=workload), span("run", run=run_id, workload=workload) as traced:
+            context.retrain_metrics.progress(workload, {})  # one that hangs before its first line is stuck, too
             try:
-                result = run.take_up(context.rollout, stop.run_id, context.now, stop, self.on_progress)
+                result = run.take_up(context.rollout, run_id, context.now, under_way, self.on_progress)
             finally:
+                context.retrain_metrics.idle(workload)
                 with self._lock:
-                    self.progress, self._under_way = {}, None
-                context.retrain_metrics.idle(stop.workload)
+                    del self._under_way[run_id]
             traced.set(outcome=result.state, version=result.version, promoted=result.promoted)
             context.retrain_metrics.finished(result)
             with about(version=result.version):
                 log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
             return result
+
+
+def _goes_on(row: dict[str, Any]) -> str:
+    return "it begins" if row["state"] == "waiting" else "it goes on from its checkpoint"
 
 
 def _refused(decision: policy.Decision, why: str) -> policy.Decision:

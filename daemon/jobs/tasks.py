@@ -3,12 +3,14 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
-from retuned.consumers.errors import BrokerUnavailable, RetunedError
+from retuned.consumers.errors import BrokerUnavailable, RetunedError, StandsBy
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import TABLES, Archived, Kept, Span, archived
 from retuned.consumers.warehouse.archive import archive as move_to_archive
+from retuned.daemon import artifacts
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.policy import evidence
@@ -36,9 +38,6 @@ def measure_quality(context: Context, runs: Runs) -> None:
     workload."""
     now = context.now()
     with context.parts("quality") as parts:
-        with parts.step("storage"):
-            context.metrics.disk_free.set(shutil.disk_usage(context.warehouse.path.parent).free)
-            context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
         with parts.step("booking"):
             _book(context, now)
         with parts.step("approvals"):
@@ -57,10 +56,16 @@ def measure_quality(context: Context, runs: Runs) -> None:
                 context.monitor_metrics.blindness(workload, blind(context.warehouse, workload))
         runs.wake()
         with parts.step("metrics"):
-            under_way = {runs.progress["workload"]} if "workload" in runs.progress else set()
+            under_way = {one.workload for one in runs.under_way()}
             context.metrics.keep(shown)
             context.monitor_metrics.keep(measured, shown)
             context.retrain_metrics.keep(measured, shown | under_way)
+
+
+def show_storage(context: Context) -> None:
+    """Show what the warehouse takes, and what is free beside it."""
+    context.metrics.disk_free.set(shutil.disk_usage(context.warehouse.path.parent).free)
+    context.metrics.storage(context.warehouse.size(), archived(context.warehouse))
 
 
 def watch_service(context: Context) -> None:
@@ -179,7 +184,9 @@ def archive(context: Context) -> Archived:
     with context.parts("archive") as parts:
         tables: Sequence[str] = ("dead_letters",)
         with parts.step("booking"):  # what has left is not booked any more
-            _book(context, now)
+            with suppress(StandsBy):  # the leader books
+                context.lead()
+                _book(context, now)
             tables = TABLES
         spans: list[Span] = []
         taught: list[str] = []
@@ -236,6 +243,9 @@ def remove_old(context: Context) -> None:
                     removed.labels(kind).inc(count)
                 if gone.versions or gone.datasets:
                     log.info("%s: %d versions and %d datasets are removed", workload, gone.versions, gone.datasets)
+        if settings.store.kind == "cluster":
+            with parts.step("artifacts"):
+                artifacts.settle(warehouse, settings)
 
 
 def report(context: Context) -> None:
@@ -267,7 +277,7 @@ def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
 
 def resume(context: Context, runs: Runs) -> None:
     """At the start: remove what a crash left of cancelled runs, then go on with those that are in line."""
-    queue.sweep(context.rollout)
+    queue.sweep(context.rollout, runs.is_under_way)
     runs.run_waiting()
 
 

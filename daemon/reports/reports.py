@@ -87,6 +87,17 @@ def reports(folder: Path, workload: str) -> list[str]:
     return sorted(found, reverse=True)
 
 
+def written(folder: Path) -> list[Path]:
+    """All that are in a folder, without suffix."""
+    pages = (path.with_suffix("") for path in folder.glob("????-*.html"))
+    return sorted(path for path in pages if re.match(r"\d{4}-(\d{2}|Q\d)-", path.name))
+
+
+def folder_of(warehouse: Warehouse) -> Path:
+    """The folder of the reports: of drift checks, and of months and quarters."""
+    return warehouse.path.parent / "reports"
+
+
 def _slug(workload: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', workload).strip('-')}-{sha256(workload.encode()).hexdigest()[:6]}"
 
@@ -107,6 +118,7 @@ def write(
     Raises:
         ChildFailed: a page could not be drawn. The report says which benchmark failed.
         Cancelled: stop was set.
+        StoreUnavailable: the storage of the cluster does not answer; the report is on this machine alone.
     """
     found = {period: gather(warehouse, workload, period) for period in periods}
     told = {period: figures for period, figures in found.items() if _has_something(figures)}
@@ -130,6 +142,9 @@ def write(
         }
         run_child("retuned.daemon.reports.reports", job, folder / "drawing", timeout_seconds=RENDER_SECONDS, stop=stop)
         replace_text(page.with_suffix(".json"), as_json(job, indent=1))
+        kept = warehouse.artifacts.put("report", page.with_suffix(""))
+        with warehouse.transaction() as cursor:
+            kept(cursor)
         pages.append(page)
     return pages
 

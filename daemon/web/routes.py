@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +31,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.consumers.formats.files import TOPIC
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.jsontext import as_json, plain
@@ -76,6 +76,35 @@ class Process(Protocol):
     def warnings(self) -> list[str]:
         """What needs attention and stops nothing."""
 
+    def leader(self) -> "Leader | None":
+        """The daemon that leads the cluster; None: it is this one, or there is no cluster."""
+
+    def daemons(self) -> "Sequence[Any]":
+        """Those of the cluster, each a dataclass for the status; empty: there is no cluster."""
+
+
+class Leader(Protocol):
+    """Another daemon, which answers what it alone can."""
+
+    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> "Answered":
+        """Its answer; raises StandsBy where there is none."""
+
+
+class Answered(Protocol):
+    """Its answer."""
+
+    @property
+    def status(self) -> int:
+        """Of HTTP."""
+
+    @property
+    def content_type(self) -> str:
+        """As the header says."""
+
+    @property
+    def body(self) -> bytes:
+        """Whole."""
+
 
 @dataclass(frozen=True)
 class Access:
@@ -84,6 +113,7 @@ class Access:
     Attributes:
         least: the least role that may; None: anybody, without a token.
         light: answered by threads of its own.
+        by_leader: of the daemons of a cluster the leader answers; others pass it on.
     """
 
     method: str
@@ -91,6 +121,7 @@ class Access:
     endpoint: "Callable[[Any, Request], Response | Awaitable[Response]]"
     least: Role | None
     light: bool = False
+    by_leader: bool = False
 
 
 def application(service: LocalService, process: Process, settings: Settings) -> Starlette:
@@ -119,7 +150,13 @@ def _application(do: "_ProcessEndpoints", routes: Iterable[Access], settings: Se
         routes=[
             Route(
                 one.path,
-                _guarded(partial(one.endpoint, do), one.least, gate, threads if one.light else None),
+                _guarded(
+                    partial(one.endpoint, do),
+                    one.least,
+                    gate,
+                    threads if one.light else None,
+                    do.passed_on if one.by_leader else None,
+                ),
                 methods=[one.method],
             )
             for one in routes
@@ -141,6 +178,20 @@ class _ProcessEndpoints:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+
+    async def passed_on(self, request: Request) -> Response | None:
+        """The answer of the daemon that leads the cluster; None: it is this one, or there is no cluster."""
+        leader = self._process.leader()
+        if leader is None:
+            return None
+        body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
+        query = f"?{request.url.query}" if request.url.query else ""
+        path = request.scope["raw_path"].decode() + query
+        try:
+            answer = await run_in_threadpool(leader.pass_on, request.method, path, dict(request.headers), body)
+        except StandsBy as error:
+            raise HTTPException(503, str(error)) from error
+        return Response(answer.body, answer.status, {"Content-Type": answer.content_type})
 
     def healthz(self, _: Request) -> Response:
         return _verdict(self._process.health())
@@ -169,7 +220,10 @@ class _Endpoints(_ProcessEndpoints):
         return _json(await self._status.get())
 
     def _current_status(self) -> Any:
-        return plain(self._service.status()) | {"warnings": self._process.warnings()}
+        return plain(self._service.status()) | {
+            "warnings": self._process.warnings(),
+            "daemons": [asdict(one) for one in self._process.daemons()],
+        }
 
     async def index(self, _: Request) -> Response:
         page = await run_in_threadpool(self._page.render, status=await self._status.get())
@@ -324,6 +378,8 @@ class _Endpoints(_ProcessEndpoints):
         """What a change returned; HTTPException 409 when it was refused."""
         try:
             return await run_in_threadpool(change, *arguments)
+        except StandsBy as error:
+            raise HTTPException(503, str(error)) from error
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error
         finally:
@@ -334,17 +390,17 @@ ROUTES = (
     Access("GET", "/healthz", _Endpoints.healthz, None, light=True),
     Access("GET", "/readyz", _Endpoints.readyz, None, light=True),
     Access("GET", "/metrics", _Endpoints.metrics, "metrics", light=True),
-    Access("GET", "/api/v1/routes", _Endpoints.model_routes, "metrics"),
-    Access("GET", "/api/v1/route", _Endpoints.model_route, "metrics"),
+    Access("GET", "/api/v1/routes", _Endpoints.model_routes, "metrics", by_leader=True),
+    Access("GET", "/api/v1/route", _Endpoints.model_route, "metrics", by_leader=True),
     Access("GET", "/", _Endpoints.index, "viewer"),
     Access("GET", "/reports/{id}", _Endpoints.report, "viewer"),
     Access("GET", "/approvals/{id}", _Endpoints.approval_page, "viewer"),
-    Access("POST", "/approvals/{id}", _Endpoints.decide_on_page, "operator"),
+    Access("POST", "/approvals/{id}", _Endpoints.decide_on_page, "operator", by_leader=True),
     Access("GET", "/api/v1/openapi.json", _Endpoints.openapi, "viewer"),
     Access("GET", "/api/v1/status", _Endpoints.status, "viewer"),
     Access("GET", "/api/v1/ingestion", _Endpoints.ingestion, "viewer"),
     Access("GET", "/api/v1/approvals", _Endpoints.approvals, "viewer"),
-    Access("POST", "/api/v1/approvals/{id}", _Endpoints.decide, "operator"),
+    Access("POST", "/api/v1/approvals/{id}", _Endpoints.decide, "operator", by_leader=True),
     Access("GET", "/interactions/{id:path}", _Endpoints.interaction, "operator"),
     Access("GET", "/api/v1/labels", _Endpoints.labels, "labeller"),
     Access("GET", "/api/v1/dead-letters", _Endpoints.letters, "operator"),
@@ -355,20 +411,29 @@ ROUTES = (
     Access("GET", "/api/v1/exports/{what}", _Endpoints.export, "operator"),
     Access("GET", "/api/v1/lineage/{id:path}", _Endpoints.lineage, "operator"),
     Access("POST", "/api/v1/backup", _Endpoints.backup, "admin"),
-    Access("POST", "/api/v1/workloads/{workload:path}/{command}", _Endpoints.command, "operator"),
-    Access("POST", "/api/v1/training/{command}", _Endpoints.command, "operator"),
+    Access("POST", "/api/v1/workloads/{workload:path}/{command}", _Endpoints.command, "operator", by_leader=True),
+    Access("POST", "/api/v1/training/{command}", _Endpoints.command, "operator", by_leader=True),
 )
 """Who may ask what: the server, the OpenAPI document and the documentation take it from here."""
 
 
 def _guarded(
-    endpoint: Callable[[Request], Any], least: Role | None, gate: Gate, threads: anyio.CapacityLimiter | None
+    endpoint: Callable[[Request], Any],
+    least: Role | None,
+    gate: Gate,
+    threads: anyio.CapacityLimiter | None,
+    passed_on: Callable[[Request], Awaitable[Response | None]] | None,
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint for who has the role. A plain function runs in a thread, so that the event loop stays free."""
+    """The endpoint for who has the role. A plain function runs in a thread, so that the event loop stays free.
+
+    `passed_on` returns the answer of the daemon that leads, where that is another one.
+    """
 
     async def guarded(request: Request) -> Response:
         if least is not None:
             gate.admit(request, least)
+        if passed_on is not None and (elsewhere := await passed_on(request)) is not None:
+            return elsewhere
         if inspect.iscoroutinefunction(endpoint):
             answer: Response = await endpoint(request)
             return answer

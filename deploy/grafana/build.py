@@ -674,22 +674,23 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Progress of training",
-            "Steps done over steps planned in the run under way. One that stops early ends below 1.",
+            "Steps done over steps planned in the runs under way. One that stops early ends below 1.",
             (f"retuned_training_progress_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
             unit=SHARE,
             most=1,
         ),
         lines(
             "Runs in line",
-            "By what they wait for: turn, paused, hours (schedule.training_hours) or memory (no series: none waits); "
-            "the pauses in force, and versions that wait for approval.",
+            "By what they wait for: turn (the limit: one run on a machine, runner.at_a_time on a cluster), paused, "
+            "rollout, hours (schedule.training_hours) or memory (no series: none waits); the pauses in force, and "
+            "versions that wait for approval.",
             (f"retuned_runs_waiting{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
             (f"retuned_approvals_waiting{{{OF_WORKLOAD}}}", "{{workload}} approval"),
             ("retuned_training_pauses", "pauses"),
         ),
         lines(
             "Since a run last told of progress",
-            "Of the run under way. Long: it hangs, or the machine has no time for it. No series: nothing trains.",
+            "Of each run under way. Long: it hangs, or the machine has no time for it. No series: nothing trains.",
             (f"time() - retuned_training_active_timestamp_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),
             unit=SECONDS,
         ),

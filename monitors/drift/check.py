@@ -91,6 +91,7 @@ def check(
     Raises:
         ChildFailed: the child process died or ran out of time; nothing was stored.
         Cancelled: `stop` was set; nothing was stored.
+        StoreUnavailable: the storage of the cluster does not take the report; nothing was stored.
     """
     identity = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     found = windows(warehouse, settings.windows, workload, now)
@@ -136,7 +137,10 @@ def _blind(
 
 
 def _store(warehouse: Warehouse, outcome: DriftCheck) -> None:
+    kept = warehouse.artifacts.put("report", outcome.report.with_suffix("")) if outcome.report else None
     with warehouse.transaction() as cursor:
+        if kept:
+            kept(cursor)
         insert(
             cursor,
             "drift_checks",
@@ -275,6 +279,11 @@ def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]
     return text
 
 
+def is_report(path: Path) -> bool:
+    """Whether a report, by its path without suffix, is of a drift check."""
+    return path.match("????????T??????-????????")
+
+
 def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
     """Delete reports that no check names, as a process that was killed leaves them; how many files that were.
 
@@ -313,6 +322,8 @@ def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: 
 def _prune(warehouse: Warehouse, keep: int, workload: str | None = None, old: datetime | None = None) -> None:
     for row in warehouse.rows(QUERIES["old_reports"], {"workload": workload, "keep": keep, "old": old}):
         report = Path(row["report"])
+        with warehouse.transaction() as cursor:  # `sweep` deletes what a crash leaves from here on
+            cursor.execute("UPDATE drift_checks SET report = NULL WHERE id = ?", [row["id"]])
+            warehouse.artifacts.remove(cursor, "report", [report.with_suffix("")])
         report.unlink(missing_ok=True)
         report.with_suffix(".html").unlink(missing_ok=True)
-        warehouse.execute("UPDATE drift_checks SET report = NULL WHERE id = ?", [row["id"]])

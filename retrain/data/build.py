@@ -180,13 +180,16 @@ def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now:
 
     Raises:
         TooFewRows, LostClass: the child refused to make it.
+        StoreUnavailable: the storage of the cluster does not take it; it is no dataset yet.
     """
     if "refused" in result:
         raise _REFUSALS[result["refused"]](result["reason"])
     version, path, card = result["version"], Path(result["path"]), result["card"]
     counts = card["rows"]
     known = load(warehouse, workload, version)
+    kept = warehouse.artifacts.put("dataset", path)
     with warehouse.transaction() as cursor:
+        kept(cursor)
         cursor.execute(QUERIES["forget_quarantine"], {"workload": workload})
         about = {"workload": workload, "dataset_version": version, "created_at": now}
         if doubted := [one | about for one in result["quarantine"]]:

@@ -97,13 +97,21 @@ def deployments(warehouse: Warehouse) -> list[Deployment]:
 def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now: datetime) -> list[Deployment]:
     """Drop what has had no share for `serving.keep_seconds`, and has not answered for `serving.drain_seconds`.
 
+    Until model servers have what serves in its place, it answers: that is no time without a share.
+
     Returns:
         those that stay.
     """
     stay = []
+    replaced = dict[str, datetime]()  # when all that serves had come into service; absent where some has not
+    for workload in {one.workload for one in found}:
+        serving = [one for one in found if one.workload == workload and one.serves and one.version is not None]
+        if not settings.for_workload(workload).serving.servers or all(one.served_at for one in serving):
+            replaced[workload] = max((one.served_at for one in serving if one.served_at), default=datetime.min)  # noqa: DTZ901
     for one in found:
         own = settings.for_workload(one.workload).serving
-        if one.serves or one.version is None or now - one.since < timedelta(seconds=own.keep_seconds):
+        since = max(one.since, replaced.get(one.workload, now))
+        if one.serves or one.version is None or now - since < timedelta(seconds=own.keep_seconds):
             stay.append(one)
             continue
         after = now - timedelta(seconds=own.drain_seconds)

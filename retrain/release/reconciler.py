@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from retuned.consumers.errors import RetunedError, WarehouseError
+from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer, Refused
 from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
@@ -110,15 +110,17 @@ class Reconciler:
         now: Callable[[], datetime],
         show: Callable[[Replica], None] = lambda _: None,
         show_served: Callable[[str, float], None] = lambda *_: None,
+        lead: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             show: gets each replica when it was looked at.
             show_served: gets a workload, and the seconds from the change of a share until the version was served.
+            lead: raises StandsBy where another daemon of a cluster sees to the targets.
         """
         self._warehouse, self._settings, self._now = warehouse, settings, now
         self._started_at = now()
-        self._show, self._show_served = show, show_served
+        self._show, self._show_served, self._lead = show, show_served, lead
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._threads: dict[tuple[str, str], threading.Thread] = {}
         self._once_more = set[tuple[str, str]]()
@@ -254,8 +256,9 @@ class Reconciler:
             try:
                 if one.name not in there:
                     target.check(one.version)
+                self._lead()
                 target.load(one)
-            except (NoAnswer, WarehouseError):
+            except (NoAnswer, WarehouseError, StandsBy):
                 raise
             except RetunedError as error:
                 model.tries += 1
@@ -300,6 +303,7 @@ class Reconciler:
         for workload in workloads:
             known = {row["name"] for row in self._warehouse.rows(QUERIES["known_names"], {"workload": workload})}
             for name in sorted(names & known):
+                self._lead()
                 target.unload(name)
                 log.info("%s: %s %s has unloaded it", name, target.kind, target.replica)
 

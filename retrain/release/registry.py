@@ -47,6 +47,9 @@ def register(
         adapter: a folder with what PEFT saves, `adapter_model.safetensors` and `adapter_config.json`, or with what
             stands for a model that a provider trained (see `versions.PROVIDER_FILE`).
         details: what else the manifest says: settings, metrics, cost.
+
+    Raises:
+        StoreUnavailable: the storage of the cluster does not take it; it is no version yet.
     """
     version = content_hash(adapter)
     known = find(warehouse, workload, version)
@@ -71,10 +74,12 @@ def register(
             shutil.copyfile(adapter / name, aside / name)
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         card.write(warehouse, aside, path, manifest)
-    if known is not None:
-        warehouse.execute(QUERIES["keep_version"], {"workload": workload, "version": version})
-    else:
-        with warehouse.transaction() as cursor:
+    kept = warehouse.artifacts.put("version", path)
+    with warehouse.transaction() as cursor:
+        kept(cursor)
+        if known is not None:
+            cursor.execute(QUERIES["keep_version"], {"workload": workload, "version": version})
+        else:
             insert(
                 cursor,
                 "models",
@@ -93,6 +98,17 @@ def register(
     found = find(warehouse, workload, version)
     assert found is not None
     return found
+
+
+def renew_card(warehouse: Warehouse, version: Version) -> None:
+    """Have the card of a version say what is known by now.
+
+    Raises:
+        OSError: it cannot be written.
+        StoreUnavailable: the storage of the cluster does not take it.
+    """
+    card.write(warehouse, version.path, version.path, version.manifest)
+    warehouse.artifacts.renew("version", version.path)
 
 
 def reconcile(warehouse: Warehouse, settings: Settings) -> None:

@@ -4,7 +4,8 @@ are made from.
 
 The rows in `models`, `datasets` and `runs` stay: `removed_at` is when the rest was removed, so that promotions, lineage
 and exports still name what there was. Rows are changed first, in one transaction, and folders are deleted then: nothing
-that counts as present is ever half-deleted, and what a crash left is deleted by the next pass.
+that counts as present is ever half-deleted, and what a crash left is deleted by the next pass. What a cluster has of it
+in its storage is marked with the rows; `Artifacts.delete_removed` deletes it there.
 """
 
 import os
@@ -28,6 +29,9 @@ from retuned.retrain.settings import Settings
 from retuned.retrain.versions import workload_folder
 
 QUERIES = named_queries("retuned.retrain.release", "retention.sql")
+
+_MARK = "regression.parquet"
+"""A dataset without this file is known as reduced."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ def remove(
 
     Raises:
         RetunedError: a folder cannot be deleted; the next pass tries again.
+        StoreUnavailable: the storage of the cluster does not take a reduced dataset; the next pass tries again.
     """
-    versions, datasets = (0, 0) if keep_versions is None else _mark(warehouse, workload, now, keep_versions)
     home = workload_folder(settings.models.directory, workload)
+    versions, datasets = (0, 0) if keep_versions is None else _mark(warehouse, workload, home, now, keep_versions)
+    delete_removed(warehouse, settings, workload)
     given = {"workload": workload}
-    _delete(home, (row["version"] for row in warehouse.rows(QUERIES["removed_versions"], given)))
-    _delete(home / "datasets", (row["version"] for row in warehouse.rows(QUERIES["removed_datasets"], given)))
     reduced = 0 if keep_versions is None else _reduce(warehouse, workload, settings.dataset.maximum_rows)
     run_folders = 0
     if failed_run_days is not None:
@@ -76,8 +80,19 @@ def remove(
     return Removed(versions, datasets, reduced, run_folders)
 
 
+def delete_removed(warehouse: Warehouse, settings: Settings, workload: str) -> None:
+    """Delete the folders of what was removed of a workload.
+
+    Raises:
+        RetunedError: one cannot be deleted.
+    """
+    home, given = workload_folder(settings.models.directory, workload), {"workload": workload}
+    _delete(home, (row["version"] for row in warehouse.rows(QUERIES["removed_versions"], given)))
+    _delete(home / "datasets", (row["version"] for row in warehouse.rows(QUERIES["removed_datasets"], given)))
+
+
 @one_at_a_time
-def _mark(warehouse: Warehouse, workload: str, now: datetime, keep: int) -> tuple[int, int]:
+def _mark(warehouse: Warehouse, workload: str, home: Path, now: datetime, keep: int) -> tuple[int, int]:
     """The rows of what goes; how many versions and datasets that are. No champion changes meanwhile."""
     given = {"workload": workload}
     versions = [row["version"] for row in warehouse.rows(QUERIES["removable_versions"], given | {"keep": keep})]
@@ -85,11 +100,13 @@ def _mark(warehouse: Warehouse, workload: str, now: datetime, keep: int) -> tupl
         with warehouse.transaction() as cursor:
             cursor.execute(QUERIES["remove_versions"], given | {"now": now, "versions": versions})
             cursor.execute(QUERIES["remove_evaluations"], given | {"versions": versions})
+            warehouse.artifacts.remove(cursor, "version", [home / version for version in versions])
     datasets = [row["version"] for row in warehouse.rows(QUERIES["removable_datasets"], given)]
     if datasets:
         with warehouse.transaction() as cursor:
             cursor.execute(QUERIES["remove_datasets"], given | {"now": now, "versions": datasets})
             cursor.execute(QUERIES["remove_rows"], {"versions": datasets})
+            warehouse.artifacts.remove(cursor, "dataset", [home / "datasets" / version for version in datasets])
     return len(versions), len(datasets)
 
 
@@ -110,21 +127,25 @@ def _reduce(warehouse: Warehouse, workload: str, most: int) -> int:
         return 0
     asked = {_question(row) for dataset in found[True] for row in dataset.split("train")}
     left = most
-    for dataset in older:
-        try:
+    kept = {f"{name}.parquet" for name in REDUCED} | {"card.json", _MARK}
+    try:
+        for dataset in older:
             left -= _reduce_train(dataset.path / "train.parquet", asked, left)
             if dataset in going:
                 warehouse.execute(QUERIES["reduce_rows"], {"workload": workload, "version": dataset.version})
-                kept = {f"{name}.parquet" for name in REDUCED} | {"card.json"}
-                # By the regression set it is known as reduced, so that goes last.
-                for file in sorted(dataset.path.iterdir(), key=lambda file: file.name == "regression.parquet"):
+                for file in dataset.path.iterdir():
                     if file.name not in kept:
                         file.unlink()
-        except OSError as error:
-            raise RetunedError(
-                f"retention: dataset {dataset.path} cannot be reduced ({error.strerror}); correct its permissions, the "
-                "next pass tries again"
-            ) from error
+        # What is marked is done, everywhere.
+        for dataset in older:
+            warehouse.artifacts.renew("dataset", dataset.path, but=_MARK)
+        for dataset in going:
+            (dataset.path / _MARK).unlink()
+    except OSError as error:
+        raise RetunedError(
+            f"retention: dataset {error.filename or workload} cannot be reduced ({error.strerror}); correct its "
+            "permissions, the next pass tries again"
+        ) from error
     return len(going)
 
 

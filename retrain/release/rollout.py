@@ -11,11 +11,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
-from retuned.retrain.release import approvals, card, registry
+from retuned.retrain.release import approvals, registry
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.deployments import deploy
 from retuned.retrain.release.routes import Experiment, State, in_part, under_way
@@ -77,6 +77,7 @@ class Rollout:
         topic: of the messages that announce a change.
         show: brings the metrics of a workload up to date.
         reconcile: has the targets follow, without waiting for them.
+        lead: raises StandsBy where another daemon of a cluster does it all.
     """
 
     warehouse: Warehouse
@@ -85,6 +86,7 @@ class Rollout:
     topic: str
     show: Callable[[str], None] = lambda _: None
     reconcile: Callable[[], None] = lambda: None
+    lead: Callable[[], None] = lambda: None
 
     def promote(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> str | None:
         """Make a version the champion at once; `base` puts the base model back into service.
@@ -286,10 +288,10 @@ class Rollout:
             How many messages were published.
 
         Raises:
-            OSError: a link or a card cannot be written.
+            OSError, StoreUnavailable: a link or a card cannot be written.
             BrokerUnavailable, BrokerRefused: the rest of the messages stays.
         """
-        unwritten, requests, published = list[OSError](), list[Approval](), 0
+        unwritten, requests, published = list[Exception](), list[Approval](), 0
         try:
             with _lock:
                 registry.relink(self.warehouse, self.settings, workload)
@@ -299,7 +301,7 @@ class Rollout:
             try:
                 self._complete_card(request)
                 requests.append(request)
-            except OSError as error:
+            except (OSError, StoreUnavailable) as error:
                 unwritten.append(error)  # it is announced once its card is complete
         self.reconcile()  # not after the broker, which may be away
         try:
@@ -308,6 +310,7 @@ class Rollout:
                 told: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in rows]
                 told += [(request.state_since, request) for request in requests]
                 for _, one in sorted(told, key=lambda pair: pair[0]):
+                    self.lead()
                     if isinstance(one, Approval):
                         published += self._announce_request(one)
                     else:
@@ -326,7 +329,7 @@ class Rollout:
             return
         version = versions.find(self.warehouse, approval.workload, approval.version)
         if version is not None and version.removed_at is None:
-            card.write(self.warehouse, version.path, version.path, version.manifest)
+            registry.renew_card(self.warehouse, version)
 
     def _announce_request(self, approval: Approval) -> int:
         """Returns how many messages that takes: none where it was approved, for a change follows from that."""

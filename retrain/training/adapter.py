@@ -3,6 +3,7 @@
 Runs in child processes alone.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,19 @@ def load_adapter(
             f"adapter {folder}: does not fit the base model (another number or size of layers); "
             "set models.base to the one that it was trained on"
         ) from error
+
+
+def sort_layer_names(folder: Path) -> None:
+    """Give the layers in a saved adapter's configuration one order, so that equal adapters are equal versions.
+
+    PEFT writes a set, whose order is another one in each process.
+    """
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def dropouts(model: nn.Module) -> list[nn.Module]:

@@ -176,6 +176,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     result: dict[str, Any] = {"adapter": str(path)} | training.result() | about
     with files.written_aside(path) as aside:
         training.write(aside)
+        lora.sort_layer_names(aside)
         (aside / _RESULT).write_text(json.dumps(result), encoding="utf-8")
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

@@ -4,7 +4,9 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -328,6 +330,27 @@ def test_a_version_that_is_on_no_server_falls_back_and_says_so(around: Around) -
     assert (answer.json()["model"], answer.headers["X-Retuned-Model"]) == ("base", "support@base")
     assert last(around, answer.headers["X-Retuned-Interaction"])["model"] == "support@base"
     assert around.gateway.metric("fallbacks_total", workload="support", model_name="support@base") == 1
+
+
+def test_a_version_that_was_exchanged_since_the_last_look_is_answered_by_the_next_one(
+    tansu: Broker, tmp_path: Path
+) -> None:
+    daemon = FakeDaemon()
+    daemon.routed = {"workloads": {"support": route("support", ("champion", "1", 1.0))}}
+    place = Place(HttpSettings(port=0), daemon)
+    sections = {"http": {"port": place.port}, "gateway": {"poll_seconds": 3600}}
+    try:
+        with model_server("base", "support@1") as server, gateway(tmp_path, tansu, server, **sections) as made:
+            until(lambda: made.metric("daemon_up"))
+            assert made.chat().headers["X-Retuned-Model"] == "support@1"
+            time.sleep(1)  # it looks out of turn once a second
+            daemon.routed = {"workloads": {"support": route("support", ("champion", "2", 1.0))}}
+            server.models = ["base", "support@2"]
+            answer = made.chat()
+            assert answer.headers["X-Retuned-Model"] == "support@2"
+            assert "X-Retuned-Fallback" not in answer.headers
+    finally:
+        place.server.stop()
 
 
 def test_a_server_that_has_something_else_under_a_versions_name_is_not_asked_for_it(around: Around) -> None:

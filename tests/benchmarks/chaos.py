@@ -2,7 +2,8 @@
 
     chaos.py [--events 45000] [--only WORD]
     chaos.py --kills 1000                       `make chaos KILLS=1000`: kills alone, half of them on each broker
-    chaos.py --cluster 50                       `make chaos CLUSTER=50`: so many faults in a cluster of four ingesters
+    chaos.py --cluster 50                       `make chaos CLUSTER=50`: so many faults in a cluster of four ingesters,
+                                                and a quarter as many of its two daemons
     chaos.py --releases 200                     `make chaos RELEASES=200`: kills while versions are released
 
 The daemon runs as a process of its own. Each row of build/chaos.json is a fault on a broker: how often it happened,
@@ -14,7 +15,8 @@ Kills are spread over broker (not Tansu's, which is all memory), daemon, trainer
 Their rows, in build/kills.json, have changes of champion that are not whole and backups that are damaged, too.
 
 The cluster's row joins those of build/chaos.json: its faults by name, what is stored in segments and followed into the
-daemon's warehouse, and the files that are left in no segment. It needs Apache Kafka.
+daemon's warehouse, and the files that are left in no segment. A second one is `cluster_leaders`: of two daemons the one
+that leads is killed or frozen, or the other one killed, while versions are promoted. They need Apache Kafka.
 
 A release is `release_kills`: two doubles of vLLM get versions by the daemon, which is killed at each step of that, and
 apps talk through a gateway. Where RETUNED_VLLM names a vLLM, a row more has a 25th of the kills, before that. The rows
@@ -54,7 +56,7 @@ def main() -> int:
     arguments.add_argument("--only", default="", help="faults whose name holds this")
     arguments.add_argument("--kills", type=int, help="so many kills in the place of the faults")
     arguments.add_argument(
-        "--cluster", type=int, help="so many faults of a cluster in the place of those of one daemon"
+        "--cluster", type=int, help="so many faults of a cluster in their place, and a quarter as many of its leaders"
     )
     arguments.add_argument("--releases", type=int, help="so many kills while versions are released in their place")
     options = arguments.parse_args()
@@ -89,8 +91,10 @@ def main() -> int:
 
 
 def cluster(times: int, events: int) -> int:
-    """The row of a cluster; 1 when anything is lost, doubled or left."""
+    """The rows of a cluster, with a quarter as many faults of its leaders; 1 when anything is lost, doubled, left or
+    done twice."""
     import cluster_faults
+    import cluster_leaders
     from clusters import S3_ENVIRONMENT, run_postgres, run_s3
 
     if reason := no_apache_kafka():
@@ -103,9 +107,16 @@ def cluster(times: int, events: int) -> int:
         with run_apache_kafka(folder / "kafka") as broker:
             kinds = list(cluster_faults.FAULTS)
             row = cluster_faults.survive(kinds, broker, postgres, s3, folder / "cluster", events, times, count=4)
-    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    write([{"fault": "cluster", "broker": "Apache Kafka", **row}])
-    return int(any(row[key] for key in ("lost", "doubled", "followed doubled", "left")))
+            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            write([{"fault": "cluster", "broker": "Apache Kafka", **row}])
+            (folder / "leaders").mkdir()
+            adapters = Adapters(folder / "adapters")
+            kinds = list(cluster_leaders.FAULTS)
+            led = cluster_leaders.survive(kinds, broker, postgres, adapters, folder / "leaders", max(3, times // 4))
+            print(", ".join(f"{key} {value}" for key, value in led.items()), flush=True)
+            write([{"fault": "cluster, its leaders", "broker": "Apache Kafka", **led}])
+    zero = [row[key] for key in ("lost", "doubled", "followed doubled", "left")]
+    return int(any([*zero, *(led[key] for key in cluster_leaders.ZERO)]))
 
 
 def write(table: Sequence[dict[str, str | int]]) -> None:

@@ -1,12 +1,13 @@
 """A daemon that follows the segments: the same rows as by Kafka, each once, in one order for all who follow."""
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
@@ -16,9 +17,11 @@ pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_doubles import Cluster, drain
 from clusters import Postgres, run_postgres
+from promoting import model_row
+from stored_artifacts import away, keys
 
-from retuned.consumers.cluster import source
-from retuned.consumers.cluster.follower import Follower, follow
+from retuned.consumers.cluster.follower import Follower, followed
+from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailable
 from retuned.consumers.ingest import Ingest
@@ -27,8 +30,10 @@ from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+from retuned.daemon import artifacts
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.settings import Settings as DaemonSettings
+from retuned.retrain.settings import ModelsSettings
 
 EVENTS = "SELECT * EXCLUDE (batch, received_at) FROM interactions ORDER BY rowid"
 
@@ -61,8 +66,11 @@ class Node:
             self.source.close()
         self.registry = CollectorRegistry()
         self.ingest: Follower
-        self.source, self.ingest = follow(self.cluster.settings, self.warehouse, self.registry, Metrics(self.registry))
-        self.cluster.opened.append(self.source._database)
+        settings, database = self.cluster.settings, self.cluster.database()
+        self.source = SegmentSource(
+            database, self.cluster.objects, settings.kafka.topics, lambda: followed(self.warehouse)
+        )
+        self.ingest = Follower(self.source, self.warehouse, settings, Metrics(self.registry), store_up(self.registry))
 
     def close(self) -> None:
         assert self.source is not None
@@ -146,32 +154,15 @@ def test_all_who_follow_store_the_same_of_an_id_that_is_in_several_partitions(cl
         node.close()
 
 
-def test_one_daemon_follows_and_another_waits_until_it_has_ended(
-    cluster: Cluster, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_was_set_back_is_refused(cluster: Cluster, node: Node) -> None:
+    """What comes would have the numbers of what is there."""
     cluster.send(interaction("0"))
     drain(cluster.ingester())
-    first, second = Node(cluster, "first"), Node(cluster, "second")
-    first.drain()
-    assert second.ingest.step() == 0
-    assert second.ingest.waiting_for.startswith("another daemon follows the segments")
-    monkeypatch.setattr(source, "COMPANY_SECONDS", 0.0)
-    with pytest.raises(Fenced, match="run one daemon for each cluster"):
-        second.ingest.step()
-    postgres.stop(signal.SIGKILL)  # no lock outlives its connection, and the first comes first here
-    postgres.start()
-    with pytest.raises(StoreUnavailable):
-        first.ingest.step()
-    first.ingest.step()
-    with pytest.raises(StoreUnavailable):
-        second.ingest.step()
-    with pytest.raises(Fenced):
-        second.ingest.step()
-    first.close()
-    second.drain()
-    assert second.ingest.waiting_for == ""
-    assert [row["id"] for row in second.warehouse.rows(EVENTS)] == ["0"]
-    second.close()
+    node.drain()
+    with psycopg.connect(cluster.url) as connection:
+        connection.execute("UPDATE retuned.last_segment SET number = 0")
+    with pytest.raises(Fenced, match="the last segment is 0, and the warehouse has 1 of them"):
+        node.ingest.step()
 
 
 def test_it_goes_on_where_it_was_killed(cluster: Cluster, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,14 +239,26 @@ def test_too_many_dead_letters_stop_nobody_and_are_shown(cluster: Cluster, node:
     assert [found.messages for found in node.ingest.set_aside()] == [10]
 
 
-def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(cluster: Cluster, node: Node) -> None:
+def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(
+    cluster: Cluster, node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tmp_path / "models" / "support" / "3f2a91c0" / "adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.write_bytes(b"weights")
+    node.warehouse.insert("models", **model_row("3f2a91c0", adapter.parent, datetime(2026, 4, 1)))
+    settings = DaemonSettings(**cluster.settings.model_dump(), models=ModelsSettings(directory=tmp_path / "models"))
     cluster.send(interaction("before"))
     stored = (lambda: stored_offsets(node.warehouse)), (lambda: stored_identities(node.warehouse))
     source = MemorySource(cluster.log, cluster.settings.kafka.topics, stored[0], identities=stored[1])
     kafka = Ingest(source, node.warehouse, cluster.settings, Metrics(CollectorRegistry()))
     while kafka.step():
         pass
-    assert hand_over(node.warehouse, DaemonSettings(**cluster.settings.model_dump())) == 1
+    with away(cluster.folder):
+        assert hand_over(node.warehouse, settings) == 1
+    assert "versions, datasets and reports are put there once the daemon runs" in capsys.readouterr().out
+    artifacts.settle(node.warehouse, settings)
+    [key] = keys(cluster.objects)
+    assert cluster.objects.get(key) == b"weights"
     cluster.send(interaction("after"), interaction("before"))
     drain(cluster.ingester())
     node.drain()

@@ -134,6 +134,7 @@ def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
 def test_what_is_worse_is_taken_back_once_and_the_world_is_told(service: Service) -> None:
     one, two = put_a_worse_one_into_service(service)
     service.jobs.start()
+    service.jobs.lead()
     until(lambda: len(service.changes()) > 2)
     until(lambda: service.metric("retuned_watch_active") == 0)
     service.jobs.context.stop.set()

@@ -23,6 +23,7 @@ from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
+from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.batches import padded_losses
 
 ENGINES = ("packed", "trl")
@@ -94,6 +95,8 @@ def test_a_training_learns_reports_and_leaves_an_adapter(
     assert sorted(path.name for path in Path(result["adapter"]).iterdir() if path.name != "README.md") == [
         "adapter_config.json", "adapter_model.safetensors", "training.json",
     ]  # fmt: skip
+    config = json.loads((Path(result["adapter"]) / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(lora.LAYERS[:7])  # of equal adapters, an equal hash
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result["adapter"]).eval()
     rows, pad = encoded(base, 68)
     with torch.no_grad():

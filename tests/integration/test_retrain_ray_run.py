@@ -12,7 +12,7 @@ from teaching import GOODS, Teacher, teach_policies
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
-from retuned.retrain import queue, run
+from retuned.retrain import queue, run, versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import (
@@ -58,3 +58,4 @@ def test_a_run_that_loses_its_node_learns_what_a_local_one_learns(warehouse: War
     assert dataset is not None
     unbroken = train(dataset, None, local, tmp_path / "local")
     assert learned.read_bytes() == (Path(unbroken["adapter"]) / learned.name).read_bytes()
+    assert made.version == versions.content_hash(Path(unbroken["adapter"]))

@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry
 from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
 
 from retuned.consumers.common import spans
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings, WarehouseSettings
+from retuned.consumers.warehouse.artifacts import Artifacts, Kind, Record
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
@@ -434,6 +435,26 @@ def test_too_little_to_learn_from(bench: Bench, warehouse: Warehouse) -> None:
     assert "10 new examples; dataset.minimum_rows asks for 40" in result.reasons[0]
     assert bench.row()["error"] == result.error == result.reasons[0]
     assert bench.work_folders() == []
+
+
+def test_a_run_waits_for_the_storage_of_its_cluster(bench: Bench) -> None:
+    """Where it is away, no attempt has failed: the dataset is made again once it answers."""
+
+    class Away(Artifacts):
+        def put(self, kind: Kind, path: Path) -> Record:
+            raise StoreUnavailable(f"{kind} {path}: away")
+
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    bench.warehouse.artifacts = Away()
+    with pytest.raises(StoreUnavailable, match=r"dataset .*: away"):
+        bench.retrain()
+    row = bench.row()
+    assert (row["state"], row["attempts"], row["dataset_version"]) == ("interrupted", 0, None)
+    bench.warehouse.artifacts = Artifacts()
+    bench.stop_at(stage="train")
+    again = bench.resume()
+    assert again is not None
+    assert again.dataset_version is not None
 
 
 def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: Real) -> None:

@@ -11,7 +11,7 @@ from teaching import Teacher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.main import main, parser
-from retuned.daemon.cli.progress import words
+from retuned.daemon.cli.progress import queue, words
 
 
 @pytest.fixture
@@ -72,3 +72,13 @@ def test_a_rebase_is_asked_for_with_the_whole_path_of_the_base_model(
 )
 def test_what_a_job_on_ray_waits_for_is_shown(progress: dict[str, Any], shown: str) -> None:
     assert words(progress) == shown
+
+
+def test_the_runs_under_way_and_those_in_line_are_shown_in_their_order() -> None:
+    begun = [{"workload": "support", "runner": "ray"}, {"workload": "sales", "runner": "local"}]
+    in_line = [{"workload": f"w{number:02}", "waits_for": "turn"} for number in range(12)]
+    assert queue({"under_way": begun, "queue": in_line}) == [
+        "training  support on Ray, sales on this machine",
+        f"in line   {', '.join(f'w{number:02} (turn)' for number in range(10))} and 2 more",
+    ]
+    assert queue({"under_way": [], "queue": []}) == []

@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,10 +17,12 @@ import pytest
 from doors import Place
 from teaching import Teacher
 
+from retuned.consumers.errors import StandsBy
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.web import connections
+from retuned.daemon.web.pass_on import Answer, pass_on
 from retuned.daemon.web.principals import add
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
@@ -185,7 +187,7 @@ def test_numbers_that_json_does_not_know_are_null(place: Place) -> None:
     def strict(text: str) -> Any:
         return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
-    assert strict(httpx.get(f"{place.url}/api/v1/status").text) == null | {"warnings": []}
+    assert strict(httpx.get(f"{place.url}/api/v1/status").text) == null | {"warnings": [], "daemons": []}
     assert strict(httpx.get(f"{place.url}/api/v1/lineage/x").text) == null
     assert strict(httpx.get(f"{place.url}/api/v1/labels").text) == [null]
     assert strict(httpx.get(f"{place.url}/api/v1/dead-letters?limit=99999").text) == [null] * 3
@@ -220,3 +222,51 @@ def test_a_route_needs_a_workload_that_is_known_and_a_conversation(place: Place)
     assert httpx.get(f"{url}?workload=other&conversation=c-1").status_code == 404
     for query in ("", "?workload=support", "?conversation=c-1", "?workload=support&conversation="):
         assert httpx.get(url + query).status_code == 400
+
+
+class Led:
+    """Another daemon that leads, as one that stands by knows it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        return pass_on(self.url, HttpSettings(), method, path, headers, body)
+
+
+def test_one_that_stands_by_passes_on_what_the_leader_alone_can_answer() -> None:
+    http = HttpSettings(port=0, viewer_token=LOOK, operator_token=ACT)  # type: ignore[arg-type]
+    leader, standby = Place(http), Place(http)
+    standby.daemon.led_by = Led(leader.url)
+    leader.daemon.routed = {"workloads": {"of": "the leader"}, "withheld": {}}
+    act, look = ({"Authorization": f"Bearer {token}"} for token in (ACT, LOOK))
+    try:
+        answer = httpx.post(standby.command, headers=act, json={"version": "v1", "reason": "ä"})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert leader.daemon.commands == [{"version": "v1", "reason": "ä", "asked_by": "operator"}]
+        assert standby.daemon.commands == []
+        assert httpx.get(f"{standby.url}/api/v1/routes", headers=act).json() == leader.daemon.routed
+        assert httpx.post(standby.command, headers=look, json={}).status_code == 403
+        refused = httpx.post(standby.command, headers=act, json={"version": 1})
+        assert (refused.status_code, refused.json()["error"]) == (400, "version: expected a text")
+        assert httpx.get(f"{standby.url}/api/v1/status", headers=act).status_code == 200  # it knows that itself
+
+        leader.daemon.led_by = Led(standby.url)  # nobody leads: it goes round no circle
+        answer = httpx.post(standby.command, headers=act, json={})
+        assert (answer.status_code, "took it for the leader" in answer.text) == (503, True)
+        leader.server.stop()
+        answer = httpx.post(standby.command, headers=act, json={})
+        assert answer.status_code == 503
+        assert f"the leader at {leader.url} does not answer" in answer.json()["error"]
+    finally:
+        leader.server.stop()
+        standby.server.stop()
+
+
+def test_a_command_that_a_daemon_may_not_make_any_more_is_unavailable(place: Place) -> None:
+    def refuse(*_: Any) -> Any:
+        raise StandsBy("this daemon stands by")
+
+    place.daemon.command = refuse  # type: ignore[method-assign]
+    answer = httpx.post(place.command, json={})
+    assert (answer.status_code, answer.json()["error"]) == (503, "this daemon stands by")

@@ -1,7 +1,6 @@
 """Which workloads the jobs look at, what does not wait for what, and what evidence rests on."""
 
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from teaching import START, Teacher
 from traffic import feedback, interactions
 
-from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, WarehouseError
+from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, StandsBy, WarehouseError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RetentionSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
@@ -167,6 +166,7 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
     made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), utc_now]
     jobs = Jobs(Context(*made), print)
     jobs.start()
+    jobs.lead()
     try:
         assert watched.wait(10)
         assert not answered.is_set()
@@ -238,6 +238,7 @@ def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> Non
             monkeypatch.setattr(tasks, job, lambda *_: None)
     jobs.context.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
     jobs.start()
+    jobs.lead()
 
 
 def failing(error: Exception) -> Callable[..., Any]:
@@ -281,10 +282,9 @@ def test_an_event_whose_numbers_overflow_stops_no_other_workload(house: House) -
     with suppress(RetunedError):
         house.jobs.run("archive")
     assert ("good",) in house.rows("SELECT DISTINCT workload FROM decisions")
-    assert house.collectors.get_sample_value("retuned_disk_free_bytes")
 
 
-@pytest.mark.parametrize("step", [(ledger, "book"), (labels, "settle"), (shutil, "disk_usage")])
+@pytest.mark.parametrize("step", [(ledger, "book"), (labels, "settle")])
 def test_steps_of_the_minute_that_do_not_depend_on_each_other_do_not_stop_each_other(
     house: House, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str]
 ) -> None:
@@ -297,6 +297,28 @@ def test_steps_of_the_minute_that_do_not_depend_on_each_other_do_not_stop_each_o
         house.jobs.run("quality")
     assert {"measure", "ask"} <= set(done)
     assert ("book" in done) == (step != (ledger, "book"))
+
+
+def test_a_daemon_that_stands_by_shows_its_storage_and_archives_and_does_nothing_else(house: House) -> None:
+    leading = list[bool]()
+
+    def lead() -> None:
+        if not leading:
+            raise StandsBy("another daemon leads")
+
+    house.jobs.context.lead = lead
+    for job in house.jobs.table():
+        if job.everywhere:
+            house.jobs.run(job.id)
+        else:
+            with pytest.raises(StandsBy, match="another daemon leads"):
+                house.jobs.run(job.id)
+    assert house.collectors.get_sample_value("retuned_disk_free_bytes")
+    assert house.rows("SELECT DISTINCT table_name FROM archives ORDER BY ALL") == [("dead_letters",), ("interactions",)]
+    assert house.rows("SELECT count(*) FROM decisions") == [(0,)]
+    leading.append(True)
+    house.jobs.run("quality")
+    assert house.rows("SELECT count(*) > 0 FROM decisions") == [(True,)]
 
 
 def test_a_booking_that_fails_keeps_what_must_be_booked_and_no_more(

@@ -1,129 +1,38 @@
 """Runs in hand: pauses, cancellations, hours, memory and attempts, with trainings that end when the test says so."""
 
-import threading
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import until
-from prometheus_client import CollectorRegistry
+from run_queues import NOON, RunQueue, model
 from teaching import Teacher
 from traffic import registered
 
-from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
-from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.errors import ChildFailed, RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli import check
 from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs import holds
-from retuned.daemon.jobs.context import Context
-from retuned.daemon.jobs.jobs import Jobs
-from retuned.daemon.jobs.runs import Runs
-from retuned.daemon.metrics import Metrics
-from retuned.daemon.service import LocalService
-from retuned.daemon.settings import Settings
-from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import run, versions
-from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
-from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry
 from retuned.retrain.release.routes import under_way
-from retuned.retrain.settings import Settings as RetrainSettings
-
-NOON = datetime(2026, 4, 1, 12)
-
-
-def model(folder: Path, weights: bytes = b"weights") -> Path:
-    """What counts as a base model as long as nobody loads it."""
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(weights)
-    return folder
-
-
-class Queue:
-    """A daemon's queue of runs without a daemon: runs are made in a thread, as far as the test lets them."""
-
-    def __init__(self, warehouse: Warehouse, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.warehouse, self.folder, self.now = warehouse, folder, NOON
-        self.began: list[str] = []
-        self.settings: dict[str, RetrainSettings] = {}  # by workload, that it was trained with
-        self.at_train: Callable[[str], Any] = lambda _: None
-        self.models = {"base": model(folder / "base"), "directory": folder / "models"}
-        self.collectors = CollectorRegistry()
-        self.stop = threading.Event()
-        monkeypatch.setattr(run, "train", self.train)
-        made = Dataset("d", "support", NOON, folder, dict.fromkeys(("train", "validation", "holdout"), 9), 0, {})
-        monkeypatch.setattr(run, "build_dataset", lambda *_: made)
-        monkeypatch.setattr(datasets, "load", lambda *_: made)
-        self.configure()
-
-    def configure(self, **sections: Any) -> None:
-        """Begin anew on the same warehouse, as after a restart."""
-        self.collectors, self.stop = CollectorRegistry(), threading.Event()
-        warehouse = {"path": self.warehouse.path}
-        settings = Settings.model_validate({"models": self.models, "warehouse": warehouse, **sections})
-        registry = self.collectors
-        metrics = Metrics(registry), MonitorMetrics(registry), RetrainMetrics(registry)
-        publisher = MemoryPublisher()
-        context = Context(self.warehouse, settings, publisher, *metrics, self.stop, lambda: self.now)
-        self.jobs = Jobs(context, print)
-        self.runs: Runs = self.jobs.runs
-        self.service = LocalService(self.jobs)
-
-    def train(
-        self, _: Any, __: Any, settings: RetrainSettings, folder: Path, stop: threading.Event, on_progress: Any
-    ) -> dict[str, Any]:
-        """As a child's parent does: it works until it is stopped, and has files."""
-        workload = folder.parents[2].name
-        self.settings[workload] = settings
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoint").touch()
-        self.began.append(workload)
-        on_progress({"step": 1, "steps": 9, "loss": 1.0, "tokens_per_second": 1.0})
-        self.at_train(workload)
-        if stop.wait(20):
-            raise Cancelled("train: stopped before it was done")
-        raise AssertionError("nothing stopped it")
-
-    def work(self) -> threading.Thread:
-        """Make what is in line, in the thread that trains."""
-        thread = threading.Thread(target=self.jobs.run, args=("resume",))
-        thread.start()
-        return thread
-
-    def states(self) -> dict[str, str]:
-        found = self.warehouse.rows("SELECT workload, state FROM runs ORDER BY started_at, id")
-        return {row["workload"]: row["state"] for row in found}
-
-    def waits(self) -> dict[str, str]:
-        return {one["workload"]: one["waits_for"] for one in self.runs.queue()}
-
-    def files(self, workload: str) -> list[Path]:
-        return list((self.folder / "models" / workload / "runs").glob("*"))
-
-    def pauses(self) -> float | None:
-        return self.collectors.get_sample_value("retuned_training_pauses")
-
-    def waiting(self, workload: str, reason: str) -> float | None:
-        self.runs.wake()
-        return self.collectors.get_sample_value("retuned_runs_waiting", {"workload": workload, "reason": reason})
 
 
 @pytest.fixture
-def queue(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+def queue(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunQueue]:
     for workload in ("sales", "support"):
         Teacher(warehouse, workload).correct("where is my parcel", "on its way", "here")
-    made = Queue(warehouse, tmp_path, monkeypatch)
+    made = RunQueue(warehouse, tmp_path, monkeypatch)
     yield made
     made.stop.set()
 
 
 def test_a_run_is_under_way_from_its_start_until_it_ends_however_that_is(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def active() -> float | None:
         labels = {"workload": "sales"}
@@ -143,7 +52,7 @@ def test_a_run_is_under_way_from_its_start_until_it_ends_however_that_is(
     assert active() is None
 
 
-def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: Queue) -> None:
+def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     thread = queue.work()
     until(lambda: queue.began or not thread.is_alive())
@@ -170,7 +79,7 @@ def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: Queue) ->
     assert queue.waiting("support", "paused") is None
 
 
-def test_a_pause_of_one_workload_holds_up_no_other_and_one_of_all_holds_up_all(queue: Queue) -> None:
+def test_a_pause_of_one_workload_holds_up_no_other_and_one_of_all_holds_up_all(queue: RunQueue) -> None:
     queue.service.command("pause", "support", {})
     answer = queue.service.command("retrain", "support", {})
     assert "in line" in answer["done"]
@@ -187,7 +96,7 @@ def test_a_pause_of_one_workload_holds_up_no_other_and_one_of_all_holds_up_all(q
     assert queue.pauses() == 1
 
 
-def test_pauses_that_make_no_sense(queue: Queue) -> None:
+def test_pauses_that_make_no_sense(queue: RunQueue) -> None:
     with pytest.raises(RetunedError, match="workload support: retraining is not paused"):
         queue.service.command("resume", "support", {})
     queue.service.command("pause", None, {})
@@ -203,7 +112,7 @@ def test_pauses_that_make_no_sense(queue: Queue) -> None:
         queue.service.command("cancel", None, {})
 
 
-def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue: Queue) -> None:
+def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue: RunQueue) -> None:
     queue.configure(policy={"new_corrections": 1, "minimum_corrections": 1})
     queue.service.command("pause", None, {"reason": "an audit"})
     decision = queue.runs.ask("support")
@@ -217,7 +126,7 @@ def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue
     assert queue.runs.ask("support").retrain
 
 
-def test_a_reason_without_anything_new_to_learn_asks_experts_and_trains_nothing(queue: Queue) -> None:
+def test_a_reason_without_anything_new_to_learn_asks_experts_and_trains_nothing(queue: RunQueue) -> None:
     teacher = Teacher(queue.warehouse, "support")
     for question in ("can I pay by cheque", "who repairs a broken lamp"):
         teacher.ask(question, "I'm not sure, sorry.")
@@ -237,7 +146,7 @@ def test_a_reason_without_anything_new_to_learn_asks_experts_and_trains_nothing(
     assert queue.states() == {}
 
 
-def test_a_run_that_waits_outlives_a_restart(queue: Queue) -> None:
+def test_a_run_that_waits_outlives_a_restart(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.runs.ask("support", asked_by="an operator")
     queue.configure()
@@ -247,7 +156,7 @@ def test_a_run_that_waits_outlives_a_restart(queue: Queue) -> None:
     assert queue.began == ["support"]
 
 
-def test_a_run_under_way_is_cancelled_and_nothing_else(queue: Queue) -> None:
+def test_a_run_under_way_is_cancelled_and_nothing_else(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.now += timedelta(seconds=1)
     queue.runs.ask("sales", asked_by="an operator")
@@ -268,7 +177,7 @@ def test_a_run_under_way_is_cancelled_and_nothing_else(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("state", ["waiting", "interrupted"])
-def test_a_run_that_is_not_under_way_is_cancelled(queue: Queue, state: str) -> None:
+def test_a_run_that_is_not_under_way_is_cancelled(queue: RunQueue, state: str) -> None:
     queue.runs.ask("support", asked_by="an operator")
     if state == "interrupted":
         queue.at_train = lambda _: queue.stop.set()
@@ -284,7 +193,7 @@ def test_a_run_that_is_not_under_way_is_cancelled(queue: Queue, state: str) -> N
         queue.service.command("cancel", "support", {})
 
 
-def test_a_cancellation_stands_however_the_run_ends(queue: Queue) -> None:
+def test_a_cancellation_stands_however_the_run_ends(queue: RunQueue) -> None:
     """Also when the child fails before it is stopped, and when the daemon is killed before it is."""
 
     def fail(_: str) -> None:
@@ -312,7 +221,7 @@ def test_a_cancellation_stands_however_the_run_ends(queue: Queue) -> None:
     assert len(queue.began) == 2
 
 
-def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: Queue) -> None:
+def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: RunQueue) -> None:
     queue.configure(schedule={"training_hours": ["22:00-06:00"]})
     answer = queue.service.command("retrain", "support", {})
     assert "schedule.training_hours: 2026-04-01 22:00 UTC" in answer["done"]
@@ -336,7 +245,7 @@ def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: Que
     assert row["attempts"] == 0
 
 
-def test_a_run_waits_for_the_end_of_a_rollout(queue: Queue) -> None:
+def test_a_run_waits_for_the_end_of_a_rollout(queue: RunQueue) -> None:
     queue.configure(rollout={"steps": [0.05, 1.0], "holdback": 0.05})
     registered(queue.warehouse, "v1", None)
     rollout = queue.jobs.context.rollout
@@ -355,7 +264,7 @@ def test_a_run_waits_for_the_end_of_a_rollout(queue: Queue) -> None:
     assert queue.waits()["support"] == "turn"
 
 
-def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: Queue) -> None:
+def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: RunQueue) -> None:
     queue.configure(schedule={"training_hours": ["22:00-06:00"]})
     queue.service.command("retrain", "support", {})
     queue.at_train = lambda _: queue.stop.set()
@@ -366,7 +275,7 @@ def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: Queue) -
     assert queue.began == ["support", "support"]
 
 
-def test_a_run_waits_until_there_is_memory_for_it(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_waits_until_there_is_memory_for_it(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.configure(train={"memory_bytes": 3 * 2**30})
     monkeypatch.setattr(holds, "available_bytes", lambda: 2**30)
     answer = queue.service.command("retrain", "support", {})
@@ -386,7 +295,7 @@ def test_a_run_waits_until_there_is_memory_for_it(queue: Queue, monkeypatch: pyt
 
 
 def test_a_command_that_trains_itself_shows_progress_and_ends_with_what_came_of_it(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     queue.runs.show = Progress().show
     queue.at_train = lambda _: queue.stop.set()
@@ -427,7 +336,7 @@ def test_progress_is_shown_for_each_stage_and_now_and_then(
     ]
 
 
-def test_each_workload_is_trained_by_its_own_settings(queue: Queue, tmp_path: Path) -> None:
+def test_each_workload_is_trained_by_its_own_settings(queue: RunQueue, tmp_path: Path) -> None:
     large = model(tmp_path / "large", b"more weights")
     queue.configure(workloads={"sa*": {"base": large, "train": {"rank": 4}, "policy": {"enabled": False}}})
     queue.at_train = lambda workload: queue.runs.cancel(workload, "an operator", "seen")
@@ -442,7 +351,7 @@ def test_each_workload_is_trained_by_its_own_settings(queue: Queue, tmp_path: Pa
 
 
 def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue.configure(train={"memory_bytes": 0}, workloads={"sales": {"train": {"memory_bytes": 3 * 2**30}}})
     monkeypatch.setattr(holds, "available_bytes", lambda: 2**30)
@@ -458,7 +367,7 @@ def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
     assert queue.waits() == {"sales": "memory", "support": "turn"}
 
 
-def test_every_base_model_is_checked(queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_base_model_is_checked(queue: RunQueue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     queue.configure(workloads={"sales": {"base": tmp_path / "nowhere"}})
     monkeypatch.setattr(check, "check_broker", lambda _: "up")
     found = {name: (mark, text) for mark, name, text in check.check(queue.jobs.context.settings)}
@@ -466,7 +375,7 @@ def test_every_base_model_is_checked(queue: Queue, monkeypatch: pytest.MonkeyPat
     assert (mark, text.partition(": ")[0]) == ("FAIL", "workloads.sales.base")
 
 
-def test_a_champion_on_another_base_model_is_not_trained_on(queue: Queue, tmp_path: Path) -> None:
+def test_a_champion_on_another_base_model_is_not_trained_on(queue: RunQueue, tmp_path: Path) -> None:
     """Nothing is put in line that could not end well, whoever asks, and other workloads go on."""
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -488,7 +397,7 @@ def test_a_champion_on_another_base_model_is_not_trained_on(queue: Queue, tmp_pa
     assert queue.began == ["support"]
 
 
-def test_a_run_in_which_the_daemon_is_killed_again_and_again_is_given_up(queue: Queue) -> None:
+def test_a_run_in_which_the_daemon_is_killed_again_and_again_is_given_up(queue: RunQueue) -> None:
     def killed(_: str) -> None:
         raise KeyboardInterrupt
 
@@ -517,7 +426,7 @@ def test_a_run_in_which_the_daemon_is_killed_again_and_again_is_given_up(queue: 
     assert len(queue.began) == 6
 
 
-def test_start_is_of_the_run_not_of_its_request(queue: Queue) -> None:
+def test_start_is_of_the_run_not_of_its_request(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.now += timedelta(hours=3)
     queue.at_train = lambda _: queue.stop.set()
@@ -538,7 +447,7 @@ def other_base(folder: Path) -> Path:
     return folder
 
 
-def champion_on(queue: Queue, base: Path, **details: Any) -> None:
+def champion_on(queue: RunQueue, base: Path, **details: Any) -> None:
     adapter = queue.folder / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 16}')
@@ -550,7 +459,7 @@ def champion_on(queue: Queue, base: Path, **details: Any) -> None:
     queue.service.command("promote", "support", {"version": version.version})
 
 
-def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
     champion_on(queue, queue.models["base"])
     base = other_base(queue.folder / "other")
@@ -567,7 +476,7 @@ def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: Queue, monkeypatch: pyte
     assert f"asked for by ann: {queue.models['base']} is to become {base}: it is newer" in row["reasons"]
 
 
-def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
+def test_a_rebase_that_cannot_be_is_refused(queue: RunQueue) -> None:
     base = other_base(queue.folder / "other")
 
     def refused(**arguments: Any) -> str:
@@ -592,7 +501,7 @@ def test_a_rebase_that_cannot_be_is_refused(queue: Queue) -> None:
 
 
 def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = other_base(queue.folder / "moved")
     sizes = {queue.models["base"]: 2**30, moved: 3 * 2**30}
@@ -605,7 +514,7 @@ def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
     assert queue.waits() == {"support": "memory", "sales": "turn"}
 
 
-def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: Queue) -> None:
+def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: RunQueue) -> None:
     with pytest.raises(RetunedError, match="known are none"):
         queue.service.route("support", "c-1")
     queue.configure(workloads={"support": {"objective": "Help."}, "sales.*": {"objective": "Sell."}})

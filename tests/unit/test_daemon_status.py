@@ -328,3 +328,19 @@ def test_the_page_shows_when_drift_was_checked_and_what_was_accepted(tmp_path: P
     assert reference in after
     assert '<span class="soft">drift, of the reference before</span>' in after
     assert '<span class="soft">quiet</span>' in after
+
+
+def test_the_page_has_the_runs_under_way_and_those_in_line(local: LocalService) -> None:
+    interactions(local.jobs.context.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
+    shown = told(local)
+    assert "Retrainings" not in rendered(shown)
+    begun = {"run_id": "r1", "workload": "support", "kind": "retrain", "runner": "ray", "since": START.isoformat()}
+    waits = {"run_id": "r2", "workload": "sales", "kind": "retrain", "state": "waiting", "since": START.isoformat()}
+    shown["under_way"] = [begun | {"stage": "train", "step": 3, "loss": 0.51239}]
+    shown["queue"] = [waits | {"waits_for": "turn", "reason": "at most 1 at a time, now support"}]
+    page = rendered(shown)
+    text = re.sub(r"[| ]*\|[| ]*", "|", re.sub("<[^>]*>", "|", page))
+    since = f"{START:%Y-%m-%d %H:%M:%S}"
+    assert f"|under way|support|{since}|on Ray: train|waiting|sales|{since}|at most 1 at a time, now support|" in text
+    assert "step <strong>3</strong> · loss <strong>0.5124</strong>" in page
+    assert "on Ray since" in page

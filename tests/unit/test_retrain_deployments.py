@@ -127,6 +127,23 @@ def test_since_and_served_at_are_of_the_share(warehouse: Warehouse, rollout: Rol
     assert (old.since, old.served_at) == (back, NOW)  # the servers have it still
 
 
+def test_a_version_stays_until_servers_have_had_the_next_one_for_long_enough(
+    warehouse: Warehouse, settings: Settings, rollout: Rollout
+) -> None:
+    serving = {"targets": [{"kind": "vllm", "urls": ["http://127.0.0.1:1/v1"]}], "keep_seconds": 600}
+    own = settings.model_copy(update={"serving": settings.serving.model_validate(serving)})
+    rollout.promote("support", OLD, "operator", "", NOW)
+    rollout.promote("support", NEW, "operator", "", NOW)
+
+    def stay(after: timedelta) -> set[str | None]:
+        return {one.version for one in drain(warehouse, own, deployments(warehouse), NOW + after)}
+
+    assert stay(timedelta(hours=1)) == {OLD, NEW}  # the new one is still to be loaded
+    warehouse.execute("UPDATE deployments SET served_at = ? WHERE version = ?", [NOW + timedelta(hours=1), NEW])
+    assert stay(timedelta(hours=1, seconds=599)) == {OLD, NEW}
+    assert stay(timedelta(hours=1, seconds=600)) == {NEW}
+
+
 def test_what_has_a_share_is_never_drained(warehouse: Warehouse, rollout: Rollout, settings: Settings) -> None:
     rollout.promote("support", OLD, "operator", "", NOW)
     set_shares(warehouse, NOW, {OLD: 0.5, NEW: 0.5})

@@ -1,0 +1,28 @@
+-- name: live
+SELECT id, kind, name FROM artifacts WHERE removed_at IS NULL ORDER BY created_at DESC, id;
+
+-- name: files_of
+SELECT id, files FROM artifacts WHERE id IN (SELECT unnest($ids::VARCHAR[]));
+
+-- name: of_place
+SELECT id, files FROM artifacts WHERE kind = $kind AND name = $name AND removed_at IS NULL;
+
+-- name: replace
+UPDATE artifacts SET removed_at = $now WHERE id = $id AND removed_at IS NULL;
+
+-- name: remove
+UPDATE artifacts SET removed_at = $now
+WHERE kind = $kind AND name IN (SELECT unnest($names::VARCHAR[])) AND removed_at IS NULL;
+
+-- name: removed
+-- With what counts now in the place of what was removed: it shares the files that did not change.
+SELECT gone.id, gone.files, live.files AS kept
+FROM artifacts AS gone
+LEFT JOIN artifacts AS live ON live.kind = gone.kind AND live.name = gone.name AND live.removed_at IS NULL
+WHERE gone.removed_at IS NOT NULL;
+
+-- name: delete
+DELETE FROM artifacts WHERE id IN (SELECT unnest($ids::VARCHAR[]));
+
+-- name: all_files
+SELECT kind, name, files FROM artifacts;

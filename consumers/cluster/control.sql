@@ -1,0 +1,71 @@
+-- name: beat
+-- Tells that this daemon runs; returns the epoch of now.
+WITH beat AS (
+    INSERT INTO retuned.daemons (instance, name, url, backend, beat_at)
+    VALUES (
+        %(instance)s, %(name)s,
+        -- The address that the database sees, where none is given; none is seen by a socket of its own machine.
+        replace(%(url)s, '*', CASE
+            WHEN family(inet_client_addr()) = 6 THEN '[' || host(inet_client_addr()) || ']'
+            ELSE coalesce(host(inet_client_addr()), '127.0.0.1')
+        END),
+        pg_backend_pid(), now()
+    )
+    ON CONFLICT (instance) DO UPDATE SET url = excluded.url, backend = excluded.backend, beat_at = excluded.beat_at
+)
+SELECT epoch FROM retuned.leader;
+
+-- name: lock_leader
+SELECT pg_try_advisory_lock(%(lock)s);
+
+-- name: end_frozen
+-- Ends the connection that holds the lock, if its daemon was not heard of for too long.
+SELECT count(pg_terminate_backend(pid))
+FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %(lock)s AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND NOT EXISTS (
+    SELECT FROM retuned.daemons WHERE backend = pid AND beat_at > now() - %(seconds)s * INTERVAL '1 second'
+);
+
+-- name: lead
+-- Only from the epoch that was seen: the leader of before, whose connection was lost, goes on where nobody led since.
+UPDATE retuned.leader SET epoch = epoch + 1, instance = %(instance)s
+WHERE %(epoch)s::BIGINT IS NULL OR epoch = %(epoch)s
+RETURNING epoch;
+
+-- name: forget_daemons
+DELETE FROM retuned.daemons WHERE beat_at < now() - INTERVAL '1 day' RETURNING instance;
+
+-- name: daemons
+-- Those that were heard of lately.
+SELECT name, daemons.instance = leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds
+FROM retuned.daemons CROSS JOIN retuned.leader
+WHERE beat_at > now() - INTERVAL '1 minute'
+ORDER BY name, seconds;
+
+-- name: leader
+SELECT name, url FROM retuned.daemons JOIN retuned.leader USING (instance);
+
+-- name: last_segment
+SELECT number FROM retuned.last_segment;
+
+-- name: change
+SELECT retuned.change_control(
+    %(change)s, %(epoch)s, %(number)s, %(schema)s, %(tables)s::TEXT[], %(keys)s::TEXT[], %(rows)s::TEXT[]
+);
+
+-- name: last_change
+SELECT number, schema_version, deleted_until FROM retuned.last_change;
+
+-- name: changes
+SELECT table_name, key, row FROM retuned.control WHERE number > %(number)s ORDER BY table_name, key;
+
+-- name: forget_deleted
+WITH forgotten AS (
+    DELETE FROM retuned.control WHERE row IS NULL AND changed_at < now() - INTERVAL '30 days' RETURNING number
+), latest AS (
+    SELECT max(number) AS number FROM forgotten
+)
+UPDATE retuned.last_change SET deleted_until = latest.number FROM latest
+WHERE latest.number > deleted_until RETURNING deleted_until;

@@ -1,0 +1,155 @@
+"""A connection to the PostgreSQL database of a cluster, its schema, and what its errors mean here."""
+
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from typing import Any
+
+import psycopg
+
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import ConfigurationError, LeadershipLost, OutdatedWarehouse, Reassigned, StoreUnavailable
+from retuned.consumers.settings import StoreSettings
+from retuned.consumers.warehouse.connection import named_queries
+
+log = logging.getLogger(__name__)
+
+QUERIES = {
+    **named_queries("retuned.consumers.cluster", "database.sql"),
+    **named_queries("retuned.consumers.cluster", "control.sql"),
+}
+MIGRATIONS = files("retuned.consumers.cluster") / "migrations"
+MIGRATION_LOCK = 8_321_001
+"""Key of the advisory lock under which the schema is changed."""
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 30
+_OURS: Mapping[str, tuple[type[Exception], str]] = {
+    "RT001": (Reassigned, "what was read is read again from where it is stored"),
+    "RT002": (LeadershipLost, "this one must not change anything any more: start it again, and it stands by"),
+    "RT003": (OutdatedWarehouse, "they are read, and the change can be tried again"),
+}
+"""By SQLSTATE, what the functions of the schema raise."""
+# Connections, resources, operator intervention, system errors, rolled back by a conflict, a standby: they pass.
+_PASSING = ("08", "40", "53", "57", "58", "25006")
+
+
+class Postgres:
+    """One connection. Threads may share it; it connects when it is asked, and again after a failure."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        """
+        Raises:
+            ConfigurationError: store.postgres_url is not set, or cannot be read.
+        """
+        url = settings.postgres()
+        if url is None:
+            raise ConfigurationError("store.postgres_url: is not set; name the database, or a file that has its URL")
+        self._url = url
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._migrated = False
+
+    def rows(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """The result of a named query, outside of any transaction.
+
+        Raises:
+            StoreUnavailable: the database does not answer; it may have done what was asked.
+            ConfigurationError: it refuses.
+            Reassigned, LeadershipLost, OutdatedWarehouse: a function of the schema did, for that reason.
+        """
+        with self._asked() as connection:
+            return connection.execute(sql(name), parameters).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+        """Several statements, all or nothing; raises as `rows`."""
+        with self._asked() as connection, connection.transaction():
+            yield connection
+
+    def connection_id(self) -> int | None:
+        """Of the connection that is open now; another one after each failure, and None between them."""
+        return None if self._connection is None else id(self._connection)
+
+    def close(self) -> None:
+        """Safe to repeat."""
+        with self._lock:
+            self._drop()
+
+    # Inside
+
+    @contextmanager
+    def _asked(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+        with self._lock:
+            try:
+                yield self._connected()
+            except psycopg.Error as error:
+                raise self._translated(error) from error
+
+    def _connected(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        if self._connection is None:
+            self._connection = psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=CONNECT_SECONDS,
+                tcp_user_timeout=1000 * STATEMENT_SECONDS,
+                application_name="retuned",
+                options=f"-c statement_timeout={STATEMENT_SECONDS}s "
+                f"-c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s "
+                # The server ends the session of a machine that is gone, and with it the leader's lock.
+                "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+            )
+            if not self._migrated:
+                _migrate(self._connection)
+                self._migrated = True
+        return self._connection
+
+    def _translated(self, error: psycopg.Error) -> Exception:
+        """Ours for PostgreSQL's. After what may pass, the next call connects anew."""
+        state = error.sqlstate or ""
+        if state in _OURS:
+            kind, advice = _OURS[state]
+            return kind(f"{first_line(error)}: {advice}")
+        self._drop()
+        # What fails before there is a connection has no state: so has a wrong password, which may be about to change.
+        if isinstance(error, psycopg.OperationalError) or state.startswith(_PASSING):
+            return StoreUnavailable(f"store.postgres_url: the database does not answer ({first_line(error)})")
+        return ConfigurationError(
+            f"store.postgres_url: the database refuses ({first_line(error)}); check its user's rights and its schema"
+        )
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def sql(name: str) -> bytes:
+    """A named query, as psycopg takes one that is no literal."""
+    return QUERIES[name].encode()
+
+
+def _migrate(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+    """Bring the schema up to date, one process at a time.
+
+    Raises:
+        ConfigurationError: a newer retuned has changed it.
+    """
+    known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+        connection.execute("CREATE SCHEMA IF NOT EXISTS retuned")
+        connection.execute("CREATE TABLE IF NOT EXISTS retuned.migrations (number INTEGER PRIMARY KEY)")
+        applied = {number for (number,) in connection.execute(sql("applied")).fetchall()}
+        if newer := applied - known.keys():
+            raise ConfigurationError(
+                f"store.postgres_url: the schema is {max(newer)}, of a newer retuned than this one ({max(known)}); "
+                "install that version"
+            )
+        for number in sorted(known.keys() - applied):
+            connection.execute(known[number].read_bytes())
+            connection.execute("INSERT INTO retuned.migrations VALUES (%s)", [number])
+            log.info("store: schema %d", number)

@@ -1,0 +1,105 @@
+"""What a daemon of a cluster does for the files that its rows name: it puts them into object storage, and fetches what
+others put there.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import get_args
+
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.warehouse.artifacts import Kind
+from retuned.consumers.warehouse.connection import Warehouse, named_queries, utc_now
+from retuned.daemon.reports import reports
+from retuned.daemon.settings import Settings
+from retuned.monitors.drift import check as drift
+from retuned.retrain.release import retention
+from retuned.retrain.versions import workload_folder
+
+log = logging.getLogger(__name__)
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SQL = named_queries("retuned.daemon", "artifacts.sql")
+
+
+def keep(warehouse: Warehouse, settings: Settings, epoch: Callable[[], int] = lambda: 0) -> None:
+    """From now on, have what is published from a warehouse in the storage of its cluster.
+
+    Args:
+        epoch: under which this daemon leads the cluster.
+
+    Raises:
+        ConfigurationError: store.objects_url is missing or wrong, or the extra is not installed.
+    """
+    try:
+        from retuned.consumers.cluster.artifacts import StoredArtifacts
+        from retuned.consumers.cluster.objects import Objects
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
+        ) from error
+    models, folder = settings.models.directory, reports.folder_of(warehouse)
+    folders: dict[Kind, Path] = {"version": models, "dataset": models, "report": folder}
+    warehouse.artifacts = StoredArtifacts(warehouse, Objects(settings.store), folders, epoch)
+
+
+def settle(warehouse: Warehouse, settings: Settings) -> None:
+    """Put into the storage what rows name and it was never given, as what is older than the cluster; delete from it
+    what no row names any more.
+
+    Raises:
+        StoreUnavailable: the storage does not answer; the next call does the rest.
+    """
+    # In this order: what is stored has had its row by then.
+    stored = {kind: warehouse.artifacts.stored(kind) for kind in KINDS}
+    for kind, named in _named(warehouse, settings).items():
+        for path in named:
+            if path not in stored[kind] and _is_here(kind, path):
+                kept = warehouse.artifacts.put(kind, path)
+                with warehouse.transaction() as cursor:
+                    kept(cursor)
+        if left := [path for path in stored[kind].difference(named) if kind != "report" or drift.is_report(path)]:
+            with warehouse.transaction() as cursor:
+                warehouse.artifacts.remove(cursor, kind, left)
+    warehouse.artifacts.delete_removed()
+
+
+def follow(warehouse: Warehouse, settings: Settings, *, first: bool = False) -> bool:
+    """Make the files here those that the rows name, after others may have changed the rows.
+
+    Args:
+        first: whether it is the first time since the start: it also looks for what was removed before.
+
+    Returns:
+        whether all are here. Those that are not have to be tried again; `warehouse.artifacts.problems` has the reasons.
+    """
+    complete = warehouse.artifacts.follow()
+    if first:
+        for workload in retention.workloads(warehouse):
+            try:
+                retention.delete_removed(warehouse, settings, workload)
+            except RetunedError as error:
+                log.warning("%s", error)
+        drift.sweep(warehouse, reports.folder_of(warehouse), utc_now() - timedelta(days=1))
+    return complete
+
+
+def _named(warehouse: Warehouse, settings: Settings) -> dict[Kind, list[Path]]:
+    """What the rows name, and reports of months and quarters, which no row does."""
+    models, home = settings.models.directory.resolve(), reports.folder_of(warehouse).resolve()
+
+    def below(folder: str, query: str) -> list[Path]:
+        rows = warehouse.rows(SQL[query])
+        return [workload_folder(models, row["workload"]) / folder / row["version"] for row in rows]
+
+    checks = [home / row["id"] for row in warehouse.rows(SQL["drift_reports"])]
+    return {
+        "version": below("", "versions"),
+        "dataset": below("datasets", "datasets"),
+        "report": checks + reports.written(home),
+    }
+
+
+def _is_here(kind: Kind, path: Path) -> bool:
+    return path.with_suffix(".html").is_file() if kind == "report" else path.is_dir()

@@ -1,0 +1,171 @@
+"""A daemon's membership in a cluster: it leads, or stands by and passes on to the leader what that alone can do."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+from prometheus_client import CollectorRegistry
+
+from retuned.consumers.cluster.control import Control
+from retuned.consumers.cluster.database import Database
+from retuned.consumers.cluster.follower import Follower, followed
+from retuned.consumers.cluster.leadership import Leadership, Member
+from retuned.consumers.cluster.metrics import DaemonMetrics
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.postgres import Postgres
+from retuned.consumers.cluster.source import SegmentSource
+from retuned.consumers.cluster.sweep import sweep
+from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon import artifacts
+from retuned.daemon.settings import Settings
+from retuned.daemon.web.pass_on import Answer, pass_on
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+LOOK_SECONDS, SWEEP_SECONDS = 2.0, 3_600.0
+
+
+class Cluster:
+    """This daemon among the others.
+
+    Attributes:
+        source, follower: what follows the segments, for the thread of ingestion.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        warehouse: Warehouse,
+        registry: CollectorRegistry,
+        metrics: Metrics,
+        on_lead: Callable[[], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """
+        Args:
+            on_lead: called once, when it leads, in a thread of its own.
+            fail: called with an error after which the daemon cannot go on.
+
+        Raises:
+            ConfigurationError: a setting of the section `store` is missing or wrong. Nothing is asked yet.
+        """
+        self._settings, self._warehouse, self._on_lead, self._fail = settings, warehouse, on_lead, fail
+        self._database, self._objects = Database(settings.store), Objects(settings.store)
+        self.source = SegmentSource(self._database, self._objects, settings.kafka.topics, lambda: followed(warehouse))
+        own = DaemonMetrics(registry)
+        self.follower = Follower(self.source, warehouse, settings, metrics, own.store_up)
+        self._control_postgres = Postgres(settings.store)
+        name = f"{socket.gethostname()}:{settings.http.port}"
+        tls = settings.http.tls_certificate_file is not None
+        host = "127.0.0.1" if settings.http.loopback else "*"
+        url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{host}:{settings.http.port}"
+        self._control = Control(self._control_postgres, warehouse)
+        artifacts.keep(warehouse, settings, lambda: self._control.epoch or 0)
+        self._leadership = Leadership(
+            Postgres(settings.store), self._control, name, str(url), lambda: followed(warehouse), self._lead
+        )
+        own.leader.set_function(lambda: self.leads)
+        self._deleted = own.deleted
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name="leadership"),
+            threading.Thread(target=self._bring, name="artifacts", daemon=True),
+            threading.Thread(target=self._sweep, name="sweep", daemon=True),
+        ]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this daemon leads."""
+        return self._leadership.leads
+
+    @property
+    def problem(self) -> str:
+        """Why nobody knows who leads; empty: it is known."""
+        return self._leadership.problem
+
+    def check(self) -> None:
+        """Raises StandsBy where this daemon does not lead: nothing outside of the warehouse is to be changed then."""
+        self._leadership.check()
+
+    def members(self) -> list[Member]:
+        """The daemons that were heard of in the last minute; none while that is not known."""
+        try:
+            return self._leadership.members()
+        except RetunedError:
+            return []
+
+    def start(self) -> None:
+        """Stand by, until it is time to lead."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Lead no more: another daemon may at once. Safe to repeat."""
+        self._stopping.set()
+        if self._threads[0].is_alive():
+            self._threads[0].join(STOP_SECONDS)
+        self._leadership.close()
+        self._control_postgres.close()
+
+    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Have the leader answer a request; see `pass_on`.
+
+        Raises:
+            StandsBy: no leader is known, or it does not answer.
+        """
+        leader = self._leadership.leader_url
+        if leader is None:
+            raise StandsBy(f"this daemon stands by, and knows no leader: {self.problem or 'try again in some seconds'}")
+        return pass_on(leader, self._settings.http, method, path, headers, body)
+
+    # Inside
+
+    def _run(self) -> None:
+        try:
+            self._leadership.run(self._stopping)
+        except BaseException as error:  # noqa: BLE001  (whatever ends this thread ends the daemon)
+            self._fail(error)
+
+    def _lead(self) -> None:
+        """In a thread of its own: while files are fetched, PostgreSQL is told that this daemon runs."""
+
+        def begin() -> None:
+            try:
+                artifacts.follow(self._warehouse, self._settings)
+                self._on_lead()
+            except BaseException as error:  # noqa: BLE001  (a leader that does nothing is none)
+                self._fail(error)
+
+        threading.Thread(target=begin, name="lead", daemon=True).start()
+
+    def _bring(self) -> None:
+        """Bring here, as long as this daemon runs, the files that rows name: versions, datasets, reports of others."""
+        first = True
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                artifacts.follow(self._warehouse, self._settings, first=first)
+                first = False
+            except WarehouseError as error:
+                self._fail(error)
+                return
+            except Exception:
+                log.exception("artifacts")
+
+    def _sweep(self) -> None:
+        """The leader deletes files that are in no segment, soon and then every hour."""
+        with closing(Database(self._settings.store)) as database:  # it lists for long
+            swept = -SWEEP_SECONDS
+            while not self._stopping.wait(LOOK_SECONDS):
+                if not self.leads or time.monotonic() - swept < SWEEP_SECONDS:
+                    continue
+                swept = time.monotonic()
+                try:
+                    self._deleted.inc(sweep(database, self._objects))
+                except RetunedError as error:
+                    log.warning("%s; files that are in no segment are looked for again in an hour", error)

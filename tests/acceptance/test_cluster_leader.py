@@ -1,0 +1,73 @@
+"""A short form of the chaos of leaders: two daemons, each fault once, while versions are promoted."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from brokers import Broker
+
+pytest.importorskip("obstore", reason="the extra cluster is not installed")
+
+from brokers import until
+from cluster_leaders import FAULTS, ZERO, Daemons, leads, no_disks, survive
+from clusters import Postgres, run_postgres
+from daemons import App
+from served import WORKLOAD, Adapters
+from teaching import GOODS, questions
+
+pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_or_done_twice(tansu: Broker, postgres: Postgres, tmp_path: Path) -> None:
+    row = survive(list(FAULTS), tansu, postgres, Adapters(tmp_path / "adapters"), tmp_path, times=3)
+    assert {name: row[name] for name in ZERO} == dict.fromkeys(ZERO, 0)
+    assert all(row[name] == 1 for name in FAULTS)
+
+
+@pytest.mark.timeout(600)
+def test_a_training_goes_on_at_the_daemon_that_leads_next(tansu: Broker, postgres: Postgres, tmp_path: Path) -> None:
+    """From its dataset, which the other daemon made."""
+    train = {"threads": 1, "epochs": 3, "patience": 3, "dtype": "float32", "checkpoint_steps": 5}
+    evaluate = {"maximum_examples": 4, "max_new_tokens": 4, "general_examples": 1}
+    cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"), train=train, evaluate=evaluate)
+    try:
+        cluster.start()
+        app = App(cluster.settings)
+        for question, right in questions(GOODS, slice(5)):
+            app.said(app.answered(question, "I cannot say.", workload=WORKLOAD), "correction", right, "expert")
+        app.flush()
+        app.close()
+        until(cluster.leader, 60)
+        leader = cluster.leader()
+        assert leader is not None
+        (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+        for daemon in cluster.daemons:
+            daemon.until(
+                lambda daemon=daemon: daemon.status()["ingestion"]["feedback"] == app.sent["feedback"], "the feedback"
+            )
+        assert other.post(f"/api/v1/workloads/{WORKLOAD}/retrain").status_code == 200
+        (run,) = other.until(lambda: other.workload(WORKLOAD)["runs"], "the run")
+        leader.until(lambda: leader.workload(WORKLOAD)["runs"][0]["dataset_version"], "the dataset")
+        leader.stop(signal.SIGKILL)
+        other.until(lambda: leads(other), "the other one to lead")
+        ended = other.until(
+            lambda: next((one for one in other.workload(WORKLOAD)["runs"] if one["finished_at"]), None), "its end"
+        )
+        assert (ended["id"], ended["state"]) in ((run["id"], "succeeded"), (run["id"], "refused")), ended
+        assert ended["attempts"] == 2
+        leader.start()
+        leader.until(lambda: leader.workload(WORKLOAD)["runs"][0]["state"] == ended["state"], "the same")
+        version = ended["version"]
+        for daemon in cluster.daemons:
+            place = cluster.disk(daemon) / "models" / WORKLOAD / version / "adapter_model.safetensors"
+            daemon.until(place.is_file, "its version")
+    finally:
+        cluster.end()

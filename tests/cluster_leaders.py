@@ -1,0 +1,306 @@
+"""Two daemons of a cluster, of which the leader is killed or frozen again and again while versions are promoted.
+
+Each daemon has a disk of its own, as on another machine: what the other one made comes by PostgreSQL and by object
+storage. Promotions are asked for at one daemon or the other, the leader or not. Those that were acknowledged are to be
+there once, in PostgreSQL and in both warehouses; one whose answer was lost may be there, once. Each is announced with
+one id.
+"""
+
+import itertools
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import yaml
+from brokers import Broker, until
+from clusters import Postgres
+from daemons import Daemon, settings_for
+from ingestion import interaction
+from kafka import KafkaConsumer, KafkaProducer
+from served import WORKLOAD, Adapters, Served
+
+from retuned.consumers.cluster.control import Control
+from retuned.consumers.cluster.postgres import Postgres as PostgresConnection
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.daemon.cli.backup import hand_over
+from retuned.daemon.settings import load
+
+ZERO = ("lost", "promoted twice", "announced never", "disagreed", "versions missing")
+"""Columns of a row that are to be zero."""
+ALL_ROWS = "SELECT table_name, key, row FROM retuned.control WHERE row IS NOT NULL"
+_numbers = itertools.count()
+
+
+def no_disks() -> str | None:
+    """Why daemons cannot have disks of their own here; None: they can."""
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
+    return None if tried.returncode == 0 else "disks of daemons are mounts, which may not be made here"
+
+
+class Daemons:
+    """Two daemons, an ingester, a database, and the segments."""
+
+    def __init__(
+        self, folder: Path, broker: Broker, postgres: Postgres, adapters: Adapters, **sections: dict[str, Any]
+    ) -> None:
+        name = f"leaders-{next(_numbers)}"
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.broker, self.url = broker, postgres.create(name)
+        store = {"kind": "cluster", "postgres_url": self.url, "objects_url": (self.folder / "objects").as_uri()}
+        self.settings = settings_for(
+            broker,
+            self.folder,
+            policy={"enabled": False},
+            store={**store, "segment_seconds": 0.2},
+            privacy={"user_key": "a key of at least sixteen characters"},
+            **sections,
+        )
+        node = self.folder / "node"
+        node.mkdir()
+        self.settings["warehouse"]["path"] = str(node / "retuned.duckdb")
+        self.settings["models"] = {"directory": str(node / "models"), "base": str(adapters.base)}
+        self.kafka = self.settings["kafka"]
+        broker.create_topics(*(self.kafka[key] for key in self.kafka if key.endswith("_topic")))
+        self.daemons = [self._daemon(name) for name in ("one", "two")]
+        self.versions = self._hand_over(adapters)
+        self.ingester: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Both daemons, and an ingester with an event: a workload without one is unknown."""
+        config = self.folder / "ingester.yaml"
+        config.write_text(yaml.safe_dump({**self.settings, "http": {"port": 0}}))
+        with (self.folder / "ingester.log").open("ab") as log:
+            self.ingester = subprocess.Popen(
+                [sys.executable, "-m", "retuned.daemon.cli.main", "ingest", "--config", str(config)],
+                stdout=log,
+                stderr=log,
+            )
+        producer = KafkaProducer(bootstrap_servers=self.broker.bootstrap_servers)
+        producer.send(self.kafka["interactions_topic"], json.dumps(interaction("i", workload=WORKLOAD)).encode())
+        producer.close()
+        for daemon in self.daemons:
+            daemon.launch()
+        for daemon in self.daemons:
+            daemon.until(lambda daemon=daemon: daemon.answers("/readyz") and WORKLOAD in known(daemon), "the event")
+
+    def end(self) -> None:
+        """However they are."""
+        if self.ingester is not None:
+            self.ingester.kill()
+            self.ingester.wait()
+        for daemon in self.daemons:
+            daemon.end()
+
+    def leader(self) -> Daemon | None:
+        """As the daemons themselves know it."""
+        return next((daemon for daemon in self.daemons if leads(daemon)), None)
+
+    def promote(self, version: str, reason: str, at: Sequence[Daemon]) -> None:
+        """Ask until it is done: an answer may be lost, and be that of a change that was made."""
+        for daemon in itertools.cycle(at):
+            with suppress(httpx.HTTPError):
+                path = f"/api/v1/workloads/{WORKLOAD}/promote"
+                answer = httpx.post(daemon.url + path, json={"version": version, "reason": reason}, timeout=5)
+                if answer.status_code == 200 or "is the champion already" in answer.text:
+                    return
+                assert answer.status_code in (409, 503), answer.text
+            time.sleep(0.1)
+
+    def query(self, sql: str) -> list[Any]:
+        with psycopg.connect(self.url) as connection:
+            return connection.execute(sql.encode()).fetchall()
+
+    def promotions(self) -> list[dict[str, Any]]:
+        """As PostgreSQL has them."""
+        return [
+            json.loads(row) for (row,) in self.query("SELECT row FROM retuned.control WHERE table_name = 'promotions'")
+        ]
+
+    def announced(self, ids: set[str]) -> set[str]:
+        """The ids of the messages about changes, once these have come, or after a while."""
+        consumer = KafkaConsumer(
+            self.kafka["model_events_topic"],
+            bootstrap_servers=self.broker.bootstrap_servers,
+            auto_offset_reset="earliest",
+            group_id=None,
+        )
+        found, deadline = set[str](), time.monotonic() + 60
+        while not ids <= found and time.monotonic() < deadline:
+            for records in consumer.poll(timeout_ms=200).values():
+                found |= {json.loads(record.value)["id"] for record in records}
+        consumer.close()
+        return found
+
+    def disk(self, daemon: Daemon) -> Path:
+        """Its own, which it has in the place of `node`."""
+        return daemon.folder / "disk"
+
+    def _daemon(self, name: str) -> Daemon:
+        """As on a machine of its own: both have the same paths, and each a disk of its own there."""
+        folder = self.folder / name
+        (folder / "disk").mkdir(parents=True)
+        made = Daemon(folder, self.settings)
+        mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+        made.under = ("unshare", "--mount", "sh", "-c", mount, "sh", str(self.disk(made)), str(self.folder / "node"))
+        return made
+
+    def _hand_over(self, adapters: Adapters) -> list[str]:
+        """A warehouse of one daemon becomes that of the cluster; the other daemon begins with an empty one."""
+        settings, node = load(self.daemons[0].config), self.folder / "node"
+        warehouse = open_warehouse(settings.warehouse)
+        made = Served(node, warehouse, adapters)
+        hand_over(warehouse, settings)
+        warehouse.close()
+        shutil.copytree(node, self.disk(self.daemons[0]), dirs_exist_ok=True)
+        shutil.rmtree(node)
+        node.mkdir()
+        return [made.old.version, made.new.version]
+
+
+def leads(daemon: Daemon) -> bool:
+    """Whether a daemon says so."""
+    with suppress(httpx.HTTPError):
+        return httpx.get(daemon.url + "/metrics", timeout=2).text.find("\nretuned_leader 1.0") > 0
+    return False
+
+
+def known(daemon: Daemon) -> set[str]:
+    """The workloads of which it has events."""
+    with suppress(httpx.HTTPError):
+        return set(daemon.status()["workloads"])
+    return set()
+
+
+# What happens to the daemon that leads, or to the other one; each returns the seconds until one leads again
+
+
+def killed(_: Daemons, leader: Daemon, other: Daemon) -> float:
+    leader.stop(signal.SIGKILL)
+    began = time.monotonic()
+    until(lambda: leads(other), 60)
+    seconds = time.monotonic() - began
+    leader.launch()
+    return seconds
+
+
+def frozen(_: Daemons, leader: Daemon, other: Daemon) -> float:
+    """For as long as it takes until the other one leads; then it wakes up, sees that, and ends."""
+    assert leader.process is not None
+    leader.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    until(lambda: leads(other), 60)
+    seconds = time.monotonic() - began
+    leader.process.send_signal(signal.SIGCONT)
+    assert leader.process.wait(60) == 1, leader.log.read_text()[-2000:]
+    assert "another daemon leads the cluster" in leader.log.read_text()[-2000:]
+    leader.launch()
+    return seconds
+
+
+def other_killed(_: Daemons, leader: Daemon, other: Daemon) -> float:
+    other.stop(signal.SIGKILL)
+    other.launch()
+    assert leads(leader)
+    return 0.0
+
+
+FAULTS: dict[str, Callable[[Daemons, Daemon, Daemon], float]] = {
+    "leader killed": killed,
+    "leader frozen": frozen,
+    "standby killed": other_killed,
+}
+
+
+def survive(
+    faults: Sequence[str],
+    broker: Broker,
+    postgres: Postgres,
+    adapters: Adapters,
+    folder: Path,
+    times: int,
+    seconds: dict[str, list[float]] | None = None,
+) -> dict[str, int]:
+    """Let faults happen, one after the other, while versions are promoted; a row of figures, those of `ZERO` are to be
+    zero.
+
+    Args:
+        seconds: gets, by fault, how long it took each time until a daemon led again.
+    """
+    cluster, chance, happened = Daemons(folder, broker, postgres, adapters), random.Random(0), Counter[str]()
+    try:
+        cluster.start()
+        for turn in range(times):
+            until(cluster.leader, 60)
+            leader = cluster.leader()
+            assert leader is not None
+            (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+            other.until(lambda other=other: other.answers("/readyz"), "the other one")
+            name = faults[turn % len(faults)]
+            at = cluster.daemons if chance.random() < 0.5 else cluster.daemons[::-1]
+            asking = threading.Thread(target=cluster.promote, args=(cluster.versions[turn % 2], f"turn {turn}.", at))
+            asking.start()
+            time.sleep(chance.uniform(0, 0.3))
+            took = FAULTS[name](cluster, leader, other)
+            print(f"turn {turn}: {name}: a daemon leads after {took:.1f} s", flush=True)
+            if seconds is not None:
+                seconds.setdefault(name, []).append(took)
+            asking.join(120)
+            assert not asking.is_alive(), f"turn {turn}: not promoted"
+            happened[name] += 1
+        for daemon in cluster.daemons:
+            daemon.until(lambda daemon=daemon: daemon.answers("/readyz"), "both")
+        made = cluster.promotions()
+        announced = cluster.announced({one["id"] for one in made})
+        until(lambda: all(one["announced"] for one in cluster.promotions()), 60)
+        ((number,),) = cluster.query("SELECT number FROM retuned.last_change")
+        time.sleep(3)  # the jobs of the leader go on, and the other one follows
+        for daemon in cluster.daemons:
+            assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
+        of_turns = Counter(one["reason"].partition(".")[0] for one in made if one["reason"].startswith("turn"))
+        return {
+            **happened,
+            "asked": times,
+            "changes": number,
+            "lost": times - len(of_turns),
+            "promoted twice": of_turns.total() - len(of_turns),
+            "announced never": len({one["id"] for one in made} - announced),
+            "disagreed": disagreed(cluster),
+            "versions missing": sum(
+                not (cluster.disk(daemon) / "models" / WORKLOAD / version / "adapter_model.safetensors").is_file()
+                for daemon in cluster.daemons
+                for version in cluster.versions
+            ),
+        }
+    finally:
+        cluster.end()
+
+
+def disagreed(cluster: Daemons) -> int:
+    """Rows of control tables that one warehouse has and PostgreSQL has not, or the other way round, once each daemon
+    has followed to the end."""
+    counted = 0
+    for daemon in cluster.daemons:
+        with (
+            closing(open_warehouse(WarehouseSettings(path=cluster.disk(daemon) / "retuned.duckdb"))) as warehouse,
+            closing(PostgresConnection(load(daemon.config).store)) as postgres,
+        ):
+            control = Control(postgres, warehouse)
+            control.follow()
+            here = set(control.all_rows())
+        there = {(table, key, row) for table, key, row in cluster.query(ALL_ROWS)}
+        counted += len(here ^ there)
+    return counted

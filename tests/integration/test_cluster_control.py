@@ -1,0 +1,385 @@
+"""The control tables of a cluster: what one daemon changes, the others have, each change once and in one order."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+pytest.importorskip("obstore", reason="the extra cluster is not installed")
+
+from clusters import Postgres as Server
+from clusters import run_postgres
+
+from retuned.consumers.cluster import control as module
+from retuned.consumers.cluster.control import KEYS, Control
+from retuned.consumers.cluster.postgres import Postgres
+from retuned.consumers.errors import ConfigurationError, LeadershipLost, OutdatedWarehouse, StandsBy, StoreUnavailable
+from retuned.consumers.settings import StoreSettings, WarehouseSettings
+from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.retrain.versions import QUERIES
+
+NOW = datetime(2026, 11, 1, 12, 30, 0, 123456)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with run_postgres() as made:
+        yield made
+
+
+@pytest.fixture
+def url(server: Server, tmp_path: Path) -> str:
+    return server.create(tmp_path.name)
+
+
+class Node:
+    """A warehouse, and its control tables."""
+
+    def __init__(self, path: Path, url: str, epoch: int | None = None) -> None:
+        self.path, self.url = path, url
+        self.warehouse: Warehouse = open_warehouse(WarehouseSettings(path=path))
+        self.postgres = Postgres(StoreSettings(postgres_url=url))  # type: ignore[arg-type]
+        self.control = Control(self.postgres, self.warehouse)
+        if epoch is not None:
+            self.lead()
+
+    def lead(self) -> None:
+        [(epoch,)] = self.postgres.rows("lead", {"instance": str(self.path), "epoch": None})
+        self.control.follow()
+        self.control.epoch = epoch
+        self.control.publish_all()
+
+    def decide(self, id: str, **values: Any) -> None:
+        given = {"workload": "support", "kind": "retrain", "outcome": True, "reasons": '["a"]', "figures": "{}"}
+        self.warehouse.insert("decisions", id=id, created_at=NOW, **{**given, **values})
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return self.warehouse.rows(f"SELECT * FROM {table} ORDER BY ALL")
+
+    def decided(self) -> list[str]:
+        return [row["id"] for row in self.rows("decisions")]
+
+    def close(self) -> None:
+        self.postgres.close()
+        self.warehouse.close()
+
+    def again(self) -> "Node":
+        """After the end of its process."""
+        self.close()
+        return Node(self.path, self.url)
+
+
+@pytest.fixture
+def leader(tmp_path: Path, url: str) -> Iterator[Node]:
+    with closing(Node(tmp_path / "leader.duckdb", url, epoch=1)) as made:
+        yield made
+
+
+@pytest.fixture
+def other(tmp_path: Path, url: str) -> Iterator[Node]:
+    with closing(Node(tmp_path / "other.duckdb", url)) as made:
+        yield made
+
+
+def same(*nodes: Node) -> bool:
+    """Whether they have the same rows in all control tables."""
+    return all(len({repr(node.rows(table)) for node in nodes}) == 1 for table in KEYS)
+
+
+def test_every_table_is_a_control_table_or_made_from_the_segments(leader: Node) -> None:
+    """A new table belongs to one of the two: else what is in it is lost with its daemon."""
+    made_from_segments = {
+        "answer_minutes", "answer_minutes_position", "archives", "batches", "control_positions", "dead_letters",
+        "feedback", "feedback_totals", "followed_segments", "ingest_resumptions", "interactions", "judgements",
+        "judgements_position", "ledger_progress", "offsets", "rating_periods", "schema_migrations", "shadow_answers",
+    }  # fmt: skip
+    tables = {row["table_name"] for row in leader.warehouse.rows("SELECT table_name FROM duckdb_tables()")}
+    assert tables == made_from_segments | KEYS.keys()
+    for table, key in KEYS.items():
+        columns = leader.warehouse.rows(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = $table", {"table": table}
+        )
+        assert set(key) <= {row["column_name"] for row in columns}
+
+
+def test_what_is_inserted_changed_and_deleted_is_so_everywhere(leader: Node, other: Node) -> None:
+    leader.decide("a", figures='{"score": 0.1, "text": "ü\\u0000\\"\\n"}', run_id=None)
+    leader.decide("b")
+    leader.warehouse.insert("aliases", workload="support", alias="champion", version=None, created_at=NOW)
+    leader.warehouse.execute(
+        "INSERT INTO ledger_moments SELECT 'w', '', '', $now, 1, 2, 0.1, 'nan'::DOUBLE, 'inf'::DOUBLE, 0, 0, 0, 1e-300 "
+        "ON CONFLICT DO UPDATE SET gain = gain + excluded.gain", {"now": NOW},
+    )  # fmt: skip
+    assert other.control.follow() == 5  # with the row that a new warehouse has
+    assert same(leader, other)
+    (moment,) = other.rows("ledger_moments")
+    assert math.isnan(moment["cost"])
+    assert moment["interactions_squared"] == math.inf
+    for _ in range(2):
+        leader.warehouse.execute(
+            "INSERT INTO ledger_moments SELECT 'w', '', '', $now, 1, 2, 0.1, 1, 1, 0, 0, 0, 1 "
+            "ON CONFLICT DO UPDATE SET gain = gain + excluded.gain", {"now": NOW},
+        )  # fmt: skip
+    assert leader.warehouse.delete("DELETE FROM decisions WHERE id = 'a'") == 1
+    leader.warehouse.execute("UPDATE decisions SET outcome = false, reasons = '[]'")
+    other.control.follow()
+    assert same(leader, other)
+    assert other.decided() == ["b"]
+    leader.decide("a")  # deleted, and there again
+    leader.warehouse.execute(QUERIES["drop_alias"], {"workload": "support", "alias": "champion"})
+    other.control.follow()
+    assert same(leader, other)
+    assert other.decided() == ["a", "b"]
+    assert other.control.follow() == 0
+
+
+def test_a_transaction_is_one_change_whatever_it_holds(leader: Node, other: Node) -> None:
+    before = leader.control.number
+    with leader.warehouse.transaction() as cursor:
+        cursor.execute("INSERT INTO pauses VALUES ('support', $now, 'anna', 'why', NULL, NULL)", {"now": NOW})
+        cursor.execute("UPDATE pauses SET ended_by = 'bert'")
+        cursor.execute("INSERT INTO blindness VALUES ('w', 'drift', 1, 2, 'x', $now)", {"now": NOW})
+        cursor.execute("DELETE FROM blindness")
+        cursor.execute("CREATE TEMP TABLE decisions_of_now AS SELECT 1")
+    assert leader.control.number == before + 1
+    other.control.follow()
+    assert same(leader, other)
+    assert [row["ended_by"] for row in other.rows("pauses")] == ["bert"]
+
+
+def test_what_fails_or_is_taken_back_reaches_nobody(leader: Node, other: Node) -> None:
+    before = leader.control.number
+    with suppress(RuntimeError), leader.warehouse.transaction() as cursor:
+        cursor.execute("INSERT INTO pauses VALUES ('support', $now, 'anna', 'why', NULL, NULL)", {"now": NOW})
+        raise RuntimeError
+    with pytest.raises(duckdb.Error):
+        leader.warehouse.execute("INSERT INTO pauses VALUES (1)")
+    leader.warehouse.execute("UPDATE batches SET last = last + 1")  # no control table
+    assert leader.control.number == before
+    other.control.follow()
+    assert same(leader, other)
+
+
+def test_one_that_stands_by_changes_nothing_of_them(other: Node) -> None:
+    other.control.leader = "retuned-0 leads"
+    with pytest.raises(StandsBy, match="this daemon stands by and changes nothing: retuned-0 leads"):
+        other.decide("a")
+    assert other.decided() == []
+    other.warehouse.execute("UPDATE batches SET last = last + 1")
+
+
+def test_a_leader_of_before_changes_nothing_once_there_is_another_one(leader: Node, other: Node) -> None:
+    leader.decide("a")
+    other.lead()
+    other.decide("b")
+    with pytest.raises(LeadershipLost, match="another daemon leads the cluster"):
+        leader.decide("c")
+    assert leader.decided() == ["a"]
+    leader.control.follow()
+    assert same(leader, other)
+    assert leader.decided() == ["a", "b"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_answer_that_never_comes_costs_and_doubles_nothing(
+    leader: Node, other: Node, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    ask = leader.postgres.rows
+
+    def cut(name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        if name == "change":
+            if when == "after":
+                ask(name, parameters)
+            raise StoreUnavailable("cut")
+        return ask(name, parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader.postgres, "rows", cut)
+        with pytest.raises(StoreUnavailable):
+            leader.decide("a")
+    assert leader.decided() == []
+    if when == "after":
+        with pytest.raises(OutdatedWarehouse, match="the warehouse lacks changes"):
+            leader.decide("b")
+    leader.decide("c")
+    assert leader.decided() == (["a", "c"] if when == "after" else ["c"])
+    other.control.follow()
+    assert same(leader, other)
+
+
+def test_an_answer_that_is_lost_once_is_asked_for_again(
+    leader: Node, other: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, tries = leader.postgres.rows, list[int]()
+
+    def cut(name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        found = ask(name, parameters)
+        if name == "change" and not tries:
+            tries.append(1)
+            raise StoreUnavailable("cut")
+        return found
+
+    monkeypatch.setattr(leader.postgres, "rows", cut)
+    before = leader.control.number
+    leader.decide("a")
+    assert (leader.decided(), leader.control.number) == (["a"], before + 1)
+    other.control.follow()
+    assert same(leader, other)
+
+
+def test_a_commit_that_fails_after_postgresql_has_the_change_is_made_good(
+    leader: Node, other: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: module.Recording, name: str) -> Any:
+        if name == "commit" and self.changes:
+            raise_error()
+        return getattr(self._cursor, name)
+
+    def raise_error() -> Callable[[], None]:
+        raise duckdb.TransactionException("Failed to commit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Recording, "__getattr__", fails)
+        leader.decide("a")
+    assert leader.decided() == ["a"]
+    leader.decide("b")
+    other.control.follow()
+    assert same(leader, other)
+    assert other.decided() == ["a", "b"]
+
+
+def test_a_daemon_that_was_killed_between_the_two_commits_has_the_change_at_its_next_start(
+    leader: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader.decide("a")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self: module.Recording, name: str) -> Any:
+        if name == "commit" and self.changes:
+            raise Killed
+        return getattr(self._cursor, name)
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(module.Recording, "__getattr__", killed)
+        leader.decide("b")
+    with closing(leader.again()) as again:
+        assert again.decided() == ["a"]
+        again.control.follow()
+        assert again.decided() == ["a", "b"]
+
+
+def test_many_threads_change_rows_and_all_have_them(leader: Node, other: Node) -> None:
+    import threading
+
+    def change(number: int) -> None:
+        for turn in range(20):
+            leader.decide(f"{number}-{turn}")
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        other.control.follow()
+        thread.join()
+    other.control.follow()
+    assert len(other.decided()) == 80
+    assert same(leader, other)
+
+
+def test_a_warehouse_that_has_rows_gives_them_to_the_cluster_once(tmp_path: Path, url: str, other: Node) -> None:
+    path = tmp_path / "first.duckdb"
+    warehouse = open_warehouse(WarehouseSettings(path=path))
+    for number in range(5):
+        warehouse.insert("pauses", workload=f"w{number}", created_at=NOW, actor="anna", reason="why")
+    warehouse.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHANGE_ROWS", 2)
+        with closing(Node(path, url, epoch=1)) as first:
+            other.control.follow()
+            assert same(first, other)
+            number = first.control.number
+            first.control.publish_all()
+            assert first.control.number == number
+
+
+def test_a_warehouse_with_rows_of_its_own_is_refused_by_a_cluster_that_has_others(leader: Node, other: Node) -> None:
+    leader.decide("a")
+    other.warehouse.journal = None
+    other.decide("of its own")
+    with pytest.raises(ConfigurationError, match=r"other\.duckdb: it has decisions of its own, which this cluster"):
+        other.control.follow()
+    assert other.decided() == ["of its own"]
+
+
+def test_rows_of_an_older_version_have_the_defaults_of_new_columns(leader: Node, other: Node) -> None:
+    leader.warehouse.insert(
+        "runs", id="r", workload="w", reasons="[]", state="waiting", started_at=NOW, attempts=0, at_any_hour=False
+    )
+    leader.postgres.rows("beat", {"instance": "i", "name": "n", "url": "*"})
+    with leader.postgres.transaction() as connection:
+        connection.execute(
+            b"UPDATE retuned.control SET row = (row::jsonb - 'kind' || '{\"gone\": 1}')::text WHERE table_name = 'runs'"
+        )
+    other.control.follow()
+    assert [row["kind"] for row in other.rows("runs")] == ["retrain"]
+
+
+def test_rows_of_a_newer_version_are_refused(leader: Node, other: Node) -> None:
+    with leader.postgres.transaction() as connection:
+        connection.execute(b"UPDATE retuned.last_change SET schema_version = 999, number = number + 1")
+    with pytest.raises(ConfigurationError, match=f"of schema 999, of a newer retuned than this one .{schema.latest()}"):
+        other.control.follow()
+
+
+def test_a_database_that_was_set_back_is_refused(leader: Node, other: Node) -> None:
+    leader.decide("a")
+    other.control.follow()
+    with leader.postgres.transaction() as connection:
+        connection.execute(b"UPDATE retuned.last_change SET number = number - 1")
+    with pytest.raises(ConfigurationError, match="it was set back; set the warehouses of all daemons back"):
+        other.control.follow()
+    with pytest.raises(ConfigurationError, match="it was set back"):
+        leader.decide("b")
+    assert leader.decided() == other.decided() == ["a"]
+
+
+def test_who_was_away_for_longer_than_deletions_are_told_reads_all_anew(leader: Node, other: Node) -> None:
+    leader.decide("a")
+    leader.decide("b")
+    other.control.follow()
+    leader.warehouse.execute("DELETE FROM decisions WHERE id = 'a'")
+    with leader.postgres.transaction() as connection:
+        connection.execute(b"UPDATE retuned.control SET changed_at = now() - INTERVAL '31 days'")
+    leader.control.forget_deleted()
+    assert leader.postgres.rows("changes", {"number": 0}).count(("decisions", '["a"]', None)) == 0
+    other.control.follow()
+    assert other.decided() == ["b"]
+    assert same(leader, other)
+
+
+def test_a_database_that_is_away_stops_the_change_alone(server: Server, leader: Node) -> None:
+    import signal
+
+    server.stop(signal.SIGKILL)
+    try:
+        with pytest.raises(StoreUnavailable, match="the database does not answer"):
+            leader.decide("a")
+        assert leader.decided() == []
+        leader.warehouse.execute("UPDATE batches SET last = last + 1")
+    finally:
+        server.start()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(StoreUnavailable):
+            leader.decide("b")
+            break
+    assert leader.decided() == ["b"]

@@ -1,0 +1,172 @@
+"""One daemon of a cluster leads: another one soon after it was killed or frozen, and never two."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("obstore", reason="the extra cluster is not installed")
+
+from brokers import until
+from clusters import Postgres as Server
+from clusters import run_postgres
+
+from retuned.consumers.cluster import leadership as module
+from retuned.consumers.cluster.control import Control
+from retuned.consumers.cluster.leadership import Leadership, hand_over
+from retuned.consumers.cluster.postgres import Postgres
+from retuned.consumers.errors import ConfigurationError, LeadershipLost, StandsBy
+from retuned.consumers.settings import StoreSettings, WarehouseSettings
+from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with run_postgres() as made:
+        yield made
+
+
+@pytest.fixture
+def url(server: Server, tmp_path: Path) -> str:
+    return server.create(tmp_path.name)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+
+
+class Daemon:
+    """What of one has a part in it: a thread may be held up, as a process is that is frozen."""
+
+    def __init__(self, folder: Path, name: str, url: str, followed: Callable[[], int] = lambda: 0) -> None:
+        self.settings = StoreSettings(postgres_url=url)  # type: ignore[arg-type]
+        self.warehouse = open_warehouse(WarehouseSettings(path=folder / f"{name}.duckdb"))
+        self.postgres, self.own = Postgres(self.settings), Postgres(self.settings)
+        self.control = Control(self.own, self.warehouse)
+        self.led = threading.Event()
+        self.leadership = Leadership(self.postgres, self.control, name, f"http://*/{name}", followed, self.led.set)
+        self.stop, self.frozen, self.error = threading.Event(), threading.Event(), list[BaseException]()
+        self.thread = threading.Thread(target=self._run)
+        self._beat, self.leadership._beat = self.leadership._beat, self._beat_unless_frozen  # type: ignore[method-assign]
+        self.thread.start()
+
+    def _beat_unless_frozen(self) -> float:
+        while self.frozen.is_set():
+            time.sleep(0.01)
+        return self._beat()
+
+    def _run(self) -> None:
+        try:
+            self.leadership.run(self.stop)
+        except BaseException as error:  # noqa: BLE001
+            self.error.append(error)
+
+    def close(self) -> None:
+        self.stop.set()
+        self.frozen.clear()
+        self.thread.join()
+        self.leadership.close()
+        self.own.close()
+        self.warehouse.close()
+
+    def pause(self, workload: str) -> None:
+        self.warehouse.insert("pauses", workload=workload, created_at=utc_now(), actor="anna", reason="why")
+
+    def pauses(self) -> list[str]:
+        return [row["workload"] for row in self.warehouse.rows("SELECT workload FROM pauses ORDER BY ALL")]
+
+
+def test_one_leads_and_the_other_follows_until_it_has_ended(tmp_path: Path, url: str) -> None:
+    first = Daemon(tmp_path, "first", url)
+    assert first.led.wait(20)
+    with closing(Daemon(tmp_path, "second", url)) as second:
+        until(lambda: second.leadership.leader_url == "http://127.0.0.1/first")
+        first.leadership.check()
+        with pytest.raises(StandsBy, match="this daemon stands by and changes nothing: first leads"):
+            second.leadership.check()
+        assert [(one.name, one.leads) for one in second.leadership.members()] == [("first", True), ("second", False)]
+        first.pause("a")
+        until(lambda: second.pauses() == ["a"])
+        with pytest.raises(StandsBy):
+            second.pause("b")
+        first.close()
+        assert second.led.wait(20)
+        second.leadership.check()
+        assert second.leadership.leader_url is None
+        second.pause("c")
+        assert second.pauses() == ["a", "c"]
+        assert second.error == first.error == []
+
+
+def test_one_that_is_frozen_leads_no_more_and_ends_itself_when_it_wakes_up(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(module, "MARGIN_SECONDS", 0.5)
+    with closing(Daemon(tmp_path, "first", url)) as first, closing(Daemon(tmp_path, "second", url)) as second:
+        until(lambda: first.led.is_set() or second.led.is_set())
+        frozen, other = (first, second) if first.led.is_set() else (second, first)
+        frozen.frozen.set()
+        until(lambda: not frozen.leadership.leads)
+        assert not other.led.is_set(), "it gives up before another one may begin"
+        with pytest.raises(StandsBy, match="another daemon may lead by now"):
+            frozen.leadership.check()
+        assert other.led.wait(20)
+        other.pause("a")
+        with pytest.raises(LeadershipLost):
+            frozen.pause("b")  # of before it knows
+        frozen.frozen.clear()
+        frozen.thread.join(20)
+        assert isinstance(frozen.error[0], LeadershipLost)
+        assert other.pauses() == ["a"]
+
+
+def test_the_one_that_leads_goes_on_after_the_database_was_away(tmp_path: Path, server: Server, url: str) -> None:
+    with closing(Daemon(tmp_path, "first", url)) as first:
+        assert first.led.wait(20)
+        server.stop(signal.SIGKILL)
+        until(lambda: first.leadership.problem.startswith("store.postgres_url: the database does not answer"))
+        server.start()
+        until(lambda: first.leadership.problem == "" and first.leadership.leads)
+        until(lambda: first.control.epoch == 2)
+        first.pause("a")
+        assert first.error == []
+
+
+def test_it_leads_once_its_warehouse_has_all_segments(tmp_path: Path, url: str) -> None:
+    with closing(Postgres(StoreSettings(postgres_url=url))) as postgres, postgres.transaction() as connection:  # type: ignore[arg-type]
+        connection.execute(b"UPDATE retuned.last_segment SET number = 3")
+    has = [2]
+    with closing(Daemon(tmp_path, "first", url, lambda: has[0])) as first:
+        until(lambda: [name for name, _ in first.postgres.rows("leader")] == ["first"])
+        time.sleep(0.3)
+        assert not first.led.is_set()
+        with pytest.raises(StandsBy):
+            first.pause("a")
+        has[0] = 3
+        assert first.led.wait(20)
+        first.pause("a")
+
+
+def test_a_warehouse_is_handed_over_once_and_to_a_cluster_of_which_no_daemon_runs(tmp_path: Path, url: str) -> None:
+    settings = StoreSettings(postgres_url=url)  # type: ignore[arg-type]
+    warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "old.duckdb"))
+    warehouse.insert("pauses", workload="a", created_at=utc_now(), actor="anna", reason="why")
+    with closing(Postgres(settings)) as postgres:
+        hand_over(postgres, warehouse)
+    warehouse.close()
+    with closing(Daemon(tmp_path, "first", url)) as first:
+        assert first.led.wait(20)
+        assert first.pauses() == ["a"]
+        warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "other.duckdb"))
+        with (
+            closing(Postgres(settings)) as postgres,
+            pytest.raises(ConfigurationError, match="daemons have used this database already"),
+        ):
+            hand_over(postgres, warehouse)
+        warehouse.close()
