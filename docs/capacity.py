@@ -14,18 +14,22 @@ WORKLOADS = (1, 10, 100, 1_000)
 DAY, MONTH = 86_400, 2_629_800
 
 MEASURED = {
-    "event_bytes": 1_000.0,
-    "kafka_bytes": 500.0,
-    "parquet_bytes": 300.0,
-    "duckdb_bytes": 400.0,
-    "ingester_seconds": 10e-6,
-    "ingester_names_seconds": 5e-3,
-    "follower_seconds": 5e-6,
-    "segment_postgres_seconds": 1e-3,
-    "segment_postgres_bytes": 1_000.0,
-    "segments_per_second": 500.0,
-    "jobs_seconds": 1e-6,  # of a minute's jobs, for each answer of the last day
-    "workload_seconds": 0.14,  # of an idle minute's jobs, for each workload
+    "event_bytes": 1_038,
+    "kafka_bytes": 340,
+    "parquet_bytes": 197,
+    "duckdb_bytes": 239,
+    "ingester_seconds": 130e-6,
+    "ingester_unredacted_seconds": 12.2e-6,
+    "ingester_names_seconds": 36.6e-3,
+    "ingester_memory_bytes": 528 * 2**20,
+    "follower_seconds": 7.9e-6,
+    "segment_postgres_seconds": 0.20e-3,
+    "segment_postgres_bytes": 1_664,
+    "segments_per_second": 586,
+    "segments_per_second_together": 1_849,
+    "jobs_seconds": 0.16e-3,  # of a minute's jobs, for each answer that came in it
+    "jobs_window_seconds": 0.10e-6,  # of each run of them, for each answer of the last day
+    "workload_seconds": 0.14,  # of each run of them, for a workload in which nothing came
     "workload_memory_bytes": 1e6,
     "gateway_seconds": 0.26e-3,
 }
@@ -37,6 +41,7 @@ _ASSUMED = {
     "kafka_days": (3, "retention of topics"),
     "kafka_bytes_of_a_core": (20e6, "bytes a second that a broker takes in for each core, copies among them"),
     "bucket_months": (12, "how long the bucket keeps segments"),
+    "quality_seconds": (60, "from one run of the jobs to the next (`schedule.quality_seconds`)"),
     "keep_days": (14, "how long a daemon keeps events (`retention.keep_days`; its default is 90)"),
     "daemons": (2, "a leader and its standby"),
     "runs_a_month": (4.3, "trainings of each workload"),
@@ -83,7 +88,7 @@ class Events:
         self.objects_tb = rate * m["parquet_bytes"] * MONTH / 1e12
         self.puts = 2 * self.segments * MONTH / 1e6
         self.follow_cores = cores(each, m["follower_seconds"])
-        self.jobs_cores = cores(each, m["jobs_seconds"] * DAY / 60)
+        self.jobs_cores = cores(each, jobs_seconds())
         self.disk_tb = each * m["duckdb_bytes"] * DAY * a["keep_days"] / 1e12
         self.gateway_cores = cores(rate, m["gateway_seconds"])
 
@@ -105,9 +110,14 @@ class Events:
         }
 
 
+def jobs_seconds() -> float:
+    """CPU of the jobs for each answer: once as it is new, and in each run of the day after."""
+    return MEASURED["jobs_seconds"] + MEASURED["jobs_window_seconds"] * DAY / ASSUMED["quality_seconds"]
+
+
 def daemon_rate() -> float:
-    """Events a second that one daemon follows and measures: by one thread, and by jobs that end within their minute."""
-    return min(ASSUMED["used"] / MEASURED["follower_seconds"], ASSUMED["used"] * 60 / DAY / MEASURED["jobs_seconds"])
+    """Events a second that one daemon follows and measures, each by one thread."""
+    return ASSUMED["used"] / max(MEASURED["follower_seconds"], jobs_seconds())
 
 
 def gpu_hours() -> float:
@@ -120,36 +130,33 @@ def gpu_hours() -> float:
 def units() -> str:
     m = MEASURED
     rows = [
-        ("an event, as JSON", f"{m['event_bytes']:,.0f} B", "`capacity.events`"),
-        ("… in Kafka, lz4 by the producer", f"{m['kafka_bytes']:,.0f} B", "`capacity.events`"),
-        ("… in object storage, Parquet", f"{m['parquet_bytes']:,.0f} B", "`capacity.events`"),
-        ("… in a daemon's warehouse", f"{m['duckdb_bytes']:,.0f} B", "`capacity.events`"),
-        ("ingester, patterns", f"{m['ingester_seconds'] * 1e6:.1f} µs of CPU an event", "`capacity.events`"),
+        ("an event, as JSON", f"{m['event_bytes']:,.0f} B", "capacity.events"),
+        ("… in Kafka, lz4 by the producer", f"{m['kafka_bytes']:,.0f} B", "capacity.events"),
+        ("… in object storage, Parquet", f"{m['parquet_bytes']:,.0f} B", "capacity.events"),
+        ("… in a daemon's warehouse", f"{m['duckdb_bytes']:,.0f} B", "capacity.events"),
+        ("ingester, patterns", f"{micro('ingester_seconds')} of CPU an event", "capacity.events"),
+        ("… without redaction", f"{micro('ingester_unredacted_seconds')} of CPU an event", "capacity.events"),
+        ("… with names of people", f"{micro('ingester_names_seconds')} of CPU an event", "capacity.names"),
+        ("… its memory", f"{m['ingester_memory_bytes'] / 2**20:,.0f} MiB", "capacity.events"),
+        ("a daemon that follows", f"{micro('follower_seconds')} of CPU an event", "capacity.events"),
+        ("the minute's jobs, an answer that is new", f"{micro('jobs_seconds')} of CPU", "minute"),
+        ("… a million answers of the last day", f"{m['jobs_window_seconds'] * 1e6:.2f} s of CPU each time", "minute"),
+        ("… a workload without new answers", f"{m['workload_seconds']:.2f} s of CPU each time", "capacity.workloads"),
+        ("PostgreSQL, a segment", f"{micro('segment_postgres_seconds')} of CPU", "capacity.segments"),
+        ("… in its tables", f"{m['segment_postgres_bytes']:,.0f} B", "capacity.segments"),
         (
-            "ingester, names of people too",
-            f"{m['ingester_names_seconds'] * 1e3:.1f} ms of CPU an event",
-            "`capacity.names`",
+            "… recorded by one ingester, by eight",
+            f"{m['segments_per_second']:,.0f}, {m['segments_per_second_together']:,.0f} a second",
+            "capacity.segments",
         ),
-        ("a daemon that follows", f"{m['follower_seconds'] * 1e6:.1f} µs of CPU an event", "`capacity.events`"),
-        (
-            "the jobs of a minute, measuring what came",
-            f"{m['jobs_seconds'] * 1e6:.2f} s of CPU for each million answers of a day",
-            "`minute`",
-        ),
-        (
-            "… of a workload in which nothing came",
-            f"{m['workload_seconds'] * 1e3:.0f} ms of CPU",
-            "`capacity.workloads`",
-        ),
-        (
-            "PostgreSQL, a segment",
-            f"one statement, {m['segment_postgres_seconds'] * 1e3:.1f} ms of CPU, {m['segment_postgres_bytes']:,.0f} B",
-            "`capacity.segments`",
-        ),
-        ("… segments one after the other", f"{m['segments_per_second']:,.0f} a second", "`capacity.segments`"),
-        ("gateway", f"{m['gateway_seconds'] * 1e3:.2f} ms of CPU a request", "`gateway`"),
+        ("gateway, a request", f"{micro('gateway_seconds')} of CPU", "gateway"),
     ]
-    return table(("what", "measured", "by"), rows)
+    return table(("what", "measured", "by `run.py`"), [(what, value, f"`{by}`") for what, value, by in rows])
+
+
+def micro(name: str) -> str:
+    seconds = MEASURED[name]
+    return f"{figure(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{figure(seconds * 1e6)} µs"
 
 
 def events() -> str:
@@ -181,7 +188,7 @@ def workloads() -> str:
     rows = [
         (
             "cores for the jobs of each minute, without traffic",
-            [cores(n, m["workload_seconds"] / 60) for n in WORKLOADS],
+            [cores(n, m["workload_seconds"] / a["quality_seconds"]) for n in WORKLOADS],
         ),
         ("memory of the daemon for them, GB", [n * m["workload_memory_bytes"] / 1e9 for n in WORKLOADS]),
         ("GPU hours a month", [n * a["runs_a_month"] * gpu_hours() for n in WORKLOADS]),

@@ -249,7 +249,9 @@ def operations() -> dashboard.Dashboard:
             "Answers",
             "Interactions read a second, by workload. One that falls silent shows here.",
             (
-                f"sum by (workload) (rate(retuned_interactions_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                # A standby of a cluster counts the same answers as its leader.
+                "max by (workload) (sum by (workload, instance) "
+                f"(rate(retuned_interactions_total{{{OF_WORKLOAD}}}[$__rate_interval])))",
                 "{{workload}}",
             ),
             unit=PER_SECOND,
@@ -539,8 +541,8 @@ def quality() -> dashboard.Dashboard:
             "Answers, by model",
             "Answers a second that told their latency: who serves how much of the traffic?",
             (
-                "sum by (model_name) "
-                f"(rate(retuned_interaction_latency_seconds_count{{{OF_VERSION}}}[$__rate_interval]))",
+                "max by (model_name) (sum by (model_name, instance) "
+                f"(rate(retuned_interaction_latency_seconds_count{{{OF_VERSION}}}[$__rate_interval])))",
                 "{{model_name}}",
             ),
             unit=PER_SECOND,
@@ -555,7 +557,8 @@ def quality() -> dashboard.Dashboard:
             "Tokens a second",
             "Tokens of all interactions in the last minutes, input and output.",
             (
-                f"sum by (workload, kind) (rate(retuned_interaction_tokens_total{{{OF_VERSION}}}[$__rate_interval]))",
+                "max by (workload, kind) (sum by (workload, kind, instance) "
+                f"(rate(retuned_interaction_tokens_total{{{OF_VERSION}}}[$__rate_interval])))",
                 "{{workload}} {{kind}}",
             ),
             unit=PER_SECOND,

@@ -60,10 +60,9 @@ from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.consumers.warehouse.writer import stored_offsets
 from retuned.daemon.app import tune_interpreter
 
-EVENTS, NAMED_EVENTS = 200_000, 4_000
-BATCH_EVENTS = 10_240
+EVENTS, NAMED_EVENTS = 200_000, 1_000
 RECORDED, AT_ONCE = 500, 8
-WORKLOADS = (10, 100)
+WORKLOADS = (10, 50)
 DAYS = 15
 KEY = "a key of at least sixteen characters"
 
@@ -193,7 +192,7 @@ class _Cluster:
         self._runs += 1
         url = self._postgres.create(f"run{self._runs}")
         self._last = self._store.model_copy(update={"postgres_url": StoreSettings(postgres_url=url).postgres_url})
-        settings = self._settings(privacy)
+        settings = self._settings(privacy, count // 20)
         database, metrics = Database(settings.store), SegmentMetrics(CollectorRegistry())
         source = open_source(settings.kafka, database.offsets, database.identities, shared=True)
         ingester = Ingester(source, database, Objects(settings.store), settings, Metrics(CollectorRegistry()), metrics)
@@ -240,12 +239,12 @@ class _Cluster:
             "duckdb_bytes": size / count,
         }
 
-    def _settings(self, privacy: PrivacySettings) -> Settings:
+    def _settings(self, privacy: PrivacySettings, batch_events: int = 10_240) -> Settings:
         return Settings(
             kafka=KafkaSettings(
                 bootstrap_servers=self._broker.bootstrap_servers, group_id=f"run{self._runs}", session_timeout_seconds=2
             ),
-            ingest=IngestSettings(batch_events=BATCH_EVENTS),
+            ingest=IngestSettings(batch_events=batch_events),
             privacy=privacy,
             store=self._last,
         )

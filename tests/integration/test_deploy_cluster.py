@@ -195,7 +195,7 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon(tansu: Broker, tmp_
     topics = {name: f"{tmp_path.name}.{name}" for name in ("interactions", "feedback")}
     tansu.create_topics(*topics.values(), partitions=3)
     for name in ("viewer_token", "operator_token", "user_key"):
-        (tmp_path / name).write_text(f"{name} of sixteen characters or more")
+        (tmp_path / name).write_text(f"{name}-of-sixteen-characters-or-more")
     with ExitStack() as stack:
         postgres, s3 = stack.enter_context(run_postgres()), stack.enter_context(run_s3(tmp_path))
         bucket = environment("ingest")["RETUNED__STORE__OBJECTS_URL"].split("/")[2]
@@ -232,5 +232,5 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon(tansu: Broker, tmp_
         producer.send(topics["interactions"], event)
         producer.flush(20)
         producer.close(5)
-        until(lambda: [one for one in ingesters if 'workload="support"' in one.get("/metrics").text])
+        until(lambda: [one for one in ingesters if "\nretuned_segments_total 1.0" in one.get("/metrics").text])
         until(lambda: "support" in daemon.get("/api/v1/status").json()["workloads"])

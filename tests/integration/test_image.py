@@ -12,7 +12,7 @@ import httpx
 import pytest
 from brokers import Broker, Json, until
 from cluster_faults import Ingesters
-from clusters import run_postgres, run_s3
+from clusters import S3_ENVIRONMENT, run_postgres, run_s3
 from gateways import Gateway, model_server, published
 from kafka import KafkaProducer
 from packaging.requirements import Requirement
@@ -99,9 +99,9 @@ def test_an_ingester_needs_no_more_than_its_image_holds(
 ) -> None:
     assert not closure(INGEST) & {"torch", "transformers", "pandas", "scikit-learn", "evidently", "plotly"}
     with run_postgres() as postgres, run_s3(tmp_path) as s3:
-        made = SmallIngesters(tmp_path, tansu, postgres, s3, count=1)
-        for name, value in made.environment.items():
+        for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}"}).items():
             monkeypatch.setenv(name, value)
+        made = SmallIngesters(tmp_path, tansu, postgres, s3, count=1)
         made.start(0)
         try:
             producer = KafkaProducer(bootstrap_servers=tansu.bootstrap_servers, acks="all", value_serializer=Json())

@@ -80,6 +80,12 @@ def pods(*options: str) -> dict[str, Object]:
     return {it["metadata"]["labels"]["app.kubernetes.io/component"]: it["spec"]["template"] for it in objects}
 
 
+def environment(process: str) -> list[Object]:
+    (container,) = pods(*CLUSTER)[process]["spec"]["containers"]
+    found: list[Object] = container["env"]
+    return found
+
+
 def test_the_manifests_are_those_that_the_chart_makes() -> None:
     folder = VALUES.parent
     found = [path for path in folder.rglob("*.yaml") if path.name != VALUES.name]
@@ -142,6 +148,16 @@ def test_a_cluster_is_ingesters_that_scale_and_a_daemon_with_a_standby() -> None
     ]
     assert apart["topologyKey"] == "kubernetes.io/hostname"
     assert apart["labelSelector"] == daemon["selector"]
+    # The standby passes requests on to the leader.
+    named = [it["valueFrom"]["fieldRef"]["fieldPath"] for it in environment("daemon") if it["name"] == "POD_IP"]
+    assert named == ["status.podIP"]
+    given = {it["name"]: it.get("value") for it in environment("daemon")}
+    assert given["RETUNED__STORE__ADVERTISED_URL"] == "http://$(POD_IP):8321"
+    policy = one("NetworkPolicy", "retuned", *CLUSTER)["spec"]
+    peer = {"podSelector": daemon["selector"]}
+    assert peer in policy["ingress"][0]["from"]
+    assert {"to": [peer], "ports": [{"protocol": "TCP", "port": "http"}]} in policy["egress"]
+    assert peer not in one("NetworkPolicy", "retuned", *WATCHED)["spec"]["ingress"][0]["from"]
     # Of two the one that is ready answers; one alone is reached while it is not.
     assert "publishNotReadyAddresses" not in one("Service", "retuned", *CLUSTER)["spec"]
     assert "replicas" not in one("Deployment", "retuned-ingest", *CLUSTER)["spec"]
@@ -283,7 +299,7 @@ def configured(process: str, monkeypatch: pytest.MonkeyPatch, folder: Path, *opt
     """What the process makes of its ConfigMap and its environment, the image's and the pod's."""
     own, served = (stage(name) for name in (process, "process" if process == "gateway" else "served"))
     pod = pods(*options)[process]["spec"]
-    given = {it["name"]: it["value"] for it in pod["containers"][0].get("env", ()) if it["name"].startswith("RETUNED")}
+    given = {it["name"]: it["value"] for it in pod["containers"][0].get("env", ()) if it["name"].startswith("RETUNED_")}
     for name, value in (dict(re.findall(r"(RETUNED__\w+)=(\S+)", served + own)) | given).items():
         monkeypatch.setenv(name, value)
     (name,) = [it["configMap"]["name"] for it in pod["volumes"] if "configMap" in it]
@@ -331,11 +347,10 @@ def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
     assert container["image"] == "registry.example.com/retuned:0.2.0-ingest"
     assert 'CMD ["ingest"]' in stage("ingest")
     assert (ingest.http.host, ingest.http.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
-    assert ingest.http.operator_token_file is None  # there is nothing to operate
     assert ingest.kafka.sasl_username == "retuned"
     assert pod["terminationGracePeriodSeconds"] > STOP_SECONDS
     daemon = configured("daemon", monkeypatch, tmp_path, *PROTECTED)
-    assert ingest.store == daemon.store
+    assert ingest.store == daemon.store.model_copy(update={"advertised_url": None})
     assert ingest.privacy == daemon.privacy
     assert (ingest.store.kind, ingest.store.objects_url) == ("cluster", "s3://my-bucket/retuned")
     secret = Path("/run/secrets/retuned")
@@ -377,9 +392,8 @@ def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     assert restarts("config.policy.enabled=false") == {"daemon"}
     for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "logging.level=debug"):
         assert restarts(f"config.{shared}") == {"daemon", "gateway", "ingest"}
-    for of_a_cluster in ("store.segment_seconds=9", "privacy.names=true"):
+    for of_a_cluster in ("store.segment_seconds=9", "privacy.names=true", "http.viewer_token_file=/run/other"):
         assert restarts(f"config.{of_a_cluster}") == {"daemon", "ingest"}
-    assert restarts("config.http.operator_token_file=/run/secrets/retuned/other") == {"daemon"}
 
 
 def test_probes_ask_as_daemons_and_ingesters_serve() -> None:

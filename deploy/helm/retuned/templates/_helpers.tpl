@@ -39,8 +39,7 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end }}
 
 {{- define "retuned.ingestConfig" -}}
-{{- $http := omit (.Values.config.http | default dict) "operator_token_file" "principals_file" }}
-{{- merge (dict "http" $http) (pick .Values.config "kafka" "ingest" "privacy" "store" "logging") | toYaml }}
+{{ pick .Values.config "kafka" "ingest" "privacy" "store" "http" "logging" | toYaml }}
 {{- end }}
 
 {{/* What a process of a cluster has of objects.secretName. */}}
