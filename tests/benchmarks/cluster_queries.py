@@ -80,12 +80,7 @@ def _fill(cluster: Cluster) -> None:
         at = (end - (EVENTS - number) * step).isoformat()
         cluster.send({**event(number), "timestamp": at})
         if luck.random() < 0.02:
-            vote = {
-                "id": f"f{number}",
-                "interaction_id": f"{number:032x}",
-                "name": "helpful",
-                "value": luck.random() < 0.8,
-            }
+            vote = {"id": f"f{number}", "interaction_id": f"{number:032x}", "name": "helpful"}
             cluster.send({**vote, "value": luck.random() < 0.8, "timestamp": at, "source": "user"})
 
 
