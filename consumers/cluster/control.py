@@ -59,6 +59,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 """The control tables, and what no two rows of one share. All others each daemon makes from the segments."""
 CHANGE_ROWS = 20_000
 """Rows in one statement, where all are published."""
+KEPT_POSITIONS = 1_000
 _COMMENT = re.compile(r"--.*")
 _CHANGE = re.compile(r"\b(INSERT(?:\s+OR\s+\w+)?\s+INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
 
@@ -172,6 +173,9 @@ class Control:
                 self._follow()  # PostgreSQL has the change, so it was made
             else:
                 self._number = number
+            if number % KEPT_POSITIONS == 0:
+                with self._warehouse.transaction(recorded=False) as cursor:
+                    cursor.execute("DELETE FROM control_positions WHERE number < ?", [number])
 
     def follow(self) -> int:
         """Bring the warehouse up to PostgreSQL. Returns how many rows were taken over.

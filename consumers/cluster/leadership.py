@@ -128,7 +128,7 @@ class Leadership:
 
     def _look(self, stop: threading.Event) -> None:
         sent = self._beat()
-        if self._epoch is None or self._locked_on != self._postgres.connection_id():
+        if self._epoch is None or self._locked_on != self._postgres.connected:
             if not self._lock():
                 if self._epoch is None:
                     self._follow()
@@ -159,7 +159,7 @@ class Leadership:
         return False
 
     def _lead(self) -> None:
-        locked_on = self._postgres.connection_id()
+        locked_on = self._postgres.connected
         found = self._postgres.rows("lead", {"instance": self._instance, "epoch": self._epoch})
         if not found:
             raise LeadershipLost("another daemon led the cluster meanwhile: start this one again, and it stands by")

@@ -50,6 +50,7 @@ class Postgres:
         self._url = url
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._connects = 0
         self._migrated = False
 
     def rows(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -69,9 +70,10 @@ class Postgres:
         with self._asked() as connection, connection.transaction():
             yield connection
 
-    def connection_id(self) -> int | None:
-        """Of the connection that is open now; another one after each failure, and None between them."""
-        return None if self._connection is None else id(self._connection)
+    @property
+    def connected(self) -> int:
+        """How often it has connected: what a connection holds, such as a lock, is gone with it."""
+        return self._connects
 
     def close(self) -> None:
         """Safe to repeat."""
@@ -101,6 +103,7 @@ class Postgres:
                 # The server ends the session of a machine that is gone, and with it the leader's lock.
                 "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
             )
+            self._connects += 1
             if not self._migrated:
                 _migrate(self._connection)
                 self._migrated = True

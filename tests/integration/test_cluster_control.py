@@ -277,6 +277,16 @@ def test_a_daemon_that_was_killed_between_the_two_commits_has_the_change_at_its_
         assert again.decided() == ["a", "b"]
 
 
+def test_positions_that_are_passed_are_not_kept(leader: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_POSITIONS", 5)
+    for number in range(12):
+        leader.decide(str(number))
+    assert len(leader.rows("control_positions")) <= 5
+    assert leader.rows("control_positions")[-1]["number"] == leader.control.number
+    with closing(leader.again()) as again:
+        assert again.control.number == leader.control.number
+
+
 def test_many_threads_change_rows_and_all_have_them(leader: Node, other: Node) -> None:
     import threading
 
