@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from retuned.consumers.common.extras import needing
 from retuned.consumers.errors import BrokerUnavailable, ConfigurationError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
@@ -230,12 +231,8 @@ class App:
 
     def _joined(self, metrics: ConsumerMetrics) -> "Cluster":
         """Membership in a cluster: its segments are followed in the place of Kafka, and one daemon leads."""
-        try:
+        with needing("cluster", "store.kind cluster"):
             from retuned.daemon.cluster import Cluster
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
-            ) from error
         self.registry.unregister(metrics.broker_up)  # ingesters read from Kafka, and have it
         return Cluster(self.settings, self.warehouse, self.registry, metrics, self._lead, self.fail)
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
-from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.common.extras import needing
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.artifacts import Kind
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, utc_now
 from retuned.daemon.reports import reports
@@ -32,13 +33,9 @@ def keep(warehouse: Warehouse, settings: Settings, epoch: Callable[[], int] = la
     Raises:
         ConfigurationError: store.objects_url is missing or wrong, or the extra is not installed.
     """
-    try:
+    with needing("cluster", "store.kind cluster"):
         from retuned.consumers.cluster.artifacts import StoredArtifacts
         from retuned.consumers.cluster.objects import Objects
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"store.kind cluster: {error.name} is missing: pip install 'retuned[cluster]'"
-        ) from error
     models, folder = settings.models.directory, reports.folder_of(warehouse)
     folders: dict[Kind, Path] = {"version": models, "dataset": models, "report": folder}
     warehouse.artifacts = StoredArtifacts(warehouse, Objects(settings.store), folders, epoch)

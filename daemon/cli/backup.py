@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from retuned.consumers.errors import BackupError, ConfigurationError, StoreUnavailable
+from retuned.consumers.common.extras import needing
+from retuned.consumers.errors import BackupError, StoreUnavailable
 from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,12 +74,10 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
     from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
     from retuned.daemon import artifacts
 
-    try:
+    with needing("cluster", "store"):
         from retuned.consumers.cluster import leadership
         from retuned.consumers.cluster.database import Database
         from retuned.consumers.cluster.postgres import Postgres
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
     artifacts.keep(warehouse, settings)
     offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
     with closing(Database(settings.store)) as database:

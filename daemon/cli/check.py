@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from retuned.consumers.common.extras import needing
 from retuned.consumers.common.memory import available_bytes, gibibytes
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.kafka.connection import check_broker
@@ -112,12 +113,10 @@ def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
 def _store(settings: Settings) -> str:
     if settings.store.kind == "file" and settings.store.postgres() is None:
         return "the daemon reads Kafka into its warehouse"
-    try:
+    with needing("cluster", "store"):
         from retuned.consumers.cluster.database import Database
         from retuned.consumers.cluster.objects import Objects
         from retuned.consumers.cluster.postgres import Postgres
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
     with closing(Database(settings.store)) as database:
         partitions = len(database.offsets())
     objects = Objects(settings.store)

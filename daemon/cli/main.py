@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers import logs
+from retuned.consumers.common.extras import needing
 from retuned.consumers.common.memory import size_of
-from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.cli import approve, progress, tokens
@@ -289,20 +290,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _gateway(options: argparse.Namespace) -> int:
-    try:
+    with needing("gateway", "gateway"):
         from retuned.daemon.gateway import app
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"gateway: {error.name} is missing: pip install 'retuned[gateway]'") from error
     settings = _settings(options)
     logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
     return app.run(settings)
 
 
 def _ingest(options: argparse.Namespace) -> int:
-    try:
+    with needing("cluster", "store"):
         from retuned.daemon import ingest
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"store: {error.name} is missing: pip install 'retuned[cluster]'") from error
     settings = _settings(options)
     logs.configure(settings.logging.format, "debug" if options.verbose else settings.logging.level)
     return ingest.run(settings)
