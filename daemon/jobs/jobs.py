@@ -176,7 +176,7 @@ class Jobs:
         return work
 
     def _start_run(self, run: UnderWay) -> None:
-        """One on this machine takes turns with reports, whose models it would not leave the memory."""
+        """Those on this machine take turns with reports, which load models too."""
         executor = "ray" if run.runner.kind == "ray" else "retrain"
         id = f"retrain:{uuid.uuid4().hex}"  # a run that is stopped may be started again before its job is forgotten
         self._scheduler.add_job(self.runs.make, args=[run], id=id, executor=executor)
