@@ -2,5 +2,5 @@
 -- two transactions that change one row at once the second would fail.
 
 CREATE TABLE control_positions (
-    number BIGINT NOT NULL
+    number BIGINT NOT NULL  -- of the changes that are here
 );
