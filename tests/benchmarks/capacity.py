@@ -40,10 +40,12 @@ from clusters import S3_ENVIRONMENT, Postgres, run_postgres, run_s3
 from ingest import ORDINARY, event
 
 from retuned.consumers.cluster.database import Database, File, Move
-from retuned.consumers.cluster.follower import follow
+from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.ingester import Ingester
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
+from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.errors import ConfigurationError, Reassigned
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.source import open_source
@@ -223,7 +225,10 @@ class _Cluster:
         settings = self._settings(PrivacySettings(user_key=KEY))
         with closing(open_warehouse(WarehouseSettings(path=folder / "followed.duckdb"))) as warehouse:
             registry = CollectorRegistry()
-            source, follower = follow(settings, warehouse, registry, Metrics(registry))
+            source = SegmentSource(
+                Database(settings.store), Objects(settings.store), settings.kafka.topics, lambda: followed(warehouse)
+            )
+            follower = Follower(source, warehouse, settings, Metrics(registry), store_up(registry))
             cpu, began = time.process_time(), time.perf_counter()
             while not (follower.caught_up and follower.events_seen >= count):
                 follower.step()
