@@ -365,6 +365,11 @@ def operations() -> dashboard.Dashboard:
             ("retuned_store_up", "{{instance}}"),
             ("retuned_ingester_build_info", "{{instance}} {{version}}"),
         ),
+        lines(
+            "Cluster: who leads",
+            "1 for the daemon that leads, 0 for one that stands by.",
+            ("retuned_leader", "{{instance}}"),
+        ),
         *_of_gateways(),
     ]
     return board("operations", "Is the daemon sound, and does it keep up?", panels, version=False)

@@ -225,9 +225,8 @@ class _Cluster:
         settings = self._settings(PrivacySettings(user_key=KEY))
         with closing(open_warehouse(WarehouseSettings(path=folder / "followed.duckdb"))) as warehouse:
             registry = CollectorRegistry()
-            database = Database(settings.store)
             source = SegmentSource(
-                database, Objects(settings.store), settings.kafka.topics, lambda: followed(warehouse)
+                Database(settings.store), Objects(settings.store), settings.kafka.topics, lambda: followed(warehouse)
             )
             follower = Follower(source, warehouse, settings, Metrics(registry), store_up(registry))
             cpu, began = time.process_time(), time.perf_counter()

@@ -23,6 +23,7 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.samples import Exemplar
 
+from retuned.consumers.cluster.metrics import DaemonMetrics as ClusterMetrics
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.common.series import exemplar_labels
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
@@ -84,7 +85,10 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
     made = CollectorRegistry()
     movers: list[Callable[[], None]] = []
     kinds = (ConsumerMetrics, SegmentMetrics, MonitorMetrics, RetrainMetrics, DaemonMetrics, GatewayMetrics)
-    for metrics in [kind(made) for kind in kinds]:
+    of_a_cluster = ClusterMetrics(CollectorRegistry())  # which has retuned_store_up as an ingester does
+    for metric in (of_a_cluster.leader, of_a_cluster.deleted):
+        made.register(metric)
+    for metrics in [*(kind(made) for kind in kinds), of_a_cluster]:
         for metric in vars(metrics).values():
             if isinstance(metric, Counter | Gauge | Histogram):
                 names = metric._labelnames

@@ -190,7 +190,7 @@ class Process:
         self.process.wait()
 
 
-def test_an_event_goes_through_two_ingesters_into_the_daemon(tansu: Broker, tmp_path: Path) -> None:
+def test_an_event_goes_through_two_ingesters_into_the_daemon_and_its_standby(tansu: Broker, tmp_path: Path) -> None:
     """As Compose starts them, beside servers that speak as those of the file do."""
     topics = {name: f"{tmp_path.name}.{name}" for name in ("interactions", "feedback")}
     tansu.create_topics(*topics.values(), partitions=3)
@@ -213,12 +213,17 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon(tansu: Broker, tmp_
             "RETUNED__HTTP__VIEWER_TOKEN_FILE": str(tmp_path / "viewer_token"),
             "RETUNED__HTTP__OPERATOR_TOKEN_FILE": str(tmp_path / "operator_token"),
             "RETUNED__PRIVACY__USER_KEY_FILE": str(tmp_path / "user_key"),
-            "RETUNED__WAREHOUSE__PATH": str(tmp_path / "retuned.duckdb"),
-            "RETUNED__MODELS__DIRECTORY": str(tmp_path / "models"),
+        }
+        disks = {
+            one: {
+                "RETUNED__WAREHOUSE__PATH": str(tmp_path / one / "retuned.duckdb"),
+                "RETUNED__MODELS__DIRECTORY": str(tmp_path / one / "models"),
+            }
+            for one in DAEMONS
         }
         ingesters = [Process(stack, "ingest", tmp_path, given) for _ in range(2)]
-        daemon = Process(stack, "retuned", tmp_path, given)
-        for process in (*ingesters, daemon):
+        daemons = [Process(stack, one, tmp_path, given | disks[one]) for one in DAEMONS]
+        for process in (*ingesters, *daemons):
             until(process.is_ready)
         producer = KafkaProducer(bootstrap_servers=tansu.bootstrap_servers, acks="all", value_serializer=Json())
         event = {
@@ -233,4 +238,6 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon(tansu: Broker, tmp_
         producer.flush(20)
         producer.close(5)
         until(lambda: [one for one in ingesters if "\nretuned_segments_total 1.0" in one.get("/metrics").text])
-        until(lambda: "support" in daemon.get("/api/v1/status").json()["workloads"])
+        for daemon in daemons:
+            until(lambda daemon=daemon: "support" in daemon.get("/api/v1/status").json()["workloads"])  # type: ignore[misc]
+        assert sorted("\nretuned_leader 1.0" in daemon.get("/metrics").text for daemon in daemons) == [False, True]
