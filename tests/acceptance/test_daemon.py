@@ -92,7 +92,7 @@ def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Pat
         # Asked by the command line, which speaks to the running daemon.
         asked = cli("retrain", "support", config=daemon.config)
         assert asked.returncode == 0, asked.stderr
-        assert "in line" in asked.stdout
+        assert "a retraining is" in asked.stdout
         daemon.until(lambda: daemon.workload()["champion"], "champion")
         daemon.until(lambda: daemon.workload()["runs"][0]["state"] == "succeeded", "end of the run")
         workload = daemon.workload()
