@@ -217,7 +217,8 @@ class App:
 
     def warnings(self) -> list[str]:
         """What needs attention and stops nothing."""
-        return [*self.server.warnings(), *self.warehouse.artifacts.problems()]
+        away = [self.cluster.problem or self.ingest.broker_problem] if self.cluster else []
+        return [*filter(None, away), *self.server.warnings(), *self.warehouse.artifacts.problems()]
 
     def leader(self) -> "Cluster | None":
         """The cluster, for what its leader is to answer; None: this daemon leads, or is by itself."""

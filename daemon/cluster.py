@@ -10,7 +10,7 @@ from contextlib import closing
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers.cluster.control import Control
-from retuned.consumers.cluster.database import Database
+from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.leadership import Leadership, Member
 from retuned.consumers.cluster.metrics import DaemonMetrics
@@ -18,8 +18,9 @@ from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
-from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
+from retuned.consumers.errors import ConfigurationError, RetunedError, StandsBy, StoreUnavailable, WarehouseError
 from retuned.consumers.metrics import Metrics
+from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon import artifacts
 from retuned.daemon.settings import Settings
@@ -55,6 +56,9 @@ class Cluster:
         Raises:
             ConfigurationError: a setting of the section `store` is missing or wrong. Nothing is asked yet.
         """
+        if settings.privacy.user_key is None and settings.privacy.user_key_file is None:
+            raise ConfigurationError(NO_KEY)
+        self._keys = load_user_keys(settings.privacy, settings.warehouse.path)
         self._settings, self._warehouse, self._on_lead, self._fail = settings, warehouse, on_lead, fail
         self._database, self._objects = Database(settings.store), Objects(settings.store)
         self.source = SegmentSource(self._database, self._objects, settings.kafka.topics, lambda: followed(warehouse))
@@ -128,9 +132,20 @@ class Cluster:
 
     def _run(self) -> None:
         try:
+            self._share_keys()
             self._leadership.run(self._stopping)
         except BaseException as error:  # noqa: BLE001  (whatever ends this thread ends the daemon)
             self._fail(error)
+
+    def _share_keys(self) -> None:
+        """Once PostgreSQL answers: users have the same pseudonyms everywhere."""
+        while not self._stopping.is_set():
+            try:
+                self._database.share_user_keys(self._keys.ids)
+                break
+            except StoreUnavailable as error:
+                self._leadership.problem = str(error)
+                self._stopping.wait(LOOK_SECONDS)
 
     def _lead(self) -> None:
         """In a thread of its own: while files are fetched, PostgreSQL is told that this daemon runs."""

@@ -74,6 +74,7 @@ def ingestion(ingest: Ingest | None, warehouse: Warehouse, settings: Settings) -
     """
     set_aside = ingest.set_aside() if ingest else Producers.known(settings.ingest, warehouse).set_aside()
     return {
+        "source": "segments" if settings.store.kind == "cluster" else "kafka",
         "broker_up": ingest.broker_up if ingest else None,
         "lag_events": ingest.lag if ingest else None,
         "lag_seconds": ingest.lag_seconds if ingest else {},

@@ -18,6 +18,9 @@ SELECT epoch FROM retuned.leader;
 -- name: lock_leader
 SELECT pg_try_advisory_lock(%(lock)s);
 
+-- name: unlock_leader
+SELECT pg_advisory_unlock(%(lock)s);
+
 -- name: end_frozen
 -- Ends the connection that holds the lock, if its daemon was not heard of for too long.
 SELECT count(pg_terminate_backend(pid))
@@ -37,15 +40,22 @@ RETURNING epoch;
 -- name: forget_daemons
 DELETE FROM retuned.daemons WHERE beat_at < now() - INTERVAL '1 day' RETURNING instance;
 
+-- name: leave
+DELETE FROM retuned.daemons WHERE instance = %(instance)s RETURNING name;
+
 -- name: daemons
 -- Those that were heard of lately.
-SELECT name, daemons.instance = leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds
+SELECT name, daemons.instance = leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds,
+       daemons.instance = %(instance)s AS this
 FROM retuned.daemons CROSS JOIN retuned.leader
 WHERE beat_at > now() - INTERVAL '1 minute'
 ORDER BY name, seconds;
 
 -- name: leader
 SELECT name, url FROM retuned.daemons JOIN retuned.leader USING (instance);
+
+-- name: known
+SELECT to_regclass('retuned.leader') IS NOT NULL;
 
 -- name: last_segment
 SELECT number FROM retuned.last_segment;

@@ -15,6 +15,11 @@ from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.kafka.contract import Identities, Identity, Offsets, Partition
 from retuned.consumers.settings import StoreSettings
 
+NO_KEY = (
+    "privacy.user_key_file: is not set; all ingesters and daemons of a cluster need the same key, for example that of "
+    "the daemon so far, which lies beside its warehouse (warehouse.path with .key)"
+)
+
 
 @dataclass(frozen=True)
 class File:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from retuned.consumers.cluster import segments
-from retuned.consumers.cluster.database import Database
+from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.counting import Counting
@@ -56,10 +56,7 @@ class Ingester:
         """
         privacy = settings.privacy
         if privacy.user_key is None and privacy.user_key_file is None:
-            raise ConfigurationError(
-                "privacy.user_key_file: is not set; all ingesters and daemons of a cluster need the same key, for "
-                "example that of the daemon so far, which lies beside its warehouse (warehouse.path with .key)"
-            )
+            raise ConfigurationError(NO_KEY)
         self._source, self._database, self._objects, self._settings = source, database, objects, settings
         self._metrics, self._segment_metrics = metrics, segment_metrics
         self._counting = Counting(metrics, settings.kafka.topics)

@@ -11,11 +11,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.postgres import Postgres
-from retuned.consumers.errors import ConfigurationError, LeadershipLost, StandsBy, StoreUnavailable
+from retuned.consumers.errors import ConfigurationError, LeadershipLost, RetunedError, StandsBy, StoreUnavailable
 from retuned.consumers.warehouse.connection import Warehouse
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ LOCK = 8_321_002
 LOOK_SECONDS = 1.0
 LEASE_SECONDS = 8.0
 """Whoever was not heard of for so long leads no more."""
+SILENT_SECONDS = 5.0
 MARGIN_SECONDS = 2.0
 """The leader itself gives up so much earlier: its clock and PostgreSQL's run apart, and an effect takes a while."""
 
@@ -35,11 +37,18 @@ class Member:
 
     Attributes:
         seconds: since it was last heard of.
+        this: whether it is the one that tells.
     """
 
     name: str
     leads: bool
     seconds: float
+    this: bool
+
+    def __str__(self) -> str:
+        if self.seconds > SILENT_SECONDS:
+            return f"{self.name} is silent for {self.seconds:.0f} s"
+        return f"{self.name} {'leads' if self.leads else 'stands by'}"
 
 
 class Leadership:
@@ -72,7 +81,7 @@ class Leadership:
         self._instance = uuid.uuid4().hex
         self._epoch: int | None = None  # that it has the lock with
         self._locked_on: int | None = None
-        self._until = 0.0
+        self._until = self._led_at = 0.0
         self._begun = False
         self.problem = "store.postgres_url: PostgreSQL was not asked yet"
         self.leader_url: str | None = None
@@ -98,7 +107,7 @@ class Leadership:
 
     def members(self) -> list[Member]:
         """The daemons that were heard of in the last minute; raises StoreUnavailable."""
-        return [Member(*row) for row in self._postgres.rows("daemons")]
+        return members(self._postgres, self._instance)
 
     def run(self, stop: threading.Event) -> None:
         """Stand by, lead when nobody else does, until asked to stop.
@@ -122,6 +131,9 @@ class Leadership:
     def close(self) -> None:
         """End the connection, and with it the lock: another daemon leads at once."""
         self._until = 0.0
+        with suppress(RetunedError):
+            if self._postgres.connected and not self.problem:
+                self._postgres.rows("leave", {"instance": self._instance})
         self._postgres.close()
 
     # Inside
@@ -129,7 +141,8 @@ class Leadership:
     def _look(self, stop: threading.Event) -> None:
         sent = self._beat()
         if self._epoch is None or self._locked_on != self._postgres.connected:
-            if not self._lock():
+            # One that cannot read the segments, or is far behind, leaves it to others.
+            if (self._epoch is None and self._lacks()) or not self._lock():
                 if self._epoch is None:
                     self._follow()
                 return
@@ -144,9 +157,10 @@ class Leadership:
         sent = time.monotonic()
         [(epoch,)] = self._postgres.rows("beat", {"instance": self._instance, "name": self._name, "url": self._url})
         if self._epoch is not None and epoch != self._epoch:
+            self._note_leader()
             raise LeadershipLost(
                 f"another daemon leads the cluster by now ({self._control.leader}): this one was not heard of for too "
-                "long; start it again, and it stands by"
+                "long, or PostgreSQL was away and it came second; start it again, and it stands by"
             )
         return sent
 
@@ -164,7 +178,7 @@ class Leadership:
         if not found:
             raise LeadershipLost("another daemon led the cluster meanwhile: start this one again, and it stands by")
         [(self._epoch,)] = found
-        self._locked_on = locked_on
+        self._locked_on, self._led_at = locked_on, time.monotonic()
         if self._begun:
             self._control.epoch = self._epoch
         log.info("leading the cluster, in epoch %d", self._epoch)
@@ -172,9 +186,12 @@ class Leadership:
     def _begin(self, stop: threading.Event) -> None:
         """What the leader before did is taken over, and nobody changes it any more; then this one leads."""
         self._control.follow()
-        [(last,)] = self._postgres.rows("last_segment")
-        if self._followed() < last:
-            log.info("%d segments are read first", last - self._followed())
+        if (lacks := self._lacks()) > 0:
+            if time.monotonic() - self._led_at < LEASE_SECONDS:
+                return
+            log.warning("%d segments are not read here: another daemon may lead", lacks)
+            self._epoch = None
+            self._postgres.rows("unlock_leader", {"lock": LOCK})
             return
         if stop.is_set():
             return
@@ -185,11 +202,28 @@ class Leadership:
         self._begun = True
         self._on_lead()
 
+    def _lacks(self) -> int:
+        """How many segments the warehouse has not read yet."""
+        [(last,)] = self._postgres.rows("last_segment")
+        return max(0, int(last) - self._followed())
+
     def _follow(self) -> None:
+        self._note_leader()
+        self._control.follow()
+
+    def _note_leader(self) -> None:
         found = self._postgres.rows("leader")
         name, self.leader_url = found[0] if found else (None, None)
         self._control.leader = f"{name} leads" if name else "no daemon leads yet"
-        self._control.follow()
+
+
+def members(postgres: Postgres, instance: str = "") -> list[Member]:
+    """The daemons of a cluster that were heard of in the last minute; raises StoreUnavailable.
+
+    Args:
+        instance: of the daemon that asks.
+    """
+    return [Member(*row) for row in postgres.rows("daemons", {"instance": instance})]
 
 
 def hand_over(postgres: Postgres, warehouse: Warehouse) -> None:

@@ -28,8 +28,11 @@ class Objects:
     as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, *, make: bool = True) -> None:
         """
+        Args:
+            make: whether to make the folder of file:///folder.
+
         Raises:
             ConfigurationError: store.objects_url is not set, or names nothing that is known.
         """
@@ -41,7 +44,8 @@ class Objects:
         try:
             parts = urlsplit(self.url)
             if parts.scheme == "file":
-                Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
+                if make:
+                    Path(unquote(parts.path)).mkdir(parents=True, exist_ok=True)
                 self._store: Any = from_url(self.url)
             else:
                 self._store = from_url(

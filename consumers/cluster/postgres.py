@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import psycopg
+from psycopg import conninfo
 
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import ConfigurationError, LeadershipLost, OutdatedWarehouse, Reassigned, StoreUnavailable
@@ -39,15 +40,24 @@ _PASSING = ("08", "40", "53", "57", "58", "25006")
 class Postgres:
     """One connection. Threads may share it; it connects when it is asked, and again after a failure."""
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, *, migrate: bool = True) -> None:
         """
+        Args:
+            migrate: whether to bring the schema up to date when it connects first.
+
         Raises:
-            ConfigurationError: store.postgres_url is not set, or cannot be read.
+            ConfigurationError: store.postgres_url is not set, cannot be read, or is no URL.
         """
         url = settings.postgres()
         if url is None:
             raise ConfigurationError("store.postgres_url: is not set; name the database, or a file that has its URL")
-        self._url = url
+        try:
+            conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError:  # whose text has a password in it
+            raise ConfigurationError(
+                "store.postgres_url: is no URL of a database; expected postgresql://user:password@host:5432/database"
+            ) from None
+        self._url, self._migrates = url, migrate
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._connects = 0
@@ -104,21 +114,22 @@ class Postgres:
                 "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
             )
             self._connects += 1
-            if not self._migrated:
+            if self._migrates and not self._migrated:
                 _migrate(self._connection)
                 self._migrated = True
         return self._connection
 
     def _translated(self, error: psycopg.Error) -> Exception:
         """Ours for PostgreSQL's. After what may pass, the next call connects anew."""
-        state = error.sqlstate or ""
+        state, connected = error.sqlstate or "", self._connection is not None
         if state in _OURS:
             kind, advice = _OURS[state]
             return kind(f"{first_line(error)}: {advice}")
         self._drop()
         # What fails before there is a connection has no state: so has a wrong password, which may be about to change.
         if isinstance(error, psycopg.OperationalError) or state.startswith(_PASSING):
-            return StoreUnavailable(f"store.postgres_url: the database does not answer ({first_line(error)})")
+            what = "the database does not answer" if connected else "no connection to the database"
+            return StoreUnavailable(f"store.postgres_url: {what} ({first_line(error)})")
         return ConfigurationError(
             f"store.postgres_url: the database refuses ({first_line(error)}); check its user's rights and its schema"
         )

@@ -114,16 +114,17 @@ def _store(settings: Settings) -> str:
     if settings.store.kind == "file" and settings.store.postgres() is None:
         return "the daemon reads Kafka into its warehouse"
     with needing("cluster", "store"):
-        from retuned.consumers.cluster.database import Database
+        from retuned.consumers.cluster.leadership import members
         from retuned.consumers.cluster.objects import Objects
         from retuned.consumers.cluster.postgres import Postgres
-    with closing(Database(settings.store)) as database:
-        partitions = len(database.offsets())
-    objects = Objects(settings.store)
+    with closing(Postgres(settings.store, migrate=False)) as postgres:  # what is only tried is not made
+        if postgres.rows("known") == [(True,)]:
+            daemons = ", ".join(map(str, members(postgres))) or "no daemon runs"
+            found = f"{len(postgres.rows('partitions'))} partitions are read; {daemons}"
+        else:
+            found = "its schema is made by the first process of the cluster"
+    objects = Objects(settings.store, make=False)
     next(objects.list("interactions/"), None)
-    with closing(Postgres(settings.store)) as postgres:
-        daemons = [f"{name} {'leads' if leads else 'stands by'}" for name, leads, _ in postgres.rows("daemons")]
-    found = f"{partitions} partitions are read; {', '.join(daemons) or 'no daemon runs'}"
     return f"the database answers ({found}), and so does {objects.url}"
 
 

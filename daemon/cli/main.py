@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
+SOURCES = {"kafka": "broker", "segments": "store"}
+"""What is asked for events, as `retuned status` calls it."""
 
 _GATEWAY = (
     "Run an OpenAI-compatible proxy that routes each conversation to a version of its workload's model, publishes what "
@@ -363,7 +365,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
         + (f"running since {status['started_at']}" if status["running"] else "not running")
         + f"; as of {_at(status.get('as_of'))}",
         f"events    {ingestion['interactions']} interactions, {ingestion['feedback']} feedback, "
-        f"{ingestion['dead_letters']} dead letters; broker {broker}",
+        f"{ingestion['dead_letters']} dead letters; {SOURCES[ingestion['source']]} {broker}",
     ]
     lines += _refused(ingestion)
     storage = status["storage"]
@@ -373,10 +375,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
         f"storage   warehouse {_megabytes(storage['used'])} of {_megabytes(storage['file'])} used; "
         + (f"archive {rows} rows in {_megabytes(taken)}, the last on {last[:10]}" if last else "nothing archived yet")
     )
-    lines += [
-        f"daemon    {one['name']} {'leads' if one['leads'] else 'stands by'}, heard of {one['seconds']:.0f} s ago"
-        for one in status.get("daemons", ())
-    ]
+    lines += [f"daemon    {one['said']}{' (this one)' if one['this'] else ''}" for one in status.get("daemons", ())]
     lines += [f"warning   {warning}" for warning in status.get("warnings", ())]
     lines += [
         f"paused    {pause['workload'] or 'all workloads'}, by {pause['actor']} since {pause['created_at'][:19]}: "

@@ -15,7 +15,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.common.spans import span
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.parts import FATAL
@@ -134,7 +134,7 @@ class Jobs:
                 options["misfire_grace_time"] = CRON_GRACE_SECONDS
             else:
                 options["next_run_time"] = job.first.replace(tzinfo=UTC)
-            self._scheduler.add_job(self._traced(job), **options)
+            self._scheduler.add_job(self._scheduled(job), **options)
 
     def shutdown(self) -> None:
         """Stop the schedule and wait for the jobs; `context.stop` must be set, so that they end soon."""
@@ -163,6 +163,20 @@ class Jobs:
         else:
             write()
         return report_id(workload, period)
+
+    def _scheduled(self, job: Job) -> Callable[[], Any]:
+        """In its turn; while this daemon is not sure that it leads, which it tells by itself, its turns pass."""
+        work = self._traced(job)
+
+        def in_turn() -> Any:
+            if not job.everywhere:
+                try:
+                    self.context.lead()
+                except StandsBy:
+                    return None
+            return work()
+
+        return in_turn
 
     def _traced(self, job: Job) -> Callable[[], Any]:
         def work() -> Any:

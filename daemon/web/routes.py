@@ -222,7 +222,7 @@ class _Endpoints(_ProcessEndpoints):
     def _current_status(self) -> Any:
         return plain(self._service.status()) | {
             "warnings": self._process.warnings(),
-            "daemons": [asdict(one) for one in self._process.daemons()],
+            "daemons": [asdict(one) | {"said": str(one)} for one in self._process.daemons()],
         }
 
     async def index(self, _: Request) -> Response:

@@ -339,7 +339,7 @@ def test_its_health_and_metrics_are_served_and_nothing_else(tansu: Broker, clust
         def get(path: str) -> httpx.Response:
             return httpx.get(process.server.url + path)
 
-        until(lambda: "store.postgres_url: the database does not answer" in get("/readyz").text)
+        until(lambda: "store.postgres_url: " in get("/readyz").text)
         assert (get("/readyz").status_code, get("/healthz").status_code) == (503, 200)
         assert "\nretuned_store_up 0.0" in get("/metrics").text
         away.target = port

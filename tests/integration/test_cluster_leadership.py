@@ -130,7 +130,7 @@ def test_the_one_that_leads_goes_on_after_the_database_was_away(tmp_path: Path, 
     with closing(Daemon(tmp_path, "first", url)) as first:
         assert first.led.wait(20)
         server.stop(signal.SIGKILL)
-        until(lambda: first.leadership.problem.startswith("store.postgres_url: the database does not answer"))
+        until(lambda: first.leadership.problem.startswith("store.postgres_url: "))
         server.start()
         until(lambda: first.leadership.problem == "" and first.leadership.leads)
         until(lambda: first.control.epoch == 2)
@@ -138,19 +138,62 @@ def test_the_one_that_leads_goes_on_after_the_database_was_away(tmp_path: Path, 
         assert first.error == []
 
 
-def test_it_leads_once_its_warehouse_has_all_segments(tmp_path: Path, url: str) -> None:
+def test_one_that_lacks_segments_leaves_it_to_another_one(tmp_path: Path, url: str) -> None:
+    """As one does that cannot read the storage."""
     with closing(Postgres(StoreSettings(postgres_url=url))) as postgres, postgres.transaction() as connection:  # type: ignore[arg-type]
         connection.execute(b"UPDATE retuned.last_segment SET number = 3")
     has = [2]
-    with closing(Daemon(tmp_path, "first", url, lambda: has[0])) as first:
-        until(lambda: [name for name, _ in first.postgres.rows("leader")] == ["first"])
+    with closing(Daemon(tmp_path, "behind", url, lambda: has[0])) as behind:
+        until(lambda: behind.leadership.problem == "")
         time.sleep(0.3)
-        assert not first.led.is_set()
-        with pytest.raises(StandsBy):
-            first.pause("a")
+        assert behind.postgres.rows("lock_leader", {"lock": module.LOCK}) == [(True,)], "nobody has it"
+        behind.postgres.rows("unlock_leader", {"lock": module.LOCK})
+        assert not behind.led.is_set()
+        with closing(Daemon(tmp_path, "other", url, lambda: 3)) as other:
+            assert other.led.wait(20)
+            until(lambda: behind.control.leader == "other leads")
         has[0] = 3
+        assert behind.led.wait(20)
+
+
+def test_one_that_falls_behind_before_it_begins_gives_the_lock_back(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
+    asked = list[int]()
+
+    def has() -> int:
+        """Segments come between its first look and its second one."""
+        asked.append(1)
+        return 0 if len(asked) > 1 else 3
+
+    with closing(Postgres(StoreSettings(postgres_url=url))) as postgres:  # type: ignore[arg-type]
+        with postgres.transaction() as connection:
+            connection.execute(b"UPDATE retuned.last_segment SET number = 3")
+        with closing(Daemon(tmp_path, "first", url, has)) as first:
+            until(lambda: len(asked) > 1)
+            until(lambda: postgres.rows("lock_leader", {"lock": module.LOCK}) == [(True,)])
+            assert not first.led.is_set()
+
+
+def test_daemons_are_told_apart_and_gone_when_they_have_ended(tmp_path: Path, url: str) -> None:
+    with closing(Daemon(tmp_path, "first", url)) as first:
         assert first.led.wait(20)
-        first.pause("a")
+        second = Daemon(tmp_path, "second", url)
+        until(lambda: len(first.leadership.members()) == 2)
+        assert [(str(one), one.this) for one in first.leadership.members()] == [
+            ("first leads", True),
+            ("second stands by", False),
+        ]
+        assert str(module.Member("second", False, 26.4, False)) == "second is silent for 26 s"
+        second.close()
+        assert [one.name for one in first.leadership.members()] == ["first"]
+
+
+def test_what_is_no_url_is_refused_without_its_password() -> None:
+    with pytest.raises(ConfigurationError, match="is no URL of a database; expected postgresql://") as refused:
+        Postgres(StoreSettings(postgres_url="retuned:s3cret@127.0.0.1"))  # type: ignore[arg-type]
+    assert "s3cret" not in str(refused.value)
 
 
 def test_a_warehouse_is_handed_over_once_and_to_a_cluster_of_which_no_daemon_runs(tmp_path: Path, url: str) -> None:
