@@ -221,7 +221,7 @@ def test_a_run_that_was_interrupted_and_is_cancelled_ends_its_job_even_later(ben
     bench.on_line = lambda line: bench.stop.set() if line.get("job") else None
     bench.retrain()
     bench.provider.interfere = lambda *_: (401, {"error": {"message": "no"}})
-    queue.cancel(bench.rollout, "support", "cancelled by me", utc_now(), None)
+    queue.cancel(bench.rollout, "support", "cancelled by me", utc_now(), ())
     assert bench.provider.cancelled == []
     assert len(bench.run_folders()) == 1  # what is there is still known
     bench.provider.interfere = lambda *_: None
