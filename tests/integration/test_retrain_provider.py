@@ -205,7 +205,7 @@ def test_a_cancelled_run_is_cancelled_at_the_provider(bench: Bench) -> None:
 
     def cancel(line: dict[str, Any]) -> None:
         if line.get("job"):
-            queue.cancel(bench.rollout, "support", "cancelled by me", utc_now(), line["run_id"])
+            queue.cancel(bench.rollout, "support", "cancelled by me", utc_now(), [line["run_id"]])
             bench.stop.set()
 
     bench.on_line = cancel
@@ -225,7 +225,7 @@ def test_a_run_that_was_interrupted_and_is_cancelled_ends_its_job_even_later(ben
     assert bench.provider.cancelled == []
     assert len(bench.run_folders()) == 1  # what is there is still known
     bench.provider.interfere = lambda *_: None
-    queue.sweep(bench.rollout)
+    queue.sweep(bench.rollout, lambda _: False)
     assert bench.provider.cancelled == ["ftjob-0"]
     assert bench.run_folders() == []
 

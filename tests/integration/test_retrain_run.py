@@ -580,7 +580,7 @@ def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_does_not(
     assert (resumed.promoted, resumed.share, len(bench.publisher.messages)) == (True, 0.05, 1)
     bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
     with pytest.raises(RetunedError, match=f"support@{result.version} serves"):
-        queue.cancel(bench.rollout, "support", "too late", utc_now(), None)
+        queue.cancel(bench.rollout, "support", "too late", utc_now(), ())
     bench.warehouse.execute("UPDATE rollouts SET version = 'aaaaaaaa'")
     bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
     second = bench.resume()
@@ -652,7 +652,7 @@ def test_what_is_cancelled_before_its_promotion_is_not_promoted_and_what_serves_
         def look(line: dict[str, Any]) -> None:
             if line["stage"] == stage:
                 try:
-                    queue.cancel(bench.rollout, "support", "cancelled by an operator", utc_now(), line["run_id"])
+                    queue.cancel(bench.rollout, "support", "cancelled by an operator", utc_now(), [line["run_id"]])
                 except RetunedError as error:
                     refusals.append(str(error))
 

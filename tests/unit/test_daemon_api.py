@@ -65,7 +65,10 @@ class Sound:
     def health(self) -> list[str]:
         return []
 
-    readiness = warnings = health
+    readiness = warnings = daemons = health
+
+    def leader(self) -> None:
+        return None
 
 
 @pytest.fixture(scope="module")
