@@ -240,4 +240,7 @@ def hand_over(postgres: Postgres, warehouse: Warehouse) -> None:
         )
     control = Control(postgres, warehouse)
     [(control.epoch,)] = postgres.rows("lead", {"instance": "retuned migrate", "epoch": None})
-    control.publish_all()
+    try:
+        control.publish_all()
+    finally:
+        warehouse.journal = None
