@@ -55,7 +55,8 @@ def test_a_machine_that_lost_its_disk_but_for_the_warehouse_has_all_files_again(
 ) -> None:
     httpx.put(f"http://127.0.0.1:{s3.port}/bucket").raise_for_status()
     store = {"postgres_url": postgres.create("artifacts"), "objects_url": "s3://bucket/retuned"}
-    settings = settings_for(tansu, tmp_path, store=store)
+    privacy = {"user_key": "a key of at least sixteen characters"}
+    settings = settings_for(tansu, tmp_path, store=store, privacy=privacy)
     models = tmp_path / "models"
     with closing(open_warehouse(WarehouseSettings(path=tmp_path / "data" / "retuned.duckdb"))) as warehouse:
         for version in ("aaaaaaaa", "bbbbbbbb"):
@@ -74,14 +75,16 @@ def test_a_machine_that_lost_its_disk_but_for_the_warehouse_has_all_files_again(
     daemon = Daemon(tmp_path, settings | {"store": store | {"kind": "cluster"}})
     try:
         daemon.start()
+        daemon.until((models / "support" / "champion").exists, "the links, which come after the files")
         assert (models / "support" / "champion" / "adapter.bin").read_bytes() == b"bbbbbbbb"
-        assert daemon.status()["warnings"] == []
+        daemon.until(lambda: daemon.status()["warnings"] == [], "no warning")
         assert daemon.stop() == 0
         shutil.rmtree(models)
         [champion] = [key for key in keys(objects) if objects.get(key) == b"bbbbbbbb"]
         objects.delete([champion])
         daemon.start()
-        [warning] = daemon.status()["warnings"]
+        daemon.until((models / "support" / "aaaaaaaa").exists, "the other version")
+        [warning] = daemon.until(lambda: daemon.status()["warnings"], "a warning")
         assert warning.startswith(f"version support/bbbbbbbb: store.objects_url: {champion} is not there")
         assert daemon.metric("retuned_warnings") == 1
         assert (models / "support" / "aaaaaaaa" / "adapter.bin").read_bytes() == b"aaaaaaaa"

@@ -33,7 +33,7 @@ PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.cluster.yml").read_text())
 IMAGE = dict(re.findall(r"(RETUNED__\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text()))
 DAEMONS = ("retuned", "standby")
 SECRETS = {
-    "RETUNED_POSTGRES_PASSWORD": "a password",
+    "RETUNED_POSTGRES_PASSWORD": "a-password",
     "RETUNED_OBJECTS_KEY": "a secret key",
     "GRAFANA_ADMIN_PASSWORD": "another",
 }
@@ -74,7 +74,7 @@ def test_each_process_takes_its_configuration(service: str, monkeypatch: pytest.
     taken = settings(service, monkeypatch, tmp_path)
     assert (taken.store.kind, taken.http.host, taken.http.port) == ("cluster", "0.0.0.0", 8321)
     assert taken.kafka.bootstrap_servers == "kafka:19092"
-    assert taken.store.postgres() == "postgresql://retuned:a password@postgres/retuned"
+    assert taken.store.postgres() == "postgresql://retuned:a-password@postgres/retuned"
     Database(taken.store).close()
     assert Objects(taken.store).url == "s3://retuned/store"
     own = COMPOSE["services"][service]
