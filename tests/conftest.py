@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,10 @@ from traffic import new_warehouse
 
 from retuned.consumers.common import process
 from retuned.consumers.warehouse.connection import Warehouse
+
+if TYPE_CHECKING:  # they need the extra cluster
+    from cluster_doubles import Cluster
+    from clusters import Postgres
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +38,31 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         pytest.skip(reason)
     with run_apache_kafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="module")
+def postgres() -> "Iterator[Postgres]":
+    """A PostgreSQL server."""
+    from clusters import run_postgres
+
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: "Postgres", tmp_path: Path) -> str:
+    """The URL of a new database on it."""
+    return postgres.create(tmp_path.name)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, database: str) -> "Iterator[Cluster]":
+    """Ingesters over a log in memory, a database and a folder."""
+    from cluster_doubles import Cluster
+
+    made = Cluster(tmp_path, database)
+    yield made
+    made.close()
 
 
 @pytest.fixture

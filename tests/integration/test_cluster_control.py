@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
 from clusters import Postgres as Server
-from clusters import run_postgres
 
 from retuned.consumers.cluster import control as module
 from retuned.consumers.cluster.control import KEYS, Control
@@ -28,24 +27,13 @@ from retuned.retrain.versions import QUERIES
 NOW = datetime(2026, 11, 1, 12, 30, 0, 123456)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with run_postgres() as made:
-        yield made
-
-
-@pytest.fixture
-def url(server: Server, tmp_path: Path) -> str:
-    return server.create(tmp_path.name)
-
-
 class Node:
     """A warehouse, and its control tables."""
 
-    def __init__(self, path: Path, url: str, epoch: int | None = None) -> None:
-        self.path, self.url = path, url
+    def __init__(self, path: Path, database: str, epoch: int | None = None) -> None:
+        self.path, self.database = path, database
         self.warehouse: Warehouse = open_warehouse(WarehouseSettings(path=path))
-        self.postgres = Postgres(StoreSettings(postgres_url=url))  # type: ignore[arg-type]
+        self.postgres = Postgres(StoreSettings(postgres_url=database))  # type: ignore[arg-type]
         self.control = Control(self.postgres, self.warehouse)
         if epoch is not None:
             self.lead()
@@ -73,18 +61,18 @@ class Node:
     def again(self) -> "Node":
         """After the end of its process."""
         self.close()
-        return Node(self.path, self.url)
+        return Node(self.path, self.database)
 
 
 @pytest.fixture
-def leader(tmp_path: Path, url: str) -> Iterator[Node]:
-    with closing(Node(tmp_path / "leader.duckdb", url, epoch=1)) as made:
+def leader(tmp_path: Path, database: str) -> Iterator[Node]:
+    with closing(Node(tmp_path / "leader.duckdb", database, epoch=1)) as made:
         yield made
 
 
 @pytest.fixture
-def other(tmp_path: Path, url: str) -> Iterator[Node]:
-    with closing(Node(tmp_path / "other.duckdb", url)) as made:
+def other(tmp_path: Path, database: str) -> Iterator[Node]:
+    with closing(Node(tmp_path / "other.duckdb", database)) as made:
         yield made
 
 
@@ -305,7 +293,7 @@ def test_many_threads_change_rows_and_all_have_them(leader: Node, other: Node) -
     assert same(leader, other)
 
 
-def test_a_warehouse_that_has_rows_gives_them_to_the_cluster_once(tmp_path: Path, url: str, other: Node) -> None:
+def test_a_warehouse_that_has_rows_gives_them_to_the_cluster_once(tmp_path: Path, database: str, other: Node) -> None:
     path = tmp_path / "first.duckdb"
     warehouse = open_warehouse(WarehouseSettings(path=path))
     for number in range(5):
@@ -313,7 +301,7 @@ def test_a_warehouse_that_has_rows_gives_them_to_the_cluster_once(tmp_path: Path
     warehouse.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHANGE_ROWS", 2)
-        with closing(Node(path, url, epoch=1)) as first:
+        with closing(Node(path, database, epoch=1)) as first:
             other.control.follow()
             assert same(first, other)
             number = first.control.number
@@ -376,17 +364,17 @@ def test_who_was_away_for_longer_than_deletions_are_told_reads_all_anew(leader: 
     assert same(leader, other)
 
 
-def test_a_database_that_is_away_stops_the_change_alone(server: Server, leader: Node) -> None:
+def test_a_database_that_is_away_stops_the_change_alone(postgres: Server, leader: Node) -> None:
     import signal
 
-    server.stop(signal.SIGKILL)
+    postgres.stop(signal.SIGKILL)
     try:
         with pytest.raises(StoreUnavailable, match="no connection to the database"):
             leader.decide("a")
         assert leader.decided() == []
         leader.warehouse.execute("UPDATE batches SET last = last + 1")
     finally:
-        server.start()
+        postgres.start()
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with suppress(StoreUnavailable):

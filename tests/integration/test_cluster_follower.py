@@ -16,7 +16,6 @@ pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_doubles import Cluster, drain
-from clusters import Postgres, run_postgres
 from promoting import model_row
 from stored_artifacts import away, keys
 
@@ -36,19 +35,6 @@ from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.retrain.settings import ModelsSettings
 
 EVENTS = "SELECT * EXCLUDE (batch, received_at) FROM interactions ORDER BY rowid"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with run_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
-    made = Cluster(tmp_path, postgres.create(tmp_path.name))
-    yield made
-    made.close()
 
 
 class Node:

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_doubles import KEY, Cluster, drain
-from clusters import Postgres, run_postgres
+from clusters import Postgres
 
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.objects import Objects
@@ -28,19 +28,6 @@ from retuned.consumers.errors import ConfigurationError, Reassigned, StoreUnavai
 from retuned.consumers.settings import PrivacySettings, Settings, StoreSettings
 from retuned.daemon.ingest import IngestProcess
 from retuned.daemon.settings import Settings as DaemonSettings
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with run_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
-    made = Cluster(tmp_path, postgres.create(tmp_path.name))
-    yield made
-    made.close()
 
 
 def test_a_batch_is_a_segment_redacted_and_in_files_that_other_engines_read(cluster: Cluster) -> None:

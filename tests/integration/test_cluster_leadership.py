@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +13,6 @@ pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
 from brokers import until
 from clusters import Postgres as Server
-from clusters import run_postgres
 
 from retuned.consumers.cluster import leadership as module
 from retuned.consumers.cluster.control import Control
@@ -24,17 +23,6 @@ from retuned.consumers.settings import StoreSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse, utc_now
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with run_postgres() as made:
-        yield made
-
-
-@pytest.fixture
-def url(server: Server, tmp_path: Path) -> str:
-    return server.create(tmp_path.name)
-
-
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
@@ -43,8 +31,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 class Daemon:
     """What of one has a part in it: a thread may be held up, as a process is that is frozen."""
 
-    def __init__(self, folder: Path, name: str, url: str, followed: Callable[[], int] = lambda: 0) -> None:
-        self.settings = StoreSettings(postgres_url=url)  # type: ignore[arg-type]
+    def __init__(self, folder: Path, name: str, database: str, followed: Callable[[], int] = lambda: 0) -> None:
+        self.settings = StoreSettings(postgres_url=database)  # type: ignore[arg-type]
         self.warehouse = open_warehouse(WarehouseSettings(path=folder / f"{name}.duckdb"))
         self.postgres, self.own = Postgres(self.settings), Postgres(self.settings)
         self.control = Control(self.own, self.warehouse)
@@ -81,10 +69,10 @@ class Daemon:
         return [row["workload"] for row in self.warehouse.rows("SELECT workload FROM pauses ORDER BY ALL")]
 
 
-def test_one_leads_and_the_other_follows_until_it_has_ended(tmp_path: Path, url: str) -> None:
-    first = Daemon(tmp_path, "first", url)
+def test_one_leads_and_the_other_follows_until_it_has_ended(tmp_path: Path, database: str) -> None:
+    first = Daemon(tmp_path, "first", database)
     assert first.led.wait(20)
-    with closing(Daemon(tmp_path, "second", url)) as second:
+    with closing(Daemon(tmp_path, "second", database)) as second:
         until(lambda: second.leadership.leader_url == "http://127.0.0.1/first")
         first.leadership.check()
         with pytest.raises(StandsBy, match="this daemon stands by and changes nothing: first leads"):
@@ -104,11 +92,11 @@ def test_one_leads_and_the_other_follows_until_it_has_ended(tmp_path: Path, url:
 
 
 def test_one_that_is_frozen_leads_no_more_and_ends_itself_when_it_wakes_up(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 2.0)
     monkeypatch.setattr(module, "MARGIN_SECONDS", 0.5)
-    with closing(Daemon(tmp_path, "first", url)) as first, closing(Daemon(tmp_path, "second", url)) as second:
+    with closing(Daemon(tmp_path, "first", database)) as first, closing(Daemon(tmp_path, "second", database)) as second:
         until(lambda: first.led.is_set() or second.led.is_set())
         frozen, other = (first, second) if first.led.is_set() else (second, first)
         frozen.frozen.set()
@@ -126,30 +114,33 @@ def test_one_that_is_frozen_leads_no_more_and_ends_itself_when_it_wakes_up(
         assert other.pauses() == ["a"]
 
 
-def test_the_one_that_leads_goes_on_after_the_database_was_away(tmp_path: Path, server: Server, url: str) -> None:
-    with closing(Daemon(tmp_path, "first", url)) as first:
+def test_the_one_that_leads_goes_on_after_the_database_was_away(
+    tmp_path: Path, postgres: Server, database: str
+) -> None:
+    with closing(Daemon(tmp_path, "first", database)) as first:
         assert first.led.wait(20)
-        server.stop(signal.SIGKILL)
+        postgres.stop(signal.SIGKILL)
         until(lambda: first.leadership.problem.startswith("store.postgres_url: "))
-        server.start()
+        postgres.start()
         until(lambda: first.leadership.problem == "" and first.leadership.leads)
         until(lambda: first.control.epoch == 2)
         first.pause("a")
         assert first.error == []
 
 
-def test_one_that_lacks_segments_leaves_it_to_another_one(tmp_path: Path, url: str) -> None:
+def test_one_that_lacks_segments_leaves_it_to_another_one(tmp_path: Path, database: str) -> None:
     """As one does that cannot read the storage."""
-    with closing(Postgres(StoreSettings(postgres_url=url))) as postgres, postgres.transaction() as connection:  # type: ignore[arg-type]
+    settings = StoreSettings(postgres_url=database)  # type: ignore[arg-type]
+    with closing(Postgres(settings)) as postgres, postgres.transaction() as connection:
         connection.execute(b"UPDATE retuned.last_segment SET number = 3")
     has = [2]
-    with closing(Daemon(tmp_path, "behind", url, lambda: has[0])) as behind:
+    with closing(Daemon(tmp_path, "behind", database, lambda: has[0])) as behind:
         until(lambda: behind.leadership.problem == "")
         time.sleep(0.3)
         assert behind.postgres.rows("lock_leader", {"lock": module.LOCK}) == [(True,)], "nobody has it"
         behind.postgres.rows("unlock_leader", {"lock": module.LOCK})
         assert not behind.led.is_set()
-        with closing(Daemon(tmp_path, "other", url, lambda: 3)) as other:
+        with closing(Daemon(tmp_path, "other", database, lambda: 3)) as other:
             assert other.led.wait(20)
             until(lambda: behind.control.leader == "other leads")
         has[0] = 3
@@ -157,7 +148,7 @@ def test_one_that_lacks_segments_leaves_it_to_another_one(tmp_path: Path, url: s
 
 
 def test_one_that_falls_behind_before_it_begins_gives_the_lock_back(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
     asked = list[int]()
@@ -167,19 +158,19 @@ def test_one_that_falls_behind_before_it_begins_gives_the_lock_back(
         asked.append(1)
         return 0 if len(asked) > 1 else 3
 
-    with closing(Postgres(StoreSettings(postgres_url=url))) as postgres:  # type: ignore[arg-type]
+    with closing(Postgres(StoreSettings(postgres_url=database))) as postgres:  # type: ignore[arg-type]
         with postgres.transaction() as connection:
             connection.execute(b"UPDATE retuned.last_segment SET number = 3")
-        with closing(Daemon(tmp_path, "first", url, has)) as first:
+        with closing(Daemon(tmp_path, "first", database, has)) as first:
             until(lambda: len(asked) > 1)
             until(lambda: postgres.rows("lock_leader", {"lock": module.LOCK}) == [(True,)])
             assert not first.led.is_set()
 
 
-def test_daemons_are_told_apart_and_gone_when_they_have_ended(tmp_path: Path, url: str) -> None:
-    with closing(Daemon(tmp_path, "first", url)) as first:
+def test_daemons_are_told_apart_and_gone_when_they_have_ended(tmp_path: Path, database: str) -> None:
+    with closing(Daemon(tmp_path, "first", database)) as first:
         assert first.led.wait(20)
-        second = Daemon(tmp_path, "second", url)
+        second = Daemon(tmp_path, "second", database)
         until(lambda: len(first.leadership.members()) == 2)
         assert [(str(one), one.this) for one in first.leadership.members()] == [
             ("first leads", True),
@@ -196,14 +187,16 @@ def test_what_is_no_url_is_refused_without_its_password() -> None:
     assert "s3cret" not in str(refused.value)
 
 
-def test_a_warehouse_is_handed_over_once_and_to_a_cluster_of_which_no_daemon_runs(tmp_path: Path, url: str) -> None:
-    settings = StoreSettings(postgres_url=url)  # type: ignore[arg-type]
+def test_a_warehouse_is_handed_over_once_and_to_a_cluster_of_which_no_daemon_runs(
+    tmp_path: Path, database: str
+) -> None:
+    settings = StoreSettings(postgres_url=database)  # type: ignore[arg-type]
     warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "old.duckdb"))
     warehouse.insert("pauses", workload="a", created_at=utc_now(), actor="anna", reason="why")
     with closing(Postgres(settings)) as postgres:
         hand_over(postgres, warehouse)
     warehouse.close()
-    with closing(Daemon(tmp_path, "first", url)) as first:
+    with closing(Daemon(tmp_path, "first", database)) as first:
         assert first.led.wait(20)
         assert first.pauses() == ["a"]
         warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "other.duckdb"))
