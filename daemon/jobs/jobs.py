@@ -102,9 +102,13 @@ class Jobs:
         """Run a job of the table now, in this thread.
 
         Raises:
+            StandsBy: another daemon of the cluster does it.
             PartsFailed: parts of it failed; the others were done.
         """
-        return self._traced(next(job for job in self.table() if job.id == id))()
+        job = next(job for job in self.table() if job.id == id)
+        if not job.everywhere:
+            self.context.lead()
+        return self._traced(job)()
 
     def start(self) -> None:
         """Start the schedule, with the jobs that each daemon of a cluster does; `lead` adds the others."""
@@ -179,11 +183,10 @@ class Jobs:
         return in_turn
 
     def _traced(self, job: Job) -> Callable[[], Any]:
+        if not job.traced:
+            return job.work
+
         def work() -> Any:
-            if not job.everywhere:
-                self.context.lead()
-            if not job.traced:
-                return job.work()
             with span(f"job {job.id}", job=job.id):
                 return job.work()
 
