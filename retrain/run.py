@@ -41,6 +41,7 @@ from retuned.retrain.decision.evaluate import (
     summary,
 )
 from retuned.retrain.decision.judge import Opinion
+from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.generation import effect_probe
 from retuned.retrain.generation.provider import used
 from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
@@ -456,14 +457,14 @@ class _Run:
         self._check_stop()
         return rows
 
-    def _compared(self, dataset: Dataset, rows: list[Evaluation]) -> gate.Decision:
+    def _compared(self, dataset: Dataset, rows: list[Evaluation]) -> Decision:
         """What the gate says of the evaluations: on the holdout alone and, where there are folds, with them. That is
         another look at the candidate, if the holdout alone was one."""
         run = self._row()
         champion = CHAMPION if run["parent_version"] else BASE
         tries = holdout.tries(self.warehouse, self.workload, run["parent_version"])
 
-        def decide(tries: int, *splits: str) -> gate.Decision:
+        def decide(tries: int, *splits: str) -> Decision:
             def of(model: str) -> list[Evaluation]:
                 return [row for split in splits for row in _of(rows, model, split)]
 
@@ -530,11 +531,11 @@ class _Run:
         opinion: Opinion | None,
         candidate: Version,
         lengths: dict[str, float],
-    ) -> gate.Decision:
+    ) -> Decision:
         """Decided once: evaluations and decision are written together, and a resumed run finds them."""
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
         if row is not None:
-            return gate.Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
+            return Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
         run = self._row()
         metric = datasets.metric_of(dataset, self.settings)
         decision = self._compared(dataset, rows)
@@ -552,7 +553,7 @@ class _Run:
                 for row in rows
             ]
         if candidate.version == run["parent_version"]:
-            decision = gate.Decision(
+            decision = Decision(
                 False, ["The training left the champion as it was.", *decision.reasons], decision.figures
             )
         names = {BASE: BASE, LOGGED: LOGGED, CHAMPION: run["parent_version"], CANDIDATE: candidate.version}
@@ -590,7 +591,7 @@ class _Run:
         return decision
 
     @one_at_a_time
-    def _promote(self, decision: gate.Decision, parent: Version | None, candidate: Version) -> float | None:
+    def _promote(self, decision: Decision, parent: Version | None, candidate: Version) -> float | None:
         """Put what passed into service, or have it wait for a person's approval, unless the champion was changed
         meanwhile: it was compared with another one.
 

@@ -49,7 +49,8 @@ from workloads.task import Item, Skipped, Task
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.evaluate import CANDIDATE, CHAMPION, LOGGED, Evaluation, measured, scored, with_agreement
-from retuned.retrain.decision.gate import Decision, decide
+from retuned.retrain.decision.gate import decide
+from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.scoring.metric import Metric, choose
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
 from retuned.retrain.training.train import train

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
 
-from retuned.retrain.decision.gate import Decision, decide
+from retuned.retrain.decision.gate import decide
+from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.settings import GateSettings
 
 SETTINGS = GateSettings()
