@@ -20,8 +20,8 @@ from retuned.retrain.versions import QUERIES
 
 log = logging.getLogger(__name__)
 
-TRAIN = "train"
-"""In the folder of a run: that of the training."""
+TRAIN, EVALUATE = "train", "evaluate"
+"""In the folder of a run: those of the training and of the evaluation."""
 changing = threading.Lock()
 """Commands and the runs under way change the rows of runs, each in a thread of its own."""
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit
@@ -43,8 +43,8 @@ from retuned.retrain.decision.evaluate import (
 from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.generation import effect_probe
-from retuned.retrain.generation.provider import used
-from retuned.retrain.queue import TRAIN, changing, discard, folder_of, left_provider
+from retuned.retrain.queue import EVALUATE, TRAIN, discard, folder_of, left_provider
+from retuned.retrain.record import RunRecord
 from retuned.retrain.release import approve, registry
 from retuned.retrain.release.rollout import Rollout, in_words, one_at_a_time
 from retuned.retrain.release.routes import under_way
@@ -54,7 +54,6 @@ from retuned.retrain.training import provider
 from retuned.retrain.training.train import train
 from retuned.retrain.versions import QUERIES, Version
 
-T = TypeVar("T")
 Clock = Callable[[], datetime]
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
 
@@ -62,8 +61,6 @@ _this_machine = threading.Lock()
 """Datasets are made and the gate decides on the daemon's machine, one at a time, however many runs are under way."""
 _LOOK_SECONDS = 0.5
 _LENGTHS = ("rows_cut", "rows_too_long")
-_EVALUATE = "evaluate"
-"""In the folder of a run: that of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -137,30 +134,29 @@ class _Run:
     ) -> None:
         self.rollout, self.warehouse = rollout, rollout.warehouse
         self.settings = rollout.settings.for_workload(workload)
-        self.workload, self.id, self.now, self.stop, self.on_progress = workload, run_id, now, stop, on_progress
+        self.workload, self.id, self.now, self.stop = workload, run_id, now, stop
         self.folder = folder_of(self.settings, workload, run_id)
-        self.rebases = self._row()["kind"] == "rebase"
+        self.record = RunRecord(self.warehouse, workload, run_id, self.folder, now, on_progress)
+        self.rebases = self.record.row()["kind"] == "rebase"
         self.rebased_from: str | None = None
-        self.waited = 0.0
-        self.waits_since: datetime | None = None
 
     def through(self) -> RunResult:
         """All stages; whatever ends them stands in the run's row."""
         try:
-            self._begin()
+            self.record.begin(self.settings.train.attempts)
             self.folder.mkdir(parents=True, exist_ok=True)
             result = self._stages()
         except DatasetRefused as error:
             result = self._ended("refused", str(error))
         except Cancelled as error:
-            if (row := self._interrupted())["state"] == "cancelled":
+            if (row := self.record.interrupted())["state"] == "cancelled":
                 discard(self.rollout.settings, self.workload, self.id)
                 return self._ended("cancelled", row["error"])
             return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
             raise
         except StoreUnavailable:
-            self._interrupted()  # it is taken up again, and no attempt has failed
+            self.record.interrupted()  # it is taken up again, and no attempt has failed
             raise
         except RetunedError as error:
             result = self._ended("failed", str(error))
@@ -169,59 +165,25 @@ class _Run:
                 "failed", f"{error.filename or self.folder}: {error.strerror or error}; free or mend it and retrain"
             )
         except Exception as error:
-            self._finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
+            self.record.finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
             left_provider(self.folder, self.settings)
             raise
-        row = self._finish(state=result.state, error=result.error, detail=json.dumps(asdict(result)))
+        row = self.record.finish(state=result.state, error=result.error, detail=json.dumps(asdict(result)))
         if row["state"] == "cancelled":
             result = self._ended("cancelled", row["error"])
         if left_provider(self.folder, self.settings) and result.state in ("succeeded", "refused", "cancelled"):
             shutil.rmtree(self.folder, ignore_errors=True)
         return result
 
-    def _begin(self) -> None:
-        """Count the attempt before anything is done: what ends the whole daemon leaves no other trace.
-
-        Raises:
-            Cancelled: it was cancelled meanwhile.
-            RetunedError: it was attempted too often.
-        """
-        with changing:
-            row = self._row()
-            if row["state"] == "cancelled":
-                raise Cancelled(row["error"])
-            attempts, most = row["attempts"] or 0, self.settings.train.attempts
-            if attempts >= most:
-                raise RetunedError(
-                    f"run {self.id}: given up after {attempts} attempts in which the daemon was killed "
-                    "(train.attempts), most likely for want of memory: give it more, or lower train.batch_size, "
-                    "train.max_length or train.rank, and retrain"
-                )
-            started_at = self.now() if row["state"] == "waiting" else row["started_at"]
-            self._set(state="running", attempts=attempts + 1, started_at=started_at)
-
-    def _interrupted(self) -> dict[str, Any]:
-        """The row of a run that was stopped: interrupted, which is no failed attempt, unless it was cancelled."""
-        with changing:
-            row = self._row()
-            if row["state"] == "running":
-                self._set(state="interrupted", attempts=max(0, (row["attempts"] or 0) - 1))
-            return self._row()
-
-    def _finish(self, **values: Any) -> dict[str, Any]:
-        """The row of a run that ended: as these values say, unless it was cancelled."""
-        with changing:
-            if self._row()["state"] != "cancelled":
-                self._set(finished_at=self.now(), **values)
-            return self._row()
-
     def _stages(self) -> RunResult:
         with self._stage("data"):
             dataset, parent = self._dataset()
         self._check_stop()
-        self._tell("train", rows=dataset.rows, dataset_version=dataset.version)
+        self.record.tell("train", rows=dataset.rows, dataset_version=dataset.version)
         with self._stage("train"):
-            training = self._timed("train_seconds", lambda: self._trained(dataset, None if self.rebases else parent))
+            training = self.record.timed(
+                "train_seconds", lambda: self._trained(dataset, None if self.rebases else parent)
+            )
         self._check_stop()
         with self._stage("evaluate"):
             rows, lengths = self._evaluations(dataset, parent, training)
@@ -239,7 +201,7 @@ class _Run:
             if decision.outcome:
                 self.rollout.follow_up_or_log(self.workload)
             traced.set(version=candidate.version, promoted=share is not None)
-        seconds = self._row()
+        seconds = self.record.row()
         return RunResult(
             run_id=self.id,
             workload=self.workload,
@@ -263,12 +225,12 @@ class _Run:
 
     def _dataset(self) -> tuple[Dataset, Version | None]:
         """The run's dataset and the champion that it starts from; both are settled when the dataset is written."""
-        row = self._row()
+        row = self.record.row()
         if row["dataset_version"] is None:
             champion = versions.champion(self.warehouse, self.workload)
             self._use_base(champion)
             with self._alone():
-                self._tell("dataset")
+                self.record.tell("dataset")
                 dataset = build_dataset(
                     self.warehouse,
                     self.settings,
@@ -278,7 +240,7 @@ class _Run:
                     self.stop,
                     self.rebases,
                 )
-            self._update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
+            self.record.update(dataset_version=dataset.version, parent_version=champion.version if champion else None)
             return dataset, champion
         kept = datasets.load(self.warehouse, self.workload, row["dataset_version"])
         if kept is None or not kept.path.is_dir():
@@ -289,25 +251,26 @@ class _Run:
 
     def _use_base(self, champion: Version | None) -> None:
         """From here on `models.base` is the base model of this run."""
-        wanted, own = self._row()["base_model"], self.settings.base
+        wanted, own = self.record.row()["base_model"], self.settings.base
         base = self.settings.base_named(wanted) if wanted else versions.base_of(champion, own)
         found, configured = versions.base_hash(base), versions.base_hash(versions.need_base(own))
         self.rebased_from = None if found == configured else configured
         self.settings = self.settings.with_base(base)
 
-    def _trained(self, dataset: Dataset, parent: Version | None) -> dict[str, Any]:
-        """What `train` returns, of this machine or of a provider."""
+    def _trained(self, dataset: Dataset, champion: Version | None) -> dict[str, Any]:
+        """What `train` returns, of this machine or of a provider. A rebase begins anew, all else with the champion."""
         folder, settings = self.folder / TRAIN, self.settings
+        parent = None if self.rebases else champion
 
         def tell(line: dict[str, Any]) -> None:
             if job := line.get("job"):
-                self._update(provider_job=job)
-            self._tell("train", **line)
+                self.record.update(provider_job=job)
+            self.record.tell("train", **line)
 
         if not isinstance(settings.base, ProviderModel):
             return train(dataset, parent, settings, folder, self.stop, tell)
         training = provider.train(dataset, parent, settings, self.id, folder, self.stop, tell)
-        self._update(provider_job=training["job"], trained_tokens=training["tokens"])
+        self.record.update(provider_job=training["job"], trained_tokens=training["tokens"])
         return training
 
     def _evaluations(
@@ -318,8 +281,8 @@ class _Run:
         if kept.is_file():
             found = json.loads(kept.read_text(encoding="utf-8"))
             return [Evaluation(**row) for row in found["rows"]], found["lengths"]
-        self._tell("evaluate")
-        rows, figures = self._timed(
+        self.record.tell("evaluate")
+        rows, figures = self.record.timed(
             "evaluate_seconds",
             lambda: evaluate(
                 dataset,
@@ -327,13 +290,13 @@ class _Run:
                 Path(training["adapter"]),
                 self.settings,
                 training["dtype"],
-                self.folder / _EVALUATE,
+                self.folder / EVALUATE,
                 self.stop,
-                lambda line: self._tell("evaluate", **line),
+                lambda line: self.record.tell("evaluate", **line),
                 datasets.logged_answers(self.warehouse, dataset),
             ),
         )
-        self._paid(int(figures.get("judge_tokens", 0)))
+        self.record.paid(int(figures.get("judge_tokens", 0)))
         lengths = {name: value for name, value in figures.items() if name.endswith(_LENGTHS)}
         replace_text(kept, json.dumps({"rows": [asdict(row) for row in rows], "lengths": lengths}))
         return rows, lengths
@@ -346,8 +309,8 @@ class _Run:
         kept = self.folder / "opinion.json"
         if kept.is_file():
             return Opinion(**json.loads(kept.read_text(encoding="utf-8")))
-        self._tell("judge")
-        opponent = CHAMPION if self._row()["parent_version"] else BASE
+        self.record.tell("judge")
+        opponent = CHAMPION if self.record.row()["parent_version"] else BASE
         before, after = (
             {row.row_id: row.output for row in _of(rows, model, "holdout")} for model in (opponent, CANDIDATE)
         )
@@ -357,7 +320,7 @@ class _Run:
             for row in drawn(answered, settings.judge_examples)
         ]
         opinion = judge.compare(pairs, settings, self.stop)
-        self._paid(opinion.tokens)
+        self.record.paid(opinion.tokens)
         replace_text(kept, json.dumps(asdict(opinion)))
         return opinion
 
@@ -385,7 +348,7 @@ class _Run:
                     )
             metric = self._judging(dataset)
             said = judge.compare(differing, settings, self.stop, metric.criteria if metric else None)
-            self._paid(said.tokens)
+            self.record.paid(said.tokens)
             asked_about = {pair.row_id for pair in differing}
             ties = {row.row_id: "tie" for row in looked_at if row.row_id not in asked_about}
             replace_text(kept, json.dumps(ties | said.verdicts))
@@ -422,8 +385,8 @@ class _Run:
         kept = folder / "evaluations.json"
         if kept.is_file():
             return [Evaluation(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
-        self._tell("train", fold=number, rows=fold.rows, dataset_version=fold.version)
-        training = self._timed(
+        self.record.tell("train", fold=number, rows=fold.rows, dataset_version=fold.version)
+        training = self.record.timed(
             "train_seconds",
             lambda: train(
                 fold,
@@ -431,13 +394,13 @@ class _Run:
                 self.settings,
                 folder / TRAIN,
                 self.stop,
-                lambda line: self._tell("train", fold=number, **line),
+                lambda line: self.record.tell("train", fold=number, **line),
             ),
         )
         self._check_stop()
-        self._tell("evaluate", fold=number)
+        self.record.tell("evaluate", fold=number)
         asked = self.settings.evaluate.model_copy(update={"general_examples": 0})
-        rows, figures = self._timed(
+        rows, figures = self.record.timed(
             "evaluate_seconds",
             lambda: evaluate(
                 fold,
@@ -445,13 +408,13 @@ class _Run:
                 Path(training["adapter"]),
                 self.settings.model_copy(update={"evaluate": asked}),
                 dtype,
-                folder / _EVALUATE,
+                folder / EVALUATE,
                 self.stop,
-                lambda line: self._tell("evaluate", fold=number, **line),
+                lambda line: self.record.tell("evaluate", fold=number, **line),
                 logged,
             ),
         )
-        self._paid(int(figures.get("judge_tokens", 0)))
+        self.record.paid(int(figures.get("judge_tokens", 0)))
         rows = [replace(row, split=FOLD) for row in rows]
         replace_text(kept, json.dumps([asdict(row) for row in rows]))
         self._check_stop()
@@ -460,7 +423,7 @@ class _Run:
     def _compared(self, dataset: Dataset, rows: list[Evaluation]) -> Decision:
         """What the gate says of the evaluations: on the holdout alone and, where there are folds, with them. That is
         another look at the candidate, if the holdout alone was one."""
-        run = self._row()
+        run = self.record.row()
         champion = CHAMPION if run["parent_version"] else BASE
         tries = holdout.tries(self.warehouse, self.workload, run["parent_version"])
 
@@ -492,9 +455,9 @@ class _Run:
     def _register(
         self, dataset: Dataset, parent: Version | None, training: dict[str, Any], rows: list[Evaluation]
     ) -> Version:
-        row = self._row()
+        row = self.record.row()
         scores = _scores(rows)
-        probe = self.folder / _EVALUATE / effect_probe.FILE
+        probe = self.folder / EVALUATE / effect_probe.FILE
         version = registry.register(
             self.warehouse,
             self.settings.models.directory,
@@ -521,7 +484,7 @@ class _Run:
             | ({"effect_probe": json.loads(probe.read_text(encoding="utf-8"))} if probe.is_file() else {}),
             now=self.now(),
         )
-        self._update(version=version.version)
+        self.record.update(version=version.version)
         return version
 
     def _decide(
@@ -536,7 +499,7 @@ class _Run:
         row = self.warehouse.row(QUERIES["gate_decision"], {"run_id": self.id})
         if row is not None:
             return Decision(row["outcome"], json.loads(row["reasons"]), json.loads(row["figures"]))
-        run = self._row()
+        run = self.record.row()
         metric = datasets.metric_of(dataset, self.settings)
         decision = self._compared(dataset, rows)
         figures = summary(rows) | lengths | decision.figures
@@ -581,7 +544,7 @@ class _Run:
                 figures=json.dumps(decision.figures),
                 run_id=self.id,
             )
-        self._tell(
+        self.record.tell(
             "gate",
             outcome=decision.outcome,
             reasons=decision.reasons,
@@ -599,7 +562,7 @@ class _Run:
         ends with the same weights again, nor one while another is being rolled out: two at a time could not be told
         apart. Returns the share of the traffic that it answers; None: it is not put into service.
         """
-        if self._row()["state"] == "cancelled":
+        if self.record.row()["state"] == "cancelled":
             raise Cancelled(f"run {self.id}: cancelled before it was done")
         if not decision.outcome:
             return None
@@ -628,10 +591,10 @@ class _Run:
         if self.settings.rollout.approve == "required":
             request = approve.request(self.rollout, self.workload, candidate.version, serving, self.id, self.now())
             decision.reasons.append(f"Not promoted: {request}.")
-            self._tell("approval", version=candidate.version)
+            self.record.tell("approval", version=candidate.version)
             return None
         share = self.rollout.begin(self.workload, candidate.version, "gate", decision.reasons[0], self.now())
-        self._tell("promoted", version=candidate.version, share=share)
+        self.record.tell("promoted", version=candidate.version, share=share)
         return share
 
     @contextmanager
@@ -643,7 +606,7 @@ class _Run:
         """
         while not _this_machine.acquire(timeout=_LOOK_SECONDS):
             self._check_stop()
-            self._tell("waits for another run's dataset or decision")
+            self.record.tell("waits for another run's dataset or decision")
         try:
             yield
         finally:
@@ -653,36 +616,8 @@ class _Run:
         if self.stop.is_set():
             raise Cancelled(f"run {self.id}: stopped before it was done")
 
-    def _count_waiting(self, *, waits: bool) -> None:
-        """From now on the work waits for a cluster's resources, or no more."""
-        if self.waits_since is not None:
-            self.waited += (self.now() - self.waits_since).total_seconds()
-        self.waits_since = self.now() if waits else None
-
-    def _tell(self, stage: str, **line: Any) -> None:
-        if "ray_status" in line:
-            self._count_waiting(waits=line["ray_status"] == "PENDING")
-        self.on_progress({"stage": stage, "workload": self.workload, "run_id": self.id} | line)
-
-    def _timed(self, column: str, work: Callable[[], T]) -> T:
-        """Adds the wall time of some work to a column of the run, without what it waited for a cluster; interrupted
-        work has a cost too."""
-        started, self.waited = self.now(), 0.0
-        try:
-            return work()
-        finally:
-            self._count_waiting(waits=False)
-            spent = (self.now() - started).total_seconds() - self.waited
-            self._update(**{column: (self._row()[column] or 0.0) + spent})
-            if tokens := used(self.folder / _EVALUATE):
-                self._update(input_tokens=tokens.input, output_tokens=tokens.output)
-
-    def _paid(self, judge_tokens: int) -> None:
-        if judge_tokens:
-            self._update(judge_tokens=(self._row()["judge_tokens"] or 0) + judge_tokens)
-
     def _ended(self, state: State, error: str) -> RunResult:
-        row = self._row()
+        row = self.record.row()
         return RunResult(
             run_id=self.id,
             workload=self.workload,
@@ -695,19 +630,6 @@ class _Run:
             evaluate_seconds=row["evaluate_seconds"] or 0.0,
             error=error,
         )
-
-    def _row(self) -> dict[str, Any]:
-        row = self.warehouse.row("SELECT * FROM runs WHERE id = ?", [self.id])
-        assert row is not None
-        return row
-
-    def _update(self, **values: Any) -> None:
-        with changing:
-            self._set(**values)
-
-    def _set(self, **values: Any) -> None:
-        columns = ", ".join(f"{name} = ?" for name in values)
-        self.warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self.id])
 
 
 def _pair(row: dict[str, Any], approved: str, champion: str, candidate: str, objective: str) -> judge.Pair:

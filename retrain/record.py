@@ -1,0 +1,113 @@
+"""A run as its row says: state, attempts, times and costs; and what is told of its progress."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from retuned.consumers.common.process import Emit
+from retuned.consumers.errors import Cancelled, RetunedError
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.generation.provider import used
+from retuned.retrain.queue import EVALUATE, changing
+
+T = TypeVar("T")
+
+
+class RunRecord:
+    """One row of `runs`. Used by the thread of the run; others may cancel it meanwhile."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        workload: str,
+        run_id: str,
+        folder: Path,
+        now: Callable[[], datetime],
+        on_progress: Emit,
+    ) -> None:
+        self._warehouse, self._workload, self._id, self._folder = warehouse, workload, run_id, folder
+        self._now, self._on_progress = now, on_progress
+        self._waited = 0.0
+        self._waits_since: datetime | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As it is now."""
+        row = self._warehouse.row("SELECT * FROM runs WHERE id = ?", [self._id])
+        assert row is not None
+        return row
+
+    def begin(self, most: int) -> None:
+        """Count the attempt before anything is done: what ends the whole daemon leaves no other trace.
+
+        Raises:
+            Cancelled: it was cancelled meanwhile.
+            RetunedError: `most` attempts were made before.
+        """
+        with changing:
+            row = self.row()
+            if row["state"] == "cancelled":
+                raise Cancelled(row["error"])
+            attempts = row["attempts"] or 0
+            if attempts >= most:
+                raise RetunedError(
+                    f"run {self._id}: given up after {attempts} attempts in which the daemon was killed "
+                    "(train.attempts), most likely for want of memory: give it more, or lower train.batch_size, "
+                    "train.max_length or train.rank, and retrain"
+                )
+            started_at = self._now() if row["state"] == "waiting" else row["started_at"]
+            self._set(state="running", attempts=attempts + 1, started_at=started_at)
+
+    def interrupted(self) -> dict[str, Any]:
+        """The row of a run that was stopped: interrupted, which is no failed attempt, unless it was cancelled."""
+        with changing:
+            row = self.row()
+            if row["state"] == "running":
+                self._set(state="interrupted", attempts=max(0, (row["attempts"] or 0) - 1))
+            return self.row()
+
+    def finish(self, **values: Any) -> dict[str, Any]:
+        """The row of a run that ended: as these values say, unless it was cancelled."""
+        with changing:
+            if self.row()["state"] != "cancelled":
+                self._set(finished_at=self._now(), **values)
+            return self.row()
+
+    def update(self, **values: Any) -> None:
+        """Set these columns."""
+        with changing:
+            self._set(**values)
+
+    def paid(self, judge_tokens: int) -> None:
+        """Add the tokens that a judge took."""
+        if judge_tokens:
+            self.update(judge_tokens=(self.row()["judge_tokens"] or 0) + judge_tokens)
+
+    def timed(self, column: str, work: Callable[[], T]) -> T:
+        """Adds the wall time of some work to a column of the run, without what it waited for a cluster; interrupted
+        work has a cost too."""
+        started, self._waited = self._now(), 0.0
+        try:
+            return work()
+        finally:
+            self._count_waiting(waits=False)
+            spent = (self._now() - started).total_seconds() - self._waited
+            self.update(**{column: (self.row()[column] or 0.0) + spent})
+            if tokens := used(self._folder / EVALUATE):
+                self.update(input_tokens=tokens.input, output_tokens=tokens.output)
+
+    def tell(self, stage: str, **line: Any) -> None:
+        """Pass a line of progress on."""
+        if "ray_status" in line:
+            self._count_waiting(waits=line["ray_status"] == "PENDING")
+        self._on_progress({"stage": stage, "workload": self._workload, "run_id": self._id} | line)
+
+    def _count_waiting(self, *, waits: bool) -> None:
+        """From now on the work waits for a cluster's resources, or no more."""
+        if self._waits_since is not None:
+            self._waited += (self._now() - self._waits_since).total_seconds()
+        self._waits_since = self._now() if waits else None
+
+    def _set(self, **values: Any) -> None:
+        columns = ", ".join(f"{name} = ?" for name in values)
+        self._warehouse.execute(f"UPDATE runs SET {columns} WHERE id = ?", [*values.values(), self._id])
