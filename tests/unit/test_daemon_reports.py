@@ -11,16 +11,8 @@ from traffic import START, feedback, interactions
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.reports.reports import (
-    Period,
-    comparison,
-    draw,
-    gather,
-    period_before,
-    report_id,
-    reports,
-    sentences,
-)
+from retuned.daemon.reports.page import comparison, draw, sentences
+from retuned.daemon.reports.reports import Period, gather, period_before, report_id, reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.money.ledger import book
 from retuned.monitors.quality.measure import measure
