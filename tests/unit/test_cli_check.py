@@ -90,7 +90,7 @@ def test_an_ingester_is_recognised(deployed: Deployment) -> None:
         deployed.write()
         mark, text = deployed.found()["http"]
         assert (mark, "is the ingester's that runs" in text) == ("ok", True)
-        with pytest.raises(RetunedError, match="an ingester answers here: .* ask a daemon"):
+        with pytest.raises(RetunedError, match=r"an ingester answers here: .* ask a daemon"):
             RemoteService(load(deployed.file)).labels(None)
     finally:
         server.stop()
