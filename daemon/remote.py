@@ -31,6 +31,10 @@ CHUNK_BYTES = 2**20
 END_OF_CERTIFICATE = "-----END CERTIFICATE-----"
 
 
+class AskedIngester(RetunedError):
+    """An ingester listens on `http.port`, which has no API."""
+
+
 class RemoteService:
     """See `retuned.daemon.service.Service`; what the daemon refuses is raised as a RetunedError with its own text."""
 
@@ -148,8 +152,10 @@ class RemoteService:
         except urllib.error.HTTPError as error:
             try:
                 way_out = "; set http.client_token to one that suffices" if error.code in (401, 403) else ""
-                raise RetunedError(json.load(error)["error"] + way_out) from error
-            except (ValueError, KeyError, TypeError):
+                answer = json.load(error)
+                kind = AskedIngester if answer.get("process") == "ingest" else RetunedError
+                raise kind(answer["error"] + way_out) from error
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise self._not_retuned(str(error.code)) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None)

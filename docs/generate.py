@@ -481,7 +481,7 @@ def cli() -> list[str]:
         "Commands ask the running daemon, by the port and the tokens of the configuration; `status`, `dead-letters`,",
         "`labels`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`, `rollback` and `report` open the",
         "warehouse themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all",
-        "of them.",
+        "of them. `retuned --version` prints the version.",
     )
     commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     helps = {action.dest: action.help or "" for action in commands._choices_actions}

@@ -4,6 +4,12 @@ SELECT topic, partition, next_offset FROM offsets;
 -- name: stored_identities
 SELECT topic, partition, cluster_id, topic_id FROM offsets WHERE cluster_id IS NOT NULL OR topic_id IS NOT NULL;
 
+-- name: stored_key_ids
+-- The keys under which users have pseudonyms.
+SELECT DISTINCT left(user_id, 4) AS key_id
+FROM (SELECT user_id FROM interactions UNION ALL SELECT user_id FROM feedback)
+WHERE user_id LIKE '____:%';
+
 -- name: next_batch
 UPDATE batches SET last = last + 1 RETURNING last;
 

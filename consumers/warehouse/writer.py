@@ -41,6 +41,11 @@ def stored_identities(warehouse: Warehouse) -> Identities:
     return {(row["topic"], row["partition"]): Identity(row["cluster_id"], row["topic_id"]) for row in rows}
 
 
+def stored_key_ids(warehouse: Warehouse) -> set[str]:
+    """The ids of the keys under which users are stored (`UserKeys.ids`). Reads a column of all events."""
+    return {row["key_id"] for row in warehouse.rows(QUERIES["stored_key_ids"])}
+
+
 class Writer:
     """Redacts and stores batches. Used by one thread at a time: it knows which ids are stored."""
 

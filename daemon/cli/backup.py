@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from retuned.consumers.common.extras import needing
-from retuned.consumers.errors import BackupError, StoreUnavailable
+from retuned.consumers.errors import BackupError, ConfigurationError, StoreUnavailable
 from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,20 +67,31 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
     they name. Returns how many partitions that are.
 
     Raises:
-        ConfigurationError: the extra is not installed, a setting is missing, or ingesters have begun elsewhere.
+        ConfigurationError: the extra is not installed, a setting is missing, ingesters have begun elsewhere, or the
+            users of the warehouse are stored under another key than the configured ones.
         StoreUnavailable: the database does not answer. A storage that does not gets the rest once the daemon runs.
     """
     from retuned.consumers.formats.files import TOPIC
-    from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
+    from retuned.consumers.privacy.pseudonyms import load_user_keys
+    from retuned.consumers.warehouse.writer import stored_identities, stored_key_ids, stored_offsets
     from retuned.daemon import artifacts
 
     with needing("cluster", "store"):
         from retuned.consumers.cluster import leadership
         from retuned.consumers.cluster.database import Database
         from retuned.consumers.cluster.postgres import Postgres
+    stored_under = stored_key_ids(warehouse)
+    keys = load_user_keys(settings.privacy, warehouse.path).ids if stored_under else []
+    if stored_under and stored_under.isdisjoint(keys):
+        raise ConfigurationError(
+            "privacy.user_key: the users of the warehouse are stored under another key: give it to all ingesters and "
+            f"daemons (one that retuned made is in {warehouse.path}.key)"
+        )
     artifacts.keep(warehouse, settings)
     offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
     with closing(Database(settings.store)) as database:
+        if stored_under:
+            database.share_user_keys(keys)
         database.seed(offsets, stored_identities(warehouse))
     try:
         artifacts.settle(warehouse, settings)

@@ -22,6 +22,7 @@ from retuned.daemon.cli.known import known_workloads, running
 from retuned.daemon.gateway.check import check_keys, check_upstream
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.daemon.jobs.holds import lacking_memory
+from retuned.daemon.remote import AskedIngester
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
@@ -49,12 +50,15 @@ class _Notice(Exception):
 def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
     """(how it is, what was tried, what was found or is wrong), one after the other.
 
-    Where the daemon of this configuration runs, it has the warehouse and the port, which is as it should be.
+    Where the daemon of this configuration runs, it has the warehouse and the port, which is as it should be; so has
+    an ingester the port.
     """
+    daemon: Mapping[str, Any] | None = None
+    stranger: RetunedError | None = None
     try:
-        daemon, stranger = running(settings), None
+        daemon = running(settings)
     except RetunedError as error:
-        daemon, stranger = None, str(error)
+        stranger = error
     tries: list[Try] = [
         ("configuration", lambda: "valid"),
         ("broker", lambda: check_broker(settings.kafka)),
@@ -203,13 +207,15 @@ def _memory(settings: Settings) -> str:
     return "how much is free is not known here" if left is None else f"{gibibytes(left)} free"
 
 
-def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: str | None) -> str:
+def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: RetunedError | None) -> str:
     principals = Principals(settings.http)
     tls = server_tls(settings.http)
     found = f"{settings.http.host}:{settings.http.port} "
-    if stranger is not None:
-        raise ConfigurationError(stranger)
-    if daemon is None:
+    if isinstance(stranger, AskedIngester):
+        found += "is the ingester's that runs"
+    elif stranger is not None:
+        raise stranger
+    elif daemon is None:
         bind(settings.http).close()
         found += "is free"
     else:

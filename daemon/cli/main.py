@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,14 @@ def main(arguments: list[str] | None = None) -> int:
     except RetunedError as error:
         logs.last_line(f"retuned: {error}")
         return error.exit_status
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "retuned":
+            raise
+        logs.last_line(
+            f"retuned: {error.name} is not installed; the images of gateways and ingesters hold what their own command "
+            "needs: take the daemon's for others"
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
     return status
@@ -104,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
         prog="retuned", description="Keeps a language model in step with the business that uses it."
     )
     common = argparse.ArgumentParser(add_help=False)
+    root.add_argument("--version", action="version", version=f"%(prog)s {version('retuned')}")
     _add_common(root, config=None, verbose=False)
     _add_common(common, config=argparse.SUPPRESS, verbose=argparse.SUPPRESS)  # what stands before the command stays
     commands = root.add_subparsers(required=True, metavar="command")

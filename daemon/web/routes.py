@@ -134,8 +134,10 @@ def application(service: LocalService, process: Process, settings: Settings) -> 
 
 
 def process_application(process: Process, settings: Settings) -> Starlette:
-    """Of `ROUTES` those of health and metrics, for a process without a service; raises as `application`."""
-    return _application(_ProcessEndpoints(process), [one for one in ROUTES if one.light], settings)
+    """Of `ROUTES` those of health and metrics, for an ingester, which has no service; raises as `application`."""
+    made = _application(_ProcessEndpoints(process), [one for one in ROUTES if one.light], settings)
+    made.add_exception_handler(404, _asked_an_ingester)
+    return made
 
 
 def _application(do: "_ProcessEndpoints", routes: Iterable[Access], settings: Settings) -> Starlette:
@@ -489,6 +491,11 @@ def _topic(request: Request) -> str:
 def _problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _json({"error": error.detail}, error.status_code, error.headers)
+
+
+def _asked_an_ingester(_: Request, __: Exception) -> Response:
+    text = "an ingester answers here: it has /healthz, /readyz and /metrics; ask a daemon of the cluster"
+    return _json({"error": text, "process": "ingest"}, 404)
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

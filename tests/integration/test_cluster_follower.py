@@ -26,7 +26,7 @@ from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailabl
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemorySource
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.settings import PrivacySettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 from retuned.daemon import artifacts
@@ -252,6 +252,25 @@ def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(
     assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["before", "after"]
     with pytest.raises(ConfigurationError, match="read into this database already"):
         cluster.database().seed({("another", 0): 1}, {})
+
+
+def test_a_warehouse_goes_over_with_the_key_under_which_its_users_are_stored(cluster: Cluster, node: Node) -> None:
+    settings = DaemonSettings(**cluster.settings.model_dump())
+    cluster.send(interaction("before", user_id="alice"))
+    source = MemorySource(cluster.log, cluster.settings.kafka.topics, lambda: stored_offsets(node.warehouse))
+    kafka = Ingest(source, node.warehouse, cluster.settings, Metrics(CollectorRegistry()))
+    while kafka.step():
+        pass
+    other = {"privacy": PrivacySettings(user_key="another key, of sixteen characters")}  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"stored under another key: .*\.key\)"):
+        hand_over(node.warehouse, settings.model_copy(update=other))
+    assert hand_over(node.warehouse, settings) == 1
+    cluster.send(interaction("after", user_id="alice"))
+    with pytest.raises(ConfigurationError, match="none of these keys"):
+        drain(cluster.ingester(cluster.settings.model_copy(update=other)))
+    drain(cluster.ingester())
+    node.drain()
+    assert node.warehouse.row("SELECT count(DISTINCT user_id) AS users FROM interactions") == {"users": 1}
 
 
 def test_segments_that_do_not_go_on_where_the_warehouse_ends_are_refused(cluster: Cluster, node: Node) -> None:

@@ -31,6 +31,7 @@ from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.traffic import Traffic
 from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.metrics import Metrics as DaemonMetrics
+from retuned.daemon.private import OTHERS
 from retuned.daemon.settings import HttpSettings, load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.metrics import Total
@@ -386,8 +387,11 @@ def environment(service: str) -> dict[str, str]:
 def test_the_daemon_takes_the_configuration_of_the_image_and_of_compose(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    image = dict(re.findall(r"(RETUNED__\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text()))
+    recipe = (DEPLOY / "Dockerfile").read_text()
+    image = dict(re.findall(r"(RETUNED__\w+)=(\S+)", recipe))
     assert image["RETUNED__WAREHOUSE__PATH"].startswith("/data/")
+    (mode,) = re.findall(r"install --directory .* --mode (\d+) /data", recipe)
+    assert not int(mode, 8) & OTHERS, "the daemon would warn of it at each start"
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("RETUNED__")]:
         monkeypatch.delenv(name)

@@ -87,6 +87,14 @@ def test_a_gateway_needs_no_more_than_its_image_holds(tansu: Broker, tmp_path: P
             made.end()
 
 
+def test_a_command_that_an_image_has_not_the_packages_for_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "retuned.yaml").touch()
+    done = launched(tmp_path, GROUP, "check", tmp_path / "retuned.yaml", tmp_path / "log")
+    assert done.wait(60) == 1
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith("retuned: duckdb is not installed; the images of gateways and ingesters hold what their own")
+
+
 class SmallIngesters(Ingesters):
     """`retuned ingest` with what its image holds."""
 

@@ -11,12 +11,15 @@ from doors import FakeDaemon, Place
 from models import tiny_llama
 from ray_clusters import ray_double
 
-from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
-from retuned.daemon.settings import HttpSettings, load
+from retuned.daemon.remote import RemoteService
+from retuned.daemon.settings import HttpSettings, Settings, load
+from retuned.daemon.web.routes import process_application
+from retuned.daemon.web.server import Server
 
 WORKLOADS = {"support.refunds": {"train": {"rank": 8}}}
 
@@ -77,6 +80,20 @@ def test_its_own_daemon_is_recognised(served: Deployment) -> None:
     assert found["http"][0] == "ok"
     assert "is the daemon's that runs (version 0.2.0, since 2026-04-01T06:00:00)" in found["http"][1]
     assert not served.warehouse.exists()
+
+
+def test_an_ingester_is_recognised(deployed: Deployment) -> None:
+    server = Server(process_application(deployed.daemon, Settings()), HttpSettings(port=0))
+    server.start()
+    try:
+        deployed.port = int(server.url.rpartition(":")[2])
+        deployed.write()
+        mark, text = deployed.found()["http"]
+        assert (mark, "is the ingester's that runs" in text) == ("ok", True)
+        with pytest.raises(RetunedError, match=r"an ingester answers here: .* ask a daemon"):
+            RemoteService(load(deployed.file)).labels(None)
+    finally:
+        server.stop()
 
 
 def test_a_daemon_of_another_warehouse_is_a_problem(served: Deployment) -> None:

@@ -1,5 +1,6 @@
 """The command line: its options, and what it prints when there is nothing to print."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ def test_options_of_all_commands_stand_before_the_command_or_behind_it() -> None
         assert (options.config, options.verbose) == (Path("a.yaml"), True)
     options = parser().parse_args(["status"])
     assert (options.config, options.verbose) == (None, False)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert (left.value.code, capsys.readouterr().out) == (0, f"retuned {project['version']}\n")
 
 
 @pytest.mark.parametrize(
