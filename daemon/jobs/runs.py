@@ -17,7 +17,7 @@ from typing import Any
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.common.spans import span
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import Hold, hold
@@ -178,7 +178,7 @@ class Runs:
             if row["id"] in begun:
                 continue
             held = self._hold(row) or self._limit(row, under_way)
-            held = held or Hold("turn", f"{_goes_on(row)} when its turn comes")
+            held = held or Hold("turn", self._elsewhere(row) or f"{_goes_on(row)} when its turn comes")
             found.append(
                 {
                     "run_id": row["id"],
@@ -334,6 +334,14 @@ class Runs:
             "turn",
             f"{_goes_on(row)} when its turn comes: on {runner.place} {limit}, now {', '.join(sorted(beside))}",
         )
+
+    def _elsewhere(self, row: dict[str, Any]) -> str | None:
+        """Of a run that another daemon of the cluster has begun; None: it would be this one's."""
+        try:
+            self._context.lead()
+        except StandsBy:
+            return "the daemon that leads makes it" if row["state"] == "running" else None
+        return None
 
     def _make(self, under_way: UnderWay) -> run.RunResult:
         context, run_id, workload = self._context, under_way.run_id, under_way.workload

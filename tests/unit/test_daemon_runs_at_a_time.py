@@ -11,7 +11,7 @@ from brokers import until
 from run_queues import RunQueue, model
 from teaching import Teacher
 
-from retuned.consumers.errors import Cancelled, ChildFailed, WarehouseError
+from retuned.consumers.errors import Cancelled, ChildFailed, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs.runs import UnderWay
@@ -299,3 +299,16 @@ def test_progress_of_runs_under_way_at_a_time_is_shown_of_each(
         for workload in ("sales", "support"):
             shown.show({"workload": workload, "stage": "train", "step": step})
     assert capsys.readouterr().err.splitlines() == ["sales: train, step 1", "support: train, step 1"]
+
+
+def test_a_run_that_another_daemon_has_begun_is_not_said_to_wait(queue: RunQueue) -> None:
+    def stand_by() -> None:
+        raise StandsBy("another daemon leads")
+
+    ask(queue, "support", "sales")
+    queue.warehouse.execute("UPDATE runs SET state = 'running' WHERE workload = 'support'")
+    waits = {one["workload"]: one["reason"] for one in queue.runs.queue()}
+    assert waits["support"] == "it goes on from its checkpoint when its turn comes"
+    queue.jobs.context.lead = stand_by
+    waits = {one["workload"]: one["reason"] for one in queue.runs.queue()}
+    assert waits == {"support": "the daemon that leads makes it", "sales": "it begins when its turn comes"}
