@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from brokers import until
-from importing import House, following, logged, opened, pairs, written
+from importing import EVENTS, House, following, logged, opened, pairs, written
 
 from retuned.consumers.errors import OutOfStep, TooManyDeadLetters
 from retuned.consumers.formats.files import EventFile
+from retuned.daemon.transfer.exports import Export, content, write
 from retuned.daemon.transfer.imports import from_bytes, to_bytes
 
 Open = Callable[..., AbstractContextManager[House]]
@@ -163,3 +164,36 @@ def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_pat
     with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
         house.take(path, workload="w")
     assert house.count("dead_letters") == 1_000
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_what_is_exported_and_imported_is_the_same(house: House, tmp_path: Path, format: str) -> None:
+    """From a warehouse with another key of pseudonyms."""
+    more = {
+        "context": ["a passage"],
+        "conversation_id": "anna@example.org",
+        "user_id": "anna",
+        "latency_seconds": 0.25,
+        "input_tokens": 3,
+        "cost": 0.001,
+        "finish_reason": "stop",
+        "attributes": {"channel": "web", "deep": {"er": [1, None, 2.5]}},
+    }
+    rows = [
+        logged(1, response="Ask jo@example.org, “Zoë”\nor call", **more),
+        logged(2, messages=[{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], response=""),
+        *[logged(n) for n in range(3, 12_000)],
+    ]
+    for number, value in enumerate((True, 0.5, "fine, <EMAIL_1>", 7)):
+        name = ("helpful", "rating", "correction", "stars")[number]
+        said = {"id": f"f{number}", "timestamp": "2024-02-01T00:00:00Z", "interaction_id": "i1", "source": "expert"}
+        rows.append({**said, "name": name, "value": value, "user_id": "bob"})
+    paths = [tmp_path / f"{table}.{format}" for table in EVENTS]
+    with opened(tmp_path / "other") as other:
+        other.take(written(tmp_path / "all.jsonl", *rows))
+        for table, path in zip(EVENTS, paths, strict=True):
+            write(content(Export(table, format), other.warehouse, other.settings), path)
+        assert house.take(*paths) == 0
+        assert house.events() == other.events()
+    assert house.count("interactions") == 11_999
+    assert sorted(tmp_path.glob("*.tmp")) == []

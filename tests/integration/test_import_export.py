@@ -90,38 +90,6 @@ def test_history_is_not_booked_as_gain_or_cost(house: House, tmp_path: Path) -> 
     assert [entry.amount for entry in booked if entry.item == "inference"] == [3.0]
 
 
-@pytest.mark.parametrize("format", ["jsonl", "parquet"])
-def test_what_is_exported_and_imported_is_the_same(house: House, tmp_path: Path, format: str) -> None:
-    more = {
-        "context": ["a passage"],
-        "conversation_id": "anna@example.org",
-        "user_id": "anna",
-        "latency_seconds": 0.25,
-        "input_tokens": 3,
-        "cost": 0.001,
-        "finish_reason": "stop",
-        "attributes": {"channel": "web", "deep": {"er": [1, None, 2.5]}},
-    }
-    rows = [
-        logged(1, response="Ask jo@example.org, “Zoë”\nor call", **more),
-        logged(2, messages=[{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], response=""),
-        *[logged(n) for n in range(3, 12_000)],
-    ]
-    for number, value in enumerate((True, 0.5, "fine, <EMAIL_1>", 7)):
-        name = ("helpful", "rating", "correction", "stars")[number]
-        said = {"id": f"f{number}", "timestamp": "2024-02-01T00:00:00Z", "interaction_id": "i1", "source": "expert"}
-        rows.append({**said, "name": name, "value": value, "user_id": "bob"})
-    house.take(written(tmp_path / "all.jsonl", *rows))
-    paths = [tmp_path / f"{table}.{format}" for table in EVENTS]
-    for table, path in zip(EVENTS, paths, strict=True):
-        write(content(Export(table, format), house.warehouse, house.settings), path)
-    with opened(tmp_path / "other") as other:
-        assert other.take(*paths) == 0
-        assert other.events() == house.events()
-        assert len(other.events()["interactions"]) == 11_999
-    assert sorted(tmp_path.glob("*.tmp")) == []
-
-
 def test_columns_of_json_are_nested_and_bounds_hold(house: House, tmp_path: Path) -> None:
     house.take(written(tmp_path / "x.jsonl", *[logged(n) for n in range(1, 5)], logged(9, workload="sales"), {"x": 1}))
     assert house.lines("interactions", since="2024-01-03", until="2024-01-05")[0] == {
