@@ -38,7 +38,7 @@ class Ingest:
     """Moves events from a source into the warehouse. Used by one thread.
 
     Attributes:
-        decoder, writer: for the neighbours, `replay` and `file_import`; used in `run_in_ingest_thread` alone.
+        decoder, writer: for `replay` and `file_import`; used in `run_in_ingest_thread` alone.
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
