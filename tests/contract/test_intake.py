@@ -90,6 +90,20 @@ def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
     )
 
 
+def test_a_row_that_comes_twice_is_reported_once(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one batch, and beside one that came from Kafka."""
+    house.send(logged(3))
+    with house.running():
+        until(lambda: house.count("interactions") == 1)
+        assert house.take(written(tmp_path / "log.jsonl", *(logged(n) for n in (1, 2, 1, 3, 1)))) == 0
+    out = capsys.readouterr().out
+    assert "stored      2 interactions, 0 feedback" in out
+    assert "duplicates  3" in out
+    assert house.count("interactions") == 3
+
+
 def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -> None:
     log = {"request": {"model": "m", "messages": [{"role": "user", "content": "q"}]}, "response": "?"}
     house.take(written(tmp_path / "log.jsonl", log), workload="support")
