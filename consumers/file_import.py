@@ -7,7 +7,7 @@ from retuned.consumers.errors import OutOfStep
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.rows import Table
+from retuned.consumers.warehouse.rows import Rows, Table
 from retuned.consumers.warehouse.writer import stored_offsets
 
 # Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
@@ -60,10 +60,15 @@ def _take(ingest: Ingest, batch: Batch) -> Taken:
     for (topic, partition), end in batch.nexts.items():
         stored = position(ingest.warehouse, topic)
         if stored != batch.starts.get((topic, partition)):
-            raise OutOfStep(f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?")
+            raise out_of_step(topic, stored, end)
     rows = ingest.decoder.rows(batch, EVER_SECONDS, ingest.writer.pseudonym_or_stored)
     ingest.writer.write(rows)
     ingest.account_for(rows)
+    return taken(rows)
+
+
+def taken(rows: Rows) -> Taken:
+    """What became of rows that were written."""
     return Taken(
         rows.stored,
         rows.duplicates,
@@ -71,3 +76,8 @@ def _take(ingest: Ingest, batch: Batch) -> Taken:
         [Refusal(dead.offset, dead.reason, dead.detail) for dead in rows.dead[:EXAMPLES]],
         dict(rows.passed_over),
     )
+
+
+def out_of_step(topic: str, stored: int | None, end: int) -> OutOfStep:
+    """For a batch of a file that ends at `end` and does not begin where what is stored of the file ends."""
+    return OutOfStep(f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?")

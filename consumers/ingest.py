@@ -38,7 +38,7 @@ class Ingest:
     """Moves events from a source into the warehouse. Used by one thread.
 
     Attributes:
-        decoder, writer: for the neighbours, `replay` and `file_import`; used in `run_in_ingest_thread` alone.
+        decoder, writer: for `replay` and `file_import`; used in `run_in_ingest_thread` alone.
         events_seen: messages stored since the start, dead letters and duplicates among them.
         last_event_at: when the last of them came, naive UTC; None before the first.
         broker_up: whether the broker answered last time.
@@ -127,7 +127,7 @@ class Ingest:
         if rows is None:
             self._note_read_all()
             return 0
-        self.writer.write(rows)
+        self._write(rows)
         self._finish(rows)
         return rows.messages.total()
 
@@ -169,7 +169,7 @@ class Ingest:
                         self._note_read_all()
                     self._serve_requests()  # nothing is being written now
                     if rows is not None:
-                        pending = writer.submit(self.writer.write, rows)
+                        pending = writer.submit(self._write, rows)
             finally:
                 if pending is not None:
                     self._finish(pending.result())
@@ -254,6 +254,9 @@ class Ingest:
 
     def _decoded(self, batch: Batch) -> Rows:
         return self.decoder.rows(batch, self.settings.ingest.deduplicate_seconds, self.writer.pseudonym)
+
+    def _write(self, rows: Rows) -> Rows:
+        return self.writer.write(rows)
 
     def _finish(self, rows: Rows) -> None:
         """What follows a batch of the source that is stored."""

@@ -158,7 +158,8 @@ class App:
             self.jobs = Jobs(context, self.fail)
             self._stops.append(("jobs", self.jobs.shutdown))
 
-            service = LocalService(self.jobs, self.ingest, self.started_at)
+            intake = self.cluster.intake if self.cluster else None
+            service = LocalService(self.jobs, self.ingest, self.started_at, intake)
             self.server = Server(application(service, self, settings), settings.http)
             metrics.warnings.set_function(lambda: len(self.warnings()))
             self._stops.append(("http", self.server.stop))
@@ -235,7 +236,7 @@ class App:
         with needing("cluster", "store.kind cluster"):
             from retuned.daemon.cluster import Cluster
         self.registry.unregister(metrics.broker_up)  # ingesters read from Kafka, and have it
-        return Cluster(self.settings, self.warehouse, self.registry, metrics, self._lead, self.fail)
+        return Cluster(self.settings, self.warehouse, self.registry, metrics, self.publisher, self._lead, self.fail)
 
     def _lead(self) -> None:
         """Do what one daemon alone may do: by itself, or as the leader of a cluster."""

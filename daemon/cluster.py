@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.follower import Follower, followed
+from retuned.consumers.cluster.intake import SegmentIntake
 from retuned.consumers.cluster.leadership import Leadership, Member
 from retuned.consumers.cluster.metrics import DaemonMetrics
 from retuned.consumers.cluster.objects import Objects
@@ -19,6 +20,7 @@ from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.errors import ConfigurationError, RetunedError, StandsBy, StoreUnavailable, WarehouseError
+from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.warehouse.connection import Warehouse
@@ -37,6 +39,7 @@ class Cluster:
 
     Attributes:
         source, follower: what follows the segments, for the thread of ingestion.
+        intake: of files and replayed dead letters, for any thread.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Cluster:
         warehouse: Warehouse,
         registry: CollectorRegistry,
         metrics: Metrics,
+        publisher: Publisher,
         on_lead: Callable[[], None],
         fail: Callable[[BaseException], None],
     ) -> None:
@@ -64,6 +68,7 @@ class Cluster:
         self.source = SegmentSource(self._database, self._objects, settings.kafka.topics, lambda: followed(warehouse))
         own = DaemonMetrics(registry)
         self.follower = Follower(self.source, warehouse, settings, metrics, own.store_up)
+        self.intake = SegmentIntake(self._database, self._objects, self.follower, settings, metrics, publisher)
         self._control_postgres = Postgres(settings.store)
         name = f"{socket.gethostname()}:{settings.http.port}"
         tls = settings.http.tls_certificate_file is not None

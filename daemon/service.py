@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.file_import import Taken, position, take
+from retuned.consumers.file_import import Taken
 from retuned.consumers.ingest import Ingest
+from retuned.consumers.intake import Intake, WarehouseIntake
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
-from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse, open_existing, open_warehouse, utc_now
 from retuned.consumers.warehouse.dead_letters import dead_letters
 from retuned.daemon import artifacts, status
@@ -88,7 +88,7 @@ class Service(Protocol):
         """The newest dead letters, newest first."""
 
     def replay(self) -> dict[str, int]:
-        """See `retuned.consumers.replay`."""
+        """See `retuned.consumers.replay.replay`."""
 
     def resume_ingestion(self) -> dict[str, str]:
         """See `retuned.consumers.ingest.Ingest.resume`. Returns what was `done`, in words."""
@@ -128,9 +128,16 @@ class Service(Protocol):
 class LocalService:
     """The service of the process that has the warehouse open."""
 
-    def __init__(self, jobs: Jobs, ingest: Ingest | None = None, started_at: datetime | None = None) -> None:
-        """`ingest` and `started_at` are those of a running daemon; without one there are none."""
-        self.jobs, self._ingest, self._started_at = jobs, ingest, started_at
+    def __init__(
+        self,
+        jobs: Jobs,
+        ingest: Ingest | None = None,
+        started_at: datetime | None = None,
+        intake: Intake | None = None,
+    ) -> None:
+        """`ingest` and `started_at` are those of a running daemon; without one there are none. `intake` is of one of a
+        cluster."""
+        self.jobs, self._ingest, self._started_at, self._of_cluster = jobs, ingest, started_at, intake
         self.warehouse, self.settings = jobs.context.warehouse, jobs.context.settings
 
     def status(self) -> dict[str, Any]:
@@ -228,10 +235,10 @@ class LocalService:
         return dead_letters(self.warehouse, limit, reason)
 
     def replay(self) -> dict[str, int]:
-        return replay(self._ingestion)
+        return self._intake.replay()
 
     def resume_ingestion(self) -> dict[str, str]:
-        self._ingestion.resume()
+        self._intake.resume()
         return {"done": "what waits on the broker will be taken in, however many dead letters it makes"}
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
@@ -310,10 +317,10 @@ class LocalService:
         return asdict(back_up(self.warehouse, self.settings, folder, keep, now, stop, with_key=with_key))
 
     def position(self, topic: str) -> int | None:
-        return position(self.warehouse, topic)
+        return self._intake.position(topic)
 
     def take(self, batch: Batch) -> Taken:
-        return take(self._ingestion, batch)
+        return self._intake.take(batch)
 
     @property
     def reports(self) -> Path:
@@ -321,22 +328,25 @@ class LocalService:
         return self.jobs.context.reports
 
     @cached_property
-    def _ingestion(self) -> Ingest:
-        """The running ingestion; without one, ingestion that has no source to read from.
+    def _intake(self) -> Intake:
+        """Of the running daemon; without one, of ingestion that has no source to read from.
 
         Raises:
-            RetunedError: the warehouse follows segments: what is put into it alone is missing in them.
+            RetunedError: the warehouse follows segments, which it takes a daemon to do.
         """
+        if self._of_cluster is not None:
+            return self._of_cluster
         if self.settings.store.kind == "cluster":
             raise RetunedError(
-                "store.kind cluster: the warehouse follows the segments of ingesters, and nothing else may go into it; "
-                "publish to the topics what is to be imported"
+                f"http.port {self.settings.http.port}: no daemon runs there; on a cluster (store.kind) one that runs "
+                "stores files and replayed dead letters, whichever it is: start this one, or name another (http.host, "
+                "http.port)"
             )
         if self._ingest is not None:
-            return self._ingest
+            return WarehouseIntake(self._ingest)
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
-        return Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher)
+        return WarehouseIntake(Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher))
 
 
 def _serves(workload: str, version: str | None) -> str:

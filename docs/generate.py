@@ -41,7 +41,7 @@ TABLES = {
     "followed_segments": "How far a daemon of a cluster follows the segments: one row.",
     "control_positions": "How far a daemon of a cluster has the changes of the control tables: the greatest number.",
     "artifacts": "What a cluster keeps in object storage of a version, a dataset or a report.",
-    "offsets": "How far a partition, or a file that was imported, is read.",
+    "offsets": "How far a partition, or a file that was imported, is read; on a cluster, how many replays there were.",
     "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",
     "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",

@@ -1,13 +1,19 @@
 """A daemon's side of a cluster: segments go into its warehouse, as the messages of Kafka do without a cluster."""
 
 import logging
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 
+import pyarrow as pa
 from prometheus_client import Gauge
 
 from retuned.consumers.cluster import segments
 from retuned.consumers.cluster.source import SegmentBatch, SegmentSource
+from retuned.consumers.file_import import EVER_SECONDS
+from retuned.consumers.formats.files import TOPIC
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.kafka.contract import Batch, Partition
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -41,11 +47,40 @@ class Follower(Ingest):
         super().__init__(source, warehouse, settings, metrics)
         self._store_up = store_up
         self._producers.catching_up, self._producers.on_trial = True, False  # they never stop it
+        self._awaited: dict[Future[Rows], tuple[Partition, int]] = {}
+
+    @contextmanager
+    def awaiting(self, partition: Partition, offset: int) -> Iterator[Future[Rows]]:
+        """What became of the segment that moves a partition there, from before it is recorded: its rows, as they were
+        stored here."""
+        future: Future[Rows] = Future()
+        self._awaited[future] = (partition, offset)
+        try:
+            yield future
+        finally:
+            del self._awaited[future]
 
     def _decoded(self, batch: Batch) -> Rows:
         assert isinstance(batch, SegmentBatch)
         assert batch.segment is not None
-        return segments.rows(batch, batch.segment, batch.content, self.settings.ingest.deduplicate_seconds)
+        of_file = any(topic.startswith(TOPIC) for topic, _ in batch.nexts)
+        seconds = EVER_SECONDS if of_file else self.settings.ingest.deduplicate_seconds
+        return segments.rows(batch, batch.segment, batch.content, seconds)
+
+    def _write(self, rows: Rows) -> Rows:
+        written = super()._write(rows)
+        for future, (partition, offset) in list(self._awaited.items()):
+            if rows.nexts.get(partition) == offset:
+                future.set_result(rows)
+        return written
+
+    def _finish(self, rows: Rows) -> None:
+        if rows.is_traffic:
+            super()._finish(rows)
+            return
+        self._metrics.duplicates.inc(rows.duplicates)
+        self._metrics.batch_seconds.observe(rows.seconds)
+        pa.default_memory_pool().release_unused()
 
     def _answers(self, problem: str) -> None:
         if bool(problem) != bool(self.broker_problem):

@@ -1,7 +1,6 @@
 """An ingester: one of several processes that read the topics together, redact, and write segments.
 
-Exactly once, by one statement in the database for each segment, which moves the partitions and names the files: a batch
-whose partitions are another's by then is given up. Whatever fails, reading starts again from what is stored.
+Exactly once, as `segment_writer` has it. Whatever fails, reading starts again from what is stored.
 """
 
 import logging
@@ -12,18 +11,16 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from retuned.consumers.cluster import segments
-from retuned.consumers.cluster.database import NO_KEY, Database
+from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.segment_writer import SegmentWriter
 from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
-from retuned.consumers.errors import BrokerUnavailable, ConfigurationError, Reassigned, RetunedError, StoreUnavailable
+from retuned.consumers.errors import BrokerUnavailable, Reassigned, RetunedError, StoreUnavailable
 from retuned.consumers.kafka.contract import BATCH_BYTES, Batch, Partition, Publisher, Source
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.privacy.pseudonyms import load_user_keys
-from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,16 +51,13 @@ class Ingester:
         Raises:
             ConfigurationError: the key of the user hash is not set or cannot be read, or privacy.names lacks its extra.
         """
-        privacy = settings.privacy
-        if privacy.user_key is None and privacy.user_key_file is None:
-            raise ConfigurationError(NO_KEY)
-        self._source, self._database, self._objects, self._settings = source, database, objects, settings
+        self._writer = SegmentWriter(database, objects, settings)
+        self._source, self._database, self._settings = source, database, settings
         self._metrics, self._segment_metrics = metrics, segment_metrics
         self._counting = Counting(metrics, settings.kafka.topics)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
-        self._decoder, self._redactor = Decoder(settings), Redactor(privacy)
-        self._keys = load_user_keys(privacy, settings.warehouse.path)
-        self._shares_keys = self._rewinding = False
+        self._decoder = Decoder(settings)
+        self._rewinding = False
         self._epochs: dict[Partition, int] = {}
         source.before_assignment = self._claim
         self.broker_up = self.store_up = False
@@ -104,9 +98,7 @@ class Ingester:
             Reassigned: a partition has gone to another ingester; nothing of the batch was stored.
         """
         try:
-            if not self._shares_keys:
-                self._database.share_user_keys(self._keys.ids)
-                self._shares_keys = True
+            self._writer.share_keys()
             if self._rewinding:
                 self._source.rewind()
                 self._rewinding = False
@@ -166,19 +158,12 @@ class Ingester:
         epochs = self._epochs
         if not batch.nexts.keys() <= epochs.keys():
             raise Reassigned("a partition is not claimed yet: it is read again from where it is stored")
-        rows = self._decoder.rows(batch, self._settings.ingest.deduplicate_seconds, self._keys.pseudonym)
-        started = time.perf_counter()
-        rows.redact(self._redactor, self._keys.pseudonym)
-        moves = segments.moves(rows, epochs)
-        encoded = segments.encode(rows, moves[0])
-        for file, content in encoded:
-            self._objects.put(file.key, content)
-        files = [file for file, _ in encoded]
-        self._database.record(moves, files, rows.received_at, segments.counts(rows))
-        rows.seconds += time.perf_counter() - started
+        rows = self._decoder.rows(batch, self._settings.ingest.deduplicate_seconds, self._writer.keys.pseudonym)
+        self._writer.redact(rows)
+        written = self._writer.write(rows, epochs)
         self._source.commit(rows.nexts)
         self._segment_metrics.segments.inc()
-        self._segment_metrics.bytes.inc(sum(file.bytes for file in files))
+        self._segment_metrics.bytes.inc(written)
         if rows.messages:
             self._metrics.last_event.set_to_current_time()
         self._counting.moved(rows)

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from retuned.consumers.cluster.database import File, Listed, Move, Segment
 from retuned.consumers.kafka.contract import Batch, Identity, Partition
 from retuned.consumers.kafka.records import BrokenBatch
-from retuned.consumers.warehouse.rows import Rows, Table
+from retuned.consumers.warehouse.rows import REPLAYED, Rows, Table
 
-TABLES = (*get_args(Table), "dead_letters")
+TABLES = (*get_args(Table), "dead_letters", REPLAYED)
 _NAME = re.compile(r"\w+/day=[0-9-]+/(.+)-(\d+)-(\d+)-(\d+|none)-[0-9a-f]+\.parquet")
 
 
@@ -41,6 +41,8 @@ def encode(rows: Rows, move: Move) -> list[tuple[File, bytes]]:
     tables: list[tuple[str, Any]] = list(rows.tables.items())
     if rows.dead:
         tables.append(("dead_letters", rows.dead_letters_table()))
+    if rows.replayed:
+        tables.append((REPLAYED, rows.replayed_table()))
     start = "none" if move.start_offset is None else move.start_offset
     name = f"{move.topic}-{move.partition}-{move.epoch}-{start}-{secrets.token_hex(8)}.parquet"
     found = []

@@ -35,6 +35,10 @@ class UserKeys:
     def _newest(self, user_id: str) -> str:
         return self.pseudonyms(user_id)[0]
 
+    def pseudonym_or_stored(self, user_id: str) -> str:
+        """The pseudonym of what may be one already, as in letters and exports; an app always sends the user itself."""
+        return user_id if is_pseudonym(user_id) else self.pseudonym(user_id)
+
     def pseudonyms(self, user_id: str) -> list[str]:
         """The pseudonym of a user under each key, newest first."""
         return [f"{name}:{_hash(key, user_id)}" for name, key in self._keys]

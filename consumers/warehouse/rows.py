@@ -31,6 +31,8 @@ from retuned.consumers.warehouse.dead_letters import DeadLetter, dead_letter, un
 
 Table = Literal["interactions", "feedback", "shadow_answers"]
 """What events are stored in."""
+REPLAYED = "replayed_dead_letters"
+"""In segments, letters that were replayed."""
 DEEPEST = 64
 """Levels of JSON. What reads an event later recurses, and Python's stack ends some way below a thousand."""
 
@@ -63,6 +65,7 @@ _DEAD_LETTERS = pa.schema(
         ("workload", pa.string()),
     ]
 )
+_REPLAYED = pa.schema([*_WHERE, ("payload", pa.string())])
 
 _SCHEMAS: dict[Table, Any] = {"interactions": _INTERACTIONS, "feedback": _FEEDBACK, "shadow_answers": _FEEDBACK}
 
@@ -156,6 +159,7 @@ class Rows:
         tables: Arrow tables of the events, redacted.
         ids: of the events, in the order of their tables.
         dead: the dead letters.
+        replayed: stored letters that are events now, which are in the tables: topic, partition, offset, payload.
         read_all: whether nothing more was on the broker.
         segment: the number of the segment that it is, of a cluster; None: it was read from Kafka or a file.
     """
@@ -178,6 +182,7 @@ class Rows:
         self.tables: dict[Table, Any] = {}
         self.ids: dict[Table, list[str]] = {}
         self.dead: list[DeadLetter] = []
+        self.replayed: list[dict[str, Any]] = []
         self.stored: dict[Table, int] = {}
         self.duplicates = 0
         self.redactions: Counter[str] = Counter()
@@ -208,6 +213,8 @@ class Rows:
         if "dead_letters" in tables:
             names = ("topic", "partition", "offset", "reason", "detail", "payload", "workload")
             rows.dead = [DeadLetter(**row) for row in tables["dead_letters"].select(names).to_pylist()]
+        if REPLAYED in tables:
+            rows.replayed = tables[REPLAYED].to_pylist()
         return rows
 
     def add(self, found: Event | PassedOver | BadPart, record: Record) -> None:
@@ -301,6 +308,11 @@ class Rows:
             clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed)
         self.tables[kind] = _ready(table, clean)
 
+    @property
+    def is_traffic(self) -> bool:
+        """Whether it was read from Kafka: files and replayed letters are no traffic of now, and of no producer."""
+        return not any(":" in topic for topic, _ in self.nexts)  # which no topic of Kafka's has in its name
+
     def bounds(self, table: Any) -> dict[str, Any]:
         """The parameters of the anti-join over a table of events."""
         span = pc.min_max(table["timestamp"]).as_py()
@@ -309,6 +321,17 @@ class Rows:
             "high": span["max"] + self._distance,
             "distance": self._distance // timedelta(microseconds=1),
         }
+
+    def keep_bad_letters(self) -> None:
+        """Of letters that are replayed, those of which some event was found to be bad meanwhile stay as they are."""
+        if self.replayed:
+            bad = {(dead.topic, dead.partition, dead.offset) for dead in self.dead}
+            self.replayed = [one for one in self.replayed if (one["topic"], one["partition"], one["offset"]) not in bad]
+            self.dead = []
+
+    def replayed_table(self) -> Any:
+        """An Arrow table of the letters that are replayed."""
+        return pa.Table.from_pylist(self.replayed, _REPLAYED)
 
     def dead_letters_table(self) -> Any:
         """An Arrow table; dead letters are redacted when they are made."""

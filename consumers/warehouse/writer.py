@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Fenced, MemoryLimit
+from retuned.consumers.errors import Busy, Fenced, MemoryLimit
 from retuned.consumers.kafka.contract import Identities, Identity, Offsets
-from retuned.consumers.privacy.pseudonyms import is_pseudonym, load_user_keys
+from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 # More often costs time, less often costs memory: measured with `make bench`.
 DROP_CACHE_BYTES = 8 << 20
-OUT_OF_MEMORY_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds
+PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds
 # What DuckDB raises for what a row holds, as against a file, a transaction or its own state.
 REFUSED_BY_DUCKDB = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
 
@@ -46,6 +46,14 @@ def stored_key_ids(warehouse: Warehouse) -> set[str]:
     return {row["key_id"] for row in warehouse.rows(QUERIES["stored_key_ids"])}
 
 
+def delete_replayed(cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+    """Delete the letters whose events are stored with these rows."""
+    rows.keep_bad_letters()
+    if rows.replayed:
+        cursor.register("batch_replayed", rows.replayed_table())
+        cursor.execute(QUERIES["delete_replayed"])
+
+
 class Writer:
     """Redacts and stores batches. Used by one thread at a time: it knows which ids are stored."""
 
@@ -56,14 +64,11 @@ class Writer:
         """
         self._warehouse, self._group = warehouse, settings.kafka.group_id
         self._redactor = Redactor(settings.privacy)
-        self.pseudonym = load_user_keys(settings.privacy, warehouse.path).pseudonym
+        keys = load_user_keys(settings.privacy, warehouse.path)
+        self.pseudonym, self.pseudonym_or_stored = keys.pseudonym, keys.pseudonym_or_stored
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
         self._stored = {table: Stored(warehouse, table, distance) for table in get_args(Table)}
         self._cached_bytes = 0
-
-    def pseudonym_or_stored(self, user_id: str) -> str:
-        """The pseudonym of what may be one already, as in letters and exports; an app always sends the user itself."""
-        return user_id if is_pseudonym(user_id) else self.pseudonym(user_id)
 
     def redact(self, rows: Rows) -> None:
         """Take out what must not be stored."""
@@ -75,6 +80,7 @@ class Writer:
         Raises:
             Fenced: another consumer of the group is at work. Nothing of the batch was stored.
             MemoryLimit: DuckDB may not have as much as it needs, tried for some seconds. Nothing of it was stored.
+            Busy: letters that it replays are being archived, tried as long. Nothing of it was stored.
             WarehouseError: the warehouse cannot be written. Nothing of the batch was stored.
         """
         started = time.perf_counter()
@@ -82,6 +88,7 @@ class Writer:
         pa.default_memory_pool().release_unused()  # of this thread: what redaction took
 
         def finish(cursor: duckdb.DuckDBPyConnection) -> None:
+            delete_replayed(cursor, rows)
             if rows.dead:
                 cursor.register("batch_dead_letters", rows.dead_letters_table())
                 cursor.execute(QUERIES["insert_dead_letters"])
@@ -90,6 +97,8 @@ class Writer:
         try:
             self._store_patiently(rows, finish)
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
+            if rows.replayed and isinstance(error, duckdb.TransactionException):
+                raise Busy("dead letters that are replayed are being archived just now") from error
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
         self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
         if self._cached_bytes >= DROP_CACHE_BYTES:
@@ -99,14 +108,19 @@ class Writer:
         return rows
 
     def _store_patiently(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-        """As `store`; where memory is short, as while a large query runs beside it, it is tried again."""
-        for pause in OUT_OF_MEMORY_PAUSES:
+        """As `store`; where memory is short, as while a large query runs beside it, or replayed letters are being
+        archived, it is tried again."""
+        for pause in PAUSES:
             try:
                 return self.store(rows, finish)
             except MemoryLimit as error:
                 log.warning("%s; trying again in %g s", error, pause)
                 self._warehouse.drop_cache()
-                time.sleep(pause)
+            except duckdb.TransactionException:
+                if not rows.replayed:
+                    raise
+                log.warning("dead letters that are replayed are being archived just now; trying again in %g s", pause)
+            time.sleep(pause)
         return self.store(rows, finish)
 
     def store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:

@@ -88,7 +88,7 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
             f"daemons (one that retuned made is in {warehouse.path}.key)"
         )
     artifacts.keep(warehouse, settings)
-    offsets = {key: next for key, next in stored_offsets(warehouse).items() if not key[0].startswith(TOPIC)}
+    offsets = stored_offsets(warehouse)  # of files, too: what is imported already is known
     with closing(Database(settings.store)) as database:
         if stored_under:
             database.share_user_keys(keys)
@@ -99,7 +99,7 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
         print(f"{error}; versions, datasets and reports are put there once the daemon runs")
     with closing(Postgres(settings.store)) as postgres:
         leadership.hand_over(postgres, warehouse)
-    return len(offsets)
+    return sum(not topic.startswith(TOPIC) for topic, _ in offsets)
 
 
 def migrate(settings: Settings, *, to_cluster: bool = False) -> int:

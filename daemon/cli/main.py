@@ -194,7 +194,8 @@ def parser() -> argparse.ArgumentParser:
     letters.add_argument(
         "action",
         choices=("list", "replay", "resume"),
-        help="resume: where ingestion stopped for too many of them, take in what waits as it is, then count them anew",
+        help="resume: where ingestion stopped for too many of them, take in what waits as it is, then count them anew "
+        "(not on a cluster, which does not stop)",
     )
     letters.add_argument("--limit", type=int, default=20, help="how many are listed, newest first (default: 20)")
     letters.add_argument("--reason", help="list those with this reason code only")

@@ -31,7 +31,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from retuned.consumers.errors import RetunedError, StandsBy
+from retuned.consumers.errors import RetunedError, StandsBy, StoreUnavailable
 from retuned.consumers.formats.files import TOPIC
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.jsontext import as_json, plain
@@ -324,8 +324,8 @@ class _Endpoints(_ProcessEndpoints):
         await _arguments(request)
         return _json(await self._done(self._service.resume_ingestion))
 
-    def position(self, request: Request) -> Response:
-        return _json({"position": self._service.position(_topic(request))})
+    async def position(self, request: Request) -> Response:
+        return _json({"position": await self._done(self._service.position, _topic(request))})
 
     async def take(self, request: Request) -> Response:
         if request.headers.get("content-type") != "application/msgpack":  # as for JSON: no page can send it unasked
@@ -380,7 +380,7 @@ class _Endpoints(_ProcessEndpoints):
         """What a change returned; HTTPException 409 when it was refused."""
         try:
             return await run_in_threadpool(change, *arguments)
-        except StandsBy as error:
+        except (StandsBy, StoreUnavailable) as error:
             raise HTTPException(503, str(error)) from error
         except RetunedError as error:
             raise HTTPException(409, str(error)) from error

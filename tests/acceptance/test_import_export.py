@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,32 @@ def alone(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def nodes(tansu: Broker, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Daemon]]:
+    """Two daemons of a cluster."""
+    pytest.importorskip("obstore", reason="the extra cluster is not installed")
+    url, objects = request.getfixturevalue("database"), (tmp_path / "objects").as_uri()
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        settings = settings_for(
+            tansu,
+            tmp_path / name,
+            store={"kind": "cluster", "postgres_url": url, "objects_url": objects},
+            privacy={"user_key": "a key of at least sixteen characters"},
+            ingest={"batch_events": 4_000},
+        )
+        tansu.create_topics(*(settings["kafka"][key] for key in settings["kafka"] if key.endswith("_topic")))
+        made.append(Daemon(tmp_path / name, settings))
+    try:
+        for daemon in made:
+            daemon.start()
+        yield made
+    finally:
+        for daemon in made:
+            daemon.end()
+
+
 def kill_in_the_middle(config: Path, logs: Path) -> None:
     """Kill the import once some of it is stored: its bar says so."""
     primary, secondary = pty.openpty()
@@ -120,6 +147,21 @@ def test_killed_and_repeated_while_the_daemon_takes_events(daemon: Daemon, tmp_p
     daemon.until(lambda: daemon.status()["ingestion"]["interactions"] == ROWS + 1_000, "all events")
     assert daemon.stop() == 0
     assert counts(tmp_path / "data" / "retuned.duckdb") == {"n": ROWS + 1_000, "ids": ROWS + 1_000, "dead": 1}
+
+
+@pytest.mark.timeout(900)
+def test_killed_with_its_daemon_and_repeated_at_another_one_of_the_cluster(nodes: list[Daemon], logs: Path) -> None:
+    one, two = nodes
+    kill_in_the_middle(one.config, logs)
+    one.stop(signal.SIGKILL)
+    finish_and_check(two.config, logs)
+    refused = cli(one.config, "import", logs, "--workload", "support")
+    assert (refused.returncode, "no daemon runs there; on a cluster" in refused.stderr) == (1, True)
+    one.start()
+    for daemon in nodes:
+        daemon.until(lambda daemon=daemon: daemon.status()["ingestion"]["interactions"] == ROWS, "all rows")
+        assert daemon.stop() == 0
+        assert counts(daemon.warehouse) == {"n": ROWS, "ids": ROWS, "dead": 1}
 
 
 def test_killed_and_repeated_without_a_daemon(alone: Path, tmp_path: Path, logs: Path) -> None:

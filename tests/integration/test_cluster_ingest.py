@@ -133,7 +133,7 @@ def test_a_stopped_ingester_stores_nothing_of_what_another_has_by_now(cluster: C
         stopped.step()
     assert registry.get_sample_value("retuned_segments_reassigned_total") == 1
     assert cluster.ids() == ([f"{number}" for number in range(5)] if meanwhile == "stores" else [])
-    stopped._objects = cluster.objects
+    stopped._writer._objects = cluster.objects
     cluster.send(interaction("5"))
     drain(stopped)
     drain(other)

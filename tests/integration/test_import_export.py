@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,250 +17,26 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from building import build_dataset
+from importing import EVENTS, House, logged, opened, pairs, written
 from ingestion import not_writable
-from prometheus_client import CollectorRegistry
 from teaching import GOODS, Teacher, questions
 
-from retuned.consumers.errors import OutOfStep, RetunedError, TooManyDeadLetters
-from retuned.consumers.file_import import take
-from retuned.consumers.formats.files import EventFile
-from retuned.consumers.ingest import Ingest
-from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
-from retuned.consumers.metrics import Metrics
-from retuned.consumers.replay import replay
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
-from retuned.daemon.jobs.context import Context
-from retuned.daemon.jobs.jobs import Jobs
+from retuned.consumers.errors import RetunedError
 from retuned.daemon.policy.evidence import gather
 from retuned.daemon.remote import RemoteService
-from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import TABLES, Export, content, write
-from retuned.daemon.transfer.imports import from_bytes, import_files, to_bytes
 from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
 from retuned.retrain.data import examples
 from retuned.retrain.data.export import training_sets
 from retuned.retrain.data.similarity import normalise
 
-PLACE = ("topic", "partition", "offset", "received_at", "batch")
-
-
-class House:
-    """A warehouse and what writes into it."""
-
-    def __init__(self, folder: Path, **sections: Any) -> None:
-        self.settings = Settings(warehouse={"path": folder / "w.duckdb"}, **sections)
-        self.warehouse: Warehouse = open_warehouse(self.settings.warehouse)
-        self.log, self.registry = MemoryLog(), CollectorRegistry()
-        self.ingest = Ingest(
-            MemorySource(self.log, ["interactions", "feedback"], dict),
-            self.warehouse,
-            self.settings,
-            Metrics(self.registry),
-        )
-        metrics: list[Any] = [None] * 3
-        context = Context(
-            self.warehouse, self.settings, MemoryPublisher(), *metrics, threading.Event(), lambda: datetime(2030, 1, 1)
-        )
-        self.service = LocalService(Jobs(context, lambda _: None), self.ingest)
-
-    def take(self, *paths: Path, workload: str | None = None) -> int:
-        return import_files(list(paths), None, workload, self.settings, self.service)
-
-    def count(self, table: str) -> int:
-        row = self.warehouse.row(f"SELECT count(*) AS n FROM {table}")
-        assert row is not None
-        return int(row["n"])
-
-    def events(self) -> dict[str, list[dict[str, Any]]]:
-        """All events but for where they came from, what is nested decoded."""
-        return {table: [plain(row) for row in self.warehouse.rows(f"FROM {table} ORDER BY id")] for table in EVENTS}
-
-    def export(self, what: str, format: str = "jsonl", **more: str) -> bytes:
-        return b"".join(content(Export(what, format, **more), self.warehouse, self.settings))
-
-    def lines(self, what: str, **more: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.export(what, **more).splitlines()]
-
-
-EVENTS = ("interactions", "feedback")
-
-
-def plain(row: dict[str, Any]) -> dict[str, Any]:
-    nested = ("messages", "context", "attributes", "value")
-    return {
-        key: json.loads(value) if key in nested and value is not None else value
-        for key, value in row.items()
-        if key not in PLACE
-    }
-
-
-@contextmanager
-def opened(folder: Path, **sections: Any) -> Iterator[House]:
-    folder.mkdir(exist_ok=True)
-    house = House(folder, **sections)
-    try:
-        yield house
-    finally:
-        house.warehouse.close()
-
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     with opened(tmp_path / "house") as made:
         yield made
-
-
-def written(path: Path, *rows: Any) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def logged(number: int, **more: Any) -> dict[str, Any]:
-    return {
-        "id": f"i{number}",
-        "timestamp": f"2024-01-{1 + number % 28:02}T09:30:00.123456Z",
-        "workload": "support",
-        "model": "m",
-        "messages": [{"role": "user", "content": f"question {number}"}],
-        "response": "an answer",
-        **more,
-    }
-
-
-def pairs(count: int) -> list[dict[str, str]]:
-    return [{"question": f"question {n}", "answer": f"answer {n}"} for n in range(count)]
-
-
-def test_a_file_again_or_a_copy_of_it_or_of_its_rows_stores_nothing_twice(
-    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = written(tmp_path / "faq.jsonl", *pairs(30), {"x": 1})
-    assert house.take(path, workload="support") == 1  # a row was refused
-    before = house.events()
-    assert (len(before["interactions"]), len(before["feedback"]), house.count("dead_letters")) == (30, 30, 1)
-    copy = tmp_path / "renamed.json"
-    copy.write_bytes(path.read_bytes())
-    assert house.take(path, copy, workload="support") == 0
-    assert capsys.readouterr().out.count("nothing is left to import") == 2
-    assert house.count("dead_letters") == 1
-    other = written(tmp_path / "other.jsonl", *reversed(pairs(40)))
-    os.utime(other, (0, 1_000_000_000))  # years apart
-    assert house.take(other, workload="support") == 0
-    out = capsys.readouterr().out
-    assert "stored      10 interactions, 10 feedback" in out
-    assert "duplicates  60" in out
-    assert house.take(path, workload="sales") == 1
-    assert house.count("interactions") == 70
-
-
-def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
-    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = written(
-        tmp_path / "log.jsonl",
-        logged(1, response="Write to jo@example.org", user_id="anna"),
-        {"mail": "jo@example.org"},
-        "broken jo@example.org",
-        logged(2, latency_seconds="jo@example.org"),
-    )
-    assert house.take(path) == 1
-    out = capsys.readouterr().out
-    assert "refused     3, kept as dead letters of import:" in out
-    assert "row 2: not_an_event: no event, and no question with an answer" in out
-    assert "row 3: not_json" in out
-    assert "row 4: not_an_event: Expected `float | null`, got `str`" in out
-    row = house.warehouse.row("FROM interactions")
-    assert row is not None
-    assert row["response"] == "Write to <EMAIL_1>"
-    assert row["user_id"] not in (None, "anna")
-    assert row["topic"].startswith("import:")
-    assert row["offset"] == 0
-    letters = house.warehouse.rows('FROM dead_letters ORDER BY "offset"')
-    assert [(letter["offset"], letter["reason"]) for letter in letters] == [
-        (1, "not_an_event"), (2, "not_json"), (3, "not_an_event"),
-    ]  # fmt: skip
-    assert "jo@example" not in str(letters) + out
-    assert house.registry.get_sample_value("retuned_events_total", {"topic": "import"}) == 4
-    # What took long last year is no traffic of now.
-    assert not any(
-        family.samples for family in house.registry.collect() if family.name.startswith("retuned_interaction_")
-    )
-
-
-def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -> None:
-    log = {"request": {"model": "m", "messages": [{"role": "user", "content": "q"}]}, "response": "?"}
-    house.take(written(tmp_path / "log.jsonl", log), workload="support")
-    house.warehouse.execute(
-        'UPDATE dead_letters SET payload = replace(payload, \'"response":"?"\', '
-        '\'"response":{"id":"r","choices":[{"message":{"content":"now"}}]}\')'
-    )
-    assert replay(house.ingest) == {"tried": 1, "replayed": 1, "stored": 1}
-    row = house.warehouse.row("SELECT workload, response FROM interactions")
-    assert row == {"workload": "support", "response": "now"}
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def test_what_was_stopped_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = written(tmp_path / "faq.jsonl", *pairs(100))
-    batches = {"batch_events": 30}
-    with opened(tmp_path / "house", ingest=batches) as house:
-        taken, left = house.service.take, [1, 1]
-
-        def killed(batch: Any) -> Any:
-            if not left:
-                raise Killed
-            left.pop()
-            return taken(batch)
-
-        monkeypatch.setattr(house.service, "take", killed)
-        with pytest.raises(Killed):
-            house.take(path, workload="support")
-        assert house.count("interactions") == 60
-    capsys.readouterr()
-    with opened(tmp_path / "house", ingest=batches) as house:
-        assert house.take(path, workload="support") == 0
-        said = capsys.readouterr()
-        assert "goes on after row 60" in said.err
-        assert "40 rows read" in said.out
-        assert (house.count("interactions"), house.count("feedback")) == (100, 100)
-
-
-def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_path: Path) -> None:
-    first, second = EventFile(written(tmp_path / "x.jsonl", *pairs(4)), None, "w", 10_000).batches(None, 2)
-    stop = threading.Event()
-    thread = threading.Thread(target=house.ingest.run, args=(stop,))
-    thread.start()
-    try:
-        for number in range(20):  # while events flow
-            house.log.append("interactions", json.dumps(logged(number)).encode())
-        with pytest.raises(OutOfStep, match="imported twice at once"):
-            take(house.ingest, second)
-        assert take(house.ingest, from_bytes("import:x", to_bytes(first))).stored == {"interactions": 2, "feedback": 2}
-        with pytest.raises(OutOfStep):
-            take(house.ingest, from_bytes("import:x", to_bytes(first)))
-        assert take(house.ingest, from_bytes("import:x", to_bytes(second))).stored == {"interactions": 2, "feedback": 2}
-        assert thread.is_alive()
-    finally:
-        stop.set()
-        thread.join(10)
-    house.ingest.step()
-    assert house.count("interactions") == 24
-
-
-def test_a_row_that_is_none_is_refused_by_a_running_daemon_too(house: House, tmp_path: Path) -> None:
-    path = tmp_path / "handbook.md"
-    path.write_text("Nothing is above this.\n\n# How long may I return it?\n\n30 days.\n")
-    (batch,) = EventFile(path, None, "w", 10_000).batches(None, 10)
-    taken = take(house.ingest, from_bytes("import:x", to_bytes(batch)))
-    assert taken.stored["interactions"] == 1
-    assert sum(taken.refused.values()) == 1
 
 
 def test_nothing_of_a_batch_is_stored_when_a_part_cannot_be(house: House, tmp_path: Path) -> None:
@@ -271,16 +46,6 @@ def test_nothing_of_a_batch_is_stored_when_a_part_cannot_be(house: House, tmp_pa
     assert [house.count(table) for table in (*EVENTS, "dead_letters", "offsets")] == [0, 0, 0, 0]
     assert house.take(path, workload="w") == 1
     assert [house.count(table) for table in (*EVENTS, "dead_letters", "offsets")] == [4, 4, 1, 1]
-
-
-def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_path: Path) -> None:
-    house.settings = house.settings.model_copy(
-        update={"ingest": house.settings.ingest.model_copy(update={"batch_events": 500})}
-    )
-    path = written(tmp_path / "x.jsonl", *[{"x": n} for n in range(5_000)])
-    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
-        house.take(path, workload="w")
-    assert house.count("dead_letters") == 1_000
 
 
 def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Path) -> None:
@@ -323,38 +88,6 @@ def test_history_is_not_booked_as_gain_or_cost(house: House, tmp_path: Path) -> 
     house.ingest.step()
     booked = ledger.book(house.warehouse, house.settings, datetime(2026, 1, 2))
     assert [entry.amount for entry in booked if entry.item == "inference"] == [3.0]
-
-
-@pytest.mark.parametrize("format", ["jsonl", "parquet"])
-def test_what_is_exported_and_imported_is_the_same(house: House, tmp_path: Path, format: str) -> None:
-    more = {
-        "context": ["a passage"],
-        "conversation_id": "anna@example.org",
-        "user_id": "anna",
-        "latency_seconds": 0.25,
-        "input_tokens": 3,
-        "cost": 0.001,
-        "finish_reason": "stop",
-        "attributes": {"channel": "web", "deep": {"er": [1, None, 2.5]}},
-    }
-    rows = [
-        logged(1, response="Ask jo@example.org, “Zoë”\nor call", **more),
-        logged(2, messages=[{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], response=""),
-        *[logged(n) for n in range(3, 12_000)],
-    ]
-    for number, value in enumerate((True, 0.5, "fine, <EMAIL_1>", 7)):
-        name = ("helpful", "rating", "correction", "stars")[number]
-        said = {"id": f"f{number}", "timestamp": "2024-02-01T00:00:00Z", "interaction_id": "i1", "source": "expert"}
-        rows.append({**said, "name": name, "value": value, "user_id": "bob"})
-    house.take(written(tmp_path / "all.jsonl", *rows))
-    paths = [tmp_path / f"{table}.{format}" for table in EVENTS]
-    for table, path in zip(EVENTS, paths, strict=True):
-        write(content(Export(table, format), house.warehouse, house.settings), path)
-    with opened(tmp_path / "other") as other:
-        assert other.take(*paths) == 0
-        assert other.events() == house.events()
-        assert len(other.events()["interactions"]) == 11_999
-    assert sorted(tmp_path.glob("*.tmp")) == []
 
 
 def test_columns_of_json_are_nested_and_bounds_hold(house: House, tmp_path: Path) -> None:

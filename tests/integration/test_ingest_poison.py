@@ -530,7 +530,7 @@ def test_events_of_a_topic_that_was_made_anew_are_booked(tmp_path: Path) -> None
 
 
 def big_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    monkeypatch.setattr(writer_module, "OUT_OF_MEMORY_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(writer_module, "PAUSES", (0.0, 0.0))
     rig = window_of(tmp_path, 1_000)
     rig.send(interaction("small"))
     assert rig.drain() == 1

@@ -17,10 +17,12 @@ import pytest
 from doors import Place
 from teaching import Teacher
 
-from retuned.consumers.errors import StandsBy
+from retuned.consumers.errors import StandsBy, StoreUnavailable
+from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
+from retuned.daemon.transfer.imports import to_bytes
 from retuned.daemon.web import connections
 from retuned.daemon.web.pass_on import Answer, pass_on
 from retuned.daemon.web.principals import add
@@ -270,3 +272,16 @@ def test_a_command_that_a_daemon_may_not_make_any_more_is_unavailable(place: Pla
     place.daemon.command = refuse  # type: ignore[method-assign]
     answer = httpx.post(place.command, json={})
     assert (answer.status_code, answer.json()["error"]) == (503, "this daemon stands by")
+
+
+def test_a_store_that_does_not_answer_an_import_is_unavailable_and_named(place: Place) -> None:
+    def away(_: Any) -> Any:
+        raise StoreUnavailable("store.postgres_url: the database does not answer")
+
+    place.daemon.position = away  # type: ignore[method-assign]
+    place.daemon.take = away  # type: ignore[attr-defined]
+    path = f"{place.url}/api/v1/imports/0123456789abcdef"
+    rows = to_bytes(Batch(nexts={("import:0123456789abcdef", 0): 1}))
+    for answer in (httpx.get(path), httpx.post(path, content=rows, headers={"Content-Type": "application/msgpack"})):
+        assert answer.status_code == 503
+        assert answer.json()["error"] == "store.postgres_url: the database does not answer"

@@ -1,0 +1,156 @@
+"""Files and replayed dead letters on a cluster: any daemon writes them as segments, which all daemons follow.
+
+A file is a partition, as everywhere, and each batch of it is claimed like one of Kafka's: who claimed before, and is
+frozen or killed by now, records nothing any more.
+
+Letters are read in the warehouse of the daemon that is asked. The segment holds the events that they are now, and which
+letters these were: each daemon stores the ones and deletes the others in one transaction. Replays are a partition, too,
+whose offset counts them. The next one starts at the count that this warehouse has followed, so that none is recorded of
+letters that another one has replayed.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pyarrow as pa
+
+from retuned.consumers import replay
+from retuned.consumers.cluster.database import Database
+from retuned.consumers.cluster.follower import Follower
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.segment_writer import SegmentWriter
+from retuned.consumers.counting import Counting
+from retuned.consumers.dead_letter_topic import DeadLetterTopic
+from retuned.consumers.decoding import Decoder
+from retuned.consumers.errors import Busy, Reassigned, RetunedError
+from retuned.consumers.file_import import EVER_SECONDS, Taken, out_of_step, taken
+from retuned.consumers.kafka.contract import Batch, Partition, Publisher
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import Settings
+from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.writer import stored_offsets
+
+FOLLOW_SECONDS = 20.0
+REPLAYS: Partition = ("replay:dead-letters", 0)
+
+
+class SegmentIntake:
+    """See `intake.Intake`."""
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        follower: Follower,
+        settings: Settings,
+        metrics: Metrics,
+        publisher: Publisher,
+    ) -> None:
+        """
+        Raises:
+            ConfigurationError: as `SegmentWriter`.
+        """
+        self._database, self._follower = database, follower
+        self._distance_seconds = settings.ingest.deduplicate_seconds
+        self._writer, self._decoder = SegmentWriter(database, objects, settings), Decoder(settings)
+        self._counting = Counting(metrics, ())
+        self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
+        self._lock = threading.Lock()
+
+    def position(self, topic: str) -> int | None:
+        return self._database.offsets().get((topic, 0))
+
+    def take(self, batch: Batch) -> Taken:
+        """See `file_import.take`.
+
+        Raises:
+            OutOfStep: as there, or another import of the file goes on from here. Nothing was stored.
+            StoreUnavailable: the database or the storage does not answer. The batch may be stored or not.
+            RetunedError: it is stored, and this daemon does not follow the segments in time.
+        """
+        ((partition, end),) = batch.nexts.items()
+        start = batch.starts.get(partition)
+        with self._follower.awaiting(partition, end) as followed:
+            try:
+                with self._claimed(partition, start) as epoch:
+                    rows = self._decoder.rows(batch, EVER_SECONDS, self._writer.keys.pseudonym_or_stored)
+                    self._writer.redact(rows)
+                    self._writer.write(rows, {partition: epoch})
+                    self._counting.stored(rows)
+                    self._dead_letter_topic.copy(rows.dead)
+            except Reassigned as error:
+                raise out_of_step(partition[0], self.position(partition[0]), end) from error
+            pa.default_memory_pool().release_unused()
+            found = taken(self._followed(followed, "import", "import the file again, it goes on behind it"))
+        return replace(found, duplicates=found.duplicates + rows.duplicates, passed_over=dict(rows.passed_over))
+
+    def replay(self) -> dict[str, int]:
+        """See `replay.replay`.
+
+        Raises:
+            Busy: letters are replayed elsewhere; those before them were replayed here.
+            StoreUnavailable: the database or the storage does not answer. Some letters may be replayed or not.
+            RetunedError: they are replayed, and this daemon does not follow the segments in time.
+        """
+        total = Counter(tried=0, replayed=0, stored=0)
+        pieces = replay.pieces(self._follower.warehouse)
+        while True:
+            # Before the letters are read: of a replay that is followed in between, they may be.
+            start = stored_offsets(self._follower.warehouse).get(REPLAYS)
+            letters = next(pieces, None)
+            if letters is None:
+                return dict(total)
+            end = (start or 0) + 1
+            batch = Batch(starts={} if start is None else {REPLAYS: start}, nexts={REPLAYS: end})
+            total["tried"] += len(letters)
+            with self._follower.awaiting(REPLAYS, end) as followed:
+                try:
+                    with self._claimed(REPLAYS, start) as epoch:
+                        pseudonym = self._writer.keys.pseudonym_or_stored
+                        rows = replay.decoded(letters, self._decoder, batch, self._distance_seconds, pseudonym)
+                        self._writer.redact(rows)
+                        rows.keep_bad_letters()
+                        if not (rows.replayed or rows.tables):
+                            continue
+                        self._writer.write(rows, {REPLAYS: epoch})
+                except Reassigned as error:
+                    raise Busy(
+                        "dead letters: another command or daemon replays them, or did and this daemon has not followed "
+                        "that yet; nothing is replayed twice; ask again in some seconds"
+                    ) from error
+                found = self._followed(followed, "dead letters", "ask again for the rest")
+            total.update(replayed=len(found.replayed), stored=sum(found.stored.values()))
+
+    def resume(self) -> None:
+        raise RetunedError(
+            "dead-letters resume: nothing is stopped: too many dead letters stop no process of a cluster (store.kind); "
+            "correct the producers, then run retuned dead-letters replay"
+        )
+
+    @contextmanager
+    def _claimed(self, partition: Partition, start: int | None) -> Iterator[int]:
+        """One batch at a time in this process; the epoch under which its partition is claimed.
+
+        Raises:
+            Reassigned: what is stored of the partition does not end where the batch starts.
+        """
+        with self._lock:
+            self._writer.share_keys()
+            # Before it is claimed: who is behind must not stop who is not.
+            if self._database.offsets().get(partition) != start:
+                raise Reassigned(f"{partition[0]}: does not go on from {start}")
+            yield self._database.claim([partition])[partition]
+
+    def _followed(self, rows: "Future[Rows]", what: str, way_out: str) -> Rows:
+        try:
+            return rows.result(FOLLOW_SECONDS)
+        except TimeoutError as error:
+            why = self._follower.broker_problem or "it has others to follow first"
+            raise RetunedError(
+                f"{what}: stored in a segment, which this daemon has not followed after {FOLLOW_SECONDS:g} s ({why}); "
+                f"nothing is lost: {way_out}"
+            ) from error

@@ -1,0 +1,71 @@
+"""Batches become segments: redacted, encoded, put into object storage, and recorded in the database.
+
+Exactly once, by one statement in the database for each segment, which moves the partitions and names the files: a batch
+whose partitions are another's by then is given up.
+"""
+
+import time
+from collections.abc import Mapping
+
+from retuned.consumers.cluster import segments
+from retuned.consumers.cluster.database import NO_KEY, Database
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.kafka.contract import Partition
+from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.settings import Settings
+from retuned.consumers.warehouse.rows import Rows
+
+
+class SegmentWriter:
+    """Writes segments. Used by one thread at a time.
+
+    Attributes:
+        keys: of users' pseudonyms.
+    """
+
+    def __init__(self, database: Database, objects: Objects, settings: Settings) -> None:
+        """
+        Raises:
+            ConfigurationError: the key of the user hash is not set or cannot be read, or privacy.names lacks its extra.
+        """
+        privacy = settings.privacy
+        if privacy.user_key is None and privacy.user_key_file is None:
+            raise ConfigurationError(NO_KEY)
+        self._database, self._objects = database, objects
+        self._redactor = Redactor(privacy)
+        self.keys = load_user_keys(privacy, settings.warehouse.path)
+        self._shares_keys = False
+
+    def share_keys(self) -> None:
+        """Before the first segment; raises as `Database.share_user_keys`."""
+        if not self._shares_keys:
+            self._database.share_user_keys(self.keys.ids)
+            self._shares_keys = True
+
+    def redact(self, rows: Rows) -> None:
+        """Take out what must not be stored."""
+        started = time.perf_counter()
+        rows.redact(self._redactor, self.keys.pseudonym)
+        rows.seconds += time.perf_counter() - started
+
+    def write(self, rows: Rows, epochs: Mapping[Partition, int]) -> int:
+        """Store a batch that is redacted. Returns the bytes of its files.
+
+        Args:
+            epochs: under which the partitions that it moves were claimed.
+
+        Raises:
+            Reassigned: another process has claimed or moved a partition; nothing of the batch was stored.
+            StoreUnavailable: the storage or the database does not answer; the batch may be stored or not.
+        """
+        started = time.perf_counter()
+        moves = segments.moves(rows, epochs)
+        encoded = segments.encode(rows, moves[0])
+        for file, content in encoded:
+            self._objects.put(file.key, content)
+        files = [file for file, _ in encoded]
+        self._database.record(moves, files, rows.received_at, segments.counts(rows))
+        rows.seconds += time.perf_counter() - started
+        return sum(file.bytes for file in files)
