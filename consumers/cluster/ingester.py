@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from retuned.consumers.cluster import segments
+from retuned.consumers.cluster.conversations import SharedConversations
 from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.cluster.objects import Objects
@@ -61,8 +62,9 @@ class Ingester:
         self._metrics, self._segment_metrics = metrics, segment_metrics
         self._counting = Counting(metrics, settings.kafka.topics)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
-        self._decoder, self._redactor = Decoder(settings), Redactor(privacy)
         self._keys = load_user_keys(privacy, settings.warehouse.path)
+        self._decoder = Decoder(settings)
+        self._redactor = Redactor(privacy, conversations=SharedConversations(database, self._keys))
         self._shares_keys = self._rewinding = False
         self._epochs: dict[Partition, int] = {}
         source.before_assignment = self._claim
