@@ -3,9 +3,11 @@
 Every change is one statement outside of any transaction, so that a process that is stopped at any moment holds no lock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
@@ -23,8 +25,8 @@ NO_KEY = (
 KEEP_DAYS = 7
 """How long the numbers of placeholders are kept after their last use: feedback may come some days after its answer, and
 of no conversation is it known for longer than that what it held."""
-MOST_VALUES = 10_000
-"""Of a conversation that have a number which is kept."""
+MOST_KEPT = 100_000
+"""Numbers of one batch that are kept: a batch that holds little but personal data must not take minutes."""
 AT_ONCE = 10_000
 """Rows of numbers in one statement, which has to end long before `postgres.STATEMENT_SECONDS`."""
 
@@ -203,13 +205,16 @@ class Database:
     def placeholder_numbers(self, wanted: Sequence[Wanted], events: Mapping[bytes, bytes]) -> list[int]:
         """The numbers, old and new, which are kept at once; 0 for an empty value. Raises as `claim`.
 
+        What is beyond MOST_KEPT gets numbers that no other value has, and that are not kept.
+
         Args:
             wanted: each at most once, in the order in which new numbers count up.
             events: the scopes of interactions, by the keyed hashes of their ids.
         """
-        numbers, known = [0] * len(wanted), list(events.items())
-        for start in range(0, max(len(wanted), len(known)), AT_ONCE):
-            some, some_known = wanted[start : start + AT_ONCE], known[start : start + AT_ONCE]
+        kept, known = wanted[:MOST_KEPT], list(events.items())
+        numbers = [0] * len(kept)
+        for start in range(0, max(len(kept), len(known)), AT_ONCE):
+            some, some_known = kept[start : start + AT_ONCE], known[start : start + AT_ONCE]
             columns = {
                 "events": [event for event, _ in some_known],
                 "event_scopes": [scope for _, scope in some_known],
@@ -217,11 +222,24 @@ class Database:
                 "values": [one.value for one in some],
                 "kinds": [one.kind for one in some],
                 "taken": [one.taken for one in some],
-                "most": MOST_VALUES,
             }
             for place, number in self._postgres.rows("number_placeholders", columns):
                 numbers[start + place - 1] = number
-        return numbers
+        return numbers + self._unkept_numbers(wanted[MOST_KEPT:])
+
+    def _unkept_numbers(self, wanted: Sequence[Wanted]) -> list[int]:
+        skipped = list(Counter((one.scope, one.kind) for one in wanted).items())
+        following: dict[tuple[bytes, str], Iterator[int]] = {}
+        for start in range(0, len(skipped), AT_ONCE):
+            some = dict(skipped[start : start + AT_ONCE])
+            columns = {
+                "scopes": [scope for scope, _ in some],
+                "kinds": [kind for _, kind in some],
+                "skipped": list(some.values()),
+            }
+            for scope, kind, last in self._postgres.rows("skip_placeholders", columns):
+                following[scope, kind] = count(last - some[scope, kind] + 1)
+        return [next(following[one.scope, one.kind]) for one in wanted]
 
     def numbered_scopes(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """The scopes of those ids that are known, of conversations and of events; raises as `claim`."""

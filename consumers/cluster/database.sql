@@ -67,8 +67,17 @@ SELECT EXISTS (SELECT FROM retuned.user_keys WHERE key_id = ANY(%(key_ids)s));
 -- name: number_placeholders
 SELECT place, given FROM retuned.number_placeholders(
     %(events)b::BYTEA[], %(event_scopes)b::BYTEA[], %(scopes)b::BYTEA[], %(values)b::BYTEA[], %(kinds)s::TEXT[],
-    %(taken)s::INTEGER[], %(most)s
+    %(taken)s::BIGINT[]
 );
+
+-- name: skip_placeholders
+-- Numbers that are given and not kept: so many of each kind and scope. Returns the last one.
+INSERT INTO retuned.placeholders AS last (scope, value, kind, number, used_on)
+SELECT scope, '', kind, skipped, (now() AT TIME ZONE 'UTC')::DATE
+FROM unnest(%(scopes)b::BYTEA[], %(kinds)s::TEXT[], %(skipped)s::BIGINT[]) AS asked(scope, kind, skipped)
+ORDER BY scope, kind
+ON CONFLICT (scope, value, kind) DO UPDATE SET number = last.number + excluded.number, used_on = excluded.used_on
+RETURNING scope, kind, number;
 
 -- name: numbered_scopes
 -- Those of the given ids that are known: as scopes, and as events in one, which count more.

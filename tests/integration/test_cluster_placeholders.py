@@ -311,22 +311,31 @@ def test_the_last_number_is_forgotten_after_the_values(cluster: Cluster, monkeyp
     assert answers(cluster)["2"] == "<EMAIL_4>"
 
 
-def test_of_a_conversation_with_very_many_values_some_have_new_numbers_each_time(cluster: Cluster) -> None:
-    """More than one statement takes, and more than are kept; no two share one all the same."""
-    most = limits.MOST_VALUES
-    people = [f"p{number}" for number in range(most + 2_000)]
-    first = [f"<EMAIL_{number}>" for number in range(1, most)]
+def test_a_conversation_may_have_more_values_than_one_statement_takes(cluster: Cluster) -> None:
+    people = [f"p{number}" for number in range(limits.AT_ONCE + 2_000)]
+    expected = [f"<EMAIL_{number + 1}>" for number in range(len(people))]
     cluster.send(said("1", "c", *people))
     drain(cluster.ingester())
-    assert answers(cluster)["1"].split()[: most - 1] == first
-    assert len(set(answers(cluster)["1"].split())) == len(people)
-    cluster.send(said("2", "c", *people, "p1"))
+    cluster.send(said("2", "c", *people[::-1], "another"))
     drain(cluster.ingester())
-    again = answers(cluster)["2"].split()
-    assert len(set(again)) == len(people)
-    assert (again[:100], again[-1]) == (first[:100], first[1])
-    assert not set(again[most:-1]) & set(answers(cluster)["1"].split())
-    assert rows(cluster) == {"placeholders": most, "numbered_events": 2}
+    assert answers(cluster)["1"].split() == expected
+    assert answers(cluster)["2"].split() == [*expected[::-1], f"<EMAIL_{len(people) + 1}>"]
+
+
+def test_what_is_too_much_of_a_batch_gets_new_numbers_each_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_KEPT", 7)
+    monkeypatch.setattr(limits, "AT_ONCE", 2)
+    people = [f"p{number}" for number in range(6)]
+    cluster.send(said("1", "c", *people), said("2", "d", *people), interaction("3", response="4111 1111 1111 1111"))
+    drain(cluster.ingester())
+    cluster.send(said("4", "d", *people))
+    drain(cluster.ingester())
+    found = answers(cluster)
+    first = [f"<EMAIL_{number}>" for number in range(1, 7)]
+    assert (found["1"].split(), found["2"].split(), found["3"]) == (first, first, "<CARD_1>")
+    assert found["4"].split() == ["<EMAIL_1>", *(f"<EMAIL_{number}>" for number in range(7, 12))]
 
 
 @pytest.mark.parametrize("id", ["c\x00d", "\U0001f600" * 100, "' OR 1=1 --", "\\x00", " ", "anna@example.com"])

@@ -5,7 +5,7 @@ CREATE TABLE retuned.placeholders (
     scope   BYTEA   NOT NULL,  -- the conversation, or the event that is in none
     value   BYTEA   NOT NULL,  -- what the placeholder stands for; empty: the row has the last number of its kind
     kind    TEXT    NOT NULL,
-    number  INTEGER NOT NULL,
+    number  BIGINT  NOT NULL,
     used_on DATE    NOT NULL,  -- of UTC; for the last number of a kind that of the value that was used last
     PRIMARY KEY (scope, value, kind)
 );
@@ -26,10 +26,10 @@ CREATE INDEX numbered_events_by_day ON retuned.numbered_events (used_on);
 -- Called as one statement outside of any transaction, like record_segment.
 --
 -- scopes, kinds, vals and taken are rows, each once. With an empty value a row keeps the numbers up to `taken` from being
--- given. Values beyond the first `most` of a scope get numbers that are not kept: new ones each time.
+-- given.
 CREATE FUNCTION retuned.number_placeholders(
-    events BYTEA[], event_scopes BYTEA[], scopes BYTEA[], vals BYTEA[], kinds TEXT[], taken INTEGER[], most INTEGER
-) RETURNS TABLE (place BIGINT, given INTEGER) LANGUAGE plpgsql AS $$
+    events BYTEA[], event_scopes BYTEA[], scopes BYTEA[], vals BYTEA[], kinds TEXT[], taken BIGINT[]
+) RETURNS TABLE (place BIGINT, given BIGINT) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     today            DATE := (now() AT TIME ZONE 'UTC')::DATE;
@@ -69,19 +69,15 @@ BEGIN
         FROM unnest(scopes, vals, kinds) WITH ORDINALITY AS asked(scope, value, kind, place)
         LEFT JOIN retuned.placeholders AS known USING (scope, value, kind)
         WHERE value <> '' AND known.number IS NULL
-    ), held AS (
-        SELECT scope, (SELECT count(*) FROM retuned.placeholders AS known WHERE known.scope = asked.scope) AS rows
-        FROM (SELECT DISTINCT scope FROM missing) AS asked
     ), numbered AS (
         SELECT
             place, scope, missing.value, kind,
-            (last.number + row_number() OVER (PARTITION BY scope, kind ORDER BY place))::INTEGER AS number,
-            held.rows + row_number() OVER (PARTITION BY scope ORDER BY place) AS held
-        FROM missing JOIN held USING (scope) JOIN retuned.placeholders AS last USING (scope, kind)
+            last.number + row_number() OVER (PARTITION BY scope, kind ORDER BY place) AS number
+        FROM missing JOIN retuned.placeholders AS last USING (scope, kind)
         WHERE last.value = ''
     ), stored AS (
         INSERT INTO retuned.placeholders (scope, value, kind, number, used_on)
-        SELECT scope, value, kind, number, today FROM numbered WHERE held <= most
+        SELECT scope, value, kind, number, today FROM numbered
     ), moved AS (
         UPDATE retuned.placeholders AS last SET number = highest.number
         FROM (SELECT scope, kind, max(number) AS number FROM numbered GROUP BY scope, kind) AS highest
