@@ -1,5 +1,5 @@
-"""What ingesters and daemons of a cluster share, in PostgreSQL: how far partitions are read, which segments exist, and the
-numbers of placeholders.
+"""What ingesters and daemons of a cluster share, in PostgreSQL: how far partitions are read, which segments exist, and
+the numbers of placeholders.
 
 Every change is one statement outside of any transaction, so that a process that is stopped at any moment holds no lock.
 """

@@ -324,6 +324,15 @@ def test_a_conversation_may_have_more_values_than_one_statement_takes(cluster: C
     assert answers(cluster)["2"].split() == [*expected[::-1], f"<EMAIL_{len(people) + 1}>"]
 
 
+def test_what_stands_in_a_text_is_reserved_before_the_first_number_is_given(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AT_ONCE", 2)
+    cluster.send(said("1", "c", "anna", "bert", "carl"), interaction("2", response="<EMAIL_2>", conversation_id="c"))
+    drain(cluster.ingester())
+    assert answers(cluster)["1"] == "<EMAIL_3> <EMAIL_4> <EMAIL_5>"
+
+
 def test_what_is_too_much_of_a_batch_gets_new_numbers_each_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
