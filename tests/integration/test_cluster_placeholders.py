@@ -10,7 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from brokers import until
 from ingestion import feedback, interaction
+from prometheus_client import CollectorRegistry
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
@@ -23,7 +25,11 @@ from retuned.consumers.cluster.ingester import Ingester
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.errors import Reassigned, StoreUnavailable
 from retuned.consumers.formats.events import SHADOW_ANSWER
+from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings, Settings
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.cluster import Cluster as Daemon
+from retuned.daemon.settings import Settings as DaemonSettings
 
 NEWER = "a newer key of sixteen characters"
 TABLES = ("placeholders", "numbered_events")
@@ -285,6 +291,23 @@ def test_what_was_not_used_for_days_is_forgotten(cluster: Cluster) -> None:
 def age(cluster: Cluster, days: int) -> None:
     for table in TABLES:
         cluster.query(f"UPDATE retuned.{table} SET used_on = used_on - {days} RETURNING 1")
+
+
+def test_the_daemon_that_leads_forgets_them(cluster: Cluster, warehouse: Warehouse) -> None:
+    wanted = [Wanted(b"scope", b"value", "EMAIL")]
+    cluster.database().placeholder_numbers(wanted, {b"event": b"scope"})
+    age(cluster, limits.KEEP_DAYS + 1)
+    store = {"kind": "cluster", "postgres_url": cluster.url, "objects_url": cluster.folder.as_uri()}
+    settings = DaemonSettings(privacy={"user_key": KEY}, store=store, warehouse={"path": warehouse.path})
+    registry, failed = CollectorRegistry(), list[BaseException]()
+    daemon = Daemon(settings, warehouse, registry, Metrics(registry), lambda: None, failed.append)
+    daemon.start()
+    try:
+        until(lambda: rows(cluster) == {"placeholders": 0, "numbered_events": 0})
+    finally:
+        daemon.stop()
+        daemon.source.close()
+    assert failed == []
 
 
 def test_the_last_number_is_forgotten_after_the_values(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
