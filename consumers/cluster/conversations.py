@@ -5,7 +5,7 @@ asked once for a whole batch, before anything of the batch is written.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from retuned.consumers.cluster.database import Database, Wanted
@@ -13,8 +13,8 @@ from retuned.consumers.privacy.placeholders import KINDS, Conversations, Scope
 from retuned.consumers.privacy.pseudonyms import UserKeys
 
 # Behind a zero, which begins no number, the place among the values of the event. An app that writes such a thing itself
-# gets a number of its own event.
-_UNNUMBERED = re.compile(rf"<({'|'.join(KINDS)})_0([0-9]{{1,8}})>")
+# gets a placeholder of its own event, or it stays.
+_UNNUMBERED = re.compile(rf"<({'|'.join(KINDS)})_0[0-9]{{1,8}}>")
 
 
 class EventScope(Scope):
@@ -23,7 +23,7 @@ class EventScope(Scope):
     Attributes:
         reserved: the highest number of each kind that stands in the texts already.
         values: kind and value of what was found, in the order of appearance.
-        numbers: of the values.
+        placeholders: those with numbers, by those without.
     """
 
     def __init__(self, event_id: str, conversation_id: str | None, *, on_another: bool) -> None:
@@ -31,7 +31,7 @@ class EventScope(Scope):
         super().__init__(b"")
         self.event_id, self.conversation_id, self.on_another = event_id, conversation_id, on_another
         self.values: dict[tuple[str, str], int] = {}
-        self.numbers: Sequence[int] = ()
+        self.placeholders: Mapping[str, str] = {}
 
     @property
     def reserved(self) -> dict[str, int]:
@@ -45,11 +45,7 @@ class EventScope(Scope):
         return f"<{kind}_0{self.values.setdefault((kind, value), len(self.values))}>"
 
     def numbered(self, text: str) -> str:
-        return _UNNUMBERED.sub(self._number, text)
-
-    def _number(self, match: re.Match[str]) -> str:
-        place = int(match[2])
-        return f"<{match[1]}_{self.numbers[place]}>" if place < len(self.numbers) else match[0]
+        return _UNNUMBERED.sub(lambda match: self.placeholders.get(match[0], match[0]), text)
 
 
 class SharedConversations(Conversations):
@@ -91,7 +87,10 @@ class SharedConversations(Conversations):
         reserved = [Wanted(scope, b"", kind, number) for (scope, kind), number in taken.items()]
         numbers = self._database.placeholder_numbers([*reserved, *wanted], interactions)[len(reserved) :]
         for event, of_event in zip(events, places, strict=True):
-            event.numbers = [numbers[place] for place in of_event]
+            event.placeholders = {
+                event.placeholder(kind, value): f"<{kind}_{numbers[place]}>"
+                for (kind, value), place in zip(event.values, of_event, strict=True)
+            }
 
     def _located(self, events: Sequence[EventScope]) -> list[tuple[bytes, bytes]]:
         """The key of each event, and its scope under it."""

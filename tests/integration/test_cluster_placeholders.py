@@ -93,8 +93,8 @@ def test_json_and_names_of_fields_have_numbers_too(cluster: Cluster) -> None:
     (row,) = cluster.stored()
     note = {"<EMAIL_2>": '{"card": "<CARD_1>", "to": "<EMAIL_2>"}'}
     assert json.loads(row["messages"]) == [{"role": "user", "content": "<EMAIL_1>", "note": note}]
-    # What an app writes in the form of one that waits for its number gets at most one of its own event.
-    assert row["response"] == '{"to": "<EMAIL_2>"} <EMAIL_1> <EMAIL_08> <CARD_1>'
+    # What an app writes in the form of one that waits for its number is at most one of its own event.
+    assert row["response"] == '{"to": "<EMAIL_2>"} <EMAIL_1> <EMAIL_08> <CARD_00>'
 
 
 @pytest.mark.parametrize("conversation", ["c", None])
