@@ -178,7 +178,7 @@ class Cluster:
                 log.exception("artifacts")
 
     def _sweep(self) -> None:
-        """The leader deletes files that are in no segment, soon and then every hour."""
+        """The leader deletes what nobody needs any more, soon and then every hour: files, numbers of placeholders."""
         with closing(Database(self._settings.store)) as database:  # it lists for long
             swept = -SWEEP_SECONDS
             while not self._stopping.wait(LOOK_SECONDS):
@@ -187,5 +187,6 @@ class Cluster:
                 swept = time.monotonic()
                 try:
                     self._deleted.inc(sweep(database, self._objects))
+                    database.forget_placeholders()
                 except RetunedError as error:
-                    log.warning("%s; files that are in no segment are looked for again in an hour", error)
+                    log.warning("%s; what nobody needs any more is looked for again in an hour", error)

@@ -1,12 +1,15 @@
-"""What ingesters and daemons of a cluster share, in PostgreSQL: how far partitions are read, and which segments exist.
+"""What ingesters and daemons of a cluster share, in PostgreSQL: how far partitions are read, which segments exist, and
+the numbers of placeholders.
 
 Every change is one statement outside of any transaction, so that a process that is stopped at any moment holds no lock.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
 
@@ -19,6 +22,14 @@ NO_KEY = (
     "privacy.user_key_file: is not set; all ingesters and daemons of a cluster need the same key, for example that of "
     "the daemon so far, which lies beside its warehouse (warehouse.path with .key)"
 )
+
+KEEP_DAYS = 7
+"""How long the numbers of placeholders are kept after their last use: feedback may come some days after its answer, and
+of no conversation is it known for longer than that what it held."""
+MOST_KEPT = 100_000
+"""Numbers of one batch that are kept: a batch that holds little but personal data must not take minutes."""
+AT_ONCE = 10_000
+"""Rows of numbers in one statement, which has to end long before `postgres.STATEMENT_SECONDS`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,19 @@ class Listed:
     partition: int
     epoch: int
     start_offset: int | None
+
+
+class Wanted(NamedTuple):
+    """The number of a value that is wanted, in the scope of a conversation; ids are keyed hashes.
+
+    Attributes:
+        value: empty: the numbers up to `taken` are not to be given, since placeholders with them stand in a text.
+    """
+
+    scope: bytes
+    value: bytes
+    kind: str
+    taken: int = 0
 
 
 class Database:
@@ -178,6 +202,62 @@ class Database:
             "starts": [file.start_offset for file in listed],
         }
         return [key for (key,) in self._postgres.rows("dead_files", columns)]
+
+    def placeholder_numbers(self, wanted: Sequence[Wanted], events: Mapping[bytes, bytes]) -> list[int]:
+        """The numbers, old and new, which are kept at once; 0 for an empty value. Raises as `claim`.
+
+        What is beyond MOST_KEPT gets numbers that no other value has, and that are not kept.
+
+        Args:
+            wanted: each at most once, in the order in which new numbers count up.
+            events: the scopes of interactions, by the keyed hashes of their ids.
+        """
+        kept, known = wanted[:MOST_KEPT], list(events.items())
+        numbers = [0] * len(kept)
+        for start in range(0, max(len(kept), len(known)), AT_ONCE):
+            some, some_known = kept[start : start + AT_ONCE], known[start : start + AT_ONCE]
+            columns = {
+                "events": [event for event, _ in some_known],
+                "event_scopes": [scope for _, scope in some_known],
+                "scopes": [one.scope for one in some],
+                "values": [one.value for one in some],
+                "kinds": [one.kind for one in some],
+                "taken": [one.taken for one in some],
+            }
+            for place, number in self._postgres.rows("number_placeholders", columns):
+                numbers[start + place - 1] = number
+        return numbers + self._unkept_numbers(wanted[MOST_KEPT:])
+
+    def _unkept_numbers(self, wanted: Sequence[Wanted]) -> list[int]:
+        skipped = list(Counter((one.scope, one.kind) for one in wanted).items())
+        following: dict[tuple[bytes, str], Iterator[int]] = {}
+        for start in range(0, len(skipped), AT_ONCE):
+            some = dict(skipped[start : start + AT_ONCE])
+            columns = {
+                "scopes": [scope for scope, _ in some],
+                "kinds": [kind for _, kind in some],
+                "skipped": list(some.values()),
+            }
+            for scope, kind, last in self._postgres.rows("skip_placeholders", columns):
+                following[scope, kind] = count(last - some[scope, kind] + 1)
+        return [next(following[one.scope, one.kind]) for one in wanted]
+
+    def numbered_scopes(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The scopes of those ids that are known, of conversations and of events; raises as `claim`."""
+        return dict(self._postgres.rows("numbered_scopes", {"ids": list(ids)}))
+
+    def forget_placeholders(self) -> int:
+        """Delete numbers that were not used for KEEP_DAYS. Returns how many rows went; raises as `claim`."""
+        deleted = 0
+        for query in ("forget_placeholders", "forget_last_placeholders", "forget_numbered_events"):
+            some = AT_ONCE
+            while some == AT_ONCE:
+                some = self._forget(query)
+                deleted += some
+        return deleted
+
+    def _forget(self, query: str) -> int:
+        return int(self._postgres.rows(query, {"days": KEEP_DAYS, "some": AT_ONCE})[0][0])
 
     def share_user_keys(self, key_ids: Sequence[str]) -> None:
         """Make sure that users have the same pseudonyms everywhere: keys are added only beside one that is known.

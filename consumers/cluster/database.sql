@@ -63,3 +63,53 @@ ON CONFLICT DO NOTHING;
 
 -- name: shares_user_key
 SELECT EXISTS (SELECT FROM retuned.user_keys WHERE key_id = ANY(%(key_ids)s));
+
+-- name: number_placeholders
+SELECT place, given FROM retuned.number_placeholders(
+    %(events)b::BYTEA[], %(event_scopes)b::BYTEA[], %(scopes)b::BYTEA[], %(values)b::BYTEA[], %(kinds)s::TEXT[],
+    %(taken)s::BIGINT[]
+);
+
+-- name: skip_placeholders
+-- Numbers that are given and not kept: so many of each kind and scope. Returns the last one.
+INSERT INTO retuned.placeholders AS last (scope, value, kind, number, used_on)
+SELECT scope, '', kind, skipped, (now() AT TIME ZONE 'UTC')::DATE
+FROM unnest(%(scopes)b::BYTEA[], %(kinds)s::TEXT[], %(skipped)s::BIGINT[]) AS asked(scope, kind, skipped)
+ORDER BY scope, kind
+ON CONFLICT (scope, value, kind) DO UPDATE SET number = last.number + excluded.number, used_on = excluded.used_on
+RETURNING scope, kind, number;
+
+-- name: numbered_scopes
+-- Those of the given ids that are known: as scopes, and as events in one, which count more.
+SELECT scope, scope FROM retuned.placeholders WHERE scope = ANY(%(ids)b::BYTEA[]) AND value = '' GROUP BY scope
+UNION ALL
+SELECT event, scope FROM retuned.numbered_events WHERE event = ANY(%(ids)b::BYTEA[]);
+
+-- name: forget_placeholders
+-- Some of those that were not used for so long; who uses one right now does not wait. The last number of a kind goes after
+-- all of its values: while one of them is there, its number must not be given again.
+WITH gone AS (
+    DELETE FROM retuned.placeholders WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM retuned.placeholders
+        WHERE value <> '' AND used_on < (now() AT TIME ZONE 'UTC')::DATE - %(days)s LIMIT %(some)s FOR UPDATE SKIP LOCKED
+    )) RETURNING used_on
+)
+SELECT count(*) FROM gone;
+
+-- name: forget_last_placeholders
+WITH gone AS (
+    DELETE FROM retuned.placeholders WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM retuned.placeholders
+        WHERE value = '' AND used_on < (now() AT TIME ZONE 'UTC')::DATE - %(days)s LIMIT %(some)s FOR UPDATE SKIP LOCKED
+    )) RETURNING used_on
+)
+SELECT count(*) FROM gone;
+
+-- name: forget_numbered_events
+WITH gone AS (
+    DELETE FROM retuned.numbered_events WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM retuned.numbered_events
+        WHERE used_on < (now() AT TIME ZONE 'UTC')::DATE - %(days)s LIMIT %(some)s FOR UPDATE SKIP LOCKED
+    )) RETURNING used_on
+)
+SELECT count(*) FROM gone;

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 from retuned.consumers.cluster import segments
+from retuned.consumers.cluster.conversations import SharedConversations
 from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.errors import ConfigurationError
@@ -34,8 +35,8 @@ class SegmentWriter:
         if privacy.user_key is None and privacy.user_key_file is None:
             raise ConfigurationError(NO_KEY)
         self._database, self._objects = database, objects
-        self._redactor = Redactor(privacy)
         self.keys = load_user_keys(privacy, settings.warehouse.path)
+        self._redactor = Redactor(privacy, conversations=SharedConversations(database, self.keys))
         self._shares_keys = False
 
     def share_keys(self) -> None:
@@ -45,7 +46,11 @@ class SegmentWriter:
             self._shares_keys = True
 
     def redact(self, rows: Rows) -> None:
-        """Take out what must not be stored."""
+        """Take out what must not be stored.
+
+        Raises:
+            StoreUnavailable: the database, which gives placeholders their numbers, does not answer.
+        """
         started = time.perf_counter()
         rows.redact(self._redactor, self.keys.pseudonym)
         rows.seconds += time.perf_counter() - started

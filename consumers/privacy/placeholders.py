@@ -47,6 +47,15 @@ class Scope:
             number = self._numbers[key] = self._last[kind] = self._last.get(kind, 0) + 1
         return f"<{kind}_{number}>"
 
+    @property
+    def waits(self) -> bool:
+        """Whether something has to be given to `Conversations.number` before `numbered`."""
+        return False
+
+    def numbered(self, text: str) -> str:
+        """A text with placeholders, with their numbers."""
+        return text
+
 
 class Conversations:
     """The scopes of the conversations that were used last, in memory alone. For one thread.
@@ -65,8 +74,12 @@ class Conversations:
         """A scope that nothing else shares."""
         return Scope(self._secret)
 
-    def open(self, event_id: str, conversation_id: str | None) -> Scope:
-        """The scope of an event; give it back to `close`. Without a conversation the event has a scope of its own."""
+    def open(self, event_id: str, conversation_id: str | None, *, on_another: bool = False) -> Scope:  # noqa: ARG002
+        """The scope of an event; give it back to `close`. Without a conversation the event has a scope of its own.
+
+        Args:
+            on_another: it is feedback, and the id that of the interaction, whose conversation may not be known here.
+        """
         key = f"event {event_id}" if conversation_id is None else f"conversation {conversation_id}"
         scope = self._scopes.get(key)
         if scope is None:
@@ -81,6 +94,9 @@ class Conversations:
         self._values += len(scope)
         while self._values > self._most_values and len(self._scopes) > 1:
             self._values -= len(self._scopes.popitem(last=False)[1])
+
+    def number(self, scopes: Sequence[Scope]) -> None:
+        """Give the placeholders of these events, whose scopes wait, their numbers."""
 
     def remember(self, event_ids: Any, conversation_ids: Any) -> None:
         """Which conversation interactions belong to, so that feedback on them shares its numbers.

@@ -32,6 +32,10 @@ class UserKeys:
         """The id of each key, newest first."""
         return [name for name, _ in self._keys]
 
+    def derived(self, purpose: str) -> list[bytes]:
+        """A key of 32 bytes for another purpose from each key, newest first: with none of them a pseudonym is made."""
+        return [hmac.digest(key, f"retuned {purpose}".encode(), "sha256") for _, key in self._keys]
+
     def _newest(self, user_id: str) -> str:
         return self.pseudonyms(user_id)[0]
 

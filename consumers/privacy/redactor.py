@@ -9,7 +9,7 @@ Arrow is imported by what works on columns alone: most processes redact nothing 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from itertools import chain
 from typing import Any
 
@@ -65,8 +65,17 @@ class Redactor:
     For one thread. `take_counts` says how often something was replaced.
     """
 
-    def __init__(self, settings: PrivacySettings | None = None, *, machines: bool = True) -> None:
-        """Without `machines`, IP and MAC addresses stay: what the daemon logs are its operator's.
+    def __init__(
+        self,
+        settings: PrivacySettings | None = None,
+        *,
+        machines: bool = True,
+        conversations: Conversations | None = None,
+    ) -> None:
+        """
+        Args:
+            machines: False: IP and MAC addresses stay, as what the daemon logs are its operator's.
+            conversations: where numbers are kept; None: in memory.
 
         Raises:
             ConfigurationError: privacy.names is on and its extra is not installed, or a phone region is none.
@@ -79,7 +88,7 @@ class Redactor:
         self._suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
         self._kept: frozenset[tuple[str, str]] = frozenset()
         self._kept = frozenset(chain.from_iterable(map(self._values, settings.keep)))
-        self._conversations = Conversations()
+        self._conversations = conversations or Conversations()
         self._counts: Counter[str] = Counter()
 
     def take_counts(self) -> Counter[str]:
@@ -95,7 +104,20 @@ class Redactor:
         conversation_ids: Any = None,
         failed: Failed | None = None,
     ) -> dict[str, Any]:
-        """Columns of the same events, redacted. They are read in their order.
+        """Columns of the same events, redacted: `take_out` and `number` for a batch of nothing else."""
+        redacted = self.take_out(texts, json, event_ids, conversation_ids, failed)
+        self.number([redacted])
+        return redacted.columns()
+
+    def take_out(
+        self,
+        texts: dict[str, Any],
+        json: Set[str],
+        event_ids: Any,
+        conversation_ids: Any = None,
+        failed: Failed | None = None,
+    ) -> "Redacted":
+        """Columns of the same events, redacted, to be given to `number`. They are read in their order.
 
         Args:
             texts: the columns by name, Arrow arrays of strings.
@@ -107,16 +129,17 @@ class Redactor:
         One look at each whole column, without Python in between, finds the few events that need a closer one.
         """
         suspects = _suspects(list(texts.values()), self._suspect) if self.enabled else []
+        redacted = Redacted(texts, suspects)
         if not suspects:
-            return dict(texts)
+            return redacted
         import pyarrow as pa
 
-        rows = pa.array(suspects)
-        cleaned = {name: array.take(rows).to_pylist() for name, array in texts.items()}
+        rows, on_another = pa.array(suspects), conversation_ids is None
+        cleaned = redacted.cleaned = {name: array.take(rows).to_pylist() for name, array in texts.items()}
         ids = event_ids.take(rows).to_pylist()
-        known = self._conversations.of(ids) if conversation_ids is None else conversation_ids.take(rows).to_pylist()
+        known = self._conversations.of(ids) if on_another else conversation_ids.take(rows).to_pylist()
         for place, (event_id, conversation_id) in enumerate(zip(ids, known, strict=True)):
-            scope = self._conversations.open(event_id, conversation_id)
+            scope = self._conversations.open(event_id, conversation_id, on_another=on_another)
             try:
                 for values in cleaned.values():
                     scope.reserve(values[place] or "")
@@ -128,8 +151,26 @@ class Redactor:
                 if failed is None:
                     raise
                 failed(suspects[place], error)
+            else:
+                if scope.waits:
+                    redacted.waiting.append((place, scope))
             self._conversations.close(scope)
-        return {name: _exchanged(array, suspects, cleaned[name]) for name, array in texts.items()}
+        return redacted
+
+    def number(self, batch: Sequence["Redacted"]) -> None:
+        """Give the placeholders of a batch their numbers, all at once where they come from a database.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+        """
+        waiting = [(redacted, place, scope) for redacted in batch for place, scope in redacted.waiting]
+        if not waiting:
+            return
+        self._conversations.number([scope for _, _, scope in waiting])
+        for redacted, place, scope in waiting:
+            for values in redacted.cleaned.values():
+                if text := values[place]:
+                    values[place] = scope.numbered(text)
 
     def remember(self, event_ids: Any, conversation_ids: Any) -> None:
         """Which conversation these interactions belong to, for the feedback that comes after them: Arrow arrays."""
@@ -237,6 +278,28 @@ class Redactor:
             if long:
                 text = replace_phones(text, mark, self._regions)
         return self._replace_names(text, mark) if self._replace_names else text
+
+
+class Redacted:
+    """Columns of the same events whose personal data is taken out.
+
+    Attributes:
+        cleaned: by name, the texts of the rows in which something might be.
+        waiting: places among these rows whose placeholders have no numbers yet, and what knows them.
+    """
+
+    def __init__(self, texts: dict[str, Any], rows: list[int]) -> None:
+        """The columns as they came, and in which rows of them something might be."""
+        self._texts, self._rows = texts, rows
+        self.cleaned: dict[str, list[str | None]] = {}
+        self.waiting: list[tuple[int, Scope]] = []
+
+    def columns(self) -> dict[str, Any]:
+        """Arrow arrays by name."""
+        return {
+            name: _exchanged(array, self._rows, self.cleaned[name]) if self._rows else array
+            for name, array in self._texts.items()
+        }
 
 
 def _is_json(text: str) -> bool:

@@ -26,7 +26,7 @@ from retuned.consumers.formats.events import (
 )
 from retuned.consumers.formats.users import may_name_users, with_pseudonyms
 from retuned.consumers.kafka.contract import Batch, Record
-from retuned.consumers.privacy.redactor import Failed, Redactor
+from retuned.consumers.privacy.redactor import Failed, Redacted, Redactor
 from retuned.consumers.warehouse.dead_letters import DeadLetter, dead_letter, unredacted
 
 Table = Literal["interactions", "feedback", "shadow_answers"]
@@ -252,20 +252,31 @@ class Rows:
 
         A conversation id that is an address becomes its pseudonym. What cannot be redacted leaves the table. Of a
         segment, all was done before.
+
+        Raises:
+            StoreUnavailable: the database that has the numbers of placeholders does not answer.
         """
         if self.segment is not None:
             return
-        for kind in list(self.tables):
-            failed: dict[int, Exception] = {}
-            self._redact(kind, redactor, pseudonym, failed.__setitem__)
-            for row, where in self._remove(kind, failed).items():
-                # What is nested is decoded here for the first time.
-                is_number = isinstance(failed[row], msgspec.ValidationError)
-                self.dead.append(unredacted(*where, failed[row], "bad_value" if is_number else UNFORESEEN))
-                if not is_number:
-                    self.unforeseen.append(failed[row])
-        self.dead += [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
+        failed: dict[Table, dict[int, Exception]] = {kind: {} for kind in self.tables}
+        redacted = {kind: self._take_out(kind, redactor, failed[kind].__setitem__) for kind in failed}
+        bad = [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self.redactions = redactor.take_counts()
+        redactor.number(list(redacted.values()))
+        for kind, found in redacted.items():
+            clean = found.columns()
+            if kind == "interactions":
+                ids = self.tables[kind]["conversation_id"].combine_chunks()
+                clean["conversation_id"] = redactor.identifiers(ids, pseudonym, failed[kind].__setitem__)
+            self.tables[kind] = _ready(self.tables[kind], clean)
+            for row, where in self._remove(kind, failed[kind]).items():
+                error = failed[kind][row]
+                # What is nested is decoded here for the first time.
+                is_number = isinstance(error, msgspec.ValidationError)
+                self.dead.append(unredacted(*where, error, "bad_value" if is_number else UNFORESEEN))
+                if not is_number:
+                    self.unforeseen.append(error)
+        self.dead += bad
 
     def reject(self, kind: Table, failed: dict[int, Exception]) -> None:
         """Make dead letters of rows that cannot be stored; they are redacted."""
@@ -295,18 +306,15 @@ class Rows:
             del self.tables[kind], self.ids[kind]
         return where
 
-    def _redact(self, kind: Table, redactor: Redactor, pseudonym: Callable[[str], str], failed: Failed) -> None:
+    def _take_out(self, kind: Table, redactor: Redactor, failed: Failed) -> Redacted:
         table = self.tables[kind]
         if kind == "interactions":
             ids, conversations = table["id"].combine_chunks(), table["conversation_id"].combine_chunks()
             redactor.remember(ids, conversations)
-            clean = redactor.columns(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations, failed)
-            clean["conversation_id"] = redactor.identifiers(conversations, pseudonym, failed)
-        else:
-            # With the numbers of the conversations that the feedback is on.
-            on = table["interaction_id"].combine_chunks()
-            clean = redactor.columns(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed)
-        self.tables[kind] = _ready(table, clean)
+            return redactor.take_out(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations, failed)
+        # With the numbers of the conversations that the feedback is on.
+        on = table["interaction_id"].combine_chunks()
+        return redactor.take_out(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed)
 
     @property
     def is_traffic(self) -> bool:

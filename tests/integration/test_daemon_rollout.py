@@ -14,7 +14,7 @@ from watched import HOUR, NEW, OLD, SINCE, rated
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.daemon.cli import main as cli
+from retuned.daemon.cli.summary import summary
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
@@ -80,7 +80,7 @@ class Daemon:
     def shown(self) -> tuple[str, str]:
         """The line of the command line, and the page."""
         told = self.status()
-        (line,) = [line for line in cli._summary(told) if line.startswith("  rollout")]
+        (line,) = [line for line in summary(told) if line.startswith("  rollout")]
         page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
         return line, page.get_template("status.html").render(status=told)
 

@@ -16,7 +16,7 @@ from traffic import feedback, interactions
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.daemon.cli import main as cli
+from retuned.daemon.cli.summary import summary
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.service import LocalService, opened
@@ -174,7 +174,7 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     seen = told["workloads"]["support"]["watch"]
     assert (seen["version"], seen["previous_version"], seen["verdict"]) == (two, one, "go_on")
     assert seen["comparisons"][0]["n_after"] == 200
-    (line,) = [line for line in cli._summary(told) if "watch" in line]
+    (line,) = [line for line in summary(told) if "watch" in line]
     assert line.startswith(f"  watch       support@{two}: go on: neither shown")
     page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
     shown = page.render(status=told)
@@ -191,7 +191,7 @@ def test_a_watch_that_can_find_nothing_is_shown_as_such(service: Service) -> Non
     assert service.metric("retuned_watch_power") == 0
     assert service.metric("retuned_watch_detection_seconds") is None
     told = json.loads(as_json(status(service.jobs, None, None)))
-    (line,) = [line for line in cli._summary(told) if "watch" in line]
+    (line,) = [line for line in summary(told) if "watch" in line]
     assert "nobody votes on the answers: the watch can find nothing but slow ones" in line
 
 
