@@ -25,6 +25,7 @@ from retuned.consumers.cluster.ingester import Ingester
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.errors import Reassigned, StoreUnavailable
 from retuned.consumers.formats.events import SHADOW_ANSWER
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings, Settings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -300,7 +301,7 @@ def test_the_daemon_that_leads_forgets_them(cluster: Cluster, warehouse: Warehou
     store = {"kind": "cluster", "postgres_url": cluster.url, "objects_url": cluster.folder.as_uri()}
     settings = DaemonSettings(privacy={"user_key": KEY}, store=store, warehouse={"path": warehouse.path})
     registry, failed = CollectorRegistry(), list[BaseException]()
-    daemon = Daemon(settings, warehouse, registry, Metrics(registry), lambda: None, failed.append)
+    daemon = Daemon(settings, warehouse, registry, Metrics(registry), MemoryPublisher(), lambda: None, failed.append)
     daemon.start()
     try:
         until(lambda: rows(cluster) == {"placeholders": 0, "numbered_events": 0})
