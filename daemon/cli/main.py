@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
-"""What is asked for events, as `retuned status` calls it."""
 
 _GATEWAY = (
     "Run an OpenAI-compatible proxy that routes each conversation to a version of its workload's model, publishes what "

@@ -6,6 +6,7 @@ from typing import Any
 from retuned.daemon.cli import progress
 
 SOURCES = {"kafka": "broker", "segments": "store"}
+"""What is asked for events."""
 
 
 def summary(status: dict[str, Any]) -> list[str]:
