@@ -26,6 +26,7 @@ CONNECT_SECONDS = 2.0
 TIMEOUT_SECONDS = 30.0
 EXPORT_SECONDS = 600.0  # a training set is chosen before its first row is sent
 CHECK_SECONDS = 3_600.0  # windows are compared before it is answered, behind the check under way
+REPLAY_SECONDS = 3_600.0  # all letters are tried before it is answered
 BACKUP_SECONDS = 21_600.0  # it is made before it is answered for
 CHUNK_BYTES = 2**20
 END_OF_CERTIFICATE = "-----END CERTIFICATE-----"
@@ -68,7 +69,7 @@ class RemoteService:
         return self._ask(dict, "POST", "dead-letters/resume", {})
 
     def replay(self) -> dict[str, int]:
-        return self._ask(dict, "POST", "dead-letters/replay", {})
+        return self._ask(dict, "POST", "dead-letters/replay", {}, REPLAY_SECONDS)
 
     def labels(self, workload: str | None) -> list[dict[str, Any]]:
         return self._ask(list, "GET", f"labels?{urlencode(_given(workload=workload))}")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,19 @@ def test_who_lacks_a_token_is_told_the_key(listener: Listener) -> None:
 def test_a_daemon_that_stops_between_two_requests() -> None:
     with pytest.raises(RetunedError, match=r"went away in the middle .*; run the command again"):
         remote(free_port()).status()
+
+
+def test_what_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = {}
+
+    def opened(_: RemoteService, __: str, path: str, ___: object, timeout_seconds: float) -> BytesIO:
+        waits[path] = timeout_seconds
+        return BytesIO(b"{}")
+
+    monkeypatch.setattr(RemoteService, "_open", opened)
+    service = remote(1)
+    service.replay()
+    service.command("check-drift", "support", {})
+    service.status()
+    assert waits["dead-letters/replay"] == waits["workloads/support/check-drift"] == 3_600
+    assert waits["status"] == 30
