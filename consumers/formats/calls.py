@@ -7,7 +7,7 @@ from retuned.consumers.formats import anthropic, openai
 from retuned.consumers.formats.events import BadEvent, Kind, PassedOver
 from retuned.consumers.formats.messages import Plain
 
-ALONE = 'a response without its request; send both as {"workload": …, "request": …, "response": …}'
+ALONE = 'no request: a response without its request; send both as {"workload": …, "request": …, "response": …}'
 
 
 def is_call(value: Plain) -> bool:

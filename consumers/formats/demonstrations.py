@@ -15,6 +15,7 @@ import msgspec
 
 from retuned.consumers.common import reasoning
 from retuned.consumers.common.tool_calls import are_calls
+from retuned.consumers.formats.calls import ALONE
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
 from retuned.consumers.formats.messages import (
     Plain,
@@ -186,6 +187,8 @@ def _exchange(fields: Plain) -> tuple[list[Plain], str, list[Plain]]:
 
 def _question(fields: Plain) -> list[Plain]:
     name = next((name for name in QUESTIONS if name in fields), None)
+    if name is None and isinstance(fields.get("response"), dict):
+        raise BadEvent("not_an_event", ALONE)
     if name is None:
         known = f"one of {', '.join(QUESTIONS)}, and one of {', '.join(ANSWERS)}"
         raise BadEvent("not_an_event", f"no event, and no question with an answer: expected {known}")

@@ -153,6 +153,7 @@ def test_times_as_tables_have_them(given: Any, expected: str) -> None:
     ("row", "detail"),
     [
         ({"a": 1}, "no question with an answer: expected one of question, prompt"),
+        ({"response": {"object": "chat.completion", "choices": []}}, "no request: a response without its request"),
         ({"question": "q"}, "no answer"),
         ({"question": 5, "answer": "a"}, "question: expected a text"),
         ({"question": "q", "answer": "  "}, "no answer: expected a text"),
