@@ -7,12 +7,27 @@ from retuned.consumers.errors import OutOfStep
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.dead_letters import count_dead_letters
 from retuned.consumers.warehouse.rows import Rows, Table
 from retuned.consumers.warehouse.writer import stored_offsets
 
 # Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
 EVER_SECONDS = 231 * 366 * 86_400.0
 EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a file was taken, in whatever number of imports.
+
+    Attributes:
+        next: the next row to take; None when nothing of it was taken.
+        refused: how many of its rows were refused, by the dead letters that the warehouse has. Those that were
+            replayed or archived meanwhile are not among them.
+    """
+
+    next: int | None
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -39,9 +54,10 @@ class Taken:
     passed_over: dict[str, int] = field(default_factory=dict)
 
 
-def position(warehouse: Warehouse, topic: str) -> int | None:
-    """The next row to take of a file (`files.EventFile.topic`); None when nothing of it was taken."""
-    return stored_offsets(warehouse).get((topic, 0))
+def position(warehouse: Warehouse, topic: str) -> Position:
+    """How far a file was taken (`files.EventFile.topic`)."""
+    reached = stored_offsets(warehouse).get((topic, 0))
+    return Position(reached, 0 if reached is None else count_dead_letters(warehouse, topic))
 
 
 def take(ingest: Ingest, batch: Batch) -> Taken:
@@ -57,10 +73,10 @@ def take(ingest: Ingest, batch: Batch) -> Taken:
 
 
 def _take(ingest: Ingest, batch: Batch) -> Taken:
-    for (topic, partition), end in batch.nexts.items():
-        stored = position(ingest.warehouse, topic)
-        if stored != batch.starts.get((topic, partition)):
-            raise out_of_step(topic, stored, end)
+    stored = stored_offsets(ingest.warehouse)
+    for key in batch.nexts:
+        if stored.get(key) != batch.starts.get(key):
+            raise out_of_step(stored.get(key))
     rows = ingest.decoder.rows(batch, EVER_SECONDS, ingest.writer.pseudonym_or_stored)
     ingest.writer.write(rows)
     ingest.account_for(rows)
@@ -78,6 +94,9 @@ def taken(rows: Rows) -> Taken:
     )
 
 
-def out_of_step(topic: str, stored: int | None, end: int) -> OutOfStep:
-    """For a batch of a file that ends at `end` and does not begin where what is stored of the file ends."""
-    return OutOfStep(f"{topic}: row {stored or 0} is next, not one before {end}; is it imported twice at once?")
+def out_of_step(stored: int | None) -> OutOfStep:
+    """For a batch of a file that does not begin behind the rows that are stored of it."""
+    return OutOfStep(
+        f"another import of the same file has stored its first {stored or 0:,} rows meanwhile; this one ends, and "
+        "stored nothing twice: wait for the other one, then give the command again, which goes on behind what is stored"
+    )

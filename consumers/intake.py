@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from retuned.consumers.file_import import Taken, position, take
+from retuned.consumers.file_import import Position, Taken, position, take
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.replay import replay
@@ -11,8 +11,8 @@ from retuned.consumers.replay import replay
 class Intake(Protocol):
     """Threads may share it. Every method raises a RetunedError whose text says why it cannot be done."""
 
-    def position(self, topic: str) -> int | None:
-        """The next row to take of a file (`files.EventFile.topic`); None when nothing of it was taken."""
+    def position(self, topic: str) -> Position:
+        """See `file_import.position`."""
 
     def take(self, batch: Batch) -> Taken:
         """See `file_import.take`."""
@@ -30,7 +30,7 @@ class WarehouseIntake:
     def __init__(self, ingest: Ingest) -> None:
         self._ingest = ingest
 
-    def position(self, topic: str) -> int | None:
+    def position(self, topic: str) -> Position:
         return position(self._ingest.warehouse, topic)
 
     def take(self, batch: Batch) -> Taken:

@@ -16,7 +16,7 @@ from retuned.daemon.settings import HttpSettings, Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retuned.consumers.file_import import Taken
+    from retuned.consumers.file_import import Position, Taken
     from retuned.consumers.kafka.contract import Batch
     from retuned.daemon.transfer.exports import Export
 
@@ -98,9 +98,12 @@ class RemoteService:
         body = {"folder": str(folder), "keep": keep, "with_key": with_key}
         return self._ask(dict, "POST", "backup", body, BACKUP_SECONDS)
 
-    def position(self, topic: str) -> int | None:
-        position: int | None = self._ask(dict, "GET", f"imports/{_file(topic)}")["position"]
-        return position
+    def position(self, topic: str) -> "Position":
+        import msgspec
+
+        from retuned.consumers.file_import import Position
+
+        return msgspec.convert(self._ask(dict, "GET", f"imports/{_file(topic)}"), Position)
 
     def take(self, batch: "Batch") -> "Taken":
         import msgspec

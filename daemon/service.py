@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.file_import import Taken
+from retuned.consumers.file_import import Position, Taken
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.intake import Intake, WarehouseIntake
 from retuned.consumers.kafka.contract import Batch
@@ -118,7 +118,7 @@ class Service(Protocol):
     def backup(self, folder: Path, keep: int, *, with_key: bool) -> dict[str, Any]:
         """See `retuned.daemon.backup.create.back_up`; the folder is absolute."""
 
-    def position(self, topic: str) -> int | None:
+    def position(self, topic: str) -> Position:
         """See `retuned.consumers.file_import.position`."""
 
     def take(self, batch: Batch) -> Taken:
@@ -316,7 +316,7 @@ class LocalService:
         now, stop = self.jobs.context.now(), self.jobs.context.stop
         return asdict(back_up(self.warehouse, self.settings, folder, keep, now, stop, with_key=with_key))
 
-    def position(self, topic: str) -> int | None:
+    def position(self, topic: str) -> Position:
         return self._intake.position(topic)
 
     def take(self, batch: Batch) -> Taken:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from retuned.consumers.errors import RetunedError
+from retuned.consumers.file_import import Position
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.web.routes import application
 from retuned.daemon.web.server import Server
@@ -91,8 +92,8 @@ class FakeDaemon:
     def export(self, _: Any) -> Any:
         return iter([b"{}\n"])
 
-    def position(self, _: str) -> int | None:
-        return None
+    def position(self, _: str) -> Position:
+        return Position(None, 0)
 
     def warnings(self) -> list[str]:
         return self.warned()

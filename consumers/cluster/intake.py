@@ -27,10 +27,11 @@ from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import Busy, Reassigned, RetunedError
-from retuned.consumers.file_import import EVER_SECONDS, Taken, out_of_step, taken
+from retuned.consumers.file_import import EVER_SECONDS, Position, Taken, out_of_step, taken
 from retuned.consumers.kafka.contract import Batch, Partition, Publisher
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings
+from retuned.consumers.warehouse.dead_letters import count_dead_letters
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import stored_offsets
 
@@ -61,8 +62,21 @@ class SegmentIntake:
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
         self._lock = threading.Lock()
 
-    def position(self, topic: str) -> int | None:
-        return self._database.offsets().get((topic, 0))
+    def position(self, topic: str) -> Position:
+        """See `file_import.position`: the next row of the cluster, what was refused by the letters of this daemon.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+            RetunedError: this daemon does not follow in time what is stored of the file.
+        """
+        partition = (topic, 0)
+        reached = self._database.offsets().get(partition)
+        if reached is None:
+            return Position(None, 0)
+        with self._follower.awaiting(partition, reached) as followed:
+            if (stored_offsets(self._follower.warehouse).get(partition) or 0) < reached:
+                self._followed(followed, "import", "import the file again")
+        return Position(reached, count_dead_letters(self._follower.warehouse, topic))
 
     def take(self, batch: Batch) -> Taken:
         """See `file_import.take`.
@@ -83,7 +97,7 @@ class SegmentIntake:
                     self._counting.stored(rows)
                     self._dead_letter_topic.copy(rows.dead)
             except Reassigned as error:
-                raise out_of_step(partition[0], self.position(partition[0]), end) from error
+                raise out_of_step(self._database.offsets().get(partition)) from error
             pa.default_memory_pool().release_unused()
             found = taken(self._followed(followed, "import", "import the file again, it goes on behind it"))
         return replace(found, duplicates=found.duplicates + rows.duplicates, passed_over=dict(rows.passed_over))

@@ -181,6 +181,13 @@ def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
     return None if value is None else pseudonym(str(value))
 
 
+def count_dead_letters(warehouse: Warehouse, topic: str) -> int:
+    """How many dead letters of a topic there are: those that were replayed or archived are none of them."""
+    found = warehouse.row(QUERIES["count_dead_letters"], {"topic": topic})
+    assert found is not None
+    return int(found["letters"])
+
+
 def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> Iterator[dict[str, Any]]:
     """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at.
 

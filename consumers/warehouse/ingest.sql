@@ -128,6 +128,9 @@ SELECT
     unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]),
     unnest($cluster_ids::VARCHAR[]), unnest($topic_ids::VARCHAR[]);
 
+-- name: count_dead_letters
+SELECT count(*) AS letters FROM dead_letters WHERE topic = $topic;
+
 -- name: newest_dead_letters
 SELECT rowid FROM dead_letters
 WHERE $reason IS NULL OR reason = $reason

@@ -9,8 +9,8 @@ from typing import Protocol, TextIO
 
 import msgspec
 
-from retuned.consumers.errors import TooManyDeadLetters
-from retuned.consumers.file_import import EXAMPLES, Refusal, Taken
+from retuned.consumers.errors import RetunedError, TooManyDeadLetters
+from retuned.consumers.file_import import EXAMPLES, Position, Refusal, Taken
 from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.formats.files import BATCH_BYTES, EventFile
 from retuned.consumers.kafka.contract import Batch
@@ -21,11 +21,11 @@ from retuned.daemon.settings import Settings
 class Destination(Protocol):
     """Where rows go: `daemon.service.Service`."""
 
-    def position(self, topic: str) -> int | None:
-        """The next row to take of a file; None when nothing of it was taken."""
+    def position(self, topic: str) -> Position:
+        """See `file_import.position`."""
 
     def take(self, batch: Batch) -> Taken:
-        """See `Ingest.take`."""
+        """See `file_import.take`."""
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -69,11 +69,12 @@ def import_files(
     """Import files one after the other and report on each.
 
     Returns:
-        The exit status: 1 when a row was refused, in any of them.
+        The exit status: 1 when a row was refused, in any of them, now or by an earlier import of the same file.
 
     Raises:
         RetunedError: a file cannot be read (nothing is stored when that shows before the first row), or most of its
-            rows are refused. What was stored stays, and the same command goes on from there.
+            rows are refused, those of earlier imports included. What was stored stays, and the same command goes on
+            from there: after refusals, once they are fewer or `ingest.dead_letter_share_limit` is higher.
     """
     most = settings.ingest.max_event_bytes
     files = [EventFile(path, format, workload, most) for path in paths]  # all, before the first row is stored
@@ -81,69 +82,95 @@ def import_files(
 
 
 def _import(file: EventFile, settings: Settings, destination: Destination) -> int:
-    position = destination.position(file.topic)
-    stored: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
-    passed_over: Counter[str] = Counter()
-    duplicates, examples = 0, list[Refusal]()
-    began = time.monotonic()
+    before = destination.position(file.topic)
+    report = _Report(file, before)
+    _check_share(file, before.next or 0, before.refused, settings)
     try:
         with _Progress(file, sys.stderr) as show:
-            for number, batch in enumerate(file.batches(position, settings.ingest.batch_events)):
-                if position and not number:
-                    print(f"{file.path}: goes on after row {position:,}; what comes before is stored", file=sys.stderr)
-                taken = destination.take(batch)
-                stored.update(taken.stored)
-                refused.update(taken.refused)
-                passed_over.update(taken.passed_over)
-                duplicates += taken.duplicates
-                examples = (examples + taken.examples)[:EXAMPLES]
+            for number, batch in enumerate(file.batches(before.next, settings.ingest.batch_events)):
+                if before.next and not number:
+                    print(f"{file.path}: goes on after row {before.next:,}; {_earlier(before)}", file=sys.stderr)
+                try:
+                    taken = destination.take(batch)
+                except RetunedError as error:
+                    raise type(error)(f"{file.path}: {error}") from error
+                report.add(taken, batch)
                 show()
-                _check_share(file, refused.total(), settings)
+                _check_share(file, (before.next or 0) + file.rows, before.refused + report.refused.total(), settings)
     finally:
         if file.rows:
-            print(
-                "\n".join(_report(file, stored, duplicates, refused, examples, passed_over, time.monotonic() - began))
-            )
+            print("\n".join(report.lines()))
     if not file.rows:
-        print(f"{file.path}: {'nothing is left to import' if position else 'is empty'}")
-    return 1 if refused else 0
+        print(f"{file.path}: {f'nothing is left to import; {_earlier(before)}' if before.next else 'is empty'}")
+    return 1 if before.refused or report.refused else 0
 
 
-def _check_share(file: EventFile, refused: int, settings: Settings) -> None:
+def _earlier(before: Position) -> str:
+    """What earlier imports left of a file."""
+    if not before.refused:
+        return f"the {before.next:,} rows before are stored"
+    return f"of the {before.next:,} rows before {before.refused:,} were refused: see retuned dead-letters list"
+
+
+def _check_share(file: EventFile, rows: int, refused: int, settings: Settings) -> None:
     ingest = settings.ingest
-    if file.rows >= ingest.dead_letter_window and refused > ingest.dead_letter_share_limit * file.rows:
+    if rows >= ingest.dead_letter_window and refused > ingest.dead_letter_share_limit * rows:
         raise TooManyDeadLetters(
-            f"{file.path}: stopped: {refused:,} of {file.rows:,} rows are no events "
+            f"{file.path}: stopped: {refused:,} of {rows:,} rows are no events "
             f"(ingest.dead_letter_share_limit {ingest.dead_letter_share_limit:g}); correct the file and import it again"
         )
 
 
-def _report(
-    file: EventFile,
-    stored: Counter[str],
-    duplicates: int,
-    refused: Counter[str],
-    examples: list[Refusal],
-    passed_over: Counter[str],
-    took: float,
-) -> list[str]:
-    lines = [
-        f"{file.path}: {file.rows:,} rows read in {took:.1f} s ({file.rows / max(took, 0.001):,.0f}/s)",
-        f"  stored      {stored['interactions']:,} interactions, {stored['feedback']:,} feedback",
-        f"  duplicates  {duplicates:,}",
-        f"  refused     {refused.total():,}",
-    ]
-    if refused:
-        lines[-1] += f", kept as dead letters of {file.topic}"
-    lines += [f"    {count:,} {reason}" for reason, count in refused.most_common()]
-    lines += [f"    row {example.offset + 1}: {example.reason}: {example.detail}" for example in examples]
-    if unused := sorted(file.attributes - {"tools", "tool_calls"}):
-        lines.append(f"  attributes  {', '.join(unused[:20])}: kept, and nothing is learned from them")
-    if passed_over:
-        lines += [f"  passed over {passed_over.total():,}"]
-        lines += [f"    {count:,} {reason}: {PASSED_OVER[reason]}" for reason, count in passed_over.most_common()]
-    return lines
+class _Report:
+    """What became of the rows of a file, as it is said at the end, however the import ends."""
+
+    def __init__(self, file: EventFile, before: Position) -> None:
+        self._file, self._before = file, before
+        self._stored, self._passed_over = Counter[str](), Counter[str]()
+        self.refused = Counter[str]()
+        self._duplicates, self._examples = 0, list[Refusal]()
+        self._answered, self._reached = 0, before.next or 0
+        self._began = time.monotonic()
+
+    def add(self, taken: Taken, batch: Batch) -> None:
+        """All rows that were read so far are taken."""
+        (self._reached,) = batch.nexts.values()
+        self._stored.update(taken.stored)
+        self.refused.update(taken.refused)
+        self._passed_over.update(taken.passed_over)
+        self._duplicates += taken.duplicates
+        self._examples = (self._examples + taken.examples)[:EXAMPLES]
+        self._answered = self._file.rows
+
+    def lines(self) -> list[str]:
+        file, before, refused = self._file, self._before, self.refused
+        took = time.monotonic() - self._began
+        lines = [
+            f"{file.path}: {file.rows:,} rows read in {took:.1f} s ({file.rows / max(took, 0.001):,.0f}/s)",
+            f"  stored      {self._stored['interactions']:,} interactions, {self._stored['feedback']:,} feedback",
+            f"  duplicates  {self._duplicates:,}",
+            f"  refused     {refused.total():,}",
+        ]
+        if refused:
+            lines[-1] += f", kept as dead letters of {file.topic}"
+        lines += [f"    {count:,} {reason}" for reason, count in refused.most_common()]
+        lines += [f"    row {example.offset + 1}: {example.reason}: {example.detail}" for example in self._examples]
+        if unused := sorted(file.attributes - {"tools", "tool_calls"}):
+            lines.append(f"  attributes  {', '.join(unused[:20])}: kept, and nothing is learned from them")
+        if passed_over := self._passed_over:
+            lines += [f"  passed over {passed_over.total():,}"]
+            lines += [f"    {count:,} {reason}: {PASSED_OVER[reason]}" for reason, count in passed_over.most_common()]
+        if unanswered := file.rows - self._answered:
+            lines.append(
+                f"  not known   {unanswered:,} rows were read last, and may be stored or not; the same command goes on "
+                "behind what is stored"
+            )
+        if before.next:
+            lines.append(
+                f"  in all      the file up to row {self._reached:,}, "
+                f"{before.refused + refused.total():,} of its rows refused"
+            )
+        return lines
 
 
 class _Progress:

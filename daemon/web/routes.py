@@ -325,7 +325,7 @@ class _Endpoints(_ProcessEndpoints):
         return _json(await self._done(self._service.resume_ingestion))
 
     async def position(self, request: Request) -> Response:
-        return _json({"position": await self._done(self._service.position, _topic(request))})
+        return _json(asdict(await self._done(self._service.position, _topic(request))))
 
     async def take(self, request: Request) -> Response:
         if request.headers.get("content-type") != "application/msgpack":  # as for JSON: no page can send it unasked

@@ -43,8 +43,10 @@ def test_a_file_again_or_a_copy_of_it_or_of_its_rows_stores_nothing_twice(
     assert (len(before["interactions"]), len(before["feedback"]), house.count("dead_letters")) == (30, 30, 1)
     copy = tmp_path / "renamed.json"
     copy.write_bytes(path.read_bytes())
-    assert house.take(path, copy, workload="support") == 0
-    assert capsys.readouterr().out.count("nothing is left to import") == 2
+    capsys.readouterr()
+    assert house.take(path, copy, workload="support") == 1  # the row is refused still
+    said = "nothing is left to import; of the 31 rows before 1 were refused"
+    assert capsys.readouterr().out.count(said) == 2
     assert house.count("dead_letters") == 1
     other = written(tmp_path / "other.jsonl", *reversed(pairs(40)))
     os.utime(other, (0, 1_000_000_000))  # years apart
@@ -147,11 +149,81 @@ def test_what_was_stopped_goes_on_where_it_was(
         assert (house.count("interactions"), house.count("feedback")) == (100, 100)
 
 
+def test_what_an_interrupted_import_had_refused_is_said_by_the_next_ones(
+    open_house: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ends when the second batch is stored, and before it knows that."""
+    rows = [{"x": number} if number < 45 and number % 3 == 0 else pair for number, pair in enumerate(pairs(100))]
+    path = written(tmp_path / "faq.jsonl", *rows)
+    batches = {"batch_events": 30}
+    with open_house(ingest=batches) as house:
+        taken, left = house.service.take, [1]
+
+        def killed(batch: Any) -> Any:
+            found = taken(batch)
+            if not left:
+                raise Killed
+            left.pop()
+            return found
+
+        monkeypatch.setattr(house.service, "take", killed)
+        with pytest.raises(Killed):
+            house.take(path, workload="support")
+        out = capsys.readouterr().out
+        assert "60 rows read" in out
+        assert "refused     10, kept" in out
+        assert "not known   30 rows were read last, and may be stored or not" in out
+        assert house.count("dead_letters") == 15
+    with open_house(ingest=batches) as house:
+        assert house.take(path, workload="support") == 1
+        said = capsys.readouterr()
+        assert "goes on after row 60; of the 60 rows before 15 were refused" in said.err
+        assert "40 rows read" in said.out
+        assert "refused     0\n" in said.out
+        assert "not known" not in said.out
+        assert "in all      the file up to row 100, 15 of its rows refused" in said.out
+        assert house.take(path, workload="support") == 1
+        assert "nothing is left to import; of the 100 rows before 15 were refused" in capsys.readouterr().out
+        # Of another file, and of one whose letters were replayed, nothing is said.
+        assert house.take(written(tmp_path / "other.jsonl", *pairs(3)), workload="support") == 0
+        house.warehouse.execute(
+            """UPDATE dead_letters SET payload = '{"id": "l' || "offset" || '", "timestamp": "2024-01-01T00:00:00Z", """
+            """"interaction_id": "i", "name": "helpful", "value": true}'"""
+        )
+        assert house.service.replay()["replayed"] == 15
+        capsys.readouterr()
+        assert house.take(path, workload="support") == 0
+        assert "nothing is left to import; the 100 rows before are stored" in capsys.readouterr().out
+
+
+def test_of_two_imports_of_a_file_the_one_that_ends_names_it_and_what_to_do(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "faq.jsonl", *pairs(10))
+    taken = house.service.take
+
+    def overtaken(batch: Any) -> Any:
+        """When the other one has stored the same rows."""
+        taken(batch)
+        return taken(batch)
+
+    monkeypatch.setattr(house.service, "take", overtaken)
+    with pytest.raises(OutOfStep) as refused:
+        house.take(path, workload="support")
+    assert str(refused.value) == (
+        f"{path}: another import of the same file has stored its first 10 rows meanwhile; this one ends, and stored "
+        "nothing twice: wait for the other one, then give the command again, which goes on behind what is stored"
+    )
+    monkeypatch.undo()
+    assert house.take(path, workload="support") == 0
+    assert (house.count("interactions"), house.count("feedback")) == (10, 10)
+
+
 def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_path: Path) -> None:
     first, second = EventFile(written(tmp_path / "x.jsonl", *pairs(4)), None, "w", 10_000).batches(None, 2)
     with house.running():
         house.send(*map(logged, range(20)))  # while events flow
-        with pytest.raises(OutOfStep, match="imported twice at once"):
+        with pytest.raises(OutOfStep, match="another import of the same file has stored its first 0 rows"):
             house.service.take(second)
         sent = [from_bytes(next(iter(one.nexts))[0], to_bytes(one)) for one in (first, second)]
         assert house.service.take(sent[0]).stored == {"interactions": 2, "feedback": 2}
@@ -178,6 +250,43 @@ def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_pat
     with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
         house.take(path, workload="w")
     assert house.count("dead_letters") == 1_000
+    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
+        house.take(path, workload="w")  # to repeat it is no way past the limit
+    assert house.count("dead_letters") == 1_000
+    lenient = house.settings.ingest.model_copy(update={"dead_letter_share_limit": 1.0})
+    house.settings = house.settings.model_copy(update={"ingest": lenient})
+    assert house.take(path, workload="w") == 1
+    assert house.count("dead_letters") == 5_000
+
+
+def test_rows_that_earlier_imports_refused_count_towards_the_limit(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three are refused in the first thousand, then all: neither part is above the limit by itself."""
+    house.settings = house.settings.model_copy(
+        update={
+            "ingest": house.settings.ingest.model_copy(
+                update={"batch_events": 300, "dead_letter_window": 1_000, "dead_letter_share_limit": 0.7}
+            )
+        }
+    )
+    rows = [{"x": n} if n % 3 or n >= 900 else pair for n, pair in enumerate(pairs(2_400))]
+    path = written(tmp_path / "x.jsonl", *rows)
+    taken, left = house.service.take, [1, 1, 1]
+
+    def killed(batch: Any) -> Any:
+        if not left:
+            raise Killed
+        left.pop()
+        return taken(batch)
+
+    monkeypatch.setattr(house.service, "take", killed)
+    with pytest.raises(Killed):
+        house.take(path, workload="w")
+    monkeypatch.undo()
+    with pytest.raises(TooManyDeadLetters, match="stopped: 900 of 1,200 rows are no events"):
+        house.take(path, workload="w")
+    assert house.count("dead_letters") == 900
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])

@@ -21,6 +21,8 @@ from retuned.consumers.cluster import intake
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.errors import Busy, OutOfStep, RetunedError, StoreUnavailable
+from retuned.consumers.file_import import Position
+from retuned.consumers.formats.files import EventFile
 from retuned.consumers.warehouse import writer
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.service import LocalService
@@ -114,7 +116,7 @@ def test_of_two_imports_of_a_file_the_one_that_is_overtaken_stores_nothing_more(
     path = written(tmp_path / "faq.jsonl", *pairs(100))
     put = one.objects.put
     one.objects.put = after(put, 2, lambda: two.take(path, workload="support"))  # type: ignore[method-assign]
-    with pytest.raises(OutOfStep, match="row 100 is next"):
+    with pytest.raises(OutOfStep, match=r"faq\.jsonl: another import of the same file has stored its first 100 rows"):
         one.take(path, workload="support")
     agree(one, two)
     assert (holds(one), one.count("feedback")) == ((100, 100), 100)
@@ -225,6 +227,23 @@ def test_a_daemon_that_does_not_follow_in_time_says_that_it_is_stored(
         node.follow()
         assert (node.take(path, workload="support"), holds(node)) == (0, (10, 10))
         assert "nothing is left to import" in capsys.readouterr().out
+
+
+def test_what_was_refused_is_known_to_a_daemon_that_follows_later(tmp_path: Path, database: str) -> None:
+    path = written(tmp_path / "log.jsonl", *map(logged, range(20)), *[{"x": 1}] * 7)
+    with following(tmp_path / "one", database) as one:
+        assert one.take(path) == 1
+    (tmp_path / "two").mkdir()
+    with closing(Node(tmp_path / "two", database)) as two:
+        topic = EventFile(path, None, None, 10_000).topic
+        awaited = two.intake._followed
+
+        def follows(*arguments: Any) -> Any:
+            two.follow()
+            return awaited(*arguments)
+
+        two.intake._followed = follows  # type: ignore[method-assign]
+        assert two.service.position(topic) == Position(27, 7)
 
 
 def test_rows_of_files_set_no_producer_aside(tmp_path: Path, database: str) -> None:
