@@ -54,7 +54,7 @@ _IMPORT = (
     "Store the events and the examples in files: JSON Lines or a JSON array, CSV, Parquet, Markdown and text with "
     "headings, also packed (.gz). Taken are events in every format that topics may have, transcripts, questions with "
     "answers, and preferences; they are redacted and deduplicated as on their way from Kafka. Importing a file again "
-    "stores nothing twice, and goes on where it was stopped. The exit status is 1 if a row was refused."
+    "stores nothing twice, and goes on where it was stopped. The exit status is 1 if a row was refused, now or before."
 )
 _EXPORT = (
     "Write a table, a training set or a routing. Tables: interactions, feedback, dead_letters, offsets, datasets, "

@@ -18,8 +18,10 @@ from doors import Place
 from teaching import Teacher
 
 from retuned.consumers.errors import StandsBy, StoreUnavailable
+from retuned.consumers.file_import import Position
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.transfer.imports import to_bytes
@@ -272,6 +274,15 @@ def test_a_command_that_a_daemon_may_not_make_any_more_is_unavailable(place: Pla
     place.daemon.command = refuse  # type: ignore[method-assign]
     answer = httpx.post(place.command, json={})
     assert (answer.status_code, answer.json()["error"]) == (503, "this daemon stands by")
+
+
+def test_how_far_a_file_was_taken_comes_whole_to_the_command(place: Place) -> None:
+    asked: list[str] = []
+    remote = RemoteService(Settings(http={"port": place.port}))
+    for position in (Position(60, 15), Position(None, 0)):
+        place.daemon.position = lambda topic, found=position: asked.append(topic) or found  # type: ignore[misc,method-assign]
+        assert remote.position("import:0123456789abcdef") == position
+    assert asked == ["import:0123456789abcdef"] * 2
 
 
 def test_a_store_that_does_not_answer_an_import_is_unavailable_and_named(place: Place) -> None:
