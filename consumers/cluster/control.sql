@@ -44,11 +44,14 @@ DELETE FROM retuned.daemons WHERE beat_at < now() - INTERVAL '1 day' RETURNING i
 DELETE FROM retuned.daemons WHERE instance = %(instance)s RETURNING name;
 
 -- name: daemons
--- Those that were heard of lately.
+-- Those that were heard of lately, without what ended before another one of its name began.
 SELECT name, daemons.instance = leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds,
        daemons.instance = %(instance)s AS this
 FROM retuned.daemons CROSS JOIN retuned.leader
-WHERE beat_at > now() - INTERVAL '1 minute'
+WHERE beat_at > now() - INTERVAL '1 minute' AND NOT EXISTS (
+    SELECT FROM retuned.daemons AS later
+    WHERE later.name = daemons.name AND later.beat_at > daemons.beat_at + INTERVAL '10 seconds'
+)
 ORDER BY name, seconds;
 
 -- name: leader

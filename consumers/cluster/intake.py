@@ -26,7 +26,7 @@ from retuned.consumers.cluster.segment_writer import SegmentWriter
 from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
-from retuned.consumers.errors import Busy, Reassigned, RetunedError
+from retuned.consumers.errors import Busy, Reassigned, RetunedError, StoreUnavailable
 from retuned.consumers.file_import import EVER_SECONDS, Position, Taken, out_of_step, taken
 from retuned.consumers.kafka.contract import Batch, Partition, Publisher
 from retuned.consumers.metrics import Metrics
@@ -107,9 +107,12 @@ class SegmentIntake:
 
         Raises:
             Busy: letters are replayed elsewhere; those before them were replayed here.
-            StoreUnavailable: the database or the storage does not answer. Some letters may be replayed or not.
+            StoreUnavailable: the database or the storage does not answer, or a segment is missing. Some letters may be
+                replayed or not.
             RetunedError: they are replayed, and this daemon does not follow the segments in time.
         """
+        if problem := self._follower.broker_problem:
+            raise StoreUnavailable(f"dead letters: this daemon may not know all of them: {problem}")
         total = Counter(tried=0, replayed=0, stored=0)
         pieces = replay.pieces(self._follower.warehouse)
         while True:

@@ -47,6 +47,10 @@ class Scope:
             number = self._numbers[key] = self._last[kind] = self._last.get(kind, 0) + 1
         return f"<{kind}_{number}>"
 
+    def renumbered(self, text: str, owner: str) -> str:
+        """A text whose placeholders get numbers of this scope: within one owner each its own."""
+        return PLACEHOLDER.sub(lambda match: self.placeholder(match[1], f"{owner}\0{match[2]}"), text)
+
     @property
     def waits(self) -> bool:
         """Whether something has to be given to `Conversations.number` before `numbered`."""

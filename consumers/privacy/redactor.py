@@ -116,6 +116,7 @@ class Redactor:
         event_ids: Any,
         conversation_ids: Any = None,
         failed: Failed | None = None,
+        letters: Sequence[str] | None = None,
     ) -> "Redacted":
         """Columns of the same events, redacted, to be given to `number`. They are read in their order.
 
@@ -125,6 +126,8 @@ class Redactor:
             event_ids: what an event without a conversation is told by, an Arrow array too.
             conversation_ids: what events share their numbers by, another; None: as was remembered of `event_ids`.
             failed: called for each row that cannot be redacted and stays as it was; None: the error is raised.
+            letters: of each row, the dead letter that it was. What was taken out of it then had numbers of its own, of
+                which nobody knows which values of the conversation they are: they get new ones.
 
         One look at each whole column, without Python in between, finds the few events that need a closer one.
         """
@@ -142,7 +145,11 @@ class Redactor:
             scope = self._conversations.open(event_id, conversation_id, on_another=on_another)
             try:
                 for values in cleaned.values():
-                    scope.reserve(values[place] or "")
+                    if text := values[place]:
+                        if letters is None:
+                            scope.reserve(text)
+                        else:
+                            values[place] = scope.renumbered(text, letters[suspects[place]])
                 for name, values in cleaned.items():
                     text = values[place]
                     if text is not None:

@@ -308,13 +308,14 @@ class Rows:
 
     def _take_out(self, kind: Table, redactor: Redactor, failed: Failed) -> Redacted:
         table = self.tables[kind]
+        letters = _letters(table) if self.replayed else None
         if kind == "interactions":
             ids, conversations = table["id"].combine_chunks(), table["conversation_id"].combine_chunks()
             redactor.remember(ids, conversations)
-            return redactor.take_out(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations, failed)
+            return redactor.take_out(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations, failed, letters)
         # With the numbers of the conversations that the feedback is on.
         on = table["interaction_id"].combine_chunks()
-        return redactor.take_out(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed)
+        return redactor.take_out(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed, letters=letters)
 
     @property
     def is_traffic(self) -> bool:
@@ -355,6 +356,12 @@ def _event_of(row: dict[str, Any]) -> str:
     fields = {name: value for name, value in row.items() if value is not None and name not in _OURS}
     fields |= {name: Raw(fields[name].encode()) for name in _JSON if name in fields}
     return to_json(fields | {"timestamp": fields["timestamp"].isoformat() + "Z"})
+
+
+def _letters(table: Any) -> list[str]:
+    """Of each row, the dead letter that it was."""
+    where = (table[name].to_pylist() for name, _ in _WHERE)
+    return [f"{topic} {partition} {offset}" for topic, partition, offset in zip(*where, strict=True)]
 
 
 def _some(table: Any, names: Sequence[str]) -> dict[str, Any]:

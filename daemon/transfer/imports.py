@@ -117,8 +117,8 @@ def _check_share(file: EventFile, rows: int, refused: int, settings: Settings) -
     if rows >= ingest.dead_letter_window and refused > ingest.dead_letter_share_limit * rows:
         raise TooManyDeadLetters(
             f"{file.path}: stopped: {refused:,} of {rows:,} rows are no events "
-            f"(ingest.dead_letter_share_limit {ingest.dead_letter_share_limit:g}); correct the file and import it again; "
-            "or raise the limit, to take the rest of it as it is"
+            f"(ingest.dead_letter_share_limit {ingest.dead_letter_share_limit:g}); correct the file and import it again"
+            ", or raise the limit, to take the rest of it as it is"
         )
 
 

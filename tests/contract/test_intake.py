@@ -118,6 +118,19 @@ def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -
     assert row == {"workload": "support", "response": "now"}
 
 
+def test_a_replayed_letter_shares_no_placeholder_with_others(house: House, tmp_path: Path) -> None:
+    """What stands in a letter has numbers of the letter alone; whose they are in its conversation nobody knows."""
+    said = ("anna@example.org, bert@example.org", "only bert@example.org", "carl@example.org, carl@example.org, bert")
+    bad = [logged(n, conversation_id="c", response=text, latency_seconds="?") for n, text in enumerate(said)]
+    house.take(written(tmp_path / "log.jsonl", bad[0] | {"latency_seconds": 1.0}, *bad[1:]))
+    house.warehouse.execute(
+        """UPDATE dead_letters SET payload = replace(payload, '"latency_seconds":"?"', '"latency_seconds":1')"""
+    )
+    assert house.service.replay() == {"tried": 2, "replayed": 2, "stored": 2}
+    found = [row["response"] for row in house.warehouse.rows("SELECT response FROM interactions ORDER BY id")]
+    assert found == ["<EMAIL_1>, <EMAIL_2>", "only <EMAIL_3>", "<EMAIL_4>, <EMAIL_4>, bert"]
+
+
 class Killed(BaseException):
     """The process ends here."""
 

@@ -246,6 +246,22 @@ def test_what_was_refused_is_known_to_a_daemon_that_follows_later(tmp_path: Path
         assert two.service.position(topic) == Position(27, 7)
 
 
+def test_a_daemon_that_misses_a_segment_replays_nothing(one: Node, tmp_path: Path, database: str) -> None:
+    """It does not have all letters, and would say that there are few."""
+    one.take(written(tmp_path / "log.jsonl", *[{"x": n} for n in range(3)]))
+    (file,) = (tmp_path / "objects").rglob("*.parquet")
+    content = file.read_bytes()
+    file.unlink()
+    with following(tmp_path / "new", database) as new:
+        until(lambda: bool(new.ingest.broker_problem))
+        with pytest.raises(StoreUnavailable, match=r"this daemon may not know all of them: .*parquet"):
+            new.service.replay()
+        file.write_bytes(content)
+        agree(one, new)
+        until(lambda: not new.ingest.broker_problem)
+        assert new.service.replay() == {"tried": 3, "replayed": 0, "stored": 0}
+
+
 def test_rows_of_files_set_no_producer_aside(tmp_path: Path, database: str) -> None:
     path = written(tmp_path / "log.jsonl", *map(logged, range(50)), *[{"x": 1}] * 20)
     with following(tmp_path / "one", database, ingest={"batch_events": 50, "dead_letter_window": 10}) as node:

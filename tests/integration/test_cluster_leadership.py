@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
@@ -177,8 +178,16 @@ def test_daemons_are_told_apart_and_gone_when_they_have_ended(tmp_path: Path, da
             ("second stands by", False),
         ]
         assert str(module.Member("second", False, 26.4, False)) == "second is silent for 26 s"
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(
+                """INSERT INTO retuned.daemons SELECT gone, name, url, backend, beat_at - INTERVAL '30 seconds'
+                FROM retuned.daemons, (VALUES ('killed')) AS before(gone) WHERE name = 'second'"""
+            )
+        assert [one.name for one in first.leadership.members()] == ["first", "second"], "it was started again"
         second.close()
-        assert [one.name for one in first.leadership.members()] == ["first"]
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("UPDATE retuned.daemons SET beat_at = now() - INTERVAL '30 s' WHERE instance = 'killed'")
+        assert [str(one) for one in first.leadership.members()] == ["first leads", "second is silent for 30 s"]
 
 
 def test_what_is_no_url_is_refused_without_its_password() -> None:
