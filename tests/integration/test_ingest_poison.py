@@ -117,7 +117,7 @@ def test_one_message_that_breaks_any_step_is_a_dead_letter_and_the_rest_is_store
         assert replay(rig.ingest) == {"tried": 2, "replayed": 2, "stored": 2}
         assert stored(rig)[0] == "bad"
         assert letters(rig) == []
-        # Stored at last: where it was redacted before, as another card than that of the event then, for all anybody knows.
+        # Where the event was redacted already, nobody knows that the letter's card is the same.
         (kept,) = rig.warehouse.rows("SELECT response FROM interactions WHERE id = 'bad'")
         assert kept["response"].endswith("<CARD_2>" if fault is storing else "<CARD_1>")
 
