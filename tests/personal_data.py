@@ -8,8 +8,10 @@ ordinary texts, patterns were corrected for six of the first 86; nothing was cha
 import json
 import re
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from retuned.consumers.privacy.redactor import Redactor
 
@@ -54,3 +56,10 @@ def recall(redactor: Redactor) -> tuple[Counter[str], Counter[str]]:
         if is_gone(item, redactor.text(item.text)):
             found.update(groups)
     return found, total
+
+
+def redacted_columns(redactor: Redactor, texts: dict[str, Any], json: Set[str], *ids: Any) -> dict[str, Any]:
+    """Columns of one batch of events, redacted; ids of the events and, unless it is feedback, of conversations."""
+    found = redactor.take_out(texts, json, *ids)
+    redactor.number([found])
+    return found.columns()

@@ -58,7 +58,7 @@ class Redactor:
     <IP_1> <MAC_1> <KEY_1> <COOKIE_1>, and <NAME_1> with privacy.names.
 
     Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
-    `columns` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
+    `take_out` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
     stand in a text already stay, and their numbers are not given again in their scope; what privacy.keep names
     stays too.
 
@@ -95,19 +95,6 @@ class Redactor:
         """How often something was replaced, by kind, since the last call."""
         counts, self._counts = self._counts, Counter()
         return counts
-
-    def columns(
-        self,
-        texts: dict[str, Any],
-        json: Set[str],
-        event_ids: Any,
-        conversation_ids: Any = None,
-        failed: Failed | None = None,
-    ) -> dict[str, Any]:
-        """Columns of the same events, redacted: `take_out` and `number` for a batch of nothing else."""
-        redacted = self.take_out(texts, json, event_ids, conversation_ids, failed)
-        self.number([redacted])
-        return redacted.columns()
 
     def take_out(
         self,
@@ -187,7 +174,7 @@ class Redactor:
     def identifiers(self, names: Any, pseudonym: Callable[[str], str], failed: Failed | None = None) -> Any:
         """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed.
 
-        `failed` is as for `columns`.
+        `failed` is as for `take_out`.
         """
         suspects = _suspects([names], _SUSPECT_ID) if self.enabled else []
         if not suspects:

@@ -135,21 +135,24 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+def killed_after(take: Callable[[Any], Any], batches: int) -> Callable[[Any], Any]:
+    left = iter(range(batches))
+
+    def taken(batch: Any) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return take(batch)
+
+    return taken
+
+
 def test_what_was_stopped_goes_on_where_it_was(
     open_house: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "faq.jsonl", *pairs(100))
     batches = {"batch_events": 30}
     with open_house(ingest=batches) as house:
-        taken, left = house.service.take, [1, 1]
-
-        def killed(batch: Any) -> Any:
-            if not left:
-                raise Killed
-            left.pop()
-            return taken(batch)
-
-        monkeypatch.setattr(house.service, "take", killed)
+        monkeypatch.setattr(house.service, "take", killed_after(house.service.take, 2))
         with pytest.raises(Killed):
             house.take(path, workload="support")
         assert house.count("interactions") == 60
@@ -285,15 +288,7 @@ def test_rows_that_earlier_imports_refused_count_towards_the_limit(
     )
     rows = [{"x": n} if n % 3 or n >= 900 else pair for n, pair in enumerate(pairs(2_400))]
     path = written(tmp_path / "x.jsonl", *rows)
-    taken, left = house.service.take, [1, 1, 1]
-
-    def killed(batch: Any) -> Any:
-        if not left:
-            raise Killed
-        left.pop()
-        return taken(batch)
-
-    monkeypatch.setattr(house.service, "take", killed)
+    monkeypatch.setattr(house.service, "take", killed_after(house.service.take, 3))
     with pytest.raises(Killed):
         house.take(path, workload="w")
     monkeypatch.undo()

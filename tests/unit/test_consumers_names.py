@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from personal_data import is_gone, labelled, ordinary
+from personal_data import is_gone, labelled, ordinary, redacted_columns
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy.patterns import names
@@ -48,9 +48,9 @@ def test_names_get_placeholders_and_numbers_like_everything_else(redactor: Redac
 
 def test_a_column_finds_names_too(redactor: Redactor) -> None:
     texts: list[str | None] = ["best regards, Tobias Lindqvist", "nothing here", None]
-    found = redactor.columns({"c": pa.array(texts)}, set(), pa.array(["1", "2", "3"]), pa.nulls(3, pa.string()))[
-        "c"
-    ].to_pylist()
+    found = redacted_columns(
+        redactor, {"c": pa.array(texts)}, set(), pa.array(["1", "2", "3"]), pa.nulls(3, pa.string())
+    )["c"].to_pylist()
     assert found == ["best regards, <NAME_1>", "nothing here", None]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
-from personal_data import Labelled, labelled
+from personal_data import Labelled, labelled, redacted_columns
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy import placeholders
@@ -123,7 +123,7 @@ def strings(*texts: str | None) -> Any:
 def column(redactor: Redactor, texts: list[str | None], *, json: bool = False) -> list[str | None]:
     """One column of events, each in a conversation of its own."""
     names = strings(*(str(number) for number in range(len(texts))))
-    columns = redactor.columns({"c": pa.array(texts, pa.string())}, {"c"} if json else set(), names, names)
+    columns = redacted_columns(redactor, {"c": pa.array(texts, pa.string())}, {"c"} if json else set(), names, names)
     found: list[str | None] = columns["c"].to_pylist()
     return found
 
@@ -352,7 +352,7 @@ def test_placeholders_that_come_back_stay_and_their_numbers_are_not_given_again(
 
 def event(redactor: Redactor, id: str, conversation: str | None, **texts: str | None) -> dict[str, str | None]:
     arrays = {name: pa.array([text], pa.string()) for name, text in texts.items()}
-    columns = redactor.columns(arrays, {"messages"}, strings(id), strings(conversation))
+    columns = redacted_columns(redactor, arrays, {"messages"}, strings(id), strings(conversation))
     return {name: values.to_pylist()[0] for name, values in columns.items()}
 
 
@@ -384,7 +384,7 @@ def test_feedback_shares_the_numbers_of_the_conversation_that_it_is_on() -> None
     redactor.remember(strings("i0", "i2"), strings("c0", "c1"))
     redactor.remember(strings("i3"), strings(None))
     said = {"value": pa.array(["b@x.org"] * 4)}
-    values = redactor.columns(said, set(), strings("i2", "i3", "i2", "unheard of"))["value"].to_pylist()
+    values = redacted_columns(redactor, said, set(), strings("i2", "i3", "i2", "unheard of"))["value"].to_pylist()
     assert values == ["<EMAIL_2>", "<EMAIL_1>", "<EMAIL_2>", "<EMAIL_1>"]
 
 
