@@ -19,6 +19,7 @@ from peft import LoraConfig, get_peft_model
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.generation import effect_probe
+from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.release import registry
 from retuned.retrain.release.reconciler import Reconciler
@@ -61,7 +62,9 @@ class Adapters:
 
     def _probe(self, adapters: dict[str, Path | None], names: dict[str, str]) -> Any:
         encoding = TrainSettings(max_length=256).encoding
-        engine = TransformersEngine(self.base, adapters, EvaluateSettings(), dtype="float32", encoding=encoding)
+        engine = TransformersEngine(
+            self.base, adapters, EvaluateSettings(), dtype="float32", encoding=encoding, kept=KeptAnswers()
+        )
         return effect_probe.record(engine.next_tokens(effect_probe.rows(), list(names.values())), names, "float32")
 
 

@@ -196,6 +196,7 @@ def evaluate(
         Cancelled: stop was set.
         ChildFailed: the child failed or died.
     """
+    workload = versions.workload_folder(settings.models.directory, dataset.workload).resolve()
     groups = _groups(versions.need_base(settings.base), champion, candidate)
     job = {
         "splits": {
@@ -215,7 +216,8 @@ def evaluate(
         "metric": metric_of(dataset, settings).as_dict(),
         "metric_settings": settings.metric.model_dump(mode="json"),
         "objective": settings.objective,
-        "judged": str(versions.workload_folder(settings.models.directory, dataset.workload).resolve() / JUDGED),
+        "judged": str(workload / JUDGED),
+        "kept": str(workload / models.KEPT),
     }
     secrets = models.secrets(settings)
     if settings.evaluate.judge_url is not None and (key := settings.evaluate.key()) is not None:

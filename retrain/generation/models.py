@@ -4,10 +4,12 @@ Where champion and candidate have different base models, one base model is in me
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from retuned.retrain import versions
 from retuned.retrain.data import chat
 from retuned.retrain.data.redaction import check_redacted
 from retuned.retrain.generation.engine import Engine, Row
+from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.provider import ANSWERS, ProviderEngine
 from retuned.retrain.generation.server import Server, ServerEngine, visible
 from retuned.retrain.settings import Base, EvaluateSettings, ProviderModel, Settings, TrainSettings
 from retuned.retrain.training import provider
 
+KEPT = "answers.jsonl"
+"""In the folder of the workload: answers of earlier evaluations (see `kept`)."""
 _TOKEN = "RETUNED_EVALUATE_TOKEN"
 """In the environment of the child: what the server asks for."""
 
@@ -69,7 +74,11 @@ def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Pa
         return
     if settings.evaluate.engine == "transformers":
         yield [
-            {"base": str(one.base), "models": {name: path and str(path) for name, path in one.models.items()}}
+            {
+                "base": str(one.base),
+                "models": {name: path and str(path) for name, path in one.models.items()},
+                "weights": _weights(one),
+            }
             for one in groups
         ]
         return
@@ -89,7 +98,15 @@ def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Pa
         names[model] = name = f"{workload}@{versions.content_hash(path)}-evaluation-{evaluation}"
         paths[name] = visible(path, settings.models.directory, settings.evaluate)
     with Server(settings.evaluate, settings.evaluate.bearer_token()).loaded(paths):
-        yield [{"base": str(group.base), "models": names}]
+        yield [{"base": str(group.base), "models": names, "weights": _weights(group)}]
+
+
+def _weights(group: Group) -> dict[str, str]:
+    """What identifies the weights of each model."""
+    base = versions.base_hash(group.base)
+    return {
+        name: base if path is None else f"{base}+{versions.content_hash(path)}" for name, path in group.models.items()
+    }
 
 
 def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateSettings, rows: Iterable[Row]) -> Engine:
@@ -109,11 +126,13 @@ def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateS
         context = job["encoding"]["context"]
         return ProviderEngine(client, group["models"], group["bare"], settings, context, Path(group["answers"]))
     base = Path(group["base"])
+    scope = [settings.engine, settings.url, job["dtype"], job["quantized"], version("retuned"), version("transformers")]
+    kept = KeptAnswers(Path(job["kept"]), group["weights"], json.dumps(scope))
     if settings.engine == "server":
         from retuned.retrain.training.base_model import load_tokenizer
 
         server = Server(settings, os.environ.get(_TOKEN))
-        return ServerEngine(server, load_tokenizer(base), group["models"], settings, job["encoding"])
+        return ServerEngine(server, load_tokenizer(base), group["models"], settings, job["encoding"], kept)
     import torch
 
     from retuned.retrain.generation.transformers import TransformersEngine
@@ -122,5 +141,5 @@ def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateS
         torch.set_num_threads(job["threads"])
     paths = {name: path and Path(path) for name, path in group["models"].items()}
     return TransformersEngine(
-        base, paths, settings, dtype=job["dtype"], quantized=job["quantized"], encoding=job["encoding"]
+        base, paths, settings, dtype=job["dtype"], quantized=job["quantized"], encoding=job["encoding"], kept=kept
     )

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.generation.engine import Answer, Row, paced, prompts
+from retuned.retrain.generation.kept import Kept, KeptAnswers
 from retuned.retrain.generation.lora_server import LoraServer
 from retuned.retrain.openai_api import Client, Refused
 from retuned.retrain.settings import EvaluateSettings
@@ -29,6 +30,8 @@ _PAUSES = (1.0, 2.0, 4.0)
 """Seconds before a request that failed is sent again."""
 _SET_TOKEN = "set evaluate.token or evaluate.token_file"
 _SAME_LOSS = 1e-3
+_TIMED = 8
+"""Rows that each model is asked even where its answers are kept: its pace has to be that of the server as it is now."""
 
 
 class Server:
@@ -131,15 +134,18 @@ class ServerEngine:
         adapters: Mapping[str, str | None],
         settings: EvaluateSettings,
         encoding: Mapping[str, Any],
+        kept: KeptAnswers,
     ) -> None:
         """Ask the server for its base model.
 
         Args:
             adapters: name of a model to the name of its adapter on the server; None: the bare base model.
             encoding: of `TrainSettings`.
+            kept: answers that are not generated again.
         """
         self._server, self._tokenizer, self._settings = server, tokenizer, settings
-        self._encoding = encoding
+        self._encoding, self._kept = encoding, kept
+        self._paces: dict[str, float] = {}
         self._used = set[str]()  # adapters that were seen to change an answer
         base = server.base()
         self._names = {name: adapter or base for name, adapter in adapters.items()}
@@ -153,13 +159,18 @@ class ServerEngine:
         adapted = [name for name in models if name not in self._bare]
         with ThreadPoolExecutor(self._settings.batch_size, "evaluate") as pool:
             try:
-                before = list(pool.map(lambda pair: self._answers(pair[0], pair[1], bare, limit), encoded))
-                after = pool.map(lambda pair: self._answers(pair[0], pair[1], adapted, limit), encoded)
-                for (row, _), found, more in zip(encoded, before, after, strict=True):
-                    for name in bare:
-                        self._used |= {other for other in adapted if _differ(more[other], found[name])}
-                    pace = more[adapted[-1]] if adapted else None
-                    yield row, {**paced(found, pace), **more}
+                for part in (encoded[:_TIMED], encoded[_TIMED:]):
+                    before = list(pool.map(lambda pair: self._answers(pair[0], pair[1], bare, limit), part))
+                    after = pool.map(lambda pair: self._answers(pair[0], pair[1], adapted, limit), part)
+                    timed: dict[str, list[float]] = {}
+                    for (row, _), found, more in zip(part, before, after, strict=True):
+                        for name in bare:
+                            self._used |= {other for other in adapted if _differ(more[other], found[name])}
+                        for name, answer in {**found, **more}.items():
+                            timed.setdefault(name, []).append(answer.seconds / max(answer.tokens, 1))
+                        pace = more[adapted[-1]] if adapted else None
+                        yield row, {**paced(found, pace), **more}
+                    self._paces = {name: median(paces) for name, paces in timed.items()} | self._paces
             finally:
                 pool.shutdown(cancel_futures=True)
         if encoded and bare:
@@ -174,20 +185,26 @@ class ServerEngine:
             yield prompt, {model: answers[number] for model, answers in told.items()}
 
     def close(self) -> None:
-        """Nothing is held: `Server.loaded` unloads."""
+        """`Server.loaded` unloads the adapters."""
+        self._kept.close()
 
     def _answers(self, row: Row, encoded: "Encoded", models: Sequence[str], limit: int) -> dict[str, Answer]:
         from retuned.retrain.training.chat_templates import answer_in
 
         tools, found = json.loads(row.get("tools") or "[]"), {}
         for model in models:
-            name = self._names[model]
-            text, tokens, seconds = self._server.complete(name, encoded.prompt, limit)
-            loss = None
-            if self._settings.prompt_logprobs:
-                loss = self._server.loss(name, encoded.prompt, encoded.completion)
-            answer = answer_in(self._tokenizer, text, encoded.prompt, tools)
-            found[model] = Answer(answer, tokens, seconds, loss, encoded.cut)
+            kept = self._kept.find(model, row, encoded, limit) if model in self._paces else None
+            if kept is not None:
+                seconds = max(kept.tokens, 1) * self._paces[model]
+            else:
+                name = self._names[model]
+                text, tokens, seconds = self._server.complete(name, encoded.prompt, limit)
+                loss = None
+                if self._settings.prompt_logprobs:
+                    loss = self._server.loss(name, encoded.prompt, encoded.completion)
+                kept = Kept(answer_in(self._tokenizer, text, encoded.prompt, tools), tokens, limit, loss)
+                self._kept.keep(model, row, encoded, kept)
+            found[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
         return found
 
     def _check_adapters(self, rows: int, ignored: Sequence[str]) -> None:

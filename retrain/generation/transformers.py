@@ -10,6 +10,7 @@ import gc
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from retuned.retrain.generation.adapters import Generator
 from retuned.retrain.generation.engine import Answer, Row, prompts
+from retuned.retrain.generation.kept import Kept, KeptAnswers
 from retuned.retrain.generation.lora_server import TOP
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.kernels.replace import replace_layers
@@ -51,6 +53,7 @@ class TransformersEngine:
         dtype: str,
         quantized: bool = False,
         encoding: Mapping[str, Any],
+        kept: KeptAnswers,
     ) -> None:
         """Load the models.
 
@@ -58,10 +61,11 @@ class TransformersEngine:
             adapters: name of a model to the folder of its adapter; None: the bare base model. One has an adapter.
             quantized: the base model is loaded in 4 bits.
             encoding: of `TrainSettings`.
+            kept: answers that are not generated again.
         """
         self._tokenizer = load_tokenizer(base)
         self._tokenizer.padding_side = "left"
-        self._settings, self._encoding = settings, encoding
+        self._settings, self._encoding, self._kept = settings, encoding, kept
         self._bare = {name for name, path in adapters.items() if path is None}
         self._models = _models(base, adapters, getattr(torch, dtype), quantized)
         distinct = list({id(model): model for model in self._models.values()}.values())
@@ -76,13 +80,14 @@ class TransformersEngine:
         encoded, limit = prompts(self._tokenizer, rows, self._settings, self._encoding)
         if encoded and not self._paces.keys() >= set(models):
             self._paces = self._measured_paces([one for _, one in encoded[:_TRIAL_ROWS]], models)
-        done = 0
-        while done < len(encoded):
-            batch = encoded[done : done + self._settings.batch_size]
-            while len(batch) > 1 and len(batch) * (len(batch[-1][1].prompt) + limit) > _BATCH_TOKENS:
-                batch = batch[:-1]
-            yield from self._batch(batch, models, limit)
-            done += len(batch)
+        alike: dict[tuple[str, ...], list[tuple[Row, Encoded]]] = defaultdict(list)
+        for row, one in encoded:
+            alike[tuple(name for name in models if self._kept.find(name, row, one, limit) is None)].append((row, one))
+        for asked, rows_alike in alike.items():
+            for batch in self._batches(rows_alike, limit):
+                if asked:
+                    self._generate_missing(batch, asked, limit)
+                yield from ((row, self._answers(row, one, models, limit)) for row, one in batch)
 
     def next_tokens(
         self, rows: Sequence[Row], models: Sequence[str]
@@ -99,24 +104,39 @@ class TransformersEngine:
             yield one.prompt, found
 
     def close(self) -> None:
+        self._kept.close()
         self._models, self._generator = {}, None
         gc.collect()
 
-    def _batch(
-        self, batch: list[tuple[Row, Encoded]], models: Sequence[str], limit: int
-    ) -> Iterator[tuple[Row, dict[str, Answer]]]:
+    def _batches(self, encoded: list[tuple[Row, Encoded]], limit: int) -> Iterator[list[tuple[Row, Encoded]]]:
+        done = 0
+        while done < len(encoded):
+            batch = encoded[done : done + self._settings.batch_size]
+            while len(batch) > 1 and len(batch) * (len(batch[-1][1].prompt) + limit) > _BATCH_TOKENS:
+                batch = batch[:-1]
+            yield batch
+            done += len(batch)
+
+    def _answers(self, row: Row, encoded: Encoded, models: Sequence[str], limit: int) -> dict[str, Answer]:
+        found = {}
+        for model in models:
+            kept = self._kept.find(model, row, encoded, limit)
+            assert kept is not None  # `_generate_missing` has kept it
+            seconds = max(kept.tokens, 1) * self._paces[model]
+            found[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
+        return found
+
+    def _generate_missing(self, batch: list[tuple[Row, Encoded]], models: Sequence[str], limit: int) -> None:
+        """Generate and keep the models' answers to a batch."""
         encoded = [one for _, one in batch]
         tokens = self._generated(encoded, models, limit)
-        found: list[dict[str, Answer]] = [{} for _ in batch]
         for model in models:
             with torch.inference_mode(), self._as(model) as active:
                 losses = self._losses(active, encoded)
             texts = self._tokenizer.batch_decode(tokens[model], skip_special_tokens=True)
-            for of_row, (row, one), text, ids, loss in zip(found, batch, texts, tokens[model], losses, strict=True):
+            for (row, one), text, ids, loss in zip(batch, texts, tokens[model], losses, strict=True):
                 answer = answer_in(self._tokenizer, text, one.prompt, json.loads(row.get("tools") or "[]"))
-                seconds = max(len(ids), 1) * self._paces[model]
-                of_row[model] = Answer(answer, len(ids), seconds, loss, one.cut)
-        yield from ((row, answers) for (row, _), answers in zip(batch, found, strict=True))
+                self._kept.keep(model, row, one, Kept(answer, len(ids), limit, loss))
 
     def _generated(self, encoded: list[Encoded], models: Sequence[str], limit: int) -> dict[str, list[list[int]]]:
         """Token ids of each model's answers."""

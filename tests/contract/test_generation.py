@@ -1,8 +1,9 @@
 """What every engine of generation keeps: models in this process, a double of vLLM, and a vLLM where RETUNED_VLLM names
 its command (`RETUNED_VLLM=/opt/vllm/bin/vllm`)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from peft import LoraConfig, get_peft_model
 from trainings import rows
 
 from retuned.retrain.generation.engine import Engine
+from retuned.retrain.generation.kept import Kept, KeptAnswers
 from retuned.retrain.generation.server import Server, ServerEngine
 from retuned.retrain.generation.transformers import TransformersEngine
+from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.base_model import load_model, load_tokenizer
@@ -61,12 +64,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @contextmanager
-def on_server(url: str, trained: Trained, **keys: Any) -> Iterator[Engine]:
+def on_server(url: str, trained: Trained, kept: KeptAnswers, **keys: Any) -> Iterator[Engine]:
     settings = EvaluateSettings(engine="server", url=url, batch_size=3, max_new_tokens=MOST_TOKENS, **keys)
     server = Server(settings, None)
     names = {name: path and f"{name}@1" for name, path in trained.adapters.items()}
-    with server.loaded({f"{name}@1": path for name, path in trained.adapters.items() if path is not None}):
-        yield ServerEngine(server, load_tokenizer(trained.base), names, settings, ENCODING)
+    loaded = {f"{name}@1": path for name, path in trained.adapters.items() if path is not None}
+    tokenizer = load_tokenizer(trained.base)
+    with server.loaded(loaded), closing(ServerEngine(server, tokenizer, names, settings, ENCODING, kept)) as engine:
+        yield engine
+
+
+Made = Callable[[KeptAnswers], Any]
 
 
 @pytest.fixture(
@@ -77,18 +85,25 @@ def on_server(url: str, trained: Trained, **keys: Any) -> Iterator[Engine]:
         pytest.param("vllm", marks=with_vllm),
     ],
 )
-def engine(request: pytest.FixtureRequest, trained: Trained) -> Iterator[Engine]:
+def made(request: pytest.FixtureRequest, trained: Trained) -> Iterator[Made]:
+    """Makes an engine that has these answers."""
     if request.param == "transformers":
         settings = EvaluateSettings(batch_size=3, max_new_tokens=MOST_TOKENS)
-        local = TransformersEngine(trained.base, trained.adapters, settings, dtype="float32", encoding=ENCODING)
-        yield local
-        local.close()
+        yield lambda kept: closing(
+            TransformersEngine(trained.base, trained.adapters, settings, dtype="float32", encoding=ENCODING, kept=kept)
+        )
     elif request.param == "double":
-        with serving(trained.base) as double, on_server(double.url, trained, prompt_logprobs=True) as remote:
-            yield remote
+        with serving(trained.base) as double:
+            yield lambda kept: on_server(double.url, trained, kept, prompt_logprobs=True)
     else:
-        with vllm(trained.base, "float32") as url, on_server(url, trained) as remote:
-            yield remote
+        with vllm(trained.base, "float32") as url:
+            yield lambda kept: on_server(url, trained, kept)
+
+
+@pytest.fixture(scope="module")
+def engine(made: Made) -> Iterator[Engine]:
+    with made(KeptAnswers()) as engine:
+        yield engine
 
 
 def test_each_model_answers_what_it_answers_alone(engine: Engine, trained: Trained) -> None:
@@ -141,3 +156,75 @@ def test_models_may_be_asked_in_part_and_again(engine: Engine) -> None:
     assert {name: answers["champion"].text for name, answers in part.items()}.items() <= whole.items()
     assert all(list(answers) == ["champion", "candidate"] for answers in part.values())
     assert list(engine.answers([], MODELS)) == []
+
+
+def marked(file: Path) -> None:
+    """Give each kept answer a text that no model would generate."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps([key, "kept", *rest]) + "\n" for key, _, *rest in lines))
+
+
+def test_an_answer_of_an_earlier_evaluation_is_not_generated_again(made: Made, tmp_path: Path) -> None:
+    file, asked = tmp_path / "models" / "answers.jsonl", rows(12)
+    with made(KeptAnswers(file, {"champion": "b+1", "candidate": "b+2"}, "float32")) as engine:
+        first = {row["row_id"]: answers for row, answers in engine.answers(asked, ("champion", "candidate"))}
+    marked(file)
+    # The candidate of then is the champion of now; the new candidate has not answered anything yet.
+    with made(KeptAnswers(file, {"base": "b+2", "candidate": "b+3"}, "float32")) as engine:
+        again = {row["row_id"]: answers for row, answers in engine.answers(asked, ("base", "candidate"))}
+    assert again.keys() == first.keys()
+    kept = [id for id, answers in again.items() if answers["base"].text == "kept"]
+    # On a server the first rows are asked anew, for its pace of today.
+    assert len(kept) == (len(asked) if type(engine) is TransformersEngine else len(asked) - 8)
+    assert all(again[id]["base"].loss == first[id]["candidate"].loss for id in kept)
+    assert all(again[id]["base"].tokens == first[id]["candidate"].tokens for id in kept)
+    assert not [id for id, answers in again.items() if answers["candidate"].text == "kept"]
+
+
+@pytest.mark.parametrize("changed", ["prompt", "approved answer", "weights", "scope"])
+def test_an_answer_to_anything_else_is_generated(made: Made, tmp_path: Path, changed: str) -> None:
+    file, asked = tmp_path / "answers.jsonl", rows(10)
+    with made(KeptAnswers(file, {"candidate": "b+1"}, "float32")) as engine:
+        list(engine.answers(asked, ("candidate",)))
+    marked(file)
+    if changed == "prompt":
+        asked = [row | {"messages": json.dumps([{"role": "user", "content": "Something else?"}])} for row in asked]
+    if changed == "approved answer":
+        asked = [row | {"completion": "Something else."} for row in asked]
+    weights = "b+9" if changed == "weights" else "b+1"
+    scope = "bfloat16" if changed == "scope" else "float32"
+    with made(KeptAnswers(file, {"candidate": weights}, scope)) as engine:
+        assert not [1 for _, answers in engine.answers(asked, ("candidate",)) if answers["candidate"].text == "kept"]
+
+
+def test_an_answer_that_the_limit_has_cut_holds_for_that_limit_alone() -> None:
+    encoded = Encoded("r", [1, 2], [3])
+    kept = KeptAnswers()
+    kept.keep("base", {}, encoded, Kept("cut", 12, 12, None))
+    assert [kept.find("base", {}, encoded, limit) is not None for limit in (11, 12, 13)] == [False, True, False]
+    kept.keep("base", {}, encoded, Kept("whole", 5, 12, None))
+    assert [kept.find("base", {}, encoded, limit) is not None for limit in (4, 5, 6, 12, 40)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_what_was_used_last_is_kept_and_a_line_that_a_crash_cut_off_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    encoded = [Encoded("r", [number], [3]) for number in range(4)]
+    kept = KeptAnswers(file)
+    for one in encoded:
+        kept.keep("base", {}, one, Kept("whole", 5, 12, None))
+    with file.open("a") as handle:
+        handle.write('["cut off')
+    monkeypatch.setattr("retuned.retrain.generation.kept.MOST", 2)
+    later = KeptAnswers(file)
+    assert all(later.find("base", {}, one, 12) for one in (encoded[3], encoded[0]))
+    later.close()
+    last = KeptAnswers(file)
+    assert [last.find("base", {}, one, 12) is not None for one in encoded] == [True, False, False, True]

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import RetunedError
+from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
 from retuned.retrain.training import adapter as lora
@@ -201,7 +202,7 @@ def test_a_version_trained_in_4_bits_is_judged_in_4_bits(base: Path, data: Path,
     def loss(quantized: bool) -> float:
         engine = TransformersEngine(
             base, adapters, EvaluateSettings(max_new_tokens=2),
-            dtype=result["dtype"], quantized=quantized, encoding=encoding,
+            dtype=result["dtype"], quantized=quantized, encoding=encoding, kept=KeptAnswers(),
         )  # fmt: skip
         own = {row["row_id"]: answers["candidate"].loss or 0.0 for row, answers in engine.answers(rows, list(adapters))}
         engine.close()

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.daemon.demo.model import Model
+from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import EvaluateSettings
@@ -192,7 +193,9 @@ def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path
     for champion, candidate in (("lora", "full"), ("full", "again")):
         adapters = {"base": None, "champion": parents[champion], "candidate": parents[candidate]}
         asked = EvaluateSettings(max_new_tokens=8)
-        engine = TransformersEngine(base, adapters, asked, dtype="float32", encoding=SETTINGS.encoding)
+        engine = TransformersEngine(
+            base, adapters, asked, dtype="float32", encoding=SETTINGS.encoding, kept=KeptAnswers()
+        )
         found = list(engine.answers(rows(6, 60), list(adapters)))
         engine.close()
         weights = [len(one.completion) for one in judged]

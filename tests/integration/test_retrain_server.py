@@ -1,5 +1,6 @@
 """An evaluation on a server, here a double of vLLM: adapters come and go, and errors say what to do."""
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -120,6 +121,20 @@ def test_an_evaluation_loads_adapters_under_names_of_its_own_and_unloads_them(
 
 @pytest.mark.usefixtures("in_process")
 class TestInProcess:
+    def test_base_and_champion_are_asked_again_only_what_is_new(self, shop: Shop, tmp_path: Path) -> None:
+        here = EvaluateSettings(max_new_tokens=8)
+        shop.evaluate(here, tmp_path)
+        (file,) = shop.models.glob("*/answers.jsonl")
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps([key, "kept", *rest]) + "\n" for key, _, *rest in lines))
+        other = copy.copy(shop)
+        other.candidate = shop._adapter(3, tmp_path / "adapter")
+        found = other.evaluate(here, tmp_path)
+        assert {row.model for row in found if row.output == "kept"} == {BASE, CHAMPION}
+        assert {row.model for row in found if row.output != "kept"} == {CANDIDATE, LOGGED}
+        assert all(row.latency_seconds > 0 for row in found if row.model != LOGGED)
+        file.unlink()
+
     def test_what_is_unloaded_is_also_unloaded_after_a_failure(
         self, shop: Shop, double: VllmDouble, tmp_path: Path
     ) -> None:
