@@ -15,14 +15,14 @@ EXPORT_SECONDS = 2.0
 """The daemon has 10 s to stop, and may have to send its last spans to a collector that is away."""
 
 
-def check(settings: TracingSettings) -> str:
-    """Where spans go.
+def check(settings: TracingSettings) -> str | None:
+    """Where spans go; None: nowhere.
 
     Raises:
         ConfigurationError: the libraries that send them are not there.
     """
     if settings.otlp_endpoint is None:
-        return "none (tracing.otlp_endpoint)"
+        return None
     for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"):
         if not _is_installed(name):
             raise ConfigurationError(

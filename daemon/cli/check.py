@@ -37,7 +37,8 @@ from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training import provider
 from retuned.retrain.training.base_model import check_base_model
 
-Try = tuple[str, Callable[[], str]]
+Try = tuple[str, Callable[[], str | None]]
+"""What is tried, and how; None where the configuration leaves nothing to try."""
 Mark = Literal["ok", "warn", "FAIL"]
 
 ENOUGH_DISK = 2 * 1024**3
@@ -87,14 +88,15 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
     ]
     for name, attempt in tries:
         try:
-            yield "ok", name, attempt()
+            if (found := attempt()) is not None:
+                yield "ok", name, found
         except _Notice as notice:
             yield "warn", name, str(notice)
         except RetunedError as error:
             yield "FAIL", name, str(error)
 
 
-def _for_each(what: str, settings: Settings, keys: set[str], attempt: Callable[[Settings], str]) -> list[Try]:
+def _for_each(what: str, settings: Settings, keys: set[str], attempt: Callable[[Settings], str | None]) -> list[Try]:
     """Try the settings of all workloads, and those of each entry of `workloads` that sets one of these keys."""
     return [
         (f"{what} of {name}" if name else what, partial(attempt, own)) for name, own in settings.variants(keys).items()
@@ -114,9 +116,9 @@ def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
     return f"{path} opens"
 
 
-def _store(settings: Settings) -> str:
+def _store(settings: Settings) -> str | None:
     if settings.store.kind == "file" and settings.store.postgres() is None:
-        return "the daemon reads Kafka into its warehouse"
+        return None
     with needing("cluster", "store"):
         from retuned.consumers.cluster.leadership import members
         from retuned.consumers.cluster.objects import Objects
@@ -151,8 +153,8 @@ def _privacy(settings: Settings) -> str:
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
 
 
-def _evaluation(settings: Settings) -> str:
-    return "at the provider (train.engine api)" if settings.train.engine == "api" else server.check(settings.evaluate)
+def _evaluation(settings: Settings) -> str | None:
+    return None if settings.train.engine == "api" else server.check(settings.evaluate)
 
 
 def _targets(settings: Settings) -> Iterator[Try]:

@@ -330,11 +330,16 @@ def _check(options: argparse.Namespace) -> int:
         return 0 if fits else 1
     from retuned.daemon.cli.check import check
 
-    sound = True
+    marks: list[str] = []
+    failed: list[str] = []
     for mark, name, found in check(settings):
-        sound = sound and mark != "FAIL"
-        print(f"{mark:4}  {name}: {found}")
-    return 0 if sound else 1
+        marks.append(mark)
+        failed += [name] if mark == "FAIL" else []
+        print(f"{mark:4}  {name}: {found}", flush=True)
+    warned = f", {marks.count('warn')} with a warning" if "warn" in marks else ""
+    result = f"{len(failed)} failed: {', '.join(failed)}" if failed else "none failed"
+    print(f"\n{len(marks)} checks{warned}, {result}")
+    return 1 if failed else 0
 
 
 @contextmanager

@@ -159,13 +159,13 @@ def load_embedding(folder: Path) -> Embed:
     return embed
 
 
-def check(settings: DriftSettings) -> str:
-    """What prompts are compared by, in words.
+def check(settings: DriftSettings) -> str | None:
+    """Load the embedding model; None where none is configured.
 
     Raises:
         ConfigurationError: see `load_embedding`.
     """
     if settings.embedding_model is None:
-        return "prompts are compared by their words (drift.embedding_model)"
+        return None
     load_embedding(settings.embedding_model)(["Where is my parcel?"])
     return f"prompts are compared by the model in {settings.embedding_model}"

@@ -102,14 +102,14 @@ class Opinions:
             self._invented.popitem(last=False)
 
 
-def check(settings: QualitySettings) -> str:
-    """Ask those that are configured something easy; returns what to say of them.
+def check(settings: QualitySettings) -> str | None:
+    """Ask those that are configured something easy; returns what was found, None where none is configured.
 
     Raises:
         ConfigurationError: one gives no usable answer.
     """
     if settings.judge_url is None and settings.nli_model is None:
-        return "none (quality.judge_url, quality.nli_model)"
+        return None
     right, wrong = (Answer("", "How long do parcels take?", ("Parcels take two days.",), said) for said in _EASY)
     found = []
     if settings.judge_url is not None:

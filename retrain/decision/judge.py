@@ -102,14 +102,14 @@ def compare(
     )
 
 
-def check(settings: EvaluateSettings) -> str:
-    """Ask the judge something easy; returns what to say of it.
+def check(settings: EvaluateSettings) -> str | None:
+    """Ask the judge something easy; returns what was found, None where none is configured.
 
     Raises:
         ConfigurationError: it gives no usable answer.
     """
     if settings.judge_url is None:
-        return "none (evaluate.judge_url)"
+        return None
     easy = Pair("", "user: What is two plus two?", None, "Four.", "Five.", "Four.")
     try:
         verdict, _ = _verdict(easy, settings)

@@ -224,14 +224,14 @@ def visible(path: Path, directory: Path, settings: EvaluateSettings) -> Path:
     return settings.models_directory / path.resolve().relative_to(directory.resolve())
 
 
-def check(settings: EvaluateSettings) -> str:
-    """Ask the server for its base model; returns what to say of it.
+def check(settings: EvaluateSettings) -> str | None:
+    """Ask the server for its base model; returns what was found, None where none is configured.
 
     Raises:
         RetunedError: it does not answer, or refuses.
     """
     if settings.engine != "server":
-        return "in a process of this machine (evaluate.engine)"
+        return None
     server = Server(settings, settings.bearer_token())
     return f"{server.base()} at {server.url} answers"
 

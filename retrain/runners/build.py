@@ -11,8 +11,8 @@ def runner(settings: Settings) -> Runner:
     return LocalRunner(settings.train) if settings.runner.kind == "local" else RayRunner(settings.runner)
 
 
-def check(settings: Settings) -> str:
-    """What `retuned check` reports of it.
+def check(settings: Settings) -> str | None:
+    """What `retuned check` reports of it; None of child processes on this machine.
 
     Raises:
         RetunedError: nothing can be done there.

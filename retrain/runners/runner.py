@@ -55,8 +55,8 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def check(self) -> str:
-        """What there is to say of where the work is done.
+    def check(self) -> str | None:
+        """What was found where the work is done; None where there is nothing to ask.
 
         Raises:
             RetunedError: nothing can be done there.

@@ -90,15 +90,17 @@ def choose(settings: Settings, approved: Sequence[str]) -> Chosen:
     return Chosen(_metric(name, settings, approved, {}), f"{reason} (metric.name: auto)")
 
 
-def check_metric(settings: Settings) -> str:
-    """What `metric.name` names, and that it can be had. A function of one's own is imported by a process of its own.
+def check_metric(settings: Settings) -> str | None:
+    """What `metric.name` names, and that it can be had; None where the dataset chooses it.
+
+    A function of one's own is imported by a process of its own.
 
     Raises:
         ConfigurationError: see `choose`.
     """
     name = settings.metric.name
     if name == "auto":
-        return "auto: chosen by the approved answers of each dataset"
+        return None
     if name not in METRICS:
         custom.check(name)
         return f"{name}: {Custom.meaning}"

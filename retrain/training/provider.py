@@ -157,14 +157,14 @@ def discard(folder: Path, settings: TrainSettings) -> None:
     (folder / _RECORD).unlink()
 
 
-def check(settings: Settings) -> str:
-    """Ask the provider for the base model, which costs nothing; returns what to say of it.
+def check(settings: Settings) -> str | None:
+    """Ask the provider for the base model, which costs nothing; returns what was found, None where none is configured.
 
     Raises:
         RetunedError: it does not answer, refuses, or has no such model.
     """
     if settings.train.engine != "api":
-        return "none: training is on this machine (train.engine)"
+        return None
     base = str(versions.need_base(settings.base))
     asked = client(settings.train, settings.train.bearer_token(), pauses=())
     known = {model.get("id") for model in asked.listed("models")}

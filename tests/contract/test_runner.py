@@ -137,8 +137,9 @@ def test_what_takes_too_long_is_ended(counting: Counting) -> None:
     with pytest.raises(ChildFailed, match=r"counting: took longer than 1.5 s and was ended; see .*counting.log"):
         counting.run(hold_at=2, timeout_seconds=1.5)
     pid = next(line["pid"] for line in counting.lines if "pid" in line)
-    assert not Path(f"/proc/{pid}").exists() or counting.runner.check().startswith("Ray")
+    assert not Path(f"/proc/{pid}").exists() or not isinstance(counting.runner, LocalRunner)
 
 
-def test_it_says_where_the_work_is_done(counting: Counting) -> None:
-    assert counting.runner.check().startswith(("child processes", "Ray 2."))
+def test_a_cluster_is_asked_for_its_version(counting: Counting) -> None:
+    found = counting.runner.check()
+    assert found is None if isinstance(counting.runner, LocalRunner) else found.startswith("Ray 2.")

@@ -112,7 +112,7 @@ def test_without_the_libraries_the_error_names_how_to_get_them(monkeypatch: pyte
     monkeypatch.setattr(tracing, "find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"tracing\.otlp_endpoint: .*pip install 'retuned\[otel\]'"):
         tracing.start(TracingSettings(otlp_endpoint="http://127.0.0.1:4318/v1/traces"))
-    assert tracing.check(Settings().tracing) == "none (tracing.otlp_endpoint)"
+    assert tracing.check(Settings().tracing) is None
 
 
 def test_an_endpoint_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:

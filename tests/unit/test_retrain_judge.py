@@ -160,7 +160,7 @@ def test_a_url_needs_a_model() -> None:
 
 
 def test_check_asks_something_easy(server: Server) -> None:
-    assert judge.check(EvaluateSettings()) == "none (evaluate.judge_url)"
+    assert judge.check(EvaluateSettings()) is None
     server.reply = prefers("Four")
     assert judge.check(server.settings()) == f"wise at {server.url} judges"
     server.reply = prefers("Five")
