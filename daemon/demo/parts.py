@@ -129,10 +129,11 @@ class Parts:
             "policy": {
                 "new_corrections": 140,
                 "minimum_corrections": 140,
+                "drift_checks": 1,
                 "minimum_ratings": 25,
                 "cooldown_seconds": 20.0,
             },
-            "schedule": {"quality_seconds": 5.0, "watch_seconds": 5.0, "drift_seconds": 45.0},
+            "schedule": {"quality_seconds": 5.0, "watch_seconds": 5.0, "drift_seconds": 25.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
             "gateway": {
                 "port": int(self.gateway_url.rsplit(":", 1)[1]),

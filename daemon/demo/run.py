@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class Stage:
         self.gateway = Client(self.parts.gateway_url, company.system)
         self.began = time.monotonic()
         self.peak_memory_bytes = 0
+        self.changed_at = ""
         self._status: dict[str, Any] = {}
 
     # The story
@@ -120,6 +122,7 @@ class Stage:
         facts = self.company.facts(True)
         known, adapters = {run["id"] for run in self._workload()["runs"]}, self._promoted()
         users.change_policies()
+        self.changed_at = datetime.now(UTC).isoformat()
         view.figures.policies = "the new policies"
         stale = right_answers(self.server, facts, self.exam)
         again = ["corrections", "training"]
@@ -239,6 +242,8 @@ class Stage:
                 if id not in told:
                     told.add(id)
                     view.tell_setback(text)
+            asked, corrected = users.counts["interactions"], users.counts["corrections"]
+            view.tell_progress(view.figures.status.get("training") or {}, f"{asked} questions, {corrected} corrections")
             users.pause_seconds = NIGHT_PAUSE_SECONDS if view.figures.status.get("training") else 0.0
 
     # What came of it
@@ -278,6 +283,7 @@ class Stage:
                 for c in workload["drift"]
                 if c["drifted"]
             ],
+            "changed_at": self.changed_at,
             "roi": workload["roi"],
             "seed": self.seed,
             "company": self.company.name,
@@ -308,12 +314,8 @@ class Stage:
             table.add_row(label, *("–" if value is None else form.format(value) for value in figures))
         console.print(table)
         console.print("* to questions in wordings that no customer ever asked and nothing was trained on", style="dim")
-        for decision in result["decisions"]:
-            verdict = "yes" if decision["outcome"] else "no"
-            console.print(
-                f"  {decision['at'][11:19]} {decision['kind']}: {verdict}: {'; '.join(decision['reasons'])}",
-                markup=False,
-            )
+        for line in _history(result):
+            console.print(f"  {line}", markup=False, highlight=False)
         sent, stored = result["sent"], result["stored"]
         console.print(
             f"\n{sum(sent.values())} events sent, {sum(stored.values())} stored, "
@@ -322,9 +324,9 @@ class Stage:
         console.print(
             f"{result['seconds']:.0f} s, {result['peak_memory_gigabytes']:.1f} GB at most, all processes together."
         )
-        console.print(
-            f"Page and metrics: {self.parts.daemon_url} while it runs (--keep). Drift report: {_latest_report(result)}"
-        )
+        console.print(f"Page and metrics: {self.parts.daemon_url} while it runs (--keep).")
+        if found := _drift_found(result):
+            console.print(f"Drift report: {Path(found['report']).with_suffix('.html')}")
         console.print(f"Files: {self.folder} (data/retuned.duckdb, data/models, data/reports, logs, result.json)")
         verdict = (
             "The loop closed, and answers got better."
@@ -338,6 +340,24 @@ def _share(answers: dict[str, bool]) -> str:
     return f"{sum(answers.values())} of {len(answers)}"
 
 
-def _latest_report(result: dict[str, Any]) -> str:
-    reports = [check["report"] for check in result["drift"] if check["report"]]
-    return str(Path(reports[0]).with_suffix(".html")) if reports else "none"
+def _drift_found(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The first check that found drift after the policies changed, and whose report is there."""
+    found = [check for check in result["drift"] if check["at"] > result["changed_at"] and check["report"]]
+    return found[-1] if found else None
+
+
+def _history(result: dict[str, Any]) -> list[str]:
+    """What happened, a line each: the change, what drifted, why the daemon retrained, what the gate said."""
+    lines = [(result["changed_at"], "the company changed its policies")]
+    if found := _drift_found(result):
+        lines.append((found["at"], f"drift found: {found['detail']}"))
+    for decision in result["decisions"]:
+        reasons = decision["reasons"]
+        if decision["kind"] == "retrain":
+            text = f"retraining because of {'; '.join(reasons)}"
+        elif decision["outcome"]:
+            text = f"gate passed: {reasons[0]}"
+        else:
+            text = f"gate refused: {reasons[-1]}"
+        lines.append((decision["at"], text))
+    return [f"{at[11:19]} {text}" for at, text in sorted(lines)]

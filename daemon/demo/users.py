@@ -101,7 +101,7 @@ class Users:
     ) -> None:
         self.company, self.questions, self.gateway = company, questions, gateway
         self.counts: Counter[str] = Counter()
-        """Events that were sent, by topic, or by the gateway, and e-mail addresses that stood in them."""
+        """Events that were sent, by topic, or by the gateway; corrections and e-mail addresses among them."""
         self.served: Counter[str] = Counter()
         """Answers given, by the model that gave them."""
         self.recent: deque[bool] = deque(maxlen=60)
@@ -181,6 +181,7 @@ class Users:
             else:
                 self._publish(answer.interaction, user, name, value, source)
             self.counts["feedback"] += 1
+            self.counts["corrections"] += name == "correction"
 
     def _opinion(self, fact: Fact, right: bool, luck: random.Random) -> list[tuple[str, Any, str]]:
         """Feedback on one answer: (name, value, source)."""

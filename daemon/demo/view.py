@@ -12,8 +12,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-TOLD = ("stage", "step", "steps", "loss", "validation_loss", "tokens_per_second", "split", "evaluated")
-"""What the view tells of a run under way."""
+SPLITS = {
+    "holdout": "questions like those that it was trained on",
+    "regression": "questions of earlier trainings",
+    "traffic": "recent questions that nobody rated",
+    "general": "general questions",
+}
+PROGRESS_SECONDS = 10.0
+"""Where there is no live view, a line of progress comes so often."""
 
 
 @dataclass
@@ -47,6 +53,7 @@ class View:
         self._began = time.monotonic()
         self._waiting: tuple[str, float, float] | None = None
         self._setback = ""
+        self._progress, self._progress_at = "", 0.0
         self._live = Live(self, console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
 
     def __enter__(self) -> "View":
@@ -80,6 +87,14 @@ class View:
         """Something must be tried again, and what it would take."""
         self._setback = text
         self._say(f"    {text}")
+
+    def tell_progress(self, training: dict[str, Any], asked: str) -> None:
+        """What goes on meanwhile: the stage of a run under way, else what customers do."""
+        stage = training.get("stage", "")
+        if stage == self._progress and time.monotonic() - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress, self._progress_at = stage, time.monotonic()
+        self._say(f"        {progress(training) or asked}")
 
     def tell_step(self, text: str) -> None:
         """Another share of the customers gets the new adapter; a terminal shows it beside what serves."""
@@ -179,15 +194,30 @@ class View:
         training = self.figures.status.get("training") or {}
         if not training:
             return []
-        told = {name: training[name] for name in TOLD if name in training}
-        words = " · ".join(
-            f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
-            for name, value in told.items()
-        )
-        lines: list[RenderableType] = [Text(), Text(f"retraining: {words}", "cyan")]
-        if training.get("steps"):
+        lines: list[RenderableType] = [Text(), Text(progress(training), "cyan")]
+        if training["stage"] == "train" and training.get("steps"):
             lines.append(ProgressBar(total=training["steps"], completed=training.get("step", 0), width=60))
         return lines
+
+
+def progress(training: dict[str, Any]) -> str:
+    """What a run under way does, by the status; empty where there is none."""
+    match training.get("stage"):
+        case None:
+            return ""
+        case "dataset":
+            return "retraining: the daemon selects what to learn from"
+        case "train" if training.get("step"):
+            return f"retraining: step {training['step']} of {training['steps']}, loss {training['loss']:.3f}"
+        case "train":
+            return "retraining: the base model is loaded"
+        case "evaluate" if training.get("split") in SPLITS and isinstance(training["rows"], int):
+            done = f"{training['evaluated']} of {training['rows']}"
+            return f"evaluation: {SPLITS[training['split']]}, {done}"
+        case "evaluate":
+            return "evaluation: the base model, the champion and the new adapter are loaded"
+        case stage:
+            return f"retraining: {stage}"
 
 
 def in_service(workload: dict[str, Any]) -> str:
