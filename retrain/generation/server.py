@@ -30,7 +30,7 @@ _PAUSES = (1.0, 2.0, 4.0)
 """Seconds before a request that failed is sent again."""
 _SET_TOKEN = "set evaluate.token or evaluate.token_file"
 _SAME_LOSS = 1e-3
-_TIMED = 8
+_TIMED = 16
 """Rows that each model is asked even where its answers are kept: its pace has to be that of the server as it is now."""
 
 
@@ -192,11 +192,10 @@ class ServerEngine:
         from retuned.retrain.training.chat_templates import answer_in
 
         tools, found = json.loads(row.get("tools") or "[]"), {}
+        known = {model: self._kept.find(model, row, encoded, limit) for model in models if model in self._paces}
         for model in models:
-            kept = self._kept.find(model, row, encoded, limit) if model in self._paces else None
-            if kept is not None:
-                seconds = max(kept.tokens, 1) * self._paces[model]
-            else:
+            kept = known.get(model)
+            if kept is None:
                 name = self._names[model]
                 text, tokens, seconds = self._server.complete(name, encoded.prompt, limit)
                 loss = None
@@ -204,6 +203,10 @@ class ServerEngine:
                     loss = self._server.loss(name, encoded.prompt, encoded.completion)
                 kept = Kept(answer_in(self._tokenizer, text, encoded.prompt, tools), tokens, limit, loss)
                 self._kept.keep(model, row, encoded, kept)
+            if model in self._paces and any(
+                known.values()
+            ):  # not all are asked, so that they would not be timed under the same load
+                seconds = max(kept.tokens, 1) * self._paces[model]
             found[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
         return found
 

@@ -23,6 +23,7 @@ from retuned.retrain.decision.evaluate import (
 )
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
+from retuned.retrain.versions import ADAPTER_FILES
 
 ROW = Evaluation(
     model=CANDIDATE,
@@ -127,6 +128,8 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
 
     monkeypatch.setattr("retuned.retrain.runners.local.run_child", keep)
     monkeypatch.setenv("RETUNED_EVALUATE_JUDGE_KEY", "")
+    for name in ("config.json", "model.safetensors", *ADAPTER_FILES):
+        (tmp_path / name).touch()  # of the base model and of the adapter
     with serving() as server:
         server.reply = lambda _: "Verdict: tie"
         settings = Settings(
