@@ -227,7 +227,7 @@ class App:
 
     def daemons(self) -> "list[Member]":
         """Those of the cluster that were heard of lately."""
-        return self.cluster.members() if self.cluster else []
+        return self.cluster.members if self.cluster else []
 
     # Inside
 
