@@ -75,7 +75,7 @@ class Cluster:
         host = "127.0.0.1" if settings.http.loopback else "*"
         url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{host}:{settings.http.port}"
         self._control = Control(self._control_postgres, warehouse)
-        artifacts.keep(warehouse, settings, lambda: self._control.epoch or 0)
+        artifacts.keep(warehouse, settings, self.check)
         self._passing = Passing(settings.http)
         self._leadership = Leadership(
             Postgres(settings.store, answer_seconds=ANSWER_SECONDS),

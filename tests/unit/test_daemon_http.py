@@ -29,8 +29,8 @@ from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.transfer.imports import to_bytes
 from retuned.daemon.web import connections
 from retuned.daemon.web.pass_on import Answer, Passing
-from retuned.daemon.web.routes import PASSED_ON_AT_ONCE
 from retuned.daemon.web.principals import add
+from retuned.daemon.web.routes import PASSED_ON_AT_ONCE
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
 
