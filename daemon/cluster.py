@@ -189,13 +189,16 @@ class Cluster:
     def _sweep(self) -> None:
         """The leader deletes what nobody needs any more, soon and then every hour: files, numbers of placeholders."""
         with closing(Database(self._settings.store)) as database:  # it lists for long
-            swept = -SWEEP_SECONDS
+            objects, swept = Objects(self._settings.store, lead=self.check), -SWEEP_SECONDS
             while not self._stopping.wait(LOOK_SECONDS):
                 if not self.leads or time.monotonic() - swept < SWEEP_SECONDS:
                     continue
                 swept = time.monotonic()
                 try:
-                    self._deleted.inc(sweep(database, self._objects))
+                    if (days := self._settings.store.segment_days) is not None:
+                        database.expire(days, followed(self._warehouse))
+                    self._deleted.inc(sweep(database, objects))
                     database.forget_placeholders()
+                    self._control.forget_deleted()
                 except RetunedError as error:
                     log.warning("%s; what nobody needs any more is looked for again in an hour", error)

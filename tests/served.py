@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -129,6 +129,7 @@ class Receiver:
 
     Attributes:
         status: of its answers.
+        arrived: gets the headers of each request.
         got: headers and body of each request.
         models: what it has, with the aliases of each.
     """
@@ -136,6 +137,7 @@ class Receiver:
     secret: bytes
     url: str = ""
     status: int = 204
+    arrived: Callable[[dict[str, str]], None] = lambda _: None
     got: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
     models: dict[str, set[str]] = field(default_factory=dict)
 
@@ -145,6 +147,7 @@ class Receiver:
         if not hmac.compare_digest(expected, headers["webhook-signature"]):
             return 401
         message = json.loads(body)
+        self.arrived(headers)
         self.got.append((headers, message))
         if self.status < 300:
             if message["action"] == "load":

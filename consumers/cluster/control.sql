@@ -50,11 +50,14 @@ SELECT number FROM retuned.last_segment;
 
 -- name: change
 SELECT retuned.change_control(
-    %(change)s, %(epoch)s, %(number)s, %(schema)s, %(tables)s::TEXT[], %(keys)s::TEXT[], %(rows)s::TEXT[]
+    %(change)s, %(epoch)s, %(number)s, %(after)s, %(schema)s, %(tables)s::TEXT[], %(keys)s::TEXT[], %(rows)s::TEXT[]
 );
 
 -- name: last_change
-SELECT number, schema_version, deleted_until FROM retuned.last_change;
+SELECT number, change, schema_version, deleted_until FROM retuned.last_change;
+
+-- name: change_of
+SELECT change FROM retuned.changes WHERE number = %(number)s;
 
 -- name: changes
 SELECT table_name, key, row FROM retuned.control WHERE number > %(number)s ORDER BY table_name, key;
@@ -67,3 +70,11 @@ WITH forgotten AS (
 )
 UPDATE retuned.last_change SET deleted_until = latest.number FROM latest
 WHERE latest.number > deleted_until RETURNING deleted_until;
+
+-- name: forget_changes
+-- But for the last one.
+WITH forgotten AS (
+    DELETE FROM retuned.changes USING retuned.last_change AS last
+    WHERE changed_at < now() - INTERVAL '30 days' AND changes.number < last.number RETURNING changes.number
+)
+SELECT count(*) FROM forgotten;

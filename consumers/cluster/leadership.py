@@ -205,7 +205,6 @@ class Leadership:
         self._postgres.rows("forget_daemons")
         self._control.epoch, self._control.leader = self._epoch, "this daemon leads"
         self._control.publish_all(self._report)
-        self._control.forget_deleted()
         self._begun = True
         self._set_leader_url(None)
         self._on_lead()

@@ -71,9 +71,16 @@ class Objects:
             raise self._unavailable(error) from error
 
     def get(self, key: str) -> bytes:
-        """The content of a file; raises StoreUnavailable, also when there is no such file."""
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreUnavailable: the storage does not answer.
+        """
         try:
             return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
 

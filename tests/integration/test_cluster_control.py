@@ -39,7 +39,7 @@ class Node:
             self.lead()
 
     def lead(self) -> None:
-        [(epoch,)] = self.postgres.rows("lead", {"instance": str(self.path), "epoch": None})
+        [(epoch,)] = self.postgres.rows("lead", {"instance": str(self.path), "seconds": 0.0})
         self.control.follow()
         self.control.epoch = epoch
         self.control.publish_all()
