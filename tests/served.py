@@ -16,6 +16,7 @@ from http_doubles import Quiet, listening
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.generation import effect_probe
@@ -70,11 +71,13 @@ class Served:
 
     Attributes:
         now: what the clock says.
+        lead: see `common.lead`.
     """
 
     def __init__(self, folder: Path, warehouse: Warehouse, adapters: Adapters, *targets: dict[str, Any], **keys: Any):
         self.folder, self.warehouse, self.adapters = folder, warehouse, adapters
         self.now = NOW
+        self.lead: Lead = alone
         self.settings = Settings(
             models=ModelsSettings(base=adapters.base, directory=folder / "models"),
             serving=ServingSettings.model_validate({"targets": targets} | keys),
@@ -84,7 +87,7 @@ class Served:
 
     def begin(self) -> None:
         """As a daemon that starts."""
-        self.reconciler = Reconciler(self.warehouse, self.settings, lambda: self.now)
+        self.reconciler = Reconciler(self.warehouse, self.settings, lambda: self.now, lead=self.lead)
         self.rollout = Rollout(self.warehouse, self.settings, MemoryPublisher(), "events")
         registry.reconcile(self.warehouse, self.settings)
 

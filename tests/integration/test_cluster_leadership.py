@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import until
+from brokers import Proxy, until
 from clusters import Postgres as Server
 
 from retuned.consumers.cluster import leadership as module
@@ -70,7 +70,10 @@ class Daemon:
         return [row["workload"] for row in self.warehouse.rows("SELECT workload FROM pauses ORDER BY ALL")]
 
 
-def test_one_leads_and_the_other_follows_until_it_has_ended(tmp_path: Path, database: str) -> None:
+def test_one_leads_and_the_other_follows_until_it_has_ended(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 600.0)  # one that leaves is not waited for
     first = Daemon(tmp_path, "first", database)
     assert first.led.wait(20)
     with closing(Daemon(tmp_path, "second", database)) as second:
@@ -113,6 +116,32 @@ def test_one_that_is_frozen_leads_no_more_and_ends_itself_when_it_wakes_up(
         frozen.thread.join(20)
         assert isinstance(frozen.error[0], LeadershipLost)
         assert other.pauses() == ["a"]
+
+
+def test_one_that_is_cut_off_is_followed_once_it_leads_no_more(
+    tmp_path: Path, postgres: Server, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL sees at once that its connection has ended; by its own clock it leads for a while yet."""
+    monkeypatch.setattr(module, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(module, "MARGIN_SECONDS", 0.5)
+    way = Proxy(postgres.port)
+    through = database.replace(f":{postgres.port}/", f":{way.port}/")
+    with closing(way), closing(Daemon(tmp_path, "first", through)) as first:
+        assert first.led.wait(20)
+        with closing(Daemon(tmp_path, "second", database)) as second:
+            until(lambda: second.leadership.leader_url is not None)
+            way.refuses = True
+            way.cut()
+            led = list[tuple[bool, bool]]()
+            until(lambda: led.append((first.leadership.leads, second.leadership.leads)) or led[-1][1])
+            assert led[0] == (True, False)
+            assert (True, True) not in led
+            with pytest.raises(StandsBy, match="another daemon may lead by now"):
+                first.leadership.check()
+            assert second.leadership.check() == 2
+            way.refuses = False
+            first.thread.join(20)
+            assert isinstance(first.error[0], LeadershipLost)
 
 
 def test_the_one_that_leads_goes_on_after_the_database_was_away(
@@ -171,21 +200,22 @@ def test_daemons_are_told_apart_and_gone_when_they_have_ended(tmp_path: Path, da
         assert first.led.wait(20)
         second = Daemon(tmp_path, "second", database)
         until(lambda: len(first.leadership.members) == 2)
-        assert [(str(one), one.this) for one in first.leadership.members] == [
-            ("first leads", True),
-            ("second stands by", False),
-        ]
+        both = [("first leads", True), ("second stands by", False)]
+        assert [(str(one), one.this) for one in first.leadership.members] == both
         assert str(module.Member("second", False, 26.4, False)) == "second is silent for 26 s"
         with psycopg.connect(database, autocommit=True) as connection:
             connection.execute(
                 """INSERT INTO retuned.daemons SELECT gone, name, url, backend, beat_at - INTERVAL '30 seconds'
                 FROM retuned.daemons, (VALUES ('killed')) AS before(gone) WHERE name = 'second'"""
             )
+        seen = first.leadership.members
+        until(lambda: first.leadership.members is not seen)
         assert [one.name for one in first.leadership.members] == ["first", "second"], "it was started again"
         second.close()
         with psycopg.connect(database, autocommit=True) as connection:
             connection.execute("UPDATE retuned.daemons SET beat_at = now() - INTERVAL '30 s' WHERE instance = 'killed'")
-        assert [str(one) for one in first.leadership.members] == ["first leads", "second is silent for 30 s"]
+        silent = ["first leads", "second is silent for 30 s"]
+        until(lambda: [str(one) for one in first.leadership.members] == silent)
 
 
 def test_what_is_no_url_is_refused_without_its_password() -> None:

@@ -78,7 +78,7 @@ def test_a_key_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: Path
 
 @pytest.mark.parametrize("key", ["k", "k" * 15, "short\na second key that is long enough"])
 def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ConfigurationError, match="privacy.user_key: the key has .* characters; expected 16 or more"):
+    with pytest.raises(ConfigurationError, match=r"privacy\.user_key: the key has \d+ characters; expected 16 or more"):
         load_user_keys(PrivacySettings(user_key=SecretStr(key)), tmp_path / "w")
 
 
