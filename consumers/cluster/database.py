@@ -101,9 +101,10 @@ class Expired:
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that object storage has, and what its key says: where its batch began, read by whom."""
+    """A file that object storage has, and what its key holds: when its batch came, where that began, who read it."""
 
     key: str
+    day: date
     topic: str
     partition: int
     epoch: int
@@ -247,8 +248,8 @@ class Database:
         """It has looked at the files up to a day; raises as `claim`."""
         self._postgres.rows("note_sweep", {"day": day})
 
-    def dead_files(self, listed: Sequence[Listed]) -> list[str]:
-        """The keys of those that are in no segment and cannot come into one any more; raises as `claim`."""
+    def unrecorded(self, listed: Sequence[Listed]) -> dict[str, bool]:
+        """The keys of those that are in no segment, and whether none can get them any more; raises as `claim`."""
         columns = {
             "keys": [file.key for file in listed],
             "topics": [file.topic for file in listed],
@@ -256,7 +257,7 @@ class Database:
             "epochs": [file.epoch for file in listed],
             "starts": [file.start_offset for file in listed],
         }
-        return [key for (key,) in self._postgres.rows("dead_files", columns)]
+        return dict(self._postgres.rows("unrecorded", columns))
 
     def placeholder_numbers(self, wanted: Sequence[Wanted], events: Mapping[bytes, bytes]) -> list[int]:
         """The numbers, old and new, which are kept at once; 0 for an empty value. Raises as `claim`.

@@ -61,19 +61,18 @@ SELECT swept_on, (now() AT TIME ZONE 'UTC')::DATE FROM retuned.sweeps;
 -- name: note_sweep
 UPDATE retuned.sweeps SET swept_on = %(day)s RETURNING swept_on;
 
--- name: dead_files
--- Of the listed files those that no segment has, and none can get any more: their ingester has lost the partition, or
--- has moved it on.
-SELECT listed.key
-FROM unnest(
-    %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
-) AS listed(key, topic, partition, epoch, start_offset)
-WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key)
-  AND EXISTS (
+-- name: unrecorded
+-- Of the listed files those that no segment has, and whether none can get them any more: their ingester has lost the
+-- partition, or has moved it on.
+SELECT listed.key, EXISTS (
     SELECT FROM retuned.partitions AS known
     WHERE known.topic = listed.topic AND known.partition = listed.partition
       AND (known.epoch > listed.epoch OR known.next_offset IS DISTINCT FROM listed.start_offset)
-);
+) AS dead
+FROM unnest(
+    %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
+) AS listed(key, topic, partition, epoch, start_offset)
+WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key);
 
 -- name: lock_user_keys
 LOCK TABLE retuned.user_keys IN EXCLUSIVE MODE;

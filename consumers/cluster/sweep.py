@@ -3,8 +3,8 @@ of segments that have expired or were erased.
 
 No clock decides what goes. Files are listed first, and the database is asked afterwards: what it has not recorded by
 then, of a partition that is another's since or has moved on, cannot be recorded later. Files are listed by the day in
-their keys, since the day before the last sweep: what an ingester that was frozen for longer puts there when it wakes
-up, it deletes itself.
+their keys, from the day before the last sweep on, or from that of the oldest file of which it was not known yet. What
+an ingester puts there that wakes up later than that, it deletes itself.
 """
 
 import logging
@@ -30,13 +30,16 @@ def sweep(database: Database, objects: Objects) -> int:
         database.note_deleted(keys)
         deleted += len(keys)
     swept_on, today = database.swept_on()
+    unknown = today
     for prefix in _prefixes(swept_on, today):
         for keys in objects.list(prefix):
             found = [listed for key in keys if (listed := segments.listed(key)) is not None]
-            dead = database.dead_files(found)
+            unrecorded = database.unrecorded(found)
+            dead = [key for key, is_dead in unrecorded.items() if is_dead]
             objects.delete(dead)
             deleted += len(dead)
-    database.note_sweep(today)
+            unknown = min([unknown, *(listed.day for listed in found if unrecorded.get(listed.key) is False)])
+    database.note_sweep(unknown)
     if deleted:
         log.info("store: %d files that are in no segment are deleted", deleted)
     return deleted
