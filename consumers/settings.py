@@ -367,6 +367,11 @@ class StoreSettings(Section):
         description="a segment holds the events of so many seconds, or ingest.batch_events of them; longer: fewer "
         "files, and events come later",
     )
+    segment_days: PositiveInt | None = Field(
+        None,
+        description="segments that were received more than so many days ago are deleted; a daemon that did not follow "
+        "them goes on without their rows; null: they are kept",
+    )
     advertised_url: HttpUrl | None = Field(
         None,
         description="where the other daemons of the cluster reach this one over HTTP; null: http.port at the address "

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from retuned.consumers.common.extras import needing
+from retuned.consumers.common.lead import alone
 from retuned.consumers.errors import BrokerUnavailable, ConfigurationError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.connection import check_broker
@@ -153,7 +154,7 @@ class App:
                 RetrainMetrics(self.registry),
                 self.stopping,
                 utc_now,
-                self.cluster.check if self.cluster else lambda: None,
+                self.cluster.check if self.cluster else alone,
             )
             self.jobs = Jobs(context, self.fail)
             self._stops.append(("jobs", self.jobs.shutdown))
@@ -227,7 +228,7 @@ class App:
 
     def daemons(self) -> "list[Member]":
         """Those of the cluster that were heard of lately."""
-        return self.cluster.members() if self.cluster else []
+        return self.cluster.members if self.cluster else []
 
     # Inside
 

@@ -3,12 +3,12 @@ others put there.
 """
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
 from retuned.consumers.common.extras import needing
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.artifacts import Kind
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, utc_now
@@ -24,11 +24,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SQL = named_queries("retuned.daemon", "artifacts.sql")
 
 
-def keep(warehouse: Warehouse, settings: Settings, epoch: Callable[[], int] = lambda: 0) -> None:
+def keep(warehouse: Warehouse, settings: Settings, lead: Lead = alone) -> None:
     """From now on, have what is published from a warehouse in the storage of its cluster.
 
     Args:
-        epoch: under which this daemon leads the cluster.
+        lead: see `common.lead`.
 
     Raises:
         ConfigurationError: store.objects_url is missing or wrong, or the extra is not installed.
@@ -38,7 +38,7 @@ def keep(warehouse: Warehouse, settings: Settings, epoch: Callable[[], int] = la
         from retuned.consumers.cluster.objects import Objects
     models, folder = settings.models.directory, reports.folder_of(warehouse)
     folders: dict[Kind, Path] = {"version": models, "dataset": models, "report": folder}
-    warehouse.artifacts = StoredArtifacts(warehouse, Objects(settings.store), folders, epoch)
+    warehouse.artifacts = StoredArtifacts(warehouse, Objects(settings.store, lead=lead), folders, lead)
 
 
 def settle(warehouse: Warehouse, settings: Settings) -> None:

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +13,7 @@ from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.intake import SegmentIntake
-from retuned.consumers.cluster.leadership import Leadership, Member
+from retuned.consumers.cluster.leadership import ANSWER_SECONDS, Leadership, Member
 from retuned.consumers.cluster.metrics import DaemonMetrics
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
@@ -26,7 +26,7 @@ from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon import artifacts
 from retuned.daemon.settings import Settings
-from retuned.daemon.web.pass_on import Answer, pass_on
+from retuned.daemon.web.pass_on import Answer, Passing
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,16 @@ class Cluster:
         host = "127.0.0.1" if settings.http.loopback else "*"
         url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{host}:{settings.http.port}"
         self._control = Control(self._control_postgres, warehouse)
-        artifacts.keep(warehouse, settings, lambda: self._control.epoch or 0)
+        artifacts.keep(warehouse, settings, self.check)
+        self._passing = Passing(settings.http)
         self._leadership = Leadership(
-            Postgres(settings.store), self._control, name, str(url), lambda: followed(warehouse), self._lead
+            Postgres(settings.store, answer_seconds=ANSWER_SECONDS),
+            self._control,
+            name,
+            str(url),
+            lambda: followed(warehouse),
+            self._lead,
+            self._passing.drop,
         )
         own.leader.set_function(lambda: self.leads)
         self._deleted = own.deleted
@@ -98,16 +105,14 @@ class Cluster:
         """Why nobody knows who leads; empty: it is known."""
         return self._leadership.problem
 
-    def check(self) -> None:
-        """Raises StandsBy where this daemon does not lead: nothing outside of the warehouse is to be changed then."""
-        self._leadership.check()
+    def check(self) -> int:
+        """The epoch under which this daemon leads; see `common.lead`."""
+        return self._leadership.check()
 
+    @property
     def members(self) -> list[Member]:
-        """The daemons that were heard of in the last minute; none while that is not known."""
-        try:
-            return self._leadership.members()
-        except RetunedError:
-            return []
+        """The daemons that reported in the last minute; none while that is not known."""
+        return self._leadership.members
 
     def start(self) -> None:
         """Stand by, until it is time to lead."""
@@ -123,7 +128,7 @@ class Cluster:
         self._control_postgres.close()
 
     def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Have the leader answer a request; see `pass_on`.
+        """Have the leader answer a request; see `pass_on`. What that changed, this daemon knows afterwards.
 
         Raises:
             StandsBy: no leader is known, or it does not answer.
@@ -131,7 +136,11 @@ class Cluster:
         leader = self._leadership.leader_url
         if leader is None:
             raise StandsBy(f"this daemon stands by, and knows no leader: {self.problem or 'try again in some seconds'}")
-        return pass_on(leader, self._settings.http, method, path, headers, body)
+        answer = self._passing.pass_on(leader, method, path, headers, body)
+        if method == "POST":
+            with suppress(StoreUnavailable):
+                self._control.follow()
+        return answer
 
     # Inside
 
@@ -149,7 +158,7 @@ class Cluster:
                 self._database.share_user_keys(self._keys.ids)
                 break
             except StoreUnavailable as error:
-                self._leadership.problem = str(error)
+                self._leadership.note(error)
                 self._stopping.wait(LOOK_SECONDS)
 
     def _lead(self) -> None:
@@ -180,13 +189,16 @@ class Cluster:
     def _sweep(self) -> None:
         """The leader deletes what nobody needs any more, soon and then every hour: files, numbers of placeholders."""
         with closing(Database(self._settings.store)) as database:  # it lists for long
-            swept = -SWEEP_SECONDS
+            objects, swept = Objects(self._settings.store, lead=self.check), -SWEEP_SECONDS
             while not self._stopping.wait(LOOK_SECONDS):
                 if not self.leads or time.monotonic() - swept < SWEEP_SECONDS:
                     continue
                 swept = time.monotonic()
                 try:
-                    self._deleted.inc(sweep(database, self._objects))
+                    if (days := self._settings.store.segment_days) is not None:
+                        database.expire(days, followed(self._warehouse))
+                    self._deleted.inc(sweep(database, objects))
                     database.forget_placeholders()
+                    self._control.forget_deleted()
                 except RetunedError as error:
                     log.warning("%s; what nobody needs any more is looked for again in an hour", error)

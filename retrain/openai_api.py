@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError
 
 WORTH_ANOTHER_TRY = frozenset({429, 500, 502, 503, 504})
+EPOCH = "Retuned-Epoch"
+"""Header of what the leader of a cluster asks for: of a lower epoch than one seen, nothing should be done."""
 NO_CREDIT = "insufficient_quota"
 """OpenAI's code of a 429 that no waiting ends."""
 _LONGEST_PAUSE = 120.0
@@ -57,6 +60,7 @@ class Client:
         advice: what to do about errors, by their status or their code.
         pauses: seconds before each further try of a request that failed.
         wait: passes so many seconds; may raise to give up.
+        lead: asked before each request that is no GET.
     """
 
     url: str
@@ -67,6 +71,7 @@ class Client:
     advice: Mapping[int | str, str] = field(default_factory=dict)
     pauses: Sequence[float] = (1.0, 2.0, 4.0)
     wait: Callable[[float], None] = time.sleep
+    lead: Lead = alone
 
     def get(self, route: str) -> Any:
         """What a route has."""
@@ -93,6 +98,7 @@ class Client:
         Raises:
             Refused: it answered with an error.
             NoAnswer: it did not answer, or not to the end.
+            StandsBy: another daemon of the cluster leads, or may; nothing was sent.
         """
         sent = {"Content-Type": content_type, **headers}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -101,6 +107,8 @@ class Client:
             request = urllib.request.Request(url, data, sent, method=method)
             if self.token:  # another server, to which this one leads, has no business with it
                 request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+            if request.get_method() != "GET" and (epoch := self.lead()) is not None:
+                request.add_header(EPOCH, str(epoch))
             started = time.perf_counter()
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:

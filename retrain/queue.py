@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from retuned.consumers.common.lead import Lead
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
@@ -97,7 +98,7 @@ def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way
     ids = _mark_cancelled(rollout, workload, error, now)
     for run_id in ids:
         if run_id not in under_way:
-            discard(rollout.settings, workload, run_id)
+            discard(rollout, workload, run_id)
     return ids
 
 
@@ -129,21 +130,21 @@ def sweep(rollout: Rollout, under_way: Callable[[str], bool]) -> None:
     """
     for row in rollout.warehouse.rows("SELECT workload, id FROM runs WHERE state = 'cancelled'"):
         if not under_way(row["id"]) and folder_of(rollout.settings, row["workload"], row["id"]).is_dir():
-            discard(rollout.settings, row["workload"], row["id"])
+            discard(rollout, row["workload"], row["id"])
 
 
-def discard(settings: Settings, workload: str, run_id: str) -> None:
+def discard(rollout: Rollout, workload: str, run_id: str) -> None:
     """Remove what there is of a run, at a provider too. The folder stays while the provider does not answer: the next
     start tries again."""
-    folder = folder_of(settings, workload, run_id)
-    if left_provider(folder, settings.for_workload(workload)):
+    folder = folder_of(rollout.settings, workload, run_id)
+    if left_provider(folder, rollout.settings.for_workload(workload), rollout.lead):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def left_provider(folder: Path, settings: Settings) -> bool:
+def left_provider(folder: Path, settings: Settings, lead: Lead) -> bool:
     """Cancel and delete what a run that is given up has at a provider; False where that could not be done."""
     try:
-        provider.discard(folder / TRAIN, settings.train)
+        provider.discard(folder / TRAIN, settings.train, lead)
     except RetunedError as error:
         log.warning("run %s: %s", folder.name, error)
         return False

@@ -19,7 +19,7 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.common.process import Emit
 from retuned.consumers.common.spans import Span, span
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import Cancelled, RetunedError, StoreUnavailable, WarehouseError
+from retuned.consumers.errors import Cancelled, RetunedError, StandsBy, StoreUnavailable, WarehouseError
 from retuned.consumers.warehouse.connection import insert
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
@@ -115,7 +115,7 @@ def take_up(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on
 
     Raises:
         WarehouseError: the warehouse cannot be written; the run can be taken up once it can.
-        StoreUnavailable: nor can the storage of the cluster.
+        StoreUnavailable, StandsBy: nor can the storage of the cluster, or another daemon of it leads.
     """
     row = rollout.warehouse.row("SELECT * FROM runs WHERE id = ?", [run_id])
     assert row is not None
@@ -150,12 +150,12 @@ class _Run:
             result = self._ended("refused", str(error))
         except Cancelled as error:
             if (row := self.record.interrupted())["state"] == "cancelled":
-                discard(self.rollout.settings, self.workload, self.id)
+                discard(self.rollout, self.workload, self.id)
                 return self._ended("cancelled", row["error"])
             return self._ended("interrupted", str(error))  # the folder holds the checkpoint
         except WarehouseError:
             raise
-        except StoreUnavailable:
+        except (StoreUnavailable, StandsBy):
             self.record.interrupted()  # it is taken up again, and no attempt has failed
             raise
         except RetunedError as error:
@@ -166,12 +166,16 @@ class _Run:
             )
         except Exception as error:
             self.record.finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
-            left_provider(self.folder, self.settings)
+            left_provider(self.folder, self.settings, self.rollout.lead)
             raise
         row = self.record.finish(state=result.state, error=result.error, detail=json.dumps(asdict(result)))
         if row["state"] == "cancelled":
             result = self._ended("cancelled", row["error"])
-        if left_provider(self.folder, self.settings) and result.state in ("succeeded", "refused", "cancelled"):
+        if left_provider(self.folder, self.settings, self.rollout.lead) and result.state in (
+            "succeeded",
+            "refused",
+            "cancelled",
+        ):
             shutil.rmtree(self.folder, ignore_errors=True)
         return result
 
@@ -268,7 +272,7 @@ class _Run:
             self.record.tell("train", **line)
 
         if not isinstance(settings.base, ProviderModel):
-            return train(dataset, parent, settings, folder, self.stop, tell)
+            return train(dataset, parent, settings, folder, self.stop, tell, self.rollout.lead)
         training = provider.train(dataset, parent, settings, self.id, folder, self.stop, tell)
         self.record.update(provider_job=training["job"], trained_tokens=training["tokens"])
         return training
@@ -294,6 +298,7 @@ class _Run:
                 self.stop,
                 lambda line: self.record.tell("evaluate", **line),
                 datasets.logged_answers(self.warehouse, dataset),
+                self.rollout.lead,
             ),
         )
         self.record.paid(int(figures.get("judge_tokens", 0)))
@@ -395,6 +400,7 @@ class _Run:
                 folder / TRAIN,
                 self.stop,
                 lambda line: self.record.tell("train", fold=number, **line),
+                self.rollout.lead,
             ),
         )
         self._check_stop()
@@ -412,6 +418,7 @@ class _Run:
                 self.stop,
                 lambda line: self.record.tell("evaluate", fold=number, **line),
                 logged,
+                self.rollout.lead,
             ),
         )
         self.record.paid(int(figures.get("judge_tokens", 0)))

@@ -146,10 +146,17 @@ def _batches(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 class Proxy:
-    """A way to a broker that can be cut: every connection through it ends, or the broker's bytes come late."""
+    """A way to a broker that can be cut: every connection through it ends, or the broker's bytes come late.
+
+    Attributes:
+        refuses: new connections end at once.
+        passes: cleared: nothing comes through, and connections stay open.
+    """
 
     def __init__(self, target: int | None = None, delay_seconds: float = 0.0) -> None:
         self.target, self._delay = target, delay_seconds
+        self.refuses, self.passes = False, threading.Event()
+        self.passes.set()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -172,6 +179,9 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self.refuses:
+                    client.close()
+                    continue
                 with suppress(OSError):
                     server = socket.create_connection(("127.0.0.1", self.target))
                     self._sockets += [client, server]
@@ -184,6 +194,7 @@ class Proxy:
         with suppress(OSError):
             while data := here.recv(2**16):
                 time.sleep(delay)
+                self.passes.wait()
                 if delay and _has_ended(here):  # the last answer and the end leave in one packet
                     there.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, True)
                 there.sendall(data)

@@ -1,9 +1,13 @@
-"""Two daemons of a cluster, of which the leader is killed or frozen again and again while versions are promoted.
+"""Two daemons of a cluster, of which the leader is killed, frozen or cut off from PostgreSQL again and again while
+versions are promoted.
 
 Each daemon has a disk of its own, as on another machine: what the other one made comes by PostgreSQL and by object
-storage. Promotions are asked for at one daemon or the other, the leader or not. Those that were acknowledged are to be
-there once, in PostgreSQL and in both warehouses; one whose answer was lost may be there, once. Each is announced with
-one id.
+storage. Promotions are asked for at one daemon or the other, the leader or not, one after the other. Those that were
+acknowledged are to be there once, in PostgreSQL and in both warehouses; one whose answer was lost may be there, once.
+Each is announced with one id.
+
+What daemons do outside is recorded where it arrives, with the epoch of who does it: calls of a webhook, and messages.
+None of an epoch may arrive once one of a later epoch has.
 """
 
 import itertools
@@ -16,20 +20,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import yaml
-from brokers import Broker, until
+from brokers import Broker, Proxy, until
 from clusters import Postgres
 from daemons import Daemon, settings_for
 from ingestion import interaction
 from kafka import KafkaConsumer, KafkaProducer
-from served import WORKLOAD, Adapters, Served
+from served import WORKLOAD, Adapters, Served, receiving
 
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.postgres import Postgres as PostgresConnection
@@ -38,9 +42,10 @@ from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.settings import load
 
-ZERO = ("lost", "promoted twice", "announced never", "disagreed", "versions missing")
+ZERO = ("lost", "promoted twice", "announced never", "disagreed", "versions missing", "acts of two leaders")
 """Columns of a row that are to be zero."""
 ALL_ROWS = "SELECT table_name, key, row FROM retuned.control WHERE row IS NOT NULL"
+SECRET = b"a secret of many characters"
 _numbers = itertools.count()
 
 
@@ -59,7 +64,7 @@ class Daemons:
         name = f"leaders-{next(_numbers)}"
         self.folder = folder / name
         self.folder.mkdir()
-        self.broker, self.url = broker, postgres.create(name)
+        self.broker, self.url, self.port = broker, postgres.create(name), postgres.port
         store = {"kind": "cluster", "postgres_url": self.url, "objects_url": (self.folder / "objects").as_uri()}
         self.settings = settings_for(
             broker,
@@ -75,6 +80,7 @@ class Daemons:
         self.settings["models"] = {"directory": str(node / "models"), "base": str(adapters.base)}
         self.kafka = self.settings["kafka"]
         broker.create_topics(*(self.kafka[key] for key in self.kafka if key.endswith("_topic")))
+        self.proxies: dict[str, Proxy] = {}
         self.daemons = [self._daemon(name) for name in ("one", "two")]
         self.versions = self._hand_over(adapters)
         self.ingester: subprocess.Popen[bytes] | None = None
@@ -104,14 +110,21 @@ class Daemons:
             self.ingester.wait()
         for daemon in self.daemons:
             daemon.end()
+        for proxy in self.proxies.values():
+            proxy.passes.set()
+            proxy.close()
+
+    def way(self, daemon: Daemon) -> Proxy:
+        """Of a daemon to PostgreSQL."""
+        return self.proxies[daemon.folder.name]
 
     def leader(self) -> Daemon | None:
         """As the daemons themselves know it."""
         return next((daemon for daemon in self.daemons if leads(daemon)), None)
 
-    def promote(self, version: str, reason: str, at: Sequence[Daemon]) -> None:
+    def promote(self, version: str, reason: str, at: Iterable[Daemon]) -> None:
         """Ask until it is done: an answer may be lost, and be that of a change that was made."""
-        for daemon in itertools.cycle(at):
+        for daemon in at:
             with suppress(httpx.HTTPError):
                 path = f"/api/v1/workloads/{WORKLOAD}/promote"
                 answer = httpx.post(daemon.url + path, json={"version": version, "reason": reason}, timeout=5)
@@ -152,7 +165,9 @@ class Daemons:
         """As on a machine of its own: both have the same paths, and each a disk of its own there."""
         folder = self.folder / name
         (folder / "disk").mkdir(parents=True)
-        made = Daemon(folder, self.settings)
+        self.proxies[name] = Proxy(self.port)
+        url = self.url.replace(f":{self.port}/", f":{self.proxies[name].port}/")
+        made = Daemon(folder, self.settings | {"store": self.settings["store"] | {"postgres_url": url}})
         mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
         made.under = ("unshare", "--mount", "sh", "-c", mount, "sh", str(self.disk(made)), str(self.folder / "node"))
         return made
@@ -204,10 +219,41 @@ def frozen(_: Daemons, leader: Daemon, other: Daemon) -> float:
     until(lambda: leads(other), 60)
     seconds = time.monotonic() - began
     leader.process.send_signal(signal.SIGCONT)
-    assert leader.process.wait(60) == 1, leader.log.read_text()[-2000:]
-    assert "another daemon leads the cluster" in leader.log.read_text()[-2000:]
-    leader.launch()
+    began_anew(leader)
     return seconds
+
+
+def cut_off(cluster: Daemons, leader: Daemon, other: Daemon) -> float:
+    """Its connections to PostgreSQL end, and new ones are refused, until the other one leads."""
+    way = cluster.way(leader)
+    way.refuses = True
+    way.cut()
+    began = time.monotonic()
+    until(lambda: leads(other), 60)
+    seconds = time.monotonic() - began
+    way.refuses = False
+    began_anew(leader)
+    return seconds
+
+
+def unheard(cluster: Daemons, leader: Daemon, other: Daemon) -> float:
+    """Nothing comes through between it and PostgreSQL, until the other one leads; then all of it does."""
+    way = cluster.way(leader)
+    way.passes.clear()
+    began = time.monotonic()
+    until(lambda: leads(other), 60)
+    seconds = time.monotonic() - began
+    way.passes.set()
+    began_anew(leader)
+    return seconds
+
+
+def began_anew(daemon: Daemon) -> None:
+    """One that led sees that another one does, and ends; then it is started again."""
+    assert daemon.process is not None
+    assert daemon.process.wait(60) == 1, daemon.log.read_text()[-2000:]
+    assert "another daemon leads the cluster" in daemon.log.read_text()[-2000:]
+    daemon.launch()
 
 
 def other_killed(_: Daemons, leader: Daemon, other: Daemon) -> float:
@@ -220,8 +266,95 @@ def other_killed(_: Daemons, leader: Daemon, other: Daemon) -> float:
 FAULTS: dict[str, Callable[[Daemons, Daemon, Daemon], float]] = {
     "leader killed": killed,
     "leader frozen": frozen,
+    "leader cut off": cut_off,
+    "leader unheard": unheard,
     "standby killed": other_killed,
 }
+
+
+class Acts:
+    """What daemons did outside, as it arrives: when, and under which epoch."""
+
+    def __init__(self, cluster: Daemons, got: list[tuple[float, int]]) -> None:
+        """`got` is filled by the receiver of webhooks."""
+        self.seen, self._stop = got, threading.Event()
+        self._consumer = KafkaConsumer(
+            cluster.kafka["model_events_topic"], bootstrap_servers=cluster.broker.bootstrap_servers, group_id=None
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            for records in self._consumer.poll(timeout_ms=100).values():
+                self.seen += [(time.monotonic(), json.loads(record.value)["epoch"]) for record in records]
+        self._consumer.close()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def late(self) -> list[float]:
+        """Of each act that arrived once one of a later epoch had: so many seconds after that."""
+        found, newest = [], (0, 0.0)
+        for at, epoch in sorted(self.seen):
+            if epoch > newest[0]:
+                newest = (epoch, at)
+            elif epoch < newest[0]:
+                found.append(at - newest[1])
+        return found
+
+
+class Reads:
+    """Asks for the status all the time, at whichever daemon answers, and counts the seconds in which none does."""
+
+    def __init__(self, daemons: Sequence[Daemon]) -> None:
+        self._daemons, self._stop = daemons, threading.Event()
+        self.longest = self.without = 0.0
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        answered = time.monotonic()
+        while not self._stop.wait(0.1):
+            for daemon in self._daemons:
+                with suppress(httpx.HTTPError):
+                    if httpx.get(daemon.url + "/api/v1/approvals", timeout=1).status_code == 200:
+                        break
+            else:
+                continue
+            before, answered = answered, time.monotonic()
+            if (silent := answered - before) > 1.5:
+                self.without += silent
+                self.longest = max(self.longest, silent)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Promoting:
+    """Promotes the two versions in turn, one promotion after the other, until it is stopped."""
+
+    def __init__(self, cluster: Daemons, turn: int, at: Sequence[Daemon]) -> None:
+        self.reasons: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(cluster, turn, at), daemon=True)
+        self._thread.start()
+
+    def _run(self, cluster: Daemons, turn: int, at: Sequence[Daemon]) -> None:
+        places = itertools.cycle(at)
+        while not self._stop.is_set() or len(self.reasons) % 2:
+            reason = f"turn {turn}, promotion {len(self.reasons)}"
+            cluster.promote(cluster.versions[len(self.reasons) % 2], f"{reason}.", places)
+            self.reasons.append(reason)
+
+    def stop(self) -> list[str]:
+        """The reasons of those that were made."""
+        self._stop.set()
+        self._thread.join(120)
+        assert not self._thread.is_alive(), f"not promoted after {self.reasons[-1:]}"
+        return self.reasons
 
 
 def survive(
@@ -232,16 +365,40 @@ def survive(
     folder: Path,
     times: int,
     seconds: dict[str, list[float]] | None = None,
+    note: Callable[[dict[str, int]], None] = lambda _: None,
 ) -> dict[str, int]:
     """Let faults happen, one after the other, while versions are promoted; a row of figures, those of `ZERO` are to be
     zero.
 
     Args:
         seconds: gets, by fault, how long it took each time until a daemon led again.
+        note: gets what is known of the row after each fault.
     """
-    cluster, chance, happened = Daemons(folder, broker, postgres, adapters), random.Random(0), Counter[str]()
-    try:
+    chance, happened, asked = random.Random(0), Counter[str](), list[str]()
+    (folder / "secret").write_bytes(SECRET)
+    got: list[tuple[float, int]] = []
+    with ExitStack() as stack:
+        receiver = stack.enter_context(receiving(SECRET))
+        receiver.arrived = lambda headers: got.append((time.monotonic(), int(headers["retuned-epoch"])))
+        target = {"kind": "webhook", "url": receiver.url, "secret_file": str(folder / "secret")}
+        cluster = Daemons(folder, broker, postgres, adapters, serving={"targets": [target]})
+        stack.callback(cluster.end)
         cluster.start()
+        acts, reads = Acts(cluster, got), Reads(cluster.daemons)
+        stack.callback(acts.close)
+        stack.callback(reads.close)
+
+        def measured() -> dict[str, int]:
+            late = acts.late()
+            return {
+                **happened,
+                "acts": len(acts.seen),
+                "acts of two leaders": len(late),
+                "overlap ms": round(1000 * max(late, default=0.0)),
+                "without an API ms": round(1000 * reads.without),
+                "longest without an API ms": round(1000 * reads.longest),
+            }
+
         for turn in range(times):
             until(cluster.leader, 60)
             leader = cluster.leader()
@@ -249,17 +406,16 @@ def survive(
             (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
             other.until(lambda other=other: other.answers("/readyz"), "the other one")
             name = faults[turn % len(faults)]
-            at = cluster.daemons if chance.random() < 0.5 else cluster.daemons[::-1]
-            asking = threading.Thread(target=cluster.promote, args=(cluster.versions[turn % 2], f"turn {turn}.", at))
-            asking.start()
-            time.sleep(chance.uniform(0, 0.3))
+            promoting = Promoting(cluster, turn, cluster.daemons if chance.random() < 0.5 else cluster.daemons[::-1])
+            until(lambda promoting=promoting: promoting.reasons, 120)
+            time.sleep(chance.uniform(0, 1.0))
             took = FAULTS[name](cluster, leader, other)
             print(f"turn {turn}: {name}: a daemon leads after {took:.1f} s", flush=True)
             if seconds is not None:
                 seconds.setdefault(name, []).append(took)
-            asking.join(120)
-            assert not asking.is_alive(), f"turn {turn}: not promoted"
+            asked += promoting.stop()
             happened[name] += 1
+            note(measured())
         for daemon in cluster.daemons:
             daemon.until(lambda daemon=daemon: daemon.answers("/readyz"), "both")
         made = cluster.rows("promotions")
@@ -267,14 +423,14 @@ def survive(
         until(lambda: all(one["announced"] for one in cluster.rows("promotions")), 60)
         ((number,),) = cluster.query("SELECT number FROM retuned.last_change")
         time.sleep(3)  # the jobs of the leader go on, and the other one follows
+        row = measured()
         for daemon in cluster.daemons:
             assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
         of_turns = Counter(one["reason"].partition(".")[0] for one in made if one["reason"].startswith("turn"))
-        return {
-            **happened,
-            "asked": times,
+        return row | {
+            "asked": len(asked),
             "changes": number,
-            "lost": times - len(of_turns),
+            "lost": len(set(asked) - of_turns.keys()),
             "promoted twice": of_turns.total() - len(of_turns),
             "announced never": len({one["id"] for one in made} - announced),
             "disagreed": disagreed(cluster),
@@ -284,8 +440,6 @@ def survive(
                 for version in cluster.versions
             ),
         }
-    finally:
-        cluster.end()
 
 
 def disagreed(cluster: Daemons) -> int:

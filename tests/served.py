@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +16,7 @@ from http_doubles import Quiet, listening
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.generation import effect_probe
@@ -73,11 +74,13 @@ class Served:
 
     Attributes:
         now: what the clock says.
+        lead: see `common.lead`.
     """
 
     def __init__(self, folder: Path, warehouse: Warehouse, adapters: Adapters, *targets: dict[str, Any], **keys: Any):
         self.folder, self.warehouse, self.adapters = folder, warehouse, adapters
         self.now = NOW
+        self.lead: Lead = alone
         self.settings = Settings(
             models=ModelsSettings(base=adapters.base, directory=folder / "models"),
             serving=ServingSettings.model_validate({"targets": targets} | keys),
@@ -87,7 +90,7 @@ class Served:
 
     def begin(self) -> None:
         """As a daemon that starts."""
-        self.reconciler = Reconciler(self.warehouse, self.settings, lambda: self.now)
+        self.reconciler = Reconciler(self.warehouse, self.settings, lambda: self.now, lead=self.lead)
         self.rollout = Rollout(self.warehouse, self.settings, MemoryPublisher(), "events")
         registry.reconcile(self.warehouse, self.settings)
 
@@ -132,6 +135,7 @@ class Receiver:
 
     Attributes:
         status: of its answers.
+        arrived: gets the headers of each request.
         got: headers and body of each request.
         models: what it has, with the aliases of each.
     """
@@ -139,6 +143,7 @@ class Receiver:
     secret: bytes
     url: str = ""
     status: int = 204
+    arrived: Callable[[dict[str, str]], None] = lambda _: None
     got: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
     models: dict[str, set[str]] = field(default_factory=dict)
 
@@ -148,6 +153,7 @@ class Receiver:
         if not hmac.compare_digest(expected, headers["webhook-signature"]):
             return 401
         message = json.loads(body)
+        self.arrived(headers)
         self.got.append((headers, message))
         if self.status < 300:
             if message["action"] == "load":

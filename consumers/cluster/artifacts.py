@@ -17,7 +17,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import duckdb
 
 from retuned.consumers.cluster.objects import PART_BYTES, Objects
 from retuned.consumers.common.durable import replaced, written_aside
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.warehouse.artifacts import Artifacts, Kind, Record
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, utc_now
@@ -52,14 +53,14 @@ class StoredArtifacts(Artifacts):
     """The artifacts of one warehouse, in a storage and on this machine. Threads may share it."""
 
     def __init__(
-        self, warehouse: Warehouse, objects: Objects, folders: Mapping[Kind, Path], epoch: Callable[[], int]
+        self, warehouse: Warehouse, objects: Objects, folders: Mapping[Kind, Path], lead: Lead = alone
     ) -> None:
         """
         Args:
             folders: where the artifacts of each kind are on this machine.
-            epoch: under which this daemon leads; it rises with each leader.
+            lead: see `common.lead`; of what no daemon leads yet, the epoch is 0.
         """
-        self._warehouse, self._objects, self._epoch = warehouse, objects, epoch
+        self._warehouse, self._objects, self._lead = warehouse, objects, lead
         self._folders = {kind: folder.resolve() for kind, folder in folders.items()}
         self._renewing, self._following = threading.Lock(), threading.Lock()
         # The ids of the rows that the files on this machine are those of: two, while one takes the other's place.
@@ -161,7 +162,7 @@ class StoredArtifacts(Artifacts):
         sha256 = sha256 or _sha256(file)
         if before and before["sha256"] == sha256:
             return before
-        key = f"{PREFIX}{self._epoch()}/{sha256}-{secrets.token_hex(4)}"
+        key = f"{PREFIX}{self._lead() or 0}/{sha256}-{secrets.token_hex(4)}"
         self._objects.put(key, content)
         return {"key": key, "bytes": size, "sha256": sha256}
 
@@ -251,7 +252,7 @@ class StoredArtifacts(Artifacts):
 
     def _sweep(self) -> None:
         """Delete files of earlier epochs that no row names, and put back what rows name and the storage has lost."""
-        epoch, deleted, there = self._epoch(), 0, set[str]()
+        epoch, deleted, there = self._lead() or 0, 0, set[str]()
         rows = self._warehouse.rows(SQL["all_files"])
         named = {key for row in rows for key in _keys(row["files"])}
         for keys in self._objects.list(PREFIX):

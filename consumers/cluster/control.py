@@ -127,9 +127,9 @@ class Control:
         self.epoch: int | None = None
         self.leader = "no daemon leads yet"
         self._tables = _tables(warehouse)
-        found = warehouse.row("SELECT coalesce(max(number), 0) AS number FROM control_positions")
-        assert found is not None
-        self._number = int(found["number"])
+        found = warehouse.row("SELECT number, change FROM control_positions ORDER BY number DESC LIMIT 1")
+        self._number: int = found["number"] if found else 0
+        self._change: str | None = found["change"] if found else None  # the id of that change; None: it is not known
         warehouse.journal = self
 
     @property
@@ -160,11 +160,11 @@ class Control:
             raise StandsBy(f"this daemon stands by and changes nothing: {self.leader}")
         with self._changing:
             try:
-                number = self._publish(changes)
+                number, change = self._publish(changes)
             except OutdatedWarehouse:
                 self._follow()
                 raise
-            recording.execute("INSERT INTO control_positions VALUES (?)", [number])
+            recording.execute("INSERT INTO control_positions VALUES (?, ?)", [number, change])
             try:
                 recording.commit()
             except duckdb.Error as error:
@@ -172,7 +172,7 @@ class Control:
                 recording.rollback()
                 self._follow()  # PostgreSQL has the change, so it was made
             else:
-                self._number = number
+                self._number, self._change = number, change
             if number % KEPT_POSITIONS == 0:
                 with self._warehouse.transaction(recorded=False) as cursor:
                     cursor.execute("DELETE FROM control_positions WHERE number < ?", [number])
@@ -202,14 +202,15 @@ class Control:
             if self._published_schema() == version:
                 return
             for changes in _parts(self.all_rows()):
-                self._advance(self._publish(changes))
+                self._advance(*self._publish(changes))
                 on_part()
-            self._advance(self._publish((), version))
+            self._advance(*self._publish((), version))
             log.info("store: the control tables are in PostgreSQL, by schema %d", version)
 
     def forget_deleted(self) -> None:
-        """No longer tell of rows that were deleted a month ago: who lacks that much reads all anew."""
+        """Forget rows that were deleted a month ago, and the ids of changes: who lacks that much reads all anew."""
         self._postgres.rows("forget_deleted")
+        self._postgres.rows("forget_changes")
 
     def all_rows(self) -> Iterator[Change]:
         """The rows of the warehouse, as PostgreSQL has them."""
@@ -221,32 +222,35 @@ class Control:
 
     # Inside; `_changing` is held
 
-    def _publish(self, changes: Iterable[Change], version: int | None = None) -> int:
+    def _publish(self, changes: Iterable[Change], version: int | None = None) -> tuple[int, str]:
+        """Returns the number and the id of the change."""
         tables, keys, rows = [list(column) for column in zip(*changes, strict=True)] or ([], [], [])
         given: dict[str, Any] = {"tables": tables, "keys": keys, "rows": rows, "schema": version}
-        given |= {"change": uuid.uuid4().hex, "epoch": self.epoch, "number": self._number}
+        change = uuid.uuid4().hex
+        given |= {"change": change, "epoch": self.epoch, "number": self._number, "after": self._change}
         try:
             [(number,)] = self._postgres.rows("change", given)
         except StoreUnavailable:  # its connection may be of before the database was started anew
             [(number,)] = self._postgres.rows("change", given)
-        return int(number)
+        return int(number), change
 
-    def _advance(self, number: int) -> None:
+    def _advance(self, number: int, change: str) -> None:
         with self._warehouse.transaction(recorded=False) as cursor:
-            cursor.execute("INSERT INTO control_positions VALUES (?)", [number])
-        self._number = number
+            cursor.execute("INSERT INTO control_positions VALUES (?, ?)", [number, change])
+        self._number, self._change = number, change
 
     def _published_schema(self) -> int | None:
-        found: int | None = self._postgres.rows("last_change")[0][1]
+        found: int | None = self._postgres.rows("last_change")[0][2]
         return found
 
     def _follow(self) -> int:
-        [(number, _, _)] = self._postgres.rows("last_change")
-        if number == self._number:
+        [(number, change, _, _)] = self._postgres.rows("last_change")
+        if number == self._number and (self._change is None or change == self._change):
             return 0
         with self._postgres.transaction() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            number, version, deleted_until = connection.execute(sql("last_change")).fetchall()[0]
+            number, change, version, deleted_until = connection.execute(sql("last_change")).fetchall()[0]
+            found = connection.execute(sql("change_of"), {"number": self._number}).fetchone()
             if version is not None and version > schema.latest():
                 raise ConfigurationError(
                     f"store.postgres_url: the control tables are of schema {version}, of a newer retuned than this one "
@@ -254,13 +258,15 @@ class Control:
                 )
             if self._number == 0:
                 self._refuse_own_rows()
-            elif number < self._number:
+            elif number < self._number or (found and self._change is not None and found[0] != self._change):
                 raise ConfigurationError(
-                    f"store.postgres_url: the database has changes up to {number}, and warehouse "
-                    f"{self._warehouse.path} up to {self._number}: it was set back; set the warehouses of all daemons "
-                    "back to backups of before (retuned restore), or begin with new ones"
+                    f"store.postgres_url: the database has changes up to {number}, and not the change {self._number} "
+                    f"that warehouse {self._warehouse.path} has: it was set back, or a replica took over that lacked "
+                    "it; set the warehouses of all daemons back to backups of before (retuned restore), or begin with "
+                    "new ones"
                 )
-            known = self._number if self._number >= deleted_until else 0
+            is_known = self._number >= deleted_until and (found is not None or self._change is None)
+            known = self._number if is_known else 0
             changes: list[Change] = connection.execute(sql("changes"), {"number": known}).fetchall()
         with self._warehouse.transaction(recorded=False) as cursor:
             for name, table in self._tables.items():
@@ -270,8 +276,8 @@ class Control:
                 for some in _parts(own):
                     _take_over(cursor, name, table, some)
             cursor.execute("DELETE FROM control_positions")
-            cursor.execute("INSERT INTO control_positions VALUES (?)", [number])
-        self._number = number
+            cursor.execute("INSERT INTO control_positions VALUES (?, ?)", [number, change])
+        self._number, self._change = number, change
         return len(changes)
 
     def _refuse_own_rows(self) -> None:

@@ -1,6 +1,7 @@
--- name: beat
--- Tells that this daemon runs; returns the epoch of now.
-WITH beat AS (
+-- name: report
+-- Notes that this daemon runs; returns the epoch and the instance of the leader. One that is just becoming the leader is
+-- waited for, and waits for this: either it sees this report, or this one sees it.
+WITH report AS (
     INSERT INTO retuned.daemons (instance, name, url, backend, beat_at)
     VALUES (
         %(instance)s, %(name)s,
@@ -13,29 +14,13 @@ WITH beat AS (
     )
     ON CONFLICT (instance) DO UPDATE SET url = excluded.url, backend = excluded.backend, beat_at = excluded.beat_at
 )
-SELECT epoch FROM retuned.leader;
-
--- name: lock_leader
-SELECT pg_try_advisory_lock(%(lock)s);
-
--- name: unlock_leader
-SELECT pg_advisory_unlock(%(lock)s);
-
--- name: end_frozen
--- Ends the connection that holds the lock, if its daemon was not heard of for too long.
-SELECT count(pg_terminate_backend(pid))
-FROM pg_locks
-WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %(lock)s AND objsubid = 1
-  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND NOT EXISTS (
-    SELECT FROM retuned.daemons WHERE backend = pid AND beat_at > now() - %(seconds)s * INTERVAL '1 second'
-);
+SELECT epoch, instance FROM retuned.leader FOR KEY SHARE;
 
 -- name: lead
--- Only from the epoch that was seen: the leader of before, whose connection was lost, goes on where nobody led since.
-UPDATE retuned.leader SET epoch = epoch + 1, instance = %(instance)s
-WHERE %(epoch)s::BIGINT IS NULL OR epoch = %(epoch)s
-RETURNING epoch;
+SELECT retuned.lead(%(instance)s, %(seconds)s);
+
+-- name: lead_no_more
+UPDATE retuned.leader SET instance = NULL WHERE epoch = %(epoch)s RETURNING epoch;
 
 -- name: forget_daemons
 DELETE FROM retuned.daemons WHERE beat_at < now() - INTERVAL '1 day' RETURNING instance;
@@ -45,7 +30,7 @@ DELETE FROM retuned.daemons WHERE instance = %(instance)s RETURNING name;
 
 -- name: daemons
 -- Those that were heard of lately, without what ended before another one of its name began.
-SELECT name, daemons.instance = leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds,
+SELECT name, daemons.instance IS NOT DISTINCT FROM leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds,
        daemons.instance = %(instance)s AS this
 FROM retuned.daemons CROSS JOIN retuned.leader
 WHERE beat_at > now() - INTERVAL '1 minute' AND NOT EXISTS (
@@ -65,11 +50,14 @@ SELECT number FROM retuned.last_segment;
 
 -- name: change
 SELECT retuned.change_control(
-    %(change)s, %(epoch)s, %(number)s, %(schema)s, %(tables)s::TEXT[], %(keys)s::TEXT[], %(rows)s::TEXT[]
+    %(change)s, %(epoch)s, %(number)s, %(after)s, %(schema)s, %(tables)s::TEXT[], %(keys)s::TEXT[], %(rows)s::TEXT[]
 );
 
 -- name: last_change
-SELECT number, schema_version, deleted_until FROM retuned.last_change;
+SELECT number, change, schema_version, deleted_until FROM retuned.last_change;
+
+-- name: change_of
+SELECT change FROM retuned.changes WHERE number = %(number)s;
 
 -- name: changes
 SELECT table_name, key, row FROM retuned.control WHERE number > %(number)s ORDER BY table_name, key;
@@ -82,3 +70,11 @@ WITH forgotten AS (
 )
 UPDATE retuned.last_change SET deleted_until = latest.number FROM latest
 WHERE latest.number > deleted_until RETURNING deleted_until;
+
+-- name: forget_changes
+-- But for the last one.
+WITH forgotten AS (
+    DELETE FROM retuned.changes USING retuned.last_change AS last
+    WHERE changed_at < now() - INTERVAL '30 days' AND changes.number < last.number RETURNING changes.number
+)
+SELECT count(*) FROM forgotten;

@@ -7,7 +7,7 @@ Every change is one statement outside of any transaction, so that a process that
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -68,6 +68,8 @@ class Segment:
         received_at, next_received_at: naive UTC; None: there is no next one.
         counts: as `segments.counts` made them.
         messages_after: messages in the segments that come after it.
+        gone: why its files are not there any more; None: they are.
+        gone_rows: how many rows they had.
     """
 
     number: int
@@ -77,13 +79,32 @@ class Segment:
     files: Sequence[File]
     messages_after: int
     next_received_at: datetime | None
+    gone: str | None = None
+    gone_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Expired:
+    """All segments up to a number, which have expired.
+
+    Attributes:
+        rows: how many they had.
+        moves: how far they had moved each partition.
+        next_received_at: of the segment after them, naive UTC; None: there is none.
+    """
+
+    number: int
+    rows: int
+    moves: Sequence[Move]
+    next_received_at: datetime | None
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that object storage has, and what its key says: where its batch began, read by whom."""
+    """A file that object storage has, and what its key holds: when its batch came, where that began, who read it."""
 
     key: str
+    day: date
     topic: str
     partition: int
     epoch: int
@@ -179,7 +200,7 @@ class Database:
         found = self._postgres.rows("segment", {"number": number})
         if not found:
             return None
-        _, received_at, counts, moves, files, after, next_received_at = found[0]
+        _, received_at, counts, moves, files, after, gone, gone_rows, next_received_at = found[0]
         for row in (*moves, *(files or ())):
             del row["number"]
         return Segment(
@@ -190,10 +211,45 @@ class Database:
             [File(**file) for file in files or ()],
             after,
             next_received_at and _naive(next_received_at),
+            gone,
+            int(gone_rows or 0),
         )
 
-    def dead_files(self, listed: Sequence[Listed]) -> list[str]:
-        """The keys of those that are in no segment and cannot come into one any more; raises as `claim`."""
+    def expired(self, number: int) -> Expired | None:
+        """What has expired behind the segment of a number; None: that segment has not. Raises as `claim`."""
+        found = self._postgres.rows("expired", {"number": number})
+        if not found:
+            return None
+        last, rows, moves, next_received_at = found[0]
+        return Expired(
+            last,
+            rows,
+            [Move(epoch=0, start_offset=None, **move) for move in moves or ()],
+            next_received_at and _naive(next_received_at),
+        )
+
+    def expire(self, days: int, up_to: int) -> int:
+        """Let segments of so many days ago expire, up to one of these. Returns how many did; raises as `claim`."""
+        return int(self._postgres.rows("expire", {"days": days, "up_to": up_to})[0][0])
+
+    def gone_files(self) -> list[str]:
+        """The keys of some files that are to be deleted; raises as `claim`."""
+        return [key for (key,) in self._postgres.rows("gone_files", {"some": AT_ONCE})]
+
+    def note_deleted(self, keys: Sequence[str]) -> None:
+        """These of them are deleted; raises as `claim`."""
+        self._postgres.rows("delete_gone_files", {"keys": list(keys)})
+
+    def swept_on(self) -> tuple[date | None, date]:
+        """The day up to which `sweep` has looked at files, None: never; and today, in UTC. Raises as `claim`."""
+        return self._postgres.rows("swept_on")[0]
+
+    def note_sweep(self, day: date) -> None:
+        """It has looked at the files up to a day; raises as `claim`."""
+        self._postgres.rows("note_sweep", {"day": day})
+
+    def unrecorded(self, listed: Sequence[Listed]) -> dict[str, bool]:
+        """The keys of those that are in no segment, and whether none can get them any more; raises as `claim`."""
         columns = {
             "keys": [file.key for file in listed],
             "topics": [file.topic for file in listed],
@@ -201,7 +257,7 @@ class Database:
             "epochs": [file.epoch for file in listed],
             "starts": [file.start_offset for file in listed],
         }
-        return [key for (key,) in self._postgres.rows("dead_files", columns)]
+        return dict(self._postgres.rows("unrecorded", columns))
 
     def placeholder_numbers(self, wanted: Sequence[Wanted], events: Mapping[bytes, bytes]) -> list[int]:
         """The numbers, old and new, which are kept at once; 0 for an empty value. Raises as `claim`.

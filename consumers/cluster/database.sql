@@ -32,24 +32,47 @@ SELECT
     segment.number, segment.received_at, segment.counts,
     (SELECT json_agg(move) FROM retuned.segment_moves AS move WHERE move.number = segment.number) AS moves,
     (SELECT json_agg(file) FROM retuned.segment_files AS file WHERE file.number = segment.number) AS files,
-    last.messages - segment.messages AS messages_after,
+    last.messages - segment.messages AS messages_after, segment.gone, segment.gone_rows,
     (SELECT received_at FROM retuned.segments WHERE number = segment.number + 1) AS next_received_at
 FROM retuned.segments AS segment CROSS JOIN retuned.last_segment AS last
 WHERE segment.number = %(number)s;
 
--- name: dead_files
--- Of the listed files those that no segment has, and none can get any more: their ingester has lost the partition, or
--- has moved it on.
-SELECT listed.key
-FROM unnest(
-    %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
-) AS listed(key, topic, partition, epoch, start_offset)
-WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key)
-  AND EXISTS (
+-- name: expired
+SELECT
+    number, rows,
+    (SELECT json_agg(move) FROM retuned.expired_moves AS move) AS moves,
+    (SELECT received_at FROM retuned.segments WHERE number = expired.number + 1) AS next_received_at
+FROM retuned.expired_segments AS expired
+WHERE number > %(number)s;
+
+-- name: expire
+SELECT retuned.expire_segments(now() - %(days)s * INTERVAL '1 day', %(up_to)s);
+
+-- name: gone_files
+SELECT key FROM retuned.gone_files LIMIT %(some)s;
+
+-- name: delete_gone_files
+WITH deleted AS (DELETE FROM retuned.gone_files WHERE key = ANY(%(keys)s) RETURNING key)
+SELECT count(*) FROM deleted;
+
+-- name: swept_on
+SELECT swept_on, (now() AT TIME ZONE 'UTC')::DATE FROM retuned.sweeps;
+
+-- name: note_sweep
+UPDATE retuned.sweeps SET swept_on = %(day)s RETURNING swept_on;
+
+-- name: unrecorded
+-- Of the listed files those that no segment has, and whether none can get them any more: their ingester has lost the
+-- partition, or has moved it on.
+SELECT listed.key, EXISTS (
     SELECT FROM retuned.partitions AS known
     WHERE known.topic = listed.topic AND known.partition = listed.partition
       AND (known.epoch > listed.epoch OR known.next_offset IS DISTINCT FROM listed.start_offset)
-);
+) AS dead
+FROM unnest(
+    %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
+) AS listed(key, topic, partition, epoch, start_offset)
+WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key);
 
 -- name: lock_user_keys
 LOCK TABLE retuned.user_keys IN EXCLUSIVE MODE;

@@ -16,9 +16,9 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch, Partition
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.rows import Rows
-from retuned.consumers.warehouse.writer import QUERIES
+from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,33 @@ class Follower(Ingest):
 
     def _decoded(self, batch: Batch) -> Rows:
         assert isinstance(batch, SegmentBatch)
+        if batch.expired is not None:
+            log.warning(
+                "segments up to %d have expired: this warehouse lacks up to %d rows of them",
+                batch.expired.number,
+                batch.expired.rows,
+            )
+            rows = Rows.of_segment(batch.expired.number, batch, 0.0, utc_now(), {}, {})
+            rows.expired = True
+            return rows
         assert batch.segment is not None
+        if batch.segment.gone is not None:
+            log.warning(
+                "segment %d is gone (%s): this warehouse lacks its %d rows",
+                batch.segment.number,
+                batch.segment.gone,
+                batch.segment.gone_rows,
+            )
         of_file = any(topic.startswith(TOPIC) for topic, _ in batch.nexts)
         seconds = EVER_SECONDS if of_file else self.settings.ingest.deduplicate_seconds
-        return segments.rows(batch, batch.segment, batch.content, seconds)
+        rows = segments.rows(batch, batch.segment, batch.content, seconds)
+        rows.with_archive = of_file  # which archive has what differs between daemons, and their rows must not
+        return rows
 
     def _write(self, rows: Rows) -> Rows:
+        if rows.expired:
+            stored = stored_offsets(self.warehouse)
+            rows.starts = {partition: stored[partition] for partition in rows.nexts if partition in stored}
         written = super()._write(rows)
         for future, (partition, offset) in list(self._awaited.items()):
             if rows.nexts.get(partition) == offset:

@@ -1,9 +1,12 @@
 """Which daemon of a cluster leads: one at a time, and another one soon after it was killed or stopped.
 
-The leader holds an advisory lock in PostgreSQL, which ends with its connection, and tells every second that it runs.
-Where it does not for LEASE_SECONDS, as a process that is frozen, another one ends that connection and takes the lock.
-An epoch that rises with each leader is checked in every change of the control tables, so that of one that wakes up
-nothing counts any more; it ends itself once it sees that.
+Leading is a lease. Each daemon reports to PostgreSQL twice a second that it runs. Whoever is the leader there stays it
+until LEASE_SECONDS have passed since its last report, by PostgreSQL's clock, or until it leaves; only then another one
+can become it, under a higher epoch. The leader counts by its own clock from before it sent the report, and stops
+MARGIN_SECONDS earlier: so two never lead at once, whichever of them is frozen, cut off or killed.
+
+The epoch is checked in every change of the control tables, and goes with every act outside: of a leader that wakes up
+nothing counts any more. It ends itself once it sees that.
 """
 
 import logging
@@ -21,14 +24,14 @@ from retuned.consumers.warehouse.connection import Warehouse
 
 log = logging.getLogger(__name__)
 
-LOCK = 8_321_002
-"""Key of the advisory lock of the leader."""
-LOOK_SECONDS = 1.0
-LEASE_SECONDS = 8.0
-"""Whoever was not heard of for so long leads no more."""
+LOOK_SECONDS = 0.5
+LEASE_SECONDS = 5.0
+"""A leader without a report for so long leads no more."""
 SILENT_SECONDS = 5.0
-MARGIN_SECONDS = 2.0
-"""The leader itself gives up so much earlier: its clock and PostgreSQL's run apart, and an effect takes a while."""
+MARGIN_SECONDS = 1.5
+"""The leader itself stops so much earlier: its clock and PostgreSQL's run apart, and a request takes a while."""
+ANSWER_SECONDS = 5
+"""PostgreSQL's connection is given up after so long."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Member:
     """A daemon of the cluster.
 
     Attributes:
-        seconds: since it was last heard of.
-        this: whether it is the one that tells.
+        seconds: since its last report.
+        this: whether it is the current process.
     """
 
     name: str
@@ -55,8 +58,8 @@ class Leadership:
     """This daemon's part in it. `run` is for a thread of its own; other threads may ask the rest.
 
     Attributes:
-        problem: why PostgreSQL was asked in vain; empty: it was not.
         leader_url: where the leader is reached, as long as that is another daemon and known.
+        members: the daemons that reported in the last minute, at the last look; empty while PostgreSQL does not answer.
     """
 
     def __init__(
@@ -67,47 +70,56 @@ class Leadership:
         url: str,
         followed: Callable[[], int],
         on_lead: Callable[[], None],
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
-            postgres: a connection of its own, on which the lock is.
+            postgres: a connection of its own: a report must not wait for anything.
             name: of this daemon, for people.
             url: where other daemons reach it; `*` in it: the address that PostgreSQL sees.
             followed: the number of the last segment that the warehouse has.
             on_lead: called when it leads, once, with the warehouse as the leader before left it.
+            on_change: called when there is another leader than before.
         """
         self._postgres, self._control, self._name, self._url = postgres, control, name, url
-        self._followed, self._on_lead = followed, on_lead
+        self._followed, self._on_lead, self._on_change = followed, on_lead, on_change
         self._instance = uuid.uuid4().hex
-        self._epoch: int | None = None  # that it has the lock with
-        self._locked_on: int | None = None
+        self._epoch: int | None = None  # under which it is the leader there
         self._until = self._led_at = 0.0
+        self._answered_at = time.monotonic()
         self._begun = False
-        self.problem = "store.postgres_url: PostgreSQL was not asked yet"
+        self._problem = "store.postgres_url: PostgreSQL was not asked yet"
         self.leader_url: str | None = None
+        self.members: list[Member] = []
 
     @property
     def leads(self) -> bool:
         """Whether it leads now, and no other one can yet."""
         return self._begun and time.monotonic() < self._until
 
-    def check(self) -> None:
-        """To be called before anything is done outside of the warehouse.
+    @property
+    def problem(self) -> str:
+        """Why PostgreSQL was asked in vain; empty: it was not."""
+        silent = time.monotonic() - self._answered_at
+        if not self._problem and silent > LEASE_SECONDS:
+            return f"store.postgres_url: the database has not answered for {silent:.0f} s"
+        return self._problem
+
+    def check(self) -> int:
+        """To be called before anything is done outside of the warehouse; returns the epoch, which goes with it.
 
         Raises:
             StandsBy: this daemon does not lead, or is not sure that it does.
         """
-        if not self._begun:
+        epoch = self._epoch
+        if epoch is None or not self._begun:
             raise StandsBy(f"this daemon stands by and changes nothing: {self._control.leader}")
         if not self.leads:
             raise StandsBy(
-                f"store.postgres_url: not heard of for {LEASE_SECONDS - MARGIN_SECONDS:g} s: another daemon may lead "
-                "by now, and this one waits until it knows"
+                f"store.postgres_url: no answer for {LEASE_SECONDS - MARGIN_SECONDS:g} s: another daemon may lead by "
+                "now, and this one waits until it knows"
             )
-
-    def members(self) -> list[Member]:
-        """The daemons that were heard of in the last minute; raises StoreUnavailable."""
-        return members(self._postgres, self._instance)
+        return epoch
 
     def run(self, stop: threading.Event) -> None:
         """Stand by, lead when nobody else does, until asked to stop.
@@ -119,69 +131,64 @@ class Leadership:
         while not stop.is_set():
             try:
                 self._look(stop)
-                if self.problem:
+                if self._problem:
                     log.info("store: PostgreSQL answers")
-                self.problem = ""
+                self._problem = ""
             except StoreUnavailable as error:
-                if not self.problem:
-                    log.warning("%s; trying again until it answers", error)
-                self.problem = str(error)
+                self.note(error)
             stop.wait(LOOK_SECONDS)
 
+    def note(self, error: StoreUnavailable) -> None:
+        """Why PostgreSQL was asked in vain."""
+        if not self._problem:
+            log.warning("%s; trying again until it answers", error)
+        self._problem, self.members = str(error), []
+
     def close(self) -> None:
-        """End the connection, and with it the lock: another daemon leads at once."""
+        """Leave: another daemon leads at once."""
         self._until = 0.0
         with suppress(RetunedError):
-            if self._postgres.connected and not self.problem:
+            if not self.problem:
                 self._postgres.rows("leave", {"instance": self._instance})
         self._postgres.close()
 
     # Inside
 
     def _look(self, stop: threading.Event) -> None:
-        sent = self._beat()
-        if self._epoch is None or self._locked_on != self._postgres.connected:
-            # One that cannot read the segments, or is far behind, leaves it to others.
-            if (self._epoch is None and self._lacks()) or not self._lock():
-                if self._epoch is None:
-                    self._follow()
-                return
+        sent = self._report()
+        self.members = members(self._postgres, self._instance)
+        if self._epoch is None:
+            self._follow()
             sent = time.monotonic()
-            self._lead()
+            # One that cannot read the segments, or is far behind, leaves it to others.
+            if self._lacks() or not self._lead():
+                return
         self._until = sent + LEASE_SECONDS - MARGIN_SECONDS
         if not self._begun:
             self._begin(stop)
 
-    def _beat(self) -> float:
-        """Returns when it was sent."""
+    def _report(self) -> float:
+        """That this daemon runs. Returns when it was sent."""
         sent = time.monotonic()
-        [(epoch,)] = self._postgres.rows("beat", {"instance": self._instance, "name": self._name, "url": self._url})
-        if self._epoch is not None and epoch != self._epoch:
+        [(epoch, leader)] = self._postgres.rows(
+            "report", {"instance": self._instance, "name": self._name, "url": self._url}
+        )
+        self._answered_at = time.monotonic()
+        if self._epoch is not None and (epoch, leader) != (self._epoch, self._instance):
             self._note_leader()
             raise LeadershipLost(
-                f"another daemon leads the cluster by now ({self._control.leader}): this one was not heard of for too "
-                "long, or PostgreSQL was away and it came second; start it again, and it stands by"
+                f"another daemon leads the cluster by now ({self._control.leader}): this one did not report for too "
+                "long; start it again, and it stands by"
             )
         return sent
 
-    def _lock(self) -> bool:
-        for _ in range(2):
-            if self._postgres.rows("lock_leader", {"lock": LOCK}) == [(True,)]:
-                return True
-            if self._postgres.rows("end_frozen", {"lock": LOCK, "seconds": LEASE_SECONDS}) == [(0,)]:
-                break
-        return False
-
-    def _lead(self) -> None:
-        locked_on = self._postgres.connected
-        found = self._postgres.rows("lead", {"instance": self._instance, "epoch": self._epoch})
-        if not found:
-            raise LeadershipLost("another daemon led the cluster meanwhile: start this one again, and it stands by")
-        [(self._epoch,)] = found
-        self._locked_on, self._led_at = locked_on, time.monotonic()
-        if self._begun:
-            self._control.epoch = self._epoch
+    def _lead(self) -> bool:
+        [(self._epoch,)] = self._postgres.rows("lead", {"instance": self._instance, "seconds": LEASE_SECONDS})
+        if self._epoch is None:
+            return False
+        self._led_at = time.monotonic()
         log.info("leading the cluster, in epoch %d", self._epoch)
+        return True
 
     def _begin(self, stop: threading.Event) -> None:
         """What the leader before did is taken over, and nobody changes it any more; then this one leads."""
@@ -190,16 +197,16 @@ class Leadership:
             if time.monotonic() - self._led_at < LEASE_SECONDS:
                 return
             log.warning("%d segments are not read here: another daemon may lead", lacks)
-            self._epoch = None
-            self._postgres.rows("unlock_leader", {"lock": LOCK})
+            self._postgres.rows("lead_no_more", {"epoch": self._epoch})
+            self._epoch, self._until = None, 0.0
             return
         if stop.is_set():
             return
         self._postgres.rows("forget_daemons")
-        self._control.epoch, self._control.leader, self.leader_url = self._epoch, "this daemon leads", None
-        self._control.publish_all(self._beat)
-        self._control.forget_deleted()
+        self._control.epoch, self._control.leader = self._epoch, "this daemon leads"
+        self._control.publish_all(self._report)
         self._begun = True
+        self._set_leader_url(None)
         self._on_lead()
 
     def _lacks(self) -> int:
@@ -213,12 +220,18 @@ class Leadership:
 
     def _note_leader(self) -> None:
         found = self._postgres.rows("leader")
-        name, self.leader_url = found[0] if found else (None, None)
+        name, url = found[0] if found else (None, None)
         self._control.leader = f"{name} leads" if name else "no daemon leads yet"
+        self._set_leader_url(url)
+
+    def _set_leader_url(self, url: str | None) -> None:
+        before, self.leader_url = self.leader_url, url
+        if before != url:
+            self._on_change()
 
 
 def members(postgres: Postgres, instance: str = "") -> list[Member]:
-    """The daemons of a cluster that were heard of in the last minute; raises StoreUnavailable.
+    """The daemons of a cluster that reported in the last minute; raises StoreUnavailable.
 
     Args:
         instance: of the daemon that asks.
@@ -233,13 +246,14 @@ def hand_over(postgres: Postgres, warehouse: Warehouse) -> None:
         ConfigurationError: a daemon of the cluster runs, or the cluster has control tables.
         StoreUnavailable: the database does not answer.
     """
-    [(number, _, _)] = postgres.rows("last_change")
-    if number or postgres.rows("lock_leader", {"lock": LOCK}) != [(True,)]:
+    [(number, *_)] = postgres.rows("last_change")
+    [(epoch,)] = postgres.rows("lead", {"instance": "retuned migrate", "seconds": LEASE_SECONDS})
+    if number or epoch is None:
         raise ConfigurationError(
             "store.postgres_url: daemons have used this database already; use another one for this warehouse"
         )
     control = Control(postgres, warehouse)
-    [(control.epoch,)] = postgres.rows("lead", {"instance": "retuned migrate", "epoch": None})
+    control.epoch = epoch
     try:
         control.publish_all()
     finally:

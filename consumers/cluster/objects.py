@@ -10,6 +10,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import ConfigurationError, StoreUnavailable
 from retuned.consumers.settings import StoreSettings
@@ -28,15 +29,16 @@ class Objects:
     as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.
     """
 
-    def __init__(self, settings: StoreSettings, *, make: bool = True) -> None:
+    def __init__(self, settings: StoreSettings, *, make: bool = True, lead: Lead = alone) -> None:
         """
         Args:
             make: whether to make the folder of file:///folder.
+            lead: asked before each file is deleted.
 
         Raises:
             ConfigurationError: store.objects_url is not set, or names nothing that is known.
         """
-        self.url = settings.objects_url or ""
+        self.url, self._lead = settings.objects_url or "", lead
         if not self.url:
             raise ConfigurationError(
                 "store.objects_url: is not set; name the place of segments and artifacts, such as s3://bucket/prefix"
@@ -69,9 +71,16 @@ class Objects:
             raise self._unavailable(error) from error
 
     def get(self, key: str) -> bytes:
-        """The content of a file; raises StoreUnavailable, also when there is no such file."""
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreUnavailable: the storage does not answer.
+        """
         try:
             return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
 
@@ -100,8 +109,14 @@ class Objects:
             raise self._unavailable(error) from error
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete files; one that is not there is none to delete. Raises StoreUnavailable."""
+        """Delete files; one that is not there is none to delete.
+
+        Raises:
+            StoreUnavailable: the storage does not answer.
+            StandsBy: another daemon of the cluster leads, or may; the rest is still there.
+        """
         for key in keys:
+            self._lead()
             try:
                 obstore.delete(self._store, key)
             except FileNotFoundError:

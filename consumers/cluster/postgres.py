@@ -40,9 +40,12 @@ _PASSING = ("08", "40", "53", "57", "58", "25006")
 class Postgres:
     """One connection. Threads may share it; it connects when it is asked, and again after a failure."""
 
-    def __init__(self, settings: StoreSettings, *, migrate: bool = True) -> None:
+    def __init__(
+        self, settings: StoreSettings, *, migrate: bool = True, answer_seconds: int = STATEMENT_SECONDS
+    ) -> None:
         """
         Args:
+            answer_seconds: how long a statement may take, and how long the server may be silent.
             migrate: whether to bring the schema up to date when it connects first.
 
         Raises:
@@ -57,10 +60,9 @@ class Postgres:
             raise ConfigurationError(
                 "store.postgres_url: is no URL of a database; expected postgresql://user:password@host:5432/database"
             ) from None
-        self._url, self._migrates = url, migrate
+        self._url, self._migrates, self._answer_seconds = url, migrate, answer_seconds
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        self._connects = 0
         self._migrated = False
 
     def rows(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -79,11 +81,6 @@ class Postgres:
         """Several statements, all or nothing; raises as `rows`."""
         with self._asked() as connection, connection.transaction():
             yield connection
-
-    @property
-    def connected(self) -> int:
-        """How often it has connected: what a connection holds, such as a lock, is gone with it."""
-        return self._connects
 
     def close(self) -> None:
         """Safe to repeat."""
@@ -106,14 +103,13 @@ class Postgres:
                 self._url,
                 autocommit=True,
                 connect_timeout=CONNECT_SECONDS,
-                tcp_user_timeout=1000 * STATEMENT_SECONDS,
+                tcp_user_timeout=1000 * self._answer_seconds,
                 application_name="retuned",
-                options=f"-c statement_timeout={STATEMENT_SECONDS}s "
-                f"-c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s "
-                # The server ends the session of a machine that is gone, and with it the leader's lock.
+                options=f"-c statement_timeout={self._answer_seconds}s "
+                f"-c idle_in_transaction_session_timeout={self._answer_seconds}s "
+                # The server ends the session of a machine that is gone.
                 "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
             )
-            self._connects += 1
             if self._migrates and not self._migrated:
                 _migrate(self._connection)
                 self._migrated = True
@@ -154,6 +150,7 @@ def _migrate(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
     """
     known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
     with connection.transaction():
+        connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'".encode())
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
         connection.execute("CREATE SCHEMA IF NOT EXISTS retuned")
         connection.execute("CREATE TABLE IF NOT EXISTS retuned.migrations (number INTEGER PRIMARY KEY)")

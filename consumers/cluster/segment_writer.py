@@ -6,12 +6,13 @@ whose partitions are another's by then is given up.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from retuned.consumers.cluster import segments
 from retuned.consumers.cluster.conversations import SharedConversations
 from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.objects import Objects
-from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.errors import ConfigurationError, Reassigned, StoreUnavailable
 from retuned.consumers.kafka.contract import Partition
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
@@ -71,6 +72,11 @@ class SegmentWriter:
         for file, content in encoded:
             self._objects.put(file.key, content)
         files = [file for file, _ in encoded]
-        self._database.record(moves, files, rows.received_at, segments.counts(rows))
+        try:
+            self._database.record(moves, files, rows.received_at, segments.counts(rows))
+        except Reassigned:
+            with suppress(StoreUnavailable):
+                self._objects.delete([file.key for file in files])
+            raise
         rows.seconds += time.perf_counter() - started
         return sum(file.bytes for file in files)

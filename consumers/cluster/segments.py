@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from retuned.consumers.kafka.records import BrokenBatch
 from retuned.consumers.warehouse.rows import REPLAYED, Rows, Table
 
 TABLES = (*get_args(Table), "dead_letters", REPLAYED)
-_NAME = re.compile(r"\w+/day=[0-9-]+/(.+)-(\d+)-(\d+)-(\d+|none)-[0-9a-f]+\.parquet")
+_NAME = re.compile(r"\w+/day=(\d{4}-\d\d-\d\d)/(.+)-(\d+)-(\d+)-(\d+|none)-[0-9a-f]+\.parquet")
 
 
 def moves(rows: Rows, epochs: Mapping[Partition, int]) -> list[Move]:
@@ -88,8 +89,12 @@ def listed(key: str) -> Listed | None:
     found = _NAME.fullmatch(key)
     if found is None:
         return None
-    topic, partition, epoch, start = found.groups()
-    return Listed(key, topic, int(partition), int(epoch), None if start == "none" else int(start))
+    day, topic, partition, epoch, start = found.groups()
+    try:
+        received_on = date.fromisoformat(day)
+    except ValueError:
+        return None
+    return Listed(key, received_on, topic, int(partition), int(epoch), None if start == "none" else int(start))
 
 
 def _plain(table: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from retuned.consumers.cluster.database import Database, File, Segment
+from retuned.consumers.cluster.database import Database, Expired, File, Segment
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.errors import Fenced, StoreUnavailable
 from retuned.consumers.kafka.contract import Batch, Identity, Offsets, Partition
@@ -28,10 +28,12 @@ class SegmentBatch(Batch):
 
     Attributes:
         content: of its files, in their order.
+        expired: in the place of a segment, all up to a number that have expired.
     """
 
     segment: Segment | None = None
     content: Sequence[bytes] = ()
+    expired: Expired | None = None
 
 
 class SegmentSource:
@@ -56,6 +58,8 @@ class SegmentSource:
             self.before_assignment([])
             self._position = self._stored()
         while (segment := self._database.segment(self._position + 1)) is None:
+            if (expired := self._database.expired(self._position)) is not None:
+                return self._passed(expired)
             if (last := self._database.last_segment()) < self._position:
                 raise Fenced(
                     f"store.postgres_url: the last segment is {last}, and the warehouse has {self._position} of them: "
@@ -67,7 +71,7 @@ class SegmentSource:
             if left <= 0:
                 return Batch()
             time.sleep(min(left, LOOK_SECONDS))
-        content = [self._verified(file) for file in segment.files]
+        content = [self._verified(file, segment.number) for file in segment.files]
         self._position = segment.number
         self._waiting_events, self._next_at = segment.messages_after, segment.next_received_at
         self._caught_up = segment.next_received_at is None
@@ -80,6 +84,13 @@ class SegmentSource:
             if move.start_offset is not None:
                 starts[move.topic, move.partition] = move.start_offset
         return SegmentBatch((), starts, nexts, {}, identities, (), segment, content)
+
+    def _passed(self, expired: Expired) -> Batch:
+        self._position, self._next_at = expired.number, expired.next_received_at
+        self._caught_up = expired.next_received_at is None
+        nexts = {(move.topic, move.partition): move.next_offset for move in expired.moves}
+        identities = {move.topic: Identity(move.cluster_id, move.topic_id) for move in expired.moves}
+        return SegmentBatch((), {}, nexts, {}, identities, (), expired=expired)
 
     def rewind(self) -> None:
         self._position = None
@@ -104,10 +115,15 @@ class SegmentSource:
         self._position = None
         self._database.close()
 
-    def _verified(self, file: File) -> bytes:
-        content = self._objects.get(file.key)
+    def _verified(self, file: File, number: int) -> bytes:
+        try:
+            content = self._objects.get(file.key)
+            problem = "is not what was recorded"
+        except FileNotFoundError:
+            content, problem = b"", "is not there"
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise StoreUnavailable(
-                f"store.objects_url: {file.key} is not what was recorded; put the file of sha256 {file.sha256} back"
+                f"store.objects_url: {file.key} {problem}; put the file of sha256 {file.sha256} back, or go on without "
+                f"it by SELECT retuned.forget_segment({number}, 'the reason') in the database"
             )
         return content

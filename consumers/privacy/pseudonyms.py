@@ -11,6 +11,8 @@ from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PrivacySettings
 
+LEAST_KEY = 16
+
 
 class UserKeys:
     """The keys of user hashes, newest first. New pseudonyms come from the first one.
@@ -78,8 +80,12 @@ def _hash(key: bytes, text: str) -> str:
 
 def _keys(content: bytes, name: str) -> UserKeys:
     keys = [line.strip() for line in content.splitlines() if line.strip()]
-    if not keys:
-        raise ConfigurationError(f"{name}: is empty; give it a secret of at least 16 characters")
+    if not keys or len(keys[0]) < LEAST_KEY:  # an older one, behind it, is on its way out
+        found = f"the key has {len(keys[0])} characters" if keys else "is empty"
+        raise ConfigurationError(
+            f"{name}: {found}; expected {LEAST_KEY} or more, or users can be guessed from their pseudonyms: "
+            "`openssl rand -hex 32` makes a key; put it on the first line, before the one so far"
+        )
     return UserKeys(keys)
 
 

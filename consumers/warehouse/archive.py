@@ -123,6 +123,7 @@ class _Run:
     ) -> None:
         self._warehouse, self._kept, self._now, self._stop, self._tables = warehouse, kept, now, stop, tables
         self._folder = folder_of(warehouse, settings)
+        self._keeps_ids = settings.store.kind == "cluster"
         self._distance = timedelta(seconds=2 * settings.ingest.deduplicate_seconds)
         self.done = Archived(0, 0, 0)
 
@@ -228,6 +229,8 @@ class _Run:
                     if file.table == "interactions":
                         answer_minutes.renew(cursor, cursor.execute(QUERIES["answered_in"], {"file": path}).fetchall())
                     insert(cursor, "archives", **record)
+                    if self._keeps_ids and file.table != "dead_letters":
+                        cursor.execute(QUERIES["keep_ids"], {"table": file.table, "file": path})
         except duckdb.TransactionException as error:  # the rows were changed by another, as dead letters by a replay
             raise ArchiveError(
                 f"archive {self._folder}: {first_line(error)}; the next run deletes what was written there"

@@ -105,3 +105,6 @@ SELECT table_name, count(*) AS files, sum(rows)::BIGINT AS rows, sum(bytes)::BIG
 FROM archives
 GROUP BY table_name
 ORDER BY table_name
+
+-- name: keep_ids
+INSERT INTO archived_ids SELECT $table, md5_number_lower(id) FROM read_parquet($file, hive_partitioning = false)

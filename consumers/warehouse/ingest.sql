@@ -120,7 +120,11 @@ WHERE offsets.topic = moved.topic AND offsets.partition = moved.partition AND of
 SELECT number FROM followed_segments;
 
 -- name: follow_segment
-UPDATE followed_segments SET number = $number WHERE number = $number - 1;
+UPDATE followed_segments SET number = $number WHERE number = $number - 1 OR ($expired AND number < $number);
+
+-- name: archived_ids
+-- Of a batch, those that are in the archive.
+SELECT id FROM batch_ids WHERE md5_number_lower(id) IN (SELECT hash FROM archived_ids WHERE table_name = $table);
 
 -- name: first_offsets
 INSERT INTO offsets

@@ -162,6 +162,8 @@ class Rows:
         replayed: stored letters that are events now, which are in the tables: topic, partition, offset, payload.
         read_all: whether nothing more was on the broker.
         segment: the number of the segment that it is, of a cluster; None: it was read from Kafka or a file.
+        expired: it stands for all segments up to that number.
+        with_archive: an id that is in the archive is a duplicate, too.
     """
 
     def __init__(
@@ -189,6 +191,7 @@ class Rows:
         self.seconds = 0.0
         self.read_all = False
         self.segment: int | None = None
+        self.expired = self.with_archive = False
 
     @classmethod
     def of_segment(

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Busy, Fenced, MemoryLimit
@@ -173,15 +174,21 @@ class Writer:
 
     def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Table, rows: Rows, batch: int) -> int:
         """The events of one kind, those apart whose id may be stored. Returns how many were."""
-        table = rows.tables[name]
-        bounds = rows.bounds(table)
-        doubted = self._stored[name].may_have(rows.ids[name], bounds["low"])
-        known = 0
+        table, ids, known = rows.tables[name], rows.ids[name], 0
+        if rows.with_archive:
+            cursor.register("batch_ids", table.select(["id"]))
+            archived = [id for (id,) in cursor.execute(QUERIES["archived_ids"], {"table": name}).fetchall()]
+            if archived:
+                table = table.filter(pc.invert(pc.is_in(table["id"], pa.array(archived, pa.string()))))
+                known, ids = len(ids) - table.num_rows, table["id"].to_pylist()
+        if not table.num_rows:
+            return known
+        doubted = self._stored[name].may_have(ids, rows.bounds(table)["low"])
         if doubted.any():
             doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
             cursor.register(f"batch_{name}", doubtful)
             new = _number(cursor.execute(QUERIES[f"insert_new_{name}"], rows.bounds(doubtful) | {"batch": batch}))
-            known = doubtful.num_rows - new
+            known += doubtful.num_rows - new
         if table.num_rows:
             cursor.register(f"batch_{name}", table)
             cursor.execute(QUERIES[f"insert_{name}"], {"batch": batch})
@@ -197,7 +204,9 @@ class Writer:
         if first:
             # The primary key refuses a second first one.
             cursor.execute(QUERIES["first_offsets"], _columns(first, rows.identities))
-        followed = rows.segment is None or _number(cursor.execute(QUERIES["follow_segment"], {"number": rows.segment}))
+        followed = rows.segment is None or _number(
+            cursor.execute(QUERIES["follow_segment"], {"number": rows.segment, "expired": rows.expired})
+        )
         if rows.segment is not None and (updated != len(starts) or not followed):
             raise Fenced(
                 f"segment {rows.segment} does not go on where warehouse {self._warehouse.path} ends: nothing of it was "

@@ -8,7 +8,9 @@ from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.kafka.contract import Publisher
+from retuned.consumers.kafka.led import LedPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon import workloads
 from retuned.daemon.jobs.parts import Parts, parts
@@ -29,7 +31,8 @@ class Context:
 
     Attributes:
         stop: ends a run under way.
-        lead: raises StandsBy where another daemon of a cluster does what this one is about to do.
+        publisher: of what the leader announces.
+        lead: see `common.lead`.
         failures: the last error of each job that has not succeeded since.
         booking: of two bookings at once the second fails, so they take turns.
     """
@@ -42,11 +45,12 @@ class Context:
     retrain_metrics: RetrainMetrics
     stop: threading.Event
     now: Callable[[], datetime]
-    lead: Callable[[], None] = lambda: None
+    lead: Lead = alone
     failures: dict[str, str] = field(default_factory=dict)
     booking: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.publisher = LedPublisher(self.publisher, self.lead)
         self.opinions = Opinions(self.settings.quality, self.stop)
         self.readings = Readings()
 

@@ -179,7 +179,8 @@ def request_labels(context: Context) -> None:
 
 
 def archive(context: Context) -> Archived:
-    """Move old events to the archive: not those of the windows, and not those that a dataset is made from."""
+    """Move old events to the archive: not those of the windows, and not those that a dataset is made from. What was
+    answered in shadow is deleted once no rollout needs it."""
     now = context.now()
     with context.parts("archive") as parts:
         tables: Sequence[str] = ("dead_letters",)
@@ -188,6 +189,9 @@ def archive(context: Context) -> Archived:
                 context.lead()
                 _book(context, now)
             tables = TABLES
+        with parts.step("shadow"):
+            removed = shadow.remove(context.warehouse, now - timedelta(days=1))
+            context.metrics.removed.labels("shadow_answer").inc(removed)
         spans: list[Span] = []
         taught: list[str] = []
         for workload in context.workloads():
@@ -223,7 +227,7 @@ def remove_old(context: Context) -> None:
             with parts.step("rollouts"):
                 removed.labels("rollout_check").inc(canary.thin(warehouse, recent, old or datetime.min))  # noqa: DTZ901
         with parts.step("shadow"):
-            removed.labels("shadow_answer").inc(shadow.remove(warehouse, now - timedelta(days=1)))
+            removed.labels("shadow_answer").inc(shadow.remove_scores(warehouse, now - timedelta(days=1)))
         with parts.step("drift"):
             removed.labels("drift_check").inc(drift.thin(warehouse, settings.drift.keep_reports, recent, old))
         with parts.step("drift reports"):

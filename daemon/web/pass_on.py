@@ -1,57 +1,114 @@
 """Requests that one daemon of a cluster passes on to the one that leads."""
 
 import http.client
-import urllib.error
-import urllib.request
+import socket
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from retuned.consumers.errors import StandsBy
 from retuned.daemon.remote import tls_of_this_certificate
 from retuned.daemon.settings import HttpSettings
 
-ANSWER_SECONDS = 3_600.0
-"""The leader's own bounds come first."""
+CONNECT_SECONDS = 2.0
+LOOK_SECONDS = 5.0
+"""For the answer to a GET: gateways ask for routes every few seconds."""
+CHANGE_SECONDS = 60.0
+LONG_SECONDS = 900.0
+_LONG = ("/check-drift", "/accept-drift", "/rebase")
+"""Commands that compare windows, or read a base model."""
 PASSED_ON = "X-Retuned-Passed-On"
 _KEPT = ("authorization", "content-type", "host", "origin", "accept")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of the leader."""
+    """Of the leader.
+
+    Attributes:
+        location: where it sends the browser to; None: nowhere.
+    """
 
     status: int
     content_type: str
     body: bytes
+    location: str | None = None
 
 
-def pass_on(
-    leader: str, settings: HttpSettings, method: str, path: str, headers: Mapping[str, str], body: bytes
-) -> Answer:
-    """Have the leader answer a request. It is shown what the client showed, and admits it or not.
+class Passing:
+    """The requests on their way to the leader. Threads share it."""
 
-    Args:
-        leader: its URL.
-        path: with its query.
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
+        self._open: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
 
-    Raises:
-        StandsBy: it does not answer, or leads no more.
-    """
-    if any(name.lower() == PASSED_ON.lower() for name in headers):
-        raise StandsBy("this daemon stands by, and another one took it for the leader; try again in some seconds")
-    sent = {name: value for name, value in headers.items() if name.lower() in _KEPT} | {PASSED_ON: "1"}
-    data = body if method == "POST" else None
-    request = urllib.request.Request(f"{leader.rstrip('/')}{path}", method=method, data=data, headers=sent)
-    tls = tls_of_this_certificate(settings)
-    handlers = [urllib.request.HTTPSHandler(context=tls)] if tls else []
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *handlers)
-    try:
-        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
-            return Answer(answer.status, answer.headers.get("Content-Type", ""), answer.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, error.headers.get("Content-Type", ""), error.read())
-    except (OSError, http.client.HTTPException) as error:
-        raise StandsBy(
-            f"this daemon stands by, and the leader at {leader} does not answer ({error}); try again in some seconds"
-        ) from error
+    def pass_on(self, leader: str, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Have the leader answer a request. It is shown what the client showed, and admits it or not.
+
+        Args:
+            leader: its URL.
+            path: with its query.
+
+        Raises:
+            StandsBy: it does not answer in time, or leads no more.
+        """
+        if any(name.lower() == PASSED_ON.lower() for name in headers):
+            raise StandsBy("this daemon stands by, and another one took it for the leader; try again in some seconds")
+        sent = {name: value for name, value in headers.items() if name.lower() in _KEPT} | {PASSED_ON: "1"}
+        data = body if method == "POST" else None
+        connection = self._connection(leader)
+        with self._lock:
+            self._open.add(connection)
+        try:
+            connection.connect()
+            connection.sock.settimeout(_answer_seconds(method, path))
+            if connection not in self._open:
+                raise ConnectionAbortedError
+            connection.request(method, path, data, sent)
+            answer = connection.getresponse()
+            return Answer(
+                answer.status, answer.headers.get("Content-Type", ""), answer.read(), answer.headers.get("Location")
+            )
+        except (OSError, http.client.HTTPException) as error:
+            raise self._no_answer(leader, method, connection, error) from error
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+
+    def drop(self) -> None:
+        """There is another leader: nobody waits for the one before any more."""
+        with self._lock:
+            dropped, self._open = self._open, set()
+        for connection in dropped:
+            if connection.sock is not None:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    # Inside
+
+    def _connection(self, leader: str) -> http.client.HTTPConnection:
+        parts = urlsplit(leader)
+        host, tls = parts.hostname or "", tls_of_this_certificate(self._settings)
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(host, parts.port, timeout=CONNECT_SECONDS, context=tls)
+        return http.client.HTTPConnection(host, parts.port, timeout=CONNECT_SECONDS)
+
+    def _no_answer(
+        self, leader: str, method: str, connection: http.client.HTTPConnection, error: Exception
+    ) -> StandsBy:
+        dropped = connection not in self._open
+        why = "leads no more" if dropped else f"does not answer ({error or type(error).__name__})"
+        what = "try again in some seconds"
+        if method == "POST" and connection.sock is not None:
+            what = "see in retuned status whether it was done, else try again in some seconds"
+        return StandsBy(f"this daemon stands by, and the leader at {leader} {why}; {what}")
+
+
+def _answer_seconds(method: str, path: str) -> float:
+    if method != "POST":
+        return LOOK_SECONDS
+    return LONG_SECONDS if path.partition("?")[0].endswith(_LONG) else CHANGE_SECONDS

@@ -53,6 +53,8 @@ STATUS_SECONDS = 2.0
 """A status that is so young is shown again: each is many queries, and every open page asks every few seconds."""
 LIGHT_THREADS = 4
 """For health and metrics alone, so that slow answers to others do not hold them up."""
+PASSED_ON_AT_ONCE = 16
+"""Requests that wait for the leader, in threads of their own: one that hangs must not hold up what is answered here."""
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; form-action 'none'"
 FORM_POLICY = PAGE_POLICY.replace("form-action 'none'", "form-action 'self'")
 REPORT_POLICY = (
@@ -104,6 +106,10 @@ class Answered(Protocol):
     @property
     def body(self) -> bytes:
         """Whole."""
+
+    @property
+    def location(self) -> str | None:
+        """As the header says; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,7 @@ class _ProcessEndpoints:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self._passing = anyio.CapacityLimiter(PASSED_ON_AT_ONCE)
 
     async def passed_on(self, request: Request) -> Response | None:
         """The answer of the daemon that leads the cluster; None: it is this one, or there is no cluster."""
@@ -189,11 +196,18 @@ class _ProcessEndpoints:
         body = await _body(request, MOST_BODY_BYTES, "a body", "commands are short")
         query = f"?{request.url.query}" if request.url.query else ""
         path = request.scope["raw_path"].decode() + query
+        if not self._passing.available_tokens:
+            raise HTTPException(
+                503, f"this daemon stands by, and {PASSED_ON_AT_ONCE} requests wait for the leader; try again"
+            )
         try:
-            answer = await run_in_threadpool(leader.pass_on, request.method, path, dict(request.headers), body)
+            answer = await anyio.to_thread.run_sync(
+                leader.pass_on, request.method, path, dict(request.headers), body, limiter=self._passing
+            )
         except StandsBy as error:
             raise HTTPException(503, str(error)) from error
-        return Response(answer.body, answer.status, {"Content-Type": answer.content_type})
+        headers = {"Content-Type": answer.content_type} | ({"Location": answer.location} if answer.location else {})
+        return Response(answer.body, answer.status, headers)
 
     def healthz(self, _: Request) -> Response:
         return _verdict(self._process.health())

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from retuned.consumers.child import child_main
 from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.durable import replace_text
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.common.process import Emit
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
@@ -173,6 +174,7 @@ def evaluate(
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
     logged: Mapping[str, str] | None = None,
+    lead: Lead = alone,
 ) -> tuple[list[Evaluation], dict[str, float]]:
     """Let base, champion and candidate answer the holdout, champion and candidate the regression rows and the traffic,
     base and candidate the general prompts.
@@ -233,7 +235,7 @@ def evaluate(
             environment=secrets,
             to_need_less="lower evaluate.batch_size, or take a smaller base model",
         )
-        place = LocalRunner(settings.train) if elsewhere else runner(settings)
+        place = LocalRunner(settings.train) if elsewhere else runner(settings, lead)
         result = place.run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if result["effect_probe"] is not None:
         replace_text(folder / effect_probe.FILE, json.dumps(result["effect_probe"]))

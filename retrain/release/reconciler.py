@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer, Refused
@@ -110,13 +111,13 @@ class Reconciler:
         now: Callable[[], datetime],
         show: Callable[[Replica], None] = lambda _: None,
         show_served: Callable[[str, float], None] = lambda *_: None,
-        lead: Callable[[], None] = lambda: None,
+        lead: Lead = alone,
     ) -> None:
         """
         Args:
             show: gets each replica when it was looked at.
             show_served: gets a workload, and the seconds from the change of a share until the version was served.
-            lead: raises StandsBy where another daemon of a cluster sees to the targets.
+            lead: see `common.lead`.
         """
         self._warehouse, self._settings, self._now = warehouse, settings, now
         self._started_at = now()
@@ -218,7 +219,7 @@ class Reconciler:
         replica.workloads = place.workloads
         due = {name: one for name, one in self._due(place).items() if _takes(place, one)}
         try:
-            target = build(place, self._settings, self._warehouse, self._now)
+            target = build(place, self._settings, self._warehouse, self._now, self._lead)
             there = target.listed()
             replica.up = True
             for name in replica.models.keys() - due.keys():
@@ -256,7 +257,6 @@ class Reconciler:
             try:
                 if one.name not in there:
                     target.check(one.version)
-                self._lead()
                 target.load(one)
             except (NoAnswer, WarehouseError, StandsBy):
                 raise
@@ -278,7 +278,7 @@ class Reconciler:
             before: State = "loading" if model.probed_at is None else model.state
             self._turn(target, model, before, f"it is not probed yet: {error}")
             return
-        except WarehouseError:
+        except (WarehouseError, StandsBy):
             raise
         except WrongModel as error:
             model.matches = False
@@ -303,7 +303,6 @@ class Reconciler:
         for workload in workloads:
             known = {row["name"] for row in self._warehouse.rows(QUERIES["known_names"], {"workload": workload})}
             for name in sorted(names & known):
-                self._lead()
                 target.unload(name)
                 log.info("%s: %s %s has unloaded it", name, target.kind, target.replica)
 

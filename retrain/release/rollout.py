@@ -11,6 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.connection import Warehouse, insert
@@ -77,7 +78,7 @@ class Rollout:
         topic: of the messages that announce a change.
         show: brings the metrics of a workload up to date.
         reconcile: has the targets follow, without waiting for them.
-        lead: raises StandsBy where another daemon of a cluster does it all.
+        lead: see `common.lead`; for what runs ask of others.
     """
 
     warehouse: Warehouse
@@ -86,7 +87,7 @@ class Rollout:
     topic: str
     show: Callable[[str], None] = lambda _: None
     reconcile: Callable[[], None] = lambda: None
-    lead: Callable[[], None] = lambda: None
+    lead: Lead = alone
 
     def promote(self, workload: str, version: str, actor: Actor, reason: str, now: datetime) -> str | None:
         """Make a version the champion at once; `base` puts the base model back into service.
@@ -310,7 +311,6 @@ class Rollout:
                 told: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in rows]
                 told += [(request.state_since, request) for request in requests]
                 for _, one in sorted(told, key=lambda pair: pair[0]):
-                    self.lead()
                     if isinstance(one, Approval):
                         published += self._announce_request(one)
                     else:

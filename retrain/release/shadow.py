@@ -114,11 +114,13 @@ def judge_pairs(
 
 
 def remove(warehouse: Warehouse, before: datetime) -> int:
-    """Delete answers that no rollout under way needs and that came before a time, and scores of rollouts that ended
-    before it; returns how many."""
-    return warehouse.delete(QUERIES["remove"], {"before": before}) + warehouse.delete(
-        QUERIES["remove_scores"], {"before": before}
-    )
+    """Delete answers that no rollout under way needs and that came before a time; returns how many."""
+    return warehouse.delete(QUERIES["remove"], {"before": before})
+
+
+def remove_scores(warehouse: Warehouse, before: datetime) -> int:
+    """Delete scores of rollouts that ended before a time; returns how many."""
+    return warehouse.delete(QUERIES["remove_scores"], {"before": before})
 
 
 def judged(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.common.logfields import current
 from retuned.consumers.common.process import Emit
 from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory, RetunedError
@@ -73,11 +74,13 @@ class RayRunner(Runner):
     def __init__(
         self,
         settings: RunnerSettings,
+        lead: Lead = alone,
         clock: Callable[[], float] = time.monotonic,
         status_seconds: float = STATUS_SECONDS,
     ) -> None:
         assert settings.url is not None  # the settings ask for it
-        self._settings, self._clock, self._status_seconds = settings, clock, status_seconds
+        self._settings, self._lead = settings, lead
+        self._clock, self._status_seconds = clock, status_seconds
         self._client = Client(
             settings.url.rstrip("/"),
             "runner.url",
@@ -86,10 +89,12 @@ class RayRunner(Runner):
             if_away="see whether the cluster's dashboard can be reached from here",
             advice={401: _TOKEN_ADVICE, 403: _TOKEN_ADVICE},
             pauses=(),
+            lead=lead,
         )
 
     def run(self, work: Work, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
         spec = _spec(work)
+        self._lead()
         attempt = self._taken_up(work, spec) or Attempt.begin(work, spec, Attempt.current(work.folder.resolve()))
         while True:
             lost = attempt.lost
@@ -108,6 +113,7 @@ class RayRunner(Runner):
                     ) from error
                 log.warning("job %s: %s; the next attempt goes on from its checkpoint", attempt.id, error)
                 on_progress({"lost": str(error)})
+            self._lead()
             attempt = Attempt.begin(work, spec, attempt, lost)
 
     def check(self) -> str:
@@ -142,6 +148,7 @@ class RayRunner(Runner):
         try:
             return self._followed(work, attempt, stop, on_progress)
         except (Cancelled, ChildFailed):
+            self._lead()  # else it goes on: the daemon that leads has taken it up
             attempt.withdraw()  # whatever of it still runs ends itself
             raise
 
@@ -227,7 +234,7 @@ class RayRunner(Runner):
         )
 
     def _submit(self, attempt: Attempt) -> None:
-        settings = self._settings
+        settings, epoch = self._settings, self._lead()
         own = dict(settings.runtime_env.get("env_vars", {})) | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         custom = {name: value for name, value in settings.resources.items() if name not in _RESOURCES}
         command = [*shlex.split(settings.python), "-m", "retuned.retrain.runners.ray_job"]
@@ -235,7 +242,7 @@ class RayRunner(Runner):
             "entrypoint": f"exec {shlex.join([*command, str(attempt.folder), attempt.id])}",
             "submission_id": attempt.id,
             "runtime_env": settings.runtime_env | {"env_vars": own},
-            "metadata": current() | {"attempt": str(attempt.number)},
+            "metadata": current() | {"attempt": str(attempt.number)} | ({} if epoch is None else {"epoch": str(epoch)}),
             **{key: settings.resources[name] for name, key in _RESOURCES.items() if name in settings.resources},
             **({"entrypoint_resources": custom} if custom else {}),
         }

@@ -18,6 +18,7 @@ from typing import Any
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common import durable
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.settings import PrivacySettings
@@ -132,7 +133,7 @@ def train(
     return result
 
 
-def discard(folder: Path, settings: TrainSettings) -> None:
+def discard(folder: Path, settings: TrainSettings, lead: Lead = alone) -> None:
     """Cancel the job of a training that is given up, and delete its files at the provider.
 
     Args:
@@ -144,7 +145,7 @@ def discard(folder: Path, settings: TrainSettings) -> None:
     if settings.engine != "api" or not (folder / _RECORD).is_file():
         return
     briefly = replace(
-        client(settings, settings.bearer_token(), pauses=(1.0,)),
+        client(settings, settings.bearer_token(), pauses=(1.0,), lead=lead),
         timeout_seconds=min(settings.api_timeout_seconds, _BRIEFLY_SECONDS),
     )
     there = _AtProvider.of(folder, briefly)

@@ -16,6 +16,7 @@ from typing import Any
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common import durable as files
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.common.process import Emit
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, TooLongRows
@@ -38,6 +39,7 @@ def train(
     folder: Path,
     stop: threading.Event | None = None,
     on_progress: Emit | None = None,
+    lead: Lead = alone,
 ) -> dict[str, Any]:
     """Train an adapter on a dataset, beginning from the parent's, or from the base model.
 
@@ -88,7 +90,7 @@ def train(
         outputs=(finished.parent.name,),
         to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
     )
-    result = runner(settings).run(asked, stop or threading.Event(), on_progress or (lambda _: None))
+    result = runner(settings, lead).run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if "too_long" in result:
         raise TooLongRows(f"workload {dataset.workload}: {result['too_long']}")
     return result | {"adapter": str(finished.parent)}

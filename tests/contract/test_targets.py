@@ -13,7 +13,7 @@ from mlflow_server import mlflow, with_mlflow
 from model_servers import SglangDouble, VllmDouble, serving, vllm, with_vllm
 from served import WORKLOAD, Adapters, Served, receiving
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer
 from retuned.retrain.release.deployments import Wanted, wanted
@@ -165,6 +165,25 @@ def test_loading_and_unloading_may_be_repeated(case: Case) -> None:
     for _ in range(2):
         case.target.unload(one.name)
         assert case.has(one.version) is None
+
+
+def test_nothing_is_changed_there_while_another_daemon_may_lead(case: Case) -> None:
+    if case.target.kind == "folder":
+        pytest.skip("links are this daemon's own")
+
+    def stands_by() -> int:
+        raise StandsBy("another daemon leads")
+
+    case.served.promote(case.served.old)
+    (one,), (place,) = case.wanted().values(), places(case.served.settings, [WORKLOAD])
+    standby = build(place, case.served.settings, case.served.warehouse, lambda: case.served.now, stands_by)
+    with pytest.raises(StandsBy):
+        standby.load(one)
+    assert case.has(one.version) is None
+    case.target.load(one)
+    with pytest.raises(StandsBy):
+        standby.unload(one.name)
+    assert case.has(one.version) == aliases(case, "champion")
 
 
 def test_it_answers_with_the_version_or_cannot_tell(case: Case) -> None:

@@ -39,7 +39,7 @@ class Node:
             self.lead()
 
     def lead(self) -> None:
-        [(epoch,)] = self.postgres.rows("lead", {"instance": str(self.path), "epoch": None})
+        [(epoch,)] = self.postgres.rows("lead", {"instance": str(self.path), "seconds": 0.0})
         self.control.follow()
         self.control.epoch = epoch
         self.control.publish_all()
@@ -84,7 +84,8 @@ def same(*nodes: Node) -> bool:
 def test_every_table_is_a_control_table_or_made_from_the_segments(leader: Node) -> None:
     """A new table belongs to one of the two: else what is in it is lost with its daemon."""
     made_from_segments = {
-        "answer_minutes", "answer_minutes_position", "archives", "batches", "control_positions", "dead_letters",
+        "answer_minutes", "answer_minutes_position", "archived_ids", "archives", "batches", "control_positions",
+        "dead_letters",
         "feedback", "feedback_totals", "followed_segments", "ingest_resumptions", "interactions", "judgements",
         "judgements_position", "ledger_progress", "offsets", "rating_periods", "schema_migrations", "shadow_answers",
     }  # fmt: skip
@@ -322,7 +323,7 @@ def test_rows_of_an_older_version_have_the_defaults_of_new_columns(leader: Node,
     leader.warehouse.insert(
         "runs", id="r", workload="w", reasons="[]", state="waiting", started_at=NOW, attempts=0, at_any_hour=False
     )
-    leader.postgres.rows("beat", {"instance": "i", "name": "n", "url": "*"})
+    leader.postgres.rows("report", {"instance": "i", "name": "n", "url": "*"})
     with leader.postgres.transaction() as connection:
         connection.execute(
             b"UPDATE retuned.control SET row = (row::jsonb - 'kind' || '{\"gone\": 1}')::text WHERE table_name = 'runs'"
@@ -343,11 +344,29 @@ def test_a_database_that_was_set_back_is_refused(leader: Node, other: Node) -> N
     other.control.follow()
     with leader.postgres.transaction() as connection:
         connection.execute(b"UPDATE retuned.last_change SET number = number - 1")
-    with pytest.raises(ConfigurationError, match="it was set back; set the warehouses of all daemons back"):
+    with pytest.raises(ConfigurationError, match=r"it was set back, .* set the warehouses of all daemons back"):
         other.control.follow()
     with pytest.raises(ConfigurationError, match="it was set back"):
         leader.decide("b")
     assert leader.decided() == other.decided() == ["a"]
+
+
+def test_another_history_with_equal_numbers_is_refused(leader: Node, other: Node) -> None:
+    """As a replica has it that took over before it had the last changes: others were made in their place."""
+    leader.decide("a")
+    other.control.follow()
+    assert leader.control.number == other.control.number
+    with leader.postgres.transaction() as connection:
+        connection.execute(b"UPDATE retuned.last_change SET number = number - 1, change = 'before'")
+        connection.execute(b"UPDATE retuned.last_change SET number = number + 1, change = 'of another leader'")
+    for follow in (other.control.follow, lambda: leader.decide("b")):
+        with pytest.raises(ConfigurationError, match=r"not the change \d+ that warehouse .* has: it was set back"):
+            follow()
+    with leader.postgres.transaction() as connection:
+        connection.execute(b"UPDATE retuned.last_change SET number = number + 1, change = 'and the next one'")
+    with pytest.raises(ConfigurationError, match="it was set back"):
+        other.control.follow()
+    assert other.decided() == ["a"]
 
 
 def test_who_was_away_for_longer_than_deletions_are_told_reads_all_anew(leader: Node, other: Node) -> None:

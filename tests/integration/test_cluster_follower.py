@@ -22,6 +22,7 @@ from stored_artifacts import away, keys
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.source import SegmentSource
+from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.errors import ConfigurationError, Fenced, StoreUnavailable
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemorySource
@@ -191,6 +192,52 @@ def test_a_file_that_is_away_or_damaged_is_waited_for(cluster: Cluster, node: No
     (cluster.folder / key).write_bytes(whole)
     node.drain()
     assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "1"]
+
+
+def test_segments_that_have_expired_keep_no_daemon_from_joining(
+    cluster: Cluster, node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = cluster.database()
+    for turn in range(4):
+        cluster.send(interaction(f"{turn}"), feedback(f"f{turn}", f"{turn}"), partition=turn % 2)
+        drain(cluster.ingester())
+    node.drain()
+    cluster.query("UPDATE retuned.segments SET received_at = now() - INTERVAL '40 days' WHERE number <= 3 RETURNING 1")
+    assert database.expire(30, up_to=1) == 1
+    assert database.expire(30, up_to=4) == 2, "the fourth one is not old enough"
+    assert sweep(database, cluster.objects) == 6
+    assert len(cluster.files()) == 2
+    assert cluster.query("SELECT count(*) FROM retuned.segments") == [(1,)]
+    assert cluster.query("SELECT count(*) FROM retuned.gone_files") == [(0,)]
+    with closing(Node(cluster, "late")) as late:
+        late.drain()
+        assert [row["id"] for row in late.warehouse.rows(EVENTS)] == ["3"]
+        assert "segments up to 3 have expired: this warehouse lacks up to 6 rows of them" in caplog.text
+        assert stored_offsets(late.warehouse) == stored_offsets(node.warehouse)
+        for turn in range(4, 6):
+            cluster.send(interaction(f"{turn}"), partition=turn % 2)
+            drain(cluster.ingester())
+            late.drain()
+            node.drain()
+        assert [row["id"] for row in late.warehouse.rows(EVENTS)] == ["3", "4", "5"]
+        assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_segment_that_was_erased_keeps_no_daemon_from_joining(
+    cluster: Cluster, node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    for turn in range(3):
+        cluster.send(interaction(f"{turn}"))
+        drain(cluster.ingester())
+    ((key,),) = cluster.query("SELECT key FROM retuned.segment_files WHERE number = 2")
+    (cluster.folder / key).unlink()
+    with pytest.raises(StoreUnavailable, match=r"is not there; .* SELECT retuned\.forget_segment\(2, 'the reason'\)"):
+        node.drain()
+    assert cluster.query("SELECT retuned.forget_segment(2, 'erased, request 17')") == [(1,)]
+    node.drain()
+    assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "2"]
+    assert "segment 2 is gone (erased, request 17): this warehouse lacks its 1 rows" in caplog.text
+    assert sweep(cluster.database(), cluster.objects) == 1
 
 
 def test_lag_is_what_other_segments_hold_and_since_when(cluster: Cluster, node: Node) -> None:

@@ -1,8 +1,10 @@
 """Ingesters of a cluster: every event in one segment, once, whatever fails and whoever has the partitions."""
 
 import json
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -264,6 +266,61 @@ def test_files_that_no_segment_can_get_any_more_are_deleted_and_no_others(cluste
     (cluster.folder / "interactions" / "README.txt").write_text("not ours")
     assert sweep(sweeping, cluster.objects) == 0
     assert (cluster.folder / "interactions" / "README.txt").exists()
+
+
+def test_a_sweep_looks_at_what_came_since_the_last_one(cluster: Cluster) -> None:
+    listed: list[str] = []
+
+    class Watched(Objects):
+        def list(self, prefix: str) -> Iterator[list[str]]:
+            listed.append(prefix)
+            return super().list(prefix)
+
+    database, watched = cluster.database(), Watched(cluster.settings.store)
+    cluster.send(interaction("1"))
+    ingester = cluster.ingester()
+    drain(ingester)
+    (stored,) = cluster.files()
+    day = re.search(r"day=([0-9-]+)", stored)
+    assert day is not None
+
+    def left_over(on: str, epoch: int) -> Path:
+        file = (
+            cluster.folder / f"interactions/day={on}/{cluster.settings.kafka.interactions_topic}-0-{epoch}-1-00.parquet"
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+        return file
+
+    dead, undecided = left_over("2026-01-01", 0), left_over("2026-01-02", 1)  # the ingester may be at the second one
+    assert sweep(database, watched) == 1
+    assert (dead.exists(), undecided.exists()) == (False, True)
+    assert "interactions/" in listed
+    listed.clear()
+    drain(cluster.ingester())  # claims the partition
+    cluster.send(interaction("2"))
+    drain(cluster.ingester())
+    assert sweep(database, watched) == 1, "it is looked at until it is known"
+    assert not undecided.exists()
+    listed.clear()
+    assert sweep(database, watched) == 0
+    assert {prefix.partition("/")[2] for prefix in listed} <= {
+        f"day={date.fromisoformat(day[1]) + timedelta(days=ahead)}/" for ahead in (0, 1)
+    }
+    assert len(cluster.ids()) == 2
+
+
+def test_one_that_wakes_up_too_late_deletes_what_it_put_there(cluster: Cluster) -> None:
+    class Overtaken(Objects):
+        def put(self, key: str, content: bytes) -> None:
+            drain(cluster.ingester())
+            super().put(key, content)
+
+    cluster.send(interaction("1"))
+    with pytest.raises(Reassigned):
+        cluster.ingester(objects=Overtaken(cluster.settings.store)).step()
+    assert cluster.ids() == ["1"]
+    assert len(cluster.files()) == 1
 
 
 def test_all_have_one_key_of_pseudonyms(cluster: Cluster) -> None:

@@ -1,8 +1,10 @@
 """Files and replayed dead letters on a cluster: once on all daemons, whatever fails and whoever else is at it."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,8 @@ from retuned.consumers.errors import Busy, OutOfStep, RetunedError, StoreUnavail
 from retuned.consumers.file_import import Position
 from retuned.consumers.formats.files import EventFile
 from retuned.consumers.warehouse import writer
+from retuned.consumers.warehouse.archive import Kept, archive
+from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.service import LocalService
 from retuned.daemon.settings import Settings
@@ -120,6 +124,35 @@ def test_of_two_imports_of_a_file_the_one_that_is_overtaken_stores_nothing_more(
         one.take(path, workload="support")
     agree(one, two)
     assert (holds(one), one.count("feedback")) == ((100, 100), 100)
+
+
+def test_all_store_the_same_rows_of_a_file_whatever_is_in_their_archives(one: Node, two: Node, tmp_path: Path) -> None:
+    first = [logged(number) for number in range(10)]
+    assert one.take(written(tmp_path / "first.jsonl", *first)) == 0
+    agree(one, two)
+    later = utc_now() + timedelta(days=400)
+    keep = one.settings.model_copy(
+        update={"ingest": one.settings.ingest.model_copy(update={"deduplicate_seconds": 1.0})}
+    )
+    assert archive(one.warehouse, keep, Kept(), later, threading.Event()).rows > 0
+    assert holds(one)[0] < 10
+    again = [*first, *(logged(number) for number in range(10, 15))]
+    for node, name in ((one, "again.jsonl"), (two, "at the other one.jsonl")):
+        assert node.take(written(tmp_path / name, *again, logged(100 + len(name)))) == 0
+        agree_on_events(one, two)
+
+
+def agree_on_events(*nodes: Node) -> None:
+    """As `agree`, wherever each has them: in its warehouse or its archive."""
+    last = nodes[0].database.last_segment()
+    held = []
+    for node in nodes:
+        until(lambda node=node: node.warehouse.row("FROM followed_segments") == {"number": last})
+        files = sorted(str(path) for path in node.warehouse.path.parent.glob("archive/interactions/*/*.parquet"))
+        archived = node.warehouse.rows("SELECT id FROM read_parquet($files)", {"files": files}) if files else []
+        held.append(sorted(row["id"] for row in [*archived, *node.warehouse.rows("SELECT id FROM interactions")]))
+    assert all(found == held[0] for found in held)
+    assert len(held[0]) == len(set(held[0]))
 
 
 def test_an_import_that_is_behind_does_not_stop_the_one_that_is_not(one: Node, two: Node, tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def _tables(release: Release) -> dict[str, int]:
 def test_answers_in_shadow_are_deleted_once_their_rollout_has_ended(release: Release) -> None:
     release.ask("refund", "refund", 3)
     release.judge()
-    assert shadow.remove(release.warehouse, NOW + DAY) == 0
+    assert (shadow.remove(release.warehouse, NOW + DAY), shadow.remove_scores(release.warehouse, NOW + DAY)) == (0, 0)
     release.rollout.rollback("support", "operator", "no", NOW + 2 * MINUTE)
-    assert shadow.remove(release.warehouse, NOW) == 0
-    assert shadow.remove(release.warehouse, NOW + DAY) == 6
+    assert (shadow.remove(release.warehouse, NOW), shadow.remove_scores(release.warehouse, NOW)) == (0, 0)
+    assert (shadow.remove(release.warehouse, NOW + DAY), shadow.remove_scores(release.warehouse, NOW + DAY)) == (3, 3)

@@ -63,6 +63,15 @@ def test_it_is_told_what_to_load_until_it_acknowledges_and_then_no_more(served: 
         }
 
 
+def test_a_request_has_the_epoch_of_the_daemon_that_leads(served: Served) -> None:
+    with receiving(SECRET) as receiver:
+        served.lead = lambda: 7
+        point_to(served, receiver)
+        served.promote(served.old)
+        served.reconciler.run()
+        assert [headers["retuned-epoch"] for headers, _ in receiver.got] == ["7"]
+
+
 def test_each_occasion_has_an_id_of_its_own(served: Served) -> None:
     with receiving(SECRET) as receiver:
         point_to(served, receiver)

@@ -58,11 +58,13 @@ def test_a_key_is_made_once_beside_the_warehouse_for_its_owner_alone(tmp_path: P
 
 def test_a_key_comes_from_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "key"
-    file.write_text("from a file\n")
+    file.write_text("a key from a file\n")
     loaded = load_user_keys(PrivacySettings(user_key_file=file), tmp_path / "w")
-    assert loaded.pseudonym("u") == UserKeys([b"from a file"]).pseudonym("u")
-    both = PrivacySettings(user_key=SecretStr("given\nolder"), user_key_file=file)
-    assert load_user_keys(both, tmp_path / "w").pseudonyms("u") == UserKeys([b"given", b"older"]).pseudonyms("u")
+    assert loaded.pseudonym("u") == UserKeys([b"a key from a file"]).pseudonym("u")
+    both = PrivacySettings(user_key=SecretStr("a key that is given\nolder"), user_key_file=file)
+    assert load_user_keys(both, tmp_path / "w").pseudonyms("u") == UserKeys(
+        [b"a key that is given", b"older"]
+    ).pseudonyms("u")
     assert not (tmp_path / "w.key").exists()
 
 
@@ -74,13 +76,19 @@ def test_a_key_that_is_missing_or_empty_is_an_error_that_names_it(tmp_path: Path
         load_user_keys(PrivacySettings(user_key_file=tmp_path / "empty"), tmp_path / "w")
 
 
+@pytest.mark.parametrize("key", ["k", "k" * 15, "short\na second key that is long enough"])
+def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"privacy\.user_key: the key has \d+ characters; expected 16 or more"):
+        load_user_keys(PrivacySettings(user_key=SecretStr(key)), tmp_path / "w")
+
+
 def test_the_command_line_shows_what_a_user_is_stored_as(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RETUNED__PRIVACY__USER_KEY", "new key\nold key")
+    monkeypatch.setenv("RETUNED__PRIVACY__USER_KEY", "a new key, long enough\nold key")
     assert cli.main(["pseudonym", "anna"]) == 0
-    assert capsys.readouterr().out.split() == UserKeys([b"new key", b"old key"]).pseudonyms("anna")
+    assert capsys.readouterr().out.split() == UserKeys([b"a new key, long enough", b"old key"]).pseudonyms("anna")
 
 
 SCHEMA = {"type": "object", "properties": {"user": {"type": "object", "properties": {"id": {"type": "integer"}}},

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
+from brokers import until
 from doors import Place
 from teaching import Teacher
 
@@ -26,8 +28,9 @@ from retuned.daemon.settings import HttpSettings, Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.transfer.imports import to_bytes
 from retuned.daemon.web import connections
-from retuned.daemon.web.pass_on import Answer, pass_on
+from retuned.daemon.web.pass_on import Answer, Passing
 from retuned.daemon.web.principals import add
+from retuned.daemon.web.routes import PASSED_ON_AT_ONCE
 
 LOOK, ACT = "may-look-at-it-all", "may-do-something-too"
 
@@ -232,10 +235,10 @@ class Led:
     """Another daemon that leads, as one that stands by knows it."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.passing = url, Passing(HttpSettings())
 
     def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        return pass_on(self.url, HttpSettings(), method, path, headers, body)
+        return self.passing.pass_on(self.url, method, path, headers, body)
 
 
 def test_one_that_stands_by_passes_on_what_the_leader_alone_can_answer() -> None:
@@ -264,6 +267,35 @@ def test_one_that_stands_by_passes_on_what_the_leader_alone_can_answer() -> None
         assert f"the leader at {leader.url} does not answer" in answer.json()["error"]
     finally:
         leader.server.stop()
+        standby.server.stop()
+
+
+def test_a_leader_that_hangs_holds_up_nothing_that_another_daemon_answers_itself(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hangs, ThreadPoolExecutor(60) as clients:
+        place.daemon.led_by = led = Led(f"http://127.0.0.1:{hangs.getsockname()[1]}")
+        asked = [clients.submit(httpx.get, f"{place.url}/api/v1/routes", timeout=30) for _ in range(60)]
+        commanded = clients.submit(httpx.post, place.command, json={}, timeout=30)
+        until(lambda: sum(one.done() for one in asked) >= 60 - PASSED_ON_AT_ONCE)
+        for path in ("/api/v1/status", "/api/v1/approvals"):  # by the threads that all share
+            assert httpx.get(place.url + path, timeout=10).status_code == 200
+        place.daemon.led_by = None
+        assert httpx.get(f"{place.url}/api/v1/routes", timeout=10).json() == place.daemon.routed
+        led.passing.drop()
+        for one in (*asked, commanded):
+            assert one.result().status_code == 503
+        assert "try again" in commanded.result().json()["error"]
+        assert any("leads no more" in one.result().json()["error"] for one in asked)
+
+
+def test_a_form_that_is_passed_on_leads_the_browser_back_to_its_page(place: Place) -> None:
+    standby = Place(HttpSettings(port=0))
+    standby.daemon.led_by = Led(place.url)
+    try:
+        form = {"decision": "approve", "reason": "good"}
+        answer = httpx.post(f"{standby.url}/approvals/1", data=form, headers={"Origin": standby.url})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/approvals/1")
+        assert [one["id"] for one in place.daemon.commands] == ["1"]
+    finally:
         standby.server.stop()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.release.targets import adapters
@@ -66,8 +67,13 @@ def places_in(settings: Settings) -> list[Place]:
     ]
 
 
-def build(place: Place, settings: Settings, warehouse: Warehouse, now: Callable[[], datetime]) -> Target:
+def build(
+    place: Place, settings: Settings, warehouse: Warehouse, now: Callable[[], datetime], lead: Lead = alone
+) -> Target:
     """What talks to a replica. Files of tokens are read each time.
+
+    Args:
+        lead: asked before anything is changed there; links are this daemon's own.
 
     Raises:
         ConfigurationError: one cannot be read.
@@ -77,16 +83,16 @@ def build(place: Place, settings: Settings, warehouse: Warehouse, now: Callable[
         case FolderTarget():
             return Folder(directory, place.workloads)
         case ServerTarget():
-            return server(target, place.replica, directory)
+            return server(target, place.replica, directory, lead)
         case WebhookTarget():
-            return Webhook(target, warehouse, now)
+            return Webhook(target, warehouse, now, lead)
         case MlflowTarget():
-            return Mlflow(target, place.workloads)
+            return Mlflow(target, place.workloads, lead)
 
 
-def server(target: ServerTarget, url: str, directory: Path) -> Vllm:
+def server(target: ServerTarget, url: str, directory: Path, lead: Lead = alone) -> Vllm:
     """One replica of a model server."""
-    return (Vllm if target.kind == "vllm" else Sglang)(target, url, directory)
+    return (Vllm if target.kind == "vllm" else Sglang)(target, url, directory, lead)
 
 
 def check(place: Place, settings: Settings) -> tuple[str, str]:

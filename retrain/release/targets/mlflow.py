@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import secret
 from retuned.retrain.release import card
@@ -32,13 +33,13 @@ class Mlflow:
 
     kind, follows_aliases = "mlflow", True
 
-    def __init__(self, settings: MlflowTarget, workloads: Sequence[str]) -> None:
+    def __init__(self, settings: MlflowTarget, workloads: Sequence[str], lead: Lead = alone) -> None:
         """
         Raises:
             ConfigurationError: mlflow-skinny is not installed, or the file of the token cannot be read.
         """
         self.replica = settings.url
-        self._settings, self._workloads = settings, workloads
+        self._settings, self._workloads, self._lead = settings, workloads, lead
         self._token = secret(None, settings.token_file, "serving.targets (mlflow): token_file")
         try:
             import mlflow  # noqa: F401
@@ -74,6 +75,7 @@ class Mlflow:
     def load(self, wanted: Wanted) -> None:
         version, name = wanted.version, _registered(wanted.version.workload)
         with self._client() as client:
+            self._lead()
             number = _number(client, version) or _register(client, version)
             client.set_model_version_tag(name, number, _SERVED, "true")
             has = set(client.get_model_version(name, number).aliases)
@@ -87,6 +89,7 @@ class Mlflow:
         """The version stays in the registry, without an alias."""
         workload, _, version = name.rpartition("@")
         with self._client() as client:
+            self._lead()
             for found in client.search_model_versions(f"name='{_registered(workload)}'"):
                 if found.tags.get(_VERSION) != version:
                     continue

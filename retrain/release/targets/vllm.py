@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.retrain.generation.effect_probe import Probe
 from retuned.retrain.generation.lora_server import LoraServer
@@ -27,7 +28,7 @@ class Vllm:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
     )
 
-    def __init__(self, settings: ServerTarget, url: str, directory: Path) -> None:
+    def __init__(self, settings: ServerTarget, url: str, directory: Path, lead: Lead = alone) -> None:
         """
         Args:
             url: of this replica, one of the settings'.
@@ -46,6 +47,7 @@ class Vllm:
             if_away="start it, or correct urls",
             advice={401: _SET_TOKEN, 403: _SET_TOKEN},
             pauses=(),
+            lead=lead,
         )
         self.server = self._server(self._client)
         self._models: list[dict[str, Any]] | None = None  # as listed, unless anything was loaded since

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain.openai_api import Client
@@ -28,7 +29,9 @@ class Webhook:
 
     kind, follows_aliases = "webhook", True
 
-    def __init__(self, settings: WebhookTarget, warehouse: Warehouse, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, settings: WebhookTarget, warehouse: Warehouse, now: Callable[[], datetime], lead: Lead = alone
+    ) -> None:
         """
         Raises:
             ConfigurationError: the secret cannot be read, or is none.
@@ -43,6 +46,7 @@ class Webhook:
             settings.timeout_seconds,
             if_away="start what listens there, or correct url",
             pauses=(),
+            lead=lead,
         )
 
     def listed(self) -> dict[str, frozenset[str]]:
