@@ -124,12 +124,21 @@ def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) 
                 "share": one.share,
                 "since": one.since,
                 "served_at": one.served_at,
+                **_enough(reconciler, one),
             }
             for one in deployed
             if one.workload == workload
         ],
         "replicas": [replica.as_dict() for replica in reconciler.replicas(workload)],
     }
+
+
+def _enough(reconciler: Reconciler, one: Deployment) -> dict[str, Any]:
+    """Whether enough replicas answer with a version that serves, and what is missing where."""
+    if one.version is None or not one.serves:
+        return {"served": None, "lacking": None}
+    found = reconciler.service(one)
+    return {"served": found.enough, "lacking": found.lacking or None}
 
 
 def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any] | None:

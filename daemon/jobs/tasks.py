@@ -305,7 +305,8 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
 
 
 def _watch_canary(context: Context, workload: str) -> None:
-    seen = canary.check(context.warehouse, context.settings.for_workload(workload), workload, context.now())
+    waits = context.reconciler.step_waits_for(workload)
+    seen = canary.check(context.warehouse, context.settings.for_workload(workload), workload, context.now(), waits)
     context.monitor_metrics.canary(workload, seen)
     if seen is None or seen.verdict == "hold":
         return
