@@ -93,6 +93,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: date
         return [row | {name: json.loads(row[name]) for name in ("reasons", "scores") if row.get(name)} for row in found]
 
     aliases = {row["alias"]: row["version"] for row in rows("aliases")}
+    seen = watch.in_force(warehouse, settings, workload)
     return {
         "objective": settings.objective,
         "base_model": settings.models.base and str(settings.models.base),
@@ -108,7 +109,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: date
         "runs": rows("runs"),
         "approvals": approvals.listed(warehouse, workload, most=APPROVALS),
         "promotions": rows("promotions"),
-        "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watch.latest(warehouse, workload)) else None,
+        "watch": asdict(seen) | {"has_power": seen.has_power} if seen else None,
         "quarantine": rows("quarantine"),
         "roi": _roi(warehouse, settings, workload),
     }
@@ -124,12 +125,21 @@ def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) 
                 "share": one.share,
                 "since": one.since,
                 "served_at": one.served_at,
+                **_enough(reconciler, one),
             }
             for one in deployed
             if one.workload == workload
         ],
         "replicas": [replica.as_dict() for replica in reconciler.replicas(workload)],
     }
+
+
+def _enough(reconciler: Reconciler, one: Deployment) -> dict[str, Any]:
+    """Whether enough replicas answer with a version that serves, and what is missing where."""
+    if one.version is None or not one.serves:
+        return {"served": None, "lacking": None}
+    found = reconciler.service(one)
+    return {"served": found.enough, "lacking": found.lacking or None}
 
 
 def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any] | None:

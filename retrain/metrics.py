@@ -13,7 +13,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED
 from retuned.retrain.release.approvals import waiting
-from retuned.retrain.release.reconciler import Replica
+from retuned.retrain.release.replicas import Replica
 from retuned.retrain.release.rollout import Event
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.run import RunResult
@@ -144,8 +144,15 @@ class Metrics:
         )
         self.served_seconds = Gauge(
             "retuned_served_seconds",
-            "From the latest decision that brings a version to the model servers until it is in service there",
+            "From the latest decision that brings a version to its targets until it is in service there",
             ["workload"],
+            registry=registry,
+        )
+        self.version_served = Gauge(
+            "retuned_version_served",
+            "1 while enough replicas of each target (serving.replica_share) answer with a version that has a share of the "
+            "conversations, 0 while too few do; absent while that is unknown",
+            ["workload", "model_name"],
             registry=registry,
         )
         self._counted: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -250,6 +257,14 @@ class Metrics:
     def served(self, workload: str, seconds: float) -> None:
         """Take in how long it took until the latest change was served."""
         self.served_seconds.labels(workload).set(seconds)
+
+    def served_by_enough(self, workload: str, enough: dict[str, bool]) -> None:
+        """Take in which versions of a workload are answered with by enough replicas. Threads may do so at the same
+        time."""
+        with self._lock:
+            self.version_served.remove_by_labels({"workload": workload})
+            for name, value in enough.items():
+                self.version_served.labels(workload, name).set(value)
 
     def quarantine(self, warehouse: Warehouse, workload: str) -> None:
         """Take in what the latest dataset sets aside."""

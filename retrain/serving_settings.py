@@ -83,6 +83,11 @@ class ServingSettings(Section):
         description="what gets the versions in service: folder (links below models.directory), vllm, sglang, webhook, "
         "mlflow, each with keys of its own (docs/reference/configuration.md)",
     )
+    replica_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="a version comes into service, and its rollout takes the next step, once more than this share of the "
+        "replicas of each target answer with it, and no fewer than answer with the version before it; 1.0: all of them",
+    )
     keep_seconds: PositiveFloat = Field(
         86_400.0,
         description="a version without a share of the traffic stays loaded for so long, so a rollback is quick",

@@ -48,6 +48,7 @@ class VllmDouble:
         asked: bodies of completions.
         token: what requests must bear; None: nothing.
         loads: it was started so that adapters can be loaded.
+        sees_files: the folder of the adapters is mounted.
         uses_adapters: False: it answers with the base model, whatever is asked for.
         interfere: gets the number of a completion; what it returns is answered in its place.
         at_once: the most completions that were open at one time.
@@ -60,6 +61,7 @@ class VllmDouble:
     asked: list[dict[str, Any]] = field(default_factory=list)
     token: str | None = None
     loads: bool = True
+    sees_files: bool = True
     uses_adapters: bool = True
     interfere: Callable[[int], Answered | None] = lambda _: None
     at_once: int = 0
@@ -108,7 +110,7 @@ class VllmDouble:
     def _load(self, name: str, path: str) -> Answered:
         if name in self.loaded:
             return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
-        if not (Path(path) / "adapter_config.json").is_file():
+        if not self.sees_files or not (Path(path) / "adapter_config.json").is_file():
             return 404, {"error": {"message": f"Loading lora {name} failed: No adapter found for {path}", "code": 404}}
         with self._lock:
             self._model = lora.load_adapter(self._model, Path(path), name=_plain(name))

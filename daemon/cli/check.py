@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +164,7 @@ def _targets(settings: Settings) -> Iterator[Try]:
         of = f" of {name}" if name else ""
         if not own.serving.targets:
             yield f"targets{of}", lambda: "none: nothing is told what to serve"
-        for place in build.places_in(own):
+        for place in chain.from_iterable(build.places_in(own)):
             yield f"target {place.settings.kind} {place.replica}{of}", partial(_asked, build.check, place, own)
 
 

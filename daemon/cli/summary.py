@@ -60,6 +60,11 @@ def _workload(name: str, workload: dict[str, Any], status: dict[str, Any]) -> li
         f"{one['monitor']:<11} blind: {one['found']} of {one['needed']} {one['what']}" for one in workload["blind"]
     ]
     lines += _targets(workload["serving"]["replicas"])
+    lines += [
+        f"service     {'short of' if one['served_at'] else 'waits for'} replicas: {one['lacking']}"
+        for one in workload["serving"]["deployments"]
+        if one["served"] is False
+    ]
     if rollout := workload["rollout"]:
         lines.append(f"rollout     {_rollout(name, rollout)}")
     if workload["watch"]:

@@ -63,6 +63,7 @@ class Context:
             self.now,
             lambda replica: self.retrain_metrics.replica(replica),
             lambda workload, seconds: self.retrain_metrics.served(workload, seconds),
+            lambda workload, enough: self.retrain_metrics.served_by_enough(workload, enough),
             self.lead,
         )
 

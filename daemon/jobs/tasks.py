@@ -309,7 +309,8 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
 
 
 def _watch_canary(context: Context, workload: str) -> None:
-    seen = canary.check(context.warehouse, context.settings.for_workload(workload), workload, context.now())
+    waits = context.reconciler.step_waits_for(workload)
+    seen = canary.check(context.warehouse, context.settings.for_workload(workload), workload, context.now(), waits)
     context.monitor_metrics.canary(workload, seen)
     if seen is None or seen.verdict == "hold":
         return
@@ -343,7 +344,7 @@ def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
     if found := drift_windows.windows(context.warehouse, settings.windows, workload, now):
         spans.append(Span(workload, found.reference.start, found.reference.end))
         spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
-    if (seen := watch.latest(context.warehouse, workload)) and seen.verdict == "go_on":
+    if (seen := watch.in_force(context.warehouse, settings, workload)) and seen.verdict == "go_on":
         before = timedelta(seconds=settings.watch.compare_seconds)
         spans.append(Span(workload, seen.since - before, seen.until))
     if running := under_way(context.warehouse, workload):

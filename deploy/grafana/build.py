@@ -635,11 +635,12 @@ def learning() -> dashboard.Dashboard:
             (f"retuned_replica_in_sync{{{OF_WORKLOAD}}}", "{{workload}} {{replica}}"),
             ("retuned_replica_up", "{{replica}} answers"),
             (f"retuned_effect_probe_passed{{{OF_WORKLOAD}}}", "{{model_name}} on {{replica}}: probe"),
+            (f"retuned_version_served{{{OF_WORKLOAD}}}", "{{model_name}}: on enough replicas"),
             most=1,
         ),
         lines(
             "From decision to served",
-            "Seconds from the latest change of what serves until the model servers that answer had it.",
+            "Seconds from the latest change of what serves until enough replicas of the targets answered with it.",
             (f"retuned_served_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),
             unit=SECONDS,
         ),

@@ -66,11 +66,16 @@ class CanaryCheck:
     reasons: list[str]
 
 
-def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> CanaryCheck | None:
+def check(
+    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, waits_for: str = ""
+) -> CanaryCheck | None:
     """Look at the canary of a workload, store what is decided in `rollout_checks`, and return it; None: there is none.
 
     A stored `roll_back` is returned as it is until somebody has carried it out. All else is computed from the events
     anew each time, so that nothing is lost between two checks.
+
+    Args:
+        waits_for: what the servers lack of it, in words: a step that is due waits for that, however long; empty: nothing.
     """
     canary = warehouse.row(QUERIES["canary"], {"workload": workload})
     if canary is None:
@@ -86,7 +91,7 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         found = shadow.compare(scores, watch)
         verdict, reasons = shadow.decide(found, now - canary["step_since"], settings.rollout, watch)
         comparisons = [] if found.comparison is None else [found.comparison]
-        return _store(warehouse, canary, now, found.judged, verdict, comparisons, reasons)
+        return _store(warehouse, canary, now, found.judged, *_served(verdict, reasons, waits_for), comparisons)
     named = canary["id"], workload, canary["version"], canary["previous_version"]
     steps = [
         Watched(*named, row["since"], row["until"])
@@ -110,7 +115,14 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         _, given = answers(cursor, steps[-1], steps[-1].since)
     comparisons = [compare_steps(*kind, kinds[kind], watch) for kind in COMPARED if kinds.get(kind)]
     verdict, reasons = decide(comparisons, given, now - canary["step_since"], now - began, settings.rollout, watch)
-    return _store(warehouse, canary, now, given, verdict, comparisons, reasons)
+    return _store(warehouse, canary, now, given, *_served(verdict, reasons, waits_for), comparisons)
+
+
+def _served(verdict: Verdict, reasons: list[str], waits_for: str) -> tuple[Verdict, list[str]]:
+    """The verdict, once enough servers have the canary: more people are not sent to servers that lack it."""
+    if verdict != "advance" or not waits_for:
+        return verdict, reasons
+    return "hold", [f"the next step is due, and waits: {waits_for}", *reasons]
 
 
 def _store(
@@ -119,8 +131,8 @@ def _store(
     now: datetime,
     given: int,
     verdict: Verdict,
-    comparisons: list[Comparison],
     reasons: list[str],
+    comparisons: list[Comparison],
 ) -> CanaryCheck:
     seen = CanaryCheck(
         id=uuid.uuid4().hex,

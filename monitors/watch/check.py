@@ -103,6 +103,16 @@ def latest(warehouse: Warehouse, workload: str) -> WatchCheck | None:
     return WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
 
 
+def in_force(warehouse: Warehouse, settings: Settings, workload: str) -> WatchCheck | None:
+    """The latest check of a workload, unless its watch ended without a verdict: somebody changed the champion
+    meanwhile, or turned the watch off."""
+    seen = latest(warehouse, workload)
+    if seen is None or seen.verdict != "go_on":
+        return seen
+    promotion = warehouse.row(QUERIES["watched"], {"workload": workload}) if settings.watch.enabled else None
+    return seen if promotion is not None and promotion["id"] == seen.promotion_id else None
+
+
 def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:
     """Of looks that decided nothing, keep all since `recent`, the last of each hour since `old`, and before that the
     last of each watch; returns how many were deleted. What decided a watch stays.

@@ -23,9 +23,10 @@ class Deployment:
         version: None: the base model, which servers have without loading anything.
         share: of new conversations; 0: it is asked in shadow, or stays loaded until it is drained.
         since: when it got this share, naive UTC.
-        served_at: when it came into service on the model servers; None: not yet, or no target is one. It stays while
-            they have it, whatever its share.
+        served_at: when it came into service: enough replicas of its targets answered with it; None: not yet. It stays
+            while they have it, whatever its share.
         aliases: that name it, of champion, canary and previous.
+        provided: a provider keeps its weights.
     """
 
     workload: str
@@ -34,6 +35,7 @@ class Deployment:
     since: datetime
     served_at: datetime | None
     aliases: frozenset[str]
+    provided: bool = False
 
     @property
     def name(self) -> str:
@@ -87,7 +89,13 @@ def deployments(warehouse: Warehouse) -> list[Deployment]:
     """Of all workloads; without versions that retention removed."""
     return [
         Deployment(
-            row["workload"], row["version"], row["share"], row["since"], row["served_at"], frozenset(row["aliases"])
+            row["workload"],
+            row["version"],
+            row["share"],
+            row["since"],
+            row["served_at"],
+            frozenset(row["aliases"]),
+            row["provided"],
         )
         for row in warehouse.rows(QUERIES["all"])
         if row["version"] is None or row["present"]
@@ -97,7 +105,7 @@ def deployments(warehouse: Warehouse) -> list[Deployment]:
 def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now: datetime) -> list[Deployment]:
     """Drop what has had no share for `serving.keep_seconds`, and has not answered for `serving.drain_seconds`.
 
-    Until model servers have what serves in its place, it answers: that is no time without a share.
+    Until what serves in its place has come into service, it answers: that is no time without a share.
 
     Returns:
         those that stay.
@@ -106,7 +114,7 @@ def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now
     replaced = dict[str, datetime]()  # when all that serves had come into service; absent where some has not
     for workload in {one.workload for one in found}:
         serving = [one for one in found if one.workload == workload and one.serves and one.version is not None]
-        if not settings.for_workload(workload).serving.servers or all(one.served_at for one in serving):
+        if all(one.served_at for one in serving):
             replaced[workload] = max((one.served_at for one in serving if one.served_at), default=datetime.min)  # noqa: DTZ901
     for one in found:
         own = settings.for_workload(one.workload).serving

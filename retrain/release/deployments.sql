@@ -3,6 +3,7 @@ SELECT version, share, since, served_at FROM deployments WHERE workload = $workl
 
 -- name: all
 SELECT d.workload, d.version, d.share, d.since, d.served_at, m.path IS NOT NULL AND m.removed_at IS NULL AS present,
+       m.provider_model IS NOT NULL AS provided,
        coalesce((SELECT list(a.alias ORDER BY a.alias) FROM aliases a
                  WHERE a.workload = d.workload AND a.version IS NOT DISTINCT FROM d.version), []) AS aliases
 FROM deployments d

@@ -7,9 +7,7 @@ it has is asked anew each time, so nothing is remembered that a restart, of a se
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
 
 import duckdb
 
@@ -18,11 +16,13 @@ from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer, Refused
 from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
+from retuned.retrain.release.replicas import Model, Replica, Service, State, service
 from retuned.retrain.release.rollout import one_at_a_time
-from retuned.retrain.release.targets.build import Place, build, places
+from retuned.retrain.release.targets.build import Place, build, places, places_in
 from retuned.retrain.release.targets.target import Target, WrongModel
-from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, WebhookTarget
+from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, TargetSettings, WebhookTarget
 from retuned.retrain.settings import Settings
+from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, aliases, model_name
 
 log = logging.getLogger(__name__)
 
@@ -32,73 +32,6 @@ PROBE_AGAIN = timedelta(minutes=5)
 """A server that restarts between two looks may come up with an adapter of its own configuration."""
 _LONGEST_PAUSE = 60.0
 _CLOSE_SECONDS = 5.0
-
-State = Literal["loading", "serving", "failed", "wrong"]
-
-
-@dataclass
-class Model:
-    """A version on a replica.
-
-    Attributes:
-        state: loading: it is not there yet, or not probed. serving: it is there, and nothing says that it answers with
-            something else. wrong: the effect probe does. failed: it cannot be loaded.
-        detail: why, where it does not serve, or where it could not be probed.
-        matches: what the effect probe found; None: it found nothing out.
-    """
-
-    workload: str
-    name: str
-    state: State = "loading"
-    detail: str = ""
-    matches: bool | None = None
-    probed_at: datetime | None = None
-    tries: int = 0
-    next_try: datetime | None = None
-
-    @property
-    def on_its_way(self) -> bool:
-        """Whether it is being loaded or probed, and nothing is known that keeps it from serving."""
-        return self.state == "loading" and not self.detail
-
-
-@dataclass
-class Replica:
-    """One replica of a target, as it was when it was last looked at.
-
-    Attributes:
-        up: whether it answered; None: it was not looked at yet.
-        problem: what is wrong with it as a whole; empty: nothing.
-    """
-
-    kind: str
-    address: str
-    is_server: bool
-    workloads: tuple[str, ...]
-    up: bool | None = None
-    problem: str = ""
-    models: dict[str, Model] = field(default_factory=dict)
-
-    def in_sync(self, workload: str) -> bool | None:
-        """Whether it has what it should have of a workload; None: not known."""
-        if self.up is not True:
-            return None
-        return not self.problem and all(
-            model.state == "serving" for model in self.models.values() if model.workload == workload
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the status."""
-        return {
-            "target": self.kind,
-            "replica": self.address,
-            "up": self.up,
-            "problem": self.problem or None,
-            "models": [
-                {"model": model.name, "state": model.state, "detail": model.detail or None, "probe": model.matches}
-                for model in list(self.models.values())
-            ],
-        }
 
 
 class Reconciler:
@@ -111,17 +44,20 @@ class Reconciler:
         now: Callable[[], datetime],
         show: Callable[[Replica], None] = lambda _: None,
         show_served: Callable[[str, float], None] = lambda *_: None,
+        show_enough: Callable[[str, dict[str, bool]], None] = lambda *_: None,
         lead: Lead = alone,
     ) -> None:
         """
         Args:
             show: gets each replica when it was looked at.
             show_served: gets a workload, and the seconds from the change of a share until the version was served.
+            show_enough: gets a workload, and of each version with a share whether enough replicas answer with it, where
+                that is known.
             lead: see `common.lead`.
         """
         self._warehouse, self._settings, self._now = warehouse, settings, now
         self._started_at = now()
-        self._show, self._show_served, self._lead = show, show_served, lead
+        self._show, self._show_served, self._show_enough, self._lead = show, show_served, show_enough, lead
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._threads: dict[tuple[str, str], threading.Thread] = {}
         self._once_more = set[tuple[str, str]]()
@@ -184,6 +120,22 @@ class Reconciler:
                 withheld[place.replica] = sorted(names)
         return withheld
 
+    def service(self, one: Deployment) -> Service:
+        """Whether enough replicas answer with a version, by `serving.replica_share` of its workload."""
+        settings = self._settings.for_workload(one.workload)
+        known = [
+            [self._replicas.get(place.key) or Replica(*place.key) for place in target]
+            for target in places_in(settings)
+            if _takes(target[0].settings, provided=one.provided)
+        ]
+        before = _before(aliases(self._warehouse, one.workload), one)
+        return service(known, settings.serving.replica_share, one.name, before, self._now())
+
+    def step_waits_for(self, workload: str) -> str:
+        """What keeps the rollout of a workload from its next step; empty: enough replicas answer with the canary."""
+        canary = (one for one in deployments(self._warehouse) if one.workload == workload and CANARY in one.aliases)
+        return next((found.lacking for one in canary if not (found := self.service(one)).enough), "")
+
     # Inside
 
     def _places(self, found: Sequence[Deployment]) -> list[Place]:
@@ -213,15 +165,17 @@ class Reconciler:
         place = next((place for place in self._places(found) if place.key == key), None)
         if place is None:
             return
-        replica = self._replicas.setdefault(
-            place.key, Replica(place.settings.kind, place.replica, place.is_server, place.workloads)
-        )
-        replica.workloads = place.workloads
-        due = {name: one for name, one in self._due(place).items() if _takes(place, one)}
+        replica = self._replicas.setdefault(place.key, Replica(place.settings.kind, place.replica))
+        replica.workloads, replica.looked_at, listed = place.workloads, self._now(), False
+        due = {
+            name: one
+            for name, one in self._due(place).items()
+            if _takes(place.settings, provided=one.version.provider_model is not None)
+        }
         try:
             target = build(place, self._settings, self._warehouse, self._now, self._lead)
             there = target.listed()
-            replica.up = True
+            replica.up = listed = True
             for name in replica.models.keys() - due.keys():
                 del replica.models[name]
             for name, one in due.items():
@@ -237,10 +191,11 @@ class Reconciler:
             raise
         except RetunedError as error:
             replica.up = isinstance(error, Refused) or replica.up
+            if not listed:
+                replica.models.clear()  # what it has is not known
             self._problem(replica, str(error))
         self._show(replica)
-        if place.is_server:
-            one_at_a_time(self._note_served)(place.workloads)
+        one_at_a_time(self._note_served)(place.workloads)
 
     def _due(self, place: Place) -> dict[str, Wanted]:
         """What a target should have: links and registries what has an alias, the others what serves or is drained."""
@@ -253,7 +208,7 @@ class Reconciler:
         if one.name not in there or (target.follows_aliases and there[one.name] != one.aliases):
             if model.next_try is not None and now < model.next_try:
                 return
-            model.probed_at = model.matches = None
+            model.probed_at, model.matches, model.tried_at = None, None, now
             try:
                 if one.name not in there:
                     target.check(one.version)
@@ -271,19 +226,22 @@ class Reconciler:
             self._verify(target, one, model)
 
     def _verify(self, target: Target, one: Wanted, model: Model) -> None:
+        model.tried_at = self._now()
         try:
             model.matches = target.verify(one.version)
             self._turn(target, model, "serving", "")
-        except NoAnswer as error:  # it is busy: it has just listed what it has
-            before: State = "loading" if model.probed_at is None else model.state
-            self._turn(target, model, before, f"it is not probed yet: {error}")
-            return
         except (WarehouseError, StandsBy):
             raise
         except WrongModel as error:
             model.matches = False
             self._turn(target, model, "wrong", str(error))
-        except RetunedError as error:  # it serves, as far as is known
+        except RetunedError as error:
+            if isinstance(error, NoAnswer) or (isinstance(error, Refused) and error.may_pass):
+                # It has just listed what it has, and is busy, or fails at this one.
+                before: State = "loading" if model.probed_at is None else model.state
+                self._turn(target, model, before, f"it is not probed yet: {error}")
+                return
+            # It serves, as far as is known.
             model.matches = None
             self._turn(target, model, "serving", f"it cannot be probed: {error}")
         model.probed_at = self._now()
@@ -314,29 +272,37 @@ class Reconciler:
         replica.problem = problem
 
     def _note_served(self, workloads: Sequence[str]) -> None:
-        """Keep when each version came into service: once a model server of its workload serves it, and on no other one
-        it is still on its way."""
+        """Keep when each version came into service: once enough replicas of each target answer with it. That is kept
+        when some are lost later, which is shown."""
+        shown = {workload: dict[str, bool]() for workload in workloads}
         for one in deployments(self._warehouse):
-            if one.workload not in workloads or one.version is None or one.served_at is not None or not one.serves:
+            if one.workload not in shown or one.version is None or not one.serves:
                 continue
-            servers = [replica for replica in self.replicas(one.workload) if replica.is_server]
-            expected = sum(len(target.urls) for target in self._settings.for_workload(one.workload).serving.servers)
-            if len(servers) < expected or any(replica.up is None and not replica.problem for replica in servers):
+            if (enough := self.service(one).enough) is None:
                 continue
-            models = [replica.models.get(one.name) for replica in servers if replica.up and not replica.problem]
-            if any(model is None or model.on_its_way for model in models):
+            shown[one.workload][one.name] = enough
+            if one.served_at is not None or not enough:
                 continue
-            if any(model is not None and model.state == "serving" for model in models):
-                now = self._now()
-                given = {"workload": one.workload, "version": one.version, "since": one.since, "now": now}
-                self._warehouse.execute(QUERIES["served"], given)
-                if one.since < self._started_at:  # when it was served first is not known: before an update, say
-                    continue
-                seconds = (now - one.since).total_seconds()
-                self._show_served(one.workload, seconds)
-                log.info("%s is served, %.1f s after the decision", one.name, seconds)
+            now = self._now()
+            given = {"workload": one.workload, "version": one.version, "since": one.since, "now": now}
+            self._warehouse.execute(QUERIES["served"], given)
+            if one.since < self._started_at:  # when it was served first is not known: before an update, say
+                continue
+            seconds = (now - one.since).total_seconds()
+            self._show_served(one.workload, seconds)
+            log.info("%s is served, %.1f s after the decision", one.name, seconds)
+        for workload, enough_of in shown.items():
+            self._show_enough(workload, enough_of)
 
 
-def _takes(place: Place, one: Wanted) -> bool:
+def _takes(target: TargetSettings, *, provided: bool) -> bool:
     """Where a provider keeps the weights there is nothing to load."""
-    return one.version.provider_model is None or isinstance(place.settings, FolderTarget | WebhookTarget)
+    return not provided or isinstance(target, FolderTarget | WebhookTarget)
+
+
+def _before(aliases: dict[str, str | None], one: Deployment) -> str | None:
+    """The version that one replaces; None: none, as after a rollback."""
+    if CANARY in one.aliases:
+        return model_name(one.workload, aliases.get(CHAMPION))
+    replaces = CHAMPION in one.aliases and PREVIOUS in aliases
+    return model_name(one.workload, aliases[PREVIOUS]) if replaces else None

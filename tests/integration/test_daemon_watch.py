@@ -183,6 +183,30 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     assert "votes a day a fall of 20 points shows after" in shown
 
 
+@pytest.mark.parametrize("ends", ["by hand", "switched off"])
+def test_a_watch_that_nobody_goes_on_with_is_not_shown(service: Service, ends: str) -> None:
+    one, two = service.register("one"), service.register("two")
+    service.promote(one, at=service.since - 4 * HOUR)
+    service.promote(two)
+    service.rated(two, 100, 20)
+    service.jobs.run("watch")
+    if ends == "by hand":
+        local = LocalService(service.jobs)
+        local.command("rollback", "support", {"asked_by": "anna"})
+        local.command("promote", "support", {"version": two, "asked_by": "anna"})
+    else:
+        settings = service.jobs.context.settings
+        off = settings.watch.model_copy(update={"enabled": False})
+        service.jobs.context.settings = settings.model_copy(update={"watch": off})
+    service.jobs.run("watch")
+    told = json.loads(as_json(status(service.jobs, None, None)))
+    assert told["workloads"]["support"]["champion"] == two
+    assert told["workloads"]["support"]["watch"] is None
+    assert not [line for line in summary(told) if "watch" in line]
+    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
+    assert "Watch over" not in page.render(status=told)
+
+
 def test_a_watch_that_can_find_nothing_is_shown_as_such(service: Service) -> None:
     one, two = service.register("one"), service.register("two")
     service.promote(one, at=service.since - 4 * HOUR)

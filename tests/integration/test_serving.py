@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,27 @@ from typing import Any
 import pytest
 from brokers import until
 from http_doubles import Quiet, listening
-from model_servers import VllmDouble, free_port, serving
+from jinja2 import Environment, PackageLoader
+from model_servers import VllmDouble, serving
 from prometheus_client import CollectorRegistry
 from served import WORKLOAD, Adapters, Served
 
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.generation.lora_server import LoraServer
+from retuned.daemon.cli.summary import summary
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.jsontext import as_json
+from retuned.daemon.metrics import Metrics as DaemonMetrics
+from retuned.daemon.settings import Settings
+from retuned.daemon.status import status
+from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.openai_api import NoAnswer
 from retuned.retrain.release import reconciler as module
 from retuned.retrain.release.deployments import deployments
 from retuned.retrain.release.reconciler import Reconciler
+from retuned.retrain.release.routes import routes
 from retuned.retrain.release.targets import vllm
 from retuned.retrain.versions import Version
 
@@ -400,32 +411,182 @@ def test_a_version_comes_into_service_on_all_servers_at_once_and_stays_there(
         assert made.reconciler.withheld() == {url: [made.old.name] for url in (double.url, slow.url)}
 
 
-@pytest.mark.parametrize("broken", ["busy", "refuses to load", "refuses to list", "away"])
-def test_a_server_that_cannot_have_a_version_keeps_it_from_no_other(
-    broken: str,
+def refuse(*_: Any) -> Any:
+    """Closes the connection without an answer."""
+    raise ConnectionError
+
+
+class Fleet:
+    """A daemon's jobs, four replicas, and two versions: the older one serves, the newer one is its canary.
+
+    Attributes:
+        doubles: the replicas, by TCP.
+    """
+
+    def __init__(self, folder: Path, warehouse: Warehouse, adapters: Adapters, doubles: list[VllmDouble], **keys: Any):
+        self.doubles = doubles
+        serves = {"targets": [{"kind": "vllm", "urls": [one.url for one in doubles]}], **keys}
+        self.served = Served(folder, warehouse, adapters, *serves["targets"], **keys)
+        own = Settings.model_validate(
+            {
+                "models": {"directory": folder / "models"},
+                "warehouse": {"path": warehouse.path},
+                "serving": serves,
+                "rollout": {"steps": [0.25, 1.0]},
+            }
+        )
+        self.registry = CollectorRegistry()
+        metrics = DaemonMetrics(self.registry), MonitorMetrics(self.registry), Metrics(self.registry)
+        context = Context(warehouse, own, MemoryPublisher(), *metrics, threading.Event(), lambda: self.served.now)
+        self.jobs = Jobs(context, print)
+        self.promote(self.old)
+        self.look()
+
+    @property
+    def old(self) -> Version:
+        return self.served.old
+
+    @property
+    def new(self) -> Version:
+        return self.served.new
+
+    def promote(self, version: Version) -> None:
+        self.jobs.context.rollout.promote(WORKLOAD, version.version, "operator", "a test", self.served.now)
+
+    def look(self, later: timedelta = timedelta(minutes=1)) -> None:
+        """Look at the replicas after a while."""
+        self.served.now += later
+        self.jobs.context.reconciler.run()
+
+    def in_service(self, version: Version) -> bool:
+        (one,) = (one for one in deployments(self.served.warehouse) if one.name == version.name)
+        withheld = self.jobs.context.reconciler.withheld()
+        assert (one.served_at is None) == all(version.name in withheld.get(two.url, ()) for two in self.doubles)
+        return one.served_at is not None
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(as_json(status(self.jobs, None, None)))["workloads"][WORKLOAD]  # type: ignore[no-any-return]
+
+    def lacking(self, version: Version) -> str | None:
+        (one,) = (one for one in self.status()["serving"]["deployments"] if one["model"] == version.name)
+        return one["lacking"]  # type: ignore[no-any-return]
+
+    def served_by_enough(self, version: Version) -> float | None:
+        of = {"workload": WORKLOAD, "model_name": version.name}
+        return self.registry.get_sample_value("retuned_version_served", of)
+
+
+@pytest.fixture
+def doubles(adapters: Adapters) -> Iterator[list[VllmDouble]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(serving(adapters.base)) for _ in range(4)]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, warehouse: Warehouse, adapters: Adapters, doubles: list[VllmDouble]) -> Fleet:
+    return Fleet(tmp_path, warehouse, adapters, doubles)
+
+
+def test_a_bad_mount_on_three_of_four_keeps_a_version_out_of_service_and_its_rollout_from_the_next_step(
+    fleet: Fleet,
+) -> None:
+    assert fleet.in_service(fleet.old)
+    for double in fleet.doubles[1:]:
+        double.sees_files = False
+    fleet.jobs.context.rollout.begin(WORKLOAD, fleet.new.version, "gate", "better", fleet.served.now)
+    fleet.look()
+    assert fleet.new.name in fleet.doubles[0].loaded
+    assert not fleet.in_service(fleet.new)
+    fleet.look(timedelta(days=8))  # each step is due after seven
+    fleet.served.now += timedelta(seconds=12)
+    fleet.jobs.run("watch")
+    rollout = fleet.status()["rollout"]
+    assert (rollout["share"], rollout["check"]["verdict"]) == (0.25, "hold")
+    why = rollout["check"]["reasons"][0]
+    assert why.startswith("the next step is due, and waits: 1 of 4 replicas of vllm answer with")
+    assert f"{fleet.doubles[1].url} lacks it: " in why
+    assert "No adapter found for" in why
+    assert "tried 12 s ago" in why
+    assert fleet.doubles[0].url not in why
+    assert fleet.served_by_enough(fleet.new) == 0
+    for double in fleet.doubles:
+        double.sees_files = True
+    fleet.look()
+    assert fleet.in_service(fleet.new)
+    assert fleet.served_by_enough(fleet.new) == 1
+    fleet.jobs.run("watch")
+    assert [(one.version, one.share) for one in routes(fleet.served.warehouse)[0].arms] == [(fleet.new.version, 1.0)]
+
+
+def test_people_are_shown_which_replica_lacks_what_and_why(fleet: Fleet) -> None:
+    fleet.doubles[2].sees_files = False
+    fleet.promote(fleet.new)
+    fleet.look()
+    lacking = fleet.lacking(fleet.new)
+    assert lacking is not None
+    assert lacking.startswith(f"3 of 4 replicas of vllm answer with {fleet.new.name}, and 4 have to: ")
+    assert f"{fleet.doubles[2].url} lacks it: " in lacking
+    told = json.loads(as_json(status(fleet.jobs, None, None)))
+    assert f"  service     waits for replicas: {lacking}" in summary(told)
+    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
+    shown = page.render(status=told)
+    assert "Waits for replicas" in shown
+    assert "No adapter found for" in shown
+    assert "Until then the version before it answers" in shown
+
+
+def test_a_replica_that_is_away_holds_up_nothing_while_most_of_the_others_have_a_version(fleet: Fleet) -> None:
+    fleet.doubles[3].answer = refuse  # type: ignore[method-assign]
+    fleet.look()
+    fleet.promote(fleet.new)
+    fleet.look()
+    assert fleet.in_service(fleet.new)
+    assert fleet.served_by_enough(fleet.new) == 1
+    fleet.doubles[2].answer = refuse  # type: ignore[method-assign]
+    fleet.look()
+    assert fleet.in_service(fleet.new)  # that is kept
+    assert fleet.served_by_enough(fleet.new) == 0
+    lacking = fleet.lacking(fleet.new)
+    assert lacking is not None
+    assert lacking.startswith(f"2 of 4 replicas of vllm answer with {fleet.new.name}, and 3 have to: ")
+    assert "does not answer" in lacking
+
+
+def test_a_version_that_replicas_list_and_do_not_answer_with_is_not_in_service(fleet: Fleet) -> None:
+    for double in fleet.doubles[:2]:
+        double.interfere = lambda _: (500, {"error": {"message": "CUDA out of memory"}})
+    fleet.promote(fleet.new)
+    fleet.look()
+    assert all(fleet.new.name in double.loaded for double in fleet.doubles)
+    assert not fleet.in_service(fleet.new)
+    assert "CUDA out of memory" in (fleet.lacking(fleet.new) or "")
+
+
+def test_a_rollback_needs_no_more_replicas_than_the_share(fleet: Fleet) -> None:
+    """What is taken back is no measure of how many have to have the version that serves again."""
+    fleet.promote(fleet.new)
+    fleet.look()
+    fleet.doubles[0].answer("/v1/unload_lora_adapter", {"lora_name": fleet.old.name}, None)
+    fleet.doubles[0].sees_files = False
+    fleet.jobs.context.rollout.rollback(WORKLOAD, "operator", "a test", fleet.served.now)
+    fleet.look()
+    assert fleet.served_by_enough(fleet.old) == 1
+    assert fleet.lacking(fleet.old) is None
+
+
+@pytest.mark.parametrize(("share", "in_service"), [(0.5, False), (0.4, True)])
+def test_how_many_replicas_may_be_away_is_configured(
+    share: float,
+    in_service: bool,
     tmp_path: Path,
     warehouse: Warehouse,
     adapters: Adapters,
-    double: VllmDouble,
-    monkeypatch: pytest.MonkeyPatch,
+    doubles: list[VllmDouble],
 ) -> None:
-    next_tokens = vllm.LoraServer.next_tokens
-
-    def busy(server: LoraServer, model: str, prompts: Any) -> Any:
-        if broken == "busy" and server.client.url == other.url and model != "base":
-            raise NoAnswer("timed out")
-        return next_tokens(server, model, prompts)
-
-    with serving(adapters.base) as other:
-        monkeypatch.setattr(vllm.LoraServer, "next_tokens", busy)
-        other.loads = broken != "refuses to load"
-        other.token = "a token" if broken == "refuses to list" else None
-        url = f"http://127.0.0.1:{free_port()}/v1" if broken == "away" else other.url
-        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url, url]})
-        made.promote(made.new)
-        made.reconciler.run()
-        assert deployments(warehouse)[0].served_at == made.now
-        assert made.reconciler.withheld() == {}
+    for double in doubles[2:]:
+        double.answer = refuse  # type: ignore[method-assign]
+    fleet = Fleet(tmp_path, warehouse, adapters, doubles, replica_share=share)
+    assert fleet.in_service(fleet.old) == in_service
 
 
 class Killed(BaseException):
@@ -483,5 +644,5 @@ def test_a_kill_at_any_step_leaves_servers_rows_and_links_agreed(
         link.name: link.readlink().name for link in (tmp_path / "models" / WORKLOAD).iterdir() if link.is_symlink()
     }
     assert links == {"champion": made.new.version, "previous": made.old.version}
-    server = next(one for one in made.reconciler.replicas(WORKLOAD) if one.is_server)
+    server = next(one for one in made.reconciler.replicas(WORKLOAD) if one.kind == "vllm")
     assert server.in_sync(WORKLOAD) is True

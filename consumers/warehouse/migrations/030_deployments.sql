@@ -6,7 +6,7 @@ CREATE TABLE deployments (
     version   VARCHAR,                                      -- null: the base model
     share     DOUBLE    NOT NULL,                           -- of new conversations, 0 to 1; 0: loaded until it is drained
     since     TIMESTAMP NOT NULL,                           -- when it got this share
-    served_at TIMESTAMP                                     -- when the replicas that answered all had it, first; null: not yet, or no model server is a target
+    served_at TIMESTAMP                                     -- when enough replicas of its targets first answered with it; null: not yet
 );
 
 INSERT INTO deployments SELECT workload, version, 1.0, created_at, NULL FROM aliases WHERE alias = 'champion';

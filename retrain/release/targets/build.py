@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from retuned.consumers.common.lead import Lead, alone
@@ -52,7 +53,7 @@ def places(settings: Settings, workloads: Sequence[str]) -> list[Place]:
     count."""
     found: dict[tuple[str, str], Place] = {}
     for workload in workloads:
-        for named in places_in(settings.for_workload(workload)):
+        for named in chain.from_iterable(places_in(settings.for_workload(workload))):
             place = found.get(named.key, named)
             if workload not in place.workloads:
                 place = replace(place, workloads=(*place.workloads, workload))
@@ -60,11 +61,9 @@ def places(settings: Settings, workloads: Sequence[str]) -> list[Place]:
     return list(found.values())
 
 
-def places_in(settings: Settings) -> list[Place]:
-    """The replicas of the targets in the settings of one workload, of no workload yet."""
-    return [
-        Place(target, replica, ()) for target in settings.serving.targets for replica in _replicas(target, settings)
-    ]
+def places_in(settings: Settings) -> list[list[Place]]:
+    """The replicas of each target in the settings of one workload, of no workload yet."""
+    return [[Place(target, one, ()) for one in _replicas(target, settings)] for target in settings.serving.targets]
 
 
 def build(
