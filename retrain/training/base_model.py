@@ -62,6 +62,29 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def load_config(folder: Path) -> Any:
+    """The configuration of a causal language model.
+
+    Raises:
+        RetunedError: transformers has no causal language model of this type.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, __version__
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except ValueError as error:
+        raise RetunedError(
+            f"models.base: transformers {__version__} does not read {folder / 'config.json'} ({str(error).splitlines()[0]}); "
+            "install a version that does, or take another base model"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise RetunedError(
+            f"models.base: {folder} is of type {config.model_type}, of which transformers {__version__} has no causal "
+            "language model (AutoModelForCausalLM), so it cannot be trained; take another base model"
+        )
+    return config
+
+
 def load_model(
     folder: Path,
     dtype: "torch.dtype",
@@ -78,13 +101,14 @@ def load_model(
         sharded: it is left where accelerate will shard it from.
 
     Raises:
-        RetunedError: bitsandbytes, which quantizes, is not there.
+        RetunedError: transformers has no such model, or bitsandbytes, which quantizes, is not there.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from retuned.retrain.kernels.attention import install
 
+    load_config(folder)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     how = _quantization(dtype) if quantized else {}
     if attention is not None:
