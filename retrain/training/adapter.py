@@ -23,6 +23,10 @@ from retuned.retrain.training import targets
 from retuned.retrain.training.batches import packed_losses, padded, padded_losses
 from retuned.retrain.training.targets import Targets
 
+_NOT_ON_EXPERTS = (
+    "adapters on the experts of {} do not support it; unset it, or name layers beside the experts in "
+    "train.target_modules and start anew from the base model"
+)
 _ACTIVE = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
 
 
@@ -30,7 +34,8 @@ def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainS
     """The base model with what is trained: the parent's adapter, or a new one.
 
     Raises:
-        RetunedError: the parent was made for another base model, or has all weights where an adapter is to be trained.
+        RetunedError: the parent was made for another base model, or has all weights where an adapter is to be trained;
+            or the adapter does not support what the settings ask for.
     """
     if parent is None:
         return new_adapter(model, base, settings)
@@ -41,6 +46,7 @@ def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainS
             f"train.method {settings.method}: the champion {parent} has all weights, and an adapter cannot go on from "
             "them; set train.method to full, or start anew from the base model with `retuned promote <workload> base`"
         )
+    _check_dropout(getattr(PeftConfig.from_pretrained(parent), "target_parameters", None) or (), settings, base)
     found = load_adapter(model, parent, trainable=True, dropout=settings.dropout)
     return new_adapter(found.merge_and_unload(), base, settings) if full and not parent_full else found
 
@@ -55,11 +61,9 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
     if settings.method == "full":
         return _copies_of_layers(model, base)
     found = _named(model, base, settings) if settings.target_modules else targets.find(model)
-    if found.parameters and (settings.dropout or settings.use_dora):
-        raise RetunedError(
-            f"train.{'dropout' if settings.dropout else 'use_dora'}: adapters on the experts of {base} do not support "
-            "it; unset it, or name layers beside the experts in train.target_modules"
-        )
+    _check_dropout(found.parameters, settings, base)
+    if found.parameters and settings.use_dora:
+        raise RetunedError(f"train.use_dora: {_NOT_ON_EXPERTS.format(base)}")
     rank = max(1, settings.rank // _active_experts(model))
     share = rank / settings.rank
     config = LoraConfig(
@@ -82,6 +86,11 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
         raise RetunedError(
             f"train.target_modules: name the layers to adapt in the base model {base} ({error})"
         ) from error
+
+
+def _check_dropout(parameters: Sequence[str], settings: TrainSettings, base: Path) -> None:
+    if parameters and settings.dropout:
+        raise RetunedError(f"train.dropout: {_NOT_ON_EXPERTS.format(base)}")
 
 
 def _named(model: nn.Module, base: Path, settings: TrainSettings) -> Targets:

@@ -50,6 +50,16 @@ def model_type(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
 
 
+def has_experts(folder: Path) -> bool:
+    """Whether the base model is a mixture of experts, by its config.json; no where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    text = config | (config.get("text_config") or {})
+    return any(key.startswith("n") and key.endswith("_experts") and value for key, value in text.items())
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer, with a pad token that is not the end of a turn where there is another."""
     from transformers import AutoTokenizer

@@ -86,7 +86,8 @@ def train(
         folder,
         timeout_seconds=settings.train.timeout_seconds,
         outputs=(finished.parent.name,),
-        to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
+        to_need_less="lower train.batch_size, train.max_length or train.rank, set train.method to qlora, or take a smaller "
+        "base model",
     )
     result = runner(settings).run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if "too_long" in result:

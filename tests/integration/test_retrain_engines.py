@@ -120,6 +120,20 @@ def test_the_engines_learn_the_same_from_the_same_rows(
         torch.testing.assert_close(right[name], value, atol=2e-3, rtol=0.05)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_adapters_on_a_base_model_in_4_bits_are_held_in_float32(
+    engine: str, base: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    learned = Path(trained(base, data, tmp_path / "first", settings("packed", epochs=1))["adapter"])
+    small = settings(engine, method="qlora", dtype="bfloat16", epochs=1, learning_rate=1e-7)
+    result = run(base, data, tmp_path / "second", small, parent=learned)
+    before, after = (load_file(one / "adapter_model.safetensors") for one in (learned, Path(result["adapter"])))
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    moved = [(after[name] - value).abs().max() for name, value in before.items()]
+    assert 0 < max(moved) < 1e-5  # steps that bfloat16 would round away, from weights that it would round
+
+
 def test_trl_goes_on_after_a_stop_and_after_a_kill_as_if_there_was_none(
     base: Path, data: Path, tmp_path: Path, unbroken: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 ) -> None:
