@@ -13,6 +13,7 @@ from typing import Any
 
 from retuned.consumers import logs
 from retuned.consumers.common.logfields import about
+from retuned.consumers.common.memory import gibibytes
 from retuned.consumers.common.process import CANCELLED, FIELDS, Emit
 from retuned.consumers.errors import Cancelled, RetunedError
 
@@ -43,15 +44,32 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
             emit({"error": str(error)})
             sys.exit(1)
         except Exception as error:
-            emit({"error": f"{type(error).__name__}: {error}", "out_of_memory": _is_out_of_memory(error)})
+            emit(_failed(error))
             log.exception("%s", type(error).__name__)
             sys.exit(1)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: Python's own, or torch's, on a CPU or on a GPU."""
+def _failed(error: Exception) -> dict[str, Any]:
+    """The last line for an error. An allocation may have failed: Python's own, or torch's, on a CPU or on a GPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    text = f"{type(error).__name__}: {error}"
+    if "OutOfMemoryError" in names:  # torch's, of a GPU
+        text = f"{text.split('. GPU ')[0]}{_gpu_memory()}"
+        return {"error": text, "out_of_memory": True, "on_gpu": True}
+    return {"error": text, "out_of_memory": "MemoryError" in names or "can't allocate memory" in text}
+
+
+def _gpu_memory() -> str:
+    """What of this process's GPU is taken, by itself and by others."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is None or not cuda.is_available():
+        return ""
+    free, total = cuda.mem_get_info()
+    allocated, reserved = cuda.memory_allocated(), cuda.memory_reserved()
+    return (
+        f" (GPU {cuda.current_device()} has {gibibytes(total)}: this process holds {gibibytes(reserved)}, "
+        f"{gibibytes(allocated)} of it in use, and {gibibytes(free)} are free)"
+    )
 
 
 def _die_with_parent() -> None:

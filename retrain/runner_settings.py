@@ -27,9 +27,10 @@ class RunnerSettings(Section):
     )
     token_file: Path | None = Field(None, description="a file whose content is that token")
     resources: dict[str, PositiveFloat] = Field(
-        {},
+        {"CPU": 1.0},
         description="of kind ray: what a training or an evaluation takes of the cluster, by Ray's names, for example "
-        "{CPU: 8, GPU: 1, memory: 64000000000}; it waits until so much is free",
+        "{CPU: 8, GPU: 1, memory: 64000000000}; it waits until a node has so much free. At least one: what asks for "
+        "nothing Ray runs on its head node",
     )
     runtime_env: dict[str, Any] = Field(
         {},
@@ -74,6 +75,10 @@ class RunnerSettings(Section):
     def _address_of_the_cluster(self) -> Self:
         if self.kind == "ray" and self.url is None:
             raise ValueError("kind is ray: name the cluster with url, for example http://ray-head:8265")
+        if self.kind == "ray" and not self.resources:
+            raise ValueError(
+                "resources: Ray runs what asks for none on its head node; name what a job takes, for example {CPU: 1}"
+            )
         env_vars = self.runtime_env.get("env_vars", {})
         if not isinstance(env_vars, dict) or not all(isinstance(value, str) for value in env_vars.values()):
             raise ValueError("runtime_env.env_vars: expected names and values, all of them text, as Ray does")

@@ -15,6 +15,9 @@ warranty shipping gift card within costs is are we take the free store open from
 answer question customer policy lamp sofa chair could somebody say hello thanks of a and for with your
 our need know want does can i my would like to ask there"""
 
+LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+"""The linear layers of a Llama."""
+
 
 def tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64) -> Path:
     """Save a random Llama and its tokenizer, with a chat template, into a folder; returns the folder."""
@@ -47,13 +50,33 @@ def tiny_model(kind: str, folder: Path, **changes: Any) -> Path:
     common = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
     gated: dict[str, Any] = {"intermediate_size": 64, "num_key_value_heads": 2}
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    routed = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+    linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    mixed = {"layer_types": ["linear_attention", "full_attention"]}
     own: dict[str, Any] = {
+        "deepseek_v3": gated
+        | routed
+        | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4, "first_k_dense_replace": 1}
+        | {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16},
         "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
         "gpt2": {"n_positions": 256},
         "gpt_oss": gated | experts | {"head_dim": 16},
         "granite": gated | {"attention_multiplier": 0.25},
+        "granitemoehybrid": gated
+        | experts
+        | {"shared_intermediate_size": 32, "layer_types": ["mamba", "attention"], "mamba_n_heads": 8}
+        | {"mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16},
+        "lfm2": gated | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
         "mistral": gated | {"sliding_window": None},
         "mixtral": gated | experts,
+        "qwen3_5_text": gated | linear | mixed | {"head_dim": 16},
+        "qwen3_moe": gated | routed | {"num_experts": 4, "head_dim": 16},
+        "qwen3_next": gated
+        | routed
+        | linear
+        | mixed
+        | {"num_experts": 4, "head_dim": 16, "shared_expert_intermediate_size": 32},
         "qwen3": gated | {"head_dim": 32},
         "smollm3": gated | {"no_rope_layers": [1, 0]},
     }

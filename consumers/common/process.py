@@ -35,6 +35,10 @@ FIELDS = "RETUNED_LOG_FIELDS"
 """In the environment of a child: what its log lines are about."""
 
 
+class _OutOfGpuMemory(OutOfMemory):
+    """Of which the memory of the machine says nothing."""
+
+
 def run_child(
     module: str,
     job: dict[str, Any],
@@ -99,6 +103,11 @@ def run_child(
             killed_before,
             to_need_less,
         )
+    except _OutOfGpuMemory as error:
+        raise OutOfMemory(
+            f"{name}: out of memory on the GPU: {error}; free it of other processes, such as a model server, use a "
+            "larger one" + (f", or {to_need_less}" if to_need_less else "") + f"; see {log_file}"
+        ) from error
     except OutOfMemory as error:
         left = available_bytes()
         raise OutOfMemory(
@@ -164,7 +173,7 @@ def _follow(
     if asked_to_stop:
         raise Cancelled(f"{name}: stopped before it was done")
     if last.get("out_of_memory"):
-        raise OutOfMemory(last["error"])
+        raise _OutOfGpuMemory(last["error"]) if last.get("on_gpu") else OutOfMemory(last["error"])
     if "error" in last:
         raise ChildFailed(f"{name}: {last['error']}")
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

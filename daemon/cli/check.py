@@ -35,7 +35,7 @@ from retuned.retrain.generation import server
 from retuned.retrain.release.targets import build
 from retuned.retrain.runners import build as runners
 from retuned.retrain.scoring.metric import check_metric
-from retuned.retrain.training import provider
+from retuned.retrain.training import coverage, provider
 from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str | None]]
@@ -72,6 +72,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
             ("base model" if key == "models.base" else f"base model of {key}", partial(check_base_model, base, key))
             for key, base in settings.bases().items()
         ),
+        *_for_each("adapter", settings, {"base", "train"}, coverage.check),
         *_for_each("provider", settings, {"base", "train"}, provider.check),
         *_for_each("runner", settings, {"runner"}, runners.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),

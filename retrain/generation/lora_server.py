@@ -1,5 +1,6 @@
 """The requests to a model server that loads adapters at run time: vLLM's routes."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,13 +58,19 @@ class LoraServer:
             )
         return next(iter(found.values()))
 
-    def load(self, name: str, path: Path) -> None:
+    def load(self, name: str, path: Path, *, fused: bool = False) -> None:
         """Load an adapter under a name that is not loaded.
+
+        Args:
+            path: of its folder, as the server sees it.
+            fused: whether it covers fused experts (see `covers_experts`).
 
         Raises:
             Refused: it does not load it.
         """
-        self._working.request("load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, repeat=False)
+        body = {"lora_name": name, "lora_path": str(path)}
+        # Only vLLM knows this key; with --enable-mixed-moe-lora-format (0.32) it decides how the file is read.
+        self._working.request("load_lora_adapter", body | ({"is_3d_lora_weight": True} if fused else {}), repeat=False)
 
     def unload(self, name: str) -> None:
         """Unload an adapter.
@@ -91,6 +98,15 @@ class LoraServer:
         with self.client.expected("completions"):
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             return [_by_id(choice["logprobs"]["top_logprobs"][0]) for _, choice in zip(prompts, choices, strict=True)]
+
+
+def covers_experts(adapter: Path) -> bool:
+    """Whether an adapter covers parameters that hold a matrix for each expert."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # whoever loads it reports what is wrong
+    return bool(config.get("target_parameters"))
 
 
 def _by_id(told: Mapping[str, float]) -> dict[int, float]:

@@ -20,6 +20,7 @@ from retuned.retrain.data import chat
 from retuned.retrain.data.redaction import check_redacted
 from retuned.retrain.generation.engine import Engine, Row
 from retuned.retrain.generation.kept import KeptAnswers
+from retuned.retrain.generation.lora_server import covers_experts
 from retuned.retrain.generation.provider import ANSWERS, ProviderEngine
 from retuned.retrain.generation.server import Server, ServerEngine, visible
 from retuned.retrain.settings import Base, EvaluateSettings, ProviderModel, Settings, TrainSettings
@@ -91,13 +92,16 @@ def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Pa
     evaluation = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
     names: dict[str, str | None] = {}
     paths: dict[str, Path] = {}
+    fused = set[str]()
     for model, path in group.models.items():
         if path is None:
             names[model] = None
             continue
         names[model] = name = f"{workload}@{versions.content_hash(path)}-evaluation-{evaluation}"
         paths[name] = visible(path, settings.models.directory, settings.evaluate)
-    with Server(settings.evaluate, settings.evaluate.bearer_token()).loaded(paths):
+        if covers_experts(path):
+            fused.add(name)
+    with Server(settings.evaluate, settings.evaluate.bearer_token()).loaded(paths, fused):
         yield [{"base": str(group.base), "models": names, "weights": _weights(group)}]
 
 

@@ -7,7 +7,7 @@ evaluation, are never loaded in place, and are unloaded afterwards; what else th
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,8 +64,11 @@ class Server:
         return self._server.next_tokens(model, prompts)
 
     @contextmanager
-    def loaded(self, adapters: Mapping[str, Path]) -> Iterator[None]:
+    def loaded(self, adapters: Mapping[str, Path], fused: Collection[str] = ()) -> Iterator[None]:
         """Meanwhile the server has these adapters, by name; afterwards, also after an error, it has them no more.
+
+        Args:
+            fused: names of those that cover fused experts.
 
         Raises:
             RetunedError: it cannot load one; the text says what to do.
@@ -74,7 +77,7 @@ class Server:
         try:
             for name, path in adapters.items():
                 tried.append(name)
-                self._load(name, path)
+                self._load(name, path, fused=name in fused)
             yield
         finally:
             for name in tried:
@@ -99,11 +102,11 @@ class Server:
             places = zip(told[len(prompt) :], completion, strict=True)
             return -fmean(place[str(token)]["logprob"] for place, token in places)
 
-    def _load(self, name: str, path: Path) -> None:
+    def _load(self, name: str, path: Path, *, fused: bool) -> None:
         if name in self._names():  # left by an evaluation that was killed, and taken up again
             return
         try:
-            self._server.load(name, path)
+            self._server.load(name, path, fused=fused)
         except Refused as error:
             if name in self._names():
                 return

@@ -19,22 +19,23 @@ from retuned.retrain.kernels import attention
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.kernels.supported import supported
 from retuned.retrain.settings import TrainSettings
+from retuned.retrain.training import targets
 from retuned.retrain.training.batches import packed_losses, padded, padded_losses
+from retuned.retrain.training.targets import Targets
 
-LAYERS = (
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",  # Llama, Mistral, Qwen, Gemma
-    "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h",  # Falcon, GPT-NeoX
-    "c_attn", "c_proj", "c_fc",  # GPT-2
-    "qkv_proj", "gate_up_proj", "fc1", "fc2",  # Phi
-)  # fmt: skip
-"""The linear layers of attention and MLP, by the names that models give them."""
+_NOT_ON_EXPERTS = (
+    "adapters on the experts of {} do not support it; unset it, or name layers beside the experts in "
+    "train.target_modules and start anew from the base model"
+)
+_ACTIVE = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
 
 
 def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainSettings) -> Any:
     """The base model with what is trained: the parent's adapter, or a new one.
 
     Raises:
-        RetunedError: the parent was made for another base model, or has all weights where an adapter is to be trained.
+        RetunedError: the parent was made for another base model, or has all weights where an adapter is to be trained;
+            or the adapter does not support what the settings ask for.
     """
     if parent is None:
         return new_adapter(model, base, settings)
@@ -45,6 +46,7 @@ def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainS
             f"train.method {settings.method}: the champion {parent} has all weights, and an adapter cannot go on from "
             "them; set train.method to full, or start anew from the base model with `retuned promote <workload> base`"
         )
+    _check_dropout(getattr(PeftConfig.from_pretrained(parent), "target_parameters", None) or (), settings, base)
     found = load_adapter(model, parent, trainable=True, dropout=settings.dropout)
     return new_adapter(found.merge_and_unload(), base, settings) if full and not parent_full else found
 
@@ -58,20 +60,23 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
     """The base model with a fresh adapter, which at first changes nothing."""
     if settings.method == "full":
         return _copies_of_layers(model, base)
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    named = settings.target_modules or tuple(name for name in LAYERS if name in present) or None
-    if settings.target_modules and not present & set(settings.target_modules):
-        raise RetunedError(
-            f"train.target_modules {', '.join(settings.target_modules)}: the base model {base} has none of them; "
-            "leave it out to take the usual ones"
-        )
+    found = _named(model, base, settings) if settings.target_modules else targets.find(model)
+    _check_dropout(found.parameters, settings, base)
+    if found.parameters and settings.use_dora:
+        raise RetunedError(f"train.use_dora: {_NOT_ON_EXPERTS.format(base)}")
+    rank = max(1, settings.rank // _active_experts(model))
+    share = rank / settings.rank
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
-        target_modules=list(named) if named else None,
+        target_modules=found.modules,
+        target_parameters=found.parameters or None,
+        # A token passes through several experts, whose ranks add up to that of a layer that is always on.
+        rank_pattern=dict.fromkeys(found.experts, rank),
+        alpha_pattern=dict.fromkeys(found.experts, settings.alpha * (share**0.5 if settings.use_rslora else share)),
         task_type=TaskType.CAUSAL_LM,
         base_model_name_or_path=str(base),
     )
@@ -81,6 +86,28 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
         raise RetunedError(
             f"train.target_modules: name the layers to adapt in the base model {base} ({error})"
         ) from error
+
+
+def _check_dropout(parameters: Sequence[str], settings: TrainSettings, base: Path) -> None:
+    if parameters and settings.dropout:
+        raise RetunedError(f"train.dropout: {_NOT_ON_EXPERTS.format(base)}")
+
+
+def _named(model: nn.Module, base: Path, settings: TrainSettings) -> Targets:
+    """What the settings name."""
+    named = settings.target_modules or ()
+    if not set(named) & {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}:
+        raise RetunedError(
+            f"train.target_modules {', '.join(named)}: the base model {base} has none of them; leave it out to adapt "
+            "all linear layers"
+        )
+    return Targets(list(named))
+
+
+def _active_experts(model: Any) -> int:
+    """Experts that a token passes through, as configurations name it; 1: not known."""
+    config = model.config.get_text_config()
+    return next((int(n) for key in _ACTIVE if (n := getattr(config, key, None))), 1)
 
 
 def _copies_of_layers(model: Any, base: Path) -> Any:
@@ -143,7 +170,7 @@ def sort_layer_names(folder: Path) -> None:
     """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    for name in ("target_modules", "exclude_modules"):
+    for name in ("target_modules", "exclude_modules", "target_parameters"):
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

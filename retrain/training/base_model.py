@@ -50,6 +50,16 @@ def model_type(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
 
 
+def has_experts(folder: Path) -> bool:
+    """Whether the base model is a mixture of experts, by its config.json; no where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    text = config | (config.get("text_config") or {})
+    return any(key.startswith("n") and key.endswith("_experts") and value for key, value in text.items())
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer, with a pad token that is not the end of a turn where there is another."""
     from transformers import AutoTokenizer
@@ -60,6 +70,29 @@ def load_tokenizer(folder: Path) -> Any:
         ends = [token for token in others if "endoftext" in token or "pad" in token.casefold()]
         tokenizer.pad_token = (ends or others or [tokenizer.eos_token])[0]
     return tokenizer
+
+
+def load_config(folder: Path) -> Any:
+    """The configuration of a causal language model.
+
+    Raises:
+        RetunedError: transformers has no causal language model of this type.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, __version__
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except ValueError as error:
+        raise RetunedError(
+            f"models.base: transformers {__version__} does not read {folder / 'config.json'} ({str(error).splitlines()[0]}); "
+            "install a version that does, or take another base model"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise RetunedError(
+            f"models.base: {folder} is of type {config.model_type}, of which transformers {__version__} has no causal "
+            "language model (AutoModelForCausalLM), so it cannot be trained; take another base model"
+        )
+    return config
 
 
 def load_model(
@@ -78,13 +111,14 @@ def load_model(
         sharded: it is left where accelerate will shard it from.
 
     Raises:
-        RetunedError: bitsandbytes, which quantizes, is not there.
+        RetunedError: transformers has no such model, or bitsandbytes, which quantizes, is not there.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from retuned.retrain.kernels.attention import install
 
+    load_config(folder)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     how = _quantization(dtype) if quantized else {}
     if attention is not None:

@@ -57,7 +57,7 @@ def train(
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
         `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`; of the
         rows to train and to validate on, `rows_cut` (that lost turns or passages) and `rows_too_long` (that were left
-        out); of packed also `packed` and `fused` (adapted layers that compute in fewer operations), of trl
+        out); `coverage` and `not_covered` (see `targets.Coverage`; None where all weights train); of packed also `packed` and `fused` (adapted layers that compute in fewer operations), of trl
         `micro_batch_size`, `gradient_checkpointing` and `attention`. Signs of overfitting: `best_epoch` (the one that
         is kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last
         epoch, nats per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
@@ -88,7 +88,8 @@ def train(
         folder,
         timeout_seconds=settings.train.timeout_seconds,
         outputs=(finished.parent.name,),
-        to_need_less="lower train.batch_size, train.max_length or train.rank, or take a smaller base model",
+        to_need_less="lower train.batch_size, train.max_length or train.rank, set train.method to qlora, or take a smaller "
+        "base model",
     )
     result = runner(settings, lead).run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if "too_long" in result:
@@ -108,7 +109,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     import torch
 
     from retuned.retrain.training import adapter as lora
-    from retuned.retrain.training import checkpoints, packed, preference, ranks
+    from retuned.retrain.training import checkpoints, packed, preference, ranks, targets
     from retuned.retrain.training.batches import encode_all, too_long
 
     chosen = engine.choose(model_type(base), settings, torch.cuda.device_count())
@@ -132,7 +133,11 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         sharded=settings.accelerate_file is not None,
     )
     settings = settings.for_model(model.num_parameters())
-    model = lora.to_train(model, base, Path(job["parent"]) if job["parent"] else None, settings)
+    parent = Path(job["parent"]) if job["parent"] else None
+    model = lora.to_train(model, base, parent, settings)
+    covered = targets.coverage(model) if settings.method != "full" else None
+    if covered is not None and parent is None and not settings.target_modules:
+        targets.check(covered, base)
     model.peft_config["default"].base_model_name_or_path = str(base)
     tables = [pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist() for split in ("train", "validation")]
     train, validation = (encode_all(tokenizer, table, **settings.encoding) for table in tables)
@@ -148,6 +153,8 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "rows_cut": sum(row.cut for row in (*train, *validation)),
         "rows_too_long": tried - fitting,
+        "coverage": covered and covered.share,
+        "not_covered": covered and covered.missing,
     }
     if together.first and (why := checkpoints.drop_unfit(folder, job, chosen.name, settings)):
         log.warning("training starts anew: %s", why)

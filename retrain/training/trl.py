@@ -134,6 +134,7 @@ class Training:
             disable_tqdm=True,
             report_to="none",
         )
+        trained = [(value, value.data) for value in model.parameters() if value.requires_grad]
         self.trainer = _Trainer(
             model=model,
             args=arguments,
@@ -141,6 +142,10 @@ class Training:
             train_dataset=_dataset(train),
             eval_dataset=_dataset(validation) if validation else None,
         )
+        if settings.method == "qlora":
+            # SFTTrainer rounds the adapters of a quantized model to bfloat16, in which most steps would change nothing.
+            for value, exact in trained:
+                value.data = exact
         self.trainer.settings = settings
         self.trainer.tokens_per_row = sum(len(row.completion) for row in validation) / max(1, len(validation))
         self.checkpoint: Path | None = None

@@ -260,8 +260,6 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from retuned.retrain.training.adapter import LAYERS
-
     class _Times(TrainerCallback):  # type: ignore[misc]
         """How long each step takes."""
 
@@ -297,7 +295,7 @@ def _train_with_trl(folder: Path) -> dict[str, Any]:
             r=SETTINGS.rank,
             lora_alpha=SETTINGS.alpha,
             lora_dropout=0.0,
-            target_modules=list(LAYERS),
+            target_modules="all-linear",
             task_type="CAUSAL_LM",
         ),
         train_dataset=Dataset.from_list(

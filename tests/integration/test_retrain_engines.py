@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from forks import ForkedChild
-from models import tiny_llama, tiny_model
+from models import LINEAR, tiny_llama, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from trainings import SETTINGS, dataset, encoded, trained
@@ -97,7 +97,7 @@ def test_a_training_learns_reports_and_leaves_an_adapter(
         "adapter_config.json", "adapter_model.safetensors", "training.json",
     ]  # fmt: skip
     config = json.loads((Path(result["adapter"]) / "adapter_config.json").read_text())
-    assert config["target_modules"] == sorted(lora.LAYERS[:7])  # of equal adapters, an equal hash
+    assert config["target_modules"] == LINEAR  # of equal adapters, an equal hash
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result["adapter"]).eval()
     rows, pad = encoded(base, 68)
     with torch.no_grad():
@@ -119,6 +119,20 @@ def test_the_engines_learn_the_same_from_the_same_rows(
     assert left.keys() == right.keys()
     for name, value in left.items():
         torch.testing.assert_close(right[name], value, atol=2e-3, rtol=0.05)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_adapters_on_a_base_model_in_4_bits_are_held_in_float32(
+    engine: str, base: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    learned = Path(trained(base, data, tmp_path / "first", settings("packed", epochs=1))["adapter"])
+    small = settings(engine, method="qlora", dtype="bfloat16", epochs=1, learning_rate=1e-7)
+    result = run(base, data, tmp_path / "second", small, parent=learned)
+    before, after = (load_file(one / "adapter_model.safetensors") for one in (learned, Path(result["adapter"])))
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    moved = [(after[name] - value).abs().max() for name, value in before.items()]
+    assert 0 < max(moved) < 1e-5  # steps that bfloat16 would round away, from weights that it would round
 
 
 def test_trl_goes_on_after_a_stop_and_after_a_kill_as_if_there_was_none(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import LINEAR
 from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import repeat_kv
@@ -18,7 +19,6 @@ from retuned.retrain.kernels.attention import install
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.batches import packed_losses
 from retuned.retrain.training.plan import Shape, plan, ways_out
 
@@ -49,7 +49,7 @@ def with_adapter(base: Path, dtype: torch.dtype, device: str) -> Any:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base), dtype=dtype)
         model.requires_grad_(False)
-        return get_peft_model(model, LoraConfig(r=RANK, target_modules=list(lora.LAYERS[:7]), task_type="CAUSAL_LM"))
+        return get_peft_model(model, LoraConfig(r=RANK, target_modules=LINEAR, task_type="CAUSAL_LM"))
 
 
 class FlashAttention(torch.autograd.Function):

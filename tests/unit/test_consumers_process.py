@@ -56,12 +56,36 @@ def test_where_the_kernel_does_not_count_it_is_likely(tmp_path: Path, monkeypatc
         run(tmp_path, KILLED)
 
 
-@pytest.mark.parametrize(
-    "error", ["bytearray(1 << 62)", "raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')"]
-)
+@pytest.mark.parametrize("error", ["bytearray(1 << 62)", "raise RuntimeError(\"can't allocate memory\")"])
 def test_an_allocation_that_failed_names_the_way_out(tmp_path: Path, error: str) -> None:
-    with pytest.raises(OutOfMemory, match=rf"child: out of memory: .*{HINT}"):
+    with pytest.raises(OutOfMemory, match=rf"child: out of memory: .*free now.*{HINT}"):
         run(tmp_path, error)
+
+
+TORCH = """
+class OutOfMemoryError(RuntimeError):
+    pass
+
+class cuda:
+    is_available = staticmethod(lambda: True)
+    current_device = staticmethod(lambda: 1)
+    mem_get_info = staticmethod(lambda: (2**29, 80 * 2**30))
+    memory_allocated = staticmethod(lambda: 30 * 2**30)
+    memory_reserved = staticmethod(lambda: 40 * 2**30)
+"""
+"""A double of torch on a GPU."""
+
+
+def test_a_gpu_without_memory_is_named_and_not_the_machines_memory(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(TORCH)
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 80.00 GiB of which"
+    with pytest.raises(OutOfMemory) as raised:
+        run(tmp_path, f"import torch; raise torch.OutOfMemoryError({said!r})")
+    assert str(raised.value) == (
+        "child: out of memory on the GPU: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB (GPU 1 has "
+        "80.0 GiB: this process holds 40.0 GiB, 30.0 GiB of it in use, and 0.5 GiB are free); free it of other "
+        f"processes, such as a model server, use a larger one, or {HINT}; see {tmp_path / 'child.log'}"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's kernel chooses whom to end")

@@ -135,6 +135,14 @@ def test_the_card_names_the_engine_the_rate_and_the_precision() -> None:
     assert "| base model in training and evaluation | in 4 bits (NF4) |" in card
 
 
+def test_the_card_names_what_the_adapter_covers() -> None:
+    training = {"coverage": 0.9962, "not_covered": ["model.layers.N.mlp.gate.weight"]}
+    card = render(Record(Path("/models/support.refunds/3f2a91c0"), MANIFEST | {"training": training}))
+    assert "| the adapter covers | 99.6% of the weights in the layers of the language model |" in card
+    assert "| not covered | model.layers.N.mlp.gate.weight |" in card
+    assert "the adapter covers" not in render(FULL)
+
+
 def test_examples_that_were_too_long_are_counted() -> None:
     assert "train.max_length" not in render(FULL)
     training = {"rows_cut": 7, "rows_too_long": 3}

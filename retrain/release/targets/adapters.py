@@ -1,10 +1,12 @@
 """What model servers take of the adapters that PEFT makes, looked at before anything is loaded."""
 
 import json
+from pathlib import Path
 
 from retuned.retrain.release.targets.target import Unservable
 from retuned.retrain.serving_settings import ServerTarget
 from retuned.retrain.settings import Settings
+from retuned.retrain.training.base_model import has_experts
 from retuned.retrain.versions import Version
 
 
@@ -36,12 +38,23 @@ def check(version: Version, server: str, maximum_rank: int) -> None:
         raise Unservable(
             f"{version.name}: it trains biases (bias: {config['bias']}), which {server} does not load: {anew}"
         )
+    if server == "sglang" and config.get("target_parameters"):
+        raise Unservable(
+            f"{version.name}: it adapts experts ({', '.join(config['target_parameters'])}), which sglang does not load: "
+            f"serve it by vllm, or name the layers beside the experts in train.target_modules and {anew}"
+        )
     if rank > maximum_rank:
         raise Unservable(
             f"{version.name}: its rank is {rank}, and the server takes {maximum_rank} (maximum_rank): start {server} "
             f"with --max-lora-rank {rank} or more and set maximum_rank to that, or set train.rank to {maximum_rank} "
             f"and {anew}"
         )
+
+
+def adapts_experts(settings: Settings) -> bool:
+    """Whether what is trained would cover fused experts of the base model."""
+    train, base = settings.train, settings.base
+    return train.method != "full" and not train.target_modules and isinstance(base, Path) and has_experts(base)
 
 
 def check_settings(settings: Settings, target: ServerTarget) -> list[str]:
@@ -53,6 +66,11 @@ def check_settings(settings: Settings, target: ServerTarget) -> list[str]:
         found.append(f"train.method full: {target.kind} loads adapters alone; set it to lora or qlora")
     if train.use_dora:
         found.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
+    if target.kind == "sglang" and adapts_experts(settings):
+        found.append(
+            f"models.base: {settings.base} has experts, on which sglang loads no adapter; serve it by vllm, or name the "
+            "layers beside the experts in train.target_modules"
+        )
     if train.rank > target.maximum_rank:
         found.append(
             f"train.rank {train.rank}: {target.kind} takes {target.maximum_rank} (serving.targets maximum_rank); "

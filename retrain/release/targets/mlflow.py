@@ -6,7 +6,7 @@ Through MLflow's own client (mlflow-skinny), which knows its authentication and 
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _ALIASES = {"champion": "champion", "canary": "challenger", "previous": "previous"}
 _VERSION, _SERVED = "retuned.version", "retuned.served"
+_PASSWORD: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""MLflow would send these in place of a token."""
 _one_client = threading.Lock()
 """Its token and its timeout are variables of the environment."""
 
@@ -110,12 +112,13 @@ class Mlflow:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        own = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(self._settings.timeout_seconds) or 1)}
-        own |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | (
-            {"MLFLOW_TRACKING_TOKEN": self._token} if self._token else {}
-        )
-        with _one_client:
-            os.environ.update(own)
+        own = {
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(self._settings.timeout_seconds) or 1),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        }
+        if self._token:
+            own |= dict.fromkeys(_PASSWORD) | {"MLFLOW_TRACKING_TOKEN": self._token}
+        with _one_client, _environment(own):
             try:
                 yield MlflowClient(self._settings.url, self._settings.url)
             except (MlflowException, OSError) as error:
@@ -123,6 +126,26 @@ class Mlflow:
                     f"serving.targets (mlflow): {self._settings.url}: {str(error).splitlines()[0]}; start it, or "
                     "correct url or token_file"
                 ) from error
+
+
+@contextmanager
+def _environment(own: Mapping[str, str | None]) -> Iterator[None]:
+    """Meanwhile these variables have these values, None for none; afterwards those of before, so that the token of one
+    registry is not sent to the next."""
+    before = {name: os.environ.get(name) for name in own}
+    try:
+        _set(own)
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _registered(workload: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.retrain.generation.effect_probe import Probe
-from retuned.retrain.generation.lora_server import LoraServer
+from retuned.retrain.generation.lora_server import LoraServer, covers_experts
 from retuned.retrain.openai_api import Client, Refused
 from retuned.retrain.release.deployments import Wanted
 from retuned.retrain.release.targets import adapters
@@ -103,7 +103,7 @@ class Vllm:
         path = self._visible(wanted.version.path)
         self._models = None
         try:
-            self.server.load(wanted.name, path)
+            self.server.load(wanted.name, path, fused=covers_experts(wanted.version.path))
         except Refused as error:
             if wanted.name in self.listed():
                 return  # by a request before, whose answer did not arrive

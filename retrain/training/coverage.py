@@ -1,0 +1,62 @@
+"""How much of a base model an adapter would cover, before anything is trained.
+
+A child process builds the model from its config.json, without memory for its weights.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from retuned.consumers.child import child_main
+from retuned.consumers.common.process import Emit, run_child
+from retuned.retrain.settings import Settings, TrainSettings
+from retuned.retrain.training.base_model import check_base_model, load_config
+
+_SECONDS = 600.0
+
+
+def check(settings: Settings) -> str:
+    """What an adapter under the settings of a workload would cover.
+
+    Raises:
+        RetunedError: the base model cannot be trained under these settings, or an adapter would cover too little.
+    """
+    base, train = settings.base, settings.train
+    if not isinstance(base, Path):
+        return "none is trained here"
+    if train.method == "full":
+        return "none: all layers are trained (train.method full)"
+    check_base_model(base)
+    decisive = train.model_dump(mode="json", include={"target_modules", "dropout", "use_dora"})
+    return f"covers {_covered(json.dumps({'base': str(base), 'settings': decisive}))}"
+
+
+@cache
+def _covered(job: str) -> str:
+    """Once for all workloads that train alike."""
+    with TemporaryDirectory() as folder:
+        found = run_child("retuned.retrain.training.coverage", json.loads(job), Path(folder), timeout_seconds=_SECONDS)
+    return str(found["covered"])
+
+
+def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
+    """The child's side."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from retuned.retrain.training import targets
+    from retuned.retrain.training.adapter import new_adapter
+
+    base, settings = Path(job["base"]), TrainSettings.model_validate(job["settings"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(base), dtype=torch.bfloat16)
+        covered = targets.coverage(new_adapter(model, base, settings))
+    if not settings.target_modules:
+        targets.check(covered, base)
+    return {"covered": str(covered)}
+
+
+if __name__ == "__main__":
+    child_main(work)
