@@ -172,9 +172,8 @@ def _joined(stream: Iterable[Plain]) -> Plain:
     for call, arguments in calls.values():
         call["function"]["arguments"] = "".join(arguments)
     thought = "".join(thoughts) or None
-    message = without_nothing(
-        {"content": "".join(texts), "reasoning_content": thought, "tool_calls": [call for call, _ in calls.values()] or None}
-    )
+    made = [call for call, _ in calls.values()]
+    message = without_nothing({"content": "".join(texts), "reasoning_content": thought, "tool_calls": made or None})
     return response | {"choices": [{"message": message, "finish_reason": reason}]}
 
 
