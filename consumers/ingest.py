@@ -15,7 +15,7 @@ import pyarrow as pa
 from retuned.consumers.counting import Counting
 from retuned.consumers.dead_letter_topic import DeadLetterTopic
 from retuned.consumers.decoding import Decoder
-from retuned.consumers.errors import BrokerUnavailable, Busy, OutOfStep, RetunedError, StoreUnavailable
+from retuned.consumers.errors import BrokerUnavailable, Busy, MemoryLimit, OutOfStep, RetunedError, StoreUnavailable
 from retuned.consumers.kafka.contract import Batch, Partition, Publisher, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.producers import Producer, Producers, SetAside
@@ -219,7 +219,7 @@ class Ingest:
             work, request = self._requests.popleft()
             try:
                 request.set_result(work())
-            except (Busy, OutOfStep) as error:  # the caller's error: ingestion goes on
+            except (Busy, MemoryLimit, OutOfStep) as error:  # the caller's: nothing was stored, and ingestion goes on
                 request.set_exception(error)
             except BaseException as error:
                 request.set_exception(error)

@@ -5,17 +5,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import duckdb
-
 from retuned.consumers.decoding import Decoder
-from retuned.consumers.errors import Busy
 from retuned.consumers.formats.dialects import BadPart
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.rows import Rows
-from retuned.consumers.warehouse.writer import QUERIES, delete_replayed
+from retuned.consumers.warehouse.writer import QUERIES
 
 # At a time: events wait meanwhile, and some megabytes take seconds to redact.
 LETTERS, CHARACTERS = 1_000, 2 * 2**20
@@ -32,6 +29,7 @@ def replay(ingest: Ingest) -> dict[str, int]:
 
     Raises:
         Busy: some letters are being archived; those before them were replayed.
+        MemoryLimit: DuckDB may not have as much as it needs, tried for some seconds; those before them were replayed.
         RetunedError: the thread of `Ingest.run` does not come to it in time; those before them were replayed.
     """
     total = Counter(tried=0, replayed=0, stored=0)
@@ -75,11 +73,5 @@ def decoded(
 def _replay_some(ingest: Ingest, letters: list[dict[str, Any]]) -> Counter[str]:
     writer, seconds = ingest.writer, ingest.settings.ingest.deduplicate_seconds
     rows = decoded(letters, ingest.decoder, Batch(), seconds, writer.pseudonym_or_stored)
-    writer.redact(rows)
-    try:
-        writer.store(rows, partial(delete_replayed, rows=rows))
-    except duckdb.TransactionException as error:
-        raise Busy(
-            "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
-        ) from error
+    writer.write(rows)
     return Counter(tried=len(letters), replayed=len(rows.replayed), stored=sum(rows.stored.values()))

@@ -320,23 +320,25 @@ STEPS: tuple[Callable[[Any, int, int], Any], ...] = (
 
 def _protobuf(kind: str, value: Any) -> bytes:
     """A message of OTLP, as far as `value` has fields of it; texts, and numbers that fit."""
-    made = b""
+    made = list[bytes]()
     for number, (name, type, wire, is_repeated) in otlp._FIELDS[kind].items():
         held = value.get(name) if isinstance(value, dict) else None
         for one in held if is_repeated and isinstance(held, list) else [] if held is None else [held]:
             if type in otlp._FIELDS:
-                made += field(number, _protobuf(type, one))
+                made.append(field(number, _protobuf(type, one)))
             elif type == "hex" and isinstance(one, str) and re.fullmatch("(?:[0-9a-f]{2})*", one):
-                made += field(number, bytes.fromhex(one))
+                made.append(field(number, bytes.fromhex(one)))
             elif type in ("hex", "string"):
-                made += field(number, one.encode("utf-8", "surrogatepass") if isinstance(one, str) else b"")
+                made.append(field(number, one.encode("utf-8", "surrogatepass") if isinstance(one, str) else b""))
             elif type == "double":
-                made += varint(number << 3 | wire) + struct.pack("<d", one if isinstance(one, float) else 0.5)
+                made.append(varint(number << 3 | wire) + struct.pack("<d", one if isinstance(one, float) else 0.5))
             else:
                 is_whole = isinstance(one, str) and re.fullmatch("-?[0-9]{1,25}", one)
                 whole = int(one) % 2**64 if is_whole or isinstance(one, int) else 1
-                made += varint(number << 3 | wire) + (struct.pack("<Q", whole) if type == "time" else varint(whole))
-    return made
+                made.append(
+                    varint(number << 3 | wire) + (struct.pack("<Q", whole) if type == "time" else varint(whole))
+                )
+    return b"".join(made)
 
 
 def _nested(depth: int) -> bytes:
@@ -347,7 +349,7 @@ def _nested(depth: int) -> bytes:
     return field(1, field(2, field(2, field(5, inner))))
 
 
-def _as_protobuf(value: Any, how: int, where: int) -> bytes:
+def as_protobuf(value: Any, how: int = 12, where: int = 0) -> bytes:
     """Mostly whole, as JSON is. What says that a value is a user stays as it is: nobody could tell it else."""
     spans = "resourceSpans" in value if isinstance(value, dict) else False
     signal = ("resourceSpans", "ResourceSpans") if spans else ("resourceLogs", "ResourceLogs")
@@ -452,7 +454,7 @@ class Plan:
             if isinstance(value, dict | list):
                 value = STEPS[step % len(STEPS)](value, where, what)
         if is_protobuf:
-            made = _as_protobuf(value, self.broken, self.where).replace(bytes.fromhex(ID), bytes.fromhex(id))
+            made = as_protobuf(value, self.broken, self.where).replace(bytes.fromhex(ID), bytes.fromhex(id))
         else:
             made = _as_bytes(value, self.ascii_only)
         made = made.replace(ID.encode(), id.encode())

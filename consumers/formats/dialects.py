@@ -7,7 +7,6 @@ reason. A message may be an array of events, and events may lie in envelopes, on
 
 import codecs
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -26,18 +25,19 @@ from retuned.consumers.formats import (
     otlp,
     tensorzero,
 )
-from retuned.consumers.formats.events import BadEvent, Bounds, Event, Kind, PassedOver, convert, decode
+from retuned.consumers.formats.events import BadEvent, Bounds, Event, Kind, PassedOver, decode, read
 from retuned.consumers.formats.messages import Plain
+from retuned.consumers.formats.work import MOST_LETTERS, PART, Budget, work_of
 from retuned.consumers.kafka.contract import Headers
 
 CONFLUENT_MAGIC = b"\x00"
 CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
 ENVELOPES = 3
-MOST_LETTERS = 1_000  # of one array; one with more is no array of events
-MOST_RECORDS = 100_000  # of one message: a span has a hundred bytes and more, so that they would be 10 MB
-TOO_MANY = (
-    f"more than {MOST_RECORDS:,} events, spans or log records in one message; have its producer send fewer at a time"
+TOO_MUCH = (
+    "more events, spans or log records, or more strings and digits in them, than one message may hold; {} parts of it "
+    "are stored or counted; have its producer send fewer at a time (formats.md#bounds)"
 )
+TOO_MANY_LETTERS = "{} further parts of the message are no events; the first {} are dead letters of their own"
 SCHEMA_REGISTRY = (
     "Avro or Protobuf under schema {} of a schema registry, which is not read; have the producer write JSON (with or "
     "without JSON Schema), or convert the topic, for example with ksqlDB or Kafka Connect"
@@ -156,55 +156,79 @@ def is_foreign(value: Any) -> bool:
 
 
 def _translated(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
+    """The parts of a message, as many as one may hold, and a letter that keeps all of it where it holds more."""
     value, envelope = _unwrapped(value, envelope)
+    budget = Budget(bounds.work)
     if not isinstance(value, list) or not value or openai.are_chunks(value):
-        return _events(kind, value, envelope, bounds)
-    return _events_of_array(kind, value, envelope, bounds)
+        found = _events(kind, value, envelope, bounds, budget)
+    else:
+        found = _events_of_array(kind, value, envelope, bounds, budget)
+        bad = [part.error for part in found if isinstance(part, BadPart)]
+        if bad and len(bad) == len(found):  # no array of events at all
+            return [BadPart(bad[0])]
+    if budget.is_over:
+        found.append(BadPart(BadEvent("too_many", TOO_MUCH.format(f"{len(found):,}"))))
+    elif (further := budget.refused - MOST_LETTERS) > 0:
+        detail = TOO_MANY_LETTERS.format(f"{further:,}", f"{MOST_LETTERS:,}")
+        found.append(BadPart(BadEvent("too_many", detail)))
+    return found
 
 
-def _events_of_array(kind: Kind, values: list[Any], envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
-    """The events of an array, and a letter for each that is none. If most of it is none, one letter is for all."""
+def _events_of_array(
+    kind: Kind, values: list[Any], envelope: Plain, bounds: Bounds, budget: Budget
+) -> list[Found | BadPart]:
+    """The events of an array, and a letter for each that is none."""
     around = {**envelope, "id": None}  # the id of the envelope is that of none of them
     found: list[Found | BadPart] = []
-    first, bad = None, 0
     for value in values:
-        for made in _events(kind, value, around, bounds):
-            if isinstance(made, BadPart):
-                first, bad = first or made.error, bad + 1
-                made = BadPart(made.error, made.part or msgspec.json.encode(value))
-            found.append(made)
-        if len(found) > MOST_RECORDS:
-            return [BadPart(BadEvent("too_many", TOO_MANY))]
-        if first and bad > MOST_LETTERS:
+        if not budget.spend(PART):
             break
-    return [BadPart(first)] if first and (bad == len(found) or bad > MOST_LETTERS) else found
+        for made in _events(kind, value, around, bounds, budget):
+            if isinstance(made, BadPart) and made.part is None:
+                made = BadPart(made.error, msgspec.json.encode(value))
+            found.append(made)
+    return found
 
 
-def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
-    """What one event, or one batch of spans, comes to."""
-    made: list[Found | BadPart] = []
+def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds, budget: Budget) -> list[Found | BadPart]:
+    """What one event, or one batch of spans, comes to, until the budget is spent."""
+    found: list[Found | BadPart] = []
+    count = 0
     try:
         value, envelope = _unwrapped(value, envelope)
-        found = list(islice(_recognised(kind, value, envelope), MOST_RECORDS + 1))
-        if len(found) > MOST_RECORDS:
-            raise BadEvent("too_many", TOO_MANY)
+        for item in _recognised(kind, value, envelope):
+            count += 1
+            made = _event(item, envelope, bounds, budget)
+            if budget.is_over:
+                return found
+            if made is not None:
+                found.append(made)
+        if not count and otel.is_batch(value):
+            return [PassedOver("no_model_call")]
+        if not count:
+            raise BadEvent("not_an_event", "holds no answer and no feedback")
     except BadEvent as bad:
-        return [BadPart(bad)]
-    if not found and otel.is_batch(value):
-        return [PassedOver("no_model_call")]
-    if not found:
-        return [BadPart(BadEvent("not_an_event", "holds no answer and no feedback"))]
-    for item in found:
-        if isinstance(item, PassedOver):
-            made.append(item)
-            continue
-        of_kind, plain = item
-        whole = native.coerced(cloudevents.completed(plain, envelope))
-        try:
-            made.append(convert(of_kind, whole, bounds))
-        except BadEvent as bad:
-            made.append(BadPart(bad, msgspec.json.encode(whole) if len(found) > 1 else None))
-    return made
+        return [*found, BadPart(bad)] if budget.refuse() else found
+    if count == 1 and found and isinstance(found[0], BadPart):
+        return [BadPart(found[0].error)]
+    return found
+
+
+def _event(
+    item: tuple[Kind, Plain] | PassedOver, envelope: Plain, bounds: Bounds, budget: Budget
+) -> Found | BadPart | None:
+    """One part of a message, paid for; None where it is no event and there are letters enough."""
+    if isinstance(item, PassedOver):
+        budget.spend(PART)
+        return item
+    kind, plain = item
+    json = msgspec.json.encode(native.coerced(cloudevents.completed(plain, envelope)))
+    if not budget.spend(PART + work_of(json)):
+        return None
+    try:
+        return read(kind, json, bounds)
+    except BadEvent as bad:
+        return BadPart(bad, json) if budget.refuse() else None
 
 
 def _unwrapped(value: Any, envelope: Plain) -> tuple[Any, Plain]:

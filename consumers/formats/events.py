@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from retuned.consumers.common.tool_calls import are_calls
 from retuned.consumers.formats.messages import reasoning_of
 from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
+from retuned.consumers.formats.work import LARGEST, work_of
 from retuned.consumers.settings import IngestSettings
 
 Kind = Literal["interactions", "feedback"]
@@ -169,6 +170,11 @@ class Bounds(msgspec.Struct, frozen=True):
             value=settings.max_feedback_value,
         )
 
+    @property
+    def work(self) -> int:
+        """How much work one message may be, as `work_of` counts it."""
+        return 4 * self.bytes
+
 
 FIRST = datetime(1990, 1, 1, tzinfo=UTC)
 _INTERACTION = msgspec.json.Decoder(Interaction)
@@ -190,15 +196,19 @@ def decode(kind: Kind, payload: bytes | None, bounds: Bounds) -> Event:
         raise BadEvent("empty", "the message has no value")
     if len(payload) > bounds.bytes:
         raise BadEvent("too_large", f"{len(payload)} bytes, the limit is {bounds.bytes} (ingest.max_event_bytes)")
-    return _decode(kind, payload, bounds)
+    event = read(kind, payload, bounds)
+    if LARGEST * len(payload) > bounds.work and work_of(payload) > bounds.work:
+        raise BadEvent("too_many", "holds more strings and digits than one message may (formats.md#bounds)")
+    return event
 
 
 def convert(kind: Kind, value: Any, bounds: Bounds) -> Event:
     """One event from decoded JSON, under the same rules as `decode`, whatever its size."""
-    return _decode(kind, _TO_JSON.encode(value), bounds)
+    return read(kind, _TO_JSON.encode(value), bounds)
 
 
-def _decode(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
+def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
+    """One event from JSON, under the same rules as `decode`, whatever its size."""
     field = ""
     try:
         if not payload.isascii():

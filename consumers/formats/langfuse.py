@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from retuned.consumers.formats import calls, traced, verdicts
+from retuned.consumers.formats import calls, openai, traced, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import Plain, object_of, objects_of, seconds_between, without_nothing
 
@@ -72,6 +72,7 @@ def span_row(attributes: Plain, span: Plain) -> Plain:
 
 
 def _trace(trace: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    trace = trace | {"metadata": _metadata(trace)}
     rows = [_camel(row) for row in objects_of(trace["observations"])]
     answers = [row.get("id") for row in rows if row.get("type") == "GENERATION"]
     for row in rows:
@@ -90,13 +91,14 @@ def _observation(row: Plain, trace: Plain) -> Iterator[tuple[Kind, Plain] | Pass
         yield PassedOver("without_content")
     elif row.get("output") is None:
         yield PassedOver("request_alone")
+    elif openai.failed(response := traced.response(row["output"])):  # before the metadata of the trace are copied
+        yield PassedOver("failed_call")
     else:
-        yield from calls.answers(_log(row, trace))
+        yield from calls.answers(_log(row, trace, response))
 
 
-def _log(row: Plain, trace: Plain) -> Plain:
+def _log(row: Plain, trace: Plain, response: Any) -> Plain:
     metadata = {**_metadata(trace), **_metadata(row)}
-    response = traced.response(row["output"])
     usage = object_of(row.get("usageDetails")) or object_of(row.get("usage"))
     if isinstance(response, dict):
         counts = {"prompt_tokens": usage.get("input"), "completion_tokens": usage.get("output")}

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from retuned.consumers.formats import calls, traced, verdicts
+from retuned.consumers.formats import calls, openai, traced, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import Plain, object_of, objects_of, seconds_between, without_nothing
 
 _CALLS = ("CHAT_MODEL", "LLM")
 _SOURCES = {"HUMAN": "user", "LLM_JUDGE": "judge", "AI_JUDGE": "judge", "CODE": "app"}
+_LONGEST_ID = 1_000  # which is refused: the ids of spans repeat it
 _EXPECTED = ("expected_response", "expected_output")
 
 
@@ -22,11 +23,12 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     info = value["info"]
     spans = [(span, _attributes(span)) for span in objects_of(value["data"]["spans"])]
     ids = [span.get("span_id") for span, attributes in spans if attributes.get("mlflow.spanType") in _CALLS]
+    known, trace_id = {*map(str, ids)}, str(info["trace_id"])[:_LONGEST_ID]
 
     def answer(span_id: Any) -> str | None:
-        if span_id is None or span_id not in ids:
-            return info["trace_id"] if len(ids) == 1 and span_id is None else None
-        return str(info["trace_id"]) if len(ids) == 1 else f"{info['trace_id']}-{span_id}"
+        if len(ids) == 1 and span_id in (None, ids[0]):
+            return trace_id
+        return None if span_id is None or str(span_id) not in known else f"{trace_id}-{span_id}"
 
     for span, attributes in spans:
         yield from _span(span, attributes, info, answer(span.get("span_id")))
@@ -43,8 +45,8 @@ def _span(span: Plain, attributes: Plain, info: Plain, id: str | None) -> Iterat
         yield PassedOver("failed_call")
         return
     response = traced.response(attributes.get("mlflow.spanOutputs"))
-    if response is None:
-        yield PassedOver("request_alone")
+    if openai.failed(response):  # before the tags are copied
+        yield PassedOver("request_alone" if response is None else "failed_call")
         return
     tags, metadata = object_of(info.get("tags")), object_of(info.get("trace_metadata"))
     began, ended = span.get("start_time_unix_nano"), span.get("end_time_unix_nano")

@@ -156,7 +156,8 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
 
 def _joined(stream: Iterable[Plain]) -> Plain:
     """The chunks of one completion as the completion: its first choice."""
-    response, texts, thoughts, calls, reason = Plain(), list[str](), list[str](), dict[Any, Plain](), None
+    response, texts, thoughts, reason = Plain(), list[str](), list[str](), None
+    calls: dict[str, tuple[Plain, list[str]]] = {}
     for chunk in stream:
         response |= without_nothing({key: chunk.get(key) for key in ("id", "created", "model", "usage")})
         for choice in objects_of(chunk.get("choices")):
@@ -167,20 +168,22 @@ def _joined(stream: Iterable[Plain]) -> Plain:
             texts += [text for text in (delta.get("content"), delta.get("refusal")) if isinstance(text, str)]
             thoughts.append(reasoning_of(delta) or "")
             for part in objects_of(delta.get("tool_calls")):
-                _extend(calls.setdefault(str(part.get("index")), {}), part)
+                _extend(*calls.setdefault(str(part.get("index")), ({"function": {}}, [])), part)
+    for call, arguments in calls.values():
+        call["function"]["arguments"] = "".join(arguments)
     thought = "".join(thoughts) or None
-    message = without_nothing(
-        {"content": "".join(texts), "reasoning_content": thought, "tool_calls": list(calls.values()) or None}
-    )
+    made = [call for call, _ in calls.values()]
+    message = without_nothing({"content": "".join(texts), "reasoning_content": thought, "tool_calls": made or None})
     return response | {"choices": [{"message": message, "finish_reason": reason}]}
 
 
-def _extend(call: Plain, part: Plain) -> None:
+def _extend(call: Plain, arguments: list[str], part: Plain) -> None:
     """One more part of a streamed call: the arguments come piece by piece."""
-    function, said = call.setdefault("function", {"arguments": ""}), object_of(part.get("function"))
+    said = object_of(part.get("function"))
     call |= without_nothing({"id": part.get("id"), "type": part.get("type")})
-    function |= without_nothing({"name": said.get("name")})
-    function["arguments"] += said["arguments"] if isinstance(said.get("arguments"), str) else ""
+    call["function"] |= without_nothing({"name": said.get("name")})
+    if isinstance(said.get("arguments"), str):
+        arguments.append(said["arguments"])
 
 
 def _prompt(request: Plain) -> Any:

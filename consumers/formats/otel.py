@@ -81,9 +81,9 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         attached = [
             (_name(item, {}), _attributes(item.get("attributes")), item) for item in objects_of(record.get("events"))
         ]
-        for attached_name, more, _ in attached:
-            if attached_name != EVALUATION and attached_name not in OLD_MESSAGES:
-                attributes = {**more, **attributes}
+        said = [more for n, more, _ in attached if n != EVALUATION and n not in OLD_MESSAGES]
+        if any(said):  # the span's own come first, then those of its first event
+            attributes = {key: value for more in (*reversed(said), attributes) for key, value in more.items()}
         if langfuse.is_span(attributes):
             yield from langfuse.events(langfuse.span_row(attributes, _row(record, resource)))
         elif reason := _no_answer(name, attributes):
@@ -95,10 +95,10 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
             yield from [PassedOver("further_choice")] * (choices - 1)
             if reason == "without_content" and _where(record)["trace_id"] and not openinference.is_span(attributes):
                 yield from _latency(made)
-        for attached_name, more, item in attached:
-            if attached_name == EVALUATION:
-                answer = {"gen_ai.response.id": _answer_id(record, attributes)}
-                yield from _evaluation({**_where(record), **item}, {**answer, **more})
+        judged = [(more, item) for n, more, item in attached if n == EVALUATION]
+        about, where = (_answer_id(record, attributes), _where(record)) if judged else ("", {})
+        for more, item in judged:
+            yield from _evaluation({**where, **item}, {"gen_ai.response.id": about, **more})
 
 
 def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
@@ -247,7 +247,7 @@ def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain]
         verdicts.verdict(name, _decoded(score), label),
         timestamp=instant(when),
         source="judge",
-        id=content_hash([about, name, score, label, when]),
+        content=[about, name, score, label, when],
         comment=attributes.get("gen_ai.evaluation.explanation"),
         user_id=_first(attributes, "user.id", "enduser.id"),
     )

@@ -17,6 +17,7 @@ def feedback(
     timestamp: Any,
     source: str,
     id: str | None = None,
+    content: Any = None,
     comment: Any = None,
     correction: Any = None,
     user_id: Any = None,
@@ -24,15 +25,17 @@ def feedback(
     """The verdict, and the comment and the correction that came with it, each as a feedback of its own.
 
     Args:
+        content: what an id is made of, where there is none.
         correction: a text, or the object or the array that the answer should have been.
     """
-    id = id or content_hash([about, name, value, timestamp])
     common = {"timestamp": timestamp, "interaction_id": about, "source": source, "user_id": user_id}
     said = [("comment", comment)] if _is_text(comment) else []
     if _is_text(correction) or (correction and isinstance(correction, dict | list)):
         said.append(("correction", correction))
     if value is None and not said:
         yield PassedOver("no_verdict")
+        return
+    id = id or content_hash(content or [about, name, value, timestamp])
     if value is not None:
         yield "feedback", without_nothing({"id": id, "name": name, "value": value, **common})
     for kind, told in said:

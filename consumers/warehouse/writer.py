@@ -47,14 +47,6 @@ def stored_key_ids(warehouse: Warehouse) -> set[str]:
     return {row["key_id"] for row in warehouse.rows(QUERIES["stored_key_ids"])}
 
 
-def delete_replayed(cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
-    """Delete the letters whose events are stored with these rows."""
-    rows.keep_bad_letters()
-    if rows.replayed:
-        cursor.register("batch_replayed", rows.replayed_table())
-        cursor.execute(QUERIES["delete_replayed"])
-
-
 class Writer:
     """Redacts and stores batches. Used by one thread at a time: it knows which ids are stored."""
 
@@ -89,7 +81,10 @@ class Writer:
         pa.default_memory_pool().release_unused()  # of this thread: what redaction took
 
         def finish(cursor: duckdb.DuckDBPyConnection) -> None:
-            delete_replayed(cursor, rows)
+            rows.keep_bad_letters()
+            if rows.replayed:
+                cursor.register("batch_replayed", rows.replayed_table())
+                cursor.execute(QUERIES["delete_replayed"])
             if rows.dead:
                 cursor.register("batch_dead_letters", rows.dead_letters_table())
                 cursor.execute(QUERIES["insert_dead_letters"])
@@ -99,7 +94,9 @@ class Writer:
             self._store_patiently(rows, finish)
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
             if rows.replayed and isinstance(error, duckdb.TransactionException):
-                raise Busy("dead letters that are replayed are being archived just now") from error
+                raise Busy(
+                    "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
+                ) from error
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
         self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
         if self._cached_bytes >= DROP_CACHE_BYTES:
@@ -109,11 +106,11 @@ class Writer:
         return rows
 
     def _store_patiently(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-        """As `store`; where memory is short, as while a large query runs beside it, or replayed letters are being
+        """As `_store`; where memory is short, as while a large query runs beside it, or replayed letters are being
         archived, it is tried again."""
         for pause in PAUSES:
             try:
-                return self.store(rows, finish)
+                return self._store(rows, finish)
             except MemoryLimit as error:
                 log.warning("%s; trying again in %g s", error, pause)
                 self._warehouse.drop_cache()
@@ -122,9 +119,9 @@ class Writer:
                     raise
                 log.warning("dead letters that are replayed are being archived just now; trying again in %g s", pause)
             time.sleep(pause)
-        return self.store(rows, finish)
+        return self._store(rows, finish)
 
-    def store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+    def _store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         """The events, redacted, and what `finish` does, in one transaction. A row that DuckDB refuses is a dead letter.
 
         `finish` is called anew where some rows were refused.

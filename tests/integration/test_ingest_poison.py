@@ -3,12 +3,14 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from brokers import until
 from ingestion import Rig, feedback, interaction, not_writable, settings_for
 
 from retuned.consumers import decoding as decoding_module
@@ -556,3 +558,62 @@ def test_too_little_memory_is_named_and_nothing_is_stored(tmp_path: Path, monkey
         rig.ingest.step()
     assert len(stored(rig)) == 1
     rig.warehouse.close()
+
+
+@pytest.fixture
+def letters_in_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """Ingestion that runs, and letters whose replay finds too little memory; it is as configured after the first try."""
+    monkeypatch.setattr(writer_module, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(replay_module, "CHARACTERS", 20 * 2**20)
+    rig = window_of(tmp_path, 1_000)
+    rig.send(interaction("small"))
+    rig.send(*[interaction(f"{n:03}", messages="none", response="a " * 30_000) for n in range(200)])
+    rig.drain()
+    fixed = '[{"role":"user","content":"?"}]'
+    rig.warehouse.execute("UPDATE dead_letters SET payload = replace(payload, '\"none\"', ?)", [fixed])
+    run, drop_cache = rig.ingest.run_in_ingest_thread, rig.warehouse.drop_cache
+
+    def pressed(name: str, work: Callable[[], Any]) -> Any:
+        def pressed_work() -> Any:
+            drop_cache()
+            for megabytes in range(6, 60, 2):  # as little as it can keep
+                with rig.warehouse.cursor() as cursor, suppress(duckdb.OutOfMemoryException):
+                    cursor.execute(f"SET memory_limit = '{megabytes}MB'")
+                    break
+            return work()
+
+        return run(name, pressed_work)
+
+    monkeypatch.setattr(rig.ingest, "run_in_ingest_thread", pressed)
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.ingest.run, args=[stop])
+    thread.start()
+    yield rig
+    stop.set()
+    thread.join(10)
+    rig.warehouse.close()
+
+
+def test_a_replay_waits_for_memory_as_a_batch_does(letters_in_need: Rig) -> None:
+    assert replay(letters_in_need.ingest) == {"tried": 200, "replayed": 200, "stored": 200}
+    assert len(stored(letters_in_need)) == 201
+
+
+@pytest.mark.parametrize("kind", ["replay", "import"])
+def test_a_request_that_finds_too_little_memory_fails_and_ingestion_goes_on(
+    letters_in_need: Rig, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rig = letters_in_need
+    topic = TOPIC + "3" * 16
+    rows = [json.dumps(interaction(f"row {n}", response="a " * 30_000)).encode() for n in range(200)]
+    batch = Batch([FetchedRecord(topic, 0, n, row) for n, row in enumerate(rows)], {}, {(topic, 0): len(rows)})
+    with monkeypatch.context() as short:
+        short.setattr(rig.warehouse, "drop_cache", lambda: None)
+        with pytest.raises(MemoryLimit):
+            replay(rig.ingest) if kind == "replay" else take(rig.ingest, batch)
+    with rig.warehouse.cursor() as cursor:
+        cursor.execute("SET memory_limit = '1GB'")
+    assert stored(rig) == ["small"]
+    rig.send(interaction("later"))
+    until(lambda: stored(rig) == ["later", "small"])
+    assert len(letters(rig)) == 200

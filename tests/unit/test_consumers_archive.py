@@ -324,7 +324,10 @@ def test_an_interaction_does_not_leave_without_its_feedback(warehouse: Warehouse
     assert stored(warehouse, "interactions") == sorted(ids)
 
 
-def test_a_replay_of_letters_that_are_being_archived_is_refused_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_replay_of_letters_that_are_being_archived_is_refused_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.consumers.warehouse.writer.PAUSES", (0.0, 0.0))
     settings = Settings(warehouse=WarehouseSettings(path=tmp_path / "w.duckdb"))
     warehouse = open_warehouse(settings.warehouse)
     event = (
