@@ -1,12 +1,9 @@
 """Numbers of cards and bank accounts, by their form and check digits."""
 
 import re
-from collections.abc import Callable
 
+from retuned.consumers.privacy.patterns import Mark
 from retuned.consumers.privacy.patterns.national_ids import luhn
-
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
 
 _CARD = re.compile(
     r"(?<![0-9+])(?:[2-6][0-9]{3}([ \u00a0.-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?"

@@ -1,11 +1,9 @@
 """E-mail addresses, also the ones spelled out, and addresses of machines: IP and MAC."""
 
 import re
-from collections.abc import Callable
 from ipaddress import ip_address
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import Mark
 
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++(?:@|%40)([\w-]++(?:\.[\w-]++)++)")
 # In a URL the sign is escaped, and the pattern above would take it for a part of the name.

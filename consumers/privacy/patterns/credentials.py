@@ -2,12 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from math import log2
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import Mark
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PRIVATE_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")

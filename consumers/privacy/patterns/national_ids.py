@@ -4,8 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import Mark
 
 # Without a word before it, a number must have a form or check digits that other numbers hardly ever have.
 _FORM = re.compile(

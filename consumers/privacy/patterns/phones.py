@@ -1,14 +1,12 @@
 """Phone numbers. Cheap patterns find candidates; where only the plan of a country can tell, `phonenumbers` does."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import phonenumbers
 
 from retuned.consumers.errors import ConfigurationError
-
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import Mark
 
 _SEPARATOR = r"[ \u00a0\u202f().\-/]"
 _BEFORE = r"(?<![A-Za-z0-9_.,/+\-])(?<![0-9]:)"

@@ -1,0 +1,72 @@
+"""Columns of texts, and the few rows of them in which something must go.
+
+Arrow is imported by what works on columns alone: most processes redact nothing but their log.
+"""
+
+from typing import Any
+
+from retuned.consumers.privacy.folding import fold
+from retuned.consumers.privacy.placeholders import Scope
+
+
+class Redacted:
+    """Columns of the same events whose personal data is taken out.
+
+    Attributes:
+        cleaned: by name, the texts of the rows in which something might be.
+        waiting: places among these rows whose placeholders have no numbers yet, and what knows them.
+    """
+
+    def __init__(self, texts: dict[str, Any], rows: list[int]) -> None:
+        """The columns as they came, and in which rows of them something might be."""
+        self._texts, self._rows = texts, rows
+        self.cleaned: dict[str, list[str | None]] = {}
+        self.waiting: list[tuple[int, Scope]] = []
+
+    def columns(self) -> dict[str, Any]:
+        """Arrow arrays by name."""
+        return {
+            name: exchanged(array, self._rows, self.cleaned[name]) if self._rows else array
+            for name, array in self._texts.items()
+        }
+
+
+def suspects(arrays: list[Any], pattern: str) -> list[int]:
+    """The rows in which the pattern matches, in any of the arrays."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # Arrow compiles the pattern anew at each call, which takes as long as looking through a thousand texts.
+    if len(arrays) > 1 and sum(array.nbytes for array in arrays) < 2**31:
+        looked_at = [pa.concat_arrays(arrays)]
+    else:
+        looked_at = arrays
+    rows: set[int] = set()
+    for array in looked_at:
+        found = pc.indices_nonzero(pc.match_substring_regex(_folded(array), pattern))
+        rows.update(index % len(arrays[0]) for index in found.to_pylist())
+    return sorted(rows)
+
+
+def _folded(array: Any) -> Any:
+    """An array of strings as patterns see them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_ascii = pc.fill_null(pc.string_is_ascii(array), True)
+    if pc.all(is_ascii, min_count=0).as_py():
+        return array
+    others = pc.invert(is_ascii)
+    folded = [fold(text)[0] for text in array.filter(others).to_pylist()]
+    return pc.replace_with_mask(array, others, pa.array(folded, pa.string()))
+
+
+def exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:
+    """An array of strings with other ones in these rows."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mask = np.zeros(len(array), bool)
+    mask[rows] = True
+    return pc.replace_with_mask(array, mask, pa.array(texts, pa.string()))
