@@ -11,7 +11,7 @@ _LABELS = ("key", "name", "field", "label", "title", "type", "system")
 _VALUES = frozenset(
     ("value", "stringValue", "string_value", "intValue", "int_value", "arrayValue", "array_value", "values")
 )
-LABELLED = rf'(?i:"(?:{"|".join(_LABELS)})\\*" ?: ?\\*"[^"]{{0,64}})'
+LABELLED = rf'(?i:"(?:{"|".join(_LABELS)})\\*" ?: ?\\*"[^"]*)'
 """What stands before such a key, in the dialect of RE2."""
 
 _SCALAR = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^\s\[\]{}:,"]++')

@@ -5,7 +5,7 @@ Arrow is imported by what works on columns alone: most processes redact nothing 
 
 from typing import Any
 
-from retuned.consumers.privacy.folding import fold
+from retuned.consumers.privacy import folding
 from retuned.consumers.privacy.placeholders import Scope
 
 
@@ -50,15 +50,13 @@ def suspects(arrays: list[Any], pattern: str) -> list[int]:
 
 def _folded(array: Any) -> Any:
     """An array of strings as patterns see them."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    is_ascii = pc.fill_null(pc.string_is_ascii(array), True)
-    if pc.all(is_ascii, min_count=0).as_py():
+    others = pc.indices_nonzero(pc.invert(pc.fill_null(pc.string_is_ascii(array), True)))
+    if not len(others):
         return array
-    others = pc.invert(is_ascii)
-    folded = [fold(text)[0] for text in array.filter(others).to_pylist()]
-    return pc.replace_with_mask(array, others, pa.array(folded, pa.string()))
+    rows = others.filter(pc.match_substring_regex(array.take(others), folding.suspect())).to_pylist()
+    return exchanged(array, rows, [folding.fold(text)[0] for text in array.take(rows).to_pylist()]) if rows else array
 
 
 def exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:

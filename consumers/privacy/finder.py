@@ -24,6 +24,8 @@ _TO_MARK = str.maketrans("0123456789abcdef", "".join(map(chr, (*range(1, 9), *ra
 _TO_INDEX = {sign: chr(digit) for digit, sign in _TO_MARK.items()}
 # What was found may have kept something beside it from being found.
 _MOST_PASSES = 4
+# Names of fields, roles and system prompts come with every event.
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 2_048, 4_096
 # In the place of a kind: what stays as it stands.
 _KEPT = "KEPT"
 
@@ -65,6 +67,7 @@ class Finder:
         self._regions, self._machines = settings.phone_regions, machines
         self._replace_names = load_names() if settings.redact and settings.names else None
         self.suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
+        self._harmless: set[tuple[str, str]] = set()
         self._kept: frozenset[tuple[str, str]] = frozenset()
         self._kept = frozenset(one for kept in settings.keep for one in self._values(kept))
 
@@ -76,6 +79,8 @@ class Finder:
 
     def find(self, text: str, before: str = "", after: str = "") -> list[Found]:
         """What must go from a text, in its order, given what stands before and after it."""
+        if (before, text) in self._harmless:
+            return []
         copy, places = fold(f"{before}{text}{after}")
         if "\x00" in copy:
             copy = copy.replace("\x00", "\x7f")  # no text holds a mark
@@ -98,6 +103,10 @@ class Finder:
             if len(marked) == known:
                 break
         if not marked:
+            if len(text) <= _LONGEST_REMEMBERED:
+                if len(self._harmless) == _MOST_REMEMBERED:
+                    self._harmless.clear()
+                self._harmless.add((before, text))
             return []
         found, shift = [], 0
         for match in _MARK.finditer(copy):

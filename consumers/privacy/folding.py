@@ -7,7 +7,9 @@ of their letters, and what cannot be seen is left out.
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from itertools import groupby
 
 _ACCENTS = "\u0300-\u036f\u3099\u309a"
 # What has no width, or turns the direction of writing, and what encloses a digit.
@@ -68,6 +70,30 @@ def _without(text: str) -> tuple[str, Places]:
             parts.append(text[position:start])
         position = run.end()
     return "".join([*parts, text[position:]]), places
+
+
+@cache
+def suspect() -> str:
+    """What a text holds wherever its copy matters, in the dialect of RE2. Takes some 50 ms, once."""
+    alone, beside = [], []
+    for code in (*range(0x80, 0xD800), *range(0xE000, 0x10000), *range(0x1D400, 0x1D800), *range(0xE0000, 0xE1000)):
+        form = _form.__wrapped__(chr(code))
+        if form.isalnum() or form in ("@", ".", "%") or code in (0x3099, 0x309A):
+            if form.isascii():
+                alone.append(code)
+        elif form.isascii():
+            beside.append(code)
+    near = _ranges(beside)
+    return (
+        rf'[{_ranges(alone)}]|[^\P{{Nd}}0-9]|[^\s"][{near}]{{1,3}}[!#-~]'
+        rf"|[0-9][ ().\-/{near}]{{0,2}}[{near}][ ().\-/{near}]{{0,2}}[0-9]"
+    )
+
+
+def _ranges(codes: Sequence[int]) -> str:
+    """Inside of a class of characters."""
+    runs = (list(run) for _, run in groupby(enumerate(codes), lambda pair: pair[1] - pair[0]))
+    return "".join(rf"\x{{{run[0][1]:x}}}-\x{{{run[-1][1]:x}}}" for run in runs)
 
 
 @lru_cache(8_192)

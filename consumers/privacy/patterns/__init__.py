@@ -4,3 +4,8 @@ from collections.abc import Callable
 
 Mark = Callable[[str, str, str], str]
 """Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+
+FIRST = r"(?:(?<![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))"
+"""Where a word begins, also within a key: `new_password`, `newPassword`."""
+GAP = r"(?:[^\w\n]|_){0,3}"
+"""What may stand between two words, nothing in `passportNumber`."""
