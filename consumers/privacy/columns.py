@@ -34,7 +34,6 @@ class Redacted:
 def suspects(arrays: list[Any], pattern: str) -> list[int]:
     """The rows in which the pattern matches, in any of the arrays."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     # Arrow compiles the pattern anew at each call, which takes as long as looking through a thousand texts.
     if len(arrays) > 1 and sum(array.nbytes for array in arrays) < 2**31:
@@ -43,20 +42,24 @@ def suspects(arrays: list[Any], pattern: str) -> list[int]:
         looked_at = arrays
     rows: set[int] = set()
     for array in looked_at:
-        found = pc.indices_nonzero(pc.match_substring_regex(_folded(array), pattern))
-        rows.update(index % len(arrays[0]) for index in found.to_pylist())
+        rows.update(index % len(arrays[0]) for index in _matching(array, pattern))
     return sorted(rows)
 
 
-def _folded(array: Any) -> Any:
-    """An array of strings as patterns see them."""
+def _matching(array: Any, pattern: str) -> list[int]:
+    """The rows in whose copy (`folding`) the pattern matches."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    others = pc.indices_nonzero(pc.invert(pc.fill_null(pc.string_is_ascii(array), True)))
-    if not len(others):
-        return array
-    rows = others.filter(pc.match_substring_regex(array.take(others), folding.suspect())).to_pylist()
-    return exchanged(array, rows, [folding.fold(text)[0] for text in array.take(rows).to_pylist()]) if rows else array
+    if pc.all(pc.string_is_ascii(array)).as_py() is not False:
+        rows: list[int] = pc.indices_nonzero(pc.match_substring_regex(array, pattern)).to_pylist()
+        return rows
+    rows = pc.indices_nonzero(pc.match_substring_regex(array, f"{pattern}|{folding.suspect()}")).to_pylist()
+    texts = array.take(pa.array(rows, pa.int64())).to_pylist()
+    copies = {row: copy for row, text in zip(rows, texts, strict=True) if (copy := folding.fold(text)[0]) != text}
+    matches = pc.match_substring_regex(pa.array(copies.values(), pa.string()), pattern).to_pylist() if copies else []
+    harmless = {row for row, match in zip(copies, matches, strict=True) if not match}
+    return [row for row in rows if row not in harmless]
 
 
 def exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:
