@@ -53,7 +53,7 @@ class SegmentWriter:
             StoreUnavailable: the database, which gives placeholders their numbers, does not answer.
         """
         started = time.perf_counter()
-        rows.redact(self._redactor, self.keys.pseudonym)
+        rows.redact(self._redactor, self.keys.pseudonym_or_stored)
         rows.seconds += time.perf_counter() - started
 
     def write(self, rows: Rows, epochs: Mapping[Partition, int]) -> int:

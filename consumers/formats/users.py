@@ -1,8 +1,11 @@
 """Who asked: the names under which clients send a user, in attributes and beside other fields."""
 
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+from retuned.consumers.common.leaves import LABELLED, Leaf
 from retuned.consumers.formats.messages import Plain
 
 USER_KEYS = (
@@ -18,8 +21,23 @@ USER_KEYS = (
 _GROUPS = ("metadata", "tags", "properties")
 MAY_NAME_USERS = frozenset({*USER_KEYS, *_GROUPS})
 """Attributes with none of these name no user at their top."""
-_KEYS = frozenset(USER_KEYS)
-_PARTS_OF_KEYS = (b"user", b"User", b"safety_identifier")
+
+_KNOWN_BY_ID = "(?:account|customer|employee|member|patient|subscriber|user)s?"
+# The end of a key that names a user or who else the app knows by an id, however its words are joined.
+_NAMED = (
+    rf"(?:end)?{_KNOWN_BY_ID}[_.\- ]?(?:pseudo[_.\- ]?)?id|(?:end)?user(?:[_.\- ]?(?:name|e?mail))?"
+    r"|safety[_.\- ]?identifier"
+)
+_FIRST = r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))"  # of a word
+KEY = rf"[\w.\-]{{0,64}}{_FIRST}(?i:{_NAMED})"
+"""Such a key."""
+_KEY = re.compile(rf"{_FIRST}(?i:{_NAMED})$")
+# Words of a name at most; a sentence, a type, a template and a role are no users.
+_USER = re.compile(r"(?:[^\s<>{}\[\]$]{1,256}(?:[ ](?!$)|$)){1,4}(?<![?!…:。？！])")
+_NOBODY = frozenset(
+    ("admin", "administrator", "anonymous", "assistant", "bot", "guest", "none", "null", "root", "system", "unknown",
+     "user", "bool", "boolean", "int", "integer", "number", "object", "str", "string")
+)  # fmt: skip
 
 
 def take_user(attributes: Plain) -> str | None:
@@ -32,36 +50,40 @@ def take_user(attributes: Plain) -> str | None:
     return next((user for user in found if user), None)
 
 
-def may_name_users(json: bytes) -> bool:
-    """Whether a JSON text without escaped keys may name a user, at any depth: a cheap look."""
-    return any(part in json for part in _PARTS_OF_KEYS)
+class Pseudonyms:
+    """Gives what stands under the key of a user its pseudonym, at any depth.
 
-
-def with_pseudonyms(value: Any, pseudonym: Callable[[str], str]) -> Any:
-    """A JSON value in which each user is a pseudonym, at any depth.
-
-    A user is a text or an integer under one of USER_KEYS, and the `id` of an object under one. Other objects there stay
-    as they are: the schema of a tool describes a user and names none.
+    Attributes:
+        suspect: what JSON holds that names a user, in the dialect of RE2; its quotes may be escaped.
     """
-    if isinstance(value, dict):
-        return {
-            key: _pseudonyms_of(item, pseudonym) if key in _KEYS else with_pseudonyms(item, pseudonym)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [with_pseudonyms(item, pseudonym) for item in value]
-    return value
+
+    suspect = "|".join(
+        (
+            rf'(?i:{_NAMED})\\*"\s*:',
+            rf'(?i:{_KNOWN_BY_ID})\\*"\s*:\s*[\[{{]',
+            rf'{LABELLED}(?i:{_NAMED})\\*"',
+        )
+    )
+
+    def __init__(self, pseudonym: Callable[[str], str]) -> None:
+        self._pseudonym = pseudonym
+
+    def __call__(self, leaf: Leaf) -> str | None:
+        """None where a value names nobody: the schema of a tool describes a user, a role may be anybody's."""
+        if not names_user(leaf.key, leaf.above) or isinstance(leaf.value, bool):
+            return None
+        if isinstance(leaf.value, int):
+            return self._pseudonym(str(leaf.value))
+        user = leaf.value.strip() if isinstance(leaf.value, str) else ""
+        if user.casefold() in _NOBODY or not _USER.fullmatch(user):
+            return None
+        return self._pseudonym(user)
 
 
-def _pseudonyms_of(value: Any, pseudonym: Callable[[str], str]) -> Any:
-    """What stands under the key of a user."""
-    if isinstance(value, dict):
-        value = {key: _pseudonyms_of(item, pseudonym) if key == "id" else item for key, item in value.items()}
-        return with_pseudonyms(value, pseudonym)
-    if isinstance(value, list):
-        return [_pseudonyms_of(item, pseudonym) for item in value]
-    user = _as_user(value)
-    return pseudonym(user) if user else value
+@lru_cache(8_192)
+def names_user(key: str, above: str = "") -> bool:
+    """Whether a user stands under a key: `user_id`, `requestUserId`, and `id` under `user`."""
+    return _KEY.search(f"{above[-64:]}.{key[-64:]}") is not None
 
 
 def _as_user(value: Any) -> str | None:

@@ -47,12 +47,12 @@ class UserKeys:
 
     def pseudonyms(self, user_id: str) -> list[str]:
         """The pseudonym of a user under each key, newest first."""
-        return [f"{name}:{_hash(key, user_id)}" for name, key in self._keys]
+        return [f"{name}:{_hash(key, user_id.strip())}" for name, key in self._keys]
 
 
 def is_pseudonym(user_id: str) -> bool:
     """Whether a user id has the form of a pseudonym."""
-    return re.fullmatch("[0-9a-f]{4}:[0-9a-f]{32}", user_id) is not None
+    return len(user_id) == 37 and re.fullmatch("[0-9a-f]{4}:[0-9a-f]{32}", user_id) is not None
 
 
 def load_user_keys(settings: PrivacySettings, warehouse: Path) -> UserKeys:

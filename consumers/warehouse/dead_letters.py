@@ -12,7 +12,7 @@ import msgspec
 from retuned.consumers.formats.cloudevents import binary_envelope
 from retuned.consumers.formats.dialects import CONFLUENT_HEADER_BYTES, CONFLUENT_MAGIC, BadPart
 from retuned.consumers.formats.events import UNFORESEEN, to_json
-from retuned.consumers.formats.users import USER_KEYS
+from retuned.consumers.formats.users import KEY, Pseudonyms
 from retuned.consumers.kafka.contract import Record
 from retuned.consumers.privacy.placeholders import Scope
 from retuned.consumers.privacy.redactor import Redactor
@@ -28,7 +28,7 @@ CUT_MARGIN = 256
 # In text that is no JSON, or has JSON within: the key, however deep the value is nested, and as OpenTelemetry writes an
 # attribute; quotes may be escaped.
 _USER_ID = re.compile(
-    rf"""(\\{{0,8}}"(?:{"|".join(map(re.escape, USER_KEYS))})\\{{0,8}}"\s{{0,8}}"""
+    rf"""(\\{{0,8}}"(?:{KEY})\\{{0,8}}"\s{{0,8}}"""
     r"""(?:,\s{0,8}\\{0,8}"value\\{0,8}"\s{0,8})?:(?:[\s\[{:]|\\{0,8}"[^"\\]{0,64}\\{0,8}"\s{0,8}:)*+)"""
     r"""(?:\\{1,8}"[^"\\]*+(?:\\{1,8}")?|"(?:[^"\\]|\\.)*+"?|[\w.+-]++)?"""
 )
@@ -104,7 +104,7 @@ def _payload(
             plain = msgspec.json.decode(value)
             whole = envelope | {"data": plain} if "specversion" in envelope else plain
             # Through the values, so that nothing hides behind JSON's escapes.
-            return to_json(redactor.value(_without_users(whole, pseudonym), scope))
+            return to_json(redactor.value(_readable(whole), scope, Pseudonyms(pseudonym)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # no JSON: as text
     if not _is_text(value, is_framed):
@@ -131,21 +131,17 @@ def _without_user_ids(text: str) -> str:
     return _USER_ID.sub(r'\1"<USER>"', _ENCODED.sub(r'\1"<BASE64>"', text))
 
 
-def _without_users(value: Any, pseudonym: Callable[[str], str]) -> Any:
+def _readable(value: Any) -> Any:
+    """The value with nothing in it that hides a user: what is encoded, or nearly JSON."""
     if isinstance(value, str):
-        return _without_users_in_json(value, pseudonym)
+        return _readable_text(value)
     if isinstance(value, list):
-        return [_without_users(item, pseudonym) for item in value]
+        return [_readable(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "data_base64" in value:  # of a CloudEvent
         value = _plain(value)
-    if value.get("key") in USER_KEYS and "value" in value:  # an attribute as OpenTelemetry writes it
-        return value | {"value": _all_hashed(value["value"], pseudonym)}
-    return {
-        key: _all_hashed(item, pseudonym) if key in USER_KEYS else _without_users(item, pseudonym)
-        for key, item in value.items()
-    }
+    return {key: _readable(item) for key, item in value.items()}
 
 
 def _plain(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -161,24 +157,16 @@ def _plain(envelope: dict[str, Any]) -> dict[str, Any]:
         return held | {"data": text}
 
 
-def _without_users_in_json(text: str, pseudonym: Callable[[str], str]) -> str:
+def _readable_text(text: str) -> str:
     """A text that may be JSON: envelopes and spans carry events as such."""
     if text.lstrip()[:1] not in ("{", "["):
         return _without_user_ids(text)
     try:
         held = msgspec.json.decode(text)
-        clean = _without_users(held, pseudonym)
+        clean = _readable(held)
         return text if clean == held else to_json(clean)
     except msgspec.DecodeError:
         return _without_user_ids(text)
-
-
-def _all_hashed(value: Any, pseudonym: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _all_hashed(item, pseudonym) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_all_hashed(item, pseudonym) for item in value]
-    return None if value is None else pseudonym(str(value))
 
 
 def count_dead_letters(warehouse: Warehouse, topic: str) -> int:

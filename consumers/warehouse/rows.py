@@ -24,9 +24,10 @@ from retuned.consumers.formats.events import (
     PassedOver,
     to_json,
 )
-from retuned.consumers.formats.users import may_name_users, with_pseudonyms
+from retuned.consumers.formats.users import Pseudonyms
 from retuned.consumers.kafka.contract import Batch, Record
-from retuned.consumers.privacy.redactor import Failed, Redacted, Redactor
+from retuned.consumers.privacy.columns import Redacted
+from retuned.consumers.privacy.redactor import Failed, Redactor
 from retuned.consumers.warehouse.dead_letters import DeadLetter, dead_letter, unredacted
 
 Table = Literal["interactions", "feedback", "shadow_answers"]
@@ -253,7 +254,8 @@ class Rows:
     def redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
         """Take personal data out of `tables`, and make `dead` of what was bad.
 
-        A conversation id that is an address becomes its pseudonym. What cannot be redacted leaves the table. Of a
+        Users become pseudonyms wherever JSON names them; `pseudonym` is of what may be one already. A
+        conversation id that is an address becomes its pseudonym. What cannot be redacted leaves the table. Of a
         segment, all was done before.
 
         Raises:
@@ -262,7 +264,8 @@ class Rows:
         if self.segment is not None:
             return
         failed: dict[Table, dict[int, Exception]] = {kind: {} for kind in self.tables}
-        redacted = {kind: self._take_out(kind, redactor, failed[kind].__setitem__) for kind in failed}
+        users = Pseudonyms(pseudonym)
+        redacted = {kind: self._take_out(kind, redactor, users, failed[kind].__setitem__) for kind in failed}
         bad = [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self.redactions = redactor.take_counts()
         redactor.number(list(redacted.values()))
@@ -309,16 +312,17 @@ class Rows:
             del self.tables[kind], self.ids[kind]
         return where
 
-    def _take_out(self, kind: Table, redactor: Redactor, failed: Failed) -> Redacted:
+    def _take_out(self, kind: Table, redactor: Redactor, users: Pseudonyms, failed: Failed) -> Redacted:
         table = self.tables[kind]
         letters = _letters(table) if self.replayed else None
         if kind == "interactions":
             ids, conversations = table["id"].combine_chunks(), table["conversation_id"].combine_chunks()
             redactor.remember(ids, conversations)
-            return redactor.take_out(_some(table, _INTERACTION_TEXTS), _JSON, ids, conversations, failed, letters)
+            texts = _some(table, _INTERACTION_TEXTS)
+            return redactor.take_out(texts, _JSON, ids, conversations, failed, letters, users)
         # With the numbers of the conversations that the feedback is on.
         on = table["interaction_id"].combine_chunks()
-        return redactor.take_out(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed, letters=letters)
+        return redactor.take_out(_some(table, _FEEDBACK_TEXTS), _JSON, on, failed=failed, letters=letters, users=users)
 
     @property
     def is_traffic(self) -> bool:
@@ -399,7 +403,6 @@ def _columns(kind: type[Event], events: Sequence[Event], pseudonym: Callable[[st
 def _interaction_columns(events: list[Interaction], pseudonym: Callable[[str], str]) -> dict[str, Any]:
     columns = _columns(Interaction, events, pseudonym)
     columns |= {name: _json_array(columns[name]) for name in NESTED}
-    columns["attributes"] = _with_pseudonyms(columns["attributes"], pseudonym)
     return columns
 
 
@@ -409,25 +412,6 @@ def _feedback_columns(events: list[Feedback], pseudonym: Callable[[str], str]) -
         if isinstance(value, dict | list) and _depth(value) > DEEPEST:
             raise BadEvent("too_deep", f"nested more than {DEEPEST} levels deep")
     return columns | {"value": [to_json(value) for value in columns["value"]]}
-
-
-def _with_pseudonyms(attributes: Any, pseudonym: Callable[[str], str]) -> Any:
-    """An Arrow array of JSON texts in which no user stands in clear text.
-
-    Raises:
-        BadEvent: one of them holds a number that cannot be read.
-    """
-    joined = attributes.buffers()[2]
-    if joined is None or not may_name_users(joined.to_pybytes()):  # one look at all of them
-        return attributes
-    texts = attributes.to_pylist()
-    for place, text in enumerate(texts):
-        if text is not None and may_name_users(text.encode()):
-            try:
-                texts[place] = to_json(with_pseudonyms(msgspec.json.decode(text), pseudonym))
-            except msgspec.ValidationError as error:
-                raise BadEvent("bad_value", f"attributes: {error}") from error
-    return pa.array(texts, pa.string())
 
 
 def _json_array(nested: Sequence[Any]) -> Any:

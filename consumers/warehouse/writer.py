@@ -65,7 +65,7 @@ class Writer:
 
     def redact(self, rows: Rows) -> None:
         """Take out what must not be stored."""
-        rows.redact(self._redactor, self.pseudonym)
+        rows.redact(self._redactor, self.pseudonym_or_stored)
 
     def write(self, rows: Rows) -> Rows:
         """Everything of a batch, redacted, with its offsets.

@@ -236,7 +236,7 @@ def test_a_column_misses_nothing_that_a_text_does_not(text: str, expected: str) 
         ('{"mail": "anna@example.com", "n": 1}', '{"mail": "<EMAIL_1>", "n": 1}'),
         ('{"card": 4111111111111111}', '{"card": "<CARD_1>"}'),
         ("[-4111111111111111,\n 4111111111111111]", '["<CARD_1>",\n "<CARD_1>"]'),
-        (r'{"mail": "anna\u0040example.com"}', '{"mail":"<EMAIL_1>"}'),
+        (r'{"mail": "anna\u0040example.com"}', '{"mail": "<EMAIL_1>"}'),
     ],
 )
 def test_json_in_a_text_stays_json(text: str, expected: str) -> None:
@@ -347,7 +347,7 @@ def test_placeholders_that_come_back_stay_and_their_numbers_are_not_given_again(
     assert redactor.text("<EMAIL_2> or a@x.org, password: <KEY_1>") == "<EMAIL_2> or <EMAIL_3>, password: <KEY_1>"
     assert redactor.value(["b@x.org", {"x": "<EMAIL_1>"}]) == ["<EMAIL_2>", {"x": "<EMAIL_1>"}]
     assert redactor.text("<EMAIL_999999999999> a@x.org <ORDER_3>") == "<EMAIL_999999999999> <EMAIL_1> <ORDER_3>"
-    assert redactor.text("<\x000> <\x007> a@x.org") == "<EMAIL_1> <\x007> <EMAIL_1>"
+    assert redactor.text("<\x000> <\x007> a@x.org") == "<\x000> <\x007> <EMAIL_1>"
 
 
 def event(redactor: Redactor, id: str, conversation: str | None, **texts: str | None) -> dict[str, str | None]:

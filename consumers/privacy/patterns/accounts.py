@@ -1,16 +1,13 @@
 """Numbers of cards and bank accounts, by their form and check digits."""
 
 import re
-from collections.abc import Callable
 
+from retuned.consumers.privacy.patterns import Mark
 from retuned.consumers.privacy.patterns.national_ids import luhn
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
-
 _CARD = re.compile(
-    r"(?<![0-9+])(?:[2-6][0-9]{3}([ \u00a0.-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?"
-    r"|3[0-9]{3}([ \u00a0.-])[0-9]{6}\2[0-9]{4,5}|[2-6][0-9]{13,18})(?![0-9])"
+    r"(?<![0-9+])(?:[2-6][0-9]{3}([ .-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?"
+    r"|3[0-9]{3}([ .-])[0-9]{6}\2[0-9]{4,5}|[2-6][0-9]{13,18})(?![0-9])"
 )
 # Issuers and lengths: Visa, Mastercard, American Express, Diners, JCB, Discover, UnionPay, Maestro.
 _ISSUED = re.compile(
@@ -19,8 +16,8 @@ _ISSUED = re.compile(
     r"|6(?:011|4[4-9][0-9]|5[0-9]{2})[0-9]{12}|62[0-9]{14,17}|(?:50|5[6-8]|6[0-9])[0-9]{11,17}"
 )
 _IBAN_START = re.compile(
-    r"(?:(?<![A-Za-z0-9])|(?<=IBAN))(?:(?P<country>[A-Za-z]{2})|(?P<apart>[A-Z]{2})[ \u00a0-])[0-9]{2}"
-    r"(?=[ \u00a0-]?[A-Za-z0-9])"
+    r"(?:(?<![A-Za-z0-9])|(?<=IBAN))(?:(?P<country>[A-Za-z]{2})|(?P<apart>[A-Z]{2})[ -])[0-9]{2}"
+    r"(?=[ -]?[A-Za-z0-9])"
 )
 _IBAN_LENGTHS = {
     country: length
@@ -33,7 +30,7 @@ _IBAN_LENGTHS = {
     for country in countries.split()
 }  # fmt: skip
 
-SUSPECT = (r"(?:[A-Za-z]{2}|[A-Z]{2}[ \x{a0}\-])[0-9]{2}(?:[ \x{a0}\-]{0,3}[A-Za-z0-9]){11}",)
+SUSPECT = (r"(?:[A-Za-z]{2}|[A-Z]{2}[ \-])[0-9]{2}(?:[ \-]{0,3}[A-Za-z0-9]){11}",)
 
 
 def replace_cards(text: str, mark: Mark) -> str:
@@ -74,7 +71,7 @@ def _iban(text: str, start: int, country: str) -> tuple[int, str] | None:
         if character.isascii() and character.isalnum():
             letters.append(character.upper())
             gap = 0
-        elif character not in " \u00a0-" or gap == 3:
+        elif character not in " -" or gap == 3:
             return None
         else:
             gap += 1

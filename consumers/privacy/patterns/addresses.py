@@ -1,13 +1,17 @@
 """E-mail addresses, also the ones spelled out, and addresses of machines: IP and MAC."""
 
 import re
-from collections.abc import Callable
 from ipaddress import ip_address
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import Mark
 
-_EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++(?:@|%40)([\w-]++(?:\.[\w-]++)++)")
+# Where words are not set apart, as in Japanese, an address ends where another script begins.
+_LATIN = r"A-Za-z0-9_\u00c0-\u024f\u1e00-\u1eff"
+_LABEL = rf"(?:[{_LATIN}-]++|[\w-]++)"
+_EMAIL = re.compile(
+    rf"(?:(?<![{_LATIN}.+%'-])[{_LATIN}.+%'-]++|(?<![^\W{_LATIN}])(?:[^\W{_LATIN}]|[.+%'-])++)(?:@|%40)"
+    rf"({_LABEL}(?:\.{_LABEL})++)"
+)
 # In a URL the sign is escaped, and the pattern above would take it for a part of the name.
 _ESCAPED_EMAIL = re.compile(r"(?<![\w.+'-])[\w.+'-]++%40([\w-]++(?:\.[\w-]++)++)")
 _DOT = r"(?:[ ]{0,2}[(\[{][ ]?(?:dot|punkt|punto|point)[ ]?[)\]}][ ]{0,2}|[ ](?:dot|punkt|punto)[ ])"
@@ -31,7 +35,7 @@ _IPV4 = re.compile(rf"(?<![A-Za-z0-9_.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?[A-Za-z
 # Versions and sections of four parts look the same.
 _VERSION = re.compile(
     r"(?:version|release|firmware|build|driver|update|patch|\bver\.?|\bv\.?|figure|\bfig\.?|section|sect?\.|chapter|clause"
-    r"|table|article|paragraph|§)[\s:=]{0,3}$",
+    r"|table|article|paragraph|§)[\s:=\"']{0,4}$",
     re.I,
 )
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?:(?:\.[0-9]{1,3}){3})?(?![\w:])")

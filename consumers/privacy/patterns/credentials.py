@@ -2,12 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from math import log2
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import FIRST, Mark
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PRIVATE_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
@@ -44,17 +42,31 @@ _COMMAND_LINE = re.compile(
     r"(?![<])[^\s:\"']{1,64}:[^\s\"']{1,128}"
 )
 
+_PASSWORD = (
+    r"(?:pass ?phrase|passwords?|passwd|passwort|passcode|kennwort|pwd?|mot de passe|contrase[nñ]a|senha|wachtwoord"
+    r"|has[lł]o|l[oö]senord|salasana|пароль|パスワード|密码|비밀번호)"
+)
 _SECRET = (
-    r"(?:pass ?phrase|password|passwd|passwort|passcode|kennwort|pwd|mot de passe|contrase[nñ]a|senha|wachtwoord"
-    r"|has[lł]o|l[oö]senord|salasana|пароль|パスワード|密码|비밀번호|credentials?|secret|token"
+    rf"(?:{_PASSWORD}|credentials?|secret|token"
     r"|(?:api|access|secret|auth|account|private|encryption|license)[_\- ]?key)"
 )
-_IS = r"(?:[:=：]|->|=>|\b(?:is now|is|was|ist|lautet|es|est|é|è|to jest)\b)"
+# What stands under such a name is no secret.
+_ABOUT = (
+    r"(?!s?[_.\- ]?(?:at|count|created|changed|error|expir[a-z]{1,6}|field|format|hint|id|label|length|limit|name|on"
+    r"|policy|reset|status|strength|ttl|type|updated|ur[il]|usage|version)(?![a-z]))"
+)
+_IS = r"(?:[:=]|->|=>|\b(?:is now|is|was|ist|lautet|es|est|é|è|to jest)\b)"
 # What follows is only taken for a secret when it holds a digit or a sign: "password: please reset it" is no secret.
 _NAMED = re.compile(
-    rf"(?P<kept>(?<![A-Za-z])(?:[a-z]{{1,12}}[_-]){{0,3}}{_SECRET}(?:[_-][a-z]{{1,12}}){{0,2}}"
+    rf"(?P<kept>{FIRST}{_SECRET}{_ABOUT}(?:[_.-][a-z]{{1,12}}|(?-i:[A-Z])[a-z]{{1,11}}){{0,2}}"
     rf"(?:\\?[\"'])?[ \t]{{0,3}}{_IS}[ \t]{{0,3}}(?:\\?[\"'])?)"
     r"(?=[^\s\"',;]{0,64}[0-9]|[^\s\"',;<>]{1,64}[#$%&*+=@^~!][^\s\"',;])[^\s\"',;\\<]{6,}+",
+    re.I,
+)
+# Both in quotes, as in JSON: whatever the value holds.
+_QUOTED = re.compile(
+    rf"(?P<kept>{FIRST}(?:{_PASSWORD}|pass|secret|(?:access|auth|bearer|device|id|refresh|reset|session)[_-]?token)"
+    r"\\?[\"'][ ]?:[ ]?(?P<quote>\\?[\"']))(?=[^\s\"']{0,64}[^\W_])(?:(?!(?P=quote))[^\s<>]){4,256}(?=(?P=quote))",
     re.I,
 )
 _FLAG = re.compile(
@@ -63,9 +75,9 @@ _FLAG = re.compile(
     re.I,
 )
 _PIN = re.compile(
-    r"(?P<kept>(?<![A-Za-z])(?:pin|otp|cv[vc]2?|passcode|(?:security|verification|confirmation|one[ -]time|access"
-    r"|unlock) (?:code|pin|password|passcode))(?:[ -]?(?:code|number|nummer))?(?:[ ][^\W\d]{1,12}){0,4}[\"']?[ ]?"
-    r"(?:[:=]|\b(?:is now|is|was|ist|lautet|es|est))[ ]{0,2}[\"']?)[0-9]{3,8}(?![0-9A-Za-z]|[.,][0-9])",
+    rf"(?P<kept>{FIRST}(?:pin|otp|cv[vc]2?|passcode|(?:security|verification|confirmation|one[ _-]?time|access"
+    r"|unlock)[ _.-]?(?:code|pin|password|passcode))(?:[ _.-]?(?:code|number|nummer))?(?:[ ][^\W\d]{1,12}){0,4}"
+    r"[\"']?[ ]?(?:[:=]|\b(?:is now|is|was|ist|lautet|es|est))[ ]{0,2}[\"']?)[0-9]{3,8}(?![0-9A-Za-z]|[.,][0-9])",
     re.I,
 )
 
@@ -107,8 +119,8 @@ HINTS = (
     *("gl" + middle for middle in ("pat-", "rt-", "dt-", "ptt-", "cbt-", "agent-", "soat-", "ft-", "imt-")),
 )  # fmt: skip
 _NAMES = (
-    "pass", "pwd", "wort", "contrase", "senha", "wachtwoord", "haslo", "hasło", "senord", "salasana", "пароль",
-    "パスワード", "密码", "비밀번호", "credential", "secret", "token", "key", "pin", "otp", "cvv", "cvc", " code",
+    "pass", "pw", "wort", "contrase", "senha", "wachtwoord", "haslo", "hasło", "senord", "salasana", "пароль",
+    "パスワード", "密码", "비밀번호", "credential", "secret", "token", "key", "pin", "otp", "cvv", "cvc", "code",
 )  # fmt: skip
 
 SUSPECT = (
@@ -117,10 +129,11 @@ SUSPECT = (
     r"[A-Za-z0-9_\-]{24}|[0-9]{8}:AA|hooks\.slack\.com|/api/webhooks/",
     r"(?i:bearer|basic|digest|apikey|token)(?:\\t|[ \t])",
     r"(?: -u|--user|--proxy-user)",
-    rf"(?i:{_SECRET})(?:[_-][A-Za-z]{{1,12}}){{0,2}}(?:\\.|[^A-Za-z0-9]){{0,8}}(?:[:=：>]|(?i:is|was|lautet|es|é|è|to))",
-    rf"(?i:-(?:[a-z]{{1,12}}-){{0,2}}{_SECRET}) ",
-    r"(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|cv[vc]|passcode"
-    r"|(?:security|verification|confirmation|time|access|unlock) [cp])[^0-9]*[0-9]{3})",
+    rf"(?i:{_SECRET})(?:[_.A-Z-][A-Za-z_.-]*)?(?:\\.|[^A-Za-z0-9])*(?:[:=>}}]|(?i:is|was|lautet|es|é|è|to|value|string|int))",
+    r'(?i:pass)\\*" ?:',
+    rf"-(?i:{_SECRET}) ",
+    r"(?:(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|cv[vc]))|[a-z](?:Pin|PIN|Otp|OTP|Cv[vc]|CV[VC])|(?i:passcode"
+    r"|(?:security|verification|confirmation|time|access|unlock)[ _.-]?[cp]))[^0-9]*[0-9]{3}",
     r"[?&;][A-Za-z0-9._\-]+=[^&\s]{8}",
     r"(?i:cookie)(?:\\.|[^A-Za-z0-9]){0,8}[:=]",
     r"[A-Za-z0-9]{20}",
@@ -158,6 +171,7 @@ def replace_credentials(text: str, lowered: str, mark: Mark) -> str:
         text = _PARAMETER.sub(parameter, text)
     if any(name in lowered for name in _NAMES) or "bearer" in lowered or "basic" in lowered or "digest" in lowered:
         text = _AUTHORIZATION.sub(key, text)
+        text = _QUOTED.sub(key, text)
         text = _NAMED.sub(key, text)
         text = _FLAG.sub(key, text)
         text = _PIN.sub(key, text)

@@ -7,9 +7,7 @@ from functools import cache
 from typing import Any
 
 from retuned.consumers.errors import ConfigurationError
-
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import Mark
 
 # The model's time grows with the text; longer ones are read in pieces.
 PIECE = 20_000

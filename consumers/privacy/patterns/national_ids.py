@@ -4,8 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+from retuned.consumers.privacy.patterns import FIRST, GAP, Mark
 
 # Without a word before it, a number must have a form or check digits that other numbers hardly ever have.
 _FORM = re.compile(
@@ -32,20 +31,21 @@ _FORM = re.compile(
     re.VERBOSE,
 )
 # Short names are taken in capitals only: "sin" is a Spanish word.
+_SHORT = "(?:SSN|SIN|TFN|BSN|NIF|NIE|DNI|CPF|CNP|EGN|PPSN?|AHV|AVS|NINO|NHS|CPR|PESEL|NIR|RRN|CURP|OIB|JMBG)"
 _WORD = (
-    r"(?:\b(?:SSN|SIN|TFN|BSN|NIF|NIE|DNI|CPF|CNP|EGN|PPSN?|AHV|AVS|NINO|NHS|CPR|PESEL|NIR|RRN|CURP|OIB|JMBG)\b"
-    r"|(?i:\b(?:ssn|bsn|cpf|dni|cpr|pesel|aadhaa?r|hetu|social (?:security|insurance)|my social|national insurance"
+    rf"(?:FIRST{_SHORT}(?![A-Za-z0-9])|[\"'](?i:{_SHORT})(?=[\"'_])"
+    r"|FIRST(?i:(?:ssn|bsn|cpf|dni|cpr|pesel|aadhaa?r|hetu|social (?:security|insurance)|my social|national insurance"
     r"|national id(?:entity)?|identity card|id card|passport|passeport|pasaporte|passaporto|reisepass(?:nummer)?"
     r"|personalausweis(?:nummer)?|ausweisnummer|paspoort(?:nummer)?|burgerservicenummer|rijksregisternummer"
     r"|registre national|num[eé]ro de s[eé]cu(?:rit[eé] sociale)?|codice fiscale|steuer-?id(?:entifikationsnummer)?"
     r"|sozialversicherungsnummer|personnummer|f[øo]dselsnummer|driv(?:ing|er'?s?) licen[cs]e|tax file|tax id"
     r"|taxpayer id|contribuinte|kimlik|rodn[eé] [cč][ií]slo|f[üu]hrerschein(?:nummer)?|permis de conduire))"
     r"|身份证号?码?|护照号?码?|आधार|マイナンバー|주민등록번호)"
-).replace(" ", "[ _-]")
+).replace(" ", "[ _.-]?")
 # Read backwards from a number: a few words and signs may stand between, as in "passport number is", "SIN: ", "(NIF)".
 _NAMED = re.compile(
-    rf"{_WORD}(?:[^\w\n]{{1,3}}(?i:number|numbers|card|no|nr|num|nummer|número|numero|numéro|n|of|is|was|ist"
-    r"|lautet|es|est|é|è|er|file|code|for|the|id)\b){0,4}[^\w\n]{0,4}$"
+    rf"{_WORD.replace('FIRST', FIRST)}(?:{GAP}(?i:number|numbers|card|no|nr|num|nummer|número|numero|numéro|n|of|is|was"
+    r"|ist|lautet|es|est|é|è|er|file|code|for|the|id)(?![a-z])){0,4}[^\w\n]{0,4}$"
 )
 _ID = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:[A-Z]{1,2}[ -]?)?[0-9](?:[ ./\-]?[0-9]){7,14}(?:[ -]?[A-Z]{1,2})?"
@@ -57,7 +57,7 @@ SUSPECT = (
     r"[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2}|[XYZ][0-9]{7}|(?i:[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z])",
     r"[A-Z]{2}[0-9]{6}|[0-9]{6}[-+A-FU-Y][0-9]{3}",
     # A passport's letters and digits: what follows such a word.
-    _WORD.replace(r"\b", "") + "[^0-9]*[0-9]",
+    re.sub(r"FIRST|\(\?[!=][^)]*\)", "", _WORD) + "[^0-9]*[0-9]",
 )
 
 

@@ -1,16 +1,14 @@
 """Phone numbers. Cheap patterns find candidates; where only the plan of a country can tell, `phonenumbers` does."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import phonenumbers
 
 from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.privacy.patterns import FIRST, GAP, Mark
 
-Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
-
-_SEPARATOR = r"[ \u00a0\u202f().\-/]"
+_SEPARATOR = r"[ ().\-/ー]"
 _BEFORE = r"(?<![A-Za-z0-9_.,/+\-])(?<![0-9]:)"
 _AFTER = r"(?![0-9]|[.,:][0-9])"
 _EXTENSION = r"(?:[ ,;]{0,3}\(?(?:(?:ext|extension|durchwahl|dw|poste|anexo|interno)\b\.?:?|x) ?[0-9]{1,6}\)?)?"
@@ -33,19 +31,21 @@ _CANDIDATE = re.compile(
 )
 _AREA = re.compile(r"\([0-9]{2,5}\) ?[0-9]{3,5}[ -]?[0-9]{3,4}")
 _SPOKEN_OF = re.compile(
-    r"(?<!<)phone|\btel|\bcell|\bcall|\bring\b|\btext\b|mobil|whats ?app|\bsms\b|\bfax\b|viber|telegram|handy"
+    rf"phone|{FIRST}(?:tel(?:no|nr)?(?![a-z])|cell|call|(?:ring|text|sms|fax|mob)(?![a-z]))"
+    r"|mobil|msisdn|whats ?app|viber|telegram|handy"
     r"|ruf(?:nummer|en)|anruf|erreich|m[oó]vil|celular|tel[eé]f|ll[aá]m|ligue|telem[oó]v|portable"
     r"|appel|joindre|num[eé]ro est|cellulare|\bbel\b|bellen|zadzwo|kom[oó]rk|puhelin|ringa?\b"
-    r"|contact (?:me|us|him|her|no\b|num)|reach (?:me|us|him|her|out)"
+    r"|contact[ _]?(?:me|us|him|her|no(?![a-z])|num)|reach (?:me|us|him|her|out)"
     r"|(?:my|new|his|her|our) (?:number|no\b|num\b)|number is"
-    r"|\bmob\b|телефон|номер|звон|携帯|電話|电话|手机|전화|هاتف|جوال|फ़ोन|फोन|मोबाइल",
+    r"|телефон|номер|звон|携帯|電話|电话|手机|전화|هاتف|جوال|फ़ोन|फोन|मोबाइल",
     re.I,
 )
 _SOMETHING_ELSE = re.compile(
-    r"\b(?:order|invoice|ticket|case|customer|client|account|ref(?:erence)?|article|item|tracking|serial|contract|booking"
+    rf"{FIRST}(?:order|invoice|ticket|case|customer|client|account|ref(?:erence)?|article|item|tracking|serial|contract|booking"
     r"|policy|model|part|parcel|shipment|bestell\w{0,10}|rechnung\w{0,8}|auftrag\w{0,8}|kunden\w{0,8}|artikel\w{0,8}|commande"
     r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|isbn|ean|upc|gtin|mpn|sku|iban|vat|id|lot|version|build)"
-    r"(?:[^\w\n]{0,3}(?:number|no|nr|num|nummer|numer|número|numéro|numero|id|code|is|was|ist|lautet|es|est|é|è|to)\b){0,3}"
+    rf"(?:{GAP}(?:number|no|nr|num|nummer|numer|número|numéro|numero|id|code|is|was|ist|lautet|es|est|é|è|to)"
+    r"(?![a-z])){0,3}"
     r"[^\w\n]{0,4}$",
     re.I,
 )

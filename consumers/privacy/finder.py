@@ -1,0 +1,143 @@
+"""What must go from a text: which patterns look for it, in which order, and where it stands.
+
+Every pattern runs in time linear in the text: quantifiers are bounded or possessive, and what a pattern cannot tell
+(a checksum, a date, the plan of a country) is settled in Python on one short match. Cheap looks at the whole text come
+first, because most texts hold nothing to find.
+"""
+
+import re
+from typing import NamedTuple
+
+from retuned.consumers.privacy import placeholders
+from retuned.consumers.privacy.folding import fold
+from retuned.consumers.privacy.patterns import Mark, accounts, addresses, credentials, national_ids
+from retuned.consumers.privacy.patterns.names import load_names
+from retuned.consumers.privacy.patterns.phones import check_regions, replace_phones
+from retuned.consumers.settings import PrivacySettings
+
+_NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
+# Eight digits that stand close together: without them there is no phone and no card in a text.
+_LONG_NUMBER = re.compile(r"[0-9](?:[ ().\-/ー]{0,3}[0-9]){7}")
+# Stands for what was found until all of a text is searched: of one length, and nothing in it looks like text.
+_MARK = re.compile("<\x00([\x01-\x08\x0e-\x15]{6})>")
+_TO_MARK = str.maketrans("0123456789abcdef", "".join(map(chr, (*range(1, 9), *range(14, 22)))))
+_TO_INDEX = {sign: chr(digit) for digit, sign in _TO_MARK.items()}
+# What was found may have kept something beside it from being found.
+_MOST_PASSES = 4
+# Names of fields, roles and system prompts come with every event.
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 2_048, 4_096
+# In the place of a kind: what stays as it stands.
+_KEPT = "KEPT"
+
+# What a text holds whenever something is found in it, and seldom else, also where JSON has escaped the text.
+# In the dialect of RE2, which Arrow runs over a whole column.
+_SUSPECT = "|".join(
+    (
+        _LONG_NUMBER.pattern,
+        *addresses.SUSPECT,
+        *accounts.SUSPECT,
+        *national_ids.SUSPECT,
+        *credentials.SUSPECT,
+        placeholders.SUSPECT,
+        r"\\u[0-9A-Fa-f]{4}",  # in JSON that is a text, it may hide anything
+    )
+)
+_SUSPECT_NAME = r"\p{Lu}\p{Ll}"
+
+
+class Found(NamedTuple):
+    """What must go from a text: where it stands, its kind, and what tells one value from another."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
+
+
+class Finder:
+    """Finds what must go from a text.
+
+    Attributes:
+        suspect: what a text holds in which something is found, in the dialect of RE2.
+    """
+
+    def __init__(self, settings: PrivacySettings, *, machines: bool) -> None:
+        """As for `Redactor`, and raises as it does."""
+        check_regions(settings.phone_regions)
+        self._regions, self._machines = settings.phone_regions, machines
+        self._replace_names = load_names() if settings.redact and settings.names else None
+        self.suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
+        self._harmless: set[tuple[str, str]] = set()
+        self._kept: frozenset[tuple[str, str]] = frozenset()
+        self._kept = frozenset(one for kept in settings.keep for one in self._values(kept))
+
+    def _values(self, kept: str) -> list[tuple[str, str]]:
+        """Kind and value of what would be taken out of a text that is to be kept. A number alone may not be known as a
+        phone's, behind such a word it is; nor is a name alone known as one."""
+        name = ("NAME", " ".join(kept.casefold().split()))
+        return [name, *((one.kind, one.value) for text in (kept, f"tel. {kept}") for one in self.find(text))]
+
+    def find(self, text: str, before: str = "", after: str = "") -> list[Found]:
+        """What must go from a text, in its order, given what stands before and after it."""
+        if (before, text) in self._harmless:
+            return []
+        copy, places = fold(f"{before}{text}{after}")
+        if "\x00" in copy:
+            copy = copy.replace("\x00", "\x7f")  # no text holds a mark
+        marked: list[tuple[str, str, str]] = []
+
+        def plain(text: str) -> str:
+            return _MARK.sub(lambda match: marked[_index(match)][2], text) if "\x00" in text else text
+
+        def mark(kind: str, value: str, text: str) -> str:
+            value, text = plain(value), plain(text)
+            # What is kept is marked too: no later pattern looks into it.
+            marked.append((_KEPT if (kind, value) in self._kept else kind, value, text))
+            return f"<\x00{f'{len(marked) - 1:06x}'.translate(_TO_MARK)}>"
+
+        if ">" in copy:
+            copy = placeholders.PLACEHOLDER.sub(lambda match: mark(_KEPT, "", match[0]), copy)
+        for _ in range(_MOST_PASSES):
+            known = len(marked)
+            copy = self._marked(copy, mark)
+            if len(marked) == known:
+                break
+        if not marked:
+            if len(text) <= _LONGEST_REMEMBERED:
+                if len(self._harmless) == _MOST_REMEMBERED:
+                    self._harmless.clear()
+                self._harmless.add((before, text))
+            return []
+        found, shift = [], 0
+        for match in _MARK.finditer(copy):
+            kind, value, taken = marked[_index(match)]
+            start = match.start() + shift
+            end = start + len(taken)
+            shift += len(taken) - len(match[0])
+            if places:
+                start, end = places.start(start), places.end(end)
+            start, end = max(start - len(before), 0), min(end - len(before), len(text))
+            if kind != _KEPT and start < end:
+                found.append(Found(start, end, kind, value))
+        return found
+
+    def _marked(self, text: str, mark: Mark) -> str:
+        """The text with marks for what goes."""
+        text = credentials.replace_credentials(text, text.lower(), mark)
+        text = addresses.replace_emails(text, mark)
+        digits = len(text.encode("utf-8", "replace").translate(None, _NOT_DIGITS))
+        if self._machines and ("::" in text or (digits >= 4 and any(sign in text for sign in ":.-"))):
+            text = addresses.replace_machines(text, mark)
+        if digits >= 6:
+            text = accounts.replace_ibans(text, mark)
+            long = digits >= 8 and _LONG_NUMBER.search(text)
+            if long:
+                text = accounts.replace_cards(text, mark)
+            text = national_ids.replace_national_ids(text, mark)
+            if long:
+                text = replace_phones(text, mark, self._regions)
+        return self._replace_names(text, mark) if self._replace_names else text
+
+
+def _index(mark: re.Match[str]) -> int:
+    return int(mark[1].translate(_TO_INDEX), 16)
