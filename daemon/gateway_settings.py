@@ -72,6 +72,11 @@ class GatewaySettings(Section):
         "all gateways: the first signs, all are accepted; null: no feedback is taken over HTTP",
     )
     feedback_days: PositiveFloat = Field(30.0, description="a token of feedback is valid for so long")
+    principals_file: Path | None = Field(
+        None,
+        description="principals as in http.principals_file, which it may be; whoever has a token of the role labeller, "
+        "operator or admin may give feedback with the source expert; null: nobody may over HTTP",
+    )
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
         (),
         description="pages that may send feedback from a browser, for example ['https://shop.example.com']; '*': any",

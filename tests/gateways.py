@@ -171,7 +171,7 @@ class Gateway:
             "poll_seconds": 0.2,
             **sections.pop("gateway", {}),
         }
-        kafka = {f"{kind}_topic": topic for kind, topic in self.topics.items()}
+        kafka = {f"{kind}_topic": topic for kind, topic in self.topics.items()} | sections.pop("kafka", {})
         settings = {"kafka": {"bootstrap_servers": broker, **kafka}, "http": {"port": 1}, **sections, "gateway": own}
         self.config = folder / "gateway.yaml"
         self.config.write_text(yaml.safe_dump(settings))

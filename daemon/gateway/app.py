@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.daemon.gateway.buffer import Buffer
+from retuned.daemon.gateway.check import experts
 from retuned.daemon.gateway.client import Client
 from retuned.daemon.gateway.connections import Server, bind, most_connections, raise_file_limit
 from retuned.daemon.gateway.endpoints import Endpoints
@@ -69,7 +70,7 @@ async def _serve(settings: Settings) -> None:
         upstreams = Upstreams(own.upstreams, client.session, metrics)
         keys = own.feedback_keys()
         tokens = Tokens(keys, own.feedback_days) if keys else None
-        feedback = Feedback(tokens, settings.ingest, own.cors_origins) if tokens else None
+        feedback = Feedback(tokens, settings.ingest, own.cors_origins, experts(own)) if tokens else None
         shadow = Shadow(own, client.session, routes, upstreams, buffer, metrics)
         proxy = Proxy(own, client, routes, upstreams, buffer, tokens, metrics, shadow)
         endpoints = Endpoints(proxy, routes, upstreams, buffer, feedback, metrics)

@@ -95,7 +95,7 @@ class Endpoints:
     async def _take_feedback(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._feedback is None:
             raise Refused(404, "no_feedback", "no feedback is taken here (gateway.feedback_keys_file)")
-        event = self._feedback.event(await read(request, MOST_FEEDBACK_BYTES))
+        event = self._feedback.event(await read(request, MOST_FEEDBACK_BYTES), request.headers)
         try:
             self._buffer.append(record.encode(record.Vote(event["interaction_id"], event)))
         except Full as error:
