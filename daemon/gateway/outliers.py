@@ -74,6 +74,10 @@ class Health:
             return 2
         return 1 if now < self.busy_until else 0
 
+    def is_out(self, now: float) -> bool:
+        """Whether it is passed over; unknown, and so not, once nothing has been asked for long after the ejection."""
+        return self.ejected_until is not None and now < self.ejected_until + LONGEST_SECONDS
+
     def begin(self, now: float) -> bool:
         """A request is sent to it; returns whether it is the one that tries it."""
         if self.state(now) is not State.ON_TRIAL or self.trying:

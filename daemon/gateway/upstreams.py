@@ -52,9 +52,9 @@ class Replica:
             return self.models.get(served.name)
         return served.model if served.model in self.models else self.base
 
-    def ejected(self) -> int:
+    def ejected(self, now: float) -> int:
         """For how many models it is passed over."""
-        return sum(one.ejected_until is not None for one in self.health.values())
+        return sum(one.is_out(now) for one in self.health.values())
 
     def listed(self, models: Sequence[Model]) -> None:
         """It answered with this list."""
@@ -107,7 +107,7 @@ class Upstreams:
         self._session, self._metrics, self._clock = session, metrics, clock
         self._turn = 0
         for replica in self.replicas:
-            metrics.upstream_ejected.labels(replica.url).set_function(replica.ejected)
+            metrics.upstream_ejected.labels(replica.url).set_function(lambda one=replica: one.ejected(clock()))
             metrics.ejections.labels(replica.url)
 
     def having(self, served: Served) -> list[tuple[Replica, str]]:

@@ -101,3 +101,9 @@ def test_a_busy_server_is_asked_after_the_others_and_does_not_fail() -> None:
     for _ in range(10):
         assert not asked(one, Outcome.BUSY, 0.0, Health())
     assert (one.rank(0.0), one.rank(BUSY_SECONDS)) == (1, 0)
+
+
+def test_a_server_that_nothing_is_sent_to_any_more_is_not_known_to_fail() -> None:
+    one = ejected(0.0, Health())
+    assert one.is_out(BASE_SECONDS + LONGEST_SECONDS - 1)
+    assert not one.is_out(BASE_SECONDS + LONGEST_SECONDS)

@@ -161,7 +161,7 @@ def test_a_server_that_fails_with_one_model_is_asked_for_the_others() -> None:
     assert {one.url for one, _ in made.having(canary)} == {first.url, second.url}, "it is still the last resort"
     assert {made.having(BASE)[0][0].url for _ in range(4)} == {first.url, second.url}
     first.listed([Model("base"), Model("support@2", parent="base")])
-    assert (first.ejected(), second.ejected()) == (1, 0), "a list of models is no answer"
+    assert (first.ejected(0.0), second.ejected(0.0)) == (1, 0), "a list of models is no answer"
 
 
 def test_models_that_come_and_go_leave_no_more_series_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
