@@ -74,7 +74,7 @@ def bind(settings: GatewaySettings) -> socket.socket:
     """
     host, port = settings.host, settings.port
     if host == "::" and not _has_ipv6():
-        host = "0.0.0.0"  # noqa: S104  (all addresses that this machine has)
+        host = "0.0.0.0"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)

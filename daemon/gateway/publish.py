@@ -87,7 +87,7 @@ class Publishing:
     def _topic(self, kind: Kind, message: Message) -> str:
         if kind == "interactions":
             return self._interactions
-        return self._experts if message[1]["source"] == "expert" else self._feedback
+        return self._experts if message[1].get("source") == "expert" else self._feedback
 
     def _send(self, topic: str, messages: list[Message]) -> None:
         if not messages:

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -107,7 +108,7 @@ class Upstreams:
         self._session, self._metrics, self._clock = session, metrics, clock
         self._turn = 0
         for replica in self.replicas:
-            metrics.upstream_ejected.labels(replica.url).set_function(lambda one=replica: one.ejected(clock()))
+            metrics.upstream_ejected.labels(replica.url).set_function(partial(self._ejected, replica))
             metrics.ejections.labels(replica.url)
 
     def having(self, served: Served) -> list[tuple[Replica, str]]:
@@ -140,6 +141,9 @@ class Upstreams:
                 self._metrics.ejections.labels(replica.url).inc()
             elif was_out and health.ejected_until is None:
                 log.info("%s: answers with %s again", replica.url, name)
+
+    def _ejected(self, replica: Replica) -> int:
+        return replica.ejected(self._clock())
 
     def _having(self, served: Served) -> list[tuple[Replica, str]]:
         return [(one, name) for one in self.replicas if (name := one.name_of(served)) is not None]
