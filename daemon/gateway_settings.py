@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, is_loopback, secret
 
 LEAST_KEY = 16
 """Characters of a key of clients or of feedback."""
+
+
+def _without_brackets(host: object) -> object:
+    """`[::1]`, as it stands in a URL, is `::1`."""
+    return host[1:-1] if isinstance(host, str) and host.startswith("[") and host.endswith("]") else host
 
 
 class Upstream(Section):
@@ -33,7 +38,9 @@ class Upstream(Section):
 class GatewaySettings(Section):
     """`retuned gateway`: an OpenAI-compatible proxy between apps and model servers."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: Annotated[str, BeforeValidator(_without_brackets)] = Field(
+        "127.0.0.1", description="address to listen on; '0.0.0.0': all of IPv4; '::': all, IPv4 and IPv6"
+    )
     port: Annotated[int, Field(ge=0, lt=65_536)] = Field(
         8322, description="several gateways of one machine may share it; 0: any free port"
     )
@@ -65,6 +72,11 @@ class GatewaySettings(Section):
         "all gateways: the first signs, all are accepted; null: no feedback is taken over HTTP",
     )
     feedback_days: PositiveFloat = Field(30.0, description="a token of feedback is valid for so long")
+    principals_file: Path | None = Field(
+        None,
+        description="principals as in http.principals_file, which it may be; whoever has a token of the role labeller, "
+        "operator or admin may give feedback with the source expert; null: nobody may over HTTP",
+    )
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
         (),
         description="pages that may send feedback from a browser, for example ['https://shop.example.com']; '*': any",
@@ -78,6 +90,21 @@ class GatewaySettings(Section):
     )
     max_body_bytes: PositiveInt = Field(
         8 * 2**20, description="longest request; a longer answer is passed on, and not recorded"
+    )
+    max_connections: Annotated[int, Field(ge=32)] = Field(
+        4_096,
+        description="most connections of apps at a time; the limit of open files may allow fewer. The one that has "
+        "waited longest for its request makes room for another",
+    )
+    idle_seconds: PositiveFloat = Field(
+        75.0,
+        description="a connection without a request is closed after so long; behind a load balancer more than it "
+        "keeps connections open",
+    )
+    client_seconds: PositiveFloat = Field(
+        60.0,
+        description="an app that has not sent all of its request after so long, or takes nothing of its answer for so "
+        "long, is disconnected",
     )
     timeout_seconds: PositiveFloat = Field(120.0, description="longest wait for the next byte of an answer")
     poll_seconds: PositiveFloat = Field(

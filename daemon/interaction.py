@@ -40,7 +40,7 @@ def interaction(warehouse: Warehouse, id: str) -> dict[str, Any]:
         "context": json.loads(found["context"]) if found["context"] else None,
         "attributes": json.dumps(attributes, ensure_ascii=False, indent=2) if attributes else None,
     }
-    feedback = warehouse.rows(SQL["feedback"], {"id": id})
+    feedback = warehouse.rows(SQL["feedback"], {"id": id, "asker": found["user_id"]})
     for one in feedback:
         one["text"] = answer_text(json.loads(one["value"]))
     named = {"workload": found["workload"], "model": found["model"]}

@@ -3,7 +3,11 @@
 SELECT * EXCLUDE (topic, partition, "offset", batch) FROM interactions WHERE id = $id ORDER BY timestamp DESC LIMIT 1
 
 -- name: feedback
-SELECT id, timestamp, name, value, source, user_id FROM feedback WHERE interaction_id = $id ORDER BY timestamp, id
+-- A user who is not named with the feedback is who asked.
+SELECT id, timestamp, name, value, source, CASE WHEN source = 'user' THEN coalesce(user_id, $asker) ELSE user_id END AS user_id
+FROM feedback
+WHERE interaction_id = $id
+ORDER BY timestamp, id
 
 -- name: grounding
 SELECT created_at, score, alarm, abstained FROM groundings WHERE interaction_id = $id ORDER BY created_at DESC LIMIT 1

@@ -51,20 +51,23 @@ LIMIT $limit
 
 -- name: thumbs
 -- The last word of people on an answer.
-WITH judged AS (
+WITH said AS (
     SELECT
-        f.interaction_id,
-        arg_max({
+        f.interaction_id, f.received_at, f.timestamp, f.value,
+        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
+        {
             'id': f.id, 'timestamp': f.timestamp, 'source': f.source, 'helpful': f.value::VARCHAR = 'true',
-            'user_id': CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END
-        }, f.timestamp) AS last,
-        max(f.received_at) AS received_at
+            'user_id': account
+        } AS vote
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name = 'helpful' AND f.source IN ('user', 'expert')
-        AND f.value::VARCHAR IN ('true', 'false')
-        AND (f.user_id IS NULL OR f.user_id NOT IN (SELECT unnest($distrusted::VARCHAR[])))
-    GROUP BY f.interaction_id
+), judged AS (
+    SELECT interaction_id, arg_max(vote, timestamp) AS last, max(received_at) AS received_at
+    FROM said
+    WHERE value::VARCHAR IN ('true', 'false')
+        AND (account IS NULL OR account NOT IN (SELECT unnest($distrusted::VARCHAR[])))
+    GROUP BY interaction_id
 )
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,

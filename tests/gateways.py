@@ -84,6 +84,10 @@ class _Server(ThreadingHTTPServer):
     double: "ModelServer"
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 def answered(handler: _Handler, asked: dict[str, Any]) -> None:
     """An answer as a whole or as a stream, as it was asked for."""
     model = asked["model"]
@@ -112,14 +116,15 @@ class ModelServer:
         requests: path, headers and body of each.
     """
 
-    def __init__(self, *models: str, port: int = 0) -> None:
+    def __init__(self, *models: str, port: int = 0, host: str = "127.0.0.1") -> None:
         self.models, self.answer = list(models), answered
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.connections: list[socket.socket] = []
-        self._server = _Server(("127.0.0.1", port), _Handler)
+        kind = _Server6 if ":" in host else _Server
+        self._server = kind((host, port), _Handler)
         self._server.double = self
         self.port = int(self._server.server_address[1])
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -138,9 +143,9 @@ class ModelServer:
 
 
 @contextmanager
-def model_server(*models: str, port: int = 0) -> Iterator[ModelServer]:
+def model_server(*models: str, port: int = 0, host: str = "127.0.0.1") -> Iterator[ModelServer]:
     """A double, ended whatever happens."""
-    double = ModelServer(*models, port=port)
+    double = ModelServer(*models, port=port, host=host)
     try:
         yield double
     finally:
@@ -150,8 +155,11 @@ def model_server(*models: str, port: int = 0) -> Iterator[ModelServer]:
 class Gateway:
     """`retuned gateway` in a process of its own."""
 
-    def __init__(self, folder: Path, broker: str, upstreams: list[str], **sections: dict[str, Any]) -> None:
-        self.folder, self.log = folder, folder / "gateway.log"
+    def __init__(
+        self, folder: Path, broker: str, upstreams: list[str], *, files: int | None = None, **sections: dict[str, Any]
+    ) -> None:
+        """`files`: that it may have open at most."""
+        self.folder, self.log, self.files = folder, folder / "gateway.log", files
         self.port = sections.get("gateway", {}).get("port") or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.buffer = folder / "buffer"
@@ -163,7 +171,7 @@ class Gateway:
             "poll_seconds": 0.2,
             **sections.pop("gateway", {}),
         }
-        kafka = {f"{kind}_topic": topic for kind, topic in self.topics.items()}
+        kafka = {f"{kind}_topic": topic for kind, topic in self.topics.items()} | sections.pop("kafka", {})
         settings = {"kafka": {"bootstrap_servers": broker, **kafka}, "http": {"port": 1}, **sections, "gateway": own}
         self.config = folder / "gateway.yaml"
         self.config.write_text(yaml.safe_dump(settings))
@@ -172,6 +180,8 @@ class Gateway:
     def launch(self) -> None:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "retuned.daemon.cli.main", "gateway", "--config", str(self.config)]
+            if self.files:
+                command = ["sh", "-c", f'ulimit -n {self.files}; exec "$@"', "sh", *command]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def start(self) -> None:
@@ -222,10 +232,12 @@ class Gateway:
 
 
 @contextmanager
-def gateway(folder: Path, broker: Broker | str, *upstreams: ModelServer, **sections: Any) -> Iterator[Gateway]:
+def gateway(
+    folder: Path, broker: Broker | str, *upstreams: ModelServer, files: int | None = None, **sections: Any
+) -> Iterator[Gateway]:
     """A gateway that answers, ended whatever happens."""
     servers = broker if isinstance(broker, str) else broker.bootstrap_servers
-    made = Gateway(folder, servers, [one.url for one in upstreams], **sections)
+    made = Gateway(folder, servers, [one.url for one in upstreams], files=files, **sections)
     made.start()
     try:
         yield made

@@ -6,10 +6,7 @@ import logging
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
-from functools import partial
-from typing import Any
 
-import aiohttp
 import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -17,6 +14,9 @@ from prometheus_client import CollectorRegistry
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.daemon.gateway.buffer import Buffer
+from retuned.daemon.gateway.check import experts
+from retuned.daemon.gateway.client import Client
+from retuned.daemon.gateway.connections import Server, bind, most_connections, raise_file_limit
 from retuned.daemon.gateway.endpoints import Endpoints
 from retuned.daemon.gateway.feedback import Feedback, Tokens
 from retuned.daemon.gateway.metrics import Metrics
@@ -31,10 +31,8 @@ log = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.000_5
 """The thread that publishes gives way to requests after so long; Python's own 5 ms would show in their latency."""
-CONNECT_SECONDS = 2.0
-KEPT_OPEN_SECONDS = 4.0
-"""Below the 5 s after which uvicorn, and so vLLM, closes a connection that is not used."""
 FLUSH_SECONDS = 5.0
+BACKLOG = 1_024
 
 
 def run(settings: Settings) -> int:
@@ -53,6 +51,7 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     own = settings.gateway
+    most = most_connections(own, raise_file_limit())
     metrics = Metrics(CollectorRegistry())
     metrics.build.labels(importlib.metadata.version("retuned")).set(1)
     metrics.buffer_limit.set(own.buffer_bytes)
@@ -65,21 +64,15 @@ async def _serve(settings: Settings) -> None:
         publisher = KafkaPublisher(settings.kafka)
         stack.callback(publisher.close)
         publishing = Publishing(buffer, publisher, settings.kafka, metrics)
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_OPEN_SECONDS),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=own.timeout_seconds),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-            )
-        )
-        routes = Routes(own.buffer, own.workloads, Daemon(settings, session).routes)
-        upstreams = Upstreams(own.upstreams, session, metrics)
+        client = Client(own.timeout_seconds)
+        stack.push_async_callback(client.close)
+        routes = Routes(own.buffer, own.workloads, Daemon(settings, client.session).routes)
+        upstreams = Upstreams(own.upstreams, client.session, metrics)
         keys = own.feedback_keys()
         tokens = Tokens(keys, own.feedback_days) if keys else None
-        feedback = Feedback(tokens, settings.ingest, own.cors_origins) if tokens else None
-        shadow = Shadow(own, session, routes, upstreams, buffer, metrics)
-        proxy = Proxy(own, session, routes, upstreams, buffer, tokens, metrics, shadow)
+        feedback = Feedback(tokens, settings.ingest, own.cors_origins, experts(own)) if tokens else None
+        shadow = Shadow(own, client.session, routes, upstreams, buffer, metrics)
+        proxy = Proxy(own, client, routes, upstreams, buffer, tokens, metrics, shadow)
         endpoints = Endpoints(proxy, routes, upstreams, buffer, feedback, metrics)
         metrics.buffered_bytes.set_function(lambda: buffer.waiting_bytes)
         metrics.buffered_seconds.set_function(buffer.waiting_seconds)
@@ -91,27 +84,20 @@ async def _serve(settings: Settings) -> None:
             stack.push_async_callback(_cancelled, asyncio.create_task(follow))
         stack.push_async_callback(shadow.stop)
         # Answers that have begun come to their end before anything that they need is stopped.
-        server = web.Server(endpoints, handler_cancellation=True, access_log=None)
-        server.request_factory = partial(_request, most_bytes=own.max_body_bytes)
+        server = Server(endpoints, own, most)
+        metrics.most_connections.set(most)
+        metrics.connections.set_function(lambda: server.count)
+        stack.push_async_callback(_cancelled, asyncio.create_task(server.look()))
         runner = web.ServerRunner(server, shutdown_timeout=own.drain_seconds, handle_signals=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, own.host, own.port, reuse_port=True)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigurationError(f"gateway.port {own.port}: cannot be used ({error.strerror})") from error
-        address = runner.addresses[0]
-        log.info("the gateway listens on http://%s:%d", address[0], address[1])
+        listening = bind(own)
+        await web.SockSite(runner, listening, backlog=BACKLOG).start()
+        host, port = listening.getsockname()[:2]
+        log.info("the gateway listens on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         await stopping.wait()
         endpoints.draining = True
         log.info("stopping: answers under way have %.0f s", own.drain_seconds)
-
-
-def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any, *, most_bytes: int) -> web.BaseRequest:
-    """As aiohttp makes it, with a limit of the body."""
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most_bytes)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

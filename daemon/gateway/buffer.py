@@ -1,7 +1,8 @@
 """What has not reached Kafka yet, on this machine's disk: records in numbered files, appended, published, deleted.
 
 A record is on its way to the disk before its answer ends, in the kernel's hands, so that the end of this process loses
-none; the end of the machine may lose those of the last second.
+none; the end of the machine may lose those of the last second. The next file is open before a file ends, so that a
+process that may open no more files still keeps what it has answered.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FILE_BYTES = 8 * 2**20
 """A file that is so long is followed by the next: files are published, after a crash again, as a whole."""
+NEXT = "next"
 HEAD_BYTES = 8  # length and CRC-32 of the record
 
 
@@ -49,6 +51,7 @@ class Buffer:
             folder.chmod(0o700)
             self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._next = self._open_next()
         except BlockingIOError as error:
             os.close(self._lock_file)
             raise ConfigurationError(
@@ -88,7 +91,7 @@ class Buffer:
             if self._waiting_bytes + len(framed) > self._most:
                 raise Full("full")
             try:
-                active = self._open()
+                active = self._begin()
                 written = os.write(self._handle, framed)
                 if written < len(framed):
                     os.ftruncate(self._handle, self._sizes[active])
@@ -98,15 +101,15 @@ class Buffer:
                 raise Full("disk") from error
             self._sizes[active] += len(framed)
             self._waiting_bytes += len(framed)
-            if self._sizes[active] >= FILE_BYTES:
-                self._seal()
+            full = self._seal() if self._sizes[active] >= FILE_BYTES else -1
+        if full >= 0:
+            os.close(full)
 
     def sealed(self) -> list[Path]:
         """The files to publish, oldest first; nothing is appended to them any more, and they are on the disk."""
         with self._lock:
-            handle = os.dup(self._handle) if self._active else -1
-            self._seal()
-            found = list(self._sizes)
+            handle = self._seal()
+            found = [file for file in self._sizes if file != self._active]
         if handle >= 0:
             os.fsync(handle)  # outside of the lock, for which an answer would wait
             os.close(handle)
@@ -122,23 +125,35 @@ class Buffer:
     def close(self) -> None:
         """What waits stays; safe to repeat."""
         with self._lock:
-            self._seal()
-            if self._lock_file >= 0:
-                os.close(self._lock_file)
-                self._lock_file = -1
+            for handle in {self._handle, self._next, self._lock_file} - {-1}:
+                os.close(handle)
+            self._active, self._handle, self._next, self._lock_file = None, -1, -1, -1
 
-    def _open(self) -> Path:
+    def _open_next(self) -> int:
+        return os.open(self._folder / NEXT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+
+    def _begin(self) -> Path:
+        """The file to append to. It was opened before it is needed: no open file is needed to keep a record."""
         if self._active is None:
+            file = self._folder / f"{self._number + 1:012}.records"
+            (self._folder / NEXT).rename(file)
             self._number += 1
-            file = self._folder / f"{self._number:012}.records"
-            self._handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-            self._active, self._sizes[file], self._begun[file] = file, 0, time.time()
+            self._active, self._handle, self._next = file, self._next, -1
+            self._sizes[file], self._begun[file] = 0, time.time()
         return self._active
 
-    def _seal(self) -> None:
-        if self._active is not None:
-            os.close(self._handle)
-            self._active, self._handle = None, -1
+    def _seal(self) -> int:
+        """End the file that is appended to, once the next one is open; returns its handle, -1: it is not ended."""
+        if self._active is None:
+            return -1
+        try:
+            self._next = self._open_next()
+        except OSError as error:
+            log.warning("%s: the next file cannot be opened yet (%s)", self._folder, error.strerror)
+            return -1
+        ended = self._handle
+        self._active, self._handle = None, -1
+        return ended
 
 
 def records(file: Path) -> Iterator[bytes]:

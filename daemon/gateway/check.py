@@ -1,9 +1,11 @@
 """What `retuned check` tries of the gateway, without what only the gateway needs to be installed."""
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import secret
 from retuned.daemon.gateway.models import LIST_SECONDS, Model, base_of
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream
+from retuned.daemon.settings import HttpSettings
+from retuned.daemon.web.principals import Principals
 from retuned.retrain.openai_api import Client
 from retuned.retrain.release.targets.build import in_words
 
@@ -51,9 +53,25 @@ def check_keys(settings: GatewaySettings) -> str:
     """
     clients, feedback = settings.client_keys(), settings.feedback_keys()
     secret(None, settings.daemon_token_file, "gateway.daemon_token_file")
+    experts(settings)
     asked = "anybody may ask"
     if clients is not None:
         asked = (
             f"apps need {'the key' if len(clients) == 1 else f'one of {len(clients)} keys'} in gateway.client_keys_file"
         )
-    return f"{asked}; {'no feedback' if feedback is None else 'feedback'} is taken over HTTP"
+    whose = "" if feedback is None or settings.principals_file is None else ", of experts too"
+    return f"{asked}; {'no feedback' if feedback is None else 'feedback'} is taken over HTTP{whose}"
+
+
+def experts(settings: GatewaySettings) -> Principals | None:
+    """Whose tokens may be those of experts; None: nobody's.
+
+    Raises:
+        ConfigurationError: their file cannot be used.
+    """
+    if settings.principals_file is None:
+        return None
+    try:
+        return Principals(HttpSettings(principals_file=settings.principals_file))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"gateway.principals_file: {error}") from error

@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from retuned.daemon.gateway import record
 from retuned.daemon.gateway.buffer import Buffer, Full
+from retuned.daemon.gateway.connections import read
 from retuned.daemon.gateway.errors import Refused, error_response
 from retuned.daemon.gateway.feedback import PREFLIGHT, Feedback
 from retuned.daemon.gateway.metrics import Metrics
@@ -69,10 +70,6 @@ class Endpoints:
             return await endpoint(request)
         except Refused as refused:
             return self._refusal(request, refused)
-        except web.HTTPRequestEntityTooLarge:
-            return self._refusal(
-                request, Refused(413, "too_large", "the request is longer than gateway.max_body_bytes")
-            )
         except (asyncio.CancelledError, ConnectionResetError):  # the app has gone
             raise
         except Exception:
@@ -98,12 +95,7 @@ class Endpoints:
     async def _take_feedback(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._feedback is None:
             raise Refused(404, "no_feedback", "no feedback is taken here (gateway.feedback_keys_file)")
-        if (request.content_length or 0) > MOST_FEEDBACK_BYTES:
-            raise Refused(413, "too_large", f"feedback of more than {MOST_FEEDBACK_BYTES} bytes")
-        body = await request.read()
-        if len(body) > MOST_FEEDBACK_BYTES:
-            raise Refused(413, "too_large", f"feedback of more than {MOST_FEEDBACK_BYTES} bytes")
-        event = self._feedback.event(body)
+        event = self._feedback.event(await read(request, MOST_FEEDBACK_BYTES), request.headers)
         try:
             self._buffer.append(record.encode(record.Vote(event["interaction_id"], event)))
         except Full as error:

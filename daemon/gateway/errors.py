@@ -5,8 +5,7 @@ import json
 import aiohttp
 from aiohttp import web
 
-KINDS = {400: "invalid_request_error", 401: "invalid_request_error", 404: "invalid_request_error",
-         405: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error"}  # fmt: skip
+KINDS = {403: "permission_error", 429: "rate_limit_error"}
 
 
 class Refused(Exception):
@@ -16,11 +15,14 @@ class Refused(Exception):
         status: of the answer.
         code: for programs, as in OpenAI's errors.
         headers: of the answer.
+        closes: whether the connection is closed after the answer.
     """
 
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None, *, closes: bool = False
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers
+        self.status, self.code, self.headers, self.closes = status, code, headers, closes
 
 
 def why(error: Exception) -> str:
@@ -32,11 +34,14 @@ def why(error: Exception) -> str:
 
 def error_body(status: int, code: str, message: str) -> bytes:
     """An error object of OpenAI's API."""
-    kind = KINDS.get(status, "server_error")
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
 
 
 def error_response(refused: Refused) -> web.Response:
     """The answer to a request that was refused."""
     body = error_body(refused.status, refused.code, str(refused))
-    return web.Response(body=body, status=refused.status, content_type="application/json", headers=refused.headers)
+    response = web.Response(body=body, status=refused.status, content_type="application/json", headers=refused.headers)
+    if refused.closes:
+        response.force_close()
+    return response

@@ -8,13 +8,14 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from retuned.consumers.formats.events import BadEvent, Bounds, convert
 from retuned.consumers.settings import IngestSettings
 from retuned.daemon.gateway.errors import Refused
+from retuned.daemon.web.principals import Principals, may
 
 MOST_OF_AN_ANSWER = 20
 """Events of feedback on one answer that one gateway takes."""
@@ -22,7 +23,7 @@ COUNTED_ANSWERS = 100_000
 MAC_BYTES = 16
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "POST",
-    "Access-Control-Allow-Headers": "Content-Type",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
     "Access-Control-Max-Age": "600",
 }
 DAY = 86_400
@@ -32,6 +33,7 @@ class _Body(msgspec.Struct):
     token: str
     name: str
     value: Any
+    source: Literal["user", "expert"] = "user"
 
 
 class Tokens:
@@ -66,15 +68,20 @@ class Tokens:
 class Feedback:
     """What is sent to /v1/feedback."""
 
-    def __init__(self, tokens: Tokens, ingest: IngestSettings, origins: tuple[str, ...]) -> None:
-        self._tokens, self._ingest, self._origins = tokens, ingest, origins
+    def __init__(
+        self, tokens: Tokens, ingest: IngestSettings, origins: tuple[str, ...], experts: Principals | None
+    ) -> None:
+        """`experts`: of these, whoever may label speaks as an expert; None: nobody does."""
+        self._tokens, self._ingest, self._origins, self._experts = tokens, ingest, origins, experts
         self._counts: OrderedDict[str, int] = OrderedDict()
 
-    def event(self, body: bytes) -> dict[str, Any]:
-        """The event that a body stands for. Its user is who was answered: none can be claimed.
+    def event(self, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The event that a body stands for. A user is who was answered, and an expert is whose token was sent: nobody
+        can claim to be somebody else.
 
         Raises:
-            Refused: its token is not valid, its value is not one of that name, or there were too many on one answer.
+            Refused: its token is not valid, its value is not one of that name, its sender is no expert, or there were
+                too many on one answer.
         """
         try:
             given = msgspec.json.decode(body, type=_Body)
@@ -82,13 +89,15 @@ class Feedback:
             raise Refused(400, "invalid_json", f"expected a JSON object with token, name and value: {error}") from error
         interaction = self._tokens.interaction(given.token)
         now = datetime.now(UTC)
+        expert = {"user_id": self._expert(headers, now)} if given.source == "expert" else {}
         event = {
             "id": uuid.uuid4().hex,
             "timestamp": now.isoformat(),
             "interaction_id": interaction,
             "name": given.name,
             "value": given.value,
-            "source": "user",
+            "source": given.source,
+            **expert,
         }
         try:
             convert("feedback", event, Bounds.of(self._ingest, now.replace(tzinfo=None)))
@@ -101,6 +110,20 @@ class Feedback:
         if count > MOST_OF_AN_ANSWER:
             raise Refused(429, "too_much_feedback", f"more than {MOST_OF_AN_ANSWER} times feedback on one answer")
         return event
+
+    def _expert(self, headers: Mapping[str, str], now: datetime) -> str:
+        """The name of the expert whose token came with a request. Raises Refused when it is nobody's."""
+        kind, _, token = headers.get("Authorization", "").partition(" ")
+        found = self._experts.find(token.strip(), now) if self._experts and kind.lower() == "bearer" else None
+        if found is None or not may(found.role, "labeller"):
+            raise Refused(
+                403,
+                "not_an_expert",
+                'source "expert": send `Authorization: Bearer TOKEN` with a token of the role labeller '
+                "(`retuned token NAME --role labeller`, kept in gateway.principals_file); leave source out to speak as "
+                "the user who was answered",
+            )
+        return found.name
 
     def allowed(self, headers: Mapping[str, str]) -> dict[str, str]:
         """The headers by which a page of that origin may read the answer; empty: it may not."""

@@ -46,6 +46,8 @@ class Metrics:
         )
         self.refused = counter("refused_total", "Requests that were answered by the gateway itself.", "code")
         self.in_flight = gauge("in_flight", "Requests that are being answered.")
+        self.connections = gauge("open_connections", "Connections of apps, with and without a request.")
+        self.most_connections = gauge("open_connections_limit", "How many there may be.")
         self.feedback = counter("feedback_total", "Feedback that came over HTTP and is kept.")
         self.buffered_bytes = gauge("buffered_bytes", "What waits on the disk for Kafka.")
         self.buffered_seconds = gauge(
@@ -66,6 +68,14 @@ class Metrics:
             "outcome",
         )
         self.upstream_up = gauge("upstream_up", "Whether a model server answers.", "upstream")
+        self.upstream_ejected = gauge(
+            "upstream_ejected",
+            "For how many models a server is passed over because it keeps failing with them.",
+            "upstream",
+        )
+        self.ejections = counter(
+            "ejections_total", "How often a server began to be passed over with a model.", "upstream"
+        )
         self.daemon_up = gauge("daemon_up", "Whether the daemon answered with its routes when it was asked last.")
         self._pairs: dict[tuple[str, str], None] = {}  # the one that was seen last comes last
         for outcome in ("recorded", "failed", "unreadable", "skipped"):

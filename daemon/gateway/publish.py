@@ -37,7 +37,8 @@ class Publishing:
 
     def __init__(self, buffer: Buffer, publisher: Publisher, kafka: KafkaSettings, metrics: Metrics) -> None:
         self._buffer, self._publisher, self._metrics = buffer, publisher, metrics
-        self._topics: dict[Kind, str] = {"interactions": kafka.interactions_topic, "feedback": kafka.feedback_topic}
+        self._interactions, self._feedback = kafka.interactions_topic, kafka.feedback_topic
+        self._experts = kafka.expert_topic or kafka.feedback_topic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self.problem: str | None = None
@@ -80,14 +81,20 @@ class Publishing:
     def _publish(self, file: Path) -> None:
         waiting = self._messages(file)
         while batch := list(islice(waiting, MOST_AT_ONCE)):
-            for kind in ("interactions", "feedback"):
-                self._send(kind, [message for of, message in batch if of == kind])
+            for topic in dict.fromkeys((self._interactions, self._feedback, self._experts)):
+                self._send(topic, [message for kind, message in batch if self._topic(kind, message) == topic])
 
-    def _send(self, kind: Kind, messages: list[Message]) -> None:
+    def _topic(self, kind: Kind, message: Message) -> str:
+        if kind == "interactions":
+            return self._interactions
+        return self._experts if message[1].get("source") == "expert" else self._feedback
+
+    def _send(self, topic: str, messages: list[Message]) -> None:
         if not messages:
             return
+        kind: Kind = "interactions" if topic == self._interactions else "feedback"
         try:
-            self._publisher.publish_all(self._topics[kind], messages)
+            self._publisher.publish_all(topic, messages)
         except BrokerRefused as error:
             if not isinstance(error.__cause__, _TOO_LARGE):
                 raise
@@ -95,7 +102,7 @@ class Publishing:
                 self._drop(kind, "too_large", str(error))
                 return
             for message in messages:
-                self._send(kind, [message])
+                self._send(topic, [message])
             return
         self._metrics.published.labels(kind).inc(len(messages))
 

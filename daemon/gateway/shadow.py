@@ -74,7 +74,7 @@ class Shadow:
             for replica, name in self._upstreams.having(candidate):
                 if self._routes.withholds(replica.url, candidate.name):
                     continue
-                with replica.asked():
+                with self._upstreams.asked(replica, candidate, name):
                     kept = await self._answer(replica, call.asking(name), path, headers, candidate, interaction)
                 if kept is not None:
                     outcome = "skipped" if self._is_full() else "recorded"

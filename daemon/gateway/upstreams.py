@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -12,6 +15,7 @@ from multidict import CIMultiDict
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.models import LIST_SECONDS, MODELS, Model, base_of
+from retuned.daemon.gateway.outliers import Health, Outcome
 from retuned.daemon.gateway_settings import Upstream
 from retuned.retrain.release.assignment import Served
 
@@ -28,6 +32,8 @@ class Replica:
         base: its name of the base model; None: it lists none.
         in_flight: how many requests it is answering for this gateway.
         problem: why it is not asked; None: it answers.
+        health: of its answers, by the name of the model: a model that always fails must not keep others from being
+            asked for there.
     """
 
     def __init__(self, settings: Upstream) -> None:
@@ -39,6 +45,7 @@ class Replica:
         self.base: str | None = None
         self.in_flight = 0
         self.problem: str | None = "it was not asked yet"
+        self.health: defaultdict[str, Health] = defaultdict(Health)
 
     def name_of(self, served: Served) -> str | None:
         """Its name of a model; None: it has not got it."""
@@ -46,9 +53,15 @@ class Replica:
             return self.models.get(served.name)
         return served.model if served.model in self.models else self.base
 
+    def ejected(self, now: float) -> int:
+        """For how many models it is passed over."""
+        return sum(one.is_out(now) for one in self.health.values())
+
     def listed(self, models: Sequence[Model]) -> None:
         """It answered with this list."""
         self.models = {model.id: model.asked_as for model in models}
+        for gone in self.health.keys() - self.models.values():
+            del self.health[gone]
         self.base = base_of(models, self._base)
         if self.problem is not None:
             log.info("%s: answers, with %s", self.url, ", ".join(sorted(self.models)) or "no model")
@@ -60,14 +73,15 @@ class Replica:
             log.warning("%s: %s", self.url, problem)
         self.problem, self.models, self.base = problem, {}, None
 
-    @contextmanager
-    def asked(self) -> Iterator[None]:
-        """While it answers a request."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+
+class Attempt:
+    """A request that is sent to a server.
+
+    Attributes:
+        outcome: what it shows about the server.
+    """
+
+    outcome = Outcome.UNKNOWN
 
 
 def headers_for(replica: Replica, headers: CIMultiDict[str]) -> CIMultiDict[str]:
@@ -82,20 +96,57 @@ def headers_for(replica: Replica, headers: CIMultiDict[str]) -> CIMultiDict[str]
 class Upstreams:
     """All of them."""
 
-    def __init__(self, settings: Sequence[Upstream], session: aiohttp.ClientSession, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Sequence[Upstream],
+        session: aiohttp.ClientSession,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Raises a ConfigurationError when a key cannot be read."""
         self.replicas = [Replica(one) for one in settings]
-        self._session, self._metrics = session, metrics
+        self._session, self._metrics, self._clock = session, metrics, clock
         self._turn = 0
+        for replica in self.replicas:
+            metrics.upstream_ejected.labels(replica.url).set_function(partial(self._ejected, replica))
+            metrics.ejections.labels(replica.url)
 
     def having(self, served: Served) -> list[tuple[Replica, str]]:
-        """The servers that have a model, and their names of it, the one to ask first: the least busy, in turn."""
-        found = [(one, name) for one in self.replicas if (name := one.name_of(served)) is not None]
+        """The servers that have a model, and their names of it, the one to ask first: of those that do not keep failing
+        the least busy, in turn."""
+        found = self._having(served)
         if len(found) > 1:
             self._turn += 1
-            turn = self._turn % len(found)
-            found = sorted(found[turn:] + found[:turn], key=lambda one: one[0].in_flight)
+            turn, now = self._turn % len(found), self._clock()
+            found = sorted(
+                found[turn:] + found[:turn], key=lambda one: (one[0].health[one[1]].rank(now), one[0].in_flight)
+            )
         return found
+
+    @contextmanager
+    def asked(self, replica: Replica, served: Served, name: str) -> Iterator[Attempt]:
+        """While a server answers a request for a model, which has this name there."""
+        attempt, health = Attempt(), replica.health[name]
+        trial = health.begin(self._clock())
+        replica.in_flight += 1
+        try:
+            yield attempt
+        finally:
+            replica.in_flight -= 1
+            others = [one.health[its_name] for one, its_name in self._having(served) if one is not replica]
+            was_out, now = health.ejected_until is not None, self._clock()
+            if health.end(attempt.outcome, now, others, trial=trial):
+                seconds = (health.ejected_until or now) - now
+                log.warning("%s: keeps failing with %s, and is not asked for it for %.0f s", replica.url, name, seconds)
+                self._metrics.ejections.labels(replica.url).inc()
+            elif was_out and health.ejected_until is None:
+                log.info("%s: answers with %s again", replica.url, name)
+
+    def _ejected(self, replica: Replica) -> int:
+        return replica.ejected(self._clock())
+
+    def _having(self, served: Served) -> list[tuple[Replica, str]]:
+        return [(one, name) for one in self.replicas if (name := one.name_of(served)) is not None]
 
     def listing(self, name: str) -> bool:
         """Whether a server lists a name."""

@@ -442,6 +442,21 @@ def _of_gateways() -> list[Any]:
             ("retuned_gateway_buffered_seconds", "{{instance}} seconds waited"),
             ("retuned_gateway_build_info", "{{instance}} {{version}}"),
         ),
+        lines(
+            "Gateways: servers that keep failing",
+            "For how many models each server is passed over because it keeps failing, and how often that began.",
+            ("retuned_gateway_upstream_ejected", "{{instance}} {{upstream}}"),
+            (
+                "sum by (upstream) (increase(retuned_gateway_ejections_total[$__rate_interval]))",
+                "{{upstream}} ejections",
+            ),
+        ),
+        lines(
+            "Gateways: connections",
+            "Connections of apps, and how many there may be.",
+            ("retuned_gateway_open_connections", "{{instance}}"),
+            ("retuned_gateway_open_connections_limit", "{{instance}} at most"),
+        ),
     ]
 
 

@@ -18,12 +18,12 @@ ORDER BY rows DESC, source
 -- How many people that are told apart taught, and the share of rows of the one who taught most.
 SELECT count(*) AS people, max(rows) / sum(rows) AS largest_share
 FROM (
-    SELECT f.user_id, count(*) AS rows
+    SELECT CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account, count(*) AS rows
     FROM dataset_rows d
     JOIN feedback f ON f.id = d.feedback_id
     JOIN interactions i ON i.id = d.interaction_id AND i.workload = $workload
-    WHERE d.dataset_version = $version AND d.split IN ('train', 'validation') AND f.user_id IS NOT NULL
-    GROUP BY f.user_id
+    WHERE d.dataset_version = $version AND d.split IN ('train', 'validation') AND account IS NOT NULL
+    GROUP BY account
 )
 
 -- name: run

@@ -5,6 +5,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from doors import FakeDaemon, Place
 from gateways import KEY, NOBODY, WORDS, Gateway, ModelServer, answered, gateway, model_server, published, read, route
 
 from retuned.daemon.settings import HttpSettings
+from retuned.daemon.web import principals
 
 
 def test_kafka_is_away_then_back_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -154,6 +156,36 @@ def test_a_full_buffer_drops_and_counts_and_answers_go_on(tmp_path: Path) -> Non
         full = [made.post("/v1/feedback", {"token": token, "name": "helpful", "value": True}) for _ in range(15)]
         assert {one.status_code for one in full} >= {503}
         assert full[-1].json()["error"]["code"] == "buffer_full"
+
+
+def test_feedback_of_experts_needs_their_token_and_goes_to_their_topic(tansu: Broker, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}\n")
+    file = tmp_path / "principals.yaml"
+    token = principals.add(file, "ada", "labeller", None, datetime.now(UTC))
+    sections = {
+        "kafka": {"expert_topic": f"{tmp_path.name}.experts"},
+        "gateway": {
+            "workloads": ["support"],
+            "feedback_keys_file": str(tmp_path / "keys"),
+            "principals_file": str(file),
+        },
+    }
+    with model_server("base") as server, gateway(tmp_path, tansu, server, **sections) as made:
+        answer = made.chat()
+        said = {
+            "token": answer.headers["X-Retuned-Feedback-Token"],
+            "name": "correction",
+            "value": "Within 14 days.",
+            "source": "expert",
+        }
+        refused = made.post("/v1/feedback", said)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_an_expert")
+        assert "labeller" in refused.json()["error"]["message"]
+        taken = made.post("/v1/feedback", said, Authorization=f"Bearer {token}")
+        assert taken.status_code == 202
+        (event,) = published(tansu, sections["kafka"]["expert_topic"])
+    assert (event["id"], event["source"], event["user_id"]) == (taken.json()["id"], "expert", "ada")
+    assert event["interaction_id"] == answer.headers["X-Retuned-Interaction"]
 
 
 def test_keys_of_apps_and_of_servers(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""A model server that answers everything at once with one completion: what is measured is what stands before it."""
+"""A model server that answers everything at once with one completion: what is measured is what stands before it.
+
+A request for a stream gets four megabytes. Started with `fails` it answers 500, with `closes` it reads a request and
+closes the connection.
+"""
 
 import asyncio
 import json
@@ -22,6 +26,12 @@ COMPLETION = json.dumps(
         "usage": {"prompt_tokens": 90, "completion_tokens": 50, "total_tokens": 140},
     }
 ).encode()
+CHUNK = b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": "x" * 65_000}}]}).encode() + b"\n\n"
+STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"%x\r\n%s\r\n" % (len(CHUNK), CHUNK) * 64
+    + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+)
 MODELS = json.dumps({"object": "list", "data": [{"id": "base", "object": "model"}]}).encode()
 
 
@@ -31,6 +41,8 @@ def _answer(body: bytes) -> bytes:
 
 class Fixed(asyncio.Protocol):
     """One connection. It reads requests whose bodies have a Content-Length."""
+
+    behaviour = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport, self.buffer = transport, b""
@@ -43,7 +55,16 @@ class Fixed(asyncio.Protocol):
             length = int(head[place + 17 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
             if len(self.buffer) < end + 4 + length:
                 return
-            self.transport.write(_answer(MODELS if head.startswith(b"get") else COMPLETION))
+            if head.startswith(b"get"):
+                self.transport.write(_answer(MODELS))
+            elif self.behaviour == "fails":
+                self.transport.write(_answer(b"{}").replace(b"200 OK", b"500 Failed"))
+            elif self.behaviour == "closes":
+                self.transport.close()
+                return
+            else:
+                asked = self.buffer[end + 4 : end + 4 + length]
+                self.transport.write(STREAM if b'"stream": true' in asked else _answer(COMPLETION))
             self.buffer = self.buffer[end + 4 + length :]
 
 
@@ -54,4 +75,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
+    Fixed.behaviour = "".join(sys.argv[2:])
     uvloop.run(main(int(sys.argv[1])))

@@ -329,7 +329,7 @@ def test_gateways_take_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     settings = configured("gateway", monkeypatch, tmp_path, *more)
     pod = pods(*more)["gateway"]["spec"]
     (container,) = pod["containers"]
-    assert settings.gateway.host == "0.0.0.0"
+    assert settings.gateway.host == "::"
     assert settings.gateway.port == container["ports"][0]["containerPort"]
     assert settings.gateway.buffer.is_relative_to("/data")
     assert settings.gateway.daemon_url == "https://retuned.retuned.svc:8321"

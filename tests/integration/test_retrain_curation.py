@@ -295,6 +295,10 @@ def test_thumbs_without_a_name_count_beside_accounts_that_are_not_believed(
     kept = {row.feedback_id for row, _ in thumbs(warehouse, "support", settings.dataset, ["liar"])}
     assert kept == {said["anna"], said[None]}
     assert len(list(thumbs(warehouse, "support", settings.dataset))) == 3
+    # Without a name, feedback is of who asked.
+    warehouse.execute("UPDATE interactions SET user_id = 'liar'")
+    kept = {row.feedback_id for row, _ in thumbs(warehouse, "support", settings.dataset, ["liar"])}
+    assert kept == {said["anna"]}
 
 
 def test_thumbs_are_kept_for_preference_training_away_from_what_is_judged_on(

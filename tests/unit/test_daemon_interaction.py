@@ -85,6 +85,22 @@ def test_of_an_interaction_that_nothing_came_of(rig: Rig, site: TestClient) -> N
     assert site.get("/interactions/plain").status_code == 200
 
 
+def test_feedback_of_a_user_who_is_not_named_is_of_who_asked(rig: Rig) -> None:
+    rig.send(
+        interaction("i", user_id="asker"),
+        feedback("f1", "i"),
+        feedback("f2", "i", user_id="other"),
+        feedback("f3", "i", name="correction", value="A week.", source="expert"),
+        feedback("f4", "i", name="correction", value="A week.", source="expert", user_id="ada"),
+    )
+    rig.drain()
+    found = found_of(rig.warehouse, "i")
+    by = {one["id"]: one["user_id"] for one in found["feedback"]}
+    assert by["f1"] == found["user_id"]
+    assert by["f3"] is None
+    assert len({by["f1"], by["f2"], by["f3"], by["f4"]}) == 4
+
+
 def test_an_interaction_that_is_not_there(rig: Rig, site: TestClient) -> None:
     with pytest.raises(RetunedError, match=r"interaction x: not in the warehouse.*retention.keep_days"):
         found_of(rig.warehouse, "x")

@@ -1,5 +1,9 @@
 """What waits for Kafka on the disk: whole or not at all, in order, for this gateway's eyes alone."""
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +109,37 @@ def test_others_cannot_read_it_and_no_other_gateway_can_use_it(tmp_path: Path) -
         Buffer(folder, 10_000)
     buffer.close()
     Buffer(folder, 10_000).close()
+
+
+def test_a_process_that_may_open_no_more_files_keeps_what_it_has_answered(tmp_path: Path) -> None:
+    buffer = Buffer(tmp_path, 10_000)
+    with no_more_files():
+        for number in range(3):
+            buffer.append(b"%d" % number)
+            assert buffer.sealed() == []  # nothing could be read of it now
+    buffer.append(b"3")
+    (file,) = buffer.sealed()
+    with no_more_files():
+        buffer.append(b"4")
+        assert buffer.sealed() == [file]
+    assert content(tmp_path) == [b"%d" % number for number in range(5)]
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Open as many as may be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for handle in taken:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

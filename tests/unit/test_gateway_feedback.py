@@ -1,6 +1,8 @@
 """Tokens of feedback: of one answer, for some days, made by nobody else."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,9 @@ import pytest
 from retuned.consumers.settings import IngestSettings
 from retuned.daemon.gateway.errors import Refused
 from retuned.daemon.gateway.feedback import DAY, MOST_OF_AN_ANSWER, Feedback, Tokens
+from retuned.daemon.settings import HttpSettings
+from retuned.daemon.web import principals
+from retuned.daemon.web.principals import Principals
 
 OLD, NEW = "the-old-key-of-sixteen", "the-new-key-of-sixteen"
 
@@ -73,8 +78,8 @@ def test_the_first_key_signs_and_those_before_it_are_accepted(clock: Clock) -> N
     assert code(tokens(clock, OLD).interaction, both.of("i-1")) == (401, "invalid_token")
 
 
-def feedback(clock: Clock, *origins: str) -> Feedback:
-    return Feedback(tokens(clock), IngestSettings(), origins)
+def feedback(clock: Clock, *origins: str, experts: Principals | None = None) -> Feedback:
+    return Feedback(tokens(clock), IngestSettings(), origins, experts)
 
 
 def body(clock: Clock, **given: Any) -> bytes:
@@ -82,10 +87,27 @@ def body(clock: Clock, **given: Any) -> bytes:
 
 
 def test_nobody_can_claim_to_be_somebody(clock: Clock) -> None:
-    event = feedback(clock).event(body(clock, source="expert", user_id="u-9", interaction_id="i-2", id="mine"))
+    event = feedback(clock).event(body(clock, user_id="u-9", interaction_id="i-2", id="mine"), {})
     assert (event["source"], event["interaction_id"]) == ("user", "i-1")
     assert "user_id" not in event
     assert event["id"] != "mine"
+
+
+def test_an_expert_is_who_has_a_token_to_label(clock: Clock, tmp_path: Path) -> None:
+    file, now = tmp_path / "principals.yaml", datetime.now(UTC)
+    keys = {role: principals.add(file, f"of-{role}", role, None, now) for role in ("viewer", "labeller", "admin")}
+    expired = principals.add(file, "gone", "labeller", now - timedelta(days=1), now)
+    experts = Principals(HttpSettings(principals_file=file))
+    taken, said = feedback(clock, experts=experts), body(clock, source="expert", user_id="u-9")
+    for role in ("labeller", "admin"):
+        event = taken.event(said, {"Authorization": f"Bearer {keys[role]}"})
+        assert (event["source"], event["user_id"]) == ("expert", f"of-{role}")
+    for key in (keys["viewer"], expired, "retuned_nobodys", ""):
+        assert code(taken.event, said, {"Authorization": f"Bearer {key}"}) == (403, "not_an_expert")
+    assert code(taken.event, said, {}) == (403, "not_an_expert")
+    assert code(feedback(clock).event, said, {"Authorization": f"Bearer {keys['admin']}"}) == (403, "not_an_expert")
+    for source in ("judge", "app", 5):
+        assert code(taken.event, body(clock, source=source), {}) == (400, "invalid_json")
 
 
 @pytest.mark.parametrize(
@@ -101,15 +123,15 @@ def test_nobody_can_claim_to_be_somebody(clock: Clock) -> None:
     ],
 )
 def test_what_is_no_feedback_is_refused_at_once(clock: Clock, given: dict[str, Any], expected: str) -> None:
-    assert code(feedback(clock).event, body(clock, **given)) == (400, expected)
+    assert code(feedback(clock).event, body(clock, **given), {}) == (400, expected)
 
 
 def test_nobody_can_vote_for_ever(clock: Clock) -> None:
     taken = feedback(clock)
     for _ in range(MOST_OF_AN_ANSWER):
-        taken.event(body(clock))
-    assert code(taken.event, body(clock)) == (429, "too_much_feedback")
-    taken.event(body(clock, token=tokens(clock).of("i-2")))
+        taken.event(body(clock), {})
+    assert code(taken.event, body(clock), {}) == (429, "too_much_feedback")
+    taken.event(body(clock, token=tokens(clock).of("i-2")), {})
 
 
 def test_pages_of_configured_origins_may_read_the_answer(clock: Clock) -> None:

@@ -13,6 +13,7 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.gateway import metrics as metrics_module
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.models import Model
+from retuned.daemon.gateway.outliers import FAILURES, Outcome
 from retuned.daemon.gateway.routes import FILE, Routes
 from retuned.daemon.gateway.upstreams import Replica, Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream, keys_in
@@ -133,13 +134,34 @@ def test_the_least_busy_server_is_asked_and_of_equals_each_in_turn() -> None:
     for one in made.replicas[:2]:
         one.listed([Model("base")])
     assert {made.having(BASE)[0][0].url for _ in range(4)} == {one.url for one in made.replicas[:2]}
-    with made.replicas[0].asked():
+    with made.asked(made.replicas[0], BASE, "base"):
         assert {made.having(BASE)[0][0].url for _ in range(4)} == {made.replicas[1].url}
     made.replicas[1].failed("gone")
     assert [one.url for one, _ in made.having(BASE)] == [made.replicas[0].url]
     assert made.problems() == []
     made.replicas[0].failed("gone, too")
     assert len(made.problems()) == 3
+
+
+def test_a_server_that_fails_with_one_model_is_asked_for_the_others() -> None:
+    made = Upstreams(
+        [Upstream(url=f"http://127.0.0.1:{port}/v1") for port in (1, 2)],
+        None,  # type: ignore[arg-type]
+        Metrics(CollectorRegistry()),
+        lambda: 0.0,
+    )
+    first, second = made.replicas
+    for one in made.replicas:
+        one.listed([Model("base"), Model("support@2", parent="base")])
+    canary = Served("support@2", "support@2")
+    for _ in range(FAILURES):
+        with made.asked(first, canary, "support@2") as attempt:
+            attempt.outcome = Outcome.FAILS
+    assert [made.having(canary)[0][0] for _ in range(4)] == [second] * 4
+    assert {one.url for one, _ in made.having(canary)} == {first.url, second.url}, "it is still the last resort"
+    assert {made.having(BASE)[0][0].url for _ in range(4)} == {first.url, second.url}
+    first.listed([Model("base"), Model("support@2", parent="base")])
+    assert (first.ejected(0.0), second.ejected(0.0)) == (1, 0), "a list of models is no answer"
 
 
 def test_models_that_come_and_go_leave_no_more_series_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ingestion import Rig, feedback, interaction, settings_for
 
-from retuned.retrain.release.card import Record, Score, licence_of, render, without_header
+from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.release.card import NAME, Record, Score, licence_of, render, without_header, write
 
 MANIFEST: dict[str, Any] = {
     "version": "3f2a91c0",
@@ -189,3 +192,23 @@ def test_the_licence_is_read_from_the_base_model(files: dict[str, str], licence:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert licence_of(tmp_path) == licence
+
+
+def test_people_are_counted_by_account_also_where_feedback_names_none(tmp_path: Path, warehouse: Warehouse) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    for number in range(10):
+        rig.send(
+            interaction(f"i{number}", user_id=f"user-{number % 4}"),
+            feedback(f"f{number}", f"i{number}", name="correction", value="A week."),
+        )
+    rig.drain()
+    warehouse.execute(
+        "INSERT INTO dataset_rows BY NAME SELECT 'd1' AS dataset_version, id AS row_id, 'train' AS split, "
+        "'' AS prompt_hash, interaction_id, id AS feedback_id FROM feedback"
+    )
+    warehouse.execute(
+        "INSERT INTO datasets BY NAME SELECT 'd1' AS version, 'support.refunds' AS workload, '' AS path, "
+        "TIMESTAMP '2026-11-24' AS created_at, 10 AS train, 0 AS validation, 0 AS holdout, 0 AS replay, '{}' AS card"
+    )
+    write(warehouse, tmp_path, tmp_path, MANIFEST)
+    assert "| people | 4; the one who taught most gave 30.0% of the examples |" in (tmp_path / NAME).read_text()

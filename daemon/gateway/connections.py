@@ -1,0 +1,264 @@
+"""The connections of apps: how many there may be, and how long each may take.
+
+Where there are too many, the one that has waited longest for its request to be whole makes room: clients that open
+connections, or send requests slowly, displace each other and never those whose answer is under way.
+"""
+
+import asyncio
+import logging
+import resource
+import socket
+import time
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.daemon.gateway.errors import Refused
+from retuned.daemon.gateway_settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+HEADER_SECONDS = 10.0
+"""From the first byte of a request to the end of its headers, if `gateway.client_seconds` is not less."""
+LOOK_SECONDS = 0.5
+LEAST_BYTES = 16 * 2**10
+"""What a client has to take of its answer in `gateway.client_seconds`, if there is as much."""
+SMALL_BYTES, MOST_LONG_BYTES = 64 * 2**10, 256 * 2**20
+"""Requests that are longer share so much memory while they are read."""
+OTHER_FILES = 64
+"""Files that are not connections: the buffer, Kafka, the daemon, lists of models."""
+FILES_PER_CONNECTION = 3
+"""The app's, the server's, and one that is kept open for the next request to a server."""
+SPARE = 16
+"""Connections that no answer takes: probes are answered, and other requests are refused, while all others are busy."""
+
+
+def raise_file_limit() -> int:
+    """Allow as many open files as this process may have; returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def most_connections(settings: GatewaySettings, files: int) -> int:
+    """How many connections there may be.
+
+    Args:
+        files: that may be open; RLIM_INFINITY: any number.
+
+    Raises:
+        ConfigurationError: too few files may be open.
+    """
+    if files == resource.RLIM_INFINITY:
+        return settings.max_connections
+    possible = (files - OTHER_FILES) // FILES_PER_CONNECTION
+    if possible <= SPARE:
+        least = OTHER_FILES + FILES_PER_CONNECTION * (SPARE + 1)
+        raise ConfigurationError(f"the gateway may open {files} files, and needs {least}: raise `ulimit -n`")
+    if possible < settings.max_connections:
+        log.warning(
+            "at most %d connections, and not the %d of gateway.max_connections: the limit of open files is %d",
+            possible, settings.max_connections, files,
+        )  # fmt: skip
+    return min(settings.max_connections, possible)
+
+
+def bind(settings: GatewaySettings) -> socket.socket:
+    """A socket that several gateways may share; `::` takes IPv4, too.
+
+    Raises:
+        ConfigurationError: the address is taken or not this machine's.
+    """
+    host, port = settings.host, settings.port
+    if host == "::" and not _has_ipv6():
+        host = "0.0.0.0"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigurationError(f"gateway.host {host}: cannot be used ({error.strerror})") from error
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(f"gateway.port {port}: cannot be used ({error.strerror})") from error
+    return bound
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+class Connection(RequestHandler):
+    """aiohttp's connection, with limits of time for headers and for what the client takes."""
+
+    def __init__(self, server: "Server", **options: Any) -> None:
+        super().__init__(server, **options)
+        self.server = server
+        self.wire: asyncio.Transport | None = None  # aiohttp forgets its own before what is written is sent
+        self.long_bytes = 0
+        self._answered = 0
+        self._headers_since: float | None = None
+        self._stalled_since: float | None = None
+        self._unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.wire = cast(asyncio.Transport, transport)
+        self.wire.set_write_buffer_limits(high=0)  # writing is paused as long as the kernel has not got everything
+        super().connection_made(transport)
+        self.server.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.server.closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._headers_since is None and self.between_requests:
+            self._headers_since = time.monotonic()
+        super().data_received(data)
+        if not self.between_requests:
+            self._headers_since = None
+
+    @property
+    def between_requests(self) -> bool:
+        """Whether there is no request, or the headers of the next one are not complete."""
+        return self._request_count == self._answered
+
+    async def finish_response(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super().finish_response(*arguments)
+        finally:
+            self._answered += 1
+            self.server.waits(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_unsent()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled_since = None
+
+    def look(self, now: float, seconds: float) -> None:
+        """End it if its headers take too long, or its client takes nothing of an answer for so long."""
+        late = self._headers_since is not None and now - self._headers_since > min(HEADER_SECONDS, seconds)
+        if self._stalled_since is not None and now - self._stalled_since > seconds:
+            before = self._unsent
+            self._note_unsent()
+            late |= before - self._unsent < LEAST_BYTES
+        if late:
+            self.abort()
+
+    def abort(self) -> None:
+        """End it at once; what the client has not taken is lost."""
+        if self.wire is not None:
+            self.wire.abort()
+
+    def _note_unsent(self) -> None:
+        self._stalled_since = time.monotonic()
+        self._unsent = self.wire.get_write_buffer_size() if self.wire else 0
+
+
+class Server(web.Server):
+    """aiohttp's server, with a limit of connections and of answers that are under way."""
+
+    def __init__(self, handler: Any, settings: GatewaySettings, most: int) -> None:
+        super().__init__(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=settings.idle_seconds,
+        )
+        self._settings, self._most = settings, most
+        self._open: dict[Connection, None] = {}
+        self._waiting: dict[Connection, None] = {}  # their request is not whole; the one that waits longest comes first
+        self._long_bytes = 0
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    @property
+    def count(self) -> int:
+        """Connections that are open."""
+        return len(self._open)
+
+    def opened(self, connection: Connection) -> None:
+        """Another connection; where there are too many, the one that waits longest is ended."""
+        self._open[connection] = self._waiting[connection] = None
+        if len(self._open) > self._most:
+            oldest = next(iter(self._waiting))
+            self.closed(oldest)
+            oldest.abort()
+
+    def closed(self, connection: Connection) -> None:
+        """A connection has ended; safe to repeat."""
+        self._open.pop(connection, None)
+        self._waiting.pop(connection, None)
+
+    def waits(self, connection: Connection) -> None:
+        """Its answer has ended, and the next request is waited for."""
+        if connection in self._open:
+            self._waiting.pop(connection, None)
+            self._waiting[connection] = None
+
+    async def read(self, connection: Connection, request: web.BaseRequest, most: int) -> bytes:
+        """The body of a request, which is answered from now on.
+
+        Raises:
+            Refused: it is too long, takes too long, or too many answers are under way.
+        """
+        body = bytearray()
+        try:
+            async with asyncio.timeout(None if request.content.is_eof() else self._settings.client_seconds):
+                async for piece in request.content.iter_any():
+                    body += piece
+                    if len(body) > most:
+                        raise Refused(413, "too_large", f"{request.path}: the request is longer than {most} bytes")
+                    if len(body) > SMALL_BYTES:
+                        self._make_room(connection, len(piece))
+        except TimeoutError:
+            limit = f"{self._settings.client_seconds:g} s (gateway.client_seconds)"
+            raise Refused(408, "request_timeout", f"the request was not whole after {limit}", closes=True) from None
+        finally:
+            self._long_bytes -= connection.long_bytes
+            connection.long_bytes = 0
+        if len(self._open) - len(self._waiting) >= self._most - SPARE:
+            raise busy("as many requests are being answered as the gateway has connections for")
+        self._waiting.pop(connection, None)
+        return bytes(body)
+
+    def _make_room(self, connection: Connection, more: int) -> None:
+        if self._long_bytes + more > MOST_LONG_BYTES:
+            raise busy("too many long requests are being read")
+        connection.long_bytes += more
+        self._long_bytes += more
+
+    async def look(self) -> None:
+        """End, again and again, the connections that take too long."""
+        while True:
+            now = time.monotonic()
+            for connection in list(self._open):
+                connection.look(now, self._settings.client_seconds)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def busy(why: str) -> Refused:
+    """A request for which there is no room; nothing has been sent to a model server."""
+    return Refused(503, "busy", f"{why}; try again later", {"Retry-After": "1"}, closes=True)
+
+
+async def read(request: web.BaseRequest, most: int) -> bytes:
+    """The body of a request, as `Server.read`."""
+    connection = cast(Connection, request.protocol)
+    return await connection.server.read(connection, request, most)
