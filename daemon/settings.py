@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
+from retuned.consumers.common import yamltext
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share, is_loopback
 from retuned.daemon import hours, overrides
@@ -350,16 +350,11 @@ def load(file: Path | None) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yamltext.parse(file.read_bytes(), str(file))
     except OSError as error:
         raise ConfigurationError(
             f"{file}: cannot be read ({error.strerror}); name the configuration with --config"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise ConfigurationError(f"{file}{line}: not YAML ({problem})") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -1,9 +1,10 @@
 """Puts a generation of a backup where the configuration says that things are.
 
-A file beside the warehouse, the marker, is made before anything else: while it is there, no process opens the warehouse.
-`attach` looks for it before and after it takes DuckDB's lock, and a restore takes that lock after it made the marker:
-of a daemon and a restore that start together at least one is refused. Then everything is checked, copied beside its
-place and renamed into place, the warehouse last. A restore that was cut off leaves the marker, and the next one goes on.
+A file beside the warehouse, the marker, is made before anything else: while it is there, no process opens the
+warehouse. `attach` looks for it before and after it takes DuckDB's lock, and a restore takes that lock after it made
+the marker: of a daemon and a restore that start together at least one is refused. Then everything is checked, copied
+beside its place and renamed into place, the warehouse last. A restore that was cut off leaves the marker, and the next
+one goes on.
 """
 
 import fcntl

@@ -408,7 +408,7 @@ def test_one_restore_at_a_time(
     generation, target, verify = choose(tmp_path / "backups", None), settings_in(tmp_path / "new"), manifest.verify
 
     def verifying(of: Path) -> Iterator[str]:
-        with pytest.raises(BackupError, match="another one into .* is under way; wait for it"):
+        with pytest.raises(BackupError, match=r"another one into .* is under way; wait for it"):
             restore(target, generation, replace=True, now=LATER)
         yield from verify(of)
 

@@ -44,10 +44,28 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     }
 
 
+def test_a_key_may_overrule_one_that_is_merged(tmp_path: Path) -> None:
+    file = tmp_path / "retuned.yaml"
+    file.write_text(
+        "workloads:\n"
+        "  support: &usual {objective: short, policy: {new_corrections: 10}}\n"
+        "  billing: {<<: *usual, objective: long}\n"
+        "  refunds: {<<: *usual}\n"
+    )
+    objectives = {name: load(file).for_workload(name).objective for name in ("support", "billing", "refunds")}
+    assert objectives == {"support": "short", "billing": "long", "refunds": "short"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [", "not YAML"),
+        ("a: [", "line 1: not YAML"),
+        (
+            "kafka: {bootstrap_servers: 'b:9092'}\nhttp: {}\nkafka: {group: g}",
+            "FILE: line 3: kafka stands on line 1 already; keep one of them",
+        ),
+        ("http:\n  port: 1\n  host: ::1\n  'port': 2", "FILE: line 4: port stands on line 2 already"),
+        ("workloads: {support: {}, billing: {}, support: {}}", "FILE: line 1: support stands on line 1 already"),
         ("- kafka", "expected sections such as kafka: and warehouse: at the top, not a list"),
         ("schedule: {retrain_cron: never}", "schedule.retrain_cron: Wrong number of fields"),
         ("train: {rank: 513}", "train.rank: input should be less than or equal to 512"),
