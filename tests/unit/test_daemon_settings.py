@@ -239,3 +239,20 @@ def test_a_workload_may_have_targets_of_its_own(tmp_path: Path) -> None:
     (own,) = settings.for_workload("a").serving.targets
     assert own.kind == "vllm"
     assert [target.kind for target in settings.for_workload("b").serving.targets] == ["folder"]
+
+
+def test_a_proxy_is_named_by_an_address_or_a_network(tmp_path: Path) -> None:
+    said = refused(tmp_path, "http: {trusted_proxies: [10.0.0.0/8, nginx.internal]}")
+    assert said.startswith("FILE: http.trusted_proxies.1: 'nginx.internal' does not appear to be an IPv4 or IPv6")
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("http://[10.0.0.7]:8321", "http://10.0.0.7:8321"),  # as the chart writes it
+        ("https://[fd00::7]:8321", "https://[fd00::7]:8321"),
+        ("http://retuned-0:8321", "http://retuned-0:8321"),
+    ],
+)
+def test_brackets_may_be_around_any_address(given: str, url: str) -> None:
+    assert Settings(store={"advertised_url": given}).store.advertised_url == url  # type: ignore[arg-type]
