@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -96,11 +97,16 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
 
 def latest(warehouse: Warehouse, workload: str) -> WatchCheck | None:
     """The latest stored check of a workload."""
-    row = warehouse.row(QUERIES["latest"], {"workload": workload})
-    if row is None:
-        return None
-    comparisons = [Comparison(**comparison) for comparison in json.loads(row["comparisons"])]
-    return WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
+    return latest_of(warehouse, [workload]).get(workload)
+
+
+def latest_of(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, WatchCheck]:
+    """The latest stored check of each workload that has one."""
+    found = {}
+    for row in warehouse.rows(QUERIES["latest"], {"workloads": list(workloads)}):
+        comparisons = [Comparison(**comparison) for comparison in json.loads(row["comparisons"])]
+        found[row["workload"]] = WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
+    return found
 
 
 def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:

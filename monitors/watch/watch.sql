@@ -11,9 +11,8 @@ WHERE event = 'promoted' AND (actor IN ('gate', 'approver') OR experiment IS NOT
 
 -- name: latest
 SELECT * FROM watch_checks
-WHERE workload = $workload
-ORDER BY created_at DESC, rowid DESC
-LIMIT 1
+WHERE list_contains($workloads, workload)
+QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
 
 -- name: history
 -- How many votes there are on answers of the champion before, by days before the promotion, and since when. A narrow
