@@ -295,6 +295,25 @@ def test_a_replica_that_is_away_stands_in_status_and_page(
     assert "target      folder" not in printed
 
 
+def test_the_status_of_one_workload_is_that_of_no_other(
+    local: LocalService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known(local.warehouse, "support", "billing")
+    local.warehouse.insert("pauses", workload="billing", created_at=START, actor="anna", reason="a fair")
+    monkeypatch.setattr("retuned.daemon.cli.main._service", lambda _: nullcontext(_Shown(told(local))))
+    config = ["--config", str(local.warehouse.path.with_name("retuned.yaml"))]
+    assert main(["status", "support", *config]) == 0
+    printed = capsys.readouterr().out
+    assert "\nsupport\n" in printed
+    assert "billing" not in printed
+    assert main(["status", "billing", "--json", *config]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["workloads"]) == ["billing"]
+    assert [{one["workload"] for one in found[name]} for name in ("queue", "pauses")] == [{"billing"}, {"billing"}]
+    assert main(["status", "suport", *config]) == 1
+    assert "workload suport: not in the status, which has billing, support" in capsys.readouterr().err
+
+
 class _Shown:
     """A service whose status is known."""
 
@@ -384,7 +403,7 @@ def known(warehouse: Warehouse, *workloads: str) -> None:
                 row = {column: value(column, kind, number + seed % 3) for column, kind in kinds.items()}
                 row |= {column: of[number % len(of)] for column, of in meant.items()} | {"workload": workload}
                 own = {"id", "experiment", "promotion", "run_id", "interaction_id", "source_id"} & row.keys()
-                row |= {column: f"{workload} {number}" for column in own}
+                row |= dict.fromkeys(own, f"{workload} {number}")
                 rows.append(row | ({"experiment": f"{workload} 1"} if table == "rollout_checks" else {}))
         store(warehouse, table, rows)
 
