@@ -1,12 +1,14 @@
 """Settings of getting events in: broker, ingestion, privacy, warehouse."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -66,12 +68,22 @@ def _without_credentials(url: str, info: ValidationInfo) -> str:
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)]
 
 
+def _without_needless_brackets(url: object) -> object:
+    """A template that does not know of which family an address is puts brackets around it."""
+    return re.sub(r"(?<=//)\[([0-9.]+)\]", r"\1", url) if isinstance(url, str) else url
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to an address, or a name, that is listened on."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as a URL has them: an address of IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:
@@ -372,10 +384,10 @@ class StoreSettings(Section):
         description="segments that were received more than so many days ago are deleted; a daemon that did not follow "
         "them goes on without their rows; null: they are kept",
     )
-    advertised_url: HttpUrl | None = Field(
+    advertised_url: Annotated[HttpUrl, BeforeValidator(_without_needless_brackets)] | None = Field(
         None,
-        description="where the other daemons of the cluster reach this one over HTTP; null: http.port at the address "
-        "that the database sees",
+        description="where the other daemons of the cluster reach this one over HTTP; an address may stand in "
+        "brackets, whether it is of IPv4 or IPv6; null: http.port at the address that the database sees",
     )
 
     def postgres(self) -> str | None:

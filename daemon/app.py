@@ -319,8 +319,8 @@ def run_once(settings: Settings) -> None:
     if settings.store.kind == "cluster":
         raise ConfigurationError("run --once: the daemons of a cluster (store.kind) run all the time")
     app = App(settings)
-    registry.reconcile(app.warehouse, settings)
     try:
+        registry.reconcile(app.warehouse, settings)
         while app.ingest.step() or not app.ingest.caught_up:
             pass
         failed = []

@@ -23,6 +23,7 @@ from retuned.consumers.errors import ConfigurationError, RetunedError, StandsBy,
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.consumers.settings import authority
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon import artifacts
 from retuned.daemon.settings import Settings
@@ -72,8 +73,8 @@ class Cluster:
         self._control_postgres = Postgres(settings.store)
         name = f"{socket.gethostname()}:{settings.http.port}"
         tls = settings.http.tls_certificate_file is not None
-        host = "127.0.0.1" if settings.http.loopback else "*"
-        url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{host}:{settings.http.port}"
+        address = authority(settings.http.address if settings.http.loopback else "*", settings.http.port)
+        url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{address}"
         self._control = Control(self._control_postgres, warehouse)
         artifacts.keep(warehouse, settings, self.check)
         self._passing = Passing(settings.http)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.settings import authority
 from retuned.daemon.settings import HttpSettings, Settings
 
 if TYPE_CHECKING:
@@ -138,9 +139,8 @@ class RemoteService:
         settings = self._settings.http
         packed = isinstance(body, bytes)
         tls = _tls(settings)
-        host = f"[{self._host}]" if ":" in self._host else self._host
         request = urllib.request.Request(
-            f"{'https' if tls else 'http'}://{host}:{settings.port}/api/v1/{path}",
+            f"{'https' if tls else 'http'}://{authority(self._host, settings.port)}/api/v1/{path}",
             method=method,
             data=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
             headers={"Content-Type": "application/msgpack" if packed else "application/json"},

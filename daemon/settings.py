@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
+from retuned.consumers.common import yamltext
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share, is_loopback
 from retuned.daemon import hours, overrides
@@ -32,6 +32,11 @@ def _cron(expression: str) -> str:
 
 def _span(text: str) -> str:
     hours.span(text)
+    return text
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text)
     return text
 
 
@@ -149,7 +154,10 @@ class TracingSettings(Section):
 class HttpSettings(Section):
     """The daemon's own HTTP server: status, metrics, commands."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; any but loopback requires tokens")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; any but loopback requires tokens; '::' is all addresses, of IPv4 and IPv6",
+    )
     port: Annotated[int, Field(ge=0, lt=65_536)] = Field(8321, description="0: any free port")
     hosts: tuple[Annotated[str, Field(pattern=r"^((\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])$")], ...] = Field(
         (),
@@ -161,6 +169,17 @@ class HttpSettings(Section):
         description="who may ask: names, roles and hashes of tokens, written by `retuned token`; read again when it "
         "changes",
     )
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        ("127.0.0.1", "::1"),
+        description="addresses or networks of proxies whose X-Forwarded-For names the client, for example "
+        "['10.0.0.0/8']; of everybody else that header is ignored",
+    )
+    metrics_token: Token | None = Field(
+        None,
+        description="token of a principal named metrics, with that role, for Prometheus and gateways, at least 16 "
+        "characters; set it by RETUNED__HTTP__METRICS_TOKEN or metrics_token_file",
+    )
+    metrics_token_file: Path | None = Field(None, description="a file whose content is that token")
     viewer_token: Token | None = Field(
         None,
         description="token of a principal named viewer, with that role, at least 16 characters; set it by "
@@ -201,26 +220,25 @@ class HttpSettings(Section):
         """Where a client on this machine reaches the daemon: `host`, or loopback where that is all addresses."""
         try:
             if ipaddress.ip_address(self.host).is_unspecified:
-                return "::1" if ":" in self.host else "127.0.0.1"
+                return "127.0.0.1"
         except ValueError:
             pass
         return self.host
 
     def tokens(self) -> dict[str, str]:
-        """Token to role, of `viewer_token` and `operator_token`.
+        """Token to role, of `metrics_token`, `viewer_token` and `operator_token`.
 
         Raises:
-            ConfigurationError: a token file cannot be read or holds no token, or both roles have the same one.
+            ConfigurationError: a token file cannot be read or holds no token, or two roles have the same one.
         """
         found: dict[str, str] = {}
-        for role in ("viewer", "operator"):
+        for role in ("metrics", "viewer", "operator"):
             token = self._token(role)
             if token is None:
                 continue
             if token in found:
                 raise ConfigurationError(
-                    f"http.{role}_token: the same as http.{found[token]}_token, so whoever may read could command; "
-                    "give each role a token of its own"
+                    f"http.{role}_token: the same as http.{found[token]}_token; give each role a token of its own"
                 )
             found[token] = role
         return found
@@ -350,16 +368,11 @@ def load(file: Path | None) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yamltext.parse(file.read_bytes(), str(file))
     except OSError as error:
         raise ConfigurationError(
             f"{file}: cannot be read ({error.strerror}); name the configuration with --config"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise ConfigurationError(f"{file}{line}: not YAML ({problem})") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

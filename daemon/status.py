@@ -1,6 +1,8 @@
 """What the daemon knows, in one dictionary: for the API, the page and the command line."""
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -11,20 +13,21 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.producers import Producers
 from retuned.consumers.warehouse.archive import archived
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import pauses
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.reports.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
-from retuned.monitors.money.outcomes import outcomes
+from retuned.monitors.money.outcomes import outcomes_of
 from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
 from retuned.retrain.release import approvals
 from retuned.retrain.release.deployments import Deployment, deployments
 from retuned.retrain.release.reconciler import Reconciler
-from retuned.retrain.release.routes import under_way
+from retuned.retrain.release.routes import Experiment, all_under_way
 from retuned.retrain.scoring.label import in_figures, mistaken
 
 SQL = named_queries("retuned.daemon", "status.sql")
@@ -38,15 +41,8 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     """JSON-serialisable; times are ISO 8601, UTC. `ingest` and `started_at` are None when no daemon is running."""
     context, warehouse = jobs.context, jobs.context.warehouse
     counts = warehouse.row(SQL["counts"])
-    asked = labels.counts(warehouse)
-    deployed = deployments(warehouse)
     begun = [one.as_dict() for one in jobs.runs.under_way()]
-    workloads = {
-        name: _workload(warehouse, context.settings.for_workload(name), name, context.now())
-        | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
-        | {"serving": _serving(deployed, context.reconciler, name)}
-        for name in context.measured()
-    }
+    workloads = _workloads(context)
     return {
         "version": version("retuned"),
         "started_at": started_at,
@@ -87,35 +83,62 @@ def ingestion(ingest: Ingest | None, warehouse: Warehouse, settings: Settings) -
     }
 
 
-def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any]:
-    def rows(query: str, **more: str) -> list[dict[str, Any]]:
-        found = warehouse.rows(SQL[query], {"workload": workload, **more})
-        return [row | {name: json.loads(row[name]) for name in ("reasons", "scores") if row.get(name)} for row in found]
+def _workloads(context: Context) -> dict[str, dict[str, Any]]:
+    """What is known of each workload, by a number of queries that does not grow with theirs."""
+    warehouse, now = context.warehouse, context.now()
+    settings = {name: context.settings.for_workload(name) for name in context.measured()}
+    names = list(settings)
 
-    aliases = {row["alias"]: row["version"] for row in rows("aliases")}
-    seen = watch.in_force(warehouse, settings, workload)
+    def rows(query: str, **more: str) -> defaultdict[str, list[dict[str, Any]]]:
+        found = defaultdict[str, list[dict[str, Any]]](list)
+        for row in warehouse.rows(SQL[query], {"workloads": names, **more}):
+            texts = {name: json.loads(row[name]) for name in ("reasons", "scores") if row.get(name)}
+            found[row.pop("workload")].append(row | texts)
+        return found
+
+    aliases = {name: {row["alias"]: row["version"] for row in of} for name, of in rows("aliases").items()}
+    quality, history = rows("quality"), rows("history", metric="helpful_rate", source="user")
+    checks, references, decisions = rows("drift"), rows("drift_reference"), rows("decisions")
+    runs, promotions, quarantine = rows("runs"), rows("promotions"), rows("quarantine")
+    blindness, asked_for = defaultdict[str, list[Any]](list), defaultdict[str, list[Any]](list)
+    for one in blind(warehouse, *names):
+        blindness[one.workload].append(asdict(one))
+    for request in approvals.listed(warehouse, most=None, each=APPROVALS):
+        asked_for[request["workload"]].append(request)
+    watched, asked, deployed = watch.in_force(warehouse, settings), labels.counts(warehouse), deployments(warehouse)
+    rollouts = all_under_way(warehouse)
+    canaries = canary.latest_of(warehouse, [one.id for one in rollouts.values()])
+    earned = _roi(warehouse, settings)
     return {
-        "objective": settings.objective,
-        "base_model": settings.models.base and str(settings.models.base),
-        "champion": aliases.get("champion"),
-        "previous": aliases.get("previous"),
-        "rollout": _rollout(warehouse, settings, workload, now),
-        "quality": rows("quality"),
-        "blind": [asdict(one) for one in blind(warehouse, workload)],
-        "helpful_rate": rows("history", metric="helpful_rate", source="user"),
-        "drift": rows("drift"),
-        "drift_reference": warehouse.row(SQL["drift_reference"], {"workload": workload}),
-        "decisions": [_with_labels(row) for row in rows("decisions")],
-        "runs": rows("runs"),
-        "approvals": approvals.listed(warehouse, workload, most=APPROVALS),
-        "promotions": rows("promotions"),
-        "watch": asdict(seen) | {"has_power": seen.has_power} if seen else None,
-        "quarantine": rows("quarantine"),
-        "roi": _roi(warehouse, settings, workload),
+        name: {
+            "objective": own.objective,
+            "base_model": own.models.base and str(own.models.base),
+            "champion": aliases.get(name, {}).get("champion"),
+            "previous": aliases.get(name, {}).get("previous"),
+            "rollout": _rollout(own, rollouts[name], canaries, now) if name in rollouts else None,
+            "quality": quality[name],
+            "blind": blindness[name],
+            "helpful_rate": history[name],
+            "drift": checks[name],
+            "drift_reference": next(iter(references[name]), None),
+            "decisions": [_with_labels(row) for row in decisions[name]],
+            "runs": runs[name],
+            "approvals": asked_for[name],
+            "promotions": promotions[name],
+            "watch": asdict(seen) | {"has_power": seen.has_power} if (seen := watched.get(name)) else None,
+            "quarantine": quarantine[name],
+            "roi": earned[name],
+            "labels": asked.get(name, {"open": 0, "answered": 0}),
+            "reports": reports(context.reports, name),
+            "serving": _serving(deployed, context.reconciler, name, aliases.get(name, {})),
+        }
+        for name, own in settings.items()
     }
 
 
-def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) -> dict[str, Any]:
+def _serving(
+    deployed: list[Deployment], reconciler: Reconciler, workload: str, aliases: Mapping[str, str | None]
+) -> dict[str, Any]:
     """What the targets of a workload should have, and what each replica has, as far as this process knows."""
     return {
         "deployments": [
@@ -125,7 +148,7 @@ def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) 
                 "share": one.share,
                 "since": one.since,
                 "served_at": one.served_at,
-                **_enough(reconciler, one),
+                **_enough(reconciler, one, aliases),
             }
             for one in deployed
             if one.workload == workload
@@ -134,26 +157,25 @@ def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) 
     }
 
 
-def _enough(reconciler: Reconciler, one: Deployment) -> dict[str, Any]:
+def _enough(reconciler: Reconciler, one: Deployment, aliases: Mapping[str, str | None]) -> dict[str, Any]:
     """Whether enough replicas answer with a version that serves, and what is missing where."""
     if one.version is None or not one.serves:
         return {"served": None, "lacking": None}
-    found = reconciler.service(one)
+    found = reconciler.service(one, aliases)
     return {"served": found.enough, "lacking": found.lacking or None}
 
 
-def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any] | None:
-    """The rollout under way, with the latest look at its canary; None: there is none.
+def _rollout(
+    settings: Settings, running: Experiment, checks: Mapping[str, canary.CanaryCheck], now: datetime
+) -> dict[str, Any]:
+    """A rollout under way, with the latest check of its canary.
 
     `next_share` is what the next step brings, `next_at` its earliest time; null: only the end of the watch is left.
     `shadow` is the share of the conversations for which the version is asked in shadow; null: it is not.
     """
-    running = under_way(warehouse, workload)
-    if running is None:
-        return None
     seen, next_share, next_at = None, None, None
     if running.state == "canary":
-        seen, next_share = canary.latest(warehouse, running.id), settings.rollout.after(running.share)
+        seen, next_share = checks.get(running.id), settings.rollout.after(running.share)
         next_at = max(now, running.step_since + timedelta(seconds=settings.rollout.minimum_seconds))
     return {
         **asdict(running),
@@ -185,17 +207,22 @@ def _with_labels(decision: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _roi(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
-    """The ledger of the workload, of the versions that the latest changes are about, what those changes earned, and
+def _roi(warehouse: Warehouse, settings: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
+    """The ledger of each workload, of the versions that its latest changes are about, what those changes earned, and
     what became of conversations."""
-    tenures = roi.tenures(warehouse, settings, workload)
-    recent = {None, *(version for tenure in tenures for version in (tenure.version, tenure.previous_version))}
-    became = outcomes(warehouse, workload)
-    earned, versions = roi.of_workload(warehouse, workload)
-    return {
-        **asdict(earned),
-        "versions": [{"version": version, **asdict(of)} for version, of in versions.items() if version in recent],
-        "promotions": [asdict(tenure) for tenure in tenures],
-        "left_out": roi.left_out(warehouse, workload),
-        "conversations": became and asdict(became) | {"cost_per_resolved": became.cost_per_resolved},
-    }
+    names = list(settings)
+    tenures, ledgers = roi.tenures_of(warehouse, settings), roi.of_workloads(warehouse, names)
+    left_out, ends = roi.left_out_of(warehouse, names), outcomes_of(warehouse, names)
+    found = {}
+    for name in names:
+        recent = {None, *(version for one in tenures[name] for version in (one.version, one.previous_version))}
+        became = ends.get(name)
+        earned, versions = ledgers[name]
+        found[name] = {
+            **asdict(earned),
+            "versions": [{"version": version, **asdict(of)} for version, of in versions.items() if version in recent],
+            "promotions": [asdict(tenure) for tenure in tenures[name]],
+            "left_out": left_out[name],
+            "conversations": became and asdict(became) | {"cost_per_resolved": became.cost_per_resolved},
+        }
+    return found

@@ -47,6 +47,6 @@ def note(
         warehouse.execute(QUERIES["still_too_few"], {**key, "found": found, "needed": needed, "what": what})
 
 
-def blind(warehouse: Warehouse, workload: str) -> list[Blindness]:
-    """The monitors of a workload that have too few rows."""
-    return [Blindness(**row) for row in warehouse.rows(QUERIES["of_workload"], {"workload": workload})]
+def blind(warehouse: Warehouse, *workloads: str) -> list[Blindness]:
+    """The monitors of workloads that have too few rows."""
+    return [Blindness(**row) for row in warehouse.rows(QUERIES["of_workloads"], {"workloads": list(workloads)})]

@@ -1,8 +1,9 @@
 -- name: of_monitor
 SELECT found, needed, what FROM blindness WHERE workload = $workload AND monitor = $monitor
 
--- name: of_workload
-SELECT workload, monitor, found, needed, what, since FROM blindness WHERE workload = $workload ORDER BY monitor
+-- name: of_workloads
+SELECT workload, monitor, found, needed, what, since FROM blindness
+WHERE list_contains($workloads, workload) ORDER BY monitor
 
 -- name: has_enough
 DELETE FROM blindness WHERE workload = $workload AND monitor = $monitor

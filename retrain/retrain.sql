@@ -136,7 +136,7 @@ FROM read_parquet($files, filename = true, union_by_name = true)
 
 -- name: champion
 SELECT m.* FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version
-WHERE a.workload = $workload AND a.alias = 'champion'
+WHERE a.workload = coalesce($workload, a.workload) AND a.alias = 'champion'
 
 -- name: aliases
 SELECT workload, alias, version FROM aliases WHERE $workload IS NULL OR workload = $workload ORDER BY workload, alias

@@ -193,6 +193,11 @@ def champion(warehouse: Warehouse, workload: str) -> Version | None:
     return from_row(row) if row else None
 
 
+def champions(warehouse: Warehouse) -> dict[str, Version]:
+    """The versions that serve, by workload; absent: the base model serves."""
+    return {row["workload"]: from_row(row) for row in warehouse.rows(QUERIES["champion"], {"workload": None})}
+
+
 def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
     """The aliases of a workload that are set (champion, previous, canary): a version, or None for the base model."""
     return {row["alias"]: row["version"] for row in warehouse.rows(QUERIES["aliases"], {"workload": workload})}

@@ -353,14 +353,10 @@ def attach(settings: WarehouseSettings, *, create: bool) -> Warehouse:
 
     Raises:
         WarehouseError: another process has it open, it is not a DuckDB file, it cannot be written, a restore into it
-            was cut off, or there is none to open.
+            is under way or was cut off, or there is none to open.
     """
     path = settings.path
-    if restoring(path).exists():
-        raise WarehouseError(
-            f"warehouse {path}: a restore was cut off, and a part of it may be in place; run the same "
-            "`retuned restore` again"
-        )
+    _refuse_restoring(path)
     if not create and not path.exists():
         raise WarehouseError(
             f"warehouse {path}: nothing here yet; check warehouse.path and --config, or start the daemon"
@@ -376,6 +372,7 @@ def attach(settings: WarehouseSettings, *, create: bool) -> Warehouse:
         )
         try:
             connection.execute(f"ATTACH {literal(path)} AS {NAME} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
+            _refuse_restoring(path)  # again: one that began meanwhile either meets DuckDB's lock or is seen here
         except BaseException:
             connection.close()
             raise
@@ -387,6 +384,14 @@ def attach(settings: WarehouseSettings, *, create: bool) -> Warehouse:
 def restoring(path: Path) -> Path:
     """The file that is beside a warehouse while a backup is put in its place."""
     return path.with_name(path.name + ".restoring")
+
+
+def _refuse_restoring(path: Path) -> None:
+    if restoring(path).exists():
+        raise WarehouseError(
+            f"warehouse {path}: a restore into it is under way, or was cut off ({restoring(path).name} is there): let "
+            "it end, or run the same `retuned restore` again"
+        )
 
 
 def insert(cursor: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:

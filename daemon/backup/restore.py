@@ -1,12 +1,13 @@
 """Puts a generation of a backup where the configuration says that things are.
 
-First everything is copied beside its place, then it is renamed into place, the warehouse last. A file beside the
-warehouse says that a restore is under way: while it is there nothing opens the warehouse, and the same restore, run
-again, goes on.
+A file beside the warehouse, the marker, is made before anything else: while it is there, no process opens the
+warehouse. `attach` looks for it before and after it takes DuckDB's lock, and a restore takes that lock after it made
+the marker: of a daemon and a restore that start together at least one is refused. Then everything is checked, copied
+beside its place and renamed into place, the warehouse last. A restore that was cut off leaves the marker, and the next
+one goes on.
 """
 
 import fcntl
-import glob
 import hashlib
 import logging
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from retuned.consumers.common.durable import fsync, replace_text
+from retuned.consumers.common.durable import fsync
 from retuned.consumers.errors import BackupError
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import named_queries, restoring
@@ -34,15 +35,17 @@ QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
 
 
 class UnderWay(msgspec.Struct, frozen=True):
-    """What the file beside the warehouse holds.
+    """What the marker holds once everything is checked; it is empty before.
 
     Attributes:
         copied: everything was copied beside its place; what is not there any more is in place.
+        held: the names of what the generation holds.
         aside: the suffix of what was in a place before.
     """
 
     generation: str
     copied: bool
+    held: frozenset[str]
     aside: str
 
 
@@ -95,7 +98,7 @@ def restore(settings: Settings, generation: Path, *, replace: bool, now: datetim
         )
     run = _Restore(settings, generation.resolve(), about)
     with _naming(generation):
-        set_aside = run.through(replace, now)
+        set_aside = run.run(replace, now)
     key = manifest.places(settings)[KEY]
     is_known = key.exists() or settings.privacy.user_key or settings.privacy.user_key_file
     return Restored(generation, about, set_aside, None if is_known else key)
@@ -109,59 +112,89 @@ class _Restore:
         self._places = {name: place.resolve() for name, place in named.items()}  # a link to a place stays one
         self._warehouse = self._places[WAREHOUSE]
         self._marker = restoring(named[WAREHOUSE])
-        self._held = {Path(path).parts[0] for path in about.paths()}
+        self._held = frozenset(Path(path).parts[0] for path in about.paths())
 
-    def through(self, replace: bool, now: datetime) -> list[Path]:
-        """Everything, or what is left of it; what was set aside."""
-        _refuse_open(self._warehouse)
+    def run(self, replace: bool, now: datetime) -> list[Path]:
+        """Restore everything, or what is left of it; return what was set aside."""
+        set_aside: list[Path] = []
+        with self._marked(), _locked(self._warehouse):
+            cut_off = self._under_way()
+            if cut_off is not None and cut_off.copied:
+                set_aside = self._put_in_place(cut_off)
+                self._note(None)
+            if cut_off is None or not cut_off.copied or cut_off.generation != str(self._generation):
+                set_aside += self._put_in_place(self._prepared(replace, now))
+        return set_aside
+
+    @contextmanager
+    def _marked(self) -> Iterator[None]:
+        """Holds the marker, as one restore at a time may; one that fails before anything is moved removes it."""
+        self._marker.parent.mkdir(parents=True, exist_ok=True)
+        with self._marker.open("ab") as marker:
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BackupError(f"restore: another one into {self._warehouse} is under way; wait for it") from error
+            if os.fstat(marker.fileno()).st_nlink == 0:
+                raise BackupError(f"restore: another one into {self._warehouse} has just ended; look at what is there")
+            fsync(self._marker.parent)
+            try:
+                yield
+            except BaseException:
+                if (left := self._under_way()) is None or not left.copied:
+                    self._remove_copies()
+                    self._marker.unlink()
+                raise
+            self._marker.unlink()
+            fsync(self._marker.parent)
+
+    def _under_way(self) -> UnderWay | None:
+        """The last line of the marker that was written to its end."""
+        *lines, _ = self._marker.read_bytes().split(b"\n")
+        notes = [line for line in lines if line]
+        try:
+            return msgspec.json.decode(notes[-1], type=UnderWay | None) if notes else None
+        except msgspec.MsgspecError as error:
+            raise BackupError(
+                f"restore: {self._marker}: another version of retuned wrote it ({error}); finish that restore with it"
+            ) from error
+
+    def _note(self, under_way: UnderWay | None) -> None:
+        with self._marker.open("ab") as marker:
+            marker.write(b"\n" + msgspec.json.encode(under_way) + b"\n")  # behind what a crash may have left of a line
+        fsync(self._marker)
+
+    def _prepared(self, replace: bool, now: datetime) -> UnderWay:
+        """Check that all can be restored, and copy it beside its place."""
         for place in self._places.values():
             if place.is_mount():
                 raise BackupError(f"restore: {place} is a mount point; have the configuration name a folder below it")
-        under_way = self._under_way()
-        if under_way is None or not under_way.copied or under_way.generation != str(self._generation):
-            if problems := list(manifest.verify(self._generation)):
-                raise BackupError(f"backup {'; '.join(problems)}: choose another generation")
-            if not replace and (taken := [str(path) for path in self._taken()]):
-                raise BackupError(
-                    f"restore: {', '.join(taken)} would be replaced; move them away, or add --replace, which renames "
-                    "them"
-                )
-            self._need_space()
-            under_way = UnderWay(str(self._generation), copied=False, aside=f"replaced-{now:%Y-%m-%dT%H-%M-%SZ}")
-            self._note(under_way)
-            try:
-                self._copy()
-            except BaseException:  # nothing was moved yet: as if it had not begun
-                self._remove_copies()
-                self._marker.unlink()
-                raise
-            under_way = msgspec.structs.replace(under_way, copied=True)
-            self._note(under_way)
-        set_aside = self._put_in_place(under_way.aside)
-        self._marker.unlink()
-        fsync(self._marker.parent)
-        return set_aside
+        if problems := list(manifest.verify(self._generation)):
+            raise BackupError(f"backup {'; '.join(problems)}: choose another generation")
+        if not replace and (taken := [str(path) for path in self._taken()]):
+            raise BackupError(
+                f"restore: {', '.join(taken)} would be replaced; move them away, or add --replace, which renames them"
+            )
+        self._need_space()
+        under_way = UnderWay(
+            str(self._generation), copied=False, held=self._held, aside=f"replaced-{now:%Y-%m-%dT%H-%M-%SZ}"
+        )
+        self._note(under_way)
+        self._copy()
+        under_way = msgspec.structs.replace(under_way, copied=True)
+        self._note(under_way)
+        return under_way
 
-    def _under_way(self) -> UnderWay | None:
-        for half in self._marker.parent.glob(f".{glob.escape(self._marker.name)}.*.tmp"):
-            half.unlink()
-        if not self._marker.exists():
-            return None
-        return msgspec.json.decode(self._marker.read_bytes(), type=UnderWay)
-
-    def _note(self, under_way: UnderWay) -> None:
-        replace_text(self._marker, msgspec.json.encode(under_way).decode())
-
-    def _targets(self) -> dict[str, Path]:
+    def _targets(self, held: frozenset[str]) -> dict[str, Path]:
         """All places, the warehouse last: its log first, which would be read into another file."""
         log_of_warehouse = self._warehouse.with_name(self._warehouse.name + ".wal")
         others = {name: place for name, place in self._places.items() if name not in (WAREHOUSE, KEY)}
-        if KEY in self._held:  # else the one that is there is not touched
+        if KEY in held:  # else the one that is there is not touched
             others[KEY] = self._places[KEY]
         return others | {"wal": log_of_warehouse, WAREHOUSE: self._warehouse}
 
     def _taken(self) -> list[Path]:
-        return [place for place in self._targets().values() if _is_taken(place)]
+        return [place for place in self._targets(self._held).values() if _is_taken(place)]
 
     def _need_space(self) -> None:
         needed: Counter[Path] = Counter()
@@ -212,29 +245,35 @@ class _Restore:
             connection.execute("CHECKPOINT")
         fsync(warehouse)
 
-    def _put_in_place(self, aside: str) -> list[Path]:
-        for name, place in self._targets().items():
+    def _put_in_place(self, under_way: UnderWay) -> list[Path]:
+        """Rename the copies into place; return what was there before."""
+        held, aside, targets = under_way.held, under_way.aside, self._targets(under_way.held)
+        for name, place in targets.items():
             copied = _beside(place)
-            if name in self._held and not (copied.exists() or copied.is_symlink()):
+            if name in held and not (copied.exists() or copied.is_symlink()):
                 continue  # it is in place
             if _is_taken(place):
                 place.rename(place.with_name(f"{place.name}.{aside}"))
-            if name in self._held:
+            if name in held:
                 copied.rename(place)
             if place.parent.exists():
                 fsync(place.parent)
-        old = (place.with_name(f"{place.name}.{aside}") for place in self._targets().values())
+        old = (place.with_name(f"{place.name}.{aside}") for place in targets.values())
         return [path for path in old if path.exists()]
 
 
-def _refuse_open(warehouse: Path) -> None:
+@contextmanager
+def _locked(warehouse: Path) -> Iterator[None]:
+    """Holds the lock that DuckDB takes on an open file, so that no process opens this one meanwhile."""
     if not warehouse.is_file():
+        yield
         return
     with warehouse.open("r+b") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as DuckDB locks it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise BackupError(f"restore: {warehouse} is in use; stop the daemon first") from error
+        yield
 
 
 def _beside(place: Path) -> Path:

@@ -16,6 +16,7 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.settings import authority
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import attach
 from retuned.daemon import overrides, tracing
@@ -214,7 +215,7 @@ def _memory(settings: Settings) -> str:
 def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: RetunedError | None) -> str:
     principals = Principals(settings.http)
     tls = server_tls(settings.http)
-    found = f"{settings.http.host}:{settings.http.port} "
+    found = f"{authority(settings.http.host, settings.http.port)} "
     if isinstance(stranger, AskedIngester):
         found += "is the ingester's that runs"
     elif stranger is not None:

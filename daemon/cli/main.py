@@ -18,7 +18,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.daemon.backup.manifest import KEEP
 from retuned.daemon.cli import approve, progress, tokens
-from retuned.daemon.cli.summary import refused, summary
+from retuned.daemon.cli.summary import of_workload, refused, summary
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.private import keep_private
 from retuned.daemon.remote import RemoteService
@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
         "--gpu-memory", type=_size, metavar="SIZE", help="plan: of each, such as 80GB or 80GiB (default: by nvidia-smi)"
     )
     status = command("status", _status, "what the daemon knows, for people or as JSON")
+    status.add_argument("workload", nargs="?", metavar="WORKLOAD", help="of one workload (default: all)")
     status.add_argument("--json", action="store_true", help="as JSON")
     for name, help in (
         ("retrain", "retrain a workload now"),
@@ -362,6 +363,8 @@ def _service(settings: Settings, *, create: bool = False) -> Iterator["Service"]
 def _status(options: argparse.Namespace) -> int:
     with _service(_settings(options)) as service:
         status = through_json(service.status())
+    if options.workload is not None:
+        status = of_workload(status, options.workload)
     if options.json:
         print(json.dumps(status, indent=2))
         return 0

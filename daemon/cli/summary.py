@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli import progress
 
 SOURCES = {"kafka": "broker", "segments": "store"}
@@ -40,6 +41,23 @@ def summary(status: dict[str, Any]) -> list[str]:
     for name, workload in status["workloads"].items():
         lines += ["", name, *(f"  {line}" for line in _workload(name, workload, status))]
     return lines
+
+
+def of_workload(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """The part of a status that is about one workload, and what is about none.
+
+    Raises:
+        RetunedError: it is not in the status.
+    """
+    if name not in status["workloads"]:
+        known = ", ".join(status["workloads"]) or "none yet: no event has arrived"
+        raise RetunedError(f"workload {name}: not in the status, which has {known}")
+    return status | {
+        "workloads": {name: status["workloads"][name]},
+        "under_way": [one for one in status["under_way"] if one["workload"] == name],
+        "queue": [one for one in status["queue"] if one["workload"] == name],
+        "pauses": [one for one in status["pauses"] if one["workload"] in (None, name)],
+    }
 
 
 def _workload(name: str, workload: dict[str, Any], status: dict[str, Any]) -> list[str]:

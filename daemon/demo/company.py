@@ -7,9 +7,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
+from retuned.consumers.common import yamltext
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import Section, Share
 
@@ -106,11 +106,9 @@ def load(path: Path | None) -> Company:
     """
     source = files("retuned.daemon.demo") / "company.yaml" if path is None else path
     try:
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        data = yamltext.parse(source.read_bytes(), f"company {source}")
+    except OSError as error:
         raise ConfigurationError(f"company {source}: cannot be read ({error}); check --company") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"company {source}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(data, dict):
         raise ConfigurationError(f"company {source}: must be a mapping with name, system, users, facts and change")
     try:

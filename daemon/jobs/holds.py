@@ -1,5 +1,6 @@
 """What keeps a run that is in line from starting, or from going on: a pause, a rollout, the hour, too little memory."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +12,9 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings
 from retuned.retrain import versions
 from retuned.retrain.release.rollout import in_words
-from retuned.retrain.release.routes import under_way
+from retuned.retrain.release.routes import Experiment, all_under_way
 from retuned.retrain.training.memory import needed_bytes
+from retuned.retrain.versions import Version
 
 QUERIES = named_queries("retuned.daemon.jobs", "runs.sql")
 
@@ -28,26 +30,46 @@ class Hold:
     reason: str
 
 
-def hold(warehouse: Warehouse, settings: Settings, run: dict[str, Any], now: datetime) -> Hold | None:
+@dataclass(frozen=True)
+class Standing:
+    """What decides whether runs may start, of all workloads, read at once.
+
+    Attributes:
+        pauses: see `pauses`.
+        rollouts: those under way, by workload.
+        champions: the versions that serve, by workload.
+    """
+
+    pauses: list[dict[str, Any]]
+    rollouts: Mapping[str, Experiment]
+    champions: Mapping[str, Version]
+
+
+def standing(warehouse: Warehouse) -> Standing:
+    """As of now."""
+    return Standing(pauses(warehouse), all_under_way(warehouse), versions.champions(warehouse))
+
+
+def hold(found: Standing, settings: Settings, run: dict[str, Any], now: datetime) -> Hold | None:
     """What a run, by its row, waits for, under the settings of its workload; None: it may start."""
-    if (reason := paused(warehouse, run["workload"])) is not None:
+    if (reason := paused(found.pauses, run["workload"])) is not None:
         return Hold("paused", reason)
-    if (running := under_way(warehouse, run["workload"])) is not None and running.version != run["version"]:
+    if (running := found.rollouts.get(run["workload"])) is not None and running.version != run["version"]:
         return Hold("rollout", f"it waits for the end of a rollout: {in_words(running)}")
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
-    if (reason := lacking_memory(settings, _base(warehouse, settings, run))) is not None:
+    if (reason := lacking_memory(settings, _base(found.champions, settings, run))) is not None:
         return Hold("memory", reason)
     return None
 
 
-def _base(warehouse: Warehouse, settings: Settings, run: dict[str, Any]) -> str | None:
+def _base(champions: Mapping[str, Version], settings: Settings, run: dict[str, Any]) -> str | None:
     """The base model that a run trains on, by name: of a rebase its own, or where a rebase moved the workload that one;
     None: the configured one."""
     if run["base_model"]:
         return str(run["base_model"])
-    champion = versions.champion(warehouse, run["workload"])
+    champion = champions.get(run["workload"])
     if champion is None or not champion.manifest.get("rebased_from"):  # else weights would be read each time
         return None
     try:
@@ -61,9 +83,9 @@ def pauses(warehouse: Warehouse) -> list[dict[str, Any]]:
     return warehouse.rows(QUERIES["pauses"])
 
 
-def paused(warehouse: Warehouse, workload: str) -> str | None:
+def paused(pauses: Iterable[Mapping[str, Any]], workload: str) -> str | None:
     """Why no run of a workload may start: who paused it, since when, and how to end that; None: it is not paused."""
-    for pause in pauses(warehouse):
+    for pause in pauses:
         if pause["workload"] in (None, workload):
             command = "retuned resume" if pause["workload"] is None else f"retuned resume {workload}"
             return (

@@ -157,7 +157,7 @@ class Runs:
         context = self._context
         settings = context.settings.for_workload(workload)
         found = evidence.gather(context.warehouse, settings, workload, context.now())
-        paused = holds.paused(context.warehouse, workload)
+        paused = holds.paused(holds.pauses(context.warehouse), workload)
         return replace(found, scheduled=scheduled, asked_by=asked_by, paused=paused)
 
     def under_way(self) -> list[UnderWay]:
@@ -172,12 +172,12 @@ class Runs:
     def queue(self) -> list[dict[str, Any]]:
         """The runs that wait or were interrupted, as they come next: id, workload, since, and what each waits for."""
         context, under_way = self._context, self.under_way()
-        begun = {one.run_id for one in under_way}
+        begun, standing = {one.run_id for one in under_way}, holds.standing(context.warehouse)
         found = []
         for row in queue.unfinished(context.warehouse):
             if row["id"] in begun:
                 continue
-            held = self._hold(row) or self._limit(row, under_way)
+            held = self._hold(standing, row) or self._limit(row, under_way)
             held = held or Hold("turn", self._elsewhere(row) or f"{_goes_on(row)} when its turn comes")
             found.append(
                 {
@@ -298,11 +298,11 @@ class Runs:
         with self._lock:
             if context.stop.is_set():
                 return None
-            others = list(self._under_way.values())
+            others, standing = list(self._under_way.values()), holds.standing(context.warehouse)
             for row in queue.unfinished(context.warehouse):
                 if row["id"] in self._under_way or self._limit(row, others) is not None:
                     continue
-                if self._hold(row) is None:
+                if self._hold(standing, row) is None:
                     self._under_way[row["id"]] = found = self._begun(row)
                     return found
             return None
@@ -316,9 +316,9 @@ class Runs:
 
         return UnderWay(row, context.settings.for_workload(row["workload"]).runner, context.now(), others)
 
-    def _hold(self, row: dict[str, Any]) -> Hold | None:
+    def _hold(self, standing: holds.Standing, row: dict[str, Any]) -> Hold | None:
         settings = self._context.settings.for_workload(row["workload"])
-        return hold(self._context.warehouse, settings, row, self._context.now())
+        return hold(standing, settings, row, self._context.now())
 
     def _limit(self, row: dict[str, Any], under_way: list[UnderWay]) -> Hold | None:
         """Which runs under way another one has to wait for; None: for none."""

@@ -344,7 +344,8 @@ def _needed(context: Context, workload: str, now: datetime) -> list[Span]:
     if found := drift_windows.windows(context.warehouse, settings.windows, workload, now):
         spans.append(Span(workload, found.reference.start, found.reference.end))
         spans.append(Span(workload, found.current.start, datetime.max))  # noqa: DTZ901  (no zone)
-    if (seen := watch.in_force(context.warehouse, settings, workload)) and seen.verdict == "go_on":
+    seen = watch.in_force(context.warehouse, {workload: settings}).get(workload)
+    if seen and seen.verdict == "go_on":
         before = timedelta(seconds=settings.watch.compare_seconds)
         spans.append(Span(workload, seen.since - before, seen.until))
     if running := under_way(context.warehouse, workload):

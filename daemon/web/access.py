@@ -44,7 +44,8 @@ class Gate:
         """Return if the request may be answered; `request.state.principal` is who asks.
 
         Raises:
-            HTTPException: 401 without a valid token, 403 with one that does not suffice, 429 after too many wrong ones.
+            HTTPException: 401 without a valid token, 403 with one that does not suffice, 429 where too many wrong
+                ones came from there.
         """
         if not self._principals.required:
             return
@@ -52,12 +53,12 @@ class Gate:
         if not token:
             raise _unauthorized("a token is required: as a bearer token, or as the password")
         address = request.client.host if request.client else ""
-        if wait := self._attempts.wait_seconds(address):
-            raise HTTPException(
-                429, f"too many wrong tokens from {address}; try again in {wait} s", {"Retry-After": str(wait)}
-            )
-        principal = self._principals.find(token, self._now())
+        principal = self._principals.find(token, self._now())  # first: many may share an address
         if principal is None:
+            if wait := self._attempts.wait_seconds(address):
+                raise HTTPException(
+                    429, f"too many wrong tokens from {address}; try again in {wait} s", {"Retry-After": str(wait)}
+                )
             self._attempts.add(address, token)
             raise _unauthorized("the token is unknown, or has expired")
         request.state.principal = principal.name

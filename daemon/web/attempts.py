@@ -1,4 +1,4 @@
-"""Failed attempts to authenticate, by client address, so that tokens cannot be tried one after the other."""
+"""Failed attempts to authenticate, by client address."""
 
 import ipaddress
 import math
@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MOST_FAILURES, WINDOW_SECONDS = 10, 60.0
-"""After so many different wrong tokens within the window no token of the address is looked at, until the first leaves
-it. A program that sends one outdated token again and again tries none, and must not lock its neighbours out."""
+"""After so many different wrong tokens within the window, further wrong ones of the address are turned away until the
+first leaves it. A valid token never is: an ingress gives all its clients one address."""
 MOST_ADDRESSES = 4_096
 """Beyond these, the address whose last failure is oldest is forgotten."""
 
@@ -21,7 +21,7 @@ class FailedAttempts:
         self._tried: OrderedDict[str, dict[int, float]] = OrderedDict()  # by address: hash of a token, when it came
 
     def wait_seconds(self, address: str) -> int:
-        """Whole seconds until a token of the address is looked at again; 0: it is now."""
+        """Whole seconds until a wrong token of the address is no longer one too many; 0: it is none now."""
         now = self._clock()
         recent = [since for since in self._tried.get(_client(address), {}).values() if now < since + WINDOW_SECONDS]
         return math.ceil(min(recent) + WINDOW_SECONDS - now) if len(recent) >= MOST_FAILURES else 0

@@ -42,6 +42,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client is not None:  # of a client of IPv4 on a socket of IPv6
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self._since = time.monotonic()
         self._limit_time()
         if len(self.connections) > most_connections():

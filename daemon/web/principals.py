@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from retuned.consumers.common import yamltext
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.settings import LEAST_TOKEN, HttpSettings
@@ -141,13 +142,11 @@ def read(file: Path) -> tuple[Principal, ...]:
     """
     where = f"http.principals_file {file}"
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yamltext.parse(file.read_bytes(), where)
     except FileNotFoundError as error:
         raise ConfigurationError(f"{where}: is not there; `retuned token NAME --role admin` makes it") from error
     except OSError as error:
         raise ConfigurationError(f"{where}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{where}: not YAML") from error
     if not isinstance(content, dict) or content.keys() != {"principals"} or not isinstance(content["principals"], list):
         raise ConfigurationError(f"{where}: expected one list named principals; `retuned token` writes it")
     found = []

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.settings import authority
 from retuned.daemon.settings import HttpSettings
 from retuned.daemon.web import connections
 from retuned.daemon.web.connections import BACKLOG, HEADER_BYTES, HEADER_SECONDS, Connection
@@ -32,8 +33,8 @@ class Server:
         self._tls = server_tls(settings)
         self._principals: Principals = application.state.principals
         self._socket = bind(settings)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"{'https' if self._tls else 'http'}://{host}:{self._socket.getsockname()[1]}"
+        port = self._socket.getsockname()[1]
+        self.url = f"{'https' if self._tls else 'http'}://{authority(settings.host, port)}"
         config = uvicorn.Config(
             application,
             http=Connection,
@@ -42,6 +43,7 @@ class Server:
             timeout_graceful_shutdown=2,
             lifespan="off",
             h11_max_incomplete_event_size=HEADER_BYTES,
+            forwarded_allow_ips=list(settings.trusted_proxies),
         )
         self._server = _Server(config, self._socket, self._tls)
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
@@ -65,19 +67,26 @@ class Server:
 
 
 def bind(settings: HttpSettings) -> socket.socket:
-    """A socket bound to the configured address.
+    """A socket bound to the configured address; `::` takes connections of IPv4, too.
 
     Raises:
         ConfigurationError: the address is taken or not this machine's.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, family = settings.host, socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host, family = "0.0.0.0", socket.AF_INET
+    bound: socket.socket | None = None
     try:
-        bound.bind((settings.host, settings.port))
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((host, settings.port))
     except OSError as error:
-        bound.close()
+        if bound is not None:
+            bound.close()
         raise ConfigurationError(
-            f"http.port: cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            f"http.port: cannot listen on {authority(host, settings.port)} ({error.strerror}); "
             "is another retuned running?"
         ) from error
     return bound

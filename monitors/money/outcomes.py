@@ -1,5 +1,6 @@
 """What became of conversations, and what one that was resolved cost."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
@@ -47,5 +48,12 @@ def outcomes(
 
     None: nothing is known until then of whether any conversation was resolved.
     """
-    row = warehouse.row(QUERIES["outcomes"], {"workload": workload, "start": start, "end": end})
-    return Outcomes(**row) if row else None
+    return outcomes_of(warehouse, [workload], start, end).get(workload)
+
+
+def outcomes_of(
+    warehouse: Warehouse, workloads: Iterable[str], start: date | None = None, end: date | None = None
+) -> dict[str, Outcomes]:
+    """Those of each workload of which anything is known."""
+    rows = warehouse.rows(QUERIES["outcomes"], {"workloads": list(workloads), "start": start, "end": end})
+    return {row.pop("workload"): Outcomes(**row) for row in rows}

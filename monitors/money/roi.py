@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -137,24 +137,42 @@ class Moments:
 
 def summary(warehouse: Warehouse, workload: str | None = None) -> Roi:
     """The ledger of one workload, or of all, summed by item."""
-    moments = _moments(warehouse, workload)
-    return _roi(warehouse.rows(QUERIES["items"], {"workload": workload}), sum(moments.values(), Moments()))
+    workloads = [workload] if workload else [row["workload"] for row in warehouse.rows(QUERIES["workloads"])]
+    moments = (of for by_version in _moments(warehouse, workloads) for of in by_version.values())
+    return _roi(warehouse.rows(QUERIES["items"], {"workloads": workloads}), sum(moments, Moments()))
 
 
 def of_workload(warehouse: Warehouse, workload: str) -> tuple[Roi, dict[str | None, Roi]]:
     """The ledger of a workload, and that of each version; None: the base model's, or another's that is none of ours."""
-    rows = warehouse.rows(QUERIES["items"], {"workload": workload})
-    moments = _moments(warehouse, workload)
-    by_version = defaultdict[str | None, list[dict[str, Any]]](list)
-    for row in rows:
-        by_version[row["version"]].append(row)
-    versions = {version: _roi(of, moments.get(version, Moments())) for version, of in by_version.items()}
-    return _roi(rows, sum(moments.values(), Moments())), versions
+    return of_workloads(warehouse, [workload])[workload]
+
+
+def of_workloads(warehouse: Warehouse, workloads: Sequence[str]) -> dict[str, tuple[Roi, dict[str | None, Roi]]]:
+    """`of_workload`, of each."""
+    rows = defaultdict[str, list[dict[str, Any]]](list)
+    for row in warehouse.rows(QUERIES["items"], {"workloads": list(workloads)}):
+        rows[row["workload"]].append(row)
+    found = {}
+    for workload, moments in zip(workloads, _moments(warehouse, workloads), strict=True):
+        by_version = defaultdict[str | None, list[dict[str, Any]]](list)
+        for row in rows[workload]:
+            by_version[row["version"]].append(row)
+        versions = {version: _roi(of, moments.get(version, Moments())) for version, of in by_version.items()}
+        found[workload] = _roi(rows[workload], sum(moments.values(), Moments())), versions
+    return found
 
 
 def left_out(warehouse: Warehouse, workload: str) -> dict[str, int]:
     """By item of the ledger, how many numbers beyond the limits of the settings events reported; none is booked."""
-    return {row["item"]: row["reported"] for row in warehouse.rows(QUERIES["left_out"], {"workload": workload})}
+    return left_out_of(warehouse, [workload])[workload]
+
+
+def left_out_of(warehouse: Warehouse, workloads: Sequence[str]) -> dict[str, dict[str, int]]:
+    """`left_out`, of each."""
+    found: dict[str, dict[str, int]] = {workload: {} for workload in workloads}
+    for row in warehouse.rows(QUERIES["left_out"], {"workloads": list(workloads)}):
+        found[row["workload"]][row["item"]] = row["reported"]
+    return found
 
 
 def tenures(warehouse: Warehouse, settings: Settings, workload: str, most: int = 10) -> list[Tenure]:
@@ -163,34 +181,45 @@ def tenures(warehouse: Warehouse, settings: Settings, workload: str, most: int =
     The counterfactual holds the previous champion at its gain per interaction in the last
     `windows.current_seconds` before the change (whole hours).
     """
-    found = []
-    for change in warehouse.rows(QUERIES["changes"], {"workload": workload, "most": most}):
-        since = change["created_at"] - timedelta(seconds=settings.windows.current_seconds)
-        now = _moments(warehouse, workload, change["id"]).get(change["version"], Moments())
-        before = _moments(warehouse, workload, change.pop("before"), since).get(change["previous_version"], Moments())
-        ratio, ratio_low, ratio_high = _ratio(now.gain, change["costs"], now)
-        known = before.interactions > 0 and (now.has_gains or before.has_gains)
-        counterfactual = before.mean * now.interactions if known else None
-        uplift = None if counterfactual is None else now.gain - counterfactual
-        low, high = None, None
-        if uplift is not None and now.interactions > 0:
-            low, high = interval(uplift, now.mean_variance, before.mean_variance, scale=now.interactions)
-        found.append(
-            Tenure(
-                promotion=change.pop("id"),
-                **change,
-                interactions=int(now.interactions),
-                gains=now.gain,
-                ratio=ratio,
-                ratio_low=ratio_low,
-                ratio_high=ratio_high,
-                counterfactual=counterfactual,
-                uplift=uplift,
-                uplift_low=low,
-                uplift_high=high,
-            )
-        )
+    return tenures_of(warehouse, {workload: settings}, most)[workload]
+
+
+def tenures_of(warehouse: Warehouse, settings: Mapping[str, Settings], most: int = 10) -> dict[str, list[Tenure]]:
+    """`tenures`, of each workload that has settings."""
+    changes = warehouse.rows(QUERIES["changes"], {"workloads": list(settings), "most": most})
+    windows = [timedelta(seconds=settings[change["workload"]].windows.current_seconds) for change in changes]
+    since = [change["created_at"] - window for change, window in zip(changes, windows, strict=True)]
+    workloads = [change["workload"] for change in changes]
+    after = _moments(warehouse, workloads, [change["id"] for change in changes])
+    before = _moments(warehouse, workloads, [change["before"] for change in changes], since)
+    found: dict[str, list[Tenure]] = {workload: [] for workload in settings}
+    for change, own, others in zip(changes, after, before, strict=True):
+        made = _tenure(change, own.get(change["version"], Moments()), others.get(change["previous_version"], Moments()))
+        found[change["workload"]].append(made)
     return found
+
+
+def _tenure(change: Mapping[str, Any], now: Moments, before: Moments) -> Tenure:
+    ratio, ratio_low, ratio_high = _ratio(now.gain, change["costs"], now)
+    known = before.interactions > 0 and (now.has_gains or before.has_gains)
+    counterfactual = before.mean * now.interactions if known else None
+    uplift = None if counterfactual is None else now.gain - counterfactual
+    low, high = None, None
+    if uplift is not None and now.interactions > 0:
+        low, high = interval(uplift, now.mean_variance, before.mean_variance, scale=now.interactions)
+    return Tenure(
+        promotion=change["id"],
+        **{name: change[name] for name in ("event", "created_at", "version", "previous_version", "costs")},
+        interactions=int(now.interactions),
+        gains=now.gain,
+        ratio=ratio,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
+        counterfactual=counterfactual,
+        uplift=uplift,
+        uplift_low=low,
+        uplift_high=high,
+    )
 
 
 def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
@@ -232,8 +261,17 @@ def interval(value: float, *variances: float | None, scale: float = 1.0) -> tupl
 
 
 def _moments(
-    warehouse: Warehouse, workload: str | None, promotion: str | None = None, since: datetime | None = None
-) -> dict[str | None, Moments]:
-    """By version: of all promotions or of one ('': before the first), in the hours from `since` on."""
-    rows = warehouse.rows(QUERIES["moments"], {"workload": workload, "promotion": promotion, "since": since})
-    return {row.pop("version"): Moments(**row) for row in rows}
+    warehouse: Warehouse,
+    workloads: Sequence[str],
+    promotions: Sequence[str] | None = None,
+    since: Sequence[datetime] | None = None,
+) -> list[dict[str | None, Moments]]:
+    """Of each workload in the list, by version: of all its promotions or of that in `promotions` at the same place ('':
+    before the first), in all hours or in those from that in `since` on."""
+    found: list[dict[str | None, Moments]] = [{} for _ in workloads]
+    none = [None] * len(workloads)
+    requests = {"workloads": list(workloads), "promotions": promotions or none, "since": since or none}
+    for row in warehouse.rows(QUERIES["moments"], requests):
+        request, version = row.pop("request"), row.pop("version")
+        found[request][version] = Moments(**row)
+    return found

@@ -1,32 +1,42 @@
 -- name: items
 -- Amounts that an earlier version booked without a limit may be beyond any sum: those are passed over.
-SELECT version, kind, item, unit, sum(quantity) AS quantity, sum(amount) AS amount
+SELECT workload, version, kind, item, unit, sum(quantity) AS quantity, sum(amount) AS amount
 FROM ledger
-WHERE ($workload IS NULL OR workload = $workload) AND abs(amount) < 1e150 AND abs(quantity) < 1e150
-GROUP BY version, kind, item, unit
+WHERE list_contains($workloads, workload) AND abs(amount) < 1e150 AND abs(quantity) < 1e150
+GROUP BY workload, version, kind, item, unit
 ORDER BY kind DESC, item, unit, version
 
+-- name: workloads
+SELECT DISTINCT workload FROM ledger ORDER BY workload
+
 -- name: moments
-SELECT nullif(version, '') AS version, sum(conversations)::DOUBLE AS conversations,
+-- Of each request in the lists, by version: of a workload, of one of its promotions ('': before the first; null: of all), in
+-- the hours from `since` on (null: of all).
+WITH requests AS (
+    SELECT unnest(range(len($workloads))) AS request, unnest($workloads) AS workload, unnest($promotions::VARCHAR[]) AS promotion,
+           unnest($since::TIMESTAMP[]) AS since
+)
+SELECT request, nullif(version, '') AS version, sum(conversations)::DOUBLE AS conversations,
        sum(interactions)::DOUBLE AS interactions, sum(gain) AS gain, sum(cost) AS cost,
        sum(interactions_squared) AS interactions_squared, sum(gain_squared) AS gain_squared,
        sum(cost_squared) AS cost_squared, sum(gain_interactions) AS gain_interactions, sum(gain_cost) AS gain_cost
-FROM ledger_moments
-WHERE ($workload IS NULL OR workload = $workload)
-    AND ($promotion IS NULL OR promotion = $promotion)
-    AND ($since IS NULL OR hour >= date_trunc('hour', $since::TIMESTAMP))
-    AND gain_squared < 1e300 AND cost_squared < 1e300
-GROUP BY version
+FROM requests JOIN ledger_moments ON ledger_moments.workload = requests.workload
+    AND (requests.promotion IS NULL OR ledger_moments.promotion = requests.promotion)
+    AND (since IS NULL OR hour >= date_trunc('hour', since))
+WHERE gain_squared < 1e300 AND cost_squared < 1e300
+GROUP BY request, version
 
 -- name: changes
 -- The latest changes of the champion, newest first, each with the one before it.
-SELECT id, created_at, event, version, previous_version, coalesce(lag(id) OVER (ORDER BY created_at), '') AS before,
+SELECT workload, id, created_at, event, version, previous_version,
+       coalesce(lag(id) OVER (PARTITION BY workload ORDER BY created_at), '') AS before,
        coalesce((SELECT sum(amount) FROM ledger WHERE promotion = promotions.id AND kind = 'cost' AND abs(amount) < 1e150
                  AND version IS NOT DISTINCT FROM promotions.version), 0) AS costs
 FROM promotions
-WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
+WHERE list_contains($workloads, workload) AND event IN ('promoted', 'rolled_back')
+QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) <= $most
 ORDER BY created_at DESC
-LIMIT $most
 
 -- name: left_out
-SELECT item, sum(reported)::BIGINT AS reported FROM ledger_left_out WHERE workload = $workload GROUP BY item ORDER BY item
+SELECT workload, item, sum(reported)::BIGINT AS reported FROM ledger_left_out
+WHERE list_contains($workloads, workload) GROUP BY workload, item ORDER BY item

@@ -14,7 +14,7 @@ champion. Before its first step it may be asked in shadow (shadow.py): that take
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -208,11 +208,18 @@ def decide(
 
 def latest(warehouse: Warehouse, experiment: str) -> CanaryCheck | None:
     """The latest stored check of a rollout."""
-    row = warehouse.row(QUERIES["latest"], {"experiment": experiment})
-    if row is None:
-        return None
-    comparisons = [Comparison(**one) for one in json.loads(row["comparisons"])]
-    return CanaryCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
+    return latest_of(warehouse, [experiment]).get(experiment)
+
+
+def latest_of(warehouse: Warehouse, experiments: Iterable[str]) -> dict[str, CanaryCheck]:
+    """The latest stored check of each rollout that has one."""
+    found = {}
+    for row in warehouse.rows(QUERIES["latest"], {"experiments": list(experiments)}):
+        comparisons = [Comparison(**one) for one in json.loads(row["comparisons"])]
+        found[row["experiment"]] = CanaryCheck(
+            **row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])}
+        )
+    return found
 
 
 def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:

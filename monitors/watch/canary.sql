@@ -36,9 +36,8 @@ ORDER BY name, source, step
 
 -- name: latest
 SELECT * FROM rollout_checks
-WHERE experiment = $experiment
-ORDER BY created_at DESC, rowid DESC
-LIMIT 1
+WHERE list_contains($experiments, experiment)
+QUALIFY row_number() OVER (PARTITION BY experiment ORDER BY created_at DESC, rowid DESC) = 1
 
 -- name: thin
 -- Of looks before $recent that held the last of each hour stays, of those before $old the last of each step.

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -54,7 +55,7 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     """
     if not settings.watch.enabled:
         return None
-    promotion = warehouse.row(QUERIES["watched"], {"workload": workload})
+    promotion = warehouse.row(QUERIES["watched"], {"workloads": [workload]})
     if promotion is None:
         return None
     known = latest(warehouse, workload)
@@ -96,21 +97,31 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
 
 def latest(warehouse: Warehouse, workload: str) -> WatchCheck | None:
     """The latest stored check of a workload."""
-    row = warehouse.row(QUERIES["latest"], {"workload": workload})
-    if row is None:
-        return None
-    comparisons = [Comparison(**comparison) for comparison in json.loads(row["comparisons"])]
-    return WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
+    return latest_of(warehouse, [workload]).get(workload)
 
 
-def in_force(warehouse: Warehouse, settings: Settings, workload: str) -> WatchCheck | None:
-    """The latest check of a workload, unless its watch ended without a verdict: somebody changed the champion
+def latest_of(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, WatchCheck]:
+    """The latest stored check of each workload that has one."""
+    found = {}
+    for row in warehouse.rows(QUERIES["latest"], {"workloads": list(workloads)}):
+        comparisons = [Comparison(**comparison) for comparison in json.loads(row["comparisons"])]
+        found[row["workload"]] = WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
+    return found
+
+
+def in_force(warehouse: Warehouse, settings: Mapping[str, Settings]) -> dict[str, WatchCheck]:
+    """The latest check of each workload, unless its watch ended without a verdict: somebody changed the champion
     meanwhile, or turned the watch off."""
-    seen = latest(warehouse, workload)
-    if seen is None or seen.verdict != "go_on":
-        return seen
-    promotion = warehouse.row(QUERIES["watched"], {"workload": workload}) if settings.watch.enabled else None
-    return seen if promotion is not None and promotion["id"] == seen.promotion_id else None
+    watched = {
+        row["workload"]: row["id"]
+        for row in warehouse.rows(QUERIES["watched"], {"workloads": list(settings)})
+        if settings[row["workload"]].watch.enabled
+    }
+    return {
+        workload: seen
+        for workload, seen in latest_of(warehouse, settings).items()
+        if seen.verdict != "go_on" or watched.get(workload) == seen.promotion_id
+    }
 
 
 def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:

@@ -1,19 +1,18 @@
 -- name: watched
--- The latest change of champion, if it is a promotion of what the gate passed, approved or not, or the last step of a
+-- Of each workload the latest change of champion, if it is a promotion of what the gate passed, approved or not, or the last step of a
 -- rollout: what a person promotes by hand is not undone by itself. A canary before it has had half of the error.
-SELECT id, created_at AS since, version, previous_version,
+SELECT id, workload, created_at AS since, version, previous_version,
        experiment IN (SELECT experiment FROM promotions WHERE event = 'canary') AS after_canary
 FROM (
-    SELECT * FROM promotions WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
-    ORDER BY created_at DESC, rowid DESC LIMIT 1
+    SELECT * FROM promotions WHERE list_contains($workloads, workload) AND event IN ('promoted', 'rolled_back')
+    QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
 )
 WHERE event = 'promoted' AND (actor IN ('gate', 'approver') OR experiment IS NOT NULL)
 
 -- name: latest
 SELECT * FROM watch_checks
-WHERE workload = $workload
-ORDER BY created_at DESC, rowid DESC
-LIMIT 1
+WHERE list_contains($workloads, workload)
+QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
 
 -- name: history
 -- How many votes there are on answers of the champion before, by days before the promotion, and since when. A narrow

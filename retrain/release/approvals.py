@@ -119,15 +119,21 @@ def supersede(cursor: duckdb.DuckDBPyConnection, workload: str, reason: str, now
 
 
 def listed(
-    warehouse: Warehouse, workload: str | None = None, id: str | None = None, most: int = LISTED
+    warehouse: Warehouse,
+    workload: str | None = None,
+    id: str | None = None,
+    most: int | None = LISTED,
+    each: int | None = None,
 ) -> list[dict[str, Any]]:
     """Requests of one workload or of all, those that wait first, with the gate's reasons and figures, for people.
+
+    At most `most`, and of each workload `each`.
 
     Each has the fields of an `Approval` but for `announced`; `gate_reasons`; `scores`, the mean score on the holdout by
     base, champion, candidate and logged (None until the run has ended); and `gain` of the candidate over what it was
     compared with, `gain_low` to `gain_high`.
     """
-    rows = warehouse.rows(QUERIES["listed"], {"workload": workload, "id": id, "most": most})
+    rows = warehouse.rows(QUERIES["listed"], {"workload": workload, "id": id, "most": most, "each": each})
     return [row | {name: json.loads(row[name] or "null") for name in ("gate_reasons", "scores")} for row in rows]
 
 

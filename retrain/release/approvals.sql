@@ -42,5 +42,7 @@ FROM approvals a
 LEFT JOIN decisions d ON d.run_id = a.run_id AND d.kind = 'gate'
 LEFT JOIN runs r ON r.id = a.run_id
 WHERE a.workload = coalesce($workload, a.workload) AND a.id = coalesce($id, a.id)
+QUALIFY $each IS NULL
+    OR row_number() OVER (PARTITION BY a.workload ORDER BY a.state = 'waiting' DESC, a.requested_at DESC, a.id) <= $each
 ORDER BY a.state = 'waiting' DESC, a.requested_at DESC, a.id
 LIMIT $most

@@ -6,7 +6,7 @@ it has is asked anew each time, so nothing is remembered that a restart, of a se
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import duckdb
@@ -120,21 +120,22 @@ class Reconciler:
                 withheld[place.replica] = sorted(names)
         return withheld
 
-    def service(self, one: Deployment) -> Service:
-        """Whether enough replicas answer with a version, by `serving.replica_share` of its workload."""
+    def service(self, one: Deployment, aliases: Mapping[str, str | None]) -> Service:
+        """Whether enough replicas answer with a version, by `serving.replica_share` of its workload, whose aliases are
+        given."""
         settings = self._settings.for_workload(one.workload)
         known = [
             [self._replicas.get(place.key) or Replica(*place.key) for place in target]
             for target in places_in(settings)
             if _takes(target[0].settings, provided=one.provided)
         ]
-        before = _before(aliases(self._warehouse, one.workload), one)
-        return service(known, settings.serving.replica_share, one.name, before, self._now())
+        return service(known, settings.serving.replica_share, one.name, _before(aliases, one), self._now())
 
     def step_waits_for(self, workload: str) -> str:
         """What keeps the rollout of a workload from its next step; empty: enough replicas answer with the canary."""
         canary = (one for one in deployments(self._warehouse) if one.workload == workload and CANARY in one.aliases)
-        return next((found.lacking for one in canary if not (found := self.service(one)).enough), "")
+        names = aliases(self._warehouse, workload)
+        return next((found.lacking for one in canary if not (found := self.service(one, names)).enough), "")
 
     # Inside
 
@@ -278,7 +279,7 @@ class Reconciler:
         for one in deployments(self._warehouse):
             if one.workload not in shown or one.version is None or not one.serves:
                 continue
-            if (enough := self.service(one).enough) is None:
+            if (enough := self.service(one, aliases(self._warehouse, one.workload)).enough) is None:
                 continue
             shown[one.workload][one.name] = enough
             if one.served_at is not None or not enough:
@@ -300,7 +301,7 @@ def _takes(target: TargetSettings, *, provided: bool) -> bool:
     return not provided or isinstance(target, FolderTarget | WebhookTarget)
 
 
-def _before(aliases: dict[str, str | None], one: Deployment) -> str | None:
+def _before(aliases: Mapping[str, str | None], one: Deployment) -> str | None:
     """The version that one replaces; None: none, as after a rollback."""
     if CANARY in one.aliases:
         return model_name(one.workload, aliases.get(CHAMPION))

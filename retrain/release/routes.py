@@ -68,6 +68,11 @@ def under_way(warehouse: Warehouse, workload: str) -> Experiment | None:
     return None if row is None else Experiment(**row)
 
 
+def all_under_way(warehouse: Warehouse) -> dict[str, Experiment]:
+    """The rollouts that have not ended, by workload."""
+    return {row["workload"]: Experiment(**row) for row in warehouse.rows(QUERIES["rollouts"], {"workload": None})}
+
+
 def routes(warehouse: Warehouse) -> list[Route]:
     """The routes of all workloads whose champion was ever changed or that have a canary, by name.
 

@@ -232,7 +232,7 @@ def test_a_damaged_file_is_found_by_name_and_not_restored(
     assert problem.startswith(f"{path}: ")
     with pytest.raises(BackupError, match=r"adapter_model\.safetensors"):
         restore(settings_in(tmp_path / "new"), generation, replace=False, now=LATER)
-    assert not (tmp_path / "new").exists()
+    assert not [path for path in (tmp_path / "new").rglob("*") if not path.is_dir()]
 
 
 def test_a_damaged_manifest_is_named_and_holds_up_no_new_backup(
@@ -354,6 +354,92 @@ def test_nothing_is_restored_under_a_daemon(house: tuple[Settings, Warehouse], t
         with pytest.raises(BackupError, match="is in use; stop the daemon first"):
             restore(target, choose(tmp_path / "backups", None), replace=True, now=LATER)
         daemon.communicate()
+
+
+def test_a_daemon_that_starts_during_a_restore_is_refused(
+    house: tuple[Settings, Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(house, tmp_path / "backups")
+    target = settings_in(tmp_path / "new")
+    open_warehouse(target.warehouse).close()
+    configuration = tmp_path / "retuned.yaml"
+    configuration.write_text(f"warehouse: {{path: {target.warehouse.path}}}\nhttp: {{port: 0}}\n")
+    started, verify = [], manifest.verify
+
+    def verifying(generation: Path) -> Iterator[str]:
+        """While everything is hashed, which takes minutes, a daemon starts."""
+        command = [Path(sys.executable).with_name("retuned"), "--config", str(configuration), "run"]
+        started.append(subprocess.run(command, capture_output=True, text=True, timeout=60, check=False))
+        yield from verify(generation)
+
+    monkeypatch.setattr(manifest, "verify", verifying)
+    restore(target, choose(tmp_path / "backups", None), replace=True, now=LATER)
+    (daemon,) = started
+    assert daemon.returncode != 0
+    assert "a restore into it is under way" in daemon.stderr
+    restored = open_existing(target.warehouse)
+    assert len(restored.rows("SELECT id FROM interactions")) == 20
+    restored.close()
+
+
+def test_a_daemon_that_looked_before_the_restore_began_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    open_warehouse(settings.warehouse).close()
+    marker, connect = settings.warehouse.path.with_name("retuned.duckdb.restoring"), duckdb.connect
+
+    def connecting(*arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        marker.touch()  # a restore begins between the look and the lock
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(duckdb, "connect", connecting)
+    with pytest.raises(WarehouseError, match="a restore into it is under way"):
+        open_existing(settings.warehouse)
+    monkeypatch.undo()
+    marker.unlink()
+    open_existing(settings.warehouse).close()  # nothing holds it
+
+
+def test_one_restore_at_a_time(
+    house: tuple[Settings, Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(house, tmp_path / "backups")
+    generation, target, verify = choose(tmp_path / "backups", None), settings_in(tmp_path / "new"), manifest.verify
+
+    def verifying(of: Path) -> Iterator[str]:
+        with pytest.raises(BackupError, match=r"another one into .* is under way; wait for it"):
+            restore(target, generation, replace=True, now=LATER)
+        yield from verify(of)
+
+    monkeypatch.setattr(manifest, "verify", verifying)
+    restore(target, generation, replace=False, now=LATER)
+    assert len(ids(target.warehouse.path)) == 20
+
+
+def test_another_generation_is_restored_once_one_that_was_cut_off_is_whole(
+    house: tuple[Settings, Warehouse], tmp_path: Path
+) -> None:
+    settings, warehouse = house
+    made(house, tmp_path / "backups")
+    interactions(warehouse, ["Where is my refund?"], random.Random(1), start=LATER)
+    (settings.models.directory / "support" / "3f2a91c0" / "adapter_model.safetensors").write_text("better weights")
+    made(house, tmp_path / "backups", LATER)
+    first, last = manifest.generations(tmp_path / "backups")
+    target, change = settings_in(tmp_path / "new"), 20
+    while killed_at(change, restoring, target, first, LATER):
+        marker = target.warehouse.path.with_name("retuned.duckdb.restoring")
+        if marker.exists() and '"copied":true' in marker.read_text():
+            break
+        change += 3
+    else:
+        pytest.fail("it was never killed while it moved files")
+    restore(target, last, replace=True, now=LATER)
+    assert len(ids(target.warehouse.path)) == 21
+    weights = target.models.directory / "support" / "3f2a91c0" / "adapter_model.safetensors"
+    assert weights.read_text() == "better weights"
+    (aside,) = target.warehouse.path.parent.glob("retuned.duckdb.replaced-*")
+    assert len(ids(aside)) == 20  # the first generation, whole
 
 
 def test_a_backup_of_a_newer_version_is_refused(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:

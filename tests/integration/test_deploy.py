@@ -398,7 +398,7 @@ def test_the_daemon_takes_the_configuration_of_the_image_and_of_compose(
     for name, value in (image | environment("retuned")).items():
         monkeypatch.setenv(name, value)
     settings = load(None)
-    assert settings.http.host == "0.0.0.0"
+    assert settings.http.host == "::"
     assert settings.kafka.bootstrap_servers == "kafka:19092"
     assert settings.kafka.dead_letter_topic == "retuned.dead-letters"
     assert f"127.0.0.1:{settings.http.port}:{settings.http.port}" in COMPOSE["services"]["retuned"]["ports"]
@@ -407,7 +407,19 @@ def test_the_daemon_takes_the_configuration_of_the_image_and_of_compose(
     ]
     assert targets == [f"retuned:{settings.http.port}"]
     secrets = {f"/run/secrets/{name}" for name in COMPOSE["services"]["retuned"]["secrets"]}
-    assert {str(settings.http.viewer_token_file), str(settings.http.operator_token_file)} == secrets
+    http = settings.http
+    assert {
+        str(file) for file in (http.metrics_token_file, http.viewer_token_file, http.operator_token_file)
+    } == secrets
+
+
+def test_prometheus_and_gateways_have_a_token_that_reads_metrics_and_routes_alone() -> None:
+    for configuration in ("prometheus.yml", "prometheus.cluster.yml"):
+        (scraped,) = yaml.safe_load((DEPLOY / configuration).read_text())["scrape_configs"]
+        assert scraped["authorization"]["credentials_file"] == "/run/secrets/metrics_token"
+    assert environment("gateway")["RETUNED__GATEWAY__DAEMON_TOKEN_FILE"] == "/run/secrets/metrics_token"
+    for service in ("prometheus", "gateway"):
+        assert COMPOSE["services"][service]["secrets"] == ["metrics_token"]
 
 
 def test_compose_makes_the_topics_that_the_daemon_reads_and_writes() -> None:

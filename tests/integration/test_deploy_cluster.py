@@ -72,13 +72,16 @@ def settings(service: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Set
 @pytest.mark.parametrize("service", [*DAEMONS, "ingest"])
 def test_each_process_takes_its_configuration(service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     taken = settings(service, monkeypatch, tmp_path)
-    assert (taken.store.kind, taken.http.host, taken.http.port) == ("cluster", "0.0.0.0", 8321)
+    assert (taken.store.kind, taken.http.host, taken.http.port) == ("cluster", "::", 8321)
     assert taken.kafka.bootstrap_servers == "kafka:19092"
     assert taken.store.postgres() == "postgresql://retuned:a-password@postgres/retuned"
     Database(taken.store).close()
     assert Objects(taken.store).url == "s3://retuned/store"
     own = COMPOSE["services"][service]
-    files = (taken.http.viewer_token_file, taken.http.operator_token_file, taken.privacy.user_key_file)
+    http = taken.http
+    files = (
+        http.metrics_token_file, http.viewer_token_file, http.operator_token_file, taken.privacy.user_key_file
+    )  # fmt: skip
     assert {str(file) for file in files if file} == {f"/run/secrets/{name}" for name in own["secrets"]}
     assert set(own["secrets"]) <= COMPOSE["secrets"].keys()
     assert int(own["stop_grace_period"].removesuffix("s")) > STOP_SECONDS
@@ -194,7 +197,7 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon_and_its_standby(tan
     """As Compose starts them, beside servers that speak as those of the file do."""
     topics = {name: f"{tmp_path.name}.{name}" for name in ("interactions", "feedback")}
     tansu.create_topics(*topics.values(), partitions=3)
-    for name in ("viewer_token", "operator_token", "user_key"):
+    for name in ("metrics_token", "viewer_token", "operator_token", "user_key"):
         (tmp_path / name).write_text(f"{name}-of-sixteen-characters-or-more")
     with ExitStack() as stack:
         postgres, s3 = stack.enter_context(run_postgres()), stack.enter_context(run_s3(tmp_path))
@@ -210,6 +213,7 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon_and_its_standby(tan
             "RETUNED__STORE__SEGMENT_SECONDS": "0.2",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}",
             "RETUNED__HTTP__HOST": "127.0.0.1",
+            "RETUNED__HTTP__METRICS_TOKEN_FILE": str(tmp_path / "metrics_token"),
             "RETUNED__HTTP__VIEWER_TOKEN_FILE": str(tmp_path / "viewer_token"),
             "RETUNED__HTTP__OPERATOR_TOKEN_FILE": str(tmp_path / "operator_token"),
             "RETUNED__PRIVACY__USER_KEY_FILE": str(tmp_path / "user_key"),

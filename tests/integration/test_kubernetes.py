@@ -152,7 +152,9 @@ def test_a_cluster_is_ingesters_that_scale_and_a_daemon_with_a_standby() -> None
     named = [it["valueFrom"]["fieldRef"]["fieldPath"] for it in environment("daemon") if it["name"] == "POD_IP"]
     assert named == ["status.podIP"]
     given = {it["name"]: it.get("value") for it in environment("daemon")}
-    assert given["RETUNED__STORE__ADVERTISED_URL"] == "http://$(POD_IP):8321"
+    for address, host in (("10.0.0.7", "10.0.0.7"), ("fd00::7", "[fd00::7]")):
+        url = given["RETUNED__STORE__ADVERTISED_URL"].replace("$(POD_IP)", address)
+        assert Settings(store={"advertised_url": url}).store.advertised_url == f"http://{host}:8321"  # type: ignore[arg-type]
     policy = one("NetworkPolicy", "retuned", *CLUSTER)["spec"]
     peer = {"podSelector": daemon["selector"]}
     assert peer in policy["ingress"][0]["from"]
@@ -313,7 +315,7 @@ def test_the_daemon_takes_its_configuration(monkeypatch: pytest.MonkeyPatch, tmp
     settings = configured("daemon", monkeypatch, tmp_path, *more)
     pod = pods(*more)["daemon"]["spec"]
     (container,) = pod["containers"]
-    assert settings.http.host == "0.0.0.0"
+    assert settings.http.host == "::"
     assert settings.http.port == container["ports"][0]["containerPort"]
     assert settings.kafka.bootstrap_servers == "kafka-bootstrap.kafka:9092"
     assert settings.retention.keep_bytes == 1_000_000_000_000
@@ -346,7 +348,7 @@ def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
     (container,) = pod["containers"]
     assert container["image"] == "registry.example.com/retuned:0.2.0-ingest"
     assert 'CMD ["ingest"]' in stage("ingest")
-    assert (ingest.http.host, ingest.http.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert (ingest.http.host, ingest.http.port) == ("::", container["ports"][0]["containerPort"])
     assert ingest.kafka.sasl_username == "retuned"
     assert pod["terminationGracePeriodSeconds"] > STOP_SECONDS
     daemon = configured("daemon", monkeypatch, tmp_path, *PROTECTED)
@@ -426,8 +428,8 @@ def test_secrets_are_named_and_never_rendered() -> None:
         mounted = [it["secret"]["secretName"] for it in pod["spec"]["volumes"] if "secret" in it]
         assert mounted == [f"retuned-{process}"]
     for monitor, (name, key) in {
-        "retuned": ("retuned-daemon", "viewer-token"),
-        "retuned-ingest": ("retuned-ingest", "viewer-token"),
+        "retuned": ("retuned-daemon", "metrics-token"),
+        "retuned-ingest": ("retuned-ingest", "metrics-token"),
         "retuned-gateway": ("retuned-gateway", "metrics-key"),
     }.items():
         (endpoint,) = one("ServiceMonitor", monitor, *CLUSTER)["spec"]["endpoints"]

@@ -24,7 +24,6 @@ from retuned.consumers.errors import RetunedError
 from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
-from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.batches import padded_losses
 
 ENGINES = ("packed", "trl")

@@ -186,6 +186,8 @@ def test_while_a_restore_is_unfinished_nothing_opens_the_file(
 ) -> None:
     path = tmp_path / "retuned.duckdb"
     (tmp_path / "retuned.duckdb.restoring").write_text("{}")
-    with pytest.raises(WarehouseError, match=r"a restore was cut off.*run the same `retuned restore` again"):
+    with pytest.raises(
+        WarehouseError, match=r"a restore into it is under way, or was cut off.*run the same `retuned restore` again"
+    ):
         opens(WarehouseSettings(path=path))
     assert not path.exists()

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import anyio
 import httpx
 import pytest
+from brokers import until
 from doors import FakeDaemon, Place, doors
 from starlette.testclient import TestClient
 
@@ -134,9 +136,11 @@ def test_without_principals_everything_is_answered_without_a_token(daemon: FakeD
         assert anybody.post(PROMOTE, json={}).status_code == 200
 
 
-def test_the_operators_token_of_before_commands_and_the_viewers_reads_no_conversations(daemon: FakeDaemon) -> None:
-    look, act = "may-look-at-it-all", "may-do-something-too"
-    with client(daemon, viewer_token=look, operator_token=act) as asked:
+def test_tokens_of_the_configuration_have_the_role_of_their_key(daemon: FakeDaemon) -> None:
+    scrape, look, act = "may-scrape-and-route", "may-look-at-it-all", "may-do-something-too"
+    with client(daemon, metrics_token=scrape, viewer_token=look, operator_token=act) as asked:
+        for path, status in (("/metrics", 200), ("/api/v1/routes", 200), ("/api/v1/status", 403)):
+            assert asked.get(path, headers=bearer(scrape)).status_code == status
         for path, viewer in (("/metrics", 200), ("/api/v1/status", 200), ("/api/v1/exports/ledger", 403)):
             assert asked.get(path, headers=bearer(look)).status_code == viewer
             assert asked.get(path, headers=bearer(act)).status_code == 200
@@ -146,7 +150,9 @@ def test_the_operators_token_of_before_commands_and_the_viewers_reads_no_convers
 # Wrong tokens
 
 
-def test_tokens_cannot_be_tried(daemon: FakeDaemon, file: Path, tokens: dict[str, str]) -> None:
+def test_wrong_tokens_are_turned_away_and_valid_ones_never(
+    daemon: FakeDaemon, file: Path, tokens: dict[str, str]
+) -> None:
     application = doors(daemon, principals_file=file)
     here, there = (TestClient(application, HOST, client=(address, 50_000)) for address in ("10.0.0.7", "10.0.0.8"))
     status, right = "/api/v1/status", bearer(tokens["viewer"])
@@ -157,8 +163,8 @@ def test_tokens_cannot_be_tried(daemon: FakeDaemon, file: Path, tokens: dict[str
     refused = here.get(status, headers=bearer("another-wrong-token"))
     assert refused.status_code == 429
     assert 0 < int(refused.headers["Retry-After"]) <= attempts.WINDOW_SECONDS
-    assert here.get(status, headers=right).status_code == 429  # else a right guess would show
-    assert here.get("/healthz", headers=right).status_code == 200
+    assert here.get(status, headers=right).status_code == 200  # behind an ingress everybody has its address
+    assert here.get(status, headers=bearer("another-wrong-token")).status_code == 429
     assert there.get(status, headers=right).status_code == 200
 
 
@@ -200,6 +206,42 @@ def test_one_client_of_ipv6_has_many_addresses() -> None:
         failed.add(f"2001:db8:1:2::{number:x}", f"token {number}")
     assert failed.wait_seconds("2001:db8:1:2:ffff::1") > 0
     assert failed.wait_seconds("2001:db8:1:3::1") == 0
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client"),
+    [
+        (("127.0.0.1",), "203.0.113.9"),
+        (("127.0.0.0/8",), "203.0.113.9"),
+        (("10.0.0.0/8",), "127.0.0.1"),
+        ((), "127.0.0.1"),
+    ],
+)
+def test_a_trusted_proxy_alone_names_the_client(
+    trusted: tuple[str, ...], client: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place(HttpSettings(port=0, trusted_proxies=trusted))
+    try:
+        with caplog.at_level(logging.INFO, "retuned.access"):
+            httpx.get(f"{place.url}/api/v1/status", headers={"X-Forwarded-For": "198.51.100.1, 203.0.113.9"})
+            until(lambda: len(caplog.messages) == 1)
+    finally:
+        place.server.stop()
+    assert caplog.messages[0].split()[1] == client  # what a client puts before it counts nowhere
+
+
+def test_a_trusted_proxy_may_reach_a_daemon_that_listens_on_both_families(caplog: pytest.LogCaptureFixture) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    place = Place(HttpSettings(port=0, host="::", operator_token="may-do-something", trusted_proxies=("127.0.0.0/8",)))  # type: ignore[arg-type]
+    try:
+        with caplog.at_level(logging.INFO, "retuned.access"):
+            for headers in ({}, {"X-Forwarded-For": "203.0.113.9"}):
+                httpx.get(f"http://127.0.0.1:{place.port}/api/v1/status", headers=headers)
+            until(lambda: len(caplog.messages) == 2)
+    finally:
+        place.server.stop()
+    assert [message.split()[1] for message in caplog.messages] == ["127.0.0.1", "203.0.113.9"]
 
 
 # Pages of other sites

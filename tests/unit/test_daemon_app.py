@@ -1,5 +1,6 @@
 """The daemon's process: what it sets of the interpreter and of the allocator, and what ends its start."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon.app import App
+from retuned.daemon.app import App, run_once
 from retuned.daemon.settings import Settings
 from retuned.retrain.scoring.metric import check_metric
 
+OPENS = "import duckdb, sys; duckdb.connect(sys.argv[1]).close()"
 LARGE_BUFFERS = """
 import ctypes
 from retuned.daemon.app import tune_interpreter
@@ -68,3 +70,19 @@ def test_a_judge_without_an_address_ends_the_start(tmp_path: Path) -> None:
     metric = {"name": "judge", "criteria": "It is polite."}
     with pytest.raises(ConfigurationError, match=r"^evaluate\.judge_url: null; metric.name judge needs"):
         App(Settings(**paths, metric=metric))
+
+
+def test_a_pass_that_fails_at_its_beginning_lets_go_of_the_warehouse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "models")
+
+    monkeypatch.setattr("retuned.retrain.release.registry.reconcile", fails)
+    path = tmp_path / "w.duckdb"
+    folders = {"warehouse": {"path": path}, "models": {"directory": tmp_path / "models"}}
+    with pytest.raises(OSError, match="Input/output error") as failed:
+        run_once(Settings(**folders, kafka={"bootstrap_servers": "127.0.0.1:9"}, http={"port": 0}))  # type: ignore[arg-type]
+    opened = subprocess.run([sys.executable, "-c", OPENS, str(path)], capture_output=True, text=True, check=False)
+    assert opened.returncode == 0, opened.stderr
+    assert failed.value.filename == "models"

@@ -44,10 +44,28 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     }
 
 
+def test_a_key_may_overrule_one_that_is_merged(tmp_path: Path) -> None:
+    file = tmp_path / "retuned.yaml"
+    file.write_text(
+        "workloads:\n"
+        "  support: &usual {objective: short, policy: {new_corrections: 10}}\n"
+        "  billing: {<<: *usual, objective: long}\n"
+        "  refunds: {<<: *usual}\n"
+    )
+    objectives = {name: load(file).for_workload(name).objective for name in ("support", "billing", "refunds")}
+    assert objectives == {"support": "short", "billing": "long", "refunds": "short"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [", "not YAML"),
+        ("a: [", "line 1: not YAML"),
+        (
+            "kafka: {bootstrap_servers: 'b:9092'}\nhttp: {}\nkafka: {group: g}",
+            "FILE: line 3: kafka stands on line 1 already; keep one of them",
+        ),
+        ("http:\n  port: 1\n  host: ::1\n  'port': 2", "FILE: line 4: port stands on line 2 already"),
+        ("workloads: {support: {}, billing: {}, support: {}}", "FILE: line 1: support stands on line 1 already"),
         ("- kafka", "expected sections such as kafka: and warehouse: at the top, not a list"),
         ("schedule: {retrain_cron: never}", "schedule.retrain_cron: Wrong number of fields"),
         ("train: {rank: 513}", "train.rank: input should be less than or equal to 512"),
@@ -221,3 +239,20 @@ def test_a_workload_may_have_targets_of_its_own(tmp_path: Path) -> None:
     (own,) = settings.for_workload("a").serving.targets
     assert own.kind == "vllm"
     assert [target.kind for target in settings.for_workload("b").serving.targets] == ["folder"]
+
+
+def test_a_proxy_is_named_by_an_address_or_a_network(tmp_path: Path) -> None:
+    said = refused(tmp_path, "http: {trusted_proxies: [10.0.0.0/8, nginx.internal]}")
+    assert said.startswith("FILE: http.trusted_proxies.1: 'nginx.internal' does not appear to be an IPv4 or IPv6")
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("http://[10.0.0.7]:8321", "http://10.0.0.7:8321"),  # as the chart writes it
+        ("https://[fd00::7]:8321", "https://[fd00::7]:8321"),
+        ("http://retuned-0:8321", "http://retuned-0:8321"),
+    ],
+)
+def test_brackets_may_be_around_any_address(given: str, url: str) -> None:
+    assert Settings(store={"advertised_url": given}).store.advertised_url == url  # type: ignore[arg-type]

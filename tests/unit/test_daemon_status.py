@@ -6,16 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import yaml
 from brokers import free_port
 from jinja2 import Environment, PackageLoader
-from traffic import START, interactions
+from schemas import value
+from traffic import START, interactions, store
 
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.service import LocalService, opened
@@ -292,6 +295,25 @@ def test_a_replica_that_is_away_stands_in_status_and_page(
     assert "target      folder" not in printed
 
 
+def test_the_status_of_one_workload_is_that_of_no_other(
+    local: LocalService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known(local.warehouse, "support", "billing")
+    local.warehouse.insert("pauses", workload="billing", created_at=START, actor="anna", reason="a fair")
+    monkeypatch.setattr("retuned.daemon.cli.main._service", lambda _: nullcontext(_Shown(told(local))))
+    config = ["--config", str(local.warehouse.path.with_name("retuned.yaml"))]
+    assert main(["status", "support", *config]) == 0
+    printed = capsys.readouterr().out
+    assert "\nsupport\n" in printed
+    assert "billing" not in printed
+    assert main(["status", "billing", "--json", *config]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["workloads"]) == ["billing"]
+    assert [{one["workload"] for one in found[name]} for name in ("queue", "pauses")] == [{"billing"}, {"billing"}]
+    assert main(["status", "suport", *config]) == 1
+    assert "workload suport: not in the status, which has billing, support" in capsys.readouterr().err
+
+
 class _Shown:
     """A service whose status is known."""
 
@@ -344,3 +366,79 @@ def test_the_page_has_the_runs_under_way_and_those_in_line(local: LocalService) 
     assert f"|under way|support|{since}|on Ray: train|waiting|sales|{since}|at most 1 at a time, now support|" in text
     assert "step <strong>3</strong> · loss <strong>0.5124</strong>" in page
     assert "on Ray since" in page
+
+
+SHOWN = {
+    "aliases": {"alias": ("champion", "previous")},
+    "quality": {"metric": ("helpful_rate", "grounding", "tone"), "source": ("user",), "model": ("*", "base")},
+    "drift_checks": {},
+    "drift_references": {},
+    "decisions": {"kind": ("gate", "policy"), "reasons": ('["so"]',), "figures": ('{"gain": 0.1}',)},
+    "runs": {"state": ("succeeded", "waiting"), "reasons": ('["so"]',), "detail": ('{"scores": {"base": 0.5}}', None)},
+    "approvals": {"state": ("refused", "waiting", "expired")},
+    "promotions": {"event": ("promoted", "rolled_back", "canary"), "actor": ("gate",)},
+    "rollouts": {"state": ("canary",), "ended_at": (None,), "share": (0.1,)},
+    "rollout_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("hold",)},
+    "watch_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("go_on",)},
+    "quarantine": {},
+    "ledger": {"kind": ("cost", "gain"), "period_start": (date(2026, 3, 3),)},
+    "ledger_moments": {"conversations": (40,), "version": ("version 1", "version 2", "")},
+    "ledger_left_out": {},
+    "ledger_outcomes": {"outcome": ("resolved", "unresolved", "unknown"), "conversations": (3,)},
+    "blindness": {},
+    "label_requests": {},
+}
+"""The tables of which the status shows something of each workload, with values that mean something there."""
+
+
+def known(warehouse: Warehouse, *workloads: str) -> None:
+    """Store seven rows of each workload in each table, other ones of each."""
+    columns = warehouse.rows("SELECT table_name, column_name, data_type FROM duckdb_columns() ORDER BY column_index")
+    for table, meant in SHOWN.items():
+        kinds = {row["column_name"]: row["data_type"] for row in columns if row["table_name"] == table}
+        most = {"aliases": 2, "rollouts": 1}.get(table, 7)
+        rows = []
+        for seed, workload in enumerate(workloads):
+            for number in range(1, most + 1):
+                row = {column: value(column, kind, number + seed % 3) for column, kind in kinds.items()}
+                row |= {column: of[number % len(of)] for column, of in meant.items()} | {"workload": workload}
+                own = {"id", "experiment", "promotion", "run_id", "interaction_id", "source_id"} & row.keys()
+                row |= dict.fromkeys(own, f"{workload} {number}")
+                rows.append(row | ({"experiment": f"{workload} 1"} if table == "rollout_checks" else {}))
+        store(warehouse, table, rows)
+
+
+def shown_with(folder: Path, *workloads: str) -> tuple[dict[str, Any], int]:
+    """The status with these workloads, and the queries that it takes."""
+    file = folder / f"{len(workloads)}" / "retuned.yaml"
+    file.parent.mkdir()
+    folders = {"warehouse": {"path": str(file.parent / "w.duckdb")}, "models": {"directory": str(folder / "models")}}
+    file.write_text(yaml.safe_dump(folders))
+    with opened(load(file)) as local:
+        known(local.warehouse, *workloads)
+        local.jobs.context.now = lambda: START
+        local.status()  # follows the answers that are new
+        queries, cursor = 0, local.warehouse.cursor
+
+        def counted() -> duckdb.DuckDBPyConnection:
+            nonlocal queries
+            queries += 1
+            return cursor()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local.warehouse, "cursor", counted)
+            return told(local), queries
+
+
+def test_a_status_takes_as_many_queries_however_many_workloads_there_are(tmp_path: Path) -> None:
+    names = [f"workload-{number}" for number in range(45)]
+    alone, queries = shown_with(tmp_path, *names[:1])
+    for count in (10, 45):
+        beside, more = shown_with(tmp_path, *names[:count])
+        assert len(beside["workloads"]) == count
+        assert more == queries
+        assert beside["workloads"]["workload-0"] == alone["workloads"]["workload-0"]
+    shown = alone["workloads"]["workload-0"]
+    assert [name for name, of in shown.items() if not of] == ["objective", "base_model", "reports"]
+    assert shown["rollout"]["check"]
+    assert len(beside["workloads"]["workload-7"]["approvals"]) == 5

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from brokers import until
@@ -184,7 +185,7 @@ def closed(connection: socket.socket) -> bool:
     [
         ("127.0.0.1", "127.0.0.1"),
         ("0.0.0.0", "127.0.0.1"),
-        ("::", "::1"),
+        ("::", "127.0.0.1"),
         ("::1", "::1"),
         ("10.1.2.3", "10.1.2.3"),
         ("retuned.internal", "retuned.internal"),
@@ -195,18 +196,37 @@ def test_commands_ask_where_the_daemon_listens(host: str, address: str) -> None:
     assert HttpSettings(host=host, operator_token="may-do-something").address == address  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
-def test_a_command_reaches_a_daemon_on_another_address(host: str) -> None:
-    if host == "::1":
+def skip_without_ipv6(host: str) -> None:
+    if ":" in host:
         with socket.socket(socket.AF_INET6) as probe:
             try:
-                probe.bind((host, 0))
+                probe.bind(("::1", 0))
             except OSError:
                 pytest.skip("this machine has no IPv6")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
+def test_a_command_reaches_a_daemon_on_another_address(host: str) -> None:
+    skip_without_ipv6(host)
     place = Place(HttpSettings(port=0, host=host))
     try:
         service = RemoteService(Settings(http={"port": place.port, "host": host}))
         assert service.is_up()
         assert service.status()["workloads"] == {}
+        assert httpx.get(f"{place.server.url}/healthz").status_code == 200
+    finally:
+        place.server.stop()
+
+
+def test_all_addresses_are_those_of_both_families() -> None:
+    skip_without_ipv6("::")
+    http = {"host": "::", "port": 0, "operator_token": "may-do-something", "trusted_proxies": ["127.0.0.0/8"]}
+    place = Place(HttpSettings(**http))
+    try:
+        for url in (f"http://127.0.0.1:{place.port}", f"http://[::1]:{place.port}"):
+            assert httpx.get(f"{url}/healthz").status_code == 200
+        assert RemoteService(Settings(http=http | {"port": place.port})).status()["workloads"] == {}
+        with pytest.raises(ConfigurationError, match=rf"cannot listen on \[::\]:{place.port} "):
+            server.bind(HttpSettings(**http | {"port": place.port}))
     finally:
         place.server.stop()

@@ -171,7 +171,7 @@ def test_a_wrong_file_is_one_line_that_names_the_key(
         assert name in text
 
 
-@pytest.mark.parametrize("content", ["a: [", "just a text", "", "\xff"])
+@pytest.mark.parametrize("content", ["a: [", "just a text", "", "\xff", "name: a\nname: b"])
 def test_a_file_that_is_no_company(tmp_path: Path, content: str) -> None:
     path = tmp_path / "company.yaml"
     path.write_bytes(content.encode("latin-1"))

@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ from retuned.consumers.formats.events import Feedback, Interaction, Kind, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.example import sections
+from retuned.daemon.cli.main import parser
 from retuned.daemon.settings import load
 from retuned.daemon.transfer.exports import TABLES
 from retuned.daemon.web.routes import ROUTES
@@ -37,6 +40,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 # Parts of /api/v1/status whose names look like keys.
 STATUS = {"roi.versions", "roi.promotions", "roi.conversations", "roi.left_out"}
 FILES = re.compile(rf"(?:{'|'.join(PACKAGES)}|tests|deploy|docs)/[\w./-]*\w/?")
+DEPLOYED = sorted((ROOT / "deploy").rglob("*"))
 FUNCTION = re.compile(r"(?:\w+\.)*(\w+)\(\)")
 
 
@@ -195,28 +199,35 @@ def test_every_alert_has_an_entry_that_it_names() -> None:
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
-def test_commands_and_their_options_exist(page: Path) -> None:
-    found = [line.removeprefix("$ ").partition("#")[0] for line in code(page)]
-    for line in found:
+def test_targets_of_make_exist(page: Path) -> None:
+    for line in code(page):
         if made := re.match(r"make (\w[\w-]*)", line):
             assert re.search(rf"^{made[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
-        if not (asked := re.match(r"(?:\S*/)?retuned ([a-z][a-z-]+)(.*)", line)):
-            continue
-        assert asked[1] in commands(), line
-        for option in re.findall(r"(?<=\s)(-{1,2}[a-z][a-z-]*)", asked[2]):
-            assert option in commands()[asked[1]], line
 
 
-@cache
-def commands() -> dict[str, set[str]]:
-    """The options of each command."""
-    reference = (REFERENCE / "cli.md").read_text(encoding="utf-8")
-    common = set(re.findall(r"`(-[-\w]+)", reference.partition("## retuned ")[0]))
-    parts = re.split(r"^## retuned ([\w-]+)$", reference, flags=re.MULTILINE)
-    return {
-        command: common | set(re.findall(r"`(-[-\w]+)", part))
-        for command, part in zip(parts[1::2], parts[2::2], strict=True)
-    }
+def command_lines(file: Path) -> Iterator[str]:
+    """What a file has a reader run: in code font, in blocks, behind `kubectl exec … --` or as a unit's ExecStart."""
+    text = re.sub(r"\\\n\s*", "", file.read_text(encoding="utf-8"))
+    yield from re.findall(r"`retuned (\w[^`]*)`", FENCE.sub("", text))
+    blocks = [*FENCE.findall(text), *re.findall(r"^(?: {4}|ExecStart=).*", text, re.MULTILINE)]
+    yield from re.findall(r"^(?: {4}|\$ |ExecStart=)?(?:\S*/)?retuned ([a-z].*)", "\n".join(blocks), re.MULTILINE)
+    yield from re.findall(r" (?:--|compose run.*) retuned ([a-z][^`\n]*)", text)
+
+
+@pytest.mark.parametrize("file", [*WRITTEN, *(file for file in DEPLOYED if file.is_file())], ids=name)
+def test_commands_are_those_of_the_command_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in command_lines(file):
+        # Square brackets are around what may be left out, `N` is a number, and an ellipsis is whatever fits.
+        words = shlex.split(re.sub(r"[][`]", "", line).replace("N", "1").replace("…", "x"), comments=True)
+        words = list(takewhile(lambda word: word not in (">", "|", "&&", ";"), words))
+        try:
+            parser().parse_args(words)
+        except SystemExit as ended:
+            error = capsys.readouterr().err
+            is_named = all(word.startswith("-") for word in words[1:])  # a command or its option, without arguments
+            is_short = "arguments are required" in error or "expected one argument" in error
+            if ended.code != 0 and not (is_named and is_short):
+                pytest.fail(f"retuned {line}: {error}")
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
