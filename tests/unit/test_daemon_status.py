@@ -379,7 +379,7 @@ SHOWN = {
     "promotions": {"event": ("promoted", "rolled_back", "canary"), "actor": ("gate",)},
     "rollouts": {"state": ("canary",), "ended_at": (None,), "share": (0.1,)},
     "rollout_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("hold",)},
-    "watch_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("go_on",)},
+    "watch_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("keep",)},
     "quarantine": {},
     "ledger": {"kind": ("cost", "gain"), "period_start": (date(2026, 3, 3),)},
     "ledger_moments": {"conversations": (40,), "version": ("version 1", "version 2", "")},
@@ -387,6 +387,7 @@ SHOWN = {
     "ledger_outcomes": {"outcome": ("resolved", "unresolved", "unknown"), "conversations": (3,)},
     "blindness": {},
     "label_requests": {},
+    "deployments": {"share": (1.0,)},
 }
 """The tables of which the status shows something of each workload, with values that mean something there."""
 
