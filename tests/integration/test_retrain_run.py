@@ -212,7 +212,7 @@ def test_exported_evaluations_have_the_question_and_the_approved_answer(real: Re
     lines = b"".join(content(Export("evaluations", workload="support"), real.bench.warehouse, settings)).splitlines()
     rows = [row for row in map(json.loads, lines) if row["run_id"] == real.second.run_id]
     taught = {
-        row["row_id"]: (row["prompt"][-1]["content"], row["completion"])
+        row["row_id"]: (json.loads(row["messages"])[-1]["content"], row["completion"])
         for split in ("holdout", "regression")
         for row in pq.read_table(datasets_of(real) / f"{split}.parquet").to_pylist()
     }
@@ -226,7 +226,7 @@ def test_exported_evaluations_have_the_question_and_the_approved_answer(real: Re
 
 def datasets_of(real: Real) -> Path:
     (row,) = real.bench.warehouse.rows(
-        "SELECT path FROM datasets JOIN runs ON version = dataset_version WHERE id = ?", [real.second.run_id]
+        "SELECT path FROM datasets JOIN runs ON datasets.version = dataset_version WHERE id = ?", [real.second.run_id]
     )
     return Path(row["path"])
 
