@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from retuned.consumers.errors import StandsBy
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.remote import tls_of_this_certificate
-from retuned.daemon.settings import HttpSettings
 
 ANSWER_SECONDS = 3_600.0
 """The leader's own bounds come first."""
