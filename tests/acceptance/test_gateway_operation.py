@@ -15,7 +15,7 @@ from brokers import Broker, free_port, run_tansu, until
 from doors import FakeDaemon, Place
 from gateways import KEY, NOBODY, WORDS, Gateway, ModelServer, answered, gateway, model_server, published, read, route
 
-from retuned.daemon.http_settings import HttpSettings
+from retuned.daemon.settings import HttpSettings
 
 
 def test_kafka_is_away_then_back_and_nothing_is_lost(tmp_path: Path) -> None:
