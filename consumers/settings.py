@@ -65,12 +65,17 @@ def _without_credentials(url: str, info: ValidationInfo) -> str:
     return url
 
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_without_credentials)]
-
-
 def _without_needless_brackets(url: object) -> object:
     """A template that does not know of which family an address is puts brackets around it."""
     return re.sub(r"(?<=//)\[([0-9.]+)\]", r"\1", url) if isinstance(url, str) else url
+
+
+HttpUrl = Annotated[
+    str,
+    Field(pattern=r"^https?://[^/\s]+"),
+    BeforeValidator(_without_needless_brackets),
+    AfterValidator(_without_credentials),
+]
 
 
 def is_loopback(host: str) -> bool:
@@ -384,7 +389,7 @@ class StoreSettings(Section):
         description="segments that were received more than so many days ago are deleted; a daemon that did not follow "
         "them goes on without their rows; null: they are kept",
     )
-    advertised_url: Annotated[HttpUrl, BeforeValidator(_without_needless_brackets)] | None = Field(
+    advertised_url: HttpUrl | None = Field(
         None,
         description="where the other daemons of the cluster reach this one over HTTP; an address may stand in "
         "brackets, whether it is of IPv4 or IPv6; null: http.port at the address that the database sees",

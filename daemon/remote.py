@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import authority
-from retuned.daemon.settings import HttpSettings, Settings
+from retuned.daemon.http_settings import HttpSettings
+from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

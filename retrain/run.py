@@ -451,6 +451,7 @@ class _Run:
                 traffic=_of(rows, CANDIDATE, "traffic"),
                 general=(_of(rows, BASE, "general"), _of(rows, CANDIDATE, "general")),
                 structured=datasets.metric_of(dataset, self.settings).metric.structured,
+                unasked=max(0, dataset.rows["holdout"] - self.settings.evaluate.maximum_examples),
             )
 
         with self._alone():

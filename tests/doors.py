@@ -12,7 +12,8 @@ from starlette.applications import Starlette
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.file_import import Position
-from retuned.daemon.settings import HttpSettings, Settings
+from retuned.daemon.http_settings import HttpSettings
+from retuned.daemon.settings import Settings
 from retuned.daemon.web.routes import application
 from retuned.daemon.web.server import Server
 

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -547,8 +548,12 @@ def _export(options: argparse.Namespace) -> int:
     ending = "yaml" if options.what == "routing" else format
     path = None if to_stdout else options.output or Path(f"{options.what}.{ending}")
     with _service(settings) as service:
-        exports.write(service.export(wanted), path)
-    if path is not None:
+        pieces = iter(service.export(wanted))
+        first = next(pieces, b"")
+        exports.write(chain([first], pieces), path)
+    if not first:
+        print(f"{path or 'export'}: empty, there are no such rows of {options.what}", file=sys.stderr)
+    elif path is not None:
         print(f"{path}: {path.stat().st_size:,} bytes", file=sys.stderr)
     return 0
 

@@ -37,7 +37,20 @@ WHERE ($workload IS NULL OR workload = $workload)
   AND ($since IS NULL OR started_at >= $since) AND ($until IS NULL OR started_at < $until)
 
 -- name: evaluations
-SELECT * FROM evaluations WHERE $workload IS NULL OR workload = $workload
+-- With the question that was asked, and the answer that is approved: null of prompts that are of no dataset, and of recent
+-- traffic, which nobody approved.
+WITH origins AS (
+    SELECT dataset_version, row_id, any_value(interaction_id) AS interaction_id, any_value(feedback_id) AS feedback_id
+    FROM dataset_rows GROUP BY dataset_version, row_id
+)
+SELECT evaluations.*,
+       list_last(list_filter(messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       CASE WHEN feedback.name = 'correction' THEN feedback.value ->> '$' WHEN feedback.id IS NOT NULL THEN response END AS approved
+FROM evaluations
+LEFT JOIN origins USING (dataset_version, row_id)
+LEFT JOIN interactions ON interactions.id = origins.interaction_id
+LEFT JOIN feedback ON feedback.id = origins.feedback_id
+WHERE $workload IS NULL OR evaluations.workload = $workload
 
 -- name: decisions
 SELECT * FROM decisions

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from retuned.consumers.errors import StandsBy
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.remote import tls_of_this_certificate
-from retuned.daemon.settings import HttpSettings
 
 CONNECT_SECONDS = 2.0
 LOOK_SECONDS = 5.0

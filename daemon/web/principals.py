@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from retuned.consumers.common import yamltext
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.daemon.settings import LEAST_TOKEN, HttpSettings
+from retuned.daemon.http_settings import LEAST_TOKEN, HttpSettings
 
 log = logging.getLogger(__name__)
 

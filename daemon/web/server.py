@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import authority
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import connections
 from retuned.daemon.web.connections import BACKLOG, HEADER_BYTES, HEADER_SECONDS, Connection
 from retuned.daemon.web.principals import Principals

@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ def decide(
     traffic: Sequence[Measured] = (),
     general: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
     structured: bool = False,
+    unasked: int = 0,
 ) -> Decision:
     """Compare candidate and champion (the base model where none serves) on the rows that both answered.
 
@@ -56,6 +57,7 @@ def decide(
         traffic: the candidate's answers to recent questions that nobody rated.
         general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
         structured: answers are for programs (see `Metric.structured`), so that `general` is for information.
+        unasked: rows of the holdout that `evaluate.maximum_examples` left out.
     """
     opponent = "champion" if serving else "base model"
     answered, produced = paired(champion, candidate), paired(logged, candidate)
@@ -92,7 +94,9 @@ def decide(
     reasons = [reason for check in checks.values() for reason in check.reasons]
     if abstained := len(answered) - len(pairs):
         reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
-    return Decision(outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings)], figures)
+    return Decision(
+        outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings, unasked)], figures
+    )
 
 
 def lacks_evidence(decision: Decision) -> bool:
@@ -105,7 +109,7 @@ def lacks_evidence(decision: Decision) -> bool:
     return failed <= gains.keys() and all(decision.figures[gains[name]] > 0 for name in failed)
 
 
-def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings) -> str:
+def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings, unasked: int) -> str:
     """By what a candidate was refused, and which gain or how many more examples would have been enough."""
     text = f"Refused by: {', '.join(name for name, check in checks.items() if not check.outcome)}."
     for name, figure, over in (("gain", "gain", ""), ("logged", "gain_over_logged", " over production's answers")):
@@ -118,6 +122,8 @@ def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettin
     lacking = int(checks["gain"].figures["examples_needed"]) - examples
     if not checks["gain"].outcome and lacking > 0:
         text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more."
+        if unasked:
+            text += f" {unasked} more rows of the holdout were left unasked: raise evaluate.maximum_examples."
     return text
 
 

@@ -31,7 +31,7 @@ from gateways import (
 from retuned.consumers.formats.events import Bounds, Kind, decode
 from retuned.consumers.settings import IngestSettings
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.retrain.release.assignment import bucket
 
 CANARY = {"workloads": {"support": route("support", ("canary", "2", 0.25), ("champion", "1", 0.75), experiment="e1")}}

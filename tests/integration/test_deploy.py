@@ -30,9 +30,10 @@ from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import KafkaSettings
 from retuned.consumers.traffic import Traffic
 from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.private import OTHERS
-from retuned.daemon.settings import HttpSettings, load
+from retuned.daemon.settings import load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.metrics import Total
 from retuned.retrain.metrics import Metrics as RetrainMetrics

@@ -13,7 +13,7 @@ from model_servers import needs_vllm, vllm
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.retrain.training.base_model import load_model
 
 CHAMPION = {"arm": "champion", "model": "support@1", "name": "support@1", "share": 1.0}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from building import build_dataset
 from judges import answers, serving
@@ -22,6 +23,8 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings, WarehouseSettings
 from retuned.consumers.warehouse.artifacts import Artifacts, Kind, Record
 from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.daemon.settings import Settings as DaemonSettings
+from retuned.daemon.transfer.exports import Export, content
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
@@ -202,6 +205,30 @@ def test_everything_about_a_run_is_stored(real: Real) -> None:
         "SELECT row_id FROM dataset_rows WHERE split = 'holdout' AND dataset_version = ?", [first.dataset_version]
     )
     assert {row["row_id"] for row in judged} == {row["row_id"] for row in holdout}
+
+
+def test_exported_evaluations_have_the_question_and_the_approved_answer(real: Real) -> None:
+    settings = DaemonSettings(warehouse={"path": real.bench.warehouse.path})
+    lines = b"".join(content(Export("evaluations", workload="support"), real.bench.warehouse, settings)).splitlines()
+    rows = [row for row in map(json.loads, lines) if row["run_id"] == real.second.run_id]
+    taught = {
+        row["row_id"]: (json.loads(row["messages"])[-1]["content"], row["completion"])
+        for split in ("holdout", "regression")
+        for row in pq.read_table(datasets_of(real) / f"{split}.parquet").to_pylist()
+    }
+    judged = {(row["row_id"], row["question"], row["approved"]) for row in rows if row["row_id"] in taught}
+    assert judged == {(id, *both) for id, both in taught.items()}
+    others = [row for row in rows if row["row_id"] not in taught]
+    assert {row["split"] for row in others} == {"traffic", "general"}
+    assert {row["approved"] for row in others} == {None}
+    assert all((row["question"] is None) == (row["split"] == "general") for row in others)
+
+
+def datasets_of(real: Real) -> Path:
+    (row,) = real.bench.warehouse.rows(
+        "SELECT path FROM datasets JOIN runs ON datasets.version = dataset_version WHERE id = ?", [real.second.run_id]
+    )
+    return Path(row["path"])
 
 
 def test_evaluations_say_what_kind_of_question_a_row_is_and_how_it_was_answered(real: Real) -> None:

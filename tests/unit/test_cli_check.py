@@ -16,8 +16,9 @@ from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.remote import RemoteService
-from retuned.daemon.settings import HttpSettings, Settings, load
+from retuned.daemon.settings import Settings, load
 from retuned.daemon.web.routes import process_application
 from retuned.daemon.web.server import Server
 

@@ -17,7 +17,7 @@ from brokers import until
 from doors import FakeDaemon, Place, doors
 from starlette.testclient import TestClient
 
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import attempts, routes
 from retuned.daemon.web.attempts import FailedAttempts
 from retuned.daemon.web.principals import Role, add

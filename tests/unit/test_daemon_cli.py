@@ -58,6 +58,15 @@ def test_an_empty_list_is_said_to_be_empty(
     assert capsys.readouterr().out == "[]\n"
 
 
+def test_an_empty_export_is_said_to_be_empty(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_warehouse(WarehouseSettings(path=config.parent / "w.duckdb")).close()
+    file = config.parent / "ledger.jsonl"
+    for where, named in ((str(file), str(file)), ("-", "export")):
+        assert main(["export", "ledger", "--output", where, "--config", str(config)]) == 0
+        assert f"{named}: empty, there are no such rows of ledger\n" in capsys.readouterr().err
+    assert file.read_bytes() == b""
+
+
 def test_a_rebase_is_asked_for_with_the_whole_path_of_the_base_model(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

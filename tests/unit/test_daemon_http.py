@@ -23,8 +23,9 @@ from retuned.consumers.errors import StandsBy, StoreUnavailable
 from retuned.consumers.file_import import Position
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.remote import RemoteService
-from retuned.daemon.settings import HttpSettings, Settings
+from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.transfer.imports import to_bytes
 from retuned.daemon.web import connections

@@ -11,7 +11,7 @@ import yaml
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.cli.main import main
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import principals
 from retuned.daemon.web.principals import Principals, Role, add, revoke, rotate
 

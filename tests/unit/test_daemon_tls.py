@@ -15,8 +15,9 @@ from certificates import Authority
 from doors import Place
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.remote import RemoteService
-from retuned.daemon.settings import HttpSettings, Settings
+from retuned.daemon.settings import Settings
 from retuned.daemon.web import connections, server
 from retuned.daemon.web.tls import server_tls
 

@@ -376,7 +376,10 @@ def test_a_refusal_for_want_of_examples_says_how_many_it_takes() -> None:
     decision = decide(POOR, wobble, [], [], SETTINGS)
     needed = int(decision.figures["examples_needed"])
     assert needed > 40
-    assert f"one of 0.200 takes some {needed - 40} more" in decision.reasons[-1]
+    assert decision.reasons[-1].endswith(f"one of 0.200 takes some {needed - 40} more.")
+    more = decide(POOR, wobble, [], [], SETTINGS, unasked=35)
+    left = "35 more rows of the holdout were left unasked: raise evaluate.maximum_examples."
+    assert more.reasons[-1] == f"{decision.reasons[-1]} {left}"
 
 
 def test_the_interval_is_of_its_level_among_few_examples() -> None:
