@@ -250,21 +250,6 @@ def test_lists_of_numbers_in_protobuf_are_read() -> None:
     assert passed_over(field(1, field(2, field(2, span)))) == ["no_model_call"]
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"resourceLogs": [{"scopeLogs": [{"logRecords": [{}] * 101}]}]},
-        [{"resourceSpans": []}] * 101,
-        {"request": {"messages": PROMPT}, "response": {"choices": [{"message": {"content": "a"}}, *[{}] * 101]}},
-    ],
-    ids=["records", "array", "choices"],
-)
-def test_a_message_holds_only_so_many_records(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retuned.consumers.formats.dialects.MOST_RECORDS", 100)
-    bad = refused(message)
-    assert (bad.error.reason, bad.part) == ("too_many", None)
-
-
 def test_scalars_of_protobuf() -> None:
     """Negative numbers, doubles, booleans and bytes, which no recording holds."""
     values = {"int": b"\x18" + b"\xff" * 9 + b"\x01", "double": b"\x21" + bytes(6) + b"\xf8\x3f", "bool": b"\x10\x01"}
